@@ -1,0 +1,406 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Connections: finding, making, refreshing and ending them (IPVS-SEMANTICS 4).
+ *
+ * A connection's word changes by compare-exchange alone, and only who wins the exchange moves the counts: they always
+ * equal what is in the table. Deleted hash elements are reused at once, so the word carries a generation.
+ */
+#pragma once
+#include "stage.h"
+
+INLINE u64 make_word(u32 state, u32 expiry, u16 generation)
+{
+	return (u64)generation << WORD_GENERATION | (u64)state << WORD_STATE | expiry;
+}
+
+INLINE u32 word_state(u64 word)
+{
+	return word >> WORD_STATE & (STATES - 1);
+}
+
+/* Whether a packet of the server's was seen: IPVS's flag NOOUTPUT is gone then, for good (IPVS-SEMANTICS 4.3). */
+INLINE bool word_answered(u64 word)
+{
+	return word >> WORD_ANSWERED & 1;
+}
+
+INLINE bool word_dying(u64 word)
+{
+	return word >> WORD_DYING & 1;
+}
+
+/* --- the table: one for each family --- */
+
+INLINE struct connection *find_tuple(const union tuple *key, bool six)
+{
+	struct connection *found;
+	if (six) {
+		found = bpf_map_lookup_elem(&connections6, &key->v6);
+		APART(found, 6);
+	} else {
+		found = bpf_map_lookup_elem(&connections4, &key->v4);
+		APART(found, 4);
+	}
+	return found;
+}
+
+INLINE long put_tuple(const union tuple *key, const struct connection *c, bool six)
+{
+	long error;
+	if (six) {
+		error = bpf_map_update_elem(&connections6, &key->v6, c, BPF_NOEXIST);
+		APART(error, 6);
+	} else {
+		error = bpf_map_update_elem(&connections4, &key->v4, c, BPF_NOEXIST);
+		APART(error, 4);
+	}
+	return error;
+}
+
+INLINE void remove_tuple(const union tuple *key, bool six)
+{
+	long gone;
+	if (six) {
+		gone = bpf_map_delete_elem(&connections6, &key->v6);
+		APART(gone, 6);
+	} else {
+		gone = bpf_map_delete_elem(&connections4, &key->v4);
+		APART(gone, 4);
+	}
+}
+
+INLINE struct connection *find_connection(const struct packet *p)
+{
+	return find_tuple(&p->tuple, p->six);
+}
+
+INLINE u64 *connection_word(struct connection *c)
+{
+	return c->method == METHOD_MASQ ? LOOKUP(words, c->slot) : &c->word;
+}
+
+/* Flags of a destination in the generation in force. */
+INLINE u32 destination_flags(const struct destination *d, u32 live)
+{
+	u64 newer = READ_ONCE(d->states[0]), older = READ_ONCE(d->states[1]);
+	if ((s32)((u32)(older >> 32) - (u32)(newer >> 32)) > 0) {
+		u64 swap = newer;
+		newer = older;
+		older = swap;
+	}
+	return (s32)(live - (u32)(newer >> 32)) >= 0 ? (u32)newer : (u32)older;
+}
+
+/* And its weight: half 0 or 1 as the flags (dataplane/versions.py writes both). */
+INLINE s32 destination_weight(const struct destination *d, u32 live)
+{
+	u32 first = READ_ONCE(d->states[0]) >> 32, second = READ_ONCE(d->states[1]) >> 32;
+	bool newer = (s32)(second - first) > 0;
+	bool reached = (s32)(live - (newer ? second : first)) >= 0;
+	return newer == reached ? d->weights[1] : d->weights[0];
+}
+
+/* --- counts and thresholds (IPVS-SEMANTICS 4.8, 6.1) --- */
+
+INLINE u32 *count_of(struct destination *d, u32 state)
+{
+	if (unlikely(state == STATE_TEMPLATE))
+		return &d->persistent;
+	return is_active(state) ? &d->active : &d->inactive;
+}
+
+/* Bypass connections have no destination, and count nowhere. */
+INLINE void bind_count(struct destination *d, u32 state)
+{
+	if (!d)
+		return;
+	d = OPAQUE(d); /* no address is computed of it before */
+	__sync_fetch_and_add(count_of(d, state), 1);
+	if (unlikely(d->upper) && d->active + d->inactive >= d->upper)
+		d->overloaded = 1;
+}
+
+/* Whether it has room again. */
+INLINE void note_release(struct destination *d)
+{
+	if (likely(!d->overloaded))
+		return;
+	u64 total = d->active + d->inactive;
+	if (d->lower ? total < d->lower : !d->upper || 4 * total < 3 * (u64)d->upper)
+		d->overloaded = 0;
+}
+
+INLINE void release_count(struct destination *d, u32 state)
+{
+	if (!d)
+		return;
+	d = OPAQUE(d);
+	__sync_fetch_and_add(count_of(d, state), -1);
+	note_release(d);
+}
+
+/* A connection of one packet comes and goes (4.10). */
+INLINE void note_passing(struct destination *d)
+{
+	if (unlikely(d->upper) && d->active + d->inactive + 1 >= d->upper)
+		d->overloaded = 1;
+	note_release(d);
+}
+
+INLINE void move_count(struct destination *d, u32 from, u32 to)
+{
+	if (!d || is_active(from) == is_active(to))
+		return;
+	__sync_fetch_and_add(is_active(to) ? &d->active : &d->inactive, 1);
+	__sync_fetch_and_add(is_active(from) ? &d->active : &d->inactive, -1);
+}
+
+/* --- slots --- */
+
+#define NO_SLOT 0xffffffffu
+
+INLINE u32 take_slot(struct magazine **mine)
+{
+	struct magazine *m = LOOKUP(magazines, 0);
+	*mine = m;
+	if (!m)
+		return NO_SLOT;
+	if (!m->count) {
+		for (u32 i = 0; i < MAGAZINE / 2; i++) {
+			u32 slot;
+			if (bpf_map_pop_elem(&free_slots, &slot))
+				break;
+			m->slots[i] = slot;
+			m->count = i + 1;
+		}
+	}
+	if (m->count) {
+		m->count -= 1;
+		return m->slots[m->count & (MAGAZINE - 1)];
+	}
+	struct pool *pool = LOOKUP(pools, 0);
+	if (!pool || READ_ONCE(pool->fresh) >= pool->capacity)
+		return NO_SLOT;
+	u32 slot = __sync_fetch_and_add(&pool->fresh, 1);
+	if (slot < pool->capacity)
+		return slot;
+	__sync_fetch_and_add(&pool->fresh, -1);
+	return NO_SLOT;
+}
+
+INLINE void look_at(u32 slot, u32 tick)
+{
+	struct looks *line = LOOKUP(looks, slot / LOOKS);
+	if (line)
+		WRITE_ONCE(line->at[slot % LOOKS], tick);
+}
+
+INLINE void give_slot(u32 slot)
+{
+	struct magazine *m = LOOKUP(magazines, 0);
+	look_at(slot, 0);
+	if (m && m->count < MAGAZINE) {
+		m->slots[m->count & (MAGAZINE - 1)] = slot;
+		m->count += 1;
+	} else {
+		bpf_map_push_elem(&free_slots, &slot, 0);
+	}
+}
+
+/* --- refreshing --- */
+
+/* A connection made under a template proved good: the template is ASSURED (IPVS-SEMANTICS 5.3). */
+INLINE void assure(u32 slot)
+{
+	struct control *mine = LOOKUP(controls, slot);
+	struct control *template = mine ? LOOKUP(controls, mine->template) : NULL;
+	if (template)
+		WRITE_ONCE(template->assured, 1);
+}
+
+/* Move the connection on by one packet. False if it is being removed. Once a reply was seen, the requests of direct
+ * routing and tunnels follow the same table as NAT's. */
+INLINE bool advance(u64 *word, u32 slot, bool controlled, u32 direction, u32 event, struct destination *d,
+		    const struct facts *facts, u32 now)
+{
+	u64 old = READ_ONCE(*word);
+#pragma unroll
+	for (int attempt = 0; attempt < 3; attempt++) {
+		if (unlikely(word_dying(old)))
+			return false;
+		u32 state = word_state(old);
+		u32 seen_from = direction & ~(u32)(old >> (WORD_ANSWERED - 1) & DIRECTION_INPUT_ONLY);
+		u32 next = next_state(seen_from, event, state);
+		u32 expiry = now + facts->timeouts[next & (STATES - 1)];
+		u64 kept = old & (0xffffULL << WORD_GENERATION | 1ULL << WORD_ANSWERED);
+		u64 new = kept | (u64)(direction & DIRECTION_OUTPUT) << WORD_ANSWERED | (u64)next << WORD_STATE | expiry;
+		if (new == old)
+			return true;
+		u64 seen = __sync_val_compare_and_swap(word, old, new);
+		if (likely(seen == old)) {
+			move_count(d, state, next);
+			if (unlikely(controlled) && is_established(next) && state != next)
+				assure(slot);
+			if ((s32)(expiry - (u32)old) < 0)
+				look_at(slot, expiry ?: 1);
+			return true;
+		}
+		old = seen;
+	}
+	return true; /* others are moving it on as well */
+}
+
+/* --- making --- */
+
+enum { QUOTED_LIFE_S = 3 }; /* of a connection that no packet of its own has made (8.4) */
+
+enum made { MADE, MADE_FULL, MADE_EXISTS };
+
+INLINE void reply_key4(struct tuple4 *key, const struct tuple4 *request, be32 real, be16 port)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->source = real;
+	key->target = request->source;
+	key->source_port = port;
+	key->target_port = request->source_port;
+	key->protocol = request->protocol;
+}
+
+INLINE void reply_key6(struct tuple6 *key, const struct tuple6 *request, const struct address *real, be16 port)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->source = *real;
+	key->target = request->source;
+	key->source_port = port;
+	key->target_port = request->source_port;
+	key->protocol = request->protocol;
+}
+
+/* The newest connection answers for a real server's packets, as in IPVS (4.1). */
+INLINE long add_reply(const struct packet *p, const struct destination *d, u32 index, u32 slot, be16 port,
+		      bool controlled)
+{
+	if (p->six) {
+		struct tuple6 key;
+		reply_key6(&key, &p->tuple.v6, &d->address, port);
+		struct reply6 value = {.slot = slot, .destination = index, .address = p->tuple.v6.target,
+				       .port = p->tuple.v6.target_port, .controlled = controlled};
+		return bpf_map_update_elem(&replies6, &key, &value, BPF_ANY);
+	}
+	struct tuple4 key;
+	reply_key4(&key, &p->tuple.v4, d->address.word[0], port);
+	struct reply4 value = {.slot = slot, .destination = index, .address = p->tuple.v4.target,
+			       .port = p->tuple.v4.target_port, .controlled = controlled};
+	return bpf_map_update_elem(&replies4, &key, &value, BPF_ANY);
+}
+
+INLINE void remove_reply(const union tuple *request, bool six, const struct destination *d, u32 slot, be16 port)
+{
+	if (six) {
+		struct tuple6 key;
+		reply_key6(&key, &request->v6, &d->address, port);
+		struct reply6 *reply = bpf_map_lookup_elem(&replies6, &key);
+		if (reply && reply->slot == slot)
+			bpf_map_delete_elem(&replies6, &key);
+		return;
+	}
+	struct tuple4 key;
+	reply_key4(&key, &request->v4, d->address.word[0], port);
+	struct reply4 *reply = bpf_map_lookup_elem(&replies4, &key);
+	if (reply && reply->slot == slot)
+		bpf_map_delete_elem(&replies4, &key);
+}
+
+/* Put a new connection to the chosen destination into the table, in the state that its first packet makes. */
+INLINE enum made make_connection(struct work *w, struct destination *d, const struct root *root, u32 now)
+{
+	struct packet *p = &w->packet;
+	const struct facts *facts = facts_of(root);
+	struct magazine *mine;
+	u32 slot = take_slot(&mine);
+	if (slot == NO_SLOT || !mine)
+		return MADE_FULL;
+	struct registered *registered = LOOKUP(registry, slot);
+	if (!registered)
+		return MADE_FULL;
+	registered->tuple = p->tuple;
+	registered->reply_port = w->port;
+	registered->family = p->six ? 6 : 4;
+	registered->method = w->method;
+
+	bool masq = d && w->method == METHOD_MASQ, controlled = w->template != NO_TEMPLATE;
+	if (controlled) {
+		struct control *control = LOOKUP(controls, slot);
+		if (control)
+			control->template = w->template;
+	}
+	u32 state = STATE_UDP;
+	if (p->protocol != PROTO_UDP)
+		state = next_state(direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY),
+				   p->event, STATE_NONE);
+	u32 life = p->quoting ? QUOTED_LIFE_S * ticks_per_second : facts->timeouts[state & (STATES - 1)];
+	u32 expiry = now + life;
+	u64 word = make_word(state, expiry, mine->generation++);
+	struct connection c = {.word = word, .slot = slot, .destination = w->chosen, .service = w->service,
+			       .port = w->port, .method = w->method, .controlled = controlled};
+	if (controlled && is_established(state)) /* sloppy_tcp, sloppy_sctp */
+		assure(slot);
+	look_at(slot, expiry ?: 1);
+	bind_count(d, state);
+	long error = 0;
+	if (masq) {
+		u64 *shared = LOOKUP(words, slot);
+		if (shared)
+			WRITE_ONCE(*shared, word);
+		error = add_reply(p, d, w->chosen, slot, w->port, controlled);
+	}
+	if (!error)
+		error = put_tuple(&p->tuple, &c, p->six);
+	if (likely(!error))
+		return MADE;
+	if (masq) {
+		/* Both may have chosen the same server: its answers are then the winner's, whose entry was overwritten. */
+		struct connection *winner = error == -17 /* EEXIST */ ? find_connection(p) : NULL;
+		if (winner && winner->method == METHOD_MASQ && winner->destination == w->chosen && winner->port == w->port)
+			add_reply(p, d, w->chosen, winner->slot, w->port, winner->controlled);
+		else
+			remove_reply(&p->tuple, p->six, d, slot, w->port);
+	}
+	release_count(d, state);
+	give_slot(slot);
+	return error == -17 /* EEXIST */ ? MADE_EXISTS : MADE_FULL;
+}
+
+/* --- ending --- */
+
+/* The template lets go of one connection. One whose last connection was killed, and that was never assured, ends. */
+INLINE void release_template(u32 slot, bool killed)
+{
+	struct control *mine = LOOKUP(controls, slot);
+	struct control *template = mine ? LOOKUP(controls, mine->template) : NULL;
+	if (!template)
+		return;
+	u32 before = __sync_fetch_and_add(&template->controls, -1);
+	if (killed && before == 1 && !template->assured)
+		WRITE_ONCE(template->timeout, 0), look_at(mine->template, ticks() ?: 1);
+}
+
+/* Aged; killed, which may end its template, too; or leaving: it counts on until its ports are scheduled anew. */
+enum ending { ENDING_AGED, ENDING_KILLED, ENDING_LEAVING };
+
+/* Take the connection out of the table, if nobody else does. `word` is as it was last seen. */
+INLINE bool end_connection(const union tuple *tuple, bool six, struct connection *c, u64 *word, u64 seen,
+			   struct destination *d, enum ending ending)
+{
+	struct connection copy = *c;
+	if (word_dying(seen) || __sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_DYING) != seen)
+		return false;
+	if (d && copy.method == METHOD_MASQ)
+		remove_reply(tuple, six, d, copy.slot, copy.port);
+	remove_tuple(tuple, six);
+	if (ending != ENDING_LEAVING)
+		release_count(d, word_state(seen));
+	if (unlikely(copy.controlled))
+		release_template(copy.slot, ending == ENDING_KILLED);
+	give_slot(copy.slot);
+	return true;
+}

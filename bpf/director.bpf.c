@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * The director's packet path. One object, two hooks: XDP for speed, TC ingress for completeness.
+ *
+ *	a frame for this host -> parse -> known connection? -> refresh, count, forward        (the fast path: this file)
+ *	                           |          no -> STAGE_NEW -> scheduler -> STAGE_CONNECT   (new.h, schedulers/)
+ *	                           |                                     table full -> STAGE_STATELESS
+ *	                           |-> from a NAT real server -> STAGE_REPLY
+ *	                           `-> options, extension headers, cut short -> STAGE_ODD     (TC)
+ *
+ * XDP hands what it cannot finish, untouched, to TC behind it; there STAGE_TROUBLE, STAGE_SUM, STAGE_CUT and
+ * STAGE_ICMP do the rest with the kernel's help. STAGE_WRAP tunnels otherwise than by IP in IP. Packets of no service
+ * pass.
+ */
+#include "dispatch.h"
+#include "estimate.h"
+#include "expire.h"
+#include "bypass.h"
+#include "cache_sweep.h"
+#include "connect.h"
+#include "crc32c.h"
+#include "cut.h"
+#include "error_carry.h"
+#include "error_tunnel.h"
+#include "fragment.h"
+#include "icmp.h"
+#include "odd.h"
+#include "reply.h"
+#include "stateless.h"
+#include "split.h"
+#include "unserved.h"
+#include "wrap.h"
+#include "schedulers/all.h"
+
+INLINE bool is_for_this_host(struct xdp_md *xdp, const struct ether *ether)
+{
+	struct device *device = LOOKUP(devices, xdp->ingress_ifindex & (DEVICES - 1));
+	if (!device || device->ifindex != xdp->ingress_ifindex)
+		return false;
+	const u16 *a = (const void *)ether->target, *b = (const void *)device->mac;
+	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]));
+}
+
+INLINE int receive(void *ctx, enum hook hook)
+{
+	void *data = frame_start(ctx, hook), *end = frame_end(ctx, hook);
+	const struct ether *ether = data;
+	struct root *root = the_root();
+	if (!root || (void *)(ether + 1) > end)
+		return to_stack(hook);
+	struct packet p = {.own = hook == HOOK_TC && input_device(ctx, hook) == loopback};
+	enum parsed parsed;
+	if (ether->kind == to_be16(ETHER_IPV4)) {
+		if (hook == HOOK_XDP && !is_for_this_host(ctx, ether))
+			return to_stack(hook);
+		parsed = parse4(ctx, data, end, &p, root, hook);
+		if (likely(parsed == PARSED_PLAIN))
+			return dispatch(ctx, &p, root, hook);
+	} else if (ether->kind == to_be16(ETHER_IPV6)) {
+		if (hook == HOOK_XDP && !is_for_this_host(ctx, ether))
+			return to_stack(hook);
+		parsed = parse6(ctx, data, end, &p, root, hook);
+		if (likely(parsed == PARSED_PLAIN))
+			return dispatch(ctx, &p, root, hook);
+	} else {
+		return to_stack(hook);
+	}
+	if (parsed == PARSED_FOREIGN)
+		return to_stack(hook);
+	return hook == HOOK_XDP ? to_tc() : go_on_with(ctx, &p, hook, STAGE_ODD);
+}
+
+SEC("xdp.frags")
+int pylvs_xdp(struct xdp_md *ctx)
+{
+	return receive(ctx, HOOK_XDP);
+}
+
+/* Since Linux 6.9 a packet that generic XDP had to copy comes to TC with a link header of length 0: programs see it
+ * from its IP header on, and what they redirect leaves without a link header. */
+INLINE bool starts_at_link(struct __sk_buff *skb)
+{
+	const struct ether *ether = frame_start(skb, HOOK_TC);
+	return (void *)(ether + 1) <= frame_end(skb, HOOK_TC) && ether->kind == skb->protocol;
+}
+
+/* Adding a link header makes the kernel measure it anew; what stood there is put back. */
+INLINE bool restored_link(struct __sk_buff *skb)
+{
+	struct ether ether;
+	return !bpf_skb_load_bytes_relative(skb, 0, &ether, sizeof(ether), BPF_HDR_START_MAC) &&
+	       ether.kind == skb->protocol && !bpf_skb_change_head(skb, ETHER, 0) &&
+	       !bpf_skb_store_bytes(skb, 0, &ether, sizeof(ether), 0);
+}
+
+enum { HEADERS = ETHER + IPV6_BYTES + TCP_BYTES, PACKET_HOST = 0 };
+
+INLINE int receive_tc(struct __sk_buff *ctx)
+{
+	if (unlikely(frame_start(ctx, HOOK_TC) + HEADERS > frame_end(ctx, HOOK_TC)) && ctx->len > ctx->data_end - ctx->data)
+		bpf_skb_pull_data(ctx, ctx->len < HEADERS ? ctx->len : HEADERS);
+	return receive(ctx, HOOK_TC);
+}
+
+SEC("tc")
+int pylvs_tc(struct __sk_buff *ctx)
+{
+	if (ctx->pkt_type != PACKET_HOST || ctx->vlan_present)
+		return to_stack(HOOK_TC);
+	if (unlikely(!starts_at_link(ctx)) && !restored_link(ctx))
+		return to_stack(HOOK_TC);
+	return receive_tc(ctx);
+}
+
+/* Of devices without link addresses: tunnels, VPNs, PPP. Their packets get an empty link header, which the kernel
+ * takes off again from what passes. */
+SEC("tc")
+int pylvs_tc_bare(struct __sk_buff *ctx)
+{
+	struct ether ether = {.kind = ctx->protocol};
+	if (ctx->pkt_type != PACKET_HOST || (ether.kind != to_be16(ETHER_IPV4) && ether.kind != to_be16(ETHER_IPV6)))
+		return to_stack(HOOK_TC);
+	if (bpf_skb_change_head(ctx, ETHER, 0) || bpf_skb_store_bytes(ctx, 0, &ether, sizeof(ether), 0))
+		return to_stack(HOOK_TC);
+	return receive_tc(ctx);
+}
+
+/* Of the devices by which answers of a real server on this host leave: bpf/local.h. */
+SEC("tc")
+int pylvs_tc_egress(struct __sk_buff *ctx)
+{
+	if (ctx->ingress_ifindex || ctx->vlan_present)
+		return to_stack(HOOK_TC); /* came in somewhere */
+	if (unlikely(frame_start(ctx, HOOK_TC) + HEADERS > frame_end(ctx, HOOK_TC)) && ctx->len > ctx->data_end - ctx->data)
+		bpf_skb_pull_data(ctx, ctx->len < HEADERS ? ctx->len : HEADERS);
+	return send_off(ctx);
+}
+
+#define STAGE_BOTH(name) \
+	SEC("xdp.frags") \
+	int xdp_##name(struct xdp_md *ctx) \
+	{ \
+		return stage_##name(ctx, HOOK_XDP); \
+	} \
+	SEC("tc") \
+	int tc_##name(struct __sk_buff *ctx) \
+	{ \
+		return stage_##name(ctx, HOOK_TC); \
+	}
+#define STAGE_OF_TC(name) \
+	SEC("tc") \
+	int tc_##name(struct __sk_buff *ctx) \
+	{ \
+		return stage_##name(ctx); \
+	}
+
+STAGE_BOTH(new)
+STAGE_BOTH(persist)
+STAGE_BOTH(connect)
+STAGE_BOTH(stateless)
+STAGE_BOTH(reply)
+STAGE_BOTH(wrap)
+STAGE_OF_TC(odd)
+STAGE_OF_TC(fragment)
+STAGE_OF_TC(error)
+STAGE_OF_TC(bypass)
+STAGE_OF_TC(error_carry)
+STAGE_OF_TC(error_tunnel)
+STAGE_OF_TC(unserved)
+STAGE_OF_TC(trouble)
+STAGE_OF_TC(icmp)
+STAGE_OF_TC(sum)
+STAGE_OF_TC(crc)
+STAGE_OF_TC(cut)
+STAGE_OF_TC(split)
+
+/* what Python reads from BTF and no program uses */
+const volatile struct constants constants __attribute__((used)) = {};
+const volatile enum stage stages __attribute__((used)) = STAGE_NEW;
+
+char _license[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * ICMP errors about forwarded connections, from either side (IPVS-SEMANTICS 8). From the real server's side the quoted
+ * packet is a request, as sent to it; from the client's side it is a reply, as the client saw it. What concerns no
+ * connection is the stack's.
+ *
+ *	STAGE_ERROR -> whose connection? -> STAGE_ERROR_CARRY -> checksum, rewriting -> STAGE_TROUBLE
+ *	           |-> a tunnel's packet -> STAGE_ERROR_TUNNEL -> STAGE_ICMP
+ *	           `-> schedule_icmp     -> STAGE_NEW -> scheduler -> STAGE_CONNECT -> STAGE_ERROR_CARRY
+ */
+#pragma once
+#include "carry.h"
+#include "icmp.h"
+#include "quote.h"
+
+enum { ICMP4_UNREACHABLE = 3, ICMP4_QUENCH = 4, ICMP4_EXCEEDED = 11, ICMP4_TOO_BIG = 4 /* code */, ICMP6_INFORMATION = 128 };
+
+INLINE bool is_error(u8 type, bool six)
+{
+	if (six)
+		return type < ICMP6_INFORMATION;
+	return type == ICMP4_UNREACHABLE || type == ICMP4_QUENCH || type == ICMP4_EXCEEDED;
+}
+
+INLINE bool may_be_tunnel(u8 protocol)
+{
+	return protocol == PROTO_IPIP || protocol == PROTO_GRE || protocol == PROTO_UDP;
+}
+
+/* Whether a router in this host's place would hand the error on. */
+INLINE bool would_pass_on(struct __sk_buff *skb, const struct packet *p, const struct hop *hop)
+{
+	return (hop->verdict == HOP_READY || hop->verdict == HOP_UNRESOLVED) && p->ttl > 1 &&
+	       fit(segment_length(skb, p, HOOK_TC), hop->mtu, 0, p, false) != FITS_NOT;
+}
+
+/* The quote is a reply: its connection is the client's. */
+INLINE bool from_client_side(struct work *w)
+{
+	bool six = w->packet.six;
+	turn(&w->template_tuple, &w->quote.tuple, six);
+	struct connection *c = find_tuple(&w->template_tuple, six);
+	if (!c)
+		return false;
+	w->chosen = c->destination;
+	w->method = c->method;
+	w->port = c->port;
+	w->error_side = SIDE_CLIENT;
+	return true;
+}
+
+/* The quote is a request to a NAT real server. */
+INLINE bool from_nat_side(struct work *w)
+{
+	bool six = w->packet.six;
+	turn(&w->template_tuple, &w->quote.tuple, six);
+	struct address source = {};
+	if (six) {
+		struct reply6 *found = bpf_map_lookup_elem(&replies6, &w->template_tuple.v6);
+		if (!found)
+			return false;
+		w->chosen = found->destination;
+		w->reply_port = found->port;
+		source = found->address;
+	} else {
+		struct reply4 *found = bpf_map_lookup_elem(&replies4, &w->template_tuple.v4);
+		if (!found)
+			return false;
+		w->chosen = found->destination;
+		w->reply_port = found->port;
+		source.word[0] = found->address;
+	}
+	w->virtual_address = source;
+	w->method = METHOD_MASQ;
+	w->error_side = SIDE_SERVER;
+	return true;
+}
+
+/* The quote is a request that another method left as it was, so there is nothing to change. */
+INLINE bool from_plain_side(struct work *w)
+{
+	struct connection *c = find_tuple(&w->quote.tuple, w->packet.six);
+	if (!c || c->method == METHOD_MASQ)
+		return false;
+	w->chosen = c->destination;
+	w->method = c->method;
+	w->error_side = SIDE_PLAIN;
+	return true;
+}
+
+INLINE bool from_server_side(struct work *w)
+{
+	return from_nat_side(w) || from_plain_side(w);
+}
+
+/* Deleted destinations count nothing, though their connections live on. */
+INLINE struct counters *counters_of(u32 index, const struct root *root)
+{
+	struct destination *d = LOOKUP(destinations, index);
+	if (!d || !(destination_flags(d, READ_ONCE(root->live)) & DESTINATION_AVAILABLE))
+		return NULL;
+	return LOOKUP(statistics, index);
+}
+
+INLINE void account_out(u32 index, u32 bytes, const struct root *root)
+{
+	struct counters *c = counters_of(index, root);
+	if (c) {
+		c->out_packets += 1;
+		c->out_bytes += bytes;
+	}
+}
+
+/* About no connection: with schedule_icmp it makes one, as if its client had sent (8.4). */
+INLINE int schedule_quote(struct __sk_buff *skb, struct work *w, const struct root *root)
+{
+	struct packet *p = &w->packet;
+	struct quote *q = &w->quote;
+	if (!root->settings.schedule_icmp || !has_ports(q->protocol))
+		return pass(skb, p, HOOK_TC);
+	if (!q->known)
+		return dropped(HOOK_TC, REASON_SHORT);
+	w->outer = p->tuple;
+	w->error_side = SIDE_CLIENT;
+	turn(&p->tuple, &q->tuple, p->six);
+	p->protocol = q->protocol;
+	p->quoting = 1;
+	return go_on(skb, HOOK_TC, STAGE_NEW);
+}
+
+INLINE int stage_error(struct __sk_buff *skb)
+{
+	struct work *w = work_of(HOOK_TC);
+	struct root *root = the_root();
+	if (!w || !root)
+		return to_stack(HOOK_TC);
+	struct packet *p = &w->packet;
+	bool six = p->six, asked;
+	if (!facts_of(root)->services[six])
+		return pass(skb, p, HOOK_TC);
+	struct icmp_header icmp;
+	u32 end = ETHER + p->length;
+	if (p->l4 + ICMP_BYTES > end || bpf_skb_load_bytes(skb, p->l4, &icmp, sizeof(icmp)))
+		return dropped(HOOK_TC, REASON_SHORT);
+	if (!is_error(icmp.type, six) || !read_quote(skb, &w->quote, p->l4 + ICMP_BYTES, end, six))
+		return pass(skb, p, HOOK_TC);
+	w->error_type = icmp.type;
+	w->error_code = icmp.code;
+	w->error_rest = from_be32(icmp.rest);
+	p->whole = 1;
+	p->no_sum = p->syn = p->rst = p->cut = 0;
+	p->event = EVENT_KEEP;
+
+	struct hop *hop = onward_hop(skb, p, HOOK_TC, ticks(), &asked);
+	if (!hop)
+		return pass(skb, p, HOOK_TC);
+	bool here = hop->verdict == HOP_LOCAL;
+	if (!here && !would_pass_on(skb, p, hop))
+		return pass(skb, p, HOOK_TC);
+	w->hop = *hop;
+	w->error_passes = !here;
+	/* An error to this host is asked for a reply first; one that passes, for a request (IPVS-SEMANTICS 2.1). */
+	bool found = w->quote.known && (here ? from_server_side(w) || from_client_side(w) :
+					       from_client_side(w) || from_server_side(w));
+	if (found && w->error_side == SIDE_PLAIN) {
+		account_out(w->chosen, p->length, root);
+		return pass(skb, p, HOOK_TC);
+	}
+	if (found)
+		return go_on(skb, HOOK_TC, STAGE_ERROR_CARRY);
+	if (here && !six && !w->quote.later && may_be_tunnel(w->quote.protocol))
+		return go_on(skb, HOOK_TC, STAGE_ERROR_TUNNEL);
+	return schedule_quote(skb, w, root);
+}

@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Expiry without any process: one bpf_timer sweeps `looks`, a compact array with a tick for each slot, once a second
+ * and in slices. A connection is looked at again only when the tick noted for it has come; if packets have prolonged
+ * it, the new tick is noted, else it ends.
+ */
+#pragma once
+#include "defence.h"
+
+enum expiry_limits {
+	SLICE_LINES = 4096, /* cache lines of `looks` in one go, 65,536 slots */
+	SLICE_ENDS = 512, /* connections ended in one go */
+	SLICE_ORPHANS = 4096, /* connections looked at in one go for a deleted destination */
+	PAUSE_NS = 1000000, /* between goes of one round */
+	ROUNDS_A_SECOND = 2,
+	ROUND_NS = 1000000000 / ROUNDS_A_SECOND,
+};
+
+struct sweeper {
+	struct bpf_timer timer;
+};
+ARRAY_MAP(sweepers, struct sweeper, 1, 0);
+
+struct slice {
+	u32 first; /* line */
+	u32 now;
+	u32 ended;
+	u32 done; /* lines */
+};
+
+struct held {
+	union tuple tuple;
+	struct connection *connection;
+	bool six;
+};
+
+/* The connection that a slot belongs to; false while it is being made or ended elsewhere. */
+INLINE bool held_by(u32 slot, struct held *held)
+{
+	struct registered *registered = LOOKUP(registry, slot);
+	if (!registered)
+		return false;
+	held->six = registered->family == 6;
+	held->tuple = registered->tuple;
+	held->connection = find_tuple(&held->tuple, held->six);
+	return held->connection && held->connection->slot == slot;
+}
+
+/* End the slot's connection, or return the tick at which to look again (0: nothing more to do). */
+VERIFIED_ONCE u32 look(u32 slot, u32 now)
+{
+	struct held held;
+	if (!held_by(slot, &held))
+		return now + ticks_per_second;
+	struct connection *c = held.connection;
+	u64 *word = connection_word(c);
+	struct destination *d = LOOKUP(destinations, c->destination);
+	if (!word || (!d && c->method != METHOD_BYPASS))
+		return now + ticks_per_second;
+	u64 seen = READ_ONCE(*word);
+	if (word_state(seen) == STATE_TEMPLATE) {
+		struct control *control = LOOKUP(controls, slot);
+		if (control && control->controls) { /* held: a minute more, and a minute for good (4.9) */
+			if ((s32)((u32)seen - now) > 0)
+				return (u32)seen ?: 1;
+			WRITE_ONCE(control->timeout, minute);
+			u64 longer = make_word(STATE_TEMPLATE, now + minute, seen >> WORD_GENERATION);
+			__sync_val_compare_and_swap(word, seen, longer);
+			return (now + minute) ?: 1;
+		}
+		if (control && !control->timeout) /* its last connection was killed */
+			return end_connection(&held.tuple, held.six, c, word, seen, d, ENDING_AGED) ? 0 : now + 1;
+	}
+	if ((s32)((u32)seen - now) > 0)
+		return (u32)seen ?: 1;
+	return end_connection(&held.tuple, held.six, c, word, seen, d, ENDING_AGED) ? 0 : now + 1;
+}
+
+static int sweep_line(u32 index, struct slice *slice)
+{
+	u32 at = slice->first + index;
+	struct looks *line = LOOKUP(looks, at);
+	if (!line)
+		return 1;
+	for (u32 i = 0; i < LOOKS; i++) {
+		u32 noted = READ_ONCE(line->at[i]);
+		if (likely(!noted || (s32)(noted - slice->now) > 0))
+			continue;
+		u32 next = look(at * LOOKS + i, slice->now);
+		if (next)
+			__sync_val_compare_and_swap(&line->at[i], noted, next);
+		else
+			slice->ended += 1;
+	}
+	slice->done = index + 1;
+	return slice->ended >= SLICE_ENDS;
+}
+
+/* End the slot's connection if it is half open. */
+VERIFIED_ONCE int thin(u32 slot)
+{
+	struct held held;
+	if (!held_by(slot, &held))
+		return 0;
+	struct connection *c = held.connection;
+	u64 *word = connection_word(c);
+	struct destination *d = LOOKUP(destinations, c->destination);
+	if (word && d && is_half_open(word_state(READ_ONCE(*word)), slot))
+		end_connection(&held.tuple, held.six, c, word, READ_ONCE(*word), d, ENDING_KILLED);
+	return 0;
+}
+
+/* Any line: what a flood made lies side by side. */
+static int thin_line(u32 index, struct slice *slice)
+{
+	u32 at = bpf_get_prandom_u32() % (slice->first ?: 1);
+	struct looks *line = LOOKUP(looks, at);
+	if (!line)
+		return 1;
+	for (u32 i = 0; i < LOOKS; i++)
+		if (READ_ONCE(line->at[i]))
+			thin(at * LOOKS + i);
+	return 0;
+}
+
+/* drop_entry's work of a second, in goes of their own. True while there is more of it. */
+INLINE bool thinned(struct pool *pool, const struct settings *settings)
+{
+	if (settings->drop_entry != DEFENCE_ON)
+		return false;
+	struct slice all = {.first = (READ_ONCE(pool->fresh) + LOOKS - 1) / LOOKS};
+	u32 count = pool->thin < THIN_SLICE ? pool->thin : THIN_SLICE;
+	if (count)
+		bpf_loop(count, thin_line, &all, 0);
+	pool->thin -= count;
+	return pool->thin;
+}
+
+static int sweep(void *map, u32 *key, struct sweeper *sweeper)
+{
+	struct pool *pool = LOOKUP(pools, 0);
+	struct root *root = the_root();
+	if (!pool || !root)
+		return 0;
+	if (thinned(pool, &root->settings)) {
+		bpf_timer_start(&sweeper->timer, PAUSE_NS, 0);
+		return 0;
+	}
+	u32 lines = (READ_ONCE(pool->fresh) + LOOKS - 1) / LOOKS;
+	struct slice slice = {.first = pool->sweep_at, .now = ticks()};
+	u32 count = lines > slice.first ? lines - slice.first : 0;
+	if (count)
+		bpf_loop(count > SLICE_LINES ? SLICE_LINES : count, sweep_line, &slice, 0);
+	pool->sweep_at = slice.first + slice.done;
+	if (pool->sweep_at >= lines || !slice.done) {
+		pool->sweep_at = 0;
+		pool->sweeps += 1;
+		if (pool->sweeps % ROUNDS_A_SECOND == 0)
+			pool->thin = lines_to_thin(pool);
+		bpf_timer_start(&sweeper->timer, ROUND_NS, 0);
+	} else {
+		bpf_timer_start(&sweeper->timer, PAUSE_NS, 0);
+	}
+	return 0;
+}
+
+/* End a slot's connection if its destination was deleted (expire_nodest_conn; IPVS-SEMANTICS 1.8). A template goes,
+ * too, once its connections have: in a second round. */
+VERIFIED_ONCE int end_orphan(u32 slot, u32 live)
+{
+	struct held held;
+	if (!held_by(slot, &held))
+		return 0;
+	struct connection *c = held.connection;
+	u64 *word = connection_word(c);
+	struct destination *d = LOOKUP(destinations, c->destination);
+	if (!word || !d || destination_flags(d, live) & DESTINATION_AVAILABLE)
+		return 0;
+	u64 seen = READ_ONCE(*word);
+	if (word_state(seen) == STATE_TEMPLATE) {
+		struct control *control = LOOKUP(controls, slot);
+		if (control && control->controls)
+			return 0;
+	}
+	end_connection(&held.tuple, held.six, c, word, seen, d, ENDING_KILLED);
+	return 0;
+}
+
+struct orphans {
+	u32 first;
+	u32 live;
+};
+
+static int orphan_step(u32 index, struct orphans *o)
+{
+	return end_orphan(o->first + index, o->live);
+}
+
+/* Run by whoever deletes destinations while expire_nodest_conn is set, until it returns 0. */
+SEC("tc")
+int end_orphans(struct __sk_buff *skb)
+{
+	struct pool *pool = LOOKUP(pools, 0);
+	struct root *root = the_root();
+	if (!pool || !root)
+		return 0;
+	u32 fresh = READ_ONCE(pool->fresh);
+	struct orphans o = {.first = pool->purge_at, .live = READ_ONCE(root->live)};
+	u32 count = fresh > o.first ? fresh - o.first : 0;
+	if (count > SLICE_ORPHANS)
+		count = SLICE_ORPHANS;
+	bpf_loop(count, orphan_step, &o, 0);
+	pool->purge_at = o.first + count < fresh ? o.first + count : 0;
+	return pool->purge_at != 0;
+}
+
+/* Run once by the loader, and again when a newer object takes over: sets the timer's callback and starts it. */
+SEC("tc")
+int start_expiry(struct __sk_buff *skb)
+{
+	struct sweeper *sweeper = LOOKUP(sweepers, 0);
+	if (!sweeper)
+		return 1;
+	bpf_timer_init(&sweeper->timer, &sweepers, 1 /* CLOCK_MONOTONIC */); /* EBUSY when it is there already */
+	if (bpf_timer_set_callback(&sweeper->timer, sweep))
+		return 2;
+	return bpf_timer_start(&sweeper->timer, ROUND_NS, 0) ? 3 : 0;
+}
+
+/* The clock of the packet path, for tools. */
+SEC("tc")
+int read_clock(struct __sk_buff *skb)
+{
+	return (int)ticks();
+}

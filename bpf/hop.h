@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Next hops: which device, which MAC addresses, which MTU. Answers of the kernel's routing and neighbour tables, kept
+ * per destination (and per client, for NAT replies) and CPU for a second.
+ *
+ * The kernel is asked as if the packet had come in by lo, whose forwarding is on: direct routing and tunnels work
+ * with ip_forward=0, as in IPVS.
+ */
+#pragma once
+#include "path.h"
+
+enum { LEAST_MTU4 = 68, LEAST_MTU6 = 1280 }; /* RFC 791, RFC 8200 5 */
+
+INLINE void hop_question(struct bpf_fib_lookup *q, const struct address *to, bool six, u32 input,
+			 const struct address *from)
+{
+	__builtin_memset(q, 0, sizeof(*q));
+	q->ifindex = input;
+	q->tot_len = 1; /* asks for the MTU */
+	if (six) {
+		q->family = FAMILY_V6;
+		__builtin_memcpy(q->ipv6_dst, to, sizeof(*to));
+		if (from)
+			__builtin_memcpy(q->ipv6_src, from, sizeof(*from));
+	} else {
+		q->family = FAMILY_V4;
+		q->ipv4_dst = to->word[0];
+		if (from)
+			q->ipv4_src = from->word[0];
+	}
+}
+
+/* Whether an address that the routing tables do not forward is this host's own. Routing answers alike for a local
+ * address and for no route at all: the snapshot of local addresses decides, else a route to it in the main table. */
+INLINE bool is_own(void *ctx, const struct address *address, bool six)
+{
+	if (bpf_map_lookup_elem(&locals, address))
+		return true;
+	struct bpf_fib_lookup question;
+	hop_question(&question, address, six, loopback, NULL);
+	long answer = bpf_fib_lookup(ctx, &question, sizeof(question), BPF_FIB_LOOKUP_DIRECT);
+	return answer == BPF_FIB_LKUP_RET_SUCCESS || answer == BPF_FIB_LKUP_RET_NO_NEIGH;
+}
+
+/* Whether routing delivers to this host what it would not forward. */
+INLINE bool delivers(void *ctx, const struct address *to, bool six)
+{
+	struct bpf_fib_lookup question;
+	hop_question(&question, to, six, loopback, NULL);
+	return bpf_fib_lookup(ctx, &question, sizeof(question), 0) == BPF_FIB_LKUP_RET_NOT_FWDED && is_own(ctx, to, six);
+}
+
+/* `from`, if given, is the source that rules of policy routing see. */
+NOINLINE int ask_hop(void *ctx, struct hop *hop, const struct address *to, u32 six_and_input, const struct address *from)
+{
+	struct bpf_fib_lookup question;
+	bool six = six_and_input & 1;
+	if (!hop || !to)
+		return 0;
+	hop_question(&question, to, six, six_and_input >> 1, from);
+	u32 flags = fib_gives_source && !from ? BPF_FIB_LOOKUP_SRC : 0;
+	long answer = bpf_fib_lookup(ctx, &question, sizeof(question), flags);
+	hop->stamp = ticks();
+	hop->ifindex = question.ifindex;
+	hop->mtu = question.mtu_result;
+	switch (answer) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+		hop->verdict = HOP_READY;
+		__builtin_memcpy(hop->target_mac, question.dmac, 6);
+		__builtin_memcpy(hop->source_mac, question.smac, 6);
+		break;
+	case BPF_FIB_LKUP_RET_NO_NEIGH: {
+		/* Before the neighbour is known the kernel tells the MTU only of a packet too long for it. */
+		struct bpf_fib_lookup longest;
+		hop_question(&longest, to, six, six_and_input >> 1, from);
+		longest.tot_len = 0xffff;
+		bpf_fib_lookup(ctx, &longest, sizeof(longest), 0);
+		hop->mtu = longest.mtu_result;
+		hop->verdict = HOP_UNRESOLVED;
+		break;
+	}
+	case BPF_FIB_LKUP_RET_FWD_DISABLED:
+		hop->verdict = delivers(ctx, to, six) ? HOP_LOCAL : HOP_NO_FORWARDING;
+		break;
+	case BPF_FIB_LKUP_RET_NOT_FWDED:
+		hop->verdict = is_own(ctx, to, six) ? HOP_LOCAL : HOP_NO_ROUTE;
+		break;
+	default:
+		hop->verdict = HOP_NO_ROUTE;
+	}
+	if (six) {
+		__builtin_memcpy(&hop->gateway, question.ipv6_dst, sizeof(hop->gateway));
+		__builtin_memcpy(&hop->source, question.ipv6_src, sizeof(hop->source));
+	} else {
+		hop->gateway.word[0] = question.ipv4_dst;
+		hop->source.word[0] = question.ipv4_src;
+	}
+	return 0;
+}
+
+/* The next hop to a destination, at most a second old; anything but a ready one is asked for again. `asked` tells
+ * that this packet caused the question: XDP leaves one now and then to TC, whose way through the kernel's neighbour code
+ * keeps the neighbour's entry alive and checked. */
+INLINE struct hop *destination_hop(void *ctx, u32 index, const struct destination *d, u32 now, bool *asked)
+{
+	struct hop *hop = LOOKUP(hops, index);
+	*asked = false;
+	if (!hop)
+		return NULL;
+	if (unlikely(now - hop->stamp >= ticks_per_second || (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL))) {
+		ask_hop(ctx, hop, &d->address, (d->family == 6) | loopback << 1, NULL);
+		if (d->mtu && d->mtu < hop->mtu) /* forwarding heeds a route's own MTU only if it is locked */
+			hop->mtu = d->mtu;
+		if (d->family == 4)
+			heed_path(hop, &d->address, now);
+		u32 head = d->family == 6 ? IPV6_BYTES : IPV4_BYTES;
+		hop->room = hop->mtu >= head + (d->family == 6 ? LEAST_MTU6 : LEAST_MTU4) ? hop->mtu - head : 0;
+		*asked = true;
+	}
+	return hop;
+}
+
+INLINE bool same_address(const struct address *a, const struct address *b, bool six)
+{
+	if (a->word[0] != b->word[0])
+		return false;
+	return !six || !((a->word[1] ^ b->word[1]) | (a->word[2] ^ b->word[2]) | (a->word[3] ^ b->word[3]));
+}
+
+/* A reply on its way to a client of NAT. */
+struct way_back {
+	struct address client;
+	struct address source; /* as it came */
+	struct address anew; /* the virtual address, as it leaves */
+	u32 input; /* device; 0: sent by this host itself */
+	bool six;
+	bool reroute; /* snat_reroute: it leaves as this host would send it from its new source (IPVS-SEMANTICS 7.3) */
+};
+
+/* Likewise the next hop to a client of NAT, asked as a router would: only if this host forwards. */
+INLINE struct hop *client_hop(void *ctx, const struct way_back *way, u32 now, bool *asked)
+{
+	const struct address *source = way->reroute ? &way->anew : &way->source;
+	u32 place = address_hash(&way->client, way->six) ^ source->word[way->six ? 3 : 0] >> 24;
+	struct client_hop *slot = LOOKUP(client_hops, place & (HOP_SLOTS - 1));
+	*asked = false;
+	if (!slot)
+		return NULL;
+	u32 verdict = slot->hop.verdict;
+	bool same = slot->family == (way->six ? 6 : 4) && slot->ifindex == way->input &&
+		    same_address(&slot->address, &way->client, way->six) && same_address(&slot->source, source, way->six);
+	if (unlikely(!same || now - slot->hop.stamp >= ticks_per_second ||
+		     (verdict != HOP_READY && verdict != HOP_LOCAL))) {
+		slot->address = way->client;
+		slot->source = *source;
+		slot->family = way->six ? 6 : 4;
+		slot->ifindex = way->input;
+		if (way->input)
+			ask_hop(ctx, &slot->hop, &way->client, way->six | way->input << 1, &way->source);
+		verdict = way->input ? slot->hop.verdict : HOP_READY;
+		if (way->reroute && (verdict == HOP_READY || verdict == HOP_UNRESOLVED))
+			ask_hop(ctx, &slot->hop, &way->client, way->six | loopback << 1, &way->anew);
+		*asked = true;
+	}
+	return &slot->hop;
+}
+
+/* Where a router in this host's place would send the packet. */
+INLINE struct hop *onward_hop(void *ctx, const struct packet *p, enum hook hook, u32 now, bool *asked)
+{
+	struct way_back way = {.input = input_device(ctx, hook), .six = p->six};
+	if (p->six) {
+		way.client = p->tuple.v6.target;
+		way.source = p->tuple.v6.source;
+	} else {
+		way.client.word[0] = p->tuple.v4.target;
+		way.source.word[0] = p->tuple.v4.source;
+	}
+	return client_hop(ctx, &way, now, asked);
+}
+
+/* Whether XDP can send to this hop: out of the device it came in by, or one proven able. */
+INLINE bool xdp_reaches(void *ctx, const struct hop *hop)
+{
+	u32 ifindex = hop->ifindex;
+	return likely(ifindex == input_device(ctx, HOOK_XDP)) || bpf_map_lookup_elem(&transmitters, &ifindex);
+}

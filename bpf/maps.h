@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Every map of the director. Capacities are set when the object is loaded; those below are the least.
+ */
+#pragma once
+#include "abi.h"
+
+#define ARRAY_MAP(name, value_type, entries, flag_bits) \
+	struct { \
+		MAP_UINT(type, BPF_MAP_TYPE_ARRAY); \
+		MAP_UINT(max_entries, entries); \
+		MAP_UINT(map_flags, flag_bits); \
+		MAP_TYPE(key, u32); \
+		MAP_TYPE(value, value_type); \
+	} name SEC(".maps")
+#define PERCPU_MAP(name, value_type, entries) \
+	struct { \
+		MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY); \
+		MAP_UINT(max_entries, entries); \
+		MAP_TYPE(key, u32); \
+		MAP_TYPE(value, value_type); \
+	} name SEC(".maps")
+#define HASH_MAP(name, key_type, value_type, entries, flag_bits) \
+	struct { \
+		MAP_UINT(type, BPF_MAP_TYPE_HASH); \
+		MAP_UINT(max_entries, entries); \
+		MAP_UINT(map_flags, flag_bits); \
+		MAP_TYPE(key, key_type); \
+		MAP_TYPE(value, value_type); \
+	} name SEC(".maps")
+
+/* written by Python */
+ARRAY_MAP(roots, struct root, 1, BPF_F_MMAPABLE);
+HASH_MAP(services4, struct service_key4, u32, 64, BPF_F_NO_PREALLOC);
+HASH_MAP(services6, struct service_key6, u32, 64, BPF_F_NO_PREALLOC);
+ARRAY_MAP(services, struct service, 64, BPF_F_MMAPABLE);
+ARRAY_MAP(members, struct member, 256, BPF_F_MMAPABLE);
+HASH_MAP(maglev_tables, u32, struct maglev_table, 128, BPF_F_NO_PREALLOC);
+ARRAY_MAP(mark_rules, struct mark_rule, 2 * MARK_RULES, BPF_F_MMAPABLE);
+HASH_MAP(routed_marks, struct routed_mark, u8, 4096, BPF_F_NO_PREALLOC);
+HASH_MAP(locals, struct address, u8, 4096, BPF_F_NO_PREALLOC);
+HASH_MAP(accept_locals, u32, u8, 1024, BPF_F_NO_PREALLOC); /* devices by ifindex, with accept_local */
+ARRAY_MAP(devices, struct device, DEVICES, BPF_F_MMAPABLE);
+
+
+/* of no concern to packets */
+ARRAY_MAP(books, struct book, 1, BPF_F_MMAPABLE);
+HASH_MAP(names, struct destination_name, u32, 64, BPF_F_NO_PREALLOC);
+ARRAY_MAP(service_bases, struct counters, 64, BPF_F_MMAPABLE);
+ARRAY_MAP(destination_bases, struct counters, 64, BPF_F_MMAPABLE);
+
+/* written by both */
+ARRAY_MAP(service_states, struct service_state, 64, BPF_F_MMAPABLE);
+ARRAY_MAP(destinations, struct destination, 64, BPF_F_MMAPABLE);
+
+HASH_MAP(cache, struct cache_key, struct cached, 128, BPF_F_NO_PREALLOC);
+ARRAY_MAP(estimates, struct estimate, 64, BPF_F_MMAPABLE);
+
+/* connections */
+HASH_MAP(connections4, struct tuple4, struct connection, 1024, 0);
+HASH_MAP(connections6, struct tuple6, struct connection, 1024, BPF_F_NO_PREALLOC);
+HASH_MAP(replies4, struct tuple4, struct reply4, 1024, BPF_F_NO_PREALLOC);
+HASH_MAP(replies6, struct tuple6, struct reply6, 1024, BPF_F_NO_PREALLOC);
+ARRAY_MAP(controls, struct control, 1024, BPF_F_MMAPABLE);
+ARRAY_MAP(words, u64, 1024, BPF_F_MMAPABLE);
+ARRAY_MAP(registry, struct registered, 1024, 0);
+ARRAY_MAP(looks, struct looks, 64, 0);
+ARRAY_MAP(pools, struct pool, 1, BPF_F_MMAPABLE);
+PERCPU_MAP(magazines, struct magazine, 1);
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_STACK);
+	MAP_UINT(max_entries, 1024);
+	MAP_TYPE(value, u32);
+} free_slots SEC(".maps");
+
+/* per CPU */
+PERCPU_MAP(hops, struct hop, 64);
+PERCPU_MAP(client_hops, struct client_hop, HOP_SLOTS);
+PERCPU_MAP(statistics, struct counters, 64);
+PERCPU_MAP(reasons, u64, REASONS);
+PERCPU_MAP(limiters, struct limiter, 1);
+PERCPU_MAP(copies, struct copy, 1);
+
+/* what errors told of the paths to tunnel real servers, by their IPv4 address */
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_UINT(max_entries, 4096);
+	MAP_TYPE(key, struct address);
+	MAP_TYPE(value, struct path);
+} paths SEC(".maps");
+
+/* devices that can transmit what XDP redirects */
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	MAP_UINT(max_entries, DEVICES);
+	MAP_UINT(key_size, sizeof(u32));
+	MAP_UINT(value_size, sizeof(u32));
+} transmitters SEC(".maps");
+
+#define LOOKUP(map, index) \
+	({ \
+		u32 index_ = (index); \
+		bpf_map_lookup_elem(&(map), &index_); \
+	})
+
+/* set when the object is loaded */
+const volatile u32 tick_shift = 5; /* a tick is 2^tick_shift jiffies, about an eighth of a second */
+const volatile u32 ticks_per_second = 8;
+const volatile u32 minute = 480; /* in ticks */
+const volatile u32 loopback = 1; /* ifindex of lo */
+const volatile u32 tunnel_secret = 0; /* keys the source ports of GUE */
+const volatile u32 fib_gives_source = 0; /* bpf_fib_lookup knows BPF_FIB_LOOKUP_SRC (6.7) */
+const volatile u32 fib_takes_mark = 0; /* bpf_fib_lookup knows BPF_FIB_LOOKUP_MARK (6.10) */
+
+INLINE u32 ticks(void)
+{
+	return (u32)(bpf_jiffies64() >> tick_shift);
+}
+
+INLINE void count(u32 reason)
+{
+	u64 *counter = LOOKUP(reasons, reason);
+	if (counter)
+		*counter += 1;
+}

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * The way of a packet that has no connection, or whose connection may end here: find its service and hand it to the
+ * scheduler, or first to STAGE_PERSIST (IPVS-SEMANTICS 2.3 to 2.6). STAGE_CONNECT (connect.h) follows.
+ */
+#pragma once
+#include "defence.h"
+#include "mark.h"
+#include "reply.h"
+#include "service.h"
+
+/* Whether a packet without a connection may have one made (2.4). */
+INLINE bool is_opener(const struct packet *p, const struct settings *settings)
+{
+	switch (p->protocol) {
+	case PROTO_UDP:
+		return true;
+	case PROTO_TCP:
+		return !p->rst && (p->syn || settings->sloppy_tcp);
+	case PROTO_SCTP:
+		return !p->rst && (p->syn || settings->sloppy_sctp);
+	default:
+		return false;
+	}
+}
+
+/* Whether a SYN, or an INIT, may open its connection's ports anew (2.3 step 1). */
+INLINE bool reopens(const struct connection *c, u32 state, bool answered, u32 flags,
+		    const struct settings *settings)
+{
+	if (settings->expire_nodest_conn && flags & DESTINATION_QUIESCED)
+		return true;
+	u32 mode = settings->conn_reuse_mode;
+	if (!mode || c->controlled)
+		return false;
+	if (state == STATE_TIME_WAIT || state == STATE_CLOSE || state == STATE_SCTP_CLOSED)
+		return true;
+	return mode & 2 && state == STATE_FIN_WAIT && c->method != METHOD_MASQ && !answered;
+}
+
+enum existing { EXISTING_NONE, EXISTING_KNOWN, EXISTING_SILENT, EXISTING_DYING, EXISTING_FOR_TC };
+
+/* What becomes of the connection that a packet met: carried on, dropped without a word, or ended. One that ends counts
+ * on until its ports have been scheduled anew, as in IPVS, where it goes a moment later; TC alone does that, because
+ * XDP could not go back. */
+INLINE enum existing settle(struct work *w, struct connection *c, const struct root *root, u32 live, enum hook hook)
+{
+	const struct packet *p = &w->packet;
+	u64 *word = connection_word(c);
+	struct destination *d = LOOKUP(destinations, c->destination);
+	if (!word || (!d && c->method != METHOD_BYPASS))
+		return EXISTING_DYING;
+	u64 seen = READ_ONCE(*word);
+	u32 flags = d ? destination_flags(d, live) : DESTINATION_AVAILABLE;
+	bool available = flags & DESTINATION_AVAILABLE;
+	if (!(p->syn && reopens(c, word_state(seen), word_answered(seen), flags, &root->settings))) {
+		if (available)
+			return EXISTING_KNOWN;
+		if (!root->settings.expire_nodest_conn)
+			return EXISTING_SILENT;
+	}
+	if (hook == HOOK_XDP)
+		return EXISTING_FOR_TC;
+	u32 leaving = c->destination;
+	if (!end_connection(&p->tuple, p->six, c, word, seen, d, ENDING_LEAVING))
+		return EXISTING_DYING;
+	w->leaving = leaving;
+	w->leaving_state = word_state(seen);
+	return EXISTING_NONE;
+}
+
+/* The connection that this packet ended counts no longer. */
+INLINE void leave(struct work *w)
+{
+	struct destination *d = w->leaving != NOBODY ? LOOKUP(destinations, w->leaving) : NULL;
+	if (unlikely(d))
+		release_count(d, w->leaving_state);
+	w->leaving = NOBODY;
+}
+
+INLINE bool in_stateless_time(const struct service_state *state, u32 now)
+{
+	return state->stateless_until && (s32)(state->stateless_until - now) > 0;
+}
+
+INLINE void note_service(struct work *w, const struct service_match *found)
+{
+	const struct service_version *v = found->version;
+	w->service = found->slot;
+	w->service_flags = v->flags;
+	w->list = v->list;
+	w->count = v->count;
+	w->list_version = v->list_version;
+	w->edit = v->edit;
+	w->edit_position = v->edit_position;
+	w->gcd = v->gcd;
+	w->max_weight = v->max_weight;
+	w->table = v->table;
+	w->epoch = v->epoch;
+	w->epoch_tick = v->epoch_tick;
+	w->scheduler = v->scheduler;
+	w->timeout = v->timeout;
+	w->netmask = v->netmask;
+	w->service_port = to_be16(v->port);
+	w->mark = v->mark;
+	w->chosen = NOBODY;
+	w->template = NO_TEMPLATE;
+}
+
+/* Where a mark's packet may go on without a real server: to what is unicast and, in IPv4, not this host's (2.6). */
+INLINE bool may_bypass(const struct packet *p)
+{
+	if (p->six)
+		return (u8)p->tuple.v6.target.word[0] != 0xff;
+	struct address target = {.word = {p->tuple.v4.target}};
+	u32 first = (u8)p->tuple.v4.target;
+	return first && first < 224 && !bpf_map_lookup_elem(&locals, &target);
+}
+
+/* No destination: an error to the client. But of FTP's service only the control connection is answered (2.6). */
+INLINE int refuse(void *ctx, struct work *w, enum hook hook)
+{
+	leave(w);
+	if (hook == HOOK_XDP)
+		return to_tc();
+	struct packet *p = &w->packet;
+	be16 port = p->six ? p->tuple.v6.target_port : p->tuple.v4.target_port;
+	if (w->service_port == to_be16(PORT_FTP) && port != to_be16(PORT_FTP))
+		return to_stack(hook);
+	if (p->quoting)
+		return dropped(hook, REASON_NO_DESTINATION);
+	struct root *root = the_root();
+	if (w->mark && root && root->settings.cache_bypass && may_bypass(p))
+		return go_on(ctx, hook, STAGE_BYPASS);
+	count(REASON_NO_DESTINATION);
+	w->error_type = p->six ? 1 : 3;
+	w->error_code = p->six ? 4 : 3;
+	w->error_rest = 0;
+	return go_on(ctx, hook, STAGE_ICMP);
+}
+
+INLINE int to_scheduler(void *ctx, struct work *w, enum hook hook)
+{
+	if (w->scheduler == SCHED_NONE || w->scheduler >= SCHEDULERS)
+		return refuse(ctx, w, hook);
+	return go_on(ctx, hook, STAGE_SCHEDULE + w->scheduler);
+}
+
+/* The way of a packet without a connection: to a stage that goes on with it; what returns is a verdict. */
+INLINE int open_anew(void *ctx, struct work *w, const struct root *root, u32 live, u32 now, enum hook hook)
+{
+	struct packet *p = &w->packet;
+	const struct facts *facts = &root->facts[live & 1];
+	if (is_ipsec(p->protocol))
+		return to_stack(hook);
+	u32 mark = 0;
+	if (unlikely(facts->marks)) {
+		if (!find_mark(ctx, w, facts, hook))
+			return to_stack(hook); /* XDP: the TC program sees what a filter of tc marked */
+		mark = w->seen.mark;
+	}
+	if (unlikely(!p->whole) || p->cut) /* with firewall marks, packets that pass through come this way, too */
+		return facts->marks && !holds_for_mark(ctx, w, mark) ? to_stack(hook) : dropped(hook, REASON_SHORT);
+	bool opens = p->quoting || is_opener(p, &root->settings);
+	struct service_match found;
+	bool by_mark = find_marked(&found, p->six, mark, live);
+	if ((!by_mark && !find_service(&found, p, facts, live)) || !believable(ctx, p, hook))
+		return to_stack(hook);
+	struct service_state *state = LOOKUP(service_states, found.slot);
+	if (!state)
+		return to_stack(hook);
+	note_service(w, &found);
+	be16 source_port = p->six ? p->tuple.v6.source_port : p->tuple.v4.source_port;
+	be16 target_port = p->six ? p->tuple.v6.target_port : p->tuple.v4.target_port;
+	if (by_mark ? !holds_for_mark(ctx, w, mark) : !holds_target(ctx, state, p, now)) {
+		if (opens)
+			count(REASON_NOT_LOCAL);
+		return to_stack(hook);
+	}
+	if (!opens) {
+		if (!in_stateless_time(state, now))
+			return to_stack(hook);
+		leave(w);
+		return go_on(ctx, hook, STAGE_STATELESS);
+	}
+	if (unlikely(root->settings.drop_packet == DEFENCE_ON)) {
+		if (hook == HOOK_XDP)
+			return to_tc(); /* the count goes on once for each packet */
+		if (in_turn_to_drop(&root->settings))
+			return dropped(hook, REASON_DEFENCE);
+	}
+	if (source_port == to_be16(PORT_FTP_DATA))
+		return to_stack(hook);
+	if (hook == HOOK_XDP && p->ttl <= 1)
+		return to_tc();
+	if (hook == HOOK_XDP && found.version->flags & SERVICE_ONE_PACKET && p->protocol == PROTO_UDP)
+		return to_tc(); /* no connection remembers the choice if XDP then cannot finish */
+	if (w->service_flags & SERVICE_PERSISTENT)
+		return go_on(ctx, hook, STAGE_PERSIST);
+	if (!by_mark && found.version->port != from_be16(target_port)) /* of all ports, or FTP's: only with persistence */
+		return refuse(ctx, w, hook);
+	return to_scheduler(ctx, w, hook);
+}
+
+INLINE int stage_new(void *ctx, enum hook hook)
+{
+	struct work *w = work_of(hook);
+	struct root *root = the_root();
+	if (!w || !root)
+		return to_stack(hook);
+	struct packet *p = &w->packet;
+	u32 live = READ_ONCE(root->live), now = ticks();
+	if (!root->facts[live & 1].services[p->six])
+		return to_stack(hook); /* no service of this family: IPVS takes no part */
+
+	w->leaving = NOBODY;
+	struct connection *c = find_connection(p);
+	if (c && p->quoting)
+		return dropped(hook, REASON_DYING); /* made just now, on another CPU */
+	if (c) {
+		switch (settle(w, c, root, live, hook)) {
+		case EXISTING_KNOWN:
+			return carry_known(ctx, p, c, root, now, hook);
+		case EXISTING_SILENT:
+			return dropped(hook, REASON_UNAVAILABLE);
+		case EXISTING_DYING:
+			return dropped(hook, REASON_DYING);
+		case EXISTING_FOR_TC:
+			return to_tc();
+		case EXISTING_NONE:
+			break;
+		}
+	}
+
+	int verdict = open_anew(ctx, w, root, live, now, hook);
+	leave(w); /* no stage went on */
+	return verdict;
+}

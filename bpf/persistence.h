@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Persistence (IPVS-SEMANTICS 5): a template notes which destination a client was given, and outlives its
+ * connections. It stands in the connection table under a key of its own kind: the client, masked, without port, and
+ * the virtual address. While connections made under it live it cannot go.
+ */
+#pragma once
+#include "new.h"
+
+INLINE void mask_client(struct address *client, u32 netmask, bool six)
+{
+	if (!six) {
+		client->word[0] &= to_be32(netmask);
+		return;
+	}
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		s32 bits = (s32)netmask - 32 * i;
+		if (bits <= 0)
+			client->word[i] = 0;
+		else if (bits < 32)
+			client->word[i] &= to_be32(~0u << (32 - bits));
+	}
+}
+
+INLINE be16 asked_port(const struct packet *p)
+{
+	return p->six ? p->tuple.v6.target_port : p->tuple.v4.target_port;
+}
+
+/* Whether the template is for the very port of the service, and names the real server's. */
+INLINE bool of_one_port(const struct work *w)
+{
+	return asked_port(&w->packet) == w->service_port && w->service_port != to_be16(PORT_FTP);
+}
+
+/* A service of one port has a template for each client; FTP's and those of all ports share one over their ports, and
+ * that of a firewall mark over protocols and addresses, too: the mark stands for them (5.1). */
+INLINE void template_key(struct work *w)
+{
+	const struct packet *p = &w->packet;
+	be16 port = of_one_port(w) ? w->service_port : 0;
+	bool marked = w->mark && !of_one_port(w);
+	u8 protocol = marked ? 0 : p->protocol;
+	union tuple *key = &w->template_tuple;
+	struct address client = {};
+	if (p->six) {
+		client = p->tuple.v6.source;
+		mask_client(&client, w->netmask, true);
+		key->v6.source = client;
+		key->v6.target = p->tuple.v6.target;
+		if (marked)
+			key->v6.target = (struct address){.word = {to_be32(w->mark)}};
+		key->v6.source_port = 0;
+		key->v6.target_port = port;
+		key->v6.protocol = protocol;
+		key->v6.kind = TUPLE_TEMPLATE;
+		key->v6.number = 0;
+		return;
+	}
+	client.word[0] = p->tuple.v4.source;
+	mask_client(&client, w->netmask, false);
+	key->v4.source = client.word[0];
+	key->v4.target = marked ? to_be32(w->mark) : p->tuple.v4.target;
+	key->v4.source_port = 0;
+	key->v4.target_port = port;
+	key->v4.protocol = protocol;
+	key->v4.kind = TUPLE_TEMPLATE;
+	key->v4.number = 0;
+}
+
+INLINE struct connection *find_template(const struct work *w)
+{
+	return find_tuple(&w->template_tuple, w->packet.six);
+}
+
+/* Its destination went: the template stays listed, with port 65535, until its time is up (5.4). */
+INLINE void retire_template(struct work *w, struct connection *template)
+{
+	u64 seen = READ_ONCE(template->word);
+	struct connection copy = *template;
+	struct registered *registered = LOOKUP(registry, copy.slot);
+	if (!registered || word_dying(seen) ||
+	    __sync_val_compare_and_swap(&template->word, seen, seen | 1ULL << WORD_DYING) != seen)
+		return;
+	union tuple key = w->template_tuple;
+	bool six = w->packet.six;
+	copy.word = seen;
+	copy.port = 0xffff;
+	if (six) {
+		key.v6.kind = TUPLE_RETIRED;
+		key.v6.number = copy.slot;
+		key.v6.target_port = 0xffff;
+	} else {
+		key.v4.kind = TUPLE_RETIRED;
+		key.v4.number = copy.slot;
+		key.v4.target_port = 0xffff;
+	}
+	registered->tuple = key;
+	put_tuple(&key, &copy, six);
+	remove_tuple(&w->template_tuple, six);
+}
+
+INLINE int stage_persist(void *ctx, enum hook hook)
+{
+	struct work *w = work_of(hook);
+	struct root *root = the_root();
+	if (!w || !root)
+		return to_stack(hook);
+	template_key(w);
+	struct connection *template = find_template(w);
+	if (template) {
+		struct destination *d = LOOKUP(destinations, template->destination);
+		u32 flags = d ? destination_flags(d, READ_ONCE(root->live)) : 0;
+		if (flags & DESTINATION_AVAILABLE &&
+		    !(flags & DESTINATION_QUIESCED && root->settings.expire_quiescent_template)) {
+			w->chosen = template->destination;
+			w->template = template->slot;
+			w->method = flags >> DESTINATION_METHOD & 15;
+			return go_on(ctx, hook, STAGE_CONNECT);
+		}
+		retire_template(w, template);
+	}
+	return to_scheduler(ctx, w, hook);
+}
+
+/* Make the client's template for the destination just chosen; if another CPU was first, its choice counts. */
+INLINE bool make_template(struct work *w, u32 now)
+{
+	struct magazine *mine;
+	u32 slot = take_slot(&mine);
+	if (slot == NO_SLOT || !mine)
+		return false;
+	struct registered *registered = LOOKUP(registry, slot);
+	struct control *control = LOOKUP(controls, slot);
+	struct destination *d = LOOKUP(destinations, w->chosen);
+	if (!registered || !control || !d)
+		return false;
+	bool six = w->packet.six;
+	registered->tuple = w->template_tuple;
+	registered->reply_port = 0;
+	registered->family = six ? 6 : 4;
+	registered->method = METHOD_LOCAL;
+	*control = (struct control){.timeout = w->timeout};
+	u32 expiry = now + w->timeout;
+	struct connection c = {.word = make_word(STATE_TEMPLATE, expiry, mine->generation++), .slot = slot,
+			       .destination = w->chosen, .service = w->service, .port = of_one_port(w) ? d->port : 0,
+			       .method = METHOD_LOCAL};
+	look_at(slot, expiry ?: 1);
+	bind_count(d, STATE_TEMPLATE);
+	long error = put_tuple(&w->template_tuple, &c, six);
+	w->template = slot;
+	if (likely(!error))
+		return true;
+	release_count(d, STATE_TEMPLATE);
+	give_slot(slot);
+	struct connection *winner = error == -17 /* EEXIST */ ? find_template(w) : NULL;
+	if (!winner)
+		return false;
+	w->template = winner->slot;
+	w->chosen = winner->destination;
+	return true;
+}
+
+/* A connection is about to be made under the template: it lives on from now (5.3). */
+INLINE void hold_template(struct work *w, u32 now)
+{
+	struct control *control = LOOKUP(controls, w->template);
+	struct connection *template = find_template(w);
+	if (!control || !template || template->slot != w->template)
+		return;
+	__sync_fetch_and_add(&control->controls, 1);
+	u64 seen = READ_ONCE(template->word);
+	u32 expiry = now + control->timeout;
+	if (!word_dying(seen))
+		__sync_val_compare_and_swap(&template->word, seen,
+					    make_word(STATE_TEMPLATE, expiry, seen >> WORD_GENERATION));
+}
+
+/* No connection came of it after all. */
+INLINE void let_template_go(struct work *w)
+{
+	struct control *control = w->template != NO_TEMPLATE ? LOOKUP(controls, w->template) : NULL;
+	if (control)
+		__sync_fetch_and_add(&control->controls, -1);
+}

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Which service a packet without a connection belongs to (IPVS-SEMANTICS 1.2), and whether this host holds its
+ * address.
+ */
+#pragma once
+#include "hop.h"
+
+struct service_match {
+	u32 slot;
+	struct service_version *version;
+};
+
+INLINE struct service_version *version_in_force(struct service *service, u32 live)
+{
+	struct service_version *newer = &service->versions[0], *older = &service->versions[1];
+	if ((s32)(READ_ONCE(older->generation) - READ_ONCE(newer->generation)) > 0) {
+		newer = &service->versions[1];
+		older = &service->versions[0];
+	}
+	return (s32)(live - newer->generation) >= 0 ? newer : older;
+}
+
+INLINE bool match(struct service_match *found, const u32 *slot, u32 live)
+{
+	if (!slot)
+		return false;
+	struct service *service = LOOKUP(services, *slot);
+	if (!service)
+		return false;
+	found->slot = *slot;
+	found->version = version_in_force(service, live);
+	return found->version->present;
+}
+
+INLINE bool match_port(struct service_match *found, const struct packet *p, be16 port, u32 live)
+{
+	if (p->six) {
+		struct service_key6 key = {.address = p->tuple.v6.target, .port = port, .protocol = p->protocol};
+		return match(found, bpf_map_lookup_elem(&services6, &key), live);
+	}
+	struct service_key4 key = {.address = p->tuple.v4.target, .port = port, .protocol = p->protocol};
+	return match(found, bpf_map_lookup_elem(&services4, &key), live);
+}
+
+INLINE bool find_service(struct service_match *found, const struct packet *p, const struct facts *facts, u32 live)
+{
+	be16 port = p->six ? p->tuple.v6.target_port : p->tuple.v4.target_port;
+	if (match_port(found, p, port, live))
+		return true;
+	u32 number = from_be16(port);
+	if (facts->ftp && p->protocol == PROTO_TCP && (number == PORT_FTP_DATA || number >= 1024) &&
+	    match_port(found, p, to_be16(PORT_FTP), live))
+		return true;
+	return facts->zero_ports && match_port(found, p, 0, live);
+}
+
+/* The service of the packet's firewall mark, which wins over one of its address (1.2). */
+INLINE bool find_marked(struct service_match *found, bool six, u32 mark, u32 live)
+{
+	if (!mark)
+		return false;
+	if (six) {
+		struct service_key6 key = {.address = {.word = {mark}}};
+		return match(found, bpf_map_lookup_elem(&services6, &key), live);
+	}
+	struct service_key4 key = {.address = mark};
+	return match(found, bpf_map_lookup_elem(&services4, &key), live);
+}
+
+/* Whose mark it is: of an ICMP error that is scheduled by what it quotes, its own. */
+INLINE const union tuple *marked_tuple(const struct work *w)
+{
+	return w->packet.quoting ? &w->outer : &w->packet.tuple;
+}
+
+/* Whether the routing tables call an address local for packets of a mark: as a rule of policy routing (`fwmark`) may,
+ * or because the address is this host's. Where the kernel cannot be asked about a mark, the Director's snapshot of
+ * those rules decides. */
+INLINE bool holds_for_mark(void *ctx, const struct work *w, u32 mark)
+{
+	const struct packet *p = &w->packet;
+	const union tuple *tuple = marked_tuple(w);
+	struct address target = {};
+	if (p->six)
+		target = tuple->v6.target;
+	else
+		target.word[0] = tuple->v4.target;
+	struct bpf_fib_lookup question;
+	hop_question(&question, &target, p->six, loopback, NULL);
+	if (fib_takes_mark)
+		question.mark = mark;
+	long answer = bpf_fib_lookup(ctx, &question, sizeof(question), fib_takes_mark ? BPF_FIB_LOOKUP_MARK : 0);
+	bool forwarded = answer != BPF_FIB_LKUP_RET_NOT_FWDED;
+	if (!forwarded && is_own(ctx, &target, p->six))
+		return true;
+	struct routed_mark routed = {.mark = mark, .family = p->six ? 6 : 4};
+	return mark && !(fib_takes_mark && forwarded) && bpf_map_lookup_elem(&routed_marks, &routed);
+}
+
+/* Whether this host holds the packet's target address; looked up again every tick, so that a virtual address which
+ * comes or goes is noticed within an eighth of a second. */
+INLINE bool holds_target(void *ctx, struct service_state *state, const struct packet *p, u32 now)
+{
+	if (likely(state->held_at == now))
+		return state->held;
+	struct address target = {};
+	if (p->six)
+		target = p->tuple.v6.target;
+	else
+		target.word[0] = p->tuple.v4.target;
+	struct bpf_fib_lookup question;
+	hop_question(&question, &target, p->six, loopback, NULL);
+	bool held = bpf_fib_lookup(ctx, &question, sizeof(question), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
+		    is_own(ctx, &target, p->six);
+	state->held = held;
+	barrier();
+	state->held_at = now;
+	return held;
+}

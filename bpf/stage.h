@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * What is rarer than an established connection lives in programs of its own, reached by tail call. They hand a
+ * `work` on to each other; a hook has a work and a program array of its own.
+ */
+#pragma once
+#include "packet.h"
+
+enum stage {
+	STAGE_NEW, /* no connection, a SYN, or a connection whose destination went */
+	STAGE_PERSIST, /* of a persistent service: ask the client's template before the scheduler */
+	STAGE_CONNECT, /* a scheduler has chosen: make the connection and forward */
+	STAGE_STATELESS, /* table full: forward by source hash */
+	STAGE_REPLY, /* from a NAT real server */
+	STAGE_ODD, /* TC: IPv4 options, IPv6 extension headers, rarer protocols, short transport headers */
+	STAGE_FRAGMENT, /* TC: a fragment of a request or a reply */
+	STAGE_ERROR, /* TC: an ICMP message that came in */
+	STAGE_SPLIT, /* TC: cut a super-packet for a tunnel with a checksum */
+	STAGE_WRAP, /* put a tunnel's headers in front, of GRE or GUE */
+	STAGE_ERROR_CARRY, /* TC: an ICMP error about a connection: check it, rewrite it, send it on */
+	STAGE_ERROR_TUNNEL, /* TC: an ICMP error about a tunnel's packet */
+	STAGE_UNSERVED, /* TC: an answer of a NAT real server that belongs to no connection */
+	STAGE_BYPASS, /* TC: a firewall mark's packet that goes on past the service, for want of a real server */
+	STAGE_TROUBLE, /* TC: forward what needs the kernel's help or an error sent */
+	STAGE_ICMP, /* TC: turn the packet into an ICMP error for its sender */
+	STAGE_SUM, /* TC: compute the checksum of a UDP packet that came without */
+	STAGE_CRC, /* TC: compute the checksum of an SCTP packet whose port was changed */
+	STAGE_CUT, /* TC: cut the finished packet into fragments */
+	STAGE_SCHEDULE, /* + enum scheduler */
+	STAGES = 64,
+};
+
+#define PROGRAM_ARRAY(name) \
+	struct { \
+		MAP_UINT(type, BPF_MAP_TYPE_PROG_ARRAY); \
+		MAP_UINT(max_entries, STAGES); \
+		MAP_UINT(key_size, sizeof(u32)); \
+		MAP_UINT(value_size, sizeof(u32)); \
+	} name SEC(".maps")
+PROGRAM_ARRAY(stages_xdp);
+PROGRAM_ARRAY(stages_tc);
+
+struct quote { /* the packet that an ICMP error is about */
+	union tuple tuple; /* source to target, as quoted */
+	u16 at; /* offset of its IP header in the frame */
+	u16 l4; /* of what follows that */
+	u8 protocol;
+	u8 tos;
+	u8 df;
+	u8 later; /* a fragment, but not the first */
+	u8 known; /* the tuple could be a connection's */
+	u8 pad[3];
+};
+
+enum error_side { SIDE_CLIENT, SIDE_SERVER /* of NAT */, SIDE_PLAIN /* server's side, other methods */ };
+
+/* How a packet that came in fragments came (IPVS-SEMANTICS 7.1 end). */
+enum { PIECE_WORDS = 32, CUT_HEAD = 256, PASSING_ON = 2,
+       CUT_FOR_STACK = 0x7079 /* tc_index of what was sent round */ };
+struct pieces {
+	u32 largest; /* longest fragment, with its IP headers */
+	u32 df; /* IPv4: it had DF */
+	u32 length; /* of the payload */
+	u32 first; /* bytes of it that the kernel's first buffer would hold */
+	u32 longest; /* fragment behind that */
+	u32 least_head; /* shortest IP headers of a fragment that is not the first */
+	u32 passing; /* its target is not this host; PASSING_ON: STAGE_CUT shall send it round, for the stack */
+	u64 starts[PIECE_WORDS]; /* a bit for each 8 bytes: a fragment starts there */
+};
+
+/* What the classifier's rules ask about that `struct packet` does not tell, and what they have said so far. */
+struct seen {
+	u32 mark;
+	u32 known; /* bits of the mark that do not depend on what tc did before */
+	u32 unsure; /* a rule asked for others */
+	u32 next; /* rule to be asked */
+	u32 device;
+	u8 tcp_flags;
+	u8 pad;
+	u8 link[6];
+};
+
+/* IPv4 options of the packet; places count from the start of its IP header, 0: none. */
+struct options {
+	u8 bytes[64]; /* the header as it is to be written */
+	u32 size; /* of the header */
+	u8 route_at; /* record route */
+	u8 route_address_at; /* for this host's address */
+	u8 stamp_at; /* timestamps */
+	u8 stamp_address_at;
+	u8 stamped; /* the time was written */
+	u8 ended;
+	u8 changed;
+	u8 pad[5];
+};
+
+struct work {
+	struct packet packet;
+	struct pieces pieces;
+	u32 fragment; /* STAGE_ODD found a fragment: its offset in bytes, 1 added if more follow */
+	u32 fragment_id;
+	u32 fragment_at; /* IPv6: place of its fragment header in the frame */
+	u32 fragment_named_at; /* and of the byte that names that */
+	struct options options;
+	struct options echo; /* of an error about it */
+	u8 head[CUT_HEAD + 8]; /* headers that all fragments begin with, an IPv6 fragment header last */
+	struct hop hop;
+	struct address virtual_address; /* source of ICMP errors */
+	u32 service;
+	u32 service_flags;
+	u32 list;
+	u32 count;
+	u32 list_version;
+	u32 edit;
+	u32 edit_position;
+	u32 gcd;
+	u32 max_weight;
+	u32 table; /* mh */
+	u32 epoch; /* lblc, lblcr */
+	u32 epoch_tick;
+	u32 chosen; /* destination, or NOBODY */
+	u32 method;
+	u32 state; /* of the chosen destination: its tunnel */
+	u32 resolve; /* the kernel's neighbour code shall send it */
+	u32 upper;
+	u32 lower;
+	u32 scheduler;
+	u32 sum; /* a scheduler's: what it adds up stands here, where no verifier follows it */
+	u32 left;
+	u32 timeout; /* of persistence, in ticks */
+	u32 netmask;
+	u32 template; /* slot of the client's template, or NO_TEMPLATE */
+	u32 leaving; /* destination whose connection this packet ended, and that still counts it; or NOBODY */
+	u32 leaving_state;
+	be16 service_port;
+	union tuple template_tuple;
+	be16 port; /* of the real server */
+	be16 reply_port; /* of a reply's new source */
+	u32 replying;
+	u32 error_type; /* of ICMP */
+	u32 error_code;
+	u32 error_rest;
+	u32 error_side; /* which side an ICMP error came from */
+	u32 error_passes; /* it is to another host */
+	struct quote quote;
+	union tuple outer; /* of an ICMP error, while its quote is being scheduled */
+	u32 mtu; /* to cut at */
+	u32 mark; /* of the service, if it is one of a firewall mark */
+	struct seen seen;
+	u32 outer_six; /* the frame as it leaves is IPv6 */
+};
+
+#define NOBODY 0xffffffffu
+#define NO_TEMPLATE 0xffffffffu
+
+PERCPU_MAP(works, struct work, 2);
+
+INLINE struct work *work_of(enum hook hook)
+{
+	return LOOKUP(works, hook);
+}
+
+/* Go on in another program. What follows runs only if that program is missing: the packet goes to the stack. */
+INLINE int go_on(void *ctx, enum hook hook, u32 stage)
+{
+	if (hook == HOOK_XDP)
+		bpf_tail_call(ctx, &stages_xdp, stage);
+	else
+		bpf_tail_call(ctx, &stages_tc, stage);
+	count(REASON_MISSED_STAGE);
+	return to_stack(hook);
+}
+
+INLINE int go_on_with(void *ctx, const struct packet *p, enum hook hook, u32 stage)
+{
+	struct work *work = work_of(hook);
+	if (!work)
+		return to_stack(hook);
+	work->packet = *p;
+	return go_on(ctx, hook, stage);
+}
+
+/* XDP leaves the packet, untouched and uncounted, to the TC program behind it. */
+INLINE int to_tc(void)
+{
+	count(REASON_TO_TC);
+	return XDP_PASS;
+}
+
+/* The stack shall have it. What came in fragments and is for another host goes there as it came. */
+INLINE int pass(void *ctx, const struct packet *p, enum hook hook)
+{
+	struct work *w = work_of(HOOK_TC);
+	if (hook == HOOK_XDP || !(p->odd & ODDITY_GATHERED) || !w || !w->pieces.passing)
+		return to_stack(hook);
+	w->pieces.passing = PASSING_ON;
+	return go_on(ctx, hook, STAGE_CUT);
+}
+
+INLINE struct root *the_root(void)
+{
+	return LOOKUP(roots, 0);
+}
+
+INLINE const struct facts *facts_of(const struct root *root)
+{
+	return &root->facts[READ_ONCE(root->live) & 1];
+}

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * At TC, what a plain send cannot do: next hops that the kernel must resolve, errors to the sender, packets longer
+ * than the MTU, checksums to be made whole. The packet has been counted; nothing of it has changed yet.
+ */
+#pragma once
+#include "local.h"
+#include "options.h"
+
+/* What passes here of ICMP are errors about connections, rewritten by STAGE_ERROR_CARRY. */
+INLINE bool is_icmp(const struct packet *p)
+{
+	return p->protocol == (p->six ? PROTO_ICMP6 : PROTO_ICMP);
+}
+
+/* Errors are never answered by errors (RFC 1122 3.2.2, RFC 4443 2.4 e). */
+INLINE int answer(struct __sk_buff *skb, struct work *w, u32 reason, u32 type, u32 code, u32 rest)
+{
+	if (is_icmp(&w->packet))
+		return dropped(HOOK_TC, reason);
+	count(reason);
+	w->error_type = type;
+	w->error_code = code;
+	w->error_rest = rest;
+	return go_on(skb, HOOK_TC, STAGE_ICMP);
+}
+
+/* Length at which the packet, so long when it is finished, is cut; 0: it leaves whole. What came in fragments leaves in
+ * fragments no longer than those that came (IPVS-SEMANTICS 7.1 end). */
+INLINE u32 cut_at(const struct work *w, u32 length, bool too_long)
+{
+	u32 largest = w->pieces.largest, mtu = w->hop.mtu;
+	bool six = w->packet.six;
+	if (!(w->packet.odd & ODDITY_GATHERED))
+		return too_long ? mtu : 0;
+	if (w->outer_six && !six && w->pieces.df) /* the kernel mistakes a flag for a length of 64 */
+		return LEAST_MTU6;
+	if (w->outer_six != six)
+		return length > mtu ? mtu : 0;
+	if (!six)
+		return largest < mtu ? largest : mtu;
+	if (length <= largest)
+		return 0;
+	return largest > LEAST_MTU6 ? largest : LEAST_MTU6;
+}
+
+/* The packet is as it shall be; w->hop, w->mtu and w->outer_six tell where it goes. */
+INLINE int finish(struct __sk_buff *skb, struct work *w)
+{
+	if (w->hop.verdict == HOP_LOCAL)
+		return to_stack(HOOK_TC);
+	if (w->mtu)
+		return go_on(skb, HOOK_TC, STAGE_CUT);
+	return transmit_neighbour(&w->hop, w->outer_six);
+}
+
+/* Likewise, but for a checksum that is computed anew. */
+INLINE int finish_nat(struct __sk_buff *skb, struct work *w, bool other_port)
+{
+	u8 protocol = w->packet.protocol;
+	if (protocol == PROTO_UDP && w->packet.no_sum)
+		return go_on(skb, HOOK_TC, STAGE_SUM);
+	if (protocol == PROTO_SCTP && other_port)
+		return go_on(skb, HOOK_TC, STAGE_CRC);
+	return finish(skb, w);
+}
+
+INLINE int trouble_reply(struct __sk_buff *skb, struct work *w)
+{
+	struct packet *p = &w->packet;
+	w->outer_six = p->six;
+	w->mtu = cut_at(w, p->length, judged_length(skb, w) > w->hop.mtu);
+	if (!write_options(skb, w, w->virtual_address.word[0]) || !sum_options(skb, w) || !trimmed(skb, p, HOOK_TC) ||
+	    !age(skb, p, HOOK_TC) || !(is_icmp(p) || nat(skb, p, NAT_REPLY, &w->virtual_address, w->reply_port, HOOK_TC)))
+		return dropped(HOOK_TC, REASON_SHORT);
+	return finish_nat(skb, w, w->reply_port != (p->six ? p->tuple.v6.source_port : p->tuple.v4.source_port));
+}
+
+INLINE int trouble_request(struct __sk_buff *skb, struct work *w, const struct root *root)
+{
+	struct packet *p = &w->packet;
+	struct destination *d = LOOKUP(destinations, w->chosen);
+	bool asked, icmp = is_icmp(p), masq = w->method == METHOD_MASQ && !icmp;
+	bool other_port = w->port != (p->six ? p->tuple.v6.target_port : p->tuple.v4.target_port);
+	if (!d)
+		return to_stack(HOOK_TC);
+	struct hop *hop = destination_hop(skb, w->chosen, d, ticks(), &asked);
+	if (!hop)
+		return to_stack(HOOK_TC);
+	if (hop->verdict == HOP_NO_ROUTE || hop->verdict == HOP_NO_FORWARDING)
+		return answer(skb, w, REASON_NO_ROUTE, p->six ? 1 : 3, p->six ? 3 : 1, 0);
+	if (hop->verdict == HOP_LOCAL) {
+		if (icmp && w->error_passes)
+			return dropped(HOOK_TC, REASON_LOCAL_REFUSED);
+		count(REASON_SERVER_LOCAL);
+		if (!masq)
+			return to_stack(HOOK_TC);
+		if (!p->own && is_loopback_address(&d->address, d->family))
+			return dropped(HOOK_TC, REASON_LOCAL_REFUSED);
+		if (!p->whole || !nat(skb, p, NAT_REQUEST, &d->address, w->port, HOOK_TC))
+			return dropped(HOOK_TC, REASON_SHORT);
+		w->hop = *hop;
+		return finish_nat(skb, w, other_port);
+	}
+	if (p->own && is_loopback_source(p))
+		return dropped(HOOK_TC, REASON_LOCAL_REFUSED);
+	if (!write_options(skb, w, p->tuple.v4.target))
+		return dropped(HOOK_TC, REASON_SHORT);
+	if (p->ttl <= 1)
+		return answer(skb, w, REASON_TTL, p->six ? 3 : 11, 0, 0);
+
+	bool tunnel = w->method == METHOD_TUNNEL, cut = icmp || (tunnel && !root->settings.pmtu_disc);
+	u32 most = room(w->method, w->state, d->family == 6, hop);
+	if (tunnel && !most)
+		return dropped(HOOK_TC, REASON_NARROW);
+	enum fit fits = fit(judged_length(skb, w), most, 0, p, cut);
+	if (fits == FITS_NOT) {
+		age(skb, p, HOOK_TC); /* the quotation shows it as it would have left */
+		return answer(skb, w, REASON_TOO_BIG, p->six ? 2 : 3, p->six ? 0 : 4, most);
+	}
+	w->hop = *hop;
+	w->outer_six = tunnel ? d->family == 6 : p->six;
+	w->mtu = cut_at(w, p->length + hop->mtu - most, fits == FITS_IN_FRAGMENTS);
+	w->resolve = 1;
+	if ((masq && !p->whole) || !sum_options(skb, w) || !trimmed(skb, p, HOOK_TC) || !age(skb, p, HOOK_TC))
+		return dropped(HOOK_TC, REASON_SHORT);
+	if (masq) {
+		if (!nat(skb, p, NAT_REQUEST, &d->address, w->port, HOOK_TC))
+			return dropped(HOOK_TC, REASON_SHORT);
+		return finish_nat(skb, w, other_port);
+	}
+	if (tunnel && w->state >> DESTINATION_TUNNEL)
+		return go_on(skb, HOOK_TC, STAGE_WRAP);
+	if (tunnel && !encapsulate(skb, p, d, hop, root->settings.pmtu_disc, w->mtu, HOOK_TC))
+		return dropped(HOOK_TC, REASON_NO_HEADROOM);
+	return finish(skb, w);
+}
+
+INLINE int stage_trouble(struct __sk_buff *skb)
+{
+	struct work *w = work_of(HOOK_TC);
+	struct root *root = the_root();
+	if (!w || !root)
+		return to_stack(HOOK_TC);
+	return w->replying ? trouble_reply(skb, w) : trouble_request(skb, w, root);
+}
+
+/* --- a UDP packet without a checksum gets one (IPVS-SEMANTICS 7.3) --- */
+
+enum { SUM_PIECE = 512 };
+
+struct summing {
+	struct __sk_buff *skb;
+	u8 *buffer;
+	u32 at;
+	u32 left;
+	u32 sum;
+};
+
+static int sum_step(u32 index, struct summing *s)
+{
+	u32 size = s->left < SUM_PIECE ? s->left : SUM_PIECE;
+	if (!size)
+		return 1;
+	if (size < SUM_PIECE)
+		wipe(s->buffer, SUM_PIECE);
+	u32 length = OPAQUE(size);
+	if (!IS_LENGTH(length, SUM_PIECE) || bpf_skb_load_bytes(s->skb, s->at, s->buffer, length))
+		return 1;
+	s->sum = bpf_csum_diff(NULL, 0, (be32 *)s->buffer, SUM_PIECE, s->sum);
+	s->at += size;
+	s->left -= size;
+	return 0;
+}
+
+/* Sum of `length` bytes of the frame from `at` on. */
+INLINE u32 sum_of(struct __sk_buff *skb, struct copy *copy, u32 at, u32 length, u32 sum)
+{
+	struct summing s = {.skb = skb, .buffer = copy->bytes, .at = at, .left = length, .sum = sum};
+	bpf_loop(65536 / SUM_PIECE, sum_step, &s, 0);
+	return s.sum;
+}
+
+INLINE int stage_sum(struct __sk_buff *skb)
+{
+	struct work *w = work_of(HOOK_TC);
+	struct copy *copy = LOOKUP(copies, 0);
+	if (!w || !copy)
+		return to_stack(HOOK_TC);
+	struct packet *p = &w->packet;
+	u32 length = p->length + ETHER - p->l4;
+	u32 addresses = p->six ? 32 : 8;
+	wipe(copy->bytes, 32);
+	if (bpf_skb_load_bytes(skb, ETHER + (p->six ? 8 : 12), copy->bytes, addresses))
+		return dropped(HOOK_TC, REASON_SHORT);
+	u32 pseudo = bpf_csum_diff(NULL, 0, (be32 *)copy->bytes, 32, 0);
+	u64 sum = sum_of(skb, copy, p->l4, length, pseudo);
+	u16 check = ~folded(sum + to_be16(PROTO_UDP) + to_be16(length));
+	check = check ?: 0xffff;
+	bpf_skb_store_bytes(skb, p->l4 + 6, &check, 2, 0);
+	return finish(skb, w);
+}

@@ -1,0 +1,86 @@
+"""`python -m pylvs.bench`: measures everything and prints one table. Exit status: 0, 1 failed, 2 usage, 130 ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pylvs.bench import commands, packets, report, site
+from pylvs.bench.rows import Measured
+from pylvs.model.errors import PylvsError
+
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+PARTS = ("packets", "commands", "large")
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"bench: {text}", file=sys.stderr)
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("pylvs.bench", description="Measure what packets and commands cost.")
+    parser.add_argument("--quick", action="store_true", help="small tables and few rounds: does it run at all")
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part of the rows; may be repeated")
+    parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where else it goes (bench.json)")
+    return parser.parse_args(words)
+
+
+def _measure(
+    parts: Sequence[str], path_size: packets.Size, command_size: commands.Size
+) -> tuple[dict[str, Measured], dict[str, float]]:
+    results: dict[str, Measured] = {}
+    harness: dict[str, float] = {}
+    if "packets" in parts:
+        with packets.ready(path_size, _progress) as bench:
+            results |= bench.run(_progress)
+            results["connection_bytes"] = bench.connection_bytes()
+            harness = bench.harness_ns()
+    if "commands" in parts:
+        _progress("commands: a small table")
+        results |= commands.measure_small(command_size)
+    if "large" in parts:
+        results |= commands.measure_large(command_size, _progress)
+    return results, harness
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, print, write."""
+    given = _arguments(words)
+    if os.geteuid():
+        print(
+            "bench: Operation not permitted; it loads eBPF and makes network namespaces: run it as root",
+            file=sys.stderr,
+        )
+        return EXIT_FAILED
+    path_size, command_size = (packets.QUICK, commands.QUICK) if given.quick else (packets.Size(), commands.Size())
+    sizes = {
+        "flows": path_size.flows,
+        "services": command_size.services,
+        "destinations": command_size.destinations,
+    }
+    where = report.machine()
+    try:
+        with site.interruptible():
+            results, harness = _measure(given.only or PARTS, path_size, command_size)
+        notes = report.footer(where, harness)
+        if given.quick:
+            notes.append("--quick shows that it runs: what a run itself costs is in these figures, and flatters ratios")
+        report.show(results, sizes, notes)
+        report.write(given.json, results, sizes, where, harness)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except PylvsError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except OSError as error:
+        print(f"bench: {given.json}: {error.strerror or error}", file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

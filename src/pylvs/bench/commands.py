@@ -1,0 +1,143 @@
+"""What a command costs: whole processes of `ipvsadm`, as a shell would start them."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pylvs
+from pylvs.bench import site
+from pylvs.bench.rows import Measured
+from pylvs.model.errors import PylvsError
+
+FIRST_VIP, FIRST_SERVER = IPv4Address("10.66.128.0"), IPv4Address("10.66.2.0")
+PORT = 80
+_SERVERS = 20_000  # different ones; the rest are taken again
+_SMALL_SERVICES, _SMALL_SERVERS = 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured."""
+
+    rounds: int = 9
+    services: int = 10_000
+    each: int = 10  # destinations of a service
+    whole: int = 3  # times that a large table, or a first command, is repeated
+
+    @property
+    def destinations(self) -> int:
+        """Of all services."""
+        return self.services * self.each
+
+
+QUICK = Size(rounds=1, services=40, each=5, whole=1)
+
+
+class CommandFailed(PylvsError):
+    """An ipvsadm that was measured did not do its work."""
+
+
+def _program() -> list[str]:
+    """The installed ipvsadm beside this Python, or its module where nothing is installed."""
+    script = Path(sys.executable).with_name("ipvsadm")
+    if script.exists():
+        return [str(script)]
+    return [sys.executable, "-c", "import sys; from pylvs.ipvsadm.main import main; sys.exit(main())"]
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _run(words: str, text: str = "", into: Measured | None = None, scale: float = 1) -> str:
+    """The output of `ipvsadm WORDS` with this input; its seconds times `scale` are noted. Raises CommandFailed."""
+    before, used = time.monotonic(), _children_s()
+    done = subprocess.run([*_program(), *words.split()], input=text, capture_output=True, text=True, check=False)
+    if into is not None:
+        into.samples.append((time.monotonic() - before) * scale)
+        into.processor.append((_children_s() - used) * scale)
+    if done.returncode:
+        raise CommandFailed(f"ipvsadm {words}: {done.stderr.strip() or f'exit status {done.returncode}'}")
+    return done.stdout
+
+
+def _rules(services: int, each: int) -> str:
+    """What `ipvsadm -S` prints of so many services: VIPs in a row, and servers that serve many of them."""
+    lines = []
+    for number in range(services):
+        vip = f"{FIRST_VIP + number}:{PORT}"
+        lines.append(f"-A -t {vip} -s wrr")
+        servers = [FIRST_SERVER + (number * each + place) % _SERVERS for place in range(each)]
+        lines += [f"-a -t {vip} -r {server}:{PORT} -g -w {place + 1}" for place, server in enumerate(servers)]
+    return "\n".join(lines) + "\n"
+
+
+def _files_of_a_listing() -> Iterator[Path]:
+    yield from Path(pylvs.__file__).parent.rglob("*.py*")
+    standard = Path(sysconfig.get_path("stdlib"))
+    for folder in (standard, standard / "lib-dynload", standard / "__pycache__", standard / "collections"):
+        yield from folder.glob("*.*")
+
+
+def _make_cold() -> None:
+    """Put what ipvsadm reads out of the page cache, as far as nobody has it mapped."""
+    for path in _files_of_a_listing():
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
+
+
+def _check_list(output: str, services: int, destinations: int) -> None:
+    lines = output.splitlines()[3:]
+    servers = sum(line.startswith("  ->") for line in lines)
+    if (len(lines) - servers, servers) != (services, destinations):
+        raise CommandFailed(
+            f"ipvsadm -Ln shows {len(lines) - servers} services with {servers} destinations,"
+            f" not {services} with {destinations}"
+        )
+
+
+def measure_small(size: Size) -> dict[str, Measured]:
+    """A namespace's first command, and listings of a small table, in milliseconds."""
+    first, cold, warm = Measured(), Measured(), Measured()
+    add = f"-A -t {site.VIP}:{PORT}"
+    for number in range(size.whole):
+        with site.new_site(f"first{number}"):
+            _run(add, into=first, scale=1000)
+    with site.new_site("small"):
+        _run("-R", _rules(_SMALL_SERVICES, _SMALL_SERVERS))
+        for _ in range(size.rounds):
+            _make_cold()
+            output = _run("-Ln", into=cold, scale=1000)
+            _check_list(output, _SMALL_SERVICES, _SMALL_SERVICES * _SMALL_SERVERS)
+        for _ in range(size.rounds):
+            _run("-Ln", into=warm, scale=1000)
+    return {"first_add": first, "list_small_cold": cold, "list_small_warm": warm}
+
+
+def measure_large(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
+    """A large table restored, and listed, in seconds."""
+    restore, listing = Measured(), Measured()
+    text = _rules(size.services, size.each)
+    for number in range(size.whole):
+        progress(f"commands: restoring {size.services:,} services, {number + 1} of {size.whole}")
+        with site.new_site(f"large{number}"):
+            _run(f"-A -t {site.VIP}:{PORT}")  # the state is there: its making is a row of its own
+            _run("-C")
+            _run("-R", text, restore)
+            for _ in range(max(size.rounds // size.whole, 1)):
+                _check_list(_run("-Ln", into=listing), size.services, size.destinations)
+    return {"restore": restore, "list": listing}

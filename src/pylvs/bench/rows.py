@@ -1,0 +1,71 @@
+"""The rows of the table: what is measured, what Katran needs for it, and what it may cost here.
+
+Packets are told as ratios to the floor of the same run, a program that swaps the two MAC addresses and sends the frame
+back; the other rows in units of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line. `must` and `then` are what it may cost now and later; None where nothing was promised."""
+
+    name: str
+    label: str
+    unit: str  # "ratio", "s", "ms" or "bytes"
+    katran: float | None = None
+    must: float | None = None
+    then: float | None = None
+
+
+FLOOR = "floor"
+ROWS = (
+    Row(FLOOR, "floor: swap the MAC addresses, XDP_TX", "ratio"),
+    Row("no_service", "packet of no service", "ratio", 2.6, 1.8, 1.4),
+    Row("one_dr", "established TCP, one flow, DR", "ratio", None, 2.7, 2.3),
+    Row("one_tun", "established TCP, one flow, TUN", "ratio", 5.2, 3.4, 3.0),
+    Row("nat_forth", "established TCP, one flow, NAT, client to server", "ratio", None, 3.6, 3.2),
+    Row("nat_back", "established TCP, one flow, NAT, server to client", "ratio", None, 3.6, 3.2),
+    Row("many_dr", "established TCP, {flows:,} random flows, DR", "ratio", 16, 8.5, 7),
+    Row("new_dr", "new connection (SYN): scheduled, inserted, counted", "ratio", 16.7, 14, 12),
+    Row("connection_bytes", "memory of a connection, IPv4, DR or TUN", "bytes", None, 256),
+    Row("first_add", "first ipvsadm -A of a namespace, whole process", "ms"),
+    Row("restore", "restore {services:,} services with {destinations:,} destinations", "s", None, 10, 5),
+    Row("list", "list them", "s", None, 5, 2),
+    Row("list_small_cold", "ipvsadm -Ln on a small table, whole process, cold", "ms", None, 150, 80),
+    Row("list_small_warm", "ipvsadm -Ln on a small table, whole process, warm", "ms", None, 150, 80),
+)
+
+
+@dataclass(slots=True)
+class Measured:
+    """What came out for a row: samples in its unit, for ratios in ns with the harness's own cost still in them."""
+
+    samples: list[float] = field(default_factory=list)
+    overhead_ns: float = 0.0  # of the harness, contained in every sample
+    processor: list[float] = field(default_factory=list)  # of a command: the processor's time, in the same unit
+
+    @property
+    def raw(self) -> float:
+        """The median."""
+        return median(self.samples)
+
+    @property
+    def net(self) -> float:
+        """The median without the harness."""
+        return self.raw - self.overhead_ns
+
+
+def value_of(row: Row, results: dict[str, Measured]) -> float | None:
+    """A row's figure in its unit; None when it could not be measured."""
+    found = results.get(row.name)
+    if found is None or not found.samples:
+        return None
+    if row.unit != "ratio":
+        return found.net
+    floor = results.get(FLOOR)
+    return found.net / floor.net if floor and floor.samples else None

@@ -1,0 +1,107 @@
+"""Where things are measured: a network namespace of one's own, and a Director in it; nothing of it is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from types import FrameType
+
+from pylvs.dataplane import follow
+from pylvs.dataplane.state import State
+from pylvs.host.namespaces import inside_network
+from pylvs.model.errors import PylvsError, Unsupported
+
+PREFIX = "pylvs-bench-"
+DEVICE = "d0"
+MAC, ROUTER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:fe"
+OWN, ROUTER = "10.66.0.1", "10.66.255.254"  # of 10.66.0.0/16
+VIP = "10.66.0.100"
+SERVERS = 8
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+def server(number: int) -> str:
+    """A real server's address, counted from 1."""
+    return f"10.66.1.{number}"
+
+
+def server_mac(number: int) -> str:
+    """Where it is on the link."""
+    return f"02:00:00:00:01:{number:02x}"
+
+
+def ip(*words: str) -> None:
+    """Run ip(8). Raises Unsupported with its words."""
+    try:
+        done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise Unsupported("there is no ip command; install iproute2") from None
+    if done.returncode:
+        raise Unsupported(f"ip {' '.join(words)}: {done.stderr.strip() or 'failed'}")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Being asked to end is as good as ctrl-C: what was made is removed first."""
+    former = {number: signal.signal(number, _interrupt) for number in _ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    former = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *_ENDING)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _populate() -> None:
+    ip("link", "add", DEVICE, "address", MAC, "type", "veth", "peer", "name", "d1")
+    for device in "lo", DEVICE, "d1":
+        ip("link", "set", device, "up")
+    ip("addr", "add", f"{OWN}/16", "dev", DEVICE)
+    ip("addr", "add", f"{VIP}/32", "dev", DEVICE)
+    neighbours = {ROUTER: ROUTER_MAC} | {server(number): server_mac(number) for number in range(1, SERVERS + 1)}
+    for address, mac in neighbours.items():
+        ip("neigh", "add", address, "lladdr", mac, "nud", "permanent", "dev", DEVICE)
+    ip("route", "add", "default", "via", ROUTER)
+    with open("/proc/sys/net/ipv4/ip_forward", "w", encoding="ascii") as file:
+        file.write("1")
+
+
+def _remove(name: str) -> None:
+    """Take everything down, as far as it came."""
+    path = f"/run/netns/{name}"
+    if not os.path.exists(path):
+        return
+    with contextlib.suppress(OSError, PylvsError), inside_network(path):
+        follow.take_down(State.open())
+    with contextlib.suppress(PylvsError):
+        ip("netns", "del", name)
+
+
+@contextlib.contextmanager
+def new_site(role: str) -> Iterator[None]:
+    """A fresh namespace with a link, servers on it and a VIP; the caller is inside until it ends."""
+    name = f"{PREFIX}{os.getpid()}-{role}"
+    try:
+        ip("netns", "add", name)
+        with inside_network(f"/run/netns/{name}"):
+            _populate()
+            yield
+    finally:
+        with _undisturbed():
+            _remove(name)

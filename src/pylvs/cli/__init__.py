@@ -1,0 +1,1 @@
+"""The `pylvs` command, one file a group of commands."""

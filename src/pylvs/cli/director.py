@@ -1,0 +1,149 @@
+"""`pylvs attach`, `detach`, `show`, `down` and `sysctl`: the director beyond what ipvsadm knows."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import click
+
+from pylvs.model.errors import InvalidOperation, PylvsError
+from pylvs.model.settings import PREFIX, SETTINGS, known_setting, parse_setting
+
+
+@click.command()
+@click.argument("device")
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "native", "generic", "tc"]),
+    default="auto",
+    show_default=True,
+    help="native or generic XDP with TC behind it, TC alone, or whichever fits the device",
+)
+def attach(device: str, mode: str) -> None:
+    """Run the packet path on DEVICE, whatever the table says, until `pylvs detach` or `pylvs down`."""
+    from pylvs.dataplane import follow
+    from pylvs.dataplane.attach import Mode
+    from pylvs.dataplane.director import open_director
+
+    director = open_director()
+    from pylvs.dataplane import devices
+
+    devices.device(device)  # an unknown name must not make tables first
+    with director.batch():
+        done = follow.request(director.reader, device, cast(Mode, mode))
+    click.echo(f"{done.device}: {done.mode} ({done.reason})")
+
+
+@click.command()
+@click.argument("device")
+def detach(device: str) -> None:
+    """Take the packet path off DEVICE, and keep it off whatever the table says."""
+    from pylvs.dataplane import follow
+    from pylvs.dataplane.director import open_director
+
+    director = open_director()
+    if not director.state.exists:
+        raise PylvsError(f"{device}: nothing is attached in this network namespace")
+    with director.batch():
+        done = follow.release(director.reader, device)
+    click.echo(f"{device}: {'detached' if done else 'nothing was attached; it will stay so'}")
+
+
+def _overview() -> dict[str, Any]:
+    from pylvs.dataplane import abi, takeover
+    from pylvs.dataplane.attach import attached
+    from pylvs.dataplane.director import open_director
+
+    director = open_director()
+    if not director.state.exists:
+        return {"tables": False, "devices": [], "reasons": {}}
+    tables = director.tables
+    names = {
+        number: name.removeprefix("REASON_").lower().replace("_", " ")
+        for name, number in abi.shipped().enum("reason").items()
+        if name not in ("REASONS", "REASON_NONE")
+    }
+    counted = {number: tables.reasons.sums(number)[0] for number in names}
+    return {
+        "tables": True,
+        "object": str(takeover.running(director.state)),
+        "connections": sum(1 for _ in director.connections()),
+        "conn_max": tables.pool.get(0, "capacity"),
+        "devices": [
+            {
+                "device": each.device,
+                "mode": each.mode,
+                "reason": each.reason,
+                "xdp": each.xdp,
+                "tc": each.ingress,
+                "tc_egress": each.egress,
+            }
+            for each in attached(director.state)
+        ],
+        "reasons": {names[number]: count for number, count in counted.items() if count},
+    }
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="for programs")
+def show(as_json: bool) -> None:
+    """Which device runs what, and why; what happened to packets beyond being forwarded."""
+    found = _overview()
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    if not found["tables"]:
+        click.echo("no tables in this network namespace: ipvsadm -A makes them")
+        return
+    click.echo(f"tables: {found['object']}, {found['connections']} of {found['conn_max']} connections")
+    if not found["devices"]:
+        click.echo("devices: none attached")
+    for each in found["devices"]:
+        programs = f"TC {each['tc']}" + (f", XDP {each['xdp']}" if each["xdp"] else "")
+        programs += f", TC egress {each['tc_egress']}" if each["tc_egress"] else ""
+        click.echo(f"{each['device']}: {each['mode']} [{programs}]: {each['reason']}")
+    for name, count in sorted(found["reasons"].items()):
+        click.echo(f"{count:>12}  {name}")
+
+
+@click.command()
+def down() -> None:
+    """Detach everything and remove the tables of this network namespace."""
+    from pylvs.dataplane.follow import take_down
+    from pylvs.dataplane.state import State, collect_dead_states
+
+    collect_dead_states()
+    state = State.open()
+    there = state.exists
+    gone = take_down(state)
+    if not there:
+        click.echo("nothing is up in this network namespace")
+    else:
+        click.echo(f"down; detached: {', '.join(gone) or 'nothing was attached'}")
+
+
+@click.command(context_settings={"ignore_unknown_options": False})
+@click.option("-a", "every", is_flag=True, help="print all settings")
+@click.option("-w", "write", is_flag=True, help="set: NAME=VALUE")
+@click.option("--drop", is_flag=True, help="with conn_max: end the connections that live")
+@click.argument("words", nargs=-1)
+def sysctl(every: bool, write: bool, drop: bool, words: tuple[str, ...]) -> None:
+    """Read (NAME...), list (-a) or set (-w NAME=VALUE...) the net.ipv4.vs settings."""
+    from pylvs.dataplane.director import open_director
+
+    if not every and not words:
+        raise click.UsageError("name a setting, or -a for all")
+    if write or any("=" in word for word in words):
+        changes = [parse_setting(word) for word in words]
+        if drop and not any(setting.name == "conn_max" for setting, _ in changes):
+            raise InvalidOperation("--drop goes with net.ipv4.vs.conn_max alone")
+        director = open_director()
+        for setting, value in changes:
+            director.change_setting(setting.name, value, drop)
+            click.echo(f"{PREFIX}{setting.name} = {value}")
+        return
+    wanted = list(SETTINGS.values()) if every else [known_setting(word) for word in words]
+    current = open_director().settings()
+    for setting in wanted:
+        click.echo(f"{PREFIX}{setting.name} = {current[setting.name]}")

@@ -1,0 +1,166 @@
+"""`pylvs lab`: clients, routers, directors and real servers on one machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import click
+
+from pylvs.lab import drawing
+from pylvs.lab import lab as labs
+from pylvs.lab.interrupts import SIGNALS, held
+from pylvs.lab.network import DIRECTOR, Network
+from pylvs.lab.places import checked_name, environment
+from pylvs.lab.plan import TUNNELS, load_overrides
+from pylvs.lab.topologies import TOPOLOGIES, design
+from pylvs.model.errors import Busy, InvalidOperation, Unsupported
+
+WORDS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+NAMES_TRIED = 10
+TOPOLOGY = click.Choice(list(TOPOLOGIES))
+
+
+@click.group()
+def lab() -> None:
+    """Clients, routers, directors and real servers, each a network namespace with files of its own."""
+
+
+@lab.command()
+@click.argument("topology", type=TOPOLOGY)
+@click.option("--servers", type=int, help="How many real servers (3).")
+@click.option("--name", help="Letters and digits; without it d1, n1... by topology.")
+@click.option("--ipv6", is_flag=True, help="IPv6 instead of IPv4.")
+@click.option("--plan", type=click.Path(path_type=Path), help="Addresses of your own: a TOML or JSON file.")
+@click.option("--tun-type", type=click.Choice(TUNNELS), help="tun: what packets are wrapped in (ipip).")
+@click.option("--bare", is_flag=True, help="Director and real servers have their addresses and nothing more.")
+@click.option("--blank", is_flag=True, help="Director and real servers have not even addresses.")
+def up(
+    topology: str,
+    servers: int | None,
+    name: str | None,
+    ipv6: bool,
+    plan: Path | None,
+    tun_type: str | None,
+    bare: bool,
+    blank: bool,
+) -> None:
+    """Make a lab and draw it.
+
+    \b
+    dr                direct routing, everybody on one switch
+    nat               the director is the servers' gateway
+    tun               real servers in other subnets
+    dr-behind-router  a router translates a public address to the VIP
+    dr-routed         the VIP in another subnet than the real servers
+    """
+    overrides = load_overrides(plan) if plan else {}
+    if tun_type:
+        overrides["tunnel"] = tun_type
+    if servers is not None and "servers" in overrides:
+        raise InvalidOperation(f"--servers {servers}: {plan} says already which servers there are")
+    network = design(topology, 3 if servers is None else servers, 6 if ipv6 else 4, overrides)
+    with held():
+        made = _build(checked_name(name) if name else "", network, bare, blank)
+        click.echo(drawing.picture(made.name, made.network), nl=False)
+        click.echo(f"  try it: pylvs lab exec {made.name} client -- curl -s http://VIP/")
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # it is made: too late to end the making
+
+
+def _build(name: str, network: Network, bare: bool, blank: bool) -> labs.Lab:
+    """Under the name given, or the first that is free; somebody else may take that at the same moment."""
+    for _ in range(NAMES_TRIED):
+        known = name or labs.free_name(TOPOLOGIES[network.topology].letter)
+        try:
+            return labs.build(known, network, bare=bare, blank=blank)
+        except Busy:
+            if name:
+                raise
+    raise Busy("others take every free name; choose one with --name")
+
+
+def _the_only(name: str | None) -> str:
+    """The name given, or that of the only lab."""
+    if name:
+        return checked_name(name)
+    there = [each for each, _ in labs.labs()]
+    if len(there) == 1:
+        return there[0]
+    raise InvalidOperation(f"which lab? there are: {', '.join(there)}" if there else "there is no lab")
+
+
+@lab.command()
+@click.argument("name", required=False)
+@click.option("--all", "everything", is_flag=True, help="All labs.")
+def down(name: str | None, everything: bool) -> None:
+    """Remove a lab, half-made ones too, with all that runs in it. The name may be left out if there is only one."""
+    names = [each for each, _ in labs.labs()] if everything else [_the_only(name)]
+    for each in names:
+        if not labs.take_down(each):
+            raise InvalidOperation(f"there is no lab {each}")
+        click.echo(f"lab {each} is gone")
+
+
+@lab.command(name="list")
+def list_labs() -> None:
+    """All labs of this machine."""
+    for name, state in labs.labs():
+        what = drawing.address_list(labs.open_lab(name).network) if state == "up" else state
+        click.echo(f"{name:<10} {what}")
+
+
+@lab.command()
+@click.argument("name", required=False)
+def show(name: str | None) -> None:
+    """Draw a lab again, with the commands that configured it."""
+    opened = labs.open_lab(_the_only(name))
+    click.echo(drawing.picture(opened.name, opened.network), nl=False)
+    if text := drawing.commands(opened.network):
+        click.echo(f"\n{text}", nl=False)
+
+
+@lab.command(name="exec", context_settings=WORDS)
+@click.argument("name")
+@click.argument("host")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
+def execute(name: str, host: str, command: tuple[str, ...]) -> None:
+    """Run a command in a host: pylvs lab exec d1 client -- curl -s http://VIP/."""
+    words = list(command[1:] if command[0] == "--" else command)
+    if not words:
+        raise click.UsageError("a command is missing")
+    _become(name, host, words)
+
+
+@lab.command()
+@click.argument("name")
+@click.argument("host", required=False)
+def shell(name: str, host: str | None) -> None:
+    """A shell in a host (the director, if none is named)."""
+    _become(name, host or DIRECTOR, [shutil.which("bash") or "/bin/sh"])
+
+
+def _become(name: str, host: str, words: list[str]) -> None:
+    """Replace this process by a command in a host."""
+    inside = labs.open_lab(checked_name(name)).place(host).inside()
+    try:
+        # nsenter goes to / unless told; a command expects to be where it was called.
+        words = [*inside[:-1], f"--wdns={os.getcwd()}", "--", *words]
+    except FileNotFoundError:  # a folder that was removed
+        words = [*inside, *words]
+    try:
+        os.execvpe(words[0], words, environment())
+    except OSError as error:
+        raise Unsupported(f"{words[0]}: {error.strerror}") from None
+
+
+@lab.command()
+@click.argument("topology", type=click.Choice(["dr", "nat", "tun"]), default="dr")
+@click.option("--ipv6", is_flag=True, help="IPv6 instead of IPv4.")
+def demo(topology: str, ipv6: bool) -> None:
+    """A guided tour: makes a lab, shows what happens in it, and removes it."""
+    from pylvs.lab.demo import tour
+
+    tour(topology, 6 if ipv6 else 4)

@@ -1,0 +1,93 @@
+"""`pylvs realserver`: make this machine a real server, and end that."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import click
+
+from pylvs.host import realserver as server
+from pylvs.model.destination import Tunnel, TunnelKind
+from pylvs.model.errors import InvalidOperation
+
+KINDS = click.Choice([kind.name.lower() for kind in TunnelKind])
+PORT = click.IntRange(1, 65535)
+
+
+@click.group()
+def realserver() -> None:
+    """The VIP on lo, no ARP for it, tunnels unwrapped; and all as it was before.
+
+    For direct routing and tunnelling. NAT needs nothing but a default route through the director.
+    """
+
+
+@realserver.command()
+@click.argument("vips", metavar="VIP...", nargs=-1, required=True)
+@click.option("--tunnel", is_flag=True, help="Unwrap packets that the director tunnels: --tun-type ipip.")
+@click.option("--tun-type", "kinds", type=KINDS, multiple=True, help="Unwrap this kind of tunnel; may be repeated.")
+@click.option("--tun-port", "ports", type=PORT, multiple=True, help="Where GUE comes to; may be repeated.")
+@click.option("--device", "devices", multiple=True, help="Towards the director; without it all devices that are up.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not say what was changed.")
+def up(
+    vips: tuple[str, ...],
+    tunnel: bool,
+    kinds: tuple[str, ...],
+    ports: tuple[int, ...],
+    devices: tuple[str, ...],
+    quiet: bool,
+) -> None:
+    """Become a real server for these addresses. Twice is harmless.
+
+    Tunnels are those of the director's ipvsadm, --tun-type and --tun-port; a packet tells itself whether it has a
+    checksum.
+    """
+    addresses = [server.parse_vip(text) for text in vips]
+    done = server.up(addresses, _tunnels([*(["ipip"] if tunnel else []), *kinds], ports), devices)
+    if not quiet:
+        _say(done, "all was so already")
+
+
+def _tunnels(kinds: Sequence[str], ports: Sequence[int]) -> list[Tunnel]:
+    """Raises InvalidOperation where GUE lacks a port, or a port lacks GUE."""
+    wanted = list(dict.fromkeys(TunnelKind[name.upper()] for name in kinds))
+    if ports and TunnelKind.GUE not in wanted:
+        raise InvalidOperation(f"--tun-port {ports[0]}: only GUE has a port; add --tun-type gue")
+    if TunnelKind.GUE in wanted and not ports:
+        raise InvalidOperation("--tun-type gue: needs the port that the director was told; add --tun-port PORT")
+    plain = [Tunnel(kind) for kind in wanted if kind != TunnelKind.GUE]
+    return plain + [Tunnel(TunnelKind.GUE, port) for port in dict.fromkeys(ports)]
+
+
+@realserver.command()
+@click.argument("vips", metavar="[VIP...]", nargs=-1)
+@click.option("-q", "--quiet", is_flag=True, help="Do not say what was changed.")
+def down(vips: tuple[str, ...], quiet: bool) -> None:
+    """Restore what `up` changed; with addresses, those alone."""
+    done = server.down([server.parse_vip(text) for text in vips])
+    if not quiet:
+        _say(done, "there was nothing to restore")
+
+
+def _say(lines: list[str], otherwise: str) -> None:
+    for line in lines or [otherwise]:
+        click.echo(line)
+
+
+@realserver.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(as_json: bool) -> None:
+    """Whether all that `up` arranged is still so; exit status 1 if not."""
+    findings = server.status()
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in findings], indent=1))
+    else:
+        if not findings:
+            click.echo("not a real server: pylvs realserver up VIP... makes it one")
+        for each in findings:
+            click.echo(f"{'ok ' if each.good else 'BAD'}  {each.subject:<20} {each.text}")
+    if not all(each.good for each in findings):
+        sys.exit(1)

@@ -1,0 +1,238 @@
+"""`pylvs simulate`: which server would each of these clients get, and how does the load spread?"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+import click
+
+from pylvs.cli.pictures import bars, bars_svg
+from pylvs.ipvsadm import main as ipvsadm
+from pylvs.model.addresses import endpoint
+from pylvs.model.errors import PylvsError
+from pylvs.model.service import Protocol, ServiceKey
+from pylvs.reference.simulation import LARGEST_COUNT, PORTS, Clients, Simulation, Spread
+
+SHOWN = 10  # clients of a service that are listed, unless all are asked for
+EDITS = ("-A", "-E", "-D", "-a", "-e", "-d", "--set")
+LONG_EDITS = ("--add-", "--edit-", "--delete-")
+SERVICE_OPTIONS = ("-t", "-u", "-f", "--tcp-service", "--udp-service", "--sctp-service", "--fwmark-service")
+ABOUT = (  # what a complaint says, and the options whose value it is about
+    ("real server", ("-r", "--real-server")),
+    ("Destination", ("-r", "--real-server")),
+    ("weight", ("-w", "--weight")),
+    ("threshold", ("-x", "-y", "--u-threshold", "--l-threshold")),
+    ("Scheduler", ("-s", "--scheduler")),
+    ("scheduler", ("-s", "--scheduler")),
+    ("virtual server", SERVICE_OPTIONS),
+    ("Service", SERVICE_OPTIONS),
+)
+PROTOCOLS = {protocol.name.lower(): protocol for protocol in Protocol}
+
+
+class BadInput(PylvsError):
+    """A file that cannot be read as a simulation; the text begins with FILE:LINE:COLUMN."""
+
+
+@click.command()
+@click.argument("file", type=click.File("r", encoding="utf-8", errors="replace"))
+@click.option("--clients", "networks", multiple=True, metavar="NETWORK", help="Clients, 10.1.0.0/24 for instance.")
+@click.option("--count", type=click.IntRange(1, LARGEST_COUNT), help="So many of each network.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Random clients and ports; 0: the first addresses.")
+@click.option("--ports", metavar="FIRST-LAST", help="Clients' own ports; default 32768-60999.")
+@click.option("--to", "target", metavar="PROTOCOL:ADDRESS:PORT", help="tcp:192.0.2.1:80; default: every service.")
+@click.option("--mark", type=click.IntRange(1), default=None, help="Firewall mark of the packets; with --to.")
+@click.option("--short", is_flag=True, help="Each connection ends before the next begins; else all stay open.")
+@click.option("--all", "everyone", is_flag=True, help="List all clients, not only the first ten.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--svg", type=click.File("w", encoding="utf-8", lazy=True), help="Write the picture to this file.")
+def simulate(
+    file: io.TextIOBase,
+    networks: Sequence[str],
+    count: int | None,
+    seed: int,
+    ports: str | None,
+    target: str | None,
+    mark: int | None,
+    short: bool,
+    everyone: bool,
+    as_json: bool,
+    svg: io.TextIOBase | None,
+) -> None:
+    """Read a table as ipvsadm-save -n writes it, open connections, and show who got which server.
+
+    FILE may also have lines "clients NETWORK [count N] [ports A-B] [to PROTOCOL:ADDRESS:PORT] [mark N]"; "-" is
+    stdin. Nothing of this machine is read or changed: the reference implementation decides.
+    """
+    simulation = Simulation(seed=seed, lasting=not short)
+    groups = read(file.read(), str(getattr(file, "name", "-")), simulation)
+    words = [
+        word
+        for name, value in (("count", count), ("ports", ports), ("to", target), ("mark", mark))
+        if value
+        for word in (name, str(value))
+    ]
+    for network in networks:
+        groups.append(clients([network, *words], "--clients", 0, [1] * (1 + len(words))))
+    if not groups:
+        raise click.UsageError("no clients: give --clients NETWORK, or a line 'clients NETWORK' in the file")
+    if not simulation.director.services():
+        raise BadInput(f"{getattr(file, 'name', '-')}:1:1: no service; lines like '-A -t 192.0.2.1:80 -s rr' make one")
+    spreads = [spread for spread in simulation.run(groups) if spread.answers]
+    if not spreads:
+        raise BadInput("none of these clients reaches a service; name one with --to PROTOCOL:ADDRESS:PORT")
+    if svg is not None:
+        svg.write(bars_svg(spreads))
+    click.echo(json.dumps(as_values(spreads, seed), indent=1) if as_json else as_text(spreads, everyone))
+
+
+def read(text: str, name: str, simulation: Simulation) -> list[Clients]:
+    """Do the table's edits; the lines about clients. Raises BadInput."""
+    groups = []
+    for number, line in enumerate(text.split("\n"), 1):
+        words, columns = _words(line)
+        if not words or words[0].startswith("#"):
+            continue
+        if words[0] == "clients":
+            groups.append(clients(words[1:], name, number, columns[1:] or [len(line) + 1]))
+        else:
+            _edit(simulation, words, columns, name, number)
+    return groups
+
+
+def _words(line: str) -> tuple[list[str], list[int]]:
+    """The words of a line and the columns they begin at, counted from 1; "ipvsadm" in front is skipped."""
+    words, columns, at = [], [], 0
+    for word in line.split():
+        at = line.index(word, at)
+        words.append(word)
+        columns.append(at + 1)
+        at += len(word)
+    skipped = 1 if words[:1] == ["ipvsadm"] else 0
+    return words[skipped:], columns[skipped:]
+
+
+def _edit(simulation: Simulation, words: list[str], columns: list[int], name: str, number: int) -> None:
+    first = words[0]
+    if first not in EDITS and not first.startswith(LONG_EDITS):
+        raise BadInput(f"{name}:{number}:{columns[0]}: {first!r} is no line of ipvsadm-save, nor 'clients NETWORK'")
+    complaints = io.StringIO()
+    status = ipvsadm.run(
+        words, director=simulation.director, stdin=io.StringIO(), stdout=io.StringIO(), stderr=complaints
+    )
+    if not status:
+        return
+    said = next((line for line in complaints.getvalue().splitlines() if line.strip()), "refused")
+    wrong = next(
+        (words.index(word) + 1 for about, known in ABOUT if about in said for word in known if word in words), 0
+    )
+    wrong = wrong if wrong < len(words) else 0
+    raise BadInput(f"{name}:{number}:{columns[wrong]}: {said.removeprefix('ipvsadm: ')}")
+
+
+def clients(words: list[str], name: str, number: int, columns: list[int]) -> Clients:
+    """A group of clients from "NETWORK [count N] [ports A-B] [to TARGET] [mark N]". Raises BadInput."""
+
+    def bad(place: int, what: str) -> BadInput:
+        where = f"{name}:{number}:{columns[min(place, len(columns) - 1)]}" if number else name
+        return BadInput(f"{where}: {what}")
+
+    if not words:
+        raise bad(0, "a network is missing; write clients 10.1.0.0/24")
+    try:
+        network: IPv4Network | IPv6Network = ip_network(words[0], strict=False)
+    except ValueError:
+        raise bad(0, f"{words[0]!r} is no network; write 10.1.0.0/24 or 2001:db8::/64") from None
+    count, ports, to, mark = 0, PORTS, None, 0
+    for place in range(1, len(words), 2):
+        if place + 1 == len(words):
+            raise bad(place, f"{words[place]!r} lacks a value, or is none of: count, ports, to, mark")
+        word, value = words[place : place + 2]
+        try:
+            if word == "count":
+                count = _number(value, 1, LARGEST_COUNT)
+            elif word == "mark":
+                mark = _number(value, 1, 0xFFFFFFFF)
+            elif word == "ports":
+                ports = _range(value)
+            elif word == "to":
+                to = _target(value)
+            else:
+                raise bad(place, f"{word!r} is none of: count, ports, to, mark")
+        except ValueError as error:
+            raise bad(place + 1, str(error)) from None
+    if mark and to is None:
+        raise bad(len(words) - 2, "a mark needs a target; add to tcp:192.0.2.1:80")
+    if to is not None and to.address.version != network.version:
+        raise bad(0, f"{network} and {to.address} are of different address families")
+    if to is not None and mark:
+        to = ServiceKey(to.protocol, to.address, to.port, mark)
+    return Clients(network, count, to, ports)
+
+
+def _number(text: str, lowest: int, highest: int) -> int:
+    if not text.isdecimal() or not lowest <= int(text) <= highest:
+        raise ValueError(f"{text!r} must be a number from {lowest} to {highest}")
+    return int(text)
+
+
+def _range(text: str) -> tuple[int, int]:
+    first, _, last = text.partition("-")
+    low, high = _number(first, 0, 65535), _number(last or first, 0, 65535)
+    if low > high:
+        raise ValueError(f"{text!r}: the first port is greater than the last")
+    return low, high
+
+
+def _target(text: str) -> ServiceKey:
+    protocol, _, rest = text.partition(":")
+    if protocol.lower() not in PROTOCOLS:
+        raise ValueError(f"{text!r}: the protocol must be tcp, udp or sctp, as in tcp:192.0.2.1:80")
+    host, _, port = rest.rpartition(":")
+    try:
+        address = ip_network(host.removeprefix("[").removesuffix("]")).network_address
+    except ValueError:
+        raise ValueError(f"{text!r}: {host!r} is no address; write tcp:192.0.2.1:80 or tcp:[2001:db8::1]:80") from None
+    return ServiceKey(PROTOCOLS[protocol.lower()], address, _number(port, 1, 65535))
+
+
+# --- what is shown ---
+
+
+def as_text(spreads: list[Spread], everyone: bool) -> str:
+    """For each service: its first clients, and a bar for each server."""
+    parts = []
+    for spread in spreads:
+        listed = spread.answers if everyone else spread.answers[:SHOWN]
+        width = max(len(endpoint(each.client, each.port)) for each in listed)
+        lines = [f"{spread.service}  {spread.scheduler}"]
+        lines += [f"  {endpoint(each.client, each.port):{width}}  {each.server or 'refused'}" for each in listed]
+        if len(listed) < len(spread.answers):
+            lines.append(f"  ... and {len(spread.answers) - len(listed)} more (--all)")
+        parts.append("\n".join([*lines, "", *bars(spread)]))
+    return "\n\n".join(parts)
+
+
+def as_values(spreads: list[Spread], seed: int) -> dict[str, object]:
+    """The same for programs."""
+    return {
+        "seed": seed,
+        "services": [
+            {
+                "service": spread.service,
+                "scheduler": spread.scheduler,
+                "servers": [
+                    {"server": server, "weight": spread.weights[server], "connections": got}
+                    for server, got in spread.servers.items()
+                ],
+                "refused": spread.refused,
+                "clients": [
+                    {"client": str(each.client), "port": each.port, "server": each.server} for each in spread.answers
+                ],
+            }
+            for spread in spreads
+        ],
+    }

@@ -1,0 +1,1 @@
+"""libbpf, the maps and their layout, state, attachment; and `director`, the one object that edits the tables."""

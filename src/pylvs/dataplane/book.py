@@ -1,0 +1,214 @@
+"""Which slots of the tables are free: services, destinations, and chunks of the lists.
+
+All under the lock, and all derivable: after a writer died, `recover` writes the book anew. What an edit lets go may
+still be looked at by a packet on another CPU, so it waits some milliseconds before it is used again.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+
+from pylvs.dataplane import abi
+from pylvs.dataplane.chunks import gaps, list_class, lists_in_force
+from pylvs.dataplane.tables import Records, Tables
+from pylvs.model.errors import NoRoom
+
+WAIT_MS = 20  # far longer than a packet takes
+
+
+def now_s() -> int:
+    """The clock of deletions: seconds since boot, sleep included."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+class Book:
+    """Allocation of slots."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._book: Records = tables.book
+        self.nothing = abi.constant("NOTHING")
+        self._classes = abi.constant("LIST_CLASSES")
+        self._service_link = abi.struct("service_version").offset("next")  # of the first of both
+        self._member_link = abi.struct("member").offset("next")
+
+    # --- chains: the next slot is kept in a field that packets do not look at ---
+
+    def _link(self, records: Records, slot: int) -> int:
+        return int(struct.unpack_from("<I", records.array.memory, slot * records.array.stride + self._service_link)[0])
+
+    def _set_link(self, records: Records, slot: int, following: int) -> None:
+        struct.pack_into("<I", records.array.memory, slot * records.array.stride + self._service_link, following)
+
+    def _chunk_next(self, chunk: int) -> int:
+        members = self._tables.members
+        return int(struct.unpack_from("<I", members.memory, chunk * members.stride + self._member_link)[0])
+
+    def _set_chunk_next(self, chunk: int, following: int) -> None:
+        members = self._tables.members
+        struct.pack_into("<I", members.memory, chunk * members.stride + self._member_link, following)
+
+    # --- services ---
+
+    def take_service(self) -> int:
+        """A free slot. Raises NoRoom."""
+        free = self._book.get(0, "service_free")
+        if free != self.nothing:
+            self._book.set(0, "service_free", self._link(self._tables.services, free))
+            return int(free)
+        top = self._book.get(0, "service_top")
+        if top >= self._tables.services.count:
+            raise NoRoom(f"the table is full: it holds {self._tables.services.count} virtual services")
+        self._book.set(0, "service_top", top + 1)
+        return int(top)
+
+    def let_service_go(self, slot: int) -> None:
+        """The slot may be used again in a while."""
+        self._set_link(self._tables.services, slot, self._book.get(0, "service_leaving"))
+        self._book.set(0, "service_leaving", slot)
+
+    # --- lists ---
+
+    def take_list(self, count: int) -> int:
+        """The first member of a chunk for so many; 0 for none. Raises NoRoom."""
+        if not count:
+            return 0
+        size = list_class(count)
+        if size < self._classes:
+            chunk = self._take_chunk(size)
+            if chunk is None:
+                self._gather()
+                chunk = self._take_chunk(size)
+            if chunk is not None:
+                return chunk
+        raise NoRoom(f"the table is full: its lists hold {self._tables.members.max_entries} real servers")
+
+    def _take_chunk(self, size: int) -> int | None:
+        """A free chunk of a class, one never used, or a part of a larger one."""
+        free = list(self._book.get(0, "list_free"))
+        if free[size] == self.nothing:
+            top = self._book.get(0, "member_top")
+            if top + (1 << size) <= self._tables.members.max_entries:
+                self._book.set(0, "member_top", top + (1 << size))
+                return int(top)
+        for larger in range(size, self._classes):
+            if free[larger] != self.nothing:
+                chunk = int(free[larger])
+                free[larger] = self._chunk_next(chunk)
+                for part in range(size, larger):  # what is left of it: a chunk of each class below its own
+                    rest = chunk + (1 << part)
+                    self._set_chunk_next(rest, free[part])
+                    free[part] = rest
+                self._book.set(0, "list_free", *free)
+                return chunk
+        return None
+
+    def _gather(self) -> None:
+        """Make chunks of what lies between the lists in force, once no packet can look at former ones any more."""
+        time.sleep(WAIT_MS / 1000)
+        used = lists_in_force(self._tables)
+        none = [self.nothing] * self._classes
+        for name in "list_free", "list_leaving", "list_waiting":
+            self._book.set(0, name, *none)
+        self._book.set(0, "member_top", max((start + size for start, size in used), default=0))
+        for start, size in gaps(used, self._classes):
+            self._let_go("list_free", start, size)
+
+    def let_list_go(self, chunk: int, count: int) -> None:
+        """The chunk may be used again in a while."""
+        if count:
+            self._let_go("list_leaving", chunk, count)
+
+    def _let_go(self, to: str, chunk: int, count: int) -> None:
+        size, chains = list_class(count), list(self._book.get(0, to))
+        self._set_chunk_next(chunk, chains[size])
+        chains[size] = chunk
+        self._book.set(0, to, *chains)
+
+    # --- destinations ---
+
+    def take_destination(self) -> int:
+        """A free slot. Raises NoRoom."""
+        destinations = self._tables.destinations
+        free = self._book.get(0, "destination_free")
+        if free != self.nothing:
+            self._book.set(0, "destination_free", destinations.get(free, "next"))
+            return int(free)
+        top = self._book.get(0, "destination_top")
+        if top >= destinations.count:
+            raise NoRoom(f"the table is full: it holds {destinations.count} real servers")
+        self._book.set(0, "destination_top", top + 1)
+        return int(top)
+
+    def free_destination(self, slot: int) -> None:
+        """The slot is free: no connection refers to it."""
+        self._tables.destinations.clear(slot)
+        self._tables.destinations.set(slot, "next", self._book.get(0, "destination_free"))
+        self._book.set(0, "destination_free", slot)
+
+    def note_deleted(self, slot: int) -> None:
+        """The destination left its service; it may be revived."""
+        destinations = self._tables.destinations
+        destinations.set(slot, "deleted_s", max(now_s(), 1))
+        destinations.set(slot, "next", self._book.get(0, "deleted"))
+        self._book.set(0, "deleted", slot)
+
+    def deleted(self) -> list[int]:
+        """The chain of deleted destinations; some may have been revived since."""
+        found, slot = [], self._book.get(0, "deleted")
+        while slot != self.nothing:
+            found.append(int(slot))
+            slot = self._tables.destinations.get(slot, "next")
+        return found
+
+    def set_deleted(self, slots: list[int]) -> None:
+        """Chain these deleted destinations, and no others."""
+        following = self.nothing
+        for slot in reversed(slots):
+            self._tables.destinations.set(slot, "next", following)
+            following = slot
+        self._book.set(0, "deleted", following)
+
+    # --- what was let go ---
+
+    def settle(self) -> None:
+        """What was let go long enough ago becomes free. Called at the beginning of an edit."""
+        book, now = self._book, time.monotonic_ns() // 1_000_000
+        if now - book.get(0, "waiting_since_ms") < WAIT_MS:
+            return
+        services, nothing = self._tables.services, self.nothing
+        slot = book.get(0, "service_waiting")
+        while slot != nothing:
+            following = self._link(services, slot)
+            self._set_link(services, slot, book.get(0, "service_free"))
+            book.set(0, "service_free", slot)
+            slot = following
+        book.set(0, "service_waiting", book.get(0, "service_leaving"))
+        book.set(0, "service_leaving", nothing)
+        waiting = book.get(0, "list_waiting")
+        if any(chunk != nothing for chunk in waiting):
+            free = list(book.get(0, "list_free"))
+            for size, first in enumerate(waiting):
+                chunk = first
+                while chunk != nothing:
+                    following = self._chunk_next(chunk)
+                    self._set_chunk_next(chunk, free[size])
+                    free[size] = chunk
+                    chunk = following
+            book.set(0, "list_free", *free)
+        book.set(0, "list_waiting", *book.get(0, "list_leaving"))
+        book.set(0, "list_leaving", *[nothing] * self._classes)
+        book.set(0, "waiting_since_ms", now)
+
+    def reset(self, service_top: int, destination_top: int, member_top: int) -> None:
+        """An empty book with these tops."""
+        nothing, none = self.nothing, [self.nothing] * self._classes
+        for name in "service_free", "service_leaving", "service_waiting", "destination_free", "deleted":
+            self._book.set(0, name, nothing)
+        for name in "list_free", "list_leaving", "list_waiting":
+            self._book.set(0, name, *none)
+        self._book.set(0, "service_top", service_top)
+        self._book.set(0, "destination_top", destination_top)
+        self._book.set(0, "member_top", member_top)
+        self._book.set(0, "waiting_since_ms", time.monotonic_ns() // 1_000_000)

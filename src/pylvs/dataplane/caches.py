@@ -1,0 +1,34 @@
+"""What lblc and lblcr remember of targets (IPVS-SEMANTICS 3.9, 3.10): packets fill it, a timer empties it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from pylvs.dataplane import abi, bpf, load
+from pylvs.dataplane.libbpf import open_pin
+from pylvs.dataplane.state import State
+from pylvs.dataplane.transaction import Transaction
+
+
+def remembers(version: dict[str, Any]) -> bool:
+    """Whether a service's scheduler remembers targets."""
+    names = "SCHED_LBLC", "SCHED_LBLCR"
+    return bool(version["present"]) and version["scheduler"] in [abi.constant(name) for name in names]
+
+
+def began(edit: Transaction, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a version whose scheduler begins with this edit: nothing that was remembered before is its own."""
+    if not remembers(fields):
+        return {}
+    return {"epoch": edit.generation, "epoch_tick": load.clock(edit.tables.state)}
+
+
+def sweep(state: State) -> None:
+    """Forget what services remembered that are there no more, or have another scheduler."""
+    program = open_pin(state.pin_path(load.CACHE_SWEEP))
+    if program is not None:
+        try:
+            bpf.run_program(program, bytes(64))
+        finally:
+            os.close(program)

@@ -1,0 +1,446 @@
+"""The Director over pinned BPF maps: what ipvsadm and the daemon edit, and what packets see.
+
+Tools are peers: each opens the same pins, edits under one lock, and may be killed at any instant.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from pylvs.dataplane import abi, caches, encode, follow, lists, load, marks, takeover
+from pylvs.dataplane.bitmaps import set_all_bits, set_bit
+from pylvs.dataplane.chunks import list_of
+from pylvs.dataplane.devices import Routes
+from pylvs.dataplane.listing import ConnectionReader, Reader
+from pylvs.dataplane.maglev import MaglevTables
+from pylvs.dataplane.recover import recover
+from pylvs.dataplane.slots import DestinationSlots
+from pylvs.dataplane.state import State, StateExists, collect_dead_states
+from pylvs.dataplane.tables import Tables
+from pylvs.dataplane.transaction import Transaction
+from pylvs.model import rules
+from pylvs.model.addresses import Address
+from pylvs.model.connection import Connection
+from pylvs.model.destination import Destination, DestinationKey, Method
+from pylvs.model.director import ServiceRow
+from pylvs.model.errors import DestinationExists, InvalidOperation, NoSuchDestination, NoSuchService, ServiceExists
+from pylvs.model.marks import MarkRule
+from pylvs.model.marks import checked as checked_rule
+from pylvs.model.scheduler import SCHEDULERS
+from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.settings import SETTINGS, checked, known_setting
+from pylvs.model.timeouts import Timeouts
+
+TABLE_SIZE = 4096  # the buckets that listings show, as IPVS's default
+FTP_PORT = 21
+
+
+def open_director() -> BpfDirector:
+    """The Director of the current network namespace. Raises NotPermitted, Unsupported."""
+    collect_dead_states()
+    return BpfDirector(State.open())
+
+
+class BpfDirector:
+    """See `pylvs.model.director.Director`. Without a state it reads as empty; the first edit makes one."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.tables = Tables(state)
+        self._mark = 0  # of the tables that were checked
+        self._reader: Reader | None = None
+        self._lock: Any = None
+        self._depth = 0
+        self._settled = False  # the lock is held and the tables are those that are pinned
+        self._routes = Routes()  # asked for in this batch
+        self._changed = follow.Concerns()
+        self._left_mh: set[int] = set()  # slots of services that do not use mh any more
+
+    # --- opening, locking ---
+
+    @property
+    def reader(self) -> Reader:
+        """The reading side; the state must exist."""
+        self._renew()
+        if self._reader is None:
+            self._reader = Reader(self.tables)
+        return self._reader
+
+    @property
+    def slots(self) -> DestinationSlots:
+        """The slots of destinations; the state must exist."""
+        return DestinationSlots(self.reader)
+
+    def _renew(self) -> None:
+        """Open the tables anew where a peer has put others in their place: of another size, or down and up again.
+
+        While the lock is held nobody does: within a batch of many edits nobody needs to look.
+        """
+        if self._settled:
+            return
+        mark = self.tables.mark()
+        if mark != self._mark:
+            if mark:
+                takeover.check(self.state)
+            self._mark, self.tables, self._reader = mark, Tables(self.state), None
+
+    def make(self) -> None:
+        """Make the state if it is not there. Raises NoRoom, Unsupported, NotPermitted."""
+        if self._settled:
+            return
+        if not self.state.exists:
+            with suppress(StateExists), self.state.building() as fresh:  # a peer may have been faster
+                load.create(fresh)
+            self.state = State.open()
+            self.tables = Tables(self.state)
+            follow.prepare_host(self.state)
+        self._renew()
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Hold the lock over many edits; attachments follow at the end."""
+        self.make()
+        if self._lock is None:
+            self._lock = self.state.lock()
+        with self._lock:
+            self._depth += 1
+            try:
+                if self._depth == 1:
+                    self._renew()
+                    if takeover.is_due(self.state):
+                        follow.swap_programs(self.tables)
+                        self._reader = None
+                    self._settled = True
+                    if self.tables.book.get(0, "pending"):
+                        recover(self.tables)
+                    follow.refresh_locals(self.tables)
+                    follow.refresh_accept_local(self.tables)
+                    follow.refresh_marks(self.reader)
+                yield
+            finally:
+                self._depth -= 1
+                if not self._depth:
+                    self._settled = False
+                    self._routes.close()
+                    left, self._left_mh = self._left_mh, set()
+                    self._forget_tables(left)
+                    changed, self._changed = self._changed, follow.Concerns()
+                    follow.follow_table(self.reader, changed)
+
+    def _forget_tables(self, slots: set[int]) -> None:
+        maglev, versions = MaglevTables(self.tables), self.reader.versions
+        done = [slot for slot in slots if not maglev.uses(versions.version(slot))]
+        if done:
+            maglev.forget(done)
+
+    @contextmanager
+    def _edit(self) -> Iterator[Transaction]:
+        with self.batch(), Transaction(self.tables) as edit:
+            yield edit
+
+    @contextmanager
+    def _existing(self, key: ServiceKey) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The lock, and slot and version of a service. Raises NoSuchService before anything is made or locked."""
+        if self._settled:  # within a batch the lock is held already
+            yield self._known(key)
+            return
+        self._known(key)
+        with self.batch():
+            yield self._known(key)
+
+    # --- finding ---
+
+    def _slot(self, key: ServiceKey) -> int | None:
+        if not self._settled and not self.state.exists:
+            return None
+        self._renew()
+        raw = self.tables.service_keys(key.address.version).get(encode.service_key(key))
+        if raw is None:
+            return None
+        slot: int = struct.unpack("<I", raw)[0]
+        return slot if self.reader.versions.version(slot)["present"] else None
+
+    def _known(self, key: ServiceKey) -> tuple[int, dict[str, Any]]:
+        slot = self._slot(key)
+        if slot is None:
+            raise NoSuchService(f"{key}: no such virtual service")
+        return slot, self.reader.versions.version(slot)
+
+    # --- services ---
+
+    def add_service(self, service: VirtualService) -> None:
+        """See the protocol."""
+        key = service.key
+        if self._slot(key) is not None:
+            raise ServiceExists(f"{key}: there is such a virtual service already")
+        rules.check_service(service, SCHEDULERS)
+        with self._edit() as edit:
+            if self._slot(key) is not None:
+                raise ServiceExists(f"{key}: there is such a virtual service already")
+            slot = edit.book.take_service()
+            edit.new_service(slot, edit.generation)
+            fields = encode.version_fields(service, load.ticks_per_second())
+            fields |= caches.began(edit, fields)
+            fields |= {"birth": edit.generation, "list_version": 1, "edit": abi.constant("LIST_INIT"), "gcd": 1}
+            edit.write_version(slot, edit.generation, fields)
+            self.tables.service_states.clear(slot)
+            self.reader.statistics.set_base(self.tables.service_bases, slot, (0,) * 5)
+            self.tables.service_keys(key.address.version).put(encode.service_key(key), struct.pack("<I", slot))
+            for bits in "vip_bits", "reply_bits":
+                if key.mark:
+                    set_all_bits(self.tables, bits)
+                else:
+                    set_bit(self.tables, bits, fields["address"], fields["family"])
+            self._count_service(edit, key, 1)
+            edit.commit()
+            self._changed.add_key(key)
+
+    def edit_service(self, service: VirtualService) -> None:
+        """See the protocol."""
+        self._known(service.key)
+        rules.check_service(service, SCHEDULERS)
+        maglev = MaglevTables(self.tables)
+        with self._existing(service.key) as (slot, version):
+            fields = version | encode.version_fields(service, load.ticks_per_second())
+            changed = fields["scheduler"] != version["scheduler"]
+            if changed and maglev.uses(fields) and not maglev.fits(fields):
+                raise InvalidOperation(f"{service.key}: mh begins with 4093 real servers at most; others can be added")
+            with Transaction(self.tables) as edit:
+                if changed:
+                    lists.change_scheduler(edit, slot, version, fields)
+                edit.write_version(slot, edit.generation, fields)
+                edit.commit()
+            if maglev.uses(version):
+                self._left_mh.add(slot)
+            if changed and caches.remembers(version):
+                caches.sweep(self.state)
+
+    def delete_service(self, key: ServiceKey) -> None:
+        """See the protocol."""
+        self._known(key)
+        with self._edit() as edit:
+            slot, version = self._known(key)
+            self._delete_services(edit, [(slot, version)])
+
+    def flush(self) -> None:
+        """See the protocol."""
+        if not self.state.exists:
+            return
+        with self._edit() as edit:
+            self._delete_services(edit, self.reader.service_slots(edit.live))
+
+    def _delete_services(self, edit: Transaction, doomed: list[tuple[int, dict[str, Any]]]) -> None:
+        maglev = MaglevTables(self.tables)
+        going = [(slot, version, list_of(self.tables, version)) for slot, version in doomed]
+        for slot, version, listed in going:
+            edit.write_version(slot, edit.generation, version | {"present": 0})
+            for place in listed:
+                edit.write_flags(place, edit.generation, 0)
+            self._count_service(edit, encode.key_of(version), -1)
+        edit.commit()
+        self._changed.shrunk = True
+        for slot, version, listed in going:
+            self.tables.service_keys(version["family"]).remove(encode.service_key(encode.key_of(version)))
+            for place in listed:
+                edit.book.note_deleted(place)
+            edit.book.let_list_go(version["list"], version["count"])
+            edit.book.let_service_go(slot)
+            if maglev.uses(version):
+                self._left_mh.add(slot)
+        if any(caches.remembers(version) for _, version, _ in going):
+            caches.sweep(self.state)
+        self.slots.end_orphans([place for _, _, listed in going for place in listed])
+        self.slots.sweep(edit)
+
+    @staticmethod
+    def _count_service(edit: Transaction, key: ServiceKey, by: int) -> None:
+        edit.change_fact("services", by, 0 if key.address.version == 4 else 1)
+        if key.mark:
+            edit.change_fact("marks", by)
+        elif key.port == 0:
+            edit.change_fact("zero_ports", by)
+        elif key.port == FTP_PORT:
+            edit.change_fact("ftp", by)
+
+    def zero(self, key: ServiceKey | None = None) -> None:
+        """See the protocol."""
+        if key is None and not self.state.exists:
+            return
+        wanted = [self._known(key)] if key else None
+        with self.batch():
+            statistics = self.reader.statistics
+            for slot, version in wanted or self.reader.service_slots(self.reader.versions.live):
+                counted = [statistics.counted(place) for place in self.reader.owned(slot, version)]
+                total = tuple(map(sum, zip(*counted, strict=True))) or (0,) * 5
+                statistics.set_base(self.tables.service_bases, slot, total)
+                for place in list_of(self.tables, version):
+                    statistics.begin(place, statistics.counted(place))
+
+    # --- destinations ---
+
+    def add_destination(self, key: ServiceKey, destination: Destination) -> None:
+        """See the protocol."""
+        with self._existing(key) as (slot, version):
+            routes, slots = self._routes, self.slots
+            rules.check_destination(VirtualService(key), destination, routes.is_broadcast, follow.is_local)
+            place = slots.find(key, destination.key)
+            if place is not None and not self.tables.destinations.get(place, "deleted_s"):
+                raise DestinationExists(f"{key} -> {destination.key}: there is such a real server already")
+            with Transaction(self.tables) as edit:
+                if slots.sweep(edit):
+                    place = slots.find(key, destination.key)
+                revived = place is not None
+                expired = place is not None and slots.beyond_revival(place)
+                if place is None:
+                    place = slots.take(edit, slot, version, key, destination)
+                slots.write(edit, place, destination, routes.to(destination.key.address))
+                old = lists.members(self.tables, version)
+                lists.write_list(edit, slot, version, lists.packed(place, destination) + old, "LIST_ADD")
+                if revived:
+                    slots.adopt(place, slot, version, expired)
+                edit.commit()
+                self._note_destination(destination)
+                self.tables.destinations.set(place, "deleted_s", 0)
+                edit.book.let_list_go(version["list"], version["count"])
+                if revived:
+                    edit.book.set_deleted([each for each in edit.book.deleted() if each != place])
+
+    def edit_destination(self, key: ServiceKey, destination: Destination) -> None:
+        """See the protocol."""
+        with self._existing(key) as (slot, version):
+            rules.check_destination(VirtualService(key), destination)
+            place = self._listed(key, destination.key)
+            position = list_of(self.tables, version).index(place)
+            stride, old = self.tables.members.stride, lists.members(self.tables, version)
+            before, entry, after = (
+                old[: position * stride],
+                old[position * stride :][:stride],
+                old[(position + 1) * stride :],
+            )
+            fresh = before + lists.packed(place, destination, lists.last_weight(entry)) + after
+            with Transaction(self.tables) as edit:
+                self.slots.write(edit, place, destination, self._routes.to(destination.key.address))
+                lists.write_list(edit, slot, version, fresh, "LIST_UPDATE", position)
+                edit.commit()
+                self._note_destination(destination)
+                edit.book.let_list_go(version["list"], version["count"])
+
+    def delete_destination(self, key: ServiceKey, destination: DestinationKey) -> None:
+        """See the protocol."""
+        with self._existing(key) as (slot, version):
+            place = self._listed(key, destination)
+            position = list_of(self.tables, version).index(place)
+            stride, old = self.tables.members.stride, lists.members(self.tables, version)
+            fresh = old[: position * stride] + old[(position + 1) * stride :]
+            with Transaction(self.tables) as edit:
+                edit.write_flags(place, edit.generation, 0)
+                lists.write_list(edit, slot, version, fresh, "LIST_DELETE", position)
+                edit.commit()
+                by_nat = abi.constant("DESTINATION_USED_BY_NAT")
+                self._changed.shrunk |= self.tables.destinations.get(place, "used") == by_nat
+                self._changed.shrunk |= self._is_own(destination.address)
+                edit.book.note_deleted(place)
+                self.slots.end_orphans([place])
+                edit.book.let_list_go(version["list"], version["count"])
+                self.slots.sweep(edit)
+
+    def _listed(self, key: ServiceKey, destination: DestinationKey) -> int:
+        place = self.slots.listed(key, destination)
+        if place is None:
+            raise NoSuchDestination(f"{key} -> {destination}: no such real server")
+        return place
+
+    def _note_destination(self, destination: Destination) -> None:
+        address = destination.key.address
+        if destination.method == Method.MASQ:
+            self._changed.by_nat.add(address)
+        self._changed.own_server |= self._is_own(address)
+
+    def _is_own(self, address: Address) -> bool:
+        route = self._routes.to(address)
+        return route is not None and route.local
+
+    # --- reading ---
+
+    def services(self) -> list[ServiceRow]:
+        """See the protocol."""
+        return self.reader.rows() if self.state.exists else []
+
+    def service(self, key: ServiceKey) -> ServiceRow:
+        """See the protocol."""
+        slot, _ = self._known(key)
+        return self.reader.row(slot)
+
+    def connections(self) -> Iterator[Connection]:
+        """See the protocol."""
+        if self.state.exists:
+            self._renew()
+            yield from ConnectionReader(self.tables).connections()
+
+    def table_size(self) -> int:
+        """See the protocol."""
+        return TABLE_SIZE
+
+    # --- firewall marks ---
+
+    def mark_rules(self) -> list[MarkRule]:
+        """See the protocol."""
+        if not self.state.exists:
+            return []
+        return self.reader.steadily(lambda live: marks.read(self.tables, self.reader.versions.facts(live)))
+
+    def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
+        """See the protocol."""
+        with self.batch():
+            fresh = [checked_rule(rule) for rule in change(self.mark_rules())]
+            with Transaction(self.tables) as edit:
+                marks.replace(edit, fresh)
+                edit.commit()
+            return fresh
+
+    # --- settings ---
+
+    def timeouts(self) -> Timeouts:
+        """See the protocol."""
+        if not self.state.exists:
+            return Timeouts()
+        return Timeouts(*self.reader.versions.facts().get("timeouts_s"))
+
+    def set_timeouts(self, timeouts: Timeouts) -> None:
+        """See the protocol."""
+        with self._edit() as edit:
+            load.set_timeouts(self.tables, edit.generation, timeouts)
+            edit.commit()
+
+    def settings(self) -> Mapping[str, int]:
+        """See the protocol."""
+        self._renew()
+        return {name: self._setting(name) for name in SETTINGS}
+
+    def _setting(self, name: str) -> int:
+        if name == "conn_max":
+            from pylvs.dataplane import kernel
+
+            return int(self.tables.pool.get(0, "capacity")) if self.state.exists else kernel.connection_limit()
+        if not self.state.exists:
+            return SETTINGS[name].default
+        return int(self.tables.root.get(0, f"settings.{name}"))
+
+    def change_setting(self, name: str, value: int, drop: bool = False) -> None:
+        """See the protocol; `drop` lets a new conn_max end the connections that live."""
+        setting = known_setting(name)
+        checked(setting, value)
+        with self.batch():
+            if setting.name != "conn_max":
+                self.tables.root.set(0, f"settings.{setting.name}", value)
+                return
+            from pylvs.dataplane import resize
+
+            resize.resize(self.reader, value, drop)
+            self._renew()
+
+
+__all__ = ["BpfDirector", "open_director"]

@@ -1,0 +1,101 @@
+"""The lists of services: packed members in a chunk of their own, written beside and never changed in place."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from struct import Struct
+from typing import Any
+
+from pylvs.dataplane import abi, caches, cursors, encode
+from pylvs.dataplane.maglev import MaglevTables
+from pylvs.dataplane.tables import Tables
+from pylvs.dataplane.transaction import Transaction
+from pylvs.model.destination import Destination
+
+
+def packed(place: int, destination: Destination, last_weight: int = 0) -> bytes:
+    """A list's entry for the destination in a slot; `last_weight` is its latest weight that was not 0."""
+    return _member_form().pack(
+        place,
+        destination.weight,
+        destination.upper,
+        destination.lower,
+        destination.method,
+        encode.tunnel_word(destination.tunnel),
+        destination.weight or last_weight,
+    )
+
+
+@cache
+def _member_form() -> Struct:
+    return abi.struct("member").view("destination", "weight", "upper", "lower", "method", "tunnel", "last_weight")
+
+
+def last_weight(entry: bytes) -> int:
+    """The latest weight above 0 that an entry's destination had."""
+    (weight,) = abi.struct("member").view("last_weight").unpack(entry)
+    return int(weight)
+
+
+def members(tables: Tables, version: dict[str, Any]) -> bytes:
+    """The entries of a service's list."""
+    stride = tables.members.stride
+    start = version["list"] * stride
+    return bytes(tables.members.memory[start : start + version["count"] * stride])
+
+
+def write_list(
+    edit: Transaction, slot: int, version: dict[str, Any], entries: bytes, change: str, position: int = 0
+) -> None:
+    """Put a new list beside the old one and point the service's next version to it."""
+    stride = edit.tables.members.stride
+    count = len(entries) // stride
+    start = edit.book.take_list(count)
+    edit.tables.members.memory[start * stride : start * stride + len(entries)] = entries
+    fields = version | {"list": start, "count": count}
+    offset = abi.struct("member").offset("weight") // 4
+    weights = [each for each in memoryview(entries).cast("i")[offset :: stride // 4] if each > 0] if count else []
+    fields["gcd"] = math.gcd(*weights) or 1
+    fields["max_weight"] = max(weights, default=fields["gcd"] - 1) - (fields["gcd"] - 1)
+    change_list(edit, slot, version, fields, change, position)
+    _fill_table(edit, slot, version, fields, entries, change, position)
+    edit.write_version(slot, edit.generation, fields)
+
+
+def change_scheduler(edit: Transaction, slot: int, version: dict[str, Any], fields: dict[str, Any]) -> None:
+    """The scheduler that these fields name begins with the list as it is (IPVS-SEMANTICS 1.4)."""
+    change_list(edit, slot, version, fields, "LIST_INIT")
+    fields.update(caches.began(edit, fields))
+    _fill_table(edit, slot, version, fields, members(edit.tables, version), "LIST_INIT")
+
+
+def _fill_table(
+    edit: Transaction,
+    slot: int,
+    version: dict[str, Any],
+    fields: dict[str, Any],
+    entries: bytes,
+    change: str,
+    position: int = 0,
+) -> None:
+    """Put what mh looks choices up in beside what is in force."""
+    maglev = MaglevTables(edit.tables)
+    if maglev.uses(fields):
+        maglev.write(slot, version, fields, entries, change, position)
+
+
+def change_list(
+    edit: Transaction, slot: int, version: dict[str, Any], fields: dict[str, Any], change: str, position: int = 0
+) -> None:
+    """Note what happened to the list, after the scheduler's cursor has followed what happened before."""
+    states = edit.tables.service_states
+    before = states.get(slot, "cursor")
+    after = cursors.followed(before, version)
+    if after != before:
+        states.set(slot, "cursor", after)
+    fields["list_version"] = version["list_version"] + 1 & 0xFFFFFFFF
+    fields["edit"] = abi.constant(change)
+    if change == "LIST_INIT":
+        states.set(slot, "cursor", cursors.outdated(fields))
+    fields["edit_position"] = position

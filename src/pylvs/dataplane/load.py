@@ -1,0 +1,266 @@
+"""From the object file to running tables: sizes, loading, pinning, first contents, the expiry timer.
+
+The same way makes a new state, gives it a table of connections of another size, and swaps the program of a newer
+pylvs in under live connections: what is kept is handed to the new copy, the rest is made anew, and the switch is the
+replacement of the entry programs on the devices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterable
+
+from pylvs.dataplane import abi, bpf, kernel, libbpf, takeover
+from pylvs.dataplane.book import Book
+from pylvs.dataplane.facts import Facts
+from pylvs.dataplane.libbpf import BpfObject
+from pylvs.dataplane.maps import ArrayMap
+from pylvs.dataplane.state import State
+from pylvs.dataplane.tables import MAP_DIRECTORY, Tables
+from pylvs.model.errors import PylvsError, Unsupported
+from pylvs.model.settings import SETTINGS
+from pylvs.model.timeouts import Timeouts
+
+ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "pylvs_tc_bare")  # what is attached to devices
+EGRESS = ENTRIES[2]
+CLOCK = "read_clock"
+ORPHANS = "end_orphans"
+CACHE_SWEEP = "sweep_cache"
+CONNECTION_MAPS = (
+    "connections4",
+    "connections6",
+    "replies4",
+    "replies6",
+    "words",
+    "controls",
+    "registry",
+    "looks",
+    "pools",
+    "magazines",
+    "free_slots",
+    "sweepers",
+)
+SERVICES = 16384
+_TIMER_TRIALS, _TIMER_PAUSE_S = 50, 0.01
+ICMP_PER_SECOND = 1000  # errors that one CPU sends
+_PER_CPU_BYTES, _SHARED_BYTES = 110, 500  # of one destination, all told
+_CACHED = 131072  # parts of what lblc and lblcr remember; they take no memory before that
+_MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
+# seconds in each state of TCP and SCTP (IPVS-SEMANTICS 4.4, 4.6); the three that --set changes come from Timeouts
+_STATE_SECONDS = {
+    "STATE_NONE": 2,
+    "STATE_SYN_SENT": 120,
+    "STATE_SYN_RECV": 60,
+    "STATE_TIME_WAIT": 120,
+    "STATE_CLOSE": 10,
+    "STATE_CLOSE_WAIT": 60,
+    "STATE_LAST_ACK": 30,
+    "STATE_LISTEN": 120,
+    "STATE_SYNACK": 120,
+    "STATE_SCTP_INIT1": 4,
+    "STATE_SCTP_INIT": 61,
+    "STATE_SCTP_COOKIE_SENT": 61,
+    "STATE_SCTP_COOKIE_REPLIED": 61,
+    "STATE_SCTP_COOKIE_WAIT": 61,
+    "STATE_SCTP_COOKIE": 61,
+    "STATE_SCTP_COOKIE_ECHOED": 61,
+    "STATE_SCTP_ESTABLISHED": 900,
+    "STATE_SCTP_SHUTDOWN_SENT": 61,
+    "STATE_SCTP_SHUTDOWN_RECEIVED": 61,
+    "STATE_SCTP_SHUTDOWN_ACK_SENT": 61,
+    "STATE_SCTP_REJECTED": 4,
+    "STATE_SCTP_CLOSED": 61,
+}
+
+
+def tick_shift() -> int:
+    """A tick of the packet path is 2^shift jiffies: the longest that is no more than an eighth of a second."""
+    return max((kernel.ticks_per_second() // 8).bit_length() - 1, 0)
+
+
+def ticks_per_second() -> float:
+    """Ticks in a second, not a whole number for every HZ."""
+    return kernel.ticks_per_second() / (1 << tick_shift())
+
+
+def clock(state: State) -> int:
+    """The packet path's clock now, in ticks; 0 where there is no state."""
+    program = libbpf.open_pin(state.pin_path(CLOCK))
+    if program is None:
+        return 0
+    try:
+        return bpf.run_program(program, bytes(64)).verdict & 0xFFFFFFFF
+    finally:
+        os.close(program)
+
+
+def timeout_ticks(timeouts: Timeouts) -> list[int]:
+    """The timeouts of all states, in ticks, as `facts` hold them."""
+    seconds = dict(_STATE_SECONDS)
+    seconds |= {"STATE_ESTABLISHED": timeouts.tcp_s, "STATE_FIN_WAIT": timeouts.tcp_fin_s, "STATE_UDP": timeouts.udp_s}
+    ticks = [0] * abi.constant("STATES")
+    for name, value in seconds.items():
+        ticks[abi.constant(name)] = round(value * ticks_per_second())
+    return ticks
+
+
+def destination_limit() -> int:
+    """How many destinations the tables hold: what a 64th of memory allows, within bounds."""
+    each = _PER_CPU_BYTES * libbpf.possible_cpus() + _SHARED_BYTES
+    fitting = kernel.memory_limit() // 64 // each
+    return max(_LEAST_DESTINATIONS, min(_MOST_DESTINATIONS, 1 << max(fitting.bit_length() - 1, 0)))
+
+
+def _sizes(connections: int) -> dict[str, int]:
+    destinations = destination_limit()
+    sizes = dict.fromkeys(
+        ("connections4", "connections6", "replies4", "replies6", "words", "controls", "registry", "free_slots"),
+        connections,
+    )
+    sizes["looks"] = -(-connections // abi.constant("LOOKS"))
+    sizes |= dict.fromkeys(
+        ("destinations", "destination_bases", "hops", "statistics", "estimates", "names"), destinations
+    )
+    sizes |= dict.fromkeys(("services", "services4", "services6", "service_states", "service_bases"), SERVICES)
+    sizes["members"] = 2 * destinations
+    sizes["cache"] = _CACHED
+    sizes["maglev_tables"] = 2 * SERVICES  # none of which takes memory before it is filled
+    sizes["supers"] = libbpf.possible_cpus()
+    return sizes
+
+
+def _open_object(connections: int) -> BpfObject:
+    kernel.require()
+    opened = BpfObject(abi.shipped().path(takeover.OBJECT))
+    for name, size in _sizes(connections).items():
+        opened.set_max_entries(name, size)
+    abi.shipped().set_variables(
+        opened,
+        {
+            "tick_shift": tick_shift(),
+            "ticks_per_second": round(ticks_per_second()),
+            "minute": round(60 * ticks_per_second()),
+            "loopback": socket.if_nametoindex("lo"),
+            "tunnel_secret": int.from_bytes(os.urandom(4), "little"),
+            "fib_gives_source": int(kernel.release() >= (6, 7)),
+            "fib_takes_mark": int(kernel.release() >= (6, 10)),
+        },
+    )
+    return opened
+
+
+def _fill_stages(opened: BpfObject) -> None:
+    """Put every stage's program into the arrays that tail calls look into."""
+    stages = abi.shipped().enum("stage")
+    schedule = stages["STAGE_SCHEDULE"]
+    wanted = {
+        name.removeprefix("STAGE_").lower(): number
+        for name, number in stages.items()
+        if name not in ("STAGE_SCHEDULE", "STAGES")
+    }
+    for name, number in abi.shipped().enum("scheduler").items():
+        if name not in ("SCHED_NONE", "SCHEDULERS"):
+            wanted[f"schedule_{name.removeprefix('SCHED_').lower()}"] = schedule + number
+    there = set(opened.programs())
+    for hook in "xdp", "tc":
+        with ArrayMap.duplicate(opened.map_fd(f"stages_{hook}")) as stage_map:
+            for name, number in wanted.items():
+                if f"{hook}_{name}" in there:
+                    stage_map.put_descriptor(number, opened.program_fd(f"{hook}_{name}"))
+
+
+def _pin(opened: BpfObject, state: State, kept: Iterable[str]) -> None:
+    os.makedirs(state.pin_path(MAP_DIRECTORY), exist_ok=True)
+    kept = set(kept)
+    for name in opened.maps():
+        if name.startswith((".", takeover.OBJECT)) or "rodata" in name or name in kept:
+            continue
+        _replace_pin(opened.map_fd(name), state.pin_path(f"{MAP_DIRECTORY}/{name}"))
+    for name in (*ENTRIES, CLOCK, ORPHANS, CACHE_SWEEP):
+        _replace_pin(opened.program_fd(name), state.pin_path(name))
+
+
+def _replace_pin(descriptor: int, path: str) -> None:
+    fresh = f"{path}-new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(fresh)
+    libbpf.pin(descriptor, fresh)
+    os.rename(fresh, path)
+
+
+def _start_timer(opened: BpfObject) -> None:
+    """Start the timers. Recent kernels take a timer's memory without waiting for a lock and may find none: again."""
+    for name in "start_expiry", "start_estimator", "start_cache_sweep":
+        for _ in range(_TIMER_TRIALS):
+            run = bpf.run_program(opened.program_fd(name), bytes(64))
+            if not run.verdict:
+                break
+            time.sleep(_TIMER_PAUSE_S)
+        else:
+            raise Unsupported(f"this kernel refuses a timer ({name}, step {run.verdict}); 6.1 or newer is needed")
+
+
+def create(state: State) -> None:
+    """Make the maps and programs of a state and pin them into it. Raises NoRoom, Unsupported, NotPermitted."""
+    connections = kernel.connection_limit()
+    with _open_object(connections) as opened:
+        opened.load()
+        _pin(opened, state, ())
+        _fill_stages(opened)
+        tables = Tables(state)
+        tables.pool.set(0, "capacity", connections)
+        Book(tables).reset(0, 0, 0)
+        set_timeouts(tables, 1, Timeouts())
+        for setting in SETTINGS.values():
+            if setting.name != "conn_max":
+                tables.root.set(0, f"settings.{setting.name}", setting.default)
+        tables.root.set(0, "settings.icmp_per_second", ICMP_PER_SECOND)
+        tables.root.set(0, "live", 1)
+        _start_timer(opened)
+    takeover.note(state)
+
+
+def set_timeouts(tables: Tables, generation: int, timeouts: Timeouts) -> None:
+    """Write the timeouts into the facts of a generation."""
+    facts = Facts(tables, generation)
+    facts.set("timeouts", *timeout_ticks(timeouts))
+    facts.set("timeouts_s", timeouts.tcp_s, timeouts.tcp_fin_s, timeouts.udp_s)
+
+
+def reload(state: State, connections: int | None = None) -> None:
+    """Load the object anew over a state's maps: all of them, or all but those of connections for another size.
+
+    The caller holds the lock and then attaches the new entry programs where the old ones are. Raises what `create`
+    does; Unsupported where the tables are of another ABI.
+    """
+    tables = Tables(state)
+    capacity = connections or int(tables.pool.get(0, "capacity"))
+    anew = {"stages_xdp", "stages_tc", "works"} | (set(CONNECTION_MAPS) if connections else set())
+    kept = []
+    with _open_object(capacity) as opened:
+        for name in opened.maps():
+            if name.startswith(".") or "rodata" in name or name in anew:
+                continue
+            descriptor = libbpf.open_pin(tables.path(name))
+            if descriptor is None:
+                raise Unsupported(f"the tables are of another pylvs: they lack {name}; run pylvs down, then ipvsadm")
+            try:
+                opened.reuse_map(name, descriptor)
+            except PylvsError:
+                raise Unsupported(
+                    f"the tables are of another pylvs: {name} differs; run pylvs down, then ipvsadm"
+                ) from None
+            finally:
+                os.close(descriptor)
+            kept.append(name)
+        opened.load()
+        _fill_stages(opened)
+        _pin(opened, state, kept)
+        if connections:
+            fresh = Tables(state)
+            fresh.pool.set(0, "capacity", connections)
+        _start_timer(opened)
+    takeover.note(state)

@@ -1,0 +1,153 @@
+"""The classifier's rules in the maps: two lists, of which the facts in force name one."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any
+
+from pylvs.dataplane import abi, devices, encode
+from pylvs.dataplane.book import WAIT_MS
+from pylvs.dataplane.facts import Facts
+from pylvs.dataplane.tables import Tables
+from pylvs.dataplane.transaction import Transaction
+from pylvs.model.errors import NoRoom
+from pylvs.model.marks import MarkRule, Network, Not
+
+
+def _device_number(name: str) -> int:
+    """The index of a device now; one that is not there matches no packet, as in netfilter."""
+    if not name:
+        return 0
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return abi.constant("NOTHING")
+
+
+def _network_fields(name: str, network: Network | None) -> dict[str, bytes]:
+    if network is None:
+        return {}
+    return {
+        name: encode.address_bytes(network.network_address),
+        f"{name}_mask": encode.address_bytes(network.netmask),
+    }
+
+
+def _network(address: bytes, mask: bytes, family: int, turned: int) -> Network | None:
+    if not family or not (any(mask) or turned):
+        return None
+    bits = int.from_bytes(mask, "big").bit_count()
+    where = (encode.address_of(address, family), bits)
+    return IPv4Network(where) if family == 4 else IPv6Network(where)
+
+
+def _packed(rule: MarkRule) -> bytes:
+    codec = abi.struct("mark_rule")
+    ranges = abi.struct("port_range")
+    fields: dict[str, Any] = {
+        **_network_fields("source", rule.source),
+        **_network_fields("target", rule.target),
+        "flags": int(rule.turned),
+        "mask": rule.mask,
+        "value": rule.value,
+        "then_skip": rule.then_skip,
+        "else_skip": rule.else_skip,
+        "device": _device_number(rule.device),
+        "family": rule.family,
+        "protocol": rule.protocol,
+        "device_name": rule.device.encode(),
+        "source_ranges": len(rule.source_ports),
+        "target_ranges": len(rule.target_ports),
+        "source_ports": b"".join(ranges.pack(first=first, last=last) for first, last in rule.source_ports),
+        "target_ports": b"".join(ranges.pack(first=first, last=last) for first, last in rule.target_ports),
+    }
+    if rule.link:
+        fields["flags"] |= abi.constant("MARK_BY_LINK")
+        fields["link"] = rule.link
+    if rule.tcp_flags is not None:
+        fields["flags"] |= abi.constant("MARK_BY_TCP_FLAGS")
+        fields["tcp_flags"], fields["tcp_flags_mask"] = rule.tcp_flags
+    if rule.tos is not None:
+        fields["flags"] |= abi.constant("MARK_BY_TOS")
+        fields["tos"], fields["tos_mask"] = rule.tos
+    if rule.mark is not None:
+        fields["flags"] |= abi.constant("MARK_BY_MARK")
+        fields["asked_mark"], fields["asked_mark_mask"] = rule.mark
+    return codec.pack(fields)
+
+
+def _rule(fields: dict[str, Any]) -> MarkRule:
+    ranges = abi.struct("port_range")
+
+    def ports(side: str) -> tuple[tuple[int, int], ...]:
+        raw = fields[f"{side}_ports"]
+        each = [ranges.unpack_from(raw, ranges.size * number) for number in range(fields[f"{side}_ranges"])]
+        return tuple((found["first"], found["last"]) for found in each)
+
+    def asked(flag: str, name: str) -> tuple[int, int] | None:
+        return (fields[name], fields[f"{name}_mask"]) if fields["flags"] & abi.constant(flag) else None
+
+    return MarkRule(
+        mask=fields["mask"],
+        value=fields["value"],
+        family=fields["family"],
+        protocol=fields["protocol"],
+        source=_network(fields["source"], fields["source_mask"], fields["family"], fields["flags"] & Not.SOURCE),
+        target=_network(fields["target"], fields["target_mask"], fields["family"], fields["flags"] & Not.TARGET),
+        source_ports=ports("source"),
+        target_ports=ports("target"),
+        device=fields["device_name"].rstrip(b"\0").decode(),
+        link=bytes(fields["link"]) if fields["flags"] & abi.constant("MARK_BY_LINK") else b"",
+        tcp_flags=asked("MARK_BY_TCP_FLAGS", "tcp_flags"),
+        tos=asked("MARK_BY_TOS", "tos"),
+        mark=asked("MARK_BY_MARK", "asked_mark"),
+        turned=Not(fields["flags"] & 0xFFFF),
+        then_skip=fields["then_skip"],
+        else_skip=fields["else_skip"],
+    )
+
+
+def read(tables: Tables, facts: Facts) -> list[MarkRule]:
+    """The rules that these facts name."""
+    (count,), (first,) = facts.get("mark_rules"), facts.get("first_mark_rule")
+    return [_rule(tables.mark_rules.read(first + number)) for number in range(count)]
+
+
+def replace(edit: Transaction, rules: Sequence[MarkRule]) -> None:
+    """Write a new list beside the one in force; the edit's store puts it in its place. Raises NoRoom."""
+    room = abi.constant("MARK_RULES")
+    if len(rules) > room:
+        raise NoRoom(f"{len(rules)} mark rules; the table holds {room}")
+    packed = [_packed(rule) for rule in rules]
+    (first,) = edit.facts().get("first_mark_rule")
+    beside = 0 if first else room
+    time.sleep(WAIT_MS / 1000)  # a packet may still look at the list before the one in force
+    for number, each in enumerate(packed):
+        edit.tables.mark_rules.replace(beside + number, each)
+    edit.new_facts.set("first_mark_rule", beside)
+    edit.new_facts.set("mark_rules", len(packed))
+
+
+def refresh_devices(tables: Tables, facts: Facts) -> None:
+    """Devices that came, went or were made anew have other indices: the rules in force follow, each by one store."""
+    (count,), (first,) = facts.get("mark_rules"), facts.get("first_mark_rule")
+    for place in range(first, first + count):
+        name = tables.mark_rules.get(place, "device_name").rstrip(b"\0").decode()
+        if name:
+            number = _device_number(name)
+            if tables.mark_rules.get(place, "device") != number:
+                tables.mark_rules.set(place, "device", number)
+
+
+def refresh_routed(tables: Tables, wanted: set[tuple[int, int]]) -> None:
+    """Bring the snapshot up to date of which of these marks (each with a family) policy routing calls local."""
+    codec = abi.struct("routed_mark")
+    local = {codec.pack(mark=mark, family=family) for mark, family in wanted if devices.routed_local(mark, family)}
+    there = set(tables.routed_marks.keys())
+    for key in local - there:
+        tables.routed_marks.put(key, b"\1")
+    for key in there - local:
+        tables.routed_marks.remove(key)

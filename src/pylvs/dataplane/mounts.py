@@ -1,0 +1,251 @@
+"""The bpffs that holds the pins: one for the machine, found from whatever mount namespace a command runs in.
+
+`ip netns exec` and `unshare -m` make mount namespaces whose mounts die with them, so it is mounted in the outermost
+one that can be entered: PID 1's, else that of the oldest process, and reached through /proc/PID/root.
+A marker in the file system says that it is in use: a copy of a mount that was given up has none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from pylvs.dataplane import failures
+from pylvs.dataplane.lock import Lock
+
+DIRECTORY = "/run/pylvs"
+POINT = f"{DIRECTORY}/bpf"
+_MARKER = "in-use"
+_CLONE_NEWNS, _CLONE_FS = 0x00020000, 0x00000200
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
+_MNT_DETACH = 2
+_KERNEL_THREAD = 0x00200000  # PF_KTHREAD
+_held: dict[int, int] = {}  # device of a bpffs that only another namespace sees: a descriptor of its root
+
+
+def find() -> str | None:
+    """The path of the bpffs in use, for this process; None when there is none yet."""
+    for root in _roots():
+        if os.path.islink(f"{root}{POINT}/{_MARKER}"):
+            return _path(root)
+    return None
+
+
+def ensure() -> str:
+    """The path of the bpffs, mounted if it was not. Raises NotPermitted, Unsupported."""
+    while True:
+        path = find() or _made()
+        if path:
+            return path
+
+
+def _made() -> str | None:
+    process = _outermost()
+    root = f"/proc/{process}/root"
+    try:
+        os.makedirs(f"{root}{POINT}", mode=0o700, exist_ok=True)
+    except FileNotFoundError:
+        return None  # the process ended meanwhile: another one is the outermost now
+    except OSError as error:
+        raise _failed(error.errno or 0, f"making {POINT}") from None
+    with suppress(FileNotFoundError), Lock(f"{root}{DIRECTORY}", what=DIRECTORY):
+        if not os.path.islink(f"{root}{POINT}/{_MARKER}"):
+            _within(process, _mount)
+    return _path(root)
+
+
+@contextmanager
+def ensured(timeout_s: float) -> Iterator[str]:
+    """The path of the bpffs, mounted, and locked against others who make or remove states. Raises as `ensure`."""
+    ours = False
+    while True:
+        path = ensure()
+        try:
+            with Lock(path, timeout_s, "the states of this machine"):
+                if os.path.islink(f"{path}/{_MARKER}"):  # else it was given up before we had the lock
+                    ours = True
+                    yield path
+                    return
+        except FileNotFoundError:
+            if ours:
+                raise  # whoever works within met it
+
+
+def remove() -> None:
+    """Unmount the bpffs when it holds no state, here and in every namespace that has a copy of the mount."""
+    found = find()
+    if not found:
+        return
+    with suppress(FileNotFoundError), Lock(f"/proc/{_outermost()}/root{DIRECTORY}", what=DIRECTORY):
+        _give_up(found)  # nobody mounts another one meanwhile
+
+
+def _give_up(found: str) -> None:
+    with Lock(found, what="the states of this machine"):
+        if any(name != _MARKER and "." not in name for name in os.listdir(found)):
+            return  # names with a dot are the kernel's own (maps.debug)
+        os.unlink(f"{found}/{_MARKER}")
+        device = os.stat(found).st_dev
+    held = _held.pop(device, None)
+    if held is not None:
+        os.close(held)
+    for process in _namespaces():
+        try:
+            if os.stat(f"/proc/{process}/root{POINT}").st_dev == device:
+                _within(process, _unmount)
+        except (OSError, failures.PylvsError):
+            continue  # it went away meanwhile, or cannot be entered: an empty copy harms nobody
+
+
+def _path(root: str) -> str | None:
+    """The plain path where this process sees the same file system, else one through a descriptor that is kept.
+
+    None when it was given up meanwhile.
+    """
+    try:
+        descriptor = os.open(f"{root}{POINT}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    path = f"/proc/self/fd/{descriptor}"
+    there = os.fstat(descriptor)
+    try:
+        if not os.path.islink(f"{path}/{_MARKER}"):
+            return None
+        if os.path.samestat(os.stat(POINT), there):
+            return POINT
+        kept = _held.setdefault(there.st_dev, descriptor)
+        if kept == descriptor:
+            descriptor = -1
+        return f"/proc/self/fd/{kept}"
+    except FileNotFoundError:
+        return None
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _roots() -> Iterator[str]:
+    """The roots to look below, in order; whoever asks gets the same first hit."""
+    if _enterable(1):
+        yield "/proc/1/root"
+    else:
+        for process in _ancestors():
+            yield f"/proc/{process}/root"
+        for process in _namespaces():
+            yield f"/proc/{process}/root"
+    yield ""
+
+
+def _outermost() -> int:
+    return 1 if _enterable(1) else next(iter(_namespaces()), os.getpid())
+
+
+def _enterable(process: int) -> bool:
+    """Whether a process's root can be reached, is a namespace's own root, and belongs to our user namespace."""
+    try:
+        same = os.stat(f"/proc/{process}/ns/user").st_ino == os.stat("/proc/self/ns/user").st_ino
+        return (
+            same
+            and os.readlink(f"/proc/{process}/root") == "/"
+            and stat.S_ISDIR(os.stat(f"/proc/{process}/root").st_mode)
+        )
+    except OSError:
+        return False
+
+
+def _status(process: int) -> tuple[int, int, bool]:
+    """Parent, start time, and whether it is a kernel thread (proc(5), stat). Raises OSError when it is gone."""
+    with open(f"/proc/{process}/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    return int(fields[1]), int(fields[19]), bool(int(fields[6]) & _KERNEL_THREAD)
+
+
+def _ancestors() -> list[int]:
+    """This process's ancestors that can be entered, the oldest first."""
+    found: list[int] = []
+    process = os.getppid()
+    while process > 1:
+        if _enterable(process):
+            found.insert(0, process)
+        try:
+            process = _status(process)[0]
+        except OSError:
+            break
+    return found
+
+
+def _namespaces() -> list[int]:
+    """A process of each mount namespace that can be entered, by the age of its oldest process."""
+    oldest: dict[int, tuple[int, int]] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        process = int(name)
+        try:
+            _, started, of_kernel = _status(process)
+            if of_kernel:  # their root is that of the early boot on many machines
+                continue
+            namespace = os.stat(f"/proc/{process}/ns/mnt").st_ino
+        except OSError:
+            continue
+        age = (started, process)
+        if age < oldest.get(namespace, (1 << 62, 0)) and _enterable(process):
+            oldest[namespace] = age
+    return [process for _, process in sorted(oldest.values())]
+
+
+def _failed(number: int, doing: str) -> failures.PylvsError:
+    if number == errno.ENODEV:
+        return failures.Unsupported(f"{doing}: this kernel has no bpffs (CONFIG_BPF_SYSCALL)")
+    return failures.failure(number, doing, needed=("CAP_SYS_ADMIN",))
+
+
+def _within(process: int, work: Callable[[ctypes.CDLL], None]) -> None:
+    """Run something in the mount namespace of another process.
+
+    It runs in a thread with file system attributes of its own: setns(2) asks for that, and the rest of this process
+    stays where it is.
+    """
+    import threading
+
+    errors: list[BaseException] = []
+
+    def enter() -> None:
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            namespace = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                _call(libc.unshare(_CLONE_FS), "leaving the shared file system attributes")
+                _call(libc.setns(namespace, _CLONE_NEWNS), "entering the outermost mount namespace")
+            finally:
+                os.close(namespace)
+            work(libc)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=enter, name="pylvs-mount")
+    thread.start()
+    thread.join()
+    if errors:
+        if isinstance(errors[0], OSError):
+            raise _failed(errors[0].errno or 0, "entering the outermost mount namespace") from None
+        raise errors[0]
+
+
+def _call(result: int, doing: str) -> None:
+    if result:
+        raise _failed(ctypes.get_errno(), doing)
+
+
+def _mount(libc: ctypes.CDLL) -> None:
+    flags = ctypes.c_ulong(_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+    _call(libc.mount(b"bpf", POINT.encode(), b"bpf", flags, b"mode=0700"), f"mounting a bpffs at {POINT}")
+    os.symlink("pylvs", f"{POINT}/{_MARKER}")
+
+
+def _unmount(libc: ctypes.CDLL) -> None:
+    _call(libc.umount2(POINT.encode(), _MNT_DETACH), f"unmounting {POINT}")

@@ -1,0 +1,207 @@
+"""The slots of destinations: taken, written, revived from deletion, and freed (IPVS-SEMANTICS 1.5 to 1.8)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from functools import cache
+from typing import Any
+
+from pylvs.dataplane import abi, bpf, encode, kernel, load
+from pylvs.dataplane.bitmaps import set_bit, write_bitmaps
+from pylvs.dataplane.book import now_s
+from pylvs.dataplane.devices import Route
+from pylvs.dataplane.libbpf import open_pin
+from pylvs.dataplane.listing import NO_COUNTS, Reader
+from pylvs.dataplane.transaction import Transaction
+from pylvs.model.destination import Destination, DestinationKey, Method, TunnelKind
+from pylvs.model.service import ServiceKey
+
+REVIVAL_S = 180  # a deleted destination without connections can be revived so long (IPVS-SEMANTICS 1.8)
+SWEEP_S = 10  # deleted destinations are looked through at most so often
+
+
+@cache
+def _fresh_form() -> struct.Struct:
+    """A whole destination of which these fields are not zero."""
+    return abi.struct("destination").view(
+        "address",
+        "port",
+        "family",
+        "used",
+        "service",
+        "virtual_address",
+        "mark",
+        "service_birth",
+        "deleted_s",
+        "virtual_port",
+        "protocol",
+        "virtual_family",
+    )
+
+
+def _referred_to(fields: dict[str, Any]) -> int:
+    """Connections, templates and places in schedulers' caches that a destination has."""
+    return int(fields["active"] + fields["inactive"] + fields["persistent"] + fields["cached"])
+
+
+class DestinationSlots:
+    """What edits do to destinations as such; the lists of services are `lists`' affair."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.tables = reader.tables
+
+    def find(self, key: ServiceKey, destination: DestinationKey) -> int | None:
+        """The slot of a destination, listed or deleted."""
+        raw = self.tables.names.get(encode.destination_name(key, destination))
+        return None if raw is None else int(struct.unpack("<I", raw)[0])
+
+    def listed(self, key: ServiceKey, destination: DestinationKey) -> int | None:
+        """The slot of a destination that its service lists."""
+        slot = self.find(key, destination)
+        return None if slot is None or self.tables.destinations.get(slot, "deleted_s") else slot
+
+    def take(
+        self, edit: Transaction, slot: int, version: dict[str, Any], key: ServiceKey, destination: Destination
+    ) -> int:
+        """A slot for a destination never seen before; as good as deleted until the edit is done. Raises NoRoom."""
+        unused = self.tables.book.get(0, "destination_top")
+        place = edit.book.take_destination()
+        address = destination.key.address
+        self.tables.destinations.replace(
+            place,
+            _fresh_form().pack(
+                encode.address_bytes(address),
+                socket.htons(destination.key.port),
+                address.version,
+                abi.constant("DESTINATION_USED"),
+                slot,
+                encode.address_bytes(key.address),
+                key.mark,
+                version["birth"],
+                max(now_s(), 1),  # until the edit is done
+                key.port,
+                key.protocol,
+                key.address.version,
+            ),
+        )
+        edit.store_state(place, 0, edit.live, 0)
+        statistics = self.reader.statistics
+        counted = statistics.counted(place) if place < unused else NO_COUNTS  # by whoever had the slot before
+        statistics.begin(place, counted)
+        if any(counted):
+            base = statistics.base(self.tables.service_bases, slot)
+            fresh = tuple(map(sum, zip(base, counted, strict=True)))
+            statistics.set_base(self.tables.service_bases, slot, fresh)
+        self.tables.names.put(encode.destination_name(key, destination.key), struct.pack("<I", place))
+        return place
+
+    def beyond_revival(self, place: int) -> bool:
+        """Whether IPVS would have forgotten a deleted destination by now."""
+        fields = self.tables.destinations.read(place)
+        return not _referred_to(fields) and now_s() - fields["deleted_s"] >= REVIVAL_S
+
+    def adopt(self, place: int, slot: int, version: dict[str, Any], anew: bool) -> None:
+        """A revived destination keeps its counters only within the service that it left (IPVS-SEMANTICS 1.8)."""
+        table, statistics = self.tables.destinations, self.reader.statistics
+        same = table.get(place, "service") == slot and table.get(place, "service_birth") == version["birth"]
+        if same and not anew:
+            return
+        counted = statistics.counted(place)
+        statistics.begin(place, counted)
+        if not same:
+            base = statistics.base(self.tables.service_bases, slot)
+            statistics.set_base(self.tables.service_bases, slot, tuple(map(sum, zip(base, counted, strict=True))))
+        table.set(place, "service", slot)
+        table.set(place, "service_birth", version["birth"])
+
+    def write(self, edit: Transaction, place: int, destination: Destination, route: Route | None) -> None:
+        """What packets read of the destination itself: flags, thresholds, its route, whether NAT was ever used."""
+        table = self.tables.destinations
+        flags = abi.constant("DESTINATION_AVAILABLE")
+        if not destination.weight:
+            flags |= abi.constant("DESTINATION_QUIESCED")
+        flags |= destination.method << abi.constant("DESTINATION_METHOD")
+        flags |= encode.tunnel_state(destination) << abi.constant("DESTINATION_TUNNEL")
+        if destination.tunnel.kind == TunnelKind.GUE:
+            self._note_ports()
+        edit.write_flags(place, edit.generation, flags, destination.weight)
+        if route and route.source:
+            table.write(place, {"source": encode.address_bytes(route.source)})
+        table.set(place, "mtu", route.mtu if route else 0)
+        if not destination.upper or destination.upper > table.get(place, "upper"):
+            table.set(place, "overloaded", 0)  # (IPVS-SEMANTICS 6.2)
+        table.set(place, "upper", destination.upper)
+        table.set(place, "lower", destination.lower)
+        if destination.method == Method.MASQ:
+            table.set(place, "used", abi.constant("DESTINATION_USED_BY_NAT"))
+            set_bit(self.tables, "reply_bits", table.get(place, "address"), table.get(place, "family"))
+
+    def _note_ports(self) -> None:
+        """This host's local port range, which GUE takes its source ports from (IPVS-SEMANTICS 7.4)."""
+        low, high = kernel.local_ports()
+        self.tables.root.set(0, "port_low", low)
+        self.tables.root.set(0, "port_high", high)
+
+    # --- deleted destinations ---
+
+    def end_orphans(self, places: list[int]) -> None:
+        """With expire_nodest_conn, end what deleted destinations leave behind (IPVS-SEMANTICS 1.8)."""
+        table = self.tables.destinations
+        if not self.tables.root.get(0, "settings.expire_nodest_conn"):
+            return
+        templates = any(table.get(place, "persistent") for place in places)
+        if not templates and not any(table.get(place, "active") or table.get(place, "inactive") for place in places):
+            return
+        program = open_pin(self.tables.state.pin_path(load.ORPHANS))
+        if program is not None:
+            try:
+                for _ in range(2 if templates else 1):  # a template goes after its connections
+                    while bpf.run_program(program, bytes(64)).verdict:
+                        pass
+            finally:
+                os.close(program)
+
+    def sweep(self, edit: Transaction) -> bool:
+        """Free the deleted destinations that nothing refers to and that can no longer be revived; False for none."""
+        now, book = now_s(), self.tables.book
+        if now - book.get(0, "swept_s") < SWEEP_S:
+            return False
+        book.set(0, "swept_s", now)
+        table, kept = self.tables.destinations, []
+        chain = edit.book.deleted()
+        for place in chain:
+            fields = table.read(place)
+            if _referred_to(fields) or now - fields["deleted_s"] < REVIVAL_S:
+                kept.append(place)
+        if len(kept) == len(chain):
+            return False
+        edit.book.set_deleted(kept)
+        for place in set(chain) - set(kept):
+            self._forget(edit, place)
+        versions = [version for _, version in self.reader.service_slots(self.reader.versions.live)]
+        write_bitmaps(self.tables, versions)
+        return True
+
+    def _forget(self, edit: Transaction, place: int) -> None:
+        """What it counted stays with its service; its name and slot are free."""
+        fields, statistics = self.tables.destinations.read(place), self.reader.statistics
+        owner = fields["service"]
+        if self.reader.versions.version(owner)["birth"] == fields["service_birth"]:  # else the slot has another service
+            base, counted = statistics.base(self.tables.service_bases, owner), statistics.counted(place)
+            kept = tuple(one - other for one, other in zip(base, counted, strict=True))
+            statistics.set_base(self.tables.service_bases, owner, kept)
+        virtual = encode.key_of(
+            {
+                "family": fields["virtual_family"],
+                "mark": fields["mark"],
+                "protocol": fields["protocol"],
+                "address": fields["virtual_address"],
+                "port": fields["virtual_port"],
+            }
+        )
+        key = DestinationKey(encode.address_of(fields["address"], fields["family"]), socket.ntohs(fields["port"]))
+        self.tables.names.remove(encode.destination_name(virtual, key))
+        edit.book.free_destination(place)

@@ -1,0 +1,64 @@
+"""One edit: written beside what is in force, and put in force by one store.
+
+    with Transaction(tables) as edit:
+        edit.write_version(slot, {...})
+        edit.commit()
+        ...tidying that may be lost...
+
+A writer that dies before the store has changed nothing; one that dies after it leaves tidying to `recover`, which the
+next writer runs. All under the state's lock.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from pylvs.dataplane.book import Book
+from pylvs.dataplane.recover import recover
+from pylvs.dataplane.tables import Tables
+from pylvs.dataplane.versions import MASK32, Versions
+
+
+class Transaction(Versions):
+    """One edit from its beginning to its end."""
+
+    def __init__(self, tables: Tables) -> None:
+        super().__init__(tables)
+        self.book = Book(tables)
+        self.generation = 0
+        self._live: int | None = None  # while only this edit changes it
+        self._committed = False
+
+    @property
+    def live(self) -> int:
+        """The generation in force."""
+        return super().live if self._live is None else self._live
+
+    def __enter__(self) -> Transaction:
+        if self.tables.book.get(0, "pending"):
+            recover(self.tables)
+        self.tables.book.set(0, "pending", 1)
+        self.book.settle()
+        self._live = self.live
+        self.generation = self._live + 1 & MASK32
+        self.new_facts = self.facts(self.generation)
+        self.new_facts.copy_from(self.facts())
+        return self
+
+    def change_fact(self, name: str, by: int, index: int = 0) -> None:
+        """Count one of the facts up or down."""
+        values = list(self.new_facts.get(name))
+        values[index] += by
+        self.new_facts.set(name, *values)
+
+    def commit(self) -> None:
+        """The store that is the edit."""
+        self.tables.root.set(0, "live", self.generation)
+        self._live = self.generation
+        self._committed = True
+
+    def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
+        if kind is None and self._committed:
+            self.tables.book.set(0, "pending", 0)
+            return
+        recover(self.tables)

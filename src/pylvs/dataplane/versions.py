@@ -1,0 +1,117 @@
+"""Generations: services and destinations come in pairs of halves, of which the generation in force picks one.
+
+An edit writes the other halves, with the next generation, and then stores that generation (`transaction`).
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from pylvs.dataplane import abi
+from pylvs.dataplane.facts import Facts
+from pylvs.dataplane.tables import Tables
+
+MASK32 = 0xFFFFFFFF
+
+
+def later(one: int, other: int) -> bool:
+    """Whether generation `one` comes after `other`; they wrap at 32 bits."""
+    return 0 < (one - other & MASK32) < 1 << 31
+
+
+def half_in_force(generations: tuple[int, int], live: int) -> int:
+    """Which of a pair counts, as version_in_force in bpf/service.h decides."""
+    newer = 1 if later(generations[1], generations[0]) else 0
+    return 1 - newer if later(generations[newer], live) else newer
+
+
+class Versions:
+    """The paired halves of services and destinations, read and written."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+        self._codec = abi.struct("service_version")
+        self._generation = self._codec.offset("generation")
+
+    @property
+    def live(self) -> int:
+        """The generation in force."""
+        return int(self.tables.root.get(0, "live")) & MASK32
+
+    def _generations(self, slot: int) -> tuple[int, int]:
+        array, place = self.tables.services.array, self._generation
+        base = slot * array.stride + place
+        (one,) = struct.unpack_from("<I", array.memory, base)
+        (other,) = struct.unpack_from("<I", array.memory, base + self._codec.size)
+        return one, other
+
+    def _place(self, slot: int, half: int) -> int:
+        return slot * self.tables.services.array.stride + half * self._codec.size
+
+    def version(self, slot: int, live: int | None = None) -> dict[str, Any]:
+        """The fields of a service's version in force."""
+        half = half_in_force(self._generations(slot), self.live if live is None else live)
+        return self._codec.unpack_from(self.tables.services.array.memory, self._place(slot, half), whole=True)
+
+    def write_version(self, slot: int, generation: int, fields: dict[str, Any]) -> None:
+        """Write the half that is not in force: its generation first, so that no packet takes it half-written."""
+        half = 1 - half_in_force(self._generations(slot), self.live)
+        memory, place = self.tables.services.array.memory, self._place(slot, half)
+        struct.pack_into("<I", memory, place + self._generation, generation)
+        self._codec.pack_row_into(memory, place, {**fields, "generation": generation})
+
+    def new_service(self, slot: int, generation: int) -> None:
+        """Both halves of a fresh slot: absent in all generations before this one."""
+        self.tables.services.clear(slot)
+        memory = self.tables.services.array.memory
+        struct.pack_into("<I", memory, self._place(slot, 0) + self._generation, generation - 1 & MASK32)
+        struct.pack_into("<I", memory, self._place(slot, 1) + self._generation, generation - 2 & MASK32)
+
+    def withdraw_version(self, slot: int, live: int) -> None:
+        """Make a half that lies beyond `live` the older one."""
+        one, other = self._generations(slot)
+        for half, (mine, theirs) in enumerate(((one, other), (other, one))):
+            if later(mine, live):
+                struct.pack_into(
+                    "<I",
+                    self.tables.services.array.memory,
+                    self._place(slot, half) + self._generation,
+                    theirs - 1 & MASK32,
+                )
+
+    def _states(self, slot: int) -> tuple[int, int]:
+        one, other = self.tables.destinations.get(slot, "states")
+        return int(one), int(other)
+
+    def flags(self, slot: int, live: int | None = None) -> int:
+        """A destination's flags in force."""
+        one, other = self._states(slot)
+        half = half_in_force((one >> 32, other >> 32), self.live if live is None else live)
+        return (one, other)[half] & MASK32
+
+    def write_flags(self, slot: int, generation: int, flags: int, weight: int | None = None) -> None:
+        """Write a destination's other half, by one store; its weight, before that, stays if none is given."""
+        one, other = self._states(slot)
+        half = 1 - half_in_force((one >> 32, other >> 32), self.live)
+        weights = list(self.tables.destinations.get(slot, "weights"))
+        weights[half] = weights[1 - half] if weight is None else weight
+        self.tables.destinations.set(slot, "weights", *weights)
+        self.store_state(slot, half, generation, flags)
+
+    def withdraw_flags(self, slot: int, live: int) -> None:
+        """Make a half that lies beyond `live` the older one."""
+        states = self._states(slot)
+        for half in 0, 1:
+            if later(states[half] >> 32, live):
+                self.store_state(slot, half, (states[1 - half] >> 32) - 1 & MASK32, 0)
+
+    def store_state(self, slot: int, half: int, generation: int, flags: int) -> None:
+        """Write one half of a destination's states."""
+        destinations = self.tables.destinations
+        place = slot * destinations.array.stride + destinations.codec.offset("states") + 8 * half
+        destinations.array.words[place // 8] = generation << 32 | flags
+
+    def facts(self, generation: int | None = None) -> Facts:
+        """The facts of a generation, of the one in force by default."""
+        return Facts(self.tables, self.live if generation is None else generation)

@@ -1,0 +1,169 @@
+"""The devices of this network namespace and the addresses that they hold."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from pylvs.model.addresses import Address, family_of
+from pylvs.model.errors import InvalidOperation, NoSuchDevice, NotPermitted, PylvsError, Unsupported
+
+LONGEST_LABEL = 15  # IFNAMSIZ - 1
+IFF_UP = 1
+IFA_F_NODAD = 0x02
+IFA_F_NOPREFIXROUTE = 0x200
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A network device."""
+
+    index: int
+    name: str
+    up: bool
+    kind: str  # "veth", "ipip"...; "" for hardware
+    loopback: bool
+    enslaved: bool  # a port of a bridge or a bond
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """An address that a device holds; the label is ifconfig's alias (IPv4 only)."""
+
+    address: Address
+    prefix: int
+    device: str
+    label: str
+
+
+@contextmanager
+def netlink() -> Iterator[IPRoute]:
+    """A route socket, for several operations at the price of one."""
+    with IPRoute() as route:
+        yield route
+
+
+def explained(error: NetlinkError, what: str) -> PylvsError:
+    """The kernel's refusal as one line."""
+    if error.code == errno.EPERM:
+        return NotPermitted(f"{what}: Operation not permitted; CAP_NET_ADMIN is needed: run as root")
+    if error.code == errno.EOPNOTSUPP:
+        return Unsupported(f"{what}: this kernel cannot")
+    return InvalidOperation(f"{what}: {_words(error)}")
+
+
+def _words(error: NetlinkError) -> str:
+    text = error.args[1] if len(error.args) > 1 else errno.errorcode.get(error.code, str(error.code))
+    return str(text)
+
+
+def devices(route: IPRoute) -> list[Device]:
+    """All of them, by index."""
+    found = [
+        Device(
+            index=link["index"],
+            name=link.get_attr("IFLA_IFNAME"),
+            up=bool(link["flags"] & IFF_UP),
+            kind=_kind(link),
+            loopback=bool(link["flags"] & 8),
+            enslaved=link.get_attr("IFLA_MASTER") is not None,
+        )
+        for link in route.get_links()
+    ]
+    return sorted(found, key=lambda device: device.index)
+
+
+def _kind(link: Any) -> str:
+    info = link.get_attr("IFLA_LINKINFO")
+    return str(info.get_attr("IFLA_INFO_KIND")) if info else ""
+
+
+def device(route: IPRoute, name: str) -> Device:
+    """The device of this name. Raises NoSuchDevice, listing those that there are."""
+    known = devices(route)
+    for each in known:
+        if each.name == name:
+            return each
+    raise NoSuchDevice(f"{name}: no such device; there are: {', '.join(each.name for each in known)}")
+
+
+def holdings(route: IPRoute) -> list[Holding]:
+    """Every address of every device."""
+    names = {each.index: each.name for each in devices(route)}
+    found = []
+    for message in route.get_addr():
+        raw = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+        if raw is None or message["index"] not in names:
+            continue
+        found.append(
+            Holding(ip_address(raw), message["prefixlen"], names[message["index"]], message.get_attr("IFA_LABEL") or "")
+        )
+    return found
+
+
+def free_label(held: list[Holding], name: str) -> str:
+    """`lo:0`, or the next number that nobody uses; "" if the device's name leaves no room for one."""
+    taken = {each.label for each in held}
+    number = next(n for n in range(len(taken) + 1) if f"{name}:{n}" not in taken)
+    label = f"{name}:{number}"
+    return label if len(label) <= LONGEST_LABEL else ""
+
+
+def add_address(route: IPRoute, address: Address, where: Device, label: str = "") -> None:
+    """Put one host address (/32, /128) on a device; IPv6 without a wait for duplicates. Raises PylvsError."""
+    bits = address.max_prefixlen
+    more: dict[str, Any] = {}
+    if address.version == 4:
+        more["broadcast"] = str(address)  # a host route's broadcast is itself, as lvs_rs.sh always wrote it
+        if label:
+            more["label"] = label
+    else:
+        more["flags"] = IFA_F_NODAD
+    try:
+        route.addr("add", index=where.index, family=family_of(address), address=str(address), prefixlen=bits, **more)
+    except NetlinkError as error:
+        if error.code == errno.EACCES and address.version == 6:
+            switch = f"net.ipv6.conf.{where.name}.disable_ipv6"
+            raise Unsupported(
+                f"{address}/{bits} on {where.name}: IPv6 is switched off there; sysctl {switch}=0"
+            ) from None
+        raise explained(error, f"{address}/{bits} on {where.name}") from None
+
+
+def remove_address(route: IPRoute, address: Address, where: Device) -> None:
+    """Take it off again; one that has gone already is no error. Raises PylvsError."""
+    bits = address.max_prefixlen
+    try:
+        route.addr("del", index=where.index, family=family_of(address), address=str(address), prefixlen=bits)
+    except NetlinkError as error:
+        if error.code != errno.EADDRNOTAVAIL:
+            raise explained(error, f"{address}/{bits} on {where.name}") from None
+
+
+def set_up(route: IPRoute, where: Device, up: bool) -> None:
+    """Switch a device on or off. Raises PylvsError."""
+    try:
+        route.link("set", index=where.index, state="up" if up else "down")
+    except NetlinkError as error:
+        raise explained(error, where.name) from None
+
+
+def has_family(route: IPRoute, family: int, names: set[str]) -> bool:
+    """Whether one of the devices has an address of the family beyond link-local ones."""
+    return any(
+        each.device in names and family_of(each.address) == family and not each.address.is_link_local
+        for each in holdings(route)
+    )
+
+
+def family_name(family: int) -> str:
+    """ "IPv4" or "IPv6"."""
+    return "IPv4" if family == socket.AF_INET else "IPv6"

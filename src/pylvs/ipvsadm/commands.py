@@ -1,0 +1,165 @@
+"""Doing what a request asks for, with a Director."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from pylvs.ipvsadm import daemons, helptext, wording
+from pylvs.ipvsadm.complaints import EXIT_LISTING, EXIT_REFUSED, Complaint, try_help
+from pylvs.ipvsadm.connections import connection_lines
+from pylvs.ipvsadm.endpoints import Writer, numeric, with_names
+from pylvs.ipvsadm.listing import table, version_line, view_of
+from pylvs.ipvsadm.names import Names
+from pylvs.ipvsadm.options import Command, Given
+from pylvs.ipvsadm.parsing import parse
+from pylvs.ipvsadm.request import Request
+from pylvs.ipvsadm.restore import command_lines, input_lines
+from pylvs.ipvsadm.rules import rule_lines
+from pylvs.model.director import Director
+from pylvs.model.errors import PylvsError
+from pylvs.model.marks import give_mark
+from pylvs.model.service import ServiceKey
+from pylvs.model.timeouts import Timeouts
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one command line ended; `final` ends a restore there."""
+
+    status: int = 0
+    final: bool = False
+
+
+class Session:
+    """One run of the command: its Director, its names and its streams."""
+
+    def __init__(self, director: Director, names: Names, stdin: IO[str], stdout: IO[str], stderr: IO[str]) -> None:
+        self._director = director
+        self._names = names
+        self._stdin = stdin
+        self._stdout = stdout
+        self._stderr = stderr
+
+    def run(self, words: Sequence[str], *, restoring: bool = False) -> Outcome:
+        """Read and do one command line; complaints go to stderr."""
+        try:
+            request = parse(words, self._names)
+        except Complaint as complaint:
+            print(complaint.text, file=self._stderr)
+            return Outcome(complaint.status, complaint.final)
+        try:
+            return self._do(request, restoring)
+        except Complaint as complaint:
+            print(complaint.text, file=self._stderr)
+            return Outcome(complaint.status, complaint.final)
+        except PylvsError as error:
+            print(wording.refusal(error, request.command), file=self._stderr)
+            if request.command is Command.LIST:
+                return Outcome(EXIT_LISTING, final=True)
+            return Outcome(EXIT_REFUSED)
+
+    def restore(self, lines: Iterable[str]) -> Outcome:
+        """Do command lines one after another; those already done stay done when a later one ends it."""
+        outcome = Outcome()
+        for words in command_lines(lines):
+            outcome = self.run(words, restoring=True)
+            if outcome.final:
+                break
+        return outcome
+
+    def _do(self, request: Request, restoring: bool) -> Outcome:
+        if request.command is Command.HELP:
+            self._stdout.write(helptext.HELP)
+            return Outcome(final=True)
+        if request.command is Command.VERSION:
+            self._stdout.write(helptext.VERSION)
+            return Outcome(final=True)
+        if request.command is Command.RESTORE:
+            if restoring:
+                raise try_help()
+            return self._restore_input()
+        if request.command is Command.LIST:
+            self._list(request)
+        elif request.command is Command.SAVE:
+            self._stdout.writelines(rule_lines(self._director.services(), self._writer(request)))
+        else:
+            self._edit(request)
+        return Outcome()
+
+    def _restore_input(self) -> Outcome:
+        lines = input_lines(self._stdin)
+        # Typed by hand, each line counts at once; else the tables are held only while the lines are worked off.
+        with contextlib.nullcontext() if self._stdin.isatty() else self._director.batch():
+            return self.restore(lines)
+
+    def _edit(self, request: Request) -> None:
+        director = self._director
+        match request.command:
+            case Command.ADD_SERVICE:
+                director.add_service(request.service())
+                if request.mark:
+                    self._warn_of_mark(request.service_key())
+            case Command.EDIT_SERVICE:
+                director.edit_service(request.service())
+            case Command.DELETE_SERVICE:
+                director.delete_service(request.service_key())
+            case Command.ADD_SERVER:
+                director.add_destination(request.service_key(), request.destination())
+            case Command.EDIT_SERVER:
+                director.edit_destination(request.service_key(), request.destination())
+            case Command.DELETE_SERVER:
+                director.delete_destination(request.service_key(), request.destination_key())
+            case Command.FLUSH:
+                director.flush()
+            case Command.ZERO:
+                self._zero(request)
+            case Command.SET:
+                tcp, tcp_fin, udp = request.timeouts_s
+                now = director.timeouts()
+                director.set_timeouts(Timeouts(tcp or now.tcp_s, tcp_fin or now.tcp_fin_s, udp or now.udp_s))
+            case Command.START_DAEMON:
+                daemons.start(request, director.services())
+            case Command.STOP_DAEMON:
+                daemons.stop()
+
+    def _warn_of_mark(self, key: ServiceKey) -> None:
+        """Say that no packet will come. Where no rule is there at all, a filter of tc may do the work: then only a
+        person at a terminal is told, and scripts see what the real ipvsadm prints: nothing."""
+        rules = self._director.mark_rules()
+        if give_mark(rules, key.mark, key.address.version) or not (rules or self._stderr.isatty()):
+            return
+        print(wording.no_rule(key), file=self._stderr)
+
+    def _zero(self, request: Request) -> None:
+        one = Given.SERVICE_ADDRESS in request.given
+        everything = not one or (not request.mark and not request.port and int(request.address) == 0)
+        self._director.zero(None if everything else request.service_key())
+
+    def _list(self, request: Request) -> None:
+        given = request.given
+        if Given.CONNECTION in given:
+            lines = connection_lines(
+                self._director.connections(), self._writer(request), engines=Given.PERSISTENT_CONN in given
+            )
+            self._stdout.writelines(lines)
+        elif Given.TIMEOUT in given:
+            now = self._director.timeouts()
+            self._stdout.write(f"Timeout (tcp tcpfin udp): {now.tcp_s} {now.tcp_fin_s} {now.udp_s}\n")
+        elif Given.DAEMON not in given:  # no synchronisation daemon ever runs: there is nothing to list
+            self._list_table(request)
+
+    def _list_table(self, request: Request) -> None:
+        if Given.SERVICE_ADDRESS in request.given:
+            rows = [self._director.service(request.service_key())]
+        else:
+            rows = self._director.services()
+            self._stdout.write(version_line(self._director.table_size()))
+        unsorted = Given.NOSORT in request.given
+        lines = table(rows, view_of(request.given), self._writer(request), unsorted=unsorted)
+        self._stdout.writelines(lines)
+
+    def _writer(self, request: Request) -> Writer:
+        return numeric if Given.NUMERIC in request.given else with_names(self._names)

@@ -1,0 +1,148 @@
+"""Entry points of `ipvsadm`, `ipvsadm-save` and `ipvsadm-restore`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import IO
+
+from pylvs.ipvsadm.commands import Session
+from pylvs.ipvsadm.complaints import EXIT_ARGUMENTS, EXIT_LISTING
+from pylvs.ipvsadm.names import Names, SystemNames
+from pylvs.ipvsadm.restore import without_comments
+from pylvs.ipvsadm.wording import cannot_open
+from pylvs.model.director import Director
+from pylvs.model.errors import PylvsError
+
+EXIT_BROKEN_PIPE = 128 + 13  # as if ended by SIGPIPE
+EXIT_INTERRUPTED = 128 + 2  # as if ended by SIGINT
+EXIT_SAVE_HELP = 1
+SAVE_HELP = (
+    "ipvsadm-save: Script to save the IPVS table to stdout.\n"
+    "   With the -n option, prints out the table in numeric format."
+)
+
+
+def run(
+    words: Sequence[str],
+    *,
+    director: Director,
+    stdin: IO[str],
+    stdout: IO[str],
+    stderr: IO[str] | None = None,
+    names: Names | None = None,
+) -> int:
+    """`ipvsadm` with these words (without the program's name) on a Director; returns the exit status."""
+    return _session(director, stdin, stdout, stderr, names).run(words).status
+
+
+def run_save(
+    words: Sequence[str],
+    *,
+    director: Director,
+    stdin: IO[str],
+    stdout: IO[str],
+    stderr: IO[str] | None = None,
+    names: Names | None = None,
+) -> int:
+    """`ipvsadm-save [-n]`: the table as rules; other options print two lines of help, other words are ignored."""
+    if any(word.startswith("-") and word != "-n" for word in words):
+        print(SAVE_HELP, file=stderr or sys.stderr)
+        return EXIT_SAVE_HELP
+    numeric = ["-n"] if "-n" in words else []
+    return _session(director, stdin, stdout, stderr, names).run(["-S", *numeric]).status
+
+
+def run_restore(
+    words: Sequence[str],
+    *,
+    director: Director,
+    stdin: IO[str],
+    stdout: IO[str],
+    stderr: IO[str] | None = None,
+    names: Names | None = None,
+) -> int:
+    """`ipvsadm-restore`: the rules on stdin take the place of the table; words are ignored."""
+    rules = io.StringIO(without_comments(stdin.read()))
+    session = _session(director, rules, stdout, stderr, names)
+    session.run(["-C"])
+    return session.run(["-R"]).status
+
+
+def main() -> int:
+    """`ipvsadm`."""
+    return _as_program(run)
+
+
+def save() -> int:
+    """`ipvsadm-save`."""
+    return _as_program(run_save)
+
+
+def restore() -> int:
+    """`ipvsadm-restore`."""
+    return _as_program(run_restore)
+
+
+def open_director() -> Director:
+    """The tables of this network namespace. Raises NotPermitted, Unsupported, NoRoom."""
+    from pylvs.dataplane.director import open_director as open_tables
+
+    return open_tables()
+
+
+def _session(
+    director: Director, stdin: IO[str], stdout: IO[str], stderr: IO[str] | None, names: Names | None
+) -> Session:
+    return Session(director, names or SystemNames(), stdin, stdout, stderr or sys.stderr)
+
+
+def _as_program(command: Callable[..., int]) -> int:
+    """Run a command as this process: whatever happens becomes an exit status and at most a few lines."""
+    _take_bytes_as_they_are()
+    try:
+        director = open_director()
+    except PylvsError as error:
+        print(cannot_open(error), file=sys.stderr)
+        return EXIT_ARGUMENTS
+    try:
+        status = command(sys.argv[1:], director=director, stdin=sys.stdin, stdout=sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_output()
+        return EXIT_BROKEN_PIPE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except PylvsError as error:
+        print(f"ipvsadm: {error}", file=sys.stderr)
+        return EXIT_LISTING
+    except OSError as error:
+        _forget_output()
+        print(f"ipvsadm: cannot read or write: {error.strerror or error}", file=sys.stderr)
+        return EXIT_LISTING
+    return status
+
+
+def _take_bytes_as_they_are() -> None:
+    """Words of any bytes come out as they went in, whatever the locale; closed streams are as good as empty."""
+    if sys.stdin is None:
+        sys.stdin = io.StringIO()
+    if sys.stdout is None:
+        sys.stdout = io.StringIO()
+    if sys.stderr is None:
+        sys.stderr = io.StringIO()
+    encoding = sys.getfilesystemencoding()
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=encoding, errors="surrogateescape", newline="\n")
+
+
+def _forget_output() -> None:
+    """Drop what could not be written, so that nothing tries again at the end of the process."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()

@@ -1,0 +1,76 @@
+"""What one command line asks for."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+
+from pylvs.ipvsadm.options import Command
+from pylvs.model.addresses import ANY_V4, Address
+from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
+from pylvs.model.scheduler import DEFAULT_SCHEDULER
+from pylvs.model.service import NETMASK_V4_ALL, NETMASK_V6_ALL, Protocol, ServiceFlag, ServiceKey, VirtualService
+
+WHOLE_ADDRESS = -1  # the netmask where none is given
+
+
+@dataclass(slots=True)
+class Request:
+    """A command with its options; while words are read, what has been read so far."""
+
+    command: Command
+    given: set[str] = field(default_factory=set)
+
+    protocol: int = 0
+    address: Address = ANY_V4
+    port: int = 0
+    mark: int = 0
+    family: int = socket.AF_INET
+    scheduler: str = ""
+    flags: ServiceFlag = ServiceFlag(0)
+    flag_words: str = ""  # of -b, read when the scheduler is known
+    timeout_s: int = 0
+    netmask: int = WHOLE_ADDRESS
+    engine: str = ""
+
+    server: Address = ANY_V4
+    server_port: int = 0
+    method: Method = Method.ROUTE
+    weight: int = 1
+    upper: int = 0
+    lower: int = 0
+    tunnel_kind: TunnelKind = TunnelKind.IPIP
+    tunnel_port: int = 0
+    tunnel_flags: TunnelFlag = TunnelFlag(0)
+
+    timeouts_s: tuple[int, ...] = ()  # of --set; 0 keeps what there is
+    interface: str = ""  # of a synchronisation daemon
+
+    def service_key(self) -> ServiceKey:
+        """The service that the command is about."""
+        if self.mark:
+            return ServiceKey.of_mark(self.mark, self.family)
+        return ServiceKey(Protocol(self.protocol), self.address, self.port)
+
+    def service(self) -> VirtualService:
+        """The service as it shall be."""
+        whole = NETMASK_V4_ALL if self.family == socket.AF_INET else NETMASK_V6_ALL
+        return VirtualService(
+            self.service_key(),
+            self.scheduler or DEFAULT_SCHEDULER,
+            self.flags,
+            self.timeout_s,
+            WHOLE_ADDRESS if self.netmask == whole else self.netmask,
+            self.engine,
+        )
+
+    def destination_key(self) -> DestinationKey:
+        """The destination that the command is about."""
+        return DestinationKey(self.server, self.server_port)
+
+    def destination(self) -> Destination:
+        """The destination as it shall be."""
+        tunnel = Tunnel()
+        if self.method is Method.TUNNEL:
+            tunnel = Tunnel(self.tunnel_kind, self.tunnel_port, self.tunnel_flags)
+        return Destination(self.destination_key(), self.method, self.weight, self.upper, self.lower, tunnel)

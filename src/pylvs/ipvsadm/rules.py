@@ -1,0 +1,68 @@
+"""The table as rules: what `-S` writes and `-R` reads. Thresholds are not saved, as in ipvsadm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from pylvs.ipvsadm import endpoints, order
+from pylvs.ipvsadm.flags import flag_words
+from pylvs.ipvsadm.listing import masked
+from pylvs.model.destination import Destination, Method, TunnelFlag, TunnelKind
+from pylvs.model.director import ServiceRow
+from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+
+SERVICES = {Protocol.TCP: "-t", Protocol.UDP: "-u", Protocol.SCTP: "--sctp-service"}
+METHODS = {Method.ROUTE: "-g", Method.TUNNEL: "-i", Method.MASQ: "-m", Method.LOCAL: "-g"}
+
+
+def rule_lines(rows: Iterable[ServiceRow], write: endpoints.Writer) -> Iterator[str]:
+    """A line for each service and each destination."""
+    for row in order.sorted_services(rows):
+        service = row.service
+        protocol = 0 if service.key.mark else int(service.key.protocol)
+        name = _service_name(service.key, protocol, write)
+        yield f"-A {name} {_service_options(service)}\n"
+        for server in order.sorted_destinations(row.destinations):
+            where = server.destination.key
+            address = write(where.address, where.port, protocol)
+            yield f"-a {name} -r {address} {_destination_options(server.destination)}\n"
+
+
+def _service_name(key: ServiceKey, protocol: int, write: endpoints.Writer) -> str:
+    if key.mark:
+        return f"-f {endpoints.mark_text(key.mark)}" + ("" if key.address.version == 4 else " -6")
+    return f"{SERVICES[key.protocol]} {write(key.address, key.port, protocol)}"
+
+
+def _service_options(service: VirtualService) -> str:
+    words = [f"-s {service.scheduler}"]
+    if ServiceFlag.PERSISTENT in service.flags:
+        words.append(f"-p {service.timeout_s}")
+        if masked(service):
+            words.append(f"-M {endpoints.mask_text(service.mask, service.key.family)}")
+    if service.engine:
+        words.append(f"--pe {service.engine}")
+    if ServiceFlag.ONE_PACKET in service.flags:
+        words.append("-o")
+    flags = flag_words(service)
+    if flags is not None:
+        words.append(f"-b {flags}")
+    return " ".join(words)
+
+
+def _destination_options(server: Destination) -> str:
+    words = [METHODS[server.method], f"-w {server.weight}"]
+    tunnel = server.tunnel
+    if server.method is Method.TUNNEL:
+        words.append(f"--tun-type {tunnel.kind.name.lower()}")
+        if tunnel.kind is TunnelKind.GUE:
+            words.append(f"--tun-port {tunnel.port}")
+        if tunnel.kind is not TunnelKind.IPIP:
+            words.append(_checksum_option(tunnel.flags))
+    return " ".join(words)
+
+
+def _checksum_option(flags: TunnelFlag) -> str:
+    if TunnelFlag.REMCSUM in flags:
+        return "--tun-remcsum"
+    return "--tun-csum" if TunnelFlag.CSUM in flags else "--tun-nocsum"

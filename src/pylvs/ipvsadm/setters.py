@@ -1,0 +1,212 @@
+"""What each option does to the request, checked at the moment it is read."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from pylvs.ipvsadm.complaints import Complaint
+from pylvs.ipvsadm.names import Names
+from pylvs.ipvsadm.request import WHOLE_ADDRESS, Request
+from pylvs.ipvsadm.values import MAX_PORT, as_int, dotted_quad, endpoint, ipv4, ipv6, leading_number, whole_number
+from pylvs.model.addresses import family_of
+from pylvs.model.destination import MAX_WEIGHT, Method, TunnelFlag, TunnelKind
+from pylvs.model.rules import MAX_PREFIX, MAX_THRESHOLD
+from pylvs.model.scheduler import NAME_LENGTH
+from pylvs.model.service import ServiceFlag
+from pylvs.model.timeouts import LONGEST_S
+
+MAX_MARK = 0xFFFFFFFF
+DEFAULT_PERSISTENCE_S = 360
+MAX_SYNC_ID = 255
+MAX_TTL = 255
+MAX_SYNC_MESSAGE = 65507  # bytes: what fits a UDP datagram
+DEVICE_NAME_LENGTH = 15
+TUNNEL_KINDS = {kind.name.lower(): kind for kind in TunnelKind}
+DAEMON_STATES = ("master", "backup")
+
+Setter = Callable[[Request, str | None, Names], None]
+
+
+def checked_timeout(text: str, lowest_s: int) -> int:
+    """A number of seconds; raises Complaint."""
+    seconds = whole_number(text, lowest_s, LONGEST_S)
+    if seconds is None:
+        raise Complaint(f"invalid timeout value `{text}' specified")
+    return seconds
+
+
+def _number(value: str | None, lowest: int, highest: int, name: str) -> int:
+    number = whole_number(value or "", lowest, highest)
+    if number is None:
+        raise Complaint(f"illegal {name} specified")
+    return number
+
+
+def _service_of(protocol: int) -> Setter:
+    def set_service(request: Request, value: str | None, names: Names) -> None:
+        found = endpoint(value or "", protocol, names)
+        if found is None:
+            raise Complaint("illegal virtual server address[:port] specified")
+        request.protocol = protocol
+        request.address = found.address
+        request.port = found.port or 0
+        request.family = family_of(found.address)
+        if request.family == socket.AF_INET6:
+            request.netmask = WHOLE_ADDRESS
+
+    return set_service
+
+
+def _set_mark(request: Request, value: str | None, _: Names) -> None:
+    mark = whole_number(value or "", 1, MAX_MARK)
+    if mark is None:
+        raise Complaint(f"invalid fwmark value `{value}' specified")
+    request.mark = mark
+    request.protocol = socket.IPPROTO_TCP
+
+
+def _set_ipv6(request: Request, _: str | None, __: Names) -> None:
+    if not request.mark:
+        raise Complaint("-6 used before -f\n")
+    request.family = socket.AF_INET6
+    request.netmask = WHOLE_ADDRESS
+
+
+def _set_scheduler(request: Request, value: str | None, _: Names) -> None:
+    request.scheduler = (value or "")[:NAME_LENGTH]
+
+
+def _set_engine(request: Request, value: str | None, _: Names) -> None:
+    request.engine = value or ""
+
+
+def _set_persistent(request: Request, value: str | None, _: Names) -> None:
+    request.flags |= ServiceFlag.PERSISTENT
+    request.timeout_s = DEFAULT_PERSISTENCE_S if value is None else checked_timeout(value, 1)
+
+
+def _set_netmask(request: Request, value: str | None, names: Names) -> None:
+    if request.family == socket.AF_INET6:
+        request.netmask = as_int(leading_number(value or ""))
+        if not 1 <= request.netmask <= MAX_PREFIX:
+            raise Complaint("illegal ipv6 netmask specified")
+        return
+    mask = ipv4(value or "", names)
+    if mask is None:
+        raise Complaint("illegal virtual server persistent mask specified")
+    request.netmask = int(mask)
+
+
+def _set_ops(request: Request, _: str | None, __: Names) -> None:
+    request.flags |= ServiceFlag.ONE_PACKET
+
+
+def _set_flag_words(request: Request, value: str | None, _: Names) -> None:
+    request.flag_words = value or ""
+
+
+def _set_server(request: Request, value: str | None, names: Names) -> None:
+    found = endpoint(value or "", request.protocol, names)
+    if found is None:
+        raise Complaint("illegal real server address[:port] specified")
+    request.server = found.address
+    request.server_port = request.port if found.port is None else found.port
+
+
+def _method(method: Method) -> Setter:
+    def set_method(request: Request, _: str | None, __: Names) -> None:
+        request.method = method
+
+    return set_method
+
+
+def _set_weight(request: Request, value: str | None, _: Names) -> None:
+    request.weight = _number(value, 0, MAX_WEIGHT, "weight")
+
+
+def _set_upper(request: Request, value: str | None, _: Names) -> None:
+    request.upper = _number(value, 0, MAX_THRESHOLD, "u_threshold")
+
+
+def _set_lower(request: Request, value: str | None, _: Names) -> None:
+    request.lower = _number(value, 0, MAX_THRESHOLD, "l_threshold")
+
+
+def _set_tunnel_kind(request: Request, value: str | None, _: Names) -> None:
+    if value not in TUNNEL_KINDS:
+        raise Complaint("illegal tunnel type specified")
+    request.tunnel_kind = TUNNEL_KINDS[value]
+
+
+def _set_tunnel_port(request: Request, value: str | None, _: Names) -> None:
+    request.tunnel_port = _number(value, 1, MAX_PORT, "tunnel port")
+
+
+def _tunnel_flag(flag: TunnelFlag) -> Setter:
+    def set_flag(request: Request, _: str | None, __: Names) -> None:
+        request.tunnel_flags |= flag
+
+    return set_flag
+
+
+def _set_interface(request: Request, value: str | None, _: Names) -> None:
+    request.interface = (value or "")[:DEVICE_NAME_LENGTH]
+
+
+def _set_group(_: Request, value: str | None, __: Names) -> None:
+    text = value or ""
+    address = ipv6(text) if ":" in text else dotted_quad(text)
+    if address is None or not address.is_multicast:
+        raise Complaint(f"invalid {'IPv6' if ':' in text else 'IPv4'} mcast-group `{text}'")
+
+
+def _daemon_number(lowest: int, highest: int, name: str) -> Setter:
+    def check(_: Request, value: str | None, __: Names) -> None:
+        _number(value, lowest, highest, name)
+
+    return check
+
+
+def _start_daemon(_: Request, value: str | None, __: Names) -> None:
+    if value not in DAEMON_STATES:
+        raise Complaint("illegal start-daemon parameter specified")
+
+
+def _stop_daemon(_: Request, value: str | None, __: Names) -> None:
+    if value not in DAEMON_STATES:
+        raise Complaint("illegal start_daemon specified")
+
+
+SETTERS: dict[str, Setter] = {
+    "start-daemon": _start_daemon,
+    "stop-daemon": _stop_daemon,
+    "tcp-service": _service_of(socket.IPPROTO_TCP),
+    "udp-service": _service_of(socket.IPPROTO_UDP),
+    "sctp-service": _service_of(socket.IPPROTO_SCTP),
+    "fwmark-service": _set_mark,
+    "ipv6": _set_ipv6,
+    "scheduler": _set_scheduler,
+    "pe": _set_engine,
+    "persistent": _set_persistent,
+    "netmask": _set_netmask,
+    "ops": _set_ops,
+    "sched-flags": _set_flag_words,
+    "real-server": _set_server,
+    "gatewaying": _method(Method.ROUTE),
+    "ipip": _method(Method.TUNNEL),
+    "masquerading": _method(Method.MASQ),
+    "weight": _set_weight,
+    "u-threshold": _set_upper,
+    "l-threshold": _set_lower,
+    "tun-type": _set_tunnel_kind,
+    "tun-port": _set_tunnel_port,
+    "tun-csum": _tunnel_flag(TunnelFlag.CSUM),
+    "tun-remcsum": _tunnel_flag(TunnelFlag.REMCSUM),
+    "mcast-interface": _set_interface,
+    "mcast-group": _set_group,
+    "mcast-port": _daemon_number(1, MAX_PORT, "mcast-port"),
+    "mcast-ttl": _daemon_number(1, MAX_TTL, "mcast-ttl"),
+    "syncid": _daemon_number(0, MAX_SYNC_ID, "syncid"),
+    "sync-maxlen": _daemon_number(1, MAX_SYNC_MESSAGE, "sync-maxlen"),
+}

@@ -1,0 +1,74 @@
+"""The picture of a lab: every switch with what is plugged into it, addresses and MACs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pylvs.lab.network import DIRECTOR, SERVER, Host, Interface, Network, address_of
+
+DEVICE_WIDTH = 6
+
+
+def picture(name: str, network: Network) -> str:
+    """Text, a line of at most 80 to 100 columns for each card and address."""
+    return "\n".join(_lines(name, network)) + "\n"
+
+
+def _lines(name: str, network: Network) -> Iterator[str]:
+    yield f"lab {name}: {network.title}"
+    yield f"  {network.path}"
+    width = max(len(address) for host in network.hosts for address, _ in _rows(network, host)) + 1
+    for link in network.links:
+        yield ""
+        yield f"  ║ {link.name}  {link.about}"
+        plugged = [(host, card) for host in network.hosts for card in host.interfaces if card.link == link.name]
+        for host, card in plugged:
+            yield from _card(network, host, card, width)
+    yield ""
+    if network.entry != network.vip:
+        yield f"  the router translates {network.entry} to the VIP {network.vip} and back"
+    yield f"  clients ask for http://VIP/ (VIP is {network.entry}, as /etc/hosts of each client says)"
+
+
+def _rows(network: Network, host: Host) -> list[tuple[str, str]]:
+    """All (address, note) pairs of a host."""
+    return [row for card in host.interfaces for row in _addresses(network, host, card)]
+
+
+def _addresses(network: Network, host: Host, card: Interface) -> list[tuple[str, str]]:
+    rows = list(zip(card.addresses, card.notes, strict=False))
+    if host.role == DIRECTOR and host.vip_device == card.device:
+        rows.append((f"{network.vip}/{network.vip_prefix}", "VIP"))
+    return rows or [("no address yet", "")]
+
+
+def _card(network: Network, host: Host, card: Interface, width: int) -> Iterator[str]:
+    (address, note), *more = _addresses(network, host, card)
+    yield f"  ╟─ {host.name:<9} {card.device:<{DEVICE_WIDTH}} {address:<{width}} {card.mac}  {note}".rstrip()
+    for address, note in more:
+        yield f"  ║{'':<{12 + DEVICE_WIDTH + 1}} {address:<{width}} {'':<17}  {note}".rstrip()
+    if host.role == SERVER and any(word.startswith("pylvs realserver") for word in host.commands):
+        text = "VIP, no ARP for it" if network.version == 4 else "VIP"
+        if any("--tunnel" in word for word in host.commands):
+            text += ", unwraps tunnels"
+        bits = 32 if network.version == 4 else 128
+        yield f"  ║{'':<12}{'lo':<{DEVICE_WIDTH}} {network.vip + f'/{bits}':<{width}} {'':<17}  {text}".rstrip()
+
+
+def commands(network: Network) -> str:
+    """What configured the hosts, as one would type it: HOST# COMMAND."""
+    lines = []
+    for host in network.hosts:
+        if host.vip_device:
+            lines.append(f"{host.name}# ip addr add {network.vip}/{network.vip_prefix} dev {host.vip_device}")
+        lines += [f"{host.name}# {command}" for command in host.commands]
+    return "".join(f"  {line}\n" for line in lines)
+
+
+def address_list(network: Network) -> str:
+    """One line for `pylvs lab list`."""
+    servers = len(network.role(SERVER))
+    director = network.host("director")
+    cards = director.interfaces[0].addresses if director else ()
+    dip = address_of(cards[0]) if cards else "none yet"
+    return f"{network.topology:<17} VIP {network.entry}  DIP {dip}  {servers} real server{'s' if servers != 1 else ''}"

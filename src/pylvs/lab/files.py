@@ -1,0 +1,160 @@
+"""The files that make a lab host a machine of its own: names, network configuration, web server, commands."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address, ip_interface
+from pathlib import Path
+
+import pylvs
+from pylvs.lab.network import SERVER, Host, Network
+from pylvs.lab.places import MARK
+
+WEB_STATE = "/var/lib/pylvs-lab"
+WEB_CONFIGURATION = "/etc/nginx/pylvs-lab.conf"
+BIG_FILE_BYTES = 10 << 20
+LONGEST_INTERPRETER = 120  # the kernel cuts first lines at 127 or 255 characters
+
+# Scripts find these where the distributions have them. `from MODULE import FUNCTION` of each:
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "ipvsadm": ("pylvs.ipvsadm.main", "main"),
+    "ipvsadm-save": ("pylvs.ipvsadm.main", "save"),
+    "ipvsadm-restore": ("pylvs.ipvsadm.main", "restore"),
+    "pylvs": ("pylvs.cli.main", "main"),
+}
+
+# Debian's ifup and ifdown keep their state in /run, which all hosts share: so these, which keep none.
+IFUP = """#!/bin/sh
+# Brings devices up as /etc/network/interfaces says. Part of a pylvs lab.
+file=/etc/network/interfaces
+[ "$1" != -a ] || set -- $(awk '$1 == "auto" { for (i = 2; i <= NF; i++) print $i }' $file)
+for device; do
+    awk -v want="$device" '
+        function finish() {
+            if (address) print "addr replace " address (mask ? "/" mask : "") " dev " want (six ? " nodad" : "")
+            if (gateway) later = later "route replace default via " gateway " dev " want "\\n"
+            address = mask = gateway = ""
+        }
+        $1 == "iface" || $1 == "auto" { finish(); here = 0 }
+        $1 == "iface" && $2 == want {
+            here = 1; six = $3 == "inet6"
+            if (!known++) print "link set dev " want " up"
+            if ($4 == "loopback") print "addr replace 127.0.0.1/8 dev " want
+        }
+        here && $1 == "address" { address = $2 }
+        here && $1 == "netmask" { mask = $2 }
+        here && $1 == "gateway" { gateway = $2 }
+        END { finish(); printf "%s", later; exit !known }
+    ' $file >"/tmp/ifup.$$" || { echo "ifup: unknown interface $device" >&2; rm -f "/tmp/ifup.$$"; exit 1; }
+    ip -batch "/tmp/ifup.$$"
+    status=$?
+    rm -f "/tmp/ifup.$$"
+    [ $status = 0 ] || exit $status
+done
+"""
+IFDOWN = """#!/bin/sh
+# Takes all addresses, aliases too, from devices and switches them off. Part of a pylvs lab.
+for device; do
+    [ -e "/sys/class/net/$device" ] || { echo "ifdown: unknown interface $device" >&2; exit 1; }
+    ip addr flush dev "$device" 2>/dev/null
+    ip link set dev "$device" down || exit
+done
+"""
+SERVICE = f"""#!/bin/sh
+# The one service of a lab's real server, by any of its names. Part of a pylvs lab.
+name=$1 action=$2 pid=$(cat {WEB_STATE}/nginx.pid 2>/dev/null)
+case $name in nginx | httpd | apache2) ;; *) echo "$name: unrecognized service" >&2; exit 1 ;; esac
+[ -e {WEB_CONFIGURATION} ] || {{ echo "$name: only real servers of a lab have it" >&2; exit 1; }}
+# A process that has ended may stay listed, without a command line, until somebody asks for its status.
+runs() {{ [ -n "$pid" ] && grep -q nginx "/proc/$pid/cmdline" 2>/dev/null; }}
+start() {{ runs || nginx -e {WEB_STATE}/error.log -c {WEB_CONFIGURATION}; }}
+stop() {{
+    runs || return 0
+    kill "$pid"
+    while runs; do sleep 0.05; done
+}}
+case $action in
+    start) start ;;
+    stop) stop ;;
+    restart) stop; pid=; start ;;
+    reload) runs && kill -HUP "$pid" ;;
+    status) if runs; then echo "$name is running (process $pid)"; else echo "$name is stopped"; exit 3; fi ;;
+    *) echo "usage: service $name start|stop|restart|reload|status" >&2; exit 2 ;;
+esac
+"""
+
+
+def files_of(lab: str, network: Network, host: Host) -> Iterator[tuple[str, str, int]]:
+    """(path, content, mode) of everything that this host has of its own."""
+    yield str(MARK), f"{host.name} of lab {lab}\n", 0o644
+    yield "/etc/hostname", f"{host.name}\n", 0o644
+    yield "/etc/hosts", _hosts(network, host), 0o644
+    yield "/etc/network/interfaces", _interfaces(host), 0o644
+    for name, (module, function) in COMMANDS.items():
+        yield f"/usr/sbin/{name}", _command(module, function), 0o755
+    yield "/usr/sbin/ifup", IFUP, 0o755
+    yield "/usr/sbin/ifdown", IFDOWN, 0o755
+    yield "/usr/sbin/service", SERVICE, 0o755
+    if host.role == SERVER:
+        yield WEB_CONFIGURATION, _web(network.port), 0o644
+        yield "/var/www/html/index.html", f"This is {host.name} server!\n", 0o644
+
+
+def _hosts(network: Network, host: Host) -> str:
+    names = {**network.names(), **host.names}
+    lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
+    return "".join(f"{line}\n" for line in [*lines, *(f"{address} {name}" for name, address in names.items())])
+
+
+def _interfaces(host: Host) -> str:
+    lines = ["auto lo", "iface lo inet loopback"]
+    gateway = host.gateway
+    for card in host.interfaces:
+        lines.append(f"auto {card.device}")
+        for address in card.addresses:
+            here = ip_interface(address)
+            lines += [f"iface {card.device} inet{'6' if here.version == 6 else ''} static", f"    address {address}"]
+            if gateway and ip_address(gateway) in here.network:
+                lines.append(f"    gateway {gateway}")
+                gateway = ""
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _command(module: str, function: str) -> str:
+    """A command of pylvs, run by the interpreter and out of the tree that this process came from."""
+    tree = str(Path(pylvs.__file__).resolve().parents[1])
+    return (
+        f"{_first_lines(sys.executable)}"
+        f"import sys\nsys.path.insert(0, {tree!r})\nfrom {module} import {function}\nsys.exit({function}())\n"
+    )
+
+
+def _first_lines(python: str) -> str:
+    """What makes a file run by this interpreter, alone with its own libraries (-I)."""
+    if " " not in python and len(python) < LONGEST_INTERPRETER:
+        return f"#!{python} -I\n"
+    # To the shell the second line is a command, to Python both are a string that nobody uses.
+    return f"#!/bin/sh\n'''exec' {shlex.quote(python)} -I \"$0\" \"$@\"\n' '''\n"
+
+
+def _web(port: int) -> str:
+    paths = "".join(
+        f"    {kind}_temp_path {WEB_STATE}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    six = f"        listen [::]:{port} ipv6only=on;\n" if Path("/proc/net/if_inet6").exists() else ""
+    return (
+        f"user root;\nworker_processes 1;\npid {WEB_STATE}/nginx.pid;\nerror_log {WEB_STATE}/error.log;\n"
+        f"events {{ worker_connections 4096; }}\n"
+        f"http {{\n{paths}    access_log off;\n    default_type text/plain;\n    sendfile on;\n"
+        f"    server {{\n        listen {port};\n{six}"
+        f"        root /var/www/html;\n"
+        # Takes a whole body in, and says how long it was.
+        f"        location = /upload {{\n            client_max_body_size 64m;\n"
+        f"            proxy_pass_request_body off;\n            proxy_set_header X-Length $content_length;\n"
+        f'            proxy_set_header Content-Length "";\n'
+        f"            proxy_pass http://unix:{WEB_STATE}/upload.sock;\n        }}\n    }}\n"
+        f"    server {{\n        listen unix:{WEB_STATE}/upload.sock;\n"
+        f'        return 200 "$http_x_length bytes\\n";\n    }}\n}}\n'
+    )

@@ -1,0 +1,375 @@
+"""Building labs, finding them, and removing them so that nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pylvs.host import realserver
+from pylvs.host.namespaces import NAMED, Mount, inside_network, mount, network_cookie, unmount
+from pylvs.lab import setup
+from pylvs.lab.interrupts import STEP_S, Held, held
+from pylvs.lab.network import DIRECTOR, NETWORK_HOST, PREFIX, Host, Network, without_configuration
+from pylvs.lab.places import DESCRIPTION, MARK, PINS, STATE, Place, environment
+from pylvs.lab.processes import end_all, identity, living_in
+from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, Unsupported
+
+TOOLS = {
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "unshare": "util-linux",
+    "nginx": "nginx",
+    "nft": "nftables",
+    "awk": "mawk",
+}
+COMMAND_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A lab that is up."""
+
+    name: str
+    network: Network
+
+    def place(self, host: str) -> Place:
+        """A host's place. Raises InvalidOperation listing the hosts that there are."""
+        names = [each.name for each in self.network.hosts]
+        if host not in names:
+            raise InvalidOperation(f"{host}: lab {self.name} has no such host; there are: {', '.join(names)}")
+        return Place(self.name, host)
+
+    def run(
+        self, host: str, command: Sequence[str], text: str | None = None, seconds: float = COMMAND_SECONDS
+    ) -> subprocess.CompletedProcess[str]:
+        """A command in a host, its output kept."""
+        return subprocess.run(
+            [*self.place(host).inside(), *command],
+            input="" if text is None else text,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            env=environment(),
+            check=False,
+        )
+
+    def sh(self, host: str, script: str) -> str:
+        """A shell script in a host; its output. Raises Unsupported with what it said if it fails."""
+        done = self.run(host, ["sh", "-c", script])
+        if done.returncode:
+            raise Unsupported(f"{host}: {script}: {(done.stderr or done.stdout).strip()}")
+        return done.stdout
+
+    @property
+    def wire(self) -> Path:
+        """The namespace of the bridges, where every frame passes."""
+        return Place(self.name, NETWORK_HOST).network
+
+
+def build(name: str, network: Network, bare: bool = False, blank: bool = False) -> Lab:
+    """Make a lab. Raises PylvsError, after removing what was made so far; interrupted, it does the same.
+
+    `bare`: the director and the real servers have their own addresses and nothing more; `blank`: not even those.
+    """
+    _check_machine()
+    planned = without_configuration(network, addresses=not blank) if bare or blank else network
+    lab = Lab(name, planned)
+    with held() as signals, _lock(signals):
+        if _remains(name):
+            if _state(name) == "up":
+                raise Busy(f"lab {name} is up already; pylvs lab down {name} first, or choose another --name")
+            _remove(name)  # half-made by a process that was killed
+        try:
+            for step in _steps(lab):
+                signals.check()
+                step()
+            signals.check()
+        except BaseException:
+            _remove(name)
+            raise
+    return lab
+
+
+def take_down(name: str) -> bool:
+    """Remove a lab, half-made ones too, and everything in it; whether there was one."""
+    _need_machine()
+    with held() as signals, _lock(signals):
+        there = _remains(name)
+        if there:
+            _remove(name)
+    return there
+
+
+def open_lab(name: str) -> Lab:
+    """A lab that is up. Raises InvalidOperation."""
+    _need_machine()
+    state = _state(name)
+    if state != "up":
+        there = ", ".join(each for each, state in labs() if state == "up") or "none"
+        what = "is half-made; pylvs lab down removes it" if state else f"is not there; up are: {there}"
+        raise InvalidOperation(f"lab {name} {what}")
+    description = json.loads((STATE / name / DESCRIPTION).read_text(encoding="utf-8"))
+    return Lab(name, Network.from_dict(description["network"]))
+
+
+def labs() -> list[tuple[str, str]]:
+    """(name, "up" or "half-made") of all. Raises NotPermitted."""
+    _need_machine()
+    names = {path.name for path in STATE.glob("*") if path.is_dir()}
+    return [(name, _state(name) or "half-made") for name in sorted(names)]
+
+
+def free_name(letter: str) -> str:
+    """d1, or the next that is not taken."""
+    return next(name for number in range(1, 1000) if not _remains(name := f"{letter}{number}"))
+
+
+def _check_machine() -> None:
+    _need_machine()
+    missing = [f"{tool} (package {package})" for tool, package in TOOLS.items() if not shutil.which(tool, path=_path())]
+    if missing:
+        raise Unsupported(f"a lab needs {', '.join(missing)}; install it")
+
+
+def _path() -> str:
+    return environment()["PATH"]
+
+
+def _need_machine() -> None:
+    if os.geteuid():
+        raise NotPermitted("Operation not permitted: a lab is made of network namespaces; run as root")
+    if MARK.exists():
+        raise InvalidOperation(f"this is {MARK.read_text(encoding='utf-8').strip()}: leave it first")
+
+
+@contextlib.contextmanager
+def _lock(signals: Held) -> Iterator[None]:
+    """One lab is made or removed at a time. The lock is the folder of all labs, which the last one takes with it."""
+    while True:
+        try:
+            STATE.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(STATE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        if _locked(descriptor, signals) and identity(STATE) == identity(f"/proc/self/fd/{descriptor}"):
+            break
+        os.close(descriptor)  # removed while we waited for it
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            STATE.rmdir()  # only if it is empty
+            STATE.parent.rmdir()
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, signals: Held) -> bool:
+    """Wait for the lock. Raises Interrupted."""
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            try:
+                signals.sleep(STEP_S)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        else:
+            return True
+
+
+def _remains(name: str) -> bool:
+    return (STATE / name).exists() or bool(_namespaces(name)) or bool(_pins(name))
+
+
+def _namespaces(name: str) -> list[Path]:
+    return sorted(NAMED.glob(f"{PREFIX}{name}-*")) if NAMED.is_dir() else []
+
+
+def _pins(name: str) -> list[Path]:
+    return sorted(PINS.glob(f"{name}-*")) if PINS.is_dir() else []
+
+
+def _state(name: str) -> str:
+    """ "up", "half-made", or "" if there is no such lab."""
+    path = STATE / name / DESCRIPTION
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["state"])
+    except (OSError, ValueError, KeyError):
+        return "half-made" if _remains(name) else ""
+
+
+def _describe(lab: Lab, state: str) -> None:
+    path = STATE / lab.name / DESCRIPTION
+    draft = path.with_suffix(".new")
+    draft.write_text(json.dumps(_description(lab, state), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def _description(lab: Lab, state: str) -> Mapping[str, Any]:
+    namespaces = {host.name: str(Place(lab.name, host.name).network) for host in lab.network.hosts}
+    return {"name": lab.name, "state": state, "namespaces": namespaces, "network": lab.network.to_dict()}
+
+
+def _steps(lab: Lab) -> list[Callable[[], None]]:
+    """Description, namespaces, cables, hosts, and the hosts' own commands."""
+    net = Place(lab.name, NETWORK_HOST).network
+    hosts = lab.network.hosts
+    return [
+        (STATE / lab.name).mkdir,
+        lambda: _describe(lab, "half-made"),
+        _private_pins,
+        lambda: _ip(setup.namespaces(lab.name, lab.network)),
+        lambda: _finish([(NETWORK_HOST, _start(["nsenter", f"--net={net}", "sh"], setup.quiet_switches()))]),
+        lambda: _ip(setup.wires(lab.name, lab.network), net),
+        lambda: _finish([(host.name, _start_host(lab, host)) for host in hosts]),
+        lambda: _finish([(host.name, _start_commands(lab, host)) for host in hosts if host.commands]),
+        lambda: _describe(lab, "up"),
+    ]
+
+
+def _private_pins() -> None:
+    """A folder whose mounts no other mount namespace gets to see: the kernel wants that for pinning such."""
+    PINS.mkdir(parents=True, exist_ok=True)
+    # os.path.ismount looks at devices, and a folder bound to itself stays on its own.
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    if not any(line.split()[4] == str(PINS) for line in mounts):
+        mount(str(PINS), PINS, flags=Mount.BIND)
+        mount("", PINS, flags=Mount.PRIVATE)
+
+
+def _ip(lines: Sequence[str], namespace: Path | None = None) -> None:
+    where = ["-n", namespace.name] if namespace else []
+    _finish([("ip", _start(["ip", *where, "-batch", "-"], "".join(f"{line}\n" for line in lines)))])
+
+
+def _start(command: Sequence[str], text: str) -> subprocess.Popen[str]:
+    """Start a command with a text to read."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        start_new_session=True,  # what is typed at the terminal is for us to see first
+    )
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(text)
+        process.stdin.close()
+    process.stdin = None
+    return process
+
+
+def _finish(processes: Sequence[tuple[str, subprocess.Popen[str]]]) -> None:
+    """Wait for all. Raises Unsupported with the words of the first that failed."""
+    failed = ""
+    try:
+        for subject, process in processes:
+            try:
+                said, _ = process.communicate(timeout=COMMAND_SECONDS)
+            except subprocess.TimeoutExpired:
+                failed = failed or f"{subject}: nothing happened for {COMMAND_SECONDS} seconds"
+                break
+            if process.returncode and not failed:
+                failed = f"{subject}: {said.strip() or f'exit status {process.returncode}'}"
+    finally:
+        for _, process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+    if failed:
+        raise Unsupported(f"the lab could not be made: {failed}")
+
+
+def _start_host(lab: Lab, host: Host) -> subprocess.Popen[str]:
+    place = Place(lab.name, host.name)
+    place.disk.mkdir()
+    for pin in (place.mounts, place.name):
+        pin.touch()
+    command = ["nsenter", f"--net={place.network}", "unshare", f"--mount={place.mounts}", f"--uts={place.name}"]
+    return _start([*command, "--propagation", "slave", "sh"], setup.host_script(lab.name, lab.network, host))
+
+
+def _start_commands(lab: Lab, host: Host) -> subprocess.Popen[str]:
+    """A host's commands; a run of ipvsadm commands as one `ipvsadm -R`, which is quicker."""
+    prefix = "ipvsadm "
+    table = [line.removeprefix(prefix) for line in host.commands if line.startswith(prefix)]
+    script = ["set -e", *(line for line in host.commands if not line.startswith(prefix))]
+    if table:
+        script.append(f"printf '%s\\n' {' '.join(shlex.quote(line) for line in table)} | ipvsadm -R")
+    return _start([*Place(lab.name, host.name).inside(), "sh"], "\n".join([*script, ""]))
+
+
+def _remove(name: str) -> None:
+    """Whatever there is of a lab, in any state of completeness."""
+    places = {path.name.removeprefix(f"{PREFIX}{name}-"): path for path in _namespaces(name)}
+    _remove_tables(name, places)
+    end_all(each for path in places.values() if (each := identity(path)))
+    for host, path in places.items():
+        if host != NETWORK_HOST:
+            _forget_realserver(path)
+        _drop(path)
+    for pin in _pins(name):
+        _drop(pin)
+    shutil.rmtree(STATE / name, ignore_errors=True)
+    if PINS.is_dir() and not any(PINS.iterdir()):
+        with contextlib.suppress(OSError):
+            unmount(PINS)
+        with contextlib.suppress(OSError):
+            PINS.rmdir()
+
+
+def _remove_tables(name: str, places: Mapping[str, Path]) -> None:
+    """`pylvs down` where a director was: pinned maps outlive a namespace."""
+    place = Place(name, DIRECTOR)
+    if DIRECTOR not in places or not os.path.ismount(place.mounts) or not os.path.ismount(place.name):
+        return
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        subprocess.run(
+            [*place.inside(), "pylvs", "down"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=COMMAND_SECONDS,
+            env=environment(),
+            start_new_session=True,
+            check=False,
+        )
+
+
+def _forget_realserver(namespace: Path) -> None:
+    """What `pylvs realserver` remembers of a namespace goes with it."""
+    with contextlib.suppress(OSError, PylvsError), inside_network(namespace):
+        memory = realserver.memory_path(network_cookie())
+        memory.unlink(missing_ok=True)
+        memory.parent.rmdir()  # only if it is empty
+
+
+def _drop(path: Path) -> None:
+    """Unmount a namespace from its file, and remove the file."""
+    for _ in range(8):  # several mounts may lie on one another
+        try:
+            unmount(path)
+        except OSError:
+            break
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+
+
+def busy_hosts(lab: Lab) -> dict[str, int]:
+    """How many processes live in each host."""
+    counts = {}
+    for host in lab.network.hosts:
+        here = identity(lab.place(host.name).network)
+        counts[host.name] = len(living_in([here])) if here else 0
+    return counts

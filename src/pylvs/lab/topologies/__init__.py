@@ -1,0 +1,44 @@
+"""The shapes a lab can have, one file each: its own address plan, and the network made of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from pylvs.lab import plan as plans
+from pylvs.lab.network import Network
+from pylvs.lab.plan import Plan
+from pylvs.lab.topologies import dr, dr_behind_router, dr_routed, nat, tun
+from pylvs.model.errors import InvalidOperation
+
+
+class Topology(NamedTuple):
+    """A shape: its built-in plan for so many servers and an IP version, and what it makes of a plan."""
+
+    plan: Callable[[int, int], Plan]
+    network: Callable[[Plan], Network]
+    letter: str  # labs without a name are called after it
+    about: str
+
+
+TOPOLOGIES: Mapping[str, Topology] = {
+    "dr": Topology(dr.plan, dr.network, "d", dr.TITLE),
+    "nat": Topology(nat.plan, nat.network, "n", nat.TITLE),
+    "tun": Topology(tun.plan, tun.network, "t", tun.TITLE),
+    "dr-behind-router": Topology(dr_behind_router.plan, dr_behind_router.network, "b", dr_behind_router.TITLE),
+    "dr-routed": Topology(dr_routed.plan, dr_routed.network, "r", dr_routed.TITLE),
+}
+
+
+def design(topology: str, servers: int = 3, version: int = 4, overrides: Mapping[str, Any] | None = None) -> Network:
+    """The network of a topology, with the plan's fields replaced as told. Raises InvalidOperation."""
+    if topology not in TOPOLOGIES:
+        raise InvalidOperation(f"{topology}: no such topology; there are: {', '.join(TOPOLOGIES)}")
+    if not 0 < servers <= plans.MOST_SERVERS:
+        raise InvalidOperation(f"{servers} servers: must be from 1 to {plans.MOST_SERVERS}")
+    shape = TOPOLOGIES[topology]
+    if overrides and topology != "tun" and overrides.get("tunnel", "ipip") != "ipip":
+        raise InvalidOperation(f"{topology}: nothing is tunnelled there; {overrides['tunnel']} goes with tun")
+    if overrides and "vip" in overrides:
+        version = overrides["vip"].version
+    return shape.network(plans.overridden(shape.plan(servers, version), overrides or {}))

@@ -1,0 +1,42 @@
+"""Direct routing on one switch: client, director and real servers share a subnet."""
+
+from __future__ import annotations
+
+from pylvs.lab.network import DIRECTOR, Link, Network
+from pylvs.lab.plan import Plan, alone, place
+from pylvs.lab.topologies import parts
+
+TITLE = "direct routing, everybody on one switch"
+
+
+def plan(servers: int, version: int) -> Plan:
+    """The built-in addresses."""
+    return Plan(
+        vip=alone(place("lan", 100, version)),
+        dip=place("lan", 10, version),
+        servers=tuple(place("lan", 20 + number, version) for number in range(1, servers + 1)),
+        client=place("lan", 5, version),
+    )
+
+
+def network(plan: Plan) -> Network:
+    """The lab."""
+    here = parts.card(DIRECTOR, "lan", [(plan.dip, "DIP")], plan.device)
+    return Network(
+        topology="dr",
+        title=TITLE,
+        path="client → director (only the MACs change) → real server → client, not through the director",
+        method="-g",
+        version=plan.version,
+        vip=str(plan.vip.ip),
+        vip_prefix=plan.vip.network.prefixlen,
+        port=plan.port,
+        scheduler=plan.scheduler,
+        links=(Link("lan", str(plan.dip.network)),),
+        hosts=(
+            parts.client(plan, "lan", plan.gateway),
+            parts.director(plan, "-g", (here,), plan.gateway),
+            *parts.servers(plan, "lan", plan.gateway, str(plan.vip.ip)),
+        ),
+        entry=str(plan.vip.ip),
+    )

@@ -1,0 +1,79 @@
+"""Direct routing behind a router that translates one public address to the VIP (static NAT)."""
+
+from __future__ import annotations
+
+from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, Host, Link, Network
+from pylvs.lab.plan import Plan, alone, place
+from pylvs.lab.topologies import parts
+
+TITLE = "direct routing behind a router with static NAT"
+
+
+def plan(servers: int, version: int) -> Plan:
+    """The built-in addresses."""
+    return Plan(
+        vip=alone(place("lan", 100, version)),
+        dip=place("lan", 10, version),
+        servers=tuple(place("lan", 20 + number, version) for number in range(1, servers + 1)),
+        client=place("outside", 5, version),
+        gateway=place("lan", 1, version),
+        outside=place("outside", 1, version),
+        public=place("outside", 88, version),
+    )
+
+
+def static_nat(public: str, vip: str, version: int) -> tuple[str, ...]:
+    """nftables' way to say "this public address is that inner one", for connections from either side."""
+    word = "ip" if version == 4 else "ip6"
+    chain = f"nft add chain {word} nat"
+    return (
+        f"nft add table {word} nat",
+        f"{chain} prerouting '{{ type nat hook prerouting priority dstnat; }}'",
+        f"{chain} postrouting '{{ type nat hook postrouting priority srcnat; }}'",
+        f"nft add rule {word} nat prerouting {word} daddr {public} dnat to {vip}",
+        f"nft add rule {word} nat postrouting oifname eth0 {word} saddr {vip} snat to {public}",
+    )
+
+
+def network(plan: Plan) -> Network:
+    """The lab; servers answer through the router, which turns the VIP back into the public address."""
+    assert plan.client is not None
+    assert plan.gateway is not None
+    assert plan.outside is not None
+    assert plan.public is not None
+    held = [(plan.outside, "gateway")]
+    held = [(plan.outside, "public")] if plan.public.ip == plan.outside.ip else [*held, (alone(plan.public), "public")]
+    vip, public = str(plan.vip.ip), str(plan.public.ip)
+    router = Host(
+        "router",
+        ROUTER,
+        (parts.card(ROUTER, "outside", held), parts.card(ROUTER, "lan", [(plan.gateway, "gateway")], "eth1", 1)),
+        forwarding=True,
+        commands=static_nat(public, vip, plan.version),
+    )
+    client = Host(
+        "client",
+        CLIENT,
+        (parts.card(CLIENT, "outside", [(plan.client, "CIP")]),),
+        gateway=str(plan.outside.ip),
+        names={"VIP": public},  # a client knows no other
+    )
+    return Network(
+        topology="dr-behind-router",
+        title=TITLE,
+        path="client → router (public address becomes VIP) → director → real server → router (and back) → client",
+        method="-g",
+        version=plan.version,
+        vip=vip,
+        vip_prefix=plan.vip.network.prefixlen,
+        port=plan.port,
+        scheduler=plan.scheduler,
+        links=(Link("outside", str(plan.outside.network)), Link("lan", str(plan.gateway.network))),
+        hosts=(
+            client,
+            router,
+            parts.director(plan, "-g", (parts.card(DIRECTOR, "lan", [(plan.dip, "DIP")], plan.device),), plan.gateway),
+            *parts.servers(plan, "lan", plan.gateway, vip),
+        ),
+        entry=public,
+    )

@@ -1,0 +1,69 @@
+"""Direct routing with one public address: the VIP is in one subnet, director and real servers live in another.
+
+All are on one switch, where the gateway has an address in both subnets.
+"""
+
+from __future__ import annotations
+
+from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, Host, Link, Network
+from pylvs.lab.plan import Plan, place
+from pylvs.lab.topologies import parts
+
+TITLE = "direct routing with the VIP in another subnet than the real servers"
+
+
+def plan(servers: int, version: int) -> Plan:
+    """The built-in addresses."""
+    return Plan(
+        vip=place("public", 100, version),
+        dip=place("lan", 10, version),
+        servers=tuple(place("lan", 20 + number, version) for number in range(1, servers + 1)),
+        client=place("outside", 5, version),
+        gateway=place("lan", 1, version),
+        gateway_vip=place("public", 1, version),
+        outside=place("outside", 1, version),
+    )
+
+
+def network(plan: Plan) -> Network:
+    """The lab; without a client in the plan, the gateway is the client."""
+    assert plan.gateway is not None
+    assert plan.gateway_vip is not None
+    pairs = [(plan.gateway_vip, "gateway"), (plan.gateway, "gateway")]
+    subnets = f"{plan.gateway_vip.network} and {plan.gateway.network}"
+    links = [Link("switch", subnets)]
+    if plan.client is None:
+        path = "client (and gateway) → director → real server → client, by the servers' gateway address"
+        outer = [Host("client", CLIENT, (parts.card(CLIENT, "switch", pairs),), forwarding=True)]
+    else:
+        assert plan.outside is not None
+        path = "client → gateway → director → real server → gateway → client"
+        links.insert(0, Link("outside", str(plan.outside.network)))
+        cards = (
+            parts.card(ROUTER, "outside", [(plan.outside, "gateway")]),
+            parts.card(ROUTER, "switch", pairs, "eth1", 1),
+        )
+        outer = [
+            parts.client(plan, "outside", plan.outside),
+            Host("router", ROUTER, cards, forwarding=True),
+        ]
+    return Network(
+        topology="dr-routed",
+        title=TITLE,
+        path=path,
+        method="-g",
+        version=plan.version,
+        vip=str(plan.vip.ip),
+        vip_prefix=plan.vip.network.prefixlen,
+        port=plan.port,
+        scheduler=plan.scheduler,
+        links=tuple(links),
+        hosts=(
+            *outer,
+            parts.director(
+                plan, "-g", (parts.card(DIRECTOR, "switch", [(plan.dip, "DIP")], plan.device),), plan.gateway
+            ),
+            *parts.servers(plan, "switch", plan.gateway, str(plan.vip.ip)),
+        ),
+        entry=str(plan.vip.ip),
+    )

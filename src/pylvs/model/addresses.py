@@ -1,0 +1,20 @@
+"""Addresses as the rest of pylvs passes them around."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import IPv4Address, IPv6Address
+
+Address = IPv4Address | IPv6Address
+ANY_V4 = IPv4Address(0)
+ANY_V6 = IPv6Address(0)
+
+
+def family_of(address: Address) -> int:
+    """socket.AF_INET or socket.AF_INET6."""
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
+
+
+def endpoint(address: Address, port: int) -> str:
+    """`192.0.2.1:80` or `[2001:db8::1]:80`, as ipvsadm writes them."""
+    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"

@@ -1,0 +1,66 @@
+"""Destinations: the real servers of a service (IPVS-SEMANTICS 1.5 to 1.8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+from pylvs.model.addresses import Address, endpoint
+
+MAX_WEIGHT = 0x7FFFFFFF
+
+
+class Method(IntEnum):
+    """Forwarding methods, with IPVS's numbers."""
+
+    MASQ = 0
+    LOCAL = 1
+    TUNNEL = 2
+    ROUTE = 3
+
+
+class TunnelKind(IntEnum):
+    """Encapsulations of the tunnel method, with IPVS's numbers."""
+
+    IPIP = 0
+    GUE = 1
+    GRE = 2
+
+
+class TunnelFlag(IntFlag):
+    """Checksum choices of a tunnel; none of them is "nocsum"."""
+
+    CSUM = 1
+    REMCSUM = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """How a tunnelled destination is reached; port in host order, GUE only."""
+
+    kind: TunnelKind = TunnelKind.IPIP
+    port: int = 0
+    flags: TunnelFlag = TunnelFlag(0)
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationKey:
+    """What identifies a destination within its service; port 0 means "the port of the packet"."""
+
+    address: Address
+    port: int
+
+    def __str__(self) -> str:
+        return endpoint(self.address, self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A real server of a service."""
+
+    key: DestinationKey
+    method: Method = Method.ROUTE
+    weight: int = 1
+    upper: int = 0  # connections at which it counts as full; 0: never
+    lower: int = 0  # connections below which it is free again; 0: three quarters of upper
+    tunnel: Tunnel = Tunnel()

@@ -1,0 +1,79 @@
+"""Virtual services: what a client connects to (IPVS-SEMANTICS 1.1 to 1.4)."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from ipaddress import IPv4Address
+
+from pylvs.model.addresses import ANY_V4, ANY_V6, Address, endpoint, family_of
+from pylvs.model.scheduler import DEFAULT_SCHEDULER
+
+NETMASK_V4_ALL = 0xFFFFFFFF
+NETMASK_V6_ALL = 128
+
+
+class Protocol(IntEnum):
+    """Transport protocols a service can have, by their IP protocol numbers."""
+
+    TCP = 6
+    UDP = 17
+    SCTP = 132
+
+
+class ServiceFlag(IntFlag):
+    """A service's flags, with IPVS's values; SCHED_1 to SCHED_3 mean what the scheduler says."""
+
+    PERSISTENT = 0x1
+    ONE_PACKET = 0x4
+    SCHED_1 = 0x8
+    SCHED_2 = 0x10
+    SCHED_3 = 0x20
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceKey:
+    """What identifies a service: an address with protocol and port, or a firewall mark with a family.
+
+    A mark's service has protocol TCP, the zero address of its family and port 0.
+    """
+
+    protocol: Protocol
+    address: Address
+    port: int
+    mark: int = 0
+
+    @classmethod
+    def of_mark(cls, mark: int, family: int = socket.AF_INET) -> ServiceKey:
+        """The service of a firewall mark, in one address family."""
+        return cls(Protocol.TCP, ANY_V4 if family == socket.AF_INET else ANY_V6, 0, mark)
+
+    @property
+    def family(self) -> int:
+        """socket.AF_INET or socket.AF_INET6."""
+        return family_of(self.address)
+
+    def __str__(self) -> str:
+        if self.mark:
+            return f"FWM {self.mark}" + ("" if self.address.version == 4 else " IPv6")
+        return f"{self.protocol.name} {endpoint(self.address, self.port)}"
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualService:
+    """A service and how it is scheduled."""
+
+    key: ServiceKey
+    scheduler: str = DEFAULT_SCHEDULER
+    flags: ServiceFlag = ServiceFlag(0)
+    timeout_s: int = 0  # of persistence; 0 when not persistent
+    netmask: int = -1  # IPv4: the mask as a host-order number; IPv6: a prefix length; -1: the whole address
+    engine: str = ""  # persistence engine
+
+    @property
+    def mask(self) -> int:
+        """The netmask with its default filled in."""
+        if self.netmask >= 0:
+            return self.netmask
+        return NETMASK_V4_ALL if isinstance(self.key.address, IPv4Address) else NETMASK_V6_ALL

@@ -1,0 +1,81 @@
+"""IPVS's sysctls that mean something here, by their names under net.ipv4.vs (IPVS-SEMANTICS 2.8)."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from pylvs.model.errors import InvalidOperation, NoSuchSetting
+
+LONGEST_S = 21474836  # that the kernel takes for a time, at 100 ticks a second
+PREFIX = "net.ipv4.vs."
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One sysctl: its default, its bounds (both included) and what it does."""
+
+    name: str
+    default: int
+    lowest: int
+    highest: int
+    meaning: str
+
+
+SETTINGS = {
+    setting.name: setting
+    for setting in (
+        Setting("am_droprate", 10, 1, (1 << 31) - 1, "drop_packet: of so many packets one is dropped"),
+        Setting("amemthresh", 1024, 0, (1 << 31) - 1, "taken and unused: memory cannot run short for modes 1 and 2"),
+        Setting(
+            "cache_bypass", 0, 0, 1, "packets of a firewall mark without a real server go on to where they were sent"
+        ),
+        Setting("conn_max", 0, 1024, 1 << 26, "connections the table holds; 0 at first: chosen from memory"),
+        Setting("conn_reuse_mode", 1, 0, 3, "what a SYN on a closed connection's ports does"),
+        Setting("conntrack", 0, 0, 1, "taken for scripts' sake: netfilter tracks nothing of what pylvs forwards"),
+        Setting("drop_entry", 0, 0, 3, "3: half-open connections end at random; 1 and 2: never, here"),
+        Setting("drop_packet", 0, 0, 3, "3: of packets that open a connection some are dropped; 1 and 2: never, here"),
+        Setting("expire_nodest_conn", 0, 0, 1, "end connections of deleted destinations at once"),
+        Setting("expire_quiescent_template", 0, 0, 1, "templates of destinations of weight 0 are not used"),
+        Setting("ignore_tunneled", 0, 0, 1, "taken and unused, as in IPVS, whose tunnel devices lose the mark"),
+        Setting("lblc_expiration", 86400, 0, LONGEST_S, "seconds unused after which lblc forgets an address"),
+        Setting("lblcr_expiration", 86400, 0, LONGEST_S, "likewise of lblcr; and unchanged, till a set loses a member"),
+        Setting("nat_icmp_send", 0, 0, 1, "a NAT server's answer to no connection gets port unreachable"),
+        Setting("pmtu_disc", 1, 0, 1, "tunnels copy DF and report the path MTU to the client"),
+        Setting("run_estimation", 1, 0, 1, "0: shown counters and rates stand still"),
+        Setting("schedule_icmp", 0, 0, 1, "an ICMP error about no connection opens one"),
+        Setting("secure_tcp", 0, 0, 3, "3: a SYN alone is not a half-open connection; 1 and 2: never, here"),
+        Setting("sloppy_sctp", 0, 0, 1, "any SCTP packet but ABORT opens a connection"),
+        Setting("sloppy_tcp", 0, 0, 1, "any TCP packet but RST opens a connection"),
+        Setting("snat_reroute", 1, 0, 1, "replies of NAT leave by the route from their virtual address"),
+    )
+}
+
+
+def known_setting(name: str) -> Setting:
+    """The setting of this name, with or without its prefix; NoSuchSetting lists near ones."""
+    short = name.removeprefix(PREFIX)
+    if short in SETTINGS:
+        return SETTINGS[short]
+    near = difflib.get_close_matches(short, SETTINGS, n=3) or sorted(SETTINGS)
+    raise NoSuchSetting(f"{name}: no such setting; there are: {', '.join(PREFIX + each for each in near)}")
+
+
+def parse_setting(text: str) -> tuple[Setting, int]:
+    """`net.ipv4.vs.NAME=VALUE` as sysctl -w takes it. Raises NoSuchSetting, InvalidOperation."""
+    name, equals, value = text.partition("=")
+    setting = known_setting(name.strip())
+    if not equals:
+        raise InvalidOperation(f"{text}: a value is missing; write {PREFIX}{setting.name}=VALUE")
+    try:
+        number = int(value.strip())
+    except ValueError:
+        raise InvalidOperation(f"{text}: {value.strip()!r} is not a whole number") from None
+    return setting, checked(setting, number)
+
+
+def checked(setting: Setting, value: int) -> int:
+    """The value, if the setting takes it; InvalidOperation otherwise."""
+    if not setting.lowest <= value <= setting.highest:
+        raise InvalidOperation(f"{PREFIX}{setting.name}={value}: must be from {setting.lowest} to {setting.highest}")
+    return value

@@ -1,0 +1,312 @@
+"""What `iptables-save` and `ip6tables-save` print: the mangle table's rules at PREROUTING, and the chains they call."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address, summarize_address_range
+
+from pylvs.model.errors import InvalidOperation
+from pylvs.model.mark_words import link_address, network, number_of, protocol_number
+from pylvs.model.marks import ALL_BITS, Ranges, joined
+from pylvs.netfilter.chains import CannotExpress, Clause, Hook, Left, Rule, composed, condition, ports
+
+PRIORITY = -150  # NF_IP_PRI_MANGLE
+TABLE, CHAIN = "mangle", "PREROUTING"
+_FLAGS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ALL": 63, "NONE": 0}
+_CLASSES = {"BE": 0, "EF": 46, **{f"CS{n}": 8 * n for n in range(8)}}
+_CLASSES |= {f"AF{high}{low}": 8 * high + 2 * low for high in range(1, 5) for low in range(1, 4)}
+_COUNTS = re.compile(r"^\[\d+:\d+\] ")
+_WITHOUT_EFFECT = {"LOG", "NFLOG", "TRACE", "TEE", "AUDIT"}
+_WHY_NOT = {
+    "conntrack": "it asks connection tracking, which has not seen the packet yet",
+    "state": "it asks connection tracking, which has not seen the packet yet",
+    "connmark": "it asks connection tracking, which has not seen the packet yet",
+    "set": "it asks an ipset, whose entries change behind a rule's back",
+}
+_TARGETS_WHY_NOT = {
+    "DROP": "it drops packets; pylvs mark marks them",
+    "CONNMARK": "it keeps marks in connection tracking",
+    "SET": "it changes an ipset",
+    "TPROXY": "it sends packets to a local socket",
+}
+
+
+def hooks(text: str, six: bool = False, source: str = "") -> list[Hook]:
+    """The base chains in what was saved, of IPv4 unless the text or `six` says IPv6.
+
+    `source` names the text where its lines are named. Raises InvalidOperation.
+    """
+    found: list[Hook] = []
+    family, table = 6 if six else 4, ""
+    chains: dict[str, list[Rule | Left]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if line.startswith("#"):
+            told = re.search(r"\b(ip6?tables)(?:-nft|-legacy)?-save\b", line)
+            family = family if told is None else (6 if told[1] == "ip6tables" else 4)
+        elif line.startswith("*"):
+            table, chains = line[1:], {}
+        elif line.startswith(":") and len(line[1:].split()) > 1:
+            chains[line[1:].split()[0]] = []
+            if table == TABLE and line[1:].split()[:2] == [CHAIN, "DROP"]:
+                chains[CHAIN].append(
+                    Left(f"{source}line {number}", line, "a policy that drops packets; pylvs mark marks them")
+                )
+        elif line == "COMMIT":
+            if table == TABLE and CHAIN in chains:
+                found.append(Hook(f"{table} {CHAIN}", PRIORITY, family, chains[CHAIN], chains))
+            table = ""
+        elif line:
+            _add(chains, table, f"{source}line {number}", _COUNTS.sub("", line))
+    if table:
+        raise InvalidOperation(f"the table {table} has no COMMIT: what was saved ends too early")
+    return found
+
+
+def _add(chains: dict[str, list[Rule | Left]], table: str, place: str, line: str) -> None:
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        words = []
+    if not table or len(words) < 2 or words[0] not in ("-A", "--append"):
+        raise InvalidOperation(f"{place}: {line[:60]}: not what iptables-save prints")
+    if table != TABLE:
+        return
+    if words[1] not in chains:
+        raise InvalidOperation(f"{place}: {line[:60]}: the chain {words[1]} was not declared")
+    try:
+        chains[words[1]].append(_Reader(words[2:], set(chains)).rule(place, line))
+    except (CannotExpress, InvalidOperation) as error:
+        chains[words[1]].append(Left(place, line, str(error)))
+
+
+class _Reader:
+    """The words of one rule, taken one after the other."""
+
+    def __init__(self, words: list[str], chains: set[str]) -> None:
+        self.words = words
+        self.chains = chains
+        self.at = 0
+        self.protocol = 0
+        self.match = ""  # the latest -m
+        self.clauses: list[Clause] = []
+
+    def value(self, option: str) -> str:
+        """The word behind an option. Raises CannotExpress."""
+        if self.at >= len(self.words):
+            raise CannotExpress(f"{option} has no value")
+        self.at += 1
+        return self.words[self.at - 1]
+
+    def rule(self, place: str, text: str) -> Rule:
+        """The rule as a whole. Raises CannotExpress, InvalidOperation."""
+        target, arguments, goto = "", [], False
+        while self.at < len(self.words):
+            turned = self.words[self.at] == "!"
+            self.at += turned
+            option = self.value("!")
+            if option in ("-j", "--jump", "-g", "--goto"):
+                target, goto = self.value(option), option in ("-g", "--goto")
+                arguments, self.at = self.words[self.at :], len(self.words)
+            elif option in ("-m", "--match"):
+                self.match = self.value(option)
+                if self.match in _WHY_NOT:
+                    raise CannotExpress(_WHY_NOT[self.match])
+            elif option in _CONDITIONS:
+                self.clauses.extend(_CONDITIONS[option](self, self.value(option), turned))
+            elif option == "--comment":
+                self.value(option)
+            elif option in _OTHERS:
+                self.clauses.extend(_OTHERS[option](self, turned))
+            else:
+                where = f"-m {self.match} " if self.match and not option.startswith(("-f", "--fragment")) else ""
+                raise CannotExpress(f"pylvs mark has no condition like {where}{option}")
+        clauses = tuple(self.clauses)
+        if not target or target in _WITHOUT_EFFECT:
+            raise CannotExpress("it changes no mark, and leads nowhere")
+        if target in self.chains:
+            return Rule(place, text, clauses, verdict="goto" if goto else "jump", chain=target)
+        if target in ("ACCEPT", "RETURN"):
+            return Rule(place, text, clauses, verdict=target.lower())
+        if target == "MARK":
+            mask, value = _marking(arguments)
+            return Rule(place, text, clauses, mask, value)
+        raise CannotExpress(_TARGETS_WHY_NOT.get(target, f"the target {target} is not one of marks"))
+
+
+def _marking(words: list[str]) -> tuple[int, int]:
+    """What MARK's options do: mask and value. Raises CannotExpress."""
+    found = (0, 0)
+    for option, text in zip(words[::2], words[1::2], strict=False):
+        value, _, mask = text.partition("/")
+        bits = number_of(value, ALL_BITS, "a mark")
+        within = number_of(mask, ALL_BITS, "a mask") if mask else ALL_BITS
+        done = {
+            "--set-xmark": (within, bits),
+            "--set-mark": (within | bits, bits),
+            "--and-mark": (~bits & ALL_BITS, 0),
+            "--or-mark": (bits, bits),
+            "--xor-mark": (0, bits),
+        }.get(option)
+        if done is None:
+            raise CannotExpress(f"MARK has no option {option}")
+        found = composed(*found, *done)
+    if not words or len(words) % 2:
+        raise CannotExpress("MARK does not say which mark")
+    return found
+
+
+# --- conditions ---
+
+
+def _protocol(reader: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+    reader.protocol = protocol_number({"icmpv6": "58", "ipv6-icmp": "58"}.get(text, text))
+    if reader.protocol:
+        yield (condition(turned, protocol=reader.protocol),)
+
+
+def _network(side: str) -> Callable[[_Reader, str, bool], Iterator[Clause]]:
+    def read(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+        yield (condition(turned, **{side: network(text)}),)
+
+    return read
+
+
+def _address_range(side: str) -> Callable[[_Reader, str, bool], Iterator[Clause]]:
+    def read(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+        first, _dash, last = text.partition("-")
+        try:
+            networks = list(summarize_address_range(ip_address(first), ip_address(last or first)))
+        except (TypeError, ValueError):
+            raise CannotExpress(f"{text}: not a range of addresses") from None
+        if turned:  # in none of them
+            yield from ((condition(True, **{side: each}),) for each in networks)
+        else:
+            yield tuple(condition(**{side: each}) for each in networks)
+
+    return read
+
+
+def _device(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+    if text.endswith("+"):
+        if text != "+":
+            raise CannotExpress(f"-i {text}: pylvs mark knows whole names of devices")
+        if turned:
+            yield ()
+        return
+    yield (condition(turned, device=text),)
+
+
+def _ranges(text: str) -> Ranges:
+    def one(part: str) -> tuple[int, int]:
+        first, colon, last = part.partition(":")
+        low = number_of(first or "0", 0xFFFF, "a port")
+        return low, (number_of(last or "65535", 0xFFFF, "a port") if colon else low)
+
+    return joined(one(part) for part in text.split(","))
+
+
+def _port(side: str) -> Callable[[_Reader, str, bool], Iterator[Clause]]:
+    def read(reader: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+        if reader.protocol not in (6, 17, 132):
+            raise CannotExpress("ports of a protocol that IPVS does not schedule")
+        yield ports(side, _ranges(text), turned)
+
+    return read
+
+
+def _either_port(reader: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+    sides = [clause for side in ("source_ports", "target_ports") for clause in _port(side)(reader, text, turned)]
+    if turned:  # neither
+        yield from sides
+    else:
+        yield tuple(each for clause in sides for each in clause)
+
+
+def _mark(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+    value, slash, mask = text.partition("/")
+    bits = number_of(mask, ALL_BITS, "a mask") if slash else ALL_BITS
+    wanted = number_of(value, ALL_BITS, "a mark")
+    if wanted & ~bits:  # no mark is so
+        if not turned:
+            yield ()
+        return
+    yield (condition(turned, mark=(wanted, bits)),)
+
+
+def _link(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+    yield (condition(turned, link=link_address(text)),)
+
+
+def _tos(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+    value, slash, mask = text.partition("/")
+    bits = number_of(mask, 0xFF, "a mask") if slash else 0xFF
+    yield (condition(turned, tos=(number_of(value, 0xFF, "a type of service") & bits, bits)),)
+
+
+def _dscp(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+    yield (condition(turned, tos=(number_of(text, 63, "a DSCP") << 2, 0xFC)),)
+
+
+def _dscp_class(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+    if text.upper() not in _CLASSES:
+        raise CannotExpress(f"{text}: no such DSCP class")
+    yield (condition(turned, tos=(_CLASSES[text.upper()] << 2, 0xFC)),)
+
+
+def _packet_type(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+    if (text in ("unicast", "host")) == turned:
+        yield ()  # others never come to a service
+
+
+def _flag_bits(text: str) -> int:
+    bits = 0
+    for name in text.split(","):
+        if name.upper() not in _FLAGS:
+            raise CannotExpress(f"{name}: no such flag of TCP")
+        bits |= _FLAGS[name.upper()]
+    return bits
+
+
+def _tcp_flags(reader: _Reader, text: str, turned: bool) -> Iterator[Clause]:
+    mask, value = _flag_bits(text), _flag_bits(reader.value("--tcp-flags"))
+    if value & ~mask:
+        raise CannotExpress("TCP flags that are not looked at")
+    yield (condition(turned, tcp_flags=(value, mask)),)
+
+
+def _syn(_: _Reader, turned: bool) -> Iterator[Clause]:
+    yield (condition(turned, tcp_flags=(0x02, 0x17)),)
+
+
+_CONDITIONS: dict[str, Callable[[_Reader, str, bool], Iterator[Clause]]] = {
+    "-p": _protocol,
+    "--protocol": _protocol,
+    "-s": _network("source"),
+    "--source": _network("source"),
+    "-d": _network("target"),
+    "--destination": _network("target"),
+    "--src-range": _address_range("source"),
+    "--dst-range": _address_range("target"),
+    "-i": _device,
+    "--in-interface": _device,
+    "--sport": _port("source_ports"),
+    "--source-port": _port("source_ports"),
+    "--sports": _port("source_ports"),
+    "--source-ports": _port("source_ports"),
+    "--dport": _port("target_ports"),
+    "--destination-port": _port("target_ports"),
+    "--dports": _port("target_ports"),
+    "--destination-ports": _port("target_ports"),
+    "--ports": _either_port,
+    "--mark": _mark,
+    "--mac-source": _link,
+    "--tos": _tos,
+    "--dscp": _dscp,
+    "--dscp-class": _dscp_class,
+    "--pkt-type": _packet_type,
+    "--tcp-flags": _tcp_flags,
+}
+_OTHERS: dict[str, Callable[[_Reader, bool], Iterator[Clause]]] = {"--syn": _syn}

@@ -1,0 +1,264 @@
+"""The reference's Director: the tables that ipvsadm edits, and frames through them. No I/O.
+
+director = ReferenceDirector(network)
+director.add_service(...)
+outcome = director.receive(frame)
+director.advance(60)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from ipaddress import ip_address
+
+from pylvs.model.addresses import ANY_V4, Address
+from pylvs.model.connection import Connection as ListedConnection
+from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.director import DestinationRow, ServiceRow
+from pylvs.model.marks import MarkRule, mark_of
+from pylvs.model.marks import Packet as SeenPacket
+from pylvs.model.marks import checked as checked_rule
+from pylvs.model.rules import check_destination
+from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.settings import SETTINGS, checked, known_setting
+from pylvs.model.statistics import Counters
+from pylvs.model.timeouts import Timeouts
+from pylvs.reference import sctp, states
+from pylvs.reference.connections import Connection, ConnectionTable, Key
+from pylvs.reference.network import Network
+from pylvs.reference.outcome import Outcome
+from pylvs.reference.packet import SCTP, UDP, parse
+from pylvs.reference.path import Path
+from pylvs.reference.schedulers.locality import EXPIRATION_S
+from pylvs.reference.server import Totals
+from pylvs.reference.service import Service
+from pylvs.reference.tables import Tables
+
+TABLE_SIZE = 4096
+LOCALITY_SETTINGS = {"lblc": "lblc_expiration", "lblcr": "lblcr_expiration"}
+
+
+def _seen(frame: bytes) -> SeenPacket:
+    """What mark rules see of a frame; nothing that any would match of one that is no packet."""
+    packet = parse(frame)
+    if packet is None:
+        return SeenPacket(ANY_V4, ANY_V4, 0)
+    return SeenPacket(
+        ip_address(packet.source),
+        ip_address(packet.target),
+        packet.protocol,
+        packet.source_port,
+        packet.target_port,
+        link=frame[6:12],
+        tcp_flags=packet.flags,
+        tos=packet.tos,
+    )
+
+
+class ReferenceDirector:
+    """IPVS as it decides, in memory. It implements `pylvs.model.director.Director`."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self._connections = ConnectionTable()
+        self.tables = Tables(self._is_referred)
+        self._settings = {name: setting.default for name, setting in SETTINGS.items()}
+        self._timeouts = Timeouts()
+        self._timeouts_s: dict[int, float] = dict(states.TIMEOUTS_S)
+        self._udp_timeout_s: list[float] = [self._timeouts.udp_s]
+        self._path = Path(
+            network, self.tables, self._connections, self._settings, self._timeouts_s, self._udp_timeout_s
+        )
+        self._mark_rules: tuple[MarkRule, ...] = ()
+        self.now = 0.0  # seconds since it was made
+
+    # --- packets and time ---
+
+    def receive(self, frame: bytes, mark: int = 0) -> Outcome:
+        """What becomes of a frame that comes in, with a firewall mark or none; mark rules begin with that."""
+        return self._path.receive(frame, mark_of(self._mark_rules, _seen(frame), mark) if self._mark_rules else mark)
+
+    def connection(self, key: Key) -> Connection | None:
+        """The connection with these ends, if there is one."""
+        return self._connections.get(key)
+
+    def end(self, connection: Connection) -> None:
+        """As if its timer had run out."""
+        self._connections.end(connection, killed=False)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass: what is due by then happens."""
+        self.now += seconds
+        self._path.now = self.now
+        self._connections.advance(self.now)
+        self.tables.advance(self.now)
+        self._tick()
+
+    def _tick(self) -> None:
+        expirations = {
+            scheduler: self._settings.get(name, EXPIRATION_S) for scheduler, name in LOCALITY_SETTINGS.items()
+        }
+        for service in self.tables:
+            service.advance(self.now, expirations)
+
+    def _is_referred(self, server: object) -> bool:
+        return any(connection.server is server for connection in self._connections)
+
+    # --- edits ---
+
+    def add_service(self, service: VirtualService) -> None:
+        """Raises ServiceExists, NoSuchScheduler, InvalidOperation."""
+        self.tables.add_service(service)
+        self._tick()
+
+    def edit_service(self, service: VirtualService) -> None:
+        """Replace scheduler, flags, timeout and mask. Raises NoSuchService, NoSuchScheduler, InvalidOperation."""
+        self.tables.edit_service(service)
+        self._tick()
+
+    def delete_service(self, key: ServiceKey) -> None:
+        """Raises NoSuchService."""
+        self.tables.delete_service(key, self.now)
+        self._expire_unserved()
+
+    def flush(self) -> None:
+        """Delete all services; connections stay until they expire (1.4)."""
+        for key in list(self.tables.by_key):
+            self.delete_service(key)
+
+    def add_destination(self, key: ServiceKey, destination: Destination) -> None:
+        """Raises NoSuchService, DestinationExists, OutOfRange, InvalidOperation."""
+        given = self.tables.service(key).given
+        self.tables.add_destination(
+            key, destination, lambda: check_destination(given, destination, lambda _: False, self._is_local)
+        )
+
+    def edit_destination(self, key: ServiceKey, destination: Destination) -> None:
+        """Raises NoSuchService, NoSuchDestination, OutOfRange, InvalidOperation."""
+        self.tables.edit_destination(key, destination)
+
+    def delete_destination(self, key: ServiceKey, destination: DestinationKey) -> None:
+        """Raises NoSuchService, NoSuchDestination."""
+        self.tables.delete_destination(key, destination, self.now)
+        self._expire_unserved()
+
+    # --- firewall marks ---
+
+    def mark_rules(self) -> list[MarkRule]:
+        """The rules in the order in which they are asked."""
+        return list(self._mark_rules)
+
+    def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
+        """Put others in their place. Raises InvalidOperation."""
+        self._mark_rules = tuple(checked_rule(rule) for rule in change(self.mark_rules()))
+        return self.mark_rules()
+
+    def _is_local(self, address: Address) -> bool:
+        return address.packed in self.network.local
+
+    def _expire_unserved(self) -> None:
+        """With expire_nodest_conn connections of deleted servers end at once (1.8)."""
+        if not self._settings["expire_nodest_conn"]:
+            return
+        for connection in list(self._connections):
+            if connection.gone or connection.server.available or connection.controls:
+                continue
+            control = connection.control
+            self._connections.end(connection, killed=True)
+            if control is not None and not control.controls:
+                self._connections.end(control, killed=True)
+
+    def zero(self, key: ServiceKey | None = None) -> None:
+        """Counters of one service and its servers, or all, become 0 (1.4). Raises NoSuchService."""
+        services = list(self.tables) if key is None else [self.tables.service(key)]
+        for service in services:
+            service.totals.clear()
+            for server in service.servers:
+                server.totals.clear()
+        if key is None:
+            self._path.totals.clear()
+
+    def set_timeouts(self, timeouts: Timeouts) -> None:
+        """Exactly three entries change (4.4); existing connections get them at their next packet."""
+        self._timeouts = timeouts
+        self._timeouts_s[states.ESTABLISHED] = timeouts.tcp_s
+        self._timeouts_s[states.FIN_WAIT] = timeouts.tcp_fin_s
+        self._udp_timeout_s[0] = timeouts.udp_s
+
+    def change_setting(self, name: str, value: int) -> None:
+        """Raises NoSuchSetting, InvalidOperation."""
+        setting = known_setting(name)
+        self._settings[setting.name] = checked(setting, value)
+
+    def batch(self) -> AbstractContextManager[None]:
+        """Nothing is saved by doing edits together here."""
+        return contextlib.nullcontext()
+
+    # --- listings ---
+
+    def services(self) -> list[ServiceRow]:
+        """All services."""
+        return [_service_row(service) for service in self.tables]
+
+    def service(self, key: ServiceKey) -> ServiceRow:
+        """Raises NoSuchService."""
+        return _service_row(self.tables.service(key))
+
+    def connections(self) -> Iterator[ListedConnection]:
+        """The connection table, templates included."""
+        for connection in self._connections:
+            yield self._listed(connection)
+
+    def _listed(self, connection: Connection) -> ListedConnection:
+        protocol, client, client_port, virtual, virtual_port = connection.key
+        if connection.template:
+            state = "ASSURED" if connection.assured else "NONE"
+        elif protocol == UDP:
+            state = "UDP"
+        elif protocol == SCTP:
+            state = sctp.STATE_NAMES[connection.state]
+        else:
+            state = states.STATE_NAMES[connection.state]
+        return ListedConnection(
+            protocol,
+            state,
+            int(connection.expires - self.now),
+            ip_address(client),
+            client_port,
+            ip_address(virtual),
+            virtual_port,
+            connection.server.key.address,
+            connection.port,
+        )
+
+    def timeouts(self) -> Timeouts:
+        """The timeouts in force."""
+        return self._timeouts
+
+    def settings(self) -> Mapping[str, int]:
+        """The settings by their short names."""
+        return dict(self._settings)
+
+    def table_size(self) -> int:
+        """What listings show as `size=`."""
+        return TABLE_SIZE
+
+
+def _counters(totals: Totals) -> Counters:
+    return Counters(totals.connections, totals.in_packets, totals.out_packets, totals.in_bytes, totals.out_bytes)
+
+
+def _service_row(service: Service) -> ServiceRow:
+    rows = tuple(
+        DestinationRow(
+            Destination(server.key, server.method, server.weight, server.upper, server.lower, server.tunnel),
+            server.active,
+            server.inactive,
+            server.persistent,
+            _counters(server.totals),
+        )
+        for server in service.servers
+    )
+    return ServiceRow(service.given, rows, _counters(service.totals))

@@ -1,0 +1,215 @@
+"""A Director whose tables are Python objects: no packets, all the rules (IPVS-SEMANTICS 1)."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+
+from pylvs.model.addresses import Address
+from pylvs.model.connection import Connection
+from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.director import DestinationRow, ServiceRow
+from pylvs.model.errors import DestinationExists, NoRoom, NoSuchDestination, NoSuchService, ServiceExists
+from pylvs.model.marks import MOST_RULES, MarkRule
+from pylvs.model.marks import checked as checked_rule
+from pylvs.model.rules import KNOWN_ENGINES, check_destination, check_service
+from pylvs.model.scheduler import KERNEL_SCHEDULERS
+from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.settings import SETTINGS, checked, known_setting
+from pylvs.model.statistics import Counters, Rates
+from pylvs.model.timeouts import Timeouts
+from pylvs.testing.trash import Trash
+
+TABLE_SIZE = 4096
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A service with its destinations, the newest last; `identity` differs for a service made anew."""
+
+    service: VirtualService
+    identity: int
+    rows: dict[DestinationKey, DestinationRow] = field(default_factory=dict)
+    counters: Counters = Counters()
+    rates: Rates = Rates()
+
+
+class MemoryDirector:
+    """The tables in memory. What packets would do to them is done by `put_connections`, `count` and `count_service`.
+
+    `broadcasts` are the broadcast addresses of the imagined host, `local` its own IPv6 addresses.
+    """
+
+    def __init__(
+        self,
+        *,
+        schedulers: Collection[str] = KERNEL_SCHEDULERS,
+        engines: Collection[str] = KNOWN_ENGINES,
+        broadcasts: Iterable[Address] = (),
+        local: Iterable[Address] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._schedulers = tuple(schedulers)
+        self._engines = tuple(engines)
+        self._broadcasts = frozenset(broadcasts)
+        self._local = frozenset(local)
+        self._clock = clock
+        self._identities = 0
+        self._entries: dict[ServiceKey, _Entry] = {}
+        self._trash = Trash()
+        self._connections: tuple[Connection, ...] = ()
+        self._mark_rules: tuple[MarkRule, ...] = ()
+        self._timeouts = Timeouts()
+        self._settings = {name: setting.default for name, setting in SETTINGS.items()}
+
+    def add_service(self, service: VirtualService) -> None:
+        """Raises ServiceExists, NoSuchScheduler, InvalidOperation."""
+        if service.key in self._entries:
+            raise ServiceExists(f"{service.key} is there already")
+        check_service(service, self._schedulers, self._engines)
+        self._identities += 1
+        self._entries[service.key] = _Entry(service, self._identities)
+
+    def edit_service(self, service: VirtualService) -> None:
+        """Replace all but the key. Raises NoSuchService, NoSuchScheduler, InvalidOperation."""
+        entry = self._entry(service.key)
+        check_service(service, self._schedulers, self._engines)
+        entry.service = service
+
+    def delete_service(self, key: ServiceKey) -> None:
+        """Raises NoSuchService."""
+        entry = self._entry(key)
+        for row in entry.rows.values():
+            self._trash.put(key, row, entry.identity, self._clock())
+        del self._entries[key]
+
+    def flush(self) -> None:
+        """Delete all services."""
+        for key in list(self._entries):
+            self.delete_service(key)
+
+    def zero(self, key: ServiceKey | None = None) -> None:
+        """Set the counters of one service, or all, to 0. Raises NoSuchService."""
+        for entry in self._entries.values() if key is None else (self._entry(key),):
+            entry.counters, entry.rates = Counters(), Rates()
+            entry.rows = {name: replace(row, counters=Counters(), rates=Rates()) for name, row in entry.rows.items()}
+
+    def add_destination(self, key: ServiceKey, destination: Destination) -> None:
+        """Raises NoSuchService, DestinationExists, OutOfRange, InvalidOperation."""
+        entry = self._entry(key)
+        check_destination(entry.service, destination, self._broadcasts.__contains__, self._local.__contains__)
+        if destination.key in entry.rows:
+            raise DestinationExists(f"{key} has {destination.key} already")
+        row = DestinationRow(destination)
+        deleted = self._trash.take(key, destination.key, self._clock())
+        if deleted is not None:
+            row = replace(deleted.row, destination=destination)
+            if deleted.service_id != entry.identity:
+                row = replace(row, counters=Counters(), rates=Rates())
+        entry.rows[destination.key] = row
+
+    def edit_destination(self, key: ServiceKey, destination: Destination) -> None:
+        """Replace all but the key. Raises NoSuchService, NoSuchDestination, OutOfRange, InvalidOperation."""
+        entry = self._entry(key)
+        check_destination(entry.service, destination)
+        entry.rows[destination.key] = replace(self._row(entry, destination.key), destination=destination)
+
+    def delete_destination(self, key: ServiceKey, destination: DestinationKey) -> None:
+        """Raises NoSuchService, NoSuchDestination."""
+        entry = self._entry(key)
+        row = self._row(entry, destination)
+        del entry.rows[destination]
+        self._trash.put(key, row, entry.identity, self._clock())
+
+    def services(self) -> list[ServiceRow]:
+        """All services, in no particular order."""
+        return [_shown(entry) for entry in self._entries.values()]
+
+    def service(self, key: ServiceKey) -> ServiceRow:
+        """Raises NoSuchService."""
+        return _shown(self._entry(key))
+
+    def connections(self) -> Iterator[Connection]:
+        """What `put_connections` gave."""
+        return iter(self._connections)
+
+    def mark_rules(self) -> list[MarkRule]:
+        """The classifier's rules."""
+        return list(self._mark_rules)
+
+    def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
+        """Put others in their place. Raises NoRoom, InvalidOperation."""
+        fresh = [checked_rule(rule) for rule in change(list(self._mark_rules))]
+        if len(fresh) > MOST_RULES:
+            raise NoRoom(f"{len(fresh)} mark rules; the table holds {MOST_RULES}")
+        self._mark_rules = tuple(fresh)
+        return fresh
+
+    def timeouts(self) -> Timeouts:
+        """The timeouts in force."""
+        return self._timeouts
+
+    def set_timeouts(self, timeouts: Timeouts) -> None:
+        """Set all three."""
+        self._timeouts = timeouts
+
+    def settings(self) -> Mapping[str, int]:
+        """The settings by their short names."""
+        return dict(self._settings)
+
+    def change_setting(self, name: str, value: int) -> None:
+        """Raises NoSuchSetting, InvalidOperation."""
+        setting = known_setting(name)
+        self._settings[setting.name] = checked(setting, value)
+
+    def table_size(self) -> int:
+        """What listings show as `size=`."""
+        return TABLE_SIZE
+
+    def batch(self) -> AbstractContextManager[None]:
+        """Nothing is saved by doing edits together here."""
+        return contextlib.nullcontext()
+
+    def put_connections(self, connections: Iterable[Connection]) -> None:
+        """Imagine this connection table."""
+        self._connections = tuple(connections)
+
+    def count(
+        self,
+        key: ServiceKey,
+        destination: DestinationKey,
+        *,
+        active: int = 0,
+        inactive: int = 0,
+        persistent: int = 0,
+        counters: Counters = Counters(),
+        rates: Rates = Rates(),
+    ) -> None:
+        """Imagine these counts of a destination. Raises NoSuchService, NoSuchDestination."""
+        entry = self._entry(key)
+        row = self._row(entry, destination)
+        entry.rows[destination] = DestinationRow(row.destination, active, inactive, persistent, counters, rates)
+
+    def count_service(self, key: ServiceKey, counters: Counters, rates: Rates = Rates()) -> None:
+        """Imagine these counts of a service. Raises NoSuchService."""
+        entry = self._entry(key)
+        entry.counters, entry.rates = counters, rates
+
+    def _entry(self, key: ServiceKey) -> _Entry:
+        entry = self._entries.get(key)
+        if entry is None:
+            raise NoSuchService(f"{key} is not there")
+        return entry
+
+    def _row(self, entry: _Entry, key: DestinationKey) -> DestinationRow:
+        row = entry.rows.get(key)
+        if row is None:
+            raise NoSuchDestination(f"{entry.service.key} has no {key}")
+        return row
+
+
+def _shown(entry: _Entry) -> ServiceRow:
+    return ServiceRow(entry.service, tuple(reversed(entry.rows.values())), entry.counters, entry.rates)

@@ -1,0 +1,288 @@
+"""Random examples, live in the real IPVS and in the reference on the guest's clock: what leaves must be the same."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any
+
+from pylvs.model.addresses import endpoint
+from pylvs.model.destination import Destination, DestinationKey, Method
+from pylvs.model.errors import PylvsError
+from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.reference.director import ReferenceDirector
+from pylvs.reference.outcome import Outcome, Verdict
+from pylvs.reference.packet import ICMP, ICMP6
+from pylvs.reference.sums import checksum
+from tests.conformance.script import Guest, line
+from tests.packet.fuzz.shrink import told
+from tests.packet.fuzz.steps import AddServer, AddService, DeleteServer, Edit, EditServer, Step
+from tests.packet.fuzz.traffic import OWN, Traffic, framed, tcp
+from tests.packet.fuzz.twin import comparable, the_network
+from tests.packet.host import SERVERS, VIP4, server4, server_mac
+
+LONGEST_FRAME = 1514  # that goes over the wire
+SLACK_S = 3.0  # of timers
+SERVER_MACS = frozenset(bytes.fromhex(server_mac(number).replace(":", "")) for number in range(1, SERVERS + 1))
+SYN, ACK, FIN = 2, 16, 1
+BOOTS = 40  # that looking for a shorter sequence may take
+BATCH = 100  # connections between edits
+
+Group = tuple[bytes, ...]  # frames that are sent together: each from another client
+Wired = Edit | bytes | Group
+
+
+@dataclass
+class Report:
+    """What was compared, and the shortest sequences that differ."""
+
+    scenarios: int = 0
+    packets: int = 0
+    differences: list[str] = field(default_factory=list)
+
+
+def scripted(steps: Sequence[Wired]) -> list[list[Any]]:
+    """The guest's steps."""
+    found: list[list[Any]] = []
+    for step in steps:
+        if isinstance(step, bytes):
+            found.append(["frame", step.hex()])
+        elif isinstance(step, tuple):
+            found.append(["frames", [frame.hex() for frame in step]])
+        else:
+            found.append(line(step))
+    return found
+
+
+def random_example(tables: list[Edit], seed: int, frames: int) -> list[Wired]:
+    """Tables, and traffic that fits on the wire. Options and what only the host's stack answers are left out."""
+    traffic = Traffic(tables, seed, options=False)
+    steps: list[Step] = [*tables, *traffic.steps(frames, edits=0.03)]
+    return [step for step in steps if not isinstance(step, bytes) or 34 <= len(step) <= LONGEST_FRAME]
+
+
+def scheduler_example(scheduler: str, seed: int, connections: int) -> list[Wired]:
+    """So many connections with a service of this scheduler, its servers edited and loads changed on the way."""
+    chance = random.Random(f"{scheduler} {seed}")
+    key = ServiceKey(Protocol.TCP, ip_address(VIP4), 80)
+    flags = ServiceFlag(0)
+    if scheduler in ("sh", "mh"):
+        flags = chance.choice(
+            (flags, ServiceFlag.SCHED_1, ServiceFlag.SCHED_2, ServiceFlag.SCHED_1 | ServiceFlag.SCHED_2)
+        )
+    steps: list[Wired] = [AddService(VirtualService(key, scheduler, flags))]
+    there: dict[int, Destination] = {}
+
+    def server(number: int) -> Destination:
+        weight = chance.choice((0, 1, 1, 2, 3, 4, 7, 50))
+        upper = chance.choice((0, 0, 0, 40, 300))
+        return Destination(DestinationKey(ip_address(server4(number)), 80), Method.ROUTE, weight, upper)
+
+    for number in chance.sample(range(1, SERVERS + 1), chance.randint(2, SERVERS)):
+        there[number] = server(number)
+        steps.append(AddServer(key, there[number]))
+    opened = 0
+    while opened < connections:
+        batch = []
+        for _ in range(min(BATCH, connections - opened)):
+            batch.append(_client(opened))
+            opened += 1
+        steps.append(tuple(_segment(client, port, SYN) for client, port in batch))
+        for flag in ACK, FIN | ACK:
+            some = chance.sample(batch, chance.randrange(len(batch)))
+            if some:
+                steps.append(tuple(_segment(client, port, flag) for client, port in some))
+        steps += _edits(key, there, server, chance)
+    return steps
+
+
+def _edits(key: ServiceKey, there: dict[int, Destination], server: Any, chance: random.Random) -> Iterator[Edit]:
+    kind = chance.random()
+    absent = [number for number in range(1, SERVERS + 1) if number not in there]
+    if kind < 0.3 and there:
+        number = chance.choice(sorted(there))
+        there[number] = server(number)
+        yield EditServer(key, there[number])
+    elif kind < 0.4 and len(there) > 1:
+        number = chance.choice(sorted(there))
+        yield DeleteServer(key, there.pop(number).key)
+    elif kind < 0.5 and absent:
+        number = chance.choice(absent)
+        there[number] = server(number)
+        yield AddServer(key, there[number])
+
+
+def _client(number: int) -> tuple[bytes, int]:
+    mixed = number * 2654435761 & 0xFFFFFFFF
+    return bytes((198, 18, mixed >> 8 & 0xFF, 1 + (mixed & 0x7F))), 1024 + number % 60000
+
+
+def _segment(client: bytes, port: int, flags: int) -> bytes:
+    target = ip_address(VIP4).packed
+    segment = tcp(client, target, port, 80, flags, b"", random.Random(1))
+    head = bytes((0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0)) + client + target
+    return framed(head[:10] + checksum(head).to_bytes(2, "big") + head[12:] + segment)
+
+
+def difference(steps: Sequence[Wired], made: dict[str, Any]) -> tuple[int, str] | None:
+    """The first step at which the guest and the reference differ, and how; len(steps): the tables at the end."""
+    network = the_network()
+    director = ReferenceDirector(network)
+    for place, (step, (at, out)) in enumerate(zip(steps, made["steps"], strict=True)):
+        director.advance(max(at - director.now, 0))
+        got = [bytes.fromhex(frame) for frame in out if frame != "refused"]
+        if isinstance(step, tuple):
+            wrong = _batch(director, step, got)
+        elif isinstance(step, bytes):
+            wrong = _one(director.receive(step), step, got, network.local)
+        else:
+            wrong = _edit(director, step, "refused" in out)
+        if wrong:
+            return place, f"after {at:.2f} s: {wrong}"
+    director.advance(max(made["at"] - director.now, 0))
+    wrong = _tables(director, made)
+    return (len(steps), wrong) if wrong else None
+
+
+def _edit(director: ReferenceDirector, step: Edit, refused: bool) -> str:
+    try:
+        step.apply(director)
+    except PylvsError as error:
+        return "" if refused else f"IPVS does it, the reference refuses: {error}"
+    return "IPVS refuses it, the reference does it" if refused else ""
+
+
+def _batch(director: ReferenceDirector, frames: Group, got: list[bytes]) -> str:
+    """Who got each client's frame: told by the link address; refusals by what they quote."""
+    where = {}
+    for frame in got:
+        quoted = frame[14:34][9] == 1
+        ends = (
+            frame[14 + 28 + 12 : 14 + 28 + 16] + frame[14 + 28 + 20 : 14 + 28 + 22]
+            if quoted
+            else frame[26:30] + frame[34:36]
+        )
+        where[ends] = "refused" if quoted else frame[:6].hex(":")
+    for number, frame in enumerate(frames):
+        outcome = director.receive(frame)
+        expected = "nobody"
+        if outcome.verdict is Verdict.SENT:
+            sent = outcome.sent[0][1]
+            expected = "refused" if sent[23] == 1 else sent[:6].hex(":")
+        actual = where.get(frame[26:30] + frame[34:36], "nobody")
+        if outcome.verdict is not Verdict.STACK and actual != expected:
+            return f"frame {number} of the batch went to {actual} by IPVS, expected {expected} ({outcome.why})"
+    return ""
+
+
+def _one(outcome: Outcome, frame: bytes, got: list[bytes], local: frozenset[bytes]) -> str:
+    if outcome.verdict is Verdict.STACK:
+        ends = slice(26, 34) if frame[12:14] == b"\x08\x00" else slice(22, 54)
+        half = (ends.stop - ends.start) // 2
+        routed = frame[ends][half:] not in local
+        astray = [out for out in got if out[:6] in SERVER_MACS and out[ends][:half] == frame[ends][:half]]
+        return "" if routed or not astray else f"IPVS forwards what the reference leaves to the stack ({outcome.why})"
+    wanted = [out for _, out in outcome.sent]
+    got = [_unlabelled(out, local) for out in got if not _is_late(out)]
+    seen = [comparable(out, want, local) for out, want in zip(got, wanted, strict=False)]
+    if len(got) == len(wanted) and seen == wanted:
+        return ""
+    lines = [
+        f"IPVS sends {len(got)} frames:",
+        *(out.hex() for out in seen or got),
+        f"the reference {len(wanted)} ({outcome.why}):",
+    ]
+    return "\n  ".join([*lines, *(out.hex() for out in wanted)])
+
+
+def _is_late(out: bytes) -> bool:
+    """What the stack says, seconds later, of a neighbour that it looked for in vain."""
+    if out[12:14] == b"\x08\x00":
+        return out[23] == ICMP and out[26:30] == OWN[4]
+    return out[20] == ICMP6 and out[22:38] == OWN[6]
+
+
+def _unlabelled(out: bytes, local: frozenset[bytes]) -> bytes:
+    """The kernel draws a flow label for its ICMPv6 errors."""
+    if out[12:14] == b"\x86\xdd" and out[20] == ICMP6 and out[22:38] in local:
+        return out[:14] + bytes((out[14], out[15] & 0xF0, 0, 0)) + out[18:]
+    return out
+
+
+def _tables(director: ReferenceDirector, made: dict[str, Any]) -> str:
+    rows = {}
+    for row in director.services():
+        for each in row.destinations:
+            name = (str(row.service.key), str(each.destination.key))
+            rows[name] = (each.destination.weight, each.active, each.inactive)
+    service, theirs = "", {}
+    for words in (row.split() for row in made["rows"]):
+        if words[0] == "->":
+            theirs[service, words[1]] = tuple(map(int, words[3:6]))
+        else:
+            service = " ".join(words[:2])
+    if rows != theirs:
+        return (
+            f"IPVS lists {sorted(theirs.items() - rows.items())}, the reference {sorted(rows.items() - theirs.items())}"
+        )
+    expected = {
+        (
+            each.state,
+            endpoint(each.client, each.client_port),
+            endpoint(each.virtual, each.virtual_port),
+            endpoint(each.destination, each.destination_port),
+        ): each.expires_s
+        for each in director.connections()
+    }
+    listed = {
+        (row["state"], row["client"], row["virtual"], row["dest"]): row["expire_s"] for row in made["connections"]
+    }
+    odd = [
+        name for name in expected.keys() ^ listed.keys() if max(expected.get(name, 0), listed.get(name, 0)) > SLACK_S
+    ]
+    if odd:
+        one = sorted(odd)[0]
+        return f"{len(odd)} connections differ: {one} {'in IPVS' if one in listed else 'in the reference'} alone"
+    late = [name for name in expected if name in listed and abs(expected[name] - listed[name]) > SLACK_S]
+    return f"{late[0]} ends in {listed[late[0]]} s, expected {expected[late[0]]} s" if late else ""
+
+
+def compare(guest: Guest, examples: Sequence[Sequence[Wired]], report: Report) -> None:
+    """Play all in one guest, and shorten what differs."""
+    for steps, made in zip(examples, guest.play([scripted(steps) for steps in examples]), strict=True):
+        report.scenarios += 1
+        report.packets += sum(len(step) if isinstance(step, tuple) else isinstance(step, bytes) for step in steps)
+        found = difference(steps, made)
+        # On a busy machine a frame may come after its step was over: what is no accident happens again.
+        if found is not None and (found := difference(steps, guest.play([scripted(steps)])[0])) is not None:
+            print(f"a difference {found[1]}\nlooking for the shortest sequence that shows it", flush=True)
+            report.differences.append(_shortened(guest, list(steps), found))
+
+
+def _shortened(guest: Guest, steps: list[Wired], found: tuple[int, str]) -> str:
+    """Leave out what can be left out, many attempts to a boot."""
+    kept, words = steps[: found[0] + 1], found[1]
+    size = max(len(kept) // 2, 1)
+    enough = guest.boots + BOOTS
+    while guest.boots < enough:
+        tries = [kept[:at] + kept[at + size :] for at in range(0, len(kept), size)]
+        tries = [fewer for fewer in tries if fewer]
+        better = None
+        for fewer, made in zip(tries, guest.play([scripted(each) for each in tries]), strict=True) if tries else ():
+            again = difference(fewer, made)
+            if again is not None:
+                better, words = fewer[: again[0] + 1], again[1]
+                break
+        if better is not None:
+            kept = better
+            size = min(size, max(len(kept) // 2, 1))
+        elif size == 1:
+            break
+        else:
+            size = max(size // 2, 1)
+    flat: list[Step] = []
+    for step in kept:
+        flat += step if isinstance(step, tuple) else [step]
+    return f"after\n{told(flat)}\n{words}"

@@ -1,0 +1,42 @@
+"""What all tests share: which of them need root, and what then happens without it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+NEED_ROOT = ("packet", "lab", "interop")  # folders whose tests make network namespaces and load BPF
+SKIP_NOTHING = "PYLVS_TESTS_SKIP_NOTHING"  # set by ./dev test, which has installed everything
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need root are skipped without it, and say so."""
+    if os.geteuid() == 0:
+        return
+    skip = pytest.mark.skip(reason="needs root: network namespaces and BPF")
+    for item in items:
+        if item.path.is_relative_to(HERE) and item.path.relative_to(HERE).parts[0] in NEED_ROOT:
+            item.add_marker(skip)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where nothing may be skipped, a skip is a failure that says what is missing (unless marked `may_be_skipped`)."""
+    report = yield
+    allowed = hasattr(report, "wasxfail") or item.get_closest_marker("may_be_skipped")
+    if report.skipped and not allowed and os.environ.get(SKIP_NOTHING):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped where nothing may be: {call.excinfo and call.excinfo.value}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the source tree."""
+    return HERE.parent

@@ -1,0 +1,315 @@
+"""Forwards real frames on the kernel it runs on, and compares every byte: the guest's half of `test_kernels`.
+
+This process is the director's host, in the guest's own network namespace; the far ends of the wires lie in another,
+where it plays the clients and the real servers. One wire is a veth (TC, generic XDP), two are virtio-net cards joined
+by a cable (native XDP, on one card and from card to card; and a VLAN above it). It prints one line for each mode that
+worked, or one for what did not, and then exits 1. Hardly more than the standard library: every import takes long here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "oracle"))
+
+import frames
+
+FAR = "pylvs-far"
+CLONE_NEWNET, ETH_P_ALL, SOL_PACKET, PACKET_IGNORE_OUTGOING, SO_RCVBUFFORCE = 0x40000000, 3, 263, 23, 33
+ANSWER_S = 5.0  # the longest that a frame takes: these processors are emulated
+HERE, CLIENT, SERVER = "02:00:00:00:00:aa", "02:00:00:00:00:c1", "02:00:00:00:00:51"
+METHODS = {0: ("dr", "-g"), 1: ("nat", "-m"), 2: ("tun", "-i")}  # by the last digit of a virtual service's port
+DIRECT, NAT, TUNNEL = METHODS
+SAME, OTHER = 80, 90  # first port of services whose real server is on the client's own wire, or on another
+MAPPED = 8080  # the real server's port, of NAT
+ROUNDS = 8  # frames of an established connection
+MTU = 1500
+
+
+class Wrong(Exception):
+    """What did not go as it must, in one line."""
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A wire between the director's device and the far end, with a plan of addresses of its own."""
+
+    device: str
+    far: str
+    number: int
+
+    def address(self, six: bool, host: int) -> str:
+        """1: the director; 2: the client; 3: the real server; 100: the virtual address, on no device's network."""
+        if six:
+            return f"fd0{self.number}::{host}" if host < 100 else f"fd0{self.number}:1::{host}"
+        return f"10.{self.number}.0.{host}" if host < 100 else f"10.{self.number}.1.{host}"
+
+
+VETH, CABLE, SECOND = Wire("d0", "w0", 9), Wire("nic0a", "nic0b", 8), Wire("nic1a", "nic1b", 7)
+VLAN = Wire("nic0a.5", "nic0b.5", 6)  # in CABLE
+WIRES = (VETH, CABLE, SECOND, VLAN)
+WAYS = {  # in by, out by, first port
+    "veth": (VETH, VETH, SAME),
+    "card": (CABLE, CABLE, SAME),
+    "card to card": (CABLE, SECOND, OTHER),
+    "vlan": (VLAN, VLAN, SAME),
+}
+
+
+def run(*command: str, stdin: str = "") -> str:
+    """What a command prints. Raises Wrong with its errors."""
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Wrong(f"{' '.join(command)}: exit {done.returncode}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+def write(path: str, value: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(value)
+
+
+def packets_of(device: str, namespace: str = "") -> socket.socket:
+    """A packet socket on a device, of this namespace or of another."""
+    home = os.open("/proc/self/ns/net", os.O_RDONLY)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if namespace:
+        there = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+        libc.setns(there, CLONE_NEWNET)
+        os.close(there)
+    try:
+        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        opened.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 23)  # a frame may count as a whole page or more
+        opened.bind((device, 0))
+    finally:
+        libc.setns(home, CLONE_NEWNET)
+        os.close(home)
+    return opened
+
+
+def make_wires() -> None:
+    """The wires with their addresses, and the director's tables."""
+    write("/proc/sys/net/ipv4/ip_forward", "1")  # answers of NAT are routed
+    write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+    write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")
+    lines = [f"netns add {FAR}", f"link add d0 type veth peer name w0 netns {FAR}"]
+    lines += [f"link set {wire.far} netns {FAR}" for wire in (CABLE, SECOND)]
+    lines += [f"link add link {CABLE.device} name {VLAN.device} type vlan id 5"]
+    for wire in WIRES:
+        lines += [f"link set {wire.device} address {HERE}", f"link set {wire.device} up"]
+        for six, own, all_bits in (False, 24, 32), (True, 64, 128):
+            lines.append(f"addr add {wire.address(six, 1)}/{own} dev {wire.device}")
+            lines.append(f"addr add {wire.address(six, 100)}/{all_bits} dev {wire.device}")
+        for host, mac in (2, CLIENT), (3, SERVER):  # those of IPv4 are asked for
+            lines.append(f"neigh add {wire.address(True, host)} lladdr {mac} dev {wire.device} nud permanent")
+    run("ip", "-batch", "-", stdin="".join(f"{line}\n" for line in lines))
+    far = f"link add link {CABLE.far} name {VLAN.far} type vlan id 5\n"
+    far += "".join(f"link set {wire.far} promisc on up\n" for wire in WIRES)
+    run("ip", "netns", "exec", FAR, "ip", "-batch", "-", stdin=far)
+    run("ipvsadm", "-R", stdin="".join(f"{line}\n" for line in table()))
+
+
+def table() -> Iterator[str]:
+    """Every service, in the words of ipvsadm."""
+    for wire, out, first in WAYS.values():
+        for six in False, True:
+            vip, server = wire.address(six, 100), out.address(six, 3)
+            vip, server = (f"[{vip}]", f"[{server}]") if six else (vip, server)
+            for digit, (_, option) in METHODS.items():
+                port = first + digit
+                yield f"-A -t {vip}:{port} -s wrr"
+                yield f"-a -t {vip}:{port} -r {server}:{MAPPED if digit == NAT else port} {option}"
+
+
+class Exchange:
+    """What the far end sends into one wire, and gets out of the same or another one."""
+
+    def __init__(self, wire: Wire, out: Wire) -> None:
+        self.wire, self.out = wire, out
+        self.ends = {each: packets_of(each.far, FAR) for each in (wire, out)}
+        self.stack = [packets_of(each.device) for each in self.ends]
+        self.macs = {
+            frames.packed(each.address(False, host)): mac
+            for each in self.ends
+            for host, mac in ((2, CLIENT), (3, SERVER))
+        }
+
+    def __enter__(self) -> Exchange:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in (*self.ends.values(), *self.stack):
+            each.close()
+
+    def send(self, packet: bytes, by_server: bool = False) -> None:
+        """Hand an IP packet to the director, as the client or as the real server."""
+        end = self.ends[self.out if by_server else self.wire]
+        end.send(frames.ethernet(HERE, SERVER if by_server else CLIENT, packet))
+
+    def receive(self, what: str, to_client: bool) -> bytes:
+        """The next IP frame to the client or the real server; questions for their addresses are answered meanwhile."""
+        end = self.ends[self.wire if to_client else self.out]
+        until = time.monotonic() + ANSWER_S
+        while (left := until - time.monotonic()) > 0 and select.select([end], [], [], left)[0]:
+            frame = end.recv(65535)
+            kind = frame[12:14]
+            if kind == b"\x08\x06":
+                self._answer(end, frame)
+            elif not frame[0] & 1 and not (kind == b"\x86\xdd" and frame[20] == frames.ICMP6 and frame[54] >= 133):
+                return frame
+        raise Wrong(f"{what}: nothing came within {ANSWER_S:.0f} s")
+
+    def _answer(self, end: socket.socket, question: bytes) -> None:
+        mac = self.macs.get(question[38:42])
+        if question[20:22] == b"\0\1" and mac:
+            own = frames.mac_bytes(mac)
+            reply = question[14:20] + b"\0\2" + own + question[38:42] + question[22:32]
+            end.send(question[6:12] + own + b"\x08\x06" + reply)
+
+    def expect(self, what: str, packet: bytes, to_client: bool = False) -> None:
+        """The next frame is this packet, and the link addresses are right."""
+        wanted = frames.ethernet(CLIENT if to_client else SERVER, HERE, packet)
+        got = self.receive(what, to_client)
+        if got != wanted:
+            facts, other = frames.describe(wanted[14:]), frames.describe(got[14:])
+            raise Wrong(f"{what}: expected {wanted[:12].hex()} {facts}, got {got[:12].hex()} {other}")
+
+    def past_xdp(self) -> int:
+        """How many IP frames to the director got past XDP since this was asked last."""
+        seen = 0
+        for tap in self.stack:
+            while select.select([tap], [], [], 0)[0]:
+                frame = tap.recv(65535)
+                seen += frame[:6] == frames.mac_bytes(HERE) and frame[12:14] != b"\x08\x06"
+        return seen
+
+
+def requests(line: Exchange, port: int, six: bool, client_port: int) -> Iterator[tuple[str, bytes, bytes]]:
+    """The packets of a connection to a service: (name, what the client sends, what the real server shall get)."""
+    client, vip, server = line.wire.address(six, 2), line.wire.address(six, 100), line.out.address(six, 3)
+    own = line.out.address(six, 1)
+    fields = {} if six else {"df": True}
+    steps = [("SYN", "S", b""), ("ACK", "A", b"")]
+    steps += [(f"data {n}", "PA", bytes(range(n, n + 50))) for n in range(ROUNDS)]
+    for name, flags, data in steps:
+
+        def packet(target: str, at: int, ttl: int, flags: str = flags, data: bytes = data) -> bytes:
+            ack = 0 if flags == "S" else 5001
+            segment = frames.tcp(client, target, client_port, at, flags, seq=1000 + len(data), ack=ack, data=data)
+            return bytes(frames.ip(client, target, frames.TCP, segment, ttl=ttl, **fields))
+
+        after = packet(server, MAPPED, 63) if port % 10 == NAT else packet(vip, port, 63)
+        if port % 10 == TUNNEL:
+            after = frames.ip(own, server, frames.IPV6 if six else frames.IPIP, after, ttl=63, **fields)
+        yield name, packet(vip, port, 64), after
+
+
+def converse(line: Exchange, port: int, six: bool, client_port: int, title: str) -> int:
+    """One connection to one service, each packet compared, with NAT its answers too; how many there were."""
+    count = 0
+    client, vip, server = line.wire.address(six, 2), line.wire.address(six, 100), line.out.address(six, 3)
+    for name, sent, wanted in requests(line, port, six, client_port):
+        line.send(sent)
+        line.expect(f"{title} {name}", wanted)
+        count += 1
+        if port % 10 == NAT and name != "ACK":
+            flags = "SA" if name == "SYN" else "PA"
+            segment = frames.tcp(server, client, MAPPED, client_port, flags, data=b"answer")
+            line.send(frames.ip(server, client, frames.TCP, segment, ttl=60), by_server=True)
+            segment = frames.tcp(vip, client, port, client_port, flags, data=b"answer")
+            line.expect(
+                f"{title} answer to {name}", frames.ip(vip, client, frames.TCP, segment, ttl=59), to_client=True
+            )
+            count += 1
+    return count
+
+
+def too_long(line: Exchange, port: int, client_port: int, title: str) -> None:
+    """A packet that does not fit into the tunnel: the client is told, whichever hook it came to first."""
+    client, vip = line.wire.address(False, 2), line.wire.address(False, 100)
+    segment = frames.tcp(client, vip, client_port, port, "PA", seq=1, ack=1, data=bytes(MTU - 40))
+    line.send(frames.ip(client, vip, frames.TCP, segment, df=True))
+    what = f"{title} a packet too long for the tunnel"
+    told = frames.describe(line.receive(what, to_client=True)[14:])
+    wanted = {"src": vip, "dst": client, "proto": "icmp", "type": 3, "code": 4, "rest": MTU - 20}
+    if any(told.get(key) != value for key, value in wanted.items()):
+        raise Wrong(f"{what}: expected {wanted}, got {told}")
+
+
+def shown(device: str) -> dict[str, str]:
+    """What `pylvs show` says of a device."""
+    for each in json.loads(run("pylvs", "show", "--json"))["devices"]:
+        if each["device"] == device:
+            return dict(each)
+    raise Wrong(f"pylvs show does not know {device}")
+
+
+def forward(way: tuple[Wire, Wire, int], mode: str, client_port: int, title: str, xdp_sends: bool) -> str:
+    """Everything in by one device and out by one, in the mode they are in; a line that says what was done."""
+    wire, out, first = way
+    found = shown(wire.device)
+    if found["mode"] != mode:
+        raise Wrong(f"{wire.device}: expected {mode}, pylvs show says {found['mode']} ({found['reason']})")
+    count = 0
+    with Exchange(wire, out) as line:
+        for six in False, True:
+            for digit, (name, _) in METHODS.items():
+                what = f"{title}: {'IPv6' if six else 'IPv4'} {name}:"
+                count += converse(line, first + digit, six, client_port, what)
+        past = line.past_xdp()
+        too_long(line, first + TUNNEL, client_port, title)
+    if xdp_sends and past > count // 2:
+        raise Wrong(f"{title}: XDP left {past} of {count} frames to TC")
+    if not xdp_sends and past != count:
+        raise Wrong(f"{title}: {past} of {count} frames came to TC; what forwarded the others?")
+    return f"{title}: {count} frames forwarded, {past} of them at TC ({found['reason']})"
+
+
+def load_unwrapping() -> str:
+    """Load the real server's program, which a kernel with tunnel devices would not have to."""
+    from pylvs.dataplane import abi
+    from pylvs.dataplane.libbpf import BpfObject
+    from pylvs.model.errors import PylvsError
+
+    try:
+        with BpfObject(abi.shipped().path("realserver")) as opened:
+            opened.load()
+            return f"realserver: {', '.join(opened.programs())} loaded"
+    except PylvsError as error:
+        raise Wrong(f"realserver: {error}") from None
+
+
+def main() -> int:
+    """Everything; 0, or 1 with what went wrong on stderr."""
+    release = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    try:
+        make_wires()
+        print(forward(WAYS["veth"], "tc", 20000, "tc", xdp_sends=False), flush=True)
+        run("pylvs", "attach", VETH.device, "--mode", "generic")
+        print(forward(WAYS["veth"], "generic", 21000, "generic", xdp_sends=True), flush=True)
+        print(forward(WAYS["card"], "native", 22000, "native", xdp_sends=True), flush=True)  # as auto has chosen
+        # Which device can transmit for XDP is told since 6.3; before, TC sends from card to card.
+        told = release >= (6, 3)
+        print(forward(WAYS["card to card"], "native", 23000, "card to card", xdp_sends=told), flush=True)
+        print(forward(WAYS["vlan"], "tc", 24000, "vlan", xdp_sends=False), flush=True)  # tags pass native XDP below
+        run("pylvs", "down")
+        print(load_unwrapping(), flush=True)
+    except Wrong as wrong:
+        print(wrong, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

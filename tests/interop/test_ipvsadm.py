@@ -1,0 +1,98 @@
+"""The installed `ipvsadm`, on the real tables, beside recordings of the real one: every byte and exit status.
+
+The same cases are replayed on a table in memory by `tests/unit/ipvsadm`, all of them, in seconds. Here a process is
+started for every command, so a whole run takes minutes: the families that are about words alone are left out unless
+PYLVS_TESTS_EVERYTHING is set.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pylvs
+from tests.processes import tools_first
+
+CASES = Path(__file__).parents[1] / "oracle" / "cli"
+FAMILIES = {path.stem for path in (CASES / "cases").glob("*.txt")}
+WORDS_ALONE = {"addresses", "help", "matrix", "names", "parsing", "tunnels"}
+CHOSEN = FAMILIES if os.environ.get("PYLVS_TESTS_EVERYTHING") else FAMILIES - WORDS_ALONE
+ORDINARY_USER = "privileges"  # the family that runs the command as one
+
+# Cases that differ, and why. Each must differ: one that no longer does is taken off the list.
+DAEMON = "starts a synchronisation daemon; there is none"
+DIFFERENT: dict[str, dict[str, str]] = {
+    "daemons": {
+        "master and backup": DAEMON,
+        "backup alone": DAEMON,
+        "every parameter": DAEMON,
+        "a group of version 6": DAEMON,
+        "values refused": DAEMON,
+        "the extremes of the message length": DAEMON,
+        "with a destination of the other family": DAEMON,
+        "clearing the table keeps the daemon": DAEMON,
+    },
+    "matrix": {"starting a daemon, with all it needs and one option more": DAEMON},
+}
+
+
+def open_to_all(path: Path) -> bool:
+    """Whether every user can reach a file."""
+    return all(each.stat().st_mode & 0o001 for each in (path, *path.parents))
+
+
+@pytest.fixture
+def open_command() -> Iterator[Path]:
+    """The `ipvsadm` of this tree where an ordinary user can run it, wherever the tree itself is."""
+    pythons = [Path(sys.executable).resolve(), Path("/usr/bin/python3")]
+    python = next((path for path in pythons if path.exists() and open_to_all(path)), None)
+    assert python, "no Python that an ordinary user can run"
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="pylvs-open-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        shutil.copytree(Path(pylvs.__file__).parent, folder / "pylvs", ignore=shutil.ignore_patterns("__pycache__"))
+        command = folder / "ipvsadm"
+        command.write_text(
+            f"#!{python} -B\n"
+            f"import sys\nsys.path.insert(0, {name!r})\n"
+            "from pylvs.ipvsadm.main import main\nsys.exit(main())\n"
+        )
+        command.chmod(0o755)
+        yield command
+
+
+def check(family: str, command: Path) -> None:
+    """Compare one family, and hold what differs against the list."""
+    done = subprocess.run(
+        [sys.executable, CASES / "compare", "--command", command, family],
+        env=os.environ | {"PATH": tools_first(), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    failed = {line.removeprefix(f"FAIL {family}: ") for line in done.stdout.splitlines() if line.startswith("FAIL ")}
+    assert failed == DIFFERENT.get(family, {}).keys(), f"{done.stdout}{done.stderr}"
+    assert done.stdout.rstrip().endswith(f"{len(failed)} failed")
+
+
+def test_the_lists_name_families() -> None:
+    assert FAMILIES > WORDS_ALONE
+    assert DIFFERENT.keys() <= FAMILIES
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("family", sorted(CHOSEN - {ORDINARY_USER}))
+def test_ipvsadm_does_what_the_real_one_did(family: str) -> None:
+    found = shutil.which("ipvsadm", path=tools_first())
+    assert found
+    check(family, Path(found))
+
+
+def test_an_ordinary_user_is_told_what_the_real_one_tells(open_command: Path) -> None:
+    check(ORDINARY_USER, open_command)

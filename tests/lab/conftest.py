@@ -1,0 +1,46 @@
+"""Labs for tests, removed afterwards whatever happens."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pylvs.lab.lab import Lab, build, take_down
+from pylvs.lab.plan import read_overrides
+from pylvs.lab.topologies import design
+from tests.lab.support import remains, unique
+
+MakeLab = Callable[..., Lab]
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def lab_name() -> Iterator[str]:
+    """A name; a lab that was made under it is removed, and must then be gone without a trace."""
+    name = unique(next(_numbers))
+    yield name
+    take_down(name)
+    assert remains(name) == []
+
+
+@pytest.fixture
+def make_lab(lab_name: str) -> MakeLab:
+    """Makes a lab out of topology, servers, version, and fields of a plan; bare or blank as told."""
+
+    def make(
+        topology: str,
+        servers: int | list[str] = 3,
+        version: int = 4,
+        bare: bool = False,
+        blank: bool = False,
+        **plan: Any,
+    ) -> Lab:
+        if isinstance(servers, list):
+            plan["servers"], servers = servers, len(servers)
+        network = design(topology, servers, version, read_overrides(plan))
+        return build(lab_name, network, bare=bare, blank=blank)
+
+    return make

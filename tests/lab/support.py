@@ -1,0 +1,63 @@
+"""What the tests of the lab share: the command, names, and what a machine must be free of afterwards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+from pylvs.lab.lab import Lab
+from pylvs.lab.places import PINS, STATE
+
+PYLVS = [sys.executable, "-c", "from pylvs.cli.main import main; main()"]
+PATIENCE_S = 60
+
+
+def pylvs(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it."""
+    return subprocess.run([*PYLVS, *arguments], input=text, capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+def remains(name: str) -> list[str]:
+    """Everything of a lab that is still on this machine."""
+    found = [str(path) for path in Path("/run/netns").glob(f"pylvs-{name}-*")]
+    found += [str(path) for path in PINS.glob(f"{name}-*")]
+    if (STATE / name).exists():
+        found.append(str(STATE / name))
+    found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"/{name}/" in line]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            mounts = (process / "mountinfo").read_text()
+        except OSError:
+            continue
+        if f"/run/netns/pylvs-{name}-" in command or f"{STATE}/{name}/" in mounts:
+            found.append(f"process {process.name}: {command}")
+    return found
+
+
+def answers(lab: Lab, count: int = 6, host: str = "client", url: str = "http://VIP/") -> list[str]:
+    """What so many requests were answered with, in order."""
+    script = f'for each in $(seq {count}); do curl -s --max-time 5 "{url}" || echo "curl failed: $?"; done'
+    return lab.sh(host, script).splitlines()
+
+
+def shared_evenly(said: list[str], servers: int) -> bool:
+    """Whether every server answered as often as every other, and each time another than before."""
+    tally = Counter(said)
+    wanted = {f"This is rs{number} server!": len(said) // servers for number in range(1, servers + 1)}
+    return tally == wanted and all(first != second for first, second in pairwise(said))
+
+
+def neighbours(lab: Lab, host: str) -> dict[str, str]:
+    """Address -> MAC, as a host has learnt them."""
+    lines = [line.split() for line in lab.sh(host, "ip neigh show").splitlines()]
+    return {words[0]: words[words.index("lladdr") + 1] for words in lines if "lladdr" in words}
+
+
+def unique(number: int) -> str:
+    """A name that no other run of the tests uses."""
+    return f"t{os.getpid()}x{number}"

@@ -1,0 +1,116 @@
+"""What people ask about direct routing, and the usual answers: each is tried.
+
+The questions are those of a well-known text about the principle of LVS/DR.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pylvs.lab.capture import Capture, Frame, changes
+from pylvs.lab.demo import first_of_connection
+from pylvs.lab.lab import Lab
+from pylvs.lab.network import DIRECTOR
+from tests.lab.conftest import MakeLab
+from tests.lab.support import answers, neighbours, shared_evenly
+
+RS1_MAC, DIRECTOR_MAC = "02:00:00:01:01:00", "02:00:00:00:0d:00"
+
+
+def through_the_director(lab: Lab) -> list[Frame]:
+    """All frames of one request on the director's cable."""
+    director = lab.network.host(DIRECTOR)
+    assert director is not None
+    with Capture(lab, director) as capture:
+        answers(lab, 1)
+        time.sleep(0.1)
+        return [frame for frame in capture.frames() if frame.flags]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_only_macs_ttl_and_the_checksum_of_the_header_change(version: int, make_lab: MakeLab) -> None:
+    """Byte for byte, in every frame of a connection."""
+    lab = make_lab("dr", servers=1, version=version)
+    answers(lab, 1)
+    frames = through_the_director(lab)
+    before = [frame for frame in frames if frame.to_host]
+    after = [frame for frame in frames if not frame.to_host]
+    assert len(before) == len(after) >= 5
+    allowed = {*range(12), 22, 24, 25} if version == 4 else {*range(12), 21}
+    for came, left in zip(before, after, strict=True):
+        assert set(changes(came, left)) <= allowed
+        assert left.data[:6].hex(":") == RS1_MAC
+        assert left.data[6:12].hex(":") == DIRECTOR_MAC
+        assert left.headers[0].ttl == came.headers[0].ttl - 1
+        if version == 4:
+            header = left.data[14:34]
+            total = sum(int.from_bytes(header[at : at + 2], "big") for at in range(0, 20, 2))
+            assert (total & 0xFFFF) + (total >> 16) == 0xFFFF
+
+
+def test_answers_do_not_pass_the_director(make_lab: MakeLab) -> None:
+    lab = make_lab("dr", servers=1)
+    assert {frame.headers[0].source for frame in through_the_director(lab)} == {"10.0.0.5"}
+
+
+def test_a_vip_on_the_real_server_s_card_would_be_answered_for(make_lab: MakeLab) -> None:
+    """Why on lo: with the same settings, an address of the card itself is told to whoever asks."""
+    lab = make_lab("dr", servers=1, bare=True)
+    lab.sh("rs1", "echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore; echo 2 >/proc/sys/net/ipv4/conf/all/arp_announce")
+    lab.sh("rs1", "ip addr add 10.0.0.100/32 dev eth0")
+    lab.sh("client", "ping -c 1 -W 2 10.0.0.100")
+    assert neighbours(lab, "client")["10.0.0.100"] == RS1_MAC
+
+
+@pytest.mark.parametrize(("devices", "silent"), [(["lo"], False), (["all"], True), (["eth0"], True)])
+def test_which_of_the_four_lines_matter(devices: list[str], silent: bool, make_lab: MakeLab) -> None:
+    """Those about lo can be left out; those about all, or about the card, cannot."""
+    lab = make_lab("dr", servers=1, bare=True)
+    for device in devices:
+        lab.sh("rs1", f"cd /proc/sys/net/ipv4/conf/{device}; echo 1 >arp_ignore; echo 2 >arp_announce")
+    lab.sh("rs1", "ip addr add 10.0.0.100/32 dev lo")
+    answered = lab.run("client", ["ping", "-c", "1", "-W", "1", "10.0.0.100"]).returncode == 0
+    assert answered is not silent
+
+
+def test_director_and_real_server_must_share_a_link(make_lab: MakeLab) -> None:
+    """Behind a router a real server never gets a packet for the VIP: the router sends it back, until its TTL is 0."""
+    lab = make_lab("tun", servers=1)
+    assert answers(lab, 1) == ["This is rs1 server!"]
+    lab.sh("director", "ipvsadm -C; ipvsadm -A -t 10.0.0.100:80 -s rr; ipvsadm -a -t 10.0.0.100:80 -r 10.0.11.21 -g")
+    director = lab.network.host(DIRECTOR)
+    assert director is not None
+    with Capture(lab, director) as capture:
+        assert lab.run("client", ["curl", "-s", "--max-time", "0.7", "http://VIP/"]).returncode in (7, 28)
+        limits = [frame.headers[0].ttl for frame in capture.frames() if frame.flags and frame.to_host]
+    assert len(limits) > 10
+    assert min(limits) <= 2
+
+
+def test_what_a_director_needs_its_own_address_for(make_lab: MakeLab) -> None:
+    """Not for health checks alone: a question by ARP that comes "from the VIP" seems to a real server its own, and it
+    does not answer. With link addresses told by hand the VIP is enough; it may have the subnet's own mask.
+    """
+    lab = make_lab("dr")
+    lab.sh("director", "ip addr flush dev eth0; ip addr add 10.0.0.100/24 dev eth0")
+    assert lab.run("client", ["curl", "-s", "--max-time", "2", "http://VIP/"]).returncode == 28
+    for number in (1, 2, 3):
+        lab.sh("director", f"ip neigh replace 10.0.0.2{number} lladdr 02:00:00:01:0{number}:00 dev eth0 nud permanent")
+    assert shared_evenly(answers(lab, 6), 3)
+
+
+def test_forwarding_may_be_on_as_well(make_lab: MakeLab) -> None:
+    lab = make_lab("dr")
+    lab.sh("director", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+    assert shared_evenly(answers(lab, 6), 3)
+
+
+def test_direct_routing_does_not_change_ports(make_lab: MakeLab) -> None:
+    """A destination's port is shown as it was given and counts for nothing: the packet keeps its own."""
+    lab = make_lab("dr", servers=1)
+    lab.sh("director", "ipvsadm -d -t 10.0.0.100:80 -r 10.0.0.21; ipvsadm -a -t 10.0.0.100:80 -r 10.0.0.21:8080 -g")
+    before, after = first_of_connection(through_the_director(lab))
+    assert before.data[34:38] == after.data[34:38]
+    assert after.data[36:38] == (80).to_bytes(2, "big")

@@ -1,0 +1,138 @@
+"""GRE and GUE on a real server: unwrapped with each choice of checksum, which is looked at, between all families."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from pylvs.lab.lab import Lab
+from tests.lab.conftest import MakeLab
+
+GUE_PORT = 6080
+
+
+@pytest.fixture
+def lab(make_lab: MakeLab) -> Lab:
+    """A real server without a VIP yet, and a client, both with addresses of both families."""
+    made = make_lab("dr", servers=1, bare=True)
+    made.sh("rs1", "ip addr add fd00:10::21/64 dev eth0 nodad")
+    made.sh("client", "ip addr add fd00:10::5/64 dev eth0 nodad")
+    return made
+
+
+# An echo request to the VIP in every kind of tunnel; a name tells what is between the headers. "-bad" has a bit flipped
+# on the way. Of "remcsum" the checksum inside is left to the receiver: its place holds the pseudo header's sum.
+SENDER = """
+import struct, time
+from itertools import product
+from scapy.all import GRE, ICMP, IP, UDP, AsyncSniffer, Ether, ICMPv6EchoReply, ICMPv6EchoRequest, IPv6, conf, sendp
+from scapy.utils import checksum
+conf.verb = 0
+between = ["gre", "gre+csum", "gre+csum-bad", "gue", "gue+csum", "gue+csum-bad", "gue+remcsum", "gue+remcsum-bad",
+           "gue-other-port", "gue-control", "gre+key"]
+kinds = list(product(between, (4, 6), (4, 6)))
+
+def inner_of(number, name, inside):
+    body = b"hello" * 150
+    if inside == 4:
+        packet = bytes(IP(src="10.0.0.5", dst="10.0.0.100") / ICMP(id=number + 1) / body)
+        pseudo = b"\\0\\0"
+    else:
+        packet = bytes(IPv6(src="fd00:10::5", dst="fd00:10::100") / ICMPv6EchoRequest(id=number + 1, data=body))
+        ends = packet[8:40] + struct.pack("!II", len(packet) - 40, 58)
+        pseudo = struct.pack("!H", ~checksum(ends) & 0xFFFF)
+    if "remcsum" not in name:
+        return packet
+    at = 22 if inside == 4 else 42
+    return packet[:at] + pseudo + packet[at + 2:]
+
+def wrapped(number, name, out, inside):
+    packet = inner_of(number, name, inside)
+    ends = (IP(src="10.0.0.10", dst="10.0.0.21") if out == 4 else IPv6(src="fd00:10::10", dst="fd00:10::21"))
+    if name.startswith("gre"):
+        head = GRE(chksum_present=int("csum" in name), proto=0x0800 if inside == 4 else 0x86DD)
+        if name == "gre+key":
+            head = GRE(key_present=1, key=7, proto=head.proto)
+        whole = bytes(ends / head / packet)
+    else:
+        option = b""
+        if "remcsum" in name:
+            start = 20 if inside == 4 else 40
+            option = struct.pack("!IHH", 0x80000000, start, start + 2)
+        gue = struct.pack("!BBH", len(option) // 4, 4 if inside == 4 else 41, bool(option)) + option
+        if name == "gue-control":
+            gue = b"\\x20" + gue[1:]
+        udp = UDP(sport=40000 + number, dport=PORT + (name == "gue-other-port"))
+        if "csum" not in name:
+            udp.chksum = 0
+        whole = bytes(ends / udp / (gue + packet))
+    if name.endswith("-bad"):
+        whole = whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
+    return Ether(dst="02:00:00:01:01:00", src="02:00:00:00:0c:00", type=0x0800 if out == 4 else 0x86DD) / whole
+
+sniffer = AsyncSniffer(iface="eth0", lfilter=lambda p: p.src == "02:00:00:01:01:00", store=True)
+sniffer.start()
+while not getattr(sniffer, "stop_cb", None):
+    time.sleep(0.01)
+time.sleep(0.2)
+for number, kind in enumerate(kinds):
+    sendp(wrapped(number, *kind), iface="eth0")
+time.sleep(0.5)
+for packet in sniffer.stop():
+    if ICMP in packet and packet[ICMP].type == 0:
+        print(*kinds[packet[ICMP].id - 1], packet[IP].src, flush=True)
+    elif ICMPv6EchoReply in packet:
+        print(*kinds[packet[ICMPv6EchoReply].id - 1], packet[IPv6].src, flush=True)
+"""
+
+
+def answered(lab: Lab) -> list[str]:
+    """The kinds that were answered, sorted."""
+    done = lab.run("client", [sys.executable, "-W", "ignore", "-c", SENDER.replace("PORT", str(GUE_PORT))])
+    assert done.returncode == 0, done.stderr
+    return sorted(done.stdout.splitlines())
+
+
+def every_mixture(*names: str) -> list[str]:
+    return sorted(
+        f"{name} {out} {inside} {'10.0.0.100' if inside == 4 else 'fd00:10::100'}"
+        for name in names
+        for out in (4, 6)
+        for inside in (4, 6)
+    )
+
+
+def status(lab: Lab) -> str:
+    found = json.loads(lab.run("rs1", ["pylvs", "realserver", "status", "--json"]).stdout)
+    return str(next(each["text"] for each in found if "by a program" in each["text"]))
+
+
+def test_gre_and_gue_are_unwrapped_and_their_checksums_looked_at(lab: Lab) -> None:
+    words = f"pylvs realserver up 10.0.0.100 fd00:10::100 --tun-type gre --tun-type gue --tun-port {GUE_PORT}"
+    lab.sh("rs1", words)
+    assert lab.sh("rs1", words) == "all was so already\n"
+    assert answered(lab) == every_mixture("gre", "gre+csum", "gue", "gue+csum", "gue+remcsum")
+    assert status(lab) == "by a program at eth0: 20 unwrapped, 12 corrupt"
+    lab.sh("rs1", "pylvs realserver down")
+    assert answered(lab) == []
+
+
+def test_one_kind_alone_and_more_later(lab: Lab) -> None:
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100 fd00:10::100 --tun-type gre")
+    assert answered(lab) == every_mixture("gre", "gre+csum")
+    lab.sh("rs1", f"pylvs realserver up 10.0.0.100 --tun-type gue --tun-port {GUE_PORT + 1} -q")
+    assert answered(lab) == every_mixture("gre", "gre+csum", "gue-other-port")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--tun-type gue", "--tun-type gue: needs the port that the director was told; add --tun-port PORT"),
+        ("--tun-type gre --tun-port 7", "--tun-port 7: only GUE has a port; add --tun-type gue"),
+    ],
+)
+def test_a_port_goes_with_gue_alone(lab: Lab, words: str, said: str) -> None:
+    done = lab.run("rs1", ["pylvs", "realserver", "up", "10.0.0.100", *words.split()])
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"pylvs: {said}\n")

@@ -1,0 +1,206 @@
+"""Labs come and go: twice, half-made, killed, interrupted; and bad input changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from pylvs.lab.lab import build, open_lab, take_down
+from pylvs.lab.places import STATE
+from pylvs.lab.topologies import design
+from pylvs.model.errors import InvalidOperation
+from tests.lab.support import PYLVS, pylvs, remains, unique
+
+INTERRUPTIONS = 6
+
+
+def test_up_twice_says_so_and_harms_nothing(lab_name: str) -> None:
+    first = pylvs("lab", "up", "dr", "--name", lab_name, "--servers", "1", "--bare")
+    assert (first.returncode, first.stderr) == (0, "")
+    second = pylvs("lab", "up", "nat", "--name", lab_name)
+    assert second.returncode == 1
+    assert second.stderr == (
+        f"pylvs: lab {lab_name} is up already; pylvs lab down {lab_name} first, or choose another --name\n"
+    )
+    assert pylvs("lab", "exec", lab_name, "client", "--", "curl", "-s", "http://rs1/").stdout == "This is rs1 server!\n"
+    assert f"{lab_name:<10} dr" in pylvs("lab", "list").stdout
+    assert pylvs("lab", "show", lab_name).stdout.startswith(f"lab {lab_name}: direct routing")
+    down = pylvs("lab", "down", lab_name)
+    assert (down.returncode, down.stdout) == (0, f"lab {lab_name} is gone\n")
+    again = pylvs("lab", "down", lab_name)
+    assert (again.returncode, again.stderr) == (1, f"pylvs: there is no lab {lab_name}\n")
+
+
+def test_the_description_is_there_for_programs(lab_name: str) -> None:
+    build(lab_name, design("nat", 2), bare=True)
+    description = json.loads((STATE / lab_name / "lab.json").read_text())
+    assert description["state"] == "up"
+    assert description["namespaces"]["rs2"] == f"/run/netns/pylvs-{lab_name}-rs2"
+    assert description["network"]["vip"] == "172.16.0.100"
+    assert open_lab(lab_name).network.role("realserver")[1].interfaces[0].addresses == ("10.0.0.22/24",)
+
+
+def test_exec_gives_the_command_its_words_its_place_and_its_status(lab_name: str, tmp_path: Path) -> None:
+    build(lab_name, design("dr", 1), bare=True)
+    done = pylvs(
+        "lab", "exec", lab_name, "rs1", "--", "sh", "-c", 'echo "$0|$1"; pwd; cat; exit 7', "-x", "a b", text="in"
+    )
+    assert (done.returncode, done.stdout) == (7, f"-x|a b\n{os.getcwd()}\nin")
+    assert pylvs("lab", "exec", lab_name, "rs1", "hostname").stdout == "rs1\n"
+    wrong = pylvs("lab", "exec", lab_name, "rs9", "hostname")
+    assert wrong.stderr == f"pylvs: rs9: lab {lab_name} has no such host; there are: client, director, rs1\n"
+    shell = pylvs("lab", "shell", lab_name, "client", text="hostname\nexit 3\n")
+    assert (shell.returncode, shell.stdout) == (3, "client\n")
+
+
+def test_what_runs_in_a_lab_ends_with_it(lab_name: str) -> None:
+    lab = build(lab_name, design("dr", 1), bare=True)
+    stubborn = "trap '' TERM HUP INT; echo ready; while :; do sleep 0.1; done"
+    with subprocess.Popen(
+        [*lab.place("client").inside(), "sh", "-c", stubborn], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        assert take_down(lab_name)
+        assert process.wait(5) == -signal.SIGKILL
+    assert remains(lab_name) == []
+
+
+def test_labs_are_not_made_or_removed_from_within_one(lab_name: str) -> None:
+    build(lab_name, design("dr", 1), bare=True)
+    for words in (["down", lab_name], ["down", "--all"], ["up", "dr"], ["exec", lab_name, "rs1", "true"]):
+        done = pylvs("lab", "exec", lab_name, "client", "pylvs", "lab", *words)
+        assert done.returncode == 1
+        assert done.stderr == f"pylvs: this is client of lab {lab_name}: leave it first\n"
+    assert pylvs("lab", "exec", lab_name, "client", "hostname").stdout == "client\n"
+
+
+def start_up(name: str) -> subprocess.Popen[bytes]:
+    """`pylvs lab up`, under way."""
+    words = ["lab", "up", "dr-behind-router", "--name", name]
+    return subprocess.Popen([*PYLVS, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def reaches(name: str, process: subprocess.Popen[bytes], wanted: int) -> None:
+    """Wait until so many parts of the lab are there, or it is made."""
+    deadline = time.monotonic() + 30
+    while len(remains(name)) < wanted and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_a_half_made_lab_can_be_removed_or_made_again(lab_name: str) -> None:
+    for parts in (1, 5, 9, 14):
+        with start_up(lab_name) as process:
+            reaches(lab_name, process, parts)
+            process.kill()
+        assert remains(lab_name) != []
+        if parts % 2:
+            assert f"{lab_name:<10} " in pylvs("lab", "list").stdout
+            assert pylvs("lab", "down", lab_name).returncode == 0
+            assert remains(lab_name) == []
+    done = pylvs("lab", "up", "dr", "--bare", "--name", lab_name)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_up_leaves_nothing_behind(number: signal.Signals) -> None:
+    """At moments over all the time that it takes: either all is undone, or the lab is whole."""
+    chance = random.Random(int(number))
+    undone = 0
+    for count in range(INTERRUPTIONS):
+        name = unique(900 + count)
+        try:
+            with start_up(name) as process:
+                reaches(name, process, chance.randint(1, 20))
+                time.sleep(chance.random() * 0.05)
+                process.send_signal(number)
+            if process.returncode == 0:
+                assert pylvs("lab", "exec", name, "client", "hostname").stdout == "client\n"
+            else:
+                assert process.returncode == 130
+                assert remains(name) == []
+                undone += 1
+        finally:
+            take_down(name)
+            assert remains(name) == []
+    assert undone
+
+
+def test_an_interrupted_down_is_finished(lab_name: str) -> None:
+    for delay in (0.05, 0.15, 0.25, 0.35):
+        build(lab_name, design("dr", 1), bare=True)
+        with subprocess.Popen([*PYLVS, "lab", "down", lab_name], stdout=subprocess.DEVNULL) as process:
+            time.sleep(delay)
+            process.send_signal(signal.SIGINT)
+        if process.returncode == 0 or len(remains(lab_name)) < 5:
+            assert remains(lab_name) == []
+        take_down(lab_name)
+
+
+BAD_PLANS = {
+    'vip = "10.0.0.1"\ncolour = "red"': "colour: a plan has no such field; there are: ",
+    'vip = "ten"': "vip = 'ten': not an address; write ADDRESS/PREFIX",
+    'dip = "fd00::1/64"': "dip = fd00::1/64: the VIP is IPv4, this is not",
+    "servers = []": "servers: must be a list of 1 to 60 addresses",
+    'device = "a/b"': "device = 'a/b': must be a device name of at most 15 characters",
+    "port = 0": "port = 0: must be a number from 1 to 65535",
+    "vip = ": "Invalid value",
+}
+
+
+@pytest.mark.parametrize("text", BAD_PLANS)
+def test_a_bad_plan_is_one_line(text: str, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text(text)
+    name = unique(800)
+    done = pylvs("lab", "up", "dr", "--plan", str(plan), "--name", name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert BAD_PLANS[text] in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert remains(name) == []
+
+
+def test_bad_words_are_one_line() -> None:
+    for words, complaint in (
+        (["up", "ring"], "'ring' is not one of"),
+        (["up", "dr", "--name", "a-b"], "'a-b': not a name for a lab"),
+        (["up", "dr", "--servers", "0"], "0 servers: must be from 1 to 60"),
+        (["exec", "nosuchlab", "client", "true"], "lab nosuchlab is not there"),
+        (["exec", "../etc", "client", "true"], "not a name for a lab"),
+        (["down", "nosuchlab"], "there is no lab nosuchlab"),
+    ):
+        done = pylvs("lab", *words)
+        assert done.returncode != 0
+        assert complaint in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_lab_that_cannot_be_made_leaves_nothing() -> None:
+    name = unique(801)
+    network = design("dr", 1, overrides={"device": "lo"})  # a name that every host has already
+    with pytest.raises(Exception, match="the lab could not be made"):
+        build(name, network)
+    assert remains(name) == []
+
+
+def test_a_stranger_is_told_what_is_missing() -> None:
+    # Everything is imported as root: the tree may be closed to others.
+    code = "import os, pylvs.cli.lab, pylvs.cli.main as m; os.setresuid(*[65534] * 3); m.main()"
+    for words in (["up", "dr"], ["down", "d1"], ["exec", "d1", "client", "true"]):
+        done = subprocess.run([PYLVS[0], "-c", code, "lab", *words], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.startswith("pylvs: Operation not permitted: ")
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_opening_a_lab_that_is_not_there() -> None:
+    with pytest.raises(InvalidOperation, match="lab nosuchlab is not there"):
+        open_lab("nosuchlab")

@@ -1,0 +1,215 @@
+"""`pylvs realserver`: what it changes it remembers and restores, and it unwraps every kind of tunnel."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pylvs.host.namespaces import inside_network, network_cookie
+from pylvs.host.realserver import memory_path
+from pylvs.lab.lab import Lab
+from tests.lab.conftest import MakeLab
+
+SNAPSHOT = """
+ip -o addr show
+ip -o link show
+cd /proc/sys/net; grep -r . ipv4/conf/*/arp_ignore ipv4/conf/*/arp_announce ipv4/conf/*/rp_filter
+tc qdisc show dev eth0
+tc filter show dev eth0 ingress
+ls /run/pylvs/realserver 2>/dev/null
+true
+"""
+
+
+@pytest.fixture
+def lab(make_lab: MakeLab) -> Lab:
+    """A real server without a VIP yet, and a client, both with addresses of both families."""
+    made = make_lab("dr", servers=1, bare=True)
+    made.sh("rs1", "ip addr add fd00:10::21/64 dev eth0 nodad")
+    made.sh("client", "ip addr add fd00:10::5/64 dev eth0 nodad")
+    return made
+
+
+def remembered(lab: Lab) -> bool:
+    """Whether anything is remembered of this real server's namespace."""
+    with inside_network(lab.place("rs1").network):
+        return memory_path(network_cookie()).exists()
+
+
+@pytest.mark.parametrize("tunnel", [[], ["--tunnel"]])
+def test_down_restores_exactly_what_up_changed(lab: Lab, tunnel: list[str]) -> None:
+    lab.sh("rs1", "echo 3 >/proc/sys/net/ipv4/conf/eth0/arp_ignore; echo 1 >/proc/sys/net/ipv4/conf/lo/arp_announce")
+    lab.sh("rs1", "ip addr add 10.0.0.101/32 dev lo")  # there before: it stays
+    before = lab.sh("rs1", SNAPSHOT)
+    words = " ".join(["pylvs realserver up 10.0.0.100 10.0.0.101 fd00:10::100", *tunnel])
+    assert "10.0.0.100/32 is on lo" in lab.sh("rs1", words)
+    between = lab.sh("rs1", SNAPSHOT)
+    assert remembered(lab)
+    assert "10.0.0.100/32" in between
+    assert "fd00:10::100/128" in between
+    assert "ipv4/conf/eth0/arp_ignore:1" in between
+    assert ("pylvs-realserver" in between) == bool(tunnel) or "tunl0" in between
+    assert lab.sh("rs1", words) == "all was so already\n"
+    assert lab.sh("rs1", SNAPSHOT) == between
+    lab.sh("rs1", "pylvs realserver down")
+    assert lab.sh("rs1", SNAPSHOT).split() == before.split()
+    assert not remembered(lab)
+    assert lab.sh("rs1", "pylvs realserver down") == "there was nothing to restore\n"
+
+
+def test_addresses_go_one_by_one(lab: Lab) -> None:
+    before = lab.sh("rs1", SNAPSHOT)
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100 --tunnel; pylvs realserver up 10.0.0.101")
+    assert lab.sh("rs1", "pylvs realserver down 10.0.0.100") == "10.0.0.100 is off lo\n"
+    after = lab.sh("rs1", SNAPSHOT)
+    assert "10.0.0.100/32" not in after
+    assert "10.0.0.101/32" in after
+    assert "ipv4/conf/all/arp_ignore:1" in after
+    lab.sh("rs1", "pylvs realserver down 10.0.0.101")
+    assert lab.sh("rs1", SNAPSHOT).split() == before.split()
+
+
+def test_what_somebody_else_changed_meanwhile_stays(lab: Lab) -> None:
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100")
+    lab.sh("rs1", "echo 8 >/proc/sys/net/ipv4/conf/all/arp_ignore")
+    said = lab.sh("rs1", "pylvs realserver down")
+    assert "net.ipv4.conf.all.arp_ignore was changed since, and stays" in said
+    assert (
+        lab.sh("rs1", "cat /proc/sys/net/ipv4/conf/all/arp_ignore /proc/sys/net/ipv4/conf/all/arp_announce") == "8\n0\n"
+    )
+
+
+def test_values_that_keep_silent_already_are_left(lab: Lab) -> None:
+    lab.sh("rs1", "echo 2 >/proc/sys/net/ipv4/conf/all/arp_ignore")
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100")
+    assert lab.sh("rs1", "cat /proc/sys/net/ipv4/conf/all/arp_ignore") == "2\n"
+
+
+def test_status_tells_what_is_not_so_any_more(lab: Lab) -> None:
+    assert lab.sh("rs1", "pylvs realserver status").startswith("not a real server")
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100 --tunnel")
+    good = json.loads(lab.sh("rs1", "pylvs realserver status --json"))
+    assert [each["good"] for each in good] == [True] * len(good)
+    assert {each["subject"] for each in good} == {"10.0.0.100", "eth0", "tunnel"}
+    lab.sh("rs1", "ip addr del 10.0.0.100/32 dev lo; echo 0 | tee /proc/sys/net/ipv4/conf/*/arp_announce")
+    done = lab.run("rs1", ["pylvs", "realserver", "status", "--json"])
+    assert done.returncode == 1
+    assert [each["good"] for each in json.loads(done.stdout)] == [False, False, True]
+
+
+BAD = {
+    "10.0.0.21": "10.0.0.21: is on eth0, which would answer for it; ip addr del 10.0.0.21/24 dev eth0",
+    "10.0.0.256": "10.0.0.256: not an IP address (a VIP is given without a prefix length)",
+    "10.0.0.0/24": "10.0.0.0/24: not an IP address (a VIP is given without a prefix length)",
+    "224.0.0.5": "224.0.0.5: not a unicast address that clients could ask for",
+    "::": "::: not a unicast address that clients could ask for",
+    "10.0.0.100 --device eth9": "eth9: no such device; there are: lo, eth0",
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_bad_input_is_one_line_and_changes_nothing(lab: Lab, words: str) -> None:
+    before = lab.sh("rs1", SNAPSHOT)
+    done = lab.run("rs1", ["pylvs", "realserver", "up", *words.split()])
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"pylvs: {BAD[words]}\n")
+    assert lab.sh("rs1", SNAPSHOT) == before
+
+
+def test_what_cannot_be_done_as_a_whole_is_not_done(lab: Lab) -> None:
+    """Here the second address fails; a real server that was there before stays as it was."""
+    lab.sh("rs1", "echo 1 >/proc/sys/net/ipv6/conf/lo/disable_ipv6")
+    for earlier in ("true", "pylvs realserver up 10.0.0.101"):
+        lab.sh("rs1", earlier)
+        before = lab.sh("rs1", SNAPSHOT)
+        done = lab.run("rs1", ["pylvs", "realserver", "up", "10.0.0.100", "fd00:10::100", "--tunnel"])
+        switch = "net.ipv6.conf.lo.disable_ipv6=0"
+        assert done.stderr == f"pylvs: fd00:10::100/128 on lo: IPv6 is switched off there; sysctl {switch}\n"
+        assert done.returncode == 1
+        assert lab.sh("rs1", SNAPSHOT) == before
+
+
+# An echo request to the VIP in every kind of tunnel, with each mark of congestion outside; the answer's own mark tells
+# what arrived inside (RFC 6040: congestion outside becomes congestion inside).
+SENDER = """
+import time
+from itertools import product
+from scapy.all import ICMP, IP, AsyncSniffer, Ether, ICMPv6EchoReply, ICMPv6EchoRequest, IPv6, conf, sendp
+conf.verb = 0
+kinds = list(product((4, 6), (4, 6), (0, 2, 3)))
+sniffer = AsyncSniffer(iface="eth0", lfilter=lambda p: p.src == "02:00:00:01:01:00", store=True)
+sniffer.start()
+while not getattr(sniffer, "stop_cb", None):
+    time.sleep(0.01)
+time.sleep(0.2)
+for number, (out, inside, ecn) in enumerate(kinds):
+    if inside == 4:
+        packet = IP(src="10.0.0.5", dst="10.0.0.100", tos=2) / ICMP(id=number + 1) / b"hello"
+    else:
+        packet = IPv6(src="fd00:10::5", dst="fd00:10::100", tc=2) / ICMPv6EchoRequest(id=number + 1, data=b"hello")
+    if out == 4:
+        wrap = IP(src="10.0.0.10", dst=OUTER4, tos=ecn)
+    else:
+        wrap = IPv6(src="fd00:10::10", dst=OUTER6, tc=ecn)
+    sendp(Ether(dst="02:00:00:01:01:00", src="02:00:00:00:0c:00") / wrap / packet, iface="eth0")
+time.sleep(0.5)
+for packet in sniffer.stop():
+    if ICMP in packet and packet[ICMP].type == 0:
+        print(kinds[packet[ICMP].id - 1], packet[IP].src, packet[IP].tos & 3, flush=True)
+    elif ICMPv6EchoReply in packet:
+        print(kinds[packet[ICMPv6EchoReply].id - 1], packet[IPv6].src, packet[IPv6].tc & 3, flush=True)
+"""
+
+
+def tunnelled(lab: Lab, outer4: str = "10.0.0.21", outer6: str = "fd00:10::21") -> Iterator[str]:
+    """Send one of each kind from the client; the answers that came."""
+    code = SENDER.replace("OUTER4", repr(outer4)).replace("OUTER6", repr(outer6))
+    done = lab.run("client", [sys.executable, "-W", "ignore", "-c", code])
+    assert done.returncode == 0, done.stderr
+    yield from sorted(done.stdout.splitlines())
+
+
+def test_every_kind_of_tunnel_is_unwrapped(lab: Lab) -> None:
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100 fd00:10::100 --tunnel")
+    wanted = [
+        f"({out}, {inside}, {ecn}) {'10.0.0.100' if inside == 4 else 'fd00:10::100'} {3 if ecn == 3 else 2}"
+        for out in (4, 6)
+        for inside in (4, 6)
+        for ecn in (0, 2, 3)
+    ]
+    assert list(tunnelled(lab)) == wanted
+    # The kernel's own tunnel devices count for themselves, where it has them.
+    said = lab.sh("rs1", "pylvs realserver status")
+    assert "by a program at eth0: 12 unwrapped\n" in said or "unwrapped by tunl0" in said
+
+
+def test_fragments_of_outer_packets_are_left_alone_and_counted(lab: Lab) -> None:
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100 --tunnel")
+    code = (
+        "from scapy.all import ICMP, IP, Ether, conf, fragment, sendp\nconf.verb = 0\n"
+        "whole = IP(src='10.0.0.10', dst='10.0.0.21') / IP(src='10.0.0.5', dst='10.0.0.100') / ICMP() / bytes(1400)\n"
+        "for each in fragment(whole, 1000):\n"
+        "    sendp(Ether(dst='02:00:00:01:01:00', src='02:00:00:00:0c:00') / each, iface='eth0')\n"
+    )
+    assert lab.run("client", [sys.executable, "-W", "ignore", "-c", code]).returncode == 0
+    said = lab.sh("rs1", "pylvs realserver status")
+    assert "by a program at eth0: 0 unwrapped, 2 fragments\n" in said or "unwrapped by tunl0" in said
+
+
+def test_tunnels_to_other_addresses_are_not_unwrapped(lab: Lab) -> None:
+    """Nothing for a VIP of which nobody told; and nothing after `down`."""
+    lab.sh("rs1", "pylvs realserver up 10.0.0.101 fd00:10::101 --tunnel; ip addr add 10.0.0.100/32 dev lo")
+    assert list(tunnelled(lab)) == []
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100 fd00:10::100")
+    assert len(list(tunnelled(lab))) == 12
+    lab.sh("rs1", "pylvs realserver down")
+    assert list(tunnelled(lab)) == []
+
+
+def test_a_router_does_not_unwrap_what_goes_to_others(lab: Lab) -> None:
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100 fd00:10::100 --tunnel")
+    lab.sh("rs1", "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
+    assert list(tunnelled(lab, "10.0.0.10", "fd00:10::10")) == []
+    assert len(list(tunnelled(lab))) == 12

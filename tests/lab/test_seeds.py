@@ -1,0 +1,213 @@
+"""What tutorials of the field say, done to the letter in a lab: their commands and scripts are in seeds/, unchanged.
+
+one_card     all servers have one card, a router maps a public address to the VIP
+nat          NAT, with a public VIP; its part for real servers has misprints
+one_address  one public address; director and real servers in another subnet (the copy at hand had lost its addresses)
+two_scripts  lvs_dr.sh and lvs_rs.sh, as they are found on half the machines of the world
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pylvs.lab.capture import Capture
+from pylvs.lab.lab import Lab
+from tests.lab.conftest import MakeLab
+from tests.lab.support import answers, neighbours, shared_evenly
+
+SEEDS = Path(__file__).parent / "seeds"
+HEAD = [
+    "IP Virtual Server version 1.2.1 (size=4096)",
+    "Prot LocalAddress:Port Scheduler Flags",
+    "  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn",
+]
+
+
+def follow(lab: Lab, host: str, seed: str, shell: str = "sh -e") -> str:
+    """Carry out a document's commands in a host, as a script that stops at the first failure."""
+    done = lab.run(host, shell.split(), text=(SEEDS / seed).read_text())
+    assert (done.returncode, done.stderr) == (0, ""), f"{seed}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def install(lab: Lab, host: str, seed: str) -> str:
+    """Put a script where the document wants it, and make it a command."""
+    path = f"/usr/local/sbin/{Path(seed).name}"
+    assert (
+        lab.run(host, ["sh", "-c", f"cat >{path}; chmod 755 {path}"], text=(SEEDS / seed).read_text()).returncode == 0
+    )
+    return path
+
+
+def listing(service: str, method: str, servers: list[tuple[str, int, int]]) -> list[str]:
+    """What `ipvsadm -ln` prints for one service: columns as the documents show them."""
+    rows = [f"  -> {server:<28} {method:<7} 1      {active:<10} {inactive:<10}" for server, active, inactive in servers]
+    return [*HEAD, service, *rows]
+
+
+def counted(lab: Lab) -> list[str]:
+    """`ipvsadm -ln`, once all connections are closed."""
+    return lab.sh("director", "ipvsadm -ln").splitlines()
+
+
+def test_one_card_behind_a_router(make_lab: MakeLab) -> None:
+    lab = make_lab(
+        "dr-behind-router",
+        blank=True,
+        vip="10.10.24.88",
+        dip="10.10.24.10/24",
+        servers=["10.10.24.21/24", "10.10.24.22/24", "10.10.24.23/24"],
+        gateway="10.10.24.1/24",
+        outside="112.2.21.88/24",
+        public="112.2.21.88",
+        client="112.2.21.50/24",
+    )
+    for host in ("rs1", "rs2", "rs3"):
+        follow(lab, host, f"one_card/{host}.sh")
+    shown = follow(lab, "director", "one_card/director.sh")
+    servers = ["10.10.24.23:80", "10.10.24.22:80", "10.10.24.21:80"]
+    fresh = sorted(listing("TCP  10.10.24.88:80 rr", "Route", [(server, 0, 0) for server in servers]))
+    assert sorted(shown.splitlines()) == fresh
+    assert shared_evenly(answers(lab, 6, url="http://112.2.21.88/"), 3)
+    used = sorted(listing("TCP  10.10.24.88:80 rr", "Route", [(server, 0, 2) for server in servers]))
+    assert sorted(counted(lab)) == used
+
+
+def nat_lab(make_lab: MakeLab) -> Lab:
+    """VIP 8.8.8.8, real servers 192.168.10.2 and .3."""
+    return make_lab(
+        "nat",
+        bare=True,
+        vip="8.8.8.8",
+        dip="8.8.8.8/24",
+        client="8.8.8.50/24",
+        inside="192.168.10.1/24",
+        servers=["192.168.10.2/24", "192.168.10.3/24"],
+    )
+
+
+def test_nat_with_a_public_address(make_lab: MakeLab) -> None:
+    lab = nat_lab(make_lab)
+    lab.sh("director", "iptables -F")
+    follow(lab, "director", "nat/director.sh")
+    assert shared_evenly(answers(lab, 4, url="http://8.8.8.8/"), 2)
+    rows = [("192.168.10.2:80", 0, 2), ("192.168.10.3:80", 0, 2)]
+    assert sorted(counted(lab)) == sorted(listing("TCP  8.8.8.8:80 rr", "Masq", rows))
+
+
+def test_the_misprints_of_the_nat_document_are_misprints(make_lab: MakeLab) -> None:
+    """/proc/sysy is no place, and a VIP put on eth0 itself takes the real server's own address away."""
+    lab = nat_lab(make_lab)
+    done = lab.run("rs1", ["bash"], text=(SEEDS / "nat/realserver.sh").read_text())
+    wrong = [line for line in done.stderr.splitlines() if "/proc/sysy/" in line]
+    assert len(wrong) == len(done.stderr.splitlines()) == 5
+    assert "192.168.10.2" not in lab.sh("rs1", "ip addr show eth0")
+    assert lab.run("director", ["curl", "-s", "--max-time", "1", "http://192.168.10.2/"]).returncode != 0
+
+
+# What the document evidently means by its part about real servers, which only tunnelling and direct routing need.
+MEANT = {
+    "/proc/sysy/": "/proc/sys/",
+    "ifconfig eth0 8.8.8.8": "ifconfig lo:0 8.8.8.8",
+    "route add -host 8.8.8.8 dev eth0": "route add -host 8.8.8.8 dev lo:0",
+}
+
+
+@pytest.mark.parametrize("scheduler", ["rr", "wrr", "lc", "wlc"])
+def test_tunnels_as_the_nat_document_explains_them(scheduler: str, make_lab: MakeLab) -> None:
+    """Its table with -i, by each scheduler it describes that there is; real servers in one distant subnet."""
+    lab = make_lab(
+        "tun",
+        bare=True,
+        vip="8.8.8.8",
+        dip="8.8.8.7/24",
+        client="9.9.9.50/24",
+        outside="9.9.9.1/24",
+        servers=["192.168.10.2/24", "192.168.10.3/24"],
+    )
+    lab.sh("director", "ip addr add 8.8.8.8/32 dev eth0")
+    commands = (SEEDS / "nat/director.sh").read_text().replace(" -m ", " -i ").replace("-s rr", f"-s {scheduler}")
+    assert lab.run("director", ["sh", "-e"], text=commands).stderr == ""
+    script = (SEEDS / "nat/realserver.sh").read_text()
+    for printed, meant in MEANT.items():
+        assert printed in script
+        script = script.replace(printed, meant)
+    for host in ("rs1", "rs2"):
+        done = lab.run(host, ["bash", "-e"], text=script)
+        assert (done.returncode, done.stderr) == (0, "")
+        lab.sh(host, "pylvs realserver up 8.8.8.8 --tunnel")
+    assert shared_evenly(answers(lab, 4, url="http://8.8.8.8/"), 2)
+    rows = [("192.168.10.2:80", 0, 2), ("192.168.10.3:80", 0, 2)]
+    assert sorted(counted(lab)) == sorted(listing(f"TCP  8.8.8.8:80 {scheduler}", "Tunnel", rows))
+
+
+def test_one_public_address(make_lab: MakeLab) -> None:
+    """The client is the gateway, with an address in either subnet; the wire is looked at, as the document does."""
+    lab = make_lab(
+        "dr-routed",
+        blank=True,
+        vip="192.168.1.100/24",
+        dip="10.0.0.10/24",
+        servers=["10.0.0.21/24", "10.0.0.22/24"],
+        client="",
+        gateway="10.0.0.1/24",
+        gateway_vip="192.168.1.1/24",
+    )
+    for host in ("director", "rs1", "rs2"):
+        follow(lab, host, f"one_address/{host}.sh")
+    assert sorted(answers(lab, 4, url="http://192.168.1.100/")) == ["web1", "web1", "web2", "web2"]
+    rows = [("10.0.0.21:80", 0, 2), ("10.0.0.22:80", 0, 2)]
+    assert sorted(counted(lab)) == sorted(listing("TCP  192.168.1.100:80 rr", "Route", rows))
+    client, server = lab.network.role("client")[0], lab.network.role("realserver")
+    with Capture(lab, client) as capture:
+        answers(lab, 2, url="http://192.168.1.100/")
+        frames = [frame for frame in capture.frames() if frame.flags]
+    asked = {frame.data[:6].hex(":") for frame in frames if not frame.to_host}
+    answered = {frame.data[6:12].hex(":") for frame in frames if frame.to_host}
+    assert asked == {"02:00:00:00:0d:00"}
+    assert answered == {host.interfaces[0].mac for host in server}
+    assert {frame.headers[0].source for frame in frames if frame.to_host} == {"192.168.1.100"}
+
+
+def two_scripts_lab(make_lab: MakeLab) -> Lab:
+    """Device ens32, director .127, real servers .129 and .130."""
+    lab = make_lab(
+        "dr",
+        bare=True,
+        vip="192.168.67.100",
+        dip="192.168.67.127/24",
+        servers=["192.168.67.129/24", "192.168.67.130/24"],
+        client="192.168.67.1/24",
+        device="ens32",
+    )
+    lab.sh("director", install(lab, "director", "two_scripts/lvs_dr.sh"))
+    for host in ("rs1", "rs2"):
+        lab.sh(host, install(lab, host, "two_scripts/lvs_rs.sh"))
+    return lab
+
+
+def test_the_two_scripts(make_lab: MakeLab) -> None:
+    lab = two_scripts_lab(make_lab)
+    said = answers(lab, 8, url="192.168.67.100")
+    assert shared_evenly(said, 2)
+    rows = [("192.168.67.129:80", 0, 4), ("192.168.67.130:80", 0, 4)]
+    assert sorted(counted(lab)) == sorted(listing("TCP  192.168.67.100:80 wrr", "Route", rows))
+    assert "192.168.67.100" in lab.sh("director", "ifconfig ens32:2")
+    assert "192.168.67.100" in lab.sh("rs1", "ifconfig lo:0")
+    assert neighbours(lab, "client")["192.168.67.100"] == "02:00:00:00:0d:00"
+
+
+def test_the_two_scripts_again_and_again(make_lab: MakeLab) -> None:
+    """ifdown and ifup take devices away under the data plane; afterwards all is as after the first time."""
+    lab = two_scripts_lab(make_lab)
+    assert shared_evenly(answers(lab, 2, url="192.168.67.100"), 2)
+    for _ in range(2):
+        lab.sh("director", "/usr/local/sbin/lvs_dr.sh")
+        for host in ("rs1", "rs2"):
+            lab.sh(host, "/usr/local/sbin/lvs_rs.sh")
+        assert shared_evenly(answers(lab, 4, url="192.168.67.100"), 2)
+    # The script empties the table and fills it again; a server that comes back has its connections back (IPVS's trash).
+    rows = [("192.168.67.129:80", 0, 5), ("192.168.67.130:80", 0, 5)]
+    assert sorted(counted(lab)) == sorted(listing("TCP  192.168.67.100:80 wrr", "Route", rows))

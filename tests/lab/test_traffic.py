@@ -1,0 +1,76 @@
+"""Traffic goes on whatever happens to the commands: no process is needed, and edits are whole or not at all."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+import time
+
+import pytest
+
+from pylvs.lab.lab import Lab
+from pylvs.lab.places import environment
+from tests.lab.conftest import MakeLab
+from tests.lab.support import answers, shared_evenly
+
+SECONDS = 6
+CONNECTIONS = 8
+
+
+def load(lab: Lab) -> subprocess.Popen[str]:
+    """New connections to the VIP, one after the other on each of several, for some seconds."""
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "-H", "Connection: close", "http://VIP/"]
+    return subprocess.Popen(
+        [*lab.place("client").inside(), *command], stdout=subprocess.PIPE, text=True, env=environment()
+    )
+
+
+def failures(said: str) -> list[str]:
+    """Lines of wrk that tell of requests that failed; it prints them only if there are some."""
+    return [line for line in said.splitlines() if "Socket errors" in line or "Non-2xx" in line]
+
+
+@pytest.mark.parametrize("topology", ["dr", "nat", "tun"])
+def test_killed_edits_lose_no_request(topology: str, make_lab: MakeLab) -> None:
+    lab = make_lab(topology)
+    servers = [host.interfaces[0].addresses[0].partition("/")[0] for host in lab.network.role("realserver")]
+    chance = random.Random(topology)
+    killed = 0
+    with load(lab) as process:
+        while process.poll() is None:
+            weight, server = chance.randint(1, 9), chance.choice(servers)
+            words = [
+                "-e",
+                "-t",
+                lab.network.endpoint(lab.network.vip),
+                "-r",
+                server,
+                lab.network.method,
+                "-w",
+                str(weight),
+            ]
+            with subprocess.Popen(
+                [*lab.place("director").inside(), "ipvsadm", *words], stderr=subprocess.DEVNULL, env=environment()
+            ) as edit:
+                time.sleep(chance.random() * 0.2)
+                killed += edit.poll() is None
+                edit.kill()
+        assert process.stdout is not None
+        said = process.stdout.read()
+    assert killed > 3
+    assert failures(said) == []
+    requests = re.search(r"(\d+) requests in", said)
+    assert requests
+    assert int(requests[1]) > 100
+    rows = [line for line in lab.sh("director", "ipvsadm -Ln").splitlines() if "->" in line and "Remote" not in line]
+    assert len(rows) == 3
+
+
+def test_no_process_of_pylvs_is_there_at_all(make_lab: MakeLab) -> None:
+    lab = make_lab("dr")
+    living = lab.sh(
+        "director", "for each in /proc/[0-9]*/ns/net; do [ $each -ef /proc/self/ns/net ] && echo $each; done; true"
+    )
+    assert len(living.splitlines()) <= 1  # the shell that looked
+    assert shared_evenly(answers(lab, 6), 3)

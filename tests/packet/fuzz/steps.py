@@ -1,0 +1,98 @@
+"""What happens in an example of the fuzz: edits and frames, each a value that either director takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.director import Director
+from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.timeouts import Timeouts
+
+
+@dataclass(frozen=True, slots=True)
+class AddService:
+    """ipvsadm -A."""
+
+    service: VirtualService
+
+    def apply(self, director: Director) -> None:
+        director.add_service(self.service)
+
+
+@dataclass(frozen=True, slots=True)
+class EditService:
+    """ipvsadm -E."""
+
+    service: VirtualService
+
+    def apply(self, director: Director) -> None:
+        director.edit_service(self.service)
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteService:
+    """ipvsadm -D."""
+
+    key: ServiceKey
+
+    def apply(self, director: Director) -> None:
+        director.delete_service(self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class AddServer:
+    """ipvsadm -a."""
+
+    key: ServiceKey
+    destination: Destination
+
+    def apply(self, director: Director) -> None:
+        director.add_destination(self.key, self.destination)
+
+
+@dataclass(frozen=True, slots=True)
+class EditServer:
+    """ipvsadm -e."""
+
+    key: ServiceKey
+    destination: Destination
+
+    def apply(self, director: Director) -> None:
+        director.edit_destination(self.key, self.destination)
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteServer:
+    """ipvsadm -d."""
+
+    key: ServiceKey
+    destination: DestinationKey
+
+    def apply(self, director: Director) -> None:
+        director.delete_destination(self.key, self.destination)
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """pylvs sysctl -w."""
+
+    name: str
+    value: int
+
+    def apply(self, director: Director) -> None:
+        director.change_setting(self.name, self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimeouts:
+    """ipvsadm --set."""
+
+    timeouts: Timeouts
+
+    def apply(self, director: Director) -> None:
+        director.set_timeouts(self.timeouts)
+
+
+Edit = AddService | EditService | DeleteService | AddServer | EditServer | DeleteServer | Set | SetTimeouts
+Step = Edit | bytes  # bytes: a frame comes in

@@ -1,0 +1,403 @@
+"""The loaded program and the reference, side by side: the same edits, the same frames, and nothing may differ."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from ipaddress import ip_address
+from typing import NamedTuple
+from unittest import mock
+
+from pylvs.dataplane import bpf, load
+from pylvs.dataplane.libbpf import library
+from pylvs.model.errors import PylvsError
+from pylvs.reference.director import ReferenceDirector
+from pylvs.reference.forwarding import CHECKSUM_AT
+from pylvs.reference.network import Hop, Network
+from pylvs.reference.outcome import Outcome, Verdict
+from pylvs.reference.packet import ICMP, ICMP6, UDP, parse
+from pylvs.reference.path import A_FRAGMENT, SOURCE_ROUTED
+from pylvs.reference.sums import checksum, pseudo_header, total
+from tests.packet.fuzz.steps import Step
+from tests.packet.host import (
+    MAC,
+    OWN4,
+    OWN6,
+    ROUTER4,
+    ROUTER6,
+    ROUTER_MAC,
+    SERVERS,
+    TC_DROP,
+    TC_PASS,
+    TC_REDIRECT,
+    VIP4,
+    VIP6,
+    XDP_DROP,
+    XDP_PASS,
+    XDP_REDIRECT,
+    XDP_TX,
+    Host,
+    new_host,
+    server4,
+    server6,
+    server_mac,
+)
+
+SHORTEST = 14 + 40
+ROOM = 8192  # bytes of the longest frame that comes out
+CONNECTIONS = 1 << 16
+DESTINATIONS = 1 << 15
+MARGIN = 4096  # slots left when the tables are made anew
+SWEEP_S = 1.2
+SLACK_S = 2  # of timers, beside what the example took
+FRAGMENT = 44
+OWN_PROTOCOLS = {1, 4, 41, 47}  # of IPv4 packets that the director itself makes: they carry identifications it draws
+
+
+TUNNEL_SOURCES = {ip_address(OWN4).packed, ip_address(OWN6).packed}
+
+
+class Difference(AssertionError):
+    """What the two made of the same step."""
+
+
+class Done(NamedTuple):
+    """What the program did: a verdict, frames out, or the frame that the stack gets."""
+
+    verdict: Verdict
+    sent: tuple[bytes, ...] = ()
+    frame: bytes = b""
+
+
+def _packed(address: str) -> bytes:
+    return ip_address(address).packed
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def the_network() -> Network:
+    """The test host as the reference sees it."""
+
+    def hop(mac: str) -> Hop:
+        return Hop("d0", _mac(mac), _mac(MAC), 1500, _packed(OWN4), _packed(OWN6))
+
+    hops = {_packed(ROUTER4): hop(ROUTER_MAC), _packed(ROUTER6): hop(ROUTER_MAC)}
+    for number in range(1, SERVERS + 1):
+        hops |= dict.fromkeys((_packed(server4(number)), _packed(server6(number))), hop(server_mac(number)))
+    local = frozenset(map(_packed, (OWN4, OWN6, VIP4, VIP6)))
+    return Network(frozenset({_mac(MAC)}), local, hops, hop(ROUTER_MAC), hop(ROUTER_MAC))
+
+
+class Runner:
+    """One loaded program, run on frames one after the other."""
+
+    def __init__(self, program: int, context: bytes) -> None:
+        self._program = program
+        self._run = library().bpf_prog_test_run_opts
+        self._out = ctypes.create_string_buffer(ROOM)
+        self._context = ctypes.create_string_buffer(context, len(context))
+        self._is_xdp = len(context) == 24
+        self._options = bpf._TestOptions(sz=ctypes.sizeof(bpf._TestOptions), repeat=1)
+        self._options.data_out = ctypes.addressof(self._out)
+        self._options.ctx_in = ctypes.addressof(self._context)
+        self._options.ctx_size_in = len(context)
+        self._reference = ctypes.byref(self._options)
+
+    def __call__(self, frame: bytes) -> tuple[int, bytes]:
+        options = self._options
+        options.data_in = ctypes.cast(ctypes.c_char_p(frame), ctypes.c_void_p).value
+        options.data_size_in = len(frame)
+        options.data_size_out = ROOM
+        if self._is_xdp:
+            struct.pack_into("<I", self._context, 4, len(frame))
+        error = self._run(self._program, self._reference)
+        if error == -errno.EINVAL and not self._is_xdp and len(frame) < SHORTEST:
+            return TC_PASS, frame  # the kernel makes no socket buffer of less than an IP header
+        if error:
+            raise OSError(-error, os.strerror(abs(error)), f"a frame of {len(frame)} bytes")
+        return options.retval, ctypes.string_at(self._out, options.data_size_out)
+
+
+class Twin:
+    """Both directors with empty tables."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        tables = host.director.tables
+        tables.root.set(0, "settings.icmp_per_second", 0)
+        self._hashes = [
+            tables._hash(name) for name in ("connections4", "connections6", "replies4", "replies6", "names")
+        ]
+        programs = host._programs
+        self._xdp = Runner(programs["xdp"], struct.pack("<6I", 0, 0, 0, host.ifindex, 0, 0))
+        self._tc = Runner(programs["tc"], struct.pack("<40xI148x", host.ifindex))
+        self._peer = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self._peer.bind(("d1", 0))
+        self._peer.setblocking(False)
+        self.network = the_network()
+        self.reference = ReferenceDirector(self.network)
+        self.hook = "xdp"
+        self.neighbour_sent = 0
+        self._began = time.monotonic()
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self._peer.close()
+        for table in self._hashes:
+            table.close()
+
+    @property
+    def worn_out(self) -> bool:
+        """Whether the program's tables must be made anew before another example."""
+        tables = self.host.director.tables
+        top = tables.book.get(0, "destination_top")
+        return bool(self.host.pool("fresh") > CONNECTIONS - MARGIN or top > DESTINATIONS - MARGIN)
+
+    def reset(self, hook: str) -> None:
+        """Begin an example: no services, no connections, settings at their defaults."""
+        director = self.host.director
+        self.hook = hook
+        self._began = time.monotonic()
+        self.reference = ReferenceDirector(self.network)
+        director.change_setting("expire_nodest_conn", 0)
+        director.flush()
+        for table in self._hashes:
+            table.clear()
+        tables = director.tables
+        tables.book.set(0, "deleted", 0xFFFFFFFF)
+        director.set_timeouts(self.reference.timeouts())
+        for name, value in self.reference.settings().items():
+            if name != "conn_max":
+                tables.root.set(0, f"settings.{name}", value)
+
+    # --- a step ---
+
+    def take(self, step: Step) -> None:
+        """Do it in both. Raises Difference."""
+        if isinstance(step, bytes):
+            self._receive(step)
+            return
+        refusals = []
+        for director in self.host.director, self.reference:
+            try:
+                step.apply(director)
+                refusals.append("")
+            except PylvsError as error:
+                refusals.append(type(error).__name__)
+        if refusals[0] != refusals[1]:
+            raise Difference(f"the program's director: {refusals[0] or 'done'}; the reference: {refusals[1] or 'done'}")
+
+    def _receive(self, frame: bytes) -> None:
+        expected = self.reference.receive(frame)
+        if expected.why == A_FRAGMENT:
+            return  # it has tests of its own
+        done = self._run(frame)
+        if _as_done(expected) == done:
+            return
+        if expected.why == SOURCE_ROUTED and done.verdict is Verdict.DROP:
+            return  # the program knows what the stack would do
+        if expected.verdict is not done.verdict:
+            raise Difference(f"verdict {done.verdict.value}, expected {_words(expected)}")
+        if done.verdict is Verdict.STACK:
+            raise Difference(f"left to the stack as\n  {done.frame.hex()}\nexpected\n  {expected.frame.hex()}")
+        wanted = [out for _, out in expected.sent]
+        got = [self._comparable(out, frame, want) for out, want in zip(done.sent, wanted, strict=False)]
+        same_but_sums = list(map(_unsummed, got)) == list(map(_unsummed, wanted))
+        if got != wanted and same_but_sums and looks_unfinished(frame):
+            return
+        if len(done.sent) != len(wanted) or got != wanted:
+            raise Difference(
+                "sent\n  "
+                + "\n  ".join(out.hex() for out in got or done.sent)
+                + f"\nexpected ({expected.why})\n  "
+                + "\n  ".join(out.hex() for out in wanted)
+            )
+
+    def _run(self, frame: bytes) -> Done:
+        if self.hook == "xdp":
+            verdict, out = self._xdp(frame)
+            if verdict in (XDP_TX, XDP_REDIRECT):
+                return Done(Verdict.SENT, (out,))
+            if verdict == XDP_DROP:
+                return Done(Verdict.DROP)
+            if verdict != XDP_PASS or out != frame:
+                raise Difference(f"XDP verdict {verdict}, frame {'kept' if out == frame else 'changed'}: {out.hex()}")
+        verdict, out = self._tc(frame)
+        if verdict == TC_REDIRECT:
+            return Done(Verdict.SENT, (out,))
+        if verdict == TC_PASS:
+            return Done(Verdict.STACK, frame=out)
+        if verdict != TC_DROP:
+            raise Difference(f"TC verdict {verdict}")
+        pieces = self._pieces()
+        return Done(Verdict.SENT, pieces) if pieces else Done(Verdict.DROP)
+
+    def _pieces(self) -> tuple[bytes, ...]:
+        """What was sent as clones, by their way over the wire."""
+        pieces: list[bytes] = []
+        while True:
+            try:
+                frame, (_, _, kind, *_) = self._peer.recvfrom(65535)
+            except BlockingIOError:
+                return tuple(pieces)
+            if kind != socket.PACKET_OUTGOING and frame[:6] != b"\xff" * 6 and not frame[0] & 1:
+                pieces.append(frame)
+
+    def _comparable(self, out: bytes, frame: bytes, expected: bytes) -> bytes:
+        """What left by the kernel's neighbour code has no link addresses yet."""
+        if out[:12] == frame[:12]:
+            self.neighbour_sent += 1
+            out = expected[:12] + out[12:]
+        return comparable(out, expected, self.network.local)
+
+    # --- the end of an example ---
+
+    def compare_tables(self) -> None:
+        """Counts, counters and connections are alike. Raises Difference."""
+        theirs = {row.service.key: row for row in self.host.director.services()}
+        for row in self.reference.services():
+            other = theirs.pop(row.service.key, None)
+            if other is None or [_counted(each) for each in other.destinations] != [
+                _counted(each) for each in row.destinations
+            ]:
+                shown = "nothing" if other is None else [str(_counted(each)) for each in other.destinations]
+                wanted = [str(_counted(each)) for each in row.destinations]
+                raise Difference(f"{row.service.key}: listed {shown}, expected {wanted}")
+        if theirs:
+            raise Difference(f"listed, but not expected: {', '.join(map(str, theirs))}")
+        got = {_named(each): each.expires_s for each in self.host.director.connections()}
+        wanted_rows = {_named(each): each.expires_s for each in self.reference.connections()}
+        if odd := got.keys() ^ wanted_rows.keys():
+            one = sorted(odd, key=str)[0]
+            where = "the program's table alone" if one in got else "the reference alone"
+            raise Difference(f"{len(odd)} connections differ; in {where}: {one}")
+        slack = SLACK_S + time.monotonic() - self._began
+        for name, seconds in wanted_rows.items():
+            if not seconds - slack <= got[name] <= seconds + 1:
+                raise Difference(f"{name} ends in {got[name]} s, expected {seconds} s")
+
+
+def comparable(out: bytes, expected: bytes, local: frozenset[bytes]) -> bytes:
+    """The frame with numbers that the director draws at random as the expected frame has them."""
+    out = _without_entropy(out, expected)
+    if out[12:14] == b"\x08\x00" and out[23] in OWN_PROTOCOLS and out[26:30] in local:
+        head = out[14:18] + expected[18:20] + out[20:24] + b"\0\0" + out[26:34]
+        if out[18:20] != b"\0\0" and not out[20] & 0x40:
+            right = checksum(out[14:34]) == 0
+            return out[:14] + head[:10] + (checksum(head).to_bytes(2, "big") if right else b"??") + out[26:]
+    elif out[12:14] == b"\x86\xdd" and out[20] == FRAGMENT:
+        return out[:58] + expected[58:62] + out[62:]
+    return out
+
+
+def looks_unfinished(frame: bytes) -> bool:
+    """Whether its checksum is the pseudo header's sum by chance: then the program takes it for one to be completed.
+
+    The kernel knows which checksums are unfinished, a program does not; an error's own checksum covers the quotation.
+    """
+    packet = parse(frame)
+    if packet is None or packet.protocol not in CHECKSUM_AT:
+        return False
+    at = packet.l4 + CHECKSUM_AT[packet.protocol]
+    pseudo = pseudo_header(packet.source, packet.target, packet.protocol, packet.length - packet.l4)
+    return packet.ip[at : at + 2] == total(pseudo).to_bytes(2, "big")
+
+
+def _unsummed(out: bytes) -> bytes:
+    """An ICMP frame without its checksum."""
+    if out[12:14] == b"\x08\x00":
+        return out[:36] + out[38:] if out[23] == ICMP else out
+    return out[:56] + out[58:] if out[20] == ICMP6 else out
+
+
+def _without_entropy(out: bytes, expected: bytes) -> bytes:
+    """A GUE frame with the expected source port, and the checksum that belongs to it if it had a right one."""
+    six = out[12:14] == b"\x86\xdd"
+    source, target = (out[22:38], out[38:54]) if six else (out[26:30], out[30:34])
+    at, protocol, pieces = (54, out[20], 0) if six else (34, out[23], int.from_bytes(out[20:22], "big") & 0x3FFF)
+    if protocol == FRAGMENT and six:
+        at, protocol, pieces = 62, out[54], int.from_bytes(out[56:58], "big")
+    if protocol != UDP or source not in TUNNEL_SOURCES:
+        return out
+    segment, check = out[at:], out[at + 6 : at + 8]
+    if not pieces and any(check) and checksum(pseudo_header(source, target, UDP, len(segment)) + segment):
+        return out
+    if not six and out[18:20] != b"\0\0" and not out[20] & 0x40 and checksum(out[14:34]) == 0:
+        out = out[:18] + expected[18:20] + out[20:24] + expected[24:26] + out[26:]
+    if pieces & ~7 if six else pieces & 0x1FFF:
+        return out
+    if any(check):
+        check = expected[at + 6 : at + 8]
+    return out[:at] + expected[at : at + 2] + out[at + 2 : at + 6] + check + out[at + 8 :]
+
+
+def _as_done(outcome: Outcome) -> Done:
+    return Done(outcome.verdict, tuple(out for _, out in outcome.sent), outcome.frame)
+
+
+def _words(outcome: Outcome) -> str:
+    frames = "".join(f"\n  {out.hex()}" for _, out in outcome.sent)
+    return f"{outcome.verdict.value} ({outcome.why}){frames}"
+
+
+def _counted(row: object) -> tuple[object, ...]:
+    from pylvs.model.director import DestinationRow
+
+    assert isinstance(row, DestinationRow)
+    return (str(row.destination.key), row.destination, row.active, row.inactive, row.persistent, row.counters)
+
+
+def _named(connection: object) -> tuple[object, ...]:
+    from pylvs.model.connection import Connection
+
+    assert isinstance(connection, Connection)
+    it = connection
+    return (
+        it.protocol,
+        it.state,
+        str(it.client),
+        it.client_port,
+        str(it.virtual),
+        it.virtual_port,
+        str(it.destination),
+        it.destination_port,
+    )
+
+
+@contextmanager
+def new_twin() -> Iterator[Twin]:
+    """A fresh host of its own."""
+    with mock.patch.object(load, "destination_limit", return_value=DESTINATIONS), new_host(CONNECTIONS) as host:
+        twin = Twin(host)
+        try:
+            yield twin
+        finally:
+            twin.close()
+
+
+def play(twin: Twin, hook: str, steps: Sequence[Step]) -> tuple[int, str] | None:
+    """All steps from empty tables: None, or the step at which the two differ and how; len(steps) means the end."""
+    twin.reset(hook)
+    for place, step in enumerate(steps):
+        try:
+            twin.take(step)
+        except Difference as difference:
+            return place, str(difference)
+    for patience in (SWEEP_S, 0.0):
+        try:
+            twin.compare_tables()
+        except Difference as difference:
+            if not patience:
+                return len(steps), str(difference)
+            time.sleep(patience)  # templates whose last connection was killed go at the next sweep
+        else:
+            break
+    return None

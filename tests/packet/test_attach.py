@@ -1,0 +1,342 @@
+"""Attaching changes only what is ours, tells why it chose what it chose, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import struct
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+import hatch_build
+from pylvs.dataplane import attach as hooks
+from pylvs.dataplane import devices, netlink, tc, xdp
+from pylvs.dataplane.attach import Attachment, Mode, attach, attached, choose_mode, detach, detach_all
+from pylvs.dataplane.libbpf import BpfObject
+from pylvs.dataplane.maps import ArrayMap
+from pylvs.dataplane.netlink import Netlink
+from pylvs.dataplane.state import State
+from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
+
+ROOT = Path(__file__).resolve().parents[2]
+CLONE_NEWNET = 0x40000000
+AT_XDP, AT_TC, AT_EGRESS = range(3)
+
+
+def sh(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@dataclass
+class Host:
+    """The namespace this test runs in: `d0` and `d1` are the ends of a veth, `peer` another namespace with `d1`."""
+
+    name: str
+    peer: str
+    state: State
+    object: BpfObject
+
+    def fd(self, name: str) -> int:
+        return self.object.program_fd(name)
+
+    def attach(self, mode: Mode, device: str = "d0", egress: bool = False) -> Attachment:
+        egress_fd = self.fd("pylvs_egress") if egress else None
+        return attach(
+            device, mode, self.state, tc_fd=self.fd("pylvs_tc"), xdp_fd=self.fd("pylvs_xdp"), egress_fd=egress_fd
+        )
+
+    def seen(self) -> list[int]:
+        with ArrayMap.duplicate(self.object.map_fd("seen")) as counts:
+            return [int.from_bytes(counts.get(i) or b"", "little") for i in range(3)]
+
+    def qdiscs(self, device: str = "d0") -> str:
+        return sh("tc", "qdisc", "show", "dev", device)
+
+    def filters(self, side: str = "ingress", device: str = "d0") -> str:
+        return sh("tc", "filter", "show", "dev", device, side)
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("hooks") / "objects"
+    hatch_build.build(ROOT, ROOT / "tests/unit/dataplane/programs", target)
+    return target
+
+
+@pytest.fixture
+def host(objects: Path) -> Iterator[Host]:
+    name, peer = (f"pylvs-at{os.getpid()}{end}" for end in "ab")
+    libc = ctypes.CDLL(None, use_errno=True)
+    for each in (name, peer):
+        sh("ip", "netns", "add", each)
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    there = os.open(f"/run/netns/{name}", os.O_RDONLY)
+    assert libc.setns(there, CLONE_NEWNET) == 0
+    state = None
+    try:
+        sh("ip", "link", "add", "d0", "type", "veth", "peer", "name", "d1", "netns", peer)
+        sh("ip", "addr", "add", "10.77.0.1/24", "dev", "d0")
+        sh("ip", "link", "set", "d0", "up")
+        sh("ip", "link", "set", "lo", "up")
+        sh("ip", "-n", peer, "addr", "add", "10.77.0.2/24", "dev", "d1")
+        sh("ip", "-n", peer, "link", "set", "d1", "up")
+        state = State.open(create=True)
+        with BpfObject(objects / "hooks.bpf.o") as opened:
+            opened.load()
+            yield Host(name, peer, state, opened)
+    finally:
+        if state is not None:
+            state.remove()
+        assert libc.setns(home, CLONE_NEWNET) == 0
+        os.close(home)
+        os.close(there)
+        for each in (name, peer):
+            sh("ip", "netns", "del", each)
+
+
+def add_foreign_filter(host: Host, priority: int) -> None:
+    """A filter as somebody else's tool would add it."""
+    body = struct.pack("=BxxxiIII", 0, devices.device("d0").index, 0, tc.INGRESS, priority << 16 | 0x0300)
+    options = netlink.nested(2, netlink.u32(6, host.fd("pylvs_tc")), netlink.text(7, "theirs"), netlink.u32(8, 1))
+    with Netlink() as link:
+        link.request(44, body + netlink.text(1, "bpf") + options, netlink.CREATE | netlink.EXCL)
+
+
+def ping(host: Host) -> None:
+    sh("ip", "netns", "exec", host.peer, "ping", "-c", "3", "-i", "0.05", "-W", "2", "10.77.0.1")
+
+
+@pytest.mark.parametrize(("mode", "hook"), [("tc", AT_TC), ("generic", AT_XDP), ("native", AT_XDP)])
+def test_packets_pass_the_hook_that_was_asked_for_and_tc_behind_it(host: Host, mode: Mode, hook: int) -> None:
+    made = host.attach(mode)
+    assert (made.device, made.mode, made.reason, bool(made.xdp)) == ("d0", mode, "on request", mode != "tc")
+    ping(host)
+    seen = host.seen()
+    assert seen[hook] >= 3
+    assert seen[AT_TC] >= 3
+    assert seen[AT_EGRESS] == 0
+    assert (seen[AT_XDP] > 0) == (mode != "tc")
+    assert attached(host.state) == [made]
+
+
+def test_egress_is_attached_only_on_request_and_goes_when_it_is_not_asked_for_again(host: Host) -> None:
+    assert host.attach("tc", egress=True).egress
+    ping(host)
+    assert host.seen()[AT_EGRESS] >= 3
+    assert not host.attach("tc").egress
+    assert host.filters("egress") == ""
+    assert host.filters("ingress") != ""
+
+
+def test_auto_takes_tc_on_a_veth_and_says_why(host: Host) -> None:
+    made = host.attach("auto")
+    assert made.mode == "tc"
+    assert "veth" in made.reason
+    assert attached(host.state)[0].reason == made.reason
+
+
+@pytest.mark.parametrize("first", ["tc", "generic", "native"])
+@pytest.mark.parametrize("second", ["tc", "generic", "native"])
+def test_attaching_again_changes_the_mode_and_leaves_one_of_each(host: Host, first: Mode, second: Mode) -> None:
+    host.attach(first)
+    made = host.attach(second)
+    assert made.mode == second
+    found = devices.device("d0")
+    assert (bool(found.xdp_native), bool(found.xdp_generic)) == (second == "native", second == "generic")
+    assert host.filters().count("pylvs-director") == 1
+    assert detach("d0", host.state)
+    assert "clsact" not in host.qdiscs()
+
+
+def test_detaching_leaves_the_device_as_it_was(host: Host) -> None:
+    before = (host.qdiscs(), sh("ip", "-d", "link", "show", "d0"))
+    host.attach("native", egress=True)
+    assert detach("d0", host.state)
+    assert (host.qdiscs(), sh("ip", "-d", "link", "show", "d0")) == before
+    assert not detach("d0", host.state)
+    assert attached(host.state) == []
+    assert host.state.notes() == {}
+
+
+def test_a_clsact_that_was_there_stays(host: Host) -> None:
+    sh("tc", "qdisc", "add", "dev", "d0", "clsact")
+    host.attach("tc")
+    host.attach("generic")
+    detach("d0", host.state)
+    assert "clsact" in host.qdiscs()
+
+
+def test_filters_of_others_and_with_them_clsact_stay(host: Host) -> None:
+    host.attach("tc")
+    add_foreign_filter(host, 7)
+    theirs = next(line for line in host.filters().splitlines() if "theirs" in line)
+    host.attach("generic")
+    detach("d0", host.state)
+    assert "clsact" in host.qdiscs()
+    assert theirs in host.filters()
+    assert "pylvs-director" not in host.filters()
+
+
+def test_a_filter_of_somebody_else_at_our_priority_is_busy_and_nothing_changes(host: Host) -> None:
+    sh("tc", "qdisc", "add", "dev", "d0", "clsact")
+    add_foreign_filter(host, tc.PRIORITIES["director"])
+    before = host.filters()
+    with pytest.raises(Busy, match="d0: filter theirs of somebody else has priority 5"):
+        host.attach("tc")
+    assert host.filters() == before
+
+
+def test_an_ingress_qdisc_of_somebody_else_is_busy_and_stays(host: Host) -> None:
+    sh("tc", "qdisc", "add", "dev", "d0", "ingress")
+    before = host.qdiscs()
+    with pytest.raises(Busy, match="d0: an ingress qdisc"):
+        host.attach("tc")
+    assert host.qdiscs() == before
+
+
+@pytest.mark.parametrize("theirs", ["native", "generic"])
+@pytest.mark.parametrize("ours", ["native", "generic"])
+def test_a_foreign_xdp_program_is_busy_named_and_never_replaced(host: Host, theirs: str, ours: Mode) -> None:
+    index = devices.device("d0").index
+    with Netlink() as link:
+        xdp.set_program(link, index, theirs, host.fd("foreign_xdp"))
+    there = devices.device("d0")
+    number = there.xdp_native or there.xdp_generic
+    with pytest.raises(Busy, match=rf"d0: program {number} \(foreign_xdp\)"):
+        host.attach(ours)
+    assert devices.device("d0") == there
+    assert "clsact" not in host.qdiscs()
+    assert host.attach("auto").mode == "tc"
+    detach("d0", host.state)
+    assert devices.device("d0") == there
+    with Netlink() as link:
+        xdp.set_program(link, index, theirs, -1, number)
+    assert not devices.device("d0").xdp_native
+
+
+def test_the_kernel_refuses_to_replace_a_program_it_was_not_told_of(host: Host) -> None:
+    index = devices.device("d0").index
+    with Netlink() as link:
+        xdp.set_program(link, index, "native", host.fd("foreign_xdp"))
+        with pytest.raises(netlink.NetlinkError):
+            xdp.set_program(link, index, "native", host.fd("pylvs_xdp"))
+
+
+def test_a_device_without_native_xdp_refuses_it_and_keeps_what_it_had(host: Host) -> None:
+    sh("ip", "link", "add", "br0", "type", "bridge")
+    with pytest.raises(PylvsError, match="br0: attaching native XDP"):
+        host.attach("native", "br0")
+    assert "clsact" not in host.qdiscs("br0")
+    before = host.attach("tc", "br0")
+    with pytest.raises(PylvsError, match="br0: attaching native XDP"):
+        attach("br0", "native", host.state, tc_fd=host.fd("pylvs_egress"), xdp_fd=host.fd("pylvs_xdp"))
+    assert attached(host.state) == [before], "the failed attempt put back what ran before"
+
+
+def test_a_driver_that_refuses_although_auto_hoped_gives_tc(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    sh("ip", "link", "add", "br0", "type", "bridge")
+    monkeypatch.setattr(devices, "native_xdp", lambda _index: None)  # as before 6.3, where nothing tells
+    made = host.attach("auto", "br0")
+    assert made.mode == "tc"
+    assert "refuses native XDP" in made.reason
+
+
+def test_auto_names_its_reason_for_each_kind_of_device(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = replace(devices.device("d0"), kind="", index=4711)
+    vlan = replace(plain, kind="vlan", name="eth0.5", index=4712, lower=4711)
+    monkeypatch.setattr(devices, "native_xdp", lambda _index: devices.XDP_BASIC)
+    monkeypatch.setattr(devices, "strips_vlan_tags", lambda _name: True)
+    assert choose_mode(plain, [plain]) == ("native", "its driver has native XDP and nobody else's program is there")
+    assert choose_mode(plain, [plain, vlan])[0] == "tc"
+    assert "eth0.5" in choose_mode(plain, [plain, vlan])[1]
+    monkeypatch.setattr(devices, "strips_vlan_tags", lambda _name: False)
+    assert choose_mode(plain, [plain, vlan])[0] == "native"
+    assert choose_mode(vlan, [plain, vlan])[0] == "tc"
+    assert choose_mode(replace(plain, master=9), [plain])[0] == "tc"
+    assert choose_mode(devices.device("lo"))[0] == "tc"
+    monkeypatch.setattr(devices, "native_xdp", lambda _index: 0)
+    assert choose_mode(plain, [plain]) == ("tc", "its driver has no native XDP")
+
+
+def test_the_kernel_tells_which_drivers_have_native_xdp(host: Host) -> None:
+    features = devices.native_xdp(devices.device("d0").index)
+    if features is None:
+        pytest.skip("needs Linux 6.3: netdev netlink")
+    assert features & devices.XDP_BASIC
+    assert devices.native_xdp(devices.device("lo").index) == 0
+
+
+def test_two_roles_share_a_device_and_the_last_takes_clsact_along(host: Host) -> None:
+    host.attach("tc")
+    attach("d0", "tc", host.state, tc_fd=host.fd("pylvs_egress"), role=hooks.REAL_SERVER)
+    assert detach("d0", host.state)
+    assert [each.device for each in attached(host.state, hooks.REAL_SERVER)] == ["d0"]
+    assert attached(host.state) == []
+    assert detach("d0", host.state, hooks.REAL_SERVER)
+    assert "clsact" not in host.qdiscs()
+
+
+def test_detach_all_finds_what_is_attached_without_being_told(host: Host) -> None:
+    host.attach("generic")
+    host.attach("tc", "lo", egress=True)
+    assert [each.device for each in detach_all(host.state)] == ["lo", "d0"]
+    assert "clsact" not in host.qdiscs() + host.qdiscs("lo")
+    assert not devices.device("d0").xdp_generic
+
+
+def test_unknown_devices_and_modes_are_named(host: Host) -> None:
+    with pytest.raises(NoSuchDevice, match="nope: no such device; there are: lo, d0"):
+        host.attach("tc", "nope")
+    with pytest.raises(NoSuchDevice, match="nope"):
+        detach("nope", host.state)
+    with pytest.raises(InvalidOperation, match="native, generic, tc"):
+        host.attach("best")  # type: ignore[arg-type]
+
+
+def test_devices_agree_with_ip(host: Host) -> None:
+    sh("ip", "link", "add", "br0", "type", "bridge")
+    sh("ip", "link", "set", "d0", "master", "br0")
+    sh("ip", "addr", "add", "fd77::1/64", "dev", "br0", "nodad")
+    told = {each["ifname"]: each for each in json.loads(sh("ip", "-j", "-d", "addr", "show"))}
+    found = {each.name: each for each in devices.devices()}
+    assert set(found) == set(told)
+    for name, device in found.items():
+        other = told[name]
+        assert device.index == other["ifindex"]
+        assert device.mac.hex(":") == other["address"]
+        assert device.kind == other.get("linkinfo", {}).get("info_kind", "")
+        assert device.up == ("UP" in other["flags"])
+        assert device.mtu == other["mtu"]
+        assert {str(address) for address in device.addresses} == {each["local"] for each in other["addr_info"]}
+        assert devices.device(name) == device
+    assert found["d0"].master == found["br0"].index
+    assert found["br0"].has_unicast_address
+    assert not found["lo"].has_unicast_address
+    assert {str(each) for each in devices.local_addresses()} >= {"127.0.0.1", "::1", "10.77.0.1", "fd77::1"}
+
+
+def test_routes_agree_with_ip(host: Host) -> None:
+    sh("ip", "route", "add", "10.78.0.0/16", "via", "10.77.0.2")
+    sh("ip", "route", "add", "blackhole", "10.79.0.0/16")
+    index = devices.device("d0").index
+    routed = devices.route_to(ip_address("10.78.1.2"))
+    assert routed is not None
+    assert (routed.ifindex, str(routed.gateway), str(routed.source), routed.local) == (
+        index, "10.77.0.2", "10.77.0.1", False
+    )  # fmt: skip
+    beside = devices.route_to(ip_address("10.77.0.9"))
+    assert beside is not None
+    assert (beside.ifindex, beside.gateway) == (index, None)
+    own = devices.route_to(ip_address("10.77.0.1"))
+    assert own is not None
+    assert own.local
+    for nowhere in ("10.79.1.1", "192.168.3.3", "fd99::1"):
+        assert devices.route_to(ip_address(nowhere)) is None

@@ -1,0 +1,109 @@
+"""Devices without link addresses: a client behind a tunnel or a VPN, here a tun device whose other end is the test."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.l2 import Ether
+
+from pylvs.dataplane import attach, follow
+from pylvs.model.destination import Method
+from pylvs.model.errors import InvalidOperation
+from tests.packet.host import MAC, VIP4, Host, ip, key, new_host, server4, server_mac
+
+_TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x1, 0x1000
+CLIENT = "10.99.0.2"
+
+
+@contextmanager
+def tun(name: str) -> Iterator[int]:
+    """The descriptor of a new tun device: what is written comes in by it, what leaves by it can be read."""
+    descriptor = os.open("/dev/net/tun", os.O_RDWR)
+    try:
+        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH", name.encode(), _IFF_TUN | _IFF_NO_PI))
+        ip("addr", "add", "10.99.0.1/24", "dev", name)
+        ip("link", "set", name, "up")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with new_host() as made:
+        yield made
+
+
+def wire() -> socket.socket:
+    """The far end of d0."""
+    end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
+    end.bind(("d1", 0))
+    return end
+
+
+def attached(host: Host) -> None:
+    with host.director.batch():
+        follow.request(host.director.reader, "t0", "auto")
+
+
+def arriving(descriptor: int, wanted: type[TCP] = TCP) -> bytes:
+    """The next TCP packet or frame that can be read there, within 5 seconds."""
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        if select.select([descriptor], [], [], 0.2)[0]:
+            data = os.read(descriptor, 4096)
+            if wanted in (IP(data) if data[0] >> 4 == 4 and data[9] == 6 else Ether(data)):
+                return data
+    raise AssertionError("nothing came")
+
+
+def test_a_request_by_a_device_without_link_addresses_is_forwarded(host: Host) -> None:
+    with tun("t0") as client, wire() as far:
+        attached(host)
+        host.serve(key(80), 1, Method.ROUTE)
+        modes = {each.device: each.mode for each in attach.attached(host.director.state)}
+        assert modes["t0"] == "tc"
+        os.write(client, bytes(IP(src=CLIENT, dst=VIP4) / TCP(sport=4000, dport=80)))
+        frame = Ether(arriving(far.fileno()))
+        assert (frame.src, frame.dst) == (MAC, server_mac(1))
+        assert (frame[IP].src, frame[IP].dst, frame[IP].ttl) == (CLIENT, VIP4, 63)
+
+
+def test_an_answer_of_a_nat_server_leaves_by_it(host: Host) -> None:
+    with tun("t0") as client, wire() as far:
+        attached(host)
+        host.serve(key(80), 1, Method.MASQ, port=8080)
+        os.write(client, bytes(IP(src=CLIENT, dst=VIP4) / TCP(sport=4000, dport=80)))
+        frame = Ether(arriving(far.fileno()))
+        assert (frame[IP].dst, frame[TCP].dport) == (server4(1), 8080)
+        answer = IP(src=server4(1), dst=CLIENT) / TCP(sport=8080, dport=4000, flags="SA")
+        far.send(bytes(Ether(src=server_mac(1), dst=MAC) / answer))
+        packet = IP(arriving(client))
+        assert (packet.src, packet.dst, packet[TCP].sport, packet[TCP].flags) == (VIP4, CLIENT, 80, "SA")
+        good = IP(bytes(packet))
+        del good[TCP].chksum
+        assert IP(bytes(good))[TCP].chksum == packet[TCP].chksum
+
+
+def test_packets_of_no_service_reach_the_stack(host: Host) -> None:
+    with tun("t0") as client, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+        attached(host)
+        host.serve(key(80), 1)
+        own.bind(("10.99.0.1", 5353))
+        own.settimeout(5)
+        os.write(client, bytes(IP(src=CLIENT, dst="10.99.0.1") / UDP(sport=4000, dport=5353) / b"hello"))
+        assert own.recv(100) == b"hello"
+
+
+def test_xdp_is_refused_there(host: Host) -> None:
+    with tun("t0"), pytest.raises(InvalidOperation, match="link addresses"), host.director.batch():
+        follow.request(host.director.reader, "t0", "generic")

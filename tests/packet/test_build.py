@@ -1,0 +1,121 @@
+"""The build: the same sources give the same bytes, wherever they lie, and the description fits the objects."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hatch_build
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = Path("tests/unit/dataplane/programs")
+TREE = (
+    "bpf",
+    "src",
+    "tests/unit/dataplane/programs",
+    "man",
+    "docs",
+    "LICENSE",
+    "LICENSES",
+    "README.md",
+    "pyproject.toml",
+    "hatch_build.py",
+    "CHANGELOG.md",
+)
+
+
+def _copy(target: Path) -> Path:
+    for name in TREE:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("objects", "__pycache__"))
+        elif source.exists():
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target / name)
+    return target
+
+
+def _digests(paths: list[Path]) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+@pytest.mark.parametrize("sources", [Path("bpf"), PROGRAMS])
+def test_two_copies_of_the_tree_give_the_same_objects(tmp_path: Path, sources: Path) -> None:
+    built = []
+    for name in ("one", "another/deeper"):
+        tree = _copy(tmp_path / name)
+        built.append(_digests(hatch_build.build(tree, tree / sources)))
+    assert built[0] == built[1]
+    assert {name for name in built[0] if name.endswith(".bpf.o")} == {
+        each.name.replace(".bpf.c", ".bpf.o") for each in (ROOT / sources).glob("*.bpf.c")
+    }
+
+
+def test_two_wheels_from_two_copies_are_the_same_bytes(tmp_path: Path) -> None:
+    if importlib.util.find_spec("hatchling") is None:
+        pytest.skip("needs hatchling")
+    digests = []
+    for name in ("one", "another/deeper"):
+        tree = _copy(tmp_path / name)
+        command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / f"{name}-dist")]
+        subprocess.run(command, cwd=tree, check=True, capture_output=True)
+        wheels = list((tmp_path / f"{name}-dist").glob("*.whl"))
+        assert len(wheels) == 1
+        digests.append(_digests(wheels))
+    assert digests[0] == digests[1]
+
+
+def test_the_build_needs_no_home_and_names_no_directory_of_this_machine(tmp_path: Path) -> None:
+    tree = _copy(tmp_path / "tree")
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    done = subprocess.run([sys.executable, "hatch_build.py"], cwd=tree, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for path in (tree / "src/pylvs/dataplane/objects").iterdir():
+        content = path.read_bytes()
+        assert str(tree).encode() not in content
+        assert sys.prefix.encode() not in content
+    left = {each.name for each in tree.iterdir()} - {Path(name).parts[0] for name in TREE}
+    assert not left, f"the build left {left} in the tree"
+
+
+def test_a_source_that_does_not_compile_changes_nothing_and_says_where(tmp_path: Path) -> None:
+    tree = _copy(tmp_path / "tree")
+    sources = tree / PROGRAMS
+    objects = tmp_path / "objects"
+    before = _digests(hatch_build.build(tree, sources, objects))
+    (sources / "small.bpf.c").write_text("int broken(void) { return nothing; }\n")
+    with pytest.raises(hatch_build.BuildError, match=r"small\.bpf\.c:1"):
+        hatch_build.build(tree, sources, objects)
+    assert _digests(sorted(objects.iterdir())) == before
+
+
+def test_bit_fields_are_refused_by_name(tmp_path: Path) -> None:
+    tree = _copy(tmp_path / "tree")
+    source = tree / PROGRAMS / "small.bpf.c"
+    source.write_text(source.read_text().replace("__s32 delta;", "__u32 part : 5;"))
+    with pytest.raises(hatch_build.BuildError, match=r"record\.part"):
+        hatch_build.build(tree, source.parent, tmp_path / "objects")
+
+
+def test_the_description_holds_what_the_source_says(tmp_path: Path) -> None:
+    hatch_build.build(ROOT, ROOT / PROGRAMS, tmp_path / "objects")
+    abi = json.loads((tmp_path / "objects" / "abi.json").read_text())
+    record = {field["name"]: field for field in abi["structs"]["record"]["fields"]}
+    assert abi["structs"]["record"]["size"] == 64
+    assert (record["v4"]["offset"], record["v6"]["offset"], record["v6"]["count"]) == (0, 0, 4)
+    assert (record["place"]["type"], record["seen"]["offset"], record["delta"]["kind"]) == ("place", 24, "signed")
+    assert abi["enums"]["sign"] == {"BELOW": -1, "ABOVE": 1}
+    small = abi["objects"]["small"]
+    assert small["maps"]["records"]["max_entries"] == 128
+    assert small["maps"]["words"]["map_flags"] == 1 << 10
+    assert small["maps"]["tables"]["inner"]["max_entries"] == 8
+    assert small["variables"][".rodata"]["chosen"]["size"] == 8
+    assert "calls" in small["variables"][".bss"]

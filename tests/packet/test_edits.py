@@ -1,0 +1,311 @@
+"""Edits of any kind and number: the tables in BPF maps list, order and refuse exactly as those in memory do."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pylvs.dataplane import abi
+from pylvs.dataplane.book import WAIT_MS
+from pylvs.dataplane.chunks import list_class
+from pylvs.dataplane.listing import Reader
+from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
+from pylvs.model.director import Director
+from pylvs.model.errors import NoRoom, PylvsError
+from pylvs.model.scheduler import SCHEDULERS
+from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.timeouts import Timeouts
+from pylvs.testing import MemoryDirector
+from tests.packet.frames import parsed, tcp
+from tests.packet.host import OWN6, VIP4, VIP6, Host, server_mac
+
+Edit = Callable[[Director], object]
+KEYS = [
+    ServiceKey(Protocol.TCP, ip_address(VIP4), 80),
+    ServiceKey(Protocol.UDP, ip_address(VIP4), 80),
+    ServiceKey(Protocol.TCP, ip_address(VIP4), 21),
+    ServiceKey(Protocol.TCP, ip_address(VIP4), 0),
+    ServiceKey(Protocol.TCP, ip_address("10.77.0.200"), 80),
+    ServiceKey(Protocol.TCP, ip_address(VIP6), 80),
+    ServiceKey.of_mark(7),
+    ServiceKey.of_mark(7, socket.AF_INET6),
+]
+ADDRESSES = [
+    *(["10.77.0.11", "10.77.0.12", "10.77.0.13", "fd77::11", "fd77::12", "fd77::13"] * 3),
+    "10.77.0.255",
+    "224.0.0.1",
+    "0.0.0.1",
+    "127.0.0.1",
+    "255.255.255.255",
+    "fe80::1",
+    "ff02::1",
+    "::",
+    "::ffff:10.0.0.1",
+    OWN6,
+]
+TOP = (1 << 31) - 1
+
+keys = st.sampled_from(KEYS)
+services = st.builds(
+    VirtualService,
+    key=keys,
+    scheduler=st.sampled_from([*SCHEDULERS, "none", "nobody-knows"]),
+    flags=st.sampled_from([ServiceFlag(0), ServiceFlag.PERSISTENT, ServiceFlag.ONE_PACKET, ServiceFlag.SCHED_1]),
+    timeout_s=st.sampled_from([0, 1, 300, 31 * 24 * 3600]),
+    netmask=st.sampled_from([-1, -1, 1, 64, 128, 129, 0xFFFFFF00]),
+    engine=st.sampled_from(["", "", "", "sip", "unknown"]),
+)
+destination_keys = st.builds(
+    DestinationKey, address=st.sampled_from(ADDRESSES).map(ip_address), port=st.sampled_from([0, 80, 80, 81])
+)
+tunnels = st.builds(
+    Tunnel,
+    kind=st.sampled_from(TunnelKind),
+    port=st.sampled_from([0, 6080, 65535]),
+    flags=st.sampled_from([TunnelFlag(0), TunnelFlag.CSUM, TunnelFlag.REMCSUM]),
+)
+destinations = st.builds(
+    Destination,
+    key=destination_keys,
+    method=st.sampled_from(Method),
+    weight=st.sampled_from([0, 1, 1, 7, TOP, TOP + 1, -1]),
+    upper=st.sampled_from([0, 0, 0, 5, TOP, TOP + 1, -1]),
+    lower=st.sampled_from([0, 0, 0, 2, 9]),
+    tunnel=tunnels,
+)
+
+
+def _edit(name: str, *arguments: Any) -> Edit:
+    def edit(director: Director) -> object:
+        return getattr(director, name)(*arguments)
+
+    edit.__qualname__ = f"{name}{arguments}"  # what a failing example shows
+    return edit
+
+
+edits = st.one_of(
+    st.builds(_edit, st.sampled_from(["add_service", "add_service", "edit_service"]), services),
+    st.builds(_edit, st.just("delete_service"), keys),
+    st.builds(_edit, st.sampled_from(["add_destination", "add_destination", "edit_destination"]), keys, destinations),
+    st.builds(_edit, st.sampled_from(["add_destination", "edit_destination"]), keys, destinations),
+    st.builds(_edit, st.just("delete_destination"), keys, destination_keys),
+    st.builds(_edit, st.just("zero"), st.one_of(st.none(), keys)),
+    st.builds(_edit, st.just("set_timeouts"), st.builds(Timeouts, *[st.integers(1, 900)] * 3)),
+    st.builds(
+        _edit,
+        st.just("change_setting"),
+        st.sampled_from(["conn_reuse_mode", "net.ipv4.vs.sloppy_tcp", "expire_nodest_conn", "no_such_thing"]),
+        st.integers(-1, 4),
+    ),
+)
+
+
+def result(director: Director, edit: Edit) -> str:
+    """How an edit ended."""
+    try:
+        edit(director)
+    except PylvsError as error:
+        return type(error).__name__
+    return "done"
+
+
+def listed(director: Director) -> Any:
+    """Services and their destinations in order; counts and counters are about packets, of which there are none."""
+    rows = {
+        row.service.key: (
+            replace(row.service, netmask=row.service.mask),
+            [each.destination for each in row.destinations],
+            [(each.active, each.inactive, each.persistent, each.counters) for each in row.destinations],
+            row.counters,
+        )
+        for row in director.services()
+    }
+    settings = {name: value for name, value in director.settings().items() if name != "conn_max"}
+    return rows, director.timeouts(), settings
+
+
+def test_any_sequence_of_edits_leaves_the_same_tables_and_errors_as_in_memory(director_host: Host) -> None:
+    real = director_host.director
+    defaults = MemoryDirector().settings()
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(edits, max_size=40), st.booleans())
+    def holds(sequence: list[Edit], together: bool) -> None:
+        real.flush()
+        real.set_timeouts(Timeouts())
+        for name in "conn_reuse_mode", "sloppy_tcp", "expire_nodest_conn":
+            real.change_setting(name, defaults[name])
+        memory = MemoryDirector(
+            schedulers=SCHEDULERS,
+            broadcasts=[ip_address("10.77.0.255")],
+            local=[ip_address(each) for each in (OWN6, VIP6)],
+        )
+        with real.batch() if together else nullcontext():
+            for edit in sequence:
+                assert result(real, edit) == result(memory, edit), edit
+            assert listed(real) == listed(memory)
+        assert listed(real) == listed(memory)
+        for key in KEYS:
+            assert result(real, _edit("service", key)) == result(memory, _edit("service", key))
+
+    holds()
+
+
+def many(director_host: Host, count: int) -> tuple[ServiceKey, list[Destination]]:
+    """A key and so many destinations for it."""
+    service = director_host.new_key()
+    first = int(ip_address("10.200.0.1"))
+    return service, [Destination(DestinationKey(ip_address(first + n), service.port)) for n in range(count)]
+
+
+def test_a_service_takes_thousands_of_destinations_and_gives_them_back(director_host: Host) -> None:
+    """As many as ipvsadm-restore would bring at once, and one of them is edited and deleted like any other."""
+    director = director_host.director
+    service, wanted = many(director_host, 2000)
+    with director.batch():
+        director.add_service(VirtualService(service, "rr"))
+        for each in wanted:
+            director.add_destination(service, each)
+    assert [row.destination for row in director.service(service).destinations] == wanted[::-1]
+    director.edit_destination(service, replace(wanted[777], weight=5))
+    director.delete_destination(service, wanted[1234].key)
+    rows = director.service(service).destinations
+    assert len(rows) == 1999
+    assert [row.destination.weight for row in rows if row.destination.key == wanted[777].key] == [5]
+
+
+@pytest.mark.timeout(200)
+def test_a_service_takes_ten_thousand_destinations(director_host: Host) -> None:
+    """The list is put in place as ipvsadm sees it after so many additions; then one more comes, and one goes."""
+    director = director_host.director
+    service, wanted = many(director_host, 10000)
+    started = time.monotonic()
+    with director.batch():
+        director.add_service(VirtualService(service, "wlc"))
+        for each in wanted:
+            director.add_destination(service, each)
+    took_s = time.monotonic() - started
+    rows = director.service(service).destinations
+    assert [row.destination for row in rows] == wanted[::-1]
+    frame = tcp(sport=2000, dport=service.port)
+    director_host.receive(frame)
+    assert director.service(service).destinations[0].active == 1
+    director.delete_service(service)
+    assert took_s < 120
+
+
+def test_lists_that_grow_and_shrink_do_not_use_up_the_table(director_host: Host) -> None:
+    """Chunks that were let go are used again, so the part of the table in use stops growing."""
+    director = director_host.director
+    service, wanted = many(director_host, 65)
+    director.add_service(VirtualService(service, "rr"))
+    tops = []
+    for _ in range(6):
+        for each in wanted:
+            director.add_destination(service, each)
+        for each in wanted:
+            director.delete_destination(service, each.key)
+        time.sleep(2.5 * WAIT_MS / 1000)
+        tops.append(tuple(director.tables.book.get(0, name) for name in ("member_top", "destination_top")))
+    assert tops[-1] == tops[2], tops
+
+
+def test_services_that_come_and_go_do_not_use_up_the_table(director_host: Host) -> None:
+    director, service = director_host.director, director_host.new_key()
+    tops = []
+    for _ in range(60):
+        director.add_service(VirtualService(service, "rr"))
+        director.add_destination(service, Destination(DestinationKey(ip_address("10.77.0.11"), service.port)))
+        director.delete_service(service)
+        time.sleep(WAIT_MS / 4000)
+        tops.append(director.tables.book.get(0, "service_top"))
+    assert tops[-1] == tops[30], tops
+
+
+def test_no_chunk_is_in_two_lists(director_host: Host) -> None:
+    director = director_host.director
+    made = [director_host.new_key() for _ in range(20)]
+    for number, service in enumerate(made):
+        director.add_service(VirtualService(service, "rr"))
+        for address in range(1, 2 + number % 9):
+            director.add_destination(service, Destination(DestinationKey(ip_address(f"10.200.1.{address}"), 80)))
+        if number % 3 == 2:
+            director.delete_service(made[number - 1])
+    reader: Reader = director.reader
+    taken: set[int] = set()
+    for _, version in reader.service_slots(reader.versions.live):
+        if version["count"]:
+            chunk = set(range(version["list"], version["list"] + (1 << list_class(version["count"]))))
+            assert not chunk & taken
+            taken |= chunk
+    assert taken
+
+
+def test_a_full_table_refuses_one_more_and_goes_on(director_host: Host) -> None:
+    """The service that does not fit leaves no trace; after a deletion it fits."""
+    director, book = director_host.director, director_host.director.tables.book
+    first, second = director_host.new_key(), director_host.new_key()
+    director.add_service(VirtualService(first, "rr"))
+    free, top = book.get(0, "service_free"), book.get(0, "service_top")
+    waiting = [book.get(0, name) for name in ("service_waiting", "service_leaving")]
+    nothing = abi.constant("NOTHING")
+    for name in "service_free", "service_waiting", "service_leaving":
+        book.set(0, name, nothing)
+    book.set(0, "service_top", director.tables.services.count)
+    try:
+        before = listed(director)
+        with pytest.raises(NoRoom):
+            director.add_service(VirtualService(second, "rr"))
+    finally:
+        book.set(0, "service_top", top)
+    assert listed(director) == before
+    del free, waiting
+    director.add_service(VirtualService(second, "rr"))
+    director.add_destination(second, Destination(DestinationKey(ip_address("10.77.0.11"), second.port)))
+    assert parsed(director_host.forwarded(tcp(dport=second.port))).dst == server_mac(1)
+
+
+def test_counters_begin_at_zero_in_a_service_that_takes_a_former_ones_place(director_host: Host) -> None:
+    """Its slot had another service, whose destinations are remembered for a while."""
+    director = director_host.director
+    before = director.tables.book.get(0, "service_top")
+    for _ in range(8):
+        service = director_host.new_key()
+        director_host.serve(service, 2)
+        fresh = director.service(service)
+        assert fresh.counters.connections == fresh.counters.in_packets == 0
+        director_host.forwarded(tcp(dport=service.port))
+        assert director.service(service).counters.connections == 1
+        director.zero(service)
+        assert director.service(service).counters.connections == 0
+        director.delete_service(service)
+        time.sleep(2.5 * WAIT_MS / 1000)
+    assert director.tables.book.get(0, "service_top") - before < 8, "no slot was used twice"
+
+
+def test_a_destination_that_comes_back_keeps_what_it_counted_within_its_service(director_host: Host) -> None:
+    director = director_host.director
+    service = director_host.new_key()
+    (key,) = director_host.serve(service, 1)
+    director_host.forwarded(tcp(dport=service.port))
+    was = director.service(service)
+    director.delete_destination(service, key)
+    assert director.service(service).counters == was.counters
+    director.add_destination(service, Destination(key))
+    again = director.service(service)
+    assert (again.destinations[0].active, again.destinations[0].counters) == (1, was.destinations[0].counters)
+    assert again.counters == was.counters
+    director.delete_service(service)
+    director_host.serve(service, 1)
+    anew = director.service(service)
+    assert anew.destinations[0].active == 1, "its connections count again"
+    assert anew.counters.connections == anew.destinations[0].counters.connections == 0

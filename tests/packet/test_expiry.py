@@ -1,0 +1,139 @@
+"""Connections end by themselves: no process watches them, and what they held is there for others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pylvs.dataplane.maps import HashMap
+from pylvs.model.destination import Method
+from pylvs.model.service import Protocol, ServiceKey
+from pylvs.model.timeouts import Timeouts
+from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
+from tests.packet.host import SENT, VIP4, VIP6, Host, new_host, server4, server6
+
+CAPACITY = 1024
+PORT = 8080
+KINDS = [
+    (Protocol.TCP, VIP4, Method.ROUTE),
+    (Protocol.TCP, VIP4, Method.MASQ),
+    (Protocol.UDP, VIP4, Method.MASQ),
+    (Protocol.UDP, VIP6, Method.TUNNEL),
+    (Protocol.TCP, VIP6, Method.MASQ),
+]
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Host]:
+    with new_host(connections=CAPACITY) as made:
+        made.director.set_timeouts(Timeouts(1, 1, 1))
+        yield made
+
+
+@pytest.fixture
+def services(director_host: Host) -> list[ServiceKey]:
+    made = []
+    for protocol, vip, method in KINDS:
+        made.append(director_host.new_key(protocol, vip))
+        director_host.serve(made[-1], 2, method, port=PORT if method == Method.MASQ else None)
+    return made
+
+
+def connect(host: Host, service: ServiceKey, sport: int) -> bool:
+    """Whether a new connection of this client is forwarded; TCP ones get established."""
+    vip = str(service.address)
+    client = CLIENT4 if service.address.version == 4 else CLIENT6
+    ends = {"sport": sport, "dport": service.port, "source": client, "target": vip}
+    if service.protocol == Protocol.UDP:
+        return host.receive(udp(**ends))[1].verdict in (*SENT["xdp"], *SENT["tc"])
+    opened = host.receive(tcp("S", **ends))[1].verdict in (*SENT["xdp"], *SENT["tc"])
+    return host.receive(tcp("A", **ends))[1].verdict in (*SENT["xdp"], *SENT["tc"]) and opened
+
+
+def fill(host: Host, services: list[ServiceKey], each: int, first_port: int = 10000) -> None:
+    """So many connections to each service."""
+    for service in services:
+        for sport in range(first_port, first_port + each):
+            assert connect(host, service, sport), host.reasons()
+
+
+def await_empty(host: Host) -> None:
+    """All connections are gone within the longest timeout and a bit, by themselves."""
+    end = time.monotonic() + 8
+    while time.monotonic() < end:
+        if not any(True for _ in host.director.connections()):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{len(list(host.director.connections()))} connections are still there")
+
+
+def assert_nothing_left(host: Host, services: list[ServiceKey]) -> None:
+    for service in services:
+        server = server4 if service.address.version == 4 else server6
+        assert host.counts(service) == {server(1): (0, 0), server(2): (0, 0)}
+    for name in "replies4", "replies6":
+        with HashMap.open(host.director.tables.path(name)) as replies:
+            assert len(replies) == 0, name
+
+
+def test_everything_that_connections_held_is_given_back_again_and_again(
+    director_host: Host, services: list[ServiceKey]
+) -> None:
+    """Three times 850 connections in a table of 1024: they fit only into slots that were used before."""
+    for _ in range(3):
+        fill(director_host, services, 170)
+        listed = sum(1 for each in director_host.director.connections() if each.virtual_port)
+        counted = sum(sum(sum(pair) for pair in director_host.counts(service).values()) for service in services)
+        assert listed == counted
+        await_empty(director_host)
+        assert_nothing_left(director_host, services)
+    assert director_host.pool("fresh") <= CAPACITY
+
+
+def test_a_connection_lives_as_long_as_packets_come(director_host: Host, services: list[ServiceKey]) -> None:
+    busy, idle = 30000, 30001
+    for service in services:
+        connect(director_host, service, busy)
+        connect(director_host, service, idle)
+    end = time.monotonic() + 4
+    while time.monotonic() < end:
+        for service in services:
+            client, vip = (CLIENT4, VIP4) if service.address.version == 4 else (CLIENT6, VIP6)
+            ends = {"sport": busy, "dport": service.port, "source": client, "target": vip}
+            frame = tcp("A", **ends) if service.protocol == Protocol.TCP else udp(**ends)
+            assert director_host.receive(frame)[1].verdict in (*SENT["xdp"], *SENT["tc"])
+        time.sleep(0.2)
+    assert {each.client_port for each in director_host.director.connections()} == {busy}
+    await_empty(director_host)
+    assert_nothing_left(director_host, services)
+
+
+def test_a_shorter_timeout_counts_from_the_next_packet_on(director_host: Host, services: list[ServiceKey]) -> None:
+    director = director_host.director
+    director.set_timeouts(Timeouts(900, 120, 300))
+    try:
+        connect(director_host, services[0], 31000)
+        connect(director_host, services[0], 31001)
+        director.set_timeouts(Timeouts(1, 1, 1))
+        frame = tcp("A", sport=31000, dport=services[0].port)
+        assert director_host.receive(frame)[1].verdict in (*SENT["xdp"], *SENT["tc"])
+        time.sleep(3)
+        (left,) = list(director.connections())
+        assert (left.client_port, left.expires_s > 890) == (31001, True)
+        assert sum(active for active, _ in director_host.counts(services[0]).values()) == 1
+    finally:
+        director.set_timeouts(Timeouts(1, 1, 1))
+    director_host.receive(tcp("A", sport=31001, dport=services[0].port))
+    await_empty(director_host)
+
+
+def test_connections_of_a_deleted_service_expire_as_well(director_host: Host, services: list[ServiceKey]) -> None:
+    fill(director_host, services, 20, 33000)
+    director_host.director.flush()
+    assert len(list(director_host.director.connections())) == 20 * len(services)
+    await_empty(director_host)
+    for service, (_, _, method) in zip(services, KINDS, strict=True):
+        director_host.serve(service, 2, method, port=PORT if method == Method.MASQ else None)
+    assert_nothing_left(director_host, services)

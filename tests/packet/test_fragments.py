@@ -1,0 +1,159 @@
+"""Fragments at TC: held until all are there, then one packet, which leaves in pieces as it came."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from scapy.layers import inet, inet6
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet, Raw
+
+from pylvs.model.service import Protocol
+from tests.packet.frames import CLIENT4, CLIENT6, build, ether
+from tests.packet.host import DROPPED, PASSED, SENT, VIP4, VIP6, Host, key, server_mac
+
+ETH_P_ALL = 3
+SERVICES = {4: key(53, Protocol.UDP), 6: key(53, Protocol.UDP, VIP6)}
+
+
+@pytest.fixture
+def host(director_host: Host) -> Host:
+    for service in SERVICES.values():
+        director_host.serve(service, 1)
+    return director_host
+
+
+@contextmanager
+def wire() -> Iterator[socket.socket]:
+    """The far end of the link, where clones arrive."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as heard:
+        heard.bind(("d1", 0))
+        heard.settimeout(0.2)
+        yield heard
+
+
+def sent_to_server(heard: socket.socket) -> list[Any]:
+    found: list[Any] = []
+    while True:
+        try:
+            frame = Ether(heard.recv(65535))
+        except TimeoutError:
+            return found
+        if frame.dst == server_mac(1):
+            found.append(frame.payload)
+
+
+def pieces(family: int, sport: int, size: int, step: int) -> list[bytes]:
+    """A datagram in fragments whose payloads are so long."""
+    data = UDP(sport=sport, dport=53) / Raw(bytes(n * 7 & 255 for n in range(size)))
+    if family == 4:
+        whole: Packet = IP(src=CLIENT4, dst=VIP4, id=sport) / data
+        cut4: Any = inet.fragment
+        return [build(ether() / piece) for piece in cut4(IP(bytes(whole)), step)]
+    header = IPv6(src=CLIENT6, dst=VIP6) / IPv6ExtHdrFragment(id=sport)
+    cut6: Any = inet6.fragment6
+    return [build(ether() / piece) for piece in cut6(header / data, step + 48)]
+
+
+def packets_in(host: Host, family: int) -> tuple[int, int]:
+    """Packets and bytes that the service was sent, as `ipvsadm --stats` would show them at once."""
+    row = host.director.service(SERVICES[family])
+    return row.counters.in_packets, row.counters.in_bytes
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("order", ["as sent", "last first"])
+def test_a_packet_leaves_when_all_its_fragments_are_there_and_counts_as_one(
+    host: Host, family: int, order: str
+) -> None:
+    sport = 5000 + family + 10 * (order == "as sent")
+    frames = pieces(family, sport, 3000, 1000)
+    if order == "last first":
+        frames.reverse()
+    before, connections = packets_in(host, family), len(list(host.director.connections()))
+    with wire() as heard:
+        for frame in frames[:-1]:
+            done = host.run(frame, "tc")
+            assert done.verdict == DROPPED["tc"]
+        assert sent_to_server(heard) == []
+        assert packets_in(host, family) == before
+        assert len(list(host.director.connections())) == connections
+        assert host.run(frames[0], "tc").verdict == DROPPED["tc"], "a repetition changes nothing"
+        host.run(frames[-1], "tc")
+        left = sent_to_server(heard)
+    assert len(list(host.director.connections())) == connections + 1
+    packets, octets = packets_in(host, family)
+    assert (packets - before[0], octets - before[1]) == (1, 3000 + 8 + (20 if family == 4 else 40))
+    came = sorted((Ether(frame).payload for frame in frames), key=place)
+    assert [place(piece) for piece in left] == [place(piece) for piece in came]
+    assert [bytes(body(piece)) for piece in left] == [bytes(body(piece)) for piece in came]
+
+
+def place(packet: Any) -> tuple[int, int]:
+    """Offset in units of 8 bytes, and whether others follow."""
+    if packet.version == 4:
+        return packet.frag, int(packet.flags.MF)
+    header = packet[IPv6ExtHdrFragment]
+    return header.offset, header.m
+
+
+def body(packet: Any) -> Any:
+    return packet.payload if packet.version == 4 else packet[IPv6ExtHdrFragment].payload
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_overlapping_fragments_are_all_dropped(host: Host, family: int) -> None:
+    first, second, third = pieces(family, 5100 + family, 2500, 1000)
+    spoilt = bytearray(second)  # 8 bytes earlier than it should be
+    at = 14 + 6 if family == 4 else 14 + 40 + 2
+    field = int.from_bytes(spoilt[at : at + 2], "big") - (1 if family == 4 else 8)
+    spoilt[at : at + 2] = field.to_bytes(2, "big")
+    if family == 4:
+        packet = Ether(bytes(spoilt))
+        del packet[IP].chksum
+        spoilt = bytearray(build(packet))
+    conflicts = host.reason("FRAGMENT_CONFLICT")
+    for frame in first, bytes(spoilt), second, third:
+        assert host.run(frame, "tc").verdict == DROPPED["tc"]
+    assert host.reason("FRAGMENT_CONFLICT") == conflicts + 1
+    assert not [row for row in host.director.connections() if f":{5100 + family}" in str(row)]
+
+
+def test_xdp_passes_fragments_up_untouched(host: Host) -> None:
+    for family in 4, 6:
+        for frame in pieces(family, 5200, 2500, 1000):
+            done = host.run(frame, "xdp")
+            assert (done.verdict, done.data) == (PASSED["xdp"], frame)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_fragments_at_random_never_crash_and_open_nothing_unless_whole(host: Host, family: int) -> None:
+    """Offsets, lengths, ends and bytes by chance: a packet that has no last fragment is never one."""
+    chance = random.Random(20261121 + family)
+    before, connections = packets_in(host, family), len(list(host.director.connections()))
+    for number in range(3000):
+        size, offset = chance.choice((0, 1, 7, 8, 16, 40, 800)), chance.choice((0, 1, 2, 5, 100, 1983, 8189, 8191))
+        data = Raw(chance.randbytes(size))
+        ident = chance.randrange(40)
+        if family == 4:
+            header: Any = IP(src=CLIENT4, dst=VIP4, proto=17, id=ident, flags="MF", frag=offset)
+        else:
+            header = IPv6(src=CLIENT6, dst=VIP6) / IPv6ExtHdrFragment(nh=17, id=ident, m=1, offset=offset)
+        frame = bytearray(build(ether() / header / data))
+        for _ in range(chance.randrange(3)):
+            if family == 6:
+                frame[chance.randrange(14 + 8, len(frame))] = chance.randrange(256)
+                frame[14 + 24 : 14 + 40] = socket.inet_pton(socket.AF_INET6, VIP6)
+                frame[14 + 40 + 3] |= 1
+        done = host.run(bytes(frame), "tc")
+        assert done.verdict in (DROPPED["tc"], PASSED["tc"]), f"frame {number}: {frame.hex()}"
+        assert done.verdict not in SENT["tc"]
+    assert packets_in(host, family) == before
+    assert len(list(host.director.connections())) == connections

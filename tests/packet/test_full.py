@@ -1,0 +1,221 @@
+"""A full table of connections: nothing established suffers; what is new finds its way or is counted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+from click.testing import CliRunner
+
+from pylvs.cli.director import show
+from pylvs.dataplane import follow
+from pylvs.dataplane.director import BpfDirector
+from pylvs.dataplane.state import State
+from pylvs.model.destination import Destination, DestinationKey, Method
+from pylvs.model.errors import Busy
+from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from tests.packet.frames import CLIENT4, CLIENT6, parsed, tcp, udp
+from tests.packet.host import (
+    DROPPED,
+    HOOKS,
+    SENT,
+    VIP4,
+    VIP6,
+    Host,
+    new_host,
+    on_cpu,
+    server4,
+    server6,
+    server_mac,
+)
+
+CAPACITY = 1024
+SERVERS = 5
+FAMILIES = [(CLIENT4, VIP4), (CLIENT6, VIP6)]
+BY_MAC = {server_mac(number): number for number in range(1, SERVERS + 1)}
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Host]:
+    """Its table is full of connections to port 1000, of clients' ports from 10000 on."""
+    with new_host(connections=CAPACITY) as made:
+        filler = ServiceKey(Protocol.TCP, ip_address(VIP4), 1000)
+        made.serve(filler, 2)
+        with on_cpu(min(os.sched_getaffinity(0))):
+            for sport in range(10000, 10000 + CAPACITY):
+                made.run(tcp(sport=sport, dport=1000), "tc")
+                made.run(tcp("A", sport=sport, dport=1000), "tc")
+        assert len(list(made.director.connections())) == CAPACITY
+        yield made
+
+
+@pytest.fixture
+def full(shared: Host) -> Host:
+    return shared
+
+
+def chosen(host: Host, frame: bytes, hook: str) -> int:
+    """The server that a frame goes to."""
+    return BY_MAC[parsed(host.forwarded(frame, hook)).dst]
+
+
+def reorder(host: Host, service: ServiceKey, method: Method, order: list[int]) -> None:
+    """Delete and add the servers, so that the list has another order."""
+    server = server4 if service.address.version == 4 else server6
+    for number in order:
+        destination = DestinationKey(ip_address(server(number)), service.port)
+        host.director.delete_destination(service, destination)
+        host.director.add_destination(service, Destination(destination, method))
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("method", [Method.ROUTE, Method.TUNNEL], ids=lambda method: method.name)
+@pytest.mark.parametrize(("client", "vip"), FAMILIES)
+def test_new_connections_go_by_source_hash_whatever_the_order_of_the_list(
+    full: Host, hook: str, method: Method, client: str, vip: str
+) -> None:
+    service = full.new_key(vip=vip)
+    full.serve(service, SERVERS, method)
+    before, living = full.reason("TABLE_FULL_STATELESS"), len(list(full.director.connections()))
+    ends = [{"sport": sport, "dport": service.port, "source": client, "target": vip} for sport in range(2000, 2040)]
+    picks = [chosen(full, tcp("S", **each), hook) for each in ends]
+    assert len(set(picks)) > 1, "one server gets everything"
+    assert full.reason("TABLE_FULL_STATELESS") >= before + len(ends)
+
+    for flags in "A", "PA", "FA", "S":
+        assert [chosen(full, tcp(flags, **each), hook) for each in ends] == picks, flags
+    for order in [3, 1, 5, 2, 4], [2, 5]:
+        reorder(full, service, method, order)
+        assert [chosen(full, tcp("A", **each), hook) for each in ends] == picks, order
+        assert [chosen(full, tcp("S", **each), hook) for each in ends] == picks, order
+    assert len(list(full.director.connections())) == living
+
+    server = server4 if vip == VIP4 else server6
+    gone = picks[0]
+    full.director.delete_destination(service, DestinationKey(ip_address(server(gone)), service.port))
+    after = [chosen(full, tcp("A", **each), hook) for each in ends]
+    assert [pick for pick, old in zip(after, picks, strict=True) if old != gone] == [
+        pick for pick in picks if pick != gone
+    ]
+    assert gone not in after
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_udp_goes_by_source_hash_as_well(full: Host, hook: str) -> None:
+    service = full.new_key(Protocol.UDP)
+    full.serve(service, SERVERS)
+    picks = [chosen(full, udp(sport=sport, dport=service.port), hook) for sport in range(2000, 2020)]
+    assert [chosen(full, udp(sport=sport, dport=service.port), hook) for sport in range(2000, 2020)] == picks
+    assert len(set(picks)) > 1
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_new_connections_of_nat_are_dropped_and_counted(full: Host, hook: str) -> None:
+    service = full.new_key()
+    full.serve(service, SERVERS, Method.MASQ, port=8080)
+    before = full.reason("TABLE_FULL_DROPPED")
+    for sport in range(3000, 3010):
+        assert full.run(tcp(sport=sport, dport=service.port), hook).verdict == DROPPED[hook]
+    assert full.reason("TABLE_FULL_DROPPED") == before + 10
+    assert set(full.counts(service).values()) == {(0, 0)}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_what_is_established_goes_on_to_its_own_server(full: Host, hook: str) -> None:
+    for each in list(full.director.connections())[:50]:
+        assert each.state == "ESTABLISHED"
+        frame = tcp("A", sport=each.client_port, dport=1000)
+        assert server4(chosen(full, frame, hook)) == str(each.destination)
+
+
+def test_packets_of_no_connection_that_never_was_pass_where_nothing_stateless_began(full: Host) -> None:
+    service = full.new_key()
+    full.serve(service, SERVERS)
+    frame = tcp("A", sport=2000, dport=service.port)
+    for hook in HOOKS:
+        assert full.run(frame, hook).verdict not in (*SENT[hook], DROPPED[hook])
+
+
+def test_the_counters_have_names_in_show(full: Host) -> None:
+    done = CliRunner().invoke(show)
+    assert done.exit_code == 0, done.output
+    assert "table full stateless" in done.output
+    assert "table full dropped" in done.output
+    assert f"{CAPACITY} of {CAPACITY} connections" in done.output
+
+
+def test_the_table_changes_its_size_only_when_it_is_empty_or_may_be_emptied() -> None:
+    with new_host(connections=CAPACITY) as host:
+        service = host.new_key()
+        host.serve(service, 1)
+        host.director.change_setting("conn_max", 2048)
+        host.open_programs()
+        assert host.director.settings()["conn_max"] == 2048
+        host.forwarded(tcp(dport=service.port))
+        with pytest.raises(Busy, match="1 connections live"):
+            host.director.change_setting("conn_max", 4096)
+        assert host.director.settings()["conn_max"] == 2048
+        assert host.counts(service) == {server4(1): (1, 0)}
+        host.forwarded(tcp("A", dport=service.port))
+
+        host.director.change_setting("conn_max", 4096, drop=True)
+        host.open_programs()
+        assert not list(host.director.connections())
+        assert host.counts(service) == {server4(1): (0, 0)}
+        for sport in range(2000, 2000 + 1200):
+            host.run(tcp(sport=sport, dport=service.port))
+        assert len(list(host.director.connections())) == 1200
+        assert host.counts(service) == {server4(1): (1200, 0)}
+
+
+def test_peers_that_were_open_before_see_a_table_of_another_size() -> None:
+    with new_host(connections=CAPACITY) as host:
+        service = host.new_key()
+        host.serve(service, 1)
+        peer = BpfDirector(State.open())
+        assert not list(peer.connections())
+        assert peer.settings()["conn_max"] == CAPACITY
+        host.director.change_setting("conn_max", 2048)
+        host.open_programs()
+        host.forwarded(tcp(dport=service.port))
+        assert len(list(peer.connections())) == 1
+        assert peer.settings()["conn_max"] == 2048
+        with pytest.raises(Busy):
+            peer.change_setting("conn_max", 4096)
+
+
+def test_peers_that_were_open_before_edit_the_tables_that_came_after_a_down() -> None:
+    with new_host(connections=CAPACITY) as host:
+        first, second = host.new_key(), host.new_key()
+        host.serve(first, 1)
+        peer = BpfDirector(State.open())
+        assert len(peer.services()) == 1
+        follow.take_down(host.director.state)
+        assert not peer.services()
+        again = BpfDirector(State.open())
+        again.add_service(VirtualService(first))
+        peer.add_service(VirtualService(second))
+        assert {row.service.key for row in again.services()} == {first, second}
+        assert {row.service.key for row in peer.services()} == {first, second}
+
+
+def test_the_first_edits_of_two_peers_at_once_both_succeed() -> None:
+    with new_host(connections=CAPACITY) as host:
+        follow.take_down(host.director.state)
+        peers = [BpfDirector(State.open()) for _ in range(2)]
+        keys = [host.new_key() for _ in peers]
+        children = []
+        for peer, key in zip(peers, keys, strict=True):
+            child = os.fork()
+            if not child:
+                status = 1
+                try:
+                    peer.add_service(VirtualService(key))
+                    status = 0
+                finally:
+                    os._exit(status)
+            children.append(child)
+        assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+        assert {row.service.key for row in peers[0].services()} == set(keys)

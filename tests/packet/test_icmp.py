@@ -1,0 +1,339 @@
+"""ICMP errors about forwarded connections (IPVS-SEMANTICS 8), at TC: scapy says what has to leave, byte for byte."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6EchoRequest, IPv6
+from scapy.layers.l2 import GRE
+
+from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelKind
+from pylvs.model.service import ServiceKey
+from tests.packet.frames import CLIENT4, CLIENT6, build, ether, network, tcp, udp
+from tests.packet.host import DROPPED, OWN4, PASSED, ROUTER4, ROUTER6, SENT, VIP4, VIP6, Host, server4, server6
+
+METHODS = {"dr": Method.ROUTE, "nat": Method.MASQ, "tun": Method.TUNNEL}
+REAL_PORT, SPORT = 8080, 4000
+
+
+@dataclass
+class Case:
+    """A service with one server and one established connection."""
+
+    host: Host
+    service: ServiceKey
+    method: str
+    six: bool
+    real_port: int
+
+    @property
+    def client(self) -> str:
+        return CLIENT6 if self.six else CLIENT4
+
+    @property
+    def vip(self) -> str:
+        return VIP6 if self.six else VIP4
+
+    @property
+    def server(self) -> str:
+        return server6(1) if self.six else server4(1)
+
+    @property
+    def router(self) -> str:
+        return ROUTER6 if self.six else ROUTER4
+
+    def packet(self, source: tuple[str, int], target: tuple[str, int], size: int = 40, **fields: Any) -> Any:
+        """A segment of the connection, as one of the sides sees it; a quotation keeps the checksum it has."""
+        return (
+            network(source[0], target[0], id=5, **fields)
+            / TCP(sport=source[1], dport=target[1], flags="PA", chksum=0xBEEF)
+            / bytes(each % 251 for each in range(size))
+        )
+
+    def reply(self, **fields: Any) -> Any:
+        """As the client saw it."""
+        return self.packet((self.vip, self.service.port), (self.client, SPORT), **fields)
+
+    def request(self, **fields: Any) -> Any:
+        """As it was sent to the real server."""
+        if self.method != "nat":
+            return self.packet((self.client, SPORT), (self.vip, self.service.port), **fields)
+        return self.packet((self.client, SPORT), (self.server, self.real_port), **fields)
+
+    def error(self, target: str, quote: bytes, ttl: int = 64, source: str = "", **fields: Any) -> bytes:
+        """A port unreachable about it, from the router."""
+        said = ICMPv6DestUnreach(code=4, **fields) if self.six else ICMP(type=3, code=3, **fields)
+        return build(ether() / network(source or self.router, target, ttl=ttl, id=6) / said / quote)
+
+    def counters(self) -> tuple[int, int, int, int]:
+        """Packets and bytes, in and out."""
+        found = self.host.director.service(self.service).counters
+        return found.in_packets, found.in_bytes, found.out_packets, found.out_bytes
+
+    def sent(self, frame: bytes) -> bytes:
+        """The IP packet that leaves for a frame."""
+        done = self.host.run(frame, "tc")
+        assert done.verdict in SENT["tc"], f"verdict {done.verdict}, reasons {self.host.reasons()}"
+        return done.data[14:]
+
+    def ends(self, frame: bytes, verdict: dict[str, int]) -> None:
+        """The frame is left alone, or dropped, as it came."""
+        done = self.host.run(frame, "tc")
+        assert (done.verdict, done.data) == (verdict["tc"], frame)
+
+
+@pytest.fixture
+def case(director_host: Host) -> Callable[..., Case]:
+    def make(method: str, six: bool = False) -> Case:
+        service = director_host.new_key(vip=VIP6 if six else VIP4)
+        real_port = REAL_PORT if method == "nat" else service.port
+        director_host.serve(service, 1, METHODS[method], port=real_port)
+        made = Case(director_host, service, method, six, real_port)
+        for flags in "S", "A":
+            director_host.run(tcp(flags, SPORT, service.port, made.client, made.vip), "tc")
+        assert len(list(director_host.director.connections())) >= 1
+        return made
+
+    return make
+
+
+each_way = pytest.mark.parametrize("six", [False, True], ids=["v4", "v6"])
+each_method = pytest.mark.parametrize("method", METHODS)
+
+
+@each_way
+@each_method
+def test_an_error_about_a_reply_reaches_the_server(case: Callable[..., Case], method: str, six: bool) -> None:
+    it = case(method, six)
+    frame = it.error(it.vip, build(it.reply()))
+    before = it.counters()
+    left = it.sent(frame)
+    target, quote = it.vip, it.reply()
+    if method == "nat":
+        target, quote = it.server, it.packet((it.server, REAL_PORT), (it.client, SPORT))
+    expected = it.error(target, build(quote), ttl=63)[14:]
+    if method == "tun":
+        outer = (IPv6 if six else IP)(left)
+        assert (outer.dst, left[: 40 if six else 20] + expected) == (it.server, left)
+    else:
+        assert left == expected
+    packets, size, *out = (now - then for now, then in zip(it.counters(), before, strict=True))
+    assert (packets, size, out) == (1, len(frame) - 14, [0, 0])
+
+
+@each_method
+def test_an_error_about_a_request_reaches_the_client(case: Callable[..., Case], method: str) -> None:
+    it = case(method)
+    frame = it.error(it.client, build(it.request()))
+    before = it.counters()
+    if method == "nat":
+        quote = it.packet((it.client, SPORT), (it.vip, it.service.port))
+        assert it.sent(frame) == it.error(it.client, build(quote), ttl=63, source=it.vip)[14:]
+    else:
+        it.ends(frame, PASSED)  # for this host to route, unchanged
+    assert [now - then for now, then in zip(it.counters(), before, strict=True)] == [0, 0, 1, len(frame) - 14]
+
+
+def test_icmp6_errors_of_nat_servers_are_dropped_as_in_ipvs(case: Callable[..., Case]) -> None:
+    """It sums the message without the pseudo header, so none is right."""
+    it = case("nat", True)
+    it.ends(it.error(it.client, build(it.request())), DROPPED)
+
+
+@each_way
+@each_method
+def test_what_concerns_no_connection_passes(case: Callable[..., Case], method: str, six: bool) -> None:
+    it = case(method, six)
+    stranger = (it.client, SPORT + 1)
+    for quote in (
+        it.packet((it.vip, it.service.port), stranger),
+        it.packet((it.vip, it.service.port + 1), (it.client, SPORT)),
+        it.packet(stranger, (it.server, it.real_port)),
+        network(it.vip, it.client) / UDP(sport=it.service.port, dport=SPORT) / b"other protocol",
+    ):
+        it.ends(it.error(it.vip, build(quote)), PASSED)
+    echo = ICMPv6EchoRequest() if six else ICMP()
+    it.ends(build(ether() / network(it.client, it.vip) / echo / build(it.reply())), PASSED)
+
+
+def test_a_wrong_checksum_is_dropped(case: Callable[..., Case]) -> None:
+    for method in METHODS:
+        it = case(method)
+        it.ends(it.error(it.vip, build(it.reply()), chksum=0x1234), DROPPED)
+    it = case("nat")
+    it.ends(it.error(it.client, build(it.request()), chksum=0x1234), DROPPED)
+    it = case("dr", True)
+    assert it.sent(it.error(it.vip, build(it.reply()), cksum=0x1234))[42:44] == b"\x12\x34", "IPVS does not look"
+
+
+@each_way
+@each_method
+def test_a_quotation_may_be_cut_behind_the_ports(case: Callable[..., Case], method: str, six: bool) -> None:
+    it = case(method, six)
+    whole, ports = build(it.reply()), (40 if six else 20) + 4
+    for length in range(len(whole) + 1):
+        frame = it.error(it.vip, whole[:length])
+        done = it.host.run(frame, "tc")
+        if length >= ports:
+            assert done.verdict in SENT["tc"], length
+        else:
+            assert (done.verdict, done.data) == (PASSED["tc"], frame), length
+
+
+@each_way
+def test_an_error_itself_is_never_answered(case: Callable[..., Case], six: bool) -> None:
+    for method in METHODS:
+        it = case(method, six)
+        done = it.host.run(it.error(it.vip, build(it.reply()), ttl=1), "tc")
+        assert done.verdict == DROPPED["tc"]
+
+
+def mutated(chance: random.Random, frame: bytes, six: bool) -> bytes:
+    """Some bytes changed, some cut off, lengths and outer checksums often made right again."""
+    head = 14 + (40 if six else 20)
+    body = bytearray(frame[head:])
+    for _ in range(chance.choice((0, 1, 1, 2, 4))):
+        body[chance.randrange(len(body))] = chance.randrange(256)
+    if chance.random() < 0.3:
+        del body[chance.randrange(len(body)) :]
+    if chance.random() < 0.1:
+        body = bytearray(chance.randbytes(chance.randrange(200)))
+    outer: Any = (IPv6 if six else IP)(frame[14:head])
+    for name in ("len", "chksum", "plen"):
+        if name in outer.fields:
+            delattr(outer, name)
+    if len(body) >= 4 and chance.random() < 0.8 and not six:
+        body[2:4] = b"\0\0"
+        body[2:4] = int.to_bytes(internet_sum(bytes(body)), 2, "big")
+    return build(ether() / outer / bytes(body))
+
+
+def internet_sum(data: bytes) -> int:
+    """RFC 1071."""
+    total = sum(int.from_bytes(data[at : at + 2].ljust(2, b"\0"), "big") for at in range(0, len(data), 2))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total ^ 0xFFFF
+
+
+@each_way
+@each_method
+def test_noise_never_leaves(case: Callable[..., Case], method: str, six: bool) -> None:
+    """Whatever a quotation says: what leaves is about the one connection, and whole."""
+    it = case(method, six)
+    chance = random.Random(f"{method} {six} 20261120")
+    kinds = [it.error(it.vip, build(it.reply())), it.error(it.client, build(it.request()))]
+    if method == "tun" and not six:
+        kinds.append(it.error(OWN4, build(IP(src=OWN4, dst=it.server, proto=4) / it.request())))
+    sent = 0
+    for number in range(1200):
+        frame = mutated(chance, kinds[number % len(kinds)], six)
+        done = it.host.run(frame, "tc")
+        if done.verdict not in SENT["tc"]:
+            assert done.verdict in (PASSED["tc"], DROPPED["tc"])
+            assert done.verdict == DROPPED["tc"] or done.data == frame
+            continue
+        sent += 1
+        quoted = frame[14 + (40 if six else 20) + 8 :]
+        mentioned = {ip_address(each).packed for each in (it.client, it.vip, it.server)}
+        places = (8, 24) if six else (12, 16)
+        size = 16 if six else 4
+        if method != "tun" or number % len(kinds) != 2:
+            assert {quoted[at : at + size] for at in places} <= mentioned
+        left = done.data[14:]
+        if not six:
+            assert internet_sum(left[: (left[0] & 15) * 4]) == 0
+            inner = left[20:] if left[9] == 4 else left
+            assert internet_sum(inner[(inner[0] & 15) * 4 :]) == 0, "a wrong ICMP checksum left"
+    assert sent > 50
+
+
+def tunnelled(server: str, kind: str, packet: Any) -> bytes:
+    """A tunnel's packet as the director sent it."""
+    outer: Any = IP(src=OWN4, dst=server, id=7, ttl=60)
+    if kind == "gre":
+        return build(outer / GRE() / packet)
+    if kind == "gue":
+        return build(outer / UDP(sport=40000, dport=6080, chksum=0) / b"\0\4\0\0" / build(packet))
+    return build(outer / packet)
+
+
+@pytest.mark.parametrize("kind", ["ipip", "gre", "gue"])
+def test_errors_about_a_tunnel_reach_the_client_and_teach_the_mtu(director_host: Host, kind: str) -> None:
+    service = director_host.new_key()
+    director_host.serve(service, 0)
+    place = DestinationKey(ip_address(server4({"ipip": 2, "gre": 3, "gue": 4}[kind])), service.port)
+    tunnel = Tunnel(TunnelKind[kind.upper()], port=6080 if kind == "gue" else 0)
+    director_host.director.add_destination(service, Destination(place, Method.TUNNEL, tunnel=tunnel))
+    it = Case(director_host, service, "tun", False, service.port)
+    director_host.run(tcp("S", SPORT, service.port), "tc")
+    quote = it.request(flags="DF")
+    tunnel_packet = tunnelled(str(place.address), kind, quote)
+
+    def told(code: int, rest: int = 0) -> Any:
+        said = ICMP(type=3, code=code, nexthopmtu=rest)
+        return build(ether() / IP(src=ROUTER4, dst=OWN4) / said / tunnel_packet)
+
+    before = it.counters()
+    left = IP(it.sent(told(1)))
+    assert (left.src, left.dst, left[ICMP].type, left[ICMP].code) == (VIP4, CLIENT4, 3, 1)
+    assert bytes(left[ICMP].payload) == build(quote)
+    assert it.counters()[2] - before[2] == 2, "the error taken in, and the one sent"
+    bytes_between = {"ipip": 0, "gre": 4, "gue": 12}[kind]
+    assert IP(it.sent(told(4, 1200)))[ICMP].nexthopmtu == 1480, "as the packet was sent by"
+    long = build(ether() / it.request(flags="DF", size=1300))
+    answer = IP(it.sent(long))
+    assert (answer[ICMP].type, answer[ICMP].code, answer[ICMP].nexthopmtu) == (3, 4, 1180 - bytes_between)
+    assert IP(it.sent(told(4, 1200)))[ICMP].nexthopmtu == 1180
+    assert IP(it.sent(told(4, 100)))[ICMP].nexthopmtu == 532, "no less than a route takes"
+
+
+def test_an_error_may_be_scheduled(director_host: Host) -> None:
+    """schedule_icmp: the connection lives for three seconds, without a state."""
+    it = Case(director_host, director_host.new_key(), "nat", False, REAL_PORT)
+    director_host.serve(it.service, 1, Method.MASQ, port=REAL_PORT)
+    frame = it.error(it.vip, build(it.reply()))
+    it.ends(frame, PASSED)
+    director_host.director.change_setting("schedule_icmp", 1)
+    try:
+        assert IP(it.sent(frame)).dst == it.server
+    finally:
+        director_host.director.change_setting("schedule_icmp", 0)
+    made = [row for row in director_host.director.connections() if row.virtual_port == it.service.port]
+    assert [row.state for row in made] == ["NONE"]
+    assert director_host.director.service(it.service).counters.connections == 1
+
+
+@each_way
+def test_nobody_waits_for_an_answer(director_host: Host, six: bool) -> None:
+    """nat_icmp_send: the real server is told, but not about an RST, and nobody else is."""
+    vip, client = (VIP6, CLIENT6) if six else (VIP4, CLIENT4)
+    it = Case(director_host, director_host.new_key(vip=vip), "nat", six, REAL_PORT)
+    director_host.serve(it.service, 1, Method.MASQ, port=REAL_PORT)
+    answer = tcp("A", REAL_PORT, 4999, it.server, client)
+    it.ends(answer, PASSED)
+    director_host.director.change_setting("nat_icmp_send", 1)
+    try:
+        left = (IPv6 if six else IP)(it.sent(answer))
+        for frame in (
+            tcp("RA", REAL_PORT, 4999, it.server, client),
+            tcp("A", REAL_PORT + 1, 4999, it.server, client),
+            udp(REAL_PORT, 4999, it.server, client),
+            tcp("A", REAL_PORT, 4999, server6(2) if six else server4(2), client),
+        ):
+            it.ends(frame, PASSED)
+    finally:
+        director_host.director.change_setting("nat_icmp_send", 0)
+    assert left.dst == it.server
+    said = left[ICMPv6DestUnreach] if six else left[ICMP]
+    assert (said.type, said.code) == ((1, 4) if six else (3, 3))
+    quoted = bytes(said.payload)
+    head = 40 if six else 20
+    assert quoted[head:] == answer[14 + head :]
+    assert quoted[7 if six else 8] == 63, "it had been routed by then"

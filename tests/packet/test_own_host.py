@@ -1,0 +1,220 @@
+"""The director itself as real server and as client: sockets of its own, over lo and over a link to another host."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+import pytest
+
+from pylvs.dataplane import attach, bpf, libbpf, load
+from pylvs.model.destination import Destination, DestinationKey, Method
+from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from tests.packet import frames
+from tests.packet.frames import CLIENT4
+from tests.packet.host import HOOKS, OWN4, OWN6, PASSED, TC_DROP, TC_PASS, VIP4, VIP6, Host, server4
+
+OWN = {4: OWN4, 6: OWN6}
+VIP = {4: VIP4, 6: VIP6}
+LOOPBACK = {4: "127.0.0.1", 6: "::1"}
+
+
+def kind(family: int) -> socket.AddressFamily:
+    """Of sockets."""
+    return socket.AF_INET if family == 4 else socket.AF_INET6
+
+
+@contextmanager
+def answering(address: str, port: int) -> Iterator[list[str]]:
+    """A TCP server that tells each client its own port; who came is noted."""
+    came: list[str] = []
+    with socket.create_server((address, port), family=kind(6 if ":" in address else 4)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    peer, name = server.accept()
+                    with peer:
+                        came.append(name[0])
+                        peer.sendall(b"%d" % port)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield came
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+
+
+def ask(address: str, port: int, source: str = "") -> str:
+    """What a server says."""
+    with socket.create_connection((address, port), timeout=3, source_address=(source, 0) if source else None) as peer:
+        return peer.makefile().read()
+
+
+def serve(host: Host, service: ServiceKey, address: str, method: Method, port: int) -> None:
+    """A service with this one real server."""
+    host.director.add_service(VirtualService(service, "rr"))
+    host.director.add_destination(service, Destination(DestinationKey(ip_address(address), port), method))
+
+
+def packets(host: Host, service: ServiceKey) -> tuple[int, int]:
+    """Of the service's real server, as they stand: requests and answers."""
+    key = host.director.service(service).destinations[0].destination.key
+    place = host.director.slots.listed(service, key)
+    assert place is not None
+    _, came_in, went_out, *_ = host.director.reader.statistics.counted(place)
+    return came_in, went_out
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("place", [OWN, LOOPBACK])
+def test_a_client_on_the_director_is_served_by_nat_on_the_director(
+    director_host: Host, family: int, place: dict[int, str]
+) -> None:
+    service = director_host.new_key(vip=VIP[family])
+    port = service.port + 20000
+    serve(director_host, service, place[family], Method.MASQ, port)
+    with answering(place[family], port) as came:
+        assert ask(VIP[family], service.port, OWN[family]) == str(port)
+        assert came == [OWN[family]]
+    row = director_host.director.service(service).destinations[0]
+    assert (row.active, row.inactive) == (0, 1), "both directions were seen: it is closed"
+    came_in, went_out = packets(director_host, service)
+    assert came_in >= 4
+    assert went_out >= 4
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("method", [Method.ROUTE, Method.TUNNEL])
+def test_a_client_on_the_director_is_served_as_it_asked(director_host: Host, family: int, method: Method) -> None:
+    service = director_host.new_key(vip=VIP[family])
+    serve(director_host, service, OWN[family], method, service.port)
+    with answering(VIP[family], service.port):
+        assert ask(VIP[family], service.port) == str(service.port)
+    row = director_host.director.service(service).destinations[0]
+    assert (row.active, row.inactive) == (0, 1)
+    assert packets(director_host, service)[1] >= 4
+
+
+def test_a_client_on_the_director_is_told_that_nobody_serves(director_host: Host) -> None:
+    service = director_host.new_key(Protocol.UDP)
+    director_host.director.add_service(VirtualService(service, "rr"))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.connect((VIP4, service.port))
+        client.settimeout(3)
+        client.send(b"?")
+        with pytest.raises(ConnectionRefusedError):
+            client.recv(10)
+
+
+def egress(host: Host) -> set[str]:
+    """The devices whose sending is looked at."""
+    return {each.device for each in attach.attached(host.director.state) if each.egress}
+
+
+def test_what_is_sent_is_looked_at_only_while_a_real_server_is_here(director_host: Host) -> None:
+    service, other = director_host.new_key(), director_host.new_key()
+    director_host.serve(service, 2)
+    assert egress(director_host) == set()
+    own = DestinationKey(ip_address(OWN4), service.port)
+    director_host.director.add_destination(service, Destination(own, Method.ROUTE))
+    assert egress(director_host) == {"d0"}
+    serve(director_host, other, LOOPBACK[4], Method.MASQ, 8080)
+    director_host.director.delete_destination(service, own)
+    assert egress(director_host) == {"d0"}
+    director_host.director.delete_service(other)
+    assert egress(director_host) == set()
+
+
+def test_lo_is_attached_while_there_is_a_service(director_host: Host) -> None:
+    def there() -> set[str]:
+        return {each.device for each in attach.attached(director_host.director.state)}
+
+    assert there() == {"d0"}
+    director_host.serve(director_host.new_key(), 1)
+    assert there() == {"d0", "lo"}
+    director_host.director.flush()
+    assert there() == {"d0"}
+
+
+def test_nobody_elsewhere_reaches_a_loopback_address(director_host: Host) -> None:
+    service = director_host.new_key()
+    serve(director_host, service, LOOPBACK[4], Method.MASQ, 8080)
+    assert director_host.run(frames.tcp(dport=service.port), "tc").verdict == TC_DROP
+    assert director_host.counts(service) == {"127.0.0.1": (1, 0)}, "the connection is there all the same"
+    assert director_host.reason("LOCAL_REFUSED")
+
+
+def sent(host: Host, frame: bytes) -> bytes:
+    """A packet of this host's own, as it leaves by d0."""
+    program = libbpf.open_pin(host.director.state.pin_path(load.EGRESS))
+    assert program is not None
+    done = bpf.run_program(program, frame, struct.pack("<40xI148x", host.ifindex))
+    assert done.verdict == TC_PASS
+    return done.data[14:]
+
+
+@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP])
+def test_answers_leave_with_the_virtual_address(director_host: Host, protocol: Protocol) -> None:
+    service = director_host.new_key(protocol)
+    serve(director_host, service, OWN4, Method.MASQ, 8080)
+    frame = frames.tcp if protocol == Protocol.TCP else frames.udp
+    request = frame(dport=service.port)
+    done = director_host.run(request, "tc")
+    assert done.verdict == TC_PASS
+    assert done.data == frame(dport=8080, target=OWN4), "rewritten, and not aged"
+    answer = frame(sport=8080, dport=4000, source=OWN4, target=CLIENT4)
+    assert sent(director_host, answer) == frame(sport=service.port, dport=4000, source=VIP4, target=CLIENT4)[14:]
+    unknown = frame(sport=8080, dport=4001, source=OWN4, target=CLIENT4)
+    assert sent(director_host, unknown) == unknown[14:]
+
+
+def test_nothing_malformed_is_dropped_or_changed_on_its_way_out(director_host: Host) -> None:
+    service = director_host.new_key()
+    serve(director_host, service, OWN4, Method.MASQ, 8080)
+    director_host.run(frames.tcp(dport=service.port), "tc")
+    whole = frames.tcp("SA", sport=8080, dport=4000, source=OWN4, target=CLIENT4)
+    assert sent(director_host, whole) != whole[14:]
+    for length in range(34, len(whole)):  # what is shorter the kernel refuses to run
+        assert sent(director_host, whole[:length]) == whole[14:length]
+    for place in range(14, 34):
+        spoilt = whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :]
+        assert sent(director_host, spoilt) == spoilt[14:]
+
+
+def test_an_answer_of_direct_routing_that_passes_shows_both_directions(director_host: Host) -> None:
+    """Afterwards the client's FIN gives CLOSE_WAIT, where it gives FIN_WAIT otherwise (IPVS-SEMANTICS 4.3)."""
+    seen, unseen = director_host.new_key(), director_host.new_key()
+    with open("/proc/sys/net/ipv4/conf/d0/accept_local", "w", encoding="ascii") as file:
+        file.write("1")
+    for service in seen, unseen:
+        director_host.serve(service, 1)
+        director_host.forwarded(frames.tcp(dport=service.port))
+        director_host.forwarded(frames.tcp("A", dport=service.port))
+    answer = frames.tcp("A", sport=seen.port, dport=4000, source=VIP4, target=CLIENT4)
+    for hook in HOOKS:
+        done = director_host.run(answer, hook)
+        assert (done.verdict, done.data) == (PASSED[hook], answer)
+    states = {}
+    for service in seen, unseen:
+        director_host.forwarded(frames.tcp("FA", dport=service.port))
+        states[service] = packets(director_host, service)
+    found = {each.virtual_port: each.state for each in director_host.director.connections()}
+    assert states == {seen: (3, 1), unseen: (3, 0)}
+    assert (found[seen.port], found[unseen.port]) == ("CLOSE_WAIT", "FIN_WAIT")
+
+
+def test_a_forged_own_address_opens_nothing(director_host: Host) -> None:
+    service = director_host.new_key()
+    with open("/proc/sys/net/ipv4/conf/d0/accept_local", "w", encoding="ascii") as file:
+        file.write("0")
+    director_host.serve(service, 1)
+    for source in OWN4, VIP4, "127.0.0.1", "0.1.2.3", "224.0.0.9", "255.255.255.255":
+        for hook in HOOKS:
+            assert director_host.run(frames.tcp(dport=service.port, source=source), hook).verdict == PASSED[hook]
+    assert director_host.counts(service) == {server4(1): (0, 0)}

@@ -1,0 +1,253 @@
+"""Every scheduler beside its reference: any sequence of edits, connections, overloads and time passing."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pylvs.dataplane import abi, load
+from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.scheduler import SCHEDULERS
+from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
+from pylvs.reference import schedulers as reference
+from pylvs.reference.schedulers.lblc import LocalityLeastConnections
+from pylvs.reference.schedulers.lblcr import ReplicatedLocality
+from pylvs.reference.server import Server
+from tests.packet.frames import parsed, tcp
+from tests.packet.host import PASSED, SERVERS, VIP4, VIP6, Host, new_host, server4, server6, server_mac
+
+BY_MAC = {server_mac(number): number for number in range(1, SERVERS + 1)}
+STEP_S = 200  # time passes in such steps, so that no test hangs on the second
+_clients = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Host]:
+    with new_host(connections=1 << 17) as made:
+        yield made
+
+
+@dataclass
+class Twin:
+    """A service in the tables, and its scheduler in the reference; what is done is done to both."""
+
+    host: Host
+    key: ServiceKey
+    scheduler: str
+    flags: ServiceFlag
+    servers: list[Server] = field(default_factory=list)
+    known: dict[int, Server] = field(default_factory=dict)  # deleted ones among them: adding one revives it
+    now: float = 0
+    expiration_s: int = 86400
+    model: reference.Scheduler = field(init=False)
+    clients: list[bytes] = field(default_factory=list)  # frames that end a connection
+
+    def __post_init__(self) -> None:
+        self.host.director.add_service(VirtualService(self.key, self.scheduler, self.flags))
+        self._begin()
+
+    @property
+    def slot(self) -> int:
+        found = self.host.director._slot(self.key)
+        assert found is not None
+        return found
+
+    def _begin(self) -> None:
+        self.model = reference.SCHEDULERS[self.scheduler](self.servers, self.flags)
+        self.model.address_bytes = self.key.address.max_prefixlen // 8
+        self._set_expiration()
+        self.model.advance(self.now)
+
+    def _set_expiration(self) -> None:
+        if isinstance(self.model, LocalityLeastConnections | ReplicatedLocality):
+            self.model.cache.expiration_s = self.expiration_s
+
+    def _destination(self, number: int, weight: int = 1) -> Destination:
+        name = server4 if self.key.address.version == 4 else server6
+        return Destination(DestinationKey(ip_address(name(number)), self.key.port), weight=weight)
+
+    def _place(self, number: int) -> int:
+        place = self.host.director.slots.find(self.key, self._destination(number).key)
+        assert place is not None
+        return place
+
+    def _overload(self, number: int, yes: bool) -> None:
+        self.known[number].overloaded = yes
+        self.host.director.tables.destinations.set(self._place(number), "overloaded", int(yes))
+
+    # --- what may happen ---
+
+    def add(self, number: int, weight: int) -> None:
+        given = self._destination(number, weight)
+        server = self.known.get(number)
+        if server is not None and server.available:
+            self.edit(number, weight)
+            return
+        self.host.director.add_destination(self.key, given)
+        server = self.known.setdefault(number, Server.of(given))
+        server.available, server.weight, server.last_weight = True, weight, weight
+        self.servers.insert(0, server)
+        self.model.added(server)
+        self._overload(number, False)
+
+    def delete(self, number: int) -> None:
+        server = self.known.get(number)
+        if server is None or not server.available:
+            return
+        self.host.director.delete_destination(self.key, server.key)
+        place = self.servers.index(server)
+        self.servers.remove(server)
+        server.available = False
+        self.model.deleted(server, place)
+
+    def edit(self, number: int, weight: int) -> None:
+        server = self.known.get(number)
+        if server is None or not server.available:
+            return
+        given = self._destination(number, weight)
+        self.host.director.edit_destination(self.key, given)
+        server.edit(given)
+        self.model.edited(server)
+        self._overload(number, False)
+
+    def overload(self, number: int) -> None:
+        server = self.known.get(number)
+        if server is not None:
+            self._overload(number, not server.overloaded)
+
+    def switch(self, scheduler: str) -> None:
+        for name in scheduler, self.scheduler:
+            self.host.director.edit_service(VirtualService(self.key, name, self.flags))
+        self.model.close()
+        if scheduler != self.scheduler:
+            self._begin()
+
+    def expire_after(self, seconds: int) -> None:
+        for name in "lblc", "lblcr":
+            self.host.director.change_setting(f"{name}_expiration", seconds)
+        self.expiration_s = seconds
+        self._set_expiration()
+
+    def wait(self, steps: int) -> None:
+        """Time passes for what is remembered: it was all done earlier."""
+        tables = self.host.director.tables
+        ticks = -(-steps * STEP_S * round(60 * load.ticks_per_second()) // 60)
+        version = self.host.director.reader.versions.version(self.slot)
+        codec = abi.struct("cached")
+        for key, value in list(tables.cache.items()):
+            if struct.unpack_from("<I", key)[0] == version["epoch"]:
+                raw = bytearray(value)
+                fields = codec.unpack_from(raw, 0)
+                for name in "used", "changed":
+                    fields[name] = fields[name] - ticks & 0xFFFFFFFF
+                codec.pack_into(raw, 0, fields)
+                tables.cache.put(key, bytes(raw))
+        back = version["epoch_tick"] - ticks & 0xFFFFFFFF
+        for half in 0, 1:
+            versions = self.host.director.reader.versions
+            offset = versions._place(self.slot, half) + abi.struct("service_version").offset("epoch_tick")
+            struct.pack_into("<I", tables.services.array.memory, offset, back)
+        self.now += steps * STEP_S
+        self.model.advance(self.now)
+
+    def finish(self, which: int) -> None:
+        """A connection ends: it goes on as inactive."""
+        if self.clients:
+            self.host.run(self.clients.pop(which % len(self.clients)), "tc")
+
+    def connect(self, client: int, expected: Callable[[int | None, int | None], None]) -> None:
+        """A new connection goes where the reference says."""
+        for number, server in self.known.items():
+            row = self.host.director.tables.destinations.read(self._place(number))
+            server.active, server.inactive = row["active"], row["inactive"]
+        source = ip_address(client << 96 | next(_clients) if self.key.address.version == 6 else client)
+        target = VIP4 if self.key.address.version == 4 else VIP6
+        port = 1024 + next(_clients) % 60000
+        frame = tcp(sport=port, dport=self.key.port, source=str(source), target=target)
+        asking = reference.Asking(source.packed, port, ip_address(target).packed)
+        wanted = self.model.choose(asking, self.now)
+        numbers = {id(server): number for number, server in self.known.items()}
+        expected(self._receiver(frame), numbers[id(wanted)] if wanted else None)
+        self.clients.append(tcp("FA", sport=port, dport=self.key.port, source=str(source), target=target))
+
+    def _receiver(self, frame: bytes) -> int | None:
+        _, done = self.host.receive(frame)
+        assert done.verdict != PASSED["tc"]
+        if parsed(done.data).dst in BY_MAC:
+            return BY_MAC[parsed(done.data).dst]
+        if len(done.data) > len(frame):
+            return None  # port unreachable
+        return BY_MAC[parsed(self.host.forwarded(frame)).dst]
+
+
+WEIGHTS = st.sampled_from([0, 1, 1, 2, 3, 4, 6, 12, 100])
+NUMBERS = st.integers(1, SERVERS)
+CLIENTS = st.integers(0xC6120000, 0xC6130000)  # 198.18.0.0/16, and IPv6 prefixes
+
+
+def _of(name: str, *arguments: Any) -> Callable[[Twin, Any], None]:
+    def happens(twin: Twin, expected: Any) -> None:
+        more = (expected,) if name == "connect" else ()
+        getattr(twin, name)(*arguments, *more)
+
+    happens.__qualname__ = f"{name}{arguments}"  # what a failing example shows
+    return happens
+
+
+CONNECTIONS = st.builds(_of, st.just("connect"), CLIENTS)
+EVENTS = st.one_of(
+    CONNECTIONS,
+    CONNECTIONS,
+    CONNECTIONS,
+    st.builds(_of, st.just("add"), NUMBERS, WEIGHTS),
+    st.builds(_of, st.just("edit"), NUMBERS, WEIGHTS),
+    st.builds(_of, st.just("delete"), NUMBERS),
+    st.builds(_of, st.just("overload"), NUMBERS),
+    st.builds(_of, st.just("finish"), st.integers(0, 99)),
+    st.builds(_of, st.just("switch"), st.sampled_from(["lc", "mh", "lblc"])),
+)
+AGEING = st.one_of(
+    EVENTS,
+    EVENTS,
+    st.builds(_of, st.just("wait"), st.integers(1, 20)),
+    st.builds(_of, st.just("expire_after"), st.sampled_from([100, 500, 86400])),
+)
+FLAGS = [ServiceFlag(0), ServiceFlag.SCHED_1, ServiceFlag.SCHED_2, ServiceFlag.SCHED_1 | ServiceFlag.SCHED_2]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_any_history_leads_to_the_choices_of_the_reference(director_host: Host, scheduler: str, family: int) -> None:
+    host = director_host
+
+    @settings(max_examples=20 if scheduler in ("mh", "lblc", "lblcr") else 4, deadline=None)
+    @given(
+        st.lists(st.tuples(NUMBERS, WEIGHTS), min_size=1, max_size=SERVERS),
+        st.lists(AGEING if scheduler.startswith("lblc") else EVENTS, max_size=60),
+        st.sampled_from(FLAGS),
+    )
+    def holds(first: list[tuple[int, int]], events: list[Any], flags: ServiceFlag) -> None:
+        history: list[str] = []
+
+        def expected(got: int | None, wanted: int | None) -> None:
+            assert got == wanted, history
+
+        with host.director.batch():
+            twin = Twin(host, host.new_key(vip=VIP4 if family == 4 else VIP6), scheduler, flags)
+            twin.expire_after(86400)
+            for number, weight in first:
+                twin.add(number, weight)
+            for event in events:
+                history.append(event.__qualname__)
+                event(twin, expected)
+            host.director.delete_service(twin.key)
+
+    holds()

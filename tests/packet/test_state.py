@@ -1,0 +1,327 @@
+"""One state for each network namespace, found from every mount namespace, gone with its namespace."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pylvs.dataplane import libbpf, mounts
+from pylvs.dataplane.maps import ArrayMap
+from pylvs.dataplane.state import State, collect_dead_states, netns_cookie
+from pylvs.model.errors import Busy, PylvsError
+
+SOURCE = str(Path(__file__).resolve().parents[2] / "src")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCE}
+ARRAY = 2
+
+CREATE = """
+import struct
+from pylvs.dataplane import libbpf
+from pylvs.dataplane.state import State
+state = State.open(create=True)
+with state.lock():
+    if not state.pins():
+        libbpf.pin(libbpf.create_map(2, "mark", 4, 8, 1), state.pin_path("mark"))
+state.set_note("by", sys.argv[1])
+print(state.cookie)
+"""
+LOOK = """
+from pylvs.dataplane import bpf
+from pylvs.dataplane.maps import ArrayMap
+from pylvs.dataplane.state import State
+state = State.open()
+print(state.cookie, state.exists, state.note("by"), state.pins(),
+      ArrayMap.open(state.pin_path("mark")).info.id if state.exists else None)
+"""
+REMOVE = "from pylvs.dataplane.state import State; State.open().remove()"
+
+# How a command may come to run in a network namespace.
+WAYS = {
+    "shell": ["nsenter", "--net=/run/netns/{name}"],
+    "ip netns exec": ["ip", "netns", "exec", "{name}"],
+    "unshare": ["nsenter", "--net=/run/netns/{name}", "unshare", "-m"],
+    "nested": ["unshare", "-m", "ip", "netns", "exec", "{name}", "unshare", "-m"],
+    "orphan": ["ip", "netns", "exec", "{name}", "sh", "-c", '(sleep 0.2; exec "$@") & wait_for=0', "sh"],
+}
+
+
+def command(way: str, name: str, script: str, *arguments: str) -> list[str]:
+    python = [sys.executable, "-c", f"import sys\n{script}", *arguments]
+    return [part.format(name=name) if "{name}" in part else part for part in WAYS[way]] + python
+
+
+def run(way: str, name: str, script: str, *arguments: str) -> str:
+    """What a command prints; an orphan's output ends when the orphan does."""
+    done = subprocess.run(command(way, name, script, *arguments), capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    name = f"pylvs-st{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    yield name
+    run("shell", name, REMOVE)
+    subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+@pytest.mark.parametrize("maker", WAYS)
+def test_what_one_makes_every_other_finds(namespace: str, maker: str) -> None:
+    assert run("shell", namespace, LOOK).split()[1] == "False"
+    cookie = run(maker, namespace, CREATE, maker)
+    seen = {way: run(way, namespace, LOOK) for way in WAYS}
+    assert len(set(seen.values())) == 1, seen
+    assert seen["shell"].startswith(f"{cookie} True {maker} ['mark'] ")
+    run("nested", namespace, REMOVE)
+    assert {run(way, namespace, LOOK) for way in WAYS} == {f"{cookie} False None [] None"}
+
+
+def test_where_process_1_can_be_entered_it_holds_the_mount(namespace: str) -> None:
+    def quoted(way: str, script: str, *arguments: str) -> str:
+        return shlex.join(command(way, namespace, script, *arguments))
+
+    steps = [
+        quoted("ip netns exec", CREATE, "first"),
+        *(quoted(way, LOOK) for way in WAYS if way != "orphan"),
+        f"grep -c ' {mounts.POINT} ' /proc/1/mountinfo",
+        quoted("unshare", REMOVE),
+        quoted("shell", LOOK),
+    ]
+    sequence = ["unshare", "-pf", "--mount-proc", "sh", "-ec", "\n".join(steps)]
+    done = subprocess.run(sequence, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    made, *seen, mounted, gone = done.stdout.splitlines()
+    assert len(set(seen)) == 1, seen
+    assert seen[0].startswith(f"{made} True first ['mark'] ")
+    assert mounted == "1"
+    assert gone == f"{made} False None [] None"
+
+
+@pytest.mark.may_be_skipped  # an operator's own tables, too, are states
+def test_without_the_right_to_mount_the_missing_capability_is_named(namespace: str) -> None:
+    if State.all():
+        pytest.skip("needs a machine without states: else nothing is mounted")
+    attempt = (
+        "from pylvs.dataplane.state import State\n"
+        "try: State.open(create=True)\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    words = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", sys.executable, "-c", attempt]
+    inside = ["nsenter", f"--net=/run/netns/{namespace}", *words]
+    done = subprocess.run(inside, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.stdout.startswith("NotPermitted "), done.stderr
+    assert "CAP_SYS_ADMIN missing" in done.stdout
+
+
+def test_many_makers_at_once_make_one_state(namespace: str) -> None:
+    ways = [way for way in WAYS if way != "orphan"]
+    makers = [
+        subprocess.Popen(command(ways[i % len(ways)], namespace, CREATE, str(i)), env=ENVIRONMENT, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for i in range(12)
+    ]  # fmt: skip
+    for maker in makers:
+        _, errors = maker.communicate(timeout=60)
+        assert maker.returncode == 0, errors
+    assert len({run(way, namespace, LOOK) for way in ways}) == 1
+
+
+def test_a_command_that_makes_nothing_mounts_nothing(namespace: str) -> None:
+    script = "from pylvs.dataplane.state import State, collect_dead_states; State.open(); collect_dead_states()"
+    before = Path("/proc/self/mountinfo").read_text()
+    run("shell", namespace, script)
+    if not State.all():
+        assert Path("/proc/self/mountinfo").read_text() == before
+
+
+def test_the_last_state_takes_the_mount_with_it(namespace: str) -> None:
+    run("ip netns exec", namespace, CREATE, "x")
+    assert any(f" {mounts.POINT} " in line for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    run("unshare", namespace, REMOVE)
+    if not State.all():
+        assert f" {mounts.POINT} " not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_many_first_and_last_states_at_once_do_not_take_the_mount_from_each_other() -> None:
+    rounds = """
+import os
+from pylvs.dataplane import mounts
+for _ in range(40):
+    with mounts.ensured(20) as root:
+        os.mkdir(f"{root}/net-{os.getpid()}")
+    found = mounts.find()
+    os.rmdir(f"{found}/net-{os.getpid()}")
+    mounts.remove()
+"""
+    workers = [
+        subprocess.Popen(
+            ["unshare", "-m", sys.executable, "-c", rounds], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+        )
+        for _ in range(5)
+    ]
+    errors = [worker.communicate(timeout=120)[1] for worker in workers]
+    assert errors == [""] * len(workers)
+
+
+def test_a_mount_that_was_given_up_is_not_taken_for_the_one_in_use(namespace: str) -> None:
+    run("shell", namespace, CREATE, "first")
+    keeper = subprocess.Popen(["unshare", "-m", "sleep", "60"])  # its copy of the mount stays
+    try:
+        time.sleep(0.2)
+        run("shell", namespace, REMOVE)
+        run("shell", namespace, CREATE, "second")
+        script = [sys.executable, "-c", f"import sys\n{LOOK}"]
+        inside = ["nsenter", f"--mount=/proc/{keeper.pid}/ns/mnt", f"--net=/run/netns/{namespace}", *script]
+        done = subprocess.run(inside, capture_output=True, text=True, env=ENVIRONMENT)
+        assert " True second " in done.stdout, done.stderr
+    finally:
+        keeper.kill()
+        keeper.wait()
+
+
+def test_the_state_of_a_dead_namespace_is_collected_and_no_other(namespace: str) -> None:
+    other = f"{namespace}x"
+    subprocess.run(["ip", "netns", "add", other], check=True)
+    dead = int(run("ip netns exec", other, CREATE, "dead"))
+    living = int(run("ip netns exec", namespace, CREATE, "living"))
+    holder = subprocess.Popen(["nsenter", f"--net=/run/netns/{other}", "sleep", "60"])
+    try:
+        time.sleep(0.1)
+        subprocess.run(["ip", "netns", "del", other], check=True)
+        assert dead not in collect_dead_states(), "a process still lives in it"
+        assert {dead, living} <= {state.cookie for state in State.all()}
+    finally:
+        holder.kill()
+        holder.wait()
+    gone: list[int] = []
+    end = time.monotonic() + 10
+    while dead not in gone and time.monotonic() < end:  # the kernel takes namespaces down in the background
+        gone += collect_dead_states()
+        time.sleep(0.05)
+    assert dead in gone
+    assert living not in gone
+    cookies = {state.cookie for state in State.all()}
+    assert living in cookies
+    assert dead not in cookies
+    assert run("shell", namespace, LOOK).split()[1] == "True"
+
+
+def test_a_builder_killed_half_way_leaves_nothing_that_counts(namespace: str) -> None:
+    script = """
+import time
+from pylvs.dataplane.state import State
+state = State.open()
+with state.building() as fresh:
+    fresh.set_note("half", "made")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+    builder = subprocess.Popen(command("shell", namespace, script), stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert builder.stdout is not None
+    assert builder.stdout.readline() == "ready\n"
+    builder.stdout.close()
+    builder.send_signal(signal.SIGKILL)
+    builder.wait()
+    assert run("shell", namespace, LOOK).split()[1] == "False"
+    collect_dead_states()
+    root = mounts.find()
+    cookie = run("shell", namespace, LOOK).split()[0]
+    assert root is None or f"new-net{cookie}" not in os.listdir(root)
+    run("shell", namespace, CREATE, "whole")
+    assert " True whole ['mark'] " in run("shell", namespace, LOOK)
+
+
+def test_a_failed_building_leaves_nothing(namespace: str) -> None:
+    script = """
+from pylvs.dataplane.state import State
+state = State.open()
+try:
+    with state.building() as fresh:
+        raise RuntimeError
+except RuntimeError:
+    print(state.exists, fresh.exists)
+"""
+    assert run("shell", namespace, script) == "False False"
+
+
+def test_the_lock_is_one_for_all_and_names_its_holder(namespace: str) -> None:
+    run("shell", namespace, CREATE, "x")
+    script = """
+import time
+from pylvs.dataplane.state import State
+with State.open().lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    holder = subprocess.Popen(command("nested", namespace, script), stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    attempt = """
+from pylvs.dataplane.state import State
+try:
+    with State.open().lock(0.05): print("mine")
+except Exception as error: print(type(error).__name__, error)
+"""
+    refused = run("shell", namespace, attempt)
+    assert refused.startswith("Busy ")
+    assert f"process {holder.pid} " in refused
+    holder.stdout.close()
+    holder.kill()  # not asked, not told: the kernel gives the lock back
+    holder.wait()
+    assert run("shell", namespace, attempt) == "mine"
+
+
+def test_notes_are_replaced_at_one_stroke_and_bounded(namespace: str) -> None:
+    script = """
+from pylvs.dataplane.state import State
+state = State.open(create=True)
+state.set_note("why", "first"); state.set_note("why", "an umlaut: \\u00fc"); state.set_note("other", "x" * 4000)
+state.set_note("gone", "y"); state.set_note("gone", None); state.set_note("gone", None)
+print(state.note("why"), state.note("gone"), sorted(state.notes()), state.pins())
+for text in ("", "x" * 4001, "a\\0b"):
+    try: state.set_note("why", text)
+    except ValueError as error: print("refused")
+"""
+    assert run("shell", namespace, script).split("\n") == ["an umlaut: ü None ['other', 'why'] []"] + ["refused"] * 3
+
+
+def test_without_privileges_the_missing_ones_are_named(namespace: str) -> None:
+    script = """
+import os
+from pylvs.dataplane.state import State
+os.setresuid(65534, 65534, 65534)
+try: State.open()
+except Exception as error: print(type(error).__name__, error)
+"""
+    answer = run("shell", namespace, script)
+    assert answer.startswith("NotPermitted Operation not permitted; CAP_BPF and CAP_NET_ADMIN missing")
+
+
+def test_a_namespace_has_one_cookie_and_others_have_others(namespace: str) -> None:
+    script = "from pylvs.dataplane.state import netns_cookie; print(netns_cookie())"
+    inside = {run(way, namespace, script) for way in WAYS}
+    assert len(inside) == 1
+    assert inside != {str(netns_cookie())}
+
+
+def test_a_pinned_map_keeps_its_values(namespace: str) -> None:
+    run("shell", namespace, CREATE, "x")
+    state = next(each for each in State.all() if str(each.cookie) == run("shell", namespace, LOOK).split()[0])
+    with ArrayMap.open(state.pin_path("mark")) as first:
+        first.put(0, b"8 bytes.")
+    with ArrayMap.open(state.pin_path("mark")) as second:
+        assert second.get(0) == b"8 bytes."
+    with pytest.raises(Busy), ArrayMap(libbpf.create_map(ARRAY, "other", 4, 4, 1)) as other:
+        libbpf.pin(other.fd, state.pin_path("mark"))
+    with pytest.raises(PylvsError), ArrayMap(libbpf.create_map(ARRAY, "other", 4, 4, 1)) as other:
+        libbpf.pin(other.fd, state.pin_path("a.dot"))

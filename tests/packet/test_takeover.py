@@ -1,0 +1,93 @@
+"""Another build of pylvs over tables that live: it takes over under live connections, or refuses in words."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pylvs.dataplane import abi, attach, takeover
+from tests.packet.frames import tcp
+from tests.packet.host import Host, key, new_host
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+LIST = "from pylvs.ipvsadm.main import main; sys.argv[:] = ['ipvsadm', '-Ln']; sys.exit(main())"
+EDIT = "from pylvs.ipvsadm.main import main; sys.argv[:] = ['ipvsadm', '-A', '-u', '10.77.0.100:53']; sys.exit(main())"
+DOWN = "from pylvs.cli.main import main; sys.argv[:] = ['pylvs', 'down']; sys.exit(main())"
+
+
+@pytest.fixture
+def other_build(tmp_path: Path) -> Path:
+    """The objects of a build whose bytes differ, and nothing else."""
+    shutil.copytree(abi.OBJECTS, tmp_path / "objects")
+    with open(tmp_path / "objects" / "director.bpf.o", "ab") as file:
+        file.write(b"another build")
+    change(tmp_path / "objects", digest="0123456789abcdef")
+    return tmp_path / "objects"
+
+
+def change(objects: Path, **fields: str) -> None:
+    description = json.loads((objects / "abi.json").read_text())
+    description["objects"]["director"] |= fields
+    (objects / "abi.json").write_text(json.dumps(description))
+
+
+def as_build(objects: Path, script: str, version: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a script in this namespace as a pylvs with these objects, of this version."""
+    before = f"import sys; sys.path.insert(0, {str(SOURCE)!r}); from pylvs.dataplane import abi\n"
+    before += f"abi.OBJECTS = {str(objects)!r}\n"
+    if version:
+        before += f"import pylvs; pylvs.__version__ = {version!r}\n"
+    return subprocess.run(
+        [sys.executable, "-c", before + script], capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}
+    )
+
+
+def programs(host: Host) -> list[int]:
+    return [number for each in attach.attached(host.director.state) for number in (each.ingress, each.xdp)]
+
+
+def test_another_build_takes_over_under_a_live_connection(other_build: Path) -> None:
+    with new_host() as host:
+        host.serve(key(80), 2)
+        first = host.forwarded(tcp(sport=4000, dport=80))
+        before = programs(host)
+        assert as_build(other_build, LIST).returncode == 0
+        assert programs(host) == before, "looking changes nothing"
+        done = as_build(other_build, EDIT)
+        assert (done.returncode, done.stderr) == (0, "")
+        running = takeover.running(host.director.state)
+        assert running is not None
+        assert running.digest == "0123456789abcdef"
+        assert not set(programs(host)) & (set(before) - {0})
+        host.open_programs()
+        assert host.forwarded(tcp("A", sport=4000, dport=80))[:6] == first[:6]
+        assert sum(1 for _ in host.director.connections()) == 1
+
+
+def test_an_older_one_edits_and_leaves_the_newer_program(other_build: Path) -> None:
+    with new_host() as host:
+        host.serve(key(80), 1)
+        assert as_build(other_build, EDIT, version="0.0.9").returncode == 0
+        assert takeover.running(host.director.state) == takeover.ours()
+
+
+def test_tables_of_another_layout_are_refused_until_they_are_down(other_build: Path) -> None:
+    change(other_build, tables="fedcba9876543210")
+    with new_host() as host:
+        host.serve(key(80), 1)
+        for script in LIST, EDIT:
+            done = as_build(other_build, script)
+            assert done.returncode != 0
+            assert done.stdout == ""
+            assert done.stderr.count("\n") == 1
+            assert "pylvs down" in done.stderr
+        assert takeover.running(host.director.state) == takeover.ours()
+        assert len(host.director.services()) == 1
+        assert as_build(other_build, DOWN).returncode == 0
+        assert as_build(other_build, EDIT).returncode == 0

@@ -1,0 +1,56 @@
+"""What XDP cannot finish goes up to TC, and is scheduled and counted once all the same."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+
+from pylvs.model.destination import Destination, DestinationKey, Method
+from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from tests.packet.frames import tcp, udp
+from tests.packet.host import SENT, Host
+
+NEIGHBOURS = ("10.77.0.60", "10.77.0.61", "10.77.0.62")  # on the link, but nobody knows their MACs
+PACKETS = 12
+
+
+def serve(host: Host, protocol: Protocol, method: Method, flags: ServiceFlag = ServiceFlag(0)) -> ServiceKey:
+    """A service whose packets XDP must leave to TC."""
+    service = host.new_key(protocol)
+    host.director.add_service(VirtualService(service, "rr", flags))
+    for address in NEIGHBOURS:
+        host.director.add_destination(service, Destination(DestinationKey(ip_address(address), service.port), method))
+    return service
+
+
+def counted_once(host: Host, service: ServiceKey) -> None:
+    """Every packet was a new connection; the three servers had their turns."""
+    row = host.director.service(service)
+    assert (row.counters.connections, row.counters.in_packets) == (PACKETS, PACKETS)
+    assert [each.counters.connections for each in row.destinations] == [PACKETS // 3] * 3
+
+
+@pytest.mark.parametrize("method", [Method.ROUTE, Method.MASQ, Method.TUNNEL], ids=lambda method: method.name)
+@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP], ids=lambda protocol: protocol.name)
+def test_a_new_connection_that_xdp_passes_up_is_made_once(
+    director_host: Host, method: Method, protocol: Protocol
+) -> None:
+    service = serve(director_host, protocol, method)
+    make = tcp if protocol == Protocol.TCP else udp
+    for sport in range(2000, 2000 + PACKETS):
+        hook, done = director_host.receive(make(sport=sport, dport=service.port))
+        assert (hook, done.verdict in SENT["tc"]) == ("tc", True)
+    counted_once(director_host, service)
+    assert {sum(pair) for pair in director_host.counts(service).values()} == {PACKETS // 3}
+
+
+@pytest.mark.parametrize("method", [Method.ROUTE, Method.TUNNEL], ids=lambda method: method.name)
+def test_a_packet_of_a_one_packet_service_that_xdp_passes_up_is_scheduled_once(
+    director_host: Host, method: Method
+) -> None:
+    service = serve(director_host, Protocol.UDP, method, ServiceFlag.ONE_PACKET)
+    for _ in range(PACKETS):
+        hook, done = director_host.receive(udp(sport=2000, dport=service.port))
+        assert (hook, done.verdict in SENT["tc"]) == ("tc", True)
+    counted_once(director_host, service)

@@ -1,0 +1,228 @@
+"""What is not for a service passes to the stack as it came, whatever it looks like."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import ARP, Dot1Q, Ether
+
+from pylvs.model.service import Protocol
+from tests.packet import frames
+from tests.packet.frames import CLIENT4, CLIENT6, build, ether, tcp, udp
+from tests.packet.host import DROPPED, HOOKS, MAC, OWN4, PASSED, SENT, VIP4, VIP6, Host, ip, key, server4, server6
+
+TCP_SERVICE, UDP_SERVICE = key(80), key(53, Protocol.UDP)
+TCP6_SERVICE, UDP6_SERVICE = key(80, vip=VIP6), key(53, Protocol.UDP, VIP6)
+
+
+@pytest.fixture
+def host(director_host: Host) -> Host:
+    for service in TCP_SERVICE, UDP_SERVICE, TCP6_SERVICE, UDP6_SERVICE:
+        director_host.serve(service, 2)
+    # the very frames that the tests then spoil do leave
+    for frame in tcp(sport=4999), udp(sport=4999), *(m(sport=4999, source=CLIENT6, target=VIP6) for m in (tcp, udp)):
+        for hook in HOOKS:
+            director_host.forwarded(frame, hook)
+    return director_host
+
+
+def counted(host: Host) -> dict[str, Any]:
+    """What packets change of the table; rates change by themselves."""
+    return {
+        str(row.service.key): (
+            row.counters,
+            [(each.active, each.inactive, each.persistent, each.counters) for each in row.destinations],
+        )
+        for row in host.director.services()
+    }
+
+
+def passes(host: Host, frame: bytes, hooks: tuple[str, ...] = HOOKS) -> None:
+    """The hooks leave it alone, and nothing of it is in any table."""
+    before = counted(host)
+    connections = len(list(host.director.connections()))
+    for hook in hooks:
+        done = host.run(frame, hook)
+        assert done.verdict == PASSED[hook], f"{hook}: {done.verdict}"
+        assert done.data == frame, f"{hook} changed it"
+    assert counted(host) == before
+    assert len(list(host.director.connections())) == connections
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        ether() / IP(src=CLIENT4, dst=VIP4) / TCP(sport=4000, dport=81, flags="S"),
+        ether() / IP(src=CLIENT4, dst=VIP4) / UDP(sport=4000, dport=80) / b"x",
+        ether() / IP(src=CLIENT4, dst=OWN4) / TCP(sport=4000, dport=80, flags="S"),
+        ether() / IP(src=CLIENT4, dst="10.77.0.11") / TCP(sport=4000, dport=80, flags="S"),
+        ether() / IP(src=CLIENT4, dst=VIP4) / ICMP() / b"ping",
+        ether() / IP(src=CLIENT4, dst=VIP4, proto=47) / b"not TCP or UDP",
+        ether() / IPv6(src=CLIENT6, dst=VIP6) / TCP(sport=4000, dport=81, flags="S"),
+        ether() / IPv6(src=CLIENT6, dst="fd77::11") / TCP(sport=4000, dport=80, flags="S"),
+        ether() / ARP(pdst=VIP4),
+        ether() / IP(src=CLIENT4, dst=VIP4) / TCP(sport=4000, dport=80, flags="A"),
+        ether() / IP(src=CLIENT4, dst=VIP4) / TCP(sport=4000, dport=80, flags="FA"),
+        ether() / IP(src=CLIENT4, dst=VIP4) / TCP(sport=4000, dport=80, flags="R"),
+        ether() / IP(src=CLIENT4, dst=VIP4) / TCP(sport=20, dport=80, flags="S"),
+    ],
+    ids=lambda packet: packet.summary(),
+)
+def test_a_packet_of_no_service_passes_untouched(host: Host, packet: Any) -> None:
+    passes(host, build(packet))
+
+
+def test_without_any_service_everything_passes(shared: Host) -> None:
+    shared.director.flush()
+    passes(shared, tcp(sport=4100))
+    passes(shared, udp(sport=4100))
+
+
+@pytest.mark.parametrize("target", ["02:00:00:00:00:02", "ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01", "00:00:00:00:00:01"])
+def test_frames_to_another_mac_pass_untouched(host: Host, target: str) -> None:
+    for version, vip in ((4, VIP4), (6, VIP6)):
+        source = CLIENT4 if version == 4 else CLIENT6
+        passes(host, build(ether(target) / frames.network(source, vip) / TCP(sport=4000, dport=80, flags="S")))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_tagged_frames_pass_untouched(host: Host, layers: int) -> None:
+    for protocol in IP(src=CLIENT4, dst=VIP4), IPv6(src=CLIENT6, dst=VIP6):
+        tags: Any = Dot1Q(vlan=7)
+        for _ in range(layers - 1):
+            tags = tags / Dot1Q(vlan=8)
+        passes(host, build(ether() / tags / protocol / TCP(sport=4000, dport=80, flags="S")))
+
+
+def test_a_frame_of_a_length_instead_of_a_type_passes_untouched(host: Host) -> None:
+    frame = tcp()
+    passes(host, frame[:12] + (len(frame) - 14).to_bytes(2, "big") + frame[14:])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"chksum": 0x1234},
+        {"chksum": 0},
+        {"len": 19},
+        {"len": 0},
+        {"len": 41},
+        {"len": 0xFFFF},
+        {"version": 5},
+        {"version": 6},
+        {"version": 0},
+        {"ihl": 4},
+        {"ihl": 0},
+        {"ihl": 15},
+    ],
+    ids=str,
+)
+def test_a_malformed_ipv4_header_passes_untouched(host: Host, fields: dict[str, Any]) -> None:
+    """The header's checksum is right for all but the first two: it is not what saves the others."""
+    passes(host, build(ether() / IP(src=CLIENT4, dst=VIP4, **fields) / TCP(sport=4000, dport=80, flags="S")))
+
+
+@pytest.mark.parametrize("fields", [{"plen": 21}, {"plen": 0xFFFF}, {"version": 4}, {"version": 7}], ids=str)
+def test_a_malformed_ipv6_header_passes_untouched(host: Host, fields: dict[str, Any]) -> None:
+    passes(host, build(ether() / IPv6(src=CLIENT6, dst=VIP6, **fields) / TCP(sport=4000, dport=80, flags="S")))
+
+
+@pytest.mark.parametrize(
+    "frame", [tcp(), udp(), tcp(source=CLIENT6, target=VIP6), udp(source=CLIENT6, target=VIP6)], ids=range(4)
+)
+def test_a_frame_cut_short_at_any_byte_passes_untouched(host: Host, frame: bytes) -> None:
+    whole_header = 34 if frame[12:14] == b"\x08\x00" else 54  # the kernel runs no shorter frame at TC
+    for length in range(14, len(frame)):
+        passes(host, frame[:length], HOOKS if length >= whole_header else ("xdp",))
+
+
+@pytest.mark.parametrize("make", [tcp, udp])
+@pytest.mark.parametrize(("source", "vip"), [(CLIENT4, VIP4), (CLIENT6, VIP6)])
+def test_a_transport_header_cut_short_is_never_forwarded(host: Host, make: Any, source: str, vip: str) -> None:
+    """Here the IP header itself says that it is short: IPVS drops what it cannot schedule, or leaves it (2.4)."""
+    whole = Ether(make(sport=4200, source=source, target=vip))
+    transport = bytes(whole.payload.payload)
+    before = len(list(host.director.connections()))
+    for length in range(8 if make is udp else 20):
+        network = frames.network(source, vip)
+        if vip == VIP4:
+            network.proto = whole.payload.proto
+        else:
+            network.nh = whole.payload.nh
+        frame = build(ether() / network / transport[:length])
+        for hook in HOOKS:
+            done = host.run(frame, hook)
+            assert done.verdict in (PASSED[hook], DROPPED[hook])
+            assert done.data == frame
+    assert len(list(host.director.connections())) == before
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_noise_never_crashes_nor_leaves(host: Host, hook: str) -> None:
+    """Frames with some bytes changed: what leaves still is an intact packet to one of the services."""
+    chance = random.Random(20261120)
+    patterns = [tcp(sport=4300), udp(sport=4300), tcp(sport=4300, source=CLIENT6, target=VIP6)]
+    sent = 0
+    for number in range(1500):
+        frame = bytearray(patterns[number % 3])
+        for _ in range(chance.randint(1, 3)):
+            frame[chance.randrange(len(frame))] = chance.randrange(256)
+        done = host.run(bytes(frame), hook)
+        if done.verdict not in SENT[hook]:
+            assert done.verdict in (PASSED[hook], DROPPED[hook])
+            continue
+        sent += 1
+        came, left = Ether(bytes(frame)), Ether(done.data)
+        assert came.dst == MAC
+        target = came.payload
+        assert target.dst in (VIP4, VIP6)
+        if isinstance(target, IP):
+            assert frames.summed_anew(bytes(frame))[24:26] == bytes(frame)[24:26], "a wrong header was forwarded"
+        assert bytes(left.payload.payload) == bytes(came.payload.payload)
+    assert sent > 100
+
+
+def test_fragments_to_nobody_here_pass_untouched(host: Host) -> None:
+    pieces: list[dict[str, Any]] = [{"flags": "MF"}, {"frag": 3}, {"flags": "MF", "frag": 3}]
+    for fields in pieces:
+        for target, hooks in ("10.77.0.11", HOOKS), (VIP4, ("xdp",)):
+            header = IP(src=CLIENT4, dst=target, **fields)
+            passes(host, build(ether() / header / UDP(sport=4000, dport=53) / bytes(32)), hooks)
+
+
+@pytest.mark.parametrize(("address", "source"), [("10.77.0.200", CLIENT4), ("fd77::200", CLIENT6)])
+def test_a_new_connection_to_an_address_that_this_host_does_not_hold_passes(
+    host: Host, address: str, source: str
+) -> None:
+    """It is scheduled as soon as the host has the address, and no more when it has lost it."""
+    elsewhere = key(80, vip=address)
+    host.serve(elsewhere, 1)
+    bits = "32" if elsewhere.address.version == 4 else "128"
+    first, second = (tcp(sport=sport, source=source, target=address) for sport in (4001, 4002))
+    seen = host.reason("NOT_LOCAL")
+    passes(host, first)
+    assert host.reason("NOT_LOCAL") - seen == 2, "once at either hook"
+    nodad = ["nodad"] if bits == "128" else []
+    ip("addr", "add", f"{address}/{bits}", "dev", "d0", *nodad)
+    try:
+        with host.director.batch():
+            pass  # any edit takes a new snapshot of this host's addresses
+        wait_a_tick()
+        assert host.receive(first)[1].verdict in (SENT["xdp"] + SENT["tc"])
+        assert host.counts(elsewhere) == {server4(1) if bits == "32" else server6(1): (1, 0)}
+    finally:
+        ip("addr", "del", f"{address}/{bits}", "dev", "d0")
+    with host.director.batch():
+        pass
+    wait_a_tick()
+    passes(host, second)
+
+
+def wait_a_tick() -> None:
+    """The packet path looks again whether an address is held with each tick of an eighth of a second."""
+    time.sleep(0.3)

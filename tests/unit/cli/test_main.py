@@ -1,0 +1,104 @@
+"""Errors end in one place: one line on stderr, an exit status, no trace."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import click
+import pytest
+
+from pylvs.cli import main
+from pylvs.model.errors import NoSuchDevice
+
+
+def command_that(raises: BaseException | None = None, result: object = None) -> click.Command:
+    """A command with one option that ends as told."""
+
+    def callback(mode: str | None) -> object:
+        if raises is not None:
+            raise raises
+        return result
+
+    return click.Command(
+        "probe", callback=callback, params=[click.Option(["--mode"], type=click.Choice(["tc", "xdp"]))]
+    )
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Runner:
+    return Runner(monkeypatch, capfd)
+
+
+class Runner:
+    """Runs `pylvs probe ...` where probe is a given command; status, stdout, stderr."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch = monkeypatch
+        self.capfd = capfd
+
+    def __call__(self, command: click.Command, *arguments: str) -> tuple[int, str, str]:
+        module = ModuleType("pylvs_probe")
+        module.probe = command  # type: ignore[attr-defined]  # made for this test
+        self.monkeypatch.setitem(sys.modules, "pylvs_probe", module)
+        self.monkeypatch.setattr(main, "COMMANDS", {"probe": ("pylvs_probe", "probe", "A probe.")})
+        status = main.run(list(arguments))
+        return status, *self.capfd.readouterr()
+
+
+def test_a_command_that_works_says_nothing_of_its_own(run: Runner) -> None:
+    assert run(command_that(), "probe") == (0, "", "")
+
+
+def test_a_number_that_a_command_returns_is_the_exit_status(run: Runner) -> None:
+    assert run(command_that(result=7), "probe") == (7, "", "")
+
+
+def test_what_a_user_can_cause_is_one_line_and_status_1(run: Runner) -> None:
+    error = NoSuchDevice("eth7: no such device;\n  there are: lo, eth0")
+    assert run(command_that(error), "probe") == (1, "", "pylvs: eth7: no such device; there are: lo, eth0\n")
+
+
+def test_a_missing_file_is_named(run: Runner) -> None:
+    assert run(command_that(FileNotFoundError(2, "No such file or directory", "plan.toml")), "probe") == (
+        1,
+        "",
+        "pylvs: plan.toml: No such file or directory\n",
+    )
+
+
+def test_a_bug_says_that_it_is_one_and_how_to_see_more(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, out, err = run(command_that(KeyError("slot")), "probe")
+    assert (status, out) == (1, "")
+    assert err == "pylvs: KeyError: 'slot': this is a bug; run with PYLVS_DEBUG=1 for the trace\n"
+    monkeypatch.setenv("PYLVS_DEBUG", "1")
+    assert "Traceback" in run(command_that(KeyError("slot")), "probe")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prob"], "No such command 'prob'"),
+        (["probe", "--mod"], "No such option"),
+        (["probe", "--mode", "x"], "Invalid value for '--mode'"),
+        (["probe", "left", "over"], "Got unexpected extra arguments"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(run: Runner, arguments: list[str], message: str) -> None:
+    status, out, err = run(command_that(), *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"pylvs: {message}")
+    assert err.count("\n") == 1
+    assert "--help" in err
+
+
+def test_an_interrupt_is_quiet_and_status_130(run: Runner) -> None:
+    status, out, err = run(command_that(KeyboardInterrupt()), "probe")
+    assert (status, out, err.strip()) == (130, "", "")
+
+
+def test_help_lists_commands_without_importing_them(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"{name} was imported"))
+    status, out, err = run(command_that(), "--help")
+    assert (status, err) == (0, "")
+    assert "probe  A probe." in out

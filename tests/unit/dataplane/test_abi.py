@@ -1,0 +1,123 @@
+"""Codecs agree with what the program's BTF says, and with what the program itself reads and writes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pylvs.dataplane import bpf
+from pylvs.dataplane.abi import Abi
+from pylvs.dataplane.libbpf import BpfObject
+from pylvs.dataplane.maps import MmapArray, PerCpuArray
+from pylvs.model.errors import Unsupported
+
+
+@pytest.fixture(scope="module")
+def abi(objects: Path) -> Abi:
+    return Abi(str(objects))
+
+
+def test_a_structure_goes_to_bytes_and_back(abi: Abi) -> None:
+    record = abi.struct("record")
+    raw = record.pack({"place.port": socket.htons(80), "place.tag": b"ab", "pair.high": 9}, v6=(1, 2, 3, 4), delta=-5)
+    assert len(raw) == record.size == 64
+    assert raw[20:22] == b"\x00\x50"
+    values = record.unpack_from(b"xx" + raw, 2)
+    assert values["v4"] == 1, "a union's members share their bytes"
+    assert values["v6"] == (1, 2, 3, 4)
+    assert (values["place.tag"], values["delta"], values["pair.high"], values["pair.low"]) == (b"ab", -5, 9, 0)
+    assert values["trail"] == bytes(16)
+
+
+def test_bytes_serve_for_any_field_and_pad_with_zeros(abi: Abi) -> None:
+    place = abi.struct("place")
+    assert place.pack(address=b"\x0a\x00\x00\x01", tag=b"z") == b"\x0a\x00\x00\x01\x00\x00z\x00"
+    assert abi.struct("record").pack(place=place.pack(port=7))[16:24] == place.pack(port=7)
+
+
+def test_what_does_not_fit_is_refused_with_the_fields_name(abi: Abi) -> None:
+    place = abi.struct("place")
+    for value in (-1, 1 << 16, b"abc", "80"):
+        with pytest.raises(ValueError, match="port"):
+            place.pack(port=value)
+    with pytest.raises(KeyError, match="no field prot"):
+        place.pack(prot=80)
+
+
+def test_writing_some_fields_leaves_the_others_alone(abi: Abi) -> None:
+    record = abi.struct("record")
+    buffer = bytearray(b"\xff" * 64)
+    record.pack_into(buffer, 0, seen=0)
+    assert buffer == b"\xff" * 24 + bytes(8) + b"\xff" * 32
+
+
+def test_a_view_reads_chosen_fields_of_many_structures(abi: Abi) -> None:
+    record = abi.struct("record")
+    view = record.view("v4:4s", "place.port", "seen", "delta")
+    assert view.size == record.size
+    raw = b"".join(record.pack({"place.port": i}, v4=b"\x7f\0\0\1", seen=i * i, delta=-i) for i in range(5))
+    assert list(view.iter_unpack(raw)) == [(b"\x7f\0\0\1", i, i * i, -i) for i in range(5)]
+    for wrong in (("seen", "v4"), ("v4", "v6"), ("v4:8s",)):
+        with pytest.raises(ValueError, match="record"):
+            record.view(*wrong)
+
+
+def test_constants_maps_and_variables_are_found_by_name(abi: Abi) -> None:
+    assert abi.constant("ABI_NUMBER") == 7
+    assert abi.enum("sign")["BELOW"] == -1
+    assert abi.map("small", "records")["max_entries"] == 128
+    assert abi.variable("small", "step").section == ".rodata"
+    with pytest.raises(KeyError, match="no variable nothing"):
+        abi.variable("small", "nothing")
+
+
+def test_variables_set_by_name_are_what_the_program_reads(abi: Abi, small: BpfObject) -> None:
+    abi.set_variables(small, {"step": 4, "chosen": {"rounds": 11, "number": 7}})
+    small.load()
+    bpf.run_program(small.program_fd("small_xdp"), bytes(64), repeat=3)
+    assert PerCpuArray.duplicate(small.map_fd("hits")).sums(0) == (12,)
+    with MmapArray.duplicate(small.map_fd("words")) as words:
+        assert words.words[0] == 33
+
+
+def test_a_codecs_sizes_are_those_of_the_loaded_maps(abi: Abi, small: BpfObject) -> None:
+    small.load()
+    for name, declared in abi.maps("small").items():
+        info = bpf.map_info(small.map_fd(name))
+        assert (info.key_size, info.value_size) == (declared["key_size"], declared["value_size"]), name
+
+
+def test_objects_that_were_not_built_say_how_to_build_them(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match=r"python hatch_build\.py"):
+        Abi(str(tmp_path))
+
+
+def test_reading_the_description_is_fast(objects: Path) -> None:
+    best = 9.0
+    for _ in range(10):
+        start = time.process_time()
+        Abi(str(objects)).struct("record")
+        best = min(best, time.process_time() - start)
+    assert best < 0.005
+
+
+def test_importing_it_brings_no_heavy_module() -> None:
+    source = str(Path(__file__).resolve().parents[3] / "src")
+    script = "import sys; import pylvs.dataplane.abi, pylvs.dataplane.maps; print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": source}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert not {"pyroute2", "click", "rich", "asyncio", "logging", "subprocess"} & set(done.stdout.split())
+
+
+def test_a_zeroed_structure_is_all_zeros(abi: Abi) -> None:
+    for name in abi.structures:
+        codec = abi.struct(name)
+        assert codec.pack() == bytes(codec.size)
+        assert struct.calcsize(codec.view().format) == codec.size

@@ -1,0 +1,89 @@
+"""Cursors that follow the edits of their list; against the packet path they are tested in tests/packet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pylvs.dataplane import abi
+from pylvs.dataplane.cursors import followed
+
+STATELESS = ["SCHED_NONE", "SCHED_LC", "SCHED_WLC"]
+
+
+def version(scheduler: str, edit: str, list_version: int, **fields: int) -> dict[str, Any]:
+    return {
+        "scheduler": abi.constant(scheduler),
+        "edit": abi.constant(edit),
+        "list_version": list_version,
+        "edit_position": 0,
+        "gcd": 1,
+        "max_weight": 1,
+        **fields,
+    }
+
+
+def rr(list_version: int, position: int) -> int:
+    return (list_version & 0xFFFF) << 32 | position
+
+
+def wrr(list_version: int, position: int, weight: int) -> int:
+    return (list_version & 0x1FFF) << 51 | position << 31 | weight
+
+
+@pytest.mark.parametrize("scheduler", STATELESS)
+@given(cursor=st.integers(0, (1 << 64) - 1))
+def test_schedulers_without_state_leave_the_word_alone(scheduler: str, cursor: int) -> None:
+    assert followed(cursor, version(scheduler, "LIST_ADD", 5)) == cursor
+
+
+@pytest.mark.parametrize(
+    ("edit", "deleted", "before", "after"),
+    [
+        ("LIST_INIT", 0, 3, 0),
+        ("LIST_ADD", 0, 0, 0),
+        ("LIST_ADD", 0, 3, 4),
+        ("LIST_DELETE", 0, 0, 0),
+        ("LIST_DELETE", 1, 3, 2),
+        ("LIST_DELETE", 2, 3, 2),
+        ("LIST_DELETE", 3, 3, 3),
+        ("LIST_UPDATE", 1, 3, 3),
+        ("LIST_SAME", 0, 3, 3),
+    ],
+)
+def test_rr_keeps_its_mark(edit: str, deleted: int, before: int, after: int) -> None:
+    for number in 7, 0xFFFF, 0x10000, 0x1FFFF:
+        found = followed(rr(number - 1, before), version("SCHED_RR", edit, number, edit_position=deleted))
+        assert found == rr(number, after)
+
+
+@pytest.mark.parametrize(
+    ("edit", "gcd", "most", "weight", "after"),
+    [
+        ("LIST_INIT", 1, 6, 2, 6),
+        ("LIST_ADD", 1, 6, 2, 2),
+        ("LIST_ADD", 1, 6, 7, 6),
+        ("LIST_ADD", 1, 6, 0, 6),
+        ("LIST_DELETE", 2, 5, 4, 5),
+        ("LIST_UPDATE", 4, 9, 3, 1),
+        ("LIST_UPDATE", 1, 0, 3, 0),
+    ],
+)
+def test_wrr_starts_at_the_head_with_a_weight_that_the_new_ones_allow(
+    edit: str, gcd: int, most: int, weight: int, after: int
+) -> None:
+    for number in 7, 0x1FFF, 0x2000:
+        fields = version("SCHED_WRR", edit, number, gcd=gcd, max_weight=most)
+        assert followed(wrr(number - 1, 3, weight), fields) == wrr(number, 0, after)
+
+
+@pytest.mark.parametrize("scheduler", ["SCHED_RR", "SCHED_WRR"])
+@pytest.mark.parametrize("edit", ["LIST_INIT", "LIST_ADD", "LIST_DELETE", "LIST_UPDATE", "LIST_SAME"])
+@given(cursor=st.integers(0, (1 << 64) - 1), number=st.integers(0, (1 << 32) - 1), gcd=st.integers(1, 100))
+def test_to_follow_twice_is_to_follow_once(scheduler: str, edit: str, cursor: int, number: int, gcd: int) -> None:
+    fields = version(scheduler, edit, number, gcd=gcd, max_weight=1000)
+    once = followed(cursor, fields)
+    assert followed(once, fields) == once

@@ -1,0 +1,90 @@
+"""The model's nouns survive the way into the maps' bytes and back."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import IPv4Address, IPv6Address
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pylvs.dataplane import abi, encode
+from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
+from pylvs.model.scheduler import SCHEDULERS
+from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+
+addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
+ports = st.integers(0, 65535)
+service_keys = st.one_of(
+    st.builds(ServiceKey, st.sampled_from(Protocol), addresses, ports),
+    st.builds(
+        ServiceKey.of_mark, st.integers(1, 0xFFFFFFFF), st.sampled_from([int(socket.AF_INET), int(socket.AF_INET6)])
+    ),
+)
+
+
+@given(
+    st.builds(
+        VirtualService,
+        key=service_keys,
+        scheduler=st.sampled_from(["none", *SCHEDULERS]),
+        flags=st.integers(0, 0x3D).map(ServiceFlag),
+        timeout_s=st.integers(0, 0xFFFFFFFF),
+        netmask=st.integers(0, 0xFFFFFFFF),
+        engine=st.sampled_from(["", "sip"]),
+    )
+)
+def test_a_service_comes_back_as_it_went(service: VirtualService) -> None:
+    codec = abi.struct("service_version")
+    raw = codec.pack(encode.version_fields(service, 8))
+    assert encode.service_of(codec.unpack_from(raw, whole=True)) == service
+
+
+@given(
+    st.builds(
+        Destination,
+        key=st.builds(DestinationKey, addresses, ports),
+        method=st.sampled_from(Method),
+        weight=st.integers(0, (1 << 31) - 1),
+        upper=st.integers(0, (1 << 31) - 1),
+        lower=st.integers(0, (1 << 31) - 1),
+        tunnel=st.builds(Tunnel, st.sampled_from(TunnelKind), ports, st.integers(0, 3).map(TunnelFlag)),
+    )
+)
+def test_a_destination_comes_back_as_it_went(destination: Destination) -> None:
+    member = (
+        destination.weight,
+        destination.upper,
+        destination.lower,
+        int(destination.method),
+        encode.tunnel_word(destination.tunnel),
+    )
+    address = destination.key.address
+    port = socket.htons(destination.key.port)
+    back = encode.destination_of(encode.address_bytes(address), address.version, port, member)
+    assert back == destination
+
+
+def test_only_gre_and_gue_are_told_to_packets_and_only_what_concerns_them() -> None:
+    """Zero sends a packet the fast way of IP in IP."""
+    key, both = DestinationKey(IPv4Address("10.0.0.1"), 80), TunnelFlag.CSUM | TunnelFlag.REMCSUM
+    gre, gue = Tunnel(TunnelKind.GRE, flags=both), Tunnel(TunnelKind.GUE, 6080, TunnelFlag.REMCSUM)
+    assert encode.tunnel_state(Destination(key, Method.TUNNEL, tunnel=Tunnel(flags=both))) == 0
+    assert encode.tunnel_state(Destination(key, Method.ROUTE, tunnel=gue)) == 0
+    assert encode.tunnel_state(Destination(key, Method.TUNNEL, tunnel=gre)) == 2 | 1 << 2
+    assert encode.tunnel_state(Destination(key, Method.TUNNEL, tunnel=gue)) == 1 | 2 << 2 | 6080 << 4
+
+
+@given(service_keys, service_keys)
+def test_different_services_have_different_keys(one: ServiceKey, other: ServiceKey) -> None:
+    if one.address.version == other.address.version:
+        assert (encode.service_key(one) == encode.service_key(other)) == (one == other)
+
+
+def test_keys_are_laid_out_as_packets_have_them() -> None:
+    key = ServiceKey(Protocol.TCP, IPv4Address("10.0.0.1"), 80)
+    assert encode.service_key(key) == bytes([10, 0, 0, 1, 0, 80, 6, 0])
+    six = ServiceKey(Protocol.UDP, IPv6Address("2001:db8::1"), 53)
+    assert encode.service_key(six) == six.address.packed + bytes([0, 53, 17, 0])
+    assert len(encode.service_key(key)) == abi.struct("service_key4").size
+    assert len(encode.service_key(six)) == abi.struct("service_key6").size

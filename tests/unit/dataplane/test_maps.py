@@ -1,0 +1,133 @@
+"""Maps hold what was put into them, one by one, in batches, per CPU and as memory."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from pylvs.dataplane import libbpf
+from pylvs.dataplane.maps import EXIST, MMAPABLE, NOEXIST, ArrayMap, HashMap, MmapArray, PerCpuArray
+from pylvs.model.errors import NoRoom, PylvsError
+
+HASH, ARRAY, PERCPU_ARRAY = 1, 2, 6
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: makes BPF maps")
+
+
+def key(number: int) -> bytes:
+    return struct.pack("<Q", number)
+
+
+def value(number: int) -> bytes:
+    return struct.pack("<QI", number, number % 7)
+
+
+@pytest.fixture
+def table() -> Iterator[HashMap]:
+    with HashMap(libbpf.create_map(HASH, "table", 8, 12, 20000)) as made:
+        yield made
+
+
+def test_a_hash_gives_back_what_was_put(table: HashMap) -> None:
+    assert table.get(key(1)) is None
+    assert not table.put(key(1), value(1), EXIST)
+    assert table.put(key(1), value(1), NOEXIST)
+    assert not table.put(key(1), value(2), NOEXIST)
+    assert table.get(key(1)) == value(1)
+    assert table.put(key(1), value(2), EXIST)
+    assert table.get(key(1)) == value(2)
+    assert list(table.keys()) == [key(1)]
+    assert table.remove(key(1))
+    assert not table.remove(key(1))
+
+
+def test_batches_store_list_and_delete_every_element_once(table: HashMap) -> None:
+    count = 10000
+    keys = b"".join(key(i) for i in range(count))
+    table.put_many(keys, b"".join(value(i) for i in range(count)), count)
+    assert len(table) == count
+    found = list(table.items())
+    assert len(found) == count
+    assert dict(found) == {key(i): value(i) for i in range(count)}
+    some = list(range(0, 2 * count, 2))  # half of them are not there
+    assert table.remove_many(b"".join(key(i) for i in some), len(some)) == count // 2
+    assert {each for each, _ in table.items()} == {key(i) for i in range(1, count, 2)}
+    table.clear()
+    assert len(table) == 0
+
+
+def test_small_batches_grow_until_a_bucket_fits(table: HashMap) -> None:
+    count = 3000
+    table.put_many(b"".join(key(i) for i in range(count)), bytes(12 * count), count)
+    seen = [bytes(keys[8 * i : 8 * i + 8]) for keys, _, n in table.chunks(1) for i in range(n)]
+    assert sorted(seen) == sorted(key(i) for i in range(count))
+
+
+def test_a_full_hash_says_so() -> None:
+    with HashMap(libbpf.create_map(HASH, "small", 8, 12, 4)) as table:
+        table.put_many(b"".join(map(key, range(4))), b"".join(map(value, range(4))), 4)
+        with pytest.raises(NoRoom, match="small is full: it holds 4"):
+            table.put(key(9), value(9))
+        with pytest.raises(NoRoom):
+            table.put_many(key(9), value(9), 1)
+        assert table.put(key(3), value(30))
+    with pytest.raises(ValueError, match="do not fit"), HashMap(libbpf.create_map(HASH, "x", 8, 12, 4)) as table:
+        table.put_many(b"", b"", 1)
+
+
+def test_an_array_refuses_an_index_beyond_its_end() -> None:
+    with ArrayMap(libbpf.create_map(ARRAY, "array", 4, 8, 3)) as array:
+        array.put(2, key(5))
+        assert array.get(2) == key(5)
+        assert array.get(0) == bytes(8)
+        for index in (-1, 3):
+            with pytest.raises(IndexError):
+                array.get(index)
+            with pytest.raises(IndexError):
+                array.put(index, key(1))
+
+
+@pytest.mark.parametrize("count", [1, 40000])
+def test_per_cpu_values_sum_up(count: int) -> None:
+    with PerCpuArray(libbpf.create_map(PERCPU_ARRAY, "percpu", 4, 16, count)) as array:
+        cpus = libbpf.possible_cpus()
+        array.put(count - 1, b"".join(struct.pack("<QQ", 1 << 40, i) for i in range(cpus)))
+        assert array.sums(count - 1) == (cpus << 40, sum(range(cpus)))
+        assert array.values(count - 1)[cpus - 1] == struct.pack("<QQ", 1 << 40, cpus - 1)
+        every = array.all_sums()
+        assert len(every) == count
+        assert every[-1] == array.sums(count - 1)
+        assert set(every[:-1]) <= {(0, 0)}
+        array.fill(0, struct.pack("<QQ", 7, 8))
+        assert array.sums(0) == (7 * cpus, 8 * cpus)
+
+
+def test_mapped_memory_and_calls_see_the_same_words() -> None:
+    descriptor = libbpf.create_map(ARRAY, "mapped", 4, 12, 1000, MMAPABLE)
+    with MmapArray(descriptor) as mapped, ArrayMap.duplicate(descriptor) as array:
+        assert mapped.stride == 16
+        mapped.words[2 * 7] = 1 << 63
+        assert array.get(7) == struct.pack("<QI", 1 << 63, 0)
+        array.put(999, value(3))
+        live = mapped.value(999)
+        assert bytes(live) == value(3)
+        array.put(999, value(4))
+        assert bytes(live) == value(4), "a view is live"
+        with pytest.raises(IndexError):
+            mapped.value(1000)
+
+
+def test_a_map_that_was_not_made_for_it_cannot_be_mapped() -> None:
+    with pytest.raises(PylvsError, match="mapping plain into memory"):
+        MmapArray(libbpf.create_map(ARRAY, "plain", 4, 8, 10))
+
+
+def test_a_map_closed_twice_closes_nobody_elses_descriptor() -> None:
+    table = HashMap(libbpf.create_map(HASH, "twice", 4, 4, 1))
+    table.close()
+    other = os.open("/dev/null", os.O_RDONLY)
+    table.close()
+    os.fstat(other)
+    os.close(other)

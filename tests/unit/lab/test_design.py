@@ -1,0 +1,112 @@
+"""Labs on paper: every topology, any number of servers, either family."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import ip_interface
+
+import pytest
+
+from pylvs.lab.drawing import commands, picture
+from pylvs.lab.network import Network, without_configuration
+from pylvs.lab.plan import read_overrides
+from pylvs.lab.setup import host_script, wires
+from pylvs.lab.topologies import TOPOLOGIES, design
+from pylvs.model.errors import InvalidOperation
+
+CASES = [(topology, servers, version) for topology in TOPOLOGIES for servers in (1, 3, 60) for version in (4, 6)]
+
+
+@pytest.mark.parametrize(("topology", "servers", "version"), CASES)
+def test_a_design_is_sound(topology: str, servers: int, version: int) -> None:
+    network = design(topology, servers, version)
+    cards = [card for host in network.hosts for card in host.interfaces]
+    assert len({card.mac for card in cards}) == len(cards)
+    addresses = [ip_interface(text) for card in cards for text in card.addresses]
+    assert len({each.ip for each in addresses}) == len(addresses)
+    assert {each.version for each in addresses} == {version}
+    assert all(each.is_private for each in addresses)
+    assert {card.link for card in cards} == {link.name for link in network.links}
+    assert len(network.role("realserver")) == servers
+    for host in network.hosts:
+        if host.gateway:
+            gateway = ip_interface(host.gateway).ip
+            nets = [ip_interface(text).network for card in host.interfaces for text in card.addresses]
+            assert any(gateway in net for net in nets), host.name
+            assert gateway in {each.ip for each in addresses}, host.name
+
+
+@pytest.mark.parametrize(("topology", "servers", "version"), CASES)
+def test_a_description_read_again_is_the_same(topology: str, servers: int, version: int) -> None:
+    network = design(topology, servers, version)
+    assert Network.from_dict(json.loads(json.dumps(network.to_dict()))) == network
+
+
+@pytest.mark.parametrize(("topology", "servers", "version"), CASES)
+def test_the_picture_shows_every_card_and_address(topology: str, servers: int, version: int) -> None:
+    network = design(topology, servers, version)
+    drawn = picture("d1", network)
+    for host in network.hosts:
+        for card in host.interfaces:
+            assert f"{card.mac}" in drawn
+            assert all(f" {address} " in drawn for address in card.addresses)
+    assert f"{network.vip}/" in drawn
+    assert max(len(line) for line in drawn.splitlines()) <= 120
+    assert f"ipvsadm -A -t {network.endpoint(network.vip)} -s rr" in commands(network)
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_names_of_devices_fit_the_kernel(topology: str) -> None:
+    network = design(topology, 60)
+    names = [line.split()[2] for line in wires("d1", network) if line.startswith("link add")]
+    assert all(len(name) <= 15 for name in names)
+    assert len(set(names)) == len(names)
+
+
+def test_bare_and_blank_leave_the_configuration_to_others() -> None:
+    network = design("dr-behind-router", 2)
+    bare = without_configuration(network, addresses=True)
+    blank = without_configuration(network, addresses=False)
+    assert [host.commands for host in bare.hosts if host.role in ("director", "realserver")] == [()] * 3
+    assert bare.host("router") is not None
+    for name in ("director", "rs1"):
+        kept, emptied = bare.host(name), blank.host(name)
+        assert kept is not None
+        assert emptied is not None
+        assert kept.interfaces[0].addresses
+        assert emptied.interfaces[0].addresses == ()
+        assert "10.0.0.100 VIP" in host_script("d1", blank, emptied)  # the plan stands
+    client = blank.host("client")
+    assert client is not None
+    assert "172.16.0.88 VIP" in host_script("d1", blank, client)
+
+
+def test_a_plan_of_ones_own_decides_family_and_servers() -> None:
+    plan = {"vip": "fd01::5", "dip": "fd01::1/64", "servers": ["fd01::2/64"], "client": "fd01::9/64", "device": "ens3"}
+    network = design("dr", 3, 4, read_overrides(plan))
+    assert network.version == 6
+    assert [host.interfaces[0].device for host in network.role("realserver")] == ["ens3"]
+    assert network.names() == {
+        "VIP": "fd01::5",
+        "DIP": "fd01::1",
+        "director": "fd01::1",
+        "client": "fd01::9",
+        "rs1": "fd01::2",
+    }
+
+
+def test_a_lab_of_another_tunnel_tells_both_ends() -> None:
+    network = design("tun", 1, 4, read_overrides({"tunnel": "gue"}))
+    assert "-i --tun-type gue --tun-port 6080" in network.role("director")[0].commands[-1]
+    assert network.role("realserver")[0].commands[0].endswith("--tun-type gue --tun-port 6080")
+    with pytest.raises(InvalidOperation, match="tunnel = 'vxlan': must be one of ipip, gre, gue"):
+        read_overrides({"tunnel": "vxlan"})
+    with pytest.raises(InvalidOperation, match="dr: nothing is tunnelled there; gre goes with tun"):
+        design("dr", 1, 4, {"tunnel": "gre"})
+
+
+def test_mixed_families_are_refused() -> None:
+    with pytest.raises(InvalidOperation, match=r"dip = 10\.0\.0\.10/24: the VIP is IPv6, this is not"):
+        design("dr", 3, 4, read_overrides({"vip": "fd01::5", "dip": "10.0.0.10/24"}))
+    with pytest.raises(InvalidOperation, match="ring: no such topology; there are: dr, nat, tun"):
+        design("ring")

@@ -1,0 +1,175 @@
+"""The documents keep their promises: links lead somewhere, files exist, commands are commands, nothing is left out."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import click
+import pytest
+
+from pylvs.cli.main import pylvs
+from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.scheduler import SCHEDULERS
+from pylvs.model.settings import PREFIX, SETTINGS
+from pylvs.reference.schedulers import SCHEDULERS as REFERENCE
+from pylvs.reference.schedulers import Asking
+from pylvs.reference.server import Server
+
+ROOT = Path(__file__).parents[2]
+MANUAL = ROOT / "man" / "pylvs.8"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+PLACE = re.compile(r"`((?:bpf|docs|man|src|tests)/[\w./-]*)`")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PROMPT = re.compile(r"^\s*[$#] (.*)$")
+
+
+def name_of(path: Path) -> str:
+    """A document as a test's name."""
+    return str(path.relative_to(ROOT))
+
+
+def anchors(path: Path) -> set[str]:
+    """What a link into a document may name: its headings, as GitHub spells them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of every command that a document tells the reader to type: lines of `sh` and `console` blocks."""
+    for language, block in FENCE.findall(text):
+        if language not in ("sh", "console"):
+            continue
+        for line in block.replace("\\\n", " ").splitlines():
+            if language == "console":
+                found = PROMPT.match(line)
+                if not found:
+                    continue
+                line = found[1]
+            for part in re.split(r"\s*(?:&&|\|\||[;|])\s*", line):
+                words = shlex.split(part, comments=True)
+                while words and words[0] in ("sudo", "do", "then", "time"):
+                    words.pop(0)
+                if words:
+                    yield words
+
+
+def check_pylvs(words: list[str]) -> None:
+    """Raises click.UsageError for a subcommand, option or argument that `pylvs` does not take."""
+    command: click.Command = pylvs
+    while True:
+        # The parser alone: it knows the options, and runs nothing.
+        context = click.Context(command, info_name=command.name)
+        _, words, _ = command.make_parser(context).parse_args(list(words))
+        if not isinstance(command, click.Group) or not words:
+            break
+        _, found, words = command.resolve_command(context, words)
+        assert found is not None
+        command = found
+    if words:
+        raise click.UsageError(f"too many arguments: {' '.join(words)}")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_links_and_files_are_there(document: Path) -> None:
+    text = document.read_text()
+    for target in LINK.findall(FENCE.sub("", text)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        place, _, anchor = target.partition("#")
+        path = (document.parent / place).resolve() if place else document
+        assert path.exists(), f"{name_of(document)}: {target} leads nowhere"
+        assert not anchor or anchor in anchors(path), f"{name_of(document)}: {target} names no heading"
+    for place in PLACE.findall(text):
+        assert (ROOT / place).exists(), f"{name_of(document)}: {place} is not there"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_commands_are_commands(document: Path) -> None:
+    for words in commands(document.read_text()):
+        if words[0] == "pylvs":
+            check_pylvs(words[1:])
+        elif words[0] == "./dev":
+            assert re.search(rf"^    {words[1]}[ )]", (ROOT / "dev").read_text(), re.MULTILINE), words
+        elif words[0] == "make":
+            assert all(
+                re.search(rf"^demo .*{word}|^{word}", (ROOT / "Makefile").read_text(), re.MULTILINE)
+                for word in words[1:]
+            )
+
+
+def test_a_wrong_command_is_found() -> None:
+    text = "```console\n# pylvs show\n# pylvs sohw --all && ./dev test\noutput\n```\n"
+    assert list(commands(text)) == [["pylvs", "show"], ["pylvs", "sohw", "--all"], ["./dev", "test"]]
+    check_pylvs(["--version"])
+    for wrong in ["sohw"], ["--verbose"], ["lab", "up", "--no-such-option"]:
+        with pytest.raises(click.UsageError):
+            check_pylvs(wrong)
+
+
+def paths_of(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command that does something, as the words behind `pylvs`."""
+    if not isinstance(command, click.Group):
+        yield path
+        return
+    context = click.Context(command)
+    for name in command.list_commands(context):
+        found = command.get_command(context, name)
+        assert found is not None
+        yield from paths_of(found, (*path, name))
+
+
+def test_every_command_and_option_is_in_the_reference() -> None:
+    reference = "".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
+    manual = MANUAL.read_text().replace("\\-", "-")
+    for path in paths_of(pylvs):
+        words = " ".join(("pylvs", *path))
+        assert words in reference, f"docs/reference says nothing of {words}"
+        assert words in manual or words.removeprefix("pylvs ") in manual, f"the manual says nothing of {words}"
+
+
+def test_every_setting_is_in_the_reference_with_its_default() -> None:
+    reference = (ROOT / "docs" / "reference" / "sysctl.md").read_text()
+    for setting in SETTINGS.values():
+        row = re.search(rf"^\| `{PREFIX}{setting.name}` \| (\S+) \|", reference, re.MULTILINE)
+        assert row, f"docs/reference/sysctl.md has no row for {setting.name}"
+        assert row[1] == str(setting.default) or setting.default == 0, f"{setting.name}: {row[1]}"
+
+
+def test_the_readme_lists_the_schedulers_there_are() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert f"| schedulers | {', '.join(SCHEDULERS)} |" in readme
+
+
+EXAMPLE = re.compile(r"^((?:\d+:\d+ ?)+) -> ([\d -]+)$", re.MULTILINE)
+
+
+def _picks(scheduler: str, weights: str, count: int) -> str:
+    """The first choices of the reference; each is a connection that stays active."""
+    servers: list[Server] = []
+    chooses = REFERENCE[scheduler](servers)
+    for number, weight in (map(int, each.split(":")) for each in weights.split()):
+        key = DestinationKey(ip_address(f"10.0.0.{number}"), 80)
+        servers.insert(0, Server.of(Destination(key, weight=weight)))
+        chooses.added(servers[0])
+    picks = []
+    for _ in range(count):
+        chosen = chooses.choose(Asking(b"\x0a\x01\0\x01", 4000, b"\x0a\x01\0\x64"), 0)
+        picks.append(str(chosen.address[3]) if chosen else "-")
+        if chosen:
+            chosen.active += 1
+    return " ".join(picks)
+
+
+def test_every_scheduler_has_its_section_and_its_examples_hold() -> None:
+    page = (ROOT / "docs" / "reference" / "schedulers.md").read_text()
+    sections = dict(part.split("\n", 1) for part in page.split("\n## ")[1:])
+    assert set(SCHEDULERS) <= set(sections)
+    examples = [(name, *found) for name in SCHEDULERS for found in EXAMPLE.findall(sections[name])]
+    assert {name for name, *_ in examples} == set(SCHEDULERS) - {"dh", "sh", "mh"}  # whose choice is the client's hash
+    for name, weights, picks in examples:
+        assert _picks(name, weights, len(picks.split())) == picks, name
