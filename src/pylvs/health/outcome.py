@@ -1,0 +1,24 @@
+"""What one check found out."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Up or down, the reason in a few words for the history, and a weight where the check sets one.
+
+    `weight` replaces the configured weight as long as the check keeps saying so; None leaves it. `ok` with weight 0
+    drains: up, but no new connections.
+    """
+
+    ok: bool
+    reason: str
+    weight: int | None = None
+
+
+# A checker is made once from its `model.checks.Check` and called for each probe. It answers within the check's timeout,
+# raises nothing but CancelledError, and leaves no socket or process behind.
+Probe = Callable[[], Awaitable[Outcome]]
