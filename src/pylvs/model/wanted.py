@@ -62,6 +62,14 @@ class WantedService:
 
 
 @dataclass(frozen=True, slots=True)
+class WantedRow:
+    """One row that the table should have now: what the checks, the quorum and the operator's words come to."""
+
+    service: VirtualService
+    destinations: tuple[Destination, ...] = ()  # in the order of the configuration
+
+
+@dataclass(frozen=True, slots=True)
 class Mail:
     """Where alerts go by mail, and as whom; nothing is sent without `recipients`."""
 
