@@ -35,6 +35,7 @@ class Finding:
     text: str  # what is wrong
     advice: str = ""  # what to do, "did you mean ...?" included
     security: bool = False  # of a script: `pylvs check` then exits with 6
+    fatal: bool = False  # no configuration can be made of it: unreadable, a brace or an include is missing
 
     def __str__(self) -> str:
         advice = f"; {self.advice}" if self.advice else ""
