@@ -1,0 +1,89 @@
+"""Whom a script runs as, and what that account may execute."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from pylvs.host import accounts
+from pylvs.host.accounts import Account, account, located, script_account, unusable
+from pylvs.model.errors import PylvsError
+
+ROOT = Account("root", 0, 0)
+SOMEBODY = Account("somebody", 4711, 4711, (4711, 100))
+
+
+def test_a_user_is_found_by_name_and_by_number_with_all_groups() -> None:
+    entry = pwd.getpwuid(os.getuid())
+    found = account(entry.pw_name)
+    assert (found.uid, found.gid, found.home) == (entry.pw_uid, entry.pw_gid, entry.pw_dir)
+    assert set(os.getgrouplist(entry.pw_name, entry.pw_gid)) == set(found.groups)
+    assert account(str(entry.pw_uid)) == found
+
+
+def test_a_group_that_is_given_takes_the_place_of_the_users_own() -> None:
+    found = account("root", "daemon")
+    assert found.uid == 0
+    assert found.gid == account("daemon").gid
+    assert found.gid in found.groups
+
+
+@pytest.mark.parametrize(
+    ("user", "group", "words"), [("no-such-user", "", "user no-such-user"), ("root", "no-such-group", "group no-such")]
+)
+def test_who_is_not_there_is_named(user: str, group: str, words: str) -> None:
+    with pytest.raises(PylvsError, match=words):
+        account(user, group)
+
+
+def test_without_a_word_scripts_run_as_keepaliveds_user_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "SCRIPT_USER", "daemon")
+    assert script_account().name == "daemon"
+    monkeypatch.setattr(accounts, "SCRIPT_USER", "no-such-user")
+    assert script_account().uid == os.geteuid()
+    assert script_account("root").uid == 0
+
+
+def test_whoever_runs_it_needs_no_line_in_the_list_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "SCRIPT_USER", "no-such-user")
+    monkeypatch.setattr(os, "geteuid", lambda: 987654)
+    assert (script_account().name, script_account().uid) == ("987654", 987654)
+
+
+def test_a_bare_name_is_looked_for_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "check-it"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert located("check-it") == str(program)
+    assert located("not-there") == "not-there"
+    assert located("./check-it") == "./check-it"
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "group", "who", "able"),
+    [
+        (0o755, 0, 0, SOMEBODY, True),
+        (0o744, 0, 0, SOMEBODY, False),
+        (0o744, 0, 0, ROOT, True),
+        (0o644, 0, 0, ROOT, False),
+        (0o750, 0, 100, SOMEBODY, True),
+        (0o705, 0, 100, SOMEBODY, False),  # the group's word counts, not everybody's
+        (0o077, 4711, 0, SOMEBODY, False),
+        (0o100, 4711, 0, SOMEBODY, True),
+    ],
+)
+def test_who_may_execute_what(
+    mode: int, owner: int, group: int, who: Account, able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = os.stat_result((0o100000 | mode, 0, 0, 1, owner, group, 0, 0, 0, 0))
+    monkeypatch.setattr(os, "stat", lambda path: about)
+    assert unusable("/a/program", who) == ("" if able else f"not executable for user {who.name}")
+
+
+def test_what_is_no_file_says_so(tmp_path: Path) -> None:
+    assert unusable(str(tmp_path), ROOT) == "not a file"
+    assert unusable(str(tmp_path / "missing"), ROOT) == "no such file or directory"
