@@ -1,0 +1,186 @@
+"""From the tree to sections: each block's lines read by their types, and everything that is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pylvs.config.findings import Finding, Severity
+from pylvs.config.schema.nouns import Block, Keyword, State, Twice, Type, Words, Wrong
+from pylvs.config.schema.strangers import stranger
+from pylvs.config.tree import Node, Word
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line as read; a keyword's, or (`keyword` None) one of a block of lines."""
+
+    keyword: Keyword | None
+    value: object
+    node: Node
+
+
+@dataclass(slots=True)
+class Section:
+    """One block as read. Lines that could not be taken are not in it."""
+
+    block: Block
+    node: Node | None  # None: the whole document
+    head: object = None
+    settings: list[Setting] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
+    broken: bool = False  # its head could not be read: the block as a whole does not count
+
+    def setting(self, name: str) -> Setting | None:
+        """The setting of a keyword (not of an alias); None if it is not given."""
+        found = [each for each in self.settings if each.keyword is not None and each.keyword.name == name]
+        return found[-1] if found else None
+
+    def value(self, name: str, kind: type[T]) -> T | None:
+        """A keyword's value if it is given; its default does not count."""
+        setting = self.setting(name)
+        if setting is None:
+            return None
+        assert isinstance(setting.value, kind), f"{name} is {type(setting.value).__name__}, not {kind.__name__}"
+        return setting.value
+
+    def values(self, name: str, kind: type[T]) -> Iterator[T]:
+        """Every value of a keyword that may be given more than once."""
+        for setting in self.settings:
+            if setting.keyword is not None and setting.keyword.name == name:
+                assert isinstance(setting.value, kind)
+                yield setting.value
+
+    def lines(self, kind: type[T]) -> Iterator[T]:
+        """Every line of a block of lines."""
+        for setting in self.settings:
+            if setting.keyword is None:
+                assert isinstance(setting.value, kind)
+                yield setting.value
+
+    def below(self, *names: str) -> Iterator[Section]:
+        """The blocks of these names in this one, in the order of the text; the broken ones are left out."""
+        return (section for section in self.sections if section.block.name in names and not section.broken)
+
+    def first(self, name: str) -> Section | None:
+        """The first block of a name."""
+        return next(self.below(name), None)
+
+    def walk(self) -> Iterator[Section]:
+        """This section and all below it."""
+        yield self
+        for section in self.sections:
+            yield from section.walk()
+
+
+class Reader:
+    """Reads blocks by a schema and collects the findings, in the order of the text."""
+
+    def __init__(self, root: Block) -> None:
+        self.root = root
+        self.findings: list[Finding] = []
+
+    def read(self, nodes: tuple[Node, ...]) -> Section:
+        """A whole document."""
+        section = Section(self.root, None)
+        self._fill(section, nodes, quiet=False)
+        return section
+
+    def complain(self, word: Word, severity: Severity, text: str, advice: str = "") -> None:
+        """One more finding, at a word."""
+        self.findings.append(Finding(word.place, severity, text, advice))
+
+    def _fill(self, section: Section, nodes: tuple[Node, ...], quiet: bool) -> None:
+        """Read a block's inside; `quiet` if it was already said that the block does not happen."""
+        for node in nodes:
+            entry = section.block.find(node.keyword)
+            if entry is None and section.block.lines is not None:
+                self._line(section, node, section.block.lines)
+            elif entry is None:
+                self._stranger(section, node)
+            else:
+                told = quiet or self._state(entry, node)
+                if isinstance(entry, Block):
+                    self._block(section, entry, node, told)
+                else:
+                    self._keyword(section, entry, node)
+
+    def _stranger(self, section: Section, node: Node) -> None:
+        text, advice = stranger(self.root, section.block, node.keyword)
+        self.complain(node.words[0], Severity.WARNING, text, advice)
+
+    def _state(self, entry: Keyword | Block, node: Node) -> bool:
+        """Say what will not happen; True if something was said."""
+        texts = {
+            State.LATER: f"{entry.name} is known but does not happen yet",
+            State.NEVER: f"{entry.name} does not happen in pylvs",
+            State.DEAD: f"{entry.name} has no effect",
+        }
+        text = texts.get(entry.state)
+        if text is not None:
+            self.complain(node.words[0], Severity.WARNING, text, entry.instead)
+        return text is not None
+
+    def _line(self, section: Section, node: Node, kind: Type[object]) -> None:
+        """One line of a block whose lines have no keywords."""
+        if node.block is not None:
+            self.complain(node.words[0], Severity.WARNING, f"'{node.keyword}' takes no block here; it is ignored")
+        read = self._parse(Words(node, node.words, self.findings.append), kind, node)
+        if read is not None:
+            section.settings.append(Setting(None, read.value, node))
+
+    def _keyword(self, section: Section, entry: Keyword, node: Node) -> None:
+        if node.block is not None:
+            self.complain(node.words[0], Severity.WARNING, f"{node.keyword} takes no block; what is in it is ignored")
+        earlier = section.setting(entry.name)
+        if earlier is not None and entry.twice is not Twice.MANY:
+            line = f"line {earlier.node.place.line}"
+            self.complain(
+                node.words[0],
+                Severity.WARNING,
+                f"{node.keyword} was given already in {line}; {entry.twice.value}",
+                "remove one of them",
+            )
+            if entry.twice is Twice.FIRST:
+                return
+        read = self._parse(Words(node, node.arguments, self.findings.append), entry.type, node)
+        if read is not None:
+            section.settings.append(Setting(entry, read.value, node))
+
+    def _block(self, section: Section, entry: Block, node: Node, quiet: bool) -> None:
+        below = Section(entry, node)
+        words = Words(node, node.arguments, self.findings.append)
+        if entry.head is not None:
+            read = self._parse(words, entry.head, node)
+            below.broken = read is None
+            below.head = read.value if read else None
+        else:
+            self._surplus(words)
+        if node.block is None and not entry.optional:
+            self.complain(node.words[0], Severity.ERROR, f"{node.keyword} has no block", "add { ... }")
+            below.broken = True
+        if entry.twice is not Twice.MANY and section.first(entry.name) is not None:
+            text = f"{node.keyword} is given a second time; both count together"
+            self.complain(node.words[0], Severity.WARNING, text, "put everything into one block")
+        section.sections.append(below)
+        self._fill(below, node.block or (), quiet)
+
+    def _parse(self, words: Words, kind: Type[object], node: Node) -> Setting | None:
+        """A value in a Setting, so that None can be a value; None itself if it could not be taken."""
+        try:
+            value = kind.parse(words)
+        except Wrong as wrong:
+            self.complain(wrong.word or node.words[0], wrong.severity, wrong.text, wrong.advice)
+            return None
+        self._surplus(words)
+        return Setting(None, value, node)
+
+    def _surplus(self, words: Words) -> None:
+        """Say that words were left over."""
+        extra = list(words.rest())
+        if extra:
+            text = " ".join(word.text for word in extra)
+            self.complain(extra[0], Severity.WARNING, f"surplus '{text}' behind {words.node.keyword} is ignored")
