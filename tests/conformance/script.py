@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from tests.packet.fuzz.steps import (
 
 __all__ = ["Guest", "NoGuest", "ipvsadm", "line"]
 ORACLE = Path(__file__).parents[1] / "oracle"
+UML = Path(__file__).parents[1] / "oracle_support" / "uml"
 ATTEMPTS = 4  # user-mode Linux now and then dies on a busy machine
 METHODS = {Method.ROUTE: "-g", Method.MASQ: "-m", Method.TUNNEL: "-i"}
 OPTIONS = {Protocol.TCP: "-t", Protocol.UDP: "-u", Protocol.SCTP: "--sctp-service"}
@@ -118,7 +120,8 @@ class Guest:
                     text=True,
                     stdin=subprocess.DEVNULL,
                     env={
-                        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                        "PYLVS_PYTHON": sys.executable,
+                        "PATH": f"{UML}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
                         "PYTHONDONTWRITEBYTECODE": "1",
                         "ORACLE_TIMEOUT": str(self.timeout_s),
                         "HOME": os.environ.get("HOME", "/"),
