@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+
+MOST_FINDINGS = 1000  # of one run; who has more repairs some and asks again
 
 
 class Severity(Enum):
@@ -40,3 +42,33 @@ class Finding:
     def __str__(self) -> str:
         advice = f"; {self.advice}" if self.advice else ""
         return f"{self.place}: {self.severity.value}: {self.text}{advice}"
+
+
+@dataclass(slots=True)
+class Findings:
+    """Findings as they are made: each once, however often a line is read again through a variable, and not endless."""
+
+    _found: dict[tuple[Place, str], Finding] = field(default_factory=dict)
+
+    def error(self, place: Place, text: str, advice: str = "", *, fatal: bool = False) -> None:
+        """Something will not happen as written; with `fatal`, no configuration can be made of the file."""
+        self.add(Finding(place, Severity.ERROR, text, advice, fatal=fatal))
+
+    def warning(self, place: Place, text: str, advice: str = "") -> None:
+        """Something will happen as written, though it is odd."""
+        self.add(Finding(place, Severity.WARNING, text, advice))
+
+    def add(self, finding: Finding) -> None:
+        """One more; the last one that has room says so instead, unless it is fatal."""
+        key = finding.place, finding.text
+        if key in self._found:
+            return
+        if len(self._found) < MOST_FINDINGS - 1 or finding.fatal:
+            self._found[key] = finding
+        elif len(self._found) == MOST_FINDINGS - 1:
+            text = f"more than {MOST_FINDINGS - 1} findings"
+            self._found[finding.place, text] = Finding(finding.place, finding.severity, text, "repair these first")
+
+    def all(self) -> tuple[Finding, ...]:
+        """Those made so far, in the order in which they were made."""
+        return tuple(self._found.values())

@@ -44,9 +44,11 @@ class Node:
 
     def walk(self) -> Iterator[Node]:
         """This node and all below it, in the order of the text."""
-        yield self
-        for node in self.block or ():
-            yield from node.walk()
+        waiting = [self]
+        while waiting:  # not by recursion: nothing limits the depth of a tree
+            node = waiting.pop()
+            yield node
+            waiting.extend(reversed(node.block or ()))
 
 
 @dataclass(frozen=True, slots=True)
