@@ -11,6 +11,7 @@ from pylvs.model.destination import Destination
 from pylvs.model.scripts import Script
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
 from pylvs.model.timeouts import Timeouts
+from pylvs.model.vrrp import VrrpConfiguration
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ class Configuration:
 
     services: tuple[WantedService, ...] = ()
     settings: GlobalSettings = field(default_factory=GlobalSettings)
+    vrrp: VrrpConfiguration = field(default_factory=VrrpConfiguration)
 
     def by_name(self) -> Mapping[str, WantedService]:
         """The services by their names."""

@@ -1,0 +1,99 @@
+"""Addresses, routes and rules as `ip address`, `ip route` and `ip rule` add them: a virtual router's, or fixed ones.
+
+Tables, scopes, protocols and types of service are rtnetlink's numbers (rtnetlink(7)), however they were written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+
+from pylvs.model.addresses import Address
+
+Interface = IPv4Interface | IPv6Interface  # an address with its prefix length
+Network = IPv4Network | IPv6Network
+
+SCOPE_GLOBAL, SCOPE_SITE, SCOPE_LINK, SCOPE_HOST, SCOPE_NOWHERE = 0, 200, 253, 254, 255
+TABLE_MAIN = 254
+PROTOCOL_KEEPALIVED = 18  # RTPROT_KEEPALIVED
+FOREVER = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldAddress:
+    """An address on a device, with what `ip address add` can say of it."""
+
+    interface: Interface
+    device: str = ""  # "": the virtual router's own, its VMAC included; for a fixed address the default interface
+    label: str = ""  # ifconfig's alias, at most 15 characters
+    scope: int = SCOPE_GLOBAL
+    broadcast: Address | None = None
+    peer: Interface | None = None  # of a point-to-point address
+    preferred_lft_s: int = FOREVER  # 0 deprecates: the host does not choose it as a source
+    home: bool = False  # IFA_F_HOMEADDRESS
+    no_dad: bool = False  # IFA_F_NODAD
+    manage_temporary: bool = False  # IFA_F_MANAGETEMPADDR
+    no_prefix_route: bool = False  # IFA_F_NOPREFIXROUTE
+    join_group: bool = False  # IFA_F_MCAUTOJOIN
+    own_vmac: bool = False  # on a VMAC of its own above `device`
+    tracked: bool = True  # its removal by somebody else counts
+    track_group: str = ""  # of a fixed address: whose virtual routers fault when it goes
+
+    def __str__(self) -> str:
+        return f"{self.interface} dev {self.device}" if self.device else str(self.interface)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextHop:
+    """One way of a route."""
+
+    via: Address | None = None
+    device: str = ""
+    weight: int = 1  # share, 1 to 256
+    onlink: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A route; several next hops are one multipath route."""
+
+    destination: Network
+    kind: str = "unicast"  # unicast, local, broadcast, multicast, throw, unreachable, prohibit, blackhole, nat
+    next_hops: tuple[NextHop, ...] = ()
+    source: Address | None = None  # preferred source
+    table: int = TABLE_MAIN
+    scope: int | None = None  # None: as the kernel has it for this kind
+    metric: int = 0
+    tos: int = 0
+    protocol: int = PROTOCOL_KEEPALIVED
+    append: bool = False  # behind routes that match the same, not before them
+    options: tuple[tuple[str, str], ...] = ()  # the rest, in `ip route`'s words: ("mtu", "lock 1400")
+    tracked: bool = True
+    track_group: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.destination}" if self.kind == "unicast" else f"{self.kind} {self.destination}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingRule:
+    """A rule of the routing policy: for packets that match everything given, an action."""
+
+    family: int  # 4 or 6
+    action: str = "table"  # table, goto, nop, blackhole, unreachable, prohibit
+    table: int = 0  # for action table; 0 with `l3mdev`
+    goto: int = 0  # for action goto: the preference of the rule to go on at
+    preference: int = 0
+    source: Network | None = None
+    destination: Network | None = None
+    inverted: bool = False  # `not`
+    iif: str = ""
+    oif: str = ""
+    mark: int = 0
+    mark_mask: int = 0  # 0: no mark is asked for
+    tos: int = 0
+    l3mdev: bool = False
+    protocol: int = PROTOCOL_KEEPALIVED
+    options: tuple[tuple[str, str], ...] = ()  # the rest, in `ip rule`'s words: ("uidrange", "10-20")
+    tracked: bool = True
+    track_group: str = ""

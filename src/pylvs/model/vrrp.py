@@ -1,0 +1,270 @@
+"""Virtual routers as nouns (VRRP; RFC 3768 for version 2, RFC 9568 for version 3): what each is told to do.
+
+Times are in seconds. What an operator left out is filled in already: from `global_defs`, then by keepalived's defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
+
+from pylvs.model.addresses import Address
+from pylvs.model.routing import HeldAddress, Route, RoutingRule
+from pylvs.model.scripts import Script
+
+OWNER = 255  # the priority of a router that owns the virtual addresses
+MULTICAST_V4 = IPv4Address("224.0.0.18")
+MULTICAST_V6 = IPv6Address("ff02::12")
+
+
+class Authentication(Enum):
+    """How version 2 proves who sends: RFC 2338's simple password, or its authentication header."""
+
+    PASS = "PASS"
+    AH = "AH"
+
+
+class OldChecksum(Enum):
+    """Version 3 over unicast IPv4: whether the checksum leaves out the pseudo-header, as before keepalived 1.3.7."""
+
+    DETECT = "detect"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another router of a unicast group, and between which TTLs (or hop limits) its packets are taken."""
+
+    address: Address
+    least_ttl: int = 0
+    most_ttl: int = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Vmac:
+    """A macvlan of the virtual router's own; "" is a name, and None an address, by keepalived's rule."""
+
+    name: str = ""
+    mac: bytes | None = None  # 6 octets, or 5 where the last is the VRID
+    for_addresses: bool = False  # use_vmac_addr: one more above each other device that holds a virtual address
+    send_from_base: bool = False  # advertisements go through the device below
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcements:
+    """Gratuitous ARP and unsolicited neighbour advertisements: how many, and when again."""
+
+    repeat: int = 5
+    delay_s: int = 5  # until the second round after a take-over; 0: none
+    refresh_s: int = 0  # again and again while master; 0: never
+    refresh_repeat: int = 1
+    lower_priority_repeat: int = 5  # after a router of lower priority was heard
+    lower_priority_delay_s: int = 5
+    extra_interval_s: int = 0  # on the other devices that hold virtual addresses; 0: never
+    extra_everywhere: bool = False  # also on those that are no VMACs
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """That a virtual router watches something, by name.
+
+    With weight 0 its failure is a fault. Else a positive weight is added while it is well, and a negative one while
+    it is not; `reverse` turns well and ill round. Of a file, its number is multiplied by the weight.
+    """
+
+    name: str
+    weight: int = 0
+    reverse: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tracks:
+    """All that is watched."""
+
+    interfaces: tuple[Track, ...] = ()
+    scripts: tuple[Track, ...] = ()
+    files: tuple[Track, ...] = ()
+    processes: tuple[Track, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notify:
+    """Programs that are told of transitions; `every` after the others, with type, name, state and priority."""
+
+    master: Script | None = None
+    backup: Script | None = None
+    fault: Script | None = None
+    stop: Script | None = None
+    every: Script | None = None
+    deleted: Script | None = None
+    say_deleted: bool = False  # DELETED instead of FAULT for what a reload removed
+    lower_priority_heard: Script | None = None  # while master
+    priority_changes: bool = False  # to the FIFOs
+    smtp_alert: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VrrpInstance:
+    """One virtual router."""
+
+    name: str
+    interface: str = ""
+    vrid: int
+    family: int = 4  # of its virtual addresses
+    version: int = 2
+    starts_as_master: bool = False
+    priority: int = 100  # 1 to 255
+    advert_interval_s: float = 1.0
+    addresses: tuple[HeldAddress, ...] = ()  # in the advertisements
+    excluded: tuple[HeldAddress, ...] = ()  # held, but not in them; of either family
+    routes: tuple[Route, ...] = ()
+    rules: tuple[RoutingRule, ...] = ()
+    preempt: bool = True
+    preempt_delay_s: float = 0.0
+    accept: bool = True  # packets to the virtual addresses reach this host while it is master
+    strict: bool = False
+    authentication: Authentication | None = None
+    password: bytes = b""  # 8 octets at most
+    source: Address | None = None  # of the advertisements; None: the interface's first address
+    track_source: bool = False  # fault while nobody holds `source`
+    multicast: Address = MULTICAST_V4
+    peers: tuple[Peer, ...] = ()  # with any, unicast
+    unicast_ttl: int = 255
+    check_source: bool = False  # only from `peers`
+    fault_without_peers: bool = False
+    old_checksum: OldChecksum = OldChecksum.DETECT
+    vmac: Vmac | None = None
+    announcements: Announcements = field(default_factory=Announcements)
+    lower_priority_unanswered: bool = False
+    higher_priority_answered: bool = False
+    down_after_adverts: int = 3
+    track_primary: bool = True  # `interface` down is a fault
+    tracks: Tracks = field(default_factory=Tracks)
+    notify: Notify = field(default_factory=Notify)
+    skip_address_check: bool = False  # of the list in a second advertisement from the same router
+    promote_secondaries: bool = False
+    receive_buffer: int = 0  # octets; 0: the kernel's
+
+    @property
+    def owner(self) -> bool:
+        """Whether it owns the addresses: its priority does not change, and it takes over at once."""
+        return self.priority == OWNER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VrrpGroup:
+    """Virtual routers that change state together."""
+
+    name: str
+    members: tuple[str, ...]
+    tracks: Tracks = field(default_factory=Tracks)
+    notify: Notify = field(default_factory=Notify)
+    member_weights: bool = False  # the members' own weights count, although they may differ
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VrrpScript:
+    """A program that is run again and again; exit status 0 is well."""
+
+    name: str
+    script: Script
+    interval_s: int = 1
+    timeout_s: int = 0  # 0: the interval
+    track: Track  # how it counts where a virtual router does not say otherwise
+    rise: int = 1  # successes in a row until it is well
+    fall: int = 1  # failures in a row until it is ill
+    ill_at_start: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackFile:
+    """A file with a number in it."""
+
+    name: str
+    path: str
+    track: Track
+    initial: int | None = None  # what is written into it at the start, if it does not exist
+    overwrite: bool = False  # or even if it does
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackProcess:
+    """Processes that should run: between `least` and `most` of them is well."""
+
+    name: str
+    command: tuple[str, ...]
+    match_arguments: bool = False  # `command` has arguments that count, or there must be none
+    arguments_begin: bool = False  # param_match initial: the last argument may be longer
+    arguments_partly: bool = False  # param_match partial: there may be more arguments
+    full_command: bool = False  # compared with the command line, not with the process's name
+    track: Track
+    least: int = 1
+    most: int = 0xFFFFFFFF
+    fork_delay_s: float = 0.0
+    terminate_delay_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendingLimit:
+    """Least time between two announcements over all these devices together."""
+
+    devices: tuple[str, ...]  # (): each device that no other limit names, by itself
+    arp_s: float = 0.0
+    neighbour_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDelay:
+    """How long a device must be up, or down, before that counts."""
+
+    device: str
+    down_s: float
+    up_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fifo:
+    """A named pipe that transitions are written to, who owns it, and a program that reads it."""
+
+    path: str
+    user: str = ""
+    group: str = ""
+    reader: Script | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VrrpSettings:
+    """What `global_defs` says of all virtual routers together."""
+
+    fifos: tuple[Fifo, ...] = ()
+    states_on_reload: bool = False  # are written to the FIFOs
+    startup_delay_s: float = 0.0
+    no_fault_mails: bool = False
+    dynamic_interfaces: bool = False  # an interface may come later
+    default_interface: str = "eth0"  # of fixed addresses and routes
+    nice: int = 0
+    realtime_priority: int = 0  # 0: not real-time
+    cpus: tuple[int, ...] = ()
+    log_unknown_vrids: bool = False
+    vmac_prefix: str = "vrrp"
+    vmac_address_prefix: str = "vrrp"
+    limits: tuple[SendingLimit, ...] = ()
+    link_delays: tuple[LinkDelay, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VrrpConfiguration:
+    """All virtual routers, what they watch, and the addresses, routes and rules that stay whoever is master."""
+
+    instances: tuple[VrrpInstance, ...] = ()
+    groups: tuple[VrrpGroup, ...] = ()
+    scripts: tuple[VrrpScript, ...] = ()
+    files: tuple[TrackFile, ...] = ()
+    processes: tuple[TrackProcess, ...] = ()
+    addresses: tuple[HeldAddress, ...] = ()
+    routes: tuple[Route, ...] = ()
+    rules: tuple[RoutingRule, ...] = ()
+    track_groups: tuple[tuple[str, tuple[str, ...]], ...] = ()  # each with the names of its instances
+    settings: VrrpSettings = field(default_factory=VrrpSettings)
