@@ -137,3 +137,18 @@ def test_connections_of_a_deleted_service_expire_as_well(director_host: Host, se
     for service, (_, _, method) in zip(services, KINDS, strict=True):
         director_host.serve(service, 2, method, port=PORT if method == Method.MASQ else None)
     assert_nothing_left(director_host, services)
+
+
+def test_with_expire_nodest_conn_any_deletion_ends_what_earlier_ones_left(director_host: Host) -> None:
+    first, second = director_host.new_key(), director_host.new_key()
+    doomed, other = director_host.serve(first)[0], director_host.serve(second)[0]
+    assert connect(director_host, first, 20000)
+    director_host.director.delete_destination(first, doomed)
+    assert list(director_host.director.connections())
+    director_host.director.change_setting("expire_nodest_conn", 1)
+    try:
+        assert list(director_host.director.connections()), "the setting alone ends nothing"
+        director_host.director.delete_destination(second, other)
+        assert not list(director_host.director.connections())
+    finally:
+        director_host.director.change_setting("expire_nodest_conn", 0)

@@ -252,7 +252,8 @@ class BpfDirector:
                 self._left_mh.add(slot)
         if any(caches.remembers(version) for _, version, _ in going):
             caches.sweep(self.state)
-        self.slots.end_orphans([place for _, _, listed in going for place in listed])
+        if any(listed for _, _, listed in going):
+            self.slots.end_orphans(edit)
         self.slots.sweep(edit)
 
     @staticmethod
@@ -343,7 +344,7 @@ class BpfDirector:
                 self._changed.shrunk |= self.tables.destinations.get(place, "used") == by_nat
                 self._changed.shrunk |= self._is_own(destination.address)
                 edit.book.note_deleted(place)
-                self.slots.end_orphans([place])
+                self.slots.end_orphans(edit)
                 edit.book.let_list_go(version["list"], version["count"])
                 self.slots.sweep(edit)
 

@@ -147,11 +147,14 @@ class DestinationSlots:
 
     # --- deleted destinations ---
 
-    def end_orphans(self, places: list[int]) -> None:
-        """With expire_nodest_conn, end what deleted destinations leave behind (IPVS-SEMANTICS 1.8)."""
-        table = self.tables.destinations
+    def end_orphans(self, edit: Transaction) -> None:
+        """After a deletion: with expire_nodest_conn, end what deleted destinations have (IPVS-SEMANTICS 1.8).
+
+        That is what all of them have: those that went before the setting was changed, too.
+        """
         if not self.tables.root.get(0, "settings.expire_nodest_conn"):
             return
+        table, places = self.tables.destinations, edit.book.deleted()
         templates = any(table.get(place, "persistent") for place in places)
         if not templates and not any(table.get(place, "active") or table.get(place, "inactive") for place in places):
             return

@@ -120,8 +120,10 @@ class ReferenceDirector:
 
     def delete_service(self, key: ServiceKey) -> None:
         """Raises NoSuchService."""
+        had_servers = bool(self.tables.service(key).servers)
         self.tables.delete_service(key, self.now)
-        self._expire_unserved()
+        if had_servers:
+            self._expire_unserved()
 
     def flush(self) -> None:
         """Delete all services; connections stay until they expire (1.4)."""

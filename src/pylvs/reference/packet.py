@@ -14,6 +14,7 @@ ICMP, IPIP, TCP, UDP, IPV6, GRE, ESP, AH, ICMP6, SCTP = 1, 4, 6, 17, 41, 47, 50,
 HOP_OPTIONS, ROUTING, FRAGMENT, TARGET_OPTIONS = 0, 43, 44, 60
 EXTENSIONS = 8  # headers that are skipped at most
 HEADER_BYTES = {TCP: 20, UDP: 8, SCTP: 12}
+ICMP_BYTES = 8
 IPSEC = frozenset((AH, ESP))
 PORT_IKE = 500
 MORE_FRAGMENTS, DONT_FRAGMENT, OFFSET = 0x2000, 0x4000, 0x1FFF
@@ -40,7 +41,7 @@ class Packet:
     chunk: int | None = None  # SCTP: the kind of the first chunk
     event_chunk: int | None = None  # the kind that the state machine goes by
     whole: bool = True  # the transport header is complete
-    headless: bool = False  # not even its ports are there
+    headless: bool = False  # not even its ports are there, or ICMP without a whole header
     no_sum: bool = False  # UDP without a checksum
     record_at: int = 0  # where an IPv4 option wants this host's address noted; 0: nowhere
     fragment: bool = False
@@ -159,6 +160,8 @@ def _transport(packet: Packet) -> Packet | None:
     if packet.fragment or protocol not in HEADER_BYTES:
         if protocol in IPSEC:
             packet.source_port = packet.target_port = PORT_IKE
+        elif protocol == (ICMP if packet.family == 4 else ICMP6):
+            packet.headless = len(ip) - at < ICMP_BYTES
         return packet
     left = len(ip) - at
     packet.whole = left >= HEADER_BYTES[protocol]

@@ -66,10 +66,12 @@ class Path:
             return left(frame, SOURCE_ROUTED)
         if packet.fragment:
             return left(frame, A_FRAGMENT)
-        if packet.protocol not in PROTOCOLS:
+        if packet.protocol not in PROTOCOLS and not packet.headless:
             return left(frame, "not looked at")
         if not self.tables.has_family(packet.family):
             return left(frame, "no service of this family")
+        if packet.headless and packet.protocol not in PROTOCOLS:
+            return dropped("an ICMP header cut short")
         if packet.headless:
             served = any(service.address == packet.target for service in self.tables)
             return dropped("a transport header cut short") if served else left(frame, "no service")

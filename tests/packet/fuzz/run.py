@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class Result:
 
 
 def run(frames: int, seed: int) -> Result:
-    """About so many frames; it ends early where the two differ."""
+    """About so many frames; it ends early where the two differ. Says on stderr how far it is."""
     result = Result()
     part = 0
     while result.frames < frames and not result.difference:
@@ -36,6 +37,8 @@ def run(frames: int, seed: int) -> Result:
             examples = min(EXAMPLES, -(-(frames - result.frames) // FRAMES))
             _run_examples(twin, examples, seed * 1_000_003 + part, result)
         part += 1
+        found = f"a difference\n{result.difference}" if result.difference else "no difference"
+        print(f"seed {seed}: {result.frames} frames of {frames}, {found}", file=sys.stderr, flush=True)
     return result
 
 

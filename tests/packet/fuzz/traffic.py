@@ -37,7 +37,7 @@ OWN = {4: ip_address(OWN4).packed, 6: ip_address(OWN6).packed}
 VIPS = {4: ip_address(VIP4).packed, 6: ip_address(VIP6).packed}
 IKE = 500
 FLOWS = 40  # that are remembered
-TCP, UDP, SCTP, ESP, AH = 6, 17, 132, 50, 51
+ICMP, TCP, UDP, SCTP, ESP, AH, ICMP6 = 1, 6, 17, 132, 50, 51, 58
 CHUNKS = (0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 99)
 # Without valid record routes: errors repeat them, which the reference does not; the recording ip_options has them.
 OPTIONS4 = (
@@ -315,13 +315,16 @@ class Traffic:
         """What is none of the director's business."""
         chance = self.chance
         six = chance.random() < 0.5
-        kind = chance.randrange(4)
+        kind = chance.randrange(5)
         source = self._client(six)
         target = VIPS[6 if six else 4]
         if kind == 0:
             target = OWN[6 if six else 4]
         elif kind == 1:
             target = self._client(six)
+        if kind == 4:  # ICMP that quotes nothing, with a whole header or not
+            protocol, rest = ICMP6 if six else ICMP, chance.randbytes(chance.randrange(16))
+            return framed(ip_packet(source, target, protocol, rest, chance, self.options))
         frame = self._segment(chance.choice((TCP, UDP)), source, 1024, target, chance.choice((80, 9999)), True)
         if kind == 2:
             return bytes.fromhex("0200000000aa") + frame[6:]
