@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.termination import unwind_on_sigterm
+
 HERE = Path(__file__).parent
 NEED_ROOT = ("packet", "lab", "interop")  # folders whose tests make network namespaces and load BPF
 SKIP_NOTHING = "PYLVS_TESTS_SKIP_NOTHING"  # set by ./dev test, which has installed everything
+
+
+def pytest_configure() -> None:
+    """A run that is ended by `timeout` leaves no namespaces; xdist's workers come by here, too."""
+    unwind_on_sigterm()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -214,8 +214,8 @@ def _take_down(state: State) -> None:
 def new_host(connections: int = 4096) -> Iterator[Host]:
     """A fresh namespace with a Director whose table holds so many connections; the caller is inside until it ends."""
     name = f"pylvs-pk{os.getpid()}-{next(_numbers)}"
-    ip("netns", "add", name)
     try:
+        ip("netns", "add", name)
         with inside_network(f"/run/netns/{name}"):
             _populate()
             director = BpfDirector(State.open())
@@ -232,4 +232,5 @@ def new_host(connections: int = 4096) -> Iterator[Host]:
             finally:
                 _take_down(director.state)
     finally:
-        ip("netns", "del", name)
+        if os.path.exists(f"/run/netns/{name}"):  # else interrupted before
+            ip("netns", "del", name)

@@ -1,6 +1,7 @@
 """`python -m tests.packet.fuzz FRAMES`: random frames through the loaded program and through the reference.
 
-Exit status 1 if they ever differ; the shortest sequence that shows it is printed. Needs root.
+Exit status 1 if they ever differ; the shortest sequence that shows it is printed. Needs root. Interrupted or
+terminated, it removes its namespaces.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 from tests.packet.fuzz.run import run
+from tests.termination import unwind_on_sigterm, unwind_with_parent
 
 
 def main() -> int:
@@ -31,8 +33,14 @@ def main() -> int:
     print(f"seed {seed}, {given.jobs} jobs", flush=True)
     began = time.monotonic()
     share = -(-given.frames // given.jobs)
-    with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
-        results = list(pool.map(run, [share] * given.jobs, [seed + job for job in range(given.jobs)]))
+    unwind_on_sigterm()
+    with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn"), unwind_with_parent) as pool:
+        try:
+            results = list(pool.map(run, [share] * given.jobs, [seed + job for job in range(given.jobs)]))
+        except KeyboardInterrupt:
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            return 130
     took = time.monotonic() - began
     differences = [result.difference for result in results if result.difference]
     for difference in differences:

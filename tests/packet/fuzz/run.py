@@ -37,8 +37,7 @@ def run(frames: int, seed: int) -> Result:
             examples = min(EXAMPLES, -(-(frames - result.frames) // FRAMES))
             _run_examples(twin, examples, seed * 1_000_003 + part, result)
         part += 1
-        found = f"a difference\n{result.difference}" if result.difference else "no difference"
-        print(f"seed {seed}: {result.frames} frames of {frames}, {found}", file=sys.stderr, flush=True)
+        print(f"seed {seed}: {result.frames} frames of {frames} {result.difference}", file=sys.stderr, flush=True)
     return result
 
 
