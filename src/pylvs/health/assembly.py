@@ -1,0 +1,184 @@
+"""States out of a configuration: new ones, and old ones carried over where nothing changed for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pylvs.health.check_state import CheckState, sets_weight
+from pylvs.health.events import Event
+from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.servers import Link, ServerState
+from pylvs.health.services import ServiceState
+from pylvs.health.timetable import Slot
+from pylvs.model.addresses import Address
+from pylvs.model.checks import Check
+from pylvs.model.destination import DestinationKey
+from pylvs.model.wanted import Configuration, WantedServer, WantedService
+
+CONFIGURED = "the configuration changed"
+REMOVED = "taken out of the configuration"
+
+# Makes the probe of one check of one server of one service (of a shared check: the first that has it). It raises
+# nothing: what a checker cannot do is an outcome.
+ProbeOf = Callable[[Check, WantedService, WantedServer], Probe]
+SharedKey = tuple[Address, Check, int]
+
+
+@dataclass(slots=True)
+class Replacement:
+    """What a reload came to: services by name, and how many servers and checks are new, gone, or as they were."""
+
+    added: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)  # also those that only have another name now
+    unchanged: int = 0
+    servers_added: int = 0
+    servers_removed: int = 0
+    checks_started: int = 0
+    checks_ended: int = 0
+
+
+@dataclass(slots=True)
+class Built:
+    """The states of a configuration, and what it took to come there."""
+
+    services: dict[str, ServiceState] = field(default_factory=dict)
+    touched: list[ServiceState] = field(default_factory=list)  # new or changed
+    events: list[Event] = field(default_factory=list)
+    begun: list[CheckState] = field(default_factory=list)  # new checks
+    ended: list[CheckState] = field(default_factory=list)  # nobody has them any more
+    replacement: Replacement = field(default_factory=Replacement)
+
+
+class Assembly:
+    """Makes states and carries them over; knows the checks that are shared."""
+
+    def __init__(self, probe_of: ProbeOf, outcome: Callable[[CheckState, Outcome], float]) -> None:
+        self._probe_of = probe_of
+        self._outcome = outcome
+        self._shared: dict[SharedKey, CheckState] = {}
+        self._orphans: dict[CheckState, None] = {}
+
+    def build(self, old: Mapping[str, ServiceState], configuration: Configuration, at: float) -> Built:
+        """The states of this configuration, going on from the old ones."""
+        built = Built()
+        before = predecessors(old, configuration)
+        for wanted in configuration.services:
+            state = before.get(wanted.name)
+            if state is not None and state.wanted == wanted:
+                built.services[wanted.name] = state
+                built.replacement.unchanged += 1
+                continue
+            (built.replacement.added if state is None else built.replacement.changed).append(wanted.name)
+            service = ServiceState(wanted, at) if state is None else state
+            built.services[wanted.name] = service
+            built.touched.append(service)
+            self._fill(service, wanted, built, at)
+            if state is None:
+                service.prepare()
+        kept = {id(state) for state in before.values()}
+        for name, state in old.items():
+            if id(state) not in kept:
+                built.replacement.removed.append(name)
+                self._end(state, state.servers.values(), True, built, at)
+        built.ended = [state for state in self._orphans if not state.servers]
+        self._orphans.clear()
+        if gone := set(built.ended):
+            self._shared = {key: state for key, state in self._shared.items() if state not in gone}
+        built.begun = [state for state in built.begun if state.servers]
+        built.replacement.checks_started = len(built.begun)
+        built.replacement.checks_ended = len(built.ended)
+        return built
+
+    def _fill(self, service: ServiceState, wanted: WantedService, built: Built, at: float) -> None:
+        """Give the service the servers that it should have, as they were where they were there."""
+        before, servers = service.servers, dict[DestinationKey, ServerState]()
+        moved = service.wanted.keys != wanted.keys
+        for each in wanted.servers:
+            key = each.destination.key
+            if key in servers:
+                continue  # named twice: the first counts
+            state = before.pop(key, None)
+            if state is None:
+                built.replacement.servers_added += 1
+            servers[key] = self._server(wanted, each, state, moved, built, at)
+        self._end(service, before.values(), False, built, at)
+        service.wanted, service.servers = wanted, servers
+        for state in servers.values():
+            built.events += state.moved(CONFIGURED, at)
+
+    def _server(
+        self,
+        service: WantedService,
+        wanted: WantedServer,
+        old: ServerState | None,
+        moved: bool,
+        built: Built,
+        at: float,
+    ) -> ServerState:
+        """The server's state, which goes on from the old one's. `moved`: the service's keys changed."""
+        server = ServerState(service.name, wanted, at) if old is None else old
+        same_destination = server.wanted.destination == wanted.destination
+        held = server.health_weight()
+        links, server.links = server.links, []
+        server.service, server.wanted = service.name, wanted
+        for check in wanted.checks:
+            link = next((link for link in links if link.state.check == check), None)
+            if link is not None:
+                links.remove(link)
+                if moved or not same_destination:  # the check is as it was, but whom it asks for is not
+                    link.state.slot.probe = self._probe_of(check, service, wanted)
+            else:
+                state = self._check(check, service, wanted, built)
+                state.servers[server] = None
+                link = Link(state, not check.pace.alpha if old is None else server.up)
+                if old is not None and same_destination and sets_weight(check):
+                    server.held_weight = held
+            server.links.append(link)
+        for link in links:
+            self._let_go(link, server)
+        if old is None:
+            server.up = server.judge()
+        return server
+
+    def _check(self, check: Check, service: WantedService, server: WantedServer, built: Built) -> CheckState:
+        """A new check, or the one of another service that asks the same of the same server."""
+        key = (server.destination.key.address, check, server.destination.weight if sets_weight(check) else 0)
+        if check.pace.shared and key in self._shared:
+            return self._shared[key]
+        slot = Slot(self._probe_of(check, service, server))
+        state = CheckState(check, slot)
+        slot.done = lambda outcome: self._outcome(state, outcome)
+        if check.pace.shared:
+            self._shared[key] = state
+        built.begun.append(state)
+        return state
+
+    def _end(self, service: ServiceState, servers: Iterable[ServerState], whole: bool, built: Built, at: float) -> None:
+        """These servers, with `whole` all of the service, are not in the configuration any more."""
+        gone = list(servers)
+        built.replacement.servers_removed += len(gone)
+        if service.wanted.omega:
+            built.events += service.last_words(gone, whole, REMOVED, at)
+        for server in gone:
+            for link in server.links:
+                self._let_go(link, server)
+            server.links = []
+
+    def _let_go(self, link: Link, server: ServerState) -> None:
+        """The server has the check no more (where it had it twice, it may go on having it)."""
+        if not any(other.state is link.state for other in server.links if other is not link):
+            link.state.servers.pop(server, None)
+        if not link.state.servers:
+            self._orphans[link.state] = None
+
+
+def predecessors(old: Mapping[str, ServiceState], new: Configuration) -> dict[str, ServiceState]:
+    """Of each new service the state that it goes on from: by its name, or, where it was renamed, by its keys."""
+    found = {service.name: old[service.name] for service in new.services if service.name in old}
+    left = {state.wanted.keys: state for name, state in old.items() if name not in found}
+    for service in new.services:
+        if service.name not in found and service.keys in left:
+            found[service.name] = left.pop(service.keys)
+    return found

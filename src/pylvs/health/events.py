@@ -1,0 +1,129 @@
+"""What happened to a service, a server or a check, as values: for logs, scripts, mail, history and the API.
+
+`at` is the wall clock, in seconds since 1970; everything that measures time uses the monotonic clock elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pylvs.health.overrides import Override
+from pylvs.model.destination import DestinationKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened in one service, by its configured name, and why in a few words."""
+
+    at: float
+    service: str
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """What happened, as the API and the logs call it: `server_up`, `quorum_lost`..."""
+        return "".join("_" + letter.lower() if letter.isupper() else letter for letter in type(self).__name__)[1:]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerEvent(Event):
+    """Something that happened to one server of the service."""
+
+    server: DestinationKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerUp(ServerEvent):
+    """All checks of the server are good; `weight` is what it has now. Runs notify_up."""
+
+    weight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerDown(ServerEvent):
+    """A check counts the server as down. Runs notify_down.
+
+    `initial`: it was taken for down from its start (alpha), and the first check says the same. `ending`: its time is
+    over while it was up, and the service wants to be told so (omega).
+    """
+
+    initial: bool = False
+    ending: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightChanged(ServerEvent):
+    """The effective weight of a server moved: by a check, by the operator or by a reload."""
+
+    before: int
+    weight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckFailed(ServerEvent):
+    """A check that counted as good failed.
+
+    `attempt` 1 is the first failure in a row, and with `counted` the check now counts as failed. `log_all` is the
+    check's log_all_failures: without it only the counted one is worth a line in a log.
+    """
+
+    check: str
+    attempt: int
+    attempts: int
+    counted: bool
+    log_all: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckRecovered(ServerEvent):
+    """A check that counted as failed is good again; others may still be failed."""
+
+    check: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overridden(ServerEvent):
+    """The operator's word about a server changed; `override` is what holds now."""
+
+    override: Override
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuorumGained(Event):
+    """The weights up reach the quorum; `initial` at the service's start. Runs quorum_up."""
+
+    weight: int
+    quorum: int
+    hysteresis: int
+    initial: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuorumLost(Event):
+    """The weights up are no longer enough; `ending` when the service's time is over (omega). Runs quorum_down."""
+
+    weight: int
+    quorum: int
+    hysteresis: int
+    initial: bool = False
+    ending: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SorryServerIn(ServerEvent):
+    """The sorry server serves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SorryServerOut(ServerEvent):
+    """The sorry server's work is done: the real servers are back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChecksSuspended(Event):
+    """No checks run while the service's address is not here (ha_suspend); states stay as they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChecksResumed(Event):
+    """The service's address is here (again): checks run."""

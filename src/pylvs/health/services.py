@@ -1,0 +1,121 @@
+"""One service: its servers, its quorum, its sorry server, and the rows that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, SorryServerIn, SorryServerOut
+from pylvs.health.quorum import Quorum
+from pylvs.health.servers import ServerState
+from pylvs.model.addresses import Address
+from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.wanted import WantedRow, WantedService
+
+
+class ServiceState:
+    """A service's state; its rows are a function of it."""
+
+    __slots__ = ("_rows", "has_quorum", "servers", "since", "sorry_in", "started", "suspended", "wanted")
+
+    def __init__(self, wanted: WantedService, at: float) -> None:
+        self.wanted = wanted
+        self.servers: dict[DestinationKey, ServerState] = {}
+        self.has_quorum = True
+        self.started = False
+        self.since = at
+        self.suspended = False
+        self.sorry_in: DestinationKey | None = None  # as the last event said
+        self._rows: tuple[WantedRow, ...] | None = None
+
+    @property
+    def quorum(self) -> Quorum:
+        """What the configuration asks for."""
+        return Quorum(self.wanted.quorum, self.wanted.hysteresis)
+
+    @property
+    def sorry(self) -> bool:
+        """Whether the sorry server serves."""
+        return not self.has_quorum and self.wanted.sorry_server is not None
+
+    def weight_up(self) -> int:
+        """The weights of the servers that are up."""
+        return sum(server.weight_up() for server in self.servers.values())
+
+    def destinations(self) -> tuple[Destination, ...]:
+        """What each row of the service should have, in the order of the configuration, the sorry server last."""
+        found: dict[DestinationKey, Destination] = {}
+        for key, server in self.servers.items():
+            destination = server.destination(self.sorry)
+            if destination is not None:
+                found[key] = destination
+        sorry_server = self.wanted.sorry_server
+        if sorry_server is not None and self.sorry:
+            found[sorry_server.key] = sorry_server  # also where it is one of the real servers
+        return tuple(found.values())
+
+    def rows(self) -> tuple[WantedRow, ...]:
+        """One row for each key, all with the same servers."""
+        if self._rows is None:
+            destinations = self.destinations()
+            self._rows = tuple(WantedRow(service, destinations) for service in self.wanted.services())
+        return self._rows
+
+    def renew_rows(self) -> bool:
+        """Look again; whether they changed."""
+        before, self._rows = self._rows, None
+        return self.rows() != before
+
+    def prepare(self) -> None:
+        """The quorum before anything is known but what the servers presume."""
+        self.has_quorum = self.quorum.at_start(self.weight_up())
+        self._rows = None
+
+    def settle(self, reason: str, at: float) -> Iterator[Event]:
+        """Bring the quorum up to date with the servers; what happened. The first time: how it starts."""
+        weight = self.weight_up()
+        had, initial = self.has_quorum, not self.started
+        self.started = True
+        if not initial:
+            self.has_quorum = self.quorum.after(had, weight)
+        if initial or had != self.has_quorum:
+            self.since = at
+            kind = QuorumGained if self.has_quorum else QuorumLost
+            yield kind(
+                at=at,
+                service=self.wanted.name,
+                reason=reason,
+                weight=weight,
+                quorum=self.wanted.quorum,
+                hysteresis=self.wanted.hysteresis,
+                initial=initial,
+            )
+        serving = self.wanted.sorry_server.key if self.sorry and self.wanted.sorry_server else None
+        before, self.sorry_in = self.sorry_in, serving
+        if before != serving:
+            if before is not None:
+                yield SorryServerOut(at=at, service=self.wanted.name, reason=reason, server=before)
+            if serving is not None:
+                yield SorryServerIn(at=at, service=self.wanted.name, reason=reason, server=serving)
+
+    def suspended_with(self, here: frozenset[Address] | None) -> bool:
+        """Whether ha_suspend stops the checks where these addresses are the machine's; None: they are not known."""
+        addresses = {key.address for key in self.wanted.keys if not key.mark}
+        return self.wanted.ha_suspend and here is not None and bool(addresses) and not addresses & here
+
+    def last_words(self, servers: Iterable[ServerState], whole: bool, reason: str, at: float) -> Iterator[Event]:
+        """What omega tells when these servers, and with `whole` the service, have had their time: who was up is down."""
+        name = self.wanted.name
+        for server in servers:
+            if server.up:
+                yield ServerDown(at=at, service=name, server=server.key, reason=reason, ending=True)
+        if whole and self.has_quorum:
+            wanted = self.wanted
+            yield QuorumLost(
+                at=at,
+                service=name,
+                reason=reason,
+                weight=0,
+                quorum=wanted.quorum,
+                hysteresis=wanted.hysteresis,
+                ending=True,
+            )
