@@ -103,7 +103,7 @@ class ServiceState:
         return self.wanted.ha_suspend and here is not None and bool(addresses) and not addresses & here
 
     def last_words(self, servers: Iterable[ServerState], whole: bool, reason: str, at: float) -> Iterator[Event]:
-        """What omega tells when these servers, and with `whole` the service, have had their time: who was up is down."""
+        """What omega tells when the time of servers, and with `whole` of the service, is over: who was up is down."""
         name = self.wanted.name
         for server in servers:
             if server.up:
