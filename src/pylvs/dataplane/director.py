@@ -87,6 +87,20 @@ class BpfDirector:
                 takeover.check(self.state)
             self._mark, self.tables, self._reader = mark, Tables(self.state), None
 
+    def edition(self) -> int:
+        """A number that is another one after every edit of the tables, by whomever; 0 while there are none.
+
+        For whoever holds a Director for long: it is cheap to ask, and finds tables that were made since.
+        """
+        if not self.state.exists:
+            self._open()
+        self._renew()
+        return self._mark << 32 | self.reader.versions.live if self._mark else 0
+
+    def _open(self) -> None:
+        self.state = State.open()
+        self.tables, self._reader, self._mark = Tables(self.state), None, 0
+
     def make(self) -> None:
         """Make the state if it is not there. Raises NoRoom, Unsupported, NotPermitted."""
         if self._settled:
@@ -94,8 +108,7 @@ class BpfDirector:
         if not self.state.exists:
             with suppress(StateExists), self.state.building() as fresh:  # a peer may have been faster
                 load.create(fresh)
-            self.state = State.open()
-            self.tables = Tables(self.state)
+            self._open()
             follow.prepare_host(self.state)
         self._renew()
 
@@ -103,7 +116,7 @@ class BpfDirector:
     def batch(self) -> Iterator[None]:
         """Hold the lock over many edits; attachments follow at the end."""
         self.make()
-        if self._lock is None:
+        if self._lock is None or self._lock.path != self.state.path:
             self._lock = self.state.lock()
         with self._lock:
             self._depth += 1
@@ -129,6 +142,16 @@ class BpfDirector:
                     self._forget_tables(left)
                     changed, self._changed = self._changed, follow.Concerns()
                     follow.follow_table(self.reader, changed)
+
+    def follow_host(self) -> None:
+        """Take over what changed around the tables: this host's addresses, devices and routes.
+
+        Every edit does so for its own service; this is for whoever hears of such changes.
+        """
+        if self.state.exists:
+            self._changed.shrunk = True  # all attachments are looked at
+            with self.batch():
+                pass
 
     def _forget_tables(self, slots: set[int]) -> None:
         maglev, versions = MaglevTables(self.tables), self.reader.versions

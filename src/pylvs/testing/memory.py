@@ -58,6 +58,7 @@ class MemoryDirector:
         self._local = frozenset(local)
         self._clock = clock
         self._identities = 0
+        self._edition = 1
         self._entries: dict[ServiceKey, _Entry] = {}
         self._trash = Trash()
         self._connections: tuple[Connection, ...] = ()
@@ -71,6 +72,7 @@ class MemoryDirector:
             raise ServiceExists(f"{service.key} is there already")
         check_service(service, self._schedulers, self._engines)
         self._identities += 1
+        self._edition += 1
         self._entries[service.key] = _Entry(service, self._identities)
 
     def edit_service(self, service: VirtualService) -> None:
@@ -78,6 +80,7 @@ class MemoryDirector:
         entry = self._entry(service.key)
         check_service(service, self._schedulers, self._engines)
         entry.service = service
+        self._edition += 1
 
     def delete_service(self, key: ServiceKey) -> None:
         """Raises NoSuchService."""
@@ -85,6 +88,7 @@ class MemoryDirector:
         for row in entry.rows.values():
             self._trash.put(key, row, entry.identity, self._clock())
         del self._entries[key]
+        self._edition += 1
 
     def flush(self) -> None:
         """Delete all services."""
@@ -110,12 +114,14 @@ class MemoryDirector:
             if deleted.service_id != entry.identity:
                 row = replace(row, counters=Counters(), rates=Rates())
         entry.rows[destination.key] = row
+        self._edition += 1
 
     def edit_destination(self, key: ServiceKey, destination: Destination) -> None:
         """Replace all but the key. Raises NoSuchService, NoSuchDestination, OutOfRange, InvalidOperation."""
         entry = self._entry(key)
         check_destination(entry.service, destination)
         entry.rows[destination.key] = replace(self._row(entry, destination.key), destination=destination)
+        self._edition += 1
 
     def delete_destination(self, key: ServiceKey, destination: DestinationKey) -> None:
         """Raises NoSuchService, NoSuchDestination."""
@@ -123,6 +129,7 @@ class MemoryDirector:
         row = self._row(entry, destination)
         del entry.rows[destination]
         self._trash.put(key, row, entry.identity, self._clock())
+        self._edition += 1
 
     def services(self) -> list[ServiceRow]:
         """All services, in no particular order."""
@@ -155,6 +162,7 @@ class MemoryDirector:
     def set_timeouts(self, timeouts: Timeouts) -> None:
         """Set all three."""
         self._timeouts = timeouts
+        self._edition += 1
 
     def settings(self) -> Mapping[str, int]:
         """The settings by their short names."""
@@ -168,6 +176,10 @@ class MemoryDirector:
     def table_size(self) -> int:
         """What listings show as `size=`."""
         return TABLE_SIZE
+
+    def edition(self) -> int:
+        """A number that is another one after every edit of the tables."""
+        return self._edition
 
     def batch(self) -> AbstractContextManager[None]:
         """Nothing is saved by doing edits together here."""

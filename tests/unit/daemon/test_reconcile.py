@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.daemon.edits import AddDestination, AddService, DeleteDestination, DeleteService, EditDestination
-from pylvs.daemon.reconcile import apply, as_found, edits
+from pylvs.daemon.edits import AddDestination, AddService, DeleteDestination, DeleteService, Edit, EditDestination
+from pylvs.daemon.image import image_of, note
+from pylvs.daemon.reconcile import edits
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import Director
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
@@ -25,7 +26,7 @@ KEYS = [
     ),
     ServiceKey.of_mark(7),
 ]
-WEB, OTHER = ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80), ServiceKey.of_mark(9)
+WEB = ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80)
 
 
 def server(number: int, weight: int = 1) -> Destination:
@@ -71,8 +72,19 @@ def as_table(wanted: Sequence[WantedRow]) -> dict[ServiceKey, tuple[VirtualServi
 
 def filled(wanted: Sequence[WantedRow]) -> MemoryDirector:
     director = MemoryDirector()
-    assert apply(director, edits([], wanted, ())) == ()
+    apply(director, edits({}, wanted))
     return director
+
+
+def apply(director: Director, todo: Sequence[Edit]) -> None:
+    for edit in todo:
+        edit.apply(director)
+
+
+def todo_for(
+    director: Director, wanted: Sequence[WantedRow], ours: Collection[ServiceKey] = (), exclusive: bool = False
+) -> tuple[Edit, ...]:
+    return edits(image_of(director.services()), wanted, ours, exclusive)
 
 
 @given(tables, tables, st.sets(st.sampled_from(KEYS)), st.booleans())
@@ -82,11 +94,11 @@ def test_the_wanted_table_comes_about_and_foreign_services_stay(
     director = filled(before)
     had = table(director)
     assert had == as_table(before)
-    todo = edits(director.services(), wanted, ours, exclusive)
-    assert apply(director, todo) == ()
+    todo = todo_for(director, wanted, ours, exclusive)
+    apply(director, todo)
     foreign = {} if exclusive else {key: row for key, row in had.items() if key not in ours}
     assert table(director) == {**foreign, **as_table(wanted)}
-    assert edits(director.services(), wanted, ours, exclusive) == ()
+    assert todo_for(director, wanted, ours, exclusive) == ()
     assert [edit for edit in todo if had.get(edit.key) == table(director).get(edit.key)] == []
 
 
@@ -94,7 +106,7 @@ def test_the_wanted_table_comes_about_and_foreign_services_stay(
 def test_what_is_right_gets_no_edit(before: list[WantedRow], wanted: list[WantedRow]) -> None:
     director = filled(before)
     had, want = table(director), as_table(wanted)
-    todo = edits(director.services(), wanted, KEYS)
+    todo = todo_for(director, wanted, KEYS)
     for edit in todo:
         match edit:
             case AddService(service):
@@ -121,44 +133,33 @@ def test_a_service_has_a_server_while_either_table_gives_it_one(
         return {key for key, (_, servers) in found.items() if any(each.weight for each in servers)}
 
     always = serving(table(director)) & serving(as_table(wanted))
-    for edit in edits(director.services(), wanted, KEYS):
-        apply(director, [edit])
+    for edit in todo_for(director, wanted, KEYS):
+        edit.apply(director)
         assert always <= serving(table(director)), edit
 
 
-@given(rows)
-def test_a_row_as_it_is_found_needs_no_edit(row: WantedRow) -> None:
-    assert edits([as_found(row)], [row], ()) == ()
-    (real,) = filled([row]).services()
-    assert [each.destination for each in as_found(row).destinations] == [each.destination for each in real.destinations]
+@given(tables, tables)
+def test_an_image_follows_the_edits(before: list[WantedRow], wanted: list[WantedRow]) -> None:
+    director = filled(before)
+    image = image_of(director.services())
+    for edit in todo_for(director, wanted, KEYS):
+        edit.apply(director)
+        note(image, edit)
+        assert image == image_of(director.services())
+    assert edits(image, wanted, KEYS) == ()
 
 
 def test_a_changed_scheduler_is_an_edit_of_the_service_alone() -> None:
     director = filled([WantedRow(VirtualService(WEB, "rr"), (server(1), server(2)))])
-    (edit,) = edits(director.services(), [WantedRow(VirtualService(WEB, "wlc"), (server(1), server(2)))], ())
+    (edit,) = todo_for(director, [WantedRow(VirtualService(WEB, "wlc"), (server(1), server(2)))])
     assert str(edit) == "TCP 192.0.2.1:80: scheduler rr -> wlc"
-
-
-def test_what_is_refused_is_told_and_stops_nothing_else() -> None:
-    director = MemoryDirector()
-    wanted = [
-        WantedRow(VirtualService(WEB, "nobody-knows"), (server(1), server(2))),
-        WantedRow(VirtualService(OTHER), (server(1, weight=-1), server(2))),
-    ]
-    failures = apply(director, edits([], wanted, ()))
-    assert [str(failure.edit) for failure in failures] == [
-        "TCP 192.0.2.1:80: added, scheduler nobody-knows",
-        "FWM 9 -> 10.0.0.1:80: added, weight -1, method DR",
-    ]
-    assert "no scheduler 'nobody-knows'" in str(failures[0])
-    assert table(director) == as_table([WantedRow(VirtualService(OTHER), (server(2),))])
 
 
 def test_edits_in_words() -> None:
     persistent = VirtualService(WEB, "wlc", ServiceFlag.PERSISTENT, 60, 0xFFFFFF00)
     director = filled([WantedRow(persistent, (server(1), server(2), server(3)))])
     wanted = WantedRow(VirtualService(WEB, "wlc"), (server(2, 5), replace(server(3), method=Method.MASQ), server(4)))
-    assert [str(edit) for edit in edits(director.services(), [wanted], ())] == [
+    assert [str(edit) for edit in todo_for(director, [wanted])] == [
         "TCP 192.0.2.1:80: persistence 60 s -> none, granularity 255.255.255.0 -> none",
         "TCP 192.0.2.1:80 -> 10.0.0.4:80: added, weight 1, method DR",
         "TCP 192.0.2.1:80 -> 10.0.0.2:80: weight 1 -> 5",

@@ -1,0 +1,91 @@
+"""A Director that is held for long: what peers do to the tables, and what changes around them, does not escape it."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+
+from pylvs.dataplane import attach, follow
+from pylvs.dataplane.director import BpfDirector
+from pylvs.dataplane.state import State
+from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.errors import NoSuchService
+from pylvs.model.service import VirtualService
+from tests.packet.frames import tcp
+from tests.packet.host import PASSED, SENT, Host, ip, key, new_host, server4
+
+
+def peer() -> BpfDirector:
+    return BpfDirector(State.open())
+
+
+def test_the_edition_tells_of_every_edit_whoever_made_it(director_host: Host) -> None:
+    mine, service = director_host.director, director_host.new_key()
+    seen = [mine.edition()]
+    assert mine.edition() == seen[0] != 0
+    peer().add_service(VirtualService(service))
+    seen.append(mine.edition())
+    peer().edit_service(VirtualService(service, "rr"))
+    seen.append(mine.edition())
+    mine.add_destination(service, Destination(DestinationKey(ip_address(server4(1)), 80)))
+    seen.append(mine.edition())
+    with mine.batch():
+        mine.delete_service(service)
+        seen.append(mine.edition())
+    with pytest.raises(NoSuchService):
+        mine.delete_service(service)
+    with mine.batch():
+        pass
+    list(mine.connections()), mine.services()
+    assert mine.edition() == seen[-1] == peer().edition()
+    assert len(set(seen)) == len(seen)
+
+
+def test_tables_that_went_down_are_missed_and_made_again_by_the_next_edit() -> None:
+    with new_host() as host:
+        mine, service = host.director, key(80)
+        host.serve(service)
+        before = mine.edition()
+        follow.take_down(State.open())
+        assert mine.edition() == 0
+        assert mine.services() == []
+        host.serve(service)
+        assert mine.edition() not in (0, before)
+        assert len(peer().service(service).destinations) == 1
+        follow.take_down(State.open())
+        peer().add_service(VirtualService(key(81)))  # the peer makes tables while the old ones are still held
+        assert [row.service.key for row in mine.services()] == [key(81)]
+        mine.delete_service(key(81))
+        assert peer().services() == []
+
+
+def test_a_director_that_found_no_tables_finds_them_later() -> None:
+    with new_host() as host:
+        follow.take_down(host.director.state)
+        early = peer()
+        assert (early.edition(), early.services()) == (0, [])
+        peer().add_service(VirtualService(key(80)))
+        assert early.edition()
+        assert [row.service.key for row in early.services()] == [key(80)]
+
+
+def test_an_address_that_comes_after_the_service_is_served() -> None:
+    vip = "10.77.0.200"
+    with new_host() as host:
+        mine, service = host.director, key(80, vip=vip)
+        host.serve(service)
+        frame = tcp(target=vip, dport=80)
+        assert host.run(frame, "xdp").verdict == PASSED["xdp"]
+        ip("link", "add", "e0", "type", "veth", "peer", "name", "e1")
+        ip("link", "set", "e0", "up")
+        ip("addr", "add", f"{vip}/32", "dev", "e0")
+        assert "e0" not in {each.device for each in attach.attached(mine.state)}
+        edition = mine.edition()
+        mine.follow_host()
+        assert mine.edition() == edition, "the table is the same"
+        assert "e0" in {each.device for each in attach.attached(mine.state)}
+        assert host.run(frame, "xdp").verdict in SENT["xdp"] or host.run(frame, "tc").verdict in SENT["tc"]
+        ip("link", "del", "e0")
+        mine.follow_host()
+        assert host.run(tcp(target=vip, dport=80, sport=5000), "xdp").verdict == PASSED["xdp"]
