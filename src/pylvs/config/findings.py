@@ -9,10 +9,16 @@ MOST_FINDINGS = 1000  # of one run; who has more repairs some and asks again
 
 
 class Severity(Enum):
-    """An error is something that will not happen as written; a warning is something that will, though odd."""
+    """How bad it is.
+
+    ERROR: a value, a check, a server or a service does not count as written; what is done instead is said. WARNING:
+    odd, and what keepalived does with it is done: a word that nobody knows is ignored. NOTE: of this machine, not of
+    the file; `pylvs check` prints it, and its exit status is as if it were not there.
+    """
 
     ERROR = "error"
     WARNING = "warning"
+    NOTE = "note"
 
 
 @dataclass(frozen=True, slots=True, order=True)

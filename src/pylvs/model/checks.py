@@ -110,15 +110,31 @@ class DnsCheck(Check):
     name: str = "."
 
 
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """Bytes, and of each the bits that count; no bytes are anything."""
+
+    value: bytes = b""
+    mask: bytes = b""
+
+    def matches(self, data: bytes) -> bool:
+        """Whether data begins so, as far as it goes."""
+        return all((had ^ wanted) & bits == 0 for had, wanted, bits in zip(data, self.value, self.mask, strict=False))
+
+    def __str__(self) -> str:
+        digits = zip(self.value.hex(), self.mask.hex(), strict=True)
+        return "".join(digit if bits == "f" else "X" for digit, bits in digits)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UdpCheck(Check):
     """No ICMP error comes back; with `require_reply`, an answer does."""
 
     word: ClassVar[str] = "UDP_CHECK"
     target: Target
-    payload: bytes = b""
+    payload: bytes = b""  # nothing: some random bytes
     require_reply: bool = False
-    reply: bytes = b""  # what the answer begins with, "" anything
+    reply: Pattern = Pattern()  # what the answer begins with
     min_reply_length: int = 0
     max_reply_length: int = 255
 

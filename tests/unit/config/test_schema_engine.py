@@ -60,7 +60,9 @@ def read(text: str) -> tuple[Section, list[str]]:
     """The document's section and its findings without the places."""
     reader = Reader(ROOT)
     section = reader.read(document(text).nodes)
-    return section, [f"{each.severity.value}: {each.text}; {each.advice}".rstrip("; ") for each in reader.findings]
+    return section, [
+        f"{each.severity.value}: {each.text}; {each.advice}".rstrip("; ") for each in reader.findings.all()
+    ]
 
 
 def outer(*lines: str) -> tuple[Section, list[str]]:
@@ -167,8 +169,8 @@ def test_a_block_without_its_head_does_not_count() -> None:
 def test_a_finding_stands_at_the_word_that_is_meant() -> None:
     reader = Reader(ROOT)
     reader.read(document("outer one {\n    weight 5 6\n    delay x\n}").nodes)
-    assert [(each.place.line, each.place.column) for each in reader.findings] == [(2, 14), (3, 11)]
-    assert [each.severity for each in reader.findings] == [Severity.WARNING, Severity.ERROR]
+    assert [(each.place.line, each.place.column) for each in reader.findings.all()] == [(2, 14), (3, 11)]
+    assert [each.severity for each in reader.findings.all()] == [Severity.WARNING, Severity.ERROR]
 
 
 def test_a_long_word_is_cut_where_keepalived_cuts_it() -> None:

@@ -116,8 +116,11 @@ class Keyword(_Entry):
     type: Type[object]
     doc: str  # one line
     default: object = None  # of the type's values; None: none
-    default_doc: str = ""  # where `default` alone does not say it: "delay_loop", "the host's name"
-    inherited: bool = False  # if not given here, the surrounding block's counts
+    default_doc: str = ""  # where `default` alone does not say it: "the host's name"
+    default_of: str = ""  # the default is what this other keyword of the same block comes to
+    inherited: bool = False  # if not given here, the surrounding blocks' counts, the nearest first
+    is_now: str = ""  # an old word: it counts as this keyword of the same block, and a finding says so
+    global_names: tuple[str, ...] = ()  # then these of global_defs, the first that is given
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from pylvs.config.findings import Finding, Severity
+from pylvs.config.findings import Finding, Findings, Severity
 from pylvs.config.schema.nouns import Block, Keyword, State, Twice, Type, Words, Wrong
 from pylvs.config.schema.strangers import stranger
 from pylvs.config.tree import Node, Word
@@ -81,7 +81,7 @@ class Reader:
 
     def __init__(self, root: Block) -> None:
         self.root = root
-        self.findings: list[Finding] = []
+        self.findings = Findings()
 
     def read(self, nodes: tuple[Node, ...]) -> Section:
         """A whole document."""
@@ -91,7 +91,7 @@ class Reader:
 
     def complain(self, word: Word, severity: Severity, text: str, advice: str = "") -> None:
         """One more finding, at a word."""
-        self.findings.append(Finding(word.place, severity, text, advice))
+        self.findings.add(Finding(word.place, severity, text, advice))
 
     def _fill(self, section: Section, nodes: tuple[Node, ...], quiet: bool) -> None:
         """Read a block's inside; `quiet` if it was already said that the block does not happen."""
@@ -106,7 +106,7 @@ class Reader:
                 if isinstance(entry, Block):
                     self._block(section, entry, node, told)
                 else:
-                    self._keyword(section, entry, node)
+                    self._keyword(section, self._renamed(section.block, entry, node), node)
 
     def _stranger(self, section: Section, node: Node) -> None:
         text, advice = stranger(self.root, section.block, node.keyword)
@@ -124,11 +124,22 @@ class Reader:
             self.complain(node.words[0], Severity.WARNING, text, entry.instead)
         return text is not None
 
+    def _renamed(self, block: Block, entry: Keyword, node: Node) -> Keyword:
+        """What an old word is now."""
+        if not entry.is_now:
+            return entry
+        now = block.find(entry.is_now)
+        assert isinstance(now, Keyword)
+        self.complain(
+            node.words[0], Severity.WARNING, f"{entry.name} is an old word for {now.name}", f"write {now.name}"
+        )
+        return now
+
     def _line(self, section: Section, node: Node, kind: Type[object]) -> None:
         """One line of a block whose lines have no keywords."""
         if node.block is not None:
             self.complain(node.words[0], Severity.WARNING, f"'{node.keyword}' takes no block here; it is ignored")
-        read = self._parse(Words(node, node.words, self.findings.append), kind, node)
+        read = self._parse(Words(node, node.words, self.findings.add), kind, node)
         if read is not None:
             section.settings.append(Setting(None, read.value, node))
 
@@ -146,13 +157,13 @@ class Reader:
             )
             if entry.twice is Twice.FIRST:
                 return
-        read = self._parse(Words(node, node.arguments, self.findings.append), entry.type, node)
+        read = self._parse(Words(node, node.arguments, self.findings.add), entry.type, node)
         if read is not None:
             section.settings.append(Setting(entry, read.value, node))
 
     def _block(self, section: Section, entry: Block, node: Node, quiet: bool) -> None:
         below = Section(entry, node)
-        words = Words(node, node.arguments, self.findings.append)
+        words = Words(node, node.arguments, self.findings.add)
         if entry.head is not None:
             read = self._parse(words, entry.head, node)
             below.broken = read is None

@@ -1,0 +1,33 @@
+"""`FILE_CHECK`: a number in a file, of a `track_file` block, moves the weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pylvs.config.schema.nouns import Block, Keyword, Twice, Type, Words
+from pylvs.config.schema.types import FLAG, MAX_INTEGER, TEXT, Integer
+
+
+@dataclass(frozen=True, slots=True)
+class Multiplier(Type[tuple[int, bool]]):
+    """What the file's number is multiplied by, and whether its sign is turned round."""
+
+    def parse(self, words: Words) -> tuple[int, bool]:
+        """Multiplier, and whether `reverse` follows."""
+        weight = Integer(-MAX_INTEGER, MAX_INTEGER).parse(words)
+        return weight, words.take_if("reverse") is not None
+
+    def __str__(self) -> str:
+        return "NUMBER [reverse]"
+
+
+FILE_CHECK = Block(
+    "FILE_CHECK",
+    "a number in a file moves the weight; -254 and below takes the server out",
+    (
+        Keyword("track_file", TEXT, "name of the track_file block"),
+        Keyword("weight", Multiplier(), "multiplier of the number", default_doc="the track_file's"),
+        Keyword("dynamic", FLAG, "the number changes the weight, not only up and down", default=False),
+    ),
+    twice=Twice.MANY,
+)

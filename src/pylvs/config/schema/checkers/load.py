@@ -1,0 +1,64 @@
+"""`LOAD_CHECK`: the weight follows the server's real load, read from a page in Prometheus's text format."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pylvs.config.schema.checkers.target import CONNECTION
+from pylvs.config.schema.nouns import Block, Keyword, Twice, Type, Words, Wrong
+from pylvs.config.schema.pace import pace
+from pylvs.config.schema.types import FLAG, Integer, Real, Text, did_you_mean
+from pylvs.model.checks import LoadSource
+
+PORT = 9100  # node_exporter's
+METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*(\{[^{}]*\})?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceType(Type[tuple[LoadSource, str]]):
+    """Which figure of the page is the load."""
+
+    def parse(self, words: Words) -> tuple[LoadSource, str]:
+        """The source, and the metric's name where it is the operator's own."""
+        word = words.take("what the load is")
+        names = [source.value for source in LoadSource]
+        if word.text not in names:
+            raise Wrong(f"there is no load '{word.text}'", did_you_mean(word.text, names) or f"one of {self}", word)
+        source = LoadSource(word.text)
+        if source is not LoadSource.METRIC:
+            return source, ""
+        metric = words.take("the metric's name")
+        if not METRIC.match(metric.text):
+            advice = "quote it, such as 'queue_length{pool=\"web\"}'"
+            raise Wrong(f"'{metric.text}' is not the name of a metric", advice, metric)
+        return source, metric.text
+
+    def __str__(self) -> str:
+        return "load1_per_core | cpu_busy | metric NAME"
+
+
+LOAD_CHECK = Block(
+    "LOAD_CHECK",
+    "the weight follows the server's load, as Prometheus's node_exporter tells it; never takes a server out",
+    (
+        Keyword("path", Text("a path"), "page of the metrics", default="/metrics"),
+        Keyword(
+            "source",
+            SourceType(),
+            "what the load is",
+            default=(LoadSource.LOAD1_PER_CORE, ""),
+            default_doc="load1_per_core",
+        ),
+        Keyword("full", Real(0.000001, 1e15), "load at which the server gets least", default=1.0),
+        Keyword("floor", Real(0, 1), "share of the configured weight that is always left", default=0.1),
+        Keyword("smoothing", Real(0, 0.99), "share of the load before in the new one", default=0.5),
+        Keyword("hysteresis", Real(0, 1), "changes of a smaller share of the weight are not made", default=0.05),
+        Keyword("patience", Integer(1, 1000), "unreadable pages before the configured weight is back", default=3),
+        Keyword("tls", FLAG, "read it over HTTPS; the certificate is not verified", default=False),
+        *CONNECTION,
+        *pace(),
+    ),
+    twice=Twice.MANY,
+    since="0.2",
+)

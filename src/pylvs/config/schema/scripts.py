@@ -1,0 +1,69 @@
+"""The type of a script: a program with its arguments in one word, then a user and a group."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from pylvs.config.schema.nouns import Type, Words, Wrong
+from pylvs.config.tree import Word
+from pylvs.model.scripts import Script
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenScript:
+    """A script as written; `word` is where complaints of it stand."""
+
+    script: Script
+    word: Word
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptType(Type[WrittenScript]):
+    """Program and arguments in one word, quoted if there are arguments; `with_user` if user and group may follow."""
+
+    with_user: bool = True
+
+    def parse(self, words: Words) -> WrittenScript:
+        """The script; Wrong if its quotes do not match or there is no program."""
+        word = words.take("a program")
+        arguments = arguments_of(word)
+        user = words.take("").text if self.with_user and words else ""
+        group = words.take("").text if self.with_user and words else ""
+        return WrittenScript(Script(arguments, user, group), word)
+
+    def __str__(self) -> str:
+        return "a program with its arguments in quotes" + (" [user [group]]" if self.with_user else "")
+
+
+def arguments_of(word: Word) -> tuple[str, ...]:
+    """The arguments in a word: split at blanks, except within quotes inside of it. Raises Wrong."""
+    lexer = shlex.shlex(word.text, posix=True, punctuation_chars="")
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    lexer.escape = ""
+    try:
+        arguments = tuple(lexer)
+    except ValueError:
+        raise Wrong(f"a quote in '{word.text}' is not closed", "close it", word) from None
+    if not arguments or not arguments[0]:
+        raise Wrong("no program is named", "name one", word)
+    return arguments
+
+
+@dataclass(frozen=True, slots=True)
+class UserType(Type[tuple[str, str]]):
+    """A user, and a group if it is not the user's own."""
+
+    def parse(self, words: Words) -> tuple[str, str]:
+        """User and group; "" for no group."""
+        user = words.take("a user").text
+        return user, words.take("").text if words else ""
+
+    def __str__(self) -> str:
+        return "user [group]"
+
+
+SCRIPT = ScriptType()
+SCRIPT_ALONE = ScriptType(with_user=False)
+USER = UserType()

@@ -1,0 +1,169 @@
+"""`virtual_server` with its `sorry_server`, and `real_server`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pylvs.config.schema.checkers import CHECKERS
+from pylvs.config.schema.forwarding import FORWARDING, GRANULARITY, PERSISTENCE, PROTOCOL, SCHEDULER
+from pylvs.config.schema.groups import FAMILY, MarkWords
+from pylvs.config.schema.nouns import Block, Keyword, State, Twice, Type, Words
+from pylvs.config.schema.pace import INHIBIT, outer, smtp_alert
+from pylvs.config.schema.scripts import SCRIPT
+from pylvs.config.schema.types import BARE, FLAG, TEXT, Integer, address_of, number_of, port_of
+from pylvs.config.tree import Word
+from pylvs.model.addresses import Address
+from pylvs.model.destination import MAX_WEIGHT
+
+MOST = 0xFFFFFFFF
+SENSIBLE_WEIGHT = 65535  # what the manual of ipvsadm allows
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An address with a port, 0 for none, and where it is written."""
+
+    address: Address
+    port: int
+    word: Word
+
+
+@dataclass(frozen=True, slots=True)
+class ServerType(Type[Server]):
+    """An address and a port; without one, or with 0, the port of each packet."""
+
+    def parse(self, words: Words) -> Server:
+        """Address and port."""
+        word = words.take("an IP address")
+        address = address_of(word)
+        port = words.peek()
+        if port is not None:
+            words.take("")
+        return Server(address, 0 if port is None or port.text == "0" else port_of(port), word)
+
+    def __str__(self) -> str:
+        return "ADDRESS [PORT]"
+
+
+@dataclass(frozen=True, slots=True)
+class MarkService:
+    """A service of a firewall mark; `family` 0 is that of its real servers."""
+
+    mark: int
+    family: int
+    word: Word
+
+
+@dataclass(frozen=True, slots=True)
+class GroupService:
+    """A service of every entry of a group."""
+
+    group: str
+    word: Word
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceType(Type[Server | MarkService | GroupService]):
+    """What stands behind virtual_server."""
+
+    def parse(self, words: Words) -> Server | MarkService | GroupService:
+        """An address with its port, a mark, or a group's name."""
+        word = words.take_if("fwmark", "group")
+        if word is None:
+            return ServerType().parse(words)
+        if word.text == "fwmark":
+            return MarkService(*MarkWords().parse(words), word)
+        name = words.take("the name of a group")
+        return GroupService(name.text, name)
+
+    def __str__(self) -> str:
+        return "ADDRESS [PORT] | fwmark NUMBER | group NAME"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightType(Type[int]):
+    """A weight. Beyond 65535 keepalived and IPVS take it, though ipvsadm's manual does not allow it."""
+
+    def parse(self, words: Words) -> int:
+        """The weight."""
+        word = words.peek()
+        weight = Integer(0, MAX_WEIGHT).parse(words)
+        if word is not None and number_of(word) > SENSIBLE_WEIGHT:
+            words.warn(word, f"weight {word.text} is beyond {SENSIBLE_WEIGHT}; it is taken", "use smaller weights")
+        return weight
+
+    def __str__(self) -> str:
+        return f"a whole number, 0 to {SENSIBLE_WEIGHT}"
+
+
+WEIGHT = Keyword("weight", WeightType(), "share of the connections; 0 is none", default=1, inherited=True)
+METHOD = Keyword("lvs_method", FORWARDING, "how packets get to the server", inherited=True, default_doc="NAT")
+VIRTUALHOST = Keyword("virtualhost", TEXT, "name that HTTP checks ask for", inherited=True)
+
+REAL_SERVER = Block(
+    "real_server",
+    "one real server, and how it is checked",
+    (
+        WEIGHT,
+        METHOD,
+        Keyword("uthreshold", Integer(0, MOST), "connections at which it counts as full; 0: never", default=0),
+        Keyword("lthreshold", Integer(0, MOST), "connections below which it is free again", default=0),
+        INHIBIT,
+        Keyword("notify_up", SCRIPT, "run when the server comes up", twice=Twice.FIRST),
+        Keyword("notify_down", SCRIPT, "run when the server goes down", twice=Twice.FIRST),
+        smtp_alert(default=True),
+        VIRTUALHOST,
+        Keyword("snmp_name", TEXT, "name in SNMP", state=State.NEVER, instead="there is no SNMP; see pylvs metrics"),
+        *outer(),
+        *CHECKERS,
+    ),
+    head=ServerType(),
+    twice=Twice.MANY,
+)
+
+
+def _flag(name: str, bit: int, doc: str) -> Keyword:
+    return Keyword(name, BARE, f"{doc} (bit {bit} of the scheduler's flags)", default=False)
+
+
+VIRTUAL_SERVER = Block(
+    "virtual_server",
+    "a virtual service with its real servers",
+    (
+        Keyword("lvs_sched", SCHEDULER, "which server the next connection gets", aliases=("lb_algo",), default="wlc"),
+        Keyword("lvs_method", FORWARDING, "how packets get to the servers", aliases=("lb_kind",), default_doc="NAT"),
+        Keyword("protocol", PROTOCOL, "transport protocol", default_doc="UDP"),
+        _flag("flag-1", 1, "the scheduler's first flag"),
+        _flag("flag-2", 2, "the scheduler's second flag"),
+        _flag("flag-3", 3, "the scheduler's third flag"),
+        _flag("sh-fallback", 1, "sh: take the next server where the chosen one is down"),
+        _flag("sh-port", 2, "sh: the client's port counts too"),
+        _flag("mh-fallback", 1, "mh: take the next server where the chosen one is down"),
+        _flag("mh-port", 2, "mh: the client's port counts too"),
+        Keyword("hashed", BARE, "of old kernels", state=State.DEAD, instead="remove it"),
+        Keyword("ops", BARE, "UDP: each packet is scheduled anew", default=False),
+        Keyword("persistence_timeout", PERSISTENCE, "how long a client stays with its server", default=0),
+        Keyword("persistence_granularity", GRANULARITY, "clients of one such network stay together"),
+        Keyword("persistence_engine", TEXT, "what identifies a client beyond its address", default=""),
+        Keyword("ip_family", FAMILY, "family of a firewall mark's service", default_doc="the real servers'"),
+        Keyword("quorum", Integer(1, MOST), "weight of live servers that the service needs", default=1),
+        Keyword("hysteresis", Integer(0, MOST), "weight by which the quorum must be missed or passed", default=0),
+        Keyword("quorum_up", SCRIPT, "run when the quorum is there again", twice=Twice.FIRST),
+        Keyword("quorum_down", SCRIPT, "run when the quorum is lost", twice=Twice.FIRST),
+        Keyword("omega", FLAG, "run the scripts for going down when pylvs ends", default=False),
+        Keyword("ha_suspend", FLAG, "no checks while the address is not on this machine", default=False),
+        Keyword("sorry_server", ServerType(), "serves while the quorum is lost"),
+        Keyword("sorry_server_inhibit", FLAG, "the sorry server stays in the table with weight 0", default=False),
+        Keyword("sorry_server_lvs_method", FORWARDING, "of the sorry server", default_of="lvs_method"),
+        WEIGHT,
+        INHIBIT,
+        smtp_alert(default=False),
+        VIRTUALHOST,
+        Keyword("snmp_name", TEXT, "name in SNMP", state=State.NEVER, instead="there is no SNMP; see pylvs metrics"),
+        Keyword("nat_mask", TEXT, "of old kernels", state=State.DEAD, instead="remove it"),
+        *outer(),
+        REAL_SERVER,
+    ),
+    head=ServiceType(),
+    twice=Twice.MANY,
+)
