@@ -51,20 +51,15 @@ def detach(device: str) -> None:
 
 
 def _overview() -> dict[str, Any]:
-    from pylvs.dataplane import abi, takeover
+    from pylvs.dataplane import takeover
     from pylvs.dataplane.attach import attached
     from pylvs.dataplane.director import open_director
+    from pylvs.dataplane.reasons import reason_counts
 
     director = open_director()
     if not director.state.exists:
         return {"tables": False, "devices": [], "reasons": {}}
     tables = director.tables
-    names = {
-        number: name.removeprefix("REASON_").lower().replace("_", " ")
-        for name, number in abi.shipped().enum("reason").items()
-        if name not in ("REASONS", "REASON_NONE")
-    }
-    counted = {number: tables.reasons.sums(number)[0] for number in names}
     return {
         "tables": True,
         "object": str(takeover.running(director.state)),
@@ -81,7 +76,7 @@ def _overview() -> dict[str, Any]:
             }
             for each in attached(director.state)
         ],
-        "reasons": {names[number]: count for number, count in counted.items() if count},
+        "reasons": {name: count for name, count in reason_counts(tables).items() if count},
     }
 
 

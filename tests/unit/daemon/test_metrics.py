@@ -1,0 +1,96 @@
+"""The numbers as Prometheus reads them."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from pylvs.daemon.metrics import Facts, exposition
+from pylvs.health.overrides import Override
+from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapshot
+from pylvs.model.checks import Target, TcpCheck
+from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.director import DestinationRow, ServiceRow
+from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from pylvs.model.statistics import Counters
+
+SERVER = DestinationKey(ip_address("10.0.0.2"), 80)
+WEB = ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80)
+MARK = ServiceKey.of_mark(0x1F)
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def samples(facts: Facts) -> Samples:
+    """Every sample of the page, by its name and its labels."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(exposition(facts))
+        for sample in family.samples
+    }
+
+
+def labels(**each: str) -> tuple[tuple[str, str], ...]:
+    """As `samples` has them."""
+    return tuple(sorted(each.items()))
+
+
+def row(key: ServiceKey, *, weight: int, active: int, counters: Counters) -> ServiceRow:
+    """A service with one destination."""
+    destination = DestinationRow(Destination(SERVER, weight=weight), active, 7, 2, counters)
+    return ServiceRow(VirtualService(key), (destination,), counters)
+
+
+def test_a_table_has_the_names_and_labels_of_node_exporter() -> None:
+    rows = [
+        row(WEB, weight=3, active=5, counters=Counters(10, 20, 30, 40, 50)),
+        row(MARK, weight=0, active=1, counters=Counters(1, 2, 3, 4, 5)),
+    ]
+    found = samples(Facts("1", rows))
+    assert found["node_ipvs_connections_total", ()] == 11
+    assert found["node_ipvs_incoming_packets_total", ()] == 22
+    assert found["node_ipvs_outgoing_packets_total", ()] == 33
+    assert found["node_ipvs_incoming_bytes_total", ()] == 44
+    assert found["node_ipvs_outgoing_bytes_total", ()] == 55
+    remote = {"remote_address": "10.0.0.2", "remote_port": "80"}
+    web = labels(local_address="192.0.2.1", local_port="80", local_mark="", proto="TCP", **remote)
+    mark = labels(local_address="", local_port="0", local_mark="0000001F", proto="FWM", **remote)
+    assert (found["node_ipvs_backend_weight", web], found["node_ipvs_backend_weight", mark]) == (3, 0)
+    assert found["node_ipvs_backend_connections_active", web] == 5
+    assert found["node_ipvs_backend_connections_inactive", mark] == 7
+    assert found["pylvs_backend_incoming_bytes_total", web] == 40
+
+
+def test_what_happened_to_packets_is_counted_by_name() -> None:
+    found = samples(Facts("1", reasons={"table full dropped": 3, "no route": 0}))
+    assert found["pylvs_packets_by_reason_total", labels(reason="table_full_dropped")] == 3
+    assert found["pylvs_packets_by_reason_total", labels(reason="no_route")] == 0
+
+
+def test_checks_servers_and_quorums_tell_how_they_stand() -> None:
+    check = TcpCheck(target=Target(ip_address("10.0.0.2"), 80))
+    made = CheckSnapshot(check, False, 4, None, "connection refused", 1.0, 0.25, 3.0, False, 1, 9, 4)
+    unmade = CheckSnapshot(check, None, 0, None, "", None, None, 3.0, False, 1, 0, 0)
+    server = ServerSnapshot("web", SERVER, False, True, 99.5, "refused", 0, 4, Override(), False, (made, unmade))
+    service = ServiceSnapshot("web", (WEB,), False, 99.5, 2, 1, 0, None, False, False, (server,))
+    found = samples(Facts("1", services=[service], reloads={"done": 2, "refused": 1}, edits={"restored": 5}))
+    assert found["pylvs_quorum_up", labels(service="web")] == 0
+    is_ = {"service": "web", "server": "10.0.0.2:80"}
+    assert found["pylvs_server_up", labels(**is_)] == 0
+    assert found["pylvs_server_configured_weight", labels(**is_)] == 4
+    assert found["pylvs_server_since_seconds", labels(**is_)] == 99.5
+    first = labels(**is_, check="TCP_CHECK", number="0")
+    assert found["pylvs_check_up", first] == 0
+    assert found["pylvs_check_duration_seconds", first] == 0.25
+    assert found["pylvs_check_probes_total", first] == 9
+    assert found["pylvs_check_failed_probes_total", first] == 4
+    assert ("pylvs_check_up", labels(**is_, check="TCP_CHECK", number="1")) not in found
+    assert found["pylvs_reloads_total", labels(result="refused")] == 1
+    assert found["pylvs_table_edits_total", labels(why="restored")] == 5
+
+
+def test_an_empty_table_is_a_page_as_well() -> None:
+    found = samples(Facts("1.2.3"))
+    assert found["pylvs_info", labels(version="1.2.3")] == 1
+    assert found["node_ipvs_connections_total", ()] == 0
