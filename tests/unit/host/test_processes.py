@@ -1,0 +1,315 @@
+"""Scripts: whom they run as, what they inherit, and that nothing of them is left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from pylvs.host import process_tree
+from pylvs.host.processes import Ended, Processes
+from pylvs.model.scripts import Script
+
+T = TypeVar("T")
+LONG_S = 60  # for what is bound to happen, on a machine however busy
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root becomes somebody else")
+
+REPORT = """
+import json, os, signal, sys
+json.dump({
+    "arguments": sys.argv[1:], "uid": os.getresuid(), "gid": os.getresgid(), "groups": os.getgroups(),
+    "leader": os.getsid(0) == os.getpid() == os.getpgid(0), "umask": os.umask(0), "cwd": os.getcwd(),
+    "stdin": os.readlink("/proc/self/fd/0"), "files": sorted(map(int, os.listdir("/proc/self/fd")))[:-1],
+    "status": [line for line in open("/proc/self/status") if line.startswith(("SigBlk", "SigIgn"))],
+    "environment": dict(os.environ)}, sys.stdout)
+"""
+
+
+def run(work: Callable[[Processes], Awaitable[T]], security: bool = False, at_once: int = 8) -> T:
+    """Some work with processes, which are put away behind it."""
+
+    async def whole() -> T:
+        processes = Processes(security=security, at_once=at_once)
+        try:
+            async with asyncio.timeout(LONG_S * 4):
+                return await work(processes)
+        finally:
+            await processes.close()
+
+    return asyncio.run(whole())
+
+
+def ended(*arguments: str, user: str = "", timeout_s: float = LONG_S, security: bool = False) -> Ended:
+    """How a script of these arguments ends."""
+    return run(lambda processes: processes.run(Script(arguments, user), timeout_s), security)
+
+
+def reported(*arguments: str, **environment: str) -> dict[str, object]:
+    """What a script finds about itself."""
+    script = Script((sys.executable, "-I", "-c", REPORT, *arguments))
+    end = run(lambda processes: processes.run(script, LONG_S, environment))
+    assert end.status == 0, end
+    found: dict[str, object] = json.loads(end.output)
+    return found
+
+
+def written(path: Path, text: str) -> str:
+    """A program that anybody may run, reached by folders that anybody may enter."""
+    path.write_text(text)
+    path.chmod(0o755)
+    for folder in path.parents:
+        if "pytest-of-" in str(folder):  # those that pytest made, for nobody else
+            folder.chmod(folder.stat().st_mode | 0o055)
+    return str(path)
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether none of these processes runs."""
+    deadline = time.monotonic() + LONG_S
+    while time.monotonic() < deadline:
+        if not any((about := process_tree.process(pid)) and process_tree.alive(about) for pid in pids):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_a_script_gets_its_own_words_and_a_clean_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/somebody")
+    monkeypatch.setenv("KEPT", "yes")
+    with open("/dev/null") as file:
+        os.set_inheritable(file.fileno(), True)
+        found = reported("a b", "$HOME", "", EXTRA="more")
+    assert found["arguments"] == ["a b", "$HOME", ""]
+    assert found["leader"] is True
+    assert found["stdin"] == "/dev/null"
+    assert found["files"] == [0, 1, 2]
+    assert found["umask"] == 0o077
+    assert found["cwd"] == os.getcwd()
+    environment = found["environment"]
+    assert isinstance(environment, dict)
+    assert "NOTIFY_SOCKET" not in environment
+    assert (environment["KEPT"], environment["EXTRA"]) == ("yes", "more")
+
+
+def test_no_signal_is_blocked_or_ignored(tmp_path: Path) -> None:
+    """A shell does not touch them, as Python would."""
+    script = Script(("/bin/grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"))
+
+    async def within(processes: Processes) -> Ended:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        old = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        try:
+            return await processes.run(script, LONG_S)
+        finally:
+            signal.signal(signal.SIGUSR2, old)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    assert {int(line.split()[1], 16) for line in run(within).lines()} == {0}
+
+
+@as_root
+def test_a_script_runs_as_its_user_with_that_users_groups_and_no_way_back() -> None:
+    end = ended("/bin/grep", "-E", "^(Uid|Gid|Groups|CapEff):", "/proc/self/status", user="daemon")
+    found = {line.split(":")[0]: line.split()[1:] for line in end.output.splitlines()}
+    groups = [str(group) for group in sorted(os.getgrouplist("daemon", 1))]
+    assert found == {"Uid": ["1"] * 4, "Gid": ["1"] * 4, "Groups": groups, "CapEff": ["0" * 16]}
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "words"),
+    [
+        ("exit 0", 0, "exit status 0"),
+        ("echo all is well; exit 0", 0, "exit status 0"),
+        ("echo no route >&2; echo more; exit 3", 3, "exit status 3: no route"),
+        ("exit 255", 255, "exit status 255"),
+        ("kill -SEGV $$", None, "ended by SIGSEGV"),
+        (r"printf '\033[31mred\n'; exit 1", 1, "exit status 1: [31mred"),
+    ],
+)
+def test_an_end_is_told_in_a_few_words(code: str, status: int | None, words: str) -> None:
+    end = ended("/bin/sh", "-c", code)
+    assert (end.status, str(end)) == (status, words)
+
+
+def test_what_cannot_be_started_says_why(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("#!/bin/sh\n")
+    assert ended("/no/such/program").trouble.endswith("No such file or directory")
+    assert ended(str(plain)).trouble.endswith("Permission denied")
+    assert "no-such-user" in ended("/bin/true", user="no-such-user").trouble
+    assert ended("/bin/true", "a\0b").status is None
+
+
+def test_a_script_without_its_first_line_is_the_shells(tmp_path: Path) -> None:
+    assert ended(written(tmp_path / "old", "exit 4\n")).status == 4
+
+
+def test_a_bare_name_is_found_on_path() -> None:
+    assert ended("sh", "-c", "exit 5").status == 5
+
+
+@as_root
+def test_what_others_could_change_does_not_run_as_root(tmp_path: Path) -> None:
+    program = written(tmp_path / "program", "#!/bin/sh\nexit 0\n")
+    os.chmod(program, 0o777)
+    end = ended(program, user="root", security=True)
+    assert end.status is None
+    assert f"{program} is writable by everybody" in end.trouble
+    assert ended(program, user="root").status == 0
+    assert ended(program, user="daemon", security=True).status == 0
+
+
+def test_output_is_kept_in_part_and_never_stops_a_script() -> None:
+    end = ended("/bin/sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x; echo; exit 1")
+    assert end.status == 1
+    assert len(end.output) + end.lost_bytes == 3000001
+    lines = end.lines()
+    assert lines[0] == "x" * 199 + "…"
+    assert lines[-1] == f"(and {end.lost_bytes} more bytes)"
+    many = Ended(0, output="line\n" * 100)
+    assert many.lines() == ["line"] * 20 + ["(and 80 more lines)"]
+
+
+FORKS = """
+trap '' TERM
+(setsid sh -c 'trap "" TERM; echo $$ >>{pids}; while :; do sleep 60; done' &)
+setsid setsid sh -c 'echo $$ >>{pids}; exec sleep 600' &
+echo $$ >>{pids}
+sleep 600 & echo $! >>{pids}
+while :; do sleep 60; done
+"""
+
+
+def test_a_script_that_hangs_is_killed_with_all_its_children_at_its_timeout(tmp_path: Path) -> None:
+    """Those that made sessions of their own, lost their parents, or do not heed SIGTERM as well."""
+    pids = tmp_path / "pids"
+    program = written(tmp_path / "forks", "#!/bin/sh\n" + FORKS.format(pids=pids))
+    for timeout_s in (3, 20, 60):  # time enough to fork them all, on a busy machine as well
+        pids.write_text("")
+        end = ended(program, user="root" if os.geteuid() == 0 else "", timeout_s=timeout_s)
+        assert (end.timed_out, str(end)) == (True, f"timed out after {timeout_s} s")
+        found = [int(line) for line in pids.read_text().split()]
+        assert gone(found)
+        if len(found) == 4:
+            return
+    pytest.fail(f"only {len(found)} of 4 processes were forked")
+
+
+def test_a_script_that_heeds_sigterm_may_clean_up(tmp_path: Path) -> None:
+    cleaned = tmp_path / "cleaned"
+    code = f"trap 'echo yes >{cleaned}; exit 0' TERM; while :; do sleep 0.05; done"
+    for timeout_s in (1, 20, 60):
+        assert ended("/bin/sh", "-c", code, timeout_s=timeout_s).timed_out
+        if cleaned.exists():
+            break
+    assert cleaned.read_text() == "yes\n"
+
+
+def test_what_a_script_leaves_behind_on_purpose_lives_on_and_is_reaped(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+
+    async def within(processes: Processes) -> tuple[int, bool, str]:
+        end = await processes.run(Script(("/bin/sh", "-c", f"sleep 600 & echo $! >{pids}; exit 7")), LONG_S)
+        assert end.status == 7
+        pid = int(pids.read_text())
+        about = process_tree.process(pid)
+        lived = about is not None and process_tree.alive(about)
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + LONG_S
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        return pid, lived, str(Path(f"/proc/{pid}").exists())
+
+    assert run(within)[1:] == (True, "False")
+
+
+def test_a_cancelled_script_is_killed(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+
+    async def within(processes: Processes) -> None:
+        task = asyncio.create_task(
+            processes.run(Script(("/bin/sh", "-c", f"echo $$ >{pids}.new; mv {pids}.new {pids}; sleep 600")), 600)
+        )
+        while not pids.exists():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(gone, [int(pids.read_text())])
+        assert (await processes.run(Script(("/bin/true",)), LONG_S)).status == 0
+
+    run(within)
+
+
+def test_at_the_end_nothing_runs_any_more(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+
+    async def within(processes: Processes) -> Ended:
+        code = f"setsid sleep 600 & echo $$ $! >{pids}.new; mv {pids}.new {pids}; wait"
+        task = asyncio.create_task(processes.run(Script(("/bin/sh", "-c", code)), 600))
+        while not pids.exists():
+            await asyncio.sleep(0.01)
+        await processes.close()
+        return await task
+
+    assert run(within).trouble == "the process that runs scripts has ended"
+    assert gone([int(pid) for pid in pids.read_text().split()])
+
+
+def test_many_that_fail_at_once_all_end_and_no_more_run_than_may(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    script = Script(("/bin/sh", "-c", f"echo + >>{log}; echo - >>{log}; exit 1"))
+    log.touch()
+
+    async def within(processes: Processes) -> list[Ended]:
+        return await asyncio.gather(*(processes.run(script, LONG_S) for _ in range(300)))
+
+    assert {end.status for end in run(within, at_once=4)} == {1}
+    running = most = 0
+    for line in log.read_text().split():
+        running += 1 if line == "+" else -1
+        most = max(most, running)
+    assert (running, 0 < most <= 4) == (0, True)
+
+
+def test_a_killed_runner_is_replaced(tmp_path: Path) -> None:
+    async def within(processes: Processes) -> tuple[str, int | None]:
+        pids = tmp_path / "pids"
+        code = f"echo $PPID >{pids}.new; mv {pids}.new {pids}; sleep 600"
+        task = asyncio.create_task(processes.run(Script(("/bin/sh", "-c", code)), 600))
+        while not pids.exists():
+            await asyncio.sleep(0.01)
+        os.kill(int(pids.read_text()), signal.SIGKILL)
+        first = await task
+        return first.trouble, (await processes.run(Script(("/bin/true",)), LONG_S)).status
+
+    assert run(within) == ("the process that runs scripts has ended", 0)
+
+
+def test_a_stopped_tree_is_whole(tmp_path: Path) -> None:
+    """Also while it grows."""
+    code = "import os, time\nfor _ in range(4): os.fork()\ntime.sleep(600)"
+    pid = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", code])
+    root = process_tree.process(pid)
+    assert root is not None
+    deadline = time.monotonic() + LONG_S
+    tree = process_tree.stopped_tree(root)
+    while len(tree) < 16 and time.monotonic() < deadline:
+        for each in tree:
+            process_tree.send(each, signal.SIGCONT)
+        time.sleep(0.05)
+        tree = process_tree.stopped_tree(root)
+    assert len(tree) == 16
+    assert tree[0] == root
+    for each in tree:
+        process_tree.send(each, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert gone([each.pid for each in tree])
