@@ -1,0 +1,142 @@
+"""What a running daemon keeps on disk: who runs, where it is asked, and what must survive a crash.
+
+One directory for each daemon, by default one for each network namespace, gone with the machine's runtime files:
+
+    pid            the daemon's process, locked as long as it lives, however it ends
+    control        the socket of its API
+    services.json  the services that it keeps in the table, with the servers configured
+    overrides.json what the operator said of single servers
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pylvs.host.namespaces import network_cookie
+from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
+
+ROOT = Path("/run/pylvs/daemon")
+LONGEST_SOCKET_PATH = 107  # bytes, sun_path without its zero
+
+
+def default_path() -> Path:
+    """The directory of the daemon of this network namespace."""
+    return ROOT / f"net{network_cookie()}"
+
+
+class StateDirectory:
+    """The files of one daemon, and its lock."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = default_path() if path is None else Path(os.path.abspath(path))
+        self._lock = -1
+
+    @property
+    def pid_path(self) -> Path:
+        """Holds the daemon's process number."""
+        return self.path / "pid"
+
+    @property
+    def socket_path(self) -> Path:
+        """Where the daemon is asked."""
+        return self.path / "control"
+
+    # --- one daemon ---
+
+    def take(self) -> None:
+        """Make the directory and be its daemon. Raises Busy naming the one there is, NotPermitted, Unsupported."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            os.chmod(self.path, 0o700)
+            self._lock = self._locked()
+        except PermissionError as error:
+            raise NotPermitted(f"{error.filename}: Operation not permitted; run as root") from None
+        except OSError as error:
+            raise Unsupported(f"{error.filename or self.path}: {error.strerror}; choose another --state-dir") from None
+        os.truncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        self.socket_path.unlink(missing_ok=True)  # of one that was killed
+
+    def _locked(self) -> int:
+        while True:
+            descriptor = os.open(self.pid_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(descriptor), os.stat(self.pid_path)):
+                    held, descriptor = descriptor, -1
+                    return held
+            except BlockingIOError:
+                owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+                raise Busy(f"pylvs run is there already, process {owner}, with {self.path}; stop it first") from None
+            except FileNotFoundError:
+                pass  # the former daemon just removed it
+            finally:
+                if descriptor >= 0:
+                    os.close(descriptor)
+
+    def give_back(self) -> None:
+        """End being its daemon; what need not survive is removed, and the directory if that is all."""
+        self.socket_path.unlink(missing_ok=True)
+        self.pid_path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody's files are in it
+            self.path.rmdir()
+            if self.path.parent == ROOT:
+                ROOT.rmdir()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    # --- the socket, however long its path is ---
+
+    @contextlib.contextmanager
+    def socket_address(self) -> Iterator[str]:
+        """A path that fits into a socket's address, valid within."""
+        path = str(self.socket_path)
+        if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
+            yield path
+            return
+        directory = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{directory}/{self.socket_path.name}"
+        finally:
+            os.close(directory)
+
+    # --- what survives ---
+
+    def file(self, name: str) -> Path:
+        """Where something is kept."""
+        return self.path / f"{name}.json"
+
+    def read(self, name: str) -> Any:
+        """What was kept under a name, None if nothing was. Raises Unsupported for a file that nobody could write so."""
+        path = self.file(name)
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise Unsupported(f"{path}: damaged ({error}); remove it") from None
+
+    def keep(self, name: str, content: Any) -> None:
+        """Replace what is kept under a name at one stroke; nothing (None, empty) removes it. Raises PylvsError."""
+        path = self.file(name)
+        try:
+            if not content:
+                path.unlink(missing_ok=True)
+                return
+            draft = path.with_suffix(".new")
+            with open(draft, "w", encoding="utf-8") as file:
+                json.dump(content, file, separators=(",", ":"))
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except OSError as error:
+            raise PylvsError(f"{path}: {error.strerror}: what must survive a crash is not kept") from None

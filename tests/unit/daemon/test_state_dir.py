@@ -1,0 +1,166 @@
+"""One daemon at a time in a state directory, and what it keeps there survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from pylvs.daemon.kept import (
+    keep_overrides,
+    keep_own,
+    kept_overrides,
+    kept_own,
+    left_behind,
+    own_of,
+)
+from pylvs.daemon.state_dir import StateDirectory
+from pylvs.health.overrides import Override, Standing
+from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.director import DestinationRow, ServiceRow
+from pylvs.model.errors import Busy, PylvsError, Unsupported
+from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from pylvs.model.wanted import Configuration, WantedServer, WantedService
+
+WEB = ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80)
+SIX = ServiceKey(Protocol.UDP, ip_address("2001:db8::1"), 53)
+MARK = ServiceKey.of_mark(7)
+
+HOLD = """
+import sys
+from pathlib import Path
+from pylvs.daemon.state_dir import StateDirectory
+StateDirectory(Path(sys.argv[1])).take()
+print("taken", flush=True)
+sys.stdin.read()
+"""
+
+
+def server(number: int) -> DestinationKey:
+    return DestinationKey(ip_address(f"10.0.0.{number}"), 80)
+
+
+def configuration(*servers: int, keys: tuple[ServiceKey, ...] = (WEB,)) -> Configuration:
+    wanted = tuple(WantedServer(Destination(server(number))) for number in servers)
+    return Configuration((WantedService("web", keys, servers=wanted),))
+
+
+def test_a_second_daemon_is_refused_in_one_line_with_the_first_ones_number(tmp_path: Path) -> None:
+    first = StateDirectory(tmp_path / "state")
+    first.take()
+    with pytest.raises(Busy) as refused:
+        StateDirectory(tmp_path / "state").take()
+    assert str(refused.value) == (
+        f"pylvs run is there already, process {os.getpid()}, with {tmp_path}/state; stop it first"
+    )
+    assert first.pid_path.read_text() == f"{os.getpid()}\n"
+    assert stat.S_IMODE(first.path.stat().st_mode) == 0o700
+    first.give_back()
+    assert not first.path.exists()
+    second = StateDirectory(tmp_path / "state")
+    second.take()
+    second.give_back()
+
+
+def test_a_killed_daemon_leaves_the_way_free_and_what_it_kept(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "taken\n"
+        with pytest.raises(Busy, match=f"process {holder.pid}"):
+            StateDirectory(tmp_path).take()
+        (tmp_path / "control").touch()
+        holder.send_signal(signal.SIGKILL)
+    mine = StateDirectory(tmp_path)
+    mine.keep("something", [1])
+    mine.take()
+    assert mine.read("something") == [1]
+    assert not mine.socket_path.exists()
+    assert mine.pid_path.read_text() == f"{os.getpid()}\n"
+    mine.give_back()
+    assert [path.name for path in tmp_path.iterdir()] == ["something.json"]
+
+
+def test_a_place_that_cannot_be_one_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Unsupported, match="choose another --state-dir"):
+        StateDirectory(tmp_path / "file" / "state").take()
+
+
+def test_what_is_kept_is_replaced_at_one_stroke_and_nothing_is_no_file(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    assert state.read("name") is None
+    state.keep("name", {"a": 1})
+    state.keep("name", {"a": 2})
+    assert json.loads((tmp_path / "name.json").read_text()) == {"a": 2}
+    state.keep("name", {})
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "name.json").write_text("{")
+    with pytest.raises(Unsupported, match=r"name\.json: damaged .*; remove it"):
+        state.read("name")
+    with pytest.raises(PylvsError, match="not kept"):
+        StateDirectory(tmp_path / "gone").keep("name", [1])
+
+
+def test_the_socket_can_be_reached_under_a_long_path(tmp_path: Path) -> None:
+    for length in (3, 200):
+        state = StateDirectory(tmp_path / ("x" * length))
+        state.take()
+        with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+            with state.socket_address() as address:
+                listener.bind(address)
+            listener.listen()
+            with state.socket_address() as address:
+                client.connect(address)
+        assert state.socket_path.exists()
+        state.give_back()
+
+
+def test_own_services_and_overrides_come_back_as_they_were(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    assert kept_own(state) == {}
+    assert kept_overrides(state) == {}
+    own = own_of(configuration(1, 2, keys=(WEB, SIX, MARK)))
+    keep_own(state, own)
+    assert kept_own(state) == own == dict.fromkeys((WEB, SIX, MARK), frozenset({server(1), server(2)}))
+    said = {
+        ("web", server(1)): Override(Standing.DRAINED),
+        ("web", DestinationKey(SIX.address, 0)): Override(weight=0),
+    }
+    keep_overrides(state, said)
+    assert kept_overrides(state) == said
+    keep_overrides(state, {})
+    assert kept_overrides(state) == {}
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}', "[1]", '[["TCP", "x", 1, 0, []]]', '[{"service": 1}]', "7"])
+def test_a_damaged_file_is_one_line(tmp_path: Path, content: str) -> None:
+    state = StateDirectory(tmp_path)
+    for name in "services", "overrides":
+        state.file(name).write_text(content)
+    with pytest.raises(Unsupported, match="remove it"):
+        kept_own(state)
+    with pytest.raises(Unsupported, match="remove it"):
+        kept_overrides(state)
+
+
+def test_what_a_table_says_of_servers_is_said_of_known_ones_alone() -> None:
+    own = own_of(configuration(1, 2, 3))
+    rows = [
+        ServiceRow(VirtualService(WEB), (DestinationRow(Destination(server(1))),)),
+        ServiceRow(VirtualService(MARK)),
+        ServiceRow(VirtualService(SIX)),
+    ]
+    fresh = configuration(1, 2, 4, keys=(WEB, MARK))
+    (row,) = left_behind(rows, own, fresh)
+    assert [each.destination.key for each in row.destinations] == [server(1), server(4)]
+    assert left_behind(rows, {}, fresh) == []
