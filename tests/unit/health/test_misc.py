@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.health.misc import outcome, probe
+from pylvs.health.checkers import probe_of
+from pylvs.health.context import Context
+from pylvs.health.misc import outcome
 from pylvs.health.outcome import Outcome
 from pylvs.host.processes import Ended, Processes
 from pylvs.model.checks import MiscCheck, Pace
@@ -44,7 +46,7 @@ def asked(check: MiscCheck, times: int = 1) -> list[Outcome]:
     async def whole() -> list[Outcome]:
         processes = Processes()
         try:
-            ask = probe(check, processes)
+            ask = probe_of(check, Context(processes=processes))
             return [await ask() for _ in range(times)]
         finally:
             await processes.close()
