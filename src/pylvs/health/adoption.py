@@ -23,6 +23,7 @@ def adopt_service(service: ServiceState, row: ServiceRow) -> None:
         up = there is not None and not (server.wanted.inhibit_on_failure and there.weight == 0 and not explained)
         for link in server.links:
             link.presumed = up
+            link.state.first_counts &= not up
         server.up = up
         server.announced = True
         server.reason = "as the table was found"
@@ -39,4 +40,4 @@ def adopt_service(service: ServiceState, row: ServiceRow) -> None:
     if serving and sorry_server is not None and found[sorry_server.key].weight:
         service.has_quorum = False
     else:
-        service.has_quorum = service.quorum.after(True, service.weight_up())
+        service.has_quorum = service.quorum.after(True, service.weight_up)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pylvs.health.check_state import CheckState, sets_weight
+from pylvs.health.check_state import CheckState, SharedKey, sets_weight
 from pylvs.health.events import Event
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.health.servers import Link, ServerState
 from pylvs.health.services import ServiceState
 from pylvs.health.timetable import Slot
-from pylvs.model.addresses import Address
 from pylvs.model.checks import Check
 from pylvs.model.destination import DestinationKey
-from pylvs.model.wanted import Configuration, WantedServer, WantedService
+from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 
 CONFIGURED = "the configuration changed"
 REMOVED = "taken out of the configuration"
@@ -22,7 +21,6 @@ REMOVED = "taken out of the configuration"
 # Makes the probe of one check of one server of one service (of a shared check: the first that has it). It raises
 # nothing: what a checker cannot do is an outcome.
 ProbeOf = Callable[[Check, WantedService, WantedServer], Probe]
-SharedKey = tuple[Address, Check, int]
 
 
 @dataclass(slots=True)
@@ -41,8 +39,10 @@ class Replacement:
 
 @dataclass(slots=True)
 class Built:
-    """The states of a configuration, and what it took to come there."""
+    """The states of a configuration, and what it took to come there at this time; `renew`: new probes everywhere."""
 
+    at: float
+    renew: bool
     services: dict[str, ServiceState] = field(default_factory=dict)
     touched: list[ServiceState] = field(default_factory=list)  # new or changed
     events: list[Event] = field(default_factory=list)
@@ -57,31 +57,34 @@ class Assembly:
     def __init__(self, probe_of: ProbeOf, outcome: Callable[[CheckState, Outcome], float]) -> None:
         self._probe_of = probe_of
         self._outcome = outcome
-        self._shared: dict[SharedKey, CheckState] = {}
+        self._shared: dict[SharedKey | None, CheckState] = {}
         self._orphans: dict[CheckState, None] = {}
+        self.first_counts = True  # for checks that begin now: whether their first probe needs no retries
 
-    def build(self, old: Mapping[str, ServiceState], configuration: Configuration, at: float) -> Built:
-        """The states of this configuration, going on from the old ones."""
-        built = Built()
+    def build(self, old: Mapping[str, ServiceState], configuration: Configuration, renew: bool, at: float) -> Built:
+        """The states of this configuration, going on from the old ones; `renew`: with new probes everywhere."""
+        built = Built(at, renew)
         before = predecessors(old, configuration)
         for wanted in configuration.services:
             state = before.get(wanted.name)
             if state is not None and state.wanted == wanted:
                 built.services[wanted.name] = state
                 built.replacement.unchanged += 1
+                if renew:
+                    self._renew(state)
                 continue
             (built.replacement.added if state is None else built.replacement.changed).append(wanted.name)
             service = ServiceState(wanted, at) if state is None else state
             built.services[wanted.name] = service
             built.touched.append(service)
-            self._fill(service, wanted, built, at)
+            self._fill(service, wanted, built)
             if state is None:
                 service.prepare()
         kept = {id(state) for state in before.values()}
         for name, state in old.items():
             if id(state) not in kept:
                 built.replacement.removed.append(name)
-                self._end(state, state.servers.values(), True, built, at)
+                self._end(state, state.servers.values(), True, built)
         built.ended = [state for state in self._orphans if not state.servers]
         self._orphans.clear()
         if gone := set(built.ended):
@@ -91,10 +94,10 @@ class Assembly:
         built.replacement.checks_ended = len(built.ended)
         return built
 
-    def _fill(self, service: ServiceState, wanted: WantedService, built: Built, at: float) -> None:
+    def _fill(self, service: ServiceState, wanted: WantedService, built: Built) -> None:
         """Give the service the servers that it should have, as they were where they were there."""
         before, servers = service.servers, dict[DestinationKey, ServerState]()
-        moved = service.wanted.keys != wanted.keys
+        new_probes = built.renew or _whose(service.wanted) != _whose(wanted)
         for each in wanted.servers:
             key = each.destination.key
             if key in servers:
@@ -102,35 +105,31 @@ class Assembly:
             state = before.pop(key, None)
             if state is None:
                 built.replacement.servers_added += 1
-            servers[key] = self._server(wanted, each, state, moved, built, at)
-        self._end(service, before.values(), False, built, at)
+            servers[key] = self._server(wanted, each, state, new_probes, built)
+        self._end(service, before.values(), False, built)
         service.wanted, service.servers = wanted, servers
         for state in servers.values():
-            built.events += state.moved(CONFIGURED, at)
+            built.events += state.moved(CONFIGURED, built.at)
+        service.count(servers.values(), anew=True)
 
     def _server(
-        self,
-        service: WantedService,
-        wanted: WantedServer,
-        old: ServerState | None,
-        moved: bool,
-        built: Built,
-        at: float,
+        self, service: WantedService, wanted: WantedServer, old: ServerState | None, new_probes: bool, built: Built
     ) -> ServerState:
-        """The server's state, which goes on from the old one's. `moved`: the service's keys changed."""
-        server = ServerState(service.name, wanted, at) if old is None else old
+        """The server's state, which goes on from the old one's; `new_probes`: for its old checks too."""
+        server = ServerState(service.name, wanted, built.at) if old is None else old
         same_destination = server.wanted.destination == wanted.destination
         held = server.health_weight()
         links, server.links = server.links, []
         server.service, server.wanted = service.name, wanted
         for check in wanted.checks:
-            link = next((link for link in links if link.state.check == check), None)
+            key = _shared_key(check, wanted)
+            link = next((link for link in links if link.state.check == check and link.state.shared_key == key), None)
             if link is not None:
                 links.remove(link)
-                if moved or not same_destination:  # the check is as it was, but whom it asks for is not
+                if new_probes or not same_destination:  # the check is as it was, but whom it asks for is not
                     link.state.slot.probe = self._probe_of(check, service, wanted)
             else:
-                state = self._check(check, service, wanted, built)
+                state = self._check(check, key, service, wanted, built)
                 state.servers[server] = None
                 link = Link(state, not check.pace.alpha if old is None else server.up)
                 if old is not None and same_destination and sets_weight(check):
@@ -142,25 +141,31 @@ class Assembly:
             server.up = server.judge()
         return server
 
-    def _check(self, check: Check, service: WantedService, server: WantedServer, built: Built) -> CheckState:
+    def _check(
+        self, check: Check, key: SharedKey | None, service: WantedService, server: WantedServer, built: Built
+    ) -> CheckState:
         """A new check, or the one of another service that asks the same of the same server."""
-        key = (server.destination.key.address, check, server.destination.weight if sets_weight(check) else 0)
-        if check.pace.shared and key in self._shared:
+        if key in self._shared:
             return self._shared[key]
         slot = Slot(self._probe_of(check, service, server))
-        state = CheckState(check, slot)
+        state = CheckState(check, slot, key, first_counts=self.first_counts)
         slot.done = lambda outcome: self._outcome(state, outcome)
-        if check.pace.shared:
+        if key is not None:
             self._shared[key] = state
         built.begun.append(state)
         return state
 
-    def _end(self, service: ServiceState, servers: Iterable[ServerState], whole: bool, built: Built, at: float) -> None:
+    def _renew(self, service: ServiceState) -> None:
+        """New probes for checks that stay as they are."""
+        for server in service.servers.values():
+            for link in server.links:
+                link.state.slot.probe = self._probe_of(link.state.check, service.wanted, server.wanted)
+
+    def _end(self, service: ServiceState, servers: Iterable[ServerState], whole: bool, built: Built) -> None:
         """These servers, with `whole` all of the service, are not in the configuration any more."""
         gone = list(servers)
         built.replacement.servers_removed += len(gone)
-        if service.wanted.omega:
-            built.events += service.last_words(gone, whole, REMOVED, at)
+        built.events += service.last_words(gone, whole, REMOVED, built.at)
         for server in gone:
             for link in server.links:
                 self._let_go(link, server)
@@ -172,6 +177,24 @@ class Assembly:
             link.state.servers.pop(server, None)
         if not link.state.servers:
             self._orphans[link.state] = None
+
+
+def whom(settings: GlobalSettings) -> tuple[str, str, bool]:
+    """What of the global settings every probe may depend on: whom scripts run as."""
+    return settings.script_user, settings.script_group, settings.script_security
+
+
+def _whose(service: WantedService) -> tuple[object, ...]:
+    """What of a service its probes may depend on."""
+    return service.keys, service.virtualhost
+
+
+def _shared_key(check: Check, server: WantedServer) -> SharedKey | None:
+    """What checks must have in common to be one probe; None: it is not to be shared."""
+    if not check.pace.shared:
+        return None
+    destination = server.destination
+    return destination.key.address, check, destination.weight if sets_weight(check) else 0
 
 
 def predecessors(old: Mapping[str, ServiceState], new: Configuration) -> dict[str, ServiceState]:

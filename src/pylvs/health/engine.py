@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace as with_
 
 from pylvs.health.adoption import adopt_service
-from pylvs.health.assembly import CONFIGURED, Assembly, ProbeOf, Replacement
+from pylvs.health.assembly import CONFIGURED, Assembly, ProbeOf, Replacement, whom
 from pylvs.health.check_state import CheckState
 from pylvs.health.events import (
     ChecksResumed,
@@ -79,6 +79,7 @@ class Engine:
     def start(self) -> None:
         """Checks run from here on, in the running event loop. Tells of each service's first quorum."""
         self._started = True
+        self._assembly.first_counts = False
         self._timetable.start(asyncio.get_running_loop())
         at = self._wall()
         events: list[Event] = []
@@ -280,18 +281,19 @@ class Engine:
     def _assemble(self, configuration: Configuration) -> Replacement:
         at = self._wall()
         old = self._services
-        built = self._assembly.build(old, configuration, at)
+        renew = whom(configuration.settings) != whom(self.configuration.settings)
+        built = self._assembly.build(old, configuration, renew, at)
         self._services, self.configuration = built.services, configuration
         for state in built.ended:
             self._timetable.remove(state.slot)
             self._answer(state)
         for state in built.begun:
             self._timetable.put(state.slot, self._chance() * state.check.pace.warmup_s)
-        self._history.keep(
-            built.services, {(name, key) for name, each in built.services.items() for key in each.servers}
-        )
+        if built.replacement.removed or built.replacement.servers_removed:
+            servers = {(name, key) for name, each in built.services.items() for key in each.servers}
+            self._history.keep(built.services, servers)
         self._changed_services |= old.keys() ^ built.services.keys()
-        self._rows_changed = bool(self._changed_services)
+        self._rows_changed |= old.keys() != built.services.keys()
         if self._started:
             events = built.events
             for service in built.touched:
@@ -305,19 +307,19 @@ class Engine:
     def _outcome(self, state: CheckState, outcome: Outcome) -> float:
         """A probe answered; the seconds until the next."""
         at = self._wall()
-        good, weight = state.good, state.weight
+        good, weight, inconclusive = state.good, state.weight, state.inconclusive
         delay = state.delay_after(outcome, at)
         if state in self._answers:
             self._answer(state)
-        if state.good is good and state.weight == weight and (outcome.ok or good is False):
+        if outcome.inconclusive:
+            if inconclusive:
+                return delay
+        elif state.good is good and state.weight == weight and (outcome.ok or good is False):
             return delay  # as ever: the way of almost all outcomes
         events: list[Event] = []
-        services = {}
         for server in state.servers:
             events += server.told(state, good, outcome, at)
-            services[server.service] = server.key
-        for name, key in services.items():
-            events += self._settled(self._services[name], f"{key}: {outcome.reason}", at)
+            events += self._settled(self._services[server.service], f"{server.key}: {outcome.reason}", at, server)
         self._tell(events)
         return delay
 
@@ -327,8 +329,10 @@ class Engine:
         if answer is not None and not answer.done():
             answer.set_result(None)
 
-    def _settled(self, service: ServiceState, reason: str, at: float) -> list[Event]:
-        """The quorum after its servers changed; notes whether the rows did."""
+    def _settled(self, service: ServiceState, reason: str, at: float, server: ServerState | None = None) -> list[Event]:
+        """The quorum after a server changed; notes whether the rows did."""
+        if server is not None:
+            service.count((server,))
         events = list(service.settle(reason, at))
         if service.renew_rows():
             self._changed_services.add(service.wanted.name)
@@ -354,7 +358,7 @@ class Engine:
             state.override = override
             events.append(Overridden(at=at, service=name, server=key, reason=reason, override=override))
             events += state.moved(reason, at)
-            events += self._settled(self._services[name], reason, at)
+            events += self._settled(self._services[name], reason, at, state)
         self._tell(events)
         return names
 

@@ -44,7 +44,7 @@ class ServerDown(ServerEvent):
     """A check counts the server as down. Runs notify_down.
 
     `initial`: it was taken for down from its start (alpha), and the first check says the same. `ending`: its time is
-    over while it was up, and the service wants to be told so (omega).
+    over while it was up: a reload took it away, or pylvs stops and the service has omega.
     """
 
     initial: bool = False
@@ -75,6 +75,13 @@ class CheckFailed(ServerEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckInconclusive(ServerEvent):
+    """This machine cannot make the check; nothing follows for the server. Told once, until it can again."""
+
+    check: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRecovered(ServerEvent):
     """A check that counted as failed is good again; others may still be failed."""
 
@@ -100,13 +107,18 @@ class QuorumGained(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuorumLost(Event):
-    """The weights up are no longer enough; `ending` when the service's time is over (omega). Runs quorum_down."""
+    """The weights up are no longer enough. Runs quorum_down, unless `silent`.
+
+    `ending`: the service's time is over. `silent`: it starts so and has no sorry server, of which keepalived tells
+    nobody.
+    """
 
     weight: int
     quorum: int
     hysteresis: int
     initial: bool = False
     ending: bool = False
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

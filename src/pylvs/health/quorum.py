@@ -27,5 +27,5 @@ class Quorum:
         return weight >= (self.lost_below if up else self.gained_at)
 
     def at_start(self, weight: int) -> bool:
-        """The same where nothing was before: without a past there is nothing to dampen."""
-        return weight >= self.needed
+        """The same where nothing was before: as keepalived does, a quorum has to be gained first."""
+        return self.after(False, weight)

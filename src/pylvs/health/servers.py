@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pylvs.health.check_state import CheckState, sets_weight
-from pylvs.health.events import CheckFailed, CheckRecovered, Event, ServerDown, ServerUp, WeightChanged
+from pylvs.health.events import (
+    CheckFailed,
+    CheckInconclusive,
+    CheckRecovered,
+    Event,
+    ServerDown,
+    ServerUp,
+    WeightChanged,
+)
 from pylvs.health.outcome import Outcome
 from pylvs.health.overrides import NOTHING_SAID, Override, Standing
 from pylvs.model.destination import MAX_WEIGHT, Destination, DestinationKey
@@ -31,6 +39,7 @@ class ServerState:
 
     __slots__ = (
         "announced",
+        "counted_weight",
         "held_weight",
         "links",
         "override",
@@ -52,6 +61,7 @@ class ServerState:
         self.since = at
         self.reason = "not checked yet"
         self.told_weight = wanted.destination.weight  # by the last event that named it
+        self.counted_weight = 0  # in the service's sum
         self.held_weight: int | None = None  # a dynamic weight from before, until the checks that set one have spoken
 
     @property
@@ -105,6 +115,11 @@ class ServerState:
     def told(self, state: CheckState, before: bool | None, outcome: Outcome, at: float) -> Iterator[Event]:
         """A check of it had an outcome that may matter; `before`: what the check counted as. What happened."""
         check = state.check
+        if outcome.inconclusive:
+            yield CheckInconclusive(
+                at=at, service=self.service, server=self.key, reason=outcome.reason, check=check.word
+            )
+            return
         if not outcome.ok:
             yield CheckFailed(
                 at=at,
@@ -113,7 +128,7 @@ class ServerState:
                 reason=outcome.reason,
                 check=check.word,
                 attempt=state.failures,
-                attempts=check.pace.retry + 1,
+                attempts=state.failures if state.good is False else check.pace.retry + 1,
                 counted=state.good is False,
                 log_all=check.pace.log_all_failures,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, SorryServerIn, SorryServerOut
 from pylvs.health.quorum import Quorum
@@ -15,11 +16,12 @@ from pylvs.model.wanted import WantedRow, WantedService
 class ServiceState:
     """A service's state; its rows are a function of it."""
 
-    __slots__ = ("_rows", "has_quorum", "servers", "since", "sorry_in", "started", "suspended", "wanted")
+    __slots__ = ("_rows", "has_quorum", "servers", "since", "sorry_in", "started", "suspended", "wanted", "weight_up")
 
     def __init__(self, wanted: WantedService, at: float) -> None:
         self.wanted = wanted
         self.servers: dict[DestinationKey, ServerState] = {}
+        self.weight_up = 0  # of the servers that are up, together
         self.has_quorum = True
         self.started = False
         self.since = at
@@ -37,10 +39,6 @@ class ServiceState:
         """Whether the sorry server serves."""
         return not self.has_quorum and self.wanted.sorry_server is not None
 
-    def weight_up(self) -> int:
-        """The weights of the servers that are up."""
-        return sum(server.weight_up() for server in self.servers.values())
-
     def destinations(self) -> tuple[Destination, ...]:
         """What each row of the service should have, in the order of the configuration, the sorry server last."""
         found: dict[DestinationKey, Destination] = {}
@@ -51,6 +49,8 @@ class ServiceState:
         sorry_server = self.wanted.sorry_server
         if sorry_server is not None and self.sorry:
             found[sorry_server.key] = sorry_server  # also where it is one of the real servers
+        elif sorry_server is not None and self.wanted.sorry_server_inhibit:
+            found.setdefault(sorry_server.key, replace(sorry_server, weight=0))
         return tuple(found.values())
 
     def rows(self) -> tuple[WantedRow, ...]:
@@ -61,34 +61,37 @@ class ServiceState:
         return self._rows
 
     def renew_rows(self) -> bool:
-        """Look again; whether they changed."""
+        """Look again; whether they changed. Rows that did not are the same objects as before."""
         before, self._rows = self._rows, None
-        return self.rows() != before
+        if before is not None and self.rows() == before:
+            self._rows = before
+        return self._rows is not before
 
     def prepare(self) -> None:
         """The quorum before anything is known but what the servers presume."""
-        self.has_quorum = self.quorum.at_start(self.weight_up())
+        self.count(self.servers.values(), anew=True)
+        self.has_quorum = self.quorum.at_start(self.weight_up)
         self._rows = None
 
+    def count(self, servers: Iterable[ServerState], anew: bool = False) -> None:
+        """Bring `weight_up` up to date with these servers; `anew`: with these alone."""
+        if anew:
+            self.weight_up = 0
+        for server in servers:
+            weight = server.weight_up()
+            self.weight_up += weight if anew else weight - server.counted_weight
+            server.counted_weight = weight
+
     def settle(self, reason: str, at: float) -> Iterator[Event]:
-        """Bring the quorum up to date with the servers; what happened. The first time: how it starts."""
-        weight = self.weight_up()
+        """Bring the quorum up to date with `weight_up`; what happened. The first time: how it starts."""
+        weight = self.weight_up
         had, initial = self.has_quorum, not self.started
         self.started = True
         if not initial:
             self.has_quorum = self.quorum.after(had, weight)
         if initial or had != self.has_quorum:
             self.since = at
-            kind = QuorumGained if self.has_quorum else QuorumLost
-            yield kind(
-                at=at,
-                service=self.wanted.name,
-                reason=reason,
-                weight=weight,
-                quorum=self.wanted.quorum,
-                hysteresis=self.wanted.hysteresis,
-                initial=initial,
-            )
+            yield self._news(reason, at, initial)
         serving = self.wanted.sorry_server.key if self.sorry and self.wanted.sorry_server else None
         before, self.sorry_in = self.sorry_in, serving
         if before != serving:
@@ -103,7 +106,7 @@ class ServiceState:
         return self.wanted.ha_suspend and here is not None and bool(addresses) and not addresses & here
 
     def last_words(self, servers: Iterable[ServerState], whole: bool, reason: str, at: float) -> Iterator[Event]:
-        """What omega tells when the time of servers, and with `whole` of the service, is over: who was up is down."""
+        """What is to be told when the time of servers, and with `whole` of the service, is over: who was up is down."""
         name = self.wanted.name
         for server in servers:
             if server.up:
@@ -114,8 +117,26 @@ class ServiceState:
                 at=at,
                 service=name,
                 reason=reason,
-                weight=0,
+                weight=self.weight_up,
                 quorum=wanted.quorum,
                 hysteresis=wanted.hysteresis,
                 ending=True,
             )
+
+    def _news(self, reason: str, at: float, initial: bool) -> Event:
+        name, wanted, weight = self.wanted.name, self.wanted, self.weight_up
+        needed, hysteresis = wanted.quorum, wanted.hysteresis
+        if self.has_quorum:
+            return QuorumGained(
+                at=at, service=name, reason=reason, weight=weight, quorum=needed, hysteresis=hysteresis, initial=initial
+            )
+        return QuorumLost(
+            at=at,
+            service=name,
+            reason=reason,
+            weight=weight,
+            quorum=needed,
+            hysteresis=hysteresis,
+            initial=initial,
+            silent=initial and wanted.sorry_server is None,
+        )

@@ -19,6 +19,7 @@ class CheckSnapshot:
     failures: int  # in a row
     weight: int | None  # that it sets
     reason: str  # of the last outcome, "" before
+    inconclusive: bool  # the last outcome says nothing of the server
     checked_at: float | None
     took_s: float | None  # how long the last probe took
     next_in_s: float | None  # None: running now, or suspended

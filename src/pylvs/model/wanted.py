@@ -43,7 +43,7 @@ class WantedService:
     engine: str = ""
     servers: tuple[WantedServer, ...] = ()
     sorry_server: Destination | None = None
-    sorry_server_inhibit: bool = False  # of the failed servers, weight 0 instead of removal while it serves
+    sorry_server_inhibit: bool = False  # while it does not serve it is there with weight 0 instead of not at all
     quorum: int = 1  # sum of the weights of the servers that are up
     hysteresis: int = 0
     quorum_up: Script | None = None

@@ -1,0 +1,53 @@
+"""When a service has its quorum: as keepalived 2.2.7 decides, and never both ways at one weight."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pylvs.health.quorum import Quorum
+
+QUORUMS = st.builds(Quorum, st.integers(1, 20), st.integers(0, 20))
+
+
+@pytest.mark.parametrize(
+    ("needed", "hysteresis", "weights", "expected"),
+    [
+        (1, 0, [2, 1, 0, 1], [True, True, False, True]),
+        (2, 1, [4, 3, 2, 1, 0, 1, 2, 3], [True, True, True, True, False, False, False, True]),
+        (3, 1, [3, 2, 3, 4, 2, 1], [False, False, False, True, True, False]),  # the start has to gain it
+    ],
+)
+def test_it_is_lost_below_and_gained_above(
+    needed: int, hysteresis: int, weights: list[int], expected: list[bool]
+) -> None:
+    quorum = Quorum(needed, hysteresis)
+    up = quorum.at_start(weights[0])
+    found = [up]
+    for weight in weights[1:]:
+        up = quorum.after(up, weight)
+        found.append(up)
+    assert found == expected
+
+
+@given(QUORUMS, st.booleans(), st.integers(0, 60))
+def test_at_one_weight_it_moves_at_most_once(quorum: Quorum, up: bool, weight: int) -> None:
+    once = quorum.after(up, weight)
+    assert quorum.after(once, weight) == once
+
+
+@given(QUORUMS, st.integers(0, 60))
+def test_no_weight_gains_and_loses_it(quorum: Quorum, weight: int) -> None:
+    assert not (quorum.after(False, weight) and not quorum.after(True, weight))
+
+
+@given(QUORUMS, st.booleans(), st.integers(0, 60), st.integers(0, 60))
+def test_more_weight_never_takes_it_away(quorum: Quorum, up: bool, weight: int, more: int) -> None:
+    assert quorum.after(up, weight) <= quorum.after(up, weight + more)
+
+
+@given(st.builds(Quorum, st.integers(1, 20), st.integers(1, 20)), st.booleans(), st.integers(0, 60))
+def test_between_the_two_marks_it_stays_as_it_is(quorum: Quorum, up: bool, weight: int) -> None:
+    between = quorum.lost_below + weight % (quorum.gained_at - quorum.lost_below)
+    assert quorum.after(up, between) == up
