@@ -19,7 +19,6 @@ class CheckSnapshot:
     failures: int  # in a row
     weight: int | None  # that it sets
     reason: str  # of the last outcome, "" before
-    inconclusive: bool  # the last outcome says nothing of the server
     checked_at: float | None
     took_s: float | None  # how long the last probe took
     next_in_s: float | None  # None: running now, or suspended
@@ -27,6 +26,7 @@ class CheckSnapshot:
     shared_by: int  # servers that one probe answers for
     probes: int  # made since the start, and how many of them failed
     failed_probes: int
+    inconclusive: bool = False  # the last outcome says nothing of the server
 
 
 @dataclass(frozen=True, slots=True)
