@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "mark": ("pylvs.cli.mark", "mark", "Give packets firewall marks, for services of ipvsadm -f."),
     "realserver": ("pylvs.cli.realserver", "realserver", "Make this machine a real server, or end that."),
     "simulate": ("pylvs.cli.simulate", "simulate", "Which server each of these clients would get."),
+    "check": ("pylvs.cli.check", "check", "What is wrong with a keepalived.conf, and what it comes to."),
     "lab": ("pylvs.cli.lab", "lab", "Clients, routers, directors and real servers on one machine."),
 }
 

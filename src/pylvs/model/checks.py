@@ -155,6 +155,7 @@ class FileCheck(Check):
     path: str
     weight: int = 1  # the file's number is multiplied by this
     reverse: bool = False
+    dynamic: bool = True  # the number moves the weight; else it only says up or down
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

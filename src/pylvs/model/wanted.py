@@ -31,7 +31,7 @@ class WantedServer:
 class WantedService:
     """One `virtual_server`: the same servers for one key, or for all keys of a group.
 
-    `name` is what the configuration calls it ("192.0.2.1:80 tcp", "fwmark 7", "group web"), unique within it.
+    `name` is what the configuration calls it ("192.0.2.1:80 tcp", "fwmark 7", "group web tcp"), unique within it.
     """
 
     name: str

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pylvs.config.schema.nouns import Keyword
-from pylvs.config.schema.types import FLAG, Integer, Seconds
+from pylvs.config.schema.nouns import Keyword, State
+from pylvs.config.schema.types import FLAG, Integer, Seconds, Texts
 
 SHORTEST_S = 0.000001
 CONNECT_TIMEOUT_S = 5.0
@@ -78,8 +78,14 @@ def outer(connect_timeout: bool = True) -> tuple[Keyword, ...]:
     )
 
 
+NB_GET_RETRY = Keyword("nb_get_retry", Texts(), "the old word for retry", state=State.DEAD, instead="write retry")
+
+
 def pace(
-    retry: int = RETRY, delay_before_retry: float | None = DELAY_BEFORE_RETRY_S, connect_timeout: bool = True
+    retry: int = RETRY,
+    delay_before_retry: float | None = DELAY_BEFORE_RETRY_S,
+    connect_timeout: bool = True,
+    nb_get_retry: Keyword = NB_GET_RETRY,
 ) -> tuple[Keyword, ...]:
     """The same of a checker, with its defaults; a `delay_before_retry` of None is delay_loop."""
     return (
@@ -103,4 +109,5 @@ def pace(
         WARMUP,
         DELAY_LOOP,
         LOG_ALL_FAILURES,
+        nb_get_retry,
     )

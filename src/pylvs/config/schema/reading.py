@@ -146,23 +146,19 @@ class Reader:
     def _keyword(self, section: Section, entry: Keyword, node: Node) -> None:
         if node.block is not None:
             self.complain(node.words[0], Severity.WARNING, f"{node.keyword} takes no block; what is in it is ignored")
+        read = self._parse(Words(node, node.arguments, self.findings.add), entry.type, node)
         earlier = section.setting(entry.name)
-        if earlier is not None and entry.twice is not Twice.MANY:
-            line = f"line {earlier.node.place.line}"
-            self.complain(
-                node.words[0],
-                Severity.WARNING,
-                f"{node.keyword} was given already in {line}; {entry.twice.value}",
-                "remove one of them",
-            )
+        if read is not None and earlier is not None and entry.twice is not Twice.MANY:
+            text = f"{node.keyword} was given already in line {earlier.node.place.line}; {entry.twice.value}"
+            self.complain(node.words[0], Severity.WARNING, text, "remove one of them")
             if entry.twice is Twice.FIRST:
                 return
-        read = self._parse(Words(node, node.arguments, self.findings.add), entry.type, node)
         if read is not None:
             section.settings.append(Setting(entry, read.value, node))
 
     def _block(self, section: Section, entry: Block, node: Node, quiet: bool) -> None:
-        below = Section(entry, node)
+        earlier = section.first(entry.name) if entry.twice is not Twice.MANY else None
+        below = earlier or Section(entry, node)
         words = Words(node, node.arguments, self.findings.add)
         if entry.head is not None:
             read = self._parse(words, entry.head, node)
@@ -173,10 +169,11 @@ class Reader:
         if node.block is None and not entry.optional:
             self.complain(node.words[0], Severity.ERROR, f"{node.keyword} has no block", "add { ... }")
             below.broken = True
-        if entry.twice is not Twice.MANY and section.first(entry.name) is not None:
+        if earlier is not None:
             text = f"{node.keyword} is given a second time; both count together"
             self.complain(node.words[0], Severity.WARNING, text, "put everything into one block")
-        section.sections.append(below)
+        else:
+            section.sections.append(below)
         self._fill(below, node.block or (), quiet)
 
     def _parse(self, words: Words, kind: Type[object], node: Node) -> Setting | None:

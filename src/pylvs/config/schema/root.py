@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pylvs.config.schema.global_defs import GLOBAL_DEFS
+from pylvs.config.schema.global_defs import GLOBAL_DEFS, TOP
 from pylvs.config.schema.groups import VIRTUAL_SERVER_GROUP
 from pylvs.config.schema.nouns import Block
 from pylvs.config.schema.servers import VIRTUAL_SERVER
 
-ROOT = Block("", "the whole file", (GLOBAL_DEFS, VIRTUAL_SERVER_GROUP, VIRTUAL_SERVER))
+ROOT = Block("", "the whole file", (GLOBAL_DEFS, *TOP, VIRTUAL_SERVER_GROUP, VIRTUAL_SERVER))

@@ -26,6 +26,12 @@ class Server:
     address: Address
     port: int
     word: Word
+    fixed_port: int | None = None  # in the table, where the written one cannot be
+
+    @property
+    def table_port(self) -> int:
+        """The port in the table."""
+        return self.port if self.fixed_port is None else self.fixed_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +148,9 @@ VIRTUAL_SERVER = Block(
         _flag("mh-port", 2, "mh: the client's port counts too"),
         Keyword("hashed", BARE, "of old kernels", state=State.DEAD, instead="remove it"),
         Keyword("ops", BARE, "UDP: each packet is scheduled anew", default=False),
-        Keyword("persistence_timeout", PERSISTENCE, "how long a client stays with its server", default=0),
+        Keyword(
+            "persistence_timeout", PERSISTENCE, "how long a client stays with its server", default_doc="not persistent"
+        ),
         Keyword("persistence_granularity", GRANULARITY, "clients of one such network stay together"),
         Keyword("persistence_engine", TEXT, "what identifies a client beyond its address", default=""),
         Keyword("ip_family", FAMILY, "family of a firewall mark's service", default_doc="the real servers'"),

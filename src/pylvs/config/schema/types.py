@@ -27,6 +27,11 @@ def did_you_mean(text: str, choices: tuple[str, ...] | list[str]) -> str:
     return f"did you mean '{lowered[near[0]]}'?" if near else ""
 
 
+def plain(number: float) -> str:
+    """A number without an exponent and without needless zeros: 0.000001, 30, 2.5."""
+    return f"{number:.6f}".rstrip("0").rstrip(".")
+
+
 def number_of(word: Word) -> int:
     """A whole number, decimal or 0x…; raises Wrong."""
     if not NUMBER.match(word.text):
@@ -127,11 +132,11 @@ class Seconds(Type[float]):
         if not DECIMAL.match(word.text):
             raise Wrong(f"'{word.text}' is not a number of seconds", word=word)
         if not self.least <= float(word.text) <= self.most:
-            raise Wrong(f"{word.text} seconds is not between {self.least:g} and {self.most:g}", word=word)
+            raise Wrong(f"{word.text} seconds is not between {plain(self.least)} and {plain(self.most)}", word=word)
         return float(word.text)
 
     def __str__(self) -> str:
-        return f"seconds, {self.least:g} to {self.most:g}"
+        return f"seconds, {plain(self.least)} to {plain(self.most)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +152,11 @@ class Real(Type[float]):
         if not DECIMAL.match(word.text):
             raise Wrong(f"'{word.text}' is not a number", word=word)
         if not self.least <= float(word.text) <= self.most:
-            raise Wrong(f"{word.text} is not between {self.least:g} and {self.most:g}", word=word)
+            raise Wrong(f"{word.text} is not between {plain(self.least)} and {plain(self.most)}", word=word)
         return float(word.text)
 
     def __str__(self) -> str:
-        return f"a number, {self.least:g} to {self.most:g}"
+        return f"a number, {plain(self.least)} to {plain(self.most)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,19 +137,19 @@ URL = Block(
     ),
     twice=Twice.MANY,
 )
+NB_GET_RETRY = Keyword(
+    "nb_get_retry",
+    Integer(0, MOST_RETRIES),
+    "the old word for retry",
+    is_now="retry",
+)
 COMMON: tuple[Keyword | Block, ...] = (
     URL,
     Keyword("http_protocol", choice("1.0", "1.0C", "1.0K", "1.1"), "version, and whether the connection closes", "1.0"),
     Keyword("fast_recovery", FLAG, "no delay between the pages while the server comes back", default=False),
     Keyword("virtualhost", TEXT, "name that is asked for", inherited=True),
-    Keyword(
-        "nb_get_retry",
-        Integer(0, MOST_RETRIES),
-        "the old word for retry",
-        is_now="retry",
-    ),
     *TARGET,
-    *pace(delay_before_retry=DELAY_BEFORE_RETRY_S),
+    *pace(delay_before_retry=DELAY_BEFORE_RETRY_S, nb_get_retry=NB_GET_RETRY),
 )
 ENABLE_SNI = Keyword("enable_sni", FLAG, "send the virtual host's name when TLS begins", default=False)
 HTTP_GET = Block("HTTP_GET", "every page answers as it should", (*COMMON, ENABLE_SNI), twice=Twice.MANY)

@@ -11,7 +11,7 @@ CONNECTION = (
     Keyword("bindto", ADDRESS, "address to connect from"),
     Keyword("bind_port", PORT, "port to connect from"),
     Keyword("bind_if", TEXT, "device to connect through"),
-    Keyword("fwmark", MARK, "firewall mark of the check's packets", default=0),
+    Keyword("fwmark", MARK, "firewall mark of the check's packets"),
 )
 VIA_VIP = Keyword(
     "via_vip",

@@ -1,0 +1,94 @@
+"""`pylvs check`: what is wrong with a configuration, and what it comes to.
+
+Exit status, as of `keepalived -t`: 0 nothing found, 5 something, 6 scripts that are not secure.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+
+import click
+
+from pylvs.config.building import Understanding, in_order, understand
+from pylvs.config.findings import Finding, Severity
+from pylvs.config.reading import read
+from pylvs.config.show import as_json as effective_json
+from pylvs.config.show import shown
+
+EXIT_FOUND = 5
+EXIT_SECURITY = 6
+
+
+@click.command()
+@click.argument("file", type=click.Path(allow_dash=False))
+@click.option("-i", "--config-id", "ids", multiple=True, metavar="ID", help="Read lines that begin with @ID as well.")
+@click.option("--show", "show", is_flag=True, help="Print every setting with its value, and where it comes from.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def check(file: str, ids: tuple[str, ...], show: bool, as_json: bool) -> int:
+    """Read a configuration in keepalived's language and say what is wrong with it.
+
+    Nothing is changed. Exit status: 0 nothing found, 5 something found, 6 scripts that are not secure.
+    """
+    document, unread = read(file, ids)
+    understanding = understand(document)
+    findings = in_order((*unread, *understanding.findings), document)
+    if as_json:
+        _print_json(file, understanding, findings, show)
+    else:
+        for finding in findings:
+            print(finding, file=sys.stderr)
+        if show:
+            sys.stdout.write(shown(understanding.effective))
+        print(_summary(file, understanding, findings), file=sys.stderr if findings or show else sys.stdout)
+    return exit_status(findings)
+
+
+def exit_status(findings: Iterable[Finding]) -> int:
+    """What a program is told of the findings; notes are of this machine, and do not count."""
+    counted = [each for each in findings if each.severity is not Severity.NOTE]
+    if any(each.security for each in counted):
+        return EXIT_SECURITY
+    return EXIT_FOUND if counted else 0
+
+
+def _summary(file: str, understanding: Understanding, findings: Iterable[Finding]) -> str:
+    services = understanding.configuration.services
+    servers = sum(len(service.servers) for service in services)
+    counts = [
+        f"{number} {severity.value}{'' if number == 1 else 's'}"
+        for severity in Severity
+        if (number := sum(each.severity is severity for each in findings))
+    ]
+    return f"{file}: {_count(len(services), 'service')}, {_count(servers, 'real server')}; " + (
+        ", ".join(counts) if counts else "nothing found"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _print_json(file: str, understanding: Understanding, findings: Iterable[Finding], show: bool) -> None:
+    found: dict[str, object] = {
+        "file": file,
+        "findings": [
+            {
+                "file": each.place.file,
+                "line": each.place.line,
+                "column": each.place.column,
+                "width": each.place.width,
+                "severity": each.severity.value,
+                "text": each.text,
+                "advice": each.advice,
+                "security": each.security,
+                "fatal": each.fatal,
+            }
+            for each in findings
+        ],
+        "services": [service.name for service in understanding.configuration.services],
+    }
+    if show:
+        found["effective"] = effective_json(understanding.effective)
+    print(json.dumps(found, indent=2))

@@ -1,0 +1,99 @@
+"""The reference of every keyword, made of the schema: `python -m pylvs.config.reference` prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pylvs.config.schema.nouns import Block, Keyword, State, Twice
+from pylvs.config.schema.root import ROOT
+from pylvs.config.show import value_text
+
+HEAD = """\
+# The configuration's words
+Every keyword that pylvs knows of keepalived's language, and its own. The page is made from the tables that read the
+configuration (`src/pylvs/config/schema/`). Whatever else stands in a file is ignored, with a finding.
+
+A keyword *inherited* that is not given in its block counts as in the surrounding one: url, checker, real_server,
+virtual_server. A keyword *list* may be given often. Where the state is not "supported": *later* is known and does not
+happen yet, *never* will not happen, *dead* does nothing in keepalived either; each is a finding.
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    tables = [table for block in _distinct(ROOT, "") for table in _table(*block)]
+    return "\n".join([HEAD, *tables])
+
+
+def _distinct(block: Block, path: str) -> Iterator[tuple[str, Block]]:
+    """Each block with the names of those around it."""
+    yield path, block
+    for entry in block.entries:
+        if isinstance(entry, Block):
+            yield from _distinct(entry, f"{path} / {entry.name}" if path else entry.name)
+
+
+def _table(path: str, block: Block) -> Iterator[str]:
+    head = f" `{_cell(str(block.head))}`" if block.head else ""
+    yield f"## {path or 'The top of the file'}"
+    yield f"{_sentence(block.doc)}{_state(block)}" + (f" Written with{head}." if head else "")
+    if block.lines:
+        yield f"Each line: `{_cell(str(block.lines))}`."
+    keywords = [each for each in block.entries if isinstance(each, Keyword) and each.state is not State.NEEDLESS]
+    needless = [each.name for each in block.entries if isinstance(each, Keyword) and each.state is State.NEEDLESS]
+    blocks = [entry.name for entry in block.entries if isinstance(entry, Block)]
+    if blocks:
+        yield "Blocks in it: " + ", ".join(f"`{name}`" for name in blocks) + "."
+    if needless:
+        yield "Taken, without a meaning in pylvs: " + ", ".join(f"`{name}`" for name in needless) + "."
+    yield ""
+    if keywords:
+        yield "| keyword | value | default | |"
+        yield "|---|---|---|---|"
+        yield from (_row(keyword) for keyword in keywords)
+        yield ""
+
+
+def _row(keyword: Keyword) -> str:
+    names = ", ".join(f"`{name}`" for name in (keyword.name, *keyword.aliases))
+    value = f"`{_cell(str(keyword.type))}`" if str(keyword.type) and keyword.state is State.SUPPORTED else ""
+    return f"| {names} | {value} | {_default(keyword)} | {_cell(keyword.doc)}{_notes(keyword)} |"
+
+
+def _default(keyword: Keyword) -> str:
+    if keyword.default_doc or keyword.default_of:
+        return _cell(keyword.default_doc or keyword.default_of)
+    return _cell(value_text(keyword.default)) if keyword.state is State.SUPPORTED else ""
+
+
+def _notes(keyword: Keyword) -> str:
+    notes = []
+    if keyword.inherited:
+        notes.append("*inherited*")
+    if keyword.twice is Twice.MANY:
+        notes.append("*list*")
+    if keyword.is_now:
+        notes.append(f"*the old word for* `{keyword.is_now}`")
+    if keyword.state is not State.SUPPORTED:
+        instead = f": {_cell(keyword.instead)}" if keyword.instead and keyword.instead != keyword.doc else ""
+        notes.append(f"*{keyword.state.value}*{instead}")
+    if keyword.since:
+        notes.append(f"pylvs's own, since {keyword.since}")
+    return "".join(f"; {note}" for note in notes)
+
+
+def _state(block: Block) -> str:
+    since = f" pylvs's own, since {block.since}." if block.since else ""
+    return since if block.state is State.SUPPORTED else f" *{block.state.value}*: {block.instead}."
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

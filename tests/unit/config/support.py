@@ -1,0 +1,52 @@
+"""What tests of the configuration's meaning share: a text in, the configuration and the findings' texts out."""
+
+from __future__ import annotations
+
+from textwrap import dedent
+
+from pylvs.config.building import Understanding, understand
+from pylvs.config.reading import read_text
+from pylvs.model.wanted import WantedService
+
+SERVICE = """\
+virtual_server 192.0.2.1 80 {{
+    protocol TCP
+    lvs_sched wlc
+    lvs_method NAT
+    {service}
+    real_server 10.0.0.2 80 {{
+        {server}
+    }}
+}}
+"""
+
+
+def meaning(text: str) -> Understanding:
+    """What a text means; it must be well-formed."""
+    document, findings = read_text(dedent(text), "test.conf")
+    assert findings == ()
+    return understand(document)
+
+
+def said(understanding: Understanding) -> list[str]:
+    """The findings as "LINE: severity: text; advice"."""
+    return [
+        f"{each.place.line}: {each.severity.value}: {each.text}; {each.advice}".rstrip("; ")
+        for each in understanding.findings
+    ]
+
+
+def only(understanding: Understanding) -> WantedService:
+    """The one service."""
+    (service,) = understanding.configuration.services
+    return service
+
+
+def one(service: str = "", server: str = "") -> Understanding:
+    """The meaning of one service with these lines in it (from line 5 on) and in its real server."""
+    return meaning(SERVICE.format(service=service, server=server))
+
+
+def checked(checker: str) -> Understanding:
+    """The meaning of a service whose real server has this checker, from line 7 on."""
+    return one(server=checker)

@@ -1,0 +1,466 @@
+"""From virtual_server blocks to services: what keepalived would do, and everything odd is said."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import ip_address
+
+import pytest
+
+from pylvs.model.checks import TcpCheck
+from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
+from pylvs.model.service import Protocol, ServiceFlag, ServiceKey
+from tests.unit.config.support import meaning, one, only, said
+
+TUTORIAL = """\
+virtual_server 192.0.2.100 80 {
+    delay_loop 10
+    lb_algo wlc
+    lb_kind DR
+    persistence_timeout 60
+    protocol TCP
+    real_server 192.0.2.129 80 {
+        weight 100
+        TCP_CHECK {
+            connect_timeout 10
+            nb_get_retry 3
+            delay_before_retry 3
+            connect_port 80
+        }
+    }
+    real_server 192.0.2.130 80 {
+        weight 100
+        TCP_CHECK {
+            connect_timeout 10
+            nb_get_retry 3
+            delay_before_retry 3
+            connect_port 80
+        }
+    }
+}
+"""
+
+
+def key(address: str, port: int, protocol: Protocol = Protocol.TCP) -> ServiceKey:
+    return ServiceKey(protocol, ip_address(address), port)
+
+
+def test_the_usual_tutorial_runs_with_its_dead_word_named() -> None:
+    understanding = meaning(TUTORIAL)
+    assert said(understanding) == [
+        "11: warning: nb_get_retry has no effect; write retry",
+        "20: warning: nb_get_retry has no effect; write retry",
+    ]
+    service = only(understanding)
+    assert service.name == "192.0.2.100:80 tcp"
+    assert service.keys == (key("192.0.2.100", 80),)
+    assert (service.scheduler, service.flags, service.timeout_s) == ("wlc", ServiceFlag.PERSISTENT, 60)
+    assert [str(each.destination.key) for each in service.servers] == ["192.0.2.129:80", "192.0.2.130:80"]
+    assert {(each.destination.method, each.destination.weight) for each in service.servers} == {(Method.ROUTE, 100)}
+    (check,) = service.servers[0].checks
+    assert isinstance(check, TcpCheck)
+    assert str(check.target) == "192.0.2.129:80"
+    assert (check.pace.delay_loop_s, check.pace.timeout_s) == (10.0, 10.0)
+    assert (check.pace.retry, check.pace.delay_before_retry_s, check.pace.warmup_s) == (1, 3.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("line", "attribute", "value"),
+    [
+        ("persistence_timeout", "timeout_s", 360),
+        ("persistence_timeout 60\n persistence_granularity 255.255.255.0", "netmask", 0xFFFFFF00),
+        ("lvs_sched sh\n sh-port\n sh-fallback", "flags", ServiceFlag.SCHED_1 | ServiceFlag.SCHED_2),
+        ("mh-port\n lvs_sched mh", "flags", ServiceFlag.SCHED_2),
+        ("flag-3", "flags", ServiceFlag.SCHED_3),
+        ("alpha", "alpha", True),
+        ("omega", "omega", True),
+        ("ha_suspend", "ha_suspend", True),
+        ("virtualhost www.example.org", "virtualhost", "www.example.org"),
+        ("smtp_alert", "smtp_alert", True),
+        ("weight 5\n quorum 5\n hysteresis 4", "hysteresis", 4),
+    ],
+)
+def test_a_services_words_reach_the_configuration(line: str, attribute: str, value: object) -> None:
+    understanding = one(line)
+    assert [each for each in said(understanding) if "given already" not in each] == []
+    assert getattr(only(understanding), attribute) == value
+
+
+@pytest.mark.parametrize(
+    ("line", "finding", "attribute", "value"),
+    [
+        (
+            "lb_algo loadbalance",
+            (
+                "5: warning: there is no scheduler 'loadbalance'; wlc is used; "
+                "one of rr, wrr, lc, wlc, sed, nq, fo, ovf, dh, sh, mh, lblc, lblcr"
+            ),
+            "scheduler",
+            "wlc",
+        ),
+        (
+            "persistence_timeout 0",
+            "5: warning: 0 is no time; the service is not persistent; remove persistence_timeout",
+            "flags",
+            ServiceFlag(0),
+        ),
+        ("nat_mask 255.255.255.0", "5: warning: nat_mask has no effect; remove it", "netmask", -1),
+        (
+            "quorum 3",
+            (
+                "5: warning: quorum 3 is more than all real servers weigh; it is 1; "
+                "write quorum 1 or less, or larger weights"
+            ),
+            "quorum",
+            1,
+        ),
+        (
+            "hysteresis 1",
+            "5: warning: hysteresis 1 is not below the quorum of 1; it is 0; write hysteresis 0 or less",
+            "hysteresis",
+            0,
+        ),
+        ("ops", "5: warning: ops is of UDP alone; it is ignored; remove it", "flags", ServiceFlag(0)),
+        (
+            "sh-port",
+            "5: warning: sh-port is of the scheduler sh alone; it is ignored; write lvs_sched sh, or remove it",
+            "flags",
+            ServiceFlag(0),
+        ),
+        (
+            "alpha perhaps",
+            "5: error: 'perhaps' is neither yes nor no; write one of on, true, yes, off, false, no",
+            "alpha",
+            False,
+        ),
+        (
+            "persistence_granularity 255.0.255.0",
+            "5: error: '255.0.255.0' is not a netmask: its ones are not all in front; 255.255.255.0",
+            "netmask",
+            -1,
+        ),
+        (
+            "persistence_timeout 9\n    persistence_granularity 64",
+            (
+                "6: error: 64 is no netmask of the service's IP version; it is ignored; "
+                "255.255.255.0 for IPv4, 64 for IPv6"
+            ),
+            "netmask",
+            -1,
+        ),
+        (
+            "persistence_granularity 255.255.255.0",
+            (
+                "5: warning: persistence_granularity has no effect without persistence_timeout; "
+                "write persistence_timeout"
+            ),
+            "netmask",
+            0xFFFFFF00,
+        ),
+        (
+            "sorry_server_inhibit",
+            "5: warning: sorry_server_inhibit has no effect without sorry_server; write one",
+            "sorry_server",
+            None,
+        ),
+        (
+            "sorry_server 2001:db8::9 80",
+            (
+                "5: error: 2001:db8::9 is not of the service's IP version; there is no sorry server; "
+                "only sorry_server_lvs_method TUN leads to the other IP version"
+            ),
+            "sorry_server",
+            None,
+        ),
+        (
+            "retry 0",
+            "5: error: 0 is not between 1 and 4294967295",
+            "quorum",
+            1,
+        ),
+        (
+            "snmp_name web",
+            ("5: warning: snmp_name does not happen in pylvs; there is no SNMP; see pylvs metrics"),
+            "omega",
+            False,
+        ),
+        (
+            "weigth 5",
+            "5: warning: weigth is not known in virtual_server and is ignored; did you mean 'weight'?",
+            "quorum",
+            1,
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_and_replaced_as_keepalived_does(
+    line: str, finding: str, attribute: str, value: object
+) -> None:
+    understanding = one(line)
+    assert said(understanding) == [finding]
+    assert getattr(only(understanding), attribute) == value
+
+
+def test_what_is_missing_is_said_with_what_it_becomes() -> None:
+    understanding = meaning("virtual_server 192.0.2.1 80 {\n real_server 10.0.0.2 80 {\n }\n}\n")
+    assert said(understanding) == [
+        "1: warning: no protocol is given; it is UDP; write protocol TCP, or protocol UDP",
+        "1: warning: no forwarding method is given; it is NAT; write lvs_method DR, or NAT",
+        "1: warning: no scheduler is given; it is wlc; write lvs_sched wlc",
+    ]
+    service = only(understanding)
+    assert service.keys == (key("192.0.2.1", 80, Protocol.UDP),)
+    assert service.servers[0].destination.method is Method.MASQ
+
+
+def test_a_method_in_lower_case_is_refused() -> None:
+    understanding = meaning(
+        "virtual_server 192.0.2.1 80 {\n protocol TCP\n lb_algo rr\n lb_kind dr\n real_server 10.0.0.2 80 {\n }\n}\n"
+    )
+    assert said(understanding) == [
+        "1: warning: no forwarding method is given; it is NAT; write lvs_method DR, or NAT",
+        "4: error: there is no forwarding method 'dr'; did you mean 'DR'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "destination"),
+    [
+        ("NAT", (Method.MASQ, Tunnel())),
+        ("TUN", (Method.TUNNEL, Tunnel())),
+        ("TUN type ipip nocsum", (Method.TUNNEL, Tunnel())),
+        ("TUN type gre csum", (Method.TUNNEL, Tunnel(TunnelKind.GRE, 0, TunnelFlag.CSUM))),
+        ("TUN type gue port 6080 remcsum", (Method.TUNNEL, Tunnel(TunnelKind.GUE, 6080, TunnelFlag.REMCSUM))),
+    ],
+)
+def test_a_real_server_may_have_a_method_of_its_own(words: str, destination: tuple[Method, Tunnel]) -> None:
+    understanding = one(server=f"lvs_method {words}")
+    found = only(understanding).servers[0].destination
+    assert said(understanding) == []
+    assert (found.method, found.tunnel) == destination
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("TUN type gue", "a gue tunnel needs a port, no other has one; write TUN type gue port PORT"),
+        ("TUN type gre remcsum", "a gre tunnel has no remote checksum; leave remcsum out, or take gue"),
+        ("TUN csum", "an ipip tunnel has no checksums; leave csum and remcsum out"),
+        ("TUN type foo", "there is no tunnel of type 'foo'; one of ipip, gue, gre"),
+    ],
+)
+def test_tunnels_that_there_are_not_are_refused(words: str, text: str) -> None:
+    assert said(one(server=f"lvs_method {words}")) == [f"7: error: {text}"]
+
+
+def test_a_dr_servers_other_port_is_reset_but_checked() -> None:
+    understanding = meaning(
+        """\
+        virtual_server 192.0.2.1 80 {
+            protocol TCP
+            lvs_sched rr
+            lvs_method DR
+            sorry_server 10.0.0.9 81
+            real_server 10.0.0.2 8080 {
+                TCP_CHECK {
+                }
+            }
+        }
+        """
+    )
+    service = only(understanding)
+    assert said(understanding) == [
+        (
+            "5: warning: port 81 of the sorry server is not the service's; it is 80 in the table; "
+            "DR and TUN change no port; checks still go to the written one"
+        ),
+        (
+            "6: warning: port 8080 of the real server is not the service's; it is 80 in the table; "
+            "DR and TUN change no port; checks still go to the written one"
+        ),
+    ]
+    assert service.servers[0].destination.key == DestinationKey(ip_address("10.0.0.2"), 80)
+    assert service.sorry_server == Destination(DestinationKey(ip_address("10.0.0.9"), 80), Method.ROUTE)
+    (check,) = service.servers[0].checks
+    assert isinstance(check, TcpCheck)
+    assert check.target.port == 8080
+
+
+def test_a_mark_has_no_protocol_and_its_dr_servers_no_port() -> None:
+    understanding = meaning(
+        """\
+        virtual_server fwmark 7 {
+            protocol TCP
+            lvs_sched rr
+            lvs_method DR
+            real_server 10.0.0.2 80 {
+                TCP_CHECK {
+                }
+            }
+        }
+        """
+    )
+    service = only(understanding)
+    assert said(understanding) == [
+        "2: warning: a firewall mark's service has no protocol; it is ignored; remove it",
+        (
+            "5: warning: a firewall mark's service has no port; that of 10.0.0.2 is ignored; "
+            "write 10.0.0.2 alone, and connect_port in its checks"
+        ),
+    ]
+    assert service.name == "fwmark 7"
+    assert service.keys == (ServiceKey.of_mark(7),)
+    assert service.servers[0].destination.key.port == 0
+    (check,) = service.servers[0].checks
+    assert isinstance(check, TcpCheck)
+    assert check.target.port == 80
+
+
+@pytest.mark.parametrize(
+    ("head", "lines", "family"),
+    [
+        ("fwmark 7", "real_server 2001:db8::2 {\n }", socket.AF_INET6),
+        ("fwmark 7", "ip_family inet6\n lvs_method TUN\n real_server 10.0.0.2 {\n }", socket.AF_INET6),
+        ("fwmark 7 inet6", "real_server 10.0.0.2 {\n lvs_method TUN\n }", socket.AF_INET6),
+        ("fwmark 7", "real_server 10.0.0.2 {\n }", socket.AF_INET),
+        ("fwmark 7", "lvs_method TUN\n real_server 10.0.0.2 {\n }\n real_server 2001:db8::2 {\n }", socket.AF_INET),
+    ],
+)
+def test_a_marks_family_is_the_servers_unless_it_is_said(head: str, lines: str, family: int) -> None:
+    service = only(meaning(f"virtual_server {head} {{\n lvs_sched rr\n {lines}\n}}\n"))
+    assert service.keys == (ServiceKey.of_mark(7, family),)
+    assert service.name == ("fwmark 7 inet6" if family == socket.AF_INET6 else "fwmark 7")
+
+
+def test_a_service_without_a_port_becomes_persistent() -> None:
+    understanding = meaning(
+        "virtual_server 192.0.2.1 {\n protocol TCP\n lvs_sched rr\n lvs_method DR\n real_server 10.0.0.2 {\n }\n}\n"
+    )
+    assert only(understanding).timeout_s == 360
+    assert said(understanding) == [
+        (
+            "1: warning: a service without a port must be persistent; persistence_timeout is 360; "
+            "write a port, or persistence_timeout"
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "finding"),
+    [
+        (
+            "virtual_server 192.0.2.1 80 {\n protocol TCP\n lvs_sched rr\n}\n",
+            "1: error: the service has no real server; it is left out; add a real_server block",
+        ),
+        (
+            "virtual_server 192.0.2.300 80 {\n protocol TCP\n lvs_sched rr\n}\n",
+            "1: error: '192.0.2.300' is not an IP address",
+        ),
+        ("virtual_server 192.0.2.1 80000 {\n}\n", "1: error: port 80000 is not between 1 and 65535"),
+        (
+            "virtual_server 192.0.2.1/24 80 {\n}\n",
+            ("1: error: '192.0.2.1/24' is not an IP address; write it without a prefix length"),
+        ),
+        ("virtual_server fwmark 0 {\n}\n", "1: error: 0 is not between 1 and 4294967295"),
+        (
+            "virtual_server fwmark {\n}\n",
+            (
+                "1: error: virtual_server lacks a whole number, 1 to 4294967295; "
+                "write 'virtual_server ...' with a whole number, 1 to 4294967295"
+            ),
+        ),
+        (
+            "virtual_server group web {\n}\n",
+            ("1: error: there is no group web; the service is left out; write a block virtual_server_group web"),
+        ),
+        (
+            "virtual_server\n",
+            ("1: error: virtual_server lacks an IP address; write 'virtual_server ...' with an IP address"),
+        ),
+        (
+            "real_server 10.0.0.2 80 {\n}\n",
+            (
+                "1: warning: real_server is not known outside of all blocks and is ignored; "
+                "it belongs into virtual_server"
+            ),
+        ),
+    ],
+)
+def test_a_service_that_cannot_be_is_left_out(text: str, finding: str) -> None:
+    understanding = meaning(text)
+    assert finding in said(understanding)
+    assert understanding.configuration.services == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "finding"),
+    [
+        ("real_server 10.0.0.x 80 {\n}", "5: error: '10.0.0.x' is not an IP address"),
+        (
+            "real_server 2001:db8::2 80 {\n}",
+            (
+                "5: error: 2001:db8::2 is not IPv4 as the service is; the real server is left out; "
+                "only lvs_method TUN leads to the other IP version"
+            ),
+        ),
+        (
+            "real_server 10.0.0.2 80 {\n}",
+            (
+                "7: warning: the service has the real server 10.0.0.2 with this port already; "
+                "this one is left out; remove it"
+            ),
+        ),
+    ],
+)
+def test_a_real_server_that_cannot_be_is_left_out(line: str, finding: str) -> None:
+    understanding = one(line)
+    assert said(understanding) == [finding]
+    assert len(only(understanding).servers) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "finding", "weight"),
+    [
+        ("weight 70000", "7: warning: weight 70000 is beyond 65535; it is taken; use smaller weights", 70000),
+        ("weight -1", "7: error: -1 is not between 0 and 2147483647", 1),
+        ("weight 1 2", "7: warning: surplus '2' behind weight is ignored", 1),
+        (
+            "weight",
+            (
+                "7: error: weight lacks a whole number, 0 to 2147483647; "
+                "write 'weight ...' with a whole number, 0 to 2147483647"
+            ),
+            1,
+        ),
+        (
+            "uthreshold 5\n lthreshold 6",
+            (
+                "8: warning: lthreshold 6 is above uthreshold 5: once full, never free again by number; "
+                "write a smaller lthreshold"
+            ),
+            1,
+        ),
+    ],
+)
+def test_a_real_servers_odd_numbers_are_said(line: str, finding: str, weight: int) -> None:
+    understanding = one(server=line)
+    assert said(understanding) == [finding]
+    assert only(understanding).servers[0].destination.weight == weight
+
+
+def test_of_two_services_with_one_key_the_first_counts() -> None:
+    text = (
+        "virtual_server 192.0.2.1 80 {{\n protocol TCP\n lvs_sched {}\n lvs_method NAT\n "
+        "real_server 10.0.0.2 80 {{\n }}\n}}\n"
+    )
+    understanding = meaning(text.format("rr") + text.format("wrr"))
+    assert said(understanding) == [
+        "8: error: TCP 192.0.2.1:80 was given already, in line 1; this one is left out; remove one of them"
+    ]
+    assert only(understanding).scheduler == "rr"
+
+
+def test_thresholds_weight_and_inhibition_reach_the_server() -> None:
+    (server,) = only(one("inhibit_on_failure\n weight 3", "uthreshold 10\n lthreshold 5\n alpha")).servers
+    assert (server.destination.weight, server.destination.upper, server.destination.lower) == (3, 10, 5)
+    assert server.inhibit_on_failure
+    assert server.alpha
