@@ -25,6 +25,11 @@ class AddService:
         """Raises as `Director.add_service`."""
         director.add_service(self.service)
 
+    @property
+    def undoes(self) -> str:
+        """What somebody did, where this edit is there to undo it."""
+        return f"{self.key} was removed"
+
     def __str__(self) -> str:
         return f"{self.key}: added, {words.of_service(self.service)}"
 
@@ -45,6 +50,11 @@ class EditService:
         """Raises as `Director.edit_service`."""
         director.edit_service(self.service)
 
+    @property
+    def undoes(self) -> str:
+        """What somebody did, where this edit is there to undo it."""
+        return f"{self.key} was changed: {words.service_changes(self.service, self.found)}"
+
     def __str__(self) -> str:
         return f"{self.key}: {words.service_changes(self.found, self.service)}"
 
@@ -58,6 +68,11 @@ class DeleteService:
     def apply(self, director: Director) -> None:
         """Raises as `Director.delete_service`."""
         director.delete_service(self.key)
+
+    @property
+    def undoes(self) -> str:
+        """What somebody did, where this edit is there to undo it."""
+        return f"{self.key} was added, though nobody configured it"
 
     def __str__(self) -> str:
         return f"{self.key}: removed"
@@ -73,6 +88,11 @@ class AddDestination:
     def apply(self, director: Director) -> None:
         """Raises as `Director.add_destination`."""
         director.add_destination(self.key, self.destination)
+
+    @property
+    def undoes(self) -> str:
+        """What somebody did, where this edit is there to undo it."""
+        return f"{self.key} -> {self.destination.key} was removed"
 
     def __str__(self) -> str:
         return f"{self.key} -> {self.destination.key}: added, {words.of_destination(self.destination)}"
@@ -90,6 +110,12 @@ class EditDestination:
         """Raises as `Director.edit_destination`."""
         director.edit_destination(self.key, self.destination)
 
+    @property
+    def undoes(self) -> str:
+        """What somebody did, where this edit is there to undo it."""
+        changes = words.destination_changes(self.destination, self.found)
+        return f"{self.key} -> {self.destination.key} was changed: {changes}"
+
     def __str__(self) -> str:
         changes = words.destination_changes(self.found, self.destination)
         return f"{self.key} -> {self.destination.key}: {changes}"
@@ -105,6 +131,11 @@ class DeleteDestination:
     def apply(self, director: Director) -> None:
         """Raises as `Director.delete_destination`."""
         director.delete_destination(self.key, self.destination)
+
+    @property
+    def undoes(self) -> str:
+        """What somebody did, where this edit is there to undo it."""
+        return f"{self.key} -> {self.destination} was added, though nobody configured it"
 
     def __str__(self) -> str:
         return f"{self.key} -> {self.destination}: removed"

@@ -28,6 +28,9 @@ class Holder(Director, Protocol):
     def edition(self) -> int:
         """A number that is another one after every edit of the tables, by whomever; 0 while there are none."""
 
+    def follow_host(self) -> None:
+        """Take over what changed around the tables: this host's addresses, devices and routes."""
+
 
 class Outdated(Busy):
     """Somebody else edited the tables between the plan and its edits."""

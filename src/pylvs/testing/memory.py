@@ -181,6 +181,9 @@ class MemoryDirector:
         """A number that is another one after every edit of the tables."""
         return self._edition
 
+    def follow_host(self) -> None:
+        """Nothing here depends on a host."""
+
     def batch(self) -> AbstractContextManager[None]:
         """Nothing is saved by doing edits together here."""
         return contextlib.nullcontext()

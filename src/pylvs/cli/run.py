@@ -1,0 +1,82 @@
+"""`pylvs run` and `pylvs reload`: the daemon, and telling it that its file has changed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pylvs.daemon.options import DEFAULT_FILE, Options
+from pylvs.model.errors import PylvsError
+
+SWITCH_S = 0.001  # how long the editor's thread may keep the event loop waiting
+
+state_dir = click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="of the daemon: where it is asked, and what it keeps; default: one for each network namespace",
+)
+
+
+@click.command()
+@click.option("-f", "--use-file", "file", default=DEFAULT_FILE, show_default=True, help="the configuration")
+@click.option("-i", "--config-id", "ids", multiple=True, help="of lines that begin with @ID; may be given again")
+@click.option("--strict", is_flag=True, help="refuse a file with any finding, at the start and at a reload")
+@click.option("--no-vrrp", is_flag=True, help="services and checks alone")
+@click.option("--no-checks", is_flag=True, help="no checks: every real server counts as up")
+@click.option(
+    "-I", "--dont-release-ipvs", "keep_table", is_flag=True, help="at the end leave the services in the table"
+)
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@state_dir
+def run(
+    file: str,
+    ids: tuple[str, ...],
+    strict: bool,
+    no_vrrp: bool,
+    no_checks: bool,
+    keep_table: bool,
+    log_format: Any,
+    state_dir: Path | None,
+) -> None:
+    """Keep the table as FILE and the health checks want it, in the foreground. SIGHUP reloads, SIGTERM ends."""
+    import asyncio
+
+    from pylvs.daemon import logs
+    from pylvs.daemon.outside import Machine
+    from pylvs.daemon.supervisor import Supervisor
+
+    logs.set_up(log_format)
+    sys.setswitchinterval(SWITCH_S)
+    options = Options(file, ids, strict, not no_checks, not no_vrrp, keep_table, state_dir)
+    asyncio.run(Supervisor(options, Machine()).run())
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="say what would change, and change nothing")
+@click.option("--allow-empty", is_flag=True, help="take a file that says nothing, and empty the table")
+@state_dir
+def reload(dry_run: bool, allow_empty: bool, state_dir: Path | None) -> None:
+    """Let the daemon read its file again, as a whole or not at all; what did not change is not touched."""
+    from pylvs.daemon.client import Client
+
+    _, told = Client(state_dir).ask("POST", "/v1/reload", {"dry_run": dry_run, "allow_empty": allow_empty})
+    for finding in told.get("findings", ()):
+        place = f"{finding['file']}:{finding['line']}:{finding['column']}"
+        advice = f"; {finding['advice']}" if finding["advice"] else ""
+        click.echo(f"{place}: {finding['severity']}: {finding['text']}{advice}", err=True)
+    if "error" in told:
+        raise PylvsError(told["error"])
+    for line in told["differences"]:
+        click.echo(line)
+    if not told["differences"]:
+        click.echo("nothing would change" if dry_run else "nothing has changed")
+    table = told["table"] or {"refused": [], "trouble": ""}
+    for line in table["refused"]:
+        click.echo(f"pylvs: {line}", err=True)
+    if table["trouble"]:
+        raise PylvsError(f"the configuration is in force, but not yet in the table: {table['trouble']}")
+    if table["refused"]:
+        raise PylvsError(f"the configuration is in force, but the table did not take {len(table['refused'])} edits")

@@ -1,0 +1,78 @@
+"""Asking a running daemon, without an event loop: for commands."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pylvs.daemon.state_dir import StateDirectory
+from pylvs.model.errors import NotPermitted, PylvsError
+
+PATIENCE_S = 600.0  # a reload waits for those before it
+
+
+class NoDaemon(PylvsError):
+    """Nobody answers at the socket."""
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over the daemon's socket."""
+
+    def __init__(self, state: StateDirectory, timeout_s: float | None) -> None:
+        super().__init__("pylvs", timeout=timeout_s)
+        self._state = state
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self.sock.settimeout(self.timeout)
+        with self._state.socket_address() as address:
+            self.sock.connect(address)
+
+
+class Client:
+    """One daemon: that of this network namespace, or of a state directory. Raises PylvsError where there is none."""
+
+    def __init__(self, state_dir: Path | None = None) -> None:
+        self.state = StateDirectory(state_dir)
+
+    def ask(self, method: str, path: str, content: Any = None) -> tuple[int, Any]:
+        """The answer's status and its JSON, whatever the status is. Raises NoDaemon, NotPermitted, PylvsError."""
+        try:
+            with self.stream(method, path, content) as response:
+                text = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise PylvsError(f"{self.state.socket_path}: the daemon went away ({error})") from None
+        try:
+            return response.status, json.loads(text)
+        except ValueError:
+            raise PylvsError(f"{self.state.socket_path}: this is no answer of pylvs: {text[:80]!r}") from None
+
+    @contextlib.contextmanager
+    def stream(
+        self, method: str, path: str, content: Any = None, timeout_s: float | None = PATIENCE_S
+    ) -> Iterator[http.client.HTTPResponse]:
+        """The answer, to be read as it comes; `timeout_s` None waits for ever. Raises as `ask`."""
+        connection = _Connection(self.state, timeout_s)
+        body = None if content is None else json.dumps(content).encode()
+        try:
+            try:
+                connection.request(method, path, body, {"Content-Type": "application/json"})
+                response = connection.getresponse()
+            except (FileNotFoundError, ConnectionRefusedError):
+                raise NoDaemon(
+                    f"no pylvs run answers at {self.state.socket_path}; start it, or name its --state-dir"
+                ) from None
+            except PermissionError:
+                raise NotPermitted(f"{self.state.socket_path}: Operation not permitted; run as root") from None
+            except TimeoutError:
+                raise PylvsError(f"{self.state.socket_path}: no answer within {timeout_s:g} s") from None
+            except (OSError, http.client.HTTPException) as error:
+                raise PylvsError(f"{self.state.socket_path}: the daemon went away ({error})") from None
+            yield response
+        finally:
+            connection.close()

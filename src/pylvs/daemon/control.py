@@ -1,0 +1,119 @@
+"""The daemon's API: HTTP with JSON on a UNIX socket that root alone may use.
+
+What it can be asked is in `routes`, one file a group. A handler answers with `answer`, and raises a PylvsError for what
+cannot be done: its text becomes `{"error": "..."}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from aiohttp import web
+
+from pylvs.daemon import routes
+from pylvs.model.errors import Busy, InvalidOperation, NoSuchDestination, NoSuchService, OutOfRange, PylvsError
+
+if TYPE_CHECKING:
+    from pylvs.daemon.supervisor import Supervisor
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+_SHUTDOWN_S = 1.0  # for requests that are under way at the end
+_MOST_BYTES = 1 << 20  # of a request
+_STATUSES: dict[type[PylvsError], HTTPStatus] = {
+    NoSuchService: HTTPStatus.NOT_FOUND,
+    NoSuchDestination: HTTPStatus.NOT_FOUND,
+    InvalidOperation: HTTPStatus.BAD_REQUEST,
+    OutOfRange: HTTPStatus.BAD_REQUEST,
+    Busy: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+class Control:
+    """The socket and its application."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._state = supervisor.state
+        self.application = web.Application(middlewares=[_root_alone, _errors_in_words], client_max_size=_MOST_BYTES)
+        for group in routes.groups():
+            self.application.add_routes(group(supervisor))
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Within, requests are answered. Raises PylvsError where the socket cannot be made."""
+        runner = web.AppRunner(self.application, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        await runner.setup()
+        try:
+            await web.SockSite(runner, self._listener()).start()  # which closes it at the end
+            yield
+        finally:
+            await runner.cleanup()
+
+    def _listener(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            with self._state.socket_address() as address:
+                before = os.umask(0o177)
+                try:
+                    listener.bind(address)
+                finally:
+                    os.umask(before)
+        except OSError as error:
+            listener.close()
+            raise PylvsError(f"{self._state.socket_path}: {error.strerror}") from None
+        return listener
+
+
+def answer(content: Any, status: int = HTTPStatus.OK) -> web.Response:
+    """JSON, with a newline at its end."""
+    return web.Response(
+        text=json.dumps(content, ensure_ascii=False) + "\n", status=status, content_type="application/json"
+    )
+
+
+async def body_of(request: web.Request) -> dict[str, Any]:
+    """The request's JSON object; none is an empty one. Raises InvalidOperation."""
+    text = await request.text()
+    try:
+        found = json.loads(text) if text.strip() else {}
+    except ValueError as error:
+        raise InvalidOperation(f"the request's body is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise InvalidOperation("the request's body must be a JSON object")
+    return found
+
+
+@web.middleware
+async def _root_alone(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Whoever gets at the socket in spite of its mode is refused, unless it is root or the daemon's own user."""
+    peer = request.transport.get_extra_info("socket") if request.transport else None
+    if peer is not None and peer.family == socket.AF_UNIX:
+        _, user, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        if user not in (0, os.geteuid()):
+            return answer({"error": "root alone may ask this daemon"}, HTTPStatus.FORBIDDEN)
+    return await handler(request)
+
+
+@web.middleware
+async def _errors_in_words(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        return answer({"error": f"{request.method} {request.path}: {error.reason}"}, error.status)
+    except PylvsError as error:
+        return answer({"error": str(error)}, _status(error))
+    except Exception:
+        structlog.get_logger().exception(f"{request.method} {request.path} failed: this is a bug")
+        return answer({"error": "this is a bug of pylvs; its log has the trace"}, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def _status(error: PylvsError) -> HTTPStatus:
+    return next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), HTTPStatus.CONFLICT)

@@ -1,0 +1,50 @@
+"""A configuration from its file, and whether the daemon may run it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pylvs.config.findings import Finding, Severity
+from pylvs.daemon.options import Options
+from pylvs.model.errors import PylvsError
+from pylvs.model.wanted import Configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a file came to; `empty` if it says nothing at all."""
+
+    configuration: Configuration
+    findings: tuple[Finding, ...] = ()
+    empty: bool = False
+
+
+class Refused(PylvsError):
+    """A file that is not run; the table stays as it is."""
+
+    def __init__(self, text: str, findings: tuple[Finding, ...] = ()) -> None:
+        super().__init__(text)
+        self.findings = findings
+
+
+def without_checks(configuration: Configuration) -> Configuration:
+    """The same, every server being up."""
+    services = tuple(
+        replace(service, servers=tuple(replace(server, checks=(), alpha=False) for server in service.servers))
+        for service in configuration.services
+    )
+    return replace(configuration, services=services)
+
+
+def accepted(loaded: Loaded, options: Options, allow_empty: bool) -> Configuration:
+    """The configuration, if it may be run. Raises Refused."""
+    fatal = [finding for finding in loaded.findings if finding.fatal]
+    if fatal:
+        raise Refused(f"{options.file}: cannot be run: {fatal[0]}", loaded.findings)
+    found = [finding for finding in loaded.findings if finding.severity is not Severity.NOTE]
+    if options.strict and found:
+        count = f"{len(found)} finding{'s' if len(found) > 1 else ''}"
+        raise Refused(f"{options.file}: {count}, and --strict runs none: {found[0]}", loaded.findings)
+    if loaded.empty and not allow_empty:
+        raise Refused(f"{options.file}: says nothing; to empty the table, reload with --allow-empty", loaded.findings)
+    return loaded.configuration

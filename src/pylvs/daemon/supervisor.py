@@ -1,0 +1,327 @@
+"""The daemon's life: start, reload, end.
+
+    configuration ── engine (checks) ── wish ── keeper ── editor's thread ── Director
+                        │ events
+                        └── logs, scripts, mail, the API
+
+One event loop; whatever reads or edits the tables runs in the editor's thread. Killed at any moment, the daemon leaves
+the table as it is, and the next one goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from pylvs.config.findings import Finding, Severity
+from pylvs.daemon import kept
+from pylvs.daemon.background import Background
+from pylvs.daemon.control import Control
+from pylvs.daemon.dump import write_dump
+from pylvs.daemon.editor import Editor
+from pylvs.daemon.keeper import Keeper, Settled
+from pylvs.daemon.loading import Loaded, Refused, accepted
+from pylvs.daemon.options import Options
+from pylvs.daemon.signals import handled
+from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.surroundings import Surroundings
+from pylvs.daemon.systemd import Manager
+from pylvs.daemon.table import Holder, Table, Wish
+from pylvs.daemon.telling import log_event
+from pylvs.health.engine import Engine
+from pylvs.health.events import Event, Overridden
+from pylvs.health.outcome import Probe
+from pylvs.model.addresses import Address
+from pylvs.model.checks import Check
+from pylvs.model.destination import DestinationKey
+from pylvs.model.errors import PylvsError
+from pylvs.model.service import ServiceKey
+from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
+
+RETRY_S = 1.0  # of the first table and the last edits, where they cannot be made at once
+LAST_EDITS_S = 15.0  # in which the services must be out of the table at the end
+
+
+class Outside(Protocol):
+    """What the daemon meets: `pylvs.daemon.outside` on a real machine, something imagined in tests."""
+
+    manager: Manager
+
+    def load(self, options: Options) -> Loaded:
+        """The configuration in its file. In a thread; raises nothing."""
+
+    def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
+        """In words."""
+
+    def director(self) -> Holder:
+        """Who holds the tables. In the editor's thread. Raises PylvsError."""
+
+    def addresses(self) -> Iterable[Address]:
+        """This machine's. In the editor's thread."""
+
+    def probe_of(self, check: Check, service: WantedService, server: WantedServer) -> Probe:
+        """What makes a check."""
+
+    def configure(self, settings: GlobalSettings) -> None:
+        """What holds from now on, before the first check or the next."""
+
+    async def close(self) -> None:
+        """End what was begun here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload came to; `settled` is None where nothing was to be done."""
+
+    findings: tuple[Finding, ...]
+    differences: tuple[str, ...]
+    settled: Settled | None = None
+
+
+class Supervisor:
+    """One daemon. `engine`, `keeper` and `loaded` are there from the moment at which it can be asked."""
+
+    engine: Engine
+    keeper: Keeper
+    loaded: Loaded
+
+    def __init__(self, options: Options, outside: Outside) -> None:
+        self.options = options
+        self.state = StateDirectory(options.state_dir)
+        self.editor = Editor("pylvs-editor")
+        self.started_at = 0.0  # wall clock, of the first complete table; 0 before
+        self.loaded_at = 0.0  # of the configuration in force
+        self.reloads: Counter[str] = Counter()  # by result: done, refused
+        self._outside = outside
+        self._ours: frozenset[ServiceKey] = frozenset()
+        self._flushing = False  # services of others go, too
+        self._last_wish: Wish | None = None
+        self._reload_waits = False  # that a signal asked for
+        self._ending = asyncio.Event()
+        self._reloading = asyncio.Lock()  # held until the first table is there
+        self._log = structlog.get_logger()
+
+    # --- life ---
+
+    async def run(self) -> None:
+        """From the start to the end that a signal asks for. Raises PylvsError where it cannot start."""
+        async with Background() as background:
+            actions = {
+                signal.SIGTERM: self.end,
+                signal.SIGINT: self.end,
+                signal.SIGHUP: lambda: background.start(self._reload_by_signal()),
+                signal.SIGUSR1: lambda: background.start(self._write_down()),
+                signal.SIGUSR2: lambda: background.start(self._write_down()),
+            }
+            with handled(actions):
+                await self._run(background)
+
+    def end(self) -> None:
+        """Let `run` come to its end, in good order."""
+        self._ending.set()
+
+    async def _run(self, background: Background) -> None:
+        await self._reloading.acquire()
+        loaded = await asyncio.to_thread(self._outside.load, self.options)
+        self._tell_findings(loaded.findings)
+        self.state.take()
+        try:
+            await self._prepare(loaded)
+            async with Control(self).serving():
+                if await self._first_table():
+                    self._begin(background)
+                self._reloading.release()
+                await self._ending.wait()
+                await self._end()
+                background.cancel()
+            await self.engine.close()
+        finally:
+            await self._outside.close()
+            self.editor.close()
+            self.state.give_back()
+
+    async def _prepare(self, loaded: Loaded) -> None:
+        """All that there is to know, before anything is changed."""
+        own = kept.kept_own(self.state)
+        said = kept.kept_overrides(self.state)
+        configuration = accepted(loaded, self.options, allow_empty=not own)
+        table = Table(await self.editor.do(self._outside.director))
+        self.keeper = Keeper(table, self.editor, self._wish)
+        self._outside.configure(configuration.settings)
+        self.engine = Engine(configuration, self._outside.probe_of)
+        self.engine.restore_overrides(said)
+        self.engine.adopt(kept.left_behind(await self.editor.do(table.rows), own, configuration))
+        self.engine.on_event(self._heard)
+        self.engine.on_change(self.keeper.wake)
+        self.loaded, self.loaded_at = loaded, time.time()
+        self._flushing = configuration.settings.lvs_flush
+        await self._own_both(own, configuration)
+
+    async def _first_table(self) -> bool:
+        """Until the table is as it should be, but for edits that are refused. False if the end comes first."""
+        while (await self.keeper.settle()).trouble and not self._ending.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), RETRY_S)
+        self._flushing = False
+        await self._own_one(self.keeper.last)
+        return not self._ending.is_set()
+
+    def _begin(self, background: Background) -> None:
+        self.started_at = time.time()
+        self.engine.start()
+        background.keep(self.keeper.run, "keeping the table")
+        background.keep(Surroundings(self._look_around).run, "following addresses and devices")
+        if self._outside.manager.watchdog_s:
+            background.keep(self._prove_alive, "telling the service manager")
+        self._outside.manager.ready(self.status())
+        self._log.info("ready", status=self.status())
+
+    async def _end(self) -> None:
+        self._outside.manager.stopping()
+        self._log.info("stopping")
+        async with self._reloading:
+            if self.started_at:
+                self.engine.farewell()
+            self.engine.stop()
+            if not self.options.keep_table:
+                await self._leave()
+
+    async def _leave(self) -> None:
+        """Take the services out of the table; all of them if the configuration says so."""
+        flush = self.engine.configuration.settings.lvs_flush_on_stop == "all"
+        self._last_wish = Wish((), self._ours, exclusive=flush)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_EDITS_S):
+                while (await self.keeper.settle()).trouble:
+                    await asyncio.sleep(RETRY_S)
+        if self.keeper.last.complete:
+            self.state.keep(kept.SERVICES, None)
+
+    # --- reload ---
+
+    async def reload(self, dry_run: bool = False, allow_empty: bool = False) -> Reloaded:
+        """Read the file again and run it, as a whole or not at all. Raises Refused; then nothing has changed.
+
+        Several at once are done one after the other.
+        """
+        async with self._reloading:
+            return await self._reload(dry_run, allow_empty)
+
+    async def _reload(self, dry_run: bool, allow_empty: bool) -> Reloaded:
+        if self._ending.is_set():
+            raise Refused("pylvs run is stopping")
+        loaded = await asyncio.to_thread(self._outside.load, self.options)
+        try:
+            configuration = accepted(loaded, self.options, allow_empty)
+        except Refused as refused:
+            if not dry_run:
+                self.reloads["refused"] += 1
+                self._tell_findings(refused.findings)
+                self._log.error(f"not reloaded: {refused}")
+            raise
+        differences = tuple(self._outside.differences(self.engine.configuration, configuration))
+        if dry_run:
+            return Reloaded(loaded.findings, differences)
+        self._tell_findings(loaded.findings)
+        self._outside.manager.reloading()
+        try:
+            settled = await self._change(loaded, configuration)
+        finally:
+            self._outside.manager.ready(self.status())
+        self.reloads["done"] += 1
+        self._log.info("reloaded", edits=settled.edits, status=self.status())
+        return Reloaded(loaded.findings, differences, settled)
+
+    async def _change(self, loaded: Loaded, configuration: Configuration) -> Settled:
+        await self._own_both(await asyncio.to_thread(kept.kept_own, self.state), configuration)
+        self._outside.configure(configuration.settings)
+        self.engine.replace(configuration)
+        self.loaded, self.loaded_at = loaded, time.time()
+        settled = await self.keeper.settle()
+        await self._own_one(settled)
+        self._keep_overrides()
+        return settled
+
+    async def _reload_by_signal(self) -> None:
+        if self._reload_waits:  # and will read what the file says by then
+            return
+        self._reload_waits = True
+        async with self._reloading:
+            self._reload_waits = False
+            with contextlib.suppress(Refused):  # which is in the log
+                await self._reload(dry_run=False, allow_empty=False)
+
+    # --- which services are the daemon's, also for the next one after a crash ---
+
+    async def _own_both(self, former: kept.Own, configuration: Configuration) -> None:
+        """Before the edits: the former services and the new ones, whose servers need not be there yet."""
+        own = {key: frozenset[DestinationKey]() for key in kept.own_of(configuration)} | dict(former)
+        await asyncio.to_thread(kept.keep_own, self.state, own)
+        self._ours = frozenset(own)
+
+    async def _own_one(self, settled: Settled) -> None:
+        """After the edits: those of the configuration, if nothing is left to be done."""
+        if settled.complete:
+            own = kept.own_of(self.engine.configuration)
+            await asyncio.to_thread(kept.keep_own, self.state, own)
+            self._ours = frozenset(own)
+
+    # --- what goes on ---
+
+    def status(self) -> str:
+        """In a few words."""
+        services = self.engine.snapshot()
+        servers = [server for service in services for server in service.servers]
+        down = sum(not server.up for server in servers)
+        return f"{len(services)} services, {len(servers)} real servers, {down} of them down"
+
+    def _wish(self) -> Wish:
+        if self._last_wish is not None:
+            return self._last_wish
+        settings = self.engine.configuration.settings
+        exclusive = settings.exclusive or self._flushing
+        return Wish(self.engine.wanted(), self._ours, exclusive, settings.lvs_timeouts)
+
+    def _heard(self, event: Event) -> None:
+        log_event(event)
+        if isinstance(event, Overridden):
+            self._keep_overrides()
+
+    def _keep_overrides(self) -> None:
+        try:
+            kept.keep_overrides(self.state, self.engine.overrides())
+        except PylvsError as error:
+            self._log.error(str(error))
+
+    def _tell_findings(self, findings: Iterable[Finding]) -> None:
+        for finding in findings:
+            tell = {Severity.ERROR: self._log.error, Severity.NOTE: self._log.info}.get(
+                finding.severity, self._log.warning
+            )
+            advice = f"; {finding.advice}" if finding.advice else ""
+            tell(f"{finding.place}: {finding.text}{advice}")
+
+    async def _look_around(self) -> None:
+        addresses = await self.editor.do(self._outside.addresses)
+        await self.editor.do(self.keeper.table.director.follow_host)
+        self.engine.addresses_here(frozenset(addresses))
+
+    async def _prove_alive(self) -> None:
+        while True:
+            self._outside.manager.alive()
+            await asyncio.sleep(self._outside.manager.watchdog_s / 2)
+
+    async def _write_down(self) -> None:
+        """How everything stands, into a file beside the others: what SIGUSR1 and SIGUSR2 are for in keepalived."""
+        async with self._reloading:
+            rows = await self.editor.do(self.keeper.table.rows)
+            path = await asyncio.to_thread(write_dump, self.state, self.engine.snapshot(), rows)
+            self._log.info("written", file=str(path))

@@ -1,0 +1,28 @@
+"""What happened to servers and services, as lines of a log."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import structlog
+
+from pylvs.health.events import CheckFailed, Event, QuorumLost, ServerDown, ServerEvent, SorryServerIn
+
+_WARN = (ServerDown, QuorumLost, SorryServerIn)
+_PLAIN = {field.name for field in fields(ServerEvent)}
+
+
+def log_event(event: Event) -> None:
+    """One line, or none for a failure that does not count yet and that nobody asked to be told of."""
+    if isinstance(event, CheckFailed) and not (event.counted or event.log_all):
+        return
+    more = {
+        field.name: getattr(event, field.name)
+        for field in fields(event)
+        if field.name not in _PLAIN and getattr(event, field.name) is not False
+    }
+    if isinstance(event, ServerEvent):
+        more["server"] = str(event.server)
+    log = structlog.get_logger()
+    tell = log.warning if isinstance(event, _WARN) else log.info
+    tell(event.name.replace("_", " "), service=event.service, **more, reason=event.reason)

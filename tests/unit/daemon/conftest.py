@@ -1,0 +1,24 @@
+"""Daemons of tests log in memory: what they say must not come between a command's lines."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from pylvs.daemon import logs
+
+
+@pytest.fixture(autouse=True)
+def said() -> Iterator[io.StringIO]:
+    """The lines that were logged."""
+    out = io.StringIO()
+    handlers, level = logging.root.handlers[:], logging.root.level
+    logs.set_up("text", out, {})
+    yield out
+    structlog.reset_defaults()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)

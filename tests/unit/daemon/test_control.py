@@ -1,0 +1,158 @@
+"""The daemon's socket: who may ask, what it answers, and what commands make of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from pylvs.cli.run import reload as reload_command
+from pylvs.config.findings import Finding, Place, Severity
+from pylvs.daemon import control
+from pylvs.daemon.client import Client, NoDaemon
+from pylvs.model.errors import PylvsError
+from tests.unit.daemon.daemons import World, run, server, service
+
+ODD = Finding(Place("test.conf", 3, 5), Severity.WARNING, "odd", "think again")
+BROKEN = Finding(Place("test.conf", 9, 1), Severity.ERROR, "a } is missing", fatal=True)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "state")
+
+
+def asked(world: World, *questions: Callable[[], Any]) -> list[Any]:
+    """What the questions, asked in another thread one after the other, are answered."""
+    answers: list[Any] = []
+
+    async def scenario() -> None:
+        async with world.daemon():
+            answers.extend([await asyncio.to_thread(question) for question in questions])
+
+    run(scenario())
+    return answers
+
+
+def test_the_socket_is_for_root_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(world.state)
+    (mode,) = asked(world, lambda: stat.S_IMODE((world.state / "control").stat().st_mode))
+    assert mode == 0o600
+    monkeypatch.setattr(control, "_CREDENTIALS", _Stranger())
+    ((status, content),) = asked(world, lambda: client.ask("POST", "/v1/reload"))
+    assert (status, content) == (403, {"error": "root alone may ask this daemon"})
+
+
+class _Stranger:
+    """Says that everybody is somebody else."""
+
+    size = 12
+
+    def unpack(self, _raw: bytes) -> tuple[int, int, int]:
+        return os.getpid(), 4711, 4711
+
+
+def test_a_reload_answers_with_findings_differences_and_edits(world: World) -> None:
+    client = Client(world.state)
+
+    def change() -> None:
+        world.write(service(server(1, weight=3), server(2)), findings=[ODD])
+
+    answers = asked(
+        world,
+        change,
+        lambda: client.ask("POST", "/v1/reload", {"dry_run": True}),
+        lambda: client.ask("POST", "/v1/reload"),
+        lambda: world.write(service(server(1)), findings=[BROKEN]),
+        lambda: client.ask("POST", "/v1/reload", {}),
+    )
+    finding = {
+        "file": "test.conf",
+        "line": 3,
+        "column": 5,
+        "width": 1,
+        "severity": "warning",
+        "text": "odd",
+        "advice": "think again",
+        "security": False,
+        "fatal": False,
+    }
+    told = {"findings": [finding], "differences": ["1 -> 1 services"]}
+    assert answers[1] == (200, {**told, "table": None})
+    assert answers[2] == (200, {**told, "table": {"edits": 1, "refused": [], "trouble": ""}})
+    status, content = answers[4]
+    assert status == 409
+    assert content["error"] == "test.conf: cannot be run: test.conf:9:1: error: a } is missing"
+    assert [each["fatal"] for each in content["findings"]] == [True]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "status", "words"),
+    [
+        ("POST", "/v1/reload", {"dry_run": 1}, 400, "dry_run: must be true or false"),
+        ("POST", "/v1/reload", {"colour": True}, 400, "colour: must be true or false, and one of dry_run, allow_empty"),
+        ("POST", "/v1/reload", [], 400, "must be a JSON object"),
+        ("GET", "/v1/reload", None, 405, "GET /v1/reload: Method Not Allowed"),
+        ("GET", "/v1/nothing", None, 404, "GET /v1/nothing: Not Found"),
+    ],
+)
+def test_a_wrong_question_is_answered_in_words(
+    world: World, method: str, path: str, content: Any, status: int, words: str
+) -> None:
+    ((got, told),) = asked(world, lambda: Client(world.state).ask(method, path, content))
+    assert got == status
+    assert words in told["error"]
+
+
+def test_without_a_daemon_the_place_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NoDaemon, match=re.escape(f"no pylvs run answers at {tmp_path}/none/control; start it")):
+        Client(tmp_path / "none").ask("POST", "/v1/reload")
+
+
+def test_the_command_prints_what_changes_and_fails_when_the_reload_does(world: World) -> None:
+    def command(*words: str) -> Callable[[], tuple[int, str, str, str]]:
+        def call() -> tuple[int, str, str, str]:
+            done = CliRunner().invoke(reload_command, [*words, "--state-dir", str(world.state)])
+            error = str(done.exception) if isinstance(done.exception, PylvsError) else ""
+            return done.exit_code, done.stdout, done.stderr, error
+
+        return call
+
+    answers = asked(
+        world,
+        command(),
+        lambda: world.write(service(server(1, weight=3)), findings=[ODD]),
+        command("--dry-run"),
+        command(),
+        lambda: world.write(service(server(1)), findings=[BROKEN]),
+        command(),
+        world.write,
+        command(),
+        command("--allow-empty"),
+    )
+    assert answers[0] == (0, "nothing has changed\n", "", "")
+    assert answers[2] == answers[3] == (0, "1 -> 1 services\n", f"{ODD}\n", "")
+    assert answers[5] == (1, "", f"{BROKEN}\n", "test.conf: cannot be run: test.conf:9:1: error: a } is missing")
+    assert answers[7][3].startswith("test.conf: says nothing;")
+    assert answers[8][:2] == (0, "1 -> 0 services\n")
+
+
+def test_a_table_that_cannot_be_edited_is_a_failure_that_says_so(world: World) -> None:
+    def refuse() -> None:
+        world.write(service(server(1), server(2), scheduler="nobody-knows"))
+
+    def command() -> tuple[int, str, str]:
+        done = CliRunner().invoke(reload_command, ["--state-dir", str(world.state)])
+        return done.exit_code, done.stderr, str(done.exception)
+
+    _, (status, stderr, error) = asked(world, refuse, command)
+    assert status == 1
+    assert "scheduler wlc -> nobody-knows: refused: " in stderr
+    assert error == "the configuration is in force, but the table did not take 1 edits"

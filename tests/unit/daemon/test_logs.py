@@ -1,0 +1,103 @@
+"""Logs: a line for people, an object for programs, and never a reason to end."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+from ipaddress import ip_address
+from pathlib import Path
+
+import structlog
+
+from pylvs.daemon import logs
+from pylvs.daemon.telling import log_event
+from pylvs.health.events import CheckFailed, QuorumGained, ServerDown
+from pylvs.model.destination import DestinationKey
+
+SERVER = DestinationKey(ip_address("10.0.0.1"), 80)
+DOWN = ServerDown(at=0, service="web", server=SERVER, reason="connection refused")
+
+
+def test_a_line_for_people() -> None:
+    out = io.StringIO()
+    logs.set_up("text", out, {})
+    log_event(DOWN)
+    structlog.get_logger().info("two\nlines")
+    first, second = out.getvalue().splitlines()
+    assert first.split(" ", 1)[1] == "warning: server down (service=web, server=10.0.0.1:80, reason=connection refused)"
+    assert second.split(" ", 1)[1] == "info: two lines"
+
+
+def test_an_object_for_programs() -> None:
+    out = io.StringIO()
+    logs.set_up("json", out, {})
+    log_event(DOWN)
+    found = json.loads(out.getvalue())
+    assert found.pop("time").endswith("Z")
+    assert found == {
+        "level": "warning",
+        "event": "server down",
+        "service": "web",
+        "server": "10.0.0.1:80",
+        "reason": "connection refused",
+    }
+
+
+def test_the_journal_gets_levels_and_writes_the_time_itself(tmp_path: Path) -> None:
+    with open(tmp_path / "journal", "w+") as out:
+        there = os.fstat(out.fileno())
+        logs.set_up("text", out, {"JOURNAL_STREAM": f"{there.st_dev}:{there.st_ino}"})
+        structlog.get_logger().warning("odd", where="here")
+        out.seek(0)
+        assert out.read() == "<4>warning: odd (where=here)\n"
+
+
+def test_libraries_and_faults_come_out_the_same_way() -> None:
+    out = io.StringIO()
+    logs.set_up("text", out, {})
+    logging.getLogger("aiohttp.server").warning("strange %s", "request")
+    logging.getLogger("aiohttp.server").info("not worth a line")
+    try:
+        raise ValueError("why")
+    except ValueError:
+        structlog.get_logger().exception("this is a bug")
+    lines = out.getvalue().splitlines()
+    assert lines[0].endswith(" warning: strange request (logger=aiohttp.server)")
+    assert lines[1].endswith(" error: this is a bug")
+    assert lines[-1] == "ValueError: why"
+
+
+def test_a_log_that_nobody_reads_harms_nothing() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w", buffering=1) as out:
+        logs.set_up("text", out, {})
+        structlog.get_logger().info("anybody there?")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), write)
+
+
+def test_failures_that_do_not_count_yet_are_told_where_that_was_asked_for() -> None:
+    out = io.StringIO()
+    logs.set_up("text", out, {})
+    for counted, log_all in ((False, False), (False, True), (True, False)):
+        log_event(
+            CheckFailed(
+                at=0,
+                service="web",
+                server=SERVER,
+                reason="no answer",
+                check="TCP_CHECK",
+                attempt=1,
+                attempts=2,
+                counted=counted,
+                log_all=log_all,
+            )
+        )
+    log_event(QuorumGained(at=0, service="web", reason="start", weight=3, quorum=2, hysteresis=0, initial=True))
+    lines = [line.split(" ", 1)[1] for line in out.getvalue().splitlines()]
+    assert len(lines) == 3
+    assert lines[2] == (
+        "info: quorum gained (service=web, weight=3, quorum=2, hysteresis=0, initial=True, reason=start)"
+    )

@@ -1,0 +1,266 @@
+"""The daemon's life: what it does to the table at its start, at reloads, at its end, and after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pylvs.config.findings import Finding, Place, Severity
+from pylvs.daemon.loading import Loaded, Refused
+from pylvs.daemon.options import Options
+from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.errors import Busy
+from pylvs.model.service import VirtualService
+from pylvs.model.timeouts import Timeouts
+from tests.unit.daemon.daemons import FOREIGN, OTHER, WEB, World, address, run, server, service, until
+
+PLACE = Place("test.conf", 3, 5)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "state")
+
+
+def test_the_table_comes_and_goes_with_the_daemon_and_leaves_others_alone(world: World) -> None:
+    world.tables.add_service(VirtualService(FOREIGN))
+    world.write(service(server(1), server(2, weight=3)), service(server(1), key=OTHER), lvs_timeouts=Timeouts(9, 8, 7))
+
+    async def scenario() -> None:
+        async with world.daemon():
+            assert world.table() == {
+                "FWM 7": {},
+                "TCP 192.0.2.1:80": {"10.0.0.1": 1, "10.0.0.2": 3},
+                "TCP 192.0.2.1:443": {"10.0.0.1": 1},
+            }
+            assert world.tables.timeouts() == Timeouts(9, 8, 7)
+            assert (world.state / "control").is_socket()
+        assert world.table() == {"FWM 7": {}}
+        assert not world.state.exists()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("settings", "left"), [({}, {"FWM 7"}), ({"lvs_flush_on_stop": "all"}, set())])
+def test_the_end_can_take_everything(world: World, settings: dict[str, Any], left: set[str]) -> None:
+    world.write(service(server(1)), **settings)
+
+    async def scenario() -> None:
+        async with world.daemon():
+            world.tables.add_service(VirtualService(FOREIGN))
+        assert set(world.table()) == left
+
+    run(scenario())
+
+
+def test_the_end_can_leave_everything(world: World) -> None:
+    async def scenario() -> None:
+        async with world.daemon(keep_table=True):
+            pass
+        assert world.servers() == {"10.0.0.1", "10.0.0.2"}
+
+    run(scenario())
+
+
+def test_lvs_flush_empties_the_table_but_not_what_is_wanted(world: World) -> None:
+    world.tables.add_service(VirtualService(FOREIGN))
+    world.tables.add_service(VirtualService(WEB))
+    world.tables.add_destination(WEB, Destination(DestinationKey(address(1), 80)))
+    before = world.tables.edition()
+    world.write(service(server(1)), lvs_flush=True)
+
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            assert set(world.table()) == {"TCP 192.0.2.1:80"}
+            assert world.tables.edition() == before + 1
+            world.tables.add_service(VirtualService(FOREIGN))
+            await daemon.keeper.settle()
+            assert set(world.table()) == {"TCP 192.0.2.1:80", "FWM 7"}
+
+    run(scenario())
+
+
+def test_a_dead_server_leaves_and_comes_back(world: World) -> None:
+    async def scenario() -> None:
+        async with world.daemon():
+            world.dead.add(address(1))
+            await until(lambda: world.servers() == {"10.0.0.2"})
+            world.dead.clear()
+            await until(lambda: world.servers() == {"10.0.0.1", "10.0.0.2"})
+
+    run(scenario())
+
+
+def test_what_somebody_else_does_to_the_table_is_undone_and_said(world: World, said: io.StringIO) -> None:
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            world.tables.delete_service(WEB)
+            await until(lambda: world.servers() == {"10.0.0.1", "10.0.0.2"})
+            await until(lambda: daemon.keeper.counts["restored"] == 3)
+
+    run(scenario())
+    lines = [line.partition(" warning: ")[2] for line in said.getvalue().splitlines() if "restored" in line]
+    assert lines == [
+        "restored: TCP 192.0.2.1:80 was removed",
+        "restored: TCP 192.0.2.1:80 -> 10.0.0.1:80 was removed",
+        "restored: TCP 192.0.2.1:80 -> 10.0.0.2:80 was removed",
+    ]
+
+
+def test_without_checks_every_server_is_up(world: World) -> None:
+    world.dead.add(address(1))
+    world.write(service(server(1, alpha=True), server(2)))
+
+    async def scenario() -> None:
+        async with world.daemon(checks=False):
+            assert world.servers() == {"10.0.0.1", "10.0.0.2"}
+        assert world.probes == {}
+
+    run(scenario())
+
+
+def test_a_killed_daemon_leaves_the_table_and_the_next_one_goes_on_from_there(world: World) -> None:
+    world.tables.add_service(VirtualService(FOREIGN))
+    world.write(service(server(1), server(2)), service(server(1), key=OTHER))
+
+    async def scenario() -> None:
+        async with world.daemon(kill=True):
+            world.dead.add(address(1))
+            await until(lambda: world.servers() == {"10.0.0.2"} and not world.servers(OTHER))
+        assert world.servers() == {"10.0.0.2"}
+        before = world.tables.edition()
+        # What was down stays down until it is checked, what is new is up at once, what is not wanted any more goes.
+        world.dead.clear()
+        slow = server(1)
+        world.write(service(slow, server(2), server(3)))
+        async with world.daemon():
+            await until(lambda: world.servers() == {"10.0.0.1", "10.0.0.2", "10.0.0.3"})
+            assert set(world.table()) == {"TCP 192.0.2.1:80", "FWM 7"}
+            assert world.tables.edition() == before + 3, "one service removed, server 3 added, then server 1"
+
+    run(scenario())
+
+
+def test_a_reload_touches_only_what_changed(world: World) -> None:
+    world.write(service(server(1), server(2)), service(server(1), key=OTHER))
+
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            before = world.tables.edition()
+            world.write(service(server(1), server(2, weight=5)), service(server(1), key=OTHER))
+            dry = await daemon.reload(dry_run=True)
+            assert (dry.settled, dry.differences) == (None, ("2 -> 2 services",))
+            assert world.tables.edition() == before
+            done = await daemon.reload()
+            assert done.settled is not None
+            assert (done.settled.edits, world.tables.edition()) == (1, before + 1)
+            assert world.table()["TCP 192.0.2.1:80"]["10.0.0.2"] == 5
+            again = await daemon.reload()
+            assert (again.differences, world.tables.edition()) == ((), before + 1)
+            world.write(service(server(1), key=OTHER))
+            await daemon.reload()
+            assert set(world.table()) == {"TCP 192.0.2.1:443"}
+            assert daemon.reloads == {"done": 3}
+
+    run(scenario())
+
+
+def test_a_broken_or_empty_file_changes_nothing(world: World) -> None:
+    good = service(server(1), server(2))
+
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            world.write(service(server(1)), findings=[Finding(PLACE, Severity.ERROR, "a } is missing", fatal=True)])
+            with pytest.raises(Refused, match=r"test\.conf:3:5: error: a } is missing") as refused:
+                await daemon.reload()
+            assert len(refused.value.findings) == 1
+            world.write()
+            with pytest.raises(Refused, match="says nothing"):
+                await daemon.reload()
+            assert world.servers() == {"10.0.0.1", "10.0.0.2"}
+            assert daemon.reloads == {"refused": 2}
+            world.write(good, findings=[Finding(PLACE, Severity.ERROR, "an unknown word")])
+            await daemon.reload()
+            world.write()
+            await daemon.reload(allow_empty=True)
+            assert world.table() == {}
+
+    run(scenario())
+
+
+def test_strict_runs_nothing_that_has_a_finding(world: World) -> None:
+    finding = Finding(PLACE, Severity.WARNING, "odd", "think again")
+
+    async def scenario() -> None:
+        async with world.daemon(strict=True) as daemon:
+            world.write(service(server(1)), findings=[finding])
+            with pytest.raises(Refused, match=r"1 finding, and --strict runs none: test\.conf:3:5: warning: odd"):
+                await daemon.reload()
+        with pytest.raises(Refused):
+            async with world.daemon(strict=True):
+                pass
+        assert not world.state.exists()
+
+    run(scenario())
+
+
+def test_reloads_at_once_are_done_one_after_the_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            weights = iter(range(2, 9))
+            load = world.load
+            under_way: list[Options] = []
+
+            def one_at_a_time(options: Options) -> Loaded:
+                assert not under_way
+                under_way.append(options)
+                world.write(service(server(1, weight=next(weights))))
+                found = load(options)
+                under_way.clear()
+                return found
+
+            monkeypatch.setattr(world, "load", one_at_a_time)
+            done = await asyncio.gather(*(daemon.reload() for _ in range(5)))
+            assert [each.settled.edits for each in done if each.settled] == [2, 1, 1, 1, 1]
+            assert world.table() == {"TCP 192.0.2.1:80": {"10.0.0.1": 6}}
+
+    run(scenario())
+
+
+def test_a_second_daemon_is_refused_and_the_first_goes_on(world: World) -> None:
+    async def scenario() -> None:
+        async with world.daemon():
+            with pytest.raises(Busy, match="pylvs run is there already"):
+                async with world.daemon():
+                    pass
+            assert world.servers() == {"10.0.0.1", "10.0.0.2"}
+            assert (world.state / "control").is_socket()
+
+    run(scenario())
+
+
+def test_what_the_operator_said_survives_reload_crash_and_restart(world: World) -> None:
+    wanted = (service(server(1), server(2)),)
+
+    async def scenario() -> None:
+        async with world.daemon(kill=True) as daemon:
+            daemon.engine.drain(address(1))
+            await until(lambda: world.table()["TCP 192.0.2.1:80"]["10.0.0.1"] == 0)
+            world.write(service(server(1, weight=9), server(2)))
+            await daemon.reload()
+            assert world.table()["TCP 192.0.2.1:80"]["10.0.0.1"] == 0
+        world.write(*wanted)
+        async with world.daemon():
+            assert world.table()["TCP 192.0.2.1:80"] == {"10.0.0.1": 0, "10.0.0.2": 1}
+        assert world.table() == {}
+        async with world.daemon() as daemon:
+            assert world.table()["TCP 192.0.2.1:80"] == {"10.0.0.1": 0, "10.0.0.2": 1}
+            daemon.engine.enable(address(1))
+            await until(lambda: world.table()["TCP 192.0.2.1:80"]["10.0.0.1"] == 1)
+        assert not world.state.exists()
+
+    run(scenario())
