@@ -489,5 +489,6 @@ struct constants {
 	enum tunnel_flag tunnel_flag;
 	enum tuple_kind tuple_kind;
 	enum mark_flag mark_flag;
+	enum probe_marks probe_marks;
 	enum word_bits word_bits;
 };

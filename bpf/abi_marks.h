@@ -3,6 +3,13 @@
  */
 #pragma once
 
+/* Marks of checks that the director makes through a virtual address: only on packets of its own sockets do they mean
+ * anything, and there the service of such a mark, with its one real server, goes before every rule. */
+enum probe_marks {
+	PROBE_MARKS = 0x50560000,
+	PROBE_MARKS_SHIFT = 16, /* the bits below tell them apart */
+};
+
 /* What a rule asks of a packet, and which answers it turns round. */
 enum mark_flag {
 	MARK_NOT_SOURCE = 1 << 0,

@@ -11,6 +11,15 @@
 
 enum { LINK_SOURCE = 6 /* offset in a frame */, TCP_FLAGS = 13 /* offset in a segment */ };
 
+/* The mark of a check of this host's own through a virtual address, 0 for every other packet. */
+INLINE u32 probe_mark(void *ctx, const struct packet *p, enum hook hook)
+{
+	if (likely(!p->own) || hook == HOOK_XDP)
+		return 0;
+	u32 mark = ((struct __sk_buff *)ctx)->mark;
+	return mark >> PROBE_MARKS_SHIFT == PROBE_MARKS >> PROBE_MARKS_SHIFT ? mark : 0;
+}
+
 struct asking {
 	struct work *work;
 	u32 first;

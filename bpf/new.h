@@ -42,7 +42,8 @@ enum existing { EXISTING_NONE, EXISTING_KNOWN, EXISTING_SILENT, EXISTING_DYING, 
 /* What becomes of the connection that a packet met: carried on, dropped without a word, or ended. One that ends counts
  * on until its ports have been scheduled anew, as in IPVS, where it goes a moment later; TC alone does that, because
  * XDP could not go back. */
-INLINE enum existing settle(struct work *w, struct connection *c, const struct root *root, u32 live, enum hook hook)
+INLINE enum existing settle(struct work *w, struct connection *c, const struct root *root, u32 live, bool probe,
+			    enum hook hook)
 {
 	const struct packet *p = &w->packet;
 	u64 *word = connection_word(c);
@@ -52,7 +53,7 @@ INLINE enum existing settle(struct work *w, struct connection *c, const struct r
 	u64 seen = READ_ONCE(*word);
 	u32 flags = d ? destination_flags(d, live) : DESTINATION_AVAILABLE;
 	bool available = flags & DESTINATION_AVAILABLE;
-	if (!(p->syn && reopens(c, word_state(seen), word_answered(seen), flags, &root->settings))) {
+	if (!(p->syn && (probe || reopens(c, word_state(seen), word_answered(seen), flags, &root->settings)))) {
 		if (available)
 			return EXISTING_KNOWN;
 		if (!root->settings.expire_nodest_conn)
@@ -146,14 +147,14 @@ INLINE int to_scheduler(void *ctx, struct work *w, enum hook hook)
 }
 
 /* The way of a packet without a connection: to a stage that goes on with it; what returns is a verdict. */
-INLINE int open_anew(void *ctx, struct work *w, const struct root *root, u32 live, u32 now, enum hook hook)
+INLINE int open_anew(void *ctx, struct work *w, const struct root *root, u32 live, u32 now, u32 probe, enum hook hook)
 {
 	struct packet *p = &w->packet;
 	const struct facts *facts = &root->facts[live & 1];
 	if (is_ipsec(p->protocol))
 		return to_stack(hook);
-	u32 mark = 0;
-	if (unlikely(facts->marks)) {
+	u32 mark = probe;
+	if (unlikely(facts->marks) && !probe) {
 		if (!find_mark(ctx, w, facts, hook))
 			return to_stack(hook); /* XDP: the TC program sees what a filter of tc marked */
 		mark = w->seen.mark;
@@ -163,6 +164,8 @@ INLINE int open_anew(void *ctx, struct work *w, const struct root *root, u32 liv
 	bool opens = p->quoting || is_opener(p, &root->settings);
 	struct service_match found;
 	bool by_mark = find_marked(&found, p->six, mark, live);
+	if (unlikely(probe) && !by_mark)
+		return dropped(hook, REASON_NO_DESTINATION); /* never to whichever server the address's service chooses */
 	if ((!by_mark && !find_service(&found, p, facts, live)) || !believable(ctx, p, hook))
 		return to_stack(hook);
 	struct service_state *state = LOOKUP(service_states, found.slot);
@@ -171,7 +174,7 @@ INLINE int open_anew(void *ctx, struct work *w, const struct root *root, u32 liv
 	note_service(w, &found);
 	be16 source_port = p->six ? p->tuple.v6.source_port : p->tuple.v4.source_port;
 	be16 target_port = p->six ? p->tuple.v6.target_port : p->tuple.v4.target_port;
-	if (by_mark ? !holds_for_mark(ctx, w, mark) : !holds_target(ctx, state, p, now)) {
+	if (!probe && (by_mark ? !holds_for_mark(ctx, w, mark) : !holds_target(ctx, state, p, now))) {
 		if (opens)
 			count(REASON_NOT_LOCAL);
 		return to_stack(hook);
@@ -208,7 +211,7 @@ INLINE int stage_new(void *ctx, enum hook hook)
 	if (!w || !root)
 		return to_stack(hook);
 	struct packet *p = &w->packet;
-	u32 live = READ_ONCE(root->live), now = ticks();
+	u32 live = READ_ONCE(root->live), now = ticks(), probe = probe_mark(ctx, p, hook);
 	if (!root->facts[live & 1].services[p->six])
 		return to_stack(hook); /* no service of this family: IPVS takes no part */
 
@@ -217,7 +220,7 @@ INLINE int stage_new(void *ctx, enum hook hook)
 	if (c && p->quoting)
 		return dropped(hook, REASON_DYING); /* made just now, on another CPU */
 	if (c) {
-		switch (settle(w, c, root, live, hook)) {
+		switch (settle(w, c, root, live, probe, hook)) {
 		case EXISTING_KNOWN:
 			return carry_known(ctx, p, c, root, now, hook);
 		case EXISTING_SILENT:
@@ -231,7 +234,7 @@ INLINE int stage_new(void *ctx, enum hook hook)
 		}
 	}
 
-	int verdict = open_anew(ctx, w, root, live, now, hook);
+	int verdict = open_anew(ctx, w, root, live, now, probe, hook);
 	leave(w); /* no stage went on */
 	return verdict;
 }

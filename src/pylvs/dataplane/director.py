@@ -29,6 +29,7 @@ from pylvs.model.director import ServiceRow
 from pylvs.model.errors import DestinationExists, InvalidOperation, NoSuchDestination, NoSuchService, ServiceExists
 from pylvs.model.marks import MarkRule
 from pylvs.model.marks import checked as checked_rule
+from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.scheduler import SCHEDULERS
 from pylvs.model.service import ServiceKey, VirtualService
 from pylvs.model.settings import SETTINGS, checked, known_setting
@@ -214,7 +215,8 @@ class BpfDirector:
             self.tables.service_keys(key.address.version).put(encode.service_key(key), struct.pack("<I", slot))
             for bits in "vip_bits", "reply_bits":
                 if key.mark:
-                    set_all_bits(self.tables, bits)
+                    if not is_probe_mark(key.mark):
+                        set_all_bits(self.tables, bits)
                 else:
                     set_bit(self.tables, bits, fields["address"], fields["family"])
             self._count_service(edit, key, 1)
@@ -283,7 +285,8 @@ class BpfDirector:
     def _count_service(edit: Transaction, key: ServiceKey, by: int) -> None:
         edit.change_fact("services", by, 0 if key.address.version == 4 else 1)
         if key.mark:
-            edit.change_fact("marks", by)
+            if not is_probe_mark(key.mark):
+                edit.change_fact("marks", by)
         elif key.port == 0:
             edit.change_fact("zero_ports", by)
         elif key.port == FTP_PORT:

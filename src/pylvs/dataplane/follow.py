@@ -26,6 +26,7 @@ from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, Unsupported
+from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.service import ServiceKey
 
 GRACE_S = 60  # attaching native XDP resets many cards: after the last service went, it stays so long
@@ -131,7 +132,7 @@ class Concerns:
     def add_key(self, key: ServiceKey) -> None:
         """A service came."""
         if key.mark:
-            self.marks = True
+            self.marks |= not is_probe_mark(key.mark)  # whose packets come by lo, where other services are attached
         else:
             self.virtual.add(key.address)
 

@@ -18,9 +18,10 @@ from pylvs.ipvsadm.parsing import parse
 from pylvs.ipvsadm.request import Request
 from pylvs.ipvsadm.restore import command_lines, input_lines
 from pylvs.ipvsadm.rules import rule_lines
-from pylvs.model.director import Director
+from pylvs.model.director import Director, ServiceRow
 from pylvs.model.errors import PylvsError
 from pylvs.model.marks import give_mark
+from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.service import ServiceKey
 from pylvs.model.timeouts import Timeouts
 
@@ -84,7 +85,7 @@ class Session:
         if request.command is Command.LIST:
             self._list(request)
         elif request.command is Command.SAVE:
-            self._stdout.writelines(rule_lines(self._director.services(), self._writer(request)))
+            self._stdout.writelines(rule_lines(self._services(), self._writer(request)))
         else:
             self._edit(request)
         return Outcome()
@@ -155,11 +156,15 @@ class Session:
         if Given.SERVICE_ADDRESS in request.given:
             rows = [self._director.service(request.service_key())]
         else:
-            rows = self._director.services()
+            rows = self._services()
             self._stdout.write(version_line(self._director.table_size()))
         unsorted = Given.NOSORT in request.given
         lines = table(rows, view_of(request.given), self._writer(request), unsorted=unsorted)
         self._stdout.writelines(lines)
+
+    def _services(self) -> list[ServiceRow]:
+        """All but those of the daemon's checks through a virtual address, which are nobody's to keep or restore."""
+        return [row for row in self._director.services() if not is_probe_mark(row.service.key.mark)]
 
     def _writer(self, request: Request) -> Writer:
         return numeric if Given.NUMERIC in request.given else with_names(self._names)

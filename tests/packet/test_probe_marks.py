@@ -1,0 +1,165 @@
+"""Checks through a virtual address: a packet of this host's own, with a probe's mark, goes to the one server of it."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from ipaddress import ip_address
+
+import pytest
+
+from pylvs.dataplane import abi
+from pylvs.model import probe_marks
+from pylvs.model.destination import Destination, DestinationKey, Method
+from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from tests.packet import frames
+from tests.packet.host import HOOKS, OWN4, OWN6, PASSED, VIP4, VIP6, Host, ip, server4, server6, server_mac
+
+OWN, VIP = {4: OWN4, 6: OWN6}, {4: VIP4, 6: VIP6}
+FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+PATIENCE_S = 60
+ANY_PROTOCOL = 3  # ETH_P_ALL
+
+
+def probe_service(
+    host: Host, number: int, server: int, family: int = 4, method: Method = Method.ROUTE
+) -> tuple[ServiceKey, int]:
+    """The service of a probe's mark, with this one server; its mark."""
+    mark = probe_marks.FIRST + number
+    key = ServiceKey.of_mark(mark, FAMILY[family])
+    host.director.add_service(VirtualService(key, "rr", ServiceFlag.ONE_PACKET))
+    address = ip_address(server4(server) if family == 4 else server6(server))
+    host.director.add_destination(key, Destination(DestinationKey(address, 0), method))
+    return key, mark
+
+
+@contextmanager
+def wire() -> Iterator[socket.socket]:
+    """The other end of the link."""
+    with closing(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ANY_PROTOCOL))) as found:
+        found.bind(("d1", 0))
+        found.settimeout(0.2)
+        yield found
+
+
+def ask(family: int, port: int, mark: int, kind: int = socket.SOCK_STREAM, source_port: int = 0) -> socket.socket:
+    """A question of this host's own, on its way."""
+    made = socket.socket(FAMILY[family], kind)
+    made.setblocking(False)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+    made.bind((OWN[family], source_port))
+    made.connect_ex((VIP[family], port))
+    if kind == socket.SOCK_DGRAM:
+        made.send(b"?")
+    return made
+
+
+def heard(wire: socket.socket, port: int) -> str:
+    """The link address that the next packet to this port goes to; "" if none comes."""
+    deadline = time.monotonic() + PATIENCE_S
+    silent = 0
+    while time.monotonic() < deadline and silent < 5:
+        try:
+            frame = wire.recv(2000)
+        except TimeoutError:
+            silent += 1
+            continue
+        if struct.pack(">H", port) in (frame[36:38], frame[56:58], frame[96:98]):
+            return frame[:6].hex(":")
+    return ""
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("method", [Method.ROUTE, Method.TUNNEL])
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_each_mark_has_its_server(director_host: Host, family: int, method: Method, kind: int) -> None:
+    protocol = Protocol.TCP if kind == socket.SOCK_STREAM else Protocol.UDP
+    service = director_host.new_key(protocol, VIP[family])
+    director_host.serve(service, 4, method)
+    marks = {server: probe_service(director_host, server, server, family, method)[1] for server in (3, 1, 4)}
+    for server, mark in [*marks.items(), *marks.items()]:
+        with wire() as link, closing(ask(family, service.port, mark, kind)):
+            assert heard(link, service.port) == server_mac(server)
+    assert set(director_host.counts(service).values()) == {(0, 0)}, "clients' counts know nothing of it"
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_same_port_again_asks_the_server_of_the_mark_not_the_one_before(director_host: Host, family: int) -> None:
+    service = director_host.new_key(vip=VIP[family])
+    director_host.serve(service, 1)
+    _, first = probe_service(director_host, 1, 1, family)
+    _, second = probe_service(director_host, 2, 2, family)
+    for mark, server in ((first, 1), (second, 2), (first, 1)):
+        with wire() as link, closing(ask(family, service.port, mark, source_port=33333)):
+            assert heard(link, service.port) == server_mac(server)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_an_address_that_this_host_does_not_hold_is_asked_where_the_mark_is_routed_to_it(
+    director_host: Host, family: int
+) -> None:
+    service = director_host.new_key(vip=VIP[family])
+    director_host.serve(service, 1)
+    _, mark = probe_service(director_host, 7, 5, family)
+    six = ["-6"] if family == 6 else []
+    bits = 32 if family == 4 else 128
+    ip("addr", "del", f"{VIP[family]}/{bits}", "dev", "d0")
+    try:
+        with wire() as link, closing(ask(family, service.port, mark)):
+            assert heard(link, service.port) != server_mac(5)
+        ip(*six, "route", "add", "local", "default", "dev", "lo", "table", "4711")
+        ip(*six, "rule", "add", "fwmark", f"{probe_marks.FIRST}/{probe_marks.MASK}", "lookup", "4711")
+        with wire() as link, closing(ask(family, service.port, mark)):
+            assert heard(link, service.port) == server_mac(5)
+    finally:
+        for undo in (["rule", "del", "lookup", "4711"], ["route", "flush", "table", "4711"]):
+            subprocess.run(["ip", *six, *undo], capture_output=True)
+        more = ["nodad", "preferred_lft", "0"] if family == 6 else []
+        ip("addr", "add", f"{VIP[family]}/{bits}", "dev", "d0", *more)
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_mark_without_its_service_asks_nobody(director_host: Host, kind: int) -> None:
+    """Least of all whomever the virtual service would choose."""
+    service = director_host.new_key(Protocol.TCP if kind == socket.SOCK_STREAM else Protocol.UDP)
+    director_host.serve(service, 2)
+    before = director_host.reason("NO_DESTINATION")
+    with wire() as link, closing(ask(4, service.port, probe_marks.FIRST + 99, kind)):
+        assert heard(link, service.port) == ""
+    assert director_host.reason("NO_DESTINATION") > before
+
+
+def test_on_a_packet_from_outside_the_mark_means_nothing(director_host: Host) -> None:
+    service = director_host.new_key()
+    director_host.serve(service, 1)
+    key, mark = probe_service(director_host, 1, 5)
+    director_host.forwarded(frames.tcp(dport=service.port), "tc")
+    done = director_host.run(frames.tcp(sport=4001, dport=service.port), "tc", mark)
+    assert done.data[:6].hex(":") == server_mac(1)
+    assert director_host.counts(key) == {server4(5): (0, 0)}
+
+
+def test_they_cost_other_packets_nothing(director_host: Host) -> None:
+    """No look at addresses of no service, and XDP schedules new connections itself, as without any mark's service."""
+    service = director_host.new_key()
+    director_host.serve(service, 2)
+    probe_service(director_host, 1, 1)
+    assert director_host.director.reader.versions.facts().get("marks") == (0,)
+    for hook in HOOKS:
+        assert director_host.forwarded(frames.tcp(sport=4001, dport=service.port), hook)
+        elsewhere = frames.tcp(dport=service.port, target="10.77.0.99")
+        assert director_host.run(elsewhere, hook).verdict == PASSED[hook]
+
+
+def test_python_and_the_packet_path_mean_the_same_marks() -> None:
+    assert abi.constant("PROBE_MARKS") == probe_marks.FIRST
+    shift = abi.constant("PROBE_MARKS_SHIFT")
+    assert (0xFFFFFFFF >> shift << shift, 1 << shift) == (probe_marks.MASK, probe_marks.COUNT)
+    assert probe_marks.is_probe_mark(probe_marks.FIRST + probe_marks.COUNT - 1)
+    assert not probe_marks.is_probe_mark(probe_marks.FIRST + probe_marks.COUNT)
+    assert not probe_marks.is_probe_mark(0)
