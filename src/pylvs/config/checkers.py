@@ -13,6 +13,7 @@ from pylvs.config.schema.scripts import WrittenScript
 from pylvs.config.schema.servers import Server
 from pylvs.config.schema.types import did_you_mean
 from pylvs.config.script_rules import ScriptRules
+from pylvs.host.pcre2 import BadRegex, Regex
 from pylvs.model.checks import (
     AgentCheck,
     Check,
@@ -125,6 +126,7 @@ class CheckMaker:
             urls=urls,
             tls=block.block.name == "SSL_GET",
             sni=block.get("enable_sni", bool),
+            sni_name=block.get("sni_name", str),
             virtualhost=block.maybe("virtualhost", str) or "",
             protocol=block.get("http_protocol", str),
             fast_recovery=block.get("fast_recovery", bool),
@@ -141,9 +143,17 @@ class CheckMaker:
             if not regex and block.is_written(name):
                 self.findings.warning(block.place(name), f"{name} has no effect without regex", "write one")
         least, most = block.get("regex_min_offset", int), block.get("regex_max_offset", int)
-        if most and least >= most:
-            text = f"regex_min_offset {least} is not below regex_max_offset {most}: nothing can match"
+        if most and least > most:
+            text = f"regex_min_offset {least} is above regex_max_offset {most}: nothing can match"
             self.findings.warning(block.place("regex_min_offset"), text, "write a smaller one")
+        options = block.get("regex_options", tuple)
+        if regex:
+            try:
+                Regex(regex.encode(errors="surrogateescape"), options)
+            except BadRegex as error:
+                text = f"'{regex}' is not a regular expression: {error}; it is ignored"
+                self.findings.error(block.place("regex"), text, "repair it")
+                regex = ""
         return Url(
             path=path,
             digest=block.get("digest", str),
@@ -151,7 +161,7 @@ class CheckMaker:
             virtualhost=block.maybe("virtualhost", str) or "",
             regex=regex,
             regex_no_match=block.get("regex_no_match", bool),
-            regex_options=block.get("regex_options", tuple),
+            regex_options=options,
             regex_min_offset=least,
             regex_max_offset=most,
             tls_compliant=block.get("tls_compliant", bool),
@@ -218,7 +228,7 @@ class CheckMaker:
             self.left_out(block, f"there is no track_file {name} with a file", near)
             return None
         weight, reverse = block.maybe("weight", tuple) or files[name].value("weight", tuple) or (1, False)
-        return FileCheck(path=path, weight=weight, reverse=reverse, dynamic=block.get("dynamic", bool), pace=FILE_PACE)
+        return FileCheck(path=path, weight=weight, reverse=reverse, pace=FILE_PACE)
 
     def agent(self, block: EffectiveBlock) -> Check | None:
         """AGENT_CHECK."""

@@ -72,9 +72,9 @@ class Url:
     regex: str = ""
     regex_no_match: bool = False  # the body must not match
     regex_options: tuple[str, ...] = ()  # PCRE2's, as keepalived writes them: caseless, multiline, dotall...
-    regex_min_offset: int = 0
-    regex_max_offset: int = 0  # 0: the whole body
-    tls_compliant: bool = False  # an end without close_notify is a failure
+    regex_min_offset: int = 0  # byte at which a match may begin first
+    regex_max_offset: int = 0  # byte at which a match may begin last; 0: anywhere
+    tls_compliant: bool = False  # close_notify is sent at the end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +86,9 @@ class HttpCheck(Check):
     urls: tuple[Url, ...]
     tls: bool = False
     sni: bool = False  # send the virtual host's name
+    sni_name: str = ""  # send this name instead
     virtualhost: str = ""
-    protocol: str = "1.0"  # 1.0, 1.0C, 1.0K, 1.1: version, and "Connection: close" or keep-alive
+    protocol: str = "1.0"  # 1.0 or 1.1; with C "Connection: close", as 1.1 alone has, with K "Connection: keep-alive"
     fast_recovery: bool = False  # a server that is down is back after the first success of all pages
 
 
@@ -149,13 +150,15 @@ class PingCheck(Check):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileCheck(Check):
-    """A file's number: negative beyond -254 or absent is a fault, else it moves the weight."""
+    """A file's number times `weight` is added to the server's weight, which does not go below 0.
+
+    With weight 0 any number but 0 is a fault. What is no number, and no file, is 0.
+    """
 
     word: ClassVar[str] = "FILE_CHECK"
     path: str
     weight: int = 1  # the file's number is multiplied by this
-    reverse: bool = False
-    dynamic: bool = True  # the number moves the weight; else it only says up or down
+    reverse: bool = False  # subtracted instead; with weight 0, the number 0 is the fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

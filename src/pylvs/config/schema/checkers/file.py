@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pylvs.config.schema.nouns import Block, Keyword, Twice, Type, Words
+from pylvs.config.schema.nouns import Block, Keyword, State, Twice, Type, Words
 from pylvs.config.schema.types import FLAG, MAX_INTEGER, TEXT, Integer
 
 
@@ -23,11 +23,11 @@ class Multiplier(Type[tuple[int, bool]]):
 
 FILE_CHECK = Block(
     "FILE_CHECK",
-    "a number in a file moves the weight; -254 and below takes the server out",
+    "a number in a file is added to the weight, times a multiplier; with multiplier 0, it takes the server out",
     (
         Keyword("track_file", TEXT, "name of the track_file block"),
         Keyword("weight", Multiplier(), "multiplier of the number", default_doc="the track_file's"),
-        Keyword("dynamic", FLAG, "the number changes the weight, not only up and down", default=False),
+        Keyword("dynamic", FLAG, "the number moves the weight with or without it", state=State.NEEDLESS),
     ),
     twice=Twice.MANY,
 )

@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import re
-import warnings
 from dataclasses import dataclass
 
 from pylvs.config.schema.checkers.target import TARGET
 from pylvs.config.schema.nouns import Block, Keyword, State, Twice, Type, Words, Wrong
 from pylvs.config.schema.pace import MOST_RETRIES, pace
 from pylvs.config.schema.types import FLAG, TEXT, Integer, Text, Texts, choice, did_you_mean
+from pylvs.host.pcre2 import OPTIONS
 
 DELAY_BEFORE_RETRY_S = 3.0
 ALL_GOOD = ((200, 299),)
-# What Python's expressions can do of PCRE2's options; the others are known, and refused by name.
-REGEX_OPTIONS = ("caseless", "dollar_endonly", "dotall", "extended", "firstline", "multiline", "utf", "ucp")
-REGEX_OPTIONS_WITHOUT_EFFECT = (
-    "auto_callout",
-    "never_ucp",
-    "never_utf",
-    "no_auto_capture",
-    "no_auto_possess",
-    "no_dotstar_anchor",
-    "no_start_optimize",
-    "never_backslash_c",
-    "use_offset_limit",
-)
-REGEX_OPTIONS_LATER = (
-    "allow_empty_class",
-    "alt_bsux",
-    "alt_circumflex",
-    "alt_verbnames",
-    "dupnames",
-    "match_unset_backref",
-    "ungreedy",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,45 +55,22 @@ class Digest(Type[str]):
 
 
 @dataclass(frozen=True, slots=True)
-class Regex(Type[str]):
-    """A regular expression; whether it can be compiled is seen at once."""
-
-    def parse(self, words: Words) -> str:
-        """The expression."""
-        word = words.take("a regular expression")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", FutureWarning)  # a set such as [[:alpha:]] would mean something else
-                re.compile(word.text.encode())
-        except (re.error, OverflowError, RecursionError, FutureWarning) as error:
-            raise Wrong(f"'{word.text}' is not a regular expression: {error}", "repair it", word) from None
-        return word.text
-
-    def __str__(self) -> str:
-        return "a regular expression"
-
-
-@dataclass(frozen=True, slots=True)
 class RegexOptions(Type[tuple[str, ...]]):
     """PCRE2's options by keepalived's names."""
 
     def parse(self, words: Words) -> tuple[str, ...]:
-        """Those that change what matches."""
+        """Those that there are; a word that is none is left out with a complaint."""
         found = []
         for word in words.rest():
-            if word.text in REGEX_OPTIONS:
+            if word.text in OPTIONS:
                 found.append(word.text)
-            elif word.text in REGEX_OPTIONS_LATER:
-                words.warn(
-                    word, f"regex option {word.text} is known but does not happen yet", "write it into the regex"
-                )
-            elif word.text not in REGEX_OPTIONS_WITHOUT_EFFECT:
-                near = did_you_mean(word.text, REGEX_OPTIONS)
+            else:
+                near = did_you_mean(word.text, list(OPTIONS))
                 words.warn(word, f"there is no regex option '{word.text}'; it is ignored", near)
         return tuple(found)
 
     def __str__(self) -> str:
-        return "[" + "|".join(REGEX_OPTIONS) + "] ..."
+        return "options of PCRE2, such as caseless, multiline, dotall"
 
 
 OFFSET = Integer(0)
@@ -127,13 +82,15 @@ URL = Block(
         Keyword("digest", Digest(), "MD5 sum of the body", default=""),
         Keyword("status_code", StatusCodes(), "codes that are good", default=ALL_GOOD),
         Keyword("virtualhost", TEXT, "name that is asked for", inherited=True),
-        Keyword("regex", Regex(), "what the body must match", default=""),
+        Keyword(
+            "regex", Text("a regular expression"), "what must be found in the body, or in head and body", default=""
+        ),
         Keyword("regex_no_match", FLAG, "the body must not match", default=False),
         Keyword("regex_options", RegexOptions(), "how the expression is read", default=()),
-        Keyword("regex_min_offset", OFFSET, "byte of the body at which matching begins", default=0),
-        Keyword("regex_max_offset", OFFSET, "byte before which a match begins; 0: anywhere", default=0),
+        Keyword("regex_min_offset", OFFSET, "byte at which a match may begin first", default=0),
+        Keyword("regex_max_offset", OFFSET, "byte at which a match may begin last; 0: anywhere", default=0),
         Keyword("regex_stack", Texts(), "memory of PCRE2", state=State.NEEDLESS),
-        Keyword("tls_compliant", FLAG, "an end without close_notify is a failure", default=False, since="0.2"),
+        Keyword("tls_compliant", FLAG, "send close_notify at the end of TLS", default=False, since="0.2"),
     ),
     twice=Twice.MANY,
 )
@@ -143,16 +100,23 @@ NB_GET_RETRY = Keyword(
     "the old word for retry",
     is_now="retry",
 )
+PROTOCOL = choice("1.0", "1.0C", "1.0K", "1.1", "1.1C", "1.1K", any_case=True)
 COMMON: tuple[Keyword | Block, ...] = (
     URL,
-    Keyword("http_protocol", choice("1.0", "1.0C", "1.0K", "1.1"), "version, and whether the connection closes", "1.0"),
+    Keyword(
+        "http_protocol",
+        choice("1.0", "1.0C", "1.0K", "1.1", "1.1C", "1.1K", any_case=True),
+        "version, and whether the connection closes",
+        "1.0",
+    ),
     Keyword("fast_recovery", FLAG, "no delay between the pages while the server comes back", default=False),
     Keyword("virtualhost", TEXT, "name that is asked for", inherited=True),
     *TARGET,
     *pace(delay_before_retry=DELAY_BEFORE_RETRY_S, nb_get_retry=NB_GET_RETRY),
 )
 ENABLE_SNI = Keyword("enable_sni", FLAG, "send the virtual host's name when TLS begins", default=False)
-HTTP_GET = Block("HTTP_GET", "every page answers as it should", (*COMMON, ENABLE_SNI), twice=Twice.MANY)
+SNI_NAME = Keyword("sni_name", TEXT, "send this name when TLS begins", default="", since="0.2")
+HTTP_GET = Block("HTTP_GET", "every page answers as it should", (*COMMON, ENABLE_SNI, SNI_NAME), twice=Twice.MANY)
 SSL_GET = Block(
-    "SSL_GET", "the same over TLS; the certificate is not verified", (*COMMON, ENABLE_SNI), twice=Twice.MANY
+    "SSL_GET", "the same over TLS; the certificate is not verified", (*COMMON, ENABLE_SNI, SNI_NAME), twice=Twice.MANY
 )

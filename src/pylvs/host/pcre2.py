@@ -1,0 +1,135 @@
+"""libpcre2-8 through ctypes: regular expressions as keepalived reads them, with a bound on what a match may cost.
+
+Python's own are another dialect, and one that backtracks without end would stop the whole process. The names of the
+options are keepalived's, the numbers those of pcre2.h. A call of the library lets other threads run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_void_p
+from functools import cache
+
+from pylvs.model.errors import PylvsError, Unsupported
+
+SONAME = "libpcre2-8.so.0"
+OPTIONS = {
+    "allow_empty_class": 0x1,
+    "alt_bsux": 0x2,
+    "auto_callout": 0x4,
+    "caseless": 0x8,
+    "dollar_endonly": 0x10,
+    "dotall": 0x20,
+    "dupnames": 0x40,
+    "extended": 0x80,
+    "firstline": 0x100,
+    "match_unset_backref": 0x200,
+    "multiline": 0x400,
+    "never_ucp": 0x800,
+    "never_utf": 0x1000,
+    "no_auto_capture": 0x2000,
+    "no_auto_possess": 0x4000,
+    "no_dotstar_anchor": 0x8000,
+    "no_start_optimize": 0x10000,
+    "ucp": 0x20000,
+    "ungreedy": 0x40000,
+    "utf": 0x80000,
+    "never_backslash_c": 0x100000,
+    "alt_circumflex": 0x200000,
+    "alt_verbnames": 0x400000,
+    "use_offset_limit": 0x800000,
+}
+_MATCH_INVALID_UTF = 0x4000000
+_NO_MATCH = -1
+_STEPS, _STEPS_PER_BYTE = 1_000_000, 4  # of matching: tens of milliseconds, and enough for any sane expression
+_HEAP_KIB = 1 << 16
+
+_SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
+    "pcre2_compile_8": (c_void_p, (c_char_p, c_size_t, c_uint32, POINTER(c_int), POINTER(c_size_t), c_void_p)),
+    "pcre2_code_free_8": (None, (c_void_p,)),
+    "pcre2_get_error_message_8": (c_int, (c_int, c_char_p, c_size_t)),
+    "pcre2_match_context_create_8": (c_void_p, (c_void_p,)),
+    "pcre2_match_context_free_8": (None, (c_void_p,)),
+    "pcre2_set_match_limit_8": (c_int, (c_void_p, c_uint32)),
+    "pcre2_set_heap_limit_8": (c_int, (c_void_p, c_uint32)),
+    "pcre2_set_offset_limit_8": (c_int, (c_void_p, c_size_t)),
+    "pcre2_match_data_create_8": (c_void_p, (c_uint32, c_void_p)),
+    "pcre2_match_data_free_8": (None, (c_void_p,)),
+    "pcre2_match_8": (c_int, (c_void_p, c_char_p, c_size_t, c_size_t, c_uint32, c_void_p, c_void_p)),
+}
+
+
+class BadRegex(PylvsError):
+    """An expression that cannot be compiled; the text says why and where."""
+
+
+class MatchFailed(PylvsError):
+    """A match that was given up: too many steps, too much memory."""
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(SONAME)
+    except OSError:
+        raise Unsupported(
+            f"there is no {SONAME}, which regular expressions need; install it: apt install libpcre2-8-0"
+            " (Debian, Ubuntu), dnf install pcre2 (Fedora)"
+        ) from None
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def _message(code: int) -> str:
+    text = ctypes.create_string_buffer(256)
+    _library().pcre2_get_error_message_8(code, text, len(text))
+    return text.value.decode("ascii", "replace")
+
+
+class Regex:
+    """A compiled expression. Raises BadRegex, and Unsupported where the library is missing."""
+
+    def __init__(self, pattern: bytes, options: tuple[str, ...] = ()) -> None:
+        flags = OPTIONS["use_offset_limit"]
+        for name in options:
+            if name not in OPTIONS:
+                raise BadRegex(f"there is no regex option '{name}'")
+            flags |= OPTIONS[name]
+        if flags & OPTIONS["utf"]:
+            flags |= _MATCH_INVALID_UTF  # what is no UTF-8 matches nothing, and the rest is searched
+        code, at = c_int(), c_size_t()
+        self._library = _library()
+        self._code = self._library.pcre2_compile_8(pattern, len(pattern), flags, byref(code), byref(at), None)
+        if not self._code:
+            raise BadRegex(f"{_message(code.value)} at character {at.value + 1}")
+
+    def __del__(self) -> None:
+        if getattr(self, "_code", None):
+            self._library.pcre2_code_free_8(self._code)
+
+    def matches(self, data: bytes, first: int = 0, last: int | None = None) -> bool:
+        """Whether a match begins at byte `first` to `last`; what lies before `first` is still seen by `^` and (?<=).
+
+        Raises MatchFailed when it would take too long.
+        """
+        if first > len(data):
+            return False
+        library = self._library
+        context = library.pcre2_match_context_create_8(None)
+        found = library.pcre2_match_data_create_8(1, None)
+        try:
+            if not context or not found:
+                raise MatchFailed("no memory for a match")
+            library.pcre2_set_match_limit_8(context, _STEPS + _STEPS_PER_BYTE * len(data))
+            library.pcre2_set_heap_limit_8(context, _HEAP_KIB)
+            if last is not None:
+                library.pcre2_set_offset_limit_8(context, last)
+            result = library.pcre2_match_8(self._code, data, len(data), first, 0, found, context)
+        finally:
+            library.pcre2_match_data_free_8(found)
+            library.pcre2_match_context_free_8(context)
+        if result < _NO_MATCH:
+            raise MatchFailed(f"the match was given up: {_message(result)}")
+        return bool(result >= 0)
