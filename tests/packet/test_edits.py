@@ -208,15 +208,21 @@ def test_lists_that_grow_and_shrink_do_not_use_up_the_table(director_host: Host)
     director = director_host.director
     service, wanted = many(director_host, 65)
     director.add_service(VirtualService(service, "rr"))
-    tops = []
+
+    def tops() -> tuple[int, ...]:
+        return tuple(director.tables.book.get(0, name) for name in ("member_top", "destination_top"))
+
+    used = [tops()]
     for _ in range(6):
         for each in wanted:
             director.add_destination(service, each)
         for each in wanted:
             director.delete_destination(service, each.key)
         time.sleep(2.5 * WAIT_MS / 1000)
-        tops.append(tuple(director.tables.book.get(0, name) for name in ("member_top", "destination_top")))
-    assert tops[-1] == tops[2], tops
+        used.append(tops())
+    # on a busy machine a round may begin before all of the last one may be used again: then it takes a little more
+    for before, first, third, last in zip(used[0], used[1], used[3], used[-1], strict=True):
+        assert last - third < max(first - before, 1), used
 
 
 def test_services_that_come_and_go_do_not_use_up_the_table(director_host: Host) -> None:

@@ -121,7 +121,8 @@ def _as_program(command: Callable[..., int]) -> int:
         return EXIT_LISTING
     except OSError as error:
         _forget_output()
-        print(f"ipvsadm: cannot read or write: {error.strerror or error}", file=sys.stderr)
+        what = f" {error.filename}" if error.filename else ""
+        print(f"ipvsadm: cannot read or write{what}: {error.strerror or error}", file=sys.stderr)
         return EXIT_LISTING
     return status
 
