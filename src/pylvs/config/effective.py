@@ -55,7 +55,7 @@ class Effective:
     keyword: Keyword
     value: object
     origin: Origin
-    words: tuple[Word, ...] = ()  # the line that says so; none for a default
+    words: tuple[Word, ...] = ()  # the keyword and those that made the value; none for a default
 
 
 @dataclass(slots=True)
@@ -166,7 +166,7 @@ def _values(entry: Keyword, section: Section, outer: tuple[Section, ...], settin
     """What is given here; else what is inherited; else what global_defs says; else the default."""
     given = [each for each in section.settings if each.keyword is entry]
     for each in given if entry.twice is Twice.MANY else given[-1:]:
-        yield Effective(entry, each.value, Origin(How.GIVEN, each.node.place), each.node.words)
+        yield Effective(entry, each.value, Origin(How.GIVEN, each.node.place), (each.node.words[0], *each.words))
     if given or entry.twice is Twice.MANY:
         return
     inherited = [(each, entry.name) for each in outer] if entry.inherited else []
@@ -175,6 +175,6 @@ def _values(entry: Keyword, section: Section, outer: tuple[Section, ...], settin
         setting = source.setting(name)
         if setting is not None:
             origin = Origin(How.INHERITED, setting.node.place, source.block.name)
-            yield Effective(entry, setting.value, origin, setting.node.words)
+            yield Effective(entry, setting.value, origin, (setting.node.words[0], *setting.words))
             return
     yield Effective(entry, entry.default, Origin(How.DEFAULT, note=entry.default_doc))

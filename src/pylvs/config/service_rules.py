@@ -206,9 +206,13 @@ def _sorry_server(service: EffectiveBlock, entries: Entries, findings: Findings)
         if port != server.port:
             service.adjust("sorry_server", replace(server, fixed_port=port), "the service's port")
     if server is None:
-        for name in ("sorry_server_inhibit", "sorry_server_lvs_method"):
-            if service.is_written(name):
-                findings.warning(service.place(name), f"{name} has no effect without sorry_server", "write one")
+        if service.is_written("sorry_server_lvs_method"):
+            text = "sorry_server_lvs_method has no effect without sorry_server"
+            findings.warning(service.place("sorry_server_lvs_method"), text, "write one")
+        if service.get("sorry_server_inhibit", bool):
+            text = "sorry_server_inhibit has no effect without sorry_server"
+            findings.warning(service.place("sorry_server_inhibit"), text, "write one")
+        service.fill("sorry_server_lvs_method", None)
 
 
 def _quorum(service: EffectiveBlock, findings: Findings) -> None:

@@ -30,7 +30,7 @@ def as_json(block: EffectiveBlock) -> dict[str, Any]:
             for each in block.settings
             if is_shown(each)
         ],
-        "lines": [" ".join(map(str, each.node.words)) for each in block.section.settings if each.keyword is None],
+        "lines": [" ".join(map(str, each.words)) for each in block.section.settings if each.keyword is None],
         "blocks": [as_json(each) for each in block.blocks],
     }
 
@@ -83,7 +83,7 @@ def _block(block: EffectiveBlock, indent: str) -> Iterator[str]:
             yield _setting(setting, indent + INDENT)
     for line in block.section.settings:
         if line.keyword is None:
-            text = indent + INDENT + " ".join(quoted(word) for word in line.node.words)
+            text = indent + INDENT + " ".join(quoted(word) for word in line.words)
             yield _with_origin(text, f"{line.node.place.file}:{line.node.place.line}")
     for each in block.blocks:
         yield from _block(each, indent + INDENT)

@@ -57,6 +57,11 @@ class Words:
         self._next += 1
         return word
 
+    @property
+    def taken(self) -> tuple[Word, ...]:
+        """Those taken so far."""
+        return self._words[: self._next]
+
     def rest(self) -> Iterator[Word]:
         """Every word that is left, taken one by one."""
         while self:

@@ -21,6 +21,7 @@ class Setting:
     keyword: Keyword | None
     value: object
     node: Node
+    words: tuple[Word, ...] = ()  # those that made the value, without the keyword
 
 
 @dataclass(slots=True)
@@ -141,7 +142,7 @@ class Reader:
             self.complain(node.words[0], Severity.WARNING, f"'{node.keyword}' takes no block here; it is ignored")
         read = self._parse(Words(node, node.words, self.findings.add), kind, node)
         if read is not None:
-            section.settings.append(Setting(None, read.value, node))
+            section.settings.append(read)
 
     def _keyword(self, section: Section, entry: Keyword, node: Node) -> None:
         if node.block is not None:
@@ -154,7 +155,7 @@ class Reader:
             if entry.twice is Twice.FIRST:
                 return
         if read is not None:
-            section.settings.append(Setting(entry, read.value, node))
+            section.settings.append(Setting(entry, read.value, node, read.words))
 
     def _block(self, section: Section, entry: Block, node: Node, quiet: bool) -> None:
         earlier = section.first(entry.name) if entry.twice is not Twice.MANY else None
@@ -183,8 +184,9 @@ class Reader:
         except Wrong as wrong:
             self.complain(wrong.word or node.words[0], wrong.severity, wrong.text, wrong.advice)
             return None
+        taken = words.taken
         self._surplus(words)
-        return Setting(None, value, node)
+        return Setting(None, value, node, taken)
 
     def _surplus(self, words: Words) -> None:
         """Say that words were left over."""

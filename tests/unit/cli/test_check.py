@@ -1,0 +1,82 @@
+"""`pylvs check`: what it prints, and its exit status, as of `keepalived -t`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pylvs.cli.main import run
+
+GOOD = """\
+virtual_server 192.0.2.1 80 {
+    protocol TCP
+    lvs_sched rr
+    lvs_method NAT
+    real_server 10.0.0.2 80 {
+        TCP_CHECK {
+        }
+    }
+}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file in which nothing is wrong."""
+    path = tmp_path / "k.conf"
+    path.write_text(GOOD)
+    return path
+
+
+def test_of_a_good_file_it_says_what_is_in_it(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", str(file)]) == 0
+    assert capsys.readouterr() == (f"{file}: 1 service, 1 real server; nothing found\n", "")
+
+
+def test_every_finding_is_a_line_with_its_place(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(GOOD.replace("lvs_sched", "lvs_shed"))
+    assert run(["check", str(file)]) == 5
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1] == f"{file}: 1 service, 1 real server; 2 warnings"
+    assert f"{file}:3:5: warning: lvs_shed is not known in virtual_server and is ignored" in err
+    assert "did you mean 'lvs_sched'?" in err
+
+
+def test_scripts_that_are_not_secure_have_a_status_of_their_own(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(GOOD.replace("    protocol", "    quorum_up /bin/sh root\n    protocl"))
+    assert run(["check", str(file)]) == 6
+    assert "enable_script_security is not set" in capsys.readouterr().err
+
+
+def test_what_is_only_missing_on_this_machine_is_no_finding(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(GOOD.replace("    protocol", "    quorum_up /no/such/program root\n    protocol"))
+    assert run(["check", str(file)]) == 0
+    assert "note: /no/such/program is not run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", [None, GOOD.rsplit("}", 1)[0], "include no-such-file.conf\n" + GOOD])
+def test_what_cannot_be_read_is_a_finding(text: str | None, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.unlink() if text is None else file.write_text(text)
+    assert run(["check", str(file)]) == 5
+    assert f"{file}:" in capsys.readouterr().err
+
+
+def test_programs_get_everything(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(GOOD.replace("rr\n", "rrr\n"))
+    assert run(["check", str(file), "--json", "--show"]) == 5
+    found = json.loads(capsys.readouterr().out)
+    (finding,) = found["findings"]
+    assert (finding["file"], finding["line"], finding["column"], finding["width"]) == (str(file), 3, 15, 3)
+    assert (finding["severity"], finding["security"], finding["fatal"]) == ("warning", False, False)
+    assert found["services"] == ["192.0.2.1:80 tcp"]
+    assert found["effective"]["blocks"][0]["block"] == "global_defs"
+
+
+def test_what_is_shown_is_a_configuration(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", str(file), "--show"]) == 0
+    again = tmp_path / "again.conf"
+    again.write_text(capsys.readouterr().out)
+    assert run(["check", str(again)]) == 0

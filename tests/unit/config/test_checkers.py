@@ -1,0 +1,307 @@
+"""From checker blocks to checks, with keepalived's defaults; what cannot be checked is said."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from pylvs.config.checkers import MAKERS
+from pylvs.config.schema.checkers import CHECKERS
+from pylvs.config.schema.nouns import State
+from pylvs.model.checks import (
+    AgentCheck,
+    Check,
+    DnsCheck,
+    HttpCheck,
+    LoadCheck,
+    LoadSource,
+    MiscCheck,
+    Pattern,
+    PingCheck,
+    SmtpCheck,
+    Target,
+    TcpCheck,
+    UdpCheck,
+    Url,
+)
+from pylvs.model.scripts import Script
+from tests.unit.config.support import checked, meaning, one, only, said
+
+RIP = ip_address("10.0.0.2")
+PROGRAM = "/bin/sh"
+
+
+def checks(text: str) -> tuple[Check, ...]:
+    """The checks of a real server with this in it; nothing may be wrong."""
+    understanding = checked(text)
+    assert said(understanding) == []
+    return only(understanding).servers[0].checks
+
+
+def check(text: str) -> Check:
+    (found,) = checks(text)
+    return found
+
+
+def test_every_checker_that_is_supported_is_made() -> None:
+    assert set(MAKERS) == {each.name for each in CHECKERS if each.state is State.SUPPORTED}
+
+
+def test_without_a_word_a_check_goes_to_the_real_server_at_keepaliveds_pace() -> None:
+    found = check("TCP_CHECK {\n}")
+    assert isinstance(found, TcpCheck)
+    assert found.target == Target(RIP, 80)
+    pace = found.pace
+    assert (pace.delay_loop_s, pace.timeout_s, pace.retry, pace.delay_before_retry_s) == (60.0, 5.0, 1, 1.0)
+    assert (pace.warmup_s, pace.alpha, pace.log_all_failures, pace.shared) == (60.0, False, False, False)
+
+
+def test_a_check_goes_where_and_comes_from_where_it_is_told() -> None:
+    found = check(
+        "TCP_CHECK {\n connect_ip 10.0.0.9\n connect_port 81\n bindto 10.0.0.1\n bind_port 1024\n "
+        "bind_if eth0\n fwmark 7\n}"
+    )
+    assert isinstance(found, TcpCheck)
+    assert found.target == Target(ip_address("10.0.0.9"), 81, ip_address("10.0.0.1"), 1024, "eth0", 7)
+
+
+def test_what_the_virtual_server_says_is_every_checks_default_and_the_real_servers_word_comes_first() -> None:
+    understanding = one(
+        "delay_loop 7\n retry 4\n connect_timeout 3\n warmup 0\n delay_before_retry 2.5",
+        "retry 5\n TCP_CHECK {\n connect_timeout 4\n}",
+    )
+    (found,) = only(understanding).servers[0].checks
+    pace = found.pace
+    assert (pace.delay_loop_s, pace.timeout_s, pace.retry, pace.delay_before_retry_s) == (7.0, 4.0, 5, 2.5)
+    assert pace.warmup_s == 0.0
+
+
+def test_a_server_may_have_several_checks() -> None:
+    found = checks("TCP_CHECK {\n}\nTCP_CHECK {\n connect_port 81\n}\nPING_CHECK {\n}")
+    assert [type(each) for each in found] == [TcpCheck, TcpCheck, PingCheck]
+
+
+def test_http() -> None:
+    found = check(
+        "virtualhost rs.example.org\nHTTP_GET {\n url {\n path /a\n status_code 200 301-302\n }\n"
+        " url {\n path /b\n digest D41D8CD98F00B204E9800998ECF8427E\n virtualhost b.example.org\n }\n"
+        " url {\n path /c\n regex 'up|ok'\n regex_options caseless never_utf\n regex_no_match\n"
+        " regex_min_offset 3\n regex_max_offset 9\n }\n http_protocol 1.1\n fast_recovery\n enable_sni\n}"
+    )
+    assert isinstance(found, HttpCheck)
+    assert found.urls == (
+        Url("/a", statuses=((200, 200), (301, 302)), virtualhost="rs.example.org"),
+        Url("/b", digest="d41d8cd98f00b204e9800998ecf8427e", virtualhost="b.example.org"),
+        Url("/c", "", ((200, 299),), "rs.example.org", "up|ok", True, ("caseless",), 3, 9),
+    )
+    assert (found.protocol, found.tls, found.sni, found.fast_recovery) == ("1.1", False, True, True)
+    assert found.pace.delay_before_retry_s == 3.0
+
+
+def test_the_old_word_for_retry_counts_where_it_does_in_keepalived() -> None:
+    understanding = checked("SSL_GET {\n nb_get_retry 4\n url {\n path /\n }\n}")
+    (found,) = only(understanding).servers[0].checks
+    assert isinstance(found, HttpCheck)
+    assert (found.tls, found.pace.retry) == (True, 4)
+    assert said(understanding) == ["8: warning: nb_get_retry is an old word for retry; write retry"]
+
+
+def test_dns_waits_as_long_before_a_retry_as_between_checks() -> None:
+    found = check("delay_loop 9\nDNS_CHECK {\n type aaaa\n name www.example.org\n}")
+    assert isinstance(found, DnsCheck)
+    assert (found.type, found.name, found.pace.retry, found.pace.delay_before_retry_s) == (
+        "AAAA",
+        "www.example.org",
+        3,
+        9.0,
+    )
+
+
+def test_smtp_asks_every_host() -> None:
+    plain = check("SMTP_CHECK {\n}")
+    assert isinstance(plain, SmtpCheck)
+    assert plain.targets == (Target(RIP, 80),)
+    found = check("SMTP_CHECK {\n helo_name me\n host {\n connect_port 25\n }\n host {\n connect_ip 10.0.0.3\n }\n}")
+    assert isinstance(found, SmtpCheck)
+    assert (found.helo_name, found.targets) == ("me", (Target(RIP, 25), Target(ip_address("10.0.0.3"), 80)))
+
+
+def test_udp_reads_bytes_as_keepalived_does() -> None:
+    found = check("UDP_CHECK {\n payload Ab12f 3 456\n require_reply 12 XX 4X\n min_reply_length 3\n}")
+    assert isinstance(found, UdpCheck)
+    assert found.payload == bytes.fromhex("ab120f034506")
+    assert found.require_reply
+    assert found.reply == Pattern(b"\x12\x00\x40", b"\xff\x00\xf0")
+    assert (found.min_reply_length, found.max_reply_length) == (3, 255)
+    bare = check("UDP_CHECK {\n require_reply\n}")
+    assert isinstance(bare, UdpCheck)
+    assert (bare.payload, bare.require_reply, bare.reply) == (b"", True, Pattern())
+
+
+@pytest.mark.parametrize(("data", "matches"), [(b"\x12\x99\x4f", True), (b"\x12", True), (b"\x13\x00\x40", False)])
+def test_a_pattern_compares_the_digits_that_count(data: bytes, matches: bool) -> None:
+    assert Pattern(b"\x12\x00\x40", b"\xff\x00\xf0").matches(data) is matches
+
+
+def test_misc_has_its_own_defaults() -> None:
+    understanding = meaning(
+        f"global_defs {{\n enable_script_security\n script_user root\n}}\n"
+        f"virtual_server 192.0.2.1 80 {{\n protocol TCP\n lvs_sched rr\n lvs_method NAT\n delay_loop 8\n"
+        f" real_server 10.0.0.2 80 {{\n MISC_CHECK {{\n misc_path \"{PROGRAM} -c 'exit 3'\"\n misc_dynamic\n"
+        f" user root daemon\n }}\n }}\n}}\n"
+    )
+    assert said(understanding) == []
+    (found,) = only(understanding).servers[0].checks
+    assert isinstance(found, MiscCheck)
+    assert found.script == Script((PROGRAM, "-c", "exit 3"), "root", "daemon")
+    assert (found.dynamic, found.pace.retry, found.pace.timeout_s) == (True, 0, 8.0)
+
+
+def test_a_files_check_finds_its_file_by_name(tmp_path: Path) -> None:
+    understanding = checked("FILE_CHECK {\n track_file load\n}")
+    assert said(understanding) == [
+        (
+            "7: error: there is no track_file load with a file; the check is left out; "
+            "write a block track_file load with its file"
+        )
+    ]
+    assert only(understanding).servers[0].checks == ()
+
+
+def test_the_words_of_our_own() -> None:
+    agent = check('AGENT_CHECK {\n connect_port 5555\n send "hello there"\n}')
+    assert isinstance(agent, AgentCheck)
+    assert (agent.target, agent.send) == (Target(RIP, 5555), b"hello there\n")
+    load = check("LOAD_CHECK {\n}")
+    assert isinstance(load, LoadCheck)
+    assert load == LoadCheck(target=Target(RIP, 9100), pace=load.pace)
+    load = check("LOAD_CHECK {\n source metric 'queue{pool=\"a\"}'\n full 40\n floor 0.2\n smoothing 0\n tls\n}")
+    assert isinstance(load, LoadCheck)
+    assert (load.source, load.metric, load.full) == (LoadSource.METRIC, 'queue{pool="a"}', 40.0)
+    via = check("HTTP_GET {\n via_vip\n url {\n path /\n }\n}")
+    assert isinstance(via, HttpCheck)
+    assert via.target == Target(RIP, 80, via_vip=True)
+
+
+def test_a_check_through_the_vip_goes_to_the_services_port() -> None:
+    understanding = meaning(
+        "virtual_server 192.0.2.1 80 {\n protocol TCP\n lvs_sched rr\n lvs_method NAT\n"
+        " real_server 10.0.0.2 8080 {\n TCP_CHECK {\n via_vip\n }\n }\n}\n"
+    )
+    (found,) = only(understanding).servers[0].checks
+    assert isinstance(found, TcpCheck)
+    assert found.target == Target(RIP, 80, via_vip=True)
+
+
+def test_probes_are_shared_if_it_is_said() -> None:
+    understanding = meaning(
+        "global_defs {\n shared_probes\n checker_log_all_failures\n}\n"
+        "virtual_server 192.0.2.1 80 {\n protocol TCP\n lvs_sched rr\n lvs_method NAT\n"
+        " real_server 10.0.0.2 80 {\n TCP_CHECK {\n }\n }\n}\n"
+    )
+    (found,) = only(understanding).servers[0].checks
+    assert found.pace.shared
+    assert found.pace.log_all_failures
+
+
+@pytest.mark.parametrize(
+    ("checker", "finding"),
+    [
+        ("TCP_CHECK {\n nb_get_retry 3\n}", "8: warning: nb_get_retry has no effect; write retry"),
+        (
+            "TCP_CHECK {\n timeout 3\n}",
+            "8: warning: timeout is not known in TCP_CHECK and is ignored; did you mean 'connect_timeout'?",
+        ),
+        ("TCP_CHECK {\n connect_port 0\n}", "8: error: 0 is not between 1 and 65535"),
+        ("TCP_CHECK {\n warmup -1\n}", "8: error: -1 seconds is not between 0 and 1000000000"),
+        (
+            "TCP_CHECK {\n bindto 2001:db8::1\n}",
+            (
+                "8: error: bindto 2001:db8::1 is not of the IP version of 10.0.0.2; it is ignored; "
+                "write an address of the same IP version"
+            ),
+        ),
+        ("TCP_CHECK", "7: error: TCP_CHECK has no block; add { ... }"),
+        ("TCP_CHECK 80 {\n}", "7: warning: surplus '80' behind TCP_CHECK is ignored"),
+        ("HTTP_GET {\n}", "7: error: HTTP_GET has no url with a path; the check is left out; add url { path / }"),
+        (
+            "HTTP_GET {\n url {\n path /\n digest abc\n }\n}",
+            "10: error: 'abc' is not an MD5 sum; 32 hexadecimal digits, as md5sum prints them",
+        ),
+        (
+            "HTTP_GET {\n url {\n path /\n status_code 200 99\n }\n}",
+            "10: warning: '99' is not a status code; such as 200, or 200-299",
+        ),
+        (
+            "HTTP_GET {\n url {\n path /\n regex 'a(b'\n }\n}",
+            (
+                "10: error: 'a(b' is not a regular expression: missing ), "
+                "unterminated subpattern at position 1; repair it"
+            ),
+        ),
+        (
+            "HTTP_GET {\n url {\n path /\n regex_no_match\n }\n}",
+            "10: warning: regex_no_match has no effect without regex; write one",
+        ),
+        (
+            "HTTP_GET {\n url {\n path /\n regex a\n regex_options caseles\n }\n}",
+            "11: warning: there is no regex option 'caseles'; it is ignored; did you mean 'caseless'?",
+        ),
+        (
+            "HTTP_GET {\n url {\n path /\n }\n http_protocol 2.0\n}",
+            "11: error: '2.0' is not one of 1.0, 1.0C, 1.0K, 1.1; did you mean '1.0'?",
+        ),
+        (
+            "HTTP_GET {\n path /\n url {\n path /\n }\n}",
+            "8: warning: path is not known in HTTP_GET and is ignored; it belongs into url or LOAD_CHECK",
+        ),
+        ("DNS_CHECK {\n type FOO\n}", "8: error: 'FOO' is not one of A, NS, CNAME, SOA, MX, TXT, AAAA"),
+        (
+            "DNS_CHECK {\n name .example..org\n}",
+            "8: error: '.example..org' is not a domain name; each label has 1 to 63 bytes",
+        ),
+        ("UDP_CHECK {\n payload zz\n}", "8: error: 'zz' is not hexadecimal; bytes in hexadecimal"),
+        (
+            "UDP_CHECK {\n min_reply_length 300\n}",
+            (
+                "8: warning: min_reply_length 300 is above max_reply_length 255: the check will always fail; "
+                "write a smaller one"
+            ),
+        ),
+        (
+            "MISC_CHECK {\n}",
+            "7: error: MISC_CHECK has no misc_path; the check is left out; write misc_path with a program",
+        ),
+        ("MISC_CHECK {\n misc_path\n}", "8: error: misc_path lacks a program; write 'misc_path ...' with a program"),
+        (
+            "FILE_CHECK {\n}",
+            "7: error: FILE_CHECK has no track_file; the check is left out; write track_file with a block's name",
+        ),
+        (
+            "BFD_CHECK {\n name foo\n}",
+            (
+                "7: warning: BFD_CHECK is known but does not happen yet; this check is left out; "
+                "use PING_CHECK or TCP_CHECK"
+            ),
+        ),
+        (
+            "AGENT_CHECK {\n}",
+            (
+                "7: error: AGENT_CHECK has no connect_port; the check is left out; "
+                "write the port that the agent listens on"
+            ),
+        ),
+        (
+            "LOAD_CHECK {\n source load\n}",
+            "8: error: there is no load 'load'; one of load1_per_core | cpu_busy | metric NAME",
+        ),
+        (
+            "HTTP_CHECK {\n}",
+            "7: warning: HTTP_CHECK is not known in real_server and is ignored; did you mean 'TCP_CHECK'?",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_check_is_said(checker: str, finding: str) -> None:
+    assert finding in said(checked(checker))

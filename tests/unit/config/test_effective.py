@@ -1,0 +1,152 @@
+"""Every value says where it comes from, and what is shown can be read again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pylvs.config.building import Understanding
+from pylvs.config.effective import EffectiveBlock
+from pylvs.config.show import as_json, shown
+from tests.unit.config.support import meaning, said
+
+FULL = """\
+global_defs {
+    router_id one
+    notification_email {
+        root@example.org
+        "admin@example.org"
+    }
+    smtp_server mail.example.org 2525
+    smtp_alert_checker on
+    lvs_timeouts tcp 900 udp 30
+    lvs_flush_on_stop VS
+    metrics_address 127.0.0.1 9101
+    shared_probes
+}
+virtual_server_group web {
+    192.0.2.1-3 80
+    fwmark 7
+}
+virtual_server group web {
+    lb_algo sh
+    lb_kind TUN
+    protocol TCP
+    sh-port
+    persistence_timeout
+    persistence_granularity 255.255.255.0
+    delay_loop 7.5
+    quorum 9
+    sorry_server 10.0.0.9 80
+    sorry_server_lvs_method NAT
+    virtualhost 'www example'
+    real_server 10.0.0.2 80 {
+        lvs_method TUN type gue port 6080 csum
+        weight 2
+        HTTP_GET {
+            url {
+                path "/a b"
+                regex "o\\\\.k"
+                regex_options caseless dotall
+            }
+            retry 4
+        }
+        LOAD_CHECK {
+            source metric 'q{a="b"}'
+        }
+        UDP_CHECK {
+            require_reply 12 Xf
+            payload 00ff
+        }
+    }
+    real_server 10.0.0.3 {
+        lvs_method NAT
+        SMTP_CHECK {
+            host {
+                connect_port 25
+            }
+        }
+        DNS_CHECK {
+            connect_port 53
+        }
+    }
+}
+virtual_server 2001:db8::1 53 {
+    protocol UDP
+    ops
+    lvs_sched mh
+    lvs_method DR
+    alpha
+    real_server 2001:db8::2 53 {
+        PING_CHECK {
+        }
+        AGENT_CHECK {
+            connect_port 99
+            send "a # b"
+        }
+    }
+}
+"""
+
+
+def block(understanding: Understanding, *names: str) -> EffectiveBlock:
+    """The first block of these names, one in the other."""
+    found = understanding.effective
+    for name in names:
+        found = next(found.below(name))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("names", "keyword", "origin"),
+    [
+        (("virtual_server",), "delay_loop", "test.conf:25"),
+        (("virtual_server",), "quorum", "lowered from 9, test.conf:26"),
+        (("virtual_server",), "hysteresis", "default"),
+        (("virtual_server", "real_server"), "delay_loop", "from virtual_server, test.conf:25"),
+        (("virtual_server", "real_server"), "smtp_alert", "from global_defs, test.conf:8"),
+        (("virtual_server", "real_server", "HTTP_GET"), "delay_loop", "from virtual_server, test.conf:25"),
+        (("virtual_server", "real_server", "HTTP_GET"), "warmup", "default: delay_loop"),
+        (("virtual_server", "real_server", "HTTP_GET"), "retry", "test.conf:39"),
+        (("virtual_server", "real_server", "HTTP_GET"), "delay_before_retry", "default"),
+        (("virtual_server", "real_server", "HTTP_GET", "url"), "virtualhost", "from virtual_server, test.conf:29"),
+        (("virtual_server", "real_server", "HTTP_GET"), "connect_port", "default: the real server's"),
+    ],
+)
+def test_each_value_says_where_it_comes_from(names: tuple[str, ...], keyword: str, origin: str) -> None:
+    assert str(block(meaning(FULL), *names).effective(keyword).origin) == origin
+
+
+def test_what_is_shown_is_read_again_as_the_same_configuration() -> None:
+    first = meaning(FULL)
+    assert said(first) == [
+        (
+            "26: warning: quorum 9 is more than all real servers weigh; it is 3; "
+            "write quorum 3 or less, or larger weights"
+        )
+    ]
+    text = shown(first.effective)
+    again = meaning(text)
+    assert said(again) == []
+    assert again.configuration == first.configuration
+    assert meaning(shown(again.effective)).configuration == first.configuration
+
+
+def test_defaults_are_shown_where_nothing_is_written() -> None:
+    text = shown(meaning("").effective)
+    assert "    smtp_connect_timeout 30                      # default\n" in text
+    assert "    # router_id                                  # default: the host's name\n" in text
+
+
+def test_programs_get_the_same_as_people() -> None:
+    found = json.loads(json.dumps(as_json(meaning(FULL).effective)))
+    service = next(each for each in found["blocks"] if each["block"] == "virtual_server")
+    assert service["head"] == "group web"
+    assert {"name": "delay_loop", "value": "7.5", "how": "given", "from": "test.conf:25"} in service["values"]
+    assert {"name": "hysteresis", "value": "0", "how": "default", "from": "default"} in service["values"]
+
+
+def test_a_service_that_is_left_out_is_not_shown() -> None:
+    understanding = meaning("virtual_server 192.0.2.1 80 {\n    protocol TCP\n    lvs_sched rr\n}\n")
+    assert "virtual_server" not in shown(understanding.effective)
