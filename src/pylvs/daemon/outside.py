@@ -8,8 +8,10 @@ from pylvs.config.building import build
 from pylvs.config.reading import read
 from pylvs.daemon.loading import Loaded, without_checks
 from pylvs.daemon.options import Options
+from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.systemd import Manager
 from pylvs.daemon.table import Holder
+from pylvs.daemon.via_vip import ViaVip
 from pylvs.dataplane.devices import local_addresses
 from pylvs.dataplane.director import open_director
 from pylvs.health.checkers import probe_of
@@ -17,8 +19,8 @@ from pylvs.health.context import Context
 from pylvs.health.outcome import Probe
 from pylvs.host.processes import Processes
 from pylvs.model.addresses import Address
-from pylvs.model.checks import Check
-from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
+from pylvs.model.checks import Check, goes_via_vip
+from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
 
 
 class Machine:
@@ -27,6 +29,7 @@ class Machine:
     def __init__(self) -> None:
         self.manager = Manager()
         self._processes = Processes()
+        self._via_vip = ViaVip()
 
     def load(self, options: Options) -> Loaded:
         """The configuration in its file; what is wrong with it is a finding."""
@@ -48,11 +51,28 @@ class Machine:
 
     def probe_of(self, check: Check, service: WantedService, server: WantedServer) -> Probe:
         """The checker's."""
-        return probe_of(check, Context(server.destination.weight, service.virtualhost, self._processes))
+        context = Context(server.destination.weight, service.virtualhost, self._processes)
+        if goes_via_vip(check):
+            return self._via_vip.probe_of(check, service, server, context)
+        return probe_of(check, context)
 
-    def configure(self, settings: GlobalSettings) -> None:
-        """Whom scripts run as."""
+    def configure(self, configuration: Configuration) -> None:
+        """Whom scripts run as, and what is checked through virtual addresses."""
+        settings = configuration.settings
         self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
+        self._via_vip.configure(configuration)
+
+    def rows(self) -> tuple[WantedRow, ...]:
+        """The services of checks through virtual addresses."""
+        return self._via_vip.rows
+
+    def adapt(self, state: StateDirectory) -> None:
+        """Let checks through virtual addresses pass on this machine."""
+        self._via_vip.allow(state)
+
+    def restore(self, state: StateDirectory) -> None:
+        """As it was before."""
+        self._via_vip.restore(state)
 
     async def close(self) -> None:
         """End scripts that still run."""

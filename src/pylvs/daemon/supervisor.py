@@ -44,7 +44,7 @@ from pylvs.model.checks import Check
 from pylvs.model.destination import DestinationKey
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import ServiceKey
-from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
+from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
 
 RETRY_S = 1.0  # of the first table and the last edits, where they cannot be made at once
 LAST_EDITS_S = 15.0  # in which the services must be out of the table at the end
@@ -70,8 +70,17 @@ class Outside(Protocol):
     def probe_of(self, check: Check, service: WantedService, server: WantedServer) -> Probe:
         """What makes a check."""
 
-    def configure(self, settings: GlobalSettings) -> None:
+    def configure(self, configuration: Configuration) -> None:
         """What holds from now on, before the first check or the next."""
+
+    def rows(self) -> tuple[WantedRow, ...]:
+        """What checks need of the table beside the configured services; the same object while nothing changes."""
+
+    def adapt(self, state: StateDirectory) -> None:
+        """Change this machine as checks need it, and again whenever it changed. In the editor's thread."""
+
+    def restore(self, state: StateDirectory) -> None:
+        """Take that back. In the editor's thread."""
 
     async def close(self) -> None:
         """End what was begun here."""
@@ -155,7 +164,7 @@ class Supervisor:
         configuration = accepted(loaded, self.options, allow_empty=not own)
         table = Table(await self.editor.do(self._outside.director))
         self.keeper = Keeper(table, self.editor, self._wish)
-        self._outside.configure(configuration.settings)
+        self._outside.configure(configuration)
         self.engine = Engine(configuration, self._outside.probe_of)
         self.engine.restore_overrides(said)
         self.engine.adopt(kept.left_behind(await self.editor.do(table.rows), own, configuration))
@@ -164,6 +173,7 @@ class Supervisor:
         self.loaded, self.loaded_at = loaded, time.time()
         self._flushing = configuration.settings.lvs_flush
         await self._own_both(own, configuration)
+        await self.editor.do(self._outside.adapt, self.state)
 
     async def _first_table(self) -> bool:
         """Until the table is as it should be, but for edits that are refused. False if the end comes first."""
@@ -193,6 +203,7 @@ class Supervisor:
             self.engine.stop()
             if not self.options.keep_table:
                 await self._leave()
+            await self.editor.do(self._outside.restore, self.state)
 
     async def _leave(self) -> None:
         """Take the services out of the table; all of them if the configuration says so."""
@@ -241,8 +252,9 @@ class Supervisor:
         return Reloaded(loaded.findings, differences, settled)
 
     async def _change(self, loaded: Loaded, configuration: Configuration) -> Settled:
+        self._outside.configure(configuration)
         await self._own_both(await asyncio.to_thread(kept.kept_own, self.state), configuration)
-        self._outside.configure(configuration.settings)
+        await self.editor.do(self._outside.adapt, self.state)
         self.engine.replace(configuration)
         self.loaded, self.loaded_at = loaded, time.time()
         settled = await self.keeper.settle()
@@ -263,16 +275,20 @@ class Supervisor:
 
     async def _own_both(self, former: kept.Own, configuration: Configuration) -> None:
         """Before the edits: the former services and the new ones, whose servers need not be there yet."""
-        own = {key: frozenset[DestinationKey]() for key in kept.own_of(configuration)} | dict(former)
+        own = {key: frozenset[DestinationKey]() for key in self._own_of(configuration)} | dict(former)
         await asyncio.to_thread(kept.keep_own, self.state, own)
         self._ours = frozenset(own)
 
     async def _own_one(self, settled: Settled) -> None:
         """After the edits: those of the configuration, if nothing is left to be done."""
         if settled.complete:
-            own = kept.own_of(self.engine.configuration)
+            own = self._own_of(self.engine.configuration)
             await asyncio.to_thread(kept.keep_own, self.state, own)
             self._ours = frozenset(own)
+
+    def _own_of(self, configuration: Configuration) -> kept.Own:
+        checks = {row.service.key: frozenset(each.key for each in row.destinations) for row in self._outside.rows()}
+        return checks | dict(kept.own_of(configuration))
 
     # --- what goes on ---
 
@@ -288,7 +304,7 @@ class Supervisor:
             return self._last_wish
         settings = self.engine.configuration.settings
         exclusive = settings.exclusive or self._flushing
-        return Wish(self.engine.wanted(), self._ours, exclusive, settings.lvs_timeouts)
+        return Wish((*self.engine.wanted(), *self._outside.rows()), self._ours, exclusive, settings.lvs_timeouts)
 
     def _heard(self, event: Event) -> None:
         log_event(event)
@@ -311,6 +327,7 @@ class Supervisor:
 
     async def _look_around(self) -> None:
         addresses = await self.editor.do(self._outside.addresses)
+        await self.editor.do(self._outside.adapt, self.state)
         await self.editor.do(self.keeper.table.director.follow_host)
         self.engine.addresses_here(frozenset(addresses))
 

@@ -11,7 +11,7 @@ from pylvs.health.outcome import Outcome, Probe
 from pylvs.health.servers import Link, ServerState
 from pylvs.health.services import ServiceState
 from pylvs.health.timetable import Slot
-from pylvs.model.checks import Check
+from pylvs.model.checks import Check, goes_via_vip
 from pylvs.model.destination import DestinationKey
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 
@@ -191,7 +191,7 @@ def _whose(service: WantedService) -> tuple[object, ...]:
 
 def _shared_key(check: Check, server: WantedServer) -> SharedKey | None:
     """What checks must have in common to be one probe; None: it is not to be shared."""
-    if not check.pace.shared:
+    if not check.pace.shared or goes_via_vip(check):
         return None
     destination = server.destination
     return destination.key.address, check, destination.weight if sets_weight(check) else 0

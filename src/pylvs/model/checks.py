@@ -207,3 +207,14 @@ class LoadCheck(Check):
     hysteresis: float = 0.05  # changes of a smaller share of the weight are not made
     patience: int = 3
     tls: bool = False
+
+
+def targets_of(check: Check) -> tuple[Target, ...]:
+    """Where a check goes; nothing for one that asks a program or a file."""
+    found = getattr(check, "targets", None) or (getattr(check, "target", None),)
+    return tuple(each for each in found if isinstance(each, Target))
+
+
+def goes_via_vip(check: Check) -> bool:
+    """Whether it goes through the service's own address, so that what it asks depends on the service."""
+    return any(target.via_vip for target in targets_of(check))

@@ -13,6 +13,7 @@ from typing import Any
 from pylvs.config.findings import Finding
 from pylvs.daemon.loading import Loaded, without_checks
 from pylvs.daemon.options import Options
+from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.systemd import Manager
 from pylvs.health.outcome import Outcome, Probe
@@ -21,7 +22,7 @@ from pylvs.model.checks import Check, Pace, Target, TcpCheck
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import NoSuchService
 from pylvs.model.service import Protocol, ServiceKey
-from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
+from pylvs.model.wanted import Configuration, GlobalSettings, WantedRow, WantedServer, WantedService
 from pylvs.testing import MemoryDirector
 
 VIP = ip_address("192.0.2.1")
@@ -61,6 +62,7 @@ class World:
         self.dead: set[Address] = set()
         self.probes: dict[Address, int] = {}
         self.loads = 0
+        self.check_rows: tuple[WantedRow, ...] = ()
 
     def write(self, *services: WantedService, findings: Iterable[Finding] = (), **settings: Any) -> None:
         """The file from now on."""
@@ -96,8 +98,18 @@ class World:
 
         return probe
 
-    def configure(self, settings: GlobalSettings) -> None:
+    def configure(self, configuration: Configuration) -> None:
         """Nobody runs scripts here."""
+
+    def rows(self) -> tuple[WantedRow, ...]:
+        """What the test says that checks need."""
+        return self.check_rows
+
+    def adapt(self, state: StateDirectory) -> None:
+        """Nothing is to be changed here."""
+
+    def restore(self, state: StateDirectory) -> None:
+        """Nothing was changed."""
 
     async def close(self) -> None:
         """Nothing was begun."""

@@ -1,0 +1,255 @@
+"""Checks through virtual addresses: their marks, what those forward, and what the host is changed for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from pylvs.daemon import via_vip
+from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.via_vip import KEPT, ViaVip
+from pylvs.health.assembly import Assembly
+from pylvs.health.context import Context
+from pylvs.health.outcome import Outcome, Probe
+from pylvs.host import probe_routing
+from pylvs.model import checks
+from pylvs.model.addresses import Address
+from pylvs.model.checks import Check, Pace, SmtpCheck, Target, TcpCheck
+from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelKind
+from pylvs.model.errors import PylvsError
+from pylvs.model.probe_marks import COUNT, FIRST, is_probe_mark
+from pylvs.model.service import Protocol, ServiceFlag, ServiceKey
+from pylvs.model.wanted import Configuration, WantedServer, WantedService
+
+VIP, VIP6, OWN = ip_address("192.0.2.1"), ip_address("2001:db8::1"), ip_address("10.0.0.1")
+
+
+def server(number: int, via: bool = True, method: Method = Method.ROUTE, **more: object) -> WantedServer:
+    address = ip_address(f"10.0.0.{number}")
+    destination = Destination(DestinationKey(address, 80), method, **more)  # type: ignore[arg-type]
+    return WantedServer(destination, (TcpCheck(target=Target(address, 80, via_vip=via)),))
+
+
+def service(*servers: WantedServer, vip: Address = VIP, port: int = 80) -> WantedService:
+    key = ServiceKey(Protocol.TCP, vip, port)
+    return WantedService(str(key), (key,), servers=servers)
+
+
+def configured(*services: WantedService) -> ViaVip:
+    made = ViaVip()
+    made.configure(Configuration(services))
+    return made
+
+
+def servers_of(made: ViaVip) -> dict[str, int]:
+    """The mark of each server."""
+    return {str(row.destinations[0].key.address): row.service.key.mark for row in made.rows}
+
+
+def test_each_server_that_is_checked_so_has_a_service_of_its_own() -> None:
+    made = configured(service(server(11), server(12, via=False), server(13, weight=0, upper=5)))
+    assert set(servers_of(made)) == {"10.0.0.11", "10.0.0.13"}
+    for row in made.rows:
+        (destination,) = row.destinations
+        assert is_probe_mark(row.service.key.mark)
+        assert row.service.flags == ServiceFlag.ONE_PACKET
+        assert (destination.weight, destination.upper, destination.key.port) == (1, 0, 0)
+    assert len(set(servers_of(made).values())) == 2
+
+
+def test_how_it_is_forwarded_is_how_clients_packets_are() -> None:
+    gue = Tunnel(TunnelKind.GUE, 6080)
+    made = configured(
+        service(server(11, method=Method.TUNNEL, tunnel=gue)),
+        service(server(11, method=Method.MASQ)),
+        service(server(11, method=Method.TUNNEL, tunnel=gue), vip=VIP6),
+    )
+    (tunnel,), (nat,), (six,) = (row.destinations for row in made.rows)
+    assert (tunnel.method, tunnel.tunnel) == (Method.TUNNEL, gue)
+    assert (nat.method, nat.key.port) == (Method.MASQ, 80)
+    assert [row.service.key.address.version for row in made.rows] == [4, 4, 6]
+    assert six == tunnel
+
+
+def test_one_mark_does_for_all_services_of_a_server() -> None:
+    assert len(configured(service(server(11)), service(server(11), port=443)).rows) == 1
+
+
+def test_a_server_that_stays_keeps_its_mark_and_a_free_one_is_not_used_soon_again() -> None:
+    made = configured(service(server(11), server(12), server(13)))
+    before = servers_of(made)
+    rows = made.rows
+    made.configure(Configuration((service(server(11), server(12, weight=7), server(13)),)))
+    assert made.rows is rows
+    made.configure(Configuration((service(server(11), server(13), server(14)),)))
+    after = servers_of(made)
+    assert (after["10.0.0.11"], after["10.0.0.13"]) == (before["10.0.0.11"], before["10.0.0.13"])
+    assert after["10.0.0.14"] not in before.values()
+
+
+def test_marks_come_round_again_and_pass_those_that_are_taken() -> None:
+    made = configured(service(server(11)))
+    (kept,) = servers_of(made).values()
+    made._last = COUNT - 2
+    made.configure(Configuration((service(server(11), server(12), server(13)),)))
+    assert servers_of(made) == {"10.0.0.11": kept, "10.0.0.12": FIRST + COUNT - 1, "10.0.0.13": FIRST + 1}
+
+
+def test_where_there_is_no_virtual_address_the_check_says_so() -> None:
+    marked = WantedService("fwmark 7", (ServiceKey.of_mark(7),), servers=(server(11),))
+    made = configured(marked)
+    assert made.rows == ()
+    probe = made.probe_of(marked.servers[0].checks[0], marked, marked.servers[0], Context())
+    assert asyncio.run(_once(probe)) == Outcome(False, "fwmark 7 has no virtual address to check through")
+
+
+async def _once(probe: Probe) -> Outcome:
+    return await probe()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Check]:
+    """The checks that are made in the end, instead of making them."""
+    made: list[Check] = []
+
+    def probe_of(check: Check, context: Context) -> Probe:
+        made.append(check)
+
+        async def ask() -> Outcome:
+            return Outcome(True, "connected", 5)
+
+        return ask
+
+    monkeypatch.setattr(via_vip, "probe_of", probe_of)
+    monkeypatch.setattr(probe_routing, "source_towards", lambda server, version, avoiding: OWN)
+    return made
+
+
+def test_the_check_goes_to_the_virtual_address_with_the_servers_mark(asked: list[Check]) -> None:
+    wanted = service(replace(server(11), checks=(_check(device="eth0", mark=9, port=8080),)), server(12))
+    made = configured(wanted)
+    probe = made.probe_of(wanted.servers[0].checks[0], wanted, wanted.servers[0], Context())
+    for _ in range(3):
+        assert asyncio.run(_once(probe)) == Outcome(True, f"through {VIP}: connected", 5)
+    (check,) = asked  # made once, as long as its source is the same
+    assert isinstance(check, TcpCheck)
+    assert check.target == Target(VIP, 8080, source=OWN, mark=servers_of(made)["10.0.0.11"])
+
+
+def _check(**more: object) -> TcpCheck:
+    return TcpCheck(target=Target(ip_address("10.0.0.11"), via_vip=True, **more))  # type: ignore[arg-type]
+
+
+def test_a_source_that_is_named_and_an_address_of_a_group_are_heeded(asked: list[Check]) -> None:
+    other, named = ip_address("192.0.2.2"), ip_address("10.0.0.9")
+    check = SmtpCheck(targets=(Target(other, 25, source=named, via_vip=True),))
+    wanted = replace(
+        service(replace(server(11), checks=(check,))),
+        keys=tuple(ServiceKey(Protocol.TCP, address, 25) for address in (VIP, other)),
+    )
+    made = configured(wanted)
+    asyncio.run(_once(made.probe_of(check, wanted, wanted.servers[0], Context())))
+    (found,) = asked
+    assert isinstance(found, SmtpCheck)
+    assert found.targets == (Target(other, 25, source=named, mark=FIRST),)
+
+
+def test_without_an_address_to_ask_from_the_check_fails_with_the_reason(
+    asked: list[Check], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(server: Address, version: int, avoiding: object) -> Address:
+        raise PylvsError("no address of its own")
+
+    monkeypatch.setattr(probe_routing, "source_towards", nothing)
+    wanted = service(server(11))
+    probe = configured(wanted).probe_of(wanted.servers[0].checks[0], wanted, wanted.servers[0], Context())
+    assert asyncio.run(_once(probe)) == Outcome(False, "no address of its own")
+
+
+def test_such_checks_are_never_shared_between_services() -> None:
+    """They ask the same server, each for another virtual address."""
+    check = replace(_check(), pace=Pace(shared=True))
+    first, second = (service(replace(server(11), checks=(check,)), vip=ip_address(f"192.0.2.{n}")) for n in (1, 2))
+    asked: list[str] = []
+
+    def probe_of(check: Check, service: WantedService, server: WantedServer) -> Probe:
+        asked.append(service.name)
+        return lambda: _once(probe_of(check, service, server))
+
+    Assembly(probe_of, lambda state, outcome: 0.0).build({}, Configuration((first, second)), False, 0.0)
+    assert asked == [first.name, second.name]
+    assert checks.goes_via_vip(check)
+
+
+class Machine:
+    """The settings of a host that `probe_routing` would change."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, devices: dict[str, bool]) -> None:
+        self.accept = dict(devices)
+        self.towards = {"eth0"}
+        self.versions: set[int] = set()
+        self.fails = False
+        changes: dict[str, Callable[..., object]] = {
+            "route_marks": self._route,
+            "devices_towards": lambda servers: set(self.towards) if list(servers) else set(),
+            "accepts_own_sources": lambda device: self.accept[device],
+            "accept_own_sources": self.accept.__setitem__,
+        }
+        for name, change in changes.items():
+            monkeypatch.setattr(probe_routing, name, change)
+
+    def _route(self, versions: set[int]) -> None:
+        if self.fails:
+            raise PylvsError("not permitted")
+        self.versions = set(versions)
+
+
+def test_the_host_is_changed_as_long_as_there_are_such_checks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine, state = Machine(monkeypatch, {"eth0": False, "eth1": True}), StateDirectory(tmp_path)
+    made = configured(service(server(11, via=False)))
+    made.allow(state)
+    assert (machine.accept, machine.versions) == ({"eth0": False, "eth1": True}, set())
+    made.configure(Configuration((service(server(11)), service(server(12), vip=VIP6))))
+    for _ in range(2):
+        made.allow(state)
+        assert (machine.accept, machine.versions) == ({"eth0": True, "eth1": True}, {4, 6})
+    machine.towards = {"eth1"}  # routes changed
+    made.allow(state)
+    assert machine.accept == {"eth0": False, "eth1": True}
+    made.restore(state)
+    assert (machine.accept, machine.versions) == ({"eth0": False, "eth1": True}, set())
+    assert state.read(KEPT) is None
+    assert made.rows == ()
+
+
+def test_ipv6_alone_changes_no_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine = Machine(monkeypatch, {"eth0": False})
+    configured(service(server(11), vip=VIP6)).allow(StateDirectory(tmp_path))
+    assert (machine.accept, machine.versions) == ({"eth0": False}, {6})
+
+
+def test_what_a_killed_daemon_changed_the_next_one_puts_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine, state = Machine(monkeypatch, {"eth0": False}), StateDirectory(tmp_path)
+    configured(service(server(11))).allow(state)
+    assert machine.accept == {"eth0": True}
+    configured(service(server(11, via=False))).allow(state)
+    assert (machine.accept, machine.versions) == ({"eth0": False}, set())
+    assert state.read(KEPT) is None
+
+
+def test_a_host_that_refuses_does_not_stop_the_daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine, state = Machine(monkeypatch, {"eth0": False}), StateDirectory(tmp_path)
+    machine.fails = True
+    made = configured(service(server(11)))
+    made.allow(state)
+    assert machine.accept == {"eth0": False}
+    machine.fails = False
+    made.allow(state)
+    assert machine.accept == {"eth0": True}
+    made.restore(state)
+    assert machine.accept == {"eth0": False}
