@@ -153,6 +153,7 @@ class CheckMaker:
             except BadRegex as error:
                 text = f"'{regex}' is not a regular expression: {error}; it is ignored"
                 self.findings.error(block.place("regex"), text, "repair it")
+                block.adjust("regex", "", "not a regular expression")
                 regex = ""
         return Url(
             path=path,

@@ -94,7 +94,7 @@ def test_http() -> None:
     assert found.urls == (
         Url("/a", statuses=((200, 200), (301, 302)), virtualhost="rs.example.org"),
         Url("/b", digest="d41d8cd98f00b204e9800998ecf8427e", virtualhost="b.example.org"),
-        Url("/c", "", ((200, 299),), "rs.example.org", "up|ok", True, ("caseless",), 3, 9),
+        Url("/c", "", ((200, 299),), "rs.example.org", "up|ok", True, ("caseless", "never_utf"), 3, 9),
     )
     assert (found.protocol, found.tls, found.sni, found.fast_recovery) == ("1.1", False, True, True)
     assert found.pace.delay_before_retry_s == 3.0
@@ -237,8 +237,8 @@ def test_probes_are_shared_if_it_is_said() -> None:
         (
             "HTTP_GET {\n url {\n path /\n regex 'a(b'\n }\n}",
             (
-                "10: error: 'a(b' is not a regular expression: missing ), "
-                "unterminated subpattern at position 1; repair it"
+                "10: error: 'a(b' is not a regular expression: missing closing parenthesis at "
+                "character 4; it is ignored; repair it"
             ),
         ),
         (
@@ -251,7 +251,7 @@ def test_probes_are_shared_if_it_is_said() -> None:
         ),
         (
             "HTTP_GET {\n url {\n path /\n }\n http_protocol 2.0\n}",
-            "11: error: '2.0' is not one of 1.0, 1.0C, 1.0K, 1.1; did you mean '1.0'?",
+            "11: error: '2.0' is not one of 1.0, 1.0C, 1.0K, 1.1, 1.1C, 1.1K; did you mean '1.0'?",
         ),
         (
             "HTTP_GET {\n path /\n url {\n path /\n }\n}",

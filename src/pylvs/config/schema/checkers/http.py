@@ -105,7 +105,7 @@ COMMON: tuple[Keyword | Block, ...] = (
     URL,
     Keyword(
         "http_protocol",
-        choice("1.0", "1.0C", "1.0K", "1.1", "1.1C", "1.1K", any_case=True),
+        PROTOCOL,
         "version, and whether the connection closes",
         "1.0",
     ),
