@@ -1,0 +1,187 @@
+"""`pylvs run` in a lab's director, and clients that notice every connection that breaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pylvs.daemon.client import Client
+from pylvs.dataplane.director import BpfDirector
+from pylvs.dataplane.state import State
+from pylvs.host.namespaces import inside_network
+from pylvs.lab.lab import Lab
+from pylvs.lab.places import environment
+
+PATIENCE_S = 120  # the machine may be busy with other tests
+
+
+def until(holds: Callable[[], object], what: str, seconds: float = PATIENCE_S) -> float:
+    """Wait; the seconds that it took. The test fails when it takes very long."""
+    begin = time.monotonic()
+    while not holds():
+        assert time.monotonic() < begin + seconds, f"after {seconds} s still not: {what}"
+        time.sleep(0.02)
+    return time.monotonic() - begin
+
+
+@dataclass
+class Daemon:
+    """A `pylvs run` in a director; its files are in `folder`."""
+
+    lab: Lab
+    folder: Path
+    words: tuple[str, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def configuration(self) -> Path:
+        """The file that it runs."""
+        return self.folder / "keepalived.conf"
+
+    @property
+    def client(self) -> Client:
+        """For asking it."""
+        return Client(self.folder / "state")
+
+    def log(self) -> str:
+        """Everything that all runs said."""
+        return (self.folder / "log").read_text()
+
+    def start(self) -> None:
+        """Until it says that it is ready."""
+        path = str(self.folder / "notify")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, open(self.folder / "log", "ab") as log:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            manager.bind(path)
+            manager.settimeout(0.2)
+            command = [*self.lab.place("director").inside(), "pylvs", "run", "-f", str(self.configuration)]
+            self.process = subprocess.Popen(
+                [*command, "--state-dir", str(self.folder / "state"), *self.words],
+                stderr=log,
+                env=environment() | {"NOTIFY_SOCKET": path},
+            )
+            deadline = time.monotonic() + PATIENCE_S
+            while True:
+                assert self.process.poll() is None, self.log()
+                assert time.monotonic() < deadline, self.log()
+                with suppress(TimeoutError):
+                    if manager.recv(1000).startswith(b"READY=1"):
+                        return
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End it; its exit status."""
+        assert self.process is not None
+        process, self.process = self.process, None
+        process.send_signal(number)
+        return process.wait(PATIENCE_S)
+
+    def close(self) -> None:
+        """Nothing of it is left."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def edition(self) -> int:
+        """How often the tables were edited so far, by whomever."""
+        with inside_network(self.lab.place("director").network):
+            return BpfDirector(State.open()).edition() & 0xFFFFFFFF
+
+    def listing(self) -> list[str]:
+        """`ipvsadm -ln` in the director."""
+        return self.lab.sh("director", "ipvsadm -ln").splitlines()
+
+    def servers(self) -> set[str]:
+        """Addresses and ports of all real servers in the table."""
+        return {line.split()[1] for line in self.listing() if line.startswith("  -> ") and "Remote" not in line}
+
+
+@contextmanager
+def daemon(lab: Lab, folder: Path, text: str, *words: str) -> Iterator[Daemon]:
+    """One that is ready, with this configuration; gone afterwards, whatever happened."""
+    made = Daemon(lab, folder, words)
+    made.configuration.write_text(text)
+    try:
+        made.start()
+        yield made
+        if made.process is not None:
+            assert made.stop() == 0, made.log()
+    finally:
+        made.close()
+
+
+# Run in a client: connections that stay, each asking again and again, and each time a new one beside them. Written as
+# one text, because a lab's host has nothing of this tree. It ends, and says what happened, when its input does.
+STEADY = """
+import http.client, json, select, sys, time
+host, count, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+def connect():
+    made = http.client.HTTPConnection(host, 80, timeout=30)
+    made.auto_open = 1
+    made.connect()
+    made.auto_open = 0  # what breaks stays broken
+    return made
+def ask(connection):
+    connection.request("GET", "/")
+    return connection.getresponse().read()
+staying = [connect() for _ in range(count)]
+servers = [ask(each) for each in staying]
+print("ready", flush=True)
+asked, wrong, at, used = 0, [], 0, [0] * count
+while not select.select([sys.stdin], [], [], pause)[0]:
+    at = (at + 1) % count
+    used[at] += 1
+    if used[at] == 900:  # nginx ends a connection after 1000 requests
+        staying[at].close()
+        staying[at], used[at] = connect(), 0
+        servers[at] = ask(staying[at])
+    try:
+        if ask(staying[at]) != servers[at]:
+            wrong.append("another server answered on the same connection")
+    except Exception as error:
+        wrong.append(f"a connection that stays: {error!r}")
+        staying[at] = connect()
+        servers[at] = ask(staying[at])
+    try:
+        fresh = connect()
+        ask(fresh)
+        fresh.close()
+    except Exception as error:
+        wrong.append(f"a new connection: {error!r}")
+    asked += 2
+json.dump({"asked": asked, "wrong": wrong, "servers": len(set(servers))}, sys.stdout)
+"""
+
+
+@dataclass
+class Traffic:
+    """What came of it; known when the block has ended."""
+
+    asked: int = 0
+    wrong: tuple[str, ...] = ()
+    servers: int = 0  # that the staying connections had
+
+
+@contextmanager
+def traffic(lab: Lab, host: str, connections: int = 8, pause_s: float = 0.01) -> Iterator[Traffic]:
+    """Requests from a lab's client to a web server, over connections that stay and over new ones."""
+    seen = Traffic()
+    command = [*lab.place("client").inside(), sys.executable, "-c", STEADY, host, str(connections), str(pause_s)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield seen
+            said = json.loads(process.communicate("", timeout=PATIENCE_S)[0])
+        finally:
+            process.kill()
+    seen.asked, seen.wrong, seen.servers = said["asked"], tuple(said["wrong"]), said["servers"]

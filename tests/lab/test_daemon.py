@@ -1,0 +1,189 @@
+"""`pylvs run` under traffic: dead servers leave and come back, reloads and kills harm nobody.
+
+seeds/keepalived is a tutorial's keepalived.conf, as printed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+from pylvs.lab.lab import Lab
+from tests.lab.conftest import MakeLab
+from tests.lab.daemons import daemon, traffic, until
+from tests.lab.support import answers
+from tests.lab.test_seeds import SEEDS, install
+
+EVERYTHING = bool(os.environ.get("PYLVS_TESTS_EVERYTHING"))
+RELOADS, SERVERS = (500, 1000) if EVERYTHING else (40, 200)
+PER_SERVICE = 20  # of those that have no traffic
+
+CHECKED = """
+virtual_server VIP 80 {
+    delay_loop 1
+    lb_algo rr
+    lb_kind DR
+    protocol TCP
+    connect_timeout 2
+    delay_before_retry 1
+    real_server RS1 80 {
+        TCP_CHECK {
+        }
+    }
+    real_server RS2 80 {
+        TCP_CHECK {
+        }
+    }
+    real_server RS3 80 {
+        TCP_CHECK {
+        }
+    }
+}
+"""
+
+
+def web_lab(make_lab: MakeLab) -> tuple[Lab, str]:
+    """A lab without a table, and CHECKED for its addresses."""
+    lab = make_lab("dr", 3)
+    lab.sh("director", "ipvsadm -C")
+    text = CHECKED.replace("VIP", lab.network.vip)
+    for number, host in enumerate(lab.network.role("realserver"), 1):
+        text = text.replace(f"RS{number}", host.interfaces[0].addresses[0].partition("/")[0])
+    return lab, text
+
+
+def test_the_tutorials_configuration(make_lab: MakeLab, tmp_path: Path) -> None:
+    """A web server that stops leaves the table, no request fails then, and it comes back when it runs again."""
+    lab = make_lab(
+        "dr",
+        bare=True,
+        vip="192.168.67.100",
+        dip="192.168.67.127/24",
+        servers=["192.168.67.129/24", "192.168.67.130/24"],
+        client="192.168.67.1/24",
+        device="ens32",
+    )
+    for host in ("rs1", "rs2"):
+        lab.sh(host, install(lab, host, "two_scripts/lvs_rs.sh"))
+    lab.sh("director", "ip addr add 192.168.67.100/32 dev ens32")
+    both = {"192.168.67.129:80", "192.168.67.130:80"}
+    with daemon(lab, tmp_path, (SEEDS / "keepalived/keepalived.conf").read_text()) as running:
+        listing = running.listing()
+        assert "TCP  192.168.67.100:80 wlc persistent 60" in listing
+        for server in both:
+            assert f"  -> {server:<28} Route   100    0          0         " in listing
+        (mine,) = set(answers(lab, 3, url="http://192.168.67.100/"))
+        host, other = ("rs1", "rs2") if mine == "This is rs1 server!" else ("rs2", "rs1")
+        address = {"rs1": "192.168.67.129:80", "rs2": "192.168.67.130:80"}
+        lab.sh(host, "service nginx stop")
+        left = until(lambda: running.servers() == {address[other]}, f"{host} has left the table")
+        assert set(answers(lab, 20, url="http://192.168.67.100/")) == {f"This is {other} server!"}
+        lab.sh(host, "service nginx start </dev/null >/dev/null 2>&1")
+        back = until(lambda: running.servers() == both, f"{host} is back in the table")
+        print(f"delay_loop 10: {host} left the table after {left:.1f} s, and was back after {back:.1f} s")
+        assert running.stop() == 0
+        assert running.servers() == set()
+        assert len(re.findall("warning: server down", running.log())) == 1
+        assert len(re.findall("info: server up", running.log())) == 1
+
+
+def test_reloads_under_traffic_touch_only_what_changed(make_lab: MakeLab, tmp_path: Path) -> None:
+    """Each reload changes one server of many; every connection lives, and the table sees one edit a time."""
+    lab, text = web_lab(make_lab)
+    weights = [1] * (SERVERS - 3)
+
+    def configuration() -> str:
+        services = []
+        for first in range(0, len(weights), PER_SERVICE):
+            servers = [
+                f"    real_server 10.0.{200 + n // 250}.{n % 250 + 1} 80 {{ weight {weight} }}"
+                for n, weight in enumerate(weights[first : first + PER_SERVICE], first)
+            ]
+            head = f"virtual_server {lab.network.vip} {1000 + first} {{"
+            services.append("\n".join([head, "lb_algo wlc", "lb_kind NAT", "protocol TCP", *servers, "}"]))
+        return "\n".join([text, *services])
+
+    with daemon(lab, tmp_path, configuration()) as running:
+        assert len(running.servers()) == SERVERS
+        with traffic(lab, lab.network.vip) as seen:
+            before = running.edition()
+            edits = 0
+            for number in range(RELOADS):
+                weights[number * 7 % len(weights)] += 1
+                running.configuration.write_text(configuration())
+                status, told = running.client.ask("POST", "/v1/reload")
+                assert (status, told["findings"]) == (200, [])
+                assert told["differences"]
+                edits += told["table"]["edits"]
+            written = running.edition() - before
+        print(
+            f"{RELOADS} reloads, each of one server of {SERVERS}: {edits} edits, {written} generations of the tables;"
+        )
+        print(f"{seen.asked} requests meanwhile, {len(seen.wrong)} went wrong")
+        assert seen.wrong == ()
+        assert seen.servers == 3
+        assert seen.asked > 0
+        assert edits == written == RELOADS
+
+
+def test_a_killed_daemon_harms_nobody_and_the_next_one_knows_who_is_down(make_lab: MakeLab, tmp_path: Path) -> None:
+    lab, text = web_lab(make_lab)
+    lab.sh("rs3", "service nginx stop")
+    with daemon(lab, tmp_path, text) as running:
+        until(lambda: len(running.servers()) == 2, "rs3 has left the table")
+        up, edition = running.servers(), running.edition()
+        with traffic(lab, lab.network.vip) as seen:
+            for _ in range(3):
+                assert running.stop(signal.SIGKILL) == -signal.SIGKILL
+                assert running.servers() == up
+                running.start()
+                assert running.servers() == up
+            assert running.edition() == edition, "nothing was written, so nobody was in or out for a moment"
+            lab.sh("rs3", "service nginx start </dev/null >/dev/null 2>&1")
+            until(lambda: len(running.servers()) == 3, "rs3 is in the table")
+        assert seen.wrong == ()
+        assert seen.asked > 0
+
+
+def test_what_others_do_to_the_table_is_undone(make_lab: MakeLab, tmp_path: Path) -> None:
+    lab, text = web_lab(make_lab)
+    with daemon(lab, tmp_path, text) as running:
+        there = running.servers()
+        assert len(there) == 3
+        lab.sh("director", f"ipvsadm -A -u {lab.network.vip}:53; ipvsadm -d -t {lab.network.vip}:80 -r {min(there)}")
+        until(lambda: running.servers() == there, "the server is back")
+        assert f"restored: TCP {lab.network.vip}:80 -> {min(there)} was removed" in running.log()
+        assert f"UDP  {lab.network.vip}:53 wlc" in running.listing()
+        lab.sh("director", "pylvs down")
+        until(lambda: running.servers() == there, "the table is made again")
+        assert "the tables were taken away (pylvs down?)" in running.log()
+        assert len(set(answers(lab, 6))) == 3
+
+
+def test_an_address_that_comes_later_is_served_at_once(make_lab: MakeLab, tmp_path: Path) -> None:
+    lab, text = web_lab(make_lab)
+    vip = lab.network.vip
+    address, device = (
+        lab.sh("director", f"ip -o addr show to {vip}").split()[3],
+        lab.network.hosts[1].interfaces[0].device,
+    )
+    lab.sh("director", f"ip addr del {address} dev {device}")
+    with daemon(lab, tmp_path, text):
+        assert lab.run("client", ["curl", "-s", "--max-time", "1", f"http://{vip}/"]).returncode != 0
+        lab.sh("director", f"ip addr add {address} dev {device}")
+        until(lambda: lab.run("client", ["curl", "-s", "--max-time", "2", f"http://{vip}/"]).returncode == 0, "served")
+        assert len(set(answers(lab, 6))) == 3
+
+
+def test_a_second_daemon_of_the_same_namespace_is_refused_in_one_line(make_lab: MakeLab, tmp_path: Path) -> None:
+    lab, text = web_lab(make_lab)
+    with daemon(lab, tmp_path, text) as running:
+        assert running.process is not None
+        again = ["pylvs", "run", "-f", str(running.configuration), "--state-dir", str(tmp_path / "state")]
+        done = lab.run("director", again)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("pylvs: pylvs run is there already, process ")
+        assert len(done.stderr.splitlines()) == 1
+        assert len(running.servers()) == 3
