@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pylvs.config import service_rules
@@ -15,6 +15,8 @@ from pylvs.config.script_rules import ScriptRules
 from pylvs.config.services import ServiceMaker
 from pylvs.config.settings import settings_of
 from pylvs.config.tree import Document
+from pylvs.config.vrrp.building import vrrp_of
+from pylvs.host import interfaces
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedService
 
 
@@ -27,8 +29,11 @@ class Understanding:
     findings: tuple[Finding, ...]  # of the meaning; those of the language are the reader's
 
 
-def understand(document: Document) -> Understanding:
-    """The meaning of a document. Never raises: whatever is wrong is a finding, and the rest is built."""
+def understand(document: Document, mtus: Mapping[str, int] | None = None) -> Understanding:
+    """The meaning of a document. Never raises: whatever is wrong is a finding, and the rest is built.
+
+    `mtus` are those of the machine's devices by their names; None asks this machine.
+    """
     reader = Reader(ROOT)
     section = reader.read(document.nodes)
     findings = reader.findings
@@ -38,7 +43,9 @@ def understand(document: Document) -> Understanding:
     if settings.script_user:
         scripts.check_user(next(effective.below("global_defs")).place("script_user"))
     services = tuple(_services(effective, section, settings, scripts, findings))
-    return Understanding(effective, Configuration(services, settings), in_order(findings.all(), document))
+    vrrp = vrrp_of(effective, scripts, findings, interfaces.mtus() if mtus is None else mtus)
+    configuration = Configuration(services, settings, vrrp)
+    return Understanding(effective, configuration, in_order(findings.all(), document))
 
 
 def _services(

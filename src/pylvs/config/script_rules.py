@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from pylvs.config.findings import Finding, Findings, Place, Severity
-from pylvs.config.schema.scripts import WrittenScript
+from pylvs.config.schema.scripts import OPENS, WrittenScript
 from pylvs.host.accounts import SCRIPT_USER, Account, account, located, script_account, unusable
 from pylvs.host.script_security import insecurities
 from pylvs.model.errors import PylvsError
@@ -34,6 +34,8 @@ class ScriptRules:
         if isinstance(who, str):
             self.findings.error(place, f"{script.arguments[0]} is not run: {who}", "name a user that this machine has")
             return None
+        if OPENS.match(written.word.text):
+            return script  # the shell opens a file or a port, and runs nothing
         path = located(script.arguments[0])
         if (path, who) not in self._judged:
             self._judged[path, who] = unusable(path, who), insecurities(path, who.uid) if "/" in path else ()

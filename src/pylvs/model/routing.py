@@ -28,7 +28,7 @@ class HeldAddress:
     label: str = ""  # ifconfig's alias, at most 15 characters
     scope: int = SCOPE_GLOBAL
     broadcast: Address | None = None
-    peer: Interface | None = None  # of a point-to-point address
+    peer: Address | None = None  # of a point-to-point link
     preferred_lft_s: int = FOREVER  # 0 deprecates: the host does not choose it as a source
     home: bool = False  # IFA_F_HOMEADDRESS
     no_dad: bool = False  # IFA_F_NODAD

@@ -48,6 +48,7 @@ class Vmac:
 
     name: str = ""
     mac: bytes | None = None  # 6 octets, or 5 where the last is the VRID
+    here: bool = True  # above the virtual router's own device: where it speaks and holds its addresses
     for_addresses: bool = False  # use_vmac_addr: one more above each other device that holds a virtual address
     send_from_base: bool = False  # advertisements go through the device below
 

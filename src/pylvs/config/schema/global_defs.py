@@ -1,9 +1,10 @@
-"""`global_defs`, as far as checks, scripts and the table are concerned. VRRP's words stand in files of their own."""
+"""`global_defs`, as far as checks, scripts and the table are concerned. VRRP's words are in `vrrp_globals.py`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pylvs.config.schema import vrrp_globals
 from pylvs.config.schema.mail import MAIL
 from pylvs.config.schema.nouns import Block, Keyword, State, Type, Words, Wrong
 from pylvs.config.schema.scripts import SCRIPT, USER
@@ -57,9 +58,9 @@ class FlushOnStop(Type[str]):
         return "[VS]"
 
 
-def _needless(*names: str) -> tuple[Keyword, ...]:
+def _needless(*names: str, kind: Type[object] = ANY) -> tuple[Keyword, ...]:
     """Words that are met already, or that have no meaning here."""
-    return tuple(Keyword(name, ANY, "has no meaning in pylvs", state=State.NEEDLESS) for name in names)
+    return tuple(Keyword(name, kind, "has no meaning in pylvs", state=State.NEEDLESS) for name in names)
 
 
 def _never(instead: str, *names: str) -> tuple[Keyword, ...]:
@@ -94,10 +95,11 @@ KEYWORDS: tuple[Keyword | Block, ...] = (
     Keyword("no_checker_emails", FLAG, "mail only when a server comes or goes", default=False, state=State.NEEDLESS),
     Keyword("startup_script", SCRIPT, "run at the start", state=State.LATER, instead=NO_SCRIPT),
     Keyword("shutdown_script", SCRIPT, "run at the end", state=State.LATER, instead=NO_SCRIPT),
-    *_needless("startup_script_timeout", "shutdown_script_timeout"),
+    *_needless("startup_script_timeout", "shutdown_script_timeout", kind=Integer(1, 1000)),
+    *_needless("max_auto_priority", kind=Integer(-1, 99, bare=99)),
     *_later("notify_up and notify_down do not run for what is up at the start", "rs_init_notifies"),
     *_later("connections are not copied to another director", "lvs_sync_daemon"),
-    *_later(NO_FIFO, "lvs_notify_fifo", "lvs_notify_fifo_script", "notify_fifo", "notify_fifo_script"),
+    *_later(NO_FIFO, "lvs_notify_fifo", "lvs_notify_fifo_script"),
     *_later("reload with pylvs reload", "reload_time_file", "reload_repeat", "reload_file"),
     *_never(NO_MARKS, "nftables_ipvs", "nftables_ipvs_priority", "nftables_ipvs_start_fwmark"),
     *_never("start pylvs with taskset", "checker_cpu_affinity"),
@@ -120,7 +122,6 @@ KEYWORDS: tuple[Keyword | Block, ...] = (
         "bfd_cpu_affinity",
         "bfd_rlimit_rttime",
         "bfd_rlimit_rtime",
-        "max_auto_priority",
         "min_auto_priority_delay",
         "lvs_netlink_cmd_rcv_bufs",
         "lvs_netlink_cmd_rcv_bufs_force",
@@ -135,6 +136,7 @@ KEYWORDS: tuple[Keyword | Block, ...] = (
         "random_seed",
         "umask",
     ),
+    *vrrp_globals.KEYWORDS,
 )
 GLOBAL_DEFS = Block("global_defs", "settings of the whole daemon", KEYWORDS)
 
@@ -142,7 +144,8 @@ GLOBAL_DEFS = Block("global_defs", "settings of the whole daemon", KEYWORDS)
 TOP: tuple[Keyword | Block, ...] = (
     *_later("start pylvs within it: ip netns exec NAME pylvs run", "net_namespace", "net_namespace_ipvs"),
     *_later("give each instance a directory: pylvs run --state-dir", "instance"),
-    *_needless("use_pid_dir", "namespace_with_ipsets", "child_wait_time"),
+    *_needless("use_pid_dir", "namespace_with_ipsets"),
+    *_needless("child_wait_time", kind=Integer()),
     Block(
         "SSL",
         "certificate that SSL_GET shows to servers",

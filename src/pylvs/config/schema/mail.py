@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pylvs.config.schema.nouns import Block, Keyword, Type, Words
+from pylvs.config.schema.nouns import Block, Keyword, Type, Words, Wrong
 from pylvs.config.schema.types import FLAG, TEXT, Seconds, Text, Texts, port_of
 
 SMTP_PORT = 25
@@ -16,7 +16,11 @@ class MailServer(Type[tuple[str, int]]):
 
     def parse(self, words: Words) -> tuple[str, int]:
         """Server and port."""
-        server = words.take("a mail server").text
+        word = words.take("a mail server")
+        server = word.text
+        if server.count(":") == 1:
+            host, _, port = server.partition(":")
+            raise Wrong(f"'{server}' is neither an address nor a name", f"write '{host} {port}'", word)
         return server, port_of(words.take("")) if words else SMTP_PORT
 
     def __str__(self) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 
 from pylvs.config.schema.nouns import Type, Words, Wrong
 from pylvs.config.tree import Word
 from pylvs.model.scripts import Script
+
+OPENS = re.compile(r"<[ \t]*/")  # "</dev/tcp/127.0.0.1/80": no program, but a redirection, which a shell must make
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class ScriptType(Type[WrittenScript]):
 
 def arguments_of(word: Word) -> tuple[str, ...]:
     """The arguments in a word: split at blanks, except within quotes inside of it. Raises Wrong."""
+    if OPENS.match(word.text):
+        return "/bin/sh", "-c", word.text
     lexer = shlex.shlex(word.text, posix=True, punctuation_chars="")
     lexer.whitespace_split = True
     lexer.commenters = ""

@@ -1,0 +1,192 @@
+"""What virtual routers and groups watch and whom they tell; and the blocks that define what is watched."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pylvs.config.schema.nouns import Block, Keyword, State, Twice, Type, Words, Wrong
+from pylvs.config.schema.scripts import SCRIPT, SCRIPT_ALONE, USER, WrittenScript
+from pylvs.config.schema.tracking import Watching, WeightOf
+from pylvs.config.schema.types import BARE, FLAG, Integer, Seconds, Text, choice, number_of
+from pylvs.config.schema.vrrp_types import NAME, AtLeastOne
+
+LONGEST_S = 4294
+LONGEST_DELAY_S = 3600.0
+SENSIBLE = 254
+NUMBER = re.compile(r"-?[0-9]+\Z")
+
+TRACKS = (
+    Block(
+        "track_interface",
+        "devices; with weight 0 one that is down is a fault",
+        lines=Watching("a device"),
+        twice=Twice.MANY,
+    ),
+    Block("track_script", "vrrp_scripts that count", lines=Watching("a vrrp_script"), twice=Twice.MANY),
+    Block("track_file", "track_files that count", lines=Watching("a track_file", SENSIBLE), twice=Twice.MANY),
+    Block(
+        "track_process",
+        "vrrp_track_processes that count",
+        lines=Watching("a vrrp_track_process", SENSIBLE),
+        twice=Twice.MANY,
+    ),
+    Block(
+        "track_bfd",
+        "bfd_instances that count",
+        lines=Watching("a bfd_instance"),
+        state=State.LATER,
+        instead="nothing is watched; use track_script",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedType(Type[WrittenScript | None]):
+    """A program, or nothing: then only the state's name changes."""
+
+    def parse(self, words: Words) -> WrittenScript | None:
+        """The program."""
+        return SCRIPT.parse(words) if words else None
+
+    def __str__(self) -> str:
+        return f"[{SCRIPT}]"
+
+
+def _told(name: str, doc: str, kind: Type[object] = SCRIPT) -> Keyword:
+    return Keyword(name, kind, doc, twice=Twice.FIRST)
+
+
+NOTIFIES = (
+    _told("notify_master", "run when it becomes master"),
+    _told("notify_backup", "run when it becomes backup"),
+    _told("notify_fault", "run when it goes to fault"),
+    _told("notify_stop", "run when it ends"),
+    _told(
+        "notify_deleted", "DELETED instead of FAULT when a reload removed it; the program is run then", DeletedType()
+    ),
+    _told("notify", "run at every transition, after the others, with INSTANCE or GROUP, name, state, priority"),
+    Keyword(
+        "notify_priority_changes",
+        FLAG,
+        "changes of priority go to the FIFOs",
+        default=False,
+        global_names=("vrrp_notify_priority_changes",),
+    ),
+    Keyword(
+        "smtp_alert",
+        FLAG,
+        "mail transitions",
+        default=False,
+        global_names=("smtp_alert_vrrp", "smtp_alert"),
+    ),
+)
+
+VRRP_SCRIPT = Block(
+    "vrrp_script",
+    "a program that is run again and again; exit status 0 is well",
+    (
+        Keyword("script", SCRIPT_ALONE, "the program", twice=Twice.LAST),
+        Keyword("interval", AtLeastOne(LONGEST_S), "seconds between two runs", default=1),
+        Keyword("timeout", AtLeastOne(LONGEST_S), "seconds after which it is killed", default_of="interval"),
+        Keyword("weight", WeightOf(), "how it counts where a virtual router does not say otherwise", default=0),
+        Keyword("rise", Integer(1), "successes in a row until it is well", default=1),
+        Keyword("fall", Integer(1), "failures in a row until it is ill", default=1),
+        Keyword("user", USER, "whom the program runs as", default_doc="script_user"),
+        Keyword("init_fail", BARE, "ill until it succeeds", default=False),
+    ),
+    head=NAME,
+    twice=Twice.MANY,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class InitType(Type[tuple[int, bool]]):
+    """The number to begin with, and whether what is there is overwritten."""
+
+    def parse(self, words: Words) -> tuple[int, bool]:
+        """Number and `overwrite`, in any order."""
+        number, overwrite = 0, False
+        for word in words.rest():
+            if word.text == "overwrite":
+                overwrite = True
+            elif not NUMBER.match(word.text):
+                raise Wrong(f"'{word.text}' is neither a number nor 'overwrite'", "", word)
+            else:
+                number = number_of(word)
+                if abs(number) > SENSIBLE:
+                    words.warn(word, f"{word.text} is not between -{SENSIBLE} and {SENSIBLE}, where it would count")
+        return number, overwrite
+
+    def __str__(self) -> str:
+        return "[a number] [overwrite]"
+
+
+TRACK_FILE = Block(
+    "track_file",
+    "a file whose number, times a weight, changes priorities",
+    (
+        Keyword("file", Text("a path"), "the file"),
+        Keyword("weight", WeightOf(SENSIBLE), "how it counts where a virtual router does not say otherwise", default=1),
+        Keyword("init_file", InitType(), "write a number (0) into it at the start if it is not there"),
+    ),
+    aliases=("vrrp_track_file",),
+    head=NAME,
+    twice=Twice.MANY,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessType(Type[tuple[str, ...]]):
+    """A command and its arguments."""
+
+    def parse(self, words: Words) -> tuple[str, ...]:
+        """Command and arguments."""
+        return words.take("a command").text, *(word.text for word in words.rest())
+
+    def __str__(self) -> str:
+        return "a command [arguments ...]"
+
+
+def _delay(name: str, doc: str) -> Keyword:
+    return Keyword(name, Seconds(0.000001, LONGEST_DELAY_S), doc)
+
+
+VRRP_TRACK_PROCESS = Block(
+    "vrrp_track_process",
+    "processes that should run",
+    (
+        Keyword("process", ProcessType(), "the process's name; with arguments, its command line"),
+        Keyword("param_match", choice("initial", "partial"), "the last argument may be longer; or more may follow"),
+        Keyword("weight", WeightOf(SENSIBLE), "how it counts where a virtual router does not say otherwise", default=0),
+        Keyword("quorum", Integer(1, 65535), "least number that is well", default=1),
+        Keyword("quorum_max", Integer(0, 65535), "greatest number that is well", default_doc="any"),
+        _delay("fork_delay", "seconds that enough of them must run until that counts"),
+        _delay("terminate_delay", "seconds that too few of them must run until that counts"),
+        _delay("delay", "both of these"),
+        Keyword("full_command", BARE, "compare with the whole command line", default=False),
+    ),
+    head=NAME,
+    twice=Twice.MANY,
+)
+
+
+def _bfd(name: str, *aliases: str) -> Keyword:
+    return Keyword(name, Text(), "of the session", aliases=aliases)
+
+
+BFD_INSTANCE = Block(
+    "bfd_instance",
+    "a BFD session (RFC 5880)",
+    (
+        _bfd("neighbor_ip", "neighbour_ip"),
+        *map(_bfd, ("source_ip", "min_rx", "min_tx", "idle_tx", "multiplier", "ttl", "hoplimit", "max_hops")),
+        Keyword("weight", WeightOf(), "how it counts"),
+        *(Keyword(name, BARE, "of the session") for name in ("passive", "vrrp", "checker")),
+    ),
+    head=NAME,
+    state=State.LATER,
+    instead="no session is held; use track_script",
+    twice=Twice.MANY,
+)
+ALL = (VRRP_SCRIPT, TRACK_FILE, VRRP_TRACK_PROCESS, BFD_INSTANCE)

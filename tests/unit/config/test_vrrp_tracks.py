@@ -1,0 +1,227 @@
+"""What virtual routers and their groups watch: scripts, files, processes, devices; and who is in a group."""
+
+from __future__ import annotations
+
+import pytest
+
+from pylvs.model.scripts import Script
+from pylvs.model.vrrp import Track, TrackFile, TrackProcess, Tracks, VrrpScript
+from tests.unit.config.vrrp_support import INSTANCE, clean, instance, vrrp
+
+# Nothing is run that would need script security: a shell only opens these.
+SCRIPTS = """\
+vrrp_script plain {
+    script "</dev/null"
+}
+vrrp_script heavy {
+    script "</dev/zero"
+    interval 3
+    timeout 2
+    weight -20 reverse
+    rise 4
+    fall 5
+    init_fail
+    user root
+}
+"""
+FILE = """\
+track_file number {
+    file /run/number
+    weight 2
+    init_file 7 overwrite
+}
+"""
+PROCESS = """\
+vrrp_track_process nginx {
+    process nginx
+    weight 5
+}
+"""
+
+
+def opened(path: str) -> Script:
+    """What a shell does for "<PATH"."""
+    return Script(("/bin/sh", "-c", f"<{path}"))
+
+
+def watching(definitions: str, *lines: str) -> tuple[Tracks, list[str]]:
+    """What one instance watches, and what is wrong."""
+    found, said = vrrp(definitions + INSTANCE.format(addresses="192.0.2.1", lines="\n".join(lines)))
+    return found.instances[0].tracks, said
+
+
+def test_what_is_defined() -> None:
+    found = clean(SCRIPTS + FILE + PROCESS)
+    assert found.scripts[0] == VrrpScript(
+        name="plain", script=opened("/dev/null"), interval_s=1, timeout_s=1, track=Track("plain")
+    )
+    assert found.scripts[1] == VrrpScript(
+        name="heavy",
+        script=Script(opened("/dev/zero").arguments, "root"),
+        interval_s=3,
+        timeout_s=2,
+        track=Track("heavy", -20, reverse=True),
+        rise=4,
+        fall=5,
+        ill_at_start=True,
+    )
+    number = TrackFile(name="number", path="/run/number", track=Track("number", 2), initial=7, overwrite=True)
+    assert found.files == (number,)
+    assert found.processes == (TrackProcess(name="nginx", command=("nginx",), track=Track("nginx", 5)),)
+
+
+def test_the_weight_of_a_line_counts_before_that_of_the_definition() -> None:
+    lines = "track_script {", "plain weight 10", "heavy", "}", "track_file { number weight 0 }"
+    found, said = watching(SCRIPTS + FILE, *lines)
+    assert said == []
+    assert found.scripts == (Track("plain", 10), Track("heavy", -20, reverse=True))
+    assert found.files == (Track("number"),)
+    found, _ = watching(SCRIPTS, "track_script {", "heavy weight 30", "}")
+    assert found.scripts == (Track("heavy", 30, reverse=True),), "reverse stays, as keepalived has it"
+    found, _ = watching(SCRIPTS, "track_script {", "heavy weight 30 noreverse", "}")
+    assert found.scripts == (Track("heavy", 30),)
+
+
+@pytest.mark.parametrize(
+    ("lines", "finding", "left"),
+    [
+        (["track_script { missing }"], "7: error: there is no vrrp_script 'missing', so it is not watched", ()),
+        (["track_process { missing }"], "7: error: there is no vrrp_track_process 'missing'", ()),
+        (["track_interface { eth1 weight 254 }"], "weight 254 is not between -253 and 253; it counts as 253", (253,)),
+        (["track_interface { eth1 weight 300 }"], "weight 300 is not between -253 and 253; it is ignored", (0,)),
+        (["track_interface { eth1 wieght 3 }"], "'wieght' is not known here, so eth1 is not watched", ()),
+        (["track_interface { eth1 eth2 }"], "'eth2' is not known here, so eth1 is not watched", ()),
+        (["track_interface { eth0 }"], "eth0 is the virtual router's own interface, which is watched anyway", ()),
+        (["track_interface {", "eth1", "eth1", "}"], "9: warning: eth1 is watched already", (0,)),
+        (["track_interface { eth9 }"], "this machine has no device 'eth9'", (0,)),
+        (["track_bfd { it }"], "track_bfd is known but does not happen yet", ()),
+    ],
+)
+def test_what_cannot_be_watched_is_named(lines: list[str], finding: str, left: tuple[int, ...]) -> None:
+    found, said = instance(*lines)
+    assert [finding in each for each in said] == [True], said
+    assert tuple(track.weight for track in found.tracks.interfaces) == left
+
+
+def test_keepalived_does_not_look_ahead() -> None:
+    text = INSTANCE.format(addresses="192.0.2.1", lines="track_script { plain }") + SCRIPTS
+    found, said = vrrp(text)
+    assert found.instances[0].tracks == Tracks()
+    assert said == ["7: error: vrrp_script 'plain' is defined only in line 9, so it is not watched"]
+
+
+@pytest.mark.parametrize(
+    ("text", "finding"),
+    [
+        ("vrrp_script s {\ninterval 2\n}", "1: error: vrrp_script s has no script"),
+        ("vrrp_script s {\nscript '</dev/null'\ninterval 0.5\n}", "3: error: '0.5' is not a whole number"),
+        ("vrrp_script s {\nscript '</dev/null'\ninterval 0\n}", "3: warning: interval 0 counts as 1"),
+        ("vrrp_script s {\nscript '</dev/null'\ntimeout 4295\n}", "3: error: 4295 is not between 1 and 4294"),
+        ("vrrp_script s {\nscript '</dev/null'\nrise 0\n}", "3: error: 0 is not between 1 and 2147483647"),
+        ("vrrp_script s {\nscript '</dev/null'\nweight 254\n}", "3: error: weight 254 is not between -253 and 253"),
+        ("vrrp_script s {\nscript </dev/null more\n}", "2: warning: surplus 'more' behind script is ignored"),
+        ("vrrp_script {\nscript '</dev/null'\n}", "1: error: vrrp_script lacks a name"),
+        ("track_file f {\nweight 1\n}", "1: error: track_file f has no file"),
+        ("track_file f {\nfile /f\ninit_file x\n}", "3: error: 'x' is neither a number nor 'overwrite'"),
+        ("track_file f {\nfile /f\ninit_file 999\n}", "3: warning: 999 is not between -254 and 254"),
+        ("vrrp_track_process p {\nquorum 2\n}", "1: error: vrrp_track_process p has no process"),
+        ("vrrp_track_process p {\nprocess p\nquorum 0\n}", "3: error: 0 is not between 1 and 65535"),
+        (
+            "vrrp_track_process p {\nprocess p\nquorum 4\nquorum_max 2\n}",
+            "4: error: quorum_max 2 is less than quorum 4 and is ignored",
+        ),
+        ("vrrp_track_process p {\nprocess p\ndelay 3601\n}", "3: error: 3601 seconds is not between 0.000001 and 3600"),
+        ("bfd_instance b {\nneighbor_ip 192.0.2.1\n}", "1: warning: bfd_instance is known but does not happen yet"),
+    ],
+)
+def test_a_definition_that_is_wrong_is_named(text: str, finding: str) -> None:
+    _, said = vrrp(text)
+    assert len(said) == 1, said
+    assert said[0].startswith(finding)
+
+
+def test_a_script_whose_program_is_not_there_is_not_watched() -> None:
+    script = 'vrrp_script s {\nscript "/nonexistent/program -x"\n}\n'
+    found, said = watching(script, "track_script { s }")
+    assert found == Tracks()
+    assert said == [
+        "1: error: vrrp_script s watches nothing, for its program cannot run",
+        "2: note: /nonexistent/program is not run: no such file or directory",
+    ]
+
+
+def test_of_the_delays_of_a_process_the_last_counts() -> None:
+    text = "vrrp_track_process p {{\nprocess p -x\n{lines}\n}}"
+    first = clean(text.format(lines="fork_delay 4\ndelay 3")).processes[0]
+    assert (first.fork_delay_s, first.terminate_delay_s) == (3.0, 3.0)
+    second = clean(text.format(lines="delay 3\nfork_delay 4")).processes[0]
+    assert (second.fork_delay_s, second.terminate_delay_s) == (4.0, 3.0)
+    assert (second.match_arguments, second.full_command) == (True, True)
+
+
+def test_a_process_that_must_not_run() -> None:
+    found = clean("vrrp_track_process p {\nprocess p\nquorum_max 0\n}").processes[0]
+    assert (found.least, found.most) == (0, 0)
+
+
+MEMBERS = (
+    "".join(
+        f"vrrp_instance VI_{number} {{\ninterface eth{number}\nvirtual_router_id 5{number}\n"
+        f"virtual_ipaddress {{ 192.0.2.{number} }}\n{{{number}}}\n}}\n"
+        for number in (0, 1)
+    )
+    .replace("{0}", "{first}")
+    .replace("{1}", "{second}")
+)
+
+
+def members(first: str = "", second: str = "") -> str:
+    """Two instances, VI_0 and VI_1, with a line each (5 and 11)."""
+    return MEMBERS.replace("{first}", first).replace("{second}", second)
+
+
+def test_a_group() -> None:
+    group = "vrrp_sync_group G {\ngroup { VI_0 VI_1 }\ntrack_interface { eth2 weight 3 }\nsmtp_alert\n}\n"
+    (found,) = clean(group + members()).groups
+    assert (found.name, found.members, found.notify.smtp_alert) == ("G", ("VI_0", "VI_1"), True)
+    assert found.tracks == Tracks(interfaces=(Track("eth2", 3),))
+
+
+@pytest.mark.parametrize(
+    ("group", "left", "findings"),
+    [
+        ("vrrp_sync_group G {\ngroup { VI_0 VI_9 }\n}", ("VI_0",), ["there is no virtual router 'VI_9'", "only one"]),
+        ("vrrp_sync_group G {\ngroup { VI_0 VI_1 VI_0 }\n}", ("VI_0", "VI_1"), ["VI_0 is in group G already"]),
+        ("vrrp_sync_group G {\ngroup { VI_0 }\n}", ("VI_0",), ["group G has only one virtual router, VI_0"]),
+        ("vrrp_sync_group G {\n}", (), ["group G has no virtual router; it is left out"]),
+        ("vrrp_sync_group G {\nVI_0\n}", (), ["group G has no virtual router", "VI_0 is not known in vrrp_sync_group"]),
+        ("vrrp_sync_group G {\ngroup { VI_0 VI_1 }\nglobal_tracking\n}", ("VI_0", "VI_1"), ["global_tracking has no"]),
+    ],
+)
+def test_a_group_that_cannot_be_as_written(group: str, left: tuple[str, ...], findings: list[str]) -> None:
+    found, said = vrrp(members() + group)
+    assert tuple(member for each in found.groups for member in each.members) == left
+    assert len(said) == len(findings), said
+    for finding in findings:
+        assert any(finding in each for each in said), said
+
+
+def test_weights_belong_to_the_group() -> None:
+    lines = "track_interface { eth2 weight 3 }\ntrack_script { heavy }\ntrack_file { number }"
+    text = SCRIPTS + FILE + members(first=lines) + "vrrp_sync_group G {\ngroup { VI_0 VI_1 }\n}\n"
+    found, said = vrrp(text)
+    assert found.instances[0].tracks == Tracks(interfaces=(Track("eth2"),), files=(Track("number"),))
+    assert [each.partition(": error: ")[2] for each in said] == [
+        "VI_0 is in group G, so the weight 3 of eth2 does not count: a fault if it is down",
+        "VI_0 is in group G, so the weight -20 of heavy does not count: it is not watched",
+        "VI_0 is in group G, so the weight 2 of number does not count: a fault unless its number is 0",
+    ]
+    found = clean(text.replace("VI_1 }\n}", "VI_1 }\nsync_group_tracking_weight\n}"))
+    assert found.groups[0].member_weights
+    assert found.instances[0].tracks.interfaces == (Track("eth2", 3),)
+
+
+def test_what_a_member_and_its_group_both_watch_is_named() -> None:
+    group = "vrrp_sync_group G {\ngroup { VI_0 VI_1 }\ntrack_interface { eth2 }\n}\n"
+    _, said = vrrp(members(first="track_interface { eth2 }") + group)
+    assert said == ["1: warning: eth2 in track_interface is watched by its group too"]
