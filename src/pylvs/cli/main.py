@@ -35,6 +35,15 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "check": ("pylvs.cli.check", "check", "What is wrong with a keepalived.conf, and what it comes to."),
     "run": ("pylvs.cli.run", "run", "Keep the table as a keepalived.conf and its health checks want it."),
     "reload": ("pylvs.cli.run", "reload", "Let the daemon read its configuration again."),
+    "status": ("pylvs.cli.status", "status", "How services, servers and checks stand."),
+    "drain": ("pylvs.cli.servers", "drain", "Nothing new for a server; out of the table when unused."),
+    "enable": ("pylvs.cli.servers", "enable", "Take drain and disable back."),
+    "disable": ("pylvs.cli.servers", "disable", "Take a server out of the table."),
+    "weight": ("pylvs.cli.servers", "weight", "Give a server a weight, or give the word back to its checks."),
+    "check-now": ("pylvs.cli.servers", "check_now", "Make checks at once."),
+    "history": ("pylvs.cli.servers", "history", "What happened to a server, and why."),
+    "events": ("pylvs.cli.status", "events", "What happens from now on."),
+    "metrics": ("pylvs.cli.status", "metrics", "The numbers, in Prometheus's text format."),
     "lab": ("pylvs.cli.lab", "lab", "Clients, routers, directors and real servers on one machine."),
 }
 

@@ -8,16 +8,11 @@ from typing import Any
 
 import click
 
+from pylvs.cli.asking import state_dir
 from pylvs.daemon.options import DEFAULT_FILE, Options
 from pylvs.model.errors import PylvsError
 
 SWITCH_S = 0.001  # how long the editor's thread may keep the event loop waiting
-
-state_dir = click.option(
-    "--state-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="of the daemon: where it is asked, and what it keeps; default: one for each network namespace",
-)
 
 
 @click.command()

@@ -43,8 +43,7 @@ class Control:
     def __init__(self, supervisor: Supervisor) -> None:
         self._state = supervisor.state
         self.application = web.Application(middlewares=[_root_alone, _errors_in_words], client_max_size=_MOST_BYTES)
-        for group in routes.groups():
-            self.application.add_routes(group(supervisor))
+        self.application.add_routes(each.route() for each in routes.all_operations(supervisor))
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -77,18 +76,6 @@ def answer(content: Any, status: int = HTTPStatus.OK) -> web.Response:
     return web.Response(
         text=json.dumps(content, ensure_ascii=False) + "\n", status=status, content_type="application/json"
     )
-
-
-async def body_of(request: web.Request) -> dict[str, Any]:
-    """The request's JSON object; none is an empty one. Raises InvalidOperation."""
-    text = await request.text()
-    try:
-        found = json.loads(text) if text.strip() else {}
-    except ValueError as error:
-        raise InvalidOperation(f"the request's body is no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise InvalidOperation("the request's body must be a JSON object")
-    return found
 
 
 @web.middleware

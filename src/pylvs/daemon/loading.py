@@ -17,6 +17,7 @@ class Loaded:
     configuration: Configuration
     findings: tuple[Finding, ...] = ()
     empty: bool = False
+    files: tuple[str, ...] = ()  # that it was read from
 
 
 class Refused(PylvsError):

@@ -35,7 +35,8 @@ class Machine:
         """The configuration in its file; what is wrong with it is a finding."""
         document, findings = read(options.file, options.ids)
         built, more = build(document)
-        return Loaded(built if options.checks else without_checks(built), (*findings, *more), not document.nodes)
+        wanted = built if options.checks else without_checks(built)
+        return Loaded(wanted, (*findings, *more), not document.nodes, document.files)
 
     def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
         """In words."""

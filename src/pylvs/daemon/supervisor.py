@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -25,10 +26,12 @@ from pylvs.config.findings import Finding, Severity
 from pylvs.daemon import kept
 from pylvs.daemon.background import Background
 from pylvs.daemon.control import Control
+from pylvs.daemon.drains import Drains
 from pylvs.daemon.dump import write_dump
 from pylvs.daemon.editor import Editor
 from pylvs.daemon.keeper import Keeper, Settled
 from pylvs.daemon.loading import Loaded, Refused, accepted
+from pylvs.daemon.news import News
 from pylvs.daemon.options import Options
 from pylvs.daemon.signals import handled
 from pylvs.daemon.state_dir import StateDirectory
@@ -96,9 +99,10 @@ class Reloaded:
 
 
 class Supervisor:
-    """One daemon. `engine`, `keeper` and `loaded` are there from the moment at which it can be asked."""
+    """One daemon. `engine`, `keeper`, `drains` and `loaded` are there from the moment at which it can be asked."""
 
     engine: Engine
+    drains: Drains
     keeper: Keeper
     loaded: Loaded
 
@@ -106,6 +110,7 @@ class Supervisor:
         self.options = options
         self.state = StateDirectory(options.state_dir)
         self.editor = Editor("pylvs-editor")
+        self.news = News()
         self.started_at = 0.0  # wall clock, of the first complete table; 0 before
         self.loaded_at = 0.0  # of the configuration in force
         self.reloads: Counter[str] = Counter()  # by result: done, refused
@@ -167,8 +172,11 @@ class Supervisor:
         self._outside.configure(configuration)
         self.engine = Engine(configuration, self._outside.probe_of)
         self.engine.restore_overrides(said)
+        self.drains = Drains(self.engine, partial(self.editor.do, table.rows), self.state, self.news)
+        self.drains.resume()
         self.engine.adopt(kept.left_behind(await self.editor.do(table.rows), own, configuration))
         self.engine.on_event(self._heard)
+        self.engine.on_event(self.news.tell_event)
         self.engine.on_change(self.keeper.wake)
         self.loaded, self.loaded_at = loaded, time.time()
         self._flushing = configuration.settings.lvs_flush
@@ -188,6 +196,7 @@ class Supervisor:
         self.started_at = time.time()
         self.engine.start()
         background.keep(self.keeper.run, "keeping the table")
+        background.keep(self.drains.run, "draining")
         background.keep(Surroundings(self._look_around).run, "following addresses and devices")
         if self._outside.manager.watchdog_s:
             background.keep(self._prove_alive, "telling the service manager")
@@ -237,6 +246,7 @@ class Supervisor:
                 self.reloads["refused"] += 1
                 self._tell_findings(refused.findings)
                 self._log.error(f"not reloaded: {refused}")
+                self.news.tell("reload_refused", reason=str(refused))
             raise
         differences = tuple(self._outside.differences(self.engine.configuration, configuration))
         if dry_run:
@@ -249,6 +259,7 @@ class Supervisor:
             self._outside.manager.ready(self.status())
         self.reloads["done"] += 1
         self._log.info("reloaded", edits=settled.edits, status=self.status())
+        self.news.tell("reloaded", edits=settled.edits, differences=list(differences))
         return Reloaded(loaded.findings, differences, settled)
 
     async def _change(self, loaded: Loaded, configuration: Configuration) -> Settled:

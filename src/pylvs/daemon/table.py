@@ -18,6 +18,7 @@ from pylvs.daemon.reconcile import Failure
 from pylvs.model.director import Director, ServiceRow
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.service import ServiceKey
+from pylvs.model.statistics import PacketCounts
 from pylvs.model.timeouts import Timeouts
 from pylvs.model.wanted import WantedRow
 
@@ -27,6 +28,9 @@ class Holder(Director, Protocol):
 
     def edition(self) -> int:
         """A number that is another one after every edit of the tables, by whomever; 0 while there are none."""
+
+    def packet_counts(self) -> PacketCounts:
+        """What happened to packets beyond being forwarded; nothing while there are no tables."""
 
     def follow_host(self) -> None:
         """Take over what changed around the tables: this host's addresses, devices and routes."""

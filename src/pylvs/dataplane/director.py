@@ -16,6 +16,7 @@ from pylvs.dataplane.chunks import list_of
 from pylvs.dataplane.devices import Routes
 from pylvs.dataplane.listing import ConnectionReader, Reader
 from pylvs.dataplane.maglev import MaglevTables
+from pylvs.dataplane.reasons import reason_counts
 from pylvs.dataplane.recover import recover
 from pylvs.dataplane.slots import DestinationSlots
 from pylvs.dataplane.state import State, StateExists, collect_dead_states
@@ -33,6 +34,7 @@ from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.scheduler import SCHEDULERS
 from pylvs.model.service import ServiceKey, VirtualService
 from pylvs.model.settings import SETTINGS, checked, known_setting
+from pylvs.model.statistics import PacketCounts
 from pylvs.model.timeouts import Timeouts
 
 TABLE_SIZE = 4096  # the buckets that listings show, as IPVS's default
@@ -410,6 +412,13 @@ class BpfDirector:
     def table_size(self) -> int:
         """See the protocol."""
         return TABLE_SIZE
+
+    def packet_counts(self) -> PacketCounts:
+        """What happened to packets beyond being forwarded; nothing while there are no tables."""
+        if not self.state.exists:
+            return PacketCounts()
+        self._renew()
+        return PacketCounts(reason_counts(self.tables), self.tables.pool.get(0, "capacity"))
 
     # --- firewall marks ---
 

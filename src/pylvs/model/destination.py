@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from ipaddress import ip_address
 
 from pylvs.model.addresses import Address, endpoint
+from pylvs.model.errors import InvalidOperation
 
 MAX_WEIGHT = 0x7FFFFFFF
+MAX_PORT = 0xFFFF
 
 
 class Method(IntEnum):
@@ -64,3 +67,23 @@ class Destination:
     upper: int = 0  # connections at which it counts as full; 0: never
     lower: int = 0  # connections below which it is free again; 0: three quarters of upper
     tunnel: Tunnel = Tunnel()
+
+
+def server_named(text: str) -> DestinationKey | Address:
+    """`10.0.0.2:80` or `[2001:db8::2]:80`: one server; `10.0.0.2` or `2001:db8::2`: each at this address.
+
+    Raises InvalidOperation.
+    """
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        if colon and (bracketed or ":" not in host):
+            address = ip_address(host[1:-1] if bracketed else host)
+            if not (port.isascii() and port.isdigit() and int(port) <= MAX_PORT):
+                raise ValueError
+            return DestinationKey(address, int(port))
+        return ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        raise InvalidOperation(
+            f"{text}: must be ADDRESS or ADDRESS:PORT of a real server, [ADDRESS]:PORT in IPv6"
+        ) from None

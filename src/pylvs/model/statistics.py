@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +44,11 @@ class Rates:
     out_packets: int = 0
     in_bytes: int = 0
     out_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PacketCounts:
+    """What happened to packets beyond being forwarded, by name, and how many connections the table holds at most."""
+
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    connections_limit: int | None = None

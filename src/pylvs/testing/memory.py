@@ -19,7 +19,7 @@ from pylvs.model.rules import KNOWN_ENGINES, check_destination, check_service
 from pylvs.model.scheduler import KERNEL_SCHEDULERS
 from pylvs.model.service import ServiceKey, VirtualService
 from pylvs.model.settings import SETTINGS, checked, known_setting
-from pylvs.model.statistics import Counters, Rates
+from pylvs.model.statistics import Counters, PacketCounts, Rates
 from pylvs.model.timeouts import Timeouts
 from pylvs.testing.trash import Trash
 
@@ -180,6 +180,10 @@ class MemoryDirector:
     def edition(self) -> int:
         """A number that is another one after every edit of the tables."""
         return self._edition
+
+    def packet_counts(self) -> PacketCounts:
+        """No packets here."""
+        return PacketCounts()
 
     def follow_host(self) -> None:
         """Nothing here depends on a host."""

@@ -1,20 +1,18 @@
-"""What the daemon can be asked: each module has a group of routes, made for one daemon by its `routes`."""
+"""What the daemon can be asked: each module has a group of operations, made for one daemon by its `operations`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aiohttp.web import AbstractRouteDef
-
+    from pylvs.daemon.operations import Operation
     from pylvs.daemon.supervisor import Supervisor
 
-Group = Callable[["Supervisor"], "Iterable[AbstractRouteDef]"]
 
+def all_operations(supervisor: Supervisor) -> tuple[Operation, ...]:
+    """Every one, the description of them all among them."""
+    from pylvs.daemon.routes import events, metrics, openapi, reload, servers, status
 
-def groups() -> tuple[Group, ...]:
-    """All of them."""
-    from pylvs.daemon.routes import reload
-
-    return (reload.routes,)
+    groups = (status, servers, events, reload, metrics)
+    made = [operation for group in groups for operation in group.operations(supervisor)]
+    return (*made, openapi.operation(made))

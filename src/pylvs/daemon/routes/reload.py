@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from pylvs.config.findings import Finding
-from pylvs.daemon.control import answer, body_of
+from pylvs.daemon.control import answer
 from pylvs.daemon.keeper import Settled
 from pylvs.daemon.loading import Refused
-from pylvs.model.errors import InvalidOperation
+from pylvs.daemon.operations import Field, Operation
 
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
 
-FIELDS = ("dry_run", "allow_empty")
+_TAKES = {
+    "dry_run": Field(bool, "say what would change, and change nothing"),
+    "allow_empty": Field(bool, "take a file that says nothing, and empty the table"),
+}
 
 
-def routes(supervisor: Supervisor) -> Iterable[web.AbstractRouteDef]:
+def operations(supervisor: Supervisor) -> Iterable[Operation]:
     """The group."""
 
-    async def reload(request: web.Request) -> web.Response:
-        given = await body_of(request)
-        for name, value in given.items():
-            if name not in FIELDS or not isinstance(value, bool):
-                raise InvalidOperation(f"{name}: must be true or false, and one of {', '.join(FIELDS)}")
+    async def reload(_: web.Request, given: Mapping[str, Any]) -> web.Response:
         try:
             done = await supervisor.reload(**given)
         except Refused as refused:
@@ -41,7 +40,8 @@ def routes(supervisor: Supervisor) -> Iterable[web.AbstractRouteDef]:
             }
         )
 
-    return [web.post("/v1/reload", reload)]
+    help_ = "Read the file again and run it, as a whole or not at all."
+    return [Operation("POST", "/v1/reload", help_, reload, _TAKES)]
 
 
 def _finding(finding: Finding) -> dict[str, Any]:

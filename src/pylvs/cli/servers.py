@@ -1,0 +1,167 @@
+"""`pylvs drain`, `enable`, `disable`, `weight`, `check-now` and `history`: the operator's words about real servers."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pylvs.cli.asking import as_json, asked, service, state_dir
+from pylvs.cli.status import event_line
+from pylvs.model.errors import PylvsError
+
+LOOK_EVERY_S = 0.3
+_UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_STAYS = "it holds through reloads, until pylvs enable"
+
+server = click.argument("server", metavar="SERVER[:PORT]")
+
+
+def seconds(text: str) -> float:
+    """`90`, `90s`, `10m`, `1.5h`, `2d`. Raises click.BadParameter."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?", text.strip())
+    if not found:
+        raise click.BadParameter(f"{text!r} is no length of time: write 90s, 10m, 1.5h")
+    return float(found[1]) * _UNITS_S[found[2] or ""]
+
+
+def _told(names: list[dict[str, str]], what: str, remark: str = "") -> None:
+    for each in names:
+        click.echo(f"{each['server']} of {each['service']}: {what}")
+    if remark:
+        click.echo(remark)
+
+
+def _words(server: str, service: str | None, **more: Any) -> dict[str, Any]:
+    return {"server": server} | ({} if service is None else {"service": service}) | more
+
+
+@click.command()
+@server
+@service
+@click.option("--deadline", help="give up after this time, with weight 0: 90s, 10m, 2h; default: never")
+@click.option("--force", is_flag=True, help="at the deadline take it out of the table, whoever is connected")
+@click.option("--no-wait", is_flag=True, help="do not wait for the end: the daemon goes on by itself")
+@state_dir
+def drain(
+    server: str, service: str | None, deadline: str | None, force: bool, no_wait: bool, state_dir: Path | None
+) -> None:
+    """Nothing new for SERVER; when nothing is connected to it any more, take it out of the table.
+
+    Interrupted, the drain goes on; `pylvs enable` ends it.
+    """
+    if force and deadline is None:
+        raise click.UsageError("--force goes with --deadline")
+    limit = None if deadline is None else seconds(deadline)
+    begun = asked(state_dir, "POST", "/v1/drain", _words(server, service, deadline_s=limit, force=force))
+    _told(begun["servers"], "weight 0, draining", _STAYS)
+    if no_wait:
+        return
+    ended = _followed(begun, state_dir)
+    left = ended["active"] + ended["inactive"]
+    if ended["stage"] == "removed":
+        click.echo("drained: out of the table")
+    elif ended["stage"] == "forced":
+        click.echo(f"out of the table with {left} connections")
+    elif ended["stage"] == "late":
+        raise PylvsError(f"{left} connections are left at the deadline; weight stays 0: drain again, disable or enable")
+    else:
+        raise PylvsError("the drain was called off")
+
+
+def _followed(drain: dict[str, Any], state_dir: Path | None) -> dict[str, Any]:
+    """Ask until the drain is over, with a bar of how many connections have ended where somebody looks at it."""
+    if not sys.stdout.isatty():
+        while drain["stage"] == "waiting":
+            time.sleep(LOOK_EVERY_S)
+            drain = _asked_for(drain, state_dir)
+        return drain
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), transient=True) as progress:
+        bar = progress.add_task("waiting")
+        while drain["stage"] == "waiting":
+            left = drain["active"] + drain["inactive"]
+            words = f"{drain['active']} active, {drain['inactive']} inactive"
+            progress.update(bar, total=max(drain["most"], 1), completed=drain["most"] - left, description=words)
+            time.sleep(LOOK_EVERY_S)
+            drain = _asked_for(drain, state_dir)
+    return drain
+
+
+def _asked_for(drain: dict[str, Any], state_dir: Path | None) -> dict[str, Any]:
+    drains: list[dict[str, Any]] = asked(state_dir, "GET", "/v1/drains")["drains"]
+    # a daemon that was started anew remembers those under way alone
+    return next((each for each in drains if each["number"] == drain["number"]), drain | {"stage": "called off"})
+
+
+@click.command()
+@server
+@service
+@state_dir
+def enable(server: str, service: str | None, state_dir: Path | None) -> None:
+    """Take `drain` and `disable` back: the checks decide again. A weight that was set stays."""
+    _told(asked(state_dir, "POST", "/v1/enable", _words(server, service))["servers"], "enabled")
+
+
+@click.command()
+@server
+@service
+@state_dir
+def disable(server: str, service: str | None, state_dir: Path | None) -> None:
+    """Take SERVER out of the table; its checks go on."""
+    _told(asked(state_dir, "POST", "/v1/disable", _words(server, service))["servers"], "disabled", _STAYS)
+
+
+@click.command()
+@server
+@click.argument("weight", metavar="N|auto")
+@service
+@state_dir
+def weight(server: str, weight: str, service: str | None, state_dir: Path | None) -> None:
+    """Give SERVER weight N, whatever checks and configuration say; auto gives the word back to them."""
+    if weight != "auto" and not (weight.isascii() and weight.isdigit()):
+        raise click.UsageError(f"{weight}: the weight must be a number or auto")
+    number = None if weight == "auto" else int(weight)
+    told = asked(state_dir, "POST", "/v1/weight", _words(server, service, weight=number))
+    remark = "" if number is None else "it holds through reloads, until pylvs weight SERVER auto"
+    _told(told["servers"], f"weight {weight}", remark)
+
+
+@click.command(name="check-now")
+@click.argument("server", metavar="[SERVER[:PORT]]", required=False)
+@service
+@as_json
+@state_dir
+def check_now(server: str | None, service: str | None, as_json: bool, state_dir: Path | None) -> None:
+    """Make the checks of SERVER, or of all, at once, and say what they found."""
+    words = ({} if server is None else {"server": server}) | ({} if service is None else {"service": service})
+    found = asked(state_dir, "POST", "/v1/check-now", words)["servers"]
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    for each in found:
+        checks = "; ".join(f"{check['check']}: {check['reason']}" for check in each["checks"]) or "no checks"
+        click.echo(f"{each['server']} of {each['service']}: {'up' if each['up'] else 'down'} ({checks})")
+
+
+@click.command()
+@server
+@service
+@as_json
+@state_dir
+def history(server: str, service: str | None, as_json: bool, state_dir: Path | None) -> None:
+    """What happened to SERVER, with reasons, the last at the end."""
+    from urllib.parse import urlencode
+
+    told = asked(state_dir, "GET", f"/v1/history?{urlencode(_words(server, service))}")["events"]
+    if as_json:
+        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        return
+    for each in told:
+        click.echo(event_line(each))

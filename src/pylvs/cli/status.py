@@ -1,0 +1,137 @@
+"""`pylvs status`, `events` and `metrics`: how things stand, what happens, and the numbers of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pylvs.cli.asking import ago, as_json, asked, at_clock, state_dir
+
+WATCH_EVERY_S = 1.0
+_TOP = "\033[H\033[J"  # to the top left, and clear
+
+
+@click.command()
+@as_json
+@click.option("--watch", is_flag=True, help="again every second, until interrupted")
+@state_dir
+def status(as_json: bool, watch: bool, state_dir: Path | None) -> None:
+    """How services, servers and checks stand, and what differs from the file."""
+    while True:
+        told = asked(state_dir, "GET", "/v1/status")
+        if as_json:
+            click.echo(json.dumps(told, indent=None if watch else 2, ensure_ascii=False))
+        else:
+            page = "\n".join(lines(told))
+            click.echo(_TOP + page if watch and sys.stdout.isatty() else page)
+        if not watch:
+            return
+        time.sleep(WATCH_EVERY_S)
+
+
+def lines(told: dict[str, Any]) -> Iterator[str]:
+    """The page for people."""
+    now = told["now"]
+    up = f", up {ago(now - told['started_at'])}" if told["started_at"] else ", starting"
+    read = f", {told['files'][0]} read {ago(now - told['loaded_at'])} ago" if told["files"] else ""
+    found = f", {told['findings']} findings (pylvs check)" if told["findings"] else ""
+    yield f"pylvs run {told['version']}, process {told['pid']}{up}{read}{found}"
+    for service in told["services"]:
+        yield ""
+        yield from _service(service, now)
+    table = told["table"]
+    troubles = [table["trouble"]] if table["trouble"] else table["refused"]
+    for title, each in (("not in the table as wanted", troubles), ("differs from the file", told["differs"])):
+        if each:
+            yield ""
+            yield f"{title}:"
+            yield from (f"  {line}" for line in each)
+
+
+def _service(service: dict[str, Any], now: float) -> Iterator[str]:
+    quorum = service["quorum"]
+    state = "up" if quorum["up"] else "LOST"
+    text = f"{service['name']}  quorum {state} since {ago(now - quorum['since'])}"
+    text += f" ({quorum['weight_up']} of {quorum['weight']})"
+    sorry = service["sorry_server"]
+    if sorry:
+        text += f", sorry server {sorry['server']}{' serves' if sorry['in'] else ''}"
+    yield text + (", checks suspended" if service["suspended"] else "")
+    rows = [_server(each, now) for each in service["servers"]]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        yield "  " + "  ".join([*cells, row[4]]).rstrip()
+
+
+def _server(server: dict[str, Any], now: float) -> tuple[str, str, str, str, str]:
+    standing = "" if server["standing"] == "enabled" else f" {server['standing']}"
+    state = ("up" if server["up"] else "down") + ("" if server["checked"] else "?") + standing
+    weight = f"weight {server['weight']}"
+    if server["weight"] != server["configured_weight"]:
+        weight += f" (configured {server['configured_weight']})"
+    connected = f"active {server['active']} inactive {server['inactive']}"
+    last = [f"{each['check']}: {each['reason']}" for each in server["checks"] if each["reason"]]
+    reason = f"since {ago(now - server['since'])}: {'; '.join(last) or server['reason']}"
+    return server["server"], state, weight, connected, reason
+
+
+@click.command()
+@click.option("--follow", is_flag=True, help="from now on, until interrupted; else what happened last")
+@as_json
+@state_dir
+def events(follow: bool, as_json: bool, state_dir: Path | None) -> None:
+    """What happens to servers, quorums, weights, drains, reloads, with reasons."""
+    from pylvs.daemon.client import Client
+
+    path = "/v1/events?follow=true" if follow else "/v1/events"
+    with Client(state_dir).stream("GET", path, timeout_s=None) as response:
+        for line in response:
+            click.echo(line.decode().rstrip("\n") if as_json else event_line(json.loads(line)))
+
+
+def event_line(event: dict[str, Any]) -> str:
+    """One event for people: when, what, where, why, and whatever else it says."""
+    more = {name: value for name, value in event.items() if name not in ("event", "at", "service", "server", "reason")}
+    words = [at_clock(event["at"]), event["event"].replace("_", " ")]
+    words += [event[name] for name in ("server",) if name in event]
+    words += [f"of {event['service']}"] if "service" in event else []
+    words += [f"{name}={_plain(value)}" for name, value in more.items() if value not in (False, None)]
+    return " ".join(words) + (f": {event['reason']}" if event.get("reason") else "")
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+@click.command()
+@state_dir
+def metrics(state_dir: Path | None) -> None:
+    """The numbers once, in Prometheus's text format: the daemon's, or the table's alone where none runs."""
+    from pylvs.daemon.client import Client, NoDaemon
+
+    try:
+        with Client(state_dir).stream("GET", "/metrics") as response:
+            page = response.read().decode()
+    except NoDaemon:
+        if state_dir is not None:
+            raise
+        page = _of_the_table()
+    click.echo(page, nl=False)
+
+
+def _of_the_table() -> str:
+    from pylvs import __version__
+    from pylvs.daemon.metrics import Facts, exposition
+    from pylvs.dataplane.director import open_director
+
+    director = open_director()
+    rows, packets = director.services(), director.packet_counts()
+    connections = sum(each.active + each.inactive for row in rows for each in row.destinations)
+    return exposition(Facts(__version__, rows, packets.reasons, connections, packets.connections_limit))

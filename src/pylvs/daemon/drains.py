@@ -1,0 +1,203 @@
+"""Drains: a server gets nothing new, and leaves the table when what was connected has ended.
+
+They survive a reload and a crash: what is under way is kept with the operator's other words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import ip_address
+from typing import Any
+
+import structlog
+
+from pylvs.daemon.news import News
+from pylvs.daemon.state_dir import StateDirectory
+from pylvs.health.engine import Engine
+from pylvs.health.history import ServerName
+from pylvs.health.overrides import Standing
+from pylvs.model.addresses import Address
+from pylvs.model.destination import DestinationKey
+from pylvs.model.director import ServiceRow
+from pylvs.model.errors import PylvsError, Unsupported
+
+LOOK_EVERY_S = 0.5
+REMEMBERED = 100  # drains that are over
+KEPT = "drains"
+
+Rows = Callable[[], Awaitable[Sequence[ServiceRow]]]
+
+
+class Stage(Enum):
+    """How far a drain is."""
+
+    WAITING = "waiting"
+    REMOVED = "removed"  # nothing is connected any more: out of the table
+    FORCED = "forced"  # out of the table at the deadline, connected or not
+    LATE = "late"  # the deadline passed with connections: weight stays 0
+    CALLED_OFF = "called off"  # the operator, or a reload that took the server away, was there first
+
+
+@dataclass(slots=True)
+class Drain:
+    """One order to drain. Times: wall clock, seconds; `deadline_at` None waits for ever."""
+
+    number: int
+    servers: tuple[ServerName, ...]
+    began_at: float
+    deadline_at: float | None = None
+    force: bool = False
+    stage: Stage = Stage.WAITING
+    active: int = 0
+    inactive: int = 0
+    persistent: int = 0  # templates: their clients come back to this server
+    most: int = field(default=0, compare=False)  # connections that it began with, for a progress bar
+    ends_at: float | None = field(default=None, compare=False)  # the deadline by the monotonic clock
+
+    def encoded(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "number": self.number,
+            "servers": [{"service": service, "server": str(server)} for service, server in self.servers],
+            "began_at": self.began_at,
+            "deadline_at": self.deadline_at,
+            "force": self.force,
+            "stage": self.stage.value,
+            "active": self.active,
+            "inactive": self.inactive,
+            "persistent": self.persistent,
+            "most": self.most,
+        }
+
+
+class Drains:
+    """All drains of one daemon."""
+
+    def __init__(self, engine: Engine, rows: Rows, state: StateDirectory, news: News) -> None:
+        self._engine = engine
+        self._rows = rows
+        self._state = state
+        self._news = news
+        self._drains: dict[int, Drain] = {}
+        self._log = structlog.get_logger()
+
+    def begin(
+        self,
+        server: DestinationKey | Address,
+        service: str | None,
+        deadline_s: float | None,
+        force: bool,
+    ) -> Drain:
+        """Weight 0 now, and out of the table when nothing is connected. Raises as the engine's `drain`."""
+        names = self._engine.drain(server, service)
+        for other in self._waiting():
+            if set(other.servers) & set(names):
+                self._end(other, Stage.CALLED_OFF)
+        now = time.time()
+        number = max(self._drains, default=0) + 1
+        drain = Drain(number, names, now, None if deadline_s is None else now + deadline_s, force)
+        drain.ends_at = None if deadline_s is None else time.monotonic() + deadline_s
+        self._drains[number] = drain
+        self._forget()
+        self._keep()
+        self._news.tell("drain_began", **drain.encoded())
+        return drain
+
+    def all(self) -> tuple[Drain, ...]:
+        """Those under way, and the last that are over."""
+        return tuple(self._drains.values())
+
+    def resume(self) -> None:
+        """At the start: go on with what an earlier daemon had begun. Raises Unsupported."""
+        try:
+            for row in self._state.read(KEPT) or ():
+                names = tuple((name, DestinationKey(ip_address(to), port)) for name, to, port in row["servers"])
+                drain = Drain(row["number"], names, row["began_at"], row["deadline_at"], row["force"])
+                if drain.deadline_at is not None:
+                    drain.ends_at = time.monotonic() + max(0.0, drain.deadline_at - time.time())
+                self._drains[drain.number] = drain
+        except (ValueError, TypeError, KeyError) as error:
+            raise Unsupported(f"{self._state.file(KEPT)}: damaged ({error}); remove it") from None
+
+    async def run(self) -> None:
+        """Look without an end."""
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def look(self) -> None:
+        """Once: count what is connected, and end what is over."""
+        waiting = self._waiting()
+        if not waiting:
+            return
+        rows = await self._rows()
+        for drain in waiting:
+            if drain.stage is Stage.WAITING:
+                self._look_at(drain, rows)
+
+    def _look_at(self, drain: Drain, rows: Iterable[ServiceRow]) -> None:
+        overrides = self._engine.overrides()
+        still = [name for name in drain.servers if self._standing(overrides, name) is Standing.DRAINED]
+        if not still:
+            self._end(drain, Stage.CALLED_OFF)
+            return
+        keys = {(key, server): None for service, server in still for key in self._engine.service_snapshot(service).keys}
+        found = [each for row in rows for each in row.destinations if (row.service.key, each.destination.key) in keys]
+        drain.active = sum(each.active for each in found)
+        drain.inactive = sum(each.inactive for each in found)
+        drain.persistent = sum(each.persistent for each in found)
+        connected = drain.active + drain.inactive
+        drain.most = max(drain.most, connected)
+        seen = any(each.destination.weight for each in found)  # its weight is not 0 yet: more may come
+        late = drain.ends_at is not None and time.monotonic() >= drain.ends_at
+        if not connected and not seen:
+            self._remove(drain, still, Stage.REMOVED)
+        elif late and drain.force:
+            self._remove(drain, still, Stage.FORCED)
+        elif late:
+            self._end(drain, Stage.LATE)
+
+    @staticmethod
+    def _standing(overrides: Any, name: ServerName) -> Standing:
+        return overrides[name].standing if name in overrides else Standing.ENABLED
+
+    def _remove(self, drain: Drain, names: Iterable[ServerName], stage: Stage) -> None:
+        for service, server in names:
+            self._engine.disable(server, service)
+        self._end(drain, stage)
+
+    def _end(self, drain: Drain, stage: Stage) -> None:
+        drain.stage = stage
+        self._keep()
+        self._news.tell("drain_ended", **drain.encoded())
+        servers = ", ".join(sorted({str(server) for _, server in drain.servers}))
+        tell = self._log.warning if stage in (Stage.LATE, Stage.FORCED) else self._log.info
+        tell(f"drain {stage.value}", servers=servers, active=drain.active, inactive=drain.inactive)
+
+    def _waiting(self) -> list[Drain]:
+        return [drain for drain in self._drains.values() if drain.stage is Stage.WAITING]
+
+    def _forget(self) -> None:
+        over = [number for number, drain in self._drains.items() if drain.stage is not Stage.WAITING]
+        for number in over[:-REMEMBERED]:
+            del self._drains[number]
+
+    def _keep(self) -> None:
+        rows = [
+            {
+                "number": drain.number,
+                "servers": [[service, str(server.address), server.port] for service, server in drain.servers],
+                "began_at": drain.began_at,
+                "deadline_at": drain.deadline_at,
+                "force": drain.force,
+            }
+            for drain in self._waiting()
+        ]
+        try:
+            self._state.keep(KEPT, rows)
+        except PylvsError as error:
+            self._log.error(str(error))

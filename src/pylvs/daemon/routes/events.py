@@ -1,0 +1,41 @@
+"""GET /v1/events: what happened last, or what happens as long as the client stays; a JSON object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from pylvs.daemon.operations import Field, Operation
+
+if TYPE_CHECKING:
+    from pylvs.daemon.supervisor import Supervisor
+
+LINES = "application/x-ndjson"
+
+
+def operations(supervisor: Supervisor) -> Iterable[Operation]:
+    """The group."""
+
+    async def events(request: web.Request, given: Mapping[str, Any]) -> web.StreamResponse:
+        if not given.get("follow", False):
+            return web.Response(body=b"".join(map(_line, supervisor.news.last())), content_type=LINES)
+        response = web.StreamResponse(headers={"Content-Type": LINES, "Cache-Control": "no-store"})
+        with supervisor.news.following() as follower:
+            await response.prepare(request)
+            while True:
+                line = await follower.next()
+                try:
+                    await response.write(_line(line))
+                except ConnectionError:  # the client has gone
+                    return response
+
+    help_ = "What happened last; with follow, what happens until the client goes. A JSON object a line."
+    takes = {"follow": Field(bool, "true: what happens from now on")}
+    return [Operation("GET", "/v1/events", help_, events, takes, LINES)]
+
+
+def _line(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(line, ensure_ascii=False).encode() + b"\n"
