@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,10 @@ import structlog
 from aiohttp import web
 
 from pylvs.daemon import routes
+from pylvs.daemon.metrics_port import MetricsPort
+from pylvs.daemon.routes.metrics import page_of
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDestination, NoSuchService, OutOfRange, PylvsError
+from pylvs.model.wanted import GlobalSettings
 
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
@@ -42,6 +46,8 @@ class Control:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._state = supervisor.state
+        self._settings = supervisor.engine.configuration.settings
+        self._metrics = MetricsPort(partial(page_of, supervisor))
         self.application = web.Application(middlewares=[_root_alone, _errors_in_words], client_max_size=_MOST_BYTES)
         self.application.add_routes(each.route() for each in routes.all_operations(supervisor))
 
@@ -52,9 +58,15 @@ class Control:
         await runner.setup()
         try:
             await web.SockSite(runner, self._listener()).start()  # which closes it at the end
+            await self.follow(self._settings)
             yield
         finally:
+            await self._metrics.close()
             await runner.cleanup()
+
+    async def follow(self, settings: GlobalSettings) -> None:
+        """Serve the metrics where these settings say."""
+        await self._metrics.follow(settings.metrics_address)
 
     def _listener(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

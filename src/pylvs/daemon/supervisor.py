@@ -149,7 +149,8 @@ class Supervisor:
         self.state.take()
         try:
             await self._prepare(loaded)
-            async with Control(self).serving():
+            self._control = Control(self)
+            async with self._control.serving():
                 if await self._first_table():
                     self._begin(background)
                 self._reloading.release()
@@ -270,6 +271,7 @@ class Supervisor:
         self.loaded, self.loaded_at = loaded, time.time()
         settled = await self.keeper.settle()
         await self._own_one(settled)
+        await self._control.follow(configuration.settings)
         self._keep_overrides()
         return settled
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from ipaddress import ip_address
+from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -88,6 +91,24 @@ def test_checks_servers_and_quorums_tell_how_they_stand() -> None:
     assert ("pylvs_check_up", labels(**is_, check="TCP_CHECK", number="1")) not in found
     assert found["pylvs_reloads_total", labels(result="refused")] == 1
     assert found["pylvs_table_edits_total", labels(why="restored")] == 5
+
+
+def test_the_board_asks_for_metrics_that_there_are() -> None:
+    check = TcpCheck(target=Target(ip_address("10.0.0.2"), 80))
+    made = CheckSnapshot(check, True, 0, None, "connected", 1.0, 0.25, 3.0, False, 1, 9, 4)
+    server = ServerSnapshot("web", SERVER, True, True, 99.5, "connected", 4, 4, Override(), True, (made,))
+    service = ServiceSnapshot("web", (WEB,), True, 99.5, 2, 1, 0, None, False, False, (server,))
+    rows = [row(WEB, weight=3, active=5, counters=Counters(10, 20, 30, 40, 50))]
+    there = {name for name, _ in samples(Facts("1", rows, {"no route": 1}, 1, 2, [service]))}
+    board = json.loads((Path(__file__).parents[3] / "docs" / "reference" / "grafana.json").read_text())
+    asked = {
+        name
+        for panel in board["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"\b(?:pylvs|node)_\w+", target["expr"])
+    }
+    assert len(asked) > 10
+    assert asked <= there
 
 
 def test_an_empty_table_is_a_page_as_well() -> None:

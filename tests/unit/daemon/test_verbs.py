@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import urllib.error
+import urllib.request
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +204,40 @@ def test_the_page_of_metrics_is_served(world: World) -> None:
     (page,) = during(world, lambda: invoked(world, views.metrics).output)
     assert 'pylvs_server_configured_weight{server="10.0.0.1:80"' in page
     assert "node_ipvs_backend_weight{" in page
+
+
+def test_metrics_are_served_over_tcp_where_the_configuration_says_so(world: World) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = (ip_address("127.0.0.1"), port)
+
+    def fetched(path: str = "/metrics") -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE_S) as response:
+            return str(response.read().decode())
+
+    def refused(path: str = "/metrics") -> str:
+        with pytest.raises(urllib.error.URLError) as error:
+            fetched(path)
+        if isinstance(error.value, urllib.error.HTTPError):
+            error.value.close()
+        return str(error.value)
+
+    answers = during(
+        world,
+        refused,
+        lambda: world.write(service(server(1)), metrics_address=place),
+        lambda: ask(world, "POST", "/v1/reload"),
+        fetched,
+        lambda: refused("/v1/status"),
+        lambda: world.write(service(server(1))),
+        lambda: ask(world, "POST", "/v1/reload"),
+        refused,
+    )
+    assert "refused" in answers[0]
+    assert "pylvs_info" in answers[3]
+    assert "404" in answers[4]
+    assert "refused" in answers[7]
 
 
 def test_the_api_is_described(world: World) -> None:

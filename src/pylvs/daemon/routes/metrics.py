@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
 
 
+async def page_of(supervisor: Supervisor) -> str:
+    """The page."""
+    return exposition(await facts_of(supervisor))
+
+
 async def facts_of(supervisor: Supervisor) -> Facts:
     """Everything that is counted, now."""
     table = supervisor.keeper.table
@@ -37,7 +42,7 @@ def operations(supervisor: Supervisor) -> Iterable[Operation]:
     """The group."""
 
     async def metrics(_: web.Request, _given: Mapping[str, Any]) -> web.Response:
-        page = exposition(await facts_of(supervisor))
+        page = await page_of(supervisor)
         return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
 
     return [Operation("GET", "/metrics", "The numbers, in Prometheus's text format.", metrics, answers=CONTENT_TYPE)]
