@@ -167,13 +167,13 @@ class Assembly:
         built.replacement.servers_removed += len(gone)
         built.events += service.last_words(gone, whole, REMOVED, built.at)
         for server in gone:
-            for link in server.links:
+            links, server.links = server.links, []
+            for link in links:
                 self._let_go(link, server)
-            server.links = []
 
     def _let_go(self, link: Link, server: ServerState) -> None:
         """The server has the check no more (where it had it twice, it may go on having it)."""
-        if not any(other.state is link.state for other in server.links if other is not link):
+        if not any(other.state is link.state for other in server.links):
             link.state.servers.pop(server, None)
         if not link.state.servers:
             self._orphans[link.state] = None

@@ -298,7 +298,7 @@ class Engine:
             events = built.events
             for service in built.touched:
                 events += self._settled(service, CONFIGURED, at)
-            self._tell([*events, *self._suspensions()])
+            self._tell([*events, *self._suspensions(built.touched)])
         else:
             for service in built.touched:
                 service.prepare()
@@ -362,26 +362,33 @@ class Engine:
         self._tell(events)
         return names
 
-    def _suspensions(self) -> list[Event]:
-        """Stop and resume checks as the machine's addresses say."""
+    def _suspensions(self, touched: Iterable[ServiceState] = ()) -> list[Event]:
+        """Stop and resume checks as the machine's addresses say; of services `touched` by a reload in any case."""
         at = self._wall()
         events: list[Event] = []
+        look = dict.fromkeys(touched)
         for name, service in self._services.items():
             suspended = service.suspended_with(self._here)
             if suspended == service.suspended:
                 continue
+            look[service] = None
             service.suspended = suspended
             kind = ChecksSuspended if suspended else ChecksResumed
             reason = "its address is not here" if suspended else "its address is here"
             events.append(kind(at=at, service=name, reason=reason))
-            for state in {link.state: None for server in service.servers.values() for link in server.links}:
-                if not all(self._services[server.service].suspended for server in state.servers):
-                    if state.slot.paused:
-                        self._timetable.resume(state.slot, self._chance() * state.check.pace.warmup_s)
-                elif not state.slot.paused:
-                    self._timetable.pause(state.slot)
-                    self._answer(state)
+        servers = [server for service in look for server in service.servers.values()]
+        for state in dict.fromkeys(link.state for server in servers for link in server.links):
+            self._suspend(state)
         return events
+
+    def _suspend(self, state: CheckState) -> None:
+        """Stop the check if all the services that have it are suspended, else let it go on."""
+        suspended = all(self._services[server.service].suspended for server in state.servers)
+        if suspended and not state.slot.paused:
+            self._timetable.pause(state.slot)
+            self._answer(state)
+        elif state.slot.paused and not suspended:
+            self._timetable.resume(state.slot, self._chance() * state.check.pace.warmup_s)
 
     def _snapshot(self, server: ServerState) -> ServerSnapshot | None:
         service = self._services.get(server.service)

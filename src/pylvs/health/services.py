@@ -102,8 +102,10 @@ class ServiceState:
 
     def suspended_with(self, here: frozenset[Address] | None) -> bool:
         """Whether ha_suspend stops the checks where these addresses are the machine's; None: they are not known."""
+        if here is None or not self.wanted.ha_suspend:
+            return False
         addresses = {key.address for key in self.wanted.keys if not key.mark}
-        return self.wanted.ha_suspend and here is not None and bool(addresses) and not addresses & here
+        return bool(addresses) and not addresses & here
 
     def last_words(self, servers: Iterable[ServerState], whole: bool, reason: str, at: float) -> Iterator[Event]:
         """What is to be told when the time of servers, and with `whole` of the service, is over: who was up is down."""

@@ -23,13 +23,14 @@ log = logging.getLogger(__name__)
 class Slot:
     """A probe's place in the timetable; `done` is told each outcome and answers with the seconds until the next."""
 
-    __slots__ = ("done", "due", "paused", "probe", "started", "task", "took_s")
+    __slots__ = ("done", "due", "paused", "probe", "started", "task", "took_s", "waiting")
 
     def __init__(self, probe: Probe) -> None:
         self.probe = probe
         self.done: Callable[[Outcome], float] = lambda outcome: NEVER
         self.due = NEVER  # by the loop's clock
         self.paused = False
+        self.waiting = False  # due, but too many others run
         self.started = 0.0
         self.took_s: float | None = None
         self.task: asyncio.Task[None] | None = None
@@ -67,11 +68,11 @@ class Timetable:
         self._before_start.clear()
 
     def put(self, slot: Slot, delay_s: float) -> None:
-        """The slot's next probe is in so many seconds, whatever was said before; one that runs goes on."""
+        """The slot's next probe is in so many seconds, whatever was said before; one that runs, or is due, goes on."""
         if self._loop is None:
             self._before_start.append((slot, delay_s))
             return
-        if slot.paused or slot.task is not None or delay_s == NEVER:
+        if slot.paused or slot.waiting or slot.task is not None or delay_s == NEVER:
             return
         slot.due = self._loop.time() + delay_s
         heapq.heappush(self._heap, (slot.due, next(self._order), slot))
@@ -128,9 +129,11 @@ class Timetable:
         started = 0
         while self._heap and self._heap[0][0] <= now and started < BATCH:
             due, _, slot = heapq.heappop(self._heap)
-            if slot.due != due or slot.task is not None:
-                continue  # moved, paused, removed or hastened since
+            if slot.due != due:
+                continue  # moved, paused or removed since
+            slot.due = NEVER
             if self._at_once and len(self._running) >= self._at_once:
+                slot.waiting = True
                 self._waiting.append(slot)
             else:
                 self._launch(slot)
@@ -139,7 +142,6 @@ class Timetable:
 
     def _launch(self, slot: Slot) -> None:
         assert self._loop is not None
-        slot.due = NEVER
         slot.started = self._loop.time()
         slot.task = self._loop.create_task(self._run(slot))
         self._running.add(slot.task)
@@ -152,7 +154,7 @@ class Timetable:
             outcome = await slot.probe()
         except Exception as error:
             log.exception("a checker raised what it should have answered")
-            outcome = Outcome(False, f"the checker failed: {type(error).__name__}: {error}")
+            outcome = Outcome(False, f"the checker failed: {type(error).__name__}: {error}", inconclusive=True)
         if slot.task is not task or self._loop is None:
             return  # removed meanwhile
         slot.task = None
@@ -164,5 +166,6 @@ class Timetable:
         self._running.discard(task)
         while self._waiting and self._loop is not None and len(self._running) < self._at_once:
             slot = self._waiting.popleft()
-            if not slot.paused and slot.task is None:
+            slot.waiting = False
+            if not slot.paused:
                 self._launch(slot)

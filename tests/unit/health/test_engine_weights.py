@@ -1,0 +1,97 @@
+"""Weights that checks set: how several come together, and that none outlives what it was said by."""
+
+from __future__ import annotations
+
+from pylvs.health.events import WeightChanged
+from pylvs.health.outcome import Outcome
+from pylvs.model.checks import MiscCheck
+from pylvs.model.scripts import Script
+from tests.unit.health.stage import DEAD, OK, PACE, Stage, server, service, unchecked
+
+
+def script(name: str) -> MiscCheck:
+    """A script that may set the weight."""
+    return MiscCheck(script=Script((name,)), dynamic=True, pace=PACE)
+
+
+A, B = script("a"), script("b")
+
+
+def weighing(weight: int) -> Outcome:
+    return Outcome(True, f"weight {weight}", weight)
+
+
+def test_two_dynamic_checks_come_together_as_in_keepalived() -> None:
+    """As recorded from 2.2.7: configured weight 10, quorum 8, exit statuses of two scripts one after the other."""
+    with Stage(service(server(1, A, B, weight=10), quorum=8)) as stage:
+        stage.start()
+        for check, outcome, expected in (
+            (A, weighing(20), {1: 20}),
+            (B, weighing(5), {1: 15}),
+            (A, weighing(0), {1: 0}),
+            (A, DEAD, {}),
+            (A, OK, {1: 5}),
+            (B, weighing(0), {1: 0}),
+        ):
+            stage.say(check, outcome)
+            stage.pass_(25)
+            assert stage.table() == expected
+        assert stage.names() == [
+            "quorum_gained",
+            "weight_changed 1",
+            "weight_changed 1",
+            "weight_changed 1",
+            "quorum_lost",
+            "server_down 1",
+            "server_up 1",
+            "weight_changed 1",
+        ]
+
+
+def test_a_weight_is_gone_with_the_outcome_that_says_none() -> None:
+    with Stage(service(server(1, A, weight=10))) as stage:
+        stage.start()
+        stage.say(A, weighing(3))
+        stage.pass_(10)
+        assert stage.table() == {1: 3}
+        stage.say(A, OK)
+        stage.pass_(10)
+        assert stage.table() == {1: 10}
+        changes = stage.take(WeightChanged)
+        assert [(each.before, each.weight) for each in changes] == [(10, 3), (3, 10)]
+
+
+def test_a_weight_does_not_outlive_a_failure() -> None:
+    with Stage(service(server(1, A, weight=10))) as stage:
+        stage.start()
+        stage.say(A, weighing(3))
+        stage.pass_(10)
+        stage.say(A, DEAD)
+        stage.pass_(10)  # a first failure: not down yet, and the weight as it was
+        assert stage.table() == {1: 3}
+        stage.pass_(15)
+        assert stage.table() == {}
+        stage.say(A, OK)
+        stage.pass_(10)
+        assert stage.table() == {1: 10}
+
+
+def test_weights_count_for_the_quorum() -> None:
+    with Stage(service(server(1, A, weight=10), unchecked(2, 10), quorum=15, sorry=99)) as stage:
+        stage.start()
+        stage.say(A, weighing(4))
+        stage.pass_(10)
+        assert stage.table() == {99: 1}
+        stage.say(A, weighing(5))
+        stage.pass_(10)
+        assert stage.table() == {1: 5, 2: 10}
+
+
+def test_a_weight_of_0_drains() -> None:
+    with Stage(service(server(1, A), server(2))) as stage:
+        stage.start()
+        stage.say(A, weighing(0))
+        stage.pass_(10)
+        assert stage.table() == {1: 0, 2: 1}
+        snapshot = stage.engine.service_snapshot("web").servers[0]
+        assert (snapshot.up, snapshot.weight, snapshot.configured_weight) == (True, 0, 1)

@@ -1,0 +1,218 @@
+"""When probes run."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.timetable import BATCH, Slot, Timetable
+from tests.unit.health.clock import START_S, FakeTimeLoop
+from tests.unit.health.stage import OK, PACE, Stage, server, service
+
+
+class Diary:
+    """A timetable whose probes write down when they began."""
+
+    def __init__(self, loop: FakeTimeLoop, at_once: int = 0) -> None:
+        self.loop = loop
+        self.timetable = Timetable(at_once)
+        self.begun: list[float] = []
+        self.most = 0
+        self.cancelled = 0
+
+    def slot(self, every_s: float = 10, takes_s: float = 0) -> Slot:
+        """One that probes so often."""
+
+        async def probe() -> Outcome:
+            self.begun.append(self.loop.time() - START_S)
+            self.most = max(self.most, self.timetable.running)
+            try:
+                await asyncio.sleep(takes_s)
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+            return OK
+
+        return self.of(probe, lambda outcome: every_s)
+
+    def of(self, probe: Probe, done: Callable[[Outcome], float]) -> Slot:
+        slot = Slot(probe)
+        slot.done = done
+        return slot
+
+
+@pytest.fixture
+def loop() -> Iterator[FakeTimeLoop]:
+    loop = FakeTimeLoop()
+    yield loop
+    loop.close()
+
+
+def test_a_probe_comes_again_so_long_after_it_ended(loop: FakeTimeLoop) -> None:
+    diary = Diary(loop)
+    diary.timetable.start(loop)
+    diary.timetable.put(diary.slot(every_s=10, takes_s=2), 3)
+    loop.pass_(50)
+    assert diary.begun == [3, 15, 27, 39]
+
+
+def test_what_is_put_before_the_start_begins_with_it(loop: FakeTimeLoop) -> None:
+    diary = Diary(loop)
+    diary.timetable.put(diary.slot(), 3)
+    loop.pass_(20)
+    diary.timetable.start(loop)
+    loop.pass_(5)
+    assert diary.begun == [23]
+
+
+def test_an_earlier_time_takes_the_place_of_a_later_one(loop: FakeTimeLoop) -> None:
+    diary = Diary(loop)
+    diary.timetable.start(loop)
+    slot = diary.slot()
+    diary.timetable.put(slot, 9)
+    diary.timetable.put(slot, 2)
+    diary.timetable.put(diary.slot(), 5)
+    loop.pass_(11)
+    assert diary.begun == [2, 5]
+
+
+def test_a_slot_never_runs_twice_at_once(loop: FakeTimeLoop) -> None:
+    diary = Diary(loop)
+    diary.timetable.start(loop)
+    slot = diary.slot(every_s=10, takes_s=5)
+    diary.timetable.put(slot, 0)
+    loop.pass_(1)
+    diary.timetable.put(slot, 0)
+    loop.pass_(1)
+    assert diary.begun == [0]
+    loop.pass_(10)
+    assert diary.begun == [0]
+    loop.pass_(4)
+    assert diary.begun == [0, 15]
+
+
+def test_no_more_run_at_once_than_may_and_all_have_their_turn(loop: FakeTimeLoop) -> None:
+    diary = Diary(loop, at_once=7)
+    diary.timetable.start(loop)
+    for _ in range(50):
+        diary.timetable.put(diary.slot(every_s=1000, takes_s=2), 0)
+    loop.pass_(60)
+    assert diary.most == 7
+    assert len(diary.begun) == 50
+    assert diary.timetable.running == 0
+
+
+def test_who_waits_for_a_turn_may_be_removed_or_hastened_meanwhile(loop: FakeTimeLoop) -> None:
+    diary = Diary(loop, at_once=1)
+    diary.timetable.start(loop)
+    slots = [diary.slot(every_s=1000, takes_s=2) for _ in range(4)]
+    for slot in slots:
+        diary.timetable.put(slot, 0)
+    loop.pass_(1)
+    diary.timetable.remove(slots[1])
+    diary.timetable.put(slots[2], 0)
+    loop.pass_(60)
+    assert diary.begun == [0, 2, 4]
+
+
+def test_many_that_are_due_at_once_leave_others_their_turn(loop: FakeTimeLoop) -> None:
+    diary = Diary(loop)
+    diary.timetable.start(loop)
+    for _ in range(BATCH * 3):
+        diary.timetable.put(diary.slot(), 1)
+    seen: list[int] = []
+
+    async def watch() -> None:
+        while len(diary.begun) < BATCH * 3:
+            seen.append(len(diary.begun))
+            await asyncio.sleep(0)
+
+    loop.call_later(1, lambda: tasks.append(loop.create_task(watch())))
+    tasks: list[asyncio.Task[None]] = []
+    loop.pass_(2)
+    assert len(set(seen) - {0}) >= 2
+
+
+def test_one_that_is_removed_while_it_runs_is_cancelled_and_has_no_say(loop: FakeTimeLoop) -> None:
+    diary = Diary(loop)
+    diary.timetable.start(loop)
+    slot = diary.slot(takes_s=5)
+    diary.timetable.put(slot, 0)
+    loop.pass_(1)
+    slot.done = lambda outcome: pytest.fail("its outcome is nobody's")
+    diary.timetable.remove(slot)
+    loop.pass_(60)
+    assert (diary.begun, diary.cancelled, diary.timetable.running) == ([0], 1, 0)
+
+
+def test_a_paused_one_waits_and_what_runs_counts(loop: FakeTimeLoop) -> None:
+    diary = Diary(loop)
+    diary.timetable.start(loop)
+    slot = diary.slot(every_s=10, takes_s=2)
+    diary.timetable.put(slot, 0)
+    loop.pass_(1)
+    diary.timetable.pause(slot)
+    loop.pass_(100)
+    assert (diary.begun, diary.cancelled, slot.took_s) == ([0], 0, 2)
+    diary.timetable.resume(slot, 5)
+    loop.pass_(6)
+    assert diary.begun == [0, 106]
+
+
+def test_the_end_waits_for_what_runs(loop: FakeTimeLoop) -> None:
+    diary = Diary(loop)
+    diary.timetable.start(loop)
+    for delay in (0, 0, 5):
+        diary.timetable.put(diary.slot(takes_s=3), delay)
+    loop.pass_(1)
+    loop.run_until_complete(diary.timetable.close())
+    assert (diary.cancelled, diary.timetable.running) == (2, 0)
+    loop.pass_(60)
+    assert diary.begun == [0, 0]
+
+
+def test_a_checker_that_raises_is_a_failure_with_a_reason(loop: FakeTimeLoop, caplog: pytest.LogCaptureFixture) -> None:
+    outcomes: list[Outcome] = []
+
+    async def probe() -> Outcome:
+        raise ZeroDivisionError("by nothing")
+
+    def done(outcome: Outcome) -> float:
+        outcomes.append(outcome)
+        return 10
+
+    diary = Diary(loop)
+    diary.timetable.start(loop)
+    diary.timetable.put(diary.of(probe, done), 0)
+    loop.pass_(15)
+    assert outcomes == [Outcome(False, "the checker failed: ZeroDivisionError: by nothing", inconclusive=True)] * 2
+    assert "a checker raised" in caplog.text
+
+
+def test_setting_the_clock_changes_nothing() -> None:
+    with Stage(service(server(1))) as stage:
+        stage.start()
+        for jump in (86400, -7 * 86400, 3600):
+            stage.wall_offset += jump
+            stage.pass_(20)
+        assert stage.times(1) == [0, 10, 20, 30, 40, 50, 60]
+        stage.kill(1)
+        stage.pass_(20)
+        assert stage.table() == {}
+
+
+def test_first_probes_are_spread_over_the_warmup() -> None:
+    pace = replace(PACE, delay_loop_s=60, warmup_s=60)
+    chance = random.Random(4).random
+    with Stage(service(*(server(number, pace=pace) for number in range(1, 201))), chance=chance) as stage:
+        stage.start(60)
+        firsts = [when for number in range(1, 201) for when in stage.times(number)]
+        assert len(firsts) == 200  # each once
+        by_ten_seconds = [sum(start <= when < start + 10 for when in firsts) for start in range(0, 60, 10)]
+        assert min(by_ten_seconds) >= 15
+        assert max(by_ten_seconds) <= 55
