@@ -38,6 +38,7 @@ def run(
 ) -> None:
     """Keep the table as FILE and the health checks want it, in the foreground. SIGHUP reloads, SIGTERM ends."""
     import asyncio
+    import resource
 
     from pylvs.daemon import logs
     from pylvs.daemon.outside import Machine
@@ -45,6 +46,8 @@ def run(
 
     logs.set_up(log_format)
     sys.setswitchinterval(SWITCH_S)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each check that runs has a socket
     options = Options(file, ids, strict, not no_checks, not no_vrrp, keep_table, state_dir)
     asyncio.run(Supervisor(options, Machine()).run())
 

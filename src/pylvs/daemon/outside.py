@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+
+import structlog
 
 from pylvs.config.building import build
 from pylvs.config.reading import read
@@ -30,6 +33,7 @@ class Machine:
         self.manager = Manager()
         self._processes = Processes()
         self._via_vip = ViaVip()
+        self._nice = 0  # asked for so far; without it the daemon is as it was started
 
     def load(self, options: Options) -> Loaded:
         """The configuration in its file; what is wrong with it is a finding."""
@@ -58,8 +62,14 @@ class Machine:
         return probe_of(check, context)
 
     def configure(self, configuration: Configuration) -> None:
-        """Whom scripts run as, and what is checked through virtual addresses."""
+        """Whom scripts run as, what is checked through virtual addresses, how much all this matters."""
         settings = configuration.settings
+        if settings.checker_nice != self._nice:
+            self._nice = settings.checker_nice
+            try:
+                os.setpriority(os.PRIO_PROCESS, 0, self._nice)
+            except OSError as error:
+                structlog.get_logger().error(f"checker_priority {self._nice}: {error.strerror}")
         self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
         self._via_vip.configure(configuration)
 

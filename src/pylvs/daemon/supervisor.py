@@ -15,14 +15,12 @@ import contextlib
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import structlog
 
-from pylvs.config.findings import Finding, Severity
+from pylvs.config.findings import Finding
 from pylvs.daemon import kept
 from pylvs.daemon.background import Background
 from pylvs.daemon.control import Control
@@ -31,62 +29,22 @@ from pylvs.daemon.dump import write_dump
 from pylvs.daemon.editor import Editor
 from pylvs.daemon.keeper import Keeper, Settled
 from pylvs.daemon.loading import Loaded, Refused, accepted
+from pylvs.daemon.needs import Outside
 from pylvs.daemon.news import News
 from pylvs.daemon.options import Options
+from pylvs.daemon.ownership import Ownership
 from pylvs.daemon.signals import handled
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.surroundings import Surroundings
-from pylvs.daemon.systemd import Manager
-from pylvs.daemon.table import Holder, Table, Wish
-from pylvs.daemon.telling import log_event
+from pylvs.daemon.table import Table, Wish
+from pylvs.daemon.telling import log_event, log_findings
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
-from pylvs.health.outcome import Probe
-from pylvs.model.addresses import Address
-from pylvs.model.checks import Check
-from pylvs.model.destination import DestinationKey
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import ServiceKey
-from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
+from pylvs.model.wanted import Configuration
 
 RETRY_S = 1.0  # of the first table and the last edits, where they cannot be made at once
 LAST_EDITS_S = 15.0  # in which the services must be out of the table at the end
-
-
-class Outside(Protocol):
-    """What the daemon meets: `pylvs.daemon.outside` on a real machine, something imagined in tests."""
-
-    manager: Manager
-
-    def load(self, options: Options) -> Loaded:
-        """The configuration in its file. In a thread; raises nothing."""
-
-    def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
-        """In words."""
-
-    def director(self) -> Holder:
-        """Who holds the tables. In the editor's thread. Raises PylvsError."""
-
-    def addresses(self) -> Iterable[Address]:
-        """This machine's. In the editor's thread."""
-
-    def probe_of(self, check: Check, service: WantedService, server: WantedServer) -> Probe:
-        """What makes a check."""
-
-    def configure(self, configuration: Configuration) -> None:
-        """What holds from now on, before the first check or the next."""
-
-    def rows(self) -> tuple[WantedRow, ...]:
-        """What checks need of the table beside the configured services; the same object while nothing changes."""
-
-    def adapt(self, state: StateDirectory) -> None:
-        """Change this machine as checks need it, and again whenever it changed. In the editor's thread."""
-
-    def restore(self, state: StateDirectory) -> None:
-        """Take that back. In the editor's thread."""
-
-    async def close(self) -> None:
-        """End what was begun here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +73,7 @@ class Supervisor:
         self.loaded_at = 0.0  # of the configuration in force
         self.reloads: Counter[str] = Counter()  # by result: done, refused
         self._outside = outside
-        self._ours: frozenset[ServiceKey] = frozenset()
+        self._own = Ownership(self.state)
         self._flushing = False  # services of others go, too
         self._last_wish: Wish | None = None
         self._reload_waits = False  # that a signal asked for
@@ -145,7 +103,7 @@ class Supervisor:
     async def _run(self, background: Background) -> None:
         await self._reloading.acquire()
         loaded = await asyncio.to_thread(self._outside.load, self.options)
-        self._tell_findings(loaded.findings)
+        log_findings(loaded.findings)
         self.state.take()
         try:
             await self._prepare(loaded)
@@ -165,7 +123,7 @@ class Supervisor:
 
     async def _prepare(self, loaded: Loaded) -> None:
         """All that there is to know, before anything is changed."""
-        own = kept.kept_own(self.state)
+        own = self._own.former()
         said = kept.kept_overrides(self.state)
         configuration = accepted(loaded, self.options, allow_empty=not own)
         table = Table(await self.editor.do(self._outside.director))
@@ -181,7 +139,7 @@ class Supervisor:
         self.engine.on_change(self.keeper.wake)
         self.loaded, self.loaded_at = loaded, time.time()
         self._flushing = configuration.settings.lvs_flush
-        await self._own_both(own, configuration)
+        await self._own.before(self._own_of(configuration))
         await self.editor.do(self._outside.adapt, self.state)
 
     async def _first_table(self) -> bool:
@@ -190,7 +148,7 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), RETRY_S)
         self._flushing = False
-        await self._own_one(self.keeper.last)
+        await self._owned(self.keeper.last)
         return not self._ending.is_set()
 
     def _begin(self, background: Background) -> None:
@@ -218,13 +176,13 @@ class Supervisor:
     async def _leave(self) -> None:
         """Take the services out of the table; all of them if the configuration says so."""
         flush = self.engine.configuration.settings.lvs_flush_on_stop == "all"
-        self._last_wish = Wish((), self._ours, exclusive=flush)
+        self._last_wish = Wish((), self._own.keys, exclusive=flush)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_EDITS_S):
                 while (await self.keeper.settle()).trouble:
                     await asyncio.sleep(RETRY_S)
         if self.keeper.last.complete:
-            self.state.keep(kept.SERVICES, None)
+            await self._own.after({})
 
     # --- reload ---
 
@@ -245,14 +203,15 @@ class Supervisor:
         except Refused as refused:
             if not dry_run:
                 self.reloads["refused"] += 1
-                self._tell_findings(refused.findings)
+                log_findings(refused.findings)
                 self._log.error(f"not reloaded: {refused}")
                 self.news.tell("reload_refused", reason=str(refused))
             raise
-        differences = tuple(self._outside.differences(self.engine.configuration, configuration))
+        old = self.engine.configuration
+        differences = tuple(await asyncio.to_thread(self._outside.differences, old, configuration))
         if dry_run:
             return Reloaded(loaded.findings, differences)
-        self._tell_findings(loaded.findings)
+        log_findings(loaded.findings)
         self._outside.manager.reloading()
         try:
             settled = await self._change(loaded, configuration)
@@ -264,13 +223,18 @@ class Supervisor:
         return Reloaded(loaded.findings, differences, settled)
 
     async def _change(self, loaded: Loaded, configuration: Configuration) -> Settled:
+        old = self.engine.configuration
         self._outside.configure(configuration)
-        await self._own_both(await asyncio.to_thread(kept.kept_own, self.state), configuration)
-        await self.editor.do(self._outside.adapt, self.state)
-        self.engine.replace(configuration)
+        try:
+            await self._own.before(self._own_of(configuration))
+            await self.editor.do(self._outside.adapt, self.state)
+            self.engine.replace(configuration)
+        except BaseException:
+            self._outside.configure(old)
+            raise
         self.loaded, self.loaded_at = loaded, time.time()
         settled = await self.keeper.settle()
-        await self._own_one(settled)
+        await self._owned(settled)
         await self._control.follow(configuration.settings)
         self._keep_overrides()
         return settled
@@ -284,26 +248,15 @@ class Supervisor:
             with contextlib.suppress(Refused):  # which is in the log
                 await self._reload(dry_run=False, allow_empty=False)
 
-    # --- which services are the daemon's, also for the next one after a crash ---
-
-    async def _own_both(self, former: kept.Own, configuration: Configuration) -> None:
-        """Before the edits: the former services and the new ones, whose servers need not be there yet."""
-        own = {key: frozenset[DestinationKey]() for key in self._own_of(configuration)} | dict(former)
-        await asyncio.to_thread(kept.keep_own, self.state, own)
-        self._ours = frozenset(own)
-
-    async def _own_one(self, settled: Settled) -> None:
-        """After the edits: those of the configuration, if nothing is left to be done."""
-        if settled.complete:
-            own = self._own_of(self.engine.configuration)
-            await asyncio.to_thread(kept.keep_own, self.state, own)
-            self._ours = frozenset(own)
+    # --- what goes on ---
 
     def _own_of(self, configuration: Configuration) -> kept.Own:
         checks = {row.service.key: frozenset(each.key for each in row.destinations) for row in self._outside.rows()}
         return checks | dict(kept.own_of(configuration))
 
-    # --- what goes on ---
+    async def _owned(self, settled: Settled) -> None:
+        if settled.complete:  # else there is something left to be removed
+            await self._own.after(self._own_of(self.engine.configuration))
 
     def status(self) -> str:
         """In a few words."""
@@ -317,7 +270,7 @@ class Supervisor:
             return self._last_wish
         settings = self.engine.configuration.settings
         exclusive = settings.exclusive or self._flushing
-        return Wish((*self.engine.wanted(), *self._outside.rows()), self._ours, exclusive, settings.lvs_timeouts)
+        return Wish((*self.engine.wanted(), *self._outside.rows()), self._own.keys, exclusive, settings.lvs_timeouts)
 
     def _heard(self, event: Event) -> None:
         log_event(event)
@@ -329,14 +282,6 @@ class Supervisor:
             kept.keep_overrides(self.state, self.engine.overrides())
         except PylvsError as error:
             self._log.error(str(error))
-
-    def _tell_findings(self, findings: Iterable[Finding]) -> None:
-        for finding in findings:
-            tell = {Severity.ERROR: self._log.error, Severity.NOTE: self._log.info}.get(
-                finding.severity, self._log.warning
-            )
-            advice = f"; {finding.advice}" if finding.advice else ""
-            tell(f"{finding.place}: {finding.text}{advice}")
 
     async def _look_around(self) -> None:
         addresses = await self.editor.do(self._outside.addresses)

@@ -131,8 +131,10 @@ class Table:
                         self._failed.add(edit.key)
                     else:
                         note(self._seen, edit)
-            finally:
-                self._edition = self.director.edition()
+            except BaseException:
+                self._seen = None  # nobody knows whether the last edit was done
+                raise
+            self._edition = self.director.edition()
         return count, failures
 
     def came_true(self, wish: Wish) -> None:

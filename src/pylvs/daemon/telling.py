@@ -1,11 +1,13 @@
-"""What happened to servers and services, as lines of a log."""
+"""What happened to servers and services, and what is wrong with a configuration, as lines of a log."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 
 import structlog
 
+from pylvs.config.findings import Finding, Severity
 from pylvs.health.events import CheckFailed, Event, QuorumLost, ServerDown, ServerEvent, SorryServerIn
 
 _WARN = (ServerDown, QuorumLost, SorryServerIn)
@@ -26,3 +28,12 @@ def log_event(event: Event) -> None:
     log = structlog.get_logger()
     tell = log.warning if isinstance(event, _WARN) else log.info
     tell(event.name.replace("_", " "), service=event.service, **more, reason=event.reason)
+
+
+def log_findings(findings: Iterable[Finding]) -> None:
+    """One line each."""
+    log = structlog.get_logger()
+    for finding in findings:
+        tell = {Severity.ERROR: log.error, Severity.NOTE: log.info}.get(finding.severity, log.warning)
+        advice = f"; {finding.advice}" if finding.advice else ""
+        tell(f"{finding.place}: {finding.text}{advice}")
