@@ -43,12 +43,12 @@ def probe(check: DnsCheck, context: Context) -> Probe:
                 data = await answer(sock, limit, is_mine)
         except CheckFailed as error:
             return error.outcome()
-        return limit.expired("waiting for the answer").outcome() if data is None else _outcome(data, asked)
+        return limit.expired("waiting for the answer").outcome() if data is None else judged(data, asked)
 
     return ask
 
 
-def _outcome(data: bytes, asked: str) -> Outcome:
+def judged(data: bytes, asked: str) -> Outcome:
     """What an answer says: only its code counts, for that is what every server fills in alike."""
     try:
         code = dns.message.from_wire(data, question_only=True, ignore_trailing=True).rcode()

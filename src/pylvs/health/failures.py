@@ -8,6 +8,7 @@ import os
 from pylvs.health.outcome import Outcome
 
 _LONGEST_QUOTE = 60
+_ESCAPES = {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 
 _WORDS = {
     errno.ECONNREFUSED: "connection refused",
@@ -67,6 +68,6 @@ def failure(code: int, where: str = "") -> CheckFailed:
 
 def quoted(data: bytes) -> str:
     """What somebody sent, fit for one line: ASCII, nothing that a terminal obeys, not long."""
-    text = repr(data[:_LONGEST_QUOTE].decode("latin-1").encode("ascii", "backslashreplace").decode())
-    text = text[1:-1].replace("\\\\", "\\")
+    signs = (chr(each) if 32 <= each < 127 else _ESCAPES.get(each, f"\\x{each:02x}") for each in data[:_LONGEST_QUOTE])
+    text = "".join(signs)
     return f"'{text}…'" if len(data) > _LONGEST_QUOTE else f"'{text}'"

@@ -26,7 +26,7 @@ def probe(check: FileCheck, context: Context) -> Probe:
             text, trouble = b"", f"{words_of(error.errno or 0)}: {check.path} counts as 0"
         else:
             trouble = ""
-        number = _number(text)
+        number = number_in(text)
         if not _LOWEST <= number <= _HIGHEST:
             return Outcome(False, f"{number} in {check.path} is beyond all numbers and is ignored", inconclusive=True)
         outcome = judged(number, check, context.weight)
@@ -43,7 +43,7 @@ def _read(path: str) -> bytes:
         os.close(number)
 
 
-def _number(text: bytes) -> int:
+def number_in(text: bytes) -> int:
     """The number at the beginning; 0 where there is none."""
     found = _NUMBER.match(text)
     if not found:

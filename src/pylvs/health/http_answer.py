@@ -53,11 +53,8 @@ class Reader:
             status, end = 0, -1
             while end < 0:
                 if not await self._more("waiting for the answer"):
-                    raise CheckFailed(
-                        f"connection closed after {quoted(self._buffer)}"
-                        if self._buffer
-                        else "closed without an answer"
-                    )
+                    after = f"after {quoted(self._buffer)}" if self._buffer else "without an answer"
+                    raise CheckFailed(f"connection closed {after}")
                 end = _end_of_head(self._buffer)
                 if (len(self._buffer) if end < 0 else end) > HEAD_LIMIT:
                     raise CheckFailed(f"a header of more than {HEAD_LIMIT} bytes")

@@ -23,7 +23,7 @@ _SOL_RAW = 255
 _MAY_NOT = (errno.EACCES, errno.EPERM)
 
 
-class _Kind:
+class EchoKind:
     """What differs between the families."""
 
     def __init__(self, family: int) -> None:
@@ -46,7 +46,7 @@ class _Kind:
 def probe(check: PingCheck, context: Context) -> Probe:
     """Sends one echo; by a ping socket where net.ipv4.ping_group_range allows, else by a raw one."""
     endpoint = Endpoint(replace(check.target, port=0, source_port=0))
-    kind = _Kind(endpoint.family)
+    kind = EchoKind(endpoint.family)
 
     async def ask() -> Outcome:
         limit = Limit(check.pace.timeout_s)
@@ -56,8 +56,8 @@ def probe(check: PingCheck, context: Context) -> Probe:
             with sock:
                 message = bytes([kind.request, 0, 0, 0]) + os.urandom(_TOKEN_BYTES)
                 sent = clock()
-                send(sock, _summed(message) if raw and kind.v4 else message)
-                if await answer(sock, limit, _is_reply(message, kind, raw)) is None:
+                send(sock, summed(message) if raw and kind.v4 else message)
+                if await answer(sock, limit, is_reply(message, kind, raw)) is None:
                     return limit.expired("waiting for the echo").outcome()
                 return Outcome(True, f"echo after {(clock() - sent) * 1000:.3g} ms")
         except CheckFailed as error:
@@ -66,7 +66,7 @@ def probe(check: PingCheck, context: Context) -> Probe:
     return ask
 
 
-def _socket(endpoint: Endpoint, kind: _Kind) -> tuple[socket.socket, bool]:
+def _socket(endpoint: Endpoint, kind: EchoKind) -> tuple[socket.socket, bool]:
     """A socket for echoes, and whether it is a raw one. Raises CheckFailed."""
     try:
         return endpoint.correspondence(socket.SOCK_DGRAM, kind.protocol), False
@@ -88,11 +88,11 @@ def _socket(endpoint: Endpoint, kind: _Kind) -> tuple[socket.socket, bool]:
     return raw, True
 
 
-def _is_reply(message: bytes, kind: _Kind, raw: bool) -> Callable[[bytes], bool]:
+def is_reply(message: bytes, kind: EchoKind, raw: bool) -> Callable[[bytes], bool]:
     """Whether a packet is the answer to this message. The identifier is the kernel's where it owns the socket."""
 
     def mine(packet: bytes) -> bool:
-        if raw and kind.v4:
+        if raw and kind.v4 and packet:
             packet = packet[(packet[0] & 15) * 4 :]  # behind the IP header
         own = slice(4 if raw else 6, None)
         return packet[:1] == bytes([kind.reply]) and packet[own] == message[own]
@@ -100,7 +100,7 @@ def _is_reply(message: bytes, kind: _Kind, raw: bool) -> Callable[[bytes], bool]
     return mine
 
 
-def _summed(message: bytes) -> bytes:
+def summed(message: bytes) -> bytes:
     """With the checksum of RFC 1071, which the kernel adds to everything but raw ICMP for IPv4."""
     total: int = sum(struct.unpack(f"!{len(message) // 2}H", message))
     total = (total & 0xFFFF) + (total >> 16)

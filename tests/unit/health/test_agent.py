@@ -1,0 +1,154 @@
+"""AGENT_CHECK: the words of HAProxy's agents, one at a time and together."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pylvs.health.agent import Standing
+from pylvs.health.checkers import probe_of
+from pylvs.health.context import Context
+from pylvs.health.failures import CheckFailed
+from pylvs.health.outcome import Outcome
+from pylvs.model.checks import AgentCheck, Pace, Target
+from tests.unit.health.servers import HASTY, PATIENT, Handler, asked, silent, tcp, undisturbed
+
+
+def agent_check(target: Target, pace: Pace = PATIENT) -> AgentCheck:
+    return AgentCheck(target=target, pace=pace)
+
+
+def agent(*lines: bytes, hold: bool = False) -> Handler:
+    """Says the next line to each connection."""
+    left = list(lines)
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(left.pop(0))
+        await writer.drain()
+        if hold:
+            await reader.read()
+
+    return handler
+
+
+def of(weight: int) -> Context:
+    return Context(weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("line", "outcome"),
+    [
+        ("75%", Outcome(True, "the agent says 75%: weight 15", 15)),
+        ("0%", Outcome(True, "the agent says 0%: weight 0", 0)),
+        ("150%", Outcome(True, "the agent says 150%: weight 30", 30)),
+        ("up", Outcome(True, "the agent says up")),
+        ("UP Ready", Outcome(True, "the agent says up")),
+        ("drain", Outcome(True, "the agent says drain", 0)),
+        ("drain 50%", Outcome(True, "the agent says drain", 0)),
+        ("up,50%", Outcome(True, "the agent says 50%: weight 10", 10)),
+        ("maint", Outcome(False, "the agent says maint")),
+        ("down", Outcome(False, "the agent says down")),
+        ("fail", Outcome(False, "the agent says fail")),
+        ("stopped", Outcome(False, "the agent says stopped")),
+        ("down#disk is full", Outcome(False, "the agent says down: 'disk is full'")),
+        ("ready 20% down #disk", Outcome(False, "the agent says down: 'disk'")),
+        ("50% maxconn:30", Outcome(True, "the agent says 50%: weight 10 (ignored: 'maxconn:30')", 10)),
+        ("maxconn:30", Outcome(True, "the agent says up (ignored: 'maxconn:30')")),
+        ("ready\t100", Outcome(True, "the agent says up (ignored: '100')")),
+        ("up\r75%", Outcome(True, "the agent says up")),
+    ],
+)
+def test_what_its_words_mean(line: str, outcome: Outcome) -> None:
+    standing = Standing()
+    standing.hear(line)
+    assert standing.outcome(20) == outcome
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("", "the agent said nothing"),
+        ("# only words", "the agent said nothing"),
+        ("HTTP/1.1 200 OK", "the agent said 'HTTP/1.1 200 OK', which is none of its words"),
+        ("-5%", "the agent said '-5%', which is none of its words"),
+    ],
+)
+def test_what_it_may_not_say(line: str, reason: str) -> None:
+    with pytest.raises(CheckFailed, match=f"^{reason}$"):
+        Standing().hear(line)
+
+
+@pytest.mark.parametrize(
+    ("configured", "percent", "weight"),
+    [(1, 75, 1), (1, 1, 1), (3, 50, 2), (100, 33, 33), (0, 50, 0), (2**31 - 1, 999_999_999, 2**31 - 1)],
+)
+def test_a_share_is_rounded_but_not_down_to_nothing(configured: int, percent: int, weight: int) -> None:
+    standing = Standing()
+    standing.hear(f"{percent}%")
+    assert standing.outcome(configured).weight == weight
+
+
+def test_what_is_not_mentioned_stays_as_it_was_said_last() -> None:
+    lines = [
+        b"75%\n",
+        b"drain\n",
+        b"up\n",
+        b"50%\n",
+        b"ready\n",
+        b"down # x\n",
+        b"25%\n",
+        b"up\n",
+        b"maint\n",
+        b"100%\n",
+    ]
+    expected = [(True, 15), (True, 0), (True, 0), (True, 0), (True, 10), (False, None), (False, None), (True, 5)]
+    expected += [(False, None), (False, None)]
+
+    async def main() -> list[tuple[bool, int | None]]:
+        async with tcp(agent(*lines)) as target:
+            probe = probe_of(agent_check(target), of(20))
+            outcomes = [await probe() for _ in lines]
+        return [(outcome.ok, outcome.weight) for outcome in outcomes]
+
+    assert undisturbed(main) == expected
+
+
+def test_a_line_is_read_with_or_without_its_end() -> None:
+    for line, hold in ((b"50%", False), (b"50%\n", True), (b"50%\r\n", True)):
+        assert asked(agent_check, agent(line, hold=hold), context=of(20)).weight == 10
+
+
+def test_what_it_wants_to_hear_is_sent() -> None:
+    heard: list[bytes] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readline())
+        writer.write(b"up\n")
+
+    check = lambda target: AgentCheck(target=target, pace=PATIENT, send=b"state\n")  # noqa: E731
+    assert asked(check, handler).ok
+    assert heard == [b"state\n"]
+
+
+def test_an_agent_that_cannot_be_asked_is_a_failure() -> None:
+    assert asked(lambda target: agent_check(target, HASTY), silent).reason == (
+        "timed out after 0.4 s waiting for the agent's words"
+    )
+    assert asked(agent_check, agent(b"")).reason == "connection closed waiting for the agent's words"
+    too_long = asked(agent_check, agent(b"x" * 5000))
+    assert too_long == Outcome(False, "a line of more than 1024 bytes waiting for the agent's words")
+
+
+@given(st.text(max_size=60), st.integers(0, 2**31 - 1))
+def test_no_words_make_the_checker_fail(line: str, configured: int) -> None:
+    standing = Standing()
+    try:
+        standing.hear(line)
+    except CheckFailed:
+        return
+    outcome = standing.outcome(configured)
+    assert outcome.weight is None or 0 <= outcome.weight < 2**31
+    assert "\n" not in outcome.reason

@@ -1,0 +1,172 @@
+"""UDP_CHECK and DNS_CHECK, against servers that answer, lie, are silent or are not there."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+import dns.flags
+import dns.message
+import dns.rcode
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pylvs.health.checkers import probe_of
+from pylvs.health.context import Context
+from pylvs.health.dns import judged as judged_dns
+from pylvs.health.outcome import Outcome
+from pylvs.model.checks import Check, DnsCheck, Pace, Pattern, Target, UdpCheck
+from tests.unit.health.servers import HASTY, PATIENT, V4, V6, Datagrams, Reply, free_port, udp, undisturbed
+
+SHORT = Pace(timeout_s=1.5)
+
+
+def asked(check: Callable[[Target], Check], reply: Reply, host: str = V4) -> tuple[Outcome, Datagrams]:
+    """What one probe says about a server that answers so, and the server."""
+
+    async def main() -> tuple[Outcome, Datagrams]:
+        async with udp(reply, host) as (target, server):
+            return await probe_of(check(target), Context())(), server
+
+    return undisturbed(main)
+
+
+def nothing(data: bytes) -> list[bytes]:
+    return []
+
+
+def udp_check(pace: Pace = PATIENT, **options: Any) -> Callable[[Target], Check]:
+    return lambda target: UdpCheck(target=target, pace=pace, **options)
+
+
+@pytest.mark.parametrize("host", [V4, V6])
+def test_a_datagram_that_is_not_refused_is_good(host: str) -> None:
+    outcome, server = asked(udp_check(HASTY, payload=b"\1\2"), nothing, host)
+    assert outcome == Outcome(True, "no ICMP error within 0.4 s")
+    assert server.heard == [b"\1\2"]
+
+
+def test_without_a_payload_something_is_sent() -> None:
+    assert len(asked(udp_check(), lambda data: [b"x"])[1].heard[0]) == 32
+
+
+@pytest.mark.parametrize("address", [IPv4Address(V4), IPv6Address(V6)])
+def test_a_closed_port_is_refused_by_icmp(address: IPv4Address | IPv6Address) -> None:
+    port = free_port(socket.SOCK_DGRAM)
+    for check in (UdpCheck(target=Target(address, port)), DnsCheck(target=Target(address, port))):
+        outcome = undisturbed(lambda check=check: ask(check))  # type: ignore[misc]
+        assert outcome == Outcome(False, "connection refused (ICMP: port unreachable)")
+
+
+async def ask(check: Check) -> Outcome:
+    return await probe_of(check, Context())()
+
+
+WILD = Pattern(b"\x61\x60", b"\xff\xf0")
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "outcome"),
+    [
+        ({}, b"anything", Outcome(True, "answered with 8 bytes")),
+        ({"require_reply": True}, b"", Outcome(True, "answered with 0 bytes")),
+        ({"require_reply": True}, b"a" * 300, Outcome(True, "answered with 300 bytes")),
+        (
+            {"require_reply": True, "max_reply_length": 9},
+            b"a" * 10,
+            Outcome(False, "an answer of 10 bytes, not 0 to 9"),
+        ),
+        ({"require_reply": True, "min_reply_length": 9}, b"a" * 8, Outcome(False, "an answer of 8 bytes, not 9 to 8")),
+        ({"require_reply": True, "reply": WILD}, b"abc", Outcome(True, "answered with 3 bytes")),
+        ({"require_reply": True, "reply": WILD}, b"a", Outcome(True, "answered with 1 bytes")),
+        ({"require_reply": True, "reply": WILD}, b"aB", Outcome(False, "the answer begins 'aB', not 616X")),
+        ({"require_reply": True, "reply": WILD}, b"a" * 300, Outcome(False, "an answer of 300 bytes, not 0 to 255")),
+    ],
+)
+def test_what_an_answer_means(options: dict[str, Any], answer: bytes, outcome: Outcome) -> None:
+    assert asked(udp_check(**options), lambda data: [answer])[0] == outcome
+
+
+def test_a_missing_answer_is_a_failure_where_one_is_required() -> None:
+    outcome, _ = asked(udp_check(HASTY, require_reply=True), nothing)
+    assert outcome == Outcome(False, "timed out after 0.4 s waiting for the answer")
+
+
+# DNS
+
+
+def dns_check(pace: Pace = PATIENT, **options: str) -> Callable[[Target], Check]:
+    return lambda target: DnsCheck(target=target, pace=pace, **options)
+
+
+def answering(rcode: int = 0) -> Reply:
+    def reply(data: bytes) -> list[bytes]:
+        answer = dns.message.make_response(dns.message.from_wire(data))
+        answer.set_rcode(dns.rcode.Rcode(rcode))
+        return [answer.to_wire()]
+
+    return reply
+
+
+@pytest.mark.parametrize("host", [V4, V6])
+def test_a_name_server_is_asked_as_keepalived_asks(host: str) -> None:
+    outcome, server = asked(dns_check(), answering(), host)
+    assert outcome == Outcome(True, "NOERROR for . SOA")
+    assert server.heard[0][2:] == bytes.fromhex("01000001 000000000000 00 0006 0001")
+    outcome, server = asked(dns_check(type="A", name="www.example.com"), answering())
+    assert outcome == Outcome(True, "NOERROR for www.example.com A")
+    question = dns.message.from_wire(server.heard[0])
+    assert [str(each) for each in question.question] == ["www.example.com. IN A"]
+    assert question.flags == dns.flags.RD
+
+
+@pytest.mark.parametrize(
+    ("rcode", "word"), [(1, "FORMERR"), (2, "SERVFAIL"), (3, "NXDOMAIN"), (5, "REFUSED"), (9, "NOTAUTH")]
+)
+def test_an_error_is_named(rcode: int, word: str) -> None:
+    assert asked(dns_check(), answering(rcode))[0] == Outcome(False, f"{word} for . SOA")
+
+
+def test_answers_to_other_questions_are_passed_over() -> None:
+    def reply(data: bytes) -> list[bytes]:
+        right = answering()(data)[0]
+        stranger, question = bytes([right[0] ^ 1]) + right[1:], data
+        return [b"", b"\0", stranger, question, right]
+
+    assert asked(dns_check(), reply)[0] == Outcome(True, "NOERROR for . SOA")
+
+
+@pytest.mark.parametrize("reply", [nothing, lambda data: [data]])
+def test_a_silent_name_server_times_out(reply: Reply) -> None:
+    assert asked(dns_check(HASTY), reply)[0] == Outcome(False, "timed out after 0.4 s waiting for the answer")
+
+
+def test_an_answer_that_is_none_is_named() -> None:
+    outcome, _ = asked(dns_check(), lambda data: [data[:2] + b"\x81\x80\0\1"])
+    assert not outcome.ok
+    assert outcome.reason.startswith("the answer cannot be read: ")
+
+
+def test_records_that_nobody_can_read_do_not_matter() -> None:
+    def reply(data: bytes) -> list[bytes]:
+        return [data[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + data[12:] + b"\xff" * 30]
+
+    assert asked(dns_check(), reply)[0] == Outcome(True, "NOERROR for . SOA")
+
+
+@pytest.mark.parametrize(("type_", "name"), [("A", "a" * 64 + ".example"), ("A", "a..b"), ("NOSUCH", ".")])
+def test_a_question_that_cannot_be_asked_is_named(type_: str, name: str) -> None:
+    check = DnsCheck(target=Target(IPv4Address(V4), 53), type=type_, name=name)
+    outcome = undisturbed(lambda: ask(check))
+    assert not outcome.ok
+    assert outcome.reason.startswith(f"{name} {type_} cannot be asked for: ")
+
+
+@given(st.binary(max_size=64))
+@settings(max_examples=300, deadline=None)
+def test_no_answer_makes_the_checker_fail(data: bytes) -> None:
+    outcome = judged_dns(b"\0\0\x80" + data, ". SOA")
+    assert outcome.ok == outcome.reason.startswith("NOERROR")

@@ -1,0 +1,275 @@
+"""HTTP_GET and SSL_GET, against servers that answer well, badly, slowly, without end or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+
+import pytest
+
+from pylvs.health.checkers import probe_of
+from pylvs.health.context import Context
+from pylvs.health.http import request
+from pylvs.health.outcome import Outcome
+from pylvs.model.checks import HttpCheck, Pace, Target, Url
+from tests.unit.health.servers import HASTY, PATIENT, V4, V6, Handler, asked, free_port, says, silent, tcp, undisturbed
+
+HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nsay hello"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKS = b"4\r\nsay \r\n5;x=y\r\nhello\r\n0\r\nTrailer: t\r\n\r\n"
+
+
+ROOT = Url("/")
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def got(handler: Handler, url: Url = ROOT, pace: Pace = PATIENT, **options: object) -> Outcome:
+    """What a check of one page says about a server."""
+    return asked(lambda target: HttpCheck(target=target, urls=(url,), pace=pace, **options), handler)  # type: ignore[arg-type]
+
+
+def test_what_is_sent_is_what_keepalived_sends() -> None:
+    target = Target(IPv4Address("192.0.2.1"), 80)
+    check = HttpCheck(target=target, urls=())
+    agent = "User-Agent: KeepAliveClient\r\n"
+    lines = {
+        "1.0": "HTTP/1.0\r\n" + agent,
+        "1.0C": "HTTP/1.0\r\n" + agent + "Connection: close\r\n",
+        "1.0c": "HTTP/1.0\r\n" + agent + "Connection: close\r\n",
+        "1.0K": "HTTP/1.0\r\n" + agent + "Connection: keep-alive\r\n",
+        "1.1": "HTTP/1.1\r\n" + agent + "Connection: close\r\n",
+        "1.1C": "HTTP/1.1\r\n" + agent + "Connection: close\r\n",
+        "1.1K": "HTTP/1.1\r\n" + agent + "Connection: keep-alive\r\n",
+    }
+    for protocol, middle in lines.items():
+        sent = request(replace(check, protocol=protocol), Url("/a?b"), "")
+        assert sent.decode() == f"GET /a?b {middle}Host: 192.0.2.1:80\r\n\r\n"
+    assert b"Host: www.example.com\r\n" in request(check, Url("/"), "www.example.com")
+    over_v6 = replace(check, target=Target(IPv6Address("2001:db8::1"), 8080))
+    assert b"Host: [2001:db8::1]:8080\r\n" in request(over_v6, Url("/"), "")
+
+
+@pytest.mark.parametrize(
+    ("url", "check", "surroundings", "name"),
+    [
+        ("url.example", "check.example", "server.example", "url.example"),
+        ("", "check.example", "server.example", "check.example"),
+        ("", "", "server.example", "server.example"),
+    ],
+)
+def test_the_nearest_virtual_host_is_asked_for(url: str, check: str, surroundings: str, name: str) -> None:
+    heard: list[bytes] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(HELLO)
+
+    outcome = asked(
+        lambda target: HttpCheck(target=target, urls=(Url("/", virtualhost=url),), virtualhost=check, pace=PATIENT),
+        handler,
+        context=Context(virtualhost=surroundings),
+    )
+    assert outcome.ok
+    assert f"\r\nHost: {name}\r\n".encode() in heard[0]
+
+
+GOOD = "status 200"
+SHORT = Pace(timeout_s=1.5)  # long enough for the first bytes, on a machine however busy
+
+
+@pytest.mark.parametrize(
+    ("answer", "url", "outcome"),
+    [
+        (HELLO, Url("/"), Outcome(True, GOOD)),
+        (b"HTTP/1.0 204 No Content\r\n\r\n", Url("/"), Outcome(True, "status 204")),
+        (b"HTTP/1.0 200 OK\r\n\r\nto the end", Url("/", digest=md5(b"to the end")), Outcome(True, GOOD)),
+        (b"HTTP/1.0 200\r\n\r\n", Url("/"), Outcome(True, GOOD)),
+        (b"HTTP/1.0 200 OK\nContent-Length: 2\n\nhi", Url("/", digest=md5(b"hi")), Outcome(True, GOOD)),
+        (b"ICY 200 OK\r\n\r\n", Url("/"), Outcome(True, GOOD)),
+        (b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\n" + HELLO, Url("/", digest=md5(b"say hello")), Outcome(True, GOOD)),
+        # Status codes; redirects are not followed.
+        (b"HTTP/1.0 404 No\r\n\r\n", Url("/"), Outcome(False, "status 404, not 200-299")),
+        (b"HTTP/1.0 302 There\r\nLocation: /x\r\n\r\n", Url("/"), Outcome(False, "status 302, not 200-299")),
+        (b"HTTP/1.0 404 No\r\n\r\n", Url("/", statuses=((404, 404),)), Outcome(True, "status 404")),
+        (HELLO, Url("/", statuses=((301, 302), (404, 404))), Outcome(False, "status 200, not 301-302 404")),
+        # Digests: of a chunked body, as keepalived takes them and as a user would.
+        (HELLO, Url("/", digest=md5(b"say hello").upper()), Outcome(True, GOOD)),
+        (HELLO, Url("/", digest="0" * 32), Outcome(False, f"digest {md5(b'say hello')}, not {'0' * 32}")),
+        (CHUNKED + CHUNKS, Url("/", digest=md5(CHUNKS)), Outcome(True, GOOD)),
+        (CHUNKED + CHUNKS, Url("/", digest=md5(b"say hello")), Outcome(True, GOOD)),
+        (CHUNKED + CHUNKS, Url("/", digest="0" * 32), Outcome(False, f"digest {md5(CHUNKS)}, not {'0' * 32}")),
+        (b"HTTP/1.1 304 Same\r\n\r\n", Url("/", digest=md5(b""), statuses=((304, 304),)), Outcome(True, "status 304")),
+        # Text.
+        (HELLO, Url("/", regex="h.llo$"), Outcome(True, GOOD)),
+        (HELLO, Url("/", regex="^say"), Outcome(True, GOOD)),
+        (HELLO, Url("/", regex="Content-Length: 9"), Outcome(True, GOOD)),
+        (HELLO, Url("/", regex="HELLO"), Outcome(False, "the text does not match 'HELLO'")),
+        (HELLO, Url("/", regex="HELLO", regex_options=("caseless",)), Outcome(True, GOOD)),
+        (HELLO, Url("/", regex="hello", regex_no_match=True), Outcome(False, "the text matches 'hello'")),
+        (HELLO, Url("/", regex="Content", regex_no_match=True), Outcome(True, GOOD)),
+        (HELLO, Url("/", regex="hello", regex_max_offset=4), Outcome(True, GOOD)),
+        (HELLO, Url("/", regex="hello", regex_max_offset=3), Outcome(False, "the text does not match 'hello'")),
+        (HELLO, Url("/", regex="hello", regex_min_offset=4), Outcome(True, GOOD)),
+        (HELLO, Url("/", regex="hello", regex_min_offset=99), Outcome(False, "the text does not match 'hello'")),
+        (CHUNKED + CHUNKS, Url("/", regex="say hello"), Outcome(True, GOOD)),
+        # A length that is not true is told, but as under keepalived it is no failure.
+        (
+            b"HTTP/1.0 200 OK\r\nContent-Length: 10\r\n\r\nhi",
+            Url("/", digest=md5(b"hi")),
+            Outcome(True, "status 200 (2 bytes for a Content-Length of 10)"),
+        ),
+        (
+            b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhiho",
+            Url("/", digest=md5(b"hi")),
+            Outcome(True, "status 200 (more bytes than its Content-Length of 2)"),
+        ),
+        (
+            b"HTTP/1.0 200 OK\r\nContent-Length: two\r\n\r\nhi",
+            Url("/", digest=md5(b"hi")),
+            Outcome(True, "status 200 (Content-Length is 'two')"),
+        ),
+        (
+            b"HTTP/1.0 200 OK\r\nContent-Length: 10\r\n\r\nhi",
+            Url("/", digest="0" * 32),
+            Outcome(False, f"digest {md5(b'hi')}, not {'0' * 32} (2 bytes for a Content-Length of 10)"),
+        ),
+        (CHUNKED + b"5\r\nsay", Url("/"), Outcome(True, "status 200 (ended within its chunks, after 3 bytes)")),
+        (CHUNKED + b"5\r\nhello", Url("/"), Outcome(True, "status 200 (ended within its chunks, after 5 bytes)")),
+        (CHUNKED + b"0\r\n", Url("/"), Outcome(True, "status 200 (ended within its chunks, after 0 bytes)")),
+        # What is no HTTP.
+        (b"", Url("/"), Outcome(False, "connection closed without an answer")),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", Url("/"), Outcome(False, "not an HTTP answer: 'SSH-2.0-OpenSSH_9.2'")),
+        (b"HTTP/1.0 2000 OK\r\n\r\n", Url("/"), Outcome(False, "not an HTTP answer: 'HTTP/1.0 2000 OK'")),
+        (
+            b"HTTP/1.0 \xb2\xb2\xb2 OK\r\n\r\n",
+            Url("/"),
+            Outcome(False, "not an HTTP answer: 'HTTP/1.0 \\xb2\\xb2\\xb2 OK'"),
+        ),
+        (b"\r\n\r\n", Url("/"), Outcome(False, "not an HTTP answer: ''")),
+        (b"HTTP/1.0 200 OK\r\nServ", Url("/"), Outcome(False, "connection closed after 'HTTP/1.0 200 OK\\r\\nServ'")),
+        (CHUNKED + b"x\r\n", Url("/"), Outcome(False, "not a chunk of a body: 'x'")),
+        (CHUNKED + b"-1\r\n", Url("/"), Outcome(False, "not a chunk of a body: '-1'")),
+        (CHUNKED + b"f" * 16 + b"\r\n", Url("/"), Outcome(False, f"not a chunk of a body: '{'f' * 16}'")),
+    ],
+)
+def test_what_an_answer_means(answer: bytes, url: Url, outcome: Outcome) -> None:
+    assert got(says(answer), url) == outcome
+    if len(answer) < 200:
+        assert got(says(*(bytes([each]) for each in answer)), url).ok is outcome.ok
+
+
+def test_a_known_length_ends_the_wait() -> None:
+    assert got(says(HELLO, hold=True)) == Outcome(True, GOOD)
+    assert got(says(CHUNKED + CHUNKS, hold=True)) == Outcome(True, GOOD)
+    assert got(says(b"HTTP/1.1 204 No\r\n\r\n", hold=True)) == Outcome(True, "status 204")
+
+
+@pytest.mark.parametrize(
+    ("handler", "reason"),
+    [
+        (silent, "timed out after 1.5 s waiting for the answer"),
+        (says(b"HTTP/1.0 200 OK\r\n", hold=True), "timed out after 1.5 s waiting for the answer"),
+        (says(b"HTTP/1.0 200 OK\r\n\r\n123", hold=True), "timed out after 1.5 s reading the body, 3 bytes so far"),
+        (says(CHUNKED + b"a\r\n123", hold=True), "timed out after 1.5 s reading the body, 3 bytes so far"),
+    ],
+)
+def test_a_server_that_falls_silent_times_out(handler: Handler, reason: str) -> None:
+    assert got(handler, pace=SHORT) == Outcome(False, reason)
+
+
+def test_a_trickle_does_not_last_longer_than_the_timeout() -> None:
+    trickle = says(b"HTTP/1.0 200 OK\r\n\r\n", *[b"x"] * 10_000, pause_s=0.02)
+    outcome = got(trickle, pace=SHORT)
+    assert not outcome.ok
+    assert outcome.reason.startswith("timed out after 1.5 s reading the body")
+
+
+MANY = [b"\0" * (1 << 20)] * 100
+
+
+def test_a_hundred_megabytes_are_not_read() -> None:
+    endless = says(b"HTTP/1.0 200 OK\r\n\r\n", *MANY)
+    assert got(endless) == Outcome(True, "status 200 (a body of more than 16 MiB, not read on)")
+    assert got(endless, Url("/", digest="0" * 32)) == Outcome(False, "a body of more than 16 MiB")
+    assert got(endless, Url("/", regex="x")) == Outcome(False, "a body of more than 16 MiB")
+    announced = says(b"HTTP/1.0 200 OK\r\nContent-Length: 104857600\r\n\r\n", hold=True)
+    assert got(announced, Url("/", digest="0" * 32)) == Outcome(False, "a body of more than 16 MiB")
+    in_chunks = says(CHUNKED, *[b"100000\r\n" + each + b"\r\n" for each in MANY])
+    assert got(in_chunks, Url("/", regex="x")) == Outcome(False, "a body of more than 16 MiB")
+
+
+def test_small_chunks_without_end_are_not_read() -> None:
+    assert (
+        got(says(CHUNKED, *[b"1\r\nx\r\n" * 4000] * 3000), pace=Pace(timeout_s=1.0), url=Url("/", regex="y")).ok
+        is False
+    )
+
+
+def test_a_huge_header_is_not_read() -> None:
+    assert got(says(b"HTTP/1.0 200 OK\r\n", *MANY)) == Outcome(False, "a header of more than 65536 bytes")
+    assert got(says(*MANY)) == Outcome(False, "a header of more than 65536 bytes")
+    large = b"HTTP/1.0 200 OK\r\n" + b"X: " + b"v" * 30_000 + b"\r\n\r\n"
+    assert got(says(large)) == Outcome(True, GOOD)
+
+
+def test_a_reset_is_named_wherever_it_comes() -> None:
+    assert got(says(reset=True)).reason == "connection reset waiting for the answer"
+    in_body = got(says(b"HTTP/1.0 200 OK\r\n\r\nhi", pause_s=0.2, reset=True))
+    assert in_body == Outcome(False, "connection reset reading the body, 2 bytes so far")
+
+
+def test_a_closed_port_is_refused() -> None:
+    check = HttpCheck(target=Target(IPv4Address(V4), free_port()), urls=(Url("/"),))
+    assert undisturbed(lambda: probe_now(check)) == Outcome(False, "connection refused")
+
+
+async def probe_now(check: HttpCheck) -> Outcome:
+    return await probe_of(check, Context())()
+
+
+def test_an_impossible_expression_is_named() -> None:
+    check = HttpCheck(target=Target(IPv4Address(V4), 1), urls=(Url("/", regex="a("),))
+    assert undisturbed(lambda: probe_now(check)) == Outcome(False, "missing closing parenthesis at character 3")
+
+
+def test_an_expression_that_never_ends_is_given_up() -> None:
+    outcome = got(says(b"HTTP/1.0 200 OK\r\n\r\n" + b"a" * 40 + b"b"), Url("/", regex="^(a+)+$"))
+    assert outcome == Outcome(False, "'^(a+)+$': the match was given up: match limit exceeded")
+
+
+def test_a_large_body_is_searched() -> None:
+    large = b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 3_000_000 + b"needle"
+    assert got(says(large), Url("/", regex="needle$")) == Outcome(True, GOOD)
+
+
+def test_all_pages_must_be_good() -> None:
+    paths: list[bytes] = []
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = (await reader.readuntil(b"\r\n\r\n")).split()
+        paths.append(line[1])
+        writer.write(HELLO if line[1] != b"/bad" else b"HTTP/1.0 500 Oh\r\n\r\n")
+
+    def check(*names: str) -> Outcome:
+        return asked(lambda target: HttpCheck(target=target, urls=tuple(map(Url, names)), pace=PATIENT), handler)
+
+    assert check("/a", "/b") == Outcome(True, GOOD)
+    assert paths == [b"/a", b"/b"]
+    assert check("/a", "/bad", "/c") == Outcome(False, "/bad: status 500, not 200-299")
+    assert paths[2:] == [b"/a", b"/bad"]
+
+
+def test_slow_servers_do_not_hold_up_others() -> None:
+    async def main() -> list[Outcome]:
+        async with tcp(silent) as slow, tcp(says(HELLO), V6) as quick:
+            checks = [HttpCheck(target=slow, urls=(Url("/"),), pace=HASTY) for _ in range(30)]
+            checks += [HttpCheck(target=quick, urls=(Url("/"),), pace=PATIENT) for _ in range(30)]
+            return list(await asyncio.gather(*map(probe_now, checks)))
+
+    outcomes = undisturbed(main)
+    assert [outcome.ok for outcome in outcomes] == [False] * 30 + [True] * 30

@@ -1,0 +1,119 @@
+"""SSL_GET: certificates that nobody knows, old servers, names, and ends of every kind."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from ipaddress import IPv4Address
+
+import pytest
+
+from pylvs.health.checkers import probe_of
+from pylvs.health.context import Context
+from pylvs.health.outcome import Outcome
+from pylvs.model.checks import HttpCheck, Pace, Target, Url
+from tests.unit.health.servers import HASTY, PATIENT, V4, Handler, asked, says, silent, undisturbed
+from tests.unit.health.test_http import GOOD, HELLO, ROOT, md5
+
+
+def got_over_tls(handler: Handler, tls: ssl.SSLContext, url: Url = ROOT, **options: object) -> Outcome:
+    return asked(
+        lambda target: HttpCheck(target=target, urls=(url,), tls=True, pace=PATIENT, **options),  # type: ignore[arg-type]
+        handler,
+        tls=tls,
+    )
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+def test_an_unknown_certificate_is_accepted(tls: ssl.SSLContext, version: str) -> None:
+    tls.minimum_version = tls.maximum_version = ssl.TLSVersion[version]
+    assert got_over_tls(says(HELLO), tls, Url("/", digest=md5(b"say hello"))) == Outcome(True, GOOD)
+    large = b"x" * 1_000_000
+    assert got_over_tls(says(b"HTTP/1.0 200 OK\r\n\r\n", large), tls, Url("/", digest=md5(large))) == Outcome(
+        True, GOOD
+    )
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
+def test_an_old_server_with_weak_ciphers_is_accepted(tls: ssl.SSLContext) -> None:
+    tls.minimum_version = tls.maximum_version = ssl.TLSVersion.TLSv1
+    tls.set_ciphers("AES128-SHA:@SECLEVEL=0")
+    assert got_over_tls(says(HELLO), tls) == Outcome(True, GOOD)
+
+
+@pytest.mark.parametrize(
+    ("options", "url", "name"),
+    [
+        ({}, Url("/", virtualhost="www.example.com"), None),
+        ({"sni": True}, Url("/", virtualhost="www.example.com"), "www.example.com"),
+        ({"sni": True}, Url("/", virtualhost="www.example.com:8443"), "www.example.com"),
+        ({"sni": True, "virtualhost": "check.example"}, Url("/"), "check.example"),
+        ({"sni": True}, Url("/"), None),
+        ({"sni_name": "other.example"}, Url("/", virtualhost="www.example.com"), "other.example"),
+    ],
+)
+def test_the_name_is_sent_if_it_is_wished(
+    tls: ssl.SSLContext, options: dict[str, object], url: Url, name: str | None
+) -> None:
+    names: list[str | None] = []
+    tls.sni_callback = lambda connection, said, context: names.append(said)
+    assert got_over_tls(says(HELLO), tls, url, **options) == Outcome(True, GOOD)
+    assert names == [name]
+
+
+def test_a_name_that_cannot_be_one_is_named(tls: ssl.SSLContext) -> None:
+    outcome = got_over_tls(says(HELLO), tls, sni_name="a..b")
+    assert not outcome.ok
+    assert outcome.reason.startswith("TLS failed: server name 'a..b'")
+
+
+def check_of(target: Target, pace: Pace = PATIENT) -> HttpCheck:
+    return HttpCheck(target=target, urls=(ROOT,), tls=True, pace=pace)
+
+
+def test_tls_to_a_server_without_it_is_named() -> None:
+    assert asked(check_of, says(HELLO)) == Outcome(False, "TLS failed: wrong version number")
+    assert asked(check_of, says()) == Outcome(False, "connection closed in the TLS handshake")
+    assert asked(check_of, says(reset=True)) == Outcome(False, "connection reset in the TLS handshake")
+
+
+def test_tls_that_never_begins_times_out() -> None:
+    outcome = asked(lambda target: check_of(target, HASTY), silent)
+    assert outcome == Outcome(False, "timed out after 0.4 s in the TLS handshake")
+
+
+def raw_tls_end(tls: ssl.SSLContext, compliant: bool) -> tuple[Outcome, str]:
+    """A server that ends without close_notify; the outcome, and how it saw the client end."""
+    ends: list[str] = []
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with tls.wrap_socket(connection, server_side=True, suppress_ragged_eofs=False) as served:
+            served.recv(4096)
+            served.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+            try:
+                ends.append("close_notify" if served.recv(1) == b"" else "more")
+            except ssl.SSLError as error:
+                ends.append(error.reason or "")
+
+    with socket.create_server((V4, 0)) as listener:
+        target = Target(IPv4Address(V4), listener.getsockname()[1])
+        url = Url("/", tls_compliant=compliant)
+
+        async def main() -> Outcome:
+            serving = asyncio.get_running_loop().run_in_executor(None, serve)
+            outcome = await probe_of(HttpCheck(target=target, urls=(url,), tls=True, pace=PATIENT), Context())()
+            await serving
+            return outcome
+
+        return undisturbed(main), ends[0]
+
+
+def test_close_notify_is_sent_if_it_is_wished(tls: ssl.SSLContext) -> None:
+    assert raw_tls_end(tls, True) == (Outcome(True, GOOD), "close_notify")
+    assert raw_tls_end(tls, False) == (Outcome(True, GOOD), "UNEXPECTED_EOF_WHILE_READING")
+
+
+def test_an_end_without_close_notify_is_an_end(tls: ssl.SSLContext) -> None:
+    assert got_over_tls(says(b"HTTP/1.0 200 OK\r\n\r\nhi", reset=False), tls, Url("/", digest=md5(b"hi"))).ok

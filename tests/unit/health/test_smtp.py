@@ -1,0 +1,94 @@
+"""SMTP_CHECK: the conversation, and everything that a mail server may say instead."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import pytest
+
+from pylvs.health.outcome import Outcome
+from pylvs.model.checks import Pace, SmtpCheck, Target
+from tests.unit.health.servers import PATIENT, V4, Handler, asked, free_port
+
+SHORT = Pace(timeout_s=1.5)
+
+
+def smtp_check(target: Target, pace: Pace = PATIENT) -> SmtpCheck:
+    return SmtpCheck(targets=(target,), pace=pace)
+
+
+def server(*says: bytes, hold: bool = False, heard: list[bytes] | None = None) -> Handler:
+    """A mail server that says these, the first at once and each other when it has heard a line."""
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number, words in enumerate(says):
+            if number:
+                line = await reader.readline()
+                if heard is not None:
+                    heard.append(line)
+            writer.write(words)
+            await writer.drain()
+        if hold or len(says) < 3:
+            await reader.read()
+
+    return handler
+
+
+HELLO, DONE, BYE = b"220 mx ready\r\n", b"250 mx\r\n", b"221 bye\r\n"
+GREETED = Outcome(True, "greeted: '220 mx ready'")
+
+
+def test_it_says_what_keepalived_says() -> None:
+    heard: list[bytes] = []
+    assert asked(smtp_check, server(HELLO, DONE, BYE, heard=heard)) == GREETED
+    assert heard == [b"HELO smtpchecker.keepalived.org\r\n", b"QUIT\r\n"]
+    heard.clear()
+    check = lambda target: replace(smtp_check(target), helo_name="me.example")  # noqa: E731
+    assert asked(check, server(HELLO, DONE, BYE, heard=heard)) == GREETED
+    assert heard[0] == b"HELO me.example\r\n"
+
+
+@pytest.mark.parametrize(
+    ("says", "outcome"),
+    [
+        ((b"220 mx ready\n", b"250 mx\n", b"221 bye\n"), GREETED),
+        ((b"220-one\r\n220-two\r\n220 mx ready\r\n", b"250-mx\r\n250 HELP\r\n", BYE), GREETED),
+        ((HELLO, DONE, b"500 what?\r\n"), GREETED),
+        ((b"220\r\n", DONE, BYE), Outcome(True, "greeted: '220'")),
+        ((b"554 no\r\n",), Outcome(False, "the greeting is '554 no', not 220")),
+        ((b"220-one\r\n554 no\r\n",), Outcome(False, "the greeting is '554 no', not 220")),
+        ((HELLO, b"500 what?\r\n", BYE), Outcome(False, "the answer to HELO is '500 what?', not 250")),
+        ((b"HTTP/1.1 400 Bad\r\n",), Outcome(False, "the greeting is 'HTTP/1.1 400 Bad', which is no SMTP")),
+        ((b"2200 mx\r\n",), Outcome(False, "the greeting is '2200 mx', which is no SMTP")),
+        ((b"220-" + b"x" * 5000 + b"\r\n",), Outcome(False, "a line of more than 4096 bytes waiting for the greeting")),
+        ((b"220-" + b"x" * 5000,), Outcome(False, "a line of more than 4096 bytes waiting for the greeting")),
+        ((b"220-x\r\n" * 200,), Outcome(False, "the greeting has more than 100 lines")),
+        ((HELLO, DONE, b""), Outcome(False, "connection closed waiting for the answer to QUIT")),
+    ],
+)
+def test_what_a_server_may_say(says: tuple[bytes, ...], outcome: Outcome) -> None:
+    assert asked(smtp_check, server(*says)) == outcome
+
+
+@pytest.mark.parametrize(
+    ("says", "what"),
+    [
+        ((b"",), "the greeting"),
+        ((b"220-one\r\n",), "the greeting"),
+        ((HELLO, b""), "the answer to HELO"),
+        ((HELLO, DONE, b""), "the answer to QUIT"),
+    ],
+)
+def test_a_server_that_falls_silent_times_out(says: tuple[bytes, ...], what: str) -> None:
+    outcome = asked(lambda target: smtp_check(target, SHORT), server(*says, hold=True))
+    assert outcome == Outcome(False, f"timed out after 1.5 s waiting for {what}")
+
+
+def test_all_addresses_must_answer() -> None:
+    closed = Target(IPv4Address(V4), free_port())
+    both = lambda target: SmtpCheck(targets=(target, closed), pace=PATIENT)  # noqa: E731
+    assert asked(both, server(HELLO, DONE, BYE)) == Outcome(False, f"{closed}: connection refused")
+    twice = lambda target: SmtpCheck(targets=(target, target), pace=PATIENT)  # noqa: E731
+    assert asked(twice, server(HELLO, DONE, BYE)) == GREETED

@@ -1,0 +1,204 @@
+"""TCP_CHECK and the sockets that all checkers share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import resource
+import socket
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+import pytest
+
+from pylvs.health.checkers import probe_of
+from pylvs.health.context import Context
+from pylvs.health.failures import failure, quoted, words_of
+from pylvs.health.outcome import Outcome
+from pylvs.model.checks import Pace, Target, TcpCheck
+from tests.unit.health.servers import HASTY, PATIENT, V4, V6, asked, free_port, open_files, silent, tcp, undisturbed
+
+
+def tcp_check(target: Target, pace: Pace = PATIENT) -> TcpCheck:
+    return TcpCheck(target=target, pace=pace)
+
+
+def outcome_at(target: Target, pace: Pace = PATIENT) -> Outcome:
+    return undisturbed(lambda: probe_once(target, pace))
+
+
+async def probe_once(target: Target, pace: Pace = PATIENT) -> Outcome:
+    return await probe_of(tcp_check(target, pace), Context())()
+
+
+@pytest.mark.parametrize("host", [V4, V6])
+def test_a_server_that_accepts_is_up(host: str) -> None:
+    assert asked(tcp_check, silent, host=host) == Outcome(True, "connected")
+
+
+@pytest.mark.parametrize("host", [V4, V6])
+def test_a_closed_port_is_refused(host: str) -> None:
+    assert outcome_at(Target(ip_address(host), free_port())) == Outcome(False, "connection refused")
+
+
+def test_a_connection_ends_in_the_ordinary_way() -> None:
+    ends: list[bytes | Exception] = []
+
+    async def main() -> None:
+        ended = asyncio.Event()
+
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                ends.append(await reader.read())
+            except OSError as error:
+                ends.append(error)
+            ended.set()
+
+        async with tcp(handler) as target:
+            assert (await probe_once(target)).ok
+            await asyncio.wait_for(ended.wait(), PATIENT.timeout_s)
+
+    undisturbed(main)
+    assert ends == [b""]  # not a ConnectionResetError
+
+
+def full_listener() -> tuple[socket.socket, list[socket.socket]]:
+    """A listener whose queue is full: what comes now is neither accepted nor refused."""
+    listener = socket.create_server((V4, 0), backlog=0)
+    waiting = []
+    for _ in range(4):
+        client = socket.socket()
+        client.setblocking(False)
+        client.connect_ex(listener.getsockname())
+        waiting.append(client)
+    return listener, waiting
+
+
+def test_a_server_that_does_not_answer_times_out() -> None:
+    listener, waiting = full_listener()
+    with contextlib.ExitStack() as stack:
+        for each in (listener, *waiting):
+            stack.enter_context(each)
+        target = Target(IPv4Address(V4), listener.getsockname()[1])
+        assert outcome_at(target, HASTY) == Outcome(False, "timed out after 0.4 s")
+
+
+def test_a_check_that_is_cancelled_leaves_nothing() -> None:
+    listener, waiting = full_listener()
+
+    async def main() -> None:
+        task = asyncio.create_task(probe_once(Target(IPv4Address(V4), listener.getsockname()[1])))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with contextlib.ExitStack() as stack:
+        for each in (listener, *waiting):
+            stack.enter_context(each)
+        undisturbed(main)
+
+
+def test_it_comes_from_where_it_is_told() -> None:
+    seen: list[tuple[str, int]] = []
+    port = free_port()
+
+    async def main() -> None:
+        heard = asyncio.Event()
+
+        async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            seen.append(writer.get_extra_info("peername"))
+            heard.set()
+            await reader.read()
+
+        async with tcp(handler) as target:
+            for source, source_port in ((IPv4Address("127.0.0.9"), 0), (IPv4Address("127.0.0.8"), port), (None, port)):
+                heard.clear()
+                outcome = await probe_once(replace(target, source=source, source_port=source_port, device="lo"))
+                assert outcome == Outcome(True, "connected")
+                await asyncio.wait_for(heard.wait(), PATIENT.timeout_s)
+
+    undisturbed(main)
+    assert seen[0][0] == "127.0.0.9"
+    assert seen[1:] == [("127.0.0.8", port), (V4, port)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"source": IPv4Address("192.0.2.77")},
+            "the source address is not on this machine while binding to 192.0.2.77",
+        ),
+        ({"source": IPv6Address("::1")}, "the source address ::1 is of another family than 127.0.0.1"),
+        ({"device": "pylvs-absent"}, "no such device while binding to device pylvs-absent"),
+    ],
+)
+def test_a_source_that_is_not_here_is_named(changes: dict[str, object], reason: str) -> None:
+    assert outcome_at(replace(Target(IPv4Address(V4), 1), **changes)) == Outcome(False, reason)  # type: ignore[arg-type]
+
+
+def test_a_link_local_address_needs_a_device_that_is_there() -> None:
+    target = Target(IPv6Address("fe80::1"), 1, device="pylvs-absent")
+    assert outcome_at(target).reason == "no such device while binding to device pylvs-absent"
+
+
+def test_a_mark_is_set_or_the_missing_privilege_named() -> None:
+    outcome = asked(lambda target: tcp_check(replace(target, mark=7)), silent)
+    assert outcome.ok if os.geteuid() == 0 else "while setting firewall mark 7" in outcome.reason
+
+
+def test_too_many_open_files_say_nothing_of_the_server() -> None:
+    async def main() -> Outcome:
+        async with tcp(silent) as target:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+            try:
+                return await probe_once(target)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert undisturbed(main) == Outcome(False, "this process has too many open files", inconclusive=True)
+
+
+def test_many_at_once_do_not_disturb_each_other() -> None:
+    listener, waiting = full_listener()
+    dead = Target(IPv4Address(V4), listener.getsockname()[1])
+    closed = Target(IPv4Address(V4), free_port())
+
+    async def main() -> list[Outcome]:
+        async with tcp(silent) as alive:
+            targets = [(dead, HASTY), (alive, PATIENT), (closed, PATIENT)] * 50
+            return list(await asyncio.gather(*(probe_once(target, pace) for target, pace in targets)))
+
+    with contextlib.ExitStack() as stack:
+        for each in (listener, *waiting):
+            stack.enter_context(each)
+        outcomes = undisturbed(main)
+    assert [outcome.reason for outcome in outcomes] == [
+        "timed out after 0.4 s",
+        "connected",
+        "connection refused",
+    ] * 50
+
+
+def test_open_files_notices_what_is_left_open() -> None:
+    before = open_files()
+    with socket.socket():
+        assert open_files() == before + 1
+
+
+@pytest.mark.parametrize("code", sorted(errno.errorcode))
+def test_every_errno_has_words(code: int) -> None:
+    words = words_of(code)
+    assert words
+    assert "\n" not in words
+    assert str(failure(code, "while sending")) == f"{words} while sending"
+
+
+def test_what_a_server_sent_is_quoted_on_one_line() -> None:
+    assert quoted(b"hello") == "'hello'"
+    assert quoted(b"a\r\n\x1b[31m\xff'\"") == "'a\\r\\n\\x1b[31m\\xff'\"'"
+    assert quoted(b"x" * 100) == f"'{'x' * 60}…'"
