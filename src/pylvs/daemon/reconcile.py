@@ -21,7 +21,6 @@ from pylvs.daemon.edits import (
 from pylvs.daemon.image import Entry, Seen, plain
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import PylvsError
-from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.service import ServiceKey
 from pylvs.model.wanted import WantedRow
 
@@ -42,8 +41,8 @@ def edits(
 ) -> tuple[Edit, ...]:
     """What makes the table found the table wanted.
 
-    Of the services that are not wanted those in `ours` go, and those of checks, or all of them if `exclusive`; the
-    others are let be. Of rows, or servers of a row, that are wanted twice the first counts.
+    Of the services that are not wanted those in `ours` go, or all of them if `exclusive`; the others are let be. Of
+    rows, or servers of a row, that are wanted twice the first counts.
     """
     rows: dict[ServiceKey, WantedRow] = {}
     for row in wanted:
@@ -51,9 +50,7 @@ def edits(
     made: list[Edit] = []
     for key, row in rows.items():
         made += _row_edits(found.get(key), row)
-    made += [
-        DeleteService(key) for key in found if key not in rows and (exclusive or key in ours or is_probe_mark(key.mark))
-    ]
+    made += [DeleteService(key) for key in found if key not in rows and (exclusive or key in ours)]
     return tuple(made)
 
 

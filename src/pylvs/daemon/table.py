@@ -17,6 +17,7 @@ from pylvs.daemon.image import Image, image_of, note
 from pylvs.daemon.reconcile import Failure
 from pylvs.model.director import Director, ServiceRow
 from pylvs.model.errors import Busy, PylvsError
+from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.service import ServiceKey
 from pylvs.model.statistics import PacketCounts
 from pylvs.model.timeouts import Timeouts
@@ -92,7 +93,9 @@ class Table:
         if self._shape == _shape(wish):  # no service came or went
             todo = reconcile.edits(self._seen, [row for row in wish.rows if id(row) not in self._right])
         else:
-            todo = reconcile.edits(self._seen, wish.rows, wish.ours, wish.exclusive)
+            # Services of checks are a daemon's, whether or not this one knows of the one that left them.
+            ours = {*wish.ours, *(key for key in self._seen if is_probe_mark(key.mark))}
+            todo = reconcile.edits(self._seen, wish.rows, ours, wish.exclusive)
         restored: frozenset[Edit] = frozenset()
         if foreign and before is not None:
             restored = frozenset(todo).difference(reconcile.edits(before, wish.rows, wish.ours, wish.exclusive))

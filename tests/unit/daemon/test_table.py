@@ -11,6 +11,7 @@ import pytest
 from pylvs.daemon.table import Outdated, Plan, Table, Wish
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import ServiceRow
+from pylvs.model.probe_marks import FIRST
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
 from pylvs.model.timeouts import Timeouts
 from pylvs.model.wanted import WantedRow
@@ -177,3 +178,17 @@ def test_edits_come_in_slices(director: Watched, table: Table) -> None:
     assert [len(each.destinations) for each in director.services()] == [0]
     assert table.apply(plan.edits[1:], LONG_S) == (2, [])
     assert [len(each.destinations) for each in director.services()] == [2]
+
+
+def test_services_of_checks_stay_while_they_are_wanted_and_go_whoever_left_them(
+    director: Watched, table: Table
+) -> None:
+    kept, left = ServiceKey.of_mark(FIRST), ServiceKey.of_mark(FIRST + 1)
+    director.add_service(VirtualService(left))
+    wish = Wish([row(WEB, server(1)), row(kept, server(1))])
+    carry_out(table, wish)
+    for _ in range(2):  # by a plan that looks at the whole table, and by one that does not
+        assert {each.service.key for each in director.services()} == {WEB, kept}
+        assert not carry_out(table, wish)
+    carry_out(table, Wish([], ours=[WEB]))
+    assert director.services() == []
