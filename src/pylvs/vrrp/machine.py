@@ -1,0 +1,234 @@
+"""One virtual router's state machine (RFC 9568, 6.4), pure: what happens goes in, what is to be done comes out.
+
+Times are seconds of any clock that only goes forward; the caller gives it and wakes the machine at `due`. The machine
+keeps no addresses, sends nothing and waits for nothing. Every transition has a reason in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from pylvs.model.addresses import Address
+from pylvs.model.vrrp import OWNER
+from pylvs.vrrp.packet import Advertisement, comparable
+
+RELEASE = 0  # the priority of a master that gives up
+
+
+class State(Enum):
+    """Where a virtual router is."""
+
+    FAULT = "FAULT"  # also before its start and after its end
+    BACKUP = "BACKUP"
+    MASTER = "MASTER"
+
+
+class Why(Enum):
+    """What decided a transition."""
+
+    START = "start"
+    TIMER = "no advertisement came in time"
+    OWNER = "it owns the addresses"
+    RELEASED = "the master gave up"
+    HIGHER = "an advertisement of higher priority came"
+    GREATER_ADDRESS = "an advertisement of the same priority came from a greater address"
+    FAULT = "something that is tracked failed"
+    RECOVERED = "everything that is tracked is well again"
+    YIELD = "the operator's word"
+    GROUP = "its group"
+    STOP = "the end"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a virtual router is told, as far as its states are concerned."""
+
+    priority: int = 100
+    interval_s: float = 1.0
+    version: int = 2
+    preempt: bool = True
+    preempt_delay_s: float = 0.0
+    down_after_adverts: int = 3
+    lower_priority_unanswered: bool = False  # a master does not answer those of lower priority at once
+    starts_as_master: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Advertise:
+    """Send an advertisement with this priority."""
+
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Become:
+    """Take the addresses (MASTER) or give them up."""
+
+    state: State
+    before: State
+    why: Why
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Send gratuitous ARP or neighbour advertisements again: somebody else just said that the addresses are his."""
+
+    detail: str = ""
+
+
+Action = Advertise | Become | Announce
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A virtual router at one moment; every method gives the next one and what is to be done.
+
+    `priority` is the effective one. `due` is when `wake` must be called, None for never. `heard_interval_s` is the
+    master's (version 3 takes it over), `held_until` keeps it passive after the operator's word.
+    """
+
+    rules: Rules
+    address: Address  # its own, which breaks ties
+    state: State = State.FAULT
+    priority: int = 100
+    due: float | None = None
+    heard_interval_s: float = 0.0
+    preempt_at: float | None = None  # when a better router may take over from the one that is heard
+    held_until: float | None = None
+
+    # --- what follows from the rules ---
+
+    @property
+    def interval_s(self) -> float:
+        """Between two advertisements of the master that is followed."""
+        return self.heard_interval_s if self.rules.version == 3 and self.heard_interval_s else self.rules.interval_s
+
+    @property
+    def skew_s(self) -> float:
+        """The better the priority, the sooner: RFC 3768 counts in seconds, RFC 9568 in the master's interval."""
+        share = (256 - self.priority) / 256
+        return share * (self.interval_s if self.rules.version == 3 else 1.0)
+
+    @property
+    def down_s(self) -> float:
+        """Without an advertisement for so long, the master is down."""
+        return self.rules.down_after_adverts * self.interval_s + self.skew_s
+
+    # --- what happens ---
+
+    def start(self, now: float) -> tuple[Machine, list[Action]]:
+        """Everything that is tracked is well: begin (RFC 9568, 6.4.1)."""
+        return self._enter(now, Why.START)
+
+    def recover(self, now: float) -> tuple[Machine, list[Action]]:
+        """What was at fault is well again."""
+        return self._enter(now, Why.RECOVERED) if self.state is State.FAULT else (self, [])
+
+    def fail(self, now: float, detail: str = "", why: Why = Why.FAULT) -> tuple[Machine, list[Action]]:
+        """Something that is tracked failed, or this is the end: a master says that it gives up."""
+        if self.state is State.FAULT:
+            return self, []
+        actions: list[Action] = [Advertise(RELEASE)] if self.state is State.MASTER else []
+        changed, become = self._to(State.FAULT, why, detail)
+        return replace(changed, due=None, preempt_at=None), [*actions, become]
+
+    def stop(self, now: float) -> tuple[Machine, list[Action]]:
+        """The end."""
+        return self.fail(now, why=Why.STOP)
+
+    def wake(self, now: float) -> tuple[Machine, list[Action]]:
+        """The time `due` has come; harmless at any other."""
+        if self.due is None or now < self.due:
+            return self, []
+        if self.state is State.MASTER:
+            return replace(self, due=now + self.rules.interval_s), [Advertise(self.priority)]
+        if self.held_until is not None and now < self.held_until:
+            return replace(self, due=min(self.held_until, now + self.down_s)), []
+        return self._master(now, Why.TIMER, f"for {self.down_s:.3g} s")
+
+    def hear(self, now: float, told: Advertisement, source: Address) -> tuple[Machine, list[Action]]:
+        """A good advertisement of another router came (RFC 9568, 6.4.2 and 6.4.3)."""
+        if self.state is State.BACKUP:
+            return self._heard_as_backup(now, told, source)
+        if self.state is State.MASTER:
+            return self._heard_as_master(now, told, source)
+        return self, []
+
+    def set_priority(self, now: float, priority: int) -> tuple[Machine, list[Action]]:
+        """What is tracked changed the priority; an owner's never changes."""
+        if self.rules.priority == OWNER or priority == self.priority:
+            return self, []
+        return replace(self, priority=max(1, min(OWNER - 1, priority))), []
+
+    def yield_until(self, now: float, until: float) -> tuple[Machine, list[Action]]:
+        """Give up, and do not take over before that time."""
+        held = replace(self, held_until=until)
+        if self.state is not State.MASTER:
+            return held, []
+        return held._backup(now, Why.YIELD, "", [Advertise(RELEASE)])
+
+    def follow(self, now: float, state: State, why: Why = Why.GROUP) -> tuple[Machine, list[Action]]:
+        """Go where the group goes."""
+        if state is self.state:
+            return self, []
+        if state is State.MASTER:
+            return self._master(now, why)
+        if state is State.FAULT:
+            return self.fail(now, why=why)
+        return self._backup(now, why, "", [Advertise(RELEASE)] if self.state is State.MASTER else [])
+
+    # --- how ---
+
+    def _enter(self, now: float, why: Why) -> tuple[Machine, list[Action]]:
+        if self.rules.priority == OWNER:
+            return self._master(now, Why.OWNER)
+        changed, become = self._to(State.BACKUP, why)
+        fresh = replace(changed, heard_interval_s=0.0, preempt_at=None)
+        return replace(fresh, due=now + fresh.down_s), [become]
+
+    def _to(self, state: State, why: Why, detail: str = "") -> tuple[Machine, Become]:
+        return replace(self, state=state), Become(state, self.state, why, detail)
+
+    def _master(self, now: float, why: Why, detail: str = "") -> tuple[Machine, list[Action]]:
+        changed, become = self._to(State.MASTER, why, detail)
+        fresh = replace(
+            changed, due=now + self.rules.interval_s, heard_interval_s=0.0, preempt_at=None, held_until=None
+        )
+        return fresh, [Advertise(self.priority), become]
+
+    def _backup(
+        self, now: float, why: Why, detail: str, before: Iterable[Action] = (), heard_s: float = 0.0
+    ) -> tuple[Machine, list[Action]]:
+        changed, become = self._to(State.BACKUP, why, detail)
+        fresh = replace(changed, heard_interval_s=heard_s, preempt_at=None)
+        return replace(fresh, due=now + fresh.down_s), [*before, become]
+
+    def _heard_as_backup(self, now: float, told: Advertisement, source: Address) -> tuple[Machine, list[Action]]:
+        heard = replace(self, heard_interval_s=told.interval_s)
+        if told.priority == RELEASE:
+            return replace(heard, due=now + heard.skew_s, preempt_at=None), []
+        if told.priority >= self.priority or not self.rules.preempt:
+            return replace(heard, due=now + heard.down_s, preempt_at=None), []
+        if self.held_until is not None and now < self.held_until:
+            return replace(heard, due=now + heard.down_s), []
+        if not self.rules.preempt_delay_s:
+            return replace(self, preempt_at=None), []  # the one heard is worse: its advertisements count for nothing
+        begin = now + self.rules.preempt_delay_s if self.preempt_at is None else self.preempt_at
+        if now >= begin:
+            return replace(self, preempt_at=begin), []
+        return replace(heard, preempt_at=begin, due=now + heard.down_s), []
+
+    def _heard_as_master(self, now: float, told: Advertisement, source: Address) -> tuple[Machine, list[Action]]:
+        if told.priority == RELEASE:
+            return replace(self, due=now + self.rules.interval_s), [Advertise(self.priority)]
+        equal = told.priority == self.priority
+        if told.priority > self.priority or (equal and comparable(source) > comparable(self.address)):
+            why = Why.GREATER_ADDRESS if equal else Why.HIGHER
+            return self._backup(now, why, f"{source} with priority {told.priority}", heard_s=told.interval_s)
+        conflict = Announce(f"{source} with priority {told.priority} holds the addresses as well")
+        if self.rules.lower_priority_unanswered:
+            return self, [conflict]
+        return replace(self, due=now + self.rules.interval_s), [Advertise(self.priority), conflict]
