@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot
 from pylvs.model.director import DestinationRow, ServiceRow
+from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.service import ServiceKey
 from pylvs.model.statistics import Counters
 
@@ -62,7 +63,7 @@ class _Given(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """All metrics."""
-        yield from _table(self._facts.rows)
+        yield from _table([row for row in self._facts.rows if not is_probe_mark(row.service.key.mark)])
         yield from _counts(self._facts)
         yield from _checks(self._facts.services)
         yield from _daemon(self._facts)

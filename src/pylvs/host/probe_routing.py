@@ -17,9 +17,9 @@ from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from pylvs.dataplane.devices import Routes
+from pylvs.dataplane.devices import Routes, local_addresses
 from pylvs.host import sysctls
-from pylvs.host.addresses import explained, holdings, netlink
+from pylvs.host.addresses import explained, netlink
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.errors import PylvsError
 from pylvs.model.probe_marks import FIRST, MASK
@@ -80,26 +80,22 @@ def accept_own_sources(device: str, on: bool) -> None:
 
 
 def source_towards(server: Address, version: int, avoiding: Collection[Address]) -> Address:
-    """An address of this host, of this version of IP, to ask from: the one that the kernel would use for the server,
-    but none of `avoiding`, which the server has, too. Raises PylvsError."""
+    """An address of this host, of this version of IP, to ask from: the one that the kernel would use for the server, or
+    else one near it; none of `avoiding`, which the server has, too. Raises PylvsError, OSError."""
     if server.version == version:
         chosen = _chosen_by_kernel(server)
         if chosen not in avoiding:
             return chosen
-    with netlink() as route:
-        held = [each for each in holdings(route) if each.address.version == version]
     usable = [
         each
-        for each in held
-        if each.address not in avoiding and not (each.address.is_loopback or each.address.is_link_local)
+        for each in local_addresses()
+        if each.version == version
+        and each not in avoiding
+        and not (each.is_loopback or each.is_link_local or each.is_unspecified)
     ]
-    # one of the server's own network first, then one that is of a network at all
-    usable.sort(
-        key=lambda each: (not _same_network(each.address, each.prefix, server), -_room(each.address, each.prefix))
-    )
     if not usable:
         raise PylvsError(f"this host has no IPv{version} address of its own to check {server} from")
-    return usable[0].address
+    return max(usable, key=lambda each: (_bits_in_common(each, server), -int(each)))
 
 
 def _chosen_by_kernel(server: Address) -> Address:
@@ -111,10 +107,8 @@ def _chosen_by_kernel(server: Address) -> Address:
         return ip_address(asking.getsockname()[0].partition("%")[0])
 
 
-def _same_network(address: Address, prefix: int, server: Address) -> bool:
-    bits = address.max_prefixlen - prefix
-    return address.version == server.version and int(address) >> bits == int(server) >> bits
-
-
-def _room(address: Address, prefix: int) -> int:
-    return address.max_prefixlen - prefix
+def _bits_in_common(one: Address, other: Address) -> int:
+    """How long a network both are in; of two versions of IP none (RFC 6724 5, rule 8)."""
+    if one.version != other.version:
+        return 0
+    return one.max_prefixlen - (int(one) ^ int(other)).bit_length()
