@@ -14,7 +14,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-from tests.packet.fuzz.run import run
+from tests.packet.fuzz.run import work
 from tests.termination import unwind_on_sigterm, unwind_with_parent
 
 
@@ -36,7 +36,7 @@ def main() -> int:
     unwind_on_sigterm()
     with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn"), unwind_with_parent) as pool:
         try:
-            results = list(pool.map(run, [share] * given.jobs, [seed + job for job in range(given.jobs)]))
+            results = list(pool.map(work, [share] * given.jobs, [seed + job for job in range(given.jobs)]))
         except KeyboardInterrupt:
             for worker in multiprocessing.active_children():
                 worker.terminate()

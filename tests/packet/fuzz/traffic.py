@@ -12,7 +12,7 @@ from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel
 from pylvs.model.scheduler import SCHEDULERS
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference.sums import checksum, pseudo_header
-from tests.packet.fuzz.site import METHODS, SERVER_PORTS, SETTINGS, WEIGHTS
+from tests.packet.fuzz.site import METHODS, PERSISTENCE_S, SERVER_PORTS, SETTINGS, WEIGHTS
 from tests.packet.fuzz.steps import (
     AddServer,
     AddService,
@@ -176,7 +176,8 @@ class Traffic:
         if kind == "add" and self.gone:
             key, given = chance.choice(self.gone)
             if key not in self.services:
-                return AddService(VirtualService(key, chance.choice(SCHEDULERS)))
+                flags, timeout_s = (ServiceFlag(0), 0) if key.port else (ServiceFlag.PERSISTENT, PERSISTENCE_S)
+                return AddService(VirtualService(key, chance.choice(SCHEDULERS), flags, timeout_s))
             if given.key in self.servers[key]:
                 return None
             return AddServer(key, self._changed(key, given))
@@ -198,10 +199,10 @@ class Traffic:
         return EditServer(key, self._changed(key, given))
 
     def _changed(self, key: ServiceKey, given: Destination) -> Destination:
-        """Another weight, perhaps another method or other thresholds."""
+        """Another weight, perhaps another method or other thresholds: what ipvsadm would take and leave as it is."""
         chance = self.chance
         method = given.method
-        if chance.random() < 0.2 and given.key.address.version == key.address.version:
+        if chance.random() < 0.2 and given.key.address.version == key.address.version and given.key.port == key.port:
             method = chance.choice(METHODS)
         upper, lower = given.upper, given.lower
         if chance.random() < 0.3:
