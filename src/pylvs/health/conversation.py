@@ -22,13 +22,13 @@ _WAIT_ERRORS = (BlockingIOError, ssl.SSLWantReadError)
 def lenient_tls() -> ssl.SSLContext:
     """TLS for asking whether a server works, not who it is: no certificate is verified and old servers are accepted.
 
-    That is every version and cipher that this machine's OpenSSL still has, and servers without secure renegotiation.
+    Every version that this machine's OpenSSL still has, keys of any length, servers without secure renegotiation.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
     context.options |= _LEGACY_SERVER_CONNECT
     return context
 

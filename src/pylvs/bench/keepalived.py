@@ -1,0 +1,75 @@
+"""The real keepalived, for checks beside ours: also on a kernel without IPVS, and without a word to the table."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pylvs.model.errors import Unsupported
+
+PROGRAM = "keepalived"
+_SOURCE = Path(__file__).with_name("no_ipvs.c")
+_PATIENCE_S = 30
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def preload(folder: Path) -> Path:
+    """Compile what keeps keepalived away from IPVS, into this folder. Raises Unsupported."""
+    made = folder / "no_ipvs.so"
+    compilers = (["cc"], [sys.executable, "-m", "ziglang", "cc"])
+    for compiler in compilers:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            words = [*compiler, "-shared", "-fPIC", "-O2", "-o", str(made), str(_SOURCE)]
+            subprocess.run(words, check=True, capture_output=True, timeout=_PATIENCE_S)
+            return made
+    raise Unsupported(f"no compiler for {_SOURCE.name}: neither cc nor ziglang's")
+
+
+def program() -> str:
+    """Where it is. Raises Unsupported."""
+    found = shutil.which(PROGRAM, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if found is None:
+        raise Unsupported("there is no keepalived; install it: apt install keepalived")
+    return found
+
+
+@contextlib.contextmanager
+def running(configuration: Path, library: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """keepalived's checks in this network namespace, in a session of their own; its log goes to NAME.log.
+
+    A session of its own, because a keepalived that gives up sends signals to its whole process group.
+    """
+    words = [program(), "--check", "--dont-fork", "--log-console", "--no-syslog", "--log-detail"]
+    words += ["--use-file", str(configuration), "--pid", str(configuration.with_suffix(".pid"))]
+    words += ["--checkers_pid", str(configuration.with_suffix(".checkers.pid"))]
+    environment = {**os.environ, "LD_PRELOAD": str(library)}
+    with configuration.with_suffix(".log").open("wb") as log:
+        process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def processor_s(process: subprocess.Popen[bytes]) -> float:
+    """What it and the process that checks for it have used. Raises Unsupported if it has ended."""
+    try:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return sum(_used_s(number) for number in [str(process.pid), *children])
+    except OSError:
+        raise Unsupported("keepalived has ended") from None
+
+
+def _used_s(number: str) -> float:
+    fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
