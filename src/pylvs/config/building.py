@@ -61,7 +61,7 @@ def _services(
         if service is not None:
             yield service
         else:
-            effective.blocks.remove(block)
+            effective.leave_out(block)
 
 
 def in_order(findings: Iterable[Finding], document: Document) -> tuple[Finding, ...]:

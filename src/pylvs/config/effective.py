@@ -127,6 +127,10 @@ class EffectiveBlock:
                 origin = Origin(How.ADJUSTED, each.origin.place, note)
                 self.settings[at] = replace(each, value=value, origin=origin)
 
+    def leave_out(self, block: EffectiveBlock) -> None:
+        """Without this one of its blocks: another one may say the same."""
+        self.blocks = [each for each in self.blocks if each is not block]
+
     def below(self, *names: str) -> Iterator[EffectiveBlock]:
         """The blocks of these names in this one."""
         return (each for each in self.blocks if each.block.name in names)

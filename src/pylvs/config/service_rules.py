@@ -121,7 +121,7 @@ def _families(service: EffectiveBlock, entries: Entries, findings: Findings) -> 
         if _server(each).address.version != version:
             text = f"{_server(each).address} is not IPv{version} as the service is; the real server is left out"
             findings.error(_server(each).word.place, text, "only lvs_method TUN leads to the other IP version")
-            service.blocks.remove(each)
+            service.leave_out(each)
     for mark in entries.marks:
         if not mark.family and len(entries.versions) > 1:
             text = f"fwmark {mark.mark} needs inet or inet6 in a group of both; it is IPv{version}"
@@ -168,7 +168,7 @@ def _twins(service: EffectiveBlock, findings: Findings) -> None:
         if seen[key] > 1:
             text = f"the service has the real server {server.address} with this port already; this one is left out"
             findings.warning(server.word.place, text, "remove it")
-            service.blocks.remove(each)
+            service.leave_out(each)
             continue
         lower, upper = each.get("lthreshold", int), each.get("uthreshold", int)
         if upper and lower > upper:

@@ -95,7 +95,7 @@ def _setting(setting: Effective, indent: str) -> str:
     name, text = setting.keyword.name, text_of(setting)
     if str(setting.keyword.type) == "":  # the keyword alone is its value
         text = ""
-        absent = setting.value is False
+        absent = not setting.value
     else:
         absent = setting.value is None or (setting.origin.how is How.DEFAULT and text == "" and setting.value != "")
     line = " ".join(filter(None, (name, text if setting.value != "" else '""')))

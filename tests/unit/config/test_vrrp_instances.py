@@ -128,7 +128,7 @@ def test_a_program_runs_with_its_arguments_as_the_user_that_is_named() -> None:
         ),
         (["vmac_xmit_base"], "vmac_xmit_base is ignored: there is no VMAC", "vmac", None),
         (["mcast_dst_ip ff02::5"], "ff02::5 is not IPv4, as the virtual router is", "multicast", "224.0.0.18"),
-        (["mcast_src_ip 2001:db8::1"], "2001:db8::1 is not IPv4, as the virtual router is", "source", None),
+        (["mcast_src_ip 2001:db8::1"], "mcast_src_ip is ignored: 2001:db8::1 is not IPv4, as", "source", None),
         (["mcast_src_ip 192.0.2.9/24"], "the prefix length /24 has no meaning here", "source", "192.0.2.9"),
         (["native_ipv6"], "the virtual router's addresses are IPv4; native_ipv6 is ignored", "family", 4),
         (["prioritee 200"], "prioritee is not known in vrrp_instance and is ignored", "priority", 100),
@@ -309,9 +309,7 @@ def test_global_defs_say_the_defaults() -> None:
 def test_min_garp_counts_where_nothing_else_is_said() -> None:
     text = "global_defs {\nvrrp_min_garp\n}\n" + INSTANCE.format(addresses=ADDRESS, lines="garp_master_repeat 9")
     found = clean(text).instances[0].announcements
-    assert found == Announcements(
-        repeat=9, delay_s=0, refresh_repeat=0, lower_priority_repeat=1, lower_priority_delay_s=0
-    )
+    assert found == Announcements(repeat=9, delay_s=0, lower_priority_repeat=1, lower_priority_delay_s=0)
 
 
 def two(first: str, second: str) -> tuple[list[str], list[str]]:

@@ -7,10 +7,11 @@ from pylvs.config.schema.nouns import Block, Keyword, State, Twice
 from pylvs.config.schema.routes import RouteLine
 from pylvs.config.schema.rules import RuleLine
 from pylvs.config.schema.scripts import SCRIPT
-from pylvs.config.schema.types import BARE, FLAG, TEXT, Integer, OptionalText, Seconds, Texts, choice
+from pylvs.config.schema.types import BARE, FLAG, TEXT, Integer, Seconds, Texts, choice
 from pylvs.config.schema.vrrp_tracks import NOTIFIES, TRACKS
 from pylvs.config.schema.vrrp_types import (
     AT_LEAST_ONE,
+    CHECKSUM,
     DEVICE,
     NAME,
     SOURCE,
@@ -90,7 +91,7 @@ GARP = (
 UNICAST = (
     Block("unicast_peer", "the other routers: advertisements go to them alone", lines=PeerLine(), twice=Twice.MANY),
     Keyword("unicast_src_ip", SOURCE, "source of advertisements", default_doc="the interface's first address"),
-    Keyword("unicast_ttl", Integer(0, 255), "TTL, or hop limit, of unicast advertisements", default=255),
+    Keyword("unicast_ttl", Integer(0, 255), "TTL, or hop limit, of unicast advertisements", default_doc="255"),
     Keyword("unicast_fault_no_peer", BARE, "fault, not multicast, without a peer", default=False),
     Keyword(
         "check_unicast_src",
@@ -101,7 +102,7 @@ UNICAST = (
     ),
     Keyword(
         "old_unicast_checksum",
-        OptionalText("never"),
+        CHECKSUM,
         "version 3: keepalived's checksum before 1.3.7; never: not even if a peer uses it",
         aliases=("old_unicast_chksum",),
     ),
@@ -128,9 +129,9 @@ VRRP_INSTANCE = Block(
         Block("virtual_routes", "routes that the master has", lines=RouteLine(), twice=Twice.MANY),
         Block("virtual_rules", "rules that the master has", lines=RuleLine(), twice=Twice.MANY),
         Keyword("nopreempt", BARE, "do not take over from a router of lower priority", default=False),
-        Keyword("preempt", BARE, "take over from a router of lower priority", default=True),
+        Keyword("preempt", BARE, "take over from a router of lower priority", default_doc="unless nopreempt"),
         Keyword("preempt_delay", Seconds(0, 1000), "seconds to wait before that", default=0.0),
-        Keyword("accept", BARE, "packets to the addresses reach this host", default=True),
+        Keyword("accept", BARE, "packets to the addresses reach this host", default_doc="unless strict_mode"),
         Keyword("no_accept", BARE, "they do not, unless it owns them", default=False),
         Keyword(
             "strict_mode", FLAG, "nothing that RFC 9568 does not have", default=False, global_names=("vrrp_strict",)

@@ -42,12 +42,19 @@ TRACKS = (
 
 
 @dataclass(frozen=True, slots=True)
-class DeletedType(Type[WrittenScript | None]):
+class Deleted:
+    """What is done when a reload removes a virtual router: DELETED is said, and perhaps a program is run."""
+
+    script: WrittenScript | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedType(Type[Deleted]):
     """A program, or nothing: then only the state's name changes."""
 
-    def parse(self, words: Words) -> WrittenScript | None:
+    def parse(self, words: Words) -> Deleted:
         """The program."""
-        return SCRIPT.parse(words) if words else None
+        return Deleted(SCRIPT.parse(words) if words else None)
 
     def __str__(self) -> str:
         return f"[{SCRIPT}]"

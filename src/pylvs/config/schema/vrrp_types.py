@@ -10,7 +10,7 @@ from pylvs.config.schema.nouns import Type, Words, Wrong
 from pylvs.config.schema.types import address_of, number_of
 from pylvs.config.tree import Word
 from pylvs.model.addresses import Address
-from pylvs.model.vrrp import Peer, Vmac
+from pylvs.model.vrrp import OldChecksum, Peer, Vmac
 
 MAC = re.compile(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){4,5}\Z")
 STANDARD_MACS = (bytes.fromhex("00005e0001"), bytes.fromhex("00005e0002"))  # RFC 9568 7.3
@@ -158,6 +158,23 @@ class ExtraType(Type[tuple[bool, int]]):
 
 
 @dataclass(frozen=True, slots=True)
+class ChecksumType(Type[OldChecksum]):
+    """The keyword alone, or `never`."""
+
+    def parse(self, words: Words) -> OldChecksum:
+        """When the old checksum is used."""
+        word = words.peek()
+        if word is None:
+            return OldChecksum.ALWAYS
+        if words.take_if("never") is None:
+            raise Wrong(f"'{word.text}' is not known here", "write never, or nothing", word)
+        return OldChecksum.NEVER
+
+    def __str__(self) -> str:
+        return "[never]"
+
+
+@dataclass(frozen=True, slots=True)
 class PasswordType(Type[bytes]):
     """A password, of which VRRP carries 8 octets."""
 
@@ -230,6 +247,7 @@ class NameType(Type[Named]):
         return "NAME"
 
 
+CHECKSUM = ChecksumType()
 DEVICE = DeviceType()
 NAME = NameType()
 SOURCE = SourceType()

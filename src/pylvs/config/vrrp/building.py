@@ -56,21 +56,20 @@ class _Building:
     def build(self) -> VrrpConfiguration:
         """Everything in the order of the text, then what concerns several virtual routers."""
         maker = InstanceMaker(self.known, self.scripts, self.settings, self.preferences)
-        instances = {_name(each) for each in self.root.below("vrrp_instance")}
         for block in list(self.root.blocks):
-            self._block(block, maker, instances)
+            self._block(block, maker)
         kept = {each.instance.name: each for each in without_conflicts(self.made, self.known.findings)}
         taken: Taken = {}
         groups: list[VrrpGroup] = []
         for block in self.groups.values():
             group = group_of(block, kept, taken, self.known, self.scripts)
             if group is None:
-                self.root.blocks.remove(block)
+                self.root.leave_out(block)
             else:
                 groups.append(group)
         for each in self.made:
             if each.instance.name not in kept:
-                self.root.blocks.remove(each.block)
+                self.root.leave_out(each.block)
         return VrrpConfiguration(
             instances=tuple(each.instance for each in kept.values()),
             groups=tuple(groups),
@@ -80,11 +79,11 @@ class _Building:
             addresses=tuple(self.addresses),
             routes=tuple(self.routes),
             rules=tuple(self.rules),
-            track_groups=tuple(self.track_groups.items()),
+            track_groups=tuple(fixed.members_of(self.track_groups, kept, self.known.findings)),
             settings=fixed.settings_of(self.root, self.settings, self.scripts, self.known),
         )
 
-    def _block(self, block: EffectiveBlock, maker: InstanceMaker, instances: set[str]) -> None:
+    def _block(self, block: EffectiveBlock, maker: InstanceMaker) -> None:
         findings = self.known.findings
         match block.block.name:
             case "vrrp_script":
@@ -94,7 +93,7 @@ class _Building:
             case "vrrp_track_process":
                 watched.process(block, self.known)
             case "track_group":
-                fixed.track_group_of(block, self.track_groups, instances, findings)
+                fixed.track_group_of(block, self.track_groups, findings)
             case "static_ipaddress":
                 self.addresses += fixed.addresses_of(block, self.track_groups, self.settings, self.known)
             case "static_routes":
@@ -112,7 +111,7 @@ class _Building:
             return
         made = maker.make(block)
         if made is None:
-            self.root.blocks.remove(block)
+            self.root.leave_out(block)
         else:
             self.made.append(made)
 
@@ -127,7 +126,7 @@ class _Building:
             return False
         text = f"the name '{block.head.name}' is taken; this {block.block.name} is left out"
         self.known.findings.error(block.head.word.place, text, "give it another name")
-        self.root.blocks.remove(block)
+        self.root.leave_out(block)
         return True
 
 

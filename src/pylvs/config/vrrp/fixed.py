@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from pylvs.config.effective import EffectiveBlock
@@ -21,7 +21,8 @@ from pylvs.model.routing import HeldAddress, Route
 from pylvs.model.vrrp import Fifo, LinkDelay, SendingLimit, VrrpSettings
 
 DEFAULT_INTERFACE = "eth0"
-TrackGroups = dict[str, tuple[str, ...]]
+Members = tuple[str, ...]
+TrackGroups = dict[str, EffectiveBlock]
 
 
 def settings_of(root: EffectiveBlock, settings: EffectiveBlock, scripts: ScriptRules, known: Known) -> VrrpSettings:
@@ -119,19 +120,25 @@ def _delays(root: EffectiveBlock, findings: Findings) -> Iterator[LinkDelay]:
             yield LinkDelay(line.device.name, line.down_s, line.up_s)
 
 
-def track_group_of(block: EffectiveBlock, groups: TrackGroups, instances: set[str], findings: Findings) -> None:
-    """One more track_group; its virtual routers may be defined anywhere."""
+def track_group_of(block: EffectiveBlock, groups: TrackGroups, findings: Findings) -> None:
+    """One more track_group; who is in it is looked at when all virtual routers have been read."""
     name = name_of(block)
     if name.name in groups:
         findings.error(name.word.place, f"the name '{name.name}' is taken; this one does not count", "choose another")
-        return
-    words = [word for inner in block.below("group") for line in inner.section.lines(tuple) for word in line]
-    for word in words:
-        if word.text not in instances:
-            findings.error(word.place, f"there is no virtual router '{word.text}'", "define it, or remove it")
-    if not words:
-        findings.error(name.word.place, f"track_group {name.name} has no virtual router", "add group { NAME ... }")
-    groups[name.name] = tuple(word.text for word in words if word.text in instances)
+    else:
+        groups[name.name] = block
+
+
+def members_of(groups: TrackGroups, instances: Collection[str], findings: Findings) -> Iterator[tuple[str, Members]]:
+    """Each track_group with the virtual routers in it."""
+    for name, block in groups.items():
+        words = [word for inner in block.below("group") for line in inner.section.lines(tuple) for word in line]
+        for word in words:
+            if word.text not in instances:
+                findings.error(word.place, f"there is no virtual router '{word.text}'", "define it, or remove it")
+        if not words:
+            findings.error(block.word.place, f"track_group {name} has no virtual router", "add group { NAME ... }")
+        yield name, tuple(dict.fromkeys(word.text for word in words if word.text in instances))
 
 
 def addresses_of(

@@ -21,6 +21,8 @@ def apply(block: EffectiveBlock, known: Known, family: int, peers: int, addresse
     if not _possible(block, findings, addresses):
         return False
     _interval(block, findings)
+    if block.get("priority", int) == OWNER and not block.is_written("state"):
+        block.adjust("state", "MASTER", "priority 255")
     _strict(block, findings)
     _authentication(block, findings)
     _preemption(block, findings)
@@ -35,9 +37,8 @@ def is_version_3(block: EffectiveBlock) -> bool:
 
 
 def is_master(block: EffectiveBlock) -> bool:
-    """Whether it begins as master: it says so, or it owns the addresses and does not say otherwise."""
-    owner = block.get("priority", int) == OWNER and not block.is_written("state")
-    return owner or block.get("state", str) == "MASTER"
+    """Whether it begins as master."""
+    return block.get("state", str) == "MASTER"
 
 
 def _given(block: EffectiveBlock, name: str) -> bool:
@@ -106,9 +107,9 @@ def _strict(block: EffectiveBlock, findings: Findings) -> None:
         if block.section.setting(name) is not None and block.get(name, int):
             findings.error(block.place(name), f"strict_mode has {name} 0", "remove it")
         block.adjust(name, 0, "strict_mode")
-    if _given(block, "accept") and not is_version_3(block):
+    if block.maybe("accept", bool) and not is_version_3(block):
         findings.error(block.place("accept"), "strict_mode has no accept in version 2; it is ignored", "remove it")
-        block.adjust("accept", False, "strict_mode")
+        block.adjust("accept", None, "strict_mode")
     for name in ("preempt_delay", "vmac_xmit_base"):
         if block.is_written(name) and block.effective(name).value:
             findings.error(block.place(name), f"strict_mode has no {name}; it is ignored", "remove it")
@@ -139,7 +140,7 @@ def _authentication(block: EffectiveBlock, findings: Findings) -> None:
             reason = "no auth_type is given"
         if reason:
             findings.error(place, f"{reason}; nothing is authenticated", "complete the block, or remove it")
-            block.blocks.remove(each)
+            block.leave_out(each)
     found = authentication_of(block)
     if found is not None and found[0] == "AH" and block.is_written("state") and is_master(block):
         text = "with auth_type AH a router cannot begin as master; it begins as backup"

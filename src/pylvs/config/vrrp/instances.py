@@ -10,6 +10,7 @@ from pylvs.config.effective import EffectiveBlock, How
 from pylvs.config.schema.addresses import Held
 from pylvs.config.schema.routes import Routed
 from pylvs.config.schema.scripts import WrittenScript
+from pylvs.config.schema.vrrp_tracks import Deleted
 from pylvs.config.schema.vrrp_types import Named
 from pylvs.config.script_rules import ScriptRules
 from pylvs.config.tree import Word
@@ -39,7 +40,6 @@ MOST_ADDRESSES = 255  # their number has 8 bits
 FEWEST_GARPS = {
     "garp_master_delay": 0,
     "garp_master_repeat": 1,
-    "garp_master_refresh_repeat": 0,
     "garp_lower_prio_delay": 0,
     "garp_lower_prio_repeat": 1,
 }
@@ -70,6 +70,7 @@ class InstanceMaker:
         if family == 4 and block.is_written("native_ipv6"):
             text = "the virtual router's addresses are IPv4; native_ipv6 is ignored"
             self.known.findings.error(block.place("native_ipv6"), text, "remove it")
+            block.adjust("native_ipv6", False, "the addresses are IPv4")
         held = tuple(self._family(block, "virtual_ipaddress", family))
         peers = tuple(self._peers(block, family))
         if self.settings.get("vrrp_min_garp", bool):
@@ -81,16 +82,13 @@ class InstanceMaker:
         advertised, moved = self._room(block, held)
         excluded = (*moved, *(each for inner in block.below(EXCLUDED) for each in inner.section.lines(Held)))
         self._twice(advertised + excluded)
-        device, found = device_of(block), authentication_of(block)
+        device, found, ttl = device_of(block), authentication_of(block), block.maybe("unicast_ttl", int)
         owner = block.get("priority", int) == OWNER
         tracks = tracks_of(block, self.known, device)
         if owner:
             tracks = unweighted(tracks, block, self.known, "priority 255 does not change", keep_interfaces=False)
         strict = block.get("strict_mode", bool)
-        if block.is_written("accept") or not strict:
-            accept = block.get("accept", bool) and not block.get("no_accept", bool)
-        else:
-            accept = False
+        accept = (block.maybe("accept", bool) or not strict) and not block.get("no_accept", bool)
         instance = VrrpInstance(
             name=block.head.name,
             interface=device,
@@ -114,10 +112,10 @@ class InstanceMaker:
             track_source=block.get("track_src_ip", bool),
             multicast=self._multicast(block, family),
             peers=peers,
-            unicast_ttl=block.get("unicast_ttl", int),
+            unicast_ttl=255 if ttl is None else ttl,
             check_source=block.get("check_unicast_src", bool) or any(_limited(peer) for peer in peers),
             fault_without_peers=block.get("unicast_fault_no_peer", bool),
-            old_checksum=self._checksum(block),
+            old_checksum=block.maybe("old_unicast_checksum", OldChecksum) or OldChecksum.DETECT,
             vmac=_vmac(block),
             announcements=_announcements(block),
             lower_priority_unanswered=block.get("lower_prio_no_advert", bool),
@@ -176,15 +174,24 @@ class InstanceMaker:
             first.setdefault(key, each.word)
 
     def _source(self, block: EffectiveBlock, family: int) -> Address | None:
-        written = [s for s in block.section.settings if s.keyword and s.keyword.name in SOURCES]
-        for setting in reversed(written):  # the last one counts
-            address = setting.value
-            assert isinstance(address, Address)
-            if address.version == family:
-                return address
-            text = f"{address} is not IPv{family}, as the virtual router is; it is ignored"
-            self.known.findings.error(setting.node.words[1].place, text, "write an address of its family")
-        return None
+        found: Address | None = None
+        written = [s.keyword.name for s in block.section.settings if s.keyword and s.keyword.name in SOURCES]
+        for name in dict.fromkeys(reversed(written)):  # the last one counts
+            address = block.address(name)
+            assert address is not None
+            reason = ""
+            if address.version != family:
+                reason = f"is not IPv{family}, as the virtual router is"
+            elif found not in (None, address):
+                reason = f"is not {found}, which comes later"
+            if reason:
+                text = f"{name} is ignored: {address} {reason}"
+                self.known.findings.error(block.place(name), text, "write one source, of the addresses' family")
+            if reason or found is not None:
+                block.adjust(name, None, reason or "the same is written twice")
+            else:
+                found = address
+        return found
 
     def _multicast(self, block: EffectiveBlock, family: int) -> Address:
         default = "vrrp_mcast_group4" if family == 4 else "vrrp_mcast_group6"
@@ -202,16 +209,6 @@ class InstanceMaker:
         text = f"{written} {reason}; {standard} counts"
         self.known.findings.error(block.place("mcast_dst_ip"), text, "write another, or remove it")
         return standard
-
-    def _checksum(self, block: EffectiveBlock) -> OldChecksum:
-        written = block.maybe("old_unicast_checksum", str)
-        if written is None:
-            return OldChecksum.DETECT
-        if written not in ("", "never"):
-            text = f"'{written}' is not known behind old_unicast_checksum and is ignored"
-            self.known.findings.error(block.place("old_unicast_checksum"), text, "write never, or nothing")
-            return OldChecksum.DETECT
-        return OldChecksum.NEVER if written else OldChecksum.ALWAYS
 
     def _link_local(self, instance: VrrpInstance, block: EffectiveBlock) -> bool:
         """RFC 9568 5.2.9: the first address of IPv6 is link-local."""
@@ -281,6 +278,7 @@ def notify_of(block: EffectiveBlock, scripts: ScriptRules) -> Notify:
     def program(name: str) -> Script | None:
         return scripts.usable(block.maybe(name, WrittenScript))
 
+    deleted = block.maybe("notify_deleted", Deleted)
     instance = block.block.find("notify_master_rx_lower_pri") is not None
     return Notify(
         master=program("notify_master"),
@@ -288,8 +286,8 @@ def notify_of(block: EffectiveBlock, scripts: ScriptRules) -> Notify:
         fault=program("notify_fault"),
         stop=program("notify_stop"),
         every=program("notify"),
-        deleted=program("notify_deleted"),
-        say_deleted=block.section.setting("notify_deleted") is not None,
+        deleted=scripts.usable(deleted.script) if deleted else None,
+        say_deleted=deleted is not None,
         lower_priority_heard=program("notify_master_rx_lower_pri") if instance else None,
         priority_changes=block.get("notify_priority_changes", bool),
         smtp_alert=block.get("smtp_alert", bool),

@@ -76,7 +76,10 @@ def process(block: EffectiveBlock, known: Known) -> None:
         known.findings.error(block.word.place, f"vrrp_track_process {name.name} has no process", "add process NAME")
         return
     least, most = block.get("quorum", int), block.maybe("quorum_max", int)
-    if most is not None and most < least and (most or block.is_written("quorum")):  # 0 alone: none may run
+    if most == 0 and not block.is_written("quorum"):
+        least = 0
+        block.adjust("quorum", None, "none may run")
+    if most is not None and most < least:
         text = f"quorum_max {most} is less than quorum {least} and is ignored"
         known.findings.error(block.place("quorum_max"), text, "raise it, or remove it")
         most = None
@@ -87,6 +90,10 @@ def process(block: EffectiveBlock, known: Known) -> None:
             delays |= dict.fromkeys(
                 delays if setting.keyword.name == "delay" else (setting.keyword.name,), setting.value
             )
+    if block.is_written("delay"):
+        block.adjust("delay", None, "fork_delay and terminate_delay say it")
+        for each, seconds in delays.items():
+            block.adjust(each, seconds, "the last one in the text")
     found = TrackProcess(
         name=name.name,
         command=command,
@@ -95,7 +102,7 @@ def process(block: EffectiveBlock, known: Known) -> None:
         arguments_partly=match == "partial",
         full_command=block.get("full_command", bool) or len(command) > 1,
         track=_track(name, block.effective("weight").value),
-        least=least if most != 0 else 0,
+        least=least,
         most=MOST_PROCESSES if most is None else most,
         fork_delay_s=delays["fork_delay"],
         terminate_delay_s=delays["terminate_delay"],
