@@ -11,7 +11,7 @@ from typing import TypeVar
 from pylvs.config.findings import Place
 from pylvs.config.schema.global_defs import GLOBAL_DEFS
 from pylvs.config.schema.nouns import Block, Keyword, State, Twice
-from pylvs.config.schema.reading import Section
+from pylvs.config.schema.reading import Section, Setting
 from pylvs.config.tree import Word
 from pylvs.model.addresses import Address
 
@@ -60,13 +60,15 @@ class Effective:
 
 @dataclass(slots=True)
 class EffectiveBlock:
-    """A block with all its keywords filled in. Those that may be given often have one entry for each time."""
+    """A block with its keywords filled in, each when it is first asked for."""
 
     block: Block
     section: Section
+    outer: tuple[Section, ...]  # the blocks around it, the nearest first
+    settings: Section  # global_defs
     head: object = None  # what stands behind the block's name
-    settings: list[Effective] = field(default_factory=list)
     blocks: list[EffectiveBlock] = field(default_factory=list)
+    _known: dict[str, Effective] = field(default_factory=dict)
 
     @property
     def word(self) -> Word:
@@ -76,10 +78,39 @@ class EffectiveBlock:
 
     def effective(self, name: str) -> Effective:
         """A keyword with its value; KeyError if this block knows no such word."""
-        for each in self.settings:
-            if each.keyword.name == name:
-                return each
-        raise KeyError(name)
+        if name not in self._known:
+            entry = self.block.find(name)
+            if not isinstance(entry, Keyword) or entry.name != name or not _has_value(entry):
+                raise KeyError(name)
+            self._known[name] = self._value(entry)
+        return self._known[name]
+
+    def all(self) -> Iterator[Effective]:
+        """Every keyword in the schema's order; those that may be given often, once for each time."""
+        for entry in self.block.entries:
+            if isinstance(entry, Keyword) and _has_value(entry):
+                if entry.twice is Twice.MANY:
+                    yield from (_given(entry, each) for each in self.section.settings if each.keyword is entry)
+                else:
+                    yield self.effective(entry.name)
+
+    def _value(self, entry: Keyword) -> Effective:
+        """What is given here; else what is inherited; else what global_defs says; else the default."""
+        given = self.section.setting(entry.name)
+        if given is not None:
+            return _given(entry, given)
+        if entry.inherited:
+            for source in self.outer:
+                setting = source.setting(entry.name)
+                if setting is not None:
+                    return _given(entry, setting, source.block.name)
+        for name in entry.global_names:
+            setting = self.settings.setting(name)
+            if setting is not None:
+                return _given(entry, setting, self.settings.block.name)
+        if entry.default_of:
+            return Effective(entry, self.effective(entry.default_of).value, Origin(How.DEFAULT, note=entry.default_of))
+        return Effective(entry, entry.default, Origin(How.DEFAULT, note=entry.default_doc))
 
     def get(self, name: str, kind: type[T]) -> T:
         """A keyword's value, of which it is known that there is one."""
@@ -116,16 +147,12 @@ class EffectiveBlock:
 
     def fill(self, name: str, value: object) -> None:
         """A default that only the surrounding blocks know."""
-        for at, each in enumerate(self.settings):
-            if each.keyword.name == name:
-                self.settings[at] = replace(each, value=value)
+        self._known[name] = replace(self.effective(name), value=value)
 
     def adjust(self, name: str, value: object, note: str) -> None:
         """Another value than the written one, and why."""
-        for at, each in enumerate(self.settings):
-            if each.keyword.name == name:
-                origin = Origin(How.ADJUSTED, each.origin.place, note)
-                self.settings[at] = replace(each, value=value, origin=origin)
+        each = self.effective(name)
+        self._known[name] = replace(each, value=value, origin=Origin(How.ADJUSTED, each.origin.place, note))
 
     def leave_out(self, block: EffectiveBlock) -> None:
         """Without this one of its blocks: another one may say the same."""
@@ -143,7 +170,7 @@ class EffectiveBlock:
 
 
 def resolve(document: Section) -> EffectiveBlock:
-    """Everything filled in; blocks whose head is broken are left out, and global_defs is always there."""
+    """The effective configuration; blocks whose head is broken are left out, and global_defs is always there."""
     settings = document.first(GLOBAL_DEFS.name) or Section(GLOBAL_DEFS, None)
     found = _resolve(document, (), settings)
     if settings.node is None:
@@ -152,33 +179,19 @@ def resolve(document: Section) -> EffectiveBlock:
 
 
 def _resolve(section: Section, outer: tuple[Section, ...], settings: Section) -> EffectiveBlock:
-    found = EffectiveBlock(section.block, section, section.head)
-    for entry in section.block.entries:
-        if isinstance(entry, Keyword) and entry.state is State.SUPPORTED and not entry.is_now:
-            found.settings += _values(entry, section, outer, settings)
-    for at, each in enumerate(found.settings):
-        if each.keyword.default_of and each.origin.how is How.DEFAULT:
-            source = found.effective(each.keyword.default_of)
-            found.settings[at] = replace(each, value=source.value, origin=Origin(How.DEFAULT, note=source.keyword.name))
+    found = EffectiveBlock(section.block, section, outer, settings, section.head)
+    outer = (section, *outer)
     for below in section.sections:
         if not below.broken and below.block.state is State.SUPPORTED:
-            found.blocks.append(_resolve(below, (section, *outer), settings))
+            found.blocks.append(_resolve(below, outer, settings))
     return found
 
 
-def _values(entry: Keyword, section: Section, outer: tuple[Section, ...], settings: Section) -> Iterator[Effective]:
-    """What is given here; else what is inherited; else what global_defs says; else the default."""
-    given = [each for each in section.settings if each.keyword is entry]
-    for each in given if entry.twice is Twice.MANY else given[-1:]:
-        yield Effective(entry, each.value, Origin(How.GIVEN, each.node.place), (each.node.words[0], *each.words))
-    if given or entry.twice is Twice.MANY:
-        return
-    inherited = [(each, entry.name) for each in outer] if entry.inherited else []
-    inherited += [(settings, name) for name in entry.global_names]
-    for source, name in inherited:
-        setting = source.setting(name)
-        if setting is not None:
-            origin = Origin(How.INHERITED, setting.node.place, source.block.name)
-            yield Effective(entry, setting.value, origin, (setting.node.words[0], *setting.words))
-            return
-    yield Effective(entry, entry.default, Origin(How.DEFAULT, note=entry.default_doc))
+def _has_value(entry: Keyword) -> bool:
+    return entry.state is State.SUPPORTED and not entry.is_now
+
+
+def _given(entry: Keyword, setting: Setting, inherited_from: str = "") -> Effective:
+    how = How.INHERITED if inherited_from else How.GIVEN
+    origin = Origin(how, setting.node.place, inherited_from)
+    return Effective(entry, setting.value, origin, (setting.node.words[0], *setting.words))

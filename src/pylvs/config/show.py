@@ -27,7 +27,7 @@ def as_json(block: EffectiveBlock) -> dict[str, Any]:
         "head": _head(block),
         "values": [
             {"name": each.keyword.name, "value": text_of(each), "how": each.origin.how.value, "from": str(each.origin)}
-            for each in block.settings
+            for each in block.all()
             if is_shown(each)
         ],
         "lines": [" ".join(map(str, each.words)) for each in block.section.settings if each.keyword is None],
@@ -78,7 +78,7 @@ def _block(block: EffectiveBlock, indent: str) -> Iterator[str]:
     place = block.section.node.place if block.section.node else None
     opening = " ".join(filter(None, (block.block.name, _head(block), "{")))
     yield _with_origin(indent + opening, f"{place.file}:{place.line}" if place else "default")
-    for setting in block.settings:
+    for setting in block.all():
         if is_shown(setting):
             yield _setting(setting, indent + INDENT)
     for line in block.section.settings:

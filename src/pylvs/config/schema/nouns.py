@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic, TypeVar
 
@@ -138,13 +138,16 @@ class Block(_Entry):
     head: Type[object] | None = None  # of the words before the brace
     lines: Type[object] | None = None
     optional: bool = False  # the block may be absent, its head then says it all
+    _by_name: dict[str, Keyword | Block] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for entry in self.entries:
+            for name in (entry.name, *entry.aliases):
+                self._by_name.setdefault(name, entry)
 
     def find(self, name: str) -> Keyword | Block | None:
         """The entry of this name or alias."""
-        for entry in self.entries:
-            if name == entry.name or name in entry.aliases:
-                return entry
-        return None
+        return self._by_name.get(name)
 
     def names(self) -> Iterator[str]:
         """Every word that this block knows, aliases included."""

@@ -34,11 +34,17 @@ class Section:
     settings: list[Setting] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
     broken: bool = False  # its head could not be read: the block as a whole does not count
+    _last: dict[str, Setting] = field(default_factory=dict)
+
+    def add(self, setting: Setting) -> None:
+        """One more line."""
+        self.settings.append(setting)
+        if setting.keyword is not None:
+            self._last[setting.keyword.name] = setting
 
     def setting(self, name: str) -> Setting | None:
         """The setting of a keyword (not of an alias); None if it is not given."""
-        found = [each for each in self.settings if each.keyword is not None and each.keyword.name == name]
-        return found[-1] if found else None
+        return self._last.get(name)
 
     def value(self, name: str, kind: type[T]) -> T | None:
         """A keyword's value if it is given; its default does not count."""
@@ -83,6 +89,7 @@ class Reader:
     def __init__(self, root: Block) -> None:
         self.root = root
         self.findings = Findings()
+        self._strangers: dict[tuple[str, str], tuple[str, str]] = {}
 
     def read(self, nodes: tuple[Node, ...]) -> Section:
         """A whole document."""
@@ -110,7 +117,10 @@ class Reader:
                     self._keyword(section, self._renamed(section.block, entry, node), node)
 
     def _stranger(self, section: Section, node: Node) -> None:
-        text, advice = stranger(self.root, section.block, node.keyword)
+        key = section.block.name, node.keyword
+        if key not in self._strangers:
+            self._strangers[key] = stranger(self.root, section.block, node.keyword)
+        text, advice = self._strangers[key]
         self.complain(node.words[0], Severity.WARNING, text, advice)
 
     def _state(self, entry: Keyword | Block, node: Node) -> bool:
@@ -142,7 +152,7 @@ class Reader:
             self.complain(node.words[0], Severity.WARNING, f"'{node.keyword}' takes no block here; it is ignored")
         read = self._parse(Words(node, node.words, self.findings.add), kind, node)
         if read is not None:
-            section.settings.append(read)
+            section.add(read)
 
     def _keyword(self, section: Section, entry: Keyword, node: Node) -> None:
         if node.block is not None:
@@ -155,7 +165,7 @@ class Reader:
             if entry.twice is Twice.FIRST:
                 return
         if read is not None:
-            section.settings.append(Setting(entry, read.value, node, read.words))
+            section.add(Setting(entry, read.value, node, read.words))
 
     def _block(self, section: Section, entry: Block, node: Node, quiet: bool) -> None:
         earlier = section.first(entry.name) if entry.twice is not Twice.MANY else None
@@ -190,7 +200,7 @@ class Reader:
 
     def _surplus(self, words: Words) -> None:
         """Say that words were left over."""
-        extra = list(words.rest())
-        if extra:
+        if words:
+            extra = list(words.rest())
             text = " ".join(word.text for word in extra)
             self.complain(extra[0], Severity.WARNING, f"surplus '{text}' behind {words.node.keyword} is ignored")
