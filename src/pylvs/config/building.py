@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -34,6 +36,11 @@ def understand(document: Document, mtus: Mapping[str, int] | None = None) -> Und
 
     `mtus` are those of the machine's devices by their names; None asks this machine.
     """
+    with _no_collection():
+        return _understand(document, mtus)
+
+
+def _understand(document: Document, mtus: Mapping[str, int] | None) -> Understanding:
     reader = Reader(ROOT)
     section = reader.read(document.nodes)
     findings = reader.findings
@@ -46,6 +53,18 @@ def understand(document: Document, mtus: Mapping[str, int] | None = None) -> Und
     vrrp = vrrp_of(effective, scripts, findings, interfaces.mtus() if mtus is None else mtus)
     configuration = Configuration(services, settings, vrrp)
     return Understanding(effective, configuration, in_order(findings.all(), document))
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """No search for garbage meanwhile: a large configuration is a million small objects of which none is any."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _services(

@@ -58,7 +58,7 @@ class Effective:
     words: tuple[Word, ...] = ()  # the keyword and those that made the value; none for a default
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class EffectiveBlock:
     """A block with its keywords filled in, each when it is first asked for."""
 

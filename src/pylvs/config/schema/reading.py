@@ -24,7 +24,7 @@ class Setting:
     words: tuple[Word, ...] = ()  # those that made the value, without the keyword
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Section:
     """One block as read. Lines that could not be taken are not in it."""
 
