@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pylvs.model.errors import PylvsError
 LOOK_EVERY_S = 2.0  # at the table, for what others did to it
 BREATH_S = 0.02  # between two rounds, in which more changes come together
 SLICE_S = 0.05  # of edits under one lock, while which ipvsadm waits
+MOST_SLICE_S = 2.0  # where what comes with a lock takes long, so that most of the time goes into edits
 ATTEMPTS = 20  # of a plan that others make void again and again
 MOST_LINES = 20  # of a log, for the restorations of one moment
 
@@ -93,11 +95,15 @@ class Keeper:
             await self.editor.do(self.table.set_timeouts, plan.timeouts)
         failures: list[Failure] = []
         rest: Sequence[Edit] = plan.edits
+        budget_s = SLICE_S
         while rest:
-            count, refused = await self.editor.do(self.table.apply, rest, SLICE_S)
+            begin = time.monotonic()
+            count, refused = await self.editor.do(self.table.apply, rest, budget_s)
             failures += refused
             rest = rest[count:]
             if rest:
+                overhead_s = time.monotonic() - begin - budget_s
+                budget_s = min(max(SLICE_S, 2 * overhead_s), MOST_SLICE_S)
                 await asyncio.sleep(BREATH_S / 10)
         await self.editor.do(self.table.came_true, wish)
         self.counts["restored"] += len(plan.restored)

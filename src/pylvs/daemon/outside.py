@@ -7,9 +7,8 @@ from collections.abc import Iterable
 
 import structlog
 
-from pylvs.config.building import build
-from pylvs.config.reading import read
-from pylvs.daemon.loading import Loaded, without_checks
+from pylvs.daemon.loader import Loader
+from pylvs.daemon.loading import Loaded
 from pylvs.daemon.options import Options
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.systemd import Manager
@@ -33,14 +32,12 @@ class Machine:
         self.manager = Manager()
         self._processes = Processes()
         self._via_vip = ViaVip()
+        self._loader = Loader()
         self._nice = 0  # asked for so far; without it the daemon is as it was started
 
     def load(self, options: Options) -> Loaded:
         """The configuration in its file; what is wrong with it is a finding."""
-        document, findings = read(options.file, options.ids)
-        built, more = build(document)
-        wanted = built if options.checks else without_checks(built)
-        return Loaded(wanted, (*findings, *more), not document.nodes, document.files)
+        return self._loader.load(options)
 
     def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
         """In words."""

@@ -44,7 +44,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import Configuration
 
 RETRY_S = 1.0  # of the first table and the last edits, where they cannot be made at once
-LAST_EDITS_S = 15.0  # in which the services must be out of the table at the end
+LAST_EDITS_S = 15.0  # in which it must be possible to take the services out of the table at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +177,9 @@ class Supervisor:
         """Take the services out of the table; all of them if the configuration says so."""
         flush = self.engine.configuration.settings.lvs_flush_on_stop == "all"
         self._last_wish = Wish((), self._own.keys, exclusive=flush)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_EDITS_S):
-                while (await self.keeper.settle()).trouble:
-                    await asyncio.sleep(RETRY_S)
+        deadline = time.monotonic() + LAST_EDITS_S
+        while (await self.keeper.settle()).trouble and time.monotonic() < deadline:
+            await asyncio.sleep(RETRY_S)
         if self.keeper.last.complete:
             await self._own.after({})
 
@@ -260,10 +259,8 @@ class Supervisor:
 
     def status(self) -> str:
         """In a few words."""
-        services = self.engine.snapshot()
-        servers = [server for service in services for server in service.servers]
-        down = sum(not server.up for server in servers)
-        return f"{len(services)} services, {len(servers)} real servers, {down} of them down"
+        services, servers, down = self.engine.tally()
+        return f"{services} services, {servers} real servers, {down} of them down"
 
     def _wish(self) -> Wish:
         if self._last_wish is not None:

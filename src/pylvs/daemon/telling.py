@@ -8,15 +8,17 @@ from dataclasses import fields
 import structlog
 
 from pylvs.config.findings import Finding, Severity
-from pylvs.health.events import CheckFailed, Event, QuorumLost, ServerDown, ServerEvent, SorryServerIn
+from pylvs.health.events import CheckFailed, Event, QuorumGained, QuorumLost, ServerDown, ServerEvent, SorryServerIn
 
 _WARN = (ServerDown, QuorumLost, SorryServerIn)
 _PLAIN = {field.name for field in fields(ServerEvent)}
 
 
 def log_event(event: Event) -> None:
-    """One line, or none for a failure that does not count yet and that nobody asked to be told of."""
+    """One line; none for a good start, nor for a failure that does not count yet and that nobody asked to hear of."""
     if isinstance(event, CheckFailed) and not (event.counted or event.log_all):
+        return
+    if isinstance(event, QuorumGained) and event.initial:
         return
     more = {
         field.name: getattr(event, field.name)

@@ -251,6 +251,11 @@ class Engine:
         self._change_listeners.append(listener)
         return lambda: self._change_listeners.remove(listener)
 
+    def tally(self) -> tuple[int, int, int]:
+        """How many services and real servers there are, and how many of the latter are down."""
+        servers = [server for service in self._services.values() for server in service.servers.values()]
+        return len(self._services), len(servers), sum(not server.up for server in servers)
+
     def snapshot(self) -> tuple[ServiceSnapshot, ...]:
         """How everything stands, in the order of the configuration."""
         now = self._timetable.now

@@ -1,0 +1,70 @@
+"""Reads configurations. What takes long is done in a process of its own, so that no check waits for it."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pylvs
+from pylvs.config.building import build
+from pylvs.config.findings import Finding, Place, Severity
+from pylvs.config.reading import read
+from pylvs.daemon.loading import Loaded, without_checks
+from pylvs.daemon.options import Options
+from pylvs.model.wanted import Configuration
+
+LONG_S = 0.5  # of one processor, for reading the former time; a process takes about as long to start
+
+
+def load(options: Options) -> Loaded:
+    """The configuration in its file; what is wrong with it is a finding."""
+    document, findings = read(options.file, options.ids)
+    built, more = build(document)
+    wanted = built if options.checks else without_checks(built)
+    return Loaded(wanted, (*findings, *more), not document.nodes, document.files)
+
+
+class Loader:
+    """Knows how long it took."""
+
+    def __init__(self, long_s: float = LONG_S) -> None:
+        self._long_s = long_s
+        self._took_s = 0.0
+
+    def load(self, options: Options) -> Loaded:
+        """As above; in a thread."""
+        if self._took_s >= self._long_s:
+            return load_elsewhere(options)
+        begin = time.thread_time()
+        found = load(options)
+        self._took_s = time.thread_time() - begin
+        return found
+
+
+def load_elsewhere(options: Options) -> Loaded:
+    """As above, in a process of its own."""
+    folder = str(Path(pylvs.__file__).parents[1])
+    code = f"import sys; sys.path.insert(0, {folder!r}); from pylvs.daemon.loader import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-s", "-c", code],
+        input=pickle.dumps(options),
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # what is typed at the terminal is for the daemon
+        check=False,
+    )
+    if done.returncode:
+        how = f"exit status {done.returncode}" if done.returncode > 0 else f"ended by signal {-done.returncode}"
+        place = Place(options.file, 1, 1)
+        wrong = Finding(place, Severity.ERROR, f"the process that reads it failed ({how})", fatal=True)
+        return Loaded(Configuration(), (wrong,))
+    found = pickle.loads(done.stdout)
+    assert isinstance(found, Loaded)
+    return found
+
+
+def main() -> None:
+    """The process: options come in, what was loaded goes out."""
+    pickle.dump(load(pickle.load(sys.stdin.buffer)), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)

@@ -1,0 +1,91 @@
+"""Configurations are read here or in a process of their own, with the same result, and accepted or refused in words."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pylvs.daemon import loader
+from pylvs.daemon.loader import Loader, load, load_elsewhere
+from pylvs.daemon.loading import Loaded, Refused, accepted
+from pylvs.daemon.options import Options
+
+TEXT = """
+virtual_server 192.0.2.1 80 {
+    lb_algo wlc
+    lb_kind DR
+    protocol TCP
+    colour red
+    real_server 10.0.0.1 80 {
+        weight 3
+        TCP_CHECK {
+            connect_timeout 3
+        }
+    }
+}
+"""
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    path = tmp_path / "keepalived.conf"
+    path.write_text(TEXT)
+    return Options(str(path), ("extra",))
+
+
+def test_a_process_of_its_own_reads_the_same(options: Options) -> None:
+    here = load(options)
+    assert [str(each.destination.key) for each in here.configuration.services[0].servers] == ["10.0.0.1:80"]
+    assert [finding.text for finding in here.findings if "colour" in finding.text]
+    assert load_elsewhere(options) == here
+    gone = Options(options.file + ".gone")
+    assert load_elsewhere(gone) == load(gone)
+
+
+def test_what_took_long_is_read_elsewhere_the_next_time(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere: list[Options] = []
+
+    def noted(options: Options) -> Loaded:
+        elsewhere.append(options)
+        return load(options)
+
+    monkeypatch.setattr(loader, "load_elsewhere", noted)
+    quick, slow = Loader(long_s=1000), Loader(long_s=0)
+    slow.load(options)
+    assert elsewhere == [options], "nothing took less than no time"
+    quick.load(options)
+    quick.load(options)
+    assert elsewhere == [options]
+
+
+def test_a_process_that_fails_is_a_finding_that_stops_everything(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_words: Any, **_named: Any) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.CompletedProcess([], -9, b"")
+
+    monkeypatch.setattr(subprocess, "run", killed)
+    with pytest.raises(Refused, match=r"the process that reads it failed \(ended by signal 9\)"):
+        accepted(load_elsewhere(options), options, allow_empty=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("virtual_server 192.0.2.1 80 {\n", "keepalived.conf: cannot be run: .*keepalived.conf:1:"),
+        ("# nothing\n! at all\n", "says nothing; to empty the table, reload with --allow-empty"),
+        ("", "says nothing"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_words(options: Options, text: str, words: str) -> None:
+    Path(options.file).write_text(text)
+    with pytest.raises(Refused, match=words):
+        accepted(load(options), options, allow_empty=False)
+
+
+def test_without_checks_none_are_left(options: Options) -> None:
+    found = load(Options(options.file, checks=False))
+    assert [server.checks for server in found.configuration.services[0].servers] == [()]
