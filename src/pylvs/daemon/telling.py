@@ -28,7 +28,8 @@ def log_event(event: Event) -> None:
     if isinstance(event, ServerEvent):
         more["server"] = str(event.server)
     log = structlog.get_logger()
-    tell = log.warning if isinstance(event, _WARN) else log.info
+    expected = getattr(event, "ending", False)
+    tell = log.warning if isinstance(event, _WARN) and not expected else log.info
     tell(event.name.replace("_", " "), service=event.service, **more, reason=event.reason)
 
 

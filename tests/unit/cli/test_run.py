@@ -1,0 +1,79 @@
+"""`pylvs run` that cannot: one line that says why, and nothing done."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PYLVS = [sys.executable, "-c", "from pylvs.cli.main import main; main()"]
+ONE_FINDING = """
+virtual_server 192.0.2.1 80 {
+    colour red
+    lb_algo rr
+    lb_kind DR
+    protocol TCP
+    real_server 10.0.0.1 80 {
+        weight 1
+    }
+}
+"""
+
+
+def run(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [*PYLVS, "run", "--state-dir", str(tmp_path / "state"), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "complaint"),
+    [
+        (None, [], "cannot be run: "),
+        ("virtual_server 192.0.2.1 80 {\n", [], "cannot be run: "),
+        (ONE_FINDING, ["--strict"], "1 finding, and --strict runs none: "),
+    ],
+)
+def test_a_file_that_cannot_be_run(tmp_path: Path, text: str | None, words: list[str], complaint: str) -> None:
+    path = tmp_path / "keepalived.conf"
+    if text is not None:
+        path.write_text(text)
+    done = run(tmp_path, "-f", str(path), *words)
+    assert (done.returncode, done.stdout) == (1, "")
+    *logged, last = done.stderr.splitlines()
+    assert last.startswith(f"pylvs: {path}: {complaint}{path}:")
+    assert logged, "each finding has a line"
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_state_directory_that_cannot_be_one(tmp_path: Path) -> None:
+    (tmp_path / "keepalived.conf").write_text("# nothing yet\n")
+    (tmp_path / "state").touch()
+    done = run(tmp_path, "-f", str(tmp_path / "keepalived.conf"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("pylvs: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_wrong_words_are_wrong_usage(tmp_path: Path) -> None:
+    for words in (["--colour"], ["--log-format", "xml"], ["somebody"]):
+        done = run(tmp_path, *words)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else afterwards")
+def test_somebody_who_may_not_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "keepalived.conf").write_text("# nothing yet\n")
+    code = (
+        "import os, sys, pylvs.cli.run, pylvs.daemon.outside, pylvs.daemon.supervisor, pylvs.cli.main as m;"
+        "os.setresuid(*[65534] * 3); m.main()"
+    )
+    command = [sys.executable, "-c", code, "run", "-f", os.devnull, "--state-dir", "/run/pylvs/daemon/nobody"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("pylvs: /run/pylvs")
+    assert "Operation not permitted; run as root" in done.stderr
