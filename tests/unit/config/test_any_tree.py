@@ -18,10 +18,11 @@ VALUES = (
     "", "0", "1", "-1", "80", "65536", "4294967296", "99999999999999999999", "1.5", ".", "1e9", "nan", "inf", "0x",
     "on", "off", "perhaps", "192.0.2.1", "10.0.0.2", "10.0.0.2/24", "192.0.2.1-9", "192.0.2.0/28", "2001:db8::1",
     "::/0",
-    "2001:db8::-1", "fwmark", "group", "web", "inet", "inet6", "TCP", "UDP", "NAT", "DR", "TUN", "type", "gue", "gre",
+    "2001:db8::-1", "fe80::1%eth0", "192.0.2.1-1_0", "9" * 45,
+    "fwmark", "group", "web", "inet", "inet6", "TCP", "UDP", "NAT", "DR", "TUN", "type", "gue", "gre",
     "port", "csum", "rr", "wlc", "sh", "/bin/sh", "/no/such", "/bin/sh 'a", "root", "nobody", "/", "200-299", "99-1",
     "a(b", "(?P<", "[[:alpha:]]", "abc", "d41d8cd98f00b204e9800998ecf8427e", "VS", "vs", "tcp", "metric", "a{b}",
-    "²", "é", "\0", "\ud800", "x" * 300, "255.255.255.0", "255.0.255.0", "reverse", "{", "}", "#",
+    "²", "é", "\0", "\ud800", "x" * 300, "9" * 45 + "-9", "255.255.255.0", "255.0.255.0", "reverse", "{", "}", "#",
 )  # fmt: skip
 
 CHECKERS = [block.name for block in schema.CHECKERS]

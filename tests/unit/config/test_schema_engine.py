@@ -106,6 +106,8 @@ def test_values_are_read_by_their_types(line: str, name: str, value: object) -> 
         ("on_fire maybe", "error: 'maybe' is neither yes nor no; write one of on, true, yes, off, false, no"),
         ("method dr", "error: 'dr' is not one of NAT, DR; did you mean 'DR'?"),
         ("address 10.0.0.1/24", "error: '10.0.0.1/24' is not an IP address; write it without a prefix length"),
+        ("address 10.0.0.1%eth0", "error: '10.0.0.1%eth0' is not an IP address; write it without a device"),
+        ("weight " + "9" * 5000, "error: a number of 5000 digits is too large"),
         ("address ::1", "error: '::1' is not an IPv4 address"),
         ("port 0", "error: 0 is not between 1 and 65535"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pylvs.model.addresses import Address
 
 FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
 FAMILY = choice(*FAMILIES)
+LAST_PART = {4: re.compile(r"[0-9]{1,3}\Z"), 6: re.compile(r"[0-9a-fA-F]{1,4}\Z")}
 MOST_OF_A_RANGE = 65536  # each address is a service of its own
 
 
@@ -83,13 +85,11 @@ def _ends(word: Word) -> tuple[Address, Address]:
         return address, address
     begin, _, end = word.text.partition("-")
     first = address_of(Word(begin, word.place))
-    separator, base = (":", 16) if first.version == 6 else (".", 10)
+    separator = ":" if first.version == 6 else "."
     if separator not in end:  # only the last part is written, as in 192.0.2.1-9
-        try:
-            part = str(int(end, 10)) if base == 10 else f"{int(end, 16):x}"
-        except ValueError:
-            raise Wrong(f"'{end}' is not the end of a range of addresses", "such as 192.0.2.1-9", word) from None
-        end = str(first.exploded).rpartition(separator)[0] + separator + part
+        if not LAST_PART[first.version].match(end):
+            raise Wrong(f"'{end}' is not the end of a range of addresses", "such as 192.0.2.1-9", word)
+        end = str(first.exploded).rpartition(separator)[0] + separator + end
     last = address_of(Word(end, word.place))
     if last.version != first.version or int(last) <= int(first):
         raise Wrong(f"the range '{word.text}' does not end behind its begin", "write the smaller address first", word)

@@ -14,6 +14,7 @@ from pylvs.model.addresses import Address
 
 MAX_INTEGER = 0x7FFFFFFF
 MAX_SECONDS = 4294.0  # keepalived keeps microseconds in 32 bits
+MOST_DIGITS = 40  # Python itself refuses thousands
 TRUE = ("on", "true", "yes")
 FALSE = ("off", "false", "no")
 NUMBER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)\Z")
@@ -37,17 +38,21 @@ def number_of(word: Word) -> int:
     if not NUMBER.match(word.text):
         raise Wrong(f"'{word.text}' is not a whole number", word=word)
     digits = word.text.lstrip("+-")
+    if len(digits) > MOST_DIGITS:
+        raise Wrong(f"a number of {len(digits)} digits is too large", word=word)
     value = int(digits, 16 if digits[:2].lower() == "0x" else 10)
     return -value if word.text.startswith("-") else value
 
 
 def address_of(word: Word) -> Address:
     """An IPv4 or IPv6 address; raises Wrong."""
+    for mark, advice in {"/": "write it without a prefix length", "%": "write it without a device"}.items():
+        if mark in word.text:
+            raise Wrong(f"'{word.text}' is not an IP address", advice, word)
     try:
         return ip_address(word.text)
     except ValueError:
-        advice = "write it without a prefix length" if "/" in word.text else ""
-        raise Wrong(f"'{word.text}' is not an IP address", advice, word) from None
+        raise Wrong(f"'{word.text}' is not an IP address", word=word) from None
 
 
 def port_of(word: Word) -> int:

@@ -12,6 +12,7 @@ from pylvs.config.schema.types import FLAG, TEXT, Integer, Text, Texts, choice, 
 from pylvs.host.pcre2 import OPTIONS
 
 DELAY_BEFORE_RETRY_S = 3.0
+CODE = re.compile(r"[1-5][0-9]{2}\Z")
 ALL_GOOD = ((200, 299),)
 
 
@@ -25,8 +26,8 @@ class StatusCodes(Type[tuple[tuple[int, int], ...]]):
         wrong: Wrong | None = None
         for word in words.rest():
             first, _, last = word.text.partition("-")
-            codes = [int(each) if each.isascii() and each.isdigit() else 0 for each in (first, last or first)]
-            if not 100 <= codes[0] <= codes[1] <= 599:
+            codes = [int(each) if CODE.match(each) else 0 for each in (first, last or first)]
+            if not 0 < codes[0] <= codes[1]:
                 wrong = Wrong(f"'{word.text}' is not a status code", "such as 200, or 200-299", word)
                 words.warn(word, wrong.text, wrong.advice)
             else:
