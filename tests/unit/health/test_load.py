@@ -1,0 +1,119 @@
+"""LOAD_CHECK as a probe: pages over HTTP, weights out of them, and servers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from pylvs.health import load
+from pylvs.health.checkers import probe_of
+from pylvs.health.context import Context
+from pylvs.health.outcome import Outcome
+from pylvs.model.checks import LoadCheck, LoadSource, Target
+from tests.unit.health.servers import HASTY, PATIENT, V4, Handler, free_port, says, silent, tcp, undisturbed
+from tests.unit.health.test_load_page import page
+
+WEIGHT = Context(weight=100)
+
+
+def pages(*bodies: bytes) -> Handler:
+    """The next page at each request."""
+    left = list(bodies)
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:")
+        body = left.pop(0)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+
+    return handler
+
+
+def outcomes(handler: Handler, times: int, **fields: object) -> list[Outcome]:
+    """Of so many probes in a row."""
+
+    async def main() -> list[Outcome]:
+        async with tcp(handler) as target:
+            check = replace(LoadCheck(target=target, pace=PATIENT, smoothing=0), **fields)  # type: ignore[arg-type]
+            probe = probe_of(check, WEIGHT)
+            return [await probe() for _ in range(times)]
+
+    return undisturbed(main)
+
+
+def test_the_weight_follows_the_load() -> None:
+    handler = pages(page(0.0), page(2.0), page(8.0), page(0.0))
+    found = outcomes(handler, 4)
+    assert [each.weight for each in found] == [100, 50, 10, 100]
+    assert all(each.ok for each in found)
+    assert found[1].reason == "load 0.5: weight 50"
+
+
+def test_the_smoothed_load_is_told_too() -> None:
+    assert outcomes(pages(page(0), page(2)), 2, smoothing=0.5)[-1].reason == "load 0.5, smoothed 0.25: weight 75"
+
+
+def test_busy_processors_are_known_after_the_first_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "BETWEEN_S", 0.0)
+    handler = pages(
+        page(idle=100, other=10), page(idle=107, other=11), page(idle=107, other=11), page(idle=114, other=11)
+    )
+    found = outcomes(handler, 3, source=LoadSource.CPU_BUSY)
+    assert [(each.ok, each.weight) for each in found] == [(True, 50), (True, 50), (True, 100)]
+    assert found[1].reason == "load not known yet"
+
+
+def test_a_metric_of_ones_own_and_a_lone_number() -> None:
+    handler = pages(b'jobs{queue="a"} 3\njobs{queue="b"} 5\n', b"2\n")
+    found = outcomes(handler, 2, source=LoadSource.METRIC, metric='jobs{queue="b"}', full=10.0)
+    assert [each.weight for each in found] == [50, 80]
+
+
+def test_an_unreadable_page_keeps_the_weight_for_a_while_and_takes_nobody_out() -> None:
+    handler = pages(page(2.0), b"", b"<html>", b"node_load1 x", page(2.0))
+    found = outcomes(handler, 5, patience=2)
+    assert [(each.ok, each.weight) for each in found] == [(True, 50), (True, 50), (True, 50), (True, None), (True, 50)]
+    assert found[1].reason.startswith("load unknown, weight as it was: the page has no node_cpu_seconds_total")
+    assert found[3].reason.startswith("load unknown, weight as configured: ")
+
+
+@pytest.mark.parametrize(
+    ("handler", "words"),
+    [
+        (says(b"HTTP/1.0 404 Not Found\r\n\r\nnode_load1 1"), "status 404"),
+        (says(b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n0.5"), "3 bytes for a Content-Length of 100"),
+        (says(b"hello\n"), "not an HTTP answer"),
+        (says(b"HTTP/1.0 200 OK\r\n\r\n", b"node_load1 1\n" * (1 << 21)), "a body of more than 16 MiB"),
+        (says(), "connection closed without an answer"),
+    ],
+)
+def test_whatever_the_server_does_the_reason_is_named(handler: Handler, words: str) -> None:
+    (found,) = outcomes(handler, 1)
+    assert (found.ok, found.weight) == (True, None)
+    assert words in found.reason
+
+
+@pytest.mark.parametrize("handler", [silent, says(b"HTTP/1.0 200 OK\r\n\r\n", hold=True)])
+def test_a_server_that_hangs_is_left_at_the_timeout(handler: Handler) -> None:
+    (found,) = outcomes(handler, 1, pace=HASTY)
+    assert found.ok
+    assert "timed out after 0.4 s" in found.reason
+
+
+def test_nobody_there() -> None:
+    async def main() -> Outcome:
+        target = Target(ip_address(V4), free_port())
+        return await probe_of(LoadCheck(target=target, pace=PATIENT), WEIGHT)()
+
+    found = undisturbed(main)
+    assert found == Outcome(True, "load unknown, weight as configured: connection refused")
+
+
+def test_a_metric_that_is_none_is_named_at_each_probe() -> None:
+    found = outcomes(silent, 2, source=LoadSource.METRIC, metric="two words")
+    assert {each.reason for each in found} == {found[0].reason}
+    assert "two words" in found[0].reason
+    assert found[0].ok

@@ -1,0 +1,131 @@
+"""A load out of a page: node_exporter's, a metric of one's own, or one number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pylvs.health.load_page import CpuTimes, Selector, Unreadable, reading
+from pylvs.model.checks import LoadCheck, LoadSource, Target
+
+LOAD1 = LoadCheck(target=Target(ip_address("127.0.0.1"), 9100))
+BUSY = replace(LOAD1, source=LoadSource.CPU_BUSY)
+METRIC = replace(LOAD1, source=LoadSource.METRIC)
+MODES = ("idle", "iowait", "irq", "nice", "softirq", "steal", "system", "user")
+
+
+def page(load1: float = 1.5, cores: int = 4, idle: float = 100.0, other: float = 10.0) -> bytes:
+    """As node_exporter writes it, with some of what is not asked for."""
+    lines = ["# HELP go_gc_duration_seconds A summary.", "# TYPE go_gc_duration_seconds summary"]
+    lines += ['go_gc_duration_seconds{quantile="0"} 1.1e-05', "# TYPE node_cpu_seconds_total counter"]
+    for cpu in range(cores):
+        for mode in MODES:
+            seconds = idle if mode == "idle" else other
+            lines.append(f'node_cpu_seconds_total{{cpu="{cpu}",mode="{mode}"}} {seconds}')
+    lines += ['node_cpu_guest_seconds_total{cpu="0",mode="user"} 0', "# TYPE node_load1 gauge", f"node_load1 {load1}"]
+    lines += [f"node_load15 {load1 * 2}", 'node_load1_other{a="b"} 7', ""]
+    return "\n".join(lines).encode()
+
+
+def busy(before: bytes, after: bytes) -> float | None:
+    one, other = (reading(each, BUSY, None) for each in (before, after))
+    assert isinstance(one, CpuTimes)
+    assert isinstance(other, CpuTimes)
+    return other.busy_since(one)
+
+
+def test_load1_is_shared_among_the_processors() -> None:
+    assert reading(page(1.5, 4), LOAD1, None) == 0.375
+    assert reading(page(1.5, 1), LOAD1, None) == 1.5
+
+
+def test_busy_is_what_was_not_idle_between_two_pages() -> None:
+    assert busy(page(idle=100, other=10), page(idle=102, other=10)) == 0
+    assert busy(page(idle=100, other=10), page(idle=100, other=11)) == 1
+    assert busy(page(idle=100, other=10), page(idle=107, other=11)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("after", [page(), page(idle=1, other=0.5), page(cores=3), page(cores=5, idle=200)])
+def test_of_no_time_a_new_start_or_other_processors_nothing_can_be_told(after: bytes) -> None:
+    assert busy(page(), after) is None
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e9), st.floats(0, 1e9)), min_size=2, max_size=6))
+def test_a_busy_share_is_a_share(times: list[tuple[float, float]]) -> None:
+    """Also where the kernel's idle time steps back."""
+    found = busy(page(idle=times[0][0], other=times[0][1]), page(idle=times[1][0], other=times[1][1]))
+    assert found is None or 0 <= found <= 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [
+        ("jobs_waiting", 3),
+        ('queue_length{pool="web"}', 7),
+        ('queue_length{pool="web",shard="2"}', 5),
+        ("queue_length", 107),
+        ("requests_total", 12),
+        ('odd{text="a \\"quoted\\" {word}"}', 1),
+    ],
+)
+def test_a_metric_is_the_sum_of_what_has_its_labels(metric: str, value: float) -> None:
+    text = b"""# TYPE queue_length gauge
+queue_length{pool="web",shard="1"} 2
+queue_length{pool="web",shard="2"} 5
+queue_length{pool="mail"} 100 1700000000000
+queue_length_max 9
+jobs_waiting 3
+# TYPE requests_total counter
+requests_total 12
+odd{text="a \\"quoted\\" {word}"} 1
+"""
+    assert reading(text, METRIC, Selector.of(metric)) == value
+
+
+@pytest.mark.parametrize("check", [LOAD1, BUSY, METRIC])
+@pytest.mark.parametrize(("text", "value"), [(b"0.73\n", 0.73), (b"12", 12), (b" 1e2 \r\n", 100), (b"0", 0)])
+def test_a_page_that_is_one_number_is_the_load(check: LoadCheck, text: bytes, value: float) -> None:
+    selector = Selector.of("jobs_waiting") if check is METRIC else None
+    assert reading(text, check, selector) == value
+
+
+@pytest.mark.parametrize(
+    ("check", "text", "words"),
+    [
+        (LOAD1, b"", "node_cpu_seconds_total"),
+        (LOAD1, b"<html>Not Found</html>", "node_cpu_seconds_total"),
+        (LOAD1, page().replace(b"node_load1 ", b"node_load2 "), "has no node_load1"),
+        (LOAD1, page("NaN"), "node_load1 is nan"),  # type: ignore[arg-type]  # as a page may have it
+        (LOAD1, b"NaN", "the page is nan"),
+        (LOAD1, b"-1", "the page is -1"),
+        (LOAD1, b"Inf", "the page is inf"),
+        (LOAD1, page().replace(b'mode="idle"', b'mode="sleeping"'), "idle"),
+        (LOAD1, b"node_load1 {{{{ 1\nnode_load1 1", "Prometheus"),
+        (BUSY, b"node_load1 0.1\n", "node_cpu_seconds_total"),
+        (METRIC, b"other 1\n", 'has no jobs{pool="web"}'),
+        (METRIC, b'jobs{pool="mail"} 1\n', 'has no jobs{pool="web"}'),
+        (METRIC, b'jobs{pool="web"} 1\n' * 20001, "20001 lines"),
+    ],
+)
+def test_what_a_page_lacks_is_named(check: LoadCheck, text: bytes, words: str) -> None:
+    with pytest.raises(Unreadable, match=words.replace("{", r"\{")):
+        reading(text, check, Selector.of('jobs{pool="web"}') if check is METRIC else None)
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", b"node_load1 ", b'node_cpu_seconds_total{cpu="0",mode="idle"} ']))
+def test_no_page_makes_a_traceback(noise: bytes, begin: bytes) -> None:
+    for check in (LOAD1, BUSY):
+        try:
+            reading(begin + noise, check, None)
+        except Unreadable:
+            continue
+
+
+@pytest.mark.parametrize("metric", ["", "two words", "a{", "# comment", "9lives", 'a{b="c"} 1\nd'])
+def test_what_names_no_metric_is_refused(metric: str) -> None:
+    with pytest.raises(Unreadable):
+        Selector.of(metric)
