@@ -11,6 +11,7 @@ import pytest
 
 from pylvs.cli.main import run
 from tests.interop import keepalived
+from tests.unit.config.support import TUTORIAL
 
 REASON = keepalived.why_not()
 pytestmark = [pytest.mark.may_be_skipped, pytest.mark.skipif(bool(REASON), reason=REASON)]
@@ -75,6 +76,7 @@ GOOD = [
     ("global", "lvs_timeouts tcp 10 udp 30\n router_id a\n checker_log_all_failures\n smtp_alert"),
 ]
 FOUND = [
+    ("file", TUTORIAL),
     ("service", "lb_kind dr"),
     ("service", "lb_algo loadbalance"),
     ("service", "persistence_timeout 0"),

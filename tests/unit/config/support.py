@@ -20,6 +20,35 @@ virtual_server 192.0.2.1 80 {{
 }}
 """
 
+# As hundreds of tutorials write it, with a word that does nothing.
+TUTORIAL = """\
+virtual_server 192.0.2.100 80 {
+    delay_loop 10
+    lb_algo wlc
+    lb_kind DR
+    persistence_timeout 60
+    protocol TCP
+    real_server 192.0.2.129 80 {
+        weight 100
+        TCP_CHECK {
+            connect_timeout 10
+            nb_get_retry 3
+            delay_before_retry 3
+            connect_port 80
+        }
+    }
+    real_server 192.0.2.130 80 {
+        weight 100
+        TCP_CHECK {
+            connect_timeout 10
+            nb_get_retry 3
+            delay_before_retry 3
+            connect_port 80
+        }
+    }
+}
+"""
+
 
 def meaning(text: str) -> Understanding:
     """What a text means; it must be well-formed."""

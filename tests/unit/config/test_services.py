@@ -10,35 +10,7 @@ import pytest
 from pylvs.model.checks import TcpCheck
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey
-from tests.unit.config.support import meaning, one, only, said
-
-TUTORIAL = """\
-virtual_server 192.0.2.100 80 {
-    delay_loop 10
-    lb_algo wlc
-    lb_kind DR
-    persistence_timeout 60
-    protocol TCP
-    real_server 192.0.2.129 80 {
-        weight 100
-        TCP_CHECK {
-            connect_timeout 10
-            nb_get_retry 3
-            delay_before_retry 3
-            connect_port 80
-        }
-    }
-    real_server 192.0.2.130 80 {
-        weight 100
-        TCP_CHECK {
-            connect_timeout 10
-            nb_get_retry 3
-            delay_before_retry 3
-            connect_port 80
-        }
-    }
-}
-"""
+from tests.unit.config.support import TUTORIAL, meaning, one, only, said
 
 
 def key(address: str, port: int, protocol: Protocol = Protocol.TCP) -> ServiceKey:
