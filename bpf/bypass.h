@@ -11,10 +11,7 @@ INLINE int send_past(struct __sk_buff *skb, struct work *w)
 	struct packet *p = &w->packet;
 	struct way_back way = {.six = p->six, .reroute = true};
 	bool asked;
-	if (p->six)
-		way.client = p->tuple.v6.target;
-	else
-		way.client.word[0] = p->tuple.v4.target;
+	address_to(&way.client, p);
 	struct hop *hop = client_hop(skb, &way, ticks(), &asked);
 	if (!hop)
 		return to_stack(HOOK_TC);

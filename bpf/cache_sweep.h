@@ -85,15 +85,4 @@ static int cache_timer(void *map, u32 *key, struct cache_sweeper *sweeper)
 	return 0;
 }
 
-/* Run once by the loader, and again when a newer object takes over. */
-SEC("tc")
-int start_cache_sweep(struct __sk_buff *skb)
-{
-	struct cache_sweeper *sweeper = LOOKUP(cache_sweepers, 0);
-	if (!sweeper)
-		return 1;
-	bpf_timer_init(&sweeper->timer, &cache_sweepers, 1 /* CLOCK_MONOTONIC */); /* EBUSY when it is there already */
-	if (bpf_timer_set_callback(&sweeper->timer, cache_timer))
-		return 2;
-	return bpf_timer_start(&sweeper->timer, (u64)CACHE_SWEEP_SECONDS * CACHE_SWEEP_NS, 0) ? 3 : 0;
-}
+TIMER_STARTER(start_cache_sweep, cache_sweeper, cache_sweepers, cache_timer, (u64)CACHE_SWEEP_SECONDS * CACHE_SWEEP_NS)

@@ -90,6 +90,11 @@ INLINE u32 destination_flags(const struct destination *d, u32 live)
 	return (s32)(live - (u32)(newer >> 32)) >= 0 ? (u32)newer : (u32)older;
 }
 
+INLINE u32 method_in(u32 flags)
+{
+	return flags >> DESTINATION_METHOD & 15;
+}
+
 /* And its weight: half 0 or 1 as the flags (dataplane/versions.py writes both). */
 INLINE s32 destination_weight(const struct destination *d, u32 live)
 {

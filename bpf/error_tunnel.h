@@ -84,7 +84,7 @@ INLINE bool read_tunnel_head(struct __sk_buff *skb, const struct quote *q, struc
 /* Whether packets to this destination are wrapped so. */
 INLINE bool wraps_so(const struct destination *d, u32 state, const struct tunnel_head *head, be32 server)
 {
-	return state & DESTINATION_AVAILABLE && (state >> DESTINATION_METHOD & 15) == METHOD_TUNNEL && d->family == 4 &&
+	return state & DESTINATION_AVAILABLE && method_in(state) == METHOD_TUNNEL && d->family == 4 &&
 	       d->address.word[0] == server && tunnel_kind(state) == head->kind &&
 	       (head->kind != TUNNEL_GUE || state >> (DESTINATION_TUNNEL + 4) == head->port);
 }

@@ -93,15 +93,4 @@ static int estimate(void *map, u32 *key, struct estimator *estimator)
 	return 0;
 }
 
-/* Run once by the loader, and again when a newer object takes over. */
-SEC("tc")
-int start_estimator(struct __sk_buff *skb)
-{
-	struct estimator *estimator = LOOKUP(estimators, 0);
-	if (!estimator)
-		return 1;
-	bpf_timer_init(&estimator->timer, &estimators, 1 /* CLOCK_MONOTONIC */); /* EBUSY when it is there already */
-	if (bpf_timer_set_callback(&estimator->timer, estimate))
-		return 2;
-	return bpf_timer_start(&estimator->timer, ESTIMATE_EVERY_NS, 0) ? 3 : 0;
-}
+TIMER_STARTER(start_estimator, estimator, estimators, estimate, ESTIMATE_EVERY_NS)

@@ -213,18 +213,7 @@ int end_orphans(struct __sk_buff *skb)
 	return pool->purge_at != 0;
 }
 
-/* Run once by the loader, and again when a newer object takes over: sets the timer's callback and starts it. */
-SEC("tc")
-int start_expiry(struct __sk_buff *skb)
-{
-	struct sweeper *sweeper = LOOKUP(sweepers, 0);
-	if (!sweeper)
-		return 1;
-	bpf_timer_init(&sweeper->timer, &sweepers, 1 /* CLOCK_MONOTONIC */); /* EBUSY when it is there already */
-	if (bpf_timer_set_callback(&sweeper->timer, sweep))
-		return 2;
-	return bpf_timer_start(&sweeper->timer, ROUND_NS, 0) ? 3 : 0;
-}
+TIMER_STARTER(start_expiry, sweeper, sweepers, sweep, ROUND_NS)
 
 /* The clock of the packet path, for tools. */
 SEC("tc")

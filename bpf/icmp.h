@@ -72,10 +72,7 @@ INLINE u32 completed(const struct packet *p, const struct copy *copy, u32 quote,
 INLINE bool error_source(struct __sk_buff *skb, struct work *w, struct address *source)
 {
 	const struct packet *p = &w->packet;
-	if (p->six)
-		*source = p->tuple.v6.target;
-	else
-		source->word[0] = p->tuple.v4.target;
+	address_to(source, p);
 	struct root *root = the_root();
 	if (likely(!root || !facts_of(root)->marks) || delivers(skb, source, p->six))
 		return true;

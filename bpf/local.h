@@ -16,10 +16,7 @@ INLINE bool is_loopback_address(const struct address *address, u32 family)
 INLINE bool is_loopback_source(const struct packet *p)
 {
 	struct address source = {};
-	if (p->six)
-		source = p->tuple.v6.source;
-	else
-		source.word[0] = p->tuple.v4.source;
+	address_from(&source, p);
 	return is_loopback_address(&source, p->six ? 6 : 4);
 }
 
@@ -27,10 +24,7 @@ INLINE bool is_loopback_source(const struct packet *p)
 INLINE int reroute(struct __sk_buff *skb, const struct packet *p, const struct answer *a, u32 now)
 {
 	struct way_back way = {.anew = a->source, .six = p->six, .reroute = true};
-	if (p->six)
-		way.client = p->tuple.v6.target;
-	else
-		way.client.word[0] = p->tuple.v4.target;
+	address_to(&way.client, p);
 	bool asked;
 	struct hop *hop = client_hop(skb, &way, now, &asked);
 	if (!hop || (hop->verdict != HOP_READY && hop->verdict != HOP_UNRESOLVED))

@@ -67,8 +67,8 @@ INLINE bool rule_matches_addresses(const struct mark_rule *r, const union tuple 
 
 INLINE bool rule_matches_ports(const struct mark_rule *r, const struct packet *p)
 {
-	u32 source = from_be16(p->six ? p->tuple.v6.source_port : p->tuple.v4.source_port);
-	u32 target = from_be16(p->six ? p->tuple.v6.target_port : p->tuple.v4.target_port);
+	u32 source = from_be16(port_from(p));
+	u32 target = from_be16(port_to(p));
 	if (!(r->source_ranges | r->target_ranges))
 		return true;
 	if (!has_ports(p->protocol) || p->quoting)

@@ -124,7 +124,7 @@ INLINE int refuse(void *ctx, struct work *w, enum hook hook)
 	if (hook == HOOK_XDP)
 		return to_tc();
 	struct packet *p = &w->packet;
-	be16 port = p->six ? p->tuple.v6.target_port : p->tuple.v4.target_port;
+	be16 port = port_to(p);
 	if (w->service_port == to_be16(PORT_FTP) && port != to_be16(PORT_FTP))
 		return to_stack(hook);
 	if (p->quoting)
@@ -172,8 +172,8 @@ INLINE int open_anew(void *ctx, struct work *w, const struct root *root, u32 liv
 	if (!state)
 		return to_stack(hook);
 	note_service(w, &found);
-	be16 source_port = p->six ? p->tuple.v6.source_port : p->tuple.v4.source_port;
-	be16 target_port = p->six ? p->tuple.v6.target_port : p->tuple.v4.target_port;
+	be16 source_port = port_from(p);
+	be16 target_port = port_to(p);
 	if (!probe && (by_mark ? !holds_for_mark(ctx, w, mark) : !holds_target(ctx, state, p, now))) {
 		if (opens)
 			count(REASON_NOT_LOCAL);

@@ -5,6 +5,7 @@
 #pragma once
 #include "maps.h"
 #include "states.h"
+#include "sum.h"
 
 enum hook { HOOK_XDP, HOOK_TC };
 
@@ -102,6 +103,33 @@ enum oddity {
 
 enum parsed { PARSED_PLAIN, PARSED_ODD, PARSED_FOREIGN };
 
+/* A packet's ends, in either family; addresses go into what is zero before. */
+INLINE be16 port_from(const struct packet *p)
+{
+	return p->six ? p->tuple.v6.source_port : p->tuple.v4.source_port;
+}
+
+INLINE be16 port_to(const struct packet *p)
+{
+	return p->six ? p->tuple.v6.target_port : p->tuple.v4.target_port;
+}
+
+INLINE void address_from(struct address *to, const struct packet *p)
+{
+	if (p->six)
+		*to = p->tuple.v6.source;
+	else
+		to->word[0] = p->tuple.v4.source;
+}
+
+INLINE void address_to(struct address *to, const struct packet *p)
+{
+	if (p->six)
+		*to = p->tuple.v6.target;
+	else
+		to->word[0] = p->tuple.v4.target;
+}
+
 INLINE void *frame_start(void *ctx, enum hook hook)
 {
 	if (hook == HOOK_XDP)
@@ -152,15 +180,6 @@ INLINE u32 address_hash(const struct address *address, bool six)
 INLINE bool in_bitmap(const u64 *bits, u32 hash)
 {
 	return bits[(hash >> 6) & (BITMAP_WORDS - 1)] >> (hash & 63) & 1;
-}
-
-INLINE u16 folded(u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum;
 }
 
 /* Sum of an IPv4 header without options; 0xffff when its checksum is right. */

@@ -24,7 +24,7 @@ INLINE void mask_client(struct address *client, u32 netmask, bool six)
 
 INLINE be16 asked_port(const struct packet *p)
 {
-	return p->six ? p->tuple.v6.target_port : p->tuple.v4.target_port;
+	return port_to(p);
 }
 
 /* Whether the template is for the very port of the service, and names the real server's. */
@@ -115,7 +115,7 @@ INLINE int stage_persist(void *ctx, enum hook hook)
 		    !(flags & DESTINATION_QUIESCED && root->settings.expire_quiescent_template)) {
 			w->chosen = template->destination;
 			w->template = template->slot;
-			w->method = flags >> DESTINATION_METHOD & 15;
+			w->method = method_in(flags);
 			return go_on(ctx, hook, STAGE_CONNECT);
 		}
 		retire_template(w, template);

@@ -6,7 +6,7 @@
  * untouched, fragments of the outer packet too (nobody here could put them together). Checksums of the tunnel are
  * verified; GUE's remote checksum offload (draft-herbert-remotecsumoffload) is undone.
  */
-#include "helpers.h"
+#include "sum.h"
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/in.h>
@@ -59,7 +59,6 @@ struct {
 	MAP_TYPE(value, u64);
 } counts SEC(".maps");
 
-enum { SUM_PIECE = 512 };
 
 struct piece {
 	u8 bytes[SUM_PIECE];
@@ -255,38 +254,6 @@ INLINE bool for_a_vip(struct __sk_buff *skb, const struct outer *outer, u8 *ecn)
 }
 
 /* --- checksums --- */
-
-INLINE u16 folded(u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
-
-struct summing {
-	struct __sk_buff *skb;
-	u8 *buffer;
-	u32 at;
-	u32 left;
-	u32 sum;
-};
-
-static int sum_step(u32 index, struct summing *s)
-{
-	u32 size = s->left < SUM_PIECE ? s->left : SUM_PIECE;
-	if (!size)
-		return 1;
-	if (size < SUM_PIECE)
-		wipe(s->buffer, SUM_PIECE);
-	u32 length = OPAQUE(size);
-	if (!IS_LENGTH(length, SUM_PIECE) || bpf_skb_load_bytes(s->skb, s->at, s->buffer, length))
-		return 1;
-	s->sum = bpf_csum_diff(NULL, 0, (be32 *)s->buffer, SUM_PIECE, s->sum);
-	s->at += size;
-	s->left -= size;
-	return 0;
-}
 
 /* Sum of a part of the frame, folded; `whole` tells whether all of it was there. */
 INLINE u16 sum_of(struct __sk_buff *skb, u32 at, u32 length, u32 sum, bool *whole)

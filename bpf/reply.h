@@ -73,7 +73,7 @@ INLINE int deliver_answer(void *ctx, struct work *w, const struct answer *a, con
 	if (!nat(ctx, p, NAT_REPLY, &a->source, a->port, hook))
 		return dropped(hook, REASON_SHORT);
 	w->hop.verdict = HOP_LOCAL;
-	if (p->protocol == PROTO_SCTP && a->port != (p->six ? p->tuple.v6.source_port : p->tuple.v4.source_port))
+	if (p->protocol == PROTO_SCTP && a->port != port_from(p))
 		return go_on(ctx, hook, STAGE_CRC);
 	return to_stack(hook);
 }

@@ -164,6 +164,6 @@ INLINE void choose(struct work *w, const struct member *member, const struct des
 {
 	w->chosen = member->destination;
 	w->method = member->method;
-	be16 asked = w->packet.six ? w->packet.tuple.v6.target_port : w->packet.tuple.v4.target_port;
+	be16 asked = port_to(&w->packet);
 	w->port = d->port ?: asked;
 }

@@ -44,7 +44,7 @@ INLINE bool match_port(struct service_match *found, const struct packet *p, be16
 
 INLINE bool find_service(struct service_match *found, const struct packet *p, const struct facts *facts, u32 live)
 {
-	be16 port = p->six ? p->tuple.v6.target_port : p->tuple.v4.target_port;
+	be16 port = port_to(p);
 	if (match_port(found, p, port, live))
 		return true;
 	u32 number = from_be16(port);
@@ -104,10 +104,7 @@ INLINE bool holds_target(void *ctx, struct service_state *state, const struct pa
 	if (likely(state->held_at == now))
 		return state->held;
 	struct address target = {};
-	if (p->six)
-		target = p->tuple.v6.target;
-	else
-		target.word[0] = p->tuple.v4.target;
+	address_to(&target, p);
 	struct bpf_fib_lookup question;
 	hop_question(&question, &target, p->six, loopback, NULL);
 	bool held = bpf_fib_lookup(ctx, &question, sizeof(question), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&

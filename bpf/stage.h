@@ -154,6 +154,21 @@ struct work {
 
 PERCPU_MAP(works, struct work, 2);
 
+/* A program that the loader runs once, and again when a newer object takes over: it sets the callback of the timer in
+ * the one element of `map`, a `struct type`, and starts it. bpf_timer_init says EBUSY when it is there already. */
+#define TIMER_STARTER(name, type, map, callback, first_ns) \
+	SEC("tc") \
+	int name(struct __sk_buff *skb) \
+	{ \
+		struct type *of = LOOKUP(map, 0); \
+		if (!of) \
+			return 1; \
+		bpf_timer_init(&of->timer, &map, 1 /* CLOCK_MONOTONIC */); \
+		if (bpf_timer_set_callback(&of->timer, callback)) \
+			return 2; \
+		return bpf_timer_start(&of->timer, first_ns, 0) ? 3 : 0; \
+	}
+
 INLINE struct work *work_of(enum hook hook)
 {
 	return LOOKUP(works, hook);

@@ -72,7 +72,7 @@ INLINE int trouble_reply(struct __sk_buff *skb, struct work *w)
 	if (!write_options(skb, w, w->virtual_address.word[0]) || !sum_options(skb, w) || !trimmed(skb, p, HOOK_TC) ||
 	    !age(skb, p, HOOK_TC) || !(is_icmp(p) || nat(skb, p, NAT_REPLY, &w->virtual_address, w->reply_port, HOOK_TC)))
 		return dropped(HOOK_TC, REASON_SHORT);
-	return finish_nat(skb, w, w->reply_port != (p->six ? p->tuple.v6.source_port : p->tuple.v4.source_port));
+	return finish_nat(skb, w, w->reply_port != port_from(p));
 }
 
 INLINE int trouble_request(struct __sk_buff *skb, struct work *w, const struct root *root)
@@ -80,7 +80,7 @@ INLINE int trouble_request(struct __sk_buff *skb, struct work *w, const struct r
 	struct packet *p = &w->packet;
 	struct destination *d = LOOKUP(destinations, w->chosen);
 	bool asked, icmp = is_icmp(p), masq = w->method == METHOD_MASQ && !icmp;
-	bool other_port = w->port != (p->six ? p->tuple.v6.target_port : p->tuple.v4.target_port);
+	bool other_port = w->port != port_to(p);
 	if (!d)
 		return to_stack(HOOK_TC);
 	struct hop *hop = destination_hop(skb, w->chosen, d, ticks(), &asked);
@@ -145,32 +145,6 @@ INLINE int stage_trouble(struct __sk_buff *skb)
 }
 
 /* --- a UDP packet without a checksum gets one (IPVS-SEMANTICS 7.3) --- */
-
-enum { SUM_PIECE = 512 };
-
-struct summing {
-	struct __sk_buff *skb;
-	u8 *buffer;
-	u32 at;
-	u32 left;
-	u32 sum;
-};
-
-static int sum_step(u32 index, struct summing *s)
-{
-	u32 size = s->left < SUM_PIECE ? s->left : SUM_PIECE;
-	if (!size)
-		return 1;
-	if (size < SUM_PIECE)
-		wipe(s->buffer, SUM_PIECE);
-	u32 length = OPAQUE(size);
-	if (!IS_LENGTH(length, SUM_PIECE) || bpf_skb_load_bytes(s->skb, s->at, s->buffer, length))
-		return 1;
-	s->sum = bpf_csum_diff(NULL, 0, (be32 *)s->buffer, SUM_PIECE, s->sum);
-	s->at += size;
-	s->left -= size;
-	return 0;
-}
 
 /* Sum of `length` bytes of the frame from `at` on. */
 INLINE u32 sum_of(struct __sk_buff *skb, struct copy *copy, u32 at, u32 length, u32 sum)

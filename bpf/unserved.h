@@ -28,7 +28,7 @@ static int serving_step(u32 index, struct serving *s)
 	    d->address.word[3] != s->address.word[3])
 		return 0;
 	u32 flags = destination_flags(d, s->live);
-	if (!(flags & DESTINATION_AVAILABLE) || (flags >> DESTINATION_METHOD & 15) != METHOD_MASQ)
+	if (!(flags & DESTINATION_AVAILABLE) || method_in(flags) != METHOD_MASQ)
 		return 0;
 	s->found = index;
 	return 1;

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Sums of the internet checksum (RFC 1071), of numbers and of a part of the frame, for director and real server.
+ */
+#pragma once
+#include "helpers.h"
+
+INLINE u16 folded(u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+enum { SUM_PIECE = 512 };
+
+struct summing {
+	struct __sk_buff *skb;
+	u8 *buffer; /* of SUM_PIECE bytes */
+	u32 at;
+	u32 left;
+	u32 sum;
+};
+
+/* A step of bpf_loop: the next piece of the frame. */
+static int sum_step(u32 index, struct summing *s)
+{
+	u32 size = s->left < SUM_PIECE ? s->left : SUM_PIECE;
+	if (!size)
+		return 1;
+	if (size < SUM_PIECE)
+		wipe(s->buffer, SUM_PIECE);
+	u32 length = OPAQUE(size);
+	if (!IS_LENGTH(length, SUM_PIECE) || bpf_skb_load_bytes(s->skb, s->at, s->buffer, length))
+		return 1;
+	s->sum = bpf_csum_diff(NULL, 0, (be32 *)s->buffer, SUM_PIECE, s->sum);
+	s->at += size;
+	s->left -= size;
+	return 0;
+}
