@@ -301,7 +301,8 @@ def follow_table(reader: Reader, changes: Concerns) -> None:
     if changed:
         _note_devices(reader)
     if concerns.own_server or changes.shrunk or changed:
-        _follow_own_server(reader, concerns.own_server or _concerns_of(reader).own_server)
+        wanted_out = concerns.own_server or (not changes.shrunk and _concerns_of(reader).own_server)
+        _follow_own_server(reader, wanted_out)
 
 
 def _follow_own_server(reader: Reader, wanted: bool) -> None:
