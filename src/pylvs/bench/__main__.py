@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pylvs.bench import commands, packets, report, site
+from pylvs.bench import commands, daemon, packets, report, site
 from pylvs.bench.rows import Measured
 from pylvs.model.errors import PylvsError
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
-PARTS = ("packets", "commands", "large")
+PARTS = ("packets", "commands", "large", "daemon")
 
 
 def _progress(text: str) -> None:
@@ -44,6 +44,8 @@ def _measure(
         results |= commands.measure_small(command_size)
     if "large" in parts:
         results |= commands.measure_large(command_size, _progress)
+    if "daemon" in parts:
+        results |= daemon.measure(command_size, _progress)
     return results, harness
 
 

@@ -38,6 +38,8 @@ ROWS = (
     Row("list", "list them", "s", None, 5, 2),
     Row("list_small_cold", "ipvsadm -Ln on a small table, whole process, cold", "ms", None, 150, 80),
     Row("list_small_warm", "ipvsadm -Ln on a small table, whole process, warm", "ms", None, 150, 80),
+    Row("daemon_start", "pylvs run, {services:,} services: until the first complete table", "s"),
+    Row("daemon_reload", "reload of them, of which one changed", "s"),
 )
 
 
