@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pylvs.bench import commands, daemon, packets, report, site
+from pylvs.bench import checks, commands, daemon, packets, report, site
 from pylvs.bench.rows import Measured
 from pylvs.model.errors import PylvsError
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
-PARTS = ("packets", "commands", "large", "daemon")
+PARTS = ("packets", "commands", "large", "daemon", "checks")
 
 
 def _progress(text: str) -> None:
@@ -22,7 +22,7 @@ def _progress(text: str) -> None:
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("pylvs.bench", description="Measure what packets and commands cost.")
+    parser = argparse.ArgumentParser("pylvs.bench", description="Measure what packets, commands and checks cost.")
     parser.add_argument("--quick", action="store_true", help="small tables and few rounds: does it run at all")
     parser.add_argument("--only", choices=PARTS, action="append", help="a part of the rows; may be repeated")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where else it goes (bench.json)")
@@ -30,7 +30,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _measure(
-    parts: Sequence[str], path_size: packets.Size, command_size: commands.Size
+    parts: Sequence[str], path_size: packets.Size, command_size: commands.Size, check_size: checks.Size
 ) -> tuple[dict[str, Measured], dict[str, float]]:
     results: dict[str, Measured] = {}
     harness: dict[str, float] = {}
@@ -46,6 +46,8 @@ def _measure(
         results |= commands.measure_large(command_size, _progress)
     if "daemon" in parts:
         results |= daemon.measure(command_size, _progress)
+    if "checks" in parts:
+        results |= checks.measure(check_size, _progress)
     return results, harness
 
 
@@ -59,15 +61,18 @@ def main(words: Sequence[str] | None = None) -> int:
         )
         return EXIT_FAILED
     path_size, command_size = (packets.QUICK, commands.QUICK) if given.quick else (packets.Size(), commands.Size())
-    sizes = {
+    check_size = checks.QUICK if given.quick else checks.Size()
+    sizes: dict[str, float] = {
         "flows": path_size.flows,
         "services": command_size.services,
         "destinations": command_size.destinations,
+        "checked": check_size.servers,
+        "every": check_size.delay_s,
     }
     where = report.machine()
     try:
         with site.interruptible():
-            results, harness = _measure(given.only or PARTS, path_size, command_size)
+            results, harness = _measure(given.only or PARTS, path_size, command_size, check_size)
         notes = report.footer(where, harness)
         if given.quick:
             notes.append("--quick shows that it runs: what a run itself costs is in these figures, and flatters ratios")

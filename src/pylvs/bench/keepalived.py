@@ -71,5 +71,10 @@ def processor_s(process: subprocess.Popen[bytes]) -> float:
 
 
 def _used_s(number: str) -> float:
-    fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    """Of a process of one thread: to the nanosecond where the kernel keeps scheduling statistics, else in ticks."""
+    try:
+        nanoseconds = int(Path(f"/proc/{number}/schedstat").read_text().split()[0])
+    except OSError:
+        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+    return nanoseconds / 1e9

@@ -30,6 +30,8 @@ def _raw(row: Row, found: Measured | None) -> str:
         return ""
     if row.unit == "ratio":
         return f"{found.raw:.1f} ns less {found.overhead_ns:.1f}"
+    if row.unit == "us":
+        return f"{1e6 / found.net:,.0f} per core-second"
     return f"processor {_number(median(found.processor), row.unit)}" if found.processor else ""
 
 
@@ -42,7 +44,7 @@ def verdict(row: Row, value: float | None) -> str:
     return "then" if row.then is not None and value <= row.then else "ok"
 
 
-def lines(results: dict[str, Measured], sizes: dict[str, int]) -> list[tuple[str, ...]]:
+def lines(results: dict[str, Measured], sizes: dict[str, float]) -> list[tuple[str, ...]]:
     """The table's cells, a tuple a row; the last cell is the verdict."""
     found = []
     for row in ROWS:
@@ -108,7 +110,7 @@ def _rich(cells: list[tuple[str, ...]], out: TextIO) -> None:
     Console(file=out).print(table)
 
 
-def show(results: dict[str, Measured], sizes: dict[str, int], notes: Iterable[str], out: TextIO = sys.stdout) -> None:
+def show(results: dict[str, Measured], sizes: dict[str, float], notes: Iterable[str], out: TextIO = sys.stdout) -> None:
     """Print the table: drawn on a terminal, plain otherwise."""
     cells = lines(results, sizes)
     if out.isatty():
@@ -120,7 +122,7 @@ def show(results: dict[str, Measured], sizes: dict[str, int], notes: Iterable[st
 
 
 def write(
-    path: Path, results: dict[str, Measured], sizes: dict[str, int], where: dict[str, Any], harness: dict[str, float]
+    path: Path, results: dict[str, Measured], sizes: dict[str, float], where: dict[str, Any], harness: dict[str, float]
 ) -> None:
     """The same as JSON, with every sample. Raises OSError."""
     rows = []

@@ -16,7 +16,7 @@ class Row:
 
     name: str
     label: str
-    unit: str  # "ratio", "s", "ms" or "bytes"
+    unit: str  # "ratio", "s", "ms", "us" or "bytes"
     katran: float | None = None
     must: float | None = None
     then: float | None = None
@@ -40,6 +40,10 @@ ROWS = (
     Row("list_small_warm", "ipvsadm -Ln on a small table, whole process, warm", "ms", None, 150, 80),
     Row("daemon_start", "pylvs run, {services:,} services: until the first complete table", "s"),
     Row("daemon_reload", "reload of them, of which one changed", "s"),
+    Row("check_tcp", "processor of a TCP check, {checked:,} servers, each every {every:g} s", "us", None, 250),
+    Row("check_tcp_keepalived", "the same by keepalived", "us"),
+    Row("check_http", "processor of an HTTP check, {checked:,} servers, each every {every:g} s", "us"),
+    Row("check_http_keepalived", "the same by keepalived", "us"),
 )
 
 

@@ -12,7 +12,7 @@ from pylvs.bench import report
 from pylvs.bench.probe import ACK, SYN, Frame
 from pylvs.bench.rows import FLOOR, ROWS, Measured, value_of
 
-SIZES = {"flows": 1024, "services": 10, "destinations": 100}
+SIZES: dict[str, float] = {"flows": 1024, "services": 10, "destinations": 100, "checked": 50, "every": 0.5}
 
 
 def results() -> dict[str, Measured]:
@@ -23,6 +23,7 @@ def results() -> dict[str, Measured]:
         "no_service": Measured([33.0], 5.0),
         "many_dr": Measured([150.0], 10.0),
         "restore": Measured([11.0, 12.0, 4.0], processor=[3.0, 3.0, 3.0]),
+        "check_tcp": Measured([80.0]),
     }
 
 
@@ -34,6 +35,7 @@ def results() -> dict[str, Measured]:
         ("many_dr", 7.0, "then"),
         ("restore", 11.0, "over"),
         ("list", None, ""),
+        ("check_tcp", 80.0, "ok"),
     ],
 )
 def test_a_figure_is_told_in_the_unit_of_its_promise(name: str, value: float | None, verdict: str) -> None:
@@ -52,6 +54,8 @@ def test_the_table_has_every_row_measured_or_not() -> None:
         assert line.startswith(row.label.format(**SIZES))
         assert ("not measured" in line) == (row.name not in results())
     assert "25.0 ns less 5.0" in text[1]
+    checks = next(line for line in text if line.startswith("processor of a TCP check, 50 servers, each every 0.5 s"))
+    assert "12,500 per core-second" in checks
 
 
 def test_the_json_holds_every_sample(tmp_path: Path) -> None:
