@@ -10,18 +10,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from pylvs.bench import site
 from pylvs.bench.commands import Size
 from pylvs.bench.rows import Measured
-from pylvs.daemon.client import Client
+from pylvs.dataplane.director import open_director
 from pylvs.model.errors import PylvsError
+from pylvs.model.service import Protocol, ServiceKey
 
 _FIRST_VIP, _FIRST_SERVER = IPv4Address("10.66.128.0"), IPv4Address("10.66.2.0")
-_READY_S = 900.0
+_PATIENCE_S = 900.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -54,31 +55,35 @@ def _processor_s(process: int) -> float:
     return sum(int(field) for field in fields[11:15]) / _TICKS
 
 
-@contextlib.contextmanager
-def _running(folder: Path, into: Measured) -> Iterator[subprocess.Popen[str]]:
-    """A daemon whose first table is complete; the seconds until then are noted."""
-    words = ["run", "--no-checks", "-f", str(folder / "keepalived.conf"), "--state-dir", str(folder / "state")]
-    command = [sys.executable, "-c", "from pylvs.cli.main import main; main()", *words]
-    path = str(folder / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, open(folder / "log", "w+") as log:
-        manager.bind(path)
-        manager.settimeout(0.1)
-        begin = time.monotonic()
-        process = subprocess.Popen(command, stderr=log, text=True, env=os.environ | {"NOTIFY_SOCKET": path})
-        try:
-            while True:
-                if process.poll() is not None or time.monotonic() > begin + _READY_S:
-                    log.seek(0)
-                    raise DaemonFailed(f"pylvs run: {(log.read().splitlines() or ['it is not ready'])[-1]}")
-                with contextlib.suppress(TimeoutError):
-                    if manager.recv(1000).startswith(b"READY=1"):
-                        break
-            into.samples.append(time.monotonic() - begin)
-            into.processor.append(_processor_s(process.pid))
-            yield process
-        finally:
-            process.send_signal(signal.SIGKILL)  # its table goes with the namespace
-            process.wait()
+class _Manager:
+    """Hears what the daemon tells its service manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.settimeout(0.1)
+
+    def wait_for(self, state: str, daemon: subprocess.Popen[bytes], log: Path) -> None:
+        """Until it tells that. Raises DaemonFailed with its last words."""
+        end = time.monotonic() + _PATIENCE_S
+        while daemon.poll() is None and time.monotonic() < end:
+            with contextlib.suppress(TimeoutError):
+                if self._socket.recv(1000).decode().startswith(f"{state}=1"):
+                    return
+        words = log.read_text(encoding="utf-8").splitlines() or ["it does not get ready"]
+        raise DaemonFailed(f"pylvs run: {words[-1]}")
+
+    def close(self) -> None:
+        """No more."""
+        self._socket.close()
+
+
+def _weight() -> int:
+    """What the table gives the only server of the first service."""
+    key = ServiceKey(Protocol.TCP, _FIRST_VIP, 80)
+    (row,) = open_director().service(key).destinations
+    return row.destination.weight
 
 
 def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
@@ -87,16 +92,29 @@ def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
     progress(f"daemon: {size.services:,} services")
     with tempfile.TemporaryDirectory(prefix="pylvs-bench-") as name, site.new_site("daemon"):
         folder = Path(name)
-        (folder / "keepalived.conf").write_text(configuration(size.services))
-        with _running(folder, start) as process:
-            client = Client(folder / "state")
-            for number in range(size.whole):
-                progress(f"daemon: reloading {size.services:,} services, {number + 1} of {size.whole}")
-                (folder / "keepalived.conf").write_text(configuration(size.services, number + 1))
-                begin, used = time.monotonic(), _processor_s(process.pid)
-                status, told = client.ask("POST", "/v1/reload")
-                reload.samples.append(time.monotonic() - begin)
-                reload.processor.append(_processor_s(process.pid) - used)
-                if status != 200 or told["table"] != {"edits": 1, "refused": [], "trouble": ""}:
-                    raise DaemonFailed(f"pylvs reload: {told.get('error') or told['table']}")
+        file, log = folder / "keepalived.conf", folder / "log"
+        file.write_text(configuration(size.services))
+        words = ["run", "--no-checks", "-f", str(file), "--state-dir", str(folder / "state")]
+        command = [sys.executable, "-c", "from pylvs.cli.main import main; main()", *words]
+        with contextlib.closing(_Manager(folder / "notify")) as manager, open(log, "wb") as output:
+            begin = time.monotonic()
+            environment = os.environ | {"NOTIFY_SOCKET": str(manager.path)}
+            daemon = subprocess.Popen(command, stderr=output, env=environment)
+            try:
+                manager.wait_for("READY", daemon, log)
+                start.samples.append(time.monotonic() - begin)
+                start.processor.append(_processor_s(daemon.pid))
+                for number in range(size.whole):
+                    progress(f"daemon: reloading {size.services:,} services, {number + 1} of {size.whole}")
+                    file.write_text(configuration(size.services, number + 1))
+                    begin, used = time.monotonic(), _processor_s(daemon.pid)
+                    daemon.send_signal(signal.SIGHUP)
+                    manager.wait_for("READY", daemon, log)
+                    reload.samples.append(time.monotonic() - begin)
+                    reload.processor.append(_processor_s(daemon.pid) - used)
+                    if _weight() != number + 2:
+                        raise DaemonFailed("pylvs run: after a reload the table is not the new one")
+            finally:
+                daemon.kill()  # its table goes with the namespace
+                daemon.wait()
     return {"daemon_start": start, "daemon_reload": reload}
