@@ -1,0 +1,357 @@
+"""The health engine beside the real keepalived on the real IPVS: the same tables, and the same scripts told.
+
+Both read the same configuration, and the same happens to the same real servers. The engine plays it in fake time, and
+its checks find what the plan says; keepalived plays it in user-mode Linux with sockets that listen or do not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pylvs.config import building
+from pylvs.config.reading import read_text
+from pylvs.health.engine import Engine
+from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, ServerUp
+from pylvs.health.outcome import Outcome, Probe
+from pylvs.model.checks import Check, MiscCheck, TcpCheck
+from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
+from tests.conformance.script import ATTEMPTS, ORACLE, UML
+from tests.interop import keepalived
+from tests.unit.health.clock import FakeTimeLoop
+
+SEED = Path(__file__).parents[1] / "lab/seeds/keepalived/keepalived.conf"
+SETTLED_S = 120  # of fake time after each step
+WEIGHT_0 = 2  # the exit status of a dynamic script that means so
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happens: servers that begin and end to listen, what scripts answer, a new configuration, the end."""
+
+    up: Sequence[str] = ()
+    down: Sequence[str] = ()
+    say: Mapping[str, int] = field(default_factory=dict)
+    conf: str = ""
+    end: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A case: addresses of the machine, and steps, of which the first has the configuration.
+
+    Where it is `silent`, the configuration names no scripts.
+    """
+
+    addresses: Sequence[str]
+    steps: Sequence[Step]
+    silent: bool = False
+
+
+def server(number: int, weight: int = 1, more: str = "") -> str:
+    """A real server with a TCP check whose scripts tell its number."""
+    return f"""
+    real_server 10.0.0.{number} 80 {{
+        weight {weight}
+        notify_up "FOLDER/note {number} up" root
+        notify_down "FOLDER/note {number} down" root
+        {more}
+        TCP_CHECK {{
+            connect_timeout 5
+        }}
+    }}"""
+
+
+def scripted(number: int, weight: int, *scripts: str) -> str:
+    """A real server whose weight two scripts set."""
+    checks = "".join(
+        f'MISC_CHECK {{\n misc_path "FOLDER/answer {each}"\n misc_timeout 30\n misc_dynamic\n user root\n }}\n'
+        for each in scripts
+    )
+    return server(number, weight).replace("TCP_CHECK {\n            connect_timeout 5\n        }", checks)
+
+
+def service(body: str, *servers: str, head: str = "10.9.0.1 80") -> str:
+    """A whole file with one service."""
+    return f"""\
+virtual_server {head} {{
+    delay_loop 2
+    warmup 0
+    lb_algo rr
+    lb_kind DR
+    protocol TCP
+    quorum_up "FOLDER/note quorum up" root
+    quorum_down "FOLDER/note quorum down" root
+    {body}
+    {"".join(servers)}
+}}
+"""
+
+
+def here(*numbers: int) -> list[str]:
+    """Real servers by number, as they listen."""
+    return [f"10.0.0.{number}:80" for number in numbers]
+
+
+FOUR = [f"10.0.0.{number}" for number in range(1, 5)]
+INHIBIT = "inhibit_on_failure"
+PLANS = {
+    "the tutorial's configuration": Plan(
+        ["192.168.67.129", "192.168.67.130"],
+        [
+            Step(up=["192.168.67.129:80", "192.168.67.130:80"], conf=SEED.read_text()),
+            Step(down=["192.168.67.129:80"]),
+            Step(up=["192.168.67.129:80"]),
+            Step(down=["192.168.67.129:80", "192.168.67.130:80"]),
+            Step(up=["192.168.67.130:80"]),
+        ],
+        silent=True,
+    ),
+    "quorum, hysteresis, a sorry server, one that inhibits": Plan(
+        FOUR,
+        [
+            Step(
+                up=here(1, 2, 3, 4),
+                conf=service(
+                    "quorum 2\nhysteresis 1\nsorry_server 10.0.0.99 80",
+                    server(1),
+                    server(2, more=INHIBIT),
+                    server(3),
+                    server(4),
+                ),
+            ),
+            Step(down=here(1)),
+            Step(down=here(3)),
+            Step(down=here(4)),
+            Step(down=here(2)),
+            Step(up=here(1)),
+            Step(up=here(2)),
+            Step(up=here(3)),
+        ],
+    ),
+    "a sorry server that inhibits": Plan(
+        FOUR,
+        [
+            Step(
+                up=here(1, 2, 3),
+                conf=service(
+                    "quorum 2\nsorry_server 10.0.0.99 80\nsorry_server_inhibit\nomega",
+                    server(1),
+                    server(2, more=INHIBIT),
+                    server(3),
+                ),
+            ),
+            Step(down=here(1, 2)),
+            Step(up=here(1)),
+            Step(end=True),
+        ],
+    ),
+    "no sorry server": Plan(
+        FOUR,
+        [
+            Step(up=here(1, 2, 3), conf=service("quorum 2", server(1, 2), server(2), server(3, 0))),
+            Step(down=here(1)),
+            Step(down=here(2)),
+            Step(up=here(1)),
+            Step(end=True),
+        ],
+    ),
+    "alpha with a dead server": Plan(
+        FOUR,
+        [
+            Step(up=here(1), conf=service("alpha\nretry 3", server(1), server(2), server(3, more=INHIBIT))),
+            Step(up=here(2)),
+            Step(down=here(1, 2)),
+        ],
+    ),
+    "alpha without a quorum": Plan(
+        FOUR,
+        [
+            Step(conf=service("alpha\nquorum 2\nsorry_server 10.0.0.99 80", server(1), server(2))),
+            Step(up=here(1)),
+            Step(up=here(2)),
+        ],
+    ),
+    "a quorum that the start does not reach": Plan(
+        FOUR, [Step(up=here(1, 2, 3), conf=service("quorum 2\nhysteresis 1", server(1), server(2), server(3, 0)))]
+    ),
+    "a dead server at the start": Plan(
+        FOUR, [Step(up=here(1), conf=service("retry 3", server(1), server(2))), Step(up=here(2))]
+    ),
+    "a firewall mark": Plan(
+        FOUR,
+        [
+            Step(up=here(1, 2), conf=service("", server(1), server(2), head="fwmark 7")),
+            Step(down=here(2)),
+        ],
+    ),
+    "weights that scripts set": Plan(
+        FOUR,
+        [
+            Step(say={"a": 0, "b": 0}, conf=service("quorum 8", scripted(1, 10, "a", "b"))),
+            Step(say={"a": 22}),
+            Step(say={"b": 7}),
+            Step(say={"a": WEIGHT_0}),
+            Step(say={"a": 1}),
+            Step(say={"a": 0}),
+        ],
+    ),
+    "reloads": Plan(
+        FOUR,
+        [
+            Step(up=here(1, 2, 3), conf=service("retry 2", server(1), server(2), server(3))),
+            Step(conf=service("retry 2", server(1, 5), server(2))),
+            Step(down=here(2)),
+            Step(conf=service("retry 2", server(1, 5), server(2), server(4))),
+            Step(conf=service("retry 2\nlb_algo wlc", server(1), server(2))),
+            Step(conf=service("retry 2", server(1), head="10.9.0.2 80")),
+        ],
+    ),
+}
+
+
+def written(rows: Sequence[WantedRow]) -> dict[str, dict[str, int]]:
+    """The table as the guest writes it."""
+    found = {}
+    for row in rows:
+        name = str(row.service.key)
+        weights = {str(each.key): each.weight for each in row.destinations}
+        found[f"{name} {row.service.scheduler}"] = weights
+    return found
+
+
+def told(events: Sequence[Event]) -> Iterator[str]:
+    """What the scripts of these events say."""
+    for event in events:
+        match event:
+            case ServerUp():
+                yield f"{event.server.address.packed[-1]} up"
+            case ServerDown():
+                yield f"{event.server.address.packed[-1]} down"
+            case QuorumGained():
+                yield "quorum up"
+            case QuorumLost() if not event.silent:
+                yield "quorum down"
+
+
+class Ours:
+    """The engine, with servers that listen and scripts that answer as the plan says."""
+
+    def __init__(self) -> None:
+        self.listening: set[str] = set()
+        self.said: dict[str, int] = {}
+        self.events: list[Event] = []
+
+    def play(self, plan: Plan) -> list[dict[str, Any]]:
+        """The table and the notifications after each step."""
+        loop = FakeTimeLoop()
+        engine: Engine | None = None
+        seen = []
+        for step in plan.steps:
+            self.listening = self.listening - set(step.down) | set(step.up)
+            self.said |= step.say
+            self.events.clear()
+            if step.conf and engine is None:
+                engine = Engine(configuration(step.conf), self.probe_of)
+                engine.on_event(self.events.append)
+                loop.call_soon(engine.start)
+            elif step.conf and engine is not None:
+                engine.replace(configuration(step.conf))
+            assert engine is not None
+            if step.end:
+                engine.farewell()
+            else:
+                loop.pass_(SETTLED_S)
+            notes = [] if plan.silent else sorted(told(self.events))
+            seen.append({"table": {} if step.end else written(engine.wanted()), "notes": notes})
+        assert engine is not None
+        loop.run_until_complete(engine.close())
+        loop.close()
+        return seen
+
+    def probe_of(self, check: Check, service: WantedService, server: WantedServer) -> Probe:
+        async def probe() -> Outcome:
+            await asyncio.sleep(0.001)
+            if isinstance(check, MiscCheck):
+                status = self.said[check.script.arguments[-1]]
+                return Outcome(status != 1, str(status), status - WEIGHT_0 if status >= WEIGHT_0 else None)
+            assert isinstance(check, TcpCheck)
+            return Outcome(str(check.target) in self.listening, "listens or not")
+
+        return probe
+
+
+def configuration(text: str) -> Configuration:
+    """What the file comes to, with scripts that are there."""
+    with tempfile.TemporaryDirectory(prefix="pylvs-keepalived.") as folder:
+        for name in ("note", "answer"):
+            Path(folder, name).write_text("#!/bin/sh\n")
+            Path(folder, name).chmod(0o755)
+        document, findings = read_text(text.replace("FOLDER", folder))
+        assert not findings
+        return building.build(document)[0]
+
+
+def guests(plan: Plan, expected: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The plan as the guest takes it."""
+    steps = []
+    before: dict[str, Any] | None = None
+    for step, after in zip(plan.steps, expected, strict=True):
+        quiet = before is not None and before["table"] == after["table"]
+        made = {"up": list(step.up), "down": list(step.down), "say": dict(step.say), "end": step.end, "quiet": quiet}
+        steps.append({**made, **after, **({"conf": step.conf} if step.conf else {})})
+        before = after
+    return {"addresses": list(plan.addresses), "steps": steps}
+
+
+def play_in_guest(plans: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the real keepalived makes of the plans, all at once."""
+    said = ""
+    for _ in range(ATTEMPTS):
+        # The guest has a /tmp of its own: what it runs must lie elsewhere.
+        with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="pylvs-keepalived.") as folder:
+            script, given, made = (Path(folder, name) for name in ("guest.py", "given.json", "made.json"))
+            shutil.copy(Path(__file__).with_name("keepalived_in_guest.py"), script)
+            given.write_text(json.dumps(plans))
+            done = subprocess.run(
+                [ORACLE / "run", "/usr/bin/python3", script, given, made],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                env={
+                    "PYLVS_PYTHON": sys.executable,
+                    "PATH": f"{UML}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                    "ORACLE_TIMEOUT": "800",
+                    "HOME": os.environ.get("HOME", "/"),
+                },
+            )
+            if not done.returncode and made.exists():
+                found: list[dict[str, Any]] = json.loads(made.read_text())
+                return found
+            said = (done.stdout + done.stderr)[-2000:]
+    raise AssertionError(f"the guest with the real IPVS did not finish:\n{said}")
+
+
+@pytest.mark.may_be_skipped
+@pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
+@pytest.mark.skipif(not shutil.which("linux.uml"), reason="needs Debian's user-mode-linux")
+@pytest.mark.timeout(900)
+def test_the_tables_and_the_scripts_told_are_keepalived_s() -> None:
+    ours = {name: Ours().play(plan) for name, plan in PLANS.items()}
+    theirs = play_in_guest([guests(plan, ours[name]) for name, plan in PLANS.items()])
+    for (name, expected), found in zip(ours.items(), theirs, strict=True):
+        for number, (one, other) in enumerate(zip(expected, found["seen"], strict=True), 1):
+            assert one == other, f"{name}, step {number}: keepalived's log:\n{found['log']}"
