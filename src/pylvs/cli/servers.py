@@ -63,13 +63,13 @@ def drain(
     if no_wait:
         return
     ended = _followed(begun, state_dir)
-    left = ended["active"] + ended["inactive"]
+    left = f"{ended['active']} active and {ended['inactive']} inactive connections"
     if ended["stage"] == "removed":
         click.echo("drained: out of the table")
     elif ended["stage"] == "forced":
-        click.echo(f"out of the table with {left} connections")
+        click.echo(f"out of the table with {left}")
     elif ended["stage"] == "late":
-        raise PylvsError(f"{left} connections are left at the deadline; weight stays 0: drain again, disable or enable")
+        raise PylvsError(f"{left} are left at the deadline; weight stays 0: drain again, disable or enable")
     else:
         raise PylvsError("the drain was called off")
 

@@ -11,7 +11,7 @@ from pylvs.config.findings import Finding, Severity
 from pylvs.health.events import CheckFailed, Event, QuorumGained, QuorumLost, ServerDown, ServerEvent, SorryServerIn
 
 _WARN = (ServerDown, QuorumLost, SorryServerIn)
-_PLAIN = {field.name for field in fields(ServerEvent)}
+_PLAIN = {field.name for field in fields(ServerEvent)} | {"override"}  # which the reason tells in words
 
 
 def log_event(event: Event) -> None:

@@ -98,10 +98,10 @@ def test_at_its_deadline_a_drain_is_reported_or_forced(world: World) -> None:
         world.servers,
     )[1:]
     assert late.exit_code == 1
-    assert "1 connections are left at the deadline" in str(late.exception)
+    assert "1 active and 0 inactive connections are left at the deadline" in str(late.exception)
     assert table == 0
     assert forced.exit_code == 0
-    assert "out of the table with 1 connections" in forced.output
+    assert "out of the table with 1 active and 0 inactive connections" in forced.output
     assert after == {str(address(2))}
 
 
