@@ -113,6 +113,9 @@ INLINE int stage_persist(void *ctx, enum hook hook)
 		u32 flags = d ? destination_flags(d, READ_ONCE(root->live)) : 0;
 		if (flags & DESTINATION_AVAILABLE &&
 		    !(flags & DESTINATION_QUIESCED && root->settings.expire_quiescent_template)) {
+			/* Handed to TC afterwards, its SYN would end there what it had opened here. */
+			if (hook == HOOK_XDP && root->settings.expire_nodest_conn && flags & DESTINATION_QUIESCED)
+				return to_tc();
 			w->chosen = template->destination;
 			w->template = template->slot;
 			w->method = method_in(flags);

@@ -54,3 +54,20 @@ def test_a_packet_of_a_one_packet_service_that_xdp_passes_up_is_scheduled_once(
         hook, done = director_host.receive(udp(sport=2000, dport=service.port))
         assert (hook, done.verdict in SENT["tc"]) == ("tc", True)
     counted_once(director_host, service)
+
+
+def test_under_the_template_of_a_quiesced_server_each_syn_is_one_connection(director_host: Host) -> None:
+    director, service = director_host.director, director_host.new_key()
+    server = DestinationKey(ip_address(NEIGHBOURS[0]), service.port)
+    director.add_service(VirtualService(service, "rr", ServiceFlag.PERSISTENT, 300))
+    director.add_destination(service, Destination(server, Method.ROUTE))
+    director_host.receive(tcp(sport=2000, dport=service.port))
+    director.edit_destination(service, Destination(server, Method.ROUTE, 0))
+    director.change_setting("expire_nodest_conn", 1)
+    try:
+        for sport in range(2001, 2001 + PACKETS):
+            hook, done = director_host.receive(tcp(sport=sport, dport=service.port))
+            assert (hook, done.verdict in SENT["tc"]) == ("tc", True)
+    finally:
+        director.change_setting("expire_nodest_conn", 0)
+    assert director.service(service).counters.connections == 1 + PACKETS

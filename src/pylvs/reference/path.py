@@ -31,6 +31,7 @@ from pylvs.reference.tables import FTP, FTP_DATA, Tables
 PROTOCOLS = frozenset((TCP, UDP, SCTP)) | IPSEC
 A_FRAGMENT = "a fragment: the reference speaks of whole packets"
 SOURCE_ROUTED = "source-routed: the stack drops it"
+LOOPBACK6, BROADCAST4 = bytes(15) + b"\1", b"\xff" * 4
 LEAST_MTU4, LEAST_MTU6 = 68, 1280  # inside a tunnel
 
 
@@ -125,6 +126,8 @@ class Path:
         service = self.tables.find(packet.family, mark, packet.protocol, packet.target, packet.target_port)
         if service is None:
             return left(frame, "no service")
+        if not self._is_believable(packet.source):
+            return left(frame, "from an address that no packet from outside can have")
         if packet.source_port == FTP_DATA:
             return left(frame, "from FTP's data port")
         if service.persistent:
@@ -139,6 +142,17 @@ class Path:
         if service.one_packet and packet.protocol == UDP:
             self.connections.end(connection, killed=False)
         return outcome
+
+    def _is_believable(self, source: bytes) -> bool:
+        """Whether the kernel, before IPVS, takes it from outside (RFC 1122 3.2.1.3; RFC 4291 2.5.3, 2.7)."""
+        if len(source) == 16:
+            return source[0] != 0xFF and source != LOOPBACK6
+        return (
+            source[0] not in (0, 127)
+            and source[0] >> 4 != 14
+            and source != BROADCAST4
+            and source not in self.network.local
+        )
 
     def _may_open(self, packet: Packet) -> bool:
         """By protocol (2.4)."""
