@@ -40,16 +40,23 @@ _OWN = {
 
 
 class CheckFailed(Exception):
-    """Why a check ends here; `inconclusive` as in an `Outcome`; the errno that it came from, or 0."""
+    """Why a check ends here; `inconclusive` as in an `Outcome`."""
 
-    def __init__(self, reason: str, inconclusive: bool = False, code: int = 0) -> None:
+    def __init__(self, reason: str, inconclusive: bool = False) -> None:
         super().__init__(reason)
         self.inconclusive = inconclusive
-        self.code = code
 
     def outcome(self) -> Outcome:
         """As the answer of a probe."""
         return Outcome(False, str(self), inconclusive=self.inconclusive)
+
+
+class NoSocket(CheckFailed):
+    """Not even a socket could be made; with the errno that says why."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(words_of(code), code in _OWN)
+        self.code = code
 
 
 def words_of(code: int) -> str:
@@ -63,7 +70,7 @@ def words_of(code: int) -> str:
 
 def failure(code: int, where: str = "") -> CheckFailed:
     """The failure that an errno means; `where` is added to it ("while sending")."""
-    return CheckFailed(f"{words_of(code)} {where}".rstrip(), code in _OWN, code)
+    return CheckFailed(f"{words_of(code)} {where}".rstrip(), code in _OWN)
 
 
 def quoted(data: bytes) -> str:

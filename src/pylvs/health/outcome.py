@@ -22,5 +22,5 @@ class Outcome:
 
 
 # A checker is made once from its `model.checks.Check` and called for each probe. It answers within the check's timeout,
-# raises nothing but CancelledError, and leaves no socket or process behind.
+# of which several pages or hosts have one each. It raises nothing but CancelledError, and leaves no socket or process.
 Probe = Callable[[], Awaitable[Outcome]]

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pylvs.health.context import Context
 from pylvs.health.datagrams import answer, send
-from pylvs.health.failures import CheckFailed
+from pylvs.health.failures import CheckFailed, NoSocket
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.health.sockets import Endpoint, Limit
 from pylvs.model.checks import PingCheck
@@ -70,12 +70,12 @@ def _socket(endpoint: Endpoint, kind: EchoKind) -> tuple[socket.socket, bool]:
     """A socket for echoes, and whether it is a raw one. Raises CheckFailed."""
     try:
         return endpoint.correspondence(socket.SOCK_DGRAM, kind.protocol), False
-    except CheckFailed as error:
+    except NoSocket as error:
         if error.code not in (*_MAY_NOT, errno.EPROTONOSUPPORT):
             raise
     try:
         raw = endpoint.correspondence(socket.SOCK_RAW, kind.protocol)
-    except CheckFailed as error:
+    except NoSocket as error:
         if error.code in _MAY_NOT:
             text = "not allowed to send echoes; run as root, or set net.ipv4.ping_group_range"
             raise CheckFailed(text, inconclusive=True) from None

@@ -2,8 +2,9 @@
 
 A check is one socket, one registration with the event loop and one timer: streams and transports would cost several
 times as much. Connections are closed in the ordinary way, without SO_LINGER: a reset would cost the director no less
-(measured) and would be an error in the server's log. What then waits in TIME_WAIT costs neither processor time nor a
-port that another server needs, for ports are counted for each server by itself.
+(measured) and would be an error in some servers' logs. What then waits in TIME_WAIT costs neither processor time nor a
+port that another server needs, for ports are counted for each server by itself. Only those from a port that the
+operator fixed are reset, or each would be in the way of the next.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import struct
 
-from pylvs.health.failures import CheckFailed, failure
+from pylvs.health.failures import CheckFailed, NoSocket, failure
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Target
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h: the port is chosen when the destination is known
 _IP_RECVERR, _IPV6_RECVERR = 11, 25  # linux/in.h, linux/in6.h: ICMP errors reach a socket, "host unreachable" too
+
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # struct linger
+_LOWEST_CHOSEN_PORT = 1024  # net.ipv4.ip_local_port_range can begin here
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 
@@ -59,7 +64,7 @@ async def ready(sock: socket.socket, limit: Limit, *, writing: bool = False) -> 
 class Endpoint:
     """A target, with all worked out that is the same for each socket to it."""
 
-    __slots__ = ("_device", "_mark", "_options", "_source", "_target", "address", "family")
+    __slots__ = ("_device", "_mark", "_may_meet_itself", "_options", "_source", "_target", "address", "family")
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -67,18 +72,19 @@ class Endpoint:
         self._mark = target.mark
         self._source = _bound(target)
         self._options = bool(self._device or self._mark or self._source)
+        self._may_meet_itself = target.port >= _LOWEST_CHOSEN_PORT
         self.family = family_of(target.address)
         self.address: SocketAddress = _socket_address(target.address, target.port)
 
     def fresh(self, kind: int, protocol: int = 0) -> socket.socket:
-        """A socket that does not block, bound and marked as the target says. Raises CheckFailed."""
+        """A socket that does not block, bound and marked as the target says. Raises CheckFailed, NoSocket."""
         source = self._target.source
         if source is not None and family_of(source) != self.family:
             raise CheckFailed(f"the source address {source} is of another family than {self._target.address}")
         try:
             made = socket.socket(self.family, kind | socket.SOCK_NONBLOCK, protocol)
         except OSError as error:
-            raise failure(error.errno or 0) from None
+            raise NoSocket(error.errno or 0) from None
         if self._options:
             try:
                 self._prepare(made, kind)
@@ -107,13 +113,18 @@ class Endpoint:
                 code = made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise self._refusal(code)
+            if self._may_meet_itself and made.getsockname()[:2] == made.getpeername()[:2]:
+                raise failure(errno.ECONNREFUSED)  # nobody listens there: the kernel chose the same port for both ends
         except BaseException:
             made.close()
             raise
         return made
 
     def correspondence(self, kind: int = socket.SOCK_DGRAM, protocol: int = 0) -> socket.socket:
-        """A socket for datagrams to and from the target alone, which hears ICMP errors too. Raises CheckFailed."""
+        """A socket for datagrams to and from the target alone, which hears ICMP errors too.
+
+        Raises CheckFailed, NoSocket.
+        """
         made = self.fresh(kind, protocol)
         try:
             if self.family == socket.AF_INET:
@@ -131,11 +142,14 @@ class Endpoint:
         return self.family == socket.AF_INET6 and bool(self._device) and self._target.address.is_link_local
 
     def _refusal(self, code: int) -> CheckFailed:
-        if code == errno.EADDRNOTAVAIL and not self._target.source_port:
-            return CheckFailed("no free port on this machine", inconclusive=True)
-        if code == errno.EADDRNOTAVAIL:
+        """The failure to connect that an errno means."""
+        if code != errno.EADDRNOTAVAIL:
+            return failure(code)
+        if self._target.source_port:
             return CheckFailed(f"source port {self._target.source_port} is still taken by the check before")
-        return failure(code)
+        if self.family == socket.AF_INET:
+            return CheckFailed("no free port on this machine", inconclusive=True)
+        return CheckFailed("no address on this machine to connect from, or no free port")
 
     def _prepare(self, made: socket.socket, kind: int) -> None:
         if self._mark:
@@ -154,7 +168,9 @@ class Endpoint:
     def _bind(self, made: socket.socket, kind: int, source: SocketAddress) -> None:
         try:
             if kind == socket.SOCK_STREAM and source[1]:
+                # Else the next check would find the port in TIME_WAIT, for a minute.
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
             elif kind == socket.SOCK_STREAM:
                 made.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
             if self._scoped() and self._target.source is not None and self._target.source.is_link_local:

@@ -39,6 +39,12 @@ def test_a_server_that_accepts_is_up(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", [V4, V6])
+def test_a_connection_to_itself_is_none(host: str) -> None:
+    port = free_port()
+    assert outcome_at(Target(ip_address(host), port, source_port=port)) == Outcome(False, "connection refused")
+
+
+@pytest.mark.parametrize("host", [V4, V6])
 def test_a_closed_port_is_refused(host: str) -> None:
     assert outcome_at(Target(ip_address(host), free_port())) == Outcome(False, "connection refused")
 
@@ -99,6 +105,15 @@ def test_a_check_that_is_cancelled_leaves_nothing() -> None:
         for each in (listener, *waiting):
             stack.enter_context(each)
         undisturbed(main)
+
+
+def test_a_fixed_port_can_be_used_again_at_once() -> None:
+    async def main() -> list[Outcome]:
+        async with tcp(silent) as target:
+            fixed = replace(target, source_port=free_port())
+            return [await probe_once(fixed) for _ in range(5)]
+
+    assert undisturbed(main) == [Outcome(True, "connected")] * 5
 
 
 def test_it_comes_from_where_it_is_told() -> None:

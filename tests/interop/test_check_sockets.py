@@ -1,0 +1,91 @@
+"""Checks and the Linux network stack: echoes by both kinds of socket, hosts that are not there, marks, devices."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+import pytest
+
+from pylvs.health.checkers import probe_of
+from pylvs.health.context import Context
+from pylvs.health.outcome import Outcome
+from pylvs.model.checks import Check, DnsCheck, Pace, PingCheck, Target, TcpCheck, UdpCheck
+from tests.interop.places import inside
+from tests.unit.health.servers import undisturbed
+
+PATIENT = Pace(timeout_s=60.0)
+ABSENT = {4: Target(IPv4Address("10.0.0.9"), 53), 6: Target(IPv6Address("fd00::9"), 53)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def place() -> Iterator[None]:
+    """A link to a network with nobody else on it; neighbours are soon given up, and ICMP errors not held back."""
+    with inside("cs"):
+        Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0")  # addresses can be used at once
+        for words in (
+            "link add d0 type veth peer name d1",
+            "link set d0 up",
+            "link set d1 up",
+            "addr add 10.0.0.1/24 dev d0",
+            "addr add fd00::1/64 dev d0",
+            "rule add fwmark 7 prohibit",
+            "-6 rule add fwmark 7 prohibit",
+        ):
+            subprocess.run(["ip", *words.split()], check=True)
+        for family in ("ipv4", "ipv6"):
+            Path(f"/proc/sys/net/{family}/neigh/d0/retrans_time_ms").write_text("50")
+        yield
+
+
+def asked(*checks: Check) -> list[Outcome]:
+    async def main() -> list[Outcome]:
+        return list(await asyncio.gather(*(probe_of(check, Context())() for check in checks)))
+
+    return undisturbed(main)
+
+
+@pytest.mark.parametrize("who_may", ["1 0", "0 2147483647"], ids=["raw sockets", "ping sockets"])
+def test_many_echoes_at_once_are_not_mixed_up(who_may: str) -> None:
+    """The absent are asked beside the present: each socket must hear its own answers, and errors, alone."""
+    Path("/proc/sys/net/ipv4/ping_group_range").write_text(who_may)
+    here = [Target(IPv4Address("10.0.0.1")), Target(IPv6Address("fd00::1")), Target(IPv4Address("127.0.0.1"))]
+    outcomes = asked(*(PingCheck(target=target, pace=PATIENT) for target in [*here, *ABSENT.values()] * 20))
+    assert [outcome.ok for outcome in outcomes] == [True, True, True, False, False] * 20
+    assert {outcome.reason for outcome in outcomes if not outcome.ok} == {"no route to host (ICMP: host unreachable)"}
+
+
+@pytest.mark.parametrize("target", ABSENT.values(), ids=["IPv4", "IPv6"])
+def test_a_host_that_is_not_there_is_named(target: Target) -> None:
+    tcp, udp, dns = asked(*(check(target=target, pace=PATIENT) for check in (TcpCheck, UdpCheck, DnsCheck)))
+    assert tcp == Outcome(False, "no route to host")
+    assert udp == dns == Outcome(False, "no route to host (ICMP: host unreachable)")
+
+
+def test_a_network_without_a_route_is_named() -> None:
+    nowhere = [Target(IPv4Address("198.51.100.1"), 53), Target(IPv6Address("2001:db8::1"), 53)]
+    checks = [check(target=target, pace=PATIENT) for check in (TcpCheck, UdpCheck, PingCheck) for target in nowhere]
+    assert {outcome.reason for outcome in asked(*checks)} == {"network unreachable"}
+
+
+@pytest.mark.parametrize("check", [TcpCheck, UdpCheck, PingCheck, DnsCheck])
+def test_the_mark_is_on_the_packets(check: type[Check]) -> None:
+    marked = [replace(target, mark=7) for target in ABSENT.values()]
+    outcomes = asked(*(check(target=target, pace=PATIENT) for target in marked))  # type: ignore[call-arg]
+    assert {outcome.reason for outcome in outcomes} == {"refused by this machine's routes or firewall"}
+
+
+def test_a_link_local_address_is_found_on_its_device() -> None:
+    words = ["ip", "-6", "-o", "addr", "show", "dev", "d1", "scope", "link"]
+    shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    address = IPv6Address(shown.split("inet6 ")[1].split("/")[0])
+    closed, elsewhere = asked(
+        TcpCheck(target=Target(address, 9, device="d1"), pace=PATIENT),
+        TcpCheck(target=Target(address, 9), pace=PATIENT),
+    )
+    assert closed == Outcome(False, "connection refused")
+    assert elsewhere == Outcome(False, "the address cannot be connected to")
