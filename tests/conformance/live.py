@@ -14,7 +14,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference.director import ReferenceDirector
 from pylvs.reference.outcome import Outcome, Verdict
-from pylvs.reference.packet import ICMP, ICMP6
+from pylvs.reference.packet import HEADER_BYTES, ICMP, ICMP6, parse
 from pylvs.reference.sums import checksum
 from tests.conformance.script import Guest, line
 from tests.packet.fuzz.shrink import told
@@ -58,10 +58,19 @@ def scripted(steps: Sequence[Wired]) -> list[list[Any]]:
 
 
 def random_example(tables: list[Edit], seed: int, frames: int) -> list[Wired]:
-    """Tables, and traffic that fits on the wire. Options and what only the host's stack answers are left out."""
+    """Tables, and traffic that fits on the wire.
+
+    Left out are options, what only the host's stack answers, and packets from port 0 (docs/differences.md).
+    """
     traffic = Traffic(tables, seed, options=False)
     steps: list[Step] = [*tables, *traffic.steps(frames, edits=0.03)]
-    return [step for step in steps if not isinstance(step, bytes) or 34 <= len(step) <= LONGEST_FRAME]
+    return [step for step in steps if not isinstance(step, bytes) or _fits(step)]
+
+
+def _fits(frame: bytes) -> bool:
+    packet = parse(frame)
+    from_port_0 = packet is not None and packet.protocol in HEADER_BYTES and not packet.source_port
+    return 34 <= len(frame) <= LONGEST_FRAME and not from_port_0
 
 
 def scheduler_example(scheduler: str, seed: int, connections: int) -> list[Wired]:
