@@ -10,6 +10,7 @@ from pylvs.daemon.options import Options
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.systemd import Manager
 from pylvs.daemon.table import Holder
+from pylvs.health.events import Event
 from pylvs.health.outcome import Probe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check
@@ -48,5 +49,8 @@ class Outside(Protocol):
     def restore(self, state: StateDirectory) -> None:
         """Take that back. In the editor's thread."""
 
+    def heard(self, event: Event) -> None:
+        """Tell whom the configuration wants told; at once, whatever comes of it later."""
+
     async def close(self) -> None:
-        """End what was begun here."""
+        """End what was begun here, in bounded time."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable
 
 import structlog
 
+from pylvs.daemon.alerts import Alerts
 from pylvs.daemon.loader import Loader
 from pylvs.daemon.loading import Loaded
+from pylvs.daemon.notify import Notifier
 from pylvs.daemon.options import Options
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.systemd import Manager
@@ -18,6 +21,7 @@ from pylvs.dataplane.devices import local_addresses
 from pylvs.dataplane.director import open_director
 from pylvs.health.checkers import probe_of
 from pylvs.health.context import Context
+from pylvs.health.events import Event
 from pylvs.health.outcome import Probe
 from pylvs.host.processes import Processes
 from pylvs.model.addresses import Address
@@ -32,6 +36,8 @@ class Machine:
         self.manager = Manager()
         self._processes = Processes()
         self._via_vip = ViaVip()
+        self._notifier = Notifier()
+        self._alerts = Alerts()
         self._loader = Loader()
         self._nice = 0  # asked for so far; without it the daemon is as it was started
 
@@ -69,6 +75,13 @@ class Machine:
                 structlog.get_logger().error(f"checker_priority {self._nice}: {error.strerror}")
         self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
         self._via_vip.configure(configuration)
+        self._notifier.configure(configuration)
+        self._alerts.configure(configuration)
+
+    def heard(self, event: Event) -> None:
+        """Scripts are run and mail is sent."""
+        self._notifier.heard(event)
+        self._alerts.heard(event)
 
     def rows(self) -> tuple[WantedRow, ...]:
         """The services of checks through virtual addresses."""
@@ -83,5 +96,6 @@ class Machine:
         self._via_vip.restore(state)
 
     async def close(self) -> None:
-        """End scripts that still run."""
+        """Tell what is not told yet, and end scripts that still run."""
+        await asyncio.gather(self._notifier.finish(), self._alerts.finish())
         await self._processes.close()

@@ -271,6 +271,7 @@ class Supervisor:
 
     def _heard(self, event: Event) -> None:
         log_event(event)
+        self._outside.heard(event)
         if isinstance(event, Overridden):
             self._keep_overrides()
 

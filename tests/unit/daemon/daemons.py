@@ -16,6 +16,7 @@ from pylvs.daemon.options import Options
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.systemd import Manager
+from pylvs.health.events import Event
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, Pace, Target, TcpCheck
@@ -63,6 +64,7 @@ class World:
         self.probes: dict[Address, int] = {}
         self.loads = 0
         self.check_rows: tuple[WantedRow, ...] = ()
+        self.told: list[Event] = []
 
     def write(self, *services: WantedService, findings: Iterable[Finding] = (), **settings: Any) -> None:
         """The file from now on."""
@@ -110,6 +112,10 @@ class World:
 
     def restore(self, state: StateDirectory) -> None:
         """Nothing was changed."""
+
+    def heard(self, event: Event) -> None:
+        """Nobody else is told."""
+        self.told.append(event)
 
     async def close(self) -> None:
         """Nothing was begun."""

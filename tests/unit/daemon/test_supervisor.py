@@ -95,6 +95,28 @@ def test_a_dead_server_leaves_and_comes_back(world: World) -> None:
     run(scenario())
 
 
+def test_what_happens_is_told_outside_in_order(world: World) -> None:
+    """From the start to omega's last words."""
+    world.write(service(server(1), omega=True))
+
+    async def scenario() -> None:
+        async with world.daemon():
+            world.dead = {address(1)}
+            await until(lambda: not world.servers())
+            world.dead = set()
+            await until(lambda: bool(world.servers()))
+
+    run(scenario())
+    told = [event.name for event in world.told if not event.name.startswith("check_")]
+    assert told == [
+        "quorum_gained",
+        *("server_down", "quorum_lost"),
+        *("server_up", "quorum_gained"),
+        *("server_down", "quorum_lost"),
+    ]
+    assert [getattr(event, "ending", False) for event in world.told[-2:]] == [True, True]
+
+
 def test_what_somebody_else_does_to_the_table_is_undone_and_said(world: World, said: io.StringIO) -> None:
     async def scenario() -> None:
         async with world.daemon() as daemon:

@@ -1,0 +1,118 @@
+"""Scripts and mail about servers and quorums: keepalived's words, its order, and an unprivileged user."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pylvs.lab.places import environment
+from tests.lab.conftest import MakeLab
+from tests.lab.daemons import daemon, until
+
+# A mail server that writes what it is told into a file.
+SINK = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", 2525))
+print("ready", flush=True)
+while True:
+    peer = server.accept()[0]
+    with peer, peer.makefile("rw", newline="\\r\\n") as talk, open(sys.argv[1], "a") as told:
+        print("220 sink", file=talk, flush=True)
+        data = False
+        for line in talk:
+            told.write(line.rstrip() + "\\n")
+            told.flush()
+            if data and line.rstrip() != ".":
+                continue
+            data = line.startswith("DATA")
+            print("354 go on" if data else "250 ok", file=talk, flush=True)
+            if line.startswith("QUIT"):
+                break
+"""
+TELLER = """#!/bin/sh
+echo "$(id -un)" "$@" >>TOLD
+"""
+CONFIGURATION = """
+global_defs {
+    router_id LVS_LAB
+    script_user daemon
+    enable_script_security
+    smtp_server 127.0.0.1 2525
+    notification_email {
+        admin@example.com
+    }
+    notification_email_from lvs@example.com
+}
+virtual_server VIP 80 {
+    delay_loop 1
+    lb_algo rr
+    lb_kind DR
+    protocol TCP
+    omega
+    smtp_alert on
+    quorum_up "TELLER 'quorum up' $HOME"
+    quorum_down "TELLER quorum down" nobody
+    real_server RIP 80 {
+        notify_up "TELLER server up"
+        notify_down "TELLER server down"
+        smtp_alert on
+        TCP_CHECK {
+            connect_timeout 5
+            retry 1
+            delay_before_retry 1
+            warmup 0
+        }
+    }
+}
+"""
+
+
+def test_events_are_told_to_scripts_and_by_mail(make_lab: MakeLab, tmp_path: Path) -> None:
+    lab = make_lab("dr", 1)
+    lab.sh("director", "ipvsadm -C")
+    told, mail, teller = tmp_path / "told", tmp_path / "mail", tmp_path / "teller"
+    for folder in (tmp_path, *(parent for parent in tmp_path.parents if "pytest-of-" in str(parent))):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    told.touch()
+    told.chmod(0o666)
+    mail.touch()
+    teller.write_text(TELLER.replace("TOLD", str(told)))
+    teller.chmod(0o755)
+    text = CONFIGURATION.replace("TELLER", str(teller)).replace("VIP", lab.network.vip)
+    sink = subprocess.Popen(
+        [*lab.place("director").inside(), sys.executable, "-c", SINK, str(mail)],
+        stdout=subprocess.PIPE,
+        env=environment() | {"PATH": os.environ["PATH"]},
+    )
+    try:
+        assert sink.stdout is not None
+        assert sink.stdout.readline() == b"ready\n"
+        with daemon(lab, tmp_path, text.replace("RIP", lab.network.names()["rs1"])) as running:
+            until(lambda: told.read_text() == "daemon quorum up $HOME\n", "the quorum at the start")
+            lab.sh("rs1", "service nginx stop")
+            until(lambda: len(told.read_text().splitlines()) == 3, "the server is down")
+            lab.sh("rs1", "service nginx start")
+            until(lambda: len(told.read_text().splitlines()) == 5, "the server is up")
+            until(lambda: mail.read_text().count("QUIT") == 5, "all mails")
+            assert running.stop() == 0
+        server, virtual = f"[{lab.network.names()['rs1']}]:tcp:80", f"[{lab.network.vip}]:tcp:80"
+    finally:
+        sink.kill()
+        sink.communicate()
+    lines = told.read_text().splitlines()
+    assert lines[0] == "daemon quorum up $HOME"
+    assert set(lines[1:3]) == {"daemon server down", "nobody quorum down"}
+    assert set(lines[3:5]) == {"daemon server up", "daemon quorum up $HOME"}
+    assert set(lines[5:]) == {"daemon server down", "nobody quorum down"}, "omega"
+    subjects = [line.partition("] ")[2] for line in mail.read_text().splitlines() if line.startswith("Subject: ")]
+    about_server, about_quorum = f"Realserver {server} of virtual server {virtual}", f"Virtualserver {virtual}"
+    assert subjects == [
+        f"{about_quorum} - UP",
+        f"{about_server} - DOWN",
+        f"{about_quorum} - DOWN",
+        f"{about_server} - UP",
+        f"{about_quorum} - UP",
+    ]
+    assert "RCPT TO:<admin@example.com>" in mail.read_text()
