@@ -127,7 +127,7 @@ def test_signals_reload_write_down_and_end(world: World) -> None:
             assert 1 <= daemon.reloads["done"] <= 2, "those that wait read the same file"
             world.write()
             os.kill(os.getpid(), signal.SIGHUP)
-            await until(lambda: daemon.reloads["refused"] == 1)
+            await until(lambda: daemon.reloads["refused"] >= 1)  # more where a reload was still to come
             os.kill(os.getpid(), signal.SIGUSR1)
             await until((world.state / "dump.json").exists)
             os.kill(os.getpid(), signal.SIGTERM)
