@@ -66,7 +66,7 @@ class Case(threading.Thread):
         for words in ("link set lo up", "link add d0 type dummy", "link set d0 up"):
             subprocess.run(["ip", *words.split()], check=True)
         for address in self.case["addresses"]:
-            subprocess.run(["ip", "addr", "add", f"{address}/32", "dev", "d0"], check=True)
+            self.address("add", address)
         (self.folder / "notes").touch()
         self.script("note", f'echo "$*" >> {self.folder}/notes')
         self.script("answer", f"exit $(cat {self.folder}/$1)")
@@ -75,21 +75,25 @@ class Case(threading.Thread):
         log = (self.folder / "log").open("wb")
         for step in self.case["steps"]:
             told = len(self.notes())
-            for name in step.get("down", ()):
+            for name in step["down"]:
                 gone = self.listening.pop(name)
                 gone.shutdown(socket.SHUT_RDWR)
                 gone.close()
-            for name in step.get("up", ()):
+            for name in step["up"]:
                 self.listen(name)
-            for name, status in step.get("say", {}).items():
+            for address in step["come"]:
+                self.address("add", address)
+            for address in step["go"]:
+                self.address("del", address)
+            for name, status in step["say"].items():
                 (self.folder / name).write_text(str(status))
-            if "conf" in step:
+            if step["conf"]:
                 file.write_text(step["conf"].replace("FOLDER", str(self.folder)))
                 if keepalived is None:
                     keepalived = self.start_keepalived(file, log)
                 else:
                     keepalived.send_signal(signal.SIGHUP)
-            if step.get("end") and keepalived is not None:
+            if step["end"] and keepalived is not None:
                 keepalived.terminate()
             self.seen.append(self.settled(step, told))
         if keepalived is not None:
@@ -101,6 +105,9 @@ class Case(threading.Thread):
         pids = [f"--pid={self.folder}/pid", f"--checkers_pid={self.folder}/checkers"]
         words = ["keepalived", "--dont-fork", "--log-console", "--log-detail", "--check", *pids, f"--use-file={file}"]
         return subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
+
+    def address(self, verb: str, address: str) -> None:
+        subprocess.run(["ip", "addr", verb, f"{address}/32", "dev", "d0"], check=True)
 
     def script(self, name: str, line: str) -> None:
         file = self.folder / name
@@ -127,14 +134,14 @@ class Case(threading.Thread):
     def settled(self, step: dict[str, Any], told: int) -> dict[str, Any]:
         """The table and the notifications, once they are as expected and stay so; or in the end."""
         end = time.monotonic() + PATIENCE_S
-        steady = QUIET_S if step.get("quiet") else STEADY_S
+        steady = QUIET_S if step["quiet"] else STEADY_S
         since = time.monotonic()
         last: dict[str, Any] = {}
         while True:
             now = {"table": table(), "notes": sorted(self.notes()[told:])}
             if now != last:
                 last, since = now, time.monotonic()
-            right = now["table"] == step["table"] and ("notes" not in step or now["notes"] == step["notes"])
+            right = now["table"] == step["table"] and (step["end"] or now["notes"] == step["notes"])
             if time.monotonic() > end or (right and time.monotonic() - since > steady):
                 return now
             time.sleep(0.05)

@@ -41,3 +41,4 @@ def adopt_service(service: ServiceState, row: ServiceRow) -> None:
         service.has_quorum = False
     else:
         service.has_quorum = service.quorum.after(True, service.weight_up)
+    service.changed()

@@ -7,7 +7,6 @@ state is whole again, so they may ask it anything.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -15,6 +14,7 @@ from dataclasses import replace as with_
 
 from pylvs.health.adoption import adopt_service
 from pylvs.health.assembly import CONFIGURED, Assembly, ProbeOf, Replacement, whom
+from pylvs.health.bulletin import Bulletin
 from pylvs.health.check_state import CheckState
 from pylvs.health.events import (
     ChecksResumed,
@@ -22,9 +22,10 @@ from pylvs.health.events import (
     Event,
     Overridden,
 )
-from pylvs.health.history import History, ServerName
+from pylvs.health.history import ServerName
 from pylvs.health.outcome import Outcome
 from pylvs.health.overrides import Override, Standing
+from pylvs.health.roster import Roster
 from pylvs.health.servers import ServerState
 from pylvs.health.services import ServiceState
 from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot
@@ -33,10 +34,8 @@ from pylvs.health.views import server_snapshot, service_snapshot
 from pylvs.model.addresses import Address
 from pylvs.model.destination import MAX_WEIGHT, DestinationKey
 from pylvs.model.director import ServiceRow
-from pylvs.model.errors import NoSuchDestination, NoSuchService, OutOfRange
+from pylvs.model.errors import OutOfRange
 from pylvs.model.wanted import Configuration, WantedRow
-
-log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -62,14 +61,10 @@ class Engine:
         self._chance = chance
         self._timetable = Timetable(at_once)
         self._assembly = Assembly(probe_of, self._outcome)
-        self._history = History(history)
-        self._services: dict[str, ServiceState] = {}
+        self._bulletin = Bulletin(history)
+        self._roster = Roster({})
         self._here: frozenset[Address] | None = None
-        self._changed_services: set[str] = set()
-        self._event_listeners: list[Callable[[Event], None]] = []
-        self._change_listeners: list[Callable[[], None]] = []
         self._answers: dict[CheckState, asyncio.Future[None]] = {}
-        self._rows_changed = False  # in what happens just now
         self._started = False
         self.configuration = configuration
         self._assemble(configuration)
@@ -83,18 +78,18 @@ class Engine:
         self._timetable.start(asyncio.get_running_loop())
         at = self._wall()
         events: list[Event] = []
-        for service in self._services.values():
+        for service in self._roster:
             events += self._settled(service, "start", at)
-        self._tell([*events, *self._suspensions()])
+        self._bulletin.tell([*events, *self._suspensions()])
 
     def farewell(self, reason: str = "pylvs stops") -> None:
         """Tell of the end of servers and quorums that are up, for services with omega; the table stays as it is."""
         events: list[Event] = []
         at = self._wall()
-        for service in self._services.values():
+        for service in self._roster:
             if service.wanted.omega:
                 events += service.last_words(service.servers.values(), True, reason, at)
-        self._tell(events)
+        self._bulletin.tell(events)
 
     def stop(self) -> None:
         """No more probes, no more events."""
@@ -110,17 +105,7 @@ class Engine:
 
     def wanted(self) -> tuple[WantedRow, ...]:
         """The table that should be there now, in the order of the configuration."""
-        return tuple(row for service in self._services.values() for row in service.rows())
-
-    def rows_of(self, service: str) -> tuple[WantedRow, ...]:
-        """The rows of one service by its configured name; none for one that is not (any more) configured."""
-        return self._services[service].rows() if service in self._services else ()
-
-    def take_changed(self) -> frozenset[str]:
-        """The names of services whose rows changed, appeared or went since the last call."""
-        changed = frozenset(self._changed_services)
-        self._changed_services.clear()
-        return changed
+        return tuple(row for service in self._roster for row in service.rows())
 
     def adopt(self, rows: Iterable[ServiceRow]) -> None:
         """Before `start`, take over what a table found says, as after a crash.
@@ -130,7 +115,7 @@ class Engine:
         A sorry server found there serves on.
         """
         found = {row.service.key: row for row in rows}
-        for service in self._services.values():
+        for service in self._roster:
             row = next((found[key] for key in service.wanted.keys if key in found), None)
             if row is not None:
                 adopt_service(service, row)
@@ -151,7 +136,7 @@ class Engine:
         Never called: all are checked.
         """
         self._here = frozenset(addresses)
-        self._tell(self._suspensions())
+        self._bulletin.tell(self._suspensions())
 
     # The operator's word
 
@@ -187,7 +172,7 @@ class Engine:
 
         No server means all of the service, neither means all there are. Suspended checks are left alone.
         """
-        chosen = [self._services[name].servers[key] for name, key in self.named(server, service)]
+        chosen = self._roster.named(server, service)
         states = {link.state for each in chosen for link in each.links if not link.state.slot.paused}
         answers = []
         for state in states:
@@ -197,84 +182,56 @@ class Engine:
             self._timetable.put(state.slot, 0.0)
         if answers:
             await asyncio.wait(answers)
-        return tuple(snapshot for each in chosen if (snapshot := self._snapshot(each)) is not None)
+        now, still = self._timetable.now, [each for each in chosen if self._roster.has(each)]
+        return tuple(server_snapshot(each, self._roster.service(each.service).sorry, now) for each in still)
 
     def named(
         self, server: DestinationKey | Address | None = None, service: str | None = None
     ) -> tuple[ServerName, ...]:
         """The servers that these words mean. Raises NoSuchService, NoSuchDestination."""
-        if service is not None and service not in self._services:
-            raise NoSuchService(f"{service}: no such service in the configuration")
-        services = list(self._services.values()) if service is None else [self._services[service]]
-        found = tuple(
-            (each.wanted.name, key)
-            for each in services
-            for key in each.servers
-            if server is None or key == server or key.address == server
-        )
-        if not found and server is not None:
-            where = f"service {service}" if service is not None else "any service"
-            raise NoSuchDestination(f"{server}: no such real server in {where} of the configuration")
-        return found
+        return tuple(each.name for each in self._roster.named(server, service))
 
     def overrides(self) -> Mapping[ServerName, Override]:
         """Everything that the operator said and did not take back."""
-        return {
-            (name, key): server.override
-            for name, service in self._services.items()
-            for key, server in service.servers.items()
-            if server.override
-        }
+        return self._roster.overrides()
 
     def restore_overrides(self, overrides: Mapping[ServerName, Override]) -> tuple[ServerName, ...]:
         """Before `adopt` and `start`: say again what was said to an earlier engine; those whom it still concerns."""
-        known = []
-        for (name, key), override in overrides.items():
-            if name in self._services and key in self._services[name].servers:
-                server = self._services[name].servers[key]
-                server.override = override
-                server.told_weight = server.weight()
-                known.append((name, key))
-        for name in {name for name, _ in known}:
-            self._services[name].prepare()
-        return tuple(known)
+        return self._roster.restore(overrides)
 
     # Who listens, and how things stand
 
     def on_event(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call `listener` with every event from now on; calling what this returns ends it."""
-        self._event_listeners.append(listener)
-        return lambda: self._event_listeners.remove(listener)
+        return self._bulletin.on_event(listener)
 
     def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener` when `wanted()` has changed, once for all that changed at one time; ended like `on_event`."""
-        self._change_listeners.append(listener)
-        return lambda: self._change_listeners.remove(listener)
+        return self._bulletin.on_change(listener)
 
     def tally(self) -> tuple[int, int, int]:
         """How many services and real servers there are, and how many of the latter are down."""
-        servers = [server for service in self._services.values() for server in service.servers.values()]
-        return len(self._services), len(servers), sum(not server.up for server in servers)
+        servers = list(self._roster.servers())
+        return len(self._roster.services), len(servers), sum(not server.up for server in servers)
 
     def snapshot(self) -> tuple[ServiceSnapshot, ...]:
         """How everything stands, in the order of the configuration."""
         now = self._timetable.now
-        return tuple(service_snapshot(service, now) for service in self._services.values())
+        return tuple(service_snapshot(service, now) for service in self._roster)
 
     def service_snapshot(self, service: str) -> ServiceSnapshot:
         """How one service stands. Raises NoSuchService."""
-        if service not in self._services:
-            raise NoSuchService(f"{service}: no such service in the configuration")
-        return service_snapshot(self._services[service], self._timetable.now)
+        return service_snapshot(self._roster.service(service), self._timetable.now)
 
     def history(self, server: DestinationKey | Address, service: str | None = None) -> tuple[Event, ...]:
         """The last events of a server in all its services, or one, oldest first. Raises as `drain`."""
-        events = [event for name in self.named(server, service) for event in self._history.of_server(name)]
+        history = self._bulletin.history
+        events = [event for name in self.named(server, service) for event in history.of_server(name)]
         return tuple(sorted(events, key=lambda event: event.at))
 
     def service_history(self, service: str) -> tuple[Event, ...]:
         """The last events of a service's quorum, oldest first."""
-        return self._history.of_service(service)
+        return self._bulletin.history.of_service(service)
 
     @property
     def probes_running(self) -> int:
@@ -285,28 +242,25 @@ class Engine:
 
     def _assemble(self, configuration: Configuration) -> Replacement:
         at = self._wall()
-        old = self._services
         renew = whom(configuration.settings) != whom(self.configuration.settings)
-        built = self._assembly.build(old, configuration, renew, at)
-        self._services, self.configuration = built.services, configuration
+        built = self._assembly.build(self._roster.services, configuration, renew, at)
+        self._roster, self.configuration = Roster(built.services), configuration
         for state in built.ended:
             self._timetable.remove(state.slot)
             self._answer(state)
         for state in built.begun:
             self._timetable.put(state.slot, self._chance() * state.check.pace.warmup_s)
         if built.replacement.removed or built.replacement.servers_removed:
-            servers = {(name, key) for name, each in built.services.items() for key in each.servers}
-            self._history.keep(built.services, servers)
-        self._changed_services |= old.keys() ^ built.services.keys()
-        self._rows_changed |= old.keys() != built.services.keys()
-        if self._started:
-            events = built.events
-            for service in built.touched:
-                events += self._settled(service, CONFIGURED, at)
-            self._tell([*events, *self._suspensions(built.touched)])
-        else:
+            self._bulletin.history.keep(built.services, {server.name for server in self._roster.servers()})
+        if not self._started:
             for service in built.touched:
                 service.prepare()
+            return built.replacement
+        self._bulletin.changed |= bool(built.replacement.added or built.replacement.removed)
+        events = built.events
+        for service in built.touched:
+            events += self._settled(service, CONFIGURED, at)
+        self._bulletin.tell([*events, *self._suspensions(built.touched)])
         return built.replacement
 
     def _outcome(self, state: CheckState, outcome: Outcome) -> float:
@@ -324,8 +278,9 @@ class Engine:
         events: list[Event] = []
         for server in state.servers:
             events += server.told(state, good, outcome, at)
-            events += self._settled(self._services[server.service], f"{server.key}: {outcome.reason}", at, server)
-        self._tell(events)
+            service = self._roster.services[server.service]
+            events += self._settled(service, f"{server.key}: {outcome.reason}", at, server)
+        self._bulletin.tell(events)
         return delay
 
     def _answer(self, state: CheckState) -> None:
@@ -339,9 +294,7 @@ class Engine:
         if server is not None:
             service.count((server,))
         events = list(service.settle(reason, at))
-        if service.renew_rows():
-            self._changed_services.add(service.wanted.name)
-            self._rows_changed = True
+        self._bulletin.changed |= service.changed(server)
         return events
 
     def _override(
@@ -351,28 +304,27 @@ class Engine:
         change: Callable[[Override], Override],
         words: str,
     ) -> tuple[ServerName, ...]:
-        names = self.named(server, service)
+        chosen = self._roster.named(server, service)
         at = self._wall()
         reason = f"the operator: {words}"
         events: list[Event] = []
-        for name, key in names:
-            state = self._services[name].servers[key]
-            override = change(state.override)
-            if override == state.override:
+        for each in chosen:
+            override = change(each.override)
+            if override == each.override:
                 continue
-            state.override = override
-            events.append(Overridden(at=at, service=name, server=key, reason=reason, override=override))
-            events += state.moved(reason, at)
-            events += self._settled(self._services[name], reason, at, state)
-        self._tell(events)
-        return names
+            each.override = override
+            events.append(Overridden(at=at, service=each.service, server=each.key, reason=reason, override=override))
+            events += each.moved(reason, at)
+            events += self._settled(self._roster.service(each.service), reason, at, each)
+        self._bulletin.tell(events)
+        return tuple(each.name for each in chosen)
 
     def _suspensions(self, touched: Iterable[ServiceState] = ()) -> list[Event]:
         """Stop and resume checks as the machine's addresses say; of services `touched` by a reload in any case."""
         at = self._wall()
         events: list[Event] = []
         look = dict.fromkeys(touched)
-        for name, service in self._services.items():
+        for service in self._roster:
             suspended = service.suspended_with(self._here)
             if suspended == service.suspended:
                 continue
@@ -380,7 +332,7 @@ class Engine:
             service.suspended = suspended
             kind = ChecksSuspended if suspended else ChecksResumed
             reason = "its address is not here" if suspended else "its address is here"
-            events.append(kind(at=at, service=name, reason=reason))
+            events.append(kind(at=at, service=service.wanted.name, reason=reason))
         servers = [server for service in look for server in service.servers.values()]
         for state in dict.fromkeys(link.state for server in servers for link in server.links):
             self._suspend(state)
@@ -388,33 +340,9 @@ class Engine:
 
     def _suspend(self, state: CheckState) -> None:
         """Stop the check if all the services that have it are suspended, else let it go on."""
-        suspended = all(self._services[server.service].suspended for server in state.servers)
+        suspended = all(self._roster.services[server.service].suspended for server in state.servers)
         if suspended and not state.slot.paused:
             self._timetable.pause(state.slot)
             self._answer(state)
         elif state.slot.paused and not suspended:
             self._timetable.resume(state.slot, self._chance() * state.check.pace.warmup_s)
-
-    def _snapshot(self, server: ServerState) -> ServerSnapshot | None:
-        service = self._services.get(server.service)
-        if service is None or service.servers.get(server.key) is not server:
-            return None  # a reload took it away meanwhile
-        return server_snapshot(server, service.sorry, self._timetable.now)
-
-    def _tell(self, events: Iterable[Event]) -> None:
-        """Remember, then call who listens; a listener's fault is its own."""
-        for event in events:
-            self._history.add(event)
-            for listener in tuple(self._event_listeners):
-                try:
-                    listener(event)
-                except Exception:
-                    log.exception("a listener to %s failed", event.name)
-        if not self._rows_changed:
-            return
-        self._rows_changed = False
-        for changed in tuple(self._change_listeners):
-            try:
-                changed()
-            except Exception:
-                log.exception("a listener to changes of the table failed")

@@ -45,6 +45,7 @@ class ServerState:
         "override",
         "reason",
         "service",
+        "shown",
         "since",
         "told_weight",
         "up",
@@ -62,12 +63,18 @@ class ServerState:
         self.reason = "not checked yet"
         self.told_weight = wanted.destination.weight  # by the last event that named it
         self.counted_weight = 0  # in the service's sum
+        self.shown: Destination | None = None  # its place in the service's rows
         self.held_weight: int | None = None  # a dynamic weight from before, until the checks that set one have spoken
 
     @property
     def key(self) -> DestinationKey:
         """What names it within the service."""
         return self.wanted.destination.key
+
+    @property
+    def name(self) -> tuple[str, DestinationKey]:
+        """What names it in the whole configuration."""
+        return self.service, self.key
 
     @property
     def checked(self) -> bool:

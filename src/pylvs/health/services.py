@@ -16,7 +16,19 @@ from pylvs.model.wanted import WantedRow, WantedService
 class ServiceState:
     """A service's state; its rows are a function of it."""
 
-    __slots__ = ("_rows", "has_quorum", "servers", "since", "sorry_in", "started", "suspended", "wanted", "weight_up")
+    __slots__ = (
+        "_rows",
+        "_rows_sorry",
+        "_stale",
+        "has_quorum",
+        "servers",
+        "since",
+        "sorry_in",
+        "started",
+        "suspended",
+        "wanted",
+        "weight_up",
+    )
 
     def __init__(self, wanted: WantedService, at: float) -> None:
         self.wanted = wanted
@@ -27,7 +39,9 @@ class ServiceState:
         self.since = at
         self.suspended = False
         self.sorry_in: DestinationKey | None = None  # as the last event said
-        self._rows: tuple[WantedRow, ...] | None = None
+        self._rows: tuple[WantedRow, ...] = ()
+        self._rows_sorry = False  # whether the sorry server serves in them
+        self._stale = True  # whether they must be made anew
 
     @property
     def quorum(self) -> Quorum:
@@ -43,9 +57,9 @@ class ServiceState:
         """What each row of the service should have, in the order of the configuration, the sorry server last."""
         found: dict[DestinationKey, Destination] = {}
         for key, server in self.servers.items():
-            destination = server.destination(self.sorry)
-            if destination is not None:
-                found[key] = destination
+            server.shown = server.destination(self.sorry)
+            if server.shown is not None:
+                found[key] = server.shown
         sorry_server = self.wanted.sorry_server
         if sorry_server is not None and self.sorry:
             found[sorry_server.key] = sorry_server  # also where it is one of the real servers
@@ -54,24 +68,32 @@ class ServiceState:
         return tuple(found.values())
 
     def rows(self) -> tuple[WantedRow, ...]:
-        """One row for each key, all with the same servers."""
-        if self._rows is None:
+        """One row for each key, all with the same servers; the same objects as before where nothing changed."""
+        if self._stale:
+            self._stale = False
             destinations = self.destinations()
-            self._rows = tuple(WantedRow(service, destinations) for service in self.wanted.services())
+            rows = tuple(WantedRow(service, destinations) for service in self.wanted.services())
+            if rows != self._rows:
+                self._rows = rows
         return self._rows
 
-    def renew_rows(self) -> bool:
-        """Look again; whether they changed. Rows that did not are the same objects as before."""
-        before, self._rows = self._rows, None
-        if before is not None and self.rows() == before:
-            self._rows = before
-        return self._rows is not before
+    def changed(self, server: ServerState | None = None) -> bool:
+        """Whether the rows changed; of `server` alone if it is given, and with it the quorum perhaps.
+
+        One server's change is found without looking at the others: thousands may fail at once.
+        """
+        if server is not None and self.sorry == self._rows_sorry:
+            shown, server.shown = server.shown, server.destination(self.sorry)
+            self._stale |= shown != server.shown
+            return shown != server.shown
+        before, self._stale, self._rows_sorry = self._rows, True, self.sorry
+        return self.rows() is not before
 
     def prepare(self) -> None:
         """The quorum before anything is known but what the servers presume."""
         self.count(self.servers.values(), anew=True)
         self.has_quorum = self.quorum.at_start(self.weight_up)
-        self._rows = None
+        self.changed()
 
     def count(self, servers: Iterable[ServerState], anew: bool = False) -> None:
         """Bring `weight_up` up to date with these servers; `anew`: with these alone."""

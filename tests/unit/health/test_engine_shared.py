@@ -31,7 +31,7 @@ def test_one_probe_speaks_for_all_services() -> None:
         stage.pass_(25)
         assert all(stage.table(vip(each)) == {1: 1} for each in range(1, 51))
         assert stage.names() == ["server_down 2"] * 50
-        assert stage.engine.take_changed() == {f"web {each}" for each in range(1, 51)}
+        assert stage.changes == 1
         assert stage.engine.service_snapshot("web 7").servers[0].checks[0].shared_by == 50
 
 

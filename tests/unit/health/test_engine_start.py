@@ -14,7 +14,6 @@ PATIENT = replace(PACE, retry=3)
 def test_the_table_is_known_before_the_start_and_full() -> None:
     with Stage(service(server(1, weight=3), server(2), unchecked(3))) as stage:
         assert stage.table() == {1: 3, 2: 1, 3: 1}
-        assert stage.engine.take_changed() == {"web"}
         assert stage.names() == []
 
 

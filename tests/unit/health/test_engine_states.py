@@ -91,7 +91,8 @@ class States(RuleBasedStateMachine):
         super().__init__()
         self.stage = Stage()
         self.wanted: dict[str, WantedService] = {}
-        self.rows: dict[str, tuple[WantedRow, ...]] = {}  # as somebody knows them who asks only for what changed
+        self.rows: tuple[WantedRow, ...] = ()  # as somebody knows them who asks only when they have changed
+        self.changes = 0
         self.up: dict[tuple[str, Any], bool] = {}  # as somebody knows it who hears events only
         self.quorums: dict[str, bool] = {}
         self.sorry: dict[str, Any] = {}
@@ -102,6 +103,7 @@ class States(RuleBasedStateMachine):
         self.wanted = {each.name: each for each in services}
         self.up = {(name, each.server): each.up for name in self.wanted for each in self.now(name).servers}
         self.stage.start(0)
+        self.rows = self.stage.engine.wanted()
         self.listen()
         assert self.quorums.keys() == self.wanted.keys()
 
@@ -190,8 +192,9 @@ class States(RuleBasedStateMachine):
                     assert self.sorry[event.service] == event.server
                     self.sorry[event.service] = None
         self.stage.events.clear()
-        for name in self.stage.engine.take_changed():
-            self.rows[name] = self.stage.engine.rows_of(name)
+        if self.stage.changes != self.changes:
+            self.changes = self.stage.changes
+            self.rows = self.stage.engine.wanted()
 
     @invariant()
     def the_table_follows_from_the_states(self) -> None:
@@ -203,9 +206,7 @@ class States(RuleBasedStateMachine):
 
     @invariant()
     def who_hears_of_changes_knows_the_table(self) -> None:
-        assert {name: rows for name, rows in self.rows.items() if rows} == {
-            name: self.stage.engine.rows_of(name) for name in self.wanted
-        }
+        assert self.stage.engine.wanted() == self.rows
 
     @invariant()
     def who_hears_events_knows_the_states(self) -> None:

@@ -144,17 +144,28 @@ def test_the_table_is_told_to_have_changed_only_when_it_has() -> None:
     with Stage(service(server(1), server(2)), service(server(3), name="other", keys=(vip(2),))) as stage:
         stage.start()
         stage.pass_(60)
-        stage.engine.take_changed()
         before, rows = stage.changes, stage.engine.wanted()
         stage.pass_(60)
         assert stage.changes == before
-        assert stage.engine.take_changed() == frozenset()
         stage.kill(2)
         stage.pass_(25)
         assert stage.changes == before + 1
-        assert stage.engine.take_changed() == {"web"}
-        assert stage.engine.rows_of("other")[0] is rows[1]
-        assert stage.engine.rows_of("nobody") == ()
+        now = stage.engine.wanted()
+        assert now[0] != rows[0]
+        assert now[1] is rows[1]
+
+
+def test_thousands_that_fail_at_once_are_one_by_one_found() -> None:
+    with Stage(service(*(server(number) for number in range(1, 251)), quorum=100, sorry=254)) as stage:
+        stage.start()
+        stage.names()
+        stage.kill(*range(1, 201))
+        stage.pass_(25)
+        assert stage.table() == {254: 1}
+        assert stage.names()[150:154] == ["server_down 151", "quorum_lost", "sorry_server_in 254", "server_down 152"]
+        stage.revive(*range(1, 201))
+        stage.pass_(25)
+        assert stage.table() == dict.fromkeys(range(1, 251), 1)
 
 
 def test_a_listener_that_fails_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
