@@ -77,7 +77,7 @@ instances = st.builds(
 nearly = st.one_of(instances, instances, *(whole(BLOCKS[name], name) for name in (*VRRP, *FIXED, "global_defs")))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(nearly, max_size=6))
 def test_what_is_made_of_a_tree_is_shown_and_read_again_as_the_same(tree: list[Node]) -> None:
     understanding = understand(Document(tuple(tree), ("x.conf",)), MTUS)

@@ -54,6 +54,12 @@ def test_each_word_is_understood(line: str, field: str, value: object) -> None:
     assert getattr(found, field) == value
 
 
+def test_who_begins_as_master_without_a_word_of_priority_owns_the_addresses() -> None:
+    assert instance("state MASTER")[0].priority == 255
+    assert instance("state MASTER", "priority 100")[0].priority == 100
+    assert instance("state MASTER", "priority 300")[0].priority == 100, "keepalived's default for a wrong one"
+
+
 def test_unicast() -> None:
     lines = "unicast_src_ip 192.0.2.9", "unicast_ttl 3", "old_unicast_checksum never", "unicast_peer {"
     found, said = instance(*lines, "192.0.2.8", "192.0.2.7 min_ttl 254 max_ttl 254", "}")
@@ -100,7 +106,12 @@ def test_a_program_runs_with_its_arguments_as_the_user_that_is_named() -> None:
             "advert_interval_s",
             0.02,
         ),
-        (["nopreempt", "state MASTER"], "nopreempt is ignored: it has no effect with state MASTER", "preempt", True),
+        (
+            ["nopreempt", "state MASTER", "priority 9"],
+            "nopreempt is ignored: it has no effect with state MASTER",
+            "preempt",
+            True,
+        ),
         (
             ["nopreempt", "priority 255"],
             "nopreempt is ignored: a router of priority 255 preempts always",
@@ -172,7 +183,7 @@ def test_a_long_password_is_cut_to_what_version_2_carries() -> None:
 
 
 def test_with_an_authentication_header_no_router_begins_as_master() -> None:
-    found, said = instance("state MASTER", "authentication {", "auth_type AH", "auth_pass 1", "}")
+    found, said = instance("state MASTER", "priority 9", "authentication {", "auth_type AH", "auth_pass 1", "}")
     assert not found.starts_as_master
     assert said == ["7: error: with auth_type AH a router cannot begin as master; it begins as backup"]
 
@@ -216,7 +227,7 @@ def test_strict_mode_takes_away_what_the_standard_has_not() -> None:
 
 def test_in_strict_mode_only_the_owner_begins_as_master() -> None:
     assert instance("strict_mode", "priority 255")[1] == []
-    for lines in (["strict_mode", "state MASTER"], ["strict_mode", "priority 255", "state BACKUP"]):
+    for lines in (["strict_mode", "state MASTER", "priority 9"], ["strict_mode", "priority 255", "state BACKUP"]):
         _, said = instance(*lines)
         assert ["begins as master if and only if its priority is 255" in each for each in said] == [True]
 

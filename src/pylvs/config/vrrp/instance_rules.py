@@ -21,8 +21,7 @@ def apply(block: EffectiveBlock, known: Known, family: int, peers: int, addresse
     if not _possible(block, findings, addresses):
         return False
     _interval(block, findings)
-    if block.get("priority", int) == OWNER and not block.is_written("state"):
-        block.adjust("state", "MASTER", "priority 255")
+    _ownership(block)
     _strict(block, findings)
     _authentication(block, findings)
     _preemption(block, findings)
@@ -71,6 +70,16 @@ def _possible(block: EffectiveBlock, findings: Findings, addresses: int) -> bool
         text = "the virtual router has no virtual address: nothing moves with it"
         findings.warning(place, text, "add virtual_ipaddress { ... }")
     return not missing
+
+
+def _ownership(block: EffectiveBlock) -> None:
+    """Who owns the addresses begins as master; and who begins as master without a word of priority owns them."""
+    node = block.section.node
+    written = any(each.keyword == "priority" for each in (node.block if node else None) or ())  # a wrong one counts too
+    if not written and is_master(block):
+        block.adjust("priority", OWNER, "state MASTER without priority")
+    if block.get("priority", int) == OWNER and not block.is_written("state"):
+        block.adjust("state", "MASTER", "priority 255")
 
 
 def _interval(block: EffectiveBlock, findings: Findings) -> None:
@@ -142,7 +151,8 @@ def _authentication(block: EffectiveBlock, findings: Findings) -> None:
             findings.error(place, f"{reason}; nothing is authenticated", "complete the block, or remove it")
             block.leave_out(each)
     found = authentication_of(block)
-    if found is not None and found[0] == "AH" and block.is_written("state") and is_master(block):
+    owner = block.get("priority", int) == OWNER
+    if found is not None and found[0] == "AH" and is_master(block) and not owner:
         text = "with auth_type AH a router cannot begin as master; it begins as backup"
         findings.error(block.place("state"), text, "write state BACKUP, or leave it out")
         block.adjust("state", "BACKUP", "auth_type AH")
