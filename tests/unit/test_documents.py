@@ -12,6 +12,8 @@ import click
 import pytest
 
 from pylvs.cli.main import pylvs
+from pylvs.config.building import build
+from pylvs.config.reading import read_text
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.scheduler import SCHEDULERS
 from pylvs.model.settings import PREFIX, SETTINGS
@@ -173,3 +175,23 @@ def test_every_scheduler_has_its_section_and_its_examples_hold() -> None:
     assert {name for name, *_ in examples} == set(SCHEDULERS) - {"dh", "sh", "mh"}  # whose choice is the client's hash
     for name, weights, picks in examples:
         assert _picks(name, weights, len(picks.split())) == picks, name
+
+
+CONFIGURATIONS = [
+    (path, text)
+    for path in DOCUMENTS
+    for _, text in FENCE.findall(path.read_text())
+    if re.search(r"^\s*(virtual_server|vrrp_instance|global_defs)\b.*\{", text, re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "text"), CONFIGURATIONS, ids=lambda value: name_of(value) if value in DOCUMENTS else ""
+)
+def test_the_configurations_that_are_shown_have_no_findings(path: Path, text: str) -> None:
+    document, findings = read_text(text, name_of(path))
+    assert [str(finding) for finding in (*findings, *build(document)[1])] == []
+
+
+def test_configurations_are_found() -> None:
+    assert {name_of(path) for path, _ in CONFIGURATIONS} >= {"docs/how-to/weights-by-load.md"}

@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from pylvs.model.scripts import Script
 AT_ONCE = 200  # scripts that run at the same time; two pipes of each fit below 1024 open files
 _NOT_FOR_SCRIPTS = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 _LONGEST_ANSWER = 1 << 20
+_ACCOUNT_S = 60.0
 _LINES, _LINE_LENGTH = 20, 200
 
 log = logging.getLogger(__name__)
@@ -85,6 +87,7 @@ class Processes:
         self._runner: _Channel | None = None
         self._starting = asyncio.Lock()
         self._warned = False
+        self._accounts: dict[tuple[str, str], tuple[Account, float]] = {}
 
     def configure(self, user: str, group: str, security: bool) -> None:
         """Of a configuration that takes the place of another; what runs already runs on."""
@@ -93,7 +96,7 @@ class Processes:
     async def run(self, script: Script, timeout_s: float, environment: Mapping[str, str] | None = None) -> Ended:
         """Run it to its end; only CancelledError is raised, and kills it. Waiting for a place is not counted."""
         try:
-            who = script_account(script.user, script.group) if script.user else self._default_account()
+            who = await self._account(script)
         except PylvsError as error:
             return Ended(None, trouble=str(error))
         async with self._places:
@@ -105,12 +108,17 @@ class Processes:
             await self._runner.close()
             self._runner = None
 
-    def _default_account(self) -> Account:
-        who = script_account(self._user, self._group)
-        if who.uid == 0 and not self._user and not self._warned:
+    async def _account(self, script: Script) -> Account:
+        """Whom it runs as, looked up once a minute: the answer may come from another machine. Raises PylvsError."""
+        wanted = (script.user, script.group) if script.user else (self._user, self._group)
+        known, until = self._accounts.get(wanted, (None, 0.0))
+        if known is None or time.monotonic() > until:
+            known = await asyncio.to_thread(script_account, *wanted)
+            self._accounts[wanted] = known, time.monotonic() + _ACCOUNT_S
+        if known.uid == 0 and not wanted[0] and not self._warned:
             self._warned = True
             log.warning("scripts run as root: name a script_user, or make the user %s", SCRIPT_USER)
-        return who
+        return known
 
     async def _run(self, script: Script, who: Account, timeout_s: float, environment: Mapping[str, str]) -> Ended:
         self._last += 1

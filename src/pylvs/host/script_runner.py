@@ -10,6 +10,7 @@ until it ends; those that it then leaves behind deliberately live on, and are re
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -253,10 +254,13 @@ def _become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
         os.dup2(output, 1)
         os.dup2(output, 2)
         errors = os.dup2(errors, 3, inheritable=False) if errors != 3 else errors
-        os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+        for number in map(int, os.listdir("/proc/self/fd")):  # not up to the limit, which may be very far
+            if number > errors:
+                with contextlib.suppress(OSError):
+                    os.close(number)
         signal.set_wakeup_fd(-1)
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-            signal.signal(number, signal.SIG_DFL)
+        for known in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(known, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.umask(_UMASK)
         arguments, environment = request["arguments"], {**os.environ, **request["environment"]}

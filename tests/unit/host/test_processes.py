@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -262,6 +263,27 @@ def test_at_the_end_nothing_runs_any_more(tmp_path: Path) -> None:
 
     assert run(within).trouble == "the process that runs scripts has ended"
     assert gone([int(pid) for pid in pids.read_text().split()])
+
+
+def test_nothing_outlives_a_killed_daemon(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    code = f"""
+import asyncio
+from pylvs.host.processes import Processes
+from pylvs.model.scripts import Script
+script = Script(("/bin/sh", "-c", "(setsid sleep 600 & echo $! >>{pids}); echo $$ $PPID >>{pids}; sleep 600"))
+asyncio.run(Processes().run(script, 600))
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    daemon = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + LONG_S
+    while (not pids.exists() or len(pids.read_text().split()) < 3) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    daemon.kill()
+    daemon.wait()
+    found = [int(pid) for pid in pids.read_text().split()]
+    assert len(found) == 3, "the script, what it forked, and their runner"
+    assert gone(found)
 
 
 def test_many_that_fail_at_once_all_end_and_no_more_run_than_may(tmp_path: Path) -> None:
