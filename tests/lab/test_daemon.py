@@ -10,6 +10,8 @@ import re
 import signal
 from pathlib import Path
 
+import pytest
+
 from pylvs.lab.lab import Lab
 from tests.lab.conftest import MakeLab
 from tests.lab.daemons import daemon, traffic, until
@@ -89,6 +91,7 @@ def test_the_tutorials_configuration(make_lab: MakeLab, tmp_path: Path) -> None:
         assert len(re.findall("info: server up", running.log())) == 1
 
 
+@pytest.mark.timeout(7200 if EVERYTHING else 300)
 def test_reloads_under_traffic_touch_only_what_changed(make_lab: MakeLab, tmp_path: Path) -> None:
     """Each reload changes one server of many; every connection lives, and the table sees one edit a time."""
     lab, text = web_lab(make_lab)

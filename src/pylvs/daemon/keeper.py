@@ -105,7 +105,10 @@ class Keeper:
                 overhead_s = time.monotonic() - begin - budget_s
                 budget_s = min(max(SLICE_S, 2 * overhead_s), MOST_SLICE_S)
                 await asyncio.sleep(BREATH_S / 10)
-        await self.editor.do(self.table.came_true, wish)
+        if plan.news:
+            await self.editor.do(self.table.came_true, wish)
+        if plan.lost:
+            self._log.info("the tables are there again", edits=len(plan.edits) - len(failures))
         self.counts["restored"] += len(plan.restored)
         self.counts["refused"] += len(failures)
         self.counts["wanted"] += len(plan.edits) - len(plan.restored) - len(failures)

@@ -54,12 +54,13 @@ class Wish:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is to be done. `restored` are those of the edits that somebody else's edits made necessary; `lost` says that
-    the tables are gone altogether."""
+    the tables are gone altogether, `news` that the wish or the table is another one than at the last plan."""
 
     edits: tuple[Edit, ...] = ()
     restored: frozenset[Edit] = frozenset()
     lost: bool = False
     timeouts: Timeouts | None = None
+    news: bool = True
 
     def __bool__(self) -> bool:
         return bool(self.edits or self.timeouts)
@@ -90,17 +91,19 @@ class Table:
             self._seen, self._edition = image_of(self.director.services() if edition else ()), edition
         assert self._seen is not None
         self._failed = set()
-        if self._shape == _shape(wish):  # no service came or went
-            todo = reconcile.edits(self._seen, [row for row in wish.rows if id(row) not in self._right])
+        same = self._shape == _shape(wish)  # no service came or went
+        rows = [row for row in wish.rows if id(row) not in self._right] if same else wish.rows
+        if same:
+            todo = reconcile.edits(self._seen, rows)
         else:
             # Services of checks are a daemon's, whether or not this one knows of the one that left them.
             ours = {*wish.ours, *(key for key in self._seen if is_probe_mark(key.mark))}
-            todo = reconcile.edits(self._seen, wish.rows, ours, wish.exclusive)
+            todo = reconcile.edits(self._seen, rows, ours, wish.exclusive)
         restored: frozenset[Edit] = frozenset()
         if foreign and before is not None:
             restored = frozenset(todo).difference(reconcile.edits(before, wish.rows, wish.ours, wish.exclusive))
         timeouts = wish.timeouts if wish.timeouts not in (None, self.director.timeouts()) else None
-        return Plan(todo, restored, lost, timeouts)
+        return Plan(todo, restored, lost, timeouts, bool(rows) or not same)
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
         """Those of the connections. Raises PylvsError, OSError."""
