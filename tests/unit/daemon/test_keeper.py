@@ -123,11 +123,11 @@ def test_signals_reload_write_down_and_end(world: World) -> None:
             for _ in range(10):
                 os.kill(os.getpid(), signal.SIGHUP)
             await until(lambda: world.servers() == {"10.0.0.1"})
-            await until(lambda: not daemon._reloading.locked())
-            assert 1 <= daemon.reloads["done"] <= 2, "those that wait read the same file"
+            await until(lambda: daemon.reloads["done"] > 0)
             world.write()
             os.kill(os.getpid(), signal.SIGHUP)
-            await until(lambda: daemon.reloads["refused"] >= 1)  # more where a reload was still to come
+            await until(lambda: daemon.reloads["refused"] > 0)
+            assert daemon.reloads.total() <= 3, "signals that come while one waits are that one"
             os.kill(os.getpid(), signal.SIGUSR1)
             await until((world.state / "dump.json").exists)
             os.kill(os.getpid(), signal.SIGTERM)
