@@ -29,7 +29,7 @@ from pylvs.health.roster import Roster
 from pylvs.health.servers import ServerState
 from pylvs.health.services import ServiceState
 from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot
-from pylvs.health.timetable import Timetable
+from pylvs.health.timetable import Timetable, by_descriptors
 from pylvs.health.views import server_snapshot, service_snapshot
 from pylvs.model.addresses import Address
 from pylvs.model.destination import MAX_WEIGHT, DestinationKey
@@ -42,9 +42,9 @@ class Engine:
     """Runs the checks of a configuration and knows what follows from them.
 
     Right after it is made it can be asked for `wanted()`; `adopt` and `restore_overrides` come before `start`, if at
-    all. `probe_of` makes the probe of a check. `at_once` limits the probes that run at a time (0: no limit); `history`
-    is how many events are remembered of each server. `wall` and `chance` are the wall clock and random numbers from 0
-    to below 1, for tests.
+    all. `probe_of` makes the probe of a check. `at_once` limits the probes that run at a time (None: by this process's
+    file descriptors; 0: no limit); `history` is how many events are remembered of each server. `wall` and `chance` are
+    the wall clock and random numbers from 0 to below 1, for tests.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class Engine:
         configuration: Configuration,
         probe_of: ProbeOf,
         *,
-        at_once: int = 0,
+        at_once: int | None = None,
         history: int = 50,
         wall: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._wall = wall
         self._chance = chance
-        self._timetable = Timetable(at_once)
+        self._timetable = Timetable(by_descriptors() if at_once is None else at_once)
         self._assembly = Assembly(probe_of, self._outcome)
         self._bulletin = Bulletin(history)
         self._roster = Roster({})
@@ -229,10 +229,6 @@ class Engine:
         events = [event for name in self.named(server, service) for event in history.of_server(name)]
         return tuple(sorted(events, key=lambda event: event.at))
 
-    def service_history(self, service: str) -> tuple[Event, ...]:
-        """The last events of a service's quorum, oldest first."""
-        return self._bulletin.history.of_service(service)
-
     @property
     def probes_running(self) -> int:
         """Probes that run now."""
@@ -251,7 +247,7 @@ class Engine:
         for state in built.begun:
             self._timetable.put(state.slot, self._chance() * state.check.pace.warmup_s)
         if built.replacement.removed or built.replacement.servers_removed:
-            self._bulletin.history.keep(built.services, {server.name for server in self._roster.servers()})
+            self._bulletin.history.keep({server.name for server in self._roster.servers()})
         if not self._started:
             for service in built.touched:
                 service.prepare()

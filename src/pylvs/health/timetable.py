@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import resource
 from collections import deque
 from collections.abc import Callable
 from itertools import count
@@ -18,6 +19,15 @@ BATCH = 256  # probes started before others of the loop have their turn
 NEVER = float("inf")
 
 log = logging.getLogger(__name__)
+
+
+def by_descriptors() -> int:
+    """How many probes may run at a time so that a quarter of this process's file descriptors is left for the rest.
+
+    A wave of checks that hang waits for its turn then; without descriptors no check could be made. 0: any number.
+    """
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 0 if most == resource.RLIM_INFINITY else max(most * 3 // 4, 1)
 
 
 class Slot:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 
 from pylvs.health.outcome import Outcome, Probe
-from pylvs.health.timetable import BATCH, Slot, Timetable
+from pylvs.health.timetable import BATCH, Slot, Timetable, by_descriptors
 from tests.unit.health.clock import START_S, FakeTimeLoop
 from tests.unit.health.stage import OK, PACE, Stage, server, service
 
@@ -105,6 +106,11 @@ def test_no_more_run_at_once_than_may_and_all_have_their_turn(loop: FakeTimeLoop
     assert diary.most == 7
     assert len(diary.begun) == 50
     assert diary.timetable.running == 0
+
+
+def test_some_descriptors_are_left_for_the_rest() -> None:
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert by_descriptors() == descriptors * 3 // 4
 
 
 def test_who_waits_for_a_turn_may_be_removed_or_hastened_meanwhile(loop: FakeTimeLoop) -> None:
