@@ -11,15 +11,23 @@ PROGRAM = "/usr/sbin/keepalived"
 MEASURED = "2.2."  # the versions whose findings the tests know
 
 
+def version() -> str:
+    """Which keepalived is installed; "" if none, or one that does not say so."""
+    if shutil.which(PROGRAM) is None:
+        return ""
+    found = subprocess.run([PROGRAM, "-v"], capture_output=True, text=True)
+    named = re.search(r"Keepalived v(\S+)", found.stdout + found.stderr)
+    return named[1] if named else ""
+
+
 def why_not() -> str:
     """Why keepalived cannot be asked here; "" if it can."""
     if shutil.which(PROGRAM) is None:
         return "keepalived is not installed"
-    found = subprocess.run([PROGRAM, "-v"], capture_output=True, text=True)
-    version = re.search(r"Keepalived v(\S+)", found.stdout + found.stderr)
-    if version is None or not version[1].startswith(MEASURED):
-        return f"the tests know what keepalived {MEASURED}x says, here is {version[1] if version else 'another'}"
-    return ""
+    here = version()
+    return (
+        "" if here.startswith(MEASURED) else f"the tests know what keepalived {MEASURED}x says, here is {here or '?'}"
+    )
 
 
 def status_of(file: Path) -> int:

@@ -215,9 +215,10 @@ def test_the_first_address_in_the_text_says_the_family() -> None:
 def test_strict_mode_takes_away_what_the_standard_has_not() -> None:
     found, said = instance(
         *("strict_mode", "accept", "preempt_delay 3", "higher_prio_send_advert", "lower_prio_no_advert off"),
-        *("garp_lower_prio_repeat 3", "use_vmac", "vmac_xmit_base"),
+        *("garp_lower_prio_repeat 3", "down_timer_adverts 9", "use_vmac", "vmac_xmit_base"),
     )
-    assert len(said) == 6, said
+    assert len(said) == 7, said
+    assert found.down_after_adverts == 3
     assert all("strict_mode has" in each for each in said)
     assert (found.accept, found.preempt_delay_s, found.higher_priority_answered) == (False, 0.0, False)
     assert found.lower_priority_unanswered

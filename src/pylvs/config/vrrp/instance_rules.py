@@ -12,6 +12,7 @@ from pylvs.model.vrrp import OWNER, Vmac
 
 MOST_V3_S = 40.95  # 12 bits of centiseconds (RFC 9568 5.2.7)
 STEP_S = 0.01
+STRICT = {"garp_lower_prio_repeat": 0, "garp_lower_prio_delay": 0, "down_timer_adverts": 3}
 
 
 def apply(block: EffectiveBlock, known: Known, family: int, peers: int, addresses: int) -> bool:
@@ -112,10 +113,10 @@ def _strict(block: EffectiveBlock, findings: Findings) -> None:
             text = f"strict_mode has {name} {'on' if wanted else 'off'}"
             findings.error(block.place(name), text, "remove it")
         block.adjust(name, wanted, "strict_mode")
-    for name in ("garp_lower_prio_repeat", "garp_lower_prio_delay"):
-        if block.section.setting(name) is not None and block.get(name, int):
-            findings.error(block.place(name), f"strict_mode has {name} 0", "remove it")
-        block.adjust(name, 0, "strict_mode")
+    for name, number in STRICT.items():
+        if block.section.setting(name) is not None and block.get(name, int) != number:
+            findings.error(block.place(name), f"strict_mode has {name} {number}", "remove it")
+        block.adjust(name, number, "strict_mode")
     if block.maybe("accept", bool) and not is_version_3(block):
         findings.error(block.place("accept"), "strict_mode has no accept in version 2; it is ignored", "remove it")
         block.adjust("accept", None, "strict_mode")

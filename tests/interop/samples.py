@@ -1,0 +1,98 @@
+"""keepalived's sample configurations: what `keepalived -t` and `pylvs check` say of each, as a page of the reference.
+
+`python -m tests.interop.samples`, as root, prints the page. The samples are read where keepalived's package puts them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pylvs.cli.check import exit_status
+from pylvs.config.building import in_order, understand
+from pylvs.config.findings import Finding
+from pylvs.config.reading import read
+from tests.interop import keepalived
+from tests.interop.machine import DEVICES, on_it
+
+FOLDER = Path("/usr/share/doc/keepalived/samples")
+PREFIX = "keepalived.conf."
+
+# Where pylvs has another exit status on purpose.
+OTHERWISE = {"vrrp": "an address that stands twice in one virtual router is named"}
+
+HEAD = f"""\
+# keepalived's samples
+keepalived's package brings {{count}} configurations as examples. `pylvs check` reads each, and ends with the exit
+status of `keepalived -t` (2.2.7) on the same machine: one with {", ".join(DEVICES)}, and no script of the samples
+but `killall`. 0 is nothing found, 5 something, 6 scripts that are not secure. Notes are about the machine alone.
+
+Made by `python -m tests.interop.samples > docs/reference/keepalived-samples.md`, as root.
+
+| sample | keepalived | pylvs | what pylvs says |
+|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A sample, both exit statuses, and what pylvs found in it."""
+
+    name: str
+    theirs: int
+    ours: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def agreed(self) -> bool:
+        """Whether the statuses are the same, or differ for a reason that still holds."""
+        return (self.theirs != self.ours) == (self.name in OTHERWISE)
+
+
+@contextmanager
+def one_program() -> Iterator[None]:
+    """Of the programs that the samples name, this machine has `killall`, wherever it is a machine without it."""
+    path = os.environ.get("PATH", "")
+    with TemporaryDirectory() as folder:
+        program = Path(folder, "killall")
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+        Path(folder).chmod(0o755)
+        os.environ["PATH"] = f"{folder}:{path}"
+        try:
+            yield
+        finally:
+            os.environ["PATH"] = path
+
+
+def judged() -> list[Judged]:
+    """Every sample, in the order of their names."""
+    found = []
+    with on_it(), one_program():
+        for path in sorted(FOLDER.glob(f"{PREFIX}*")):
+            document, unread = read(str(path))
+            findings = in_order((*unread, *understand(document).findings), document)
+            name = path.name.removeprefix(PREFIX)
+            found.append(Judged(name, keepalived.status_of(path), exit_status(findings), findings))
+    return found
+
+
+def page(samples: list[Judged]) -> str:
+    """The table with what stands above it."""
+    return HEAD.format(count=len(samples)) + "".join(f"{_row(each)}\n" for each in samples)
+
+
+def _row(sample: Judged) -> str:
+    words = [f"line {each.place.line}: {each.severity.value}: {each.text}" for each in sample.findings]
+    if sample.name in OTHERWISE:
+        words.append(f"*{OTHERWISE[sample.name]}, which keepalived lets pass*")
+    said = "<br>".join(words).replace("|", "\\|")
+    return f"| {sample.name} | {sample.theirs} | {sample.ours} | {said} |"
+
+
+if __name__ == "__main__":
+    print(page(judged()), end="")
