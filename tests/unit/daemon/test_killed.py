@@ -1,0 +1,120 @@
+"""A daemon that is killed after any of its edits: the next one brings about what the file says, and nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.testing import MemoryDirector
+from tests.unit.daemon.daemons import FOREIGN, OTHER, WEB, World, address, run, server, service, until
+
+
+class Killed(BaseException):
+    """As SIGKILL, but it can be told."""
+
+
+class Mortal(MemoryDirector):
+    """Whoever edits it dies after so many edits."""
+
+    left = 1 << 30
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+
+    def add_service(self, service: VirtualService) -> None:
+        self._count()
+        super().add_service(service)
+
+    def edit_service(self, service: VirtualService) -> None:
+        self._count()
+        super().edit_service(service)
+
+    def delete_service(self, key: ServiceKey) -> None:
+        self._count()
+        super().delete_service(key)
+
+    def add_destination(self, key: ServiceKey, destination: Destination) -> None:
+        self._count()
+        super().add_destination(key, destination)
+
+    def edit_destination(self, key: ServiceKey, destination: Destination) -> None:
+        self._count()
+        super().edit_destination(key, destination)
+
+    def delete_destination(self, key: ServiceKey, destination: DestinationKey) -> None:
+        self._count()
+        super().delete_destination(key, destination)
+
+
+THIRD = ServiceKey(WEB.protocol, WEB.address, 8080)
+BEFORE = (service(server(1), server(2), server(3)), service(server(1), server(2), key=OTHER))
+AFTER = (
+    service(server(1, weight=5), server(3), server(4), scheduler="rr"),
+    service(server(5), server(6), server(7), key=THIRD),
+)
+WANTED = {
+    "FWM 7": {},
+    "TCP 192.0.2.1:80": {"10.0.0.1": 5, "10.0.0.3": 1, "10.0.0.4": 1},
+    "TCP 192.0.2.1:8080": {"10.0.0.5": 1, "10.0.0.6": 1, "10.0.0.7": 1},
+}
+EDITS = 9  # from BEFORE to AFTER
+
+
+def mortal_world(folder: Path, left: int) -> tuple[World, Mortal]:
+    world, tables = World(folder / "state"), Mortal()
+    world.tables = tables
+    tables.add_service(VirtualService(FOREIGN))
+    tables.left = left
+    return world, tables
+
+
+@pytest.mark.parametrize("edits", range(EDITS + 1))
+def test_killed_while_it_reloads(tmp_path: Path, edits: int) -> None:
+    world, tables = mortal_world(tmp_path, 1 << 30)
+    world.write(*BEFORE)
+    world.dead.add(address(3))
+
+    async def scenario() -> None:
+        async with world.daemon(kill=True) as daemon:
+            await until(lambda: world.servers() == {"10.0.0.1", "10.0.0.2"})
+            world.write(*AFTER)
+            tables.left = edits
+            killed = contextlib.nullcontext() if edits == EDITS else pytest.raises(Killed)
+            with killed:
+                await daemon.reload()
+        tables.left = 1 << 30
+        async with world.daemon():
+            # Server 3 is down as it was; the servers that had not come yet are up, for nobody has found them down.
+            first = {name: dict(servers) for name, servers in world.table().items()}
+            del first["TCP 192.0.2.1:80"]["10.0.0.1"]
+            wanted = {name: dict(servers) for name, servers in WANTED.items()}
+            del wanted["TCP 192.0.2.1:80"]["10.0.0.1"], wanted["TCP 192.0.2.1:80"]["10.0.0.3"]
+            assert first == wanted
+            world.dead.clear()
+            await until(lambda: world.table() == WANTED)
+        assert world.table() == {"FWM 7": {}}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("edits", range(8))
+def test_killed_while_it_starts(tmp_path: Path, edits: int) -> None:
+    world, tables = mortal_world(tmp_path, edits)
+    world.write(*AFTER)
+
+    async def scenario() -> None:
+        with pytest.raises(Killed):
+            async with world.daemon():
+                pass
+        tables.left = 1 << 30
+        async with world.daemon():
+            assert world.table() == WANTED
+        assert world.table() == {"FWM 7": {}}
+
+    run(scenario())
