@@ -53,8 +53,7 @@ class StateDirectory:
         """Make the directory and be its daemon. Raises Busy naming the one there is, NotPermitted, Unsupported."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.mkdir(mode=0o700, exist_ok=True)
-            os.chmod(self.path, 0o700)
+            self._make()
             self._lock = self._locked()
         except PermissionError as error:
             raise NotPermitted(f"{error.filename}: Operation not permitted; run as root") from None
@@ -63,6 +62,13 @@ class StateDirectory:
         os.truncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         self.socket_path.unlink(missing_ok=True)  # of one that was killed
+
+    def _make(self) -> None:
+        """The directory; one that is there stays as it is. Raises Unsupported where others could put files into it."""
+        with contextlib.suppress(FileExistsError):
+            self.path.mkdir(mode=0o700)
+        if self.path.is_dir() and self.path.stat().st_mode & 0o022:
+            raise Unsupported(f"{self.path}: others may write to it; chmod go-w, or choose another --state-dir")
 
     def _locked(self) -> int:
         while True:
@@ -121,7 +127,7 @@ class StateDirectory:
             return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise Unsupported(f"{path}: damaged ({error}); remove it") from None
 
     def keep(self, name: str, content: Any) -> None:

@@ -9,7 +9,7 @@ seen by clients, and their services' counts know nothing of it.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from pylvs.model import probe_marks
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Check, Target, goes_via_vip, targets_of
 from pylvs.model.destination import Destination, DestinationKey, Method
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
 
@@ -51,20 +51,20 @@ class ViaVip:
     def configure(self, configuration: Configuration) -> None:
         """Marks for what this configuration checks so; a server that stays keeps its own."""
         ways = dict.fromkeys(_ways(configuration))
-        self._marks = {way: mark for way, mark in self._marks.items() if way in ways}
+        marks = {way: mark for way, mark in self._marks.items() if way in ways}
         for way in ways:
-            if way not in self._marks and (mark := self._free()):
-                self._marks[way] = mark
-        rows = tuple(_row(way, mark) for way, mark in self._marks.items())
+            if way not in marks and (mark := self._free(set(marks.values()))):
+                marks[way] = mark
+        self._marks = marks  # as a whole: the editor's thread may be reading them
+        rows = tuple(_row(way, mark) for way, mark in marks.items())
         if rows != self.rows:
             self.rows = rows
         self._vips = frozenset(
             key.address for service in configuration.services for key in service.keys if not key.mark
         )
 
-    def _free(self) -> int:
+    def _free(self, taken: Collection[int]) -> int:
         """A mark that nobody has, not soon again one that somebody had: a check may still be on its way. 0: none."""
-        taken = set(self._marks.values())
         for _ in range(probe_marks.COUNT):
             self._last = (self._last + 1) % probe_marks.COUNT
             if probe_marks.FIRST + self._last not in taken:
@@ -105,10 +105,10 @@ class ViaVip:
         """Let such checks pass on this host, as it is now; what changes is noted before, for `restore`."""
         from pylvs.host import probe_routing
 
-        kept = state.read(KEPT)
+        kept = _kept_devices(state)
         if not self._marks and kept is None:
             return
-        before = set(kept["devices"]) if kept else set()
+        before = kept or set()
         four = [way.destination.key.address for way in self._marks if way.family == socket.AF_INET]
         six = len(self._marks) > len(four)
         try:
@@ -132,6 +132,17 @@ class ViaVip:
         """Put back what `allow` changed."""
         self._marks, self.rows = {}, ()
         self.allow(state)
+
+
+def _kept_devices(state: StateDirectory) -> set[str] | None:
+    """Those that this daemon, or one before it, changed; None where nothing was. Raises Unsupported."""
+    kept = state.read(KEPT)
+    if kept is None:
+        return None
+    devices = kept.get("devices") if isinstance(kept, dict) else None
+    if not isinstance(devices, list) or not all(isinstance(each, str) for each in devices):
+        raise Unsupported(f"{state.file(KEPT)}: damaged (no list of devices); remove it")
+    return set(devices)
 
 
 def _ways(configuration: Configuration) -> Iterator[Way]:
