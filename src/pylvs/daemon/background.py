@@ -8,6 +8,8 @@ from typing import Any
 
 import structlog
 
+from pylvs.model.errors import PylvsError
+
 PAUSE_S = 1.0  # before what failed is begun again
 
 
@@ -45,6 +47,8 @@ class Background:
     async def _once(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
+        except (PylvsError, OSError) as error:
+            structlog.get_logger().error(str(error))
         except Exception:
             structlog.get_logger().exception("this is a bug")
 
@@ -52,6 +56,8 @@ class Background:
         while True:
             try:
                 await work()
+            except (PylvsError, OSError) as error:
+                structlog.get_logger().error(f"{what} failed and begins again: {error}")
             except Exception:
                 structlog.get_logger().exception(f"{what} failed and begins again: this is a bug")
             await asyncio.sleep(PAUSE_S)

@@ -48,21 +48,26 @@ def load_elsewhere(options: Options) -> Loaded:
     """As above, in a process of its own."""
     folder = str(Path(pylvs.__file__).parents[1])
     code = f"import sys; sys.path.insert(0, {folder!r}); from pylvs.daemon.loader import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-P", "-s", "-c", code],
-        input=pickle.dumps(options),
-        stdout=subprocess.PIPE,
-        start_new_session=True,  # what is typed at the terminal is for the daemon
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-s", "-c", code],
+            input=pickle.dumps(options),
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # what is typed at the terminal is for the daemon
+            check=False,
+        )
+    except OSError as error:
+        return _unread(options, f"no process could be made to read it: {error.strerror}")
     if done.returncode:
         how = f"exit status {done.returncode}" if done.returncode > 0 else f"ended by signal {-done.returncode}"
-        place = Place(options.file, 1, 1)
-        wrong = Finding(place, Severity.ERROR, f"the process that reads it failed ({how})", fatal=True)
-        return Loaded(Configuration(), (wrong,))
+        return _unread(options, f"the process that reads it failed ({how})")
     found = pickle.loads(done.stdout)
     assert isinstance(found, Loaded)
     return found
+
+
+def _unread(options: Options, text: str) -> Loaded:
+    return Loaded(Configuration(), (Finding(Place(options.file, 1, 1), Severity.ERROR, text, fatal=True),))
 
 
 def main() -> None:

@@ -77,6 +77,7 @@ class Supervisor:
         self._flushing = False  # services of others go, too
         self._last_wish: Wish | None = None
         self._reload_waits = False  # that a signal asked for
+        self._unkept = False  # what the operator said just now
         self._ending = asyncio.Event()
         self._reloading = asyncio.Lock()  # held until the first table is there
         self._log = structlog.get_logger()
@@ -201,10 +202,8 @@ class Supervisor:
             configuration = accepted(loaded, self.options, allow_empty)
         except Refused as refused:
             if not dry_run:
-                self.reloads["refused"] += 1
                 log_findings(refused.findings)
-                self._log.error(f"not reloaded: {refused}")
-                self.news.tell("reload_refused", reason=str(refused))
+                self._tell_refused(refused)
             raise
         old = self.engine.configuration
         differences = tuple(await asyncio.to_thread(self._outside.differences, old, configuration))
@@ -214,12 +213,20 @@ class Supervisor:
         self._outside.manager.reloading()
         try:
             settled = await self._change(loaded, configuration)
+        except (PylvsError, OSError) as error:
+            self._tell_refused(error)
+            raise
         finally:
             self._outside.manager.ready(self.status())
         self.reloads["done"] += 1
         self._log.info("reloaded", edits=settled.edits, status=self.status())
         self.news.tell("reloaded", edits=settled.edits, differences=list(differences))
         return Reloaded(loaded.findings, differences, settled)
+
+    def _tell_refused(self, why: Exception) -> None:
+        self.reloads["refused"] += 1
+        self._log.error(f"not reloaded: {why}")
+        self.news.tell("reload_refused", reason=str(why))
 
     async def _change(self, loaded: Loaded, configuration: Configuration) -> Settled:
         old = self.engine.configuration
@@ -244,7 +251,7 @@ class Supervisor:
         self._reload_waits = True
         async with self._reloading:
             self._reload_waits = False
-            with contextlib.suppress(Refused):  # which is in the log
+            with contextlib.suppress(PylvsError, OSError):  # which is in the log
                 await self._reload(dry_run=False, allow_empty=False)
 
     # --- what goes on ---
@@ -254,8 +261,12 @@ class Supervisor:
         return checks | dict(kept.own_of(configuration))
 
     async def _owned(self, settled: Settled) -> None:
-        if settled.complete:  # else there is something left to be removed
+        if not settled.complete:  # there is something left to be removed
+            return
+        try:
             await self._own.after(self._own_of(self.engine.configuration))
+        except PylvsError as error:  # what was noted before the edits holds, too
+            self._log.error(str(error))
 
     def status(self) -> str:
         """In a few words."""
@@ -272,10 +283,12 @@ class Supervisor:
     def _heard(self, event: Event) -> None:
         log_event(event)
         self._outside.heard(event)
-        if isinstance(event, Overridden):
-            self._keep_overrides()
+        if isinstance(event, Overridden) and not self._unkept:  # one word may be about thousands of servers
+            self._unkept = True
+            asyncio.get_running_loop().call_soon(self._keep_overrides)
 
     def _keep_overrides(self) -> None:
+        self._unkept = False
         try:
             kept.keep_overrides(self.state, self.engine.overrides())
         except PylvsError as error:

@@ -162,6 +162,10 @@ class Timetable:
         assert task is not None
         try:
             outcome = await slot.probe()
+        except asyncio.CancelledError:
+            if task.cancelling():
+                raise
+            outcome = Outcome(False, "the check was broken off on this machine", inconclusive=True)
         except Exception as error:
             log.exception("a checker raised what it should have answered")
             outcome = Outcome(False, f"the checker failed: {type(error).__name__}: {error}", inconclusive=True)

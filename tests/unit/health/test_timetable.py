@@ -222,3 +222,19 @@ def test_first_probes_are_spread_over_the_warmup() -> None:
         by_ten_seconds = [sum(start <= when < start + 10 for when in firsts) for start in range(0, 60, 10)]
         assert min(by_ten_seconds) >= 15
         assert max(by_ten_seconds) <= 55
+
+
+def test_a_checker_that_is_broken_off_from_within_is_asked_again(loop: FakeTimeLoop) -> None:
+    diary, told = Diary(loop), list[Outcome]()
+
+    async def probe() -> Outcome:
+        raise asyncio.CancelledError
+
+    def done(outcome: Outcome) -> float:
+        told.append(outcome)
+        return 10
+
+    diary.timetable.start(loop)
+    diary.timetable.put(diary.of(probe, done), 1)
+    loop.pass_(25)
+    assert [outcome.inconclusive for outcome in told] == [True, True, True]
