@@ -73,20 +73,7 @@ def _count(number: int, what: str) -> str:
 def _print_json(file: str, understanding: Understanding, findings: Iterable[Finding], show: bool) -> None:
     found: dict[str, object] = {
         "file": file,
-        "findings": [
-            {
-                "file": each.place.file,
-                "line": each.place.line,
-                "column": each.place.column,
-                "width": each.place.width,
-                "severity": each.severity.value,
-                "text": each.text,
-                "advice": each.advice,
-                "security": each.security,
-                "fatal": each.fatal,
-            }
-            for each in findings
-        ],
+        "findings": [each.encoded() for each in findings],
         "services": [service.name for service in understanding.configuration.services],
     }
     if show:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 MOST_FINDINGS = 1000  # of one run; who has more repairs some and asks again
 
@@ -48,6 +49,20 @@ class Finding:
     def __str__(self) -> str:
         advice = f"; {self.advice}" if self.advice else ""
         return f"{self.place}: {self.severity.value}: {self.text}{advice}"
+
+    def encoded(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "file": self.place.file,
+            "line": self.place.line,
+            "column": self.place.column,
+            "width": self.place.width,
+            "severity": self.severity.value,
+            "text": self.text,
+            "advice": self.advice,
+            "security": self.security,
+            "fatal": self.fatal,
+        }
 
 
 @dataclass(slots=True)

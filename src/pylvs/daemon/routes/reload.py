@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from pylvs.config.findings import Finding
 from pylvs.daemon.control import answer
 from pylvs.daemon.keeper import Settled
 from pylvs.daemon.loading import Refused
@@ -30,11 +29,11 @@ def operations(supervisor: Supervisor) -> Iterable[Operation]:
         try:
             done = await supervisor.reload(**given)
         except Refused as refused:
-            content = {"error": str(refused), "findings": [_finding(each) for each in refused.findings]}
+            content = {"error": str(refused), "findings": [each.encoded() for each in refused.findings]}
             return answer(content, HTTPStatus.CONFLICT)
         return answer(
             {
-                "findings": [_finding(each) for each in done.findings],
+                "findings": [each.encoded() for each in done.findings],
                 "differences": list(done.differences),
                 "table": _settled(done.settled) if done.settled else None,
             }
@@ -42,21 +41,6 @@ def operations(supervisor: Supervisor) -> Iterable[Operation]:
 
     help_ = "Read the file again and run it, as a whole or not at all."
     return [Operation("POST", "/v1/reload", help_, reload, _TAKES)]
-
-
-def _finding(finding: Finding) -> dict[str, Any]:
-    place = finding.place
-    return {
-        "file": place.file,
-        "line": place.line,
-        "column": place.column,
-        "width": place.width,
-        "severity": finding.severity.value,
-        "text": finding.text,
-        "advice": finding.advice,
-        "security": finding.security,
-        "fatal": finding.fatal,
-    }
 
 
 def _settled(settled: Settled) -> dict[str, Any]:
