@@ -13,9 +13,11 @@ import click
 
 from pylvs.cli.asking import as_json, asked, service, state_dir
 from pylvs.cli.status import event_line
+from pylvs.model.destination import MAX_WEIGHT
 from pylvs.model.errors import PylvsError
 
 LOOK_EVERY_S = 0.3
+LONGEST_NUMBER = 20  # digits
 _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _STAYS = "it holds through reloads, until pylvs enable"
 
@@ -125,8 +127,8 @@ def disable(server: str, service: str | None, state_dir: Path | None) -> None:
 @state_dir
 def weight(server: str, weight: str, service: str | None, state_dir: Path | None) -> None:
     """Give SERVER weight N, whatever checks and configuration say; auto gives the word back to them."""
-    if weight != "auto" and not (weight.isascii() and weight.isdigit()):
-        raise click.UsageError(f"{weight}: the weight must be a number or auto")
+    if weight != "auto" and not (weight.isascii() and weight.isdigit() and len(weight) <= LONGEST_NUMBER):
+        raise click.UsageError(f"{weight[:LONGEST_NUMBER]}: the weight must be a number from 0 to {MAX_WEIGHT} or auto")
     number = None if weight == "auto" else int(weight)
     told = asked(state_dir, "POST", "/v1/weight", _words(server, service, weight=number))
     remark = "" if number is None else "it holds through reloads, until pylvs weight SERVER auto"
@@ -159,7 +161,9 @@ def history(server: str, service: str | None, as_json: bool, state_dir: Path | N
     """What happened to SERVER, with reasons, the last at the end."""
     from urllib.parse import urlencode
 
-    told = asked(state_dir, "GET", f"/v1/history?{urlencode(_words(server, service))}")["events"]
+    told = asked(state_dir, "GET", f"/v1/history?{urlencode(_words(server, service), errors='backslashreplace')}")[
+        "events"
+    ]
     if as_json:
         click.echo(json.dumps(told, indent=2, ensure_ascii=False))
         return

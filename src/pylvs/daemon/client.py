@@ -63,7 +63,7 @@ class Client:
             try:
                 connection.request(method, path, body, {"Content-Type": "application/json"})
                 response = connection.getresponse()
-            except (FileNotFoundError, ConnectionRefusedError):
+            except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
                 raise NoDaemon(
                     f"no pylvs run answers at {self.state.socket_path}; start it, or name its --state-dir"
                 ) from None

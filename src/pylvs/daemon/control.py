@@ -7,7 +7,6 @@ cannot be done: its text becomes `{"error": "..."}`.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import struct
@@ -21,6 +20,7 @@ from aiohttp import web
 
 from pylvs.daemon import routes
 from pylvs.daemon.metrics_port import MetricsPort
+from pylvs.daemon.news import json_line
 from pylvs.daemon.routes.metrics import page_of
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDestination, NoSuchService, OutOfRange, PylvsError
 from pylvs.model.wanted import GlobalSettings
@@ -85,16 +85,16 @@ class Control:
 
 def answer(content: Any, status: int = HTTPStatus.OK) -> web.Response:
     """JSON, with a newline at its end."""
-    return web.Response(
-        text=json.dumps(content, ensure_ascii=False) + "\n", status=status, content_type="application/json"
-    )
+    return web.Response(body=json_line(content), status=status, content_type="application/json", charset="utf-8")
 
 
 @web.middleware
 async def _root_alone(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Whoever gets at the socket in spite of its mode is refused, unless it is root or the daemon's own user."""
     peer = request.transport.get_extra_info("socket") if request.transport else None
-    if peer is not None and peer.family == socket.AF_UNIX:
+    if peer is None:  # gone already, and nobody knows who it was
+        return answer({"error": "who asks must wait for the answer"}, HTTPStatus.FORBIDDEN)
+    if peer.family == socket.AF_UNIX:
         _, user, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         if user not in (0, os.geteuid()):
             return answer({"error": "root alone may ask this daemon"}, HTTPStatus.FORBIDDEN)

@@ -95,8 +95,10 @@ class Drains:
         """Weight 0 now, and out of the table when nothing is connected. Raises as the engine's `drain`."""
         names = self._engine.drain(server, service)
         for other in self._waiting():
-            if set(other.servers) & set(names):
+            rest = tuple(name for name in other.servers if name not in names)
+            if not rest:
                 self._end(other, Stage.CALLED_OFF)
+            other.servers = rest or other.servers
         now = time.time()
         number = max(self._drains, default=0) + 1
         drain = Drain(number, names, now, None if deadline_s is None else now + deadline_s, force)

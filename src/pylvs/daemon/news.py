@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -73,6 +74,11 @@ class News:
         self._last.append(line)
         for follower in self._followers:
             follower.put(line)
+
+
+def json_line(content: Any) -> bytes:
+    """One line in UTF-8; of what was no text in an argument or a file, each byte as an escape of JSON."""
+    return json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def encoded(event: Event) -> dict[str, Any]:

@@ -117,9 +117,9 @@ class Operation:
 
 async def _body(request: web.Request) -> dict[str, Any]:
     """The request's JSON object; none is an empty one. Raises InvalidOperation."""
-    text = await request.text()
+    raw = await request.read()
     try:
-        found = json.loads(text) if text.strip() else {}
+        found = json.loads(raw) if raw.strip() else {}
     except (ValueError, RecursionError) as error:
         raise InvalidOperation(f"the request's body is no JSON: {error}") from None
     if not isinstance(found, dict):

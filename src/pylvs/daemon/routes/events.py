@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from pylvs.daemon.news import json_line
 from pylvs.daemon.operations import Field, Operation
 
 if TYPE_CHECKING:
     from pylvs.daemon.supervisor import Supervisor
 
 LINES = "application/x-ndjson"
+LOOK_EVERY_S = 10.0  # whether a client is still there to whom there is nothing to tell
 
 
 def operations(supervisor: Supervisor) -> Iterable[Operation]:
@@ -21,21 +23,23 @@ def operations(supervisor: Supervisor) -> Iterable[Operation]:
 
     async def events(request: web.Request, given: Mapping[str, Any]) -> web.StreamResponse:
         if not given.get("follow", False):
-            return web.Response(body=b"".join(map(_line, supervisor.news.last())), content_type=LINES)
+            return web.Response(body=b"".join(map(json_line, supervisor.news.last())), content_type=LINES)
         response = web.StreamResponse(headers={"Content-Type": LINES, "Cache-Control": "no-store"})
         with supervisor.news.following() as follower:
             await response.prepare(request)
             while True:
-                line = await follower.next()
                 try:
-                    await response.write(_line(line))
+                    async with asyncio.timeout(LOOK_EVERY_S):
+                        line = await follower.next()
+                except TimeoutError:
+                    if request.transport is None:  # the client has gone, and nothing happened since
+                        return response
+                    continue
+                try:
+                    await response.write(json_line(line))
                 except ConnectionError:  # the client has gone
                     return response
 
     help_ = "What happened last; with follow, what happens until the client goes. A JSON object a line."
     takes = {"follow": Field(bool, "true: what happens from now on")}
     return [Operation("GET", "/v1/events", help_, events, takes, LINES)]
-
-
-def _line(line: Mapping[str, Any]) -> bytes:
-    return json.dumps(line, ensure_ascii=False).encode() + b"\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 
 async def page_of(supervisor: Supervisor) -> str:
-    """The page."""
-    return exposition(await facts_of(supervisor))
+    """The page; written in a thread, because that of a large table takes long."""
+    return await asyncio.to_thread(exposition, await facts_of(supervisor))
 
 
 async def facts_of(supervisor: Supervisor) -> Facts:
@@ -32,9 +33,9 @@ async def facts_of(supervisor: Supervisor) -> Facts:
         sum(each.active + each.inactive for row in rows for each in row.destinations),
         packets.connections_limit,
         supervisor.engine.snapshot(),
-        supervisor.reloads,
+        dict(supervisor.reloads),
         supervisor.loaded_at or None,
-        supervisor.keeper.counts,
+        dict(supervisor.keeper.counts),
     )
 
 

@@ -29,6 +29,7 @@ def operations(supervisor: Supervisor) -> Iterable[Operation]:
 
     async def status(_: web.Request, _given: Mapping[str, Any]) -> web.Response:
         rows = await supervisor.editor.do(supervisor.keeper.table.rows)
+        counts = counts_of(rows)
         services = supervisor.engine.snapshot()
         files = supervisor.loaded.files
         last = supervisor.keeper.last
@@ -49,7 +50,7 @@ def operations(supervisor: Supervisor) -> Iterable[Operation]:
                     "edits": dict(supervisor.keeper.counts),
                 },
                 "differs": [*changed_files(files, supervisor.loaded_at), *overridden(services)],
-                "services": [service_encoded(each, counts_of(rows)) for each in services],
+                "services": [service_encoded(each, counts) for each in services],
             }
         )
 

@@ -1,0 +1,311 @@
+"""What goes wrong around a daemon, or is asked of it in great numbers, stays where it is."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+
+from pylvs.cli import main
+from pylvs.daemon import control, kept
+from pylvs.daemon.background import Background
+from pylvs.daemon.client import Client
+from pylvs.daemon.loader import load_elsewhere
+from pylvs.daemon.metrics import exposition
+from pylvs.daemon.options import Options
+from pylvs.daemon.routes import events, metrics, status
+from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.supervisor import Supervisor
+from pylvs.daemon.via_vip import ViaVip
+from pylvs.model.director import ServiceRow
+from pylvs.model.errors import PylvsError, Unsupported
+from tests.unit.daemon.daemons import OTHER, World, address, run, server, service, until
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "state")
+
+
+def ask(world: World, method: str, path: str, content: Any = None) -> Any:
+    answered, told = Client(world.state).ask(method, path, content)
+    assert answered == 200, told
+    return told
+
+
+def test_a_directory_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    state = StateDirectory(tmp_path)
+    state.take()
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    state.give_back()
+
+
+def test_a_directory_that_others_may_write_to_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    with pytest.raises(Unsupported, match="others may write to it"):
+        StateDirectory(shared).take()
+    assert shared.stat().st_mode & 0o7777 == 0o1777
+    assert not list(shared.iterdir())
+
+
+@pytest.mark.parametrize("content", ["7", "[1]", '{"devices": 5}', '{"devices": [1]}', "[" * 100_000])
+def test_a_damaged_note_of_changed_devices_is_one_line(tmp_path: Path, content: str) -> None:
+    state = StateDirectory(tmp_path)
+    state.file("via_vip").write_text(content)
+    with pytest.raises(Unsupported, match=r"via_vip\.json: damaged .*; remove it"):
+        ViaVip().allow(state)
+
+
+def test_a_word_about_many_services_is_kept_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept_now: list[int] = []
+    keep = kept.keep_overrides
+
+    def counted(state: StateDirectory, overrides: Any) -> None:
+        kept_now.append(len(overrides))
+        keep(state, overrides)
+
+    monkeypatch.setattr(kept, "keep_overrides", counted)
+    world.write(service(*(server(1, port=port) for port in range(1000, 1200))))
+
+    async def scenario() -> None:
+        async with world.daemon():
+            told = await asyncio.to_thread(ask, world, "POST", "/v1/drain", {"server": "10.0.0.1"})
+            assert len(told["servers"]) == 200
+            assert len(json.loads((world.state / "overrides.json").read_text())) == 200
+
+    run(scenario())
+    assert kept_now[0] == 200
+    assert len(kept_now) <= 3
+
+
+def test_a_drain_of_one_port_leaves_the_drain_of_the_others_under_way(world: World) -> None:
+    world.write(service(server(1), server(2)), service(server(1, port=443), key=OTHER))
+
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            key = server(1, port=443).destination.key
+            world.tables.count(OTHER, key, active=1)
+            await asyncio.to_thread(ask, world, "POST", "/v1/drain", {"server": "10.0.0.1"})
+            await asyncio.to_thread(ask, world, "POST", "/v1/drain", {"server": "10.0.0.1:80"})
+            first, second = daemon.drains.all()
+            assert first.stage.value == "waiting"
+            assert first.servers == ((str(OTHER), key),)
+            await until(lambda: second.stage.value == "removed")
+            world.tables.count(OTHER, key, active=0)
+            await until(lambda: first.stage.value == "removed")
+            await until(lambda: world.servers(OTHER) == set())
+
+    run(scenario())
+
+
+def test_the_status_of_many_services_counts_the_table_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    counts_of = status.counts_of
+
+    def noted(rows: Sequence[ServiceRow]) -> status.Counts:
+        calls.append(1)
+        return counts_of(rows)
+
+    monkeypatch.setattr(status, "counts_of", noted)
+    world.write(service(server(1)), service(server(2), key=OTHER))
+
+    async def scenario() -> None:
+        async with world.daemon():
+            await asyncio.to_thread(ask, world, "GET", "/v1/status")
+
+    run(scenario())
+    assert calls == [1]
+
+
+def test_the_page_of_metrics_is_written_beside_the_checks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def noted(facts: Any) -> str:
+        threads.append(threading.current_thread())
+        return exposition(facts)
+
+    monkeypatch.setattr("pylvs.daemon.routes.metrics.exposition", noted)
+
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            assert "pylvs_info" in await metrics.page_of(daemon)
+
+    run(scenario())
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize("service", ["\udcff", "ä"])
+def test_words_that_are_no_text_are_answered_in_words(
+    world: World, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")  # as the interpreter makes stderr
+    monkeypatch.setattr(sys, "stderr", said)
+    verbs = ["drain", "enable", "history", "check-now"]
+
+    async def scenario() -> None:
+        async with world.daemon():
+            where = ["--service", service, "--state-dir", str(world.state)]
+            for verb in verbs:
+                assert await asyncio.to_thread(main.run, [verb, "10.0.0.1", *where]) == 1
+
+    run(scenario())
+    said.seek(0)
+    lines = said.read().splitlines()
+    assert len(lines) == len(verbs)
+    assert all("no such service" in line for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [(b"\xff\xfe\xfd", "application/json"), (b"{", "application/json; charset=nonsense"), (b"[" * 100_000, "x/y")],
+)
+def test_a_body_that_is_no_text_is_a_wrong_request(world: World, body: bytes, kind: str) -> None:
+    def asked() -> tuple[int, bytes]:
+        from pylvs.daemon.client import _Connection
+
+        connection = _Connection(StateDirectory(world.state), 60)
+        connection.request("POST", "/v1/enable", body, {"Content-Type": kind})
+        response = connection.getresponse()
+        found = response.status, response.read()
+        connection.close()
+        return found
+
+    async def scenario() -> None:
+        async with world.daemon():
+            answered, told = await asyncio.to_thread(asked)
+            assert answered == 400
+            assert "no JSON" in json.loads(told)["error"]
+
+    run(scenario())
+
+
+def test_nobody_is_answered_whose_name_nobody_can_tell() -> None:
+    async def never(_: Any) -> Any:
+        raise AssertionError("it was done")
+
+    async def scenario() -> None:
+        request = make_mocked_request("POST", "/v1/reload")
+        request._protocol.transport = None
+        assert (await control._root_alone(request, never)).status == 403
+
+    run(scenario())
+
+
+def test_a_follower_who_went_is_forgotten_though_nothing_happens(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "LOOK_EVERY_S", 0.05)
+
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            _, writer = await asyncio.open_unix_connection(str(world.state / "control"))
+            writer.write(b"GET /v1/events?follow=true HTTP/1.1\r\nHost: pylvs\r\n\r\n")
+            await until(lambda: len(daemon.news._followers) == 1)
+            writer.close()
+            await until(lambda: not daemon.news._followers)
+
+    run(scenario())
+
+
+def test_a_full_disk_refuses_a_reload_and_is_no_bug(
+    world: World, monkeypatch: pytest.MonkeyPatch, said: io.StringIO
+) -> None:
+    def full(*_: object) -> None:
+        raise PylvsError("no space left")
+
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            monkeypatch.setattr(kept, "keep_own", full)
+            world.write(service(server(3)))
+            answered, told = await asyncio.to_thread(Client(world.state).ask, "POST", "/v1/reload")
+            assert (answered, told) == (409, {"error": "no space left"})
+            await daemon._reload_by_signal()
+            assert daemon.reloads == {"refused": 2}
+            assert world.servers() == {str(address(1)), str(address(2))}
+            monkeypatch.undo()
+            assert (await daemon.reload()).settled is not None
+            assert world.servers() == {str(address(3))}
+
+    run(scenario())
+    assert said.getvalue().count("not reloaded: no space left") == 2
+
+
+def test_a_disk_that_fills_up_while_the_table_is_edited_ends_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, said: io.StringIO
+) -> None:
+    kept_before: list[int] = []
+    keep_own = kept.keep_own
+
+    def full_after_the_first(*arguments: Any) -> None:
+        if kept_before:
+            raise PylvsError("no space left")
+        kept_before.append(1)
+        keep_own(*arguments)
+
+    monkeypatch.setattr(kept, "keep_own", full_after_the_first)
+
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            assert isinstance(daemon, Supervisor)
+            assert world.servers() == {str(address(1)), str(address(2))}
+            monkeypatch.undo()
+
+    run(scenario())
+    assert "no space left" in said.getvalue()
+
+
+def test_work_that_the_machine_refuses_begins_again_and_is_no_bug(said: io.StringIO) -> None:
+    tries: list[int] = []
+
+    async def scenario() -> None:
+        async def work() -> None:
+            tries.append(1)
+            if len(tries) == 1:
+                raise OSError("busy")
+            await asyncio.Event().wait()
+
+        async with Background() as background:
+            background.keep(work, "draining")
+            await until(lambda: len(tries) == 2)
+
+    run(scenario())
+    assert "draining failed and begins again: busy" in said.getvalue()
+    assert "bug" not in said.getvalue()
+
+
+def test_without_a_process_to_read_it_a_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "run", none)
+    (finding,) = load_elsewhere(Options("test.conf")).findings
+    assert finding.fatal
+    assert finding.text == "no process could be made to read it: Resource temporarily unavailable"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["weight", "10.0.0.1", "9" * 5000], 2, "the weight must be a number from 0 to 2147483647 or auto"),
+        (["status", "--state-dir", "/dev/null/x"], 1, "no pylvs run answers at /dev/null/x/control"),
+    ],
+)
+def test_wrong_words_of_commands_are_one_short_line(
+    words: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(words) == code
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+    assert len(said) < 200
