@@ -71,6 +71,8 @@ def test_a_weight_does_not_outlive_a_failure() -> None:
         assert stage.table() == {1: 3}
         stage.pass_(15)
         assert stage.table() == {}
+        (down,) = stage.engine.service_snapshot("web").servers
+        assert (down.weight, down.checks[0].weight) == (10, None)
         stage.say(A, OK)
         stage.pass_(10)
         assert stage.table() == {1: 10}
