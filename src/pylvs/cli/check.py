@@ -56,14 +56,15 @@ def exit_status(findings: Iterable[Finding]) -> int:
 def _summary(file: str, understanding: Understanding, findings: Iterable[Finding]) -> str:
     services = understanding.configuration.services
     servers = sum(len(service.servers) for service in services)
+    routers = len(understanding.configuration.vrrp.instances)
+    parts = [_count(len(services), "service"), _count(servers, "real server")]
+    parts += [_count(routers, "virtual router")] if routers else []
     counts = [
         f"{number} {severity.value}{'' if number == 1 else 's'}"
         for severity in Severity
         if (number := sum(each.severity is severity for each in findings))
     ]
-    return f"{file}: {_count(len(services), 'service')}, {_count(servers, 'real server')}; " + (
-        ", ".join(counts) if counts else "nothing found"
-    )
+    return f"{file}: {', '.join(parts)}; " + (", ".join(counts) if counts else "nothing found")
 
 
 def _count(number: int, what: str) -> str:
@@ -75,6 +76,7 @@ def _print_json(file: str, understanding: Understanding, findings: Iterable[Find
         "file": file,
         "findings": [each.encoded() for each in findings],
         "services": [service.name for service in understanding.configuration.services],
+        "virtual_routers": [router.name for router in understanding.configuration.vrrp.instances],
     }
     if show:
         found["effective"] = effective_json(understanding.effective)
