@@ -85,20 +85,24 @@ def remove() -> None:
 
 
 def _give_up(found: str) -> None:
-    with Lock(found, what="the states of this machine"):
-        if any(name != _MARKER and "." not in name for name in os.listdir(found)):
-            return  # names with a dot are the kernel's own (maps.debug)
-        os.unlink(f"{found}/{_MARKER}")
-        device = os.stat(found).st_dev
-    held = _held.pop(device, None)
-    if held is not None:
+    held = os.open(found, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # so that its device is not another's meanwhile
+    try:
+        with Lock(found, what="the states of this machine"):
+            if any(name != _MARKER and "." not in name for name in os.listdir(found)):
+                return  # names with a dot are the kernel's own (maps.debug)
+            os.unlink(f"{found}/{_MARKER}")
+            device = os.fstat(held).st_dev
+        kept = _held.pop(device, None)
+        if kept is not None:
+            os.close(kept)
+        for process in _namespaces():
+            try:
+                if os.stat(f"/proc/{process}/root{POINT}").st_dev == device:
+                    _within(process, _unmount)
+            except (OSError, failures.PylvsError):
+                continue  # it went away meanwhile, or cannot be entered: an empty copy harms nobody
+    finally:
         os.close(held)
-    for process in _namespaces():
-        try:
-            if os.stat(f"/proc/{process}/root{POINT}").st_dev == device:
-                _within(process, _unmount)
-        except (OSError, failures.PylvsError):
-            continue  # it went away meanwhile, or cannot be entered: an empty copy harms nobody
 
 
 def _path(root: str) -> str | None:
