@@ -19,6 +19,7 @@ from pylvs.config.reading import read
 from pylvs.health.checkers import probe_of
 from pylvs.health.context import Context
 from pylvs.health.engine import Engine
+from pylvs.host import garbage
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.wanted import Configuration
 
@@ -101,6 +102,7 @@ def _found(used_s: float, made: int, size: Size) -> Measured:
 async def _ours(configuration: Configuration, size: Size) -> Measured:
     """The engine with its real checkers, when each server has been checked once."""
     engine = Engine(configuration, lambda check, service, server: probe_of(check, Context(server.destination.weight)))
+    garbage.settle()  # as the daemon does
     engine.start()
     try:
         await asyncio.sleep(size.delay_s + 1)

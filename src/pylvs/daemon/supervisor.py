@@ -40,6 +40,7 @@ from pylvs.daemon.table import Table, Wish
 from pylvs.daemon.telling import log_event, log_findings
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
+from pylvs.host import garbage
 from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import Configuration
 
@@ -154,6 +155,7 @@ class Supervisor:
 
     def _begin(self, background: Background) -> None:
         self.started_at = time.time()
+        garbage.settle()
         self.engine.start()
         background.keep(self.keeper.run, "keeping the table")
         background.keep(self.drains.run, "draining")
@@ -243,6 +245,7 @@ class Supervisor:
         await self._owned(settled)
         await self._control.follow(configuration.settings)
         self._keep_overrides()
+        garbage.settle()
         return settled
 
     async def _reload_by_signal(self) -> None:
