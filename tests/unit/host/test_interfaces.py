@@ -1,0 +1,13 @@
+"""The devices of this machine."""
+
+from __future__ import annotations
+
+import socket
+
+from pylvs.host.interfaces import mtus
+
+
+def test_every_device_has_an_mtu() -> None:
+    found = mtus()
+    assert set(found) <= {name for _, name in socket.if_nameindex()}
+    assert found["lo"] > 0
