@@ -98,7 +98,7 @@ def alert_of(event: Event, service: WantedService, router_id: str) -> Alert | No
     if getattr(event, "ending", False):
         return None
     if isinstance(event, QuorumGained | QuorumLost):
-        if not service.smtp_alert or (event.initial and isinstance(event, QuorumLost)):
+        if not service.smtp_alert or (isinstance(event, QuorumLost) and event.silent):
             return None
         return Alert(f"[{router_id}] Virtualserver {_virtual(service)} - {_state(event)}", _quorum(event), event.at)
     if isinstance(event, ServerUp | ServerDown):

@@ -102,12 +102,12 @@ def script_of(event: Event, service: WantedService) -> tuple[str, Script] | None
     """What the event runs, by the configuration's word, if anything.
 
     As in keepalived: a server that is down from the start (alpha) runs notify_down, a quorum that is there at the start
-    runs quorum_up, and one that is not there runs nothing.
+    runs quorum_up, and one that is not there quorum_down only where a sorry server must serve.
     """
     found: tuple[str, Script | None] = ("", None)
     if isinstance(event, QuorumGained):
         found = "quorum_up", service.quorum_up
-    elif isinstance(event, QuorumLost) and not event.initial:
+    elif isinstance(event, QuorumLost) and not event.silent:
         found = "quorum_down", service.quorum_down
     elif isinstance(event, ServerUp | ServerDown) and (server := server_of(event, service)):
         up = isinstance(event, ServerUp)

@@ -55,7 +55,7 @@ def test_the_subject_is_keepaliveds(event: Event, about: WantedService, subject:
 
 
 @pytest.mark.parametrize(
-    "event", [down(1, initial=True), down(1, ending=True), lost(initial=True), lost(ending=True), up(9)]
+    "event", [down(1, initial=True), down(1, ending=True), lost(initial=True, silent=True), lost(ending=True), up(9)]
 )
 def test_of_these_keepalived_mails_nothing(event: Event) -> None:
     assert alert_of(event, told(), "LVS_1") is None

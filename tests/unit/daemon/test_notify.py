@@ -74,7 +74,8 @@ CHECKED = {"at": 0, "service": "web", "reason": "", "server": server_key(1)}
         (gained(initial=True), "quorum_up quorum-up"),
         (lost(), "quorum_down quorum-down"),
         (lost(ending=True), "quorum_down quorum-down"),
-        (lost(initial=True), ""),
+        (lost(initial=True), "quorum_down quorum-down"),
+        (lost(initial=True, silent=True), ""),
         (up(9), ""),
         (WeightChanged(**CHECKED, before=1, weight=2), ""),  # type: ignore[arg-type]
         (CheckFailed(**CHECKED, check="TCP_CHECK", attempt=1, attempts=1, counted=True), ""),  # type: ignore[arg-type]
