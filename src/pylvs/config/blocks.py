@@ -12,82 +12,129 @@ from pylvs.config.words import Brace
 DEEPEST = 32  # blocks within blocks; keepalived's own go six deep
 
 
-@dataclass(slots=True)
-class _Open:
-    """A block whose end has not been read: its statement, its opening brace, what stands in it so far."""
-
-    words: tuple[Word, ...]
-    brace: Place | None
-    nodes: list[Node] = field(default_factory=list)
-
-
 def tree(lines: Iterable[list[Word | Brace]], findings: Findings) -> tuple[Node, ...]:
     """The statements of these lines.
 
     A statement ends at the end of its line, at its block's end, and before the end of the block that it stands in; its
     block may open on a later line, with nothing but comments between.
     """
-    stack = [_Open((), None)]
-    waiting: tuple[Word, ...] = ()  # a statement whose block may still open
-    skipped = 0  # blocks that are too deep to be kept
-
-    def finish() -> None:
-        nonlocal waiting
-        if waiting and not skipped:
-            stack[-1].nodes.append(Node(waiting))
-        waiting = ()
-
+    builder = _Builder(findings)
     for line in lines:
-        words: list[Word] = []
-        for item in line:
-            if isinstance(item, Word):
-                words.append(item)
-                continue
-            if words:
-                finish()
-                waiting, words = tuple(words), []
-            if item.opens:
-                if skipped or len(stack) > DEEPEST:
-                    if not skipped:
-                        findings.error(
-                            item.place,
-                            f"blocks more than {DEEPEST} deep",
-                            "close those that are meant to end",
-                            fatal=True,
-                        )
-                    skipped, waiting = skipped + 1, ()
-                else:
-                    if not waiting:
-                        findings.error(item.place, "'{' without a keyword before it", "remove it, or write its keyword")
-                    stack.append(_Open(waiting, item.place))
-                    waiting = ()
-                continue
-            finish()
-            if skipped:
-                skipped -= 1
-            elif len(stack) == 1:
-                findings.error(
-                    item.place, "'}' closes nothing", "remove it, or look for the block that ended too early"
-                )
-            else:
-                _close(stack)
+        words = tuple(item for item in line if isinstance(item, Word))
         if words:
-            finish()
-            waiting = tuple(words)
-    finish()
-    for unclosed in reversed(stack[1:]):
-        assert unclosed.brace is not None
-        what = f"the block of '{unclosed.words[0]}'" if unclosed.words else "the block"
-        findings.error(unclosed.brace, f"{what} is never closed", "write its '}'", fatal=True)
-    while len(stack) > 1:
-        _close(stack)
-    return tuple(stack[0].nodes)
+            builder.statement(words)
+        for item in line:
+            if not isinstance(item, Brace):
+                builder.before = item.place
+            elif item.opens:
+                builder.open(item.place)
+            else:
+                builder.close(item.place)
+    return builder.end()
 
 
-def _close(stack: list[_Open]) -> None:
-    """The innermost block is complete; what stands in a block without a keyword belongs to the block around it."""
-    done = stack.pop()
-    if done.words:
-        stack[-1].nodes.append(Node(done.words, tuple(done.nodes)))
-    else:
-        stack[-1].nodes += done.nodes
+@dataclass(slots=True)
+class _Open:
+    """A block whose end has not been read: its statement, its opening brace, what stands in it so far."""
+
+    words: tuple[Word, ...]
+    brace: Place
+    nodes: list[Node] = field(default_factory=list)
+
+    @property
+    def column(self) -> int:
+        """Where its statement begins."""
+        return self.words[0].place.column if self.words else self.brace.column
+
+    def __str__(self) -> str:
+        return f"the block of '{self.words[0]}'" if self.words else "the block"
+
+
+@dataclass(slots=True)
+class _Builder:
+    """The blocks around the place that is being read."""
+
+    findings: Findings
+    nodes: list[Node] = field(default_factory=list)
+    stack: list[_Open] = field(default_factory=list)
+    waiting: tuple[Word, ...] = ()  # a statement whose block may still open
+    skipped: int = 0  # blocks that are too deep to be kept
+    before: Place | None = None  # the word or brace before
+    lacking: tuple[_Open, Place] | None = None  # by its indentation, this block's brace is missing before that place
+    early: tuple[_Open, Place] | None = None  # by its indentation, this brace was not meant to end that block
+
+    def statement(self, words: tuple[Word, ...]) -> None:
+        """Words that are one statement, with or without a block."""
+        self._finish()
+        self.waiting = words
+
+    def open(self, brace: Place) -> None:
+        """A block begins."""
+        if self.skipped or len(self.stack) >= DEEPEST:
+            if not self.skipped:
+                self.findings.error(
+                    brace, f"blocks within blocks, over {DEEPEST} deep", "close those that should end", fatal=True
+                )
+            self.skipped += 1
+        else:
+            if not self.waiting:
+                self.findings.error(brace, "'{' without a keyword before it", "write its keyword, or remove it")
+            self.stack.append(_Open(self.waiting, brace))
+        self.waiting, self.before = (), brace
+
+    def close(self, brace: Place) -> None:
+        """A block ends."""
+        self._finish()
+        if self.skipped:
+            self.skipped -= 1
+        elif not self.stack:
+            advice = "remove it"
+            if self.early:
+                block, place = self.early
+                advice = f"remove it, or that at line {place.line}, indented unlike {block} at line {block.brace.line}"
+            self.findings.error(brace, "'}' closes nothing", advice)
+        else:
+            self._compare(brace)
+            self._close()
+        self.before = brace
+
+    def end(self) -> tuple[Node, ...]:
+        """All statements, once the text has ended."""
+        self._finish()
+        for block in reversed(self.stack):
+            advice = "write its '}'"
+            if self.lacking and self.lacking[0] is not block:
+                other, place = self.lacking
+                advice = (
+                    f"write its '}}'; by indentation, {other} at line {other.brace.line} lacks one at line {place.line}"
+                )
+            self.findings.error(block.brace, f"{block} is never closed", advice, fatal=True)
+        while self.stack:
+            self._close()
+        return tuple(self.nodes)
+
+    def _finish(self) -> None:
+        """The statement that waited has no block."""
+        if self.waiting and not self.skipped:
+            (self.stack[-1].nodes if self.stack else self.nodes).append(Node(self.waiting))
+        self.waiting = ()
+
+    def _close(self) -> None:
+        """The innermost block is complete; what stands in a block without a keyword belongs to the block around it."""
+        done = self.stack.pop()
+        around = self.stack[-1].nodes if self.stack else self.nodes
+        if done.words:
+            around.append(Node(done.words, tuple(done.nodes)))
+        else:
+            around += done.nodes
+
+    def _compare(self, brace: Place) -> None:
+        """Look at the indentation of a brace that begins its line and ends the innermost block."""
+        block = self.stack[-1]
+        begins = self.before is None or (self.before.file, self.before.line) != (brace.file, brace.line)
+        if not begins or block.brace.file != brace.file or brace.column == block.column:
+            return
+        if not self.lacking and any(other.column == brace.column for other in self.stack[:-1]):
+            self.lacking = block, brace
+        elif not self.early and brace.column > block.column:
+            self.early = block, brace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -22,6 +23,11 @@ class Origin:
     width: int = 0
 
 
+def _start(origin: Origin) -> int:
+    """What origins are sorted by."""
+    return origin.start
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line without its end; the first origin starts at 0."""
@@ -30,9 +36,9 @@ class Line:
     origins: tuple[Origin, ...]
 
     @classmethod
-    def written(cls, text: str, file: str, line: int, column: int = 1) -> Line:
+    def written(cls, text: str, file: str, line: int) -> Line:
         """A line as it stands in a file."""
-        return cls(text, (Origin(0, file, line, column),))
+        return cls(text, (Origin(0, file, line, 1),))
 
     @classmethod
     def joined(cls, parts: Iterable[Line]) -> Line:
@@ -48,35 +54,28 @@ class Line:
         return cls("".join(texts), tuple(origins))
 
     def place(self, start: int, end: int) -> Place:
-        """Where the characters from `start` to before `end` stand."""
+        """Where the characters from `start` to before `end` stand; at least one is meant."""
         origin = self._origin(start)
-        if origin.width:
-            return Place(origin.file, origin.line, origin.column, origin.width)
-        width = end - start
+        column = origin.column + (0 if origin.width else start - origin.start)
+        width = origin.width or end - start
         if len(self.origins) > 1:
             last = self._origin(max(start, end - 1))
-            column = last.column + (last.width or end - last.start) - origin.column
-            if last is not origin and (last.file, last.line) == (origin.file, origin.line) and column > 0:
-                width = column - (start - origin.start)
-        return Place(origin.file, origin.line, origin.column + start - origin.start, max(1, width))
+            if last is not origin and (last.file, last.line) == (origin.file, origin.line):
+                width = last.column + (last.width or end - last.start) - column
+        return Place(origin.file, origin.line, column, max(1, width))
 
-    def part(self, start: int, end: int) -> Line:
+    def part(self, start: int, end: int | None = None) -> Line:
         """The characters from `start` to before `end`."""
-        if len(self.origins) == 1:
-            origin = self.origins[0]
-            moved = 0 if origin.width else start
-            only = Origin(0, origin.file, origin.line, origin.column + moved, origin.width)
-            return Line(self.text[start:end], (only,))
         kept: list[Origin] = []
-        for i, origin in enumerate(self.origins):
-            until = self.origins[i + 1].start if i + 1 < len(self.origins) else len(self.text) + 1
-            if until <= start or (origin.start >= end and kept):
-                continue
+        stop = len(self.text) if end is None else end
+        first = bisect_right(self.origins, start, key=_start) - 1
+        for origin in self.origins[first:]:
+            if origin.start >= stop and kept:
+                break
             moved = 0 if origin.width else max(0, start - origin.start)
-            kept.append(
-                Origin(max(0, origin.start - start), origin.file, origin.line, origin.column + moved, origin.width)
-            )
-        return Line(self.text[start:end], tuple(kept))
+            at = max(0, origin.start - start)
+            kept.append(Origin(at, origin.file, origin.line, origin.column + moved, origin.width))
+        return Line(self.text[start:stop], tuple(kept))
 
     def standing_for(self, place: Place) -> Line:
         """The same characters, all of which stand for what is written at this place."""
@@ -84,9 +83,6 @@ class Line:
 
     def _origin(self, at: int) -> Origin:
         """That of the character at `at`."""
-        found = self.origins[0]
-        for origin in self.origins:
-            if origin.start > at:
-                break
-            found = origin
-        return found
+        if len(self.origins) == 1:
+            return self.origins[0]
+        return self.origins[bisect_right(self.origins, at, key=_start) - 1]

@@ -1,34 +1,275 @@
-"""keepalived's configuration language: text to a tree with positions, and what is wrong with it."""
+"""keepalived's configuration language: text to a tree with positions, and what is wrong with it.
+
+It is read by hand, not by a grammar: which words a line has depends on variables whose values hold braces, conditions,
+definitions or further lines, a statement's keyword decides how its quotes are read, and after an error the next line
+must still be read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 
 from pylvs.config.blocks import tree
+from pylvs.config.budget import MOST_TEXT, Budget
+from pylvs.config.files import Source, Unreadable, opened
 from pylvs.config.findings import Finding, Findings, Place
+from pylvs.config.includes import INCLUDE, NO_CHECKS, Checks, included
 from pylvs.config.lines import Line
-from pylvs.config.tree import Document
-from pylvs.config.words import words
+from pylvs.config.sequences import SEQUENCE, Sequence, parsed
+from pylvs.config.tree import Document, Word
+from pylvs.config.variables import DEFINITION, Variables, without_comment
+from pylvs.config.words import BANG, HASH, SPACE, SPACES, Brace, Lexer
+
+DEEPEST_INCLUDE = 32
+MOST_FILES = 20_000
+
+_CONDITION = re.compile(r"@(\^?)([^ \t\v\f\r]*)")
+_UNUSABLE = {0: "\ufffd", ord(HASH): "\ufffd", ord(BANG): "\ufffd", **dict.fromkeys(range(0xD800, 0xE000), "\ufffd")}
+_BLANKS = " \t\v\f\r"
 
 
 def read(path: str, ids: Collection[str] = ()) -> tuple[Document, tuple[Finding, ...]]:
-    """The configuration in a file and what it includes; `ids` are those that lines beginning with @ ask for.
+    """The configuration in a file ("-": standard input) and in what it includes.
 
-    Never raises: whatever is wrong is a finding, and the document is what could be read.
+    `ids` are those that lines beginning with @ ask for; without any it is this machine's name, as in keepalived. Never
+    raises: whatever is wrong is a finding, and the document is what could be read.
     """
     findings = Findings()
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            text = file.read()
-    except OSError as error:
-        findings.error(Place(path, 1, 1), f"cannot be read: {error.strerror}", "name a file that can", fatal=True)
+        source = opened(path, pipes=True)
+    except Unreadable as error:
+        findings.error(Place(path, 1, 1), f"the file {error}", "name a configuration file", fatal=True)
         return Document((), (path,)), findings.all()
-    return read_text(text, path, ids)
+    return _Reader(findings, ids, MOST_TEXT).document(source)
 
 
-def read_text(text: str, file: str = "-", ids: Collection[str] = ()) -> tuple[Document, tuple[Finding, ...]]:
-    """The same of a text that stands for this file."""
-    findings = Findings()
-    lines = (Line.written(line, file, number) for number, line in enumerate(text.split("\n"), 1))
-    nodes = tree((words(line, findings) for line in lines), findings)
-    return Document(nodes, (file,)), findings.all()
+def read_text(
+    text: str, file: str = "-", ids: Collection[str] = (), most_text: int = MOST_TEXT
+) -> tuple[Document, tuple[Finding, ...]]:
+    """The same of a text that stands in this file; `most_text` characters are read and made of it, no more."""
+    directory = os.path.realpath(os.path.dirname(file.replace("\0", "")) or ".")
+    return _Reader(Findings(), ids, most_text).document(Source(file, text, (-1, -1), directory))
+
+
+@dataclass(slots=True)
+class _Frame:
+    """Lines that are being read: a file's, a variable's, or a sequence's."""
+
+    lines: Iterator[Line]
+    name: str = ""  # of the variable
+    source: Source | None = None
+    checks: Checks = NO_CHECKS  # what `include_check` asks for in this file
+
+
+@dataclass(slots=True)
+class _Reader:
+    """What is known while a configuration is read."""
+
+    findings: Findings
+    ids: Collection[str]
+    most_text: int
+    budget: Budget = field(init=False)
+    variables: Variables = field(init=False)
+    lexer: Lexer = field(init=False)
+    frames: list[_Frame] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ids = [*self.ids] or [os.uname().nodename.partition(".")[0]]
+        self.budget = Budget(self.findings, self.most_text)
+        self.variables = Variables(self.findings, self.budget, self.ids[0])
+        self.lexer = Lexer(self.findings, self.variables.values)
+
+    def document(self, source: Source) -> tuple[Document, tuple[Finding, ...]]:
+        """What the file says."""
+        self._open(source, NO_CHECKS)
+        nodes = tree(self._statements(), self.findings)
+        return Document(nodes, tuple(self.texts), self.texts), self.findings.all()
+
+    def _open(self, source: Source, checks: Checks) -> None:
+        """Read this file's lines next."""
+        text = source.text.translate(_UNUSABLE) if not source.text.isascii() or "\0" in source.text else source.text
+        if source.marked:
+            self.findings.warning(Place(source.path, 1, 1), "a byte order mark begins the file", "save it without one")
+        self.texts[source.path] = text
+        lines = (Line.written(line, source.path, number) for number, line in enumerate(text.split("\n"), 1))
+        self.frames.append(_Frame(lines, "", source, checks))
+
+    def _file(self) -> _Frame:
+        """The frame of the file that is being read."""
+        return next(frame for frame in reversed(self.frames) if frame.source)
+
+    def _next(self) -> Line | None:
+        """The next line, out of whatever comes first; None at the end, or when there is no more room."""
+        while self.frames:
+            frame = self.frames[-1]
+            line = next(frame.lines, None)
+            if line is not None:
+                return line if self.budget.spend(len(line.text), line, 0 if frame.source else 1) else None
+            self.frames.pop()
+        return None
+
+    def _statements(self) -> Iterator[list[Word | Brace]]:
+        """The words of each statement up to its brace, and of the rest of its line."""
+        while (line := self._next()) is not None:
+            at, replaced = 0, "$" not in line.text
+            while (at := self._blanks(line, at)) < len(line.text):
+                character = line.text[at]
+                if character == "@":
+                    at = self._condition(line, at)
+                elif character == "$" and (match := DEFINITION.match(line.text, at)):
+                    self._define(line, match)
+                    break
+                elif character == "~" and (match := SEQUENCE.match(line.text, at)):
+                    self._sequence(line, at, match)
+                    break
+                elif not replaced:
+                    line, at, replaced = self._replaced(line.part(at) if at else line), 0, True
+                elif match := INCLUDE.match(line.text, at):
+                    self._include(line, match)
+                    break
+                else:
+                    words, at = self.lexer.statement(line, at)
+                    self._obey(words)
+                    yield words
+
+    def _blanks(self, line: Line, at: int) -> int:
+        """Where the blanks that begin at `at` end."""
+        if line.text[at : at + 1] not in SPACE:
+            return at
+        match = SPACES.match(line.text, at)
+        return match.end() if match else at
+
+    def _replaced(self, line: Line) -> Line:
+        """The line with its variables replaced; further lines of theirs come next."""
+        source = self._file().source
+        active = [frame.name for frame in self.frames if frame.name]
+        result = self.variables.replace(line, source.directory if source else "", active)
+        for name, lines in result.following:
+            self.frames.append(_Frame(iter(lines), name))
+        return result.line
+
+    def _condition(self, line: Line, at: int) -> int:
+        """Where to read on after the condition at `at`."""
+        match = _CONDITION.match(line.text, at)
+        assert match is not None
+        if (match[2] in self.ids) != bool(match[1]):
+            return match.end()
+        if definition := DEFINITION.match(line.text, self._blanks(line, match.end())):
+            self._definition(line, definition)  # all its lines are left out
+            return len(line.text)
+        end = self._scope(line, match.end())
+        if end < len(line.text):
+            self.findings.warning(
+                line.place(end, end + 1),
+                f"keepalived leaves out this brace too when {match[0]} does not hold",
+                "write it on a line of its own",
+            )
+        return end
+
+    def _scope(self, line: Line, at: int) -> int:
+        """Where what stands at `at` ends: before a brace that closes a block opened before it, or with the line."""
+        lexer, depth = Lexer(Findings()), 0
+        while at < len(line.text):
+            words, end = lexer.statement(line, at)
+            if words and isinstance(words[-1], Brace):
+                depth += 1 if words[-1].opens else -1
+                if depth < 0:
+                    return end - 1
+            at = end
+        return at
+
+    def _definition(self, line: Line, match: re.Match[str]) -> tuple[bool, list[Line]]:
+        """Whether a definition has several lines, and these, without the backslashes that continue them."""
+        rest = line.part(match.end())
+        if not rest.text.rstrip(_BLANKS).endswith("\\"):
+            return False, [rest.part(0, len(without_comment(rest.text)))]
+        lines = [rest]
+        for following in self.frames[-1].lines:
+            if not self.budget.spend(len(following.text), following):
+                break
+            text = following.text.strip(_BLANKS)
+            if text[:1] in ("#", "!"):  # a comment of its own neither belongs to a definition nor ends it
+                continue
+            if not text:
+                self.findings.warning(
+                    following.place(0, 1),
+                    f"the definition of '{match[1]}' ends at this blank line",
+                    "remove it, or the '\\' before",
+                )
+                break
+            lines.append(following)
+            if not text.endswith("\\"):
+                break
+        ends = [len(one.text.rstrip(_BLANKS)) - one.text.rstrip(_BLANKS).endswith("\\") for one in lines]
+        parts = [one.part(0, end) for one, end in zip(lines, ends, strict=True)]
+        return True, [part for part in parts if part.text.strip(_BLANKS)]
+
+    def _define(self, line: Line, match: re.Match[str]) -> None:
+        """Remember a variable's value."""
+        several, lines = self._definition(line, match)
+        if several:
+            self.variables.define_lines(match[1], lines)
+        else:
+            self.variables.define(match[1], lines[0])
+
+    def _sequence(self, line: Line, at: int, match: re.Match[str]) -> None:
+        """Read the rest of the line, or of its block, once for each value."""
+        close = line.text.find(")", match.end())
+        head = self._replaced(line.part(match.end(), close + 1 if close >= 0 else None))
+        sequence, _, wrong = parsed(match[1], head.text)
+        if sequence is None:
+            self.findings.error(line.place(at, match.end()), wrong, f"the line needs ~{match[1]}(...)")
+            return
+        place, start = line.place(at, close + 1), close + 1
+        end = self._scope(line, start)
+        if end < len(line.text):
+            self.findings.warning(
+                line.place(end, end + 1),
+                f"keepalived repeats this brace too, with ~{match[1]}",
+                "write it on a line of its own",
+            )
+            self.frames.append(_Frame(iter((line.part(end),))))
+        rest = line.part(start, end)
+        self.frames.append(_Frame(self._rounds(sequence, rest, place)))
+
+    def _rounds(self, sequence: Sequence, rest: Line, place: Place) -> Iterator[Line]:
+        """The rest of a sequence's line, each time with other values of its variables."""
+        for values in sequence.values():
+            for name, value in zip(sequence.names, values, strict=True):
+                self.variables.define(name, Line.written(value, "", 0).standing_for(place))
+            yield rest
+
+    def _include(self, line: Line, match: re.Match[str]) -> None:
+        """Read the files that an include names next."""
+        frame = self._file()
+        assert frame.source is not None
+        start = self._blanks(line, match.end())
+        name = without_comment(line.text[start:]).replace(HASH, "#").replace(BANG, "!")
+        place = line.place(start, start + len(name)) if name else line.place(match.start(), match.end())
+        active = {one.source.identity for one in self.frames if one.source}
+        files: list[Source] = []
+        for source in included(name, match[1], frame.source, frame.checks, place, self.findings):
+            if source.identity in active:
+                self.findings.error(place, f"'{source.path}' includes itself", "remove one of the includes", fatal=True)
+            elif len(active) >= DEEPEST_INCLUDE or len(self.texts) + len(files) >= MOST_FILES:
+                self.findings.error(place, "too many files include each other", "include fewer", fatal=True)
+                break
+            elif not self.budget.spend(len(source.text), line):
+                break
+            else:
+                files.append(source)
+        for source in reversed(files):
+            self._open(source, frame.checks)
+
+    def _obey(self, words: list[Word | Brace]) -> None:
+        """What a statement says about the reading itself."""
+        texts = [word.text for word in words if isinstance(word, Word)]
+        if texts[:1] == ["include_check"]:
+            frame = self._file()
+            frame.checks = frame.checks.changed(texts[1:])
+        elif texts[:1] == ["random_seed"] and len(texts) > 1:
+            self.variables.dice.seed(texts[1])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from pylvs.config.findings import Place
 
@@ -57,6 +57,7 @@ class Document:
 
     nodes: tuple[Node, ...]
     files: tuple[str, ...]  # all that were read, the first one first
+    texts: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # theirs, as they were read
 
     def walk(self) -> Iterator[Node]:
         """Every node, in the order of the text."""

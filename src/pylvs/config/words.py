@@ -1,22 +1,43 @@
-"""A line's words: comments, quotes and escapes, and the braces between them."""
+r"""A line's words: comments, quotes and escapes, and the braces between them.
+
+keepalived reads most statements simply: `"` makes one word of what stands between two of them, and backslashes and
+single quotes are ordinary characters (passwords have them). The words of a statement in `ESCAPED` are read as a shell
+does: both quotes, anywhere in a word, and escapes. `#` and `!` begin a comment unless `\` stands before.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from pylvs.config.findings import Findings, Place
 from pylvs.config.lines import Line
 from pylvs.config.tree import Word
 
-SPACE = " \t\v\f\r\n"  # as C's isspace() has it; a no-break space is no space
+ESCAPED = frozenset(
+    (
+        *("lvs_notify_fifo_script", "misc_path", "notify", "notify_backup", "notify_deleted", "notify_down"),
+        *("notify_fault", "notify_fifo_script", "notify_master", "notify_master_rx_lower_pri", "notify_stop"),
+        *("notify_up", "quorum_down", "quorum_up", "regex", "script", "shutdown_script", "startup_script"),
+        "vrrp_notify_fifo_script",
+    )
+)
+HASH, BANG = "\ufdd0", "\ufdd1"  # what ${_HASH} and ${_BANG} put: no characters of any text, they begin no comment
 ESCAPES = {"a": "\a", "b": "\b", "E": "\x1b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
-_PLAIN = re.compile(r"""[^ \t\v\f\r\n{}"'#!\\]+""")
-_SPACES = re.compile(r"[ \t\v\f\r\n]+")
+SPACE = " \t\v\f\r\n"  # as C's isspace() has it: a no-break space is none
+SPACES = re.compile(f"[{SPACE}]*")
+REFERENCE = re.compile(r"\$\{[A-Za-z_]\w*(?:[ \t][^{}\"#!]*)?\}|\$[A-Za-z_]\w*(?=[\s,)]|$)", re.ASCII)
+_PLAIN = re.compile(r"[^ \t\v\f\r\n{}\"#!$\\]+")
+_SIMPLE = re.compile(r"(?>[^ \t\v\f\r\n{}\"#!$\\]+|\\[#!]?|\$\{[A-Za-z_]\w*(?:[ \t][^{}\"#!]*)?\}|\$)+", re.ASCII)
+_HIDDEN = re.compile(r"\\([#!])")
+_SHELL = re.compile(r"[^ \t\v\f\r\n{}\"'#!$\\]+")
+_ARGUMENT = re.compile(r"[^ \t\v\f\r\n\"'\\]+")
 _IN_QUOTES = {'"': re.compile(r'[^"\\]+'), "'": re.compile(r"[^'\\]+")}
-_ESCAPE = re.compile(r"\\(?:(x)([0-9a-fA-F]+)|([0-7]{1,3})|c(.)|(.))", re.DOTALL)
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]+)|([0-7]{1,3})|c(.)|(.))", re.DOTALL)
+_CURLY = re.compile("[\u2018-\u201f\ufffd]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,100 +48,213 @@ class Brace:
     place: Place
 
 
-def words(line: Line, findings: Findings) -> list[Word | Brace]:
-    """The line's words and braces; a comment ends it."""
-    found: list[Word | Brace] = []
-    text, at, length = line.text, 0, len(line.text)
-    while at < length:
-        character = text[at]
-        if character in SPACE:
-            match = _SPACES.match(text, at)
-            assert match is not None
-            at = match.end()
-        elif character in "#!":
-            break
-        elif character in "{}":
-            found.append(Brace(character == "{", line.place(at, at + 1)))
-            at += 1
-        else:
-            word, at = _word(line, at, findings)
+@dataclass(frozen=True, slots=True)
+class Lexer:
+    """Reads words; tells what is wrong with them."""
+
+    findings: Findings
+    defined: Collection[str] = ()  # the names of variables, as they become known
+
+    def statement(self, line: Line, at: int) -> tuple[list[Word | Brace], int]:
+        """The words from `at` up to the end of the line or through the first brace, and where that is."""
+        found: list[Word | Brace] = []
+        text, length, keyword, backslashes = line.text, len(line.text), "", 0
+        while True:
+            if at < length and text[at] in SPACE and (match := SPACES.match(text, at)):
+                at = match.end()
+            if at >= length or text[at] in "#!":
+                return self._ended(found, backslashes), length
+            if text[at] in "{}":
+                return [*self._ended(found, backslashes), Brace(text[at] == "{", line.place(at, at + 1))], at + 1
+            start = at
+            if keyword in ESCAPED:
+                word, at = self.shell_word(line, at, keyword)
+            else:
+                word, at = self._simple_word(line, at)
+                if found and not word.quoted and word.text[0] == "'":
+                    self.findings.warning(
+                        word.place,
+                        "a single quote is an ordinary character here",
+                        'write " to make one word of several',
+                    )
+            keyword = keyword or word.text
+            backslashes = backslashes + 1 if text[start:at] == "\\" else 0
+            if not word.text.isprintable() or not word.text.isascii():
+                word = self._odd(word)
             found.append(word)
-    return found
 
+    def _ended(self, found: list[Word | Brace], backslashes: int) -> list[Word | Brace]:
+        """A statement's words without the backslashes at its end that were to continue it."""
+        if not backslashes:
+            return found
+        self.findings.error(
+            found[-backslashes].place,
+            "only a definition ($NAME= \\) goes on after a '\\'",
+            "write the statement on one line",
+        )
+        return found[:-backslashes]
 
-def _word(line: Line, start: int, findings: Findings) -> tuple[Word, int]:
-    """The word that begins at `start`, and where it ends."""
-    text, at, length, quoted = line.text, start, len(line.text), False
-    parts: list[str] = []
-    while at < length:
-        match = _PLAIN.match(text, at)
-        if match:
-            parts.append(match[0])
-            at = match.end()
-        elif text[at] == "\\":
-            part, at = _escape(line, at, findings)
-            parts.append(part)
-        elif text[at] in "\"'":
-            quoted = True
-            part, at = _quotes(line, at, findings)
-            parts.append(part)
+    def _simple_word(self, line: Line, start: int) -> tuple[Word, int]:
+        """The word that begins at `start`, and where it ends."""
+        text = line.text
+        if text[start] == '"':
+            end = text.find('"', start + 1)
+            if end < 0:
+                self._unclosed(line, start)
+                return Word(text[start + 1 :], line.place(start, len(text)), True), len(text)
+            return Word(text[start + 1 : end], line.place(start, end + 1), True), end + 1
+        match = _PLAIN.match(text, start)
+        if match and text[match.end() : match.end() + 1] not in ("$", "\\"):
+            return Word(match[0], line.place(start, match.end())), match.end()
+        match = _SIMPLE.match(text, start)
+        assert match is not None  # a word begins here
+        for reference in REFERENCE.finditer(text, start, match.end()):
+            self._undefined(line, reference, start)
+        return Word(_HIDDEN.sub(r"\1", match[0]), line.place(start, match.end())), match.end()
+
+    def shell_word(self, line: Line, start: int, keyword: str, plain: re.Pattern[str] = _SHELL) -> tuple[Word, int]:
+        """The word that begins at `start`, and where it ends; `plain` matches characters without a meaning."""
+        text, at, length, quoted = line.text, start, len(line.text), False
+        parts: list[str] = []
+        while at < length:
+            match = plain.match(text, at)
+            if match:
+                parts.append(match[0])
+                at = match.end()
+            elif text[at] == "\\":
+                part, at = self._escape(line, at, keyword)
+                parts.append(part)
+            elif text[at] in "\"'":
+                quoted = True
+                at = self._quotes(line, at, keyword, parts)
+            elif text[at] == "$":
+                match = REFERENCE.match(text, at)
+                if match:
+                    self._undefined(line, match, start)
+                parts.append(match[0] if match else "$")
+                at = match.end() if match else at + 1
+            else:
+                break
+        return Word(_characters(parts), line.place(start, at), quoted), at
+
+    def _quotes(self, line: Line, start: int, keyword: str, parts: list[str]) -> int:
+        """Add what stands between the quote at `start` and the next of its kind; where that ends."""
+        text, at = line.text, start + 1
+        plain = _IN_QUOTES[text[start]]
+        while at < len(text):
+            match = plain.match(text, at)
+            if match:
+                parts.append(match[0])
+                at = match.end()
+            elif text[at] == "\\":
+                part, at = self._escape(line, at, keyword)
+                parts.append(part)
+            else:
+                return at + 1
+        self._unclosed(line, start)
+        return at
+
+    def _escape(self, line: Line, at: int, keyword: str) -> tuple[str, int]:
+        r"""What the escape at `at` means, bytes beyond ASCII as surrogates, and where it ends."""
+        match = _ESCAPE.match(line.text, at)
+        if match is None:
+            return "\\", at + 1
+        end = match.end()
+        hexadecimal, octal, control, other = match.groups()
+        if keyword == "regex" and (other is None or other not in "\\\"'"):
+            self.findings.warning(
+                line.place(at, end),
+                f"'{match[0]}' is read before the regular expression is, which never sees the backslash",
+                f"write \\{match[0]} for it to reach the expression",
+            )
+        if hexadecimal or octal:
+            value = int(hexadecimal[-2:], 16) if hexadecimal else int(octal, 8) & 0xFF
+        elif control:
+            value = ord(control) & 0x1F
         else:
-            break
-    return Word("".join(parts), line.place(start, at), quoted), at
-
-
-def _quotes(line: Line, start: int, findings: Findings) -> tuple[str, int]:
-    """What stands between the quote at `start` and the next of its kind, and where that ends."""
-    text, quote, at = line.text, line.text[start], start + 1
-    parts: list[str] = []
-    plain = _IN_QUOTES[quote]
-    while at < len(text):
-        match = plain.match(text, at)
-        if match:
-            parts.append(match[0])
-            at = match.end()
-        elif text[at] == "\\":
-            part, at = _escape(line, at, findings)
-            parts.append(part)
-        else:
-            return "".join(parts), at + 1
-    findings.error(
-        line.place(start, start + 1),
-        f"the quote {quote} is not closed on its line",
-        f"write the other {quote}, or \\{quote} for the character itself",
-        fatal=True,
-    )
-    return "".join(parts), at
-
-
-def _escape(line: Line, at: int, findings: Findings) -> tuple[str, int]:
-    """The character that the escape at `at` means, and where the escape ends."""
-    match = _ESCAPE.match(line.text, at)
-    if match is None:
-        findings.warning(line.place(at, at + 1), "nothing follows the backslash", "remove it, or write \\\\")
-        return "", at + 1
-    _, hexadecimal, octal, control, other = match.groups()
-    if hexadecimal or octal:
-        value = int(hexadecimal[-2:], 16) if hexadecimal else int(octal, 8) & 0xFF
+            return ESCAPES.get(other, other), end
         if not value:
-            findings.error(line.place(at, match.end()), "a NUL character cannot be in a word", "remove it")
-            return "", match.end()
-        return chr(value), match.end()
-    if control:
-        return chr(ord(control) & 0x1F), match.end()
-    return ESCAPES.get(other, other), match.end()
+            self.findings.error(line.place(at, end), "no word can hold a NUL character", "remove it")
+            return "", end
+        return chr(value) if value < 0x80 else chr(0xDC00 + value), end
+
+    def _unclosed(self, line: Line, at: int) -> None:
+        """A quote whose partner is missing."""
+        quote = line.text[at]
+        self.findings.error(
+            line.place(at, at + 1), f"the quote {quote} is not closed on its line", f"write the {quote} that ends it"
+        )
+
+    def _undefined(self, line: Line, reference: re.Match[str], word: int) -> None:
+        """A reference that stayed. Without braces, and nothing defined, it is a password's dollar sign."""
+        name = reference[0].strip("${}").split()[0]
+        alone = reference.start() == word and line.text[reference.end() : reference.end() + 1] in ("", *" \t\v\f\r,)")
+        if name in self.defined or not (reference[0].startswith("${") or (self.defined and alone)):
+            return
+        close = get_close_matches(name, self.defined, 1)
+        self.findings.error(
+            line.place(reference.start(), reference.end()),
+            f"no variable '{name}' is defined before this line",
+            f"did you mean '{close[0]}'?" if close else f"define it: ${name}=...",
+        )
+
+    def _odd(self, word: Word) -> Word:
+        """The word, once what an editor or a web page put into it is told."""
+        text = word.text.replace(HASH, "#").replace(BANG, "!")
+        hidden = next((c for c in text if not c.isprintable() and c != "\t"), None)
+        curly = _CURLY.search(text)
+        if curly and curly[0] == "\ufffd":
+            self.findings.error(word.place, "these bytes are not UTF-8", "save the file as UTF-8")
+        elif curly and not word.quoted:
+            self.findings.warning(word.place, f"{curly[0]} is an ordinary character here", 'write " to quote')
+        if hidden and not (word.quoted and hidden < " "):
+            self.findings.warning(
+                word.place, f"the word holds an invisible character, U+{ord(hidden):04X}", "remove it"
+            )
+        return Word(text, word.place, word.quoted)
 
 
-def quoted(word: Word) -> str:
-    """The word as it is written, so that reading it gives the same word again."""
-    escape: Callable[[re.Match[str]], str] = lambda match: _written(match[0])  # noqa: E731
+def _characters(parts: list[str]) -> str:
+    """The parts in one, and in it the bytes that escapes gave as the characters that they are in UTF-8."""
+    text = "".join(parts)
+    if text.isascii() or not any("\udc80" <= character <= "\udcff" for character in text):
+        return text
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def arguments(text: str) -> tuple[str, ...]:
+    """A script's program and arguments, out of the one word that a statement gives: `"/bin/check 'a b' c"`."""
+    found: list[str] = []
+    lexer, line, at = Lexer(Findings()), Line.written(text, "", 1), 0
+    while True:
+        match = SPACES.match(text, at)
+        at = match.end() if match else at
+        if at >= len(text):
+            return tuple(found)
+        word, at = lexer.shell_word(line, at, "", _ARGUMENT)
+        found.append(word.text)
+
+
+def written(words: Sequence[Word]) -> str:
+    """A statement's words as text; reading it gives the same words again."""
+    first, *others = words
+    way = _as_shell if first.text in ESCAPED else _as_simple
+    return " ".join([_as_simple(first), *map(way, others)])
+
+
+def _as_simple(word: Word) -> str:
+    """A word of a statement without escapes."""
+    return f'"{word.text}"' if word.quoted else re.sub("[#!]", r"\\\g<0>", word.text)
+
+
+def _as_shell(word: Word) -> str:
+    """A word of a statement with escapes."""
     if word.quoted:
-        return '"' + re.sub(r'[\x00-\x1f\x7f"\\]|\$(?=\{|[A-Za-z_])', escape, word.text) + '"'
-    return re.sub(r"""[\x00-\x20\x7f{}"'#!\\]|\$(?=\{|[A-Za-z_])|^[@$~]""", escape, word.text)
+        return '"' + re.sub(r'[\x00-\x1f\x7f"\\]|\$(?=\{|[A-Za-z_])', _escaped, word.text) + '"'
+    return re.sub(r"""[\x00-\x20\x7f{}"'#!\\]|\$(?=\{|[A-Za-z_])""", _escaped, word.text)
 
 
-def _written(character: str) -> str:
-    """An escape that means this character."""
-    if character < " " or character in "\x7f$":
-        return f"\\{ord(character):03o}"
-    return f"\\{character}"
+def _escaped(match: re.Match[str]) -> str:
+    """The escape that means this character."""
+    character = match[0]
+    return f"\\{ord(character):03o}" if character < " " or character in "\x7f$" else f"\\{character}"

@@ -1,0 +1,86 @@
+"""Findings for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pylvs.config.findings import Finding, Severity
+from pylvs.config.tree import Document
+
+WIDEST = 100  # characters of a source line that are shown
+
+_COLOURS = {Severity.ERROR: "\x1b[1;31m", Severity.WARNING: "\x1b[1;33m"}
+_PLAIN = "\x1b[0m"
+
+
+def ordered(findings: Iterable[Finding], document: Document) -> list[Finding]:
+    """Findings in the order of the text: file by file as they were read, line by line."""
+    order = {file: number for number, file in enumerate(document.files)}
+    return sorted(findings, key=lambda f: (order.get(f.place.file, len(order)), f.place.line, f.place.column))
+
+
+def as_values(findings: Iterable[Finding]) -> list[dict[str, str | int | bool]]:
+    """Findings as JSON has them."""
+    return [
+        {
+            "file": finding.place.file,
+            "line": finding.place.line,
+            "column": finding.place.column,
+            "width": finding.place.width,
+            "severity": finding.severity.value,
+            "text": finding.text,
+            "advice": finding.advice,
+            "security": finding.security,
+            "fatal": finding.fatal,
+        }
+        for finding in findings
+    ]
+
+
+@dataclass(slots=True)
+class Report:
+    """Findings as lines of text; with `pictures` each is followed by the source line and a caret below the place."""
+
+    document: Document
+    pictures: bool = False
+    colours: bool = False
+    _lines: dict[str, Sequence[str]] = field(default_factory=dict)
+
+    def text(self, findings: Iterable[Finding]) -> str:
+        """All of them, in the order of the text."""
+        return "".join(f"{line}\n" for finding in ordered(findings, self.document) for line in self.lines(finding))
+
+    def lines(self, finding: Finding) -> list[str]:
+        """One finding: `file:line:column: error|warning: what; what to do`, and its picture."""
+        text = visible(str(finding))
+        if self.colours:
+            word = f"{finding.severity.value}:"
+            text = text.replace(f" {word} ", f" {_COLOURS[finding.severity]}{word}{_PLAIN} ", 1)
+        return [text, *(self._picture(finding) if self.pictures else ())]
+
+    def _picture(self, finding: Finding) -> list[str]:
+        """The source line and a caret; nothing if the line is not known or empty."""
+        place = finding.place
+        if place.file not in self._lines:
+            self._lines[place.file] = self.document.texts.get(place.file, "").split("\n")
+        lines = self._lines[place.file]
+        line = lines[place.line - 1].rstrip() if place.line <= len(lines) else ""
+        if not line:
+            return []
+        # A long line is shown from shortly before the place on.
+        first = max(0, place.column - 1 - WIDEST // 2) if len(line) > WIDEST else 0
+        shown = line[first : first + WIDEST]
+        before = place.column - 1 - first
+        blanks = "".join("\t" if character == "\t" else " " for character in shown[:before])
+        carets = "^" + "~" * (min(place.width, max(1, len(shown) - before)) - 1)
+        if self.colours:
+            carets = f"{_COLOURS[finding.severity]}{carets}{_PLAIN}"
+        return [f"    {visible(shown)}", f"    {blanks}{carets}"]
+
+
+def visible(text: str) -> str:
+    """The text without characters that a terminal would obey; tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() or character == "\t" else "\ufffd" for character in text)
