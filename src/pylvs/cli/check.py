@@ -6,6 +6,7 @@ Exit status, as of `keepalived -t`: 0 nothing found, 5 something, 6 scripts that
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 
@@ -14,6 +15,7 @@ import click
 from pylvs.config.building import Understanding, in_order, understand
 from pylvs.config.findings import Finding, Severity
 from pylvs.config.reading import read
+from pylvs.config.report import Report
 from pylvs.config.show import as_json as effective_json
 from pylvs.config.show import shown
 
@@ -22,7 +24,7 @@ EXIT_SECURITY = 6
 
 
 @click.command()
-@click.argument("file", type=click.Path(allow_dash=False))
+@click.argument("file", type=click.Path(allow_dash=True))
 @click.option("-i", "--config-id", "ids", multiple=True, metavar="ID", help="Read lines that begin with @ID as well.")
 @click.option("--show", "show", is_flag=True, help="Print every setting with its value, and where it comes from.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
@@ -37,8 +39,10 @@ def check(file: str, ids: tuple[str, ...], show: bool, as_json: bool) -> int:
     if as_json:
         _print_json(file, understanding, findings, show)
     else:
-        for finding in findings:
-            print(finding, file=sys.stderr)
+        shows = sys.stderr.isatty()
+        sys.stderr.write(
+            Report(document, pictures=shows, colours=shows and "NO_COLOR" not in os.environ).text(findings)
+        )
         if show:
             sys.stdout.write(shown(understanding.effective))
         print(_summary(file, understanding, findings), file=sys.stderr if findings or show else sys.stdout)

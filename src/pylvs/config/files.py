@@ -50,7 +50,8 @@ def opened(path: str, pipes: bool = False) -> Source:
             if not (stat.S_ISREG(status.st_mode) or (pipes and stat.S_ISFIFO(status.st_mode))):
                 raise Unreadable("is a directory" if stat.S_ISDIR(status.st_mode) else "is no file but a device")
             with open(path, "rb") as file:
-                data = file.read(MOST_TEXT + 1)
+                # The size is asked for first: a buffer for all that might be there would be made at once.
+                data = file.read(min(status.st_size or MOST_TEXT, MOST_TEXT) + 1)
         directory = os.path.realpath(os.path.dirname(path) or ".")
     except OSError as error:
         raise Unreadable(f"cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
@@ -110,7 +111,7 @@ def matching(pattern: str) -> list[str]:
         if not is_wild(part):
             found = [os.path.join(directory, part) for directory in found]
             continue
-        fits, deeper = re.compile(translate(part)), []
+        fits, deeper = re.compile(translate(part.replace("[^", "[!"))), []
         for directory in found:
             try:
                 names = sorted(os.listdir(directory or "."))

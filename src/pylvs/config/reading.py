@@ -24,7 +24,7 @@ from pylvs.config.variables import DEFINITION, Variables, without_comment
 from pylvs.config.words import BANG, HASH, SPACE, SPACES, Brace, Lexer
 
 DEEPEST_INCLUDE = 32
-MOST_FILES = 20_000
+MOST_FILES = 10_000
 
 _CONDITION = re.compile(r"@(\^?)([^ \t\v\f\r]*)")
 _UNUSABLE = {0: "\ufffd", ord(HASH): "\ufffd", ord(BANG): "\ufffd", **dict.fromkeys(range(0xD800, 0xE000), "\ufffd")}
@@ -76,6 +76,7 @@ class _Reader:
     lexer: Lexer = field(init=False)
     frames: list[_Frame] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
+    includes: int = 0  # files included so far, as often as they were
 
     def __post_init__(self) -> None:
         self.ids = [*self.ids] or [os.uname().nodename.partition(".")[0]]
@@ -255,13 +256,14 @@ class _Reader:
         for source in included(name, match[1], frame.source, frame.checks, place, self.findings):
             if source.identity in active:
                 self.findings.error(place, f"'{source.path}' includes itself", "remove one of the includes", fatal=True)
-            elif len(active) >= DEEPEST_INCLUDE or len(self.texts) + len(files) >= MOST_FILES:
+            elif len(active) >= DEEPEST_INCLUDE or self.includes >= MOST_FILES:
                 self.findings.error(place, "too many files include each other", "include fewer", fatal=True)
                 break
             elif not self.budget.spend(len(source.text), line):
                 break
             else:
                 files.append(source)
+                self.includes += 1
         for source in reversed(files):
             self._open(source, frame.checks)
 

@@ -1,4 +1,4 @@
-"""Findings for people and for programs."""
+"""Findings for people, on a terminal with the line that each is about."""
 
 from __future__ import annotations
 
@@ -10,32 +10,8 @@ from pylvs.config.tree import Document
 
 WIDEST = 100  # characters of a source line that are shown
 
-_COLOURS = {Severity.ERROR: "\x1b[1;31m", Severity.WARNING: "\x1b[1;33m"}
+_COLOURS = {Severity.ERROR: "\x1b[1;31m", Severity.WARNING: "\x1b[1;33m", Severity.NOTE: "\x1b[1;36m"}
 _PLAIN = "\x1b[0m"
-
-
-def ordered(findings: Iterable[Finding], document: Document) -> list[Finding]:
-    """Findings in the order of the text: file by file as they were read, line by line."""
-    order = {file: number for number, file in enumerate(document.files)}
-    return sorted(findings, key=lambda f: (order.get(f.place.file, len(order)), f.place.line, f.place.column))
-
-
-def as_values(findings: Iterable[Finding]) -> list[dict[str, str | int | bool]]:
-    """Findings as JSON has them."""
-    return [
-        {
-            "file": finding.place.file,
-            "line": finding.place.line,
-            "column": finding.place.column,
-            "width": finding.place.width,
-            "severity": finding.severity.value,
-            "text": finding.text,
-            "advice": finding.advice,
-            "security": finding.security,
-            "fatal": finding.fatal,
-        }
-        for finding in findings
-    ]
 
 
 @dataclass(slots=True)
@@ -48,8 +24,8 @@ class Report:
     _lines: dict[str, Sequence[str]] = field(default_factory=dict)
 
     def text(self, findings: Iterable[Finding]) -> str:
-        """All of them, in the order of the text."""
-        return "".join(f"{line}\n" for finding in ordered(findings, self.document) for line in self.lines(finding))
+        """All of them, one after the other."""
+        return "".join(f"{line}\n" for finding in findings for line in self.lines(finding))
 
     def lines(self, finding: Finding) -> list[str]:
         """One finding: `file:line:column: error|warning: what; what to do`, and its picture."""

@@ -8,7 +8,7 @@ from typing import Any
 from pylvs.config.effective import Effective, EffectiveBlock, How
 from pylvs.config.schema.servers import Server
 from pylvs.config.schema.types import plain
-from pylvs.config.words import quoted
+from pylvs.config.words import written, written_arguments
 from pylvs.model.checks import LoadSource
 
 INDENT = "    "
@@ -43,7 +43,7 @@ def is_shown(setting: Effective) -> bool:
 def text_of(setting: Effective) -> str:
     """A value as it may be written; "" where the keyword alone says it, or where its default has only a description."""
     if setting.words and setting.origin.how is not How.ADJUSTED:
-        return " ".join(quoted(word) for word in setting.words[1:])
+        return " ".join(written_arguments(setting.words))
     return value_text(setting.value)
 
 
@@ -71,7 +71,7 @@ def _head(block: EffectiveBlock) -> str:
     node = block.section.node
     if isinstance(block.head, Server):
         return value_text(block.head)
-    return " ".join(quoted(word) for word in node.arguments) if node else ""
+    return " ".join(written_arguments(node.words)) if node else ""
 
 
 def _block(block: EffectiveBlock, indent: str) -> Iterator[str]:
@@ -83,7 +83,7 @@ def _block(block: EffectiveBlock, indent: str) -> Iterator[str]:
             yield _setting(setting, indent + INDENT)
     for line in block.section.settings:
         if line.keyword is None:
-            text = indent + INDENT + " ".join(quoted(word) for word in line.words)
+            text = indent + INDENT + written(line.words)
             yield _with_origin(text, f"{line.node.place.file}:{line.node.place.line}")
     for each in block.blocks:
         yield from _block(each, indent + INDENT)

@@ -21,7 +21,7 @@ ESCAPED = frozenset(
         *("lvs_notify_fifo_script", "misc_path", "notify", "notify_backup", "notify_deleted", "notify_down"),
         *("notify_fault", "notify_fifo_script", "notify_master", "notify_master_rx_lower_pri", "notify_stop"),
         *("notify_up", "quorum_down", "quorum_up", "regex", "script", "shutdown_script", "startup_script"),
-        "vrrp_notify_fifo_script",
+        *("vrrp_notify_fifo_script", "send", "source"),  # the last two are pylvs's own
     )
 )
 HASH, BANG = "\ufdd0", "\ufdd1"  # what ${_HASH} and ${_BANG} put: no characters of any text, they begin no comment
@@ -59,6 +59,7 @@ class Lexer:
         """The words from `at` up to the end of the line or through the first brace, and where that is."""
         found: list[Word | Brace] = []
         text, length, keyword, backslashes = line.text, len(line.text), "", 0
+        single: Word | None = None  # the word that a single quote begins
         while True:
             if at < length and text[at] in SPACE and (match := SPACES.match(text, at)):
                 at = match.end()
@@ -71,17 +72,24 @@ class Lexer:
                 word, at = self.shell_word(line, at, keyword)
             else:
                 word, at = self._simple_word(line, at)
-                if found and not word.quoted and word.text[0] == "'":
-                    self.findings.warning(
-                        word.place,
-                        "a single quote is an ordinary character here",
-                        'write " to make one word of several',
-                    )
+                if not word.quoted and "'" in word.text and keyword:
+                    single = self._single_quotes(word, single)
             keyword = keyword or word.text
             backslashes = backslashes + 1 if text[start:at] == "\\" else 0
             if not word.text.isprintable() or not word.text.isascii():
                 word = self._odd(word)
             found.append(word)
+
+    def _single_quotes(self, word: Word, first: Word | None) -> Word | None:
+        """What is said of single quotes that are meant to quote; `first` is the word that one began before."""
+        if word.text[0] == "'":
+            first = first or word
+        if first is None or word.text[-1] != "'" or word.text == "'":
+            return first
+        self.findings.warning(
+            first.place, "single quotes are ordinary characters here", 'write " to make one word of several'
+        )
+        return None
 
     def _ended(self, found: list[Word | Brace], backslashes: int) -> list[Word | Brace]:
         """A statement's words without the backslashes at its end that were to continue it."""
@@ -223,13 +231,18 @@ def _characters(parts: list[str]) -> str:
 
 
 def arguments(text: str) -> tuple[str, ...]:
-    """A script's program and arguments, out of the one word that a statement gives: `"/bin/check 'a b' c"`."""
+    """A script's program and arguments, out of the one word that a statement gives: `"/bin/check 'a b' c"`.
+
+    keepalived reads the quotes and escapes of such a word a second time. Raises ValueError: a quote is not closed.
+    """
     found: list[str] = []
     lexer, line, at = Lexer(Findings()), Line.written(text, "", 1), 0
     while True:
         match = SPACES.match(text, at)
         at = match.end() if match else at
         if at >= len(text):
+            if lexer.findings.all():
+                raise ValueError("a quote is not closed")
             return tuple(found)
         word, at = lexer.shell_word(line, at, "", _ARGUMENT)
         found.append(word.text)
@@ -237,14 +250,22 @@ def arguments(text: str) -> tuple[str, ...]:
 
 def written(words: Sequence[Word]) -> str:
     """A statement's words as text; reading it gives the same words again."""
-    first, *others = words
-    way = _as_shell if first.text in ESCAPED else _as_simple
-    return " ".join([_as_simple(first), *map(way, others)])
+    return " ".join([_as_simple(words[0]), *written_arguments(words)])
+
+
+def written_arguments(words: Sequence[Word]) -> list[str]:
+    """The words behind a statement's keyword as text."""
+    way = _as_shell if words[0].text in ESCAPED else _as_simple
+    return [way(word) for word in words[1:]]
 
 
 def _as_simple(word: Word) -> str:
-    """A word of a statement without escapes."""
-    return f'"{word.text}"' if word.quoted else re.sub("[#!]", r"\\\g<0>", word.text)
+    """A word of a statement without escapes. None can hold a double quote; it becomes a single one."""
+    bare = re.sub("[#!]", r"\\\g<0>", word.text)
+    match = _SIMPLE.match(bare)
+    if word.quoted or not match or match.end() < len(bare):
+        return '"' + word.text.replace('"', "'") + '"'
+    return bare
 
 
 def _as_shell(word: Word) -> str:

@@ -40,7 +40,7 @@ virtual_server group web {
     quorum 9
     sorry_server 10.0.0.9 80
     sorry_server_lvs_method NAT
-    virtualhost 'www example'
+    virtualhost "www example"
     real_server 10.0.0.2 80 {
         lvs_method TUN type gue port 6080 csum
         weight 2

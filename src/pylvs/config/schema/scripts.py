@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
 
 from pylvs.config.schema.nouns import Type, Words, Wrong
 from pylvs.config.tree import Word
+from pylvs.config.words import arguments
 from pylvs.model.scripts import Script
 
 OPENS = re.compile(r"<[ \t]*/")  # "</dev/tcp/127.0.0.1/80": no program, but a redirection, which a shell must make
@@ -30,10 +30,10 @@ class ScriptType(Type[WrittenScript]):
     def parse(self, words: Words) -> WrittenScript:
         """The script; Wrong if its quotes do not match or there is no program."""
         word = words.take("a program")
-        arguments = arguments_of(word)
+        program = arguments_of(word)
         user = words.take("").text if self.with_user and words else ""
         group = words.take("").text if self.with_user and words else ""
-        return WrittenScript(Script(arguments, user, group), word)
+        return WrittenScript(Script(program, user, group), word)
 
     def __str__(self) -> str:
         return "a program with its arguments in quotes" + (" [user [group]]" if self.with_user else "")
@@ -43,17 +43,13 @@ def arguments_of(word: Word) -> tuple[str, ...]:
     """The arguments in a word: split at blanks, except within quotes inside of it. Raises Wrong."""
     if OPENS.match(word.text):
         return "/bin/sh", "-c", word.text
-    lexer = shlex.shlex(word.text, posix=True, punctuation_chars="")
-    lexer.whitespace_split = True
-    lexer.commenters = ""
-    lexer.escape = ""
     try:
-        arguments = tuple(lexer)
+        found = arguments(word.text)
     except ValueError:
         raise Wrong(f"a quote in '{word.text}' is not closed", "close it", word) from None
-    if not arguments or not arguments[0]:
+    if not found or not found[0]:
         raise Wrong("no program is named", "name one", word)
-    return arguments
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,69 @@
+"""keepalived's own samples, and small texts that the real `keepalived -t` shows how it reads."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pylvs.config.printing import printed
+from pylvs.config.reading import read, read_text
+from tests.interop.keepalived import PROGRAM, why_not
+from tests.unit.config.outlines import shapes
+
+SAMPLES = sorted(Path("/usr/share/doc/keepalived/samples").glob("keepalived.conf*"))
+
+# Words at the top of a file that keepalived does not know; it names each that it reads, unless a comment, a quote, a
+# condition, a variable or a sequence has taken it away.
+TEXTS = {
+    "comments": "a1 x\na2#b\n#a3\na4!a5\n!a6\n a7 # a8\n",
+    "variables": "$A=a1\n$A\nb$A c\n${A}c\n$A=\n$A a2\nd${A}e\n$1A=f\n$A$A a3\n",
+    "terminators": "$A=1\na$A.\na$A,\na$A)\na$A/\na$A:\nb$A$A\nb$A@\n",
+    "recursion": "$B=x${S}\n$S=1\n${B}y\n$S=2\n${B}y\n$D=$E=5\n$D\nk$E z\n",
+    "lines": "$D= \\\na1 x \\\n# no \\\na2 # no\na3\n$D\nz$D\n@me $E=\\\na4 \\\na5\n$E\n",
+    "nesting": "$R= \\\nr${N} \\\ns${N}\n$V= \\\n$N=1 \\\n$R \\\n$N=2 \\\n$R\n$V\n",
+    "conditions": "@me a1\n@no a2\n@^me a3\n@^no a4\n@\tme a5\n@^ a8\n",
+    "sequences": "~SEQ(N,0,3) a${N}\n~SEQ(M,3,1) b$M\n~SEQ(K,-2) c$K\n~SEQ(I,1,2,6) d$I\n~SEQx(H,0x90,0x10,0xb0) e$H\n",
+    "sequences of sequences": "~SEQ(N,1,2) ~SEQ(M,3,4) a${N}_$M x\n~SEQ(L,1,2) @me l$L\n@no ~SEQ(J,1,2) k$J\n",
+    "lists": "~LST(N,1,b,c) a${N}\n~LST({P,Q},{1,2},{3,4}) b${P}_${Q}\n~LST(Z, x , y) ~SEQ(Y,1,2) c${Z}${Y}\n",
+    "predefined": "a${_INSTANCE}\nb${_RANDOM 7 7}\nc$_INSTANCE\n",
+}
+
+needs_keepalived = pytest.mark.skipif(bool(why_not()), reason=why_not())
+
+
+@pytest.mark.skipif(not SAMPLES, reason="keepalived's samples are not installed")
+def test_every_sample_is_read_and_its_print_is_the_same() -> None:
+    assert len(SAMPLES) >= 25
+    for path in SAMPLES:
+        document, findings = read(str(path))
+        assert [str(finding) for finding in findings] == []
+        assert document.nodes
+        again, findings = read_text(printed(document))
+        assert not findings
+        assert shapes(again) == shapes(document)
+        assert printed(again) == printed(document)
+
+
+def unknown_words(text: str, path: Path) -> list[str]:
+    """The words at the top of the file that the real keepalived does not know, in their order."""
+    path.write_text(text)
+    done = subprocess.run(
+        [PROGRAM, "-t", "-l", "-n", "-i", "me", "-f", str(path)],
+        capture_output=True,
+        text=True,
+        start_new_session=True,  # it is known to send signals to whoever started it
+        timeout=120,
+    )
+    return re.findall(r"^\(Line \d+\) Unknown keyword '(.*)'$", done.stdout + done.stderr, re.MULTILINE)
+
+
+@needs_keepalived
+@pytest.mark.parametrize("kind", TEXTS)
+def test_keepalived_reads_the_same_words(kind: str, tmp_path: Path) -> None:
+    expected = unknown_words(TEXTS[kind], tmp_path / "keepalived.conf")
+    document, _ = read_text(TEXTS[kind], str(tmp_path / "keepalived.conf"), ids=["me"])
+    assert [node.keyword for node in document.nodes] == expected
+    assert expected

@@ -1,0 +1,145 @@
+"""Includes: which files are read, and what is said of those that are not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pylvs.config.reading import read
+from tests.unit.config.outlines import outline
+
+
+def made(folder: Path, **texts: str) -> str:
+    """Files of these texts, __ for a slash and _ for the dot; the path of the one named main_conf."""
+    for name, text in texts.items():
+        path = folder / name.replace("__", "/").replace("_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return str(folder / "main.conf")
+
+
+def found(path: str) -> list[str]:
+    """What is wrong, without the folder's name."""
+    folder = os.path.dirname(path) + "/"
+    return [str(finding).replace(folder, "") for finding in read(path)[1]]
+
+
+def test_includes_are_relative_to_the_file_they_stand_in(tmp_path: Path) -> None:
+    path = made(
+        tmp_path,
+        main_conf="a {\n include sub/one.conf # here\n}\n$F=two\ninclude sub/${F}.conf",
+        sub__one_conf="in_one\ninclude two.conf",
+        sub__two_conf="in_two ${_PWD}",
+    )
+    document, findings = read(path)
+    assert not findings
+    folder = tmp_path.resolve() / "sub"
+    assert outline(document) == ["a {", "  in_one", f"  in_two|{folder}", "}", f"in_two|{folder}"]
+    assert document.files == (path, str(tmp_path / "sub/one.conf"), str(tmp_path / "sub/two.conf"))
+    assert document.nodes[1].place.file == str(tmp_path / "sub/two.conf")
+
+
+def test_wildcards_and_braces(tmp_path: Path) -> None:
+    path = made(
+        tmp_path,
+        main_conf="include conf.d/*.conf\ninclude conf.d/{b,a}.conf\ninclude conf.d/[^b].conf\ninclude */.h*\n",
+        conf_d__a_conf="a",
+        conf_d__b_conf="b",
+        conf_d__other="no",
+        conf_d___h="hidden",
+    )
+    document, findings = read(path)
+    assert not findings
+    assert outline(document) == ["a", "b", "b", "a", "a", "hidden"]
+
+
+@pytest.mark.parametrize(
+    ("line", "finding"),
+    [
+        (
+            "include no.conf",
+            "main.conf:1:9: error: 'no.conf' cannot be read: No such file or directory; correct the name",
+        ),
+        ("  includer no*.conf", ""),
+        ("includem no*.conf", ""),
+        ("include no*.conf", ""),
+        ("includew no*.conf", "main.conf:1:10: error: no file matches 'no*.conf'; make one, or use include"),
+        ("includea no*.conf", "main.conf:1:10: error: no file matches 'no*.conf'; make one, or use include"),
+        ("include_check +wildcard_match -match\ninclude no*", "main.conf:2:9: error: no file matches 'no*'; make one"),
+        ("include_check\ninclude_check -wildcard_match\ninclude no*", ""),
+        ("include {a,b}.conf", "main.conf:1:9: warning: 'b.conf' cannot be read: No such file or directory; remove"),
+        ("includeb {a,b}.conf", "main.conf:1:10: error: 'b.conf' cannot be read: No such file or directory; correct"),
+        ('include "a.conf"', 'main.conf:1:9: error: no file is named "a.conf"; write the name without quotes'),
+        ("include", "main.conf:1:1: error: include needs a file's name; write it behind"),
+        ("include sub", "main.conf:1:9: error: 'sub' is a directory; correct the name, or make the file"),
+        ("include su*", "main.conf:1:9: warning: 'sub' is a directory and is left out; use a pattern such as *.conf"),
+        ("include /dev/zero", "main.conf:1:9: error: '/dev/zero' is no file but a device; correct the name"),
+        ("include pipe", "main.conf:1:9: error: 'pipe' is no file but a device; correct the name"),
+        ("include " + "x" * 5000, "main.conf:1:9: error: include needs a file's name; write it behind"),
+        ("include " + "x" * 300, "main.conf:1:9: error: '" + "x" * 300 + "' cannot be read: File name too long; corr"),
+        ("include main.conf", "main.conf:1:9: error: 'main.conf' includes itself; remove one of the includes"),
+        ("include loop.conf", "loop.conf:1:9: error: 'main.conf' includes itself; remove one of the includes"),
+        ("include binary", "main.conf:1:9: error: 'binary' is no text: its line 2 holds a NUL character; correct the"),
+        ("@no include no.conf", ""),
+    ],
+)
+def test_what_is_not_there(line: str, finding: str, tmp_path: Path) -> None:
+    path = made(tmp_path, main_conf=line, a_conf="a", sub__x="x", loop_conf="include main.conf", binary="a\nb\0c")
+    os.mkfifo(tmp_path / "pipe")
+    texts = found(path)
+    if finding:
+        assert len(texts) == 1
+        assert texts[0].startswith(finding)
+    else:
+        assert texts == []
+
+
+def test_a_missing_file_is_fatal_whatever_includes_it(tmp_path: Path) -> None:
+    (finding,) = read(made(tmp_path, main_conf="include no.conf"))[1]
+    assert finding.fatal
+
+
+def test_files_that_include_each_other_without_end(tmp_path: Path) -> None:
+    texts = {f"f{n}_conf": f"x\ninclude f{n + 1}.conf\ninclude f{n + 1}.conf" for n in range(60)}
+    document, findings = read(made(tmp_path, main_conf="include f0.conf", f60_conf="x", **texts))
+    assert any("too many files include each other" in finding.text for finding in findings)
+    assert len(document.files) == 32
+
+
+def test_bytes_that_are_not_utf8_matter_in_words_alone(tmp_path: Path) -> None:
+    path = tmp_path / "main.conf"
+    path.write_bytes(b"# f\xfcr\na \xfcb\n")
+    assert found(str(path)) == ["main.conf:2:3: error: these bytes are not UTF-8; save the file as UTF-8"]
+    path.write_bytes(b"\xef\xbb\xbfa \xc3\xbc\n")
+    assert found(str(path)) == ["main.conf:1:1: warning: a byte order mark begins the file; save it without one"]
+    assert outline(read(str(path))[0]) == ["a|ü"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("no.conf", "the file cannot be read: No such file or directory"),
+        ("sub", "the file is a directory"),
+        ("/dev/zero", "the file is no file but a device"),
+        ("a\0b", "the file is no name that a file can have"),
+        ("\ud800", "the file is no name that a file can have"),
+    ],
+)
+def test_the_first_file_must_be_there(name: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    document, (finding,) = read(os.path.join(tmp_path, name))
+    assert not document.nodes
+    assert finding.text == why
+    assert finding.fatal
+
+
+def test_the_first_file_may_be_a_pipe(tmp_path: Path) -> None:
+    end, write = os.pipe()
+    os.write(write, b"a { b }\n")
+    os.close(write)
+    document, findings = read(f"/dev/fd/{end}")
+    os.close(end)
+    assert not findings
+    assert outline(document) == ["a {", "  b", "}"]

@@ -1,0 +1,197 @@
+"""Variables, conditions and sequences: what text they make, and what is said of those that make none."""
+
+from __future__ import annotations
+
+import pytest
+
+from pylvs.config.findings import Place
+from pylvs.config.reading import read, read_text
+from tests.unit.config.outlines import findings_of, outline, understood
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("$A=1\na $A ${A}b x$A,$A)", ["a|1|1b|x1,1)"]),
+        ("$A=1\na $A.b $A/ $A: pa$A$A", ["a|$A.b|$A/|$A:|pa$A1"]),  # without braces a blank, a comma or ) must follow
+        ("  $A=  b c  # comment\nx $A y", ["x|b|c|y"]),
+        ("$A=\nx $A y${A}z", ["x|yz"]),
+        ("$A=b {\n$A\nc }", ["b {", "  c", "}"]),
+        ('$A=v\na "$A" "x${A}"', ["a|$A|xv"]),
+        ("$BASE=10.2.${SUB}\n$SUB=0\n${BASE}.1\n$SUB=10\n${BASE}.1", ["10.2.0.1", "10.2.10.1"]),
+        ("$A=$B=5\n$A\nx $B", ["x|5"]),
+        ('a ${_HASH}b ${_BANG} "${_HASH}"', ["a|#b|!|#"]),
+        ("a ${_RANDOM 7 7}", ["a|7"]),
+    ],
+)
+def test_a_variable_is_replaced_where_it_is_used(text: str, expected: list[str]) -> None:
+    assert outline(read_text(text)[0]) == expected
+
+
+def test_a_definition_may_have_several_lines() -> None:
+    text = (
+        "$I= \\\nvs ${N} { \\\n  weight ${N} \\\n  # a comment\n  @x only \\\n  @y never \\\n}\n"
+        "$N=1\n$I\n$N=2\na { $I\n}"
+    )
+    assert understood(text, "x") == [
+        *("vs|1 {", "  weight|1", "  only", "}"),
+        *("a {", "  vs|2 {", "    weight|2", "    only", "  }", "}"),
+    ]
+
+
+def test_definitions_of_several_lines_hold_each_other() -> None:
+    text = "$RS= \\\nrs ${N} { \\\n}\n$VS= \\\nvs { \\\n  $N=1 \\\n  $RS \\\n  $N=2 \\\n  $RS # both\n}\n$VS\n}"
+    assert outline(read_text(text)[0])[:6] == ["vs {", "  rs|1 {", "  }", "  rs|2 {", "  }", "}"]
+
+
+def test_a_words_place_is_where_it_or_its_variable_is_written() -> None:
+    document, _ = read_text("$A=long value\n$L= \\\n  weight ${A} \\\n  b\nvs x${A}y\n$L\n")
+    assert [(word.text, word.place) for node in document.nodes for word in node.words] == [
+        ("vs", Place("-", 5, 1, 2)),
+        ("xlong", Place("-", 5, 4, 5)),
+        ("valuey", Place("-", 5, 5, 5)),
+        ("weight", Place("-", 3, 3, 6)),
+        ("long", Place("-", 3, 10, 4)),
+        ("value", Place("-", 3, 10, 4)),
+        ("b", Place("-", 4, 3, 1)),
+    ]
+
+
+def test_what_keepalived_defines(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYLVS_TEST", "from outside")
+    document, findings = read_text('a ${_PWD}\nb ${_INSTANCE}\nc "${_ENV PYLVS_TEST}"', "/nowhere/x.conf", ids=["me"])
+    assert not findings
+    assert outline(document) == ["a|/nowhere", "b|me", "c|from outside"]
+    assert read_text("random_seed 5\na ${_RANDOM}")[0].nodes == read_text("random_seed 5\na ${_RANDOM}")[0].nodes
+    assert 3 <= int(read_text("a ${_RANDOM 3 5}")[0].nodes[0].arguments[0].text) <= 5
+
+
+@pytest.mark.parametrize(
+    ("text", "finding"),
+    [
+        (
+            "$PRIORITY=3\na ${PRIORTY}",
+            "-:2:3: error: no variable 'PRIORTY' is defined before this line; did you mean 'PRIORITY'?",
+        ),
+        ("a ${X}b", "-:1:3: error: no variable 'X' is defined before this line; define it: $X=..."),
+        ("$A=1\na $X", "-:2:3: error: no variable 'X' is defined before this line; define it: $X=..."),
+        (
+            "$A= \\\nb\nc $A d",
+            "-:3:3: error: 'A' has several lines and can only end a line; write what follows on the next line",
+        ),
+        (
+            "$A= \\\nb \\\n\nc",
+            "-:3:1: warning: the definition of 'A' ends at this blank line; remove it, or the '\\' before",
+        ),
+        ("$A=x${A}\na $A", "-:2:3: error: '$A' stands for itself, over 64 values deep; define it without itself"),
+        ("$A= \\\nb \\\n$B\n$B= \\\n$A\n$A", "-:5:1: error: the lines of 'A' hold 'A'; define it without itself"),
+        (
+            "~SEQ(A,1,-1,5) a",
+            "-:1:1: error: no steps of -1 lead from 1 to 5; the line needs ~SEQ(...)",
+        ),
+        ("~SEQ(A,1,x) a", "-:1:1: error: 'x' is no whole number; the line needs ~SEQ(...)"),
+        ("~SEQ(A,1,2 a", "-:1:1: error: ~SEQ needs a variable and one to three numbers; the line needs ~SEQ(...)"),
+        (
+            "~LST({A,B},{1,2},{3}) a",
+            "-:1:1: error: ~LST has 2 variables, but the value {3}; the line needs ~LST(...)",
+        ),
+        (
+            "a {\n@no b }",
+            (
+                "-:2:7: warning: keepalived leaves out this brace too when @no does not hold; write it on a line "
+                "of its own"
+            ),
+        ),
+    ],
+)
+def test_what_makes_no_text_is_named(text: str, finding: str) -> None:
+    assert findings_of(text) == [finding]
+
+
+def test_a_dollar_sign_in_a_password_is_one() -> None:
+    assert understood("auth_pass $ecret") == ["auth_pass|$ecret"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"), [(["a"], ["x", "z|1"]), (["b"], ["y {", "  q", "}", "z|2"]), (["c"], ["y {", "  q", "}"])]
+)
+def test_conditions(ids: list[str], expected: list[str]) -> None:
+    text = "@a x\n@^a y { q }\n@a $N=1\n@b $N=2\n@c $M= \\\nnot \\\nthis\n$IF=@^c\n$IF z $N\n"
+    assert outline(read_text(text, ids=ids)[0]) == expected
+
+
+def test_definitions_of_several_lines_are_left_out_as_a_whole() -> None:
+    assert understood("@a $M= \\\nnot { \\\nthis\nb", "x") == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("~SEQ(N,0,3) 10.0.${N}.1", ["10.0.0.1", "10.0.1.1", "10.0.2.1", "10.0.3.1"]),
+        ("~SEQ(N,3,1) $N", ["3", "2", "1"]),
+        ("~SEQ(N,2) $N", ["1", "2"]),
+        ("~SEQ(N,-2) $N", ["-1", "-2"]),
+        ("~SEQ(N, 1, 2, 6) $N", ["1", "3", "5"]),
+        ("~SEQx(N, 0x90, 020, 0xb0) $N", ["90", "a0", "b0"]),
+        ("~SEQ(N,1,2) ~SEQ(M,3,4) $N,$M", ["1,3", "1,4", "2,3", "2,4"]),
+        ("~LST(N,a, b) $N", ["a", "b"]),
+        ("~LST({N, M}, {1,2},{3,4}) ~SEQ(O,5,6) ${N}.${M}.$O", ["1.2.5", "1.2.6", "3.4.5", "3.4.6"]),
+        ("$A=2\n~SEQ(N,1,$A) rs $N { weight 1 }", ["rs|1 {", "  weight|1", "}", "rs|2 {", "  weight|1", "}"]),
+        ("$L= \\\nrs $N { \\\n}\n~SEQ(N,1,2) $L", ["rs|1 {", "}", "rs|2 {", "}"]),
+        ("@no ~SEQ(N,1,2) $N\n~SEQ(N,1,2) @no $N\n~SEQ(N,1,2) @yes $N", ["1", "2"]),
+    ],
+)
+def test_sequences(text: str, expected: list[str]) -> None:
+    assert understood(text, "yes") == expected
+
+
+def test_a_sequence_in_a_block_on_one_line_ends_with_the_block() -> None:
+    document, findings = read_text("vips { ~SEQ(N,1,2) 10.0.0.$N }")
+    assert outline(document) == ["vips {", "  10.0.0.1", "  10.0.0.2", "}"]
+    assert [str(finding) for finding in findings] == [
+        "-:1:30: warning: keepalived repeats this brace too, with ~SEQ; write it on a line of its own"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$A=${A}${A}\n$A",
+        "$A0=lol\n" + "".join(f"$A{n + 1}=${{A{n}}}${{A{n}}}\n" for n in range(40)) + "${A40}",
+        "$A0= \\\nlol\n" + "".join(f"$A{n + 1}= \\\n$A{n} \\\n$A{n}\n" for n in range(40)) + "$A40",
+        "~SEQ(A,1,2000000000) x$A",
+        "~SEQ(A,1,1000)~SEQ(B,1,1000)~SEQ(C,1,1000) x",
+        "$A=x\n" + "$A " * 100_000,
+    ],
+)
+def test_growth_without_end_ends_with_a_finding(text: str) -> None:
+    _, findings = read_text(text, most_text=50_000)
+    assert any(finding.fatal and "multiply each other" in finding.advice for finding in findings)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "{}",
+        "a{",
+        "}",
+        "$A ",
+        "${",
+        "\\ ",
+        "script \\ ",
+        "'\"",
+        '"',
+        "~LST(A,",
+        "~SEQ(A,1,2)",
+        "@no ",
+        "{ @no } ",
+        "\0",
+        "\x1b ",
+    ],
+)
+def test_long_lines_are_read_in_time_that_grows_with_their_length(piece: str) -> None:
+    read_text(piece * 10_000)  # by a square it would be hours
+
+
+def test_the_file_of_a_text_need_not_be_there() -> None:
+    assert read("/nowhere/at/all.conf")[1][0].fatal
