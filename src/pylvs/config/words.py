@@ -130,7 +130,7 @@ class Lexer:
                 parts.append(match[0])
                 at = match.end()
             elif text[at] == "\\":
-                part, at = self._escape(line, at, keyword)
+                part, at = self._escape(line, at, keyword, quoted=False)
                 parts.append(part)
             elif text[at] in "\"'":
                 quoted = True
@@ -155,21 +155,22 @@ class Lexer:
                 parts.append(match[0])
                 at = match.end()
             elif text[at] == "\\":
-                part, at = self._escape(line, at, keyword)
+                part, at = self._escape(line, at, keyword, quoted=True)
                 parts.append(part)
             else:
                 return at + 1
         self._unclosed(line, start)
         return at
 
-    def _escape(self, line: Line, at: int, keyword: str) -> tuple[str, int]:
+    def _escape(self, line: Line, at: int, keyword: str, quoted: bool) -> tuple[str, int]:
         r"""What the escape at `at` means, bytes beyond ASCII as surrogates, and where it ends."""
         match = _ESCAPE.match(line.text, at)
         if match is None:
             return "\\", at + 1
         end = match.end()
         hexadecimal, octal, control, other = match.groups()
-        if keyword == "regex" and (other is None or other not in "\\\"'"):
+        plain = "\\\"'" if quoted else "\\\"' {}#!"
+        if keyword == "regex" and not (hexadecimal or len(octal or "") == 3 or (other and other in plain)):
             self.findings.warning(
                 line.place(at, end),
                 f"'{match[0]}' is read before the regular expression is, which never sees the backslash",

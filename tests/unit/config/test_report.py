@@ -7,9 +7,9 @@ from pylvs.config.reading import read_text
 from pylvs.config.report import Report
 
 
-def report(text: str, **options: bool) -> str:
+def report(text: str, pictures: bool = False, colours: bool = False) -> str:
     document, findings = read_text(text, "x.conf")
-    return Report(document, **options).text(findings)
+    return Report(document, pictures, colours).text(findings)
 
 
 def test_a_finding_is_one_line_and_on_a_terminal_a_picture_too() -> None:
