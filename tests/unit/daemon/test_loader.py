@@ -25,6 +25,8 @@ virtual_server 192.0.2.1 80 {
             connect_timeout 3
         }
     }
+@extra real_server 10.0.0.2 80 {
+@extra }
 }
 """
 
@@ -38,7 +40,8 @@ def options(tmp_path: Path) -> Options:
 
 def test_a_process_of_its_own_reads_the_same(options: Options) -> None:
     here = load(options)
-    assert [str(each.destination.key) for each in here.configuration.services[0].servers] == ["10.0.0.1:80"]
+    servers = [str(each.destination.key) for each in here.configuration.services[0].servers]
+    assert servers == ["10.0.0.1:80", "10.0.0.2:80"]
     assert [finding.text for finding in here.findings if "colour" in finding.text]
     assert load_elsewhere(options) == here
     gone = Options(options.file + ".gone")
@@ -76,6 +79,7 @@ def test_a_process_that_fails_is_a_finding_that_stops_everything(
     ("text", "words"),
     [
         ("virtual_server 192.0.2.1 80 {\n", "keepalived.conf: cannot be run: .*keepalived.conf:1:"),
+        ("include /nowhere/at/all.conf\n", "cannot be run"),
         ("# nothing\n! at all\n", "says nothing; to empty the table, reload with --allow-empty"),
         ("", "says nothing"),
     ],
