@@ -70,6 +70,8 @@ def _notes(keyword: Keyword) -> str:
     notes = []
     if keyword.inherited:
         notes.append("*inherited*")
+    if keyword.global_names:
+        notes.append("*before that* " + ", ".join(f"`{name}`" for name in keyword.global_names) + " of global_defs")
     if keyword.twice is Twice.MANY:
         notes.append("*list*")
     if keyword.is_now:
