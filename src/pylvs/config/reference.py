@@ -71,7 +71,7 @@ def _notes(keyword: Keyword) -> str:
     if keyword.inherited:
         notes.append("*inherited*")
     if keyword.global_names:
-        notes.append("*before that* " + ", ".join(f"`{name}`" for name in keyword.global_names) + " of global_defs")
+        notes.append("*else* " + ", ".join(f"`{name}`" for name in keyword.global_names) + " of global_defs")
     if keyword.twice is Twice.MANY:
         notes.append("*list*")
     if keyword.is_now:
