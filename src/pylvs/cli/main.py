@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "realserver": ("pylvs.cli.realserver", "realserver", "Make this machine a real server, or end that."),
     "simulate": ("pylvs.cli.simulate", "simulate", "Which server each of these clients would get."),
     "check": ("pylvs.cli.check", "check", "What is wrong with a keepalived.conf, and what it comes to."),
+    "diff": ("pylvs.cli.diff", "diff", "What lies between two keepalived.conf, and which connections it touches."),
     "run": ("pylvs.cli.run", "run", "Keep the table as a keepalived.conf and its health checks want it."),
     "reload": ("pylvs.cli.run", "reload", "Let the daemon read its configuration again."),
     "status": ("pylvs.cli.status", "status", "How services, servers and checks stand."),

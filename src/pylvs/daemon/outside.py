@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import structlog
 
+from pylvs.config.diff import differences
 from pylvs.daemon.alerts import Alerts
 from pylvs.daemon.loader import Loader
 from pylvs.daemon.loading import Loaded
@@ -47,7 +48,7 @@ class Machine:
 
     def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
         """In words."""
-        return [] if old == new else ["the configuration differs"]
+        return map(str, differences(old, new))
 
     def director(self) -> Holder:
         """The tables of this network namespace. Raises NotPermitted, Unsupported."""

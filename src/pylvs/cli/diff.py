@@ -1,0 +1,73 @@
+"""`pylvs diff`: what would change from one configuration to another.
+
+Exit status, as of diff(1): 0 nothing, 1 something, 2 trouble.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+from pylvs.config.building import build
+from pylvs.config.diff import Affected, differences
+from pylvs.config.findings import Severity
+from pylvs.config.reading import read
+from pylvs.model.wanted import Configuration
+
+EXIT_DIFFERENT = 1
+EXIT_TROUBLE = 2
+
+
+@click.command()
+@click.argument("old", type=click.Path(allow_dash=True))
+@click.argument("new", type=click.Path(allow_dash=True))
+@click.option("-i", "--config-id", "ids", multiple=True, metavar="ID", help="Read lines that begin with @ID as well.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def diff(old: str, new: str, ids: tuple[str, ...], as_json: bool) -> int:
+    """Say in words what differs between two configurations, and what it does to established connections.
+
+    Order, comments and defaults that are written out make no difference. Exit status: 0 nothing differs, 1 something
+    does, 2 trouble.
+    """
+    before, after = _configuration(old, ids), _configuration(new, ids)
+    if before is None or after is None:
+        return EXIT_TROUBLE
+    changes = differences(before, after)
+    affected = Affected.by(changes, before, after)
+    if as_json:
+        content = {
+            "changes": [change.encoded() for change in changes],
+            "connections": {"touched": list(affected.touched), "untouched": affected.untouched},
+        }
+        print(json.dumps(content, indent=2))
+    elif changes:
+        print(*changes, sep="\n")
+        print(f"{_count(len(changes), 'change')}; {_said(affected)}")
+    return EXIT_DIFFERENT if changes else 0
+
+
+def _configuration(file: str, ids: tuple[str, ...]) -> Configuration | None:
+    """What a file says; None if none can be made of it. What is wrong is said."""
+    document, unread = read(file, ids)
+    fatal = [finding for finding in unread if finding.fatal]
+    if fatal:
+        for finding in fatal:
+            print(finding, file=sys.stderr)
+        return None
+    configuration, findings = build(document)
+    found = [each for each in (*unread, *findings) if each.severity is not Severity.NOTE]
+    if found:
+        print(f"{file}: {_count(len(found), 'finding')}, which pylvs check {file} names", file=sys.stderr)
+    return configuration
+
+
+def _said(affected: Affected) -> str:
+    """Which services keep all their connections."""
+    stay = f"{_count(affected.untouched, 'service')} keep{'s' if affected.untouched == 1 else ''} all connections"
+    return f"connections of {', '.join(affected.touched)} are affected, {stay}" if affected.touched else stay
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
