@@ -23,8 +23,8 @@ import pytest
 from pylvs.bench import keepalived as real
 from pylvs.config.building import build
 from pylvs.config.reading import read
-from pylvs.health.checkers import probe_of
-from pylvs.health.context import Context
+from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import HttpCheck, Url
 from tests.interop import keepalived

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.health.checkers import probe_of
-from pylvs.health.context import Context
+from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Check, HttpCheck, Pace, Target, TcpCheck, Url
 from tests.interop.places import inside, server_tls

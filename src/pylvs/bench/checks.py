@@ -16,8 +16,8 @@ from pylvs.bench import keepalived, site
 from pylvs.bench.rows import Measured
 from pylvs.config.building import build
 from pylvs.config.reading import read
-from pylvs.health.checkers import probe_of
-from pylvs.health.context import Context
+from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.registry import probe_of
 from pylvs.health.engine import Engine
 from pylvs.host import garbage
 from pylvs.model.errors import PylvsError, Unsupported

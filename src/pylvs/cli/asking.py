@@ -21,7 +21,7 @@ service = click.option("--service", help="the virtual server, as status names it
 
 def asked(directory: Path | None, method: str, path: str, content: Any = None) -> Any:
     """The daemon's answer. Raises PylvsError with its words where it says no."""
-    from pylvs.daemon.client import Client
+    from pylvs.daemon.api.client import Client
 
     _, told = Client(directory).ask(method, path, content)
     if isinstance(told, dict) and "error" in told:

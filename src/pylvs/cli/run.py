@@ -58,7 +58,7 @@ def run(
 @state_dir
 def reload(dry_run: bool, allow_empty: bool, state_dir: Path | None) -> None:
     """Let the daemon read its file again, as a whole or not at all; what did not change is not touched."""
-    from pylvs.daemon.client import Client
+    from pylvs.daemon.api.client import Client
 
     _, told = Client(state_dir).ask("POST", "/v1/reload", {"dry_run": dry_run, "allow_empty": allow_empty})
     for finding in told.get("findings", ()):

@@ -88,7 +88,7 @@ def _server(server: dict[str, Any], now: float) -> tuple[str, str, str, str, str
 @state_dir
 def events(follow: bool, as_json: bool, state_dir: Path | None) -> None:
     """What happens to servers, quorums, weights, drains, reloads, with reasons."""
-    from pylvs.daemon.client import Client
+    from pylvs.daemon.api.client import Client
 
     path = "/v1/events?follow=true" if follow else "/v1/events"
     with Client(state_dir).stream("GET", path, timeout_s=None) as response:
@@ -114,7 +114,7 @@ def _plain(value: Any) -> str:
 @state_dir
 def metrics(state_dir: Path | None) -> None:
     """The numbers once, in Prometheus's text format: the daemon's, or the table's alone where none runs."""
-    from pylvs.daemon.client import Client, NoDaemon
+    from pylvs.daemon.api.client import Client, NoDaemon
 
     try:
         with Client(state_dir).stream("GET", "/metrics") as response:
@@ -128,7 +128,7 @@ def metrics(state_dir: Path | None) -> None:
 
 def _of_the_table() -> str:
     from pylvs import __version__
-    from pylvs.daemon.metrics import Facts, exposition
+    from pylvs.daemon.api.metrics import Facts, exposition
     from pylvs.dataplane.director import open_director
 
     director = open_director()

@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from pylvs.daemon.news import News
+from pylvs.daemon.api.news import News
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.engine import Engine
 from pylvs.health.history import ServerName

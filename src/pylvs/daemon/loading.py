@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from pylvs.config.findings import Finding, Severity
 from pylvs.daemon.options import Options
+from pylvs.daemon.table.keeper import Settled
 from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import Configuration
 
@@ -18,6 +19,15 @@ class Loaded:
     findings: tuple[Finding, ...] = ()
     empty: bool = False
     files: tuple[str, ...] = ()  # that it was read from
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload came to; `settled` is None where nothing was to be done."""
+
+    findings: tuple[Finding, ...]
+    differences: tuple[str, ...]
+    settled: Settled | None = None
 
 
 class Refused(PylvsError):

@@ -9,7 +9,7 @@ from pylvs.daemon.loading import Loaded
 from pylvs.daemon.options import Options
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.systemd import Manager
-from pylvs.daemon.table import Holder
+from pylvs.daemon.table.known import Holder
 from pylvs.health.events import Event
 from pylvs.health.outcome import Probe
 from pylvs.model.addresses import Address

@@ -9,19 +9,19 @@ from collections.abc import Iterable
 import structlog
 
 from pylvs.config.diff import differences
-from pylvs.daemon.alerts import Alerts
 from pylvs.daemon.loader import Loader
 from pylvs.daemon.loading import Loaded
-from pylvs.daemon.notify import Notifier
 from pylvs.daemon.options import Options
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.systemd import Manager
-from pylvs.daemon.table import Holder
+from pylvs.daemon.table.known import Holder
+from pylvs.daemon.telling.alerts import Alerts
+from pylvs.daemon.telling.notify import Notifier
 from pylvs.daemon.via_vip import ViaVip
 from pylvs.dataplane.devices import local_addresses
 from pylvs.dataplane.director import open_director
-from pylvs.health.checkers import probe_of
-from pylvs.health.context import Context
+from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.registry import probe_of
 from pylvs.health.events import Event
 from pylvs.health.outcome import Probe
 from pylvs.host.processes import Processes

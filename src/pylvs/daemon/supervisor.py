@@ -15,29 +15,27 @@ import contextlib
 import signal
 import time
 from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
 
-from pylvs.config.findings import Finding
 from pylvs.daemon import kept
+from pylvs.daemon.api.control import Control
+from pylvs.daemon.api.news import News
 from pylvs.daemon.background import Background
-from pylvs.daemon.control import Control
 from pylvs.daemon.drains import Drains
 from pylvs.daemon.dump import write_dump
-from pylvs.daemon.editor import Editor
-from pylvs.daemon.keeper import Keeper, Settled
-from pylvs.daemon.loading import Loaded, Refused, accepted
+from pylvs.daemon.loading import Loaded, Refused, Reloaded, accepted
 from pylvs.daemon.needs import Outside
-from pylvs.daemon.news import News
 from pylvs.daemon.options import Options
 from pylvs.daemon.ownership import Ownership
 from pylvs.daemon.signals import handled
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.surroundings import Surroundings
-from pylvs.daemon.table import Table, Wish
-from pylvs.daemon.telling import log_event, log_findings
+from pylvs.daemon.table.editor import Editor
+from pylvs.daemon.table.keeper import Keeper, Settled
+from pylvs.daemon.table.known import Table, Wish
+from pylvs.daemon.telling.lines import log_event, log_findings
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
 from pylvs.host import garbage
@@ -46,15 +44,6 @@ from pylvs.model.wanted import Configuration
 
 RETRY_S = 1.0  # of the first table and the last edits, where they cannot be made at once
 LAST_EDITS_S = 15.0  # in which it must be possible to take the services out of the table at the end
-
-
-@dataclass(frozen=True, slots=True)
-class Reloaded:
-    """What a reload came to; `settled` is None where nothing was to be done."""
-
-    findings: tuple[Finding, ...]
-    differences: tuple[str, ...]
-    settled: Settled | None = None
 
 
 class Supervisor:

@@ -16,8 +16,8 @@ from typing import Any
 import structlog
 
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.health.checkers import probe_of
-from pylvs.health.context import Context
+from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.model import probe_marks
 from pylvs.model.addresses import Address, family_of

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.daemon import alerts
-from pylvs.daemon.alerts import Alert, Alerts, alert_of, message
-from pylvs.daemon.smtp import Refused, deliver
+from pylvs.daemon.telling import alerts
+from pylvs.daemon.telling.alerts import Alert, Alerts, alert_of, message
+from pylvs.daemon.telling.smtp import Refused, deliver
 from pylvs.health.events import Event, ServerDown, ServerUp
 from pylvs.model.service import ServiceKey
 from pylvs.model.wanted import Configuration, GlobalSettings, Mail, WantedService

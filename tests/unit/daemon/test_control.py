@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 from pylvs.cli.run import reload as reload_command
 from pylvs.config.findings import Finding, Place, Severity
-from pylvs.daemon import control
-from pylvs.daemon.client import Client, NoDaemon
+from pylvs.daemon.api import control
+from pylvs.daemon.api.client import Client, NoDaemon
 from pylvs.model.errors import PylvsError
 from tests.unit.daemon.daemons import World, run, server, service
 

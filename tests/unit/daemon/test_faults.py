@@ -16,13 +16,14 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from pylvs.cli import main
-from pylvs.daemon import control, kept
+from pylvs.daemon import kept
+from pylvs.daemon.api import control
+from pylvs.daemon.api.client import Client
+from pylvs.daemon.api.metrics import exposition
+from pylvs.daemon.api.routes import events, metrics, status
 from pylvs.daemon.background import Background
-from pylvs.daemon.client import Client
 from pylvs.daemon.loader import load_elsewhere
-from pylvs.daemon.metrics import exposition
 from pylvs.daemon.options import Options
-from pylvs.daemon.routes import events, metrics, status
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.via_vip import ViaVip
@@ -136,7 +137,7 @@ def test_the_page_of_metrics_is_written_beside_the_checks(world: World, monkeypa
         threads.append(threading.current_thread())
         return exposition(facts)
 
-    monkeypatch.setattr("pylvs.daemon.routes.metrics.exposition", noted)
+    monkeypatch.setattr("pylvs.daemon.api.routes.metrics.exposition", noted)
 
     async def scenario() -> None:
         async with world.daemon() as daemon:
@@ -174,7 +175,7 @@ def test_words_that_are_no_text_are_answered_in_words(
 )
 def test_a_body_that_is_no_text_is_a_wrong_request(world: World, body: bytes, kind: str) -> None:
     def asked() -> tuple[int, bytes]:
-        from pylvs.daemon.client import _Connection
+        from pylvs.daemon.api.client import _Connection
 
         connection = _Connection(StateDirectory(world.state), 60)
         connection.request("POST", "/v1/enable", body, {"Content-Type": kind})

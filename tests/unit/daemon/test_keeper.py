@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon import keeper
 from pylvs.daemon.background import Background
+from pylvs.daemon.table import keeper
 from pylvs.model.errors import Busy
 from pylvs.model.service import VirtualService
 from pylvs.testing import MemoryDirector

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from pylvs.daemon import logs
-from pylvs.daemon.telling import log_event
+from pylvs.daemon.telling.lines import log_event
 from pylvs.health.events import CheckFailed, QuorumGained, ServerDown
 from pylvs.model.destination import DestinationKey
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon import notify
-from pylvs.daemon.notify import Notifier, script_of
+from pylvs.daemon.telling import notify
+from pylvs.daemon.telling.notify import Notifier, script_of
 from pylvs.health.events import CheckFailed, Event, QuorumGained, QuorumLost, ServerDown, ServerUp, WeightChanged
 from pylvs.host.processes import Processes
 from pylvs.model.destination import Destination, DestinationKey

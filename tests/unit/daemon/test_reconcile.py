@@ -9,9 +9,9 @@ from ipaddress import ip_address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.daemon.edits import AddDestination, AddService, DeleteDestination, DeleteService, Edit, EditDestination
-from pylvs.daemon.image import image_of, note
-from pylvs.daemon.reconcile import edits
+from pylvs.daemon.table.edits import AddDestination, AddService, DeleteDestination, DeleteService, Edit, EditDestination
+from pylvs.daemon.table.image import image_of, note
+from pylvs.daemon.table.reconcile import edits
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import Director
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.daemon.table import Outdated, Plan, Table, Wish
+from pylvs.daemon.table.known import Outdated, Plan, Table, Wish
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import ServiceRow
 from pylvs.model.probe_marks import FIRST

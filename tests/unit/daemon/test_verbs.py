@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from pylvs.cli import servers as verbs
 from pylvs.cli import status as views
-from pylvs.daemon.client import Client
+from pylvs.daemon.api.client import Client
 from pylvs.model.destination import DestinationKey
 from tests.unit.daemon.daemons import OTHER, PATIENCE_S, WEB, World, address, run, server, service, until
 

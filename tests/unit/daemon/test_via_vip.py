@@ -14,7 +14,7 @@ from pylvs.daemon import via_vip
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.via_vip import KEPT, ViaVip
 from pylvs.health.assembly import Assembly
-from pylvs.health.context import Context
+from pylvs.health.checkers.context import Context
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.host import probe_routing
 from pylvs.model import checks

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
-from pylvs.health.checkers import probe_of
-from pylvs.health.context import Context
+from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Check, Pace, Target
 

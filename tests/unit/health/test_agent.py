@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.health.agent import Standing
-from pylvs.health.checkers import probe_of
-from pylvs.health.context import Context
-from pylvs.health.failures import CheckFailed
+from pylvs.health.checkers.agent import Standing
+from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.failures import CheckFailed
+from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import AgentCheck, Pace, Target
 from tests.unit.health.servers import HASTY, PATIENT, Handler, asked, silent, tcp, undisturbed

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.health.checkers import probe_of
-from pylvs.health.context import Context
-from pylvs.health.dns import judged as judged_dns
+from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.dns import judged as judged_dns
+from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Check, DnsCheck, Pace, Pattern, Target, UdpCheck
 from tests.unit.health.servers import HASTY, PATIENT, V4, V6, Datagrams, Reply, free_port, udp, undisturbed

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.health.checkers import probe_of
-from pylvs.health.context import Context
-from pylvs.health.file import judged, number_in
+from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.file import judged, number_in
+from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import FileCheck
 from tests.unit.health.servers import undisturbed

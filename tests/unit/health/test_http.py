@@ -9,9 +9,9 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from pylvs.health.checkers import probe_of
-from pylvs.health.context import Context
-from pylvs.health.http import request
+from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.http import request
+from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import HttpCheck, Pace, Target, Url
 from tests.unit.health.servers import HASTY, PATIENT, V4, V6, Handler, asked, free_port, says, silent, tcp, undisturbed

@@ -8,9 +8,9 @@ from typing import cast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.health.conversation import Conversation
-from pylvs.health.failures import CheckFailed
-from pylvs.health.http_answer import Reader, read_body
+from pylvs.health.checkers.conversation import Conversation
+from pylvs.health.checkers.failures import CheckFailed
+from pylvs.health.checkers.http_answer import Reader, read_body
 
 
 class Pieces:

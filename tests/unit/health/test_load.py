@@ -8,9 +8,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.health import load
-from pylvs.health.checkers import probe_of
-from pylvs.health.context import Context
+from pylvs.health.checkers import load
+from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import LoadCheck, LoadSource, Target
 from tests.unit.health.servers import HASTY, PATIENT, V4, Handler, free_port, says, silent, tcp, undisturbed

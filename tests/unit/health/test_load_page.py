@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.health.load_page import CpuTimes, Selector, Unreadable, reading
+from pylvs.health.checkers.load_page import CpuTimes, Selector, Unreadable, reading
 from pylvs.model.checks import LoadCheck, LoadSource, Target
 
 LOAD1 = LoadCheck(target=Target(ip_address("127.0.0.1"), 9100))

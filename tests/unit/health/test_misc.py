@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.health.checkers import probe_of
-from pylvs.health.context import Context
-from pylvs.health.misc import outcome
+from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.misc import outcome
+from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.host.processes import Ended, Processes
 from pylvs.model.checks import MiscCheck, Pace

@@ -8,10 +8,10 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from pylvs.health.checkers import probe_of
-from pylvs.health.context import Context
+from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.ping import EchoKind, is_reply, summed
+from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome
-from pylvs.health.ping import EchoKind, is_reply, summed
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Pace, PingCheck, Target
 from tests.unit.health.servers import PATIENT, V4, V6, undisturbed

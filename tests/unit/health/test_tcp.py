@@ -13,9 +13,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
-from pylvs.health.checkers import probe_of
-from pylvs.health.context import Context
-from pylvs.health.failures import failure, quoted, words_of
+from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.failures import failure, quoted, words_of
+from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Pace, Target, TcpCheck
 from tests.unit.health.servers import HASTY, PATIENT, V4, V6, asked, free_port, open_files, silent, tcp, undisturbed

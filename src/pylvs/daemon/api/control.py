@@ -1,0 +1,110 @@
+"""The daemon's API: HTTP with JSON on a UNIX socket that root alone may use.
+
+What it can be asked is in `routes`, one file a group. A handler answers with `answer`, and raises a PylvsError for what
+cannot be done: its text becomes `{"error": "..."}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from http import HTTPStatus
+
+import structlog
+from aiohttp import web
+
+from pylvs.daemon.api import routes
+from pylvs.daemon.api.desk import Desk
+from pylvs.daemon.api.metrics_port import MetricsPort
+from pylvs.daemon.api.operations import answer
+from pylvs.daemon.api.routes.metrics import page_of
+from pylvs.model.errors import Busy, InvalidOperation, NoSuchDestination, NoSuchService, OutOfRange, PylvsError
+from pylvs.model.wanted import GlobalSettings
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+_SHUTDOWN_S = 1.0  # for requests that are under way at the end
+_MOST_BYTES = 1 << 20  # of a request
+_STATUSES: dict[type[PylvsError], HTTPStatus] = {
+    NoSuchService: HTTPStatus.NOT_FOUND,
+    NoSuchDestination: HTTPStatus.NOT_FOUND,
+    InvalidOperation: HTTPStatus.BAD_REQUEST,
+    OutOfRange: HTTPStatus.BAD_REQUEST,
+    Busy: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+class Control:
+    """The socket and its application."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._state = desk.state
+        self._settings = desk.engine.configuration.settings
+        self._metrics = MetricsPort(partial(page_of, desk))
+        self.application = web.Application(middlewares=[_root_alone, _errors_in_words], client_max_size=_MOST_BYTES)
+        self.application.add_routes(each.route() for each in routes.all_operations(desk))
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Within, requests are answered. Raises PylvsError where the socket cannot be made."""
+        runner = web.AppRunner(self.application, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        await runner.setup()
+        try:
+            await web.SockSite(runner, self._listener()).start()  # which closes it at the end
+            await self.follow(self._settings)
+            yield
+        finally:
+            await self._metrics.close()
+            await runner.cleanup()
+
+    async def follow(self, settings: GlobalSettings) -> None:
+        """Serve the metrics where these settings say."""
+        await self._metrics.follow(settings.metrics_address)
+
+    def _listener(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            with self._state.socket_address() as address:
+                before = os.umask(0o177)
+                try:
+                    listener.bind(address)
+                finally:
+                    os.umask(before)
+        except OSError as error:
+            listener.close()
+            raise PylvsError(f"{self._state.socket_path}: {error.strerror}") from None
+        return listener
+
+
+@web.middleware
+async def _root_alone(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Whoever gets at the socket in spite of its mode is refused, unless it is root or the daemon's own user."""
+    peer = request.transport.get_extra_info("socket") if request.transport else None
+    if peer is None:  # gone already, and nobody knows who it was
+        return answer({"error": "who asks must wait for the answer"}, HTTPStatus.FORBIDDEN)
+    if peer.family == socket.AF_UNIX:
+        _, user, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        if user not in (0, os.geteuid()):
+            return answer({"error": "root alone may ask this daemon"}, HTTPStatus.FORBIDDEN)
+    return await handler(request)
+
+
+@web.middleware
+async def _errors_in_words(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        return answer({"error": f"{request.method} {request.path}: {error.reason}"}, error.status)
+    except PylvsError as error:
+        return answer({"error": str(error)}, _status(error))
+    except Exception:
+        structlog.get_logger().exception(f"{request.method} {request.path} failed: this is a bug")
+        return answer({"error": "this is a bug of pylvs; its log has the trace"}, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def _status(error: PylvsError) -> HTTPStatus:
+    return next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), HTTPStatus.CONFLICT)

@@ -1,0 +1,134 @@
+"""One thing that the API can be asked: its path, what it takes, what it does. Requests are held against this, and the
+OpenAPI document is made of it, so that the two cannot differ."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+
+from pylvs.daemon.api.news import json_line
+from pylvs.model.errors import InvalidOperation
+
+Handler = Callable[[web.Request, Mapping[str, Any]], Awaitable[web.StreamResponse]]
+_WORDS = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}
+_SCHEMAS = {str: "string", int: "integer", float: "number", bool: "boolean"}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One value that an operation takes; `nullable` takes null as well."""
+
+    kind: type
+    help: str
+    required: bool = False
+    nullable: bool = False
+
+    def checked(self, name: str, value: Any) -> Any:
+        """The value, if it is one of this field. Raises InvalidOperation."""
+        if value is None and self.nullable:
+            return None
+        kinds = (int, float) if self.kind is float else self.kind
+        fits = isinstance(value, kinds) and (self.kind is bool or not isinstance(value, bool))
+        if not fits or (isinstance(value, float) and not math.isfinite(value)):
+            raise InvalidOperation(f"{name}: must be {_WORDS[self.kind]}{' or null' if self.nullable else ''}")
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        """As JSON Schema."""
+        word = _SCHEMAS[self.kind]
+        return {"type": [word, "null"] if self.nullable else word, "description": self.help}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A method and a path with what they do; `takes` is the body of a POST and the query of a GET."""
+
+    method: str
+    path: str
+    help: str
+    handler: Handler
+    takes: Mapping[str, Field] = field(default_factory=dict)
+    answers: str = "application/json"
+
+    def route(self) -> web.RouteDef:
+        """For the application."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            given = await _body(request) if self.method == "POST" else self._query(request)
+            return await self.handler(request, self._checked(given))
+
+        return web.route(self.method, self.path, handle)
+
+    def _query(self, request: web.Request) -> dict[str, Any]:
+        """The query's words; those of a field that is true or false as such."""
+        words = {"true": True, "false": False}
+        flags = {name for name, each in self.takes.items() if each.kind is bool}
+        return {name: words.get(text, text) if name in flags else text for name, text in request.query.items()}
+
+    def _checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        for name in given:
+            if name not in self.takes:
+                known = ", ".join(self.takes) or "nothing"
+                raise InvalidOperation(f"{name}: {self.method} {self.path} does not take it; it takes {known}")
+        for name, each in self.takes.items():
+            if each.required and name not in given:
+                raise InvalidOperation(f"{name}: is missing: {each.help}")
+        return {name: self.takes[name].checked(name, value) for name, value in given.items()}
+
+    def described(self) -> dict[str, Any]:
+        """As an OpenAPI operation."""
+        made: dict[str, Any] = {
+            "summary": self.help,
+            "responses": {
+                "200": {"description": "done", "content": {self.answers: {}}},
+                "default": {
+                    "description": "what is wrong and what to do",
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+                },
+            },
+        }
+        if self.takes and self.method == "POST":
+            required = [name for name, each in self.takes.items() if each.required]
+            schema: dict[str, Any] = {
+                "type": "object",
+                "properties": {name: each.schema() for name, each in self.takes.items()},
+                "additionalProperties": False,
+            }
+            if required:
+                schema["required"] = required
+            made["requestBody"] = {"required": bool(required), "content": {"application/json": {"schema": schema}}}
+        elif self.takes:
+            made["parameters"] = [
+                {
+                    "name": name,
+                    "in": "query",
+                    "required": each.required,
+                    "description": each.help,
+                    "schema": {"type": _SCHEMAS[each.kind]},
+                }
+                for name, each in self.takes.items()
+            ]
+        return made
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    """The request's JSON object; none is an empty one. Raises InvalidOperation."""
+    raw = await request.read()
+    try:
+        found = json.loads(raw) if raw.strip() else {}
+    except (ValueError, RecursionError) as error:
+        raise InvalidOperation(f"the request's body is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise InvalidOperation("the request's body must be a JSON object")
+    return found
+
+
+def answer(content: Any, status: int = HTTPStatus.OK) -> web.Response:
+    """JSON, with a newline at its end."""
+    return web.Response(body=json_line(content), status=status, content_type="application/json", charset="utf-8")

@@ -1,0 +1,144 @@
+"""GET /v1/status: how everything stands, and what differs from the file."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from pylvs import __version__
+from pylvs.daemon.api.desk import Desk
+from pylvs.daemon.api.operations import Operation, answer
+from pylvs.health.overrides import Standing
+from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapshot
+from pylvs.model.destination import DestinationKey
+from pylvs.model.director import DestinationRow, ServiceRow
+from pylvs.model.service import ServiceKey
+
+Counts = Mapping[tuple[ServiceKey, DestinationKey], DestinationRow]
+
+
+def operations(desk: Desk) -> Iterable[Operation]:
+    """The group."""
+
+    async def status(_: web.Request, _given: Mapping[str, Any]) -> web.Response:
+        rows = await desk.editor.do(desk.keeper.table.rows)
+        counts = counts_of(rows)
+        services = desk.engine.snapshot()
+        files = desk.loaded.files
+        last = desk.keeper.last
+        return answer(
+            {
+                "version": __version__,
+                "pid": os.getpid(),
+                "now": time.time(),
+                "ready": desk.started_at > 0,
+                "started_at": desk.started_at or None,
+                "loaded_at": desk.loaded_at or None,
+                "files": list(files),
+                "findings": len(desk.loaded.findings),
+                "reloads": dict(desk.reloads),
+                "table": {
+                    "trouble": last.trouble,
+                    "refused": list(last.refused),
+                    "edits": dict(desk.keeper.counts),
+                },
+                "differs": [*changed_files(files, desk.loaded_at), *overridden(services)],
+                "services": [service_encoded(each, counts) for each in services],
+            }
+        )
+
+    help_ = "How services, servers and checks stand, and what differs from the file."
+    return [Operation("GET", "/v1/status", help_, status)]
+
+
+def changed_files(files: Iterable[str], loaded_at: float) -> list[str]:
+    """Files that were written after they were read, in words."""
+    found = []
+    for name in files:
+        try:
+            if os.stat(name).st_mtime > loaded_at:
+                found.append(f"{name} was written after it was read: pylvs reload")
+        except OSError as error:
+            found.append(f"{name} cannot be read any more: {error.strerror}")
+    return found
+
+
+def overridden(services: Iterable[ServiceSnapshot]) -> list[str]:
+    """What the operator's word makes other than the file has it, in words."""
+    found = []
+    for service in services:
+        for server in service.servers:
+            said = server.override
+            words = [] if said.standing is Standing.ENABLED else [said.standing.value]
+            words += [] if said.weight is None else [f"weight {said.weight} instead of {server.configured_weight}"]
+            if words:
+                found.append(f"{server.server} of {service.name}: {', '.join(words)} by the operator")
+    return found
+
+
+def counts_of(rows: Sequence[ServiceRow]) -> Counts:
+    """The counts of every destination in the table."""
+    return {(row.service.key, each.destination.key): each for row in rows for each in row.destinations}
+
+
+def service_encoded(service: ServiceSnapshot, counts: Counts) -> dict[str, Any]:
+    """A service with its servers, as JSON."""
+    sorry = service.sorry_server
+    return {
+        "name": service.name,
+        "keys": [str(key) for key in service.keys],
+        "quorum": {
+            "up": service.has_quorum,
+            "since": service.since,
+            "weight": service.quorum,
+            "hysteresis": service.hysteresis,
+            "weight_up": service.weight_up,
+        },
+        "sorry_server": {"server": str(sorry.key), "in": service.sorry_server_in} if sorry else None,
+        "suspended": service.suspended,
+        "servers": [server_encoded(each, service.keys, counts) for each in service.servers],
+    }
+
+
+def server_encoded(server: ServerSnapshot, keys: Iterable[ServiceKey], counts: Counts) -> dict[str, Any]:
+    """A server with its checks, and its connections over all keys of the service, as JSON."""
+    found = [counts[key, server.server] for key in keys if (key, server.server) in counts]
+    return {
+        "server": str(server.server),
+        "up": server.up,
+        "checked": server.checked,
+        "since": server.since,
+        "reason": server.reason,
+        "weight": server.weight,
+        "configured_weight": server.configured_weight,
+        "standing": server.override.standing.value,
+        "operator_weight": server.override.weight,
+        "in_table": server.in_table,
+        "active": sum(each.active for each in found),
+        "inactive": sum(each.inactive for each in found),
+        "persistent": sum(each.persistent for each in found),
+        "checks": [check_encoded(each) for each in server.checks],
+    }
+
+
+def check_encoded(check: CheckSnapshot) -> dict[str, Any]:
+    """A check, as JSON."""
+    return {
+        "check": check.check.word,
+        "good": check.good,
+        "failures": check.failures,
+        "weight": check.weight,
+        "reason": check.reason,
+        "inconclusive": check.inconclusive,
+        "checked_at": check.checked_at,
+        "took_s": check.took_s,
+        "next_in_s": check.next_in_s,
+        "running": check.running,
+        "shared_by": check.shared_by,
+        "probes": check.probes,
+        "failed_probes": check.failed_probes,
+    }

@@ -1,0 +1,1 @@
+"""Who is told of what happens to servers and services: logs, scripts, mail."""

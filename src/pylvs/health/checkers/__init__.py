@@ -1,0 +1,1 @@
+"""One file a checker: each asks one real server one question."""

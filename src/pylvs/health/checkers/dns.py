@@ -1,0 +1,59 @@
+"""DNS_CHECK: a name server answers a question over UDP without an error (RFC 1035)."""
+
+from __future__ import annotations
+
+import os
+
+import dns.exception
+import dns.message
+import dns.rcode
+import dns.rdatatype
+
+from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.datagrams import answer, send
+from pylvs.health.checkers.failures import CheckFailed, quoted
+from pylvs.health.checkers.sockets import Endpoint, Limit
+from pylvs.health.outcome import Outcome, Probe
+from pylvs.model.checks import DnsCheck
+
+_RESPONSE = 0x80  # of the third byte
+
+
+def probe(check: DnsCheck, context: Context) -> Probe:
+    """Asks once; answers to other questions are passed over."""
+    endpoint = Endpoint(check.target)
+    asked = f"{check.name} {check.type}"
+    try:
+        question = dns.message.make_query(check.name, check.type).to_wire()
+    except (dns.exception.DNSException, UnicodeError, ValueError) as error:
+        question, trouble = b"", Outcome(False, f"{asked} cannot be asked for: {error}")
+
+    async def ask() -> Outcome:
+        if not question:
+            return trouble
+        limit = Limit(check.pace.timeout_s)
+        identity = os.urandom(2)
+
+        def is_mine(data: bytes) -> bool:
+            return data[:2] == identity and len(data) > 2 and data[2] & _RESPONSE != 0
+
+        try:
+            with endpoint.correspondence() as sock:
+                send(sock, identity + question[2:])
+                data = await answer(sock, limit, is_mine)
+        except CheckFailed as error:
+            return error.outcome()
+        return limit.expired("waiting for the answer").outcome() if data is None else judged(data, asked)
+
+    return ask
+
+
+def judged(data: bytes, asked: str) -> Outcome:
+    """What an answer says: only its code counts, for that is what every server fills in alike."""
+    try:
+        code = dns.message.from_wire(data, question_only=True, ignore_trailing=True).rcode()
+    except dns.exception.DNSException as error:
+        return Outcome(False, f"the answer cannot be read: {error} in {quoted(data)}")
+    if code != dns.rcode.NOERROR:
+        return Outcome(False, f"{dns.rcode.to_text(code)} for {asked}")
+    return Outcome(True, f"NOERROR for {asked}")

@@ -1,0 +1,65 @@
+"""FILE_CHECK: a number in a file moves the weight, or with weight 0 says up or down."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.failures import words_of
+from pylvs.health.outcome import Outcome, Probe
+from pylvs.model.checks import FileCheck
+from pylvs.model.destination import MAX_WEIGHT
+
+_NUMBER = re.compile(rb"\s*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")  # as strtol(3) reads them with base 0
+_LONGEST = 64  # bytes that are read
+_LOWEST, _HIGHEST = -(1 << 31), (1 << 31) - 1
+
+
+def probe(check: FileCheck, context: Context) -> Probe:
+    """Reads the file; a file in memory or on a disk, for what blocks blocks all checks."""
+
+    async def ask() -> Outcome:
+        try:
+            text = _read(check.path)
+        except OSError as error:
+            text, trouble = b"", f"{words_of(error.errno or 0)}: {check.path} counts as 0"
+        else:
+            trouble = ""
+        number = number_in(text)
+        if not _LOWEST <= number <= _HIGHEST:
+            return Outcome(False, f"{number} in {check.path} is beyond all numbers and is ignored", inconclusive=True)
+        outcome = judged(number, check, context.weight)
+        return Outcome(outcome.ok, trouble, outcome.weight) if trouble else outcome
+
+    return ask
+
+
+def _read(path: str) -> bytes:
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(number, _LONGEST)
+    finally:
+        os.close(number)
+
+
+def number_in(text: bytes) -> int:
+    """The number at the beginning; 0 where there is none."""
+    found = _NUMBER.match(text)
+    if not found:
+        return 0
+    digits = found[2].decode()
+    octal = digits.startswith("0") and digits[1:].isdigit()
+    return int(found[1].decode() + digits, 8 if octal else 0)
+
+
+def judged(number: int, check: FileCheck, configured: int) -> Outcome:
+    """What a number means for a server of this configured weight."""
+    if not check.weight:
+        good = (number == 0) is not check.reverse
+        return Outcome(good, f"{number} in {check.path}")
+    change = number * (-check.weight if check.reverse else check.weight)
+    if change <= _LOWEST:
+        return Outcome(False, f"{number} in {check.path} is a fault")
+    weight = min(max(configured + change, 0), MAX_WEIGHT)
+    return Outcome(True, f"{number} in {check.path}: weight {weight}", weight if change else None)

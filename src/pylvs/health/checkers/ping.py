@@ -1,0 +1,108 @@
+"""PING_CHECK: an ICMP or ICMPv6 echo is answered (RFC 792, RFC 4443)."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+
+from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.datagrams import answer, send
+from pylvs.health.checkers.failures import CheckFailed, NoSocket
+from pylvs.health.checkers.sockets import Endpoint, Limit
+from pylvs.health.outcome import Outcome, Probe
+from pylvs.model.checks import PingCheck
+
+_TOKEN_BYTES = 20  # identifier, sequence number and data; random, so that no echo is taken for another's
+_ICMP_FILTER, _ICMP6_FILTER = 1, 1  # linux/icmp.h, linux/icmpv6.h: a set bit keeps that type away
+_SOL_RAW = 255
+_MAY_NOT = (errno.EACCES, errno.EPERM)
+
+
+class EchoKind:
+    """What differs between the families."""
+
+    def __init__(self, family: int) -> None:
+        if family == socket.AF_INET:
+            self.protocol, self.request, self.reply = socket.IPPROTO_ICMP, 8, 0
+        else:
+            self.protocol, self.request, self.reply = socket.IPPROTO_ICMPV6, 128, 129
+        self.v4 = family == socket.AF_INET
+
+    def only_replies(self, raw: socket.socket) -> None:
+        """Without this a raw socket would be woken by every ICMP message from its peer."""
+        if self.v4:
+            raw.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("=I", 0xFFFFFFFF & ~(1 << self.reply)))
+        else:
+            words = [0xFFFFFFFF] * 8
+            words[self.reply >> 5] &= ~(1 << (self.reply & 31))
+            raw.setsockopt(self.protocol, _ICMP6_FILTER, struct.pack("=8I", *words))
+
+
+def probe(check: PingCheck, context: Context) -> Probe:
+    """Sends one echo; by a ping socket where net.ipv4.ping_group_range allows, else by a raw one."""
+    endpoint = Endpoint(replace(check.target, port=0, source_port=0))
+    kind = EchoKind(endpoint.family)
+
+    async def ask() -> Outcome:
+        limit = Limit(check.pace.timeout_s)
+        clock = asyncio.get_running_loop().time
+        try:
+            sock, raw = _socket(endpoint, kind)
+            with sock:
+                message = bytes([kind.request, 0, 0, 0]) + os.urandom(_TOKEN_BYTES)
+                sent = clock()
+                send(sock, summed(message) if raw and kind.v4 else message)
+                if await answer(sock, limit, is_reply(message, kind, raw)) is None:
+                    return limit.expired("waiting for the echo").outcome()
+                return Outcome(True, f"echo after {(clock() - sent) * 1000:.3g} ms")
+        except CheckFailed as error:
+            return error.outcome()
+
+    return ask
+
+
+def _socket(endpoint: Endpoint, kind: EchoKind) -> tuple[socket.socket, bool]:
+    """A socket for echoes, and whether it is a raw one. Raises CheckFailed."""
+    try:
+        return endpoint.correspondence(socket.SOCK_DGRAM, kind.protocol), False
+    except NoSocket as error:
+        if error.code not in (*_MAY_NOT, errno.EPROTONOSUPPORT):
+            raise
+    try:
+        raw = endpoint.correspondence(socket.SOCK_RAW, kind.protocol)
+    except NoSocket as error:
+        if error.code in _MAY_NOT:
+            text = "not allowed to send echoes; run as root, or set net.ipv4.ping_group_range"
+            raise CheckFailed(text, inconclusive=True) from None
+        raise
+    try:
+        kind.only_replies(raw)
+    except BaseException:
+        raw.close()
+        raise
+    return raw, True
+
+
+def is_reply(message: bytes, kind: EchoKind, raw: bool) -> Callable[[bytes], bool]:
+    """Whether a packet is the answer to this message. The identifier is the kernel's where it owns the socket."""
+
+    def mine(packet: bytes) -> bool:
+        if raw and kind.v4 and packet:
+            packet = packet[(packet[0] & 15) * 4 :]  # behind the IP header
+        own = slice(4 if raw else 6, None)
+        return packet[:1] == bytes([kind.reply]) and packet[own] == message[own]
+
+    return mine
+
+
+def summed(message: bytes) -> bytes:
+    """With the checksum of RFC 1071, which the kernel adds to everything but raw ICMP for IPv4."""
+    total: int = sum(struct.unpack(f"!{len(message) // 2}H", message))
+    total = (total & 0xFFFF) + (total >> 16)
+    total = ~(total + (total >> 16)) & 0xFFFF
+    return message[:2] + total.to_bytes(2, "big") + message[4:]
