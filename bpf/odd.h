@@ -88,6 +88,8 @@ INLINE enum odd parse_odd6(struct __sk_buff *skb, struct work *w)
 			return ODD_TO_STACK;
 		if ((!fragment && !is_extension(next)) || bpf_skb_load_bytes(skb, at, &head, fragment ? 8 : 2))
 			return ODD_TO_STACK;
+		if (at + (fragment ? 8 : 2) > ETHER + p->length) /* what follows the packet in its frame is not read */
+			return ODD_TO_STACK;
 		if (fragment && !(p->odd & ODDITY_FRAGMENT)) {
 			w->fragment = from_be16(head.place) & 0xfff9;
 			w->fragment_id = head.id;

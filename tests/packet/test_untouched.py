@@ -141,6 +141,15 @@ def test_a_frame_cut_short_at_any_byte_passes_untouched(host: Host, frame: bytes
         passes(host, frame[:length], HOOKS if length >= whole_header else ("xdp",))
 
 
+@pytest.mark.parametrize("header", [51, 60], ids=["AH", "destination options"])
+def test_what_follows_an_ipv6_packet_in_its_frame_is_no_header_of_it(host: Host, header: int) -> None:
+    """The extension header would lie behind the payload's end, where padding looks like one that leads to UDP."""
+    padded = build(ether() / IPv6(src=CLIENT6, dst=VIP6, nh=header, plen=0) / bytes((17, 4, 0, 0)).ljust(40, b"\0"))
+    for hook in HOOKS:
+        done = host.run(padded, hook)
+        assert (done.verdict, done.data) == (PASSED[hook], padded)
+
+
 @pytest.mark.parametrize("make", [tcp, udp])
 @pytest.mark.parametrize(("source", "vip"), [(CLIENT4, VIP4), (CLIENT6, VIP6)])
 def test_a_transport_header_cut_short_is_never_forwarded(host: Host, make: Any, source: str, vip: str) -> None:

@@ -153,6 +153,10 @@ class Supervisor:
             background.keep(self._prove_alive, "telling the service manager")
         self._outside.manager.ready(self.status())
         self._log.info("ready", status=self.status())
+        routers = self.engine.configuration.vrrp.instances
+        if routers and self.options.vrrp:
+            names = ", ".join(router.name for router in routers)
+            self._log.warning("virtual routers are not run yet: keepalived --vrrp holds their addresses", names=names)
 
     async def _end(self) -> None:
         self._outside.manager.stopping()

@@ -297,6 +297,8 @@ class Path:
         message = errors.error_about(packet, error, rest, ip)
         if connection is not None and connection.method != Method.MASQ:
             self._count_output(connection, len(message))
+        if packet.source in self.network.local:  # IPv6 believes its own addresses from outside
+            return dropped("its error is for this host itself")
         hop = self.network.hop(packet.source)
         return _sent(message, hop) if hop is not None else dropped("no route to the client")
 

@@ -26,6 +26,6 @@ _MODULES: dict[type[checks.Check], str] = {
 
 def probe_of(check: checks.Check, context: Context) -> Probe:
     """What makes this check each time it is called."""
-    module = importlib.import_module(f"pylvs.health.{_MODULES[type(check)]}")
+    module = importlib.import_module(f"pylvs.health.checkers.{_MODULES[type(check)]}")
     maker = cast("Callable[[checks.Check, Context], Probe]", module.probe)
     return maker(check, context)
