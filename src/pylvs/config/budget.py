@@ -8,6 +8,7 @@ from pylvs.config.findings import Findings
 from pylvs.config.lines import Line
 
 MOST_TEXT = 32 << 20  # characters: three times what 100,000 real servers with a check each need
+MOST_OF_A_LINE = 1 << 16  # characters, before and after variables are replaced in it
 MOST_MADE = 1_000_000  # lines: keepalived's manual has an example that makes 65,024 blocks of a dozen
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pylvs.config import service_rules
+from pylvs.config.collection import no_collection
 from pylvs.config.effective import EffectiveBlock, resolve
 from pylvs.config.findings import Finding, Findings
 from pylvs.config.groups import entries_of, groups_of
@@ -36,7 +35,7 @@ def understand(document: Document, mtus: Mapping[str, int] | None = None) -> Und
 
     `mtus` are those of the machine's devices by their names; None asks this machine.
     """
-    with _no_collection():
+    with no_collection():
         return _understand(document, mtus)
 
 
@@ -53,18 +52,6 @@ def _understand(document: Document, mtus: Mapping[str, int] | None) -> Understan
     vrrp = vrrp_of(effective, scripts, findings, interfaces.mtus() if mtus is None else mtus)
     configuration = Configuration(services, settings, vrrp)
     return Understanding(effective, configuration, in_order(findings.all(), document))
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """No search for garbage meanwhile: a large configuration is a million small objects of which none is any."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _services(

@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from pylvs.config.blocks import tree
-from pylvs.config.budget import MOST_TEXT, Budget
+from pylvs.config.budget import MOST_OF_A_LINE, MOST_TEXT, Budget
+from pylvs.config.collection import no_collection
 from pylvs.config.files import Source, Unreadable, opened
 from pylvs.config.findings import Finding, Findings, Place
 from pylvs.config.includes import INCLUDE, NO_CHECKS, Checks, included
@@ -87,7 +88,8 @@ class _Reader:
     def document(self, source: Source) -> tuple[Document, tuple[Finding, ...]]:
         """What the file says."""
         self._open(source, NO_CHECKS)
-        nodes = tree(self._statements(), self.findings)
+        with no_collection():
+            nodes = tree(self._statements(), self.findings)
         return Document(nodes, tuple(self.texts), self.texts), self.findings.all()
 
     def _open(self, source: Source, checks: Checks) -> None:
@@ -108,14 +110,28 @@ class _Reader:
         while self.frames:
             frame = self.frames[-1]
             line = next(frame.lines, None)
-            if line is not None:
-                return line if self.budget.spend(len(line.text), line, 0 if frame.source else 1) else None
-            self.frames.pop()
+            if line is None:
+                self.frames.pop()
+            elif not self.budget.spend(len(line.text), line, 0 if frame.source else 1):
+                return None
+            elif len(line.text) <= MOST_OF_A_LINE:
+                return line
+            else:
+                self.findings.error(
+                    line.place(MOST_OF_A_LINE, MOST_OF_A_LINE + 1),
+                    f"no line has more than {MOST_OF_A_LINE} characters",
+                    "write shorter lines",
+                    fatal=True,
+                )
         return None
 
     def _statements(self) -> Iterator[list[Word | Brace]]:
         """The words of each statement up to its brace, and of the rest of its line."""
         while (line := self._next()) is not None:
+            usual = self.lexer.usual(line)
+            if usual is not None:
+                yield usual
+                continue
             at, replaced = 0, "$" not in line.text
             while (at := self._blanks(line, at)) < len(line.text):
                 character = line.text[at]

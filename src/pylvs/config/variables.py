@@ -8,14 +8,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pylvs.config.budget import Budget
+from pylvs.config.budget import MOST_OF_A_LINE, Budget
 from pylvs.config.findings import Findings
 from pylvs.config.lines import Line
 from pylvs.config.words import BANG, HASH, REFERENCE
 
 DEFINITION = re.compile(r"\$([A-Za-z_]\w*)=[ \t]*", re.ASCII)
 MOST_ROUNDS = 64  # values within values within values
-MOST_OF_A_LINE = 1 << 16  # characters, once a variable is replaced in it
 
 _NOTHING_FOLLOWS = re.compile(r"[ \t\v\f\r]*(?:[#!]|$)")
 _COMMENT = re.compile(r"""\\[#!]|"[^"]*(?:"|$)|([#!])""")

@@ -24,6 +24,7 @@ ESCAPED = frozenset(
         *("vrrp_notify_fifo_script", "send", "source"),  # the last two are pylvs's own
     )
 )
+KEPT = ("include", "random_seed")  # what begins words that mean something to the reading itself
 HASH, BANG = "\ufdd0", "\ufdd1"  # what ${_HASH} and ${_BANG} put: no characters of any text, they begin no comment
 ESCAPES = {"a": "\a", "b": "\b", "E": "\x1b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
@@ -32,6 +33,9 @@ SPACES = re.compile(f"[{SPACE}]*")
 REFERENCE = re.compile(r"\$\{[A-Za-z_]\w*(?:[ \t][^{}\"#!]*)?\}|\$[A-Za-z_]\w*(?=[\s,)]|$)", re.ASCII)
 _PLAIN = re.compile(r"[^ \t\v\f\r\n{}\"#!$\\]+")
 _SIMPLE = re.compile(r"(?>[^ \t\v\f\r\n{}\"#!$\\]+|\\[#!]?|\$\{[A-Za-z_]\w*(?:[ \t][^{}\"#!]*)?\}|\$)+", re.ASCII)
+_USUAL = r"\x00-\x08\x0a-\x1f\x7f{}\"'#!$\\"  # what a line has not that is read at a glance
+_USUAL_LINE = re.compile(rf"[ \t]*+([^ \t@~{_USUAL}][^{_USUAL}]*+)?+([{{}}]?+)[ \t\r]*+$")
+_USUAL_WORD = re.compile(r"[^ \t]+")
 _HIDDEN = re.compile(r"\\([#!])")
 _SHELL = re.compile(r"[^ \t\v\f\r\n{}\"'#!$\\]+")
 _ARGUMENT = re.compile(r"[^ \t\v\f\r\n\"'\\]+")
@@ -54,6 +58,23 @@ class Lexer:
 
     findings: Findings
     defined: Collection[str] = ()  # the names of variables, as they become known
+
+    def usual(self, line: Line) -> list[Word | Brace] | None:
+        """The words and the brace of a line as most are, read at a glance; None for any other."""
+        match = _USUAL_LINE.match(line.text) if line.text.isascii() and len(line.origins) == 1 else None
+        if match is None:
+            return None
+        (origin,) = line.origins
+        if origin.width or not (match[1] or match[2]) or (match[1] or "").startswith(KEPT):
+            return None
+        file, number, before = origin.file, origin.line, origin.column
+        found: list[Word | Brace] = [
+            Word(word[0], Place(file, number, before + word.start(), len(word[0])))
+            for word in (_USUAL_WORD.finditer(line.text, match.start(1), match.end(1)) if match[1] else ())
+        ]
+        if match[2]:
+            found.append(Brace(match[2] == "{", Place(file, number, before + match.start(2), 1)))
+        return found
 
     def statement(self, line: Line, at: int) -> tuple[list[Word | Brace], int]:
         """The words from `at` up to the end of the line or through the first brace, and where that is."""

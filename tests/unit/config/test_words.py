@@ -7,7 +7,7 @@ import pytest
 from pylvs.config.findings import Place
 from pylvs.config.reading import read_text
 from pylvs.config.words import arguments
-from tests.unit.config.outlines import findings_of, understood
+from tests.unit.config.outlines import findings_of, outline, understood
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,14 @@ def test_no_quote_is_closed_on_another_line() -> None:
         '-:1:3: error: the quote " is not closed on its line; write the " that ends it',
         '-:2:2: error: the quote " is not closed on its line; write the " that ends it',
     ]
+
+
+def test_a_line_may_not_be_of_any_length() -> None:
+    document, findings = read_text("a\n" + "b " * 5_000_000 + "\nc")
+    assert [str(finding) for finding in findings] == [
+        "-:2:65537: error: no line has more than 65536 characters; write shorter lines"
+    ]
+    assert outline(document) == ["a", "c"]
 
 
 def test_a_word_knows_where_it_stands() -> None:
