@@ -7,8 +7,13 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.termination import unwind_on_sigterm
+
+# Examples take as long as the machine lets them: what they find counts, not when.
+settings.register_profile("pylvs", deadline=None)
+settings.load_profile("pylvs")
 
 HERE = Path(__file__).parent
 NEED_ROOT = ("packet", "lab", "interop")  # folders whose tests make network namespaces and load BPF
