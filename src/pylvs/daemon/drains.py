@@ -147,7 +147,8 @@ class Drains:
         if not still:
             self._end(drain, Stage.CALLED_OFF)
             return
-        keys = {(key, server): None for service, server in still for key in self._engine.service_snapshot(service).keys}
+        services = self._engine.configuration.by_name()
+        keys = {(key, server) for service, server in still for key in services[service].keys}
         found = [each for row in rows for each in row.destinations if (row.service.key, each.destination.key) in keys]
         drain.active = sum(each.active for each in found)
         drain.inactive = sum(each.inactive for each in found)
