@@ -142,6 +142,7 @@ class VrrpInstance:
     higher_priority_answered: bool = False
     down_after_adverts: int = 3
     track_primary: bool = True  # `interface` down is a fault
+    track_data_plane: Track | None = None  # that packets cannot be forwarded; None: it is said, and changes nothing
     tracks: Tracks = field(default_factory=Tracks)
     notify: Notify = field(default_factory=Notify)
     skip_address_check: bool = False  # of the list in a second advertisement from the same router

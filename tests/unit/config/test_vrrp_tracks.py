@@ -6,7 +6,7 @@ import pytest
 
 from pylvs.model.scripts import Script
 from pylvs.model.vrrp import Track, TrackFile, TrackProcess, Tracks, VrrpScript
-from tests.unit.config.vrrp_support import INSTANCE, clean, instance, vrrp
+from tests.unit.config.vrrp_support import ADDRESS, INSTANCE, clean, instance, vrrp
 
 # Nothing is run that would need script security: a shell only opens these.
 SCRIPTS = """\
@@ -225,3 +225,52 @@ def test_what_a_member_and_its_group_both_watch_is_named() -> None:
     group = "vrrp_sync_group G {\ngroup { VI_0 VI_1 }\ntrack_interface { eth2 }\n}\n"
     _, said = vrrp(members(first="track_interface { eth2 }") + group)
     assert said == ["1: warning: eth2 in track_interface is watched by its group too"]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("", None),
+        ("track_data_plane", Track("data plane")),
+        ("track_data_plane weight -50", Track("data plane", -50)),
+        ("track_data_plane weight 20", Track("data plane", 20)),
+    ],
+)
+def test_the_data_plane_counts_where_the_configuration_says_so(line: str, expected: Track | None) -> None:
+    found, said = instance(line)
+    assert (found.track_data_plane, said) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("track_data_plane weight", "lacks a weight"),
+        ("track_data_plane weight 254", "weight 254 is not between -253 and 253"),
+        ("track_data_plane weight many", "many"),
+        ("track_data_plane weight -5 reverse", "reverse"),
+        ("track_data_plane -5", "-5"),
+    ],
+)
+def test_a_weight_of_the_data_plane_that_cannot_be_is_named(line: str, text: str) -> None:
+    _, said = instance(line)
+    (complaint,) = said
+    assert complaint.startswith("7: ")
+    assert text in complaint
+
+
+def test_an_owner_and_a_member_of_a_group_have_no_weight_for_the_data_plane() -> None:
+    found, said = instance("priority 255", "track_data_plane weight -50")
+    assert found.track_data_plane is None
+    why = "priority 255 does not change"
+    assert said == [f"8: error: {why}, so the weight -50 of track_data_plane does not count: it is not watched"]
+    found, said = instance("priority 255", "track_data_plane")
+    assert (found.track_data_plane, said) == (Track("data plane"), [])
+    both = INSTANCE.format(addresses=ADDRESS, lines="track_data_plane weight -50")
+    other = both.replace("VI_1", "VI_2").replace("51", "52").replace("192.0.2.1", "192.0.2.2")
+    group = "vrrp_sync_group G {{ group {{ VI_1\nVI_2 }} {more} }}".replace("{{", "{").replace("}}", "}")
+    alone, said = vrrp(both + other + group.replace("{more}", ""))
+    assert [each.track_data_plane for each in alone.instances] == [None, None]
+    assert len(said) == 2
+    weighed, said = vrrp(both + other + group.replace("{more}", "\nsync_group_tracking_weight\n"))
+    assert [each.track_data_plane for each in weighed.instances] == [Track("data plane", -50)] * 2
+    assert said == []

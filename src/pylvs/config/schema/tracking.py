@@ -47,6 +47,24 @@ class WeightOf(Type[Weight]):
 
 
 @dataclass(frozen=True, slots=True)
+class WeightBehind(Type[Weight]):
+    """Nothing, which is weight 0; or `weight` and a number."""
+
+    def parse(self, words: Words) -> Weight:
+        """The weight."""
+        if not words.take_if("weight"):
+            return Weight(0)
+        word = words.take("a weight")
+        value = number_of(word)
+        if not -MOST <= value <= MOST:
+            raise Wrong(f"weight {word.text} is not between -{MOST} and {MOST}", "write one that is", word)
+        return Weight(value)
+
+    def __str__(self) -> str:
+        return f"[weight N], -{MOST} to {MOST}"
+
+
+@dataclass(frozen=True, slots=True)
 class Watching(Type[Watched]):
     """A name, and with `weight` how much it counts for this one."""
 

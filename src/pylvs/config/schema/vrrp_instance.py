@@ -7,6 +7,7 @@ from pylvs.config.schema.nouns import Block, Keyword, State, Twice
 from pylvs.config.schema.routes import RouteLine
 from pylvs.config.schema.rules import RuleLine
 from pylvs.config.schema.scripts import SCRIPT
+from pylvs.config.schema.tracking import WeightBehind
 from pylvs.config.schema.types import BARE, FLAG, TEXT, Integer, Seconds, Texts, choice
 from pylvs.config.schema.vrrp_tracks import NOTIFIES, TRACKS
 from pylvs.config.schema.vrrp_types import (
@@ -173,6 +174,13 @@ VRRP_INSTANCE = Block(
         ),
         Keyword("dont_track_primary", BARE, "interface down is no fault", default=False),
         *TRACKS,
+        Keyword(
+            "track_data_plane",
+            WeightBehind(),
+            "fault while services cannot be forwarded here; with a weight, that much of its priority",
+            default_doc="it is said, and changes nothing",
+            since="0.2",
+        ),
         *NOTIFIES,
         Keyword(
             "notify_master_rx_lower_pri",

@@ -11,7 +11,7 @@ from pylvs.config.script_rules import ScriptRules
 from pylvs.config.tree import Word
 from pylvs.config.vrrp.instances import Made, notify_of
 from pylvs.config.vrrp.known import Known
-from pylvs.config.vrrp.tracks import KINDS, tracks_of, unweighted
+from pylvs.config.vrrp.tracks import KINDS, tracks_of, unweighted, unweighted_data_plane
 from pylvs.config.vrrp.watched import name_of
 from pylvs.model.vrrp import VrrpGroup
 
@@ -83,7 +83,7 @@ def _shared(member: Made, watched: set[tuple[str, str]], known: Known) -> None:
 def _without_weights(member: Made, group: str, known: Known) -> Made:
     """Members of a group have one priority for all: weights belong to the group."""
     instance = member.instance
-    tracks = unweighted(
-        instance.tracks, member.block, known, f"{instance.name} is in group {group}", keep_interfaces=True
-    )
-    return replace(member, instance=replace(instance, tracks=tracks))
+    why = f"{instance.name} is in group {group}"
+    tracks = unweighted(instance.tracks, member.block, known, why, keep_interfaces=True)
+    data_plane = unweighted_data_plane(instance.track_data_plane, member.block, known, why)
+    return replace(member, instance=replace(instance, tracks=tracks, track_data_plane=data_plane))

@@ -18,7 +18,7 @@ from pylvs.config.vrrp import instance_rules
 from pylvs.config.vrrp.instance_rules import authentication_of, device_of, is_master, is_version_3
 from pylvs.config.vrrp.known import Known
 from pylvs.config.vrrp.rules import Preferences
-from pylvs.config.vrrp.tracks import tracks_of, unweighted
+from pylvs.config.vrrp.tracks import data_plane_of, tracks_of, unweighted, unweighted_data_plane
 from pylvs.model.addresses import Address
 from pylvs.model.routing import HeldAddress
 from pylvs.model.scripts import Script
@@ -84,9 +84,11 @@ class InstanceMaker:
         self._twice(advertised + excluded)
         device, found, ttl = device_of(block), authentication_of(block), block.maybe("unicast_ttl", int)
         owner = block.get("priority", int) == OWNER
-        tracks = tracks_of(block, self.known, device)
+        tracks, data_plane = tracks_of(block, self.known, device), data_plane_of(block)
         if owner:
-            tracks = unweighted(tracks, block, self.known, "priority 255 does not change", keep_interfaces=False)
+            why = "priority 255 does not change"
+            tracks = unweighted(tracks, block, self.known, why, keep_interfaces=False)
+            data_plane = unweighted_data_plane(data_plane, block, self.known, why)
         strict = block.get("strict_mode", bool)
         accept = (block.maybe("accept", bool) or not strict) and not block.get("no_accept", bool)
         instance = VrrpInstance(
@@ -122,6 +124,7 @@ class InstanceMaker:
             higher_priority_answered=block.get("higher_prio_send_advert", bool),
             down_after_adverts=block.get("down_timer_adverts", int),
             track_primary=not block.get("dont_track_primary", bool),
+            track_data_plane=data_plane,
             tracks=tracks,
             notify=notify_of(block, self.scripts),
             skip_address_check=block.get("skip_check_adv_addr", bool),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from pylvs.config.effective import EffectiveBlock
-from pylvs.config.schema.tracking import Watched
+from pylvs.config.schema.tracking import Watched, Weight
 from pylvs.config.vrrp.known import Known
 from pylvs.model.vrrp import Track, TrackFile, TrackProcess, Tracks, VrrpScript
 
 Defined = VrrpScript | TrackFile | TrackProcess
+DATA_PLANE = "track_data_plane"
 KINDS = {"track_script": "vrrp_script", "track_file": "track_file", "track_process": "vrrp_track_process"}
 
 
@@ -27,6 +28,21 @@ def tracks_of(block: EffectiveBlock, known: Known, own_device: str = "") -> Trac
         files=found["track_file"],
         processes=found["track_process"],
     )
+
+
+def data_plane_of(block: EffectiveBlock) -> Track | None:
+    """Whether, and how, the packet path counts."""
+    weight = block.maybe(DATA_PLANE, Weight)
+    return None if weight is None else Track("data plane", weight.value or 0)
+
+
+def unweighted_data_plane(track: Track | None, block: EffectiveBlock, known: Known, why: str) -> Track | None:
+    """None, with a finding, where its weight cannot count; as a script's."""
+    if track is None or not track.weight:
+        return track
+    text = f"{why}, so the weight {track.weight} of {DATA_PLANE} does not count: it is not watched"
+    known.findings.error(block.place(DATA_PLANE), text, f"write {DATA_PLANE} without a weight, or remove it")
+    return None
 
 
 def _defined(block: EffectiveBlock, name: str, table: Mapping[str, Defined], known: Known) -> tuple[Track, ...]:
