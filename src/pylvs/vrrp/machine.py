@@ -52,6 +52,7 @@ class Rules:
     preempt_delay_s: float = 0.0
     down_after_adverts: int = 3
     lower_priority_unanswered: bool = False  # a master does not answer those of lower priority at once
+    higher_priority_answered: bool = False  # a master that gives way says so once more before
     starts_as_master: bool = False
 
 
@@ -170,15 +171,15 @@ class Machine:
             return held, []
         return held._backup(now, Why.YIELD, "", [Advertise(RELEASE)])
 
-    def follow(self, now: float, state: State, why: Why = Why.GROUP) -> tuple[Machine, list[Action]]:
+    def follow(self, now: float, state: State, why: Why = Why.GROUP, detail: str = "") -> tuple[Machine, list[Action]]:
         """Go where the group goes."""
         if state is self.state:
             return self, []
         if state is State.MASTER:
-            return self._master(now, why)
+            return self._master(now, why, detail)
         if state is State.FAULT:
-            return self.fail(now, why=why)
-        return self._backup(now, why, "", [Advertise(RELEASE)] if self.state is State.MASTER else [])
+            return self.fail(now, detail, why)
+        return self._backup(now, why, detail, [Advertise(RELEASE)] if self.state is State.MASTER else [])
 
     # --- how ---
 
@@ -227,7 +228,8 @@ class Machine:
         equal = told.priority == self.priority
         if told.priority > self.priority or (equal and comparable(source) > comparable(self.address)):
             why = Why.GREATER_ADDRESS if equal else Why.HIGHER
-            return self._backup(now, why, f"{source} with priority {told.priority}", heard_s=told.interval_s)
+            last: list[Action] = [Advertise(self.priority)] if self.rules.higher_priority_answered else []
+            return self._backup(now, why, f"{source} with priority {told.priority}", last, told.interval_s)
         conflict = Announce(f"{source} with priority {told.priority} holds the addresses as well")
         if self.rules.lower_priority_unanswered:
             return self, [conflict]
