@@ -28,7 +28,7 @@ def address(line: str) -> tuple[HeldAddress | None, list[str]]:
         ("192.0.2.1/24 brd -", {"broadcast": ip_address("192.0.2.0")}),
         ("192.0.2.1 peer 192.0.2.7 no_track", {"peer": ip_address("192.0.2.7"), "tracked": False}),
         ("192.0.2.1 scope 200 preferred_lft 30", {"scope": 200, "preferred_lft_s": 30}),
-        ("192.0.2.1 home -nodad noprefixroute", {"home": True, "no_dad": True, "no_prefix_route": True}),
+        ("192.0.2.1 home noprefixroute", {"home": True, "no_prefix_route": True}),
         ("192.0.2.1 mngtmpaddr autojoin use_vmac", {"manage_temporary": True, "join_group": True, "own_vmac": True}),
     ],
 )
@@ -41,6 +41,11 @@ def test_an_address_line(line: str, expected: dict[str, Any]) -> None:
 def test_an_ipv6_address_of_a_single_host_is_deprecated_so_that_nobody_speaks_from_it() -> None:
     found, _ = instance(addresses="2001:db8::1\n2001:db8::2/64\n2001:db8::3 preferred_lft forever")
     assert [each.preferred_lft_s for each in found.addresses] == [0, -1, -1]
+
+
+def test_an_ipv6_address_is_used_at_once_unless_its_line_says_otherwise() -> None:
+    found, _ = instance(addresses="2001:db8::1\n2001:db8::2/64 -nodad")
+    assert [each.no_dad for each in found.addresses] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -76,12 +76,13 @@ class HeldLine(Type[Held]):
         given: dict[str, Any] = {"interface": interface}
         if interface.version == 6 and interface.network.prefixlen == 128:
             given["preferred_lft_s"] = 0
+        given["no_dad"] = interface.version == 6  # `-nodad` takes it away
         device: Word | None = None
         group: Word | None = None
         for word in words.rest():
             option = word.text
             if option in FLAGS and option in self._options():
-                given[FLAGS[option]] = FLAGS[option] != "tracked"
+                given[FLAGS[option]] = FLAGS[option] not in ("tracked", "no_dad")
             elif option not in self._options():
                 near = did_you_mean(option, self._options())
                 words.warn(word, f"'{option}' is not known behind an address and is ignored", near)

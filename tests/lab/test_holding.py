@@ -1,0 +1,195 @@
+"""Addresses, seen with `ip` on real devices of a network namespace, and every change of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_interface
+from typing import Any
+
+import pytest
+
+from pylvs.host.held import hold, release
+from pylvs.model.routing import HeldAddress
+from pylvs.vrrp.watching import (
+    AddressCame,
+    AddressGone,
+    Change,
+    LinkCame,
+    LinkChanged,
+    LinkDown,
+    LinkGone,
+    LinkUp,
+    RouteGone,
+    Watch,
+)
+from tests.interop.places import inside
+
+PATIENCE_S = 20
+
+
+@pytest.fixture(autouse=True)
+def place() -> Iterator[None]:
+    """A network namespace with eth0 and eth1, whose other ends are peer0 and peer1."""
+    with inside("holding"):
+        for number in (0, 1):
+            ip(f"link add eth{number} type veth peer name peer{number}")
+            ip(f"link set peer{number} up")
+            ip(f"link set eth{number} up")
+        yield
+
+
+def ip(words: str) -> str:
+    """What `ip` says."""
+    return subprocess.run(["ip", *words.split()], check=True, capture_output=True, text=True).stdout
+
+
+def shown(device: str, family: int = 4) -> dict[str, dict[str, Any]]:
+    """Each address that `ip` finds on a device."""
+    (found,) = json.loads(ip(f"-j -{family} addr show dev {device}")) or [{"addr_info": []}]
+    return {f"{each['local']}/{each['prefixlen']}": each for each in found["addr_info"] if each["scope"] != "link"}
+
+
+def address(text: str, **given: Any) -> HeldAddress:
+    return HeldAddress(interface=ip_interface(text), **given)
+
+
+def until(watch: Watch, wanted: type[Change]) -> list[Change]:
+    """All changes up to the first of that type, and with it."""
+    found: list[Change] = []
+    deadline = time.monotonic() + PATIENCE_S
+    while not any(isinstance(each, wanted) for each in found):
+        assert time.monotonic() < deadline, found
+        found += watch.read()
+        time.sleep(0.01)
+    return found
+
+
+def test_addresses_are_put_on_and_taken_off_as_often_as_one_likes() -> None:
+    placed = [(address("192.0.2.1"), "eth0"), (address("192.0.2.2/24"), "eth1"), (address("fd00::1"), "eth0")]
+    for _ in range(2):
+        assert all(each.done for each in hold(placed))
+        assert (set(shown("eth0")), set(shown("eth1"))) == ({"192.0.2.1/32"}, {"192.0.2.2/24"})
+        assert set(shown("eth0", 6)) == {"fd00::1/128"}
+    for _ in range(2):
+        assert all(each.done for each in release(placed))
+        assert (shown("eth0"), shown("eth1"), shown("eth0", 6)) == ({}, {}, {})
+
+
+def test_an_address_is_all_that_it_was_asked_to_be() -> None:
+    first = address("192.0.2.1/24", label="eth0:vip", scope=200, broadcast=ip_address("192.0.2.255"))
+    others = [
+        *(first, address("192.0.2.3", peer=ip_address("192.0.2.4"), no_prefix_route=True)),
+        *(address("fd00::1", preferred_lft_s=0, no_dad=True), address("fd00::2/64"), address("fd00::3", home=True)),
+    ]
+    assert all(each.done for each in hold([(each, "eth0") for each in others]))
+    ipv4, ipv6 = shown("eth0"), shown("eth0", 6)
+    assert ipv4["192.0.2.1/24"]["label"] == "eth0:vip"
+    assert (ipv4["192.0.2.1/24"]["scope"], ipv4["192.0.2.1/24"]["broadcast"]) == ("site", "192.0.2.255")
+    assert (ipv4["192.0.2.3/32"]["address"], ipv4["192.0.2.3/32"]["noprefixroute"]) == ("192.0.2.4", True)
+    assert (ipv6["fd00::1/128"]["nodad"], ipv6["fd00::1/128"]["preferred_life_time"]) == (True, 0)
+    assert "nodad" not in ipv6["fd00::2/64"]
+    assert ipv6["fd00::3/128"]["home"] is True
+    assert all(each.done for each in release([(each, "eth0") for each in others]))
+    assert (shown("eth0"), shown("eth0", 6)) == ({}, {})
+
+
+def test_an_address_that_was_left_by_others_is_made_what_it_should_be() -> None:
+    ip("addr add fd00::1/128 dev eth0")
+    assert "deprecated" not in shown("eth0", 6)["fd00::1/128"]
+    assert hold([(address("fd00::1", preferred_lft_s=0, no_dad=True), "eth0")])[0].done
+    assert shown("eth0", 6)["fd00::1/128"]["deprecated"] is True
+
+
+def test_one_that_is_refused_says_why_and_keeps_no_other_from_it() -> None:
+    placed = [(address("192.0.2.1"), "eth0"), (address("192.0.2.2", scope=253), "nowhere0"), (address("fd00::1"), "lo")]
+    wrong = (address("fd00::9", manage_temporary=True), "eth0")  # only a /64 can have temporary addresses
+    outcomes = hold([*placed, wrong])
+    assert [each.done for each in outcomes] == [True, False, True, False]
+    assert outcomes[1].trouble == "192.0.2.2/32 could not be put on nowhere0: No such device"
+    assert outcomes[3].trouble.startswith("fd00::9/128 could not be put on eth0: Invalid argument (")
+    assert [each.done for each in release([*placed, wrong])] == [True] * 4
+
+
+def test_many_addresses_at_once() -> None:
+    placed = [(address(f"10.0.{number // 250}.{number % 250 + 1}"), "eth0") for number in range(1000)]
+    assert all(each.done for each in hold(placed))
+    assert len(shown("eth0")) == 1000
+    assert all(each.done for each in release(placed))
+    assert shown("eth0") == {}
+
+
+def test_every_change_of_a_device_is_seen() -> None:
+    with Watch() as watch:
+        ip("link set peer0 down")
+        found = until(watch, LinkDown)
+        while not any(isinstance(each, LinkDown) and each.link.name == "eth0" for each in found):
+            found += until(watch, LinkDown)
+        assert not watch.links["eth0"].up
+        assert watch.links["eth0"].enabled
+        ip("link set peer0 up")
+        until(watch, LinkUp)
+        ip("link set eth1 address 02:00:00:00:00:07")
+        until(watch, LinkChanged)
+        assert watch.links["eth1"].mac == bytes.fromhex("020000000007")
+        ip("link add vip0 link eth0 type macvlan mode private")
+        until(watch, LinkCame)
+        assert watch.links["vip0"].below == watch.links["eth0"].index
+        assert watch.links["vip0"].kind == "macvlan"
+        ip("link del vip0")
+        until(watch, LinkGone)
+        assert "vip0" not in watch.links
+
+
+def test_every_change_of_an_address_is_seen() -> None:
+    with Watch() as watch:
+        hold([(address("192.0.2.1/24"), "eth0"), (address("192.0.2.100"), "eth0")])
+        until(watch, AddressCame)
+        assert watch.primary_address("eth0", 4) == ip_address("192.0.2.1")
+        assert watch.primary_address("eth0", 4, {ip_address("192.0.2.1")}) == ip_address("192.0.2.100")
+        assert watch.primary_address("nowhere0", 4) is None
+        ip("addr del 192.0.2.100/32 dev eth0")
+        assert until(watch, AddressGone) == [AddressGone(ip_address("192.0.2.100"), 32, "eth0")]
+
+
+def test_a_link_local_address_counts_once_it_is_known_to_be_nobody_else_s() -> None:
+    ip("link set eth1 addrgenmode none")
+    ip("link set eth1 down")
+    ip("link set eth1 up")
+    with Watch() as watch:
+        assert watch.primary_address("eth1", 6) is None
+        ip("addr add fe80::7/64 dev eth1")
+        came = AddressCame(ip_address("fe80::7"), 64, "eth1", True)
+        while came not in until(watch, AddressCame):
+            pass
+        assert watch.primary_address("eth1", 6) == ip_address("fe80::7")
+
+
+def test_nothing_is_missed_when_the_kernel_could_not_tell_everything() -> None:
+    with Watch(receive_buffer=1) as watch:
+        hold([(address("192.0.2.1"), "eth0"), (address("192.0.2.2"), "eth0")])
+        for number in range(200):
+            ip(f"addr add 10.0.0.{number + 1}/32 dev eth1")
+        release([(address("192.0.2.1"), "eth0")])
+        came = {str(each.address) for each in until(watch, AddressCame) if isinstance(each, AddressCame)}
+        assert came >= {"192.0.2.2", *(f"10.0.0.{number + 1}" for number in range(200))}
+        assert watch.primary_address("eth0", 4) == ip_address("192.0.2.2")
+
+
+def test_a_route_that_goes_is_seen_even_when_it_goes_without_a_word() -> None:
+    ip("addr add 192.0.2.1/24 dev eth0")
+    with Watch(routes=True) as watch:
+        ip("route add 198.51.100.0/24 via 192.0.2.9 proto 18")
+        ip("route add 198.51.101.0/24 via 192.0.2.9 proto 18")
+        ip("route add 203.0.113.0/24 via 192.0.2.9 proto static")
+        watch.read()
+        ip("route del 203.0.113.0/24")
+        ip("route del 198.51.101.0/24")
+        (gone,) = until(watch, RouteGone)
+        assert isinstance(gone, RouteGone)
+        assert (str(gone.key.destination), gone.key.table) == ("198.51.101.0/24", 254)
+        ip("link set eth0 down")
+        (found,) = [each for each in until(watch, RouteGone) if isinstance(each, RouteGone)]
+        assert str(found.key.destination) == "198.51.100.0/24"
