@@ -1,0 +1,68 @@
+"""Claims of others: what is said of them, and what is answered."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pylvs.model.addresses import Address
+from pylvs.vrrp.claims import DEFEND_INTERVAL_S, MOST_TOLD, TOLD_EVERY_S, Claims, Heard
+from pylvs.vrrp.frames import Claim
+
+VIP, SECOND = ip_address("10.0.0.100"), ip_address("fd00::100")
+MAC, OTHER = bytes.fromhex("02000000000b"), bytes.fromhex("02000000000c")
+
+
+def test_a_claimant_is_named_with_the_address_that_it_is_known_by() -> None:
+    claims = Claims({MAC: "10.0.0.2", OTHER: str(VIP)}.__getitem__)
+    assert claims.hear(0, Claim(VIP, MAC, "eth0")) == Heard(
+        "10.0.0.100 is claimed by 02:00:00:00:00:0b (10.0.0.2) on eth0", True
+    )
+    assert claims.hear(0, Claim(VIP, OTHER)).words == "10.0.0.100 is claimed by 02:00:00:00:00:0c"
+
+
+def test_the_same_claim_is_told_once_in_its_interval_and_counted() -> None:
+    claims = Claims()
+    heard = [claims.hear(now, Claim(VIP, MAC)).words for now in range(int(TOLD_EVERY_S) + 1)]
+    assert [bool(words) for words in heard] == [True, *[False] * (int(TOLD_EVERY_S) - 1), True]
+    assert heard[-1] == "10.0.0.100 is claimed by 02:00:00:00:00:0b, and was 59 times since it was last told"
+
+
+def test_an_address_is_answered_for_once_in_the_defence_interval_whoever_claims_it() -> None:
+    claims = Claims()
+    assert claims.hear(0, Claim(VIP, MAC)).answer
+    assert not claims.hear(1, Claim(VIP, OTHER)).answer
+    assert claims.hear(1, Claim(SECOND, OTHER)).answer
+    assert claims.hear(DEFEND_INTERVAL_S, Claim(VIP, MAC)).answer
+
+
+def test_a_flood_of_claimants_is_told_of_in_few_lines_and_kept_in_little_memory() -> None:
+    claims = Claims()
+    told = [claims.hear(0, Claim(VIP, number.to_bytes(6, "big"))).words for number in range(5000)]
+    assert sum(bool(words) for words in told) == MOST_TOLD
+    after = claims.hear(TOLD_EVERY_S, Claim(VIP, MAC)).words
+    assert after == f"10.0.0.100 is claimed by 02:00:00:00:00:0b; {5000 - MOST_TOLD} claims of others were not told"
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 30), st.sampled_from((VIP, SECOND)), st.binary(min_size=6, max_size=6)), max_size=60
+    )
+)
+def test_answers_and_lines_are_never_closer_than_they_may_be(events: list[tuple[float, Address, bytes]]) -> None:
+    claims, now = Claims(), 0.0
+    answers: dict[Address, list[float]] = {VIP: [], SECOND: []}
+    lines: list[float] = []
+    for pause, address, mac in events:
+        now += pause
+        heard = claims.hear(now, Claim(address, mac))
+        if heard.answer:
+            answers[address].append(now)
+        if heard.words:
+            lines.append(now)
+    for times in answers.values():
+        assert all(second >= first + DEFEND_INTERVAL_S for first, second in pairwise(times))
+    assert all(later >= first + TOLD_EVERY_S for first, later in zip(lines, lines[MOST_TOLD:], strict=False))
