@@ -1,0 +1,214 @@
+"""One cell of the matrix: two routers are started, and the better one is stopped, brought back, and killed.
+
+At every step one of them alone must speak and hold the addresses, and the client's packets must reach that one.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pylvs.host.namespaces import inside_network
+from pylvs.lab.pause import Probe
+from tests.interop.vrrp.observer import Heard, Observer
+from tests.interop.vrrp.routers import Router, router
+from tests.interop.vrrp.rows import PRIORITY, SECOND_VRID, VRID, Event, Row
+from tests.interop.vrrp.segment import Segment, mac, segment
+
+PATIENCE_S = 60.0  # the machine may be busy with other tests
+POLL_S, ANSWER_S = 0.05, 0.3
+VIRTUAL_MAC = {4: "00:00:5e:00:01", 6: "00:00:5e:00:02"}
+
+
+class Trouble(Exception):
+    """A step did not come out as it should."""
+
+
+@dataclass
+class Result:
+    """What came of a cell: seconds until the other spoke, or what went wrong; `spoken` is a master's first frame."""
+
+    row: Row
+    better: str
+    other: str
+    steps: dict[str, float] = field(default_factory=dict)
+    trouble: str = ""
+    spoken: bytes = b""
+
+    @property
+    def name(self) -> str:
+        """For a log."""
+        return f"{self.row.name}: {self.better} → {self.other}"
+
+
+def play(row: Row, better: str, other: str, folder: Path) -> Result:
+    """A cell from its start to its end; `folder` must not exist yet."""
+    result = Result(row, better, other)
+    with segment() as where, Observer(where) as observer:
+        a, b = router(better, where, "a", folder / "a"), router(other, where, "b", folder / "b")
+        try:
+            _Cell(row, where, observer, a, b, result).run()
+        except Trouble as trouble:
+            logs = [f"{each.host}: {line}" for each in (a, b) for line in each.log()[-8:]]
+            result.trouble = "\n    ".join([str(trouble), *logs])
+        finally:
+            for each in (a, b):
+                if each.process is not None:
+                    each.kill()
+    return result
+
+
+@dataclass
+class _Cell:
+    row: Row
+    where: Segment
+    observer: Observer
+    a: Router
+    b: Router
+    result: Result
+
+    def run(self) -> None:
+        """All steps in their order."""
+        for each in (self.b, self.a):
+            each.configuration.write_text(self.row.configuration(each.host, each.folder))
+        if not self.row.returns:
+            self.a.start()  # who comes first stays
+            self.until(lambda: self.speaks("a"), "a router alone speaks")
+            self.b.start()
+            time.sleep(self.row.down_s(PRIORITY["b"]))
+        else:
+            self.b.start()
+            self.a.start()
+        self.settled("a", "election")
+        self.result.spoken = self.spoken()
+        if self.row.event is not None:
+            self.event()
+        self.taken_over("stopped", self.a.stop)
+        if not any(heard.priority == 0 for heard in self.observer.advertisements("a")):
+            raise Trouble("stopped: the master did not say that it goes")
+        self.back()
+        self.taken_over("killed", self.a.kill, gone="a")
+        self.not_too_soon()
+        self.back()
+        for each in (self.a, self.b):
+            if said := each.complaints():
+                raise Trouble(f"{each.host} complains: {said[0]}")
+
+    # --- steps ---
+
+    def taken_over(self, step: str, how: Callable[[], None], gone: str = "") -> None:
+        """From `a` to `b`; how long it took, by the wire."""
+        begin = time.time()
+        how()
+        self.settled("b", step, gone=gone)
+        self.result.steps[step] = self.first("b", begin).at - begin
+
+    def back(self) -> None:
+        """`a` again, and what follows from that."""
+        begin = time.time()
+        self.a.start()
+        if self.row.returns:
+            self.settled("a", "return")
+            took = self.first("a", begin).at - begin
+            if took < self.row.delay_s:
+                raise Trouble(f"return: after {took:.2f} s already, in spite of preempt_delay")
+            return
+        time.sleep(3 * self.row.down_s(PRIORITY["a"]))
+        self.settled("b", "return: the other stays master")
+        if self.observer.advertisements("a", begin):
+            raise Trouble("return: it spoke in spite of nopreempt")
+        self.b.stop()
+        self.settled("a", "the other stopped")
+        self.b.start()
+        time.sleep(self.row.down_s(PRIORITY["b"]))
+        self.settled("a", "the other is back")
+
+    def event(self) -> None:
+        """What is tracked fails, and is well again."""
+        begin = time.time()
+        self.fail(True)
+        self.settled("b", "failed")
+        self.result.steps["failed"] = self.first("b", begin).at - begin
+        self.fail(False)
+        self.settled("a", "well again")
+
+    def fail(self, failed: bool) -> None:
+        """Of what this row tracks."""
+        if self.row.event is Event.CABLE:
+            self.where.cable("a", 1, not failed)
+        elif failed:
+            (self.a.folder / "ill").touch()
+        else:
+            (self.a.folder / "ill").unlink()
+
+    # --- what must hold ---
+
+    def settled(self, master: str, step: str, gone: str = "") -> None:
+        """One master: on the wire, by addresses, and for the client."""
+        backup = "b" if master == "a" else "a"
+        vips = {self.row.vip, *((self.row.other_vip,) if self.row.second else ())}
+        self.until(lambda: self.speaks(master) and not self.speaks(backup), f"{step}: {master} alone speaks")
+        self.until(lambda: vips <= self.where.addresses(master), f"{step}: {master} holds the addresses")
+        if not gone:
+            self.until(lambda: not vips & self.where.addresses(backup), f"{step}: {backup} holds no address")
+        expected = f"{VIRTUAL_MAC[self.row.family]}:{VRID:02x}" if self.row.vmac else mac(master)
+        self.until(lambda: bool(self.observer.claims(master, self.row.vip)), f"{step}: {master} claims the address")
+        self.until(lambda: answered(self.where.path("client"), self.row.vip), f"{step}: the client is answered")
+        self.until(lambda: self.where.neighbour(self.row.vip) == expected, f"{step}: the client knows {expected}")
+
+    def speaks(self, host: str) -> bool:
+        """Whether a master's advertisements came from it of late, of every instance."""
+        since = time.time() - 2.5 * self.row.advert_s
+        heard = {each.vrid for each in self.observer.advertisements(host, since) if each.priority}
+        return heard == ({VRID, SECOND_VRID} if self.row.second else {VRID})
+
+    def first(self, host: str, since: float) -> Heard:
+        """Its first advertisement since."""
+        heard = [each for each in self.observer.advertisements(host, since, VRID) if each.priority]
+        if not heard:
+            raise Trouble(f"{host} spoke too soon")
+        return heard[0]
+
+    def not_too_soon(self) -> None:
+        """Nobody is taken for dead before his time: three advertisements after the last, and the skew."""
+        last = self.observer.advertisements("a", vrid=VRID)[-1]
+        took = self.first("b", last.at).at - last.at
+        if took < self.row.down_s(PRIORITY["b"]) * 0.98:
+            raise Trouble(f"killed: taken over after {took:.3f} s, before the master could be known to be down")
+
+    def spoken(self) -> bytes:
+        """A frame of the master, without what every frame has of its own."""
+        return without_numbers(self.observer.advertisements("a", vrid=VRID)[-1])
+
+    def until(self, holds: Callable[[], bool], what: str) -> None:
+        """Wait. Raises Trouble."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not holds():
+            if time.monotonic() > deadline:
+                raise Trouble(f"after {PATIENCE_S:g} s still not: {what}")
+            time.sleep(POLL_S)
+
+
+def answered(client: Path, address: str) -> bool:
+    """Whether an address answers a client at once."""
+    with inside_network(client):
+        probe = Probe(address)
+    try:
+        probe.ask()
+        select.select([probe], [], [], ANSWER_S)
+        return bool(list(probe.answers()))
+    finally:
+        probe.close()
+
+
+def without_numbers(heard: Heard) -> bytes:
+    """A frame with zeros for IPv4's identification and checksum, and AH's sequence number and digest."""
+    frame = bytearray(heard.frame)
+    if heard.kind == 0x0800:
+        frame[18:20] = frame[24:26] = bytes(2)
+        if heard.protocol == 51:
+            frame[42:58] = bytes(16)
+    return bytes(frame)

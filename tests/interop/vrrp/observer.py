@@ -1,0 +1,144 @@
+"""What passes the switch: advertisements and gratuitous ARP or neighbour advertisements, who sent them, and when.
+
+Read by offsets alone, and never with the code that is under test.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from types import TracebackType
+
+from pylvs.host.namespaces import inside_network
+from tests.interop.vrrp.segment import LINKS, Segment, port
+
+SO_TIMESTAMPNS = 35
+ETH_P_ALL, PACKET_OUTGOING = 3, 4
+ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86DD
+VRRP, AH, ICMPV6, NEIGHBOUR_ADVERTISEMENT = 112, 51, 58, 136
+AH_BYTES = 24
+LONGEST = 2048
+_WAIT_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A frame from a host; `at` in seconds since 1970 by the kernel's word."""
+
+    at: float
+    host: str
+    link: int
+    frame: bytes
+
+    @property
+    def kind(self) -> int:
+        """Of the frame's content."""
+        return int.from_bytes(self.frame[12:14], "big")
+
+    @property
+    def protocol(self) -> int:
+        """VRRP or AH where it is one; 0 for what is no IP."""
+        return {IPV4: self.frame[23], IPV6: self.frame[20]}.get(self.kind, 0)
+
+    @property
+    def advertisement(self) -> bytes:
+        """What VRRP says in it; b"" for anything else."""
+        if self.protocol not in (VRRP, AH):
+            return b""
+        start = 14 + ((self.frame[14] & 15) * 4 if self.kind == IPV4 else 40)
+        end = 14 + int.from_bytes(self.frame[16:18], "big") if self.kind == IPV4 else len(self.frame)
+        return self.frame[start + (AH_BYTES if self.protocol == AH else 0) : end]
+
+    @property
+    def vrid(self) -> int:
+        """Of an advertisement."""
+        return self.advertisement[1]
+
+    @property
+    def priority(self) -> int:
+        """Of an advertisement."""
+        return self.advertisement[2]
+
+    @property
+    def source_mac(self) -> str:
+        """Where the frame says it comes from."""
+        return self.frame[6:12].hex(":")
+
+    @property
+    def claimed(self) -> str:
+        """The address that a gratuitous ARP or an unsolicited neighbour advertisement claims; "" for anything else."""
+        if self.kind == ARP and self.frame[28:32] == self.frame[38:42]:
+            return str(ip_address(self.frame[28:32]))
+        if self.kind == IPV6 and self.protocol == ICMPV6 and self.frame[54] == NEIGHBOUR_ADVERTISEMENT:
+            return str(ip_address(self.frame[62:78])) if not self.frame[58] & 0x40 else ""
+        return ""
+
+
+class Observer:
+    """Listens at the routers' ports of the switches while its block lasts."""
+
+    def __init__(self, where: Segment) -> None:
+        """Open the sockets."""
+        self.heard: list[Heard] = []
+        self._sockets: dict[socket.socket, tuple[str, int]] = {}
+        self._ending = threading.Event()
+        with inside_network(where.switch):
+            for host in ("a", "b"):
+                for link in range(LINKS):
+                    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+                    raw.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+                    raw.bind((port(host, link), ETH_P_ALL))
+                    raw.setblocking(False)
+                    self._sockets[raw] = host, link
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    def __enter__(self) -> Observer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, _t: type[BaseException] | None, _e: BaseException | None, _b: TracebackType | None) -> None:
+        self._ending.set()
+        self._thread.join()
+        for each in self._sockets:
+            each.close()
+
+    def _listen(self) -> None:
+        poll = select.poll()
+        by_number = {}
+        for each in self._sockets:
+            poll.register(each, select.POLLIN)
+            by_number[each.fileno()] = each
+        while not self._ending.is_set():
+            for number, _ in poll.poll(_WAIT_S * 1000):
+                self._take(by_number[number])
+
+    def _take(self, raw: socket.socket) -> None:
+        host, link = self._sockets[raw]
+        while True:
+            try:
+                frame, ancillary, _, (_, _, kind, _, _) = raw.recvmsg(LONGEST, 64)
+            except OSError:  # nothing more, or the device is down
+                return
+            if kind == PACKET_OUTGOING:
+                continue
+            at = next(struct.unpack("=qq", data[:16]) for _, name, data in ancillary if name == SO_TIMESTAMPNS)
+            told = Heard(at[0] + at[1] / 1e9, host, link, frame)
+            if told.advertisement or told.claimed:
+                self.heard.append(told)
+
+    def select(self, wanted: Callable[[Heard], bool], since: float = 0.0) -> list[Heard]:
+        """Those that are wanted, since a time."""
+        return [each for each in tuple(self.heard) if each.at >= since and wanted(each)]
+
+    def advertisements(self, host: str, since: float = 0.0, vrid: int = 0) -> list[Heard]:
+        """From a host; of one virtual router if a VRID is given."""
+        return self.select(lambda h: h.host == host and bool(h.advertisement) and vrid in (0, h.vrid), since)
+
+    def claims(self, host: str, address: str, since: float = 0.0) -> list[Heard]:
+        """Gratuitous ARP or neighbour advertisements of a host for an address."""
+        return self.select(lambda h: h.host == host and h.claimed == address, since)

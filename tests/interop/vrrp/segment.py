@@ -1,0 +1,136 @@
+"""Two routers and a client on a switch: network namespaces around a bridge that has one of its own.
+
+The bridge parts the routers' cables, so that one of them may go down without the other noticing its carrier.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pylvs.host.namespaces import NAMED, inside_network
+from pylvs.lab.processes import end_all, identity
+
+HOSTS = ("a", "b", "client")
+LINKS = 2  # eth0 and eth1 of every host, each on a switch of its own
+_SWITCH = "wire"
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Its namespaces are called pylvs-NAME-HOST."""
+
+    name: str
+
+    def path(self, host: str) -> Path:
+        """The namespace of a host, or of the switches."""
+        return NAMED / f"pylvs-{self.name}-{host}"
+
+    def inside(self, host: str) -> list[str]:
+        """The words before a command that is to run in a host."""
+        return ["nsenter", f"--net={self.path(host)}", "--"]
+
+    @property
+    def switch(self) -> Path:
+        """The namespace of the bridges."""
+        return self.path(_SWITCH)
+
+    def ip(self, host: str, words: str) -> str:
+        """What `ip` prints in a host."""
+        command = ["ip", "-n", self.path(host).name, *words.split()]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def cable(self, host: str, link: int, plugged: bool) -> None:
+        """Pull a cable at the switch's end, or plug it in again."""
+        self.ip(_SWITCH, f"link set {port(host, link)} {'up' if plugged else 'down'}")
+
+    def addresses(self, host: str) -> set[str]:
+        """All addresses of a host, on whatever device."""
+        lines = self.ip(host, "-o addr show").splitlines()
+        return {line.split()[3].partition("/")[0] for line in lines}
+
+    def neighbour(self, address: str) -> str:
+        """Which link address the client knows for an address; "" if none."""
+        words = self.ip("client", f"neigh show {address}").split()
+        return words[words.index("lladdr") + 1] if "lladdr" in words else ""
+
+
+def port(host: str, link: int = 0) -> str:
+    """The switch's end of a host's cable."""
+    return f"{host}-{link}"
+
+
+def address(host: str, link: int = 0, family: int = 4) -> str:
+    """A host's own address on a link."""
+    number = HOSTS.index(host) + 1
+    return f"10.66.{link}.{number}" if family == 4 else f"fd00:66:0:{link}::{number}"
+
+
+def mac(host: str, link: int = 0) -> str:
+    """A host's link address."""
+    return f"02:66:00:00:0{link}:0{HOSTS.index(host) + 1}"
+
+
+@contextmanager
+def segment() -> Iterator[Segment]:
+    """One with all hosts up; nothing is left of it, nor of what ran in it."""
+    made = Segment(f"v{os.getpid()}x{next(_numbers)}")
+    everybody = (_SWITCH, *HOSTS)
+    try:
+        _batch("".join(f"netns add {made.path(host).name}\n" for host in everybody))
+        with inside_network(made.switch):
+            _set("ipv6/conf/all/disable_ipv6", 1)
+            _set("ipv6/conf/default/disable_ipv6", 1)
+        _batch("".join(f"{line}\n" for line in _wires(made)), made.switch)
+        for host in HOSTS:
+            with inside_network(made.path(host)):
+                _as_installed()
+            _batch("".join(f"{line}\n" for line in _up(host)), made.path(host))
+        yield made
+    finally:
+        there = [made.path(host) for host in everybody if made.path(host).exists()]
+        end_all(each for path in there if (each := identity(path)))
+        for path in there:
+            subprocess.run(["ip", "netns", "del", path.name], check=True)
+
+
+def _batch(lines: str, namespace: Path | None = None) -> None:
+    where = ["-n", namespace.name] if namespace else []
+    subprocess.run(["ip", *where, "-batch", "-"], input=lines, text=True, check=True)
+
+
+def _wires(made: Segment) -> Iterator[str]:
+    for link in range(LINKS):
+        yield f"link add switch{link} type bridge forward_delay 0 mcast_snooping 0"
+        yield f"link set switch{link} up"
+        for host in HOSTS:
+            peer = f"peer name eth{link} address {mac(host, link)} netns {made.path(host).name}"
+            yield f"link add {port(host, link)} type veth {peer}"
+            yield f"link set {port(host, link)} master switch{link} up"
+
+
+def _up(host: str) -> Iterator[str]:
+    yield "link set lo up"
+    for link in range(LINKS):
+        yield f"link set eth{link} up"
+        yield f"addr add {address(host, link)}/24 dev eth{link}"
+        yield f"addr add {address(host, link, 6)}/64 dev eth{link} nodad"
+
+
+def _as_installed() -> None:
+    """As a machine is that looks for no other addresses and trusts its own at once."""
+    for device in ("all", "default", *(f"eth{link}" for link in range(LINKS))):
+        for name in ("rp_filter", "arp_ignore", "arp_announce"):
+            _set(f"ipv4/conf/{device}/{name}", 0)
+        for name in ("accept_dad", "dad_transmits", "accept_ra", "disable_ipv6"):
+            _set(f"ipv6/conf/{device}/{name}", 0)
+
+
+def _set(name: str, value: int) -> None:
+    Path("/proc/sys/net", name).write_text(str(value), encoding="ascii")

@@ -1,0 +1,198 @@
+"""How long a client waits when the master goes: pylvs beside keepalived, in the same run.
+
+Two routers of one program share an address. The master is stopped, or dies with its machine: its cable is dead from
+that moment on. A client asks every millisecond; the pause is the longest time between two requests that were answered.
+"""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from pyroute2 import IPRoute
+
+from pylvs.host.namespaces import inside_network
+from pylvs.lab.pause import watched
+from tests.interop.vrrp.cell import PATIENCE_S, POLL_S, Trouble
+from tests.interop.vrrp.observer import Observer
+from tests.interop.vrrp.routers import KEEPALIVED, PYLVS, Router, router
+from tests.interop.vrrp.rows import Row
+from tests.interop.vrrp.segment import Segment, port, segment
+
+TRIALS = 10
+PROGRAMS = (PYLVS, KEEPALIVED)
+KILLED, STOPPED = "killed", "stopped"
+INTERVAL_S = 0.001
+BEFORE_S, AFTER_S = 0.3, 0.5  # that the client watches besides
+GROUP = "224.0.0.18"
+_GROUP_IN_PROC = "120000E0"  # as /proc/net/igmp has it
+
+CASES = (
+    Row("v2, 1 s", 2, 4, 1.0, also="nopreempt", returns=False),
+    Row("v3, 100 ms", 3, 4, 0.1, also="nopreempt", returns=False),
+    Row("v3, 10 ms", 3, 4, 0.01, also="nopreempt", returns=False),
+)
+GOALS_MS = {("v3, 10 ms", KILLED): "60, then 35", ("v3, 10 ms", STOPPED): "30, then 11"}
+
+
+@dataclass
+class Times:
+    """Pauses in seconds, and how long it took until the other spoke."""
+
+    case: Row
+    program: str
+    how: str
+    pauses: list[float] = field(default_factory=list)
+    spoke: list[float] = field(default_factory=list)
+
+
+def measure(
+    cases: Sequence[Row] = CASES,
+    programs: Sequence[str] = PROGRAMS,
+    trials: int = TRIALS,
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[Times]:
+    """All of it, one after another: two cores are few. Raises Trouble."""
+    found: list[Times] = []
+    with tempfile.TemporaryDirectory(prefix="pylvs-times-") as name:
+        for case in cases:
+            for program in programs:
+                progress(f"{case.name}: {program}")
+                found += _pair(case, program, trials, Path(name, f"{len(found)}"))
+    return found
+
+
+def _pair(case: Row, program: str, trials: int, folder: Path) -> Iterator[Times]:
+    killed, stopped = Times(case, program, KILLED), Times(case, program, STOPPED)
+    with segment() as where, Observer(where) as observer, _switch(where) as unplug:
+        routers = {host: router(program, where, host, folder / host) for host in ("a", "b")}
+        for host, each in routers.items():
+            each.configuration.write_text(case.configuration(host, each.folder))
+        trial = _Trial(case, where, observer, routers, unplug)
+        try:
+            trial.begin()
+            for _ in range(trials):
+                for times in (killed, stopped):
+                    pause, spoke = trial.one(times.how)
+                    times.pauses.append(pause)
+                    times.spoke.append(spoke)
+        finally:
+            for each in routers.values():
+                if each.process is not None:
+                    each.kill()
+    yield killed
+    yield stopped
+
+
+@contextmanager
+def _switch(where: Segment) -> Iterator[Callable[[str], None]]:
+    """What takes a host's cable out at once: a command of its own would take milliseconds to start."""
+    with inside_network(where.switch):
+        route = IPRoute()
+    try:
+        numbers = {host: route.link_lookup(ifname=port(host))[0] for host in ("a", "b")}
+        yield lambda host: route.link("set", index=numbers[host], state="down")
+    finally:
+        route.close()
+
+
+@dataclass
+class _Trial:
+    case: Row
+    where: Segment
+    observer: Observer
+    routers: dict[str, Router]
+    unplug: Callable[[str], None]
+    master: str = "a"
+
+    def begin(self) -> None:
+        """One speaks, the other listens."""
+        self.routers["a"].start()
+        self.until(lambda: self.speaks("a"), "a router alone speaks")
+        self.routers["b"].start()
+        self.ready("b")
+
+    def one(self, how: str) -> tuple[float, float]:
+        """The master goes, the other takes over, and the first comes back as the other's backup."""
+        gone, taking = self.master, "b" if self.master == "a" else "a"
+        with watched(self.where.inside("client"), self.case.vip, INTERVAL_S) as seen:
+            time.sleep(BEFORE_S)
+            begin = time.time()
+            if how == KILLED:
+                self.unplug(gone)
+                self.routers[gone].kill()
+            else:
+                self.routers[gone].tell(signal.SIGTERM)
+            self.until(lambda: self.speaks(taking), f"{taking} has taken over from {gone}, which was {how}")
+            time.sleep(AFTER_S)
+        if how == KILLED:
+            self.forget(gone)
+            self.where.cable(gone, 0, True)
+        else:
+            self.routers[gone].stop()
+        spoke = next(each.at for each in self.observer.advertisements(taking, begin) if each.priority)
+        self.routers[gone].start()
+        self.ready(gone)
+        self.master = taking
+        return seen.pause(begin, spoke + AFTER_S).seconds, spoke - begin
+
+    def forget(self, host: str) -> None:
+        """A machine that comes back does not know what addresses it had."""
+        if self.case.vip in self.where.addresses(host):
+            self.where.ip(host, f"addr del {self.case.vip}/32 dev eth0")
+
+    def ready(self, host: str) -> None:
+        """It listens, and has heard the master for as long as it must."""
+        igmp = f"/proc/{self._process(host)}/net/igmp"
+        self.until(lambda: _GROUP_IN_PROC in Path(igmp).read_text(), f"{host} listens")
+        time.sleep(max(0.5, self.case.down_s(1)))
+        if self.speaks(host):
+            raise Trouble(f"{self.case.name}: {host} came back and took over")
+
+    def _process(self, host: str) -> int:
+        process = self.routers[host].process
+        assert process is not None
+        return process.pid
+
+    def speaks(self, host: str) -> bool:
+        """Whether it is master, by its advertisements."""
+        since = time.time() - 2.5 * self.case.advert_s
+        return any(each.priority for each in self.observer.advertisements(host, since))
+
+    def until(self, holds: Callable[[], bool], what: str) -> None:
+        """Wait. Raises Trouble."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not holds():
+            if time.monotonic() > deadline:
+                logs = [f"{each.host}: {line}" for each in self.routers.values() for line in each.log()[-8:]]
+                raise Trouble("\n    ".join([f"{self.case.name}: after {PATIENCE_S:g} s still not: {what}", *logs]))
+            time.sleep(POLL_S)
+
+
+def table(found: Sequence[Times]) -> str:
+    """In Markdown: medians in milliseconds, with the longest in brackets."""
+    programs = list(dict.fromkeys(each.program for each in found))
+    head = ["advertisements", "the master is", *(f"{program}: pause" for program in programs)]
+    head += [*(f"{program}: until the other speaks" for program in programs), "goal"]
+    lines = [_line(head), "|---" * len(head) + "|"]
+    for case in dict.fromkeys(each.case for each in found):
+        for how in (KILLED, STOPPED):
+            those = {each.program: each for each in found if each.case == case and each.how == how}
+            cells = [_figure(those[program].pauses) for program in programs]
+            cells += [_figure(those[program].spoke) for program in programs]
+            lines.append(_line([case.name, how, *cells, GOALS_MS.get((case.name, how), "")]))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _figure(seconds: Sequence[float]) -> str:
+    return f"{median(seconds) * 1000:.0f} ms ({max(seconds) * 1000:.0f})"
