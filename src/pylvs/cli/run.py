@@ -40,9 +40,9 @@ def run(
     import asyncio
     import resource
 
-    from pylvs.daemon import logs
     from pylvs.daemon.outside import Machine
     from pylvs.daemon.supervisor import Supervisor
+    from pylvs.host import logs
 
     logs.set_up(log_format)
     sys.setswitchinterval(SWITCH_S)

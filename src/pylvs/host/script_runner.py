@@ -28,6 +28,7 @@ from pylvs.host.script_security import insecurities
 GRACE_S = 2.0  # between SIGTERM and SIGKILL, as keepalived has it
 _STUBBORN_S = 2.0  # after SIGKILL: what sleeps in the kernel cannot be waited for
 _TICK_S = 0.02  # how often the end of what was killed is looked for
+_LONGEST_SLEEP_S = 3600.0  # what may run for ever has a deadline that no selector can wait for
 KEPT_BYTES = 8192  # of a script's output; the rest is read and thrown away
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _UMASK = 0o077
@@ -88,7 +89,7 @@ class Runner:
         if any(each.stage != "runs" or each.status is not None for each in self._running.values()):
             return _TICK_S
         nearest = min((each.deadline for each in self._running.values()), default=None)
-        return None if nearest is None else max(0.0, nearest - time.monotonic())
+        return None if nearest is None else min(max(0.0, nearest - time.monotonic()), _LONGEST_SLEEP_S)
 
     # --- the daemon's side ---
 

@@ -69,7 +69,7 @@ def test_wrong_words_are_wrong_usage(tmp_path: Path) -> None:
 def test_somebody_who_may_not_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "keepalived.conf").write_text("# nothing yet\n")
     code = (
-        "import os, sys, pylvs.cli.run, pylvs.daemon.logs, pylvs.daemon.outside, pylvs.daemon.supervisor;"
+        "import os, sys, pylvs.cli.run, pylvs.host.logs, pylvs.daemon.outside, pylvs.daemon.supervisor;"
         "import pylvs.cli.main as m;"
         "os.setresuid(*[65534] * 3); m.main()"
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from pylvs.daemon import logs
+from pylvs.host import logs
 
 
 @pytest.fixture(autouse=True)

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.daemon.telling import alerts
-from pylvs.daemon.telling.alerts import Alert, Alerts, alert_of, message
-from pylvs.daemon.telling.smtp import Refused, deliver
+from pylvs.daemon.telling.alerts import Alerts, alert_of
 from pylvs.health.events import Event, ServerDown, ServerUp
+from pylvs.host import mail as mails
+from pylvs.host.mail import Alert, message
+from pylvs.host.smtp import Refused, deliver
 from pylvs.model.service import ServiceKey
 from pylvs.model.wanted import Configuration, GlobalSettings, Mail, WantedService
 from tests.unit.daemon.test_notify import down, gained, lost, server_key, service, up
@@ -214,8 +215,8 @@ def event(number: int, at: float) -> Event:
 
 
 def test_alerts_are_sent_in_order_and_those_that_are_too_many_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alerts, "MOST_WAITING", 5)
-    monkeypatch.setattr(alerts, "FINISH_S", LONG_S)
+    monkeypatch.setattr(mails, "MOST_WAITING", 5)
+    monkeypatch.setattr(mails, "FINISH_S", LONG_S)
     monkeypatch.setattr(time, "time", lambda: 1000.0)
 
     async def main() -> Mailbox:
@@ -234,7 +235,7 @@ def test_alerts_are_sent_in_order_and_those_that_are_too_many_are_not(monkeypatc
 
 
 def test_a_mail_server_that_is_down_costs_nobody_anything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alerts, "FINISH_S", 0.1)
+    monkeypatch.setattr(mails, "FINISH_S", 0.1)
 
     async def main() -> None:
         async with mail_server(saying(hold=True)) as box:
@@ -251,6 +252,6 @@ def test_without_recipients_nothing_is_sent() -> None:
         sender = sending(replace(MAIL, recipients=()))
         sender.heard(event(1, 0))
         sender.heard(gained())
-        assert sender._task is None
+        assert not sender.outbox.busy
 
     asyncio.run(main())

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon.telling import notify
 from pylvs.daemon.telling.notify import Notifier, script_of
 from pylvs.health.events import CheckFailed, Event, QuorumGained, QuorumLost, ServerDown, ServerUp, WeightChanged
+from pylvs.host import in_turn
 from pylvs.host.processes import Processes
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.scripts import Script
@@ -164,7 +164,7 @@ def test_what_is_heard_costs_no_time(tmp_path: Path) -> None:
 
 
 def test_of_too_many_that_wait_the_latest_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notify, "MOST_WAITING", 2)
+    monkeypatch.setattr(in_turn, "MOST_WAITING", 2)
     gate = tmp_path / "gate"
 
     async def scenario(told: Told) -> None:
@@ -191,7 +191,7 @@ def test_the_last_words_of_what_was_removed_are_those_of_its_time(tmp_path: Path
 
 
 def test_a_script_that_hangs_is_ended_and_the_next_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notify, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(in_turn, "TIMEOUT_S", 1.0)
 
     async def scenario(told: Told) -> None:
         told.notifier.configure(wanted(told, script("/bin/sleep", "600")))
@@ -210,7 +210,7 @@ def test_the_end_waits_for_what_is_not_told_yet_but_not_for_ever(
         told.notifier.heard(down(1, ending=True))
 
     assert play(tmp_path, scenario) == ["<told", "told>"]
-    monkeypatch.setattr(notify, "FINISH_S", 0.5)
+    monkeypatch.setattr(in_turn, "FINISH_S", 0.5)
 
     async def hanging(told: Told) -> None:
         told.notifier.configure(wanted(told, script("/bin/sleep", "600")))

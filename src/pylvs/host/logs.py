@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -18,7 +19,7 @@ _SEVERITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}  
 
 def set_up(form: Format, stream: TextIO | None = None, environment: Mapping[str, str] | None = None) -> None:
     """Let all logs come out in this form: structlog's, and those that libraries write through `logging`."""
-    out = sys.stderr if stream is None else stream
+    out = (sys.stderr or io.StringIO()) if stream is None else stream  # there is none where it was closed
     journal = form == "text" and _is_journal(out, os.environ if environment is None else environment)
     steps: list[Any] = [structlog.processors.add_log_level]
     if not journal:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import structlog
 
-from pylvs.daemon import logs
 from pylvs.daemon.telling.lines import log_event
 from pylvs.health.events import CheckFailed, QuorumGained, ServerDown
+from pylvs.host import logs
 from pylvs.model.destination import DestinationKey
 
 SERVER = DestinationKey(ip_address("10.0.0.1"), 80)

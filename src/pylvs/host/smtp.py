@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Sequence
 
-from pylvs.health.checkers.failures import words_of
 from pylvs.model.wanted import Mail
 
 LONGEST_LINE = 4096
@@ -31,7 +31,7 @@ async def deliver(message: bytes, mail: Mail) -> dict[str, str]:
     except TimeoutError:
         raise Refused(f"{where}: no connection in {mail.connect_timeout_s:g} s") from None
     except OSError as error:
-        words = words_of(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+        words = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or str(error)
         raise Refused(f"{where}: {words}") from None
     try:
         return await _Session(reader, writer, mail.connect_timeout_s).send(message, mail)

@@ -1,0 +1,59 @@
+"""Changes of files as the kernel tells of them: inotify(7), through libc."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterator
+
+MODIFY, CLOSE_WRITE, MOVED_FROM, MOVED_TO = 0x2, 0x8, 0x40, 0x80
+CREATE, DELETE, DELETE_SELF, MOVE_SELF, IGNORED, OVERFLOW = 0x100, 0x200, 0x400, 0x800, 0x8000, 0x4000
+ENTRIES = MODIFY | CLOSE_WRITE | MOVED_FROM | MOVED_TO | CREATE | DELETE | DELETE_SELF | MOVE_SELF
+_EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name
+_CHUNK = 1 << 16
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Inotify:
+    """Watches folders; readable (`fileno`) when there is something to `read`."""
+
+    def __init__(self) -> None:
+        """Raises OSError."""
+        self._descriptor = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+
+    def fileno(self) -> int:
+        """To be watched for reading."""
+        return self._descriptor
+
+    def watch(self, folder: str) -> int:
+        """From now on; the number is the folder's in `read`. Raises OSError."""
+        return _checked(_libc.inotify_add_watch(self._descriptor, os.fsencode(folder), ctypes.c_uint32(ENTRIES)))
+
+    def forget(self, number: int) -> None:
+        """Not any more; harmless if the folder has gone."""
+        _libc.inotify_rm_watch(self._descriptor, number)
+
+    def read(self) -> Iterator[tuple[int, int, str]]:
+        """Folder's number (-1: events were lost), mask and name of what happened; never waits."""
+        try:
+            told = os.read(self._descriptor, _CHUNK)
+        except BlockingIOError:
+            return
+        at = 0
+        while at < len(told):
+            number, mask, _, length = _EVENT.unpack_from(told, at)
+            at += _EVENT.size
+            yield number, mask, os.fsdecode(told[at : at + length].rstrip(b"\0"))
+            at += length
+
+    def close(self) -> None:
+        """The end."""
+        os.close(self._descriptor)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
