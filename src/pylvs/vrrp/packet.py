@@ -16,6 +16,7 @@ from pylvs.model.vrrp import Authentication
 
 PROTOCOL = 112
 TTL = 255  # anything less came through a router
+TRAFFIC_CLASS = 0xC0  # internetwork control (RFC 791)
 PASSWORD_BYTES = 8
 MOST_ADDRESSES = 255
 MOST_INTERVAL_S = {2: 255.0, 3: 40.95}
@@ -43,6 +44,7 @@ class Flaw(Enum):
     ADDRESSES = "other virtual addresses"
     PRIORITY = "a priority that only an owner has"
     SOURCE = "not from a peer"
+    DESTINATION = "multicast instead of unicast, or the other way round"
 
 
 class Dropped(Exception):

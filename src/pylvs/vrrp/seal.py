@@ -1,7 +1,7 @@
 """Version 2's authentication header (RFC 2402 with HMAC-MD5-96, RFC 2403), as keepalived puts it around advertisements.
 
-The digest covers the IP header with its mutable fields zero, the authentication header with a digest of zeros, and the
-payload. The key is the password.
+The digest covers the IP header with its mutable fields zero (of multicast, keepalived covers the TTL as it is), the
+authentication header with a digest of zeros, and the payload. The key is the password.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ DIGEST_BYTES = 12
 _AH = struct.Struct("!BBH4sI12s")  # next header, length in words - 2, reserved, SPI, sequence number, digest
 AH_BYTES = _AH.size
 MOST_SEQUENCE = 0xFFFFFFFF
-_MUTABLE = ((1, 1), (6, 2), (8, 1), (10, 2))  # TOS, fragment offset, TTL, checksum: offset and bytes
+_MUTABLE = ((1, 1), (6, 2), (10, 2))  # TOS, fragment offset, checksum: offset and bytes
+_TTL_AT, _MULTICAST_TTL = 8, 255
+_DESTINATION_AT, _MULTICAST = 16, 0xE  # its first 4 bits
 
 
 def seal(ip_header: bytes, payload: bytes, key: bytes, sequence: int) -> bytes:
@@ -59,5 +61,6 @@ def _digest(ip_header: bytes, plain: bytes, payload: bytes, key: bytes) -> bytes
     fixed = bytearray(ip_header[:20])
     for at, count in _MUTABLE:
         fixed[at : at + count] = bytes(count)
+    fixed[_TTL_AT] = _MULTICAST_TTL if fixed[_DESTINATION_AT] >> 4 == _MULTICAST else 0
     made = hmac.digest(key.ljust(PASSWORD_BYTES, b"\0"), bytes(fixed) + plain + payload, "md5")
     return made[:DIGEST_BYTES]

@@ -41,12 +41,33 @@ def test_another_key_does_not_open_it(key: bytes, other: bytes) -> None:
 def test_what_routers_change_is_not_covered_and_the_rest_is() -> None:
     sealed = seal(HEADER, b"payload", b"secret", 1)
     changed = bytearray(HEADER)
-    for at, value in ((1, 0), (6, 0x40), (8, 3), (10, 0xAB), (11, 0xCD)):
+    for at, value in ((1, 0), (6, 0x40), (10, 0xAB), (11, 0xCD)):
         changed[at] = value
     assert opened(bytes(changed), sealed, b"secret") == (1, b"payload")
     changed[15] ^= 1
     with pytest.raises(Dropped, match="wrong digest"):
         opened(bytes(changed), sealed, b"secret")
+
+
+def test_the_ttl_of_multicast_is_covered_as_255_and_that_of_unicast_is_not() -> None:
+    for destination, sent, came in (("e0000012", 255, 255), ("c0000202", 64, 3)):
+        header = bytearray(HEADER[:16] + bytes.fromhex(destination))
+        header[8] = sent
+        sealed = seal(bytes(header), b"payload", b"secret", 1)
+        header[8] = came
+        assert opened(bytes(header), sealed, b"secret") == (1, b"payload")
+
+
+def test_what_keepalived_sealed_opens() -> None:
+    """Recorded from 2.2.7: multicast, and unicast with unicast_ttl 64."""
+    told = "21339602020132000a0000640a0000650000000000000000"
+    for packet in (
+        "45c0004400010000ff33d0b20a000001e0000012700400000a00000100000001172c2ea8c3d1b01d5330f327" + told,
+        "45c0004400010000403365c40a0000010a000002700400000a000001000000012f4301863ffbaa3cc61eb4cd" + told,
+    ):
+        whole = bytes.fromhex(packet)
+        assert opened(whole[:20], whole[20:], b"secret") == (1, whole[44:])
+        assert seal(whole[:20], whole[44:], b"secret", 1) == whole[20:]
 
 
 def test_a_sequence_number_counts_once() -> None:
