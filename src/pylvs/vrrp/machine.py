@@ -38,6 +38,7 @@ class Why(Enum):
     RECOVERED = "everything that is tracked is well again"
     YIELD = "the operator's word"
     GROUP = "its group"
+    REMOVED = "the configuration has it no more"
     STOP = "the end"
 
 
@@ -99,6 +100,7 @@ class Machine:
     heard_interval_s: float = 0.0
     preempt_at: float | None = None  # when a better router may take over from the one that is heard
     held_until: float | None = None
+    released_by: Address | None = None  # who gave up, and nobody was heard since
 
     # --- what follows from the rules ---
 
@@ -148,6 +150,8 @@ class Machine:
             return replace(self, due=now + self.rules.interval_s), [Advertise(self.priority)]
         if self.held_until is not None and now < self.held_until:
             return replace(self, due=min(self.held_until, now + self.down_s)), []
+        if self.released_by is not None:
+            return self._master(now, Why.RELEASED, str(self.released_by))
         return self._master(now, Why.TIMER, f"for {self.down_s:.3g} s")
 
     def hear(self, now: float, told: Advertisement, source: Address) -> tuple[Machine, list[Action]]:
@@ -196,7 +200,12 @@ class Machine:
     def _master(self, now: float, why: Why, detail: str = "") -> tuple[Machine, list[Action]]:
         changed, become = self._to(State.MASTER, why, detail)
         fresh = replace(
-            changed, due=now + self.rules.interval_s, heard_interval_s=0.0, preempt_at=None, held_until=None
+            changed,
+            due=now + self.rules.interval_s,
+            heard_interval_s=0.0,
+            preempt_at=None,
+            held_until=None,
+            released_by=None,
         )
         return fresh, [Advertise(self.priority), become]
 
@@ -208,15 +217,15 @@ class Machine:
         return replace(fresh, due=now + fresh.down_s), [*before, become]
 
     def _heard_as_backup(self, now: float, told: Advertisement, source: Address) -> tuple[Machine, list[Action]]:
-        heard = replace(self, heard_interval_s=told.interval_s)
+        heard = replace(self, heard_interval_s=told.interval_s, released_by=None)
         if told.priority == RELEASE:
-            return replace(heard, due=now + heard.skew_s, preempt_at=None), []
+            return replace(heard, due=now + heard.skew_s, preempt_at=None, released_by=source), []
         if told.priority >= self.priority or not self.rules.preempt:
             return replace(heard, due=now + heard.down_s, preempt_at=None), []
         if self.held_until is not None and now < self.held_until:
             return replace(heard, due=now + heard.down_s), []
         if not self.rules.preempt_delay_s:
-            return replace(self, preempt_at=None), []  # the one heard is worse: its advertisements count for nothing
+            return replace(self, preempt_at=None, released_by=None), []  # the one heard is worse: its advertisements count for nothing
         begin = now + self.rules.preempt_delay_s if self.preempt_at is None else self.preempt_at
         if now >= begin:
             return replace(self, preempt_at=begin), []

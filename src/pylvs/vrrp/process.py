@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import os
 import resource
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pylvs.model.errors import Busy
 from pylvs.model.vrrp import VrrpSettings
 
 REALTIME = 1  # where the configuration says nothing: before everything that is not real-time
@@ -41,6 +44,24 @@ def be_punctual(settings: VrrpSettings) -> Punctuality:
     return Punctuality(realtime, locked, tuple(troubles))
 
 
+@contextlib.contextmanager
+def alone(path: str) -> Iterator[None]:
+    """Only one process at a time holds this file. Raises Busy naming the other."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise Busy(f"virtual routers run here already, process {other}; stop it first") from None
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+        os.unlink(path)
+    finally:
+        os.close(descriptor)
+
+
 def stop_collecting() -> None:
     """Reference counts free what this process makes; what lives now lives to the end."""
     gc.collect()
@@ -59,6 +80,7 @@ def _be_realtime(settings: VrrpSettings, troubles: list[str]) -> int:
                 troubles.append(f"vrrp_rt_priority {wanted}: {error.strerror}")
     nice = settings.nice or -20
     try:
+        os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
         os.setpriority(os.PRIO_PROCESS, 0, nice)
     except OSError as error:
         troubles.append(f"neither a real-time priority nor niceness {nice}: {error.strerror}")

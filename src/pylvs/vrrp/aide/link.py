@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -58,6 +59,9 @@ class AideLink:
         if isinstance(message, Configure):
             self._configuration = message
         if self._pipe is None:
+            if isinstance(message, Log):  # which is not lost then
+                with contextlib.suppress(OSError):
+                    os.write(2, f"pylvs: {message.text}\n".encode())
             return
         try:
             self._pipe.send(message)

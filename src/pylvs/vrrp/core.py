@@ -1,0 +1,370 @@
+"""The process of the virtual routers: one thread, one loop, nothing that waits.
+
+    Place (links, addresses) ─┐                     ┌─ Place (advertisements, ARP, addresses, routes, rules)
+    Ears (advertisements) ────┼─ Routers (machines) ┼─ Roles (the packet path's word)
+    Control (pylvs run, CLI) ─┤                     └─ aide (scripts, pipes, mail, log)
+    aide (what is tracked) ───┘
+
+It reads no file and starts no program but its aide; its configuration comes from `pylvs run`, which it outlives.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pylvs.model.addresses import Address
+from pylvs.model.errors import InvalidOperation, PylvsError
+from pylvs.model.roles import Roles
+from pylvs.model.vrrp import Track, Tracks, VrrpConfiguration, VrrpInstance
+from pylvs.vrrp import process, report
+from pylvs.vrrp.aide.link import AideLink
+from pylvs.vrrp.aide.messages import (
+    Configure,
+    FileNumber,
+    Finish,
+    Log,
+    LowerHeard,
+    Moved,
+    PriorityMoved,
+    ProcessesWell,
+    ScriptWell,
+)
+from pylvs.vrrp.control import Control
+from pylvs.vrrp.groups import Group
+from pylvs.vrrp.listening import Ears
+from pylvs.vrrp.loop import Call, Loop, Timer
+from pylvs.vrrp.machine import State, Why
+from pylvs.vrrp.packet import Dropped
+from pylvs.vrrp.place import Place
+from pylvs.vrrp.priority import Watched
+from pylvs.vrrp.process import Punctuality
+from pylvs.vrrp.router import Router
+from pylvs.vrrp.screening import Grumbler
+from pylvs.vrrp.sending_limits import SendingLimits
+from pylvs.vrrp.sockets import Datagram
+
+# What another word about makes another virtual router: the old one ends, the new one begins.
+IDENTITY = ("interface", "vrid", "family", "version", "vmac", "authentication", "multicast")
+
+
+def run(state_dir: Path, log_format: str, roles: Roles) -> None:
+    """Until SIGTERM, or until it is told to stop. The state directory is there. Raises Busy, PylvsError."""
+    os.chdir(state_dir)
+    with process.alone("vrrp.pid"):
+        Core(log_format, roles).run()
+
+
+class Core:
+    """All virtual routers of a network namespace."""
+
+    def __init__(self, log_format: str, roles: Roles) -> None:
+        self.loop = Loop()
+        self.routers: dict[str, Router] = {}
+        self.groups: list[Group] = []
+        self.punctuality = Punctuality(0, False)
+        self.data_plane = True, ""
+        self.unknown: Counter[tuple[str, int]] = Counter()  # VRIDs of nobody here, by device
+        self._roles = roles
+        self._standby: frozenset[Address] | None = None
+        self._roles_trouble = ""
+        self._configuration = VrrpConfiguration()
+        self._known: dict[tuple[str, str], Watched] = {}  # the last that the aide said
+        self._grumbler = Grumbler()
+        self._ending = False
+        self._begun = False
+        self.aide = AideLink(self.loop, log_format, self._hear_aide)
+        self.place = Place(self.loop, self.log, self._links_changed, self._lost, self._claimed)
+        self._ears = Ears(self.loop, self._hear)
+        self._limits = SendingLimits(())
+        verbs = {
+            "configure": self._configure,
+            "status": lambda _: report.status(self),
+            "why": lambda request: report.why(self, request.get("name")),
+            "yield": self._yield,
+            "unyield": self._unyield,
+            "data_plane": self._data_plane,
+            "stop": lambda _: self.stop(),
+        }
+        self._control = Control(self.loop, verbs)
+
+    # --- its life ---
+
+    def run(self) -> None:
+        """From the first word to the end."""
+        woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        self.loop.watch(woken, lambda: self._signalled(os.read(woken, 64)))
+        self.aide.start()
+        self._control.open()
+        try:
+            self.loop.run()
+        finally:
+            self._control.close()
+            self._ears.close()
+            self.place.close()
+
+    def _signalled(self, numbers: bytes) -> None:
+        if {signal.SIGTERM, signal.SIGINT} & set(numbers):
+            self.stop()
+
+    def stop(self) -> dict[str, Any]:
+        """Give up every mastership, tell everyone, end."""
+        if not self._ending:
+            self._ending = True
+            for router in self.routers.values():
+                router.stop()
+            self._ears.close()
+            self._tell_roles(frozenset())
+            self.aide.finish(Finish(), self.loop.stop)
+        return {}
+
+    # --- what is to be ---
+
+    def _configure(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Run this from now on; what did not change is not touched."""
+        new: VrrpConfiguration = request["configuration"]
+        if self._ending:
+            raise InvalidOperation("the virtual routers are stopping")
+        first = not self._begun
+        self.aide.say(Configure(request["settings"], new))
+        if first or (new.settings != self._configuration.settings):
+            self.punctuality = process.be_punctual(new.settings)
+            for trouble in self.punctuality.troubles:
+                self.log("warning", trouble)
+        self._configuration = new
+        self._limits = SendingLimits(new.settings.limits)
+        self._forget_what_is_not_tracked()
+        warnings: list[str] = []
+        self.place.configure(new)
+        wanted = {each.name: each for each in new.instances}
+        for name in [name for name, router in self.routers.items() if not _same(router.instance, wanted.get(name))]:
+            router = self.routers.pop(name)
+            router.stop(Why.REMOVED if name not in wanted else Why.STOP)
+        fresh = [each for each in new.instances if each.name not in self.routers]
+        self.groups = []
+        for each in fresh:
+            self.routers[each.name] = Router(each, self, self.place, self._limits)
+        self._make_groups()
+        self._listen(warnings)
+        self._tell_roles(self._standing_by())
+        for each in new.instances:
+            router = self.routers[each.name]
+            router.track(self._tracked(each))
+            if router.instance != each:
+                router.change(each)
+        if first and new.settings.startup_delay_s:
+            self.loop.at(self.now + new.settings.startup_delay_s, lambda: self._start(fresh))
+        else:
+            self._start(fresh)
+        if first:
+            self._begun = True
+            process.stop_collecting()
+        return {"warnings": warnings}
+
+    def _start(self, instances: list[VrrpInstance]) -> None:
+        for each in instances:
+            router = self.routers.get(each.name)
+            if router is not None and not self._ending:
+                router.start()
+
+    def _make_groups(self) -> None:
+        for router in self.routers.values():
+            router.group = None
+        for each in self._configuration.groups:
+            members = [self.routers[name] for name in each.members if name in self.routers]
+            group = Group(each, members)
+            self.groups.append(group)
+            for member in members:
+                member.group = group
+
+    def _listen(self, troubles: list[str]) -> None:
+        troubles += self._ears.listen((each, each.interface) for each in self._configuration.instances)
+
+    # --- what is tracked ---
+
+    def _tracks_of(self, instance: VrrpInstance) -> list[Tracks]:
+        group = next((each for each in self._configuration.groups if instance.name in each.members), None)
+        return [instance.tracks] + ([group.tracks] if group else [])
+
+    def _tracked(self, instance: VrrpInstance) -> dict[tuple[str, str], Watched]:
+        """Everything that an instance tracks, as it stands."""
+        found: dict[tuple[str, str], Watched] = {}
+        for tracks in self._tracks_of(instance):
+            for kind, several in (("script", tracks.scripts), ("file", tracks.files), ("process", tracks.processes)):
+                for track in several:
+                    known = self._known.get((kind, track.name), Watched(kind, track))
+                    found[kind, track.name] = Watched(kind, track, known.well, known.number, known.words)
+            for track in tracks.interfaces:
+                found["interface", track.name] = Watched("interface", track, self.place.up(track.name))
+        if instance.track_data_plane is not None:
+            well, words = self.data_plane
+            found["data plane", ""] = Watched("data plane", instance.track_data_plane, well, None, words)
+        return found
+
+    def _forget_what_is_not_tracked(self) -> None:
+        new = self._configuration
+        names = {("script", each.name) for each in new.scripts}
+        names |= {("file", each.name) for each in new.files} | {("process", each.name) for each in new.processes}
+        self._known = {key: known for key, known in self._known.items() if key in names}
+
+    def _hear_aide(self, message: Any) -> None:
+        if isinstance(message, ScriptWell):
+            watched = Watched("script", Track(message.name), message.well, None, message.words)
+        elif isinstance(message, FileNumber):
+            watched = Watched("file", Track(message.name), None, message.number)
+        elif isinstance(message, ProcessesWell):
+            watched = Watched("process", Track(message.name), message.well, None, f"{message.count} of them")
+        else:
+            return
+        self._known[watched.kind, watched.track.name] = watched
+        self.tell("track", "", kind=watched.kind, name=watched.track.name, well=watched.well, number=watched.number)
+        self._track_again()
+
+    def _track_again(self) -> None:
+        for router in self.routers.values():
+            router.track(self._tracked(router.instance))
+
+    def _data_plane(self, request: dict[str, Any]) -> dict[str, Any]:
+        before, self.data_plane = self.data_plane, (bool(request["well"]), str(request.get("words", "")))
+        if before != self.data_plane:
+            well, words = self.data_plane
+            text = "the packet path is well again" if well else f"the packet path is lost: {words}"
+            self.log("info" if well else "error", text)
+            self.tell("data_plane", "", well=well, words=words)
+            self._track_again()
+        return {}
+
+    # --- the operator's words ---
+
+    def _named(self, names: list[str]) -> list[Router]:
+        for name in names:
+            if name not in self.routers:
+                there = ", ".join(sorted(self.routers)) or "none"
+                raise InvalidOperation(f"{name}: no such virtual router; there are: {there}")
+        found = {name: self.routers[name] for name in names or self.routers}
+        for router in list(found.values()):
+            if router.group is not None:
+                found |= {member.name: self.routers[member.name] for member in router.group.members}
+        return list(found.values())
+
+    def _yield(self, request: dict[str, Any]) -> dict[str, Any]:
+        several = self._named(request.get("names") or [])
+        for router in several:
+            router.yield_until(self.now + float(request["seconds"]))
+        return {"names": [router.name for router in several]}
+
+    def _unyield(self, request: dict[str, Any]) -> dict[str, Any]:
+        several = self._named(request.get("names") or [])
+        for router in several:
+            router.take_part_again()
+        return {"names": [router.name for router in several]}
+
+    # --- what is heard ---
+
+    def _hear(self, device: str, vrid: int, datagram: Datagram) -> None:
+        for router in self.routers.values():
+            instance = router.instance
+            if instance.vrid == vrid and instance.interface == device and router.speaks(datagram):
+                try:
+                    router.hear(datagram)
+                except Dropped as dropped:
+                    self._grumble(router, dropped, datagram)
+                return
+        self.unknown[device, vrid] += 1
+
+    def _grumble(self, router: Router, dropped: Dropped, datagram: Datagram) -> None:
+        before = self._grumbler.may((router.name, dropped.flaw), self.now)
+        if before is None:
+            return
+        more = f"; {before} more like it since the last line" if before else ""
+        self.log("warning", f"{router.name}: an advertisement from {datagram.source} is dropped: {dropped}{more}")
+        self.tell("dropped", router.name, flaw=dropped.flaw.value, source=str(datagram.source))
+
+    def _lost(self, name: str, addresses: set[Address]) -> None:
+        words = ", ".join(sorted(map(str, addresses)))
+        if self._grumbler.may((name, words), self.now) is not None:
+            self.log("warning", f"{name}: somebody removed {words}; it is put back")
+        self.tell("restored", name, addresses=sorted(map(str, addresses)))
+        self.routers[name].restore()
+
+    def _claimed(self, address: Address, words: str) -> None:
+        for router in self.routers.values():
+            if router.holds(address):
+                self.tell("claim", router.name, address=str(address), words=words)
+                router.claimed(words or f"{address} is still claimed by others")
+
+    def _links_changed(self, renewed: set[str]) -> None:
+        """Devices or addresses came or went; `renewed` devices are there anew."""
+        for device in renewed:
+            self._ears.again(device)
+        self._track_again()
+        for router in self.routers.values():
+            router.examine()
+
+    # --- the world of a virtual router (`pylvs.vrrp.world`) ---
+
+    @property
+    def now(self) -> float:
+        """Seconds."""
+        return self.loop.now
+
+    def at(self, when: float, call: Call) -> Timer:
+        """Call once, not before that time."""
+        return self.loop.at(when, call)
+
+    def roles_changed(self) -> None:
+        """Somebody became master, or is one no more."""
+        self._tell_roles(self._standing_by())
+
+    def _standing_by(self) -> frozenset[Address]:
+        here: set[Address] = set()
+        elsewhere: set[Address] = set()
+        for router in self.routers.values():
+            instance = router.instance
+            held = {each.interface.ip for each in (*instance.addresses, *instance.excluded)}
+            (here if router.state is State.MASTER else elsewhere).update(held)
+        return frozenset(elsewhere - here)
+
+    def _tell_roles(self, addresses: frozenset[Address]) -> None:
+        if addresses == self._standby:
+            return
+        try:
+            self._roles.stand_by(addresses)
+        except PylvsError as error:
+            if str(error) != self._roles_trouble:
+                self.log("error", f"the packet path does not know what it serves: {error}")
+            self._roles_trouble = str(error)
+            return
+        self._standby, self._roles_trouble = addresses, ""
+
+    def log(self, level: str, text: str, **fields: Any) -> None:
+        """A line."""
+        self.aide.say(Log(level, text, fields))
+
+    def tell(self, event: str, instance: str, **fields: Any) -> None:
+        """To those who follow events."""
+        self._control.tell({"event": event, "instance": instance, "time": time.time(), **fields})
+
+    def notify(self, kind: str, name: str, state: str, priority: int, before: str) -> None:
+        """To the operator's scripts, pipes and mail."""
+        self.aide.say(Moved(kind, name, state, priority, before))
+
+    def priority_moved(self, name: str, state: str, priority: int) -> None:
+        """To the operator's pipes."""
+        self.aide.say(PriorityMoved(name, state, priority))
+
+    def lower_heard(self, name: str, priority: int) -> None:
+        """To the operator's script for masters that hear somebody worse."""
+        self.aide.say(LowerHeard(name, priority))
+
+
+def _same(old: VrrpInstance, new: VrrpInstance | None) -> bool:
+    return new is not None and all(getattr(old, name) == getattr(new, name) for name in IDENTITY)

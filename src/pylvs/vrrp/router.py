@@ -1,0 +1,318 @@
+"""One virtual router at work: its machine's actions done, its timers kept, what it tracks turned into its priority."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from pylvs.model.addresses import Address
+from pylvs.model.vrrp import OWNER, VrrpInstance
+from pylvs.vrrp.announcing import Announcer
+from pylvs.vrrp.groups import Group
+from pylvs.vrrp.history import History
+from pylvs.vrrp.listening import family_of, protocol_of
+from pylvs.vrrp.loop import Timer
+from pylvs.vrrp.machine import Action, Advertise, Become, Machine, Rules, State, Why
+from pylvs.vrrp.priority import Watched, effective, faults
+from pylvs.vrrp.screening import Screen
+from pylvs.vrrp.sending_limits import SendingLimits
+from pylvs.vrrp.sockets import Datagram
+from pylvs.vrrp.speaking import Voice
+from pylvs.vrrp.world import Here, World
+
+Step = tuple[Machine, list[Action]]
+
+
+def rules_of(instance: VrrpInstance) -> Rules:
+    """What the machine is told."""
+    return Rules(
+        priority=instance.priority,
+        interval_s=instance.advert_interval_s,
+        version=instance.version,
+        preempt=instance.preempt,
+        preempt_delay_s=instance.preempt_delay_s,
+        down_after_adverts=instance.down_after_adverts,
+        lower_priority_unanswered=instance.lower_priority_unanswered,
+        higher_priority_answered=instance.higher_priority_answered,
+        starts_as_master=instance.starts_as_master,
+    )
+
+
+class Router:
+    """One of them, from its instance's first word to its last."""
+
+    def __init__(self, instance: VrrpInstance, world: World, here: Here, limits: SendingLimits) -> None:
+        self.instance = instance
+        self.history = History()
+        self.screen: Screen | None = None  # both while it has an address to speak from
+        self.group: Group | None = None
+        self.watched: dict[tuple[str, str], Watched] = {}
+        self.wanting = False
+        self.own_faults: list[str] = []
+        self.heard_from: Address | None = None  # the master that is followed
+        self.sent = self.heard = 0
+        self.machine = Machine(rules_of(instance), instance.multicast, priority=instance.priority)
+        self._world = world
+        self._here = here
+        self._limits = limits
+        self._running = False
+        self._voice: Voice | None = None
+        self._announcer = self._make_announcer()
+        self._timer: Timer | None = None
+        self._announcing: Timer | None = None
+
+    @property
+    def name(self) -> str:
+        """Its instance's."""
+        return self.instance.name
+
+    @property
+    def state(self) -> State:
+        """Where it is."""
+        return self.machine.state
+
+    # --- its life ---
+
+    def start(self) -> None:
+        """From now on it takes part; what a former process left on this machine is given up first."""
+        self._here.give_up(self.instance)
+        self._running = True
+        self.examine()
+
+    def stop(self, why: Why = Why.STOP) -> None:
+        """The end: the others are told."""
+        self._running = False
+        self._step(self.machine.follow(self._world.now, State.FAULT, why))
+        self._rest()
+
+    def change(self, instance: VrrpInstance) -> None:
+        """Another word about the same virtual router; its state stays as it is."""
+        old, self.instance = self.instance, instance
+        self.machine = replace(self.machine, rules=rules_of(instance))
+        if old.priority == OWNER or instance.priority == OWNER:
+            self.machine = replace(self.machine, priority=instance.priority)
+        if self._voice is not None:
+            self._speak_anew(self.machine.address)
+        if self.state is State.MASTER:
+            self._here.change(old, instance)
+            if instance.announcements != old.announcements:
+                self._announcer.stop()
+                self._announcer = self._make_announcer()
+            self._announcer.change(self._world.now, self._here.targets_of(instance))
+            self._announce()
+        self.examine()
+
+    # --- what it tracks ---
+
+    def watch(self, watched: Watched) -> None:
+        """Something that it tracks stands so now."""
+        key = watched.kind, watched.track.name
+        before = self.watched.get(key)
+        self.watched[key] = watched
+        if before != watched and self._running:
+            self.examine()
+
+    def track(self, wanted: dict[tuple[str, str], Watched]) -> None:
+        """Everything that it tracks, as it stands; what is not there any more does not count."""
+        self.watched = wanted
+        if self._running:
+            self.examine()
+
+    def examine(self) -> None:
+        """Look again at everything that may be a fault, and at the priority."""
+        if not self._running:
+            return
+        before = bool(self.own_faults)
+        self.own_faults = self._find_faults()
+        self._speak_as(self._here.source_of(self.instance))
+        self._set_priority()
+        self._live_or_not()
+        if self.group is not None and before != bool(self.own_faults):
+            self.group.examine(self)
+
+    def examine_group(self) -> None:
+        """Another member's fault came or went."""
+        if self._running:
+            self._live_or_not()
+
+    def _find_faults(self) -> list[str]:
+        instance = self.instance
+        found = faults(self.watched.values())
+        if link := self._here.link_fault(instance):
+            found.insert(0, link)
+        elif self._here.source_of(instance) is None:
+            found.insert(0, f"{instance.interface} has no address to speak from")
+        if instance.fault_without_peers and not instance.peers:
+            found.append("it has no peers")
+        return found
+
+    def _live_or_not(self) -> None:
+        now = self._world.now
+        found = self.own_faults or (self.group.faults_beside(self) if self.group else [])
+        if found:
+            self._step(self.machine.fail(now, "; ".join(found)))
+        elif self.state is State.FAULT:
+            self._step(self.machine.recover(now) if self.history.last else self.machine.start(now))
+        else:
+            self._set_timer()
+
+    def _speak_as(self, source: Address | None) -> None:
+        if source is not None and (self._voice is None or source != self.machine.address):
+            self._speak_anew(source)
+
+    def _speak_anew(self, source: Address) -> None:
+        mtu, sequence = self._here.mtu_of(self.instance), int(time.time())
+        self._voice = Voice(self.instance, source, mtu, sequence, self._voice)
+        self.screen = Screen(self.instance, self._voice, self.screen)
+        self.machine = replace(self.machine, address=source)
+
+    def _set_priority(self) -> None:
+        wanted = effective(self.instance.priority, self.watched.values())
+        before = self.machine.priority
+        self._step(self.machine.set_priority(self._world.now, wanted))
+        if self.machine.priority != before:
+            words = f"{self.name}: priority {before} is {self.machine.priority} now"
+            self._world.log("info", words, state=self.state.value)
+            self._world.tell("priority", self.name, priority=self.machine.priority, before=before)
+            if self.state is not State.FAULT:
+                self._world.priority_moved(self.name, self.state.value, self.machine.priority)
+
+    # --- what happens ---
+
+    def hear(self, datagram: Datagram) -> None:
+        """An advertisement came, perhaps. Raises Dropped where it is none that counts."""
+        if not self._running or self.screen is None:
+            return
+        now = self._world.now
+        told = self.screen.screen(datagram, now)
+        if told is None:
+            return
+        for mismatch in self.screen.take_news():
+            self._world.log("warning", f"{self.name}: {mismatch}")
+            self._world.tell("mismatch", self.name, words=str(mismatch))
+        self.heard += 1
+        if self.state is State.MASTER and told.priority < self.machine.priority:
+            self._world.lower_heard(self.name, told.priority)
+        self._step(self.machine.hear(now, told, datagram.source))
+        if self.state is State.BACKUP:
+            self.heard_from = datagram.source
+            self.wanting = self.wanting and self.machine.due is not None and self.machine.due <= now
+
+    def yield_until(self, until: float) -> None:
+        """Give up, and do not take over before that time."""
+        self._step(self.machine.yield_until(self._world.now, until))
+
+    def take_part_again(self) -> None:
+        """What the operator said is over."""
+        self.machine = replace(self.machine, held_until=None)
+        self._set_timer()
+
+    def follow(self, state: State, why: Why, detail: str) -> None:
+        """Go where the group goes."""
+        self._step(self.machine.follow(self._world.now, state, why, detail))
+
+    def claimed(self, words: str) -> None:
+        """Somebody else just said that an address is his."""
+        if self.state is State.MASTER:
+            self._again(words)
+
+    def holds(self, address: Address) -> bool:
+        """Whether it is the master of an address."""
+        instance = self.instance
+        return self.state is State.MASTER and any(
+            each.interface.ip == address for each in (*instance.addresses, *instance.excluded)
+        )
+
+    def restore(self) -> None:
+        """Hold what somebody removed, and say so to the neighbours."""
+        if self.state is State.MASTER:
+            self._here.take(self.instance)
+            self._announcer.begin(self._world.now, self._here.targets_of(self.instance))
+            self._announce()
+
+    def speaks(self, datagram: Datagram) -> bool:
+        """Whether a datagram is in its own family and protocol."""
+        return family_of(self.instance) == datagram.source.version and protocol_of(self.instance) == datagram.protocol
+
+    def _wake(self) -> None:
+        now = self._world.now
+        machine, actions = self.machine.wake(now)
+        if machine.state is not self.state and machine.state is State.MASTER and self.group is not None:
+            self.wanting = True
+            if not self.group.may_be_master(self):
+                self.machine = replace(self.machine, due=now + self.machine.interval_s)
+                self._set_timer()
+                return
+        self._step((machine, actions))
+
+    # --- what is done ---
+
+    def _step(self, step: Step) -> None:
+        self.machine, actions = step
+        for action in actions:
+            if isinstance(action, Advertise):
+                self._advertise(action.priority)
+            elif isinstance(action, Become):
+                self._become(action)
+            else:
+                self._again(action.detail)
+        self._set_timer()
+
+    def _advertise(self, priority: int) -> None:
+        if self._voice is not None:
+            self.sent += 1
+            self._here.send(self.instance, self._voice.packets(priority))
+
+    def _become(self, become: Become) -> None:
+        self.wanting = False
+        if become.state is State.MASTER:
+            self.heard_from = None
+            self._world.roles_changed()
+            self._here.take(self.instance)
+            self._announcer.begin(self._world.now, self._here.targets_of(self.instance))
+            self._announce()
+        elif become.before is State.MASTER:
+            self._announcer.stop()
+            self._here.give_up(self.instance)
+            self._world.roles_changed()
+        if become.state is State.FAULT:
+            self.heard_from = None
+        transition = self.history.note(time.time(), become, self.machine.priority)
+        words = f"{self.name}: {become.before.value} to {become.state.value}: {transition.sentence()}"
+        self._world.log("warning" if become.state is State.FAULT else "info", words, priority=self.machine.priority)
+        self._world.tell("transition", self.name, **transition.told())
+        state = "STOP" if become.why is Why.STOP else become.state.value
+        self._world.notify("INSTANCE", self.name, state, self.machine.priority, become.before.value)
+        if self.group is not None and self.group.moved(self, become.why):
+            self._world.notify("GROUP", self.group.group.name, state, 0, "")
+
+    def _again(self, words: str) -> None:
+        now = self._world.now
+        if self._announcer.again(now, words):
+            self._world.log("warning", f"{self.name}: {words}; its addresses are announced again")
+            self._world.tell("conflict", self.name, words=words)
+        self._announce()
+
+    def _make_announcer(self) -> Announcer:
+        return Announcer(self.instance.announcements, self._limits, self.instance.interface)
+
+    def _announce(self) -> None:
+        for device, address in self._announcer.wake(self._world.now):
+            self._here.announce(self.instance, device, address)
+        if self._announcing is not None:
+            self._announcing.cancel()
+        due = self._announcer.due
+        self._announcing = None if due is None else self._world.at(due, self._announce)
+
+    def _set_timer(self) -> None:
+        due = self.machine.due if self._running else None
+        if self._timer is not None:
+            if self._timer.when == due and self._timer.call is not None:
+                return
+            self._timer.cancel()
+        self._timer = None if due is None else self._world.at(due, self._wake)
+
+    def _rest(self) -> None:
+        for timer in (self._timer, self._announcing):
+            if timer is not None:
+                timer.cancel()

@@ -1,0 +1,69 @@
+"""Sync groups: members move together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pylvs.model.vrrp import VrrpGroup
+from pylvs.vrrp.groups import Group
+from pylvs.vrrp.machine import State, Why
+
+
+@dataclass(eq=False)
+class Imagined:
+    """A member whose moves are told to its group, as a virtual router tells them."""
+
+    name: str
+    state: State = State.BACKUP
+    wanting: bool = False
+    own_faults: list[str] = field(default_factory=list)
+    looked: int = 0
+    group: Group | None = None
+
+    def follow(self, state: State, why: Why, detail: str) -> None:
+        self.move(state, why)
+
+    def move(self, state: State, why: Why) -> bool:
+        self.state = state
+        assert self.group is not None
+        return self.group.moved(self, why)
+
+    def examine_group(self) -> None:
+        self.looked += 1
+
+
+def group(count: int = 3) -> tuple[Group, list[Imagined]]:
+    members = [Imagined(f"VI_{number}") for number in range(count)]
+    made = Group(VrrpGroup(name="VG", members=tuple(each.name for each in members)), members)
+    for member in members:
+        member.group = made
+    made.state = State.BACKUP
+    return made, members
+
+
+def test_a_member_waits_for_the_others() -> None:
+    made, (one, two, three) = group()
+    one.wanting = True
+    assert not made.may_be_master(one)
+    two.wanting = True
+    assert not made.may_be_master(two)
+    assert made.may_be_master(three)
+
+
+def test_all_go_where_one_goes_and_the_group_says_so_once() -> None:
+    made, members = group()
+    assert members[0].move(State.MASTER, Why.TIMER)
+    assert {each.state for each in members} == {State.MASTER}
+    assert made.state is State.MASTER
+    assert not members[1].move(State.MASTER, Why.GROUP)
+    assert members[2].move(State.BACKUP, Why.HIGHER)
+    assert {each.state for each in members} == {State.BACKUP}
+
+
+def test_a_fault_of_one_is_named_to_the_others() -> None:
+    made, (one, two, three) = group()
+    two.own_faults = ["eth1 is down"]
+    made.examine(two)
+    assert (one.looked, two.looked, three.looked) == (1, 0, 1)
+    assert made.faults_beside(one) == ["VI_1 of group VG: eth1 is down"]
+    assert made.faults_beside(two) == []
