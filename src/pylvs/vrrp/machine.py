@@ -225,7 +225,9 @@ class Machine:
         if self.held_until is not None and now < self.held_until:
             return replace(heard, due=now + heard.down_s), []
         if not self.rules.preempt_delay_s:
-            return replace(self, preempt_at=None, released_by=None), []  # the one heard is worse: its advertisements count for nothing
+            return replace(
+                self, preempt_at=None, released_by=None
+            ), []  # the one heard is worse: its advertisements count for nothing
         begin = now + self.rules.preempt_delay_s if self.preempt_at is None else self.preempt_at
         if now >= begin:
             return replace(self, preempt_at=begin), []

@@ -21,6 +21,8 @@ from pylvs.vrrp.speaking import Voice
 from pylvs.vrrp.world import Here, World
 
 Step = tuple[Machine, list[Action]]
+ENDS = {Why.STOP: "STOP", Why.REMOVED: "DELETED"}
+SETTLING_INTERVALS = 3  # after a take-over, in which the former master may not have heard of it
 
 
 def rules_of(instance: VrrpInstance) -> Rules:
@@ -278,17 +280,19 @@ class Router:
         if become.state is State.FAULT:
             self.heard_from = None
         transition = self.history.note(time.time(), become, self.machine.priority)
-        words = f"{self.name}: {become.before.value} to {become.state.value}: {transition.sentence()}"
-        self._world.log("warning" if become.state is State.FAULT else "info", words, priority=self.machine.priority)
+        state = ENDS.get(become.why, become.state.value)
+        words = f"{self.name}: {become.before.value} to {state}: {transition.sentence()}"
+        self._world.log("warning" if state == "FAULT" else "info", words, priority=self.machine.priority)
         self._world.tell("transition", self.name, **transition.told())
-        state = "STOP" if become.why is Why.STOP else become.state.value
         self._world.notify("INSTANCE", self.name, state, self.machine.priority, become.before.value)
         if self.group is not None and self.group.moved(self, become.why):
             self._world.notify("GROUP", self.group.group.name, state, 0, "")
 
     def _again(self, words: str) -> None:
         now = self._world.now
-        if self._announcer.again(now, words):
+        last = self.history.last
+        settling = last is not None and time.time() < last.at + SETTLING_INTERVALS * self.machine.interval_s
+        if self._announcer.again(now, words) and not settling:
             self._world.log("warning", f"{self.name}: {words}; its addresses are announced again")
             self._world.tell("conflict", self.name, words=words)
         self._announce()
