@@ -9,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylvs.model.addresses import Address
+from pylvs.model.vrrp import Announcements
+from pylvs.vrrp.announcing import Announcer
 from pylvs.vrrp.claims import DEFEND_INTERVAL_S, MOST_TOLD, TOLD_EVERY_S, Claims, Heard
 from pylvs.vrrp.frames import Claim
+from pylvs.vrrp.sending_limits import SendingLimits
 
 VIP, SECOND = ip_address("10.0.0.100"), ip_address("fd00::100")
 MAC, OTHER = bytes.fromhex("02000000000b"), bytes.fromhex("02000000000c")
@@ -66,3 +69,19 @@ def test_answers_and_lines_are_never_closer_than_they_may_be(events: list[tuple[
     for times in answers.values():
         assert all(second >= first + DEFEND_INTERVAL_S for first, second in pairwise(times))
     assert all(later >= first + TOLD_EVERY_S for first, later in zip(lines, lines[MOST_TOLD:], strict=False))
+
+
+def test_two_hosts_that_both_hold_an_address_and_hear_each_other_fall_silent() -> None:
+    """Each answers the other's announcements; the answers to answers end."""
+    hosts = [(Announcer(Announcements(), SendingLimits()), Claims(), mac) for mac in (MAC, OTHER)]
+    for announcer, _, _ in hosts:
+        announcer.begin(0.0, [("eth0", VIP)])
+    sent: list[float] = []
+    while (now := min((due for host in hosts if (due := host[0].due) is not None), default=None)) is not None:
+        for mine, other in (hosts, hosts[::-1]):
+            for _, address in mine[0].wake(now):
+                sent.append(now)
+                if other[1].hear(now, Claim(address, mine[2])).answer:
+                    other[0].again(now, "claimed")
+        assert now < 60, "they never end"
+    assert len(sent) <= 2 * (2 + 2 * 2) * Announcements().repeat
