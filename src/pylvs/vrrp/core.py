@@ -122,6 +122,7 @@ class Core:
             for router in self.routers.values():
                 router.stop()
             self._ears.close()
+            self.place.leave()
             self._tell_roles(frozenset())
             self.aide.finish(Finish(), self.loop.stop)
         return {}
@@ -142,12 +143,11 @@ class Core:
         self._configuration = new
         self._limits = SendingLimits(new.settings.limits)
         self._forget_what_is_not_tracked()
-        warnings: list[str] = []
-        self.place.configure(new)
         wanted = {each.name: each for each in new.instances}
         for name in [name for name, router in self.routers.items() if not _same(router.instance, wanted.get(name))]:
             router = self.routers.pop(name)
             router.stop(Why.REMOVED if name not in wanted else Why.STOP)
+        warnings = self.place.configure(new)
         fresh = [each for each in new.instances if each.name not in self.routers]
         self.groups = []
         for each in fresh:

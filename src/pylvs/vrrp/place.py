@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from pylvs.host import held
+from pylvs.host.held import Outcome, Placed
 from pylvs.model.addresses import Address
 from pylvs.model.routing import HeldAddress
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
@@ -15,6 +16,7 @@ from pylvs.vrrp.listening import family_of
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.sockets import Mouth
 from pylvs.vrrp.speaking import Outgoing
+from pylvs.vrrp.vmacs import Vmacs
 from pylvs.vrrp.watching import AddressGone, Change, LinkCame, LinkChanged, LinkGone, Watch
 from pylvs.vrrp.world import Target
 
@@ -46,6 +48,7 @@ class Place:
         self._holding: dict[str, set[Target]] = {}  # by instance: what it holds at this moment
         self._virtual: frozenset[Address] = frozenset()  # of all instances, held or not
         self._said: dict[str, str] = {}  # the last trouble of each device that was logged
+        self._vmacs = Vmacs(self._links)
         loop.watch(self._links.fileno(), self._links_changed)
 
     def close(self) -> None:
@@ -61,11 +64,17 @@ class Place:
 
     # --- links ---
 
-    def configure(self, configuration: VrrpConfiguration) -> None:
-        """From now on these addresses are virtual: nobody speaks from them."""
+    def configure(self, configuration: VrrpConfiguration) -> list[str]:
+        """From now on these addresses are virtual, and nobody speaks from them; troubles in words."""
         self._virtual = frozenset(
             each.interface.ip for instance in configuration.instances for each in _held_by(instance)
         )
+        return self._vmacs.configure(configuration)
+
+    def leave(self) -> None:
+        """Everything as it was before the first virtual router."""
+        for trouble in self._vmacs.leave():
+            self._log("error", trouble)
 
     def up(self, device: str) -> bool:
         """Whether a device is there and can carry packets."""
@@ -103,6 +112,9 @@ class Place:
                 renewed.add(change.link.name)
         for device in renewed:
             self._forget_device(device)
+        if renewed:
+            for trouble in self._vmacs.make():
+                self._trouble("", trouble)
         self._restore(changes)
         if changes:
             self._changed(renewed)
@@ -121,40 +133,38 @@ class Place:
 
     def targets_of(self, instance: VrrpInstance) -> list[Target]:
         """Each of its addresses, with its device."""
-        return [(self._device(instance, each), each.interface.ip) for each in _held_by(instance)]
+        return [(device, each.interface.ip) for each, device in self._vmacs.plan.placed(instance)]
 
     def take(self, instance: VrrpInstance) -> None:
         """Hold its addresses; those that are there already are fine."""
         self._holding[instance.name] = set(self.targets_of(instance))
-        self._hold(instance, _held_by(instance))
+        self._hold(instance, self._vmacs.plan.placed(instance))
         self._listen()
 
     def give_up(self, instance: VrrpInstance) -> None:
         """Hold them no more; those that have gone already are fine."""
         self._holding.pop(instance.name, None)
-        self._release(instance, _held_by(instance))
+        self._release(instance, self._vmacs.plan.placed(instance))
         self._listen()
 
     def change(self, old: VrrpInstance, new: VrrpInstance) -> None:
         """Hold what the new word says instead of what the old one said; what is in both is not touched."""
-        before, after = set(_held_by(old)), set(_held_by(new))
+        before, after = self._vmacs.plan.placed(old), self._vmacs.plan.placed(new)
         self._holding[new.name] = set(self.targets_of(new))
-        self._release(old, before - after)
-        self._hold(new, after - before)
+        self._release(old, [each for each in before if each not in after])
+        self._hold(new, [each for each in after if each not in before])
         self._listen()
 
-    def _hold(self, instance: VrrpInstance, addresses: Iterable[HeldAddress]) -> None:
-        for outcome in held.hold([(each, self._device(instance, each)) for each in addresses]):
+    def _hold(self, instance: VrrpInstance, placed: Sequence[Placed]) -> None:
+        self._say(instance, held.hold(placed))
+
+    def _release(self, instance: VrrpInstance, placed: Sequence[Placed]) -> None:
+        self._say(instance, held.release(placed))
+
+    def _say(self, instance: VrrpInstance, outcomes: Iterable[Outcome]) -> None:
+        for outcome in outcomes:
             if not outcome.done:
                 self._log("error", f"{instance.name}: {outcome.trouble}")
-
-    def _release(self, instance: VrrpInstance, addresses: Iterable[HeldAddress]) -> None:
-        for outcome in held.release([(each, self._device(instance, each)) for each in addresses]):
-            if not outcome.done:
-                self._log("error", f"{instance.name}: {outcome.trouble}")
-
-    def _device(self, instance: VrrpInstance, each: HeldAddress) -> str:
-        return each.device or instance.interface
 
     def _restore(self, changes: Sequence[Change]) -> None:
         """Addresses that are held, and that somebody took off."""
@@ -171,16 +181,17 @@ class Place:
 
     def send(self, instance: VrrpInstance, packets: Sequence[Outgoing]) -> None:
         """Advertisements."""
-        key = instance.interface, family_of(instance)
+        below = instance.vmac is not None and instance.vmac.send_from_base
+        key = instance.interface if below else self._vmacs.plan.device_of(instance), family_of(instance)
         try:
             if key not in self._mouths:
                 self._mouths[key] = Mouth(*key)
             for each in packets:
                 self._mouths[key].send(each.packet, each.source, each.destination, each.hops)
         except OSError as error:
-            self._trouble(instance.interface, f"{instance.name}: {instance.interface}: {error.strerror}")
+            self._trouble(key[0], f"{instance.name}: {key[0]}: {error.strerror}")
             return
-        self._said.pop(instance.interface, None)
+        self._said.pop(key[0], None)
 
     def announce(self, instance: VrrpInstance, device: str, address: Address) -> None:
         """One gratuitous ARP or unsolicited neighbour advertisement."""
@@ -213,9 +224,12 @@ class Place:
                     ear = ClaimEar(device)
                     self._ears[device] = ear
                     self._loop.watch(ear.fileno(), partial(self._hear_claims, ear))
-                self._ears[device].watch(addresses, [link.mac])
+                self._ears[device].watch(addresses, {link.mac, *self._macs_above(link.index)})
             except OSError as error:
                 self._trouble(device, f"claims of others are not heard on {device}: {error.strerror}")
+
+    def _macs_above(self, index: int) -> set[bytes]:
+        return {link.mac for link in self._links.links.values() if link.below == index}
 
     def _forget_ear(self, device: str) -> None:
         ear = self._ears.pop(device)

@@ -1,0 +1,77 @@
+"""The VMACs of all virtual routers: made when they are configured, long before a take-over, and removed with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pylvs.host import held, vmac
+from pylvs.host.memory import Memory, load
+from pylvs.host.vmac_plan import Plan, VmacDevice, plan
+from pylvs.model.errors import PylvsError
+from pylvs.model.vrrp import VrrpConfiguration
+from pylvs.vrrp.watching import Link, Watch
+
+SETTINGS = Path("vrrp-settings.json")  # of other devices, as they were before; in the state directory
+
+
+class Vmacs:
+    """Those that there are. Troubles are given back in words."""
+
+    def __init__(self, links: Watch) -> None:
+        self.plan = Plan()
+        self._links = links
+        self._memory: Memory | None = None
+
+    def configure(self, configuration: VrrpConfiguration) -> list[str]:
+        """These from now on."""
+        before = self.plan
+        self.plan = plan(configuration.instances, configuration.settings, self._existing())
+        troubles = self._unmake(device for device in before.devices if device not in self.plan.devices)
+        if self.plan.devices:
+            troubles += self._prepare(self.plan.devices)
+        return troubles + self.make()
+
+    def make(self) -> list[str]:
+        """Those that are not there, as far as their base devices are."""
+        troubles = []
+        for device in self.plan.devices:
+            if device.base in self._links.links and device.name not in self._links.links:
+                outcome = vmac.make(device, self._existing())
+                troubles += [outcome.trouble] if outcome.trouble else []
+        if self.plan.devices:
+            self._links.read()
+            self._give_sources()
+        return troubles
+
+    def leave(self) -> list[str]:
+        """Without any, and every setting as it was before."""
+        troubles = self._unmake(self.plan.devices)
+        self.plan = Plan()
+        if self._memory is not None:
+            vmac.restore(self._memory)
+        return troubles
+
+    def _existing(self) -> Mapping[str, Link]:
+        return self._links.links
+
+    def _prepare(self, devices: Iterable[VmacDevice]) -> list[str]:
+        troubles = []
+        try:
+            memory = self._memory = self._memory or load(SETTINGS)
+        except PylvsError as error:
+            return [str(error)]
+        for device in devices:
+            troubles += vmac.prepare(memory, device)
+        return troubles
+
+    def _unmake(self, devices: Iterable[VmacDevice]) -> list[str]:
+        return [outcome.trouble for device in devices if (outcome := vmac.unmake(device)).trouble]
+
+    def _give_sources(self) -> None:
+        """IPv6 speaks from the link-local address of the device below."""
+        for device in self.plan.by_router.values():
+            if device.family == 6 and device.name in self._links.links:
+                link_local = self._links.primary_address(device.base, 6)
+                if link_local is not None:
+                    held.hold([(vmac.source_on(device, link_local), device.name)])
