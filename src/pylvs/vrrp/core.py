@@ -141,13 +141,13 @@ class Core:
             for trouble in self.punctuality.troubles:
                 self.log("warning", trouble)
         self._configuration = new
-        self._limits = SendingLimits(new.settings.limits)
         self._forget_what_is_not_tracked()
         wanted = {each.name: each for each in new.instances}
         for name in [name for name, router in self.routers.items() if not _same(router.instance, wanted.get(name))]:
             router = self.routers.pop(name)
             router.stop(Why.REMOVED if name not in wanted else Why.STOP)
         warnings = self.place.configure(new)
+        self._limits = SendingLimits(new.settings.limits, self.place.bases())
         fresh = [each for each in new.instances if each.name not in self.routers]
         self.groups = []
         for each in fresh:

@@ -13,7 +13,7 @@ from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.vrrp.claims import Claims
 from pylvs.vrrp.link_socket import ClaimEar, Sender, announcement, known_as
 from pylvs.vrrp.listening import family_of
-from pylvs.vrrp.loop import Loop
+from pylvs.vrrp.loop import Loop, Timer
 from pylvs.vrrp.sockets import Mouth
 from pylvs.vrrp.speaking import Outgoing
 from pylvs.vrrp.vmacs import Vmacs
@@ -22,6 +22,7 @@ from pylvs.vrrp.world import Target
 
 Log = Callable[[str, str], None]  # level, text
 USUAL_MTU = 1500
+LISTEN_LATER_S = 0.005
 
 
 class Place:
@@ -48,6 +49,7 @@ class Place:
         self._holding: dict[str, set[Target]] = {}  # by instance: what it holds at this moment
         self._virtual: frozenset[Address] = frozenset()  # of all instances, held or not
         self._said: dict[str, str] = {}  # the last trouble of each device that was logged
+        self._listening: Timer | None = None
         self._vmacs = Vmacs(self._links)
         loop.watch(self._links.fileno(), self._links_changed)
 
@@ -119,7 +121,7 @@ class Place:
         if changes:
             self._changed(renewed)
         if renewed:
-            self._listen()
+            self._listen_soon()
 
     def _forget_device(self, device: str) -> None:
         for key in [key for key in self._mouths if key[0] == device]:
@@ -131,6 +133,14 @@ class Place:
 
     # --- what is held ---
 
+    def device_of(self, instance: VrrpInstance) -> str:
+        """Where it speaks: its VMAC, or the device itself."""
+        return self._vmacs.plan.device_of(instance)
+
+    def bases(self) -> dict[str, str]:
+        """The device below each VMAC."""
+        return {each.name: each.base for each in self._vmacs.plan.devices}
+
     def targets_of(self, instance: VrrpInstance) -> list[Target]:
         """Each of its addresses, with its device."""
         return [(device, each.interface.ip) for each, device in self._vmacs.plan.placed(instance)]
@@ -139,13 +149,13 @@ class Place:
         """Hold its addresses; those that are there already are fine."""
         self._holding[instance.name] = set(self.targets_of(instance))
         self._hold(instance, self._vmacs.plan.placed(instance))
-        self._listen()
+        self._listen_soon()
 
     def give_up(self, instance: VrrpInstance) -> None:
         """Hold them no more; those that have gone already are fine."""
         self._holding.pop(instance.name, None)
         self._release(instance, self._vmacs.plan.placed(instance))
-        self._listen()
+        self._listen_soon()
 
     def change(self, old: VrrpInstance, new: VrrpInstance) -> None:
         """Hold what the new word says instead of what the old one said; what is in both is not touched."""
@@ -153,7 +163,7 @@ class Place:
         self._holding[new.name] = set(self.targets_of(new))
         self._release(old, [each for each in before if each not in after])
         self._hold(new, [each for each in after if each not in before])
-        self._listen()
+        self._listen_soon()
 
     def _hold(self, instance: VrrpInstance, placed: Sequence[Placed]) -> None:
         self._say(instance, held.hold(placed))
@@ -207,6 +217,11 @@ class Place:
             self._log("warning", words)
 
     # --- who claims it as well ---
+
+    def _listen_soon(self) -> None:
+        """Once what is more urgent has been sent."""
+        if self._listening is None or self._listening.call is None:
+            self._listening = self._loop.at(self._loop.now + LISTEN_LATER_S, self._listen)
 
     def _listen(self) -> None:
         wanted: dict[str, set[Address]] = {}

@@ -298,7 +298,8 @@ class Router:
         self._announce()
 
     def _make_announcer(self) -> Announcer:
-        return Announcer(self.instance.announcements, self._limits, self.instance.interface)
+        device, vmacs = self._here.device_of(self.instance), self._here.bases()
+        return Announcer(self.instance.announcements, self._limits, device, vmacs)
 
     def _announce(self) -> None:
         for device, address in self._announcer.wake(self._world.now):

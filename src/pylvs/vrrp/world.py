@@ -28,6 +28,12 @@ class Here(Protocol):
     def mtu_of(self, instance: VrrpInstance) -> int:
         """Of the device that it speaks through."""
 
+    def device_of(self, instance: VrrpInstance) -> str:
+        """Where it speaks: its VMAC, or the device itself."""
+
+    def bases(self) -> dict[str, str]:
+        """The device below each VMAC."""
+
     def targets_of(self, instance: VrrpInstance) -> list[Target]:
         """Each of its addresses that is to be announced, with its device."""
 
