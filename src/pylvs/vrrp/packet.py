@@ -44,7 +44,7 @@ class Flaw(Enum):
     ADDRESSES = "other virtual addresses"
     PRIORITY = "a priority that only an owner has"
     SOURCE = "not from a peer"
-    DESTINATION = "multicast instead of unicast, or the other way round"
+    DESTINATION = "to another address (multicast instead of unicast, or the other way round)"
 
 
 class Dropped(Exception):

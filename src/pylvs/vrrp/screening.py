@@ -48,6 +48,7 @@ class Screen:
         self._router = router
         self._voice = voice
         self._own = voice.source
+        self._destination = voice.source if router.peers else router.multicast
         self._peers: dict[Address, Peer] = {peer.address: peer for peer in router.peers}
         self._password = router.password[:PASSWORD_BYTES].rstrip(b"\0")
         self._sealed = router.version == 2 and router.authentication is Authentication.AH
@@ -88,7 +89,7 @@ class Screen:
 
     def _look_at_journey(self, datagram: Datagram) -> None:
         """From whom, to whom, and through how many routers."""
-        if datagram.destination.is_multicast is bool(self._peers):
+        if datagram.destination != self._destination:
             raise Dropped(Flaw.DESTINATION, f"to {datagram.destination}")
         if not self._peers:
             if datagram.ttl != TTL:

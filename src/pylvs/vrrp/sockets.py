@@ -1,5 +1,7 @@
 """Raw sockets for advertisements: an ear for each device, family and protocol, and a mouth for each device and family.
 
+Multicast belongs to a device. Unicast goes where the routes lead, as keepalived's does: its device is "", all of them.
+
 The kernel throws away what is for other virtual routers, so that a flood of it costs this process nothing.
 """
 
@@ -76,6 +78,7 @@ class Ear:
         self._vrids = vrids
         self._buffer = bytearray(_MOST_BYTES)
         self._index = 0
+        self._open = False  # whether anything is let in
         self._socket = socket.socket(
             socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol
         )
@@ -100,26 +103,30 @@ class Ear:
 
     def rejoin(self) -> bool:
         """Look for the device again, after it came or its address changed: whether it is there and all is heard."""
+        if not self.device:
+            self._begin()
+            return True
         try:
             index = socket.if_nametoindex(self.device)
         except OSError:
             index = 0
         if index != self._index:
             self._leave()
+            self._open = False
             _attach(self._socket, _only_returns(_NOTHING))
             if not index or not _bind(self._socket, self.device):
                 return False
             self._drain()
             self._index = index
-            self.admit(self._vrids)
+            self._begin()
         joined = [self._join(group) for group in self.groups]
         return index != 0 and all(joined)
 
     def admit(self, vrids: Collection[int] | None) -> None:
         """From now on, hear these virtual routers."""
         self._vrids = vrids
-        if self._index:
-            _attach(self._socket, _filter(self.family, self.protocol, vrids))
+        if self._open:
+            self._begin()
 
     def receive(self, most: int = 64) -> list[Datagram]:
         """What has come. Never waits, and does not mind that the device is down or gone."""
@@ -164,6 +171,10 @@ class Ear:
             return error.errno == errno.EADDRINUSE  # it is a member already
         return True
 
+    def _begin(self) -> None:
+        _attach(self._socket, _filter(self.family, self.protocol, self._vrids))
+        self._open = True
+
     def _leave(self) -> None:
         """Memberships outlive their device, and a socket has only twenty."""
         for group in self.groups:
@@ -188,11 +199,10 @@ class Mouth:
     """Sends by one device; nothing of it comes back to this host."""
 
     def __init__(self, device: str, family: int) -> None:
-        """Raises OSError, also if the device is not there."""
+        """`device` "" goes by the routes. Raises OSError, also if the device is not there."""
         self.device = device
         self.family = family
-        index = socket.if_nametoindex(device)
-        self._index = index
+        self._index = socket.if_nametoindex(device) if device else 0
         self._socket = (
             socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW)
             if family == 4
@@ -201,16 +211,17 @@ class Mouth:
         self._told: dict[tuple[Address, int], list[tuple[int, int, bytes]]] = {}
         try:
             _attach(self._socket, _only_returns(_NOTHING))  # it does not listen
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+            if device:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, _PRIORITY)
             if family == 4:
                 self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
                 self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 0)
-                request = _MREQN.pack(ANY_V4.packed, ANY_V4.packed, index)
+                request = _MREQN.pack(ANY_V4.packed, ANY_V4.packed, self._index)
                 self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
             else:
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
-                self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+                self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, self._index)
                 self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, TRAFFIC_CLASS)
         except BaseException:
             self._socket.close()

@@ -54,6 +54,11 @@ def advertised(router: VrrpInstance, mtu: int = MTU) -> tuple[Address, ...]:
     return tuple(address for address in addresses if address.version == router.family)[:most]
 
 
+def device_of(router: VrrpInstance, device: str) -> str:
+    """By which it speaks and listens: of unicast "", by the routes, unless a link-local peer needs `device`."""
+    return "" if router.peers and not any(peer.address.is_link_local for peer in router.peers) else device
+
+
 class Voice:
     """One virtual router's, from one address.
 

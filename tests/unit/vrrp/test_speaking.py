@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 from hypothesis import given
@@ -12,28 +12,11 @@ from scapy.layers.inet import IP
 from scapy.layers.ipsec import AH
 from scapy.layers.vrrp import VRRP, VRRPv3
 
-from pylvs.model.routing import HeldAddress
-from pylvs.model.vrrp import MULTICAST_V6, Authentication, OldChecksum, Peer, VrrpInstance
+from pylvs.model.vrrp import MULTICAST_V6, OldChecksum, Peer, VrrpInstance
 from pylvs.vrrp.packet import checksum, decode, has_pseudo_header
 from pylvs.vrrp.seal import opened
-from pylvs.vrrp.speaking import Voice, advertised
-
-HERE = IPv4Address("10.0.0.1")
-HERE_V6 = IPv6Address("fe80::1")
-PEERS = (Peer(IPv4Address("10.0.0.2")), Peer(IPv4Address("10.0.0.3")))
-
-
-def held(*addresses: str) -> tuple[HeldAddress, ...]:
-    """On no device in particular."""
-    made = (IPv6Interface(address) if ":" in address else IPv4Interface(address) for address in addresses)
-    return tuple(HeldAddress(interface=interface) for interface in made)
-
-
-SECOND = VrrpInstance(name="A", vrid=51, addresses=held("10.0.0.100/24", "10.0.0.101/24"))
-THIRD = replace(SECOND, version=3, advert_interval_s=0.5)
-SIXTH = replace(THIRD, family=6, addresses=held("fe80::100/64", "fd00::100/64"), multicast=MULTICAST_V6)
-PASS = replace(SECOND, authentication=Authentication.PASS, password=b"secret")
-SEALED = replace(PASS, authentication=Authentication.AH)
+from pylvs.vrrp.speaking import Voice, advertised, device_of
+from tests.unit.vrrp.routers import HERE, HERE_V6, PASS, PEERS, SEALED, SECOND, SIXTH, THIRD, UNICAST, held
 
 
 @given(st.sampled_from((SECOND, PASS, THIRD)), st.integers(0, 255))
@@ -130,3 +113,9 @@ def test_as_many_addresses_are_told_as_keepalived_tells(router: VrrpInstance, mt
 
 def test_addresses_of_the_other_family_are_not_told() -> None:
     assert advertised(replace(THIRD, addresses=held("fd00::1/64", "10.0.0.1/24"))) == (ip_address("10.0.0.1"),)
+
+
+def test_unicast_goes_by_the_routes_unless_a_peer_is_link_local() -> None:
+    assert device_of(SECOND, "eth7") == "eth7"
+    assert device_of(UNICAST, "eth7") == ""
+    assert device_of(replace(SIXTH, peers=(Peer(IPv6Address("fe80::2")),)), "eth7") == "eth7"
