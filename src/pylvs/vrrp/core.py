@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ class Core:
     """All virtual routers of a network namespace."""
 
     def __init__(self, log_format: str, roles: Roles) -> None:
-        self.loop = Loop()
+        self.loop = Loop(self._failed)
         self.routers: dict[str, Router] = {}
         self.groups: list[Group] = []
         self.punctuality = Punctuality(0, False)
@@ -110,6 +111,13 @@ class Core:
             self._control.close()
             self._ears.close()
             self.place.close()
+
+    def _failed(self, error: Exception) -> None:
+        """Something that nobody thought of: it is told, and the virtual routers live."""
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(last.filename).name}:{last.lineno}"
+        if self._grumbler.may(place, self.now) is not None:
+            self.log("error", f"{type(error).__name__}: {error} ({place}): this is a bug")
 
     def _signalled(self, numbers: bytes) -> None:
         if {signal.SIGTERM, signal.SIGINT} & set(numbers):

@@ -1,6 +1,7 @@
 """One thread's time: timers, and descriptors that are ready. Timers come first: nothing that is heard delays them.
 
-Whatever is called must return at once; the longest that anything kept the loop is measured.
+Whatever is called must return at once; by how much a timer was late at most is measured. What goes wrong in one call
+is told, and the others go on.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ class Timer:
 
 
 class Loop:
-    """Times are `time.monotonic()`'s."""
+    """Times are `time.monotonic()`'s. `failed` is told of what a call raised."""
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Callable[[Exception], None]) -> None:
+        self._failed = failed
         self._selector = selectors.DefaultSelector()
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
@@ -74,9 +76,9 @@ class Loop:
             for key, ready in self._selector.select(self._patience()) if self._goes_on() else ():
                 read, write = key.data
                 if ready & selectors.EVENT_READ and read:
-                    read()
+                    self._do(read)
                 if ready & selectors.EVENT_WRITE and write and key.fd in self._selector.get_map():
-                    write()
+                    self._do(write)
                 if self._timers and self._timers[0][0] <= time.monotonic():
                     break
 
@@ -90,6 +92,12 @@ class Loop:
     def close(self) -> None:
         """Give back what it holds."""
         self._selector.close()
+
+    def _do(self, call: Call) -> None:
+        try:
+            call()
+        except Exception as error:
+            self._failed(error)
 
     def _patience(self) -> float | None:
         while self._timers and self._timers[0][2].call is None:
@@ -110,5 +118,5 @@ class Loop:
             call, timer.call = timer.call, None
             if call is not None:
                 self.latest_s = max(self.latest_s, now - when)
-                call()
+                self._do(call)
                 now = time.monotonic()

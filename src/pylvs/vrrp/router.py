@@ -58,6 +58,7 @@ class Router:
         self._here = here
         self._limits = limits
         self._running = False
+        self._since = 0.0  # of its state
         self._voice: Voice | None = None
         self._announcer = self._make_announcer()
         self._timer: Timer | None = None
@@ -267,6 +268,7 @@ class Router:
 
     def _become(self, become: Become) -> None:
         self.wanting = False
+        self._since = self._world.now
         if become.state is State.MASTER:
             self.heard_from = None
             self._world.roles_changed()
@@ -290,8 +292,7 @@ class Router:
 
     def _again(self, words: str) -> None:
         now = self._world.now
-        last = self.history.last
-        settling = last is not None and time.time() < last.at + SETTLING_INTERVALS * self.machine.interval_s
+        settling = now < self._since + SETTLING_INTERVALS * self.machine.interval_s
         if self._announcer.again(now, words) and not settling:
             self._world.log("warning", f"{self.name}: {words}; its addresses are announced again")
             self._world.tell("conflict", self.name, words=words)

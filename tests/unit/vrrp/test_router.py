@@ -1,0 +1,202 @@
+"""Virtual routers on an imagined switch: who holds the address, when, and why."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pylvs.model.vrrp import Track, VrrpGroup, VrrpInstance
+from pylvs.vrrp.groups import Group
+from pylvs.vrrp.machine import State, Why
+from pylvs.vrrp.priority import Watched
+from tests.unit.vrrp.imagined import VIP, ImaginedMachine, Switch, held, instance, states
+
+
+def machines(*told: VrrpInstance) -> tuple[Switch, list[ImaginedMachine]]:
+    """One machine for each instance, all of them started."""
+    switch = Switch()
+    made = []
+    for number, each in enumerate(told, 1):
+        machine = ImaginedMachine(switch, ip_address(f"10.0.0.{number}"), name=f"m{number}")
+        made.append(machine)
+        machine.add(each)
+    for machine in made:
+        machine.routers[0].start()
+    return switch, made
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_the_better_one_is_master_and_announces_its_address_twice(version: int) -> None:
+    switch, (one, two) = machines(instance(100, version=version), instance(90, version=version))
+    switch.run(3.5)
+    assert switch.masters() == []
+    switch.run(0.2)
+    assert switch.masters() == ["m1"]
+    switch.run(10)
+    assert (switch.masters(), states([one, two])) == (["m1"], [State.MASTER, State.BACKUP])
+    assert [address for _, address in one.announced] == [VIP] * 10
+    assert one.announced[9][0] - one.announced[0][0] == pytest.approx(5.0, abs=0.1)
+
+
+def test_one_that_is_stopped_says_so() -> None:
+    switch, (one, two) = machines(instance(100), instance(90))
+    switch.run(5)
+    one.routers[0].stop()
+    assert switch.masters() == []
+    switch.run(0.7)
+    assert switch.masters() == ["m2"]
+    last = two.routers[0].history.last
+    assert last is not None
+    assert (last.why, last.detail) == (Why.RELEASED, "10.0.0.1")
+    assert ("INSTANCE", "VI_1", "STOP") in one.notified
+
+
+def test_one_that_is_killed_is_missed_after_three_adverts() -> None:
+    switch, (one, two) = machines(instance(100), instance(90))
+    switch.run(5)
+    one.kill()
+    switch.run(2.6)
+    assert switch.masters() == []
+    switch.run(1.1)
+    assert switch.masters() == ["m2"]
+    assert two.routers[0].history.transitions[-1].why is Why.TIMER
+
+
+def test_a_split_heals_and_the_winner_announces_again() -> None:
+    switch, (one, two) = machines(instance(100), instance(90))
+    switch.run(15)
+    two.hear = lambda datagram: None  # type: ignore[method-assign]
+    switch.run(5)
+    assert switch.masters() == ["m1", "m2"]
+    before = len(one.announced)
+    del two.hear
+    switch.run(3)
+    assert switch.masters() == ["m1"]
+    assert len(one.announced) > before
+    assert any("holds the addresses as well" in line for line in one.lines)
+
+
+def test_a_group_moves_as_one() -> None:
+    switch = Switch()
+    made = []
+    for number, priority in ((1, 100), (2, 90)):
+        machine = ImaginedMachine(switch, ip_address(f"10.0.0.{number}"), name=f"m{number}")
+        outer = machine.add(instance(priority))
+        inner = machine.add(
+            instance(priority, name="VI_2", vrid=52, addresses=(held(ip_address("10.0.0.200")),), interface="eth1")
+        )
+        group = Group(VrrpGroup(name="VG", members=("VI_1", "VI_2")), [outer, inner])
+        outer.group = inner.group = group
+        made.append(machine)
+    for machine in made:
+        for router in machine.routers:
+            router.start()
+    switch.run(5)
+    assert [[router.state for router in machine.routers] for machine in made] == [
+        [State.MASTER, State.MASTER],
+        [State.BACKUP, State.BACKUP],
+    ]
+    made[0].routers[1].watch(Watched("script", Track("chk"), False))
+    assert [router.state for router in made[0].routers] == [State.FAULT, State.FAULT]
+    switch.run(1)
+    assert [router.state for router in made[1].routers] == [State.MASTER, State.MASTER]
+    made[0].routers[1].watch(Watched("script", Track("chk"), True))
+    switch.run(5)
+    assert [router.state for router in made[0].routers] == [State.MASTER, State.MASTER]
+    assert [router.state for router in made[1].routers] == [State.BACKUP, State.BACKUP]
+    assert [each for each in made[0].notified if each[0] == "GROUP"] == [
+        ("GROUP", "VG", state) for state in ("BACKUP", "MASTER", "FAULT", "BACKUP", "MASTER")
+    ]
+
+
+def test_a_script_lowers_the_priority_and_the_other_takes_over() -> None:
+    switch, (one, _) = machines(instance(100), instance(90))
+    one.routers[0].watch(Watched("script", Track("chk", -20), True))
+    switch.run(5)
+    one.routers[0].watch(Watched("script", Track("chk", -20), False))
+    assert ("PRIORITY", "VI_1", "80") in one.notified
+    switch.run(5)
+    assert switch.masters() == ["m2"]
+    one.routers[0].watch(Watched("script", Track("chk", -20), True))
+    switch.run(5)
+    assert switch.masters() == ["m1"]
+
+
+def test_yielding_lasts_as_long_as_was_said() -> None:
+    switch, (one, _) = machines(instance(100), instance(90))
+    switch.run(5)
+    one.routers[0].yield_until(switch.now + 60)
+    switch.run(2)
+    assert switch.masters() == ["m2"]
+    switch.run(50)
+    assert switch.masters() == ["m2"]
+    switch.run(15)
+    assert switch.masters() == ["m1"]
+
+
+def test_yielding_to_nobody_ends_when_nobody_is_there() -> None:
+    switch, (one, two) = machines(instance(100), instance(90))
+    switch.run(5)
+    one.routers[0].yield_until(switch.now + 30)
+    switch.run(2)
+    two.kill()
+    switch.run(20)
+    assert switch.masters() == []
+    switch.run(15)
+    assert switch.masters() == ["m1"]
+
+
+def test_a_reload_changes_addresses_without_a_transition() -> None:
+    switch, (one, two) = machines(instance(100), instance(90))
+    switch.run(5)
+    other = ip_address("10.0.0.101")
+    count = len(one.routers[0].history.transitions)
+    one.routers[0].change(instance(100, addresses=(held(VIP), held(other))))
+    two.routers[0].change(instance(90, addresses=(held(VIP), held(other))))
+    switch.run(5)
+    assert one.addresses == {VIP, other}
+    assert len(one.routers[0].history.transitions) == count
+    assert states([one, two]) == [State.MASTER, State.BACKUP]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(1, 254), min_size=2, max_size=5, unique=True),
+    st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["stop", "start", "kill", "pull", "plug"]), st.floats(0, 9))),
+    st.sampled_from([(2, 1.0), (3, 0.1), (3, 0.01)]),
+)
+def test_whatever_happens_the_best_of_those_that_live_ends_as_the_only_master(
+    priorities: list[int], happenings: list[tuple[int, str, float]], pace: tuple[int, float]
+) -> None:
+    version, interval_s = pace
+    told = [instance(priority, version=version, advert_interval_s=interval_s) for priority in priorities]
+    switch, made = machines(*told)
+    stopped: set[str] = set()
+    for number, what, after in happenings:
+        machine = made[number % len(made)]
+        router = machine.routers[0]
+        if machine.dead:
+            continue
+        if what == "stop" and machine.name not in stopped:
+            router.stop()
+            stopped.add(machine.name)
+        elif what == "start" and machine.name in stopped:
+            router.start()
+            stopped.discard(machine.name)
+        elif what == "kill":
+            machine.kill()
+        elif what in ("pull", "plug"):
+            machine.cable = what == "plug"
+            router.examine()
+        switch.run(after * interval_s)
+    for machine in made:
+        if not machine.dead:
+            machine.cable = True
+            machine.routers[0].examine()
+    switch.run(12 * interval_s)
+    living = [machine for machine in made if not machine.dead and machine.name not in stopped]
+    best = max(living, key=lambda machine: machine.routers[0].instance.priority, default=None)
+    assert switch.masters() == ([best.name] if best else [])
