@@ -32,27 +32,27 @@ class Seen:
     line: tuple[str, ...]
 
 
+def by_line(wanted: TrackProcess) -> bool:
+    """Whether the command line is compared, and not the kernel's name."""
+    return wanted.full_command or wanted.match_arguments
+
+
 def counts(seen: Seen, wanted: TrackProcess) -> bool:
-    """Whether the process is one of those."""
+    """Whether the process is one of those; a path is part of the name, as in keepalived."""
     program, *arguments = wanted.command
-    if wanted.full_command:
-        if not seen.line or seen.line[0] != program:
-            return False
-    elif seen.name != os.path.basename(program)[:_NAME_LENGTH]:
+    if not by_line(wanted):
+        return seen.name == program[:_NAME_LENGTH]
+    if seen.line[:1] != (program,):
         return False
-    if not wanted.match_arguments:
-        return True
     there = list(seen.line[1:])
-    if wanted.arguments_partly:
+    if not wanted.match_arguments or there == arguments:
+        return True
+    if wanted.arguments_partly or (wanted.arguments_begin and not arguments):
         return there[: len(arguments)] == arguments
-    if wanted.arguments_begin and arguments:
+    if wanted.arguments_begin and len(there) >= len(arguments):
         last = len(arguments) - 1
-        return (
-            len(there) == len(arguments)
-            and there[:last] == arguments[:last]
-            and there[last].startswith(arguments[last])
-        )
-    return there == arguments
+        return there[:last] == arguments[:last] and there[last].startswith(arguments[last])
+    return False
 
 
 def running() -> Iterator[tuple[int, str]]:
@@ -72,8 +72,8 @@ def running() -> Iterator[tuple[int, str]]:
 def found(wanted: Sequence[TrackProcess]) -> Mapping[str, frozenset[int]]:
     """Under each name, the processes that count."""
     among: dict[str, set[int]] = {each.name: set() for each in wanted}
-    names = {os.path.basename(each.command[0])[:_NAME_LENGTH] for each in wanted if not each.full_command}
-    any_name = any(each.full_command for each in wanted)
+    names = {each.command[0][:_NAME_LENGTH] for each in wanted}
+    any_name = any(map(by_line, wanted))
     for pid, name in running():
         if not any_name and name not in names:
             continue

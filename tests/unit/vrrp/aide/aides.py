@@ -36,6 +36,11 @@ class Started:
     def tell(self, *messages: Any) -> None:
         for message in messages:
             self.pipe.send(message)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.pipe, selectors.EVENT_WRITE)
+            while self.pipe.unsent:
+                assert selector.select(LONG_S)
+                self.pipe.flush()
 
     def listen(self, patience_s: float = 0.05) -> None:
         """What it says, for a moment. Raises Closed."""
@@ -61,13 +66,14 @@ class Started:
 
 
 @contextlib.contextmanager
-def aide(folder: Path, log_format: str = "text") -> Iterator[Started]:
+def aide(folder: Path, log_format: str = "text", stderr_closed: bool = False) -> Iterator[Started]:
     """It is killed at the end, if it still runs then."""
     ours, its = socket.socketpair()
     log = folder / "log"
+    command = ["/bin/sh", "-c", 'exec "$0" "$@" 2>&-'] if stderr_closed else []
     with its, open(log, "wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pylvs.vrrp.aide", str(its.fileno()), log_format],
+            [*command, sys.executable, "-m", "pylvs.vrrp.aide", str(its.fileno()), log_format],
             pass_fds=[its.fileno()],
             stdin=subprocess.DEVNULL,
             stderr=out,
