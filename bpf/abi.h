@@ -18,6 +18,7 @@ enum limits {
 	NOTHING = 0xffffffff,
 	MAGAZINE = 32, /* free connection slots that a CPU keeps for itself */
 	DEVICES = 64,
+	STANDBY_ADDRESSES = 4096, /* of virtual routers; there is room for two sets of them */
 	HOP_SLOTS = 1024, /* next hops towards clients, per CPU */
 	ENGINE_LENGTH = 16,
 	LIST_CLASSES = 18, /* sizes of lists: 1, 2, 4 ... 131,072 */
@@ -162,12 +163,14 @@ struct settings { /* each word stands for itself */
 
 struct root {
 	u64 live;
+	u64 standby; /* 0: no virtual address stands by; else the bit, 1 or 2, of those that do in the map `standby` */
 	struct facts facts[2];
 	struct settings settings;
 	u32 port_low; /* this host's local port range, for the source ports of GUE */
 	u32 port_high;
 	u64 vip_bits[BITMAP_WORDS]; /* a superset of the virtual addresses, by hash */
 	u64 reply_bits[BITMAP_WORDS]; /* likewise of where replies come from: NAT destinations, virtual and own addresses */
+	u64 standby_bits[BITMAP_WORDS]; /* likewise of virtual addresses that stand by */
 };
 
 struct service_key4 {

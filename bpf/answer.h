@@ -67,6 +67,17 @@ INLINE bool find_answer(struct answer *a, const struct packet *p)
 	return a->word && a->destination;
 }
 
+/* Whether the virtual address that it is from stands by. */
+INLINE bool answer_stands_by(const struct answer *a, const struct packet *p, const struct root *root)
+{
+	struct address virtual = a->source;
+	if (likely(!root->standby))
+		return false;
+	if (!a->masq)
+		address_from(&virtual, p);
+	return stands_by(root, &virtual, p->six);
+}
+
 /* State and counters; false if the connection is being removed. */
 INLINE bool note_answer(const struct answer *a, const struct packet *p, const struct root *root, u32 now)
 {

@@ -110,6 +110,22 @@ INLINE void account_out(u32 index, u32 bytes, const struct root *root)
 	}
 }
 
+/* Whether the virtual address of the quoted packet stands by: its target, or its source if it is a reply. */
+INLINE bool quote_stands_by(const struct quote *q, bool six, const struct root *root)
+{
+	struct address source = {}, target = {};
+	if (likely(!root->standby))
+		return false;
+	if (six) {
+		source = q->tuple.v6.source;
+		target = q->tuple.v6.target;
+	} else {
+		source.word[0] = q->tuple.v4.source;
+		target.word[0] = q->tuple.v4.target;
+	}
+	return stands_by(root, &source, six) || stands_by(root, &target, six);
+}
+
 /* About no connection: with schedule_icmp it makes one, as if its client had sent (8.4). */
 INLINE int schedule_quote(struct __sk_buff *skb, struct work *w, const struct root *root)
 {
@@ -143,6 +159,8 @@ INLINE int stage_error(struct __sk_buff *skb)
 		return dropped(HOOK_TC, REASON_SHORT);
 	if (!is_error(icmp.type, six) || !read_quote(skb, &w->quote, p->l4 + ICMP_BYTES, end, six))
 		return pass(skb, p, HOOK_TC);
+	if (unlikely(quote_stands_by(&w->quote, six, root)))
+		return pass(skb, p, HOOK_TC);
 	w->error_type = icmp.type;
 	w->error_code = icmp.code;
 	w->error_rest = from_be32(icmp.rest);
@@ -161,6 +179,8 @@ INLINE int stage_error(struct __sk_buff *skb)
 	/* An error to this host is asked for a reply first; one that passes, for a request (IPVS-SEMANTICS 2.1). */
 	bool found = w->quote.known && (here ? from_server_side(w) || from_client_side(w) :
 					       from_client_side(w) || from_server_side(w));
+	if (found && w->error_side == SIDE_SERVER && root->standby && stands_by(root, &w->virtual_address, six))
+		return pass(skb, p, HOOK_TC);
 	if (found && w->error_side == SIDE_PLAIN) {
 		account_out(w->chosen, p->length, root);
 		return pass(skb, p, HOOK_TC);

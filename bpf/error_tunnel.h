@@ -119,7 +119,7 @@ INLINE int stage_error_tunnel(struct __sk_buff *skb)
 		return schedule_quote(skb, w, root);
 	}
 	struct destination *d = LOOKUP(destinations, w->chosen);
-	if (!d)
+	if (!d || quote_stands_by(&w->quote, false, root))
 		return to_stack(HOOK_TC);
 	w->method = METHOD_TUNNEL;
 	if (!trimmed(skb, p, HOOK_TC) || message_sum(skb, p, copy) != 0xffff)

@@ -40,7 +40,7 @@ HASH_MAP(routed_marks, struct routed_mark, u8, 4096, BPF_F_NO_PREALLOC);
 HASH_MAP(locals, struct address, u8, 4096, BPF_F_NO_PREALLOC);
 HASH_MAP(accept_locals, u32, u8, 1024, BPF_F_NO_PREALLOC); /* devices by ifindex, with accept_local */
 ARRAY_MAP(devices, struct device, DEVICES, BPF_F_MMAPABLE);
-
+HASH_MAP(standby, struct address, u8, 2 * STANDBY_ADDRESSES, BPF_F_NO_PREALLOC); /* written by the virtual routers' process */
 
 /* of no concern to packets */
 ARRAY_MAP(books, struct book, 1, BPF_F_MMAPABLE);

@@ -3,7 +3,7 @@
  * packet, and leave numbers in network order where their type says be16 or be32.
  */
 #pragma once
-#include "maps.h"
+#include "standby.h"
 #include "states.h"
 #include "sum.h"
 
@@ -169,19 +169,6 @@ INLINE int dropped(enum hook hook, u32 reason)
 	return hook == HOOK_XDP ? (int)XDP_DROP : 2 /* TC_ACT_SHOT */;
 }
 
-INLINE u32 address_hash(const struct address *address, bool six)
-{
-	u32 folded = address->word[0];
-	if (six)
-		folded ^= address->word[1] ^ address->word[2] ^ address->word[3];
-	return (folded * 0x61C88647u) >> (32 - HASH_BITS);
-}
-
-INLINE bool in_bitmap(const u64 *bits, u32 hash)
-{
-	return bits[(hash >> 6) & (BITMAP_WORDS - 1)] >> (hash & 63) & 1;
-}
-
 /* Sum of an IPv4 header without options; 0xffff when its checksum is right. */
 INLINE u16 header_sum(const struct ipv4 *ip)
 {
@@ -256,6 +243,8 @@ INLINE enum parsed parse4(void *ctx, void *data, void *end, struct packet *p, co
 	p->protocol = ip->protocol;
 	if (!(p->request | p->reply)) /* errors come from routers and about tunnels, too */
 		return p->protocol == PROTO_ICMP ? PARSED_ODD : PARSED_FOREIGN;
+	if (unlikely(root->standby) && stands_by(root, &target, false))
+		return PARSED_FOREIGN;
 	if (p->protocol != PROTO_TCP && p->protocol != PROTO_UDP)
 		return is_odd_protocol(p->protocol) ? PARSED_ODD : PARSED_FOREIGN;
 	if (ip->fragment & to_be16(IPV4_MF | IPV4_OFFSET) || ip->version_words != 0x45)
@@ -288,6 +277,8 @@ INLINE enum parsed parse6(void *ctx, void *data, void *end, struct packet *p, co
 	p->protocol = ip->next;
 	if (!(p->request | p->reply))
 		return p->protocol == PROTO_ICMP6 ? PARSED_ODD : PARSED_FOREIGN;
+	if (unlikely(root->standby) && stands_by(root, &p->tuple.v6.target, true))
+		return PARSED_FOREIGN;
 	u32 length = from_be16(ip->length) + IPV6_BYTES;
 	if (data + ETHER + length > end && ETHER + length > frame_length(ctx, hook))
 		return PARSED_FOREIGN;

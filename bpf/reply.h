@@ -125,6 +125,8 @@ INLINE int stage_reply(void *ctx, enum hook hook)
 	struct answer a;
 	if (!find_answer(&a, p))
 		return unknown_reply(ctx, p, root, hook);
+	if (unlikely(answer_stands_by(&a, p, root)))
+		return pass(ctx, p, hook);
 	struct way_back way = {.anew = a.source, .input = input_device(ctx, hook), .six = p->six,
 			       .reroute = a.masq && root->settings.snat_reroute};
 	if (p->six) {

@@ -94,11 +94,13 @@ INLINE bool holds_for_mark(void *ctx, const struct work *w, u32 mark)
 	if (!forwarded && is_own(ctx, &target, p->six))
 		return true;
 	struct routed_mark routed = {.mark = mark, .family = p->six ? 6 : 4};
-	return mark && !(fib_takes_mark && forwarded) && bpf_map_lookup_elem(&routed_marks, &routed);
+	if (mark && !(fib_takes_mark && forwarded) && bpf_map_lookup_elem(&routed_marks, &routed))
+		return true;
+	return is_routers(&target);
 }
 
 /* Whether this host holds the packet's target address; looked up again every tick, so that a virtual address which
- * comes or goes is noticed within an eighth of a second. */
+ * comes or goes is noticed within an eighth of a second. Of a virtual router's its role decides, at once. */
 INLINE bool holds_target(void *ctx, struct service_state *state, const struct packet *p, u32 now)
 {
 	if (likely(state->held_at == now))
@@ -107,8 +109,8 @@ INLINE bool holds_target(void *ctx, struct service_state *state, const struct pa
 	address_to(&target, p);
 	struct bpf_fib_lookup question;
 	hop_question(&question, &target, p->six, loopback, NULL);
-	bool held = bpf_fib_lookup(ctx, &question, sizeof(question), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
-		    is_own(ctx, &target, p->six);
+	bool held = (bpf_fib_lookup(ctx, &question, sizeof(question), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
+		     is_own(ctx, &target, p->six)) || is_routers(&target);
 	state->held = held;
 	barrier();
 	state->held_at = now;

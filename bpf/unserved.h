@@ -8,6 +8,7 @@
 
 struct serving {
 	const struct packet *packet;
+	const struct root *root;
 	struct address address;
 	be16 port;
 	u16 pad;
@@ -27,6 +28,8 @@ static int serving_step(u32 index, struct serving *s)
 	if (d->address.word[1] != s->address.word[1] || d->address.word[2] != s->address.word[2] ||
 	    d->address.word[3] != s->address.word[3])
 		return 0;
+	if (s->root->standby && stands_by(s->root, &d->virtual_address, s->packet->six))
+		return 0; /* the other director knows its connections */
 	u32 flags = destination_flags(d, s->live);
 	if (!(flags & DESTINATION_AVAILABLE) || method_in(flags) != METHOD_MASQ)
 		return 0;
@@ -35,9 +38,9 @@ static int serving_step(u32 index, struct serving *s)
 }
 
 /* The NAT destination that the packet's source is, or NOBODY. */
-INLINE u32 served_by(const struct packet *p, u32 live)
+INLINE u32 served_by(const struct packet *p, const struct root *root)
 {
-	struct serving s = {.packet = p, .live = live, .found = NOBODY};
+	struct serving s = {.packet = p, .root = root, .live = READ_ONCE(root->live), .found = NOBODY};
 	struct book *book = LOOKUP(books, 0);
 	if (p->six) {
 		s.address = p->tuple.v6.source;
@@ -59,7 +62,7 @@ INLINE int stage_unserved(struct __sk_buff *skb)
 	if (!w || !root)
 		return to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
-	u32 server = p->rst || !has_ports(p->protocol) ? NOBODY : served_by(p, READ_ONCE(root->live));
+	u32 server = p->rst || !has_ports(p->protocol) ? NOBODY : served_by(p, root);
 	struct destination *d = LOOKUP(destinations, server);
 	if (server == NOBODY || !d)
 		return p->request ? go_on(skb, HOOK_TC, STAGE_NEW) : pass(skb, p, HOOK_TC);

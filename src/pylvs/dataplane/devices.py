@@ -9,14 +9,16 @@ import errno
 import fcntl
 import socket
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from pylvs.dataplane.netlink import GENERIC, Netlink, NetlinkError, attribute, attributes, generic_family, name, number
 from pylvs.dataplane.netlink import text as text_attribute
 from pylvs.model.addresses import Address
 from pylvs.model.errors import NoSuchDevice
 
+Network = IPv4Network | IPv6Network
 _LINK_GET, _ADDRESS_GET, _ROUTE_GET = 18, 22, 26  # RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE
 _UP, _LOOPBACK = 0x1, 0x8  # IFF_UP, IFF_LOOPBACK
 _LINK_MESSAGE = struct.Struct("=BxHiII")
@@ -108,17 +110,28 @@ def _device(message: bytes, addresses: dict[int, list[Address]]) -> Device:
     )
 
 
-def addresses_by_device() -> dict[int, list[Address]]:
-    """The addresses of each device, by its index."""
-    found: dict[int, list[Address]] = {}
+def _addresses() -> Iterator[tuple[int, Address, tuple[Address, int]]]:
+    """Each device's index with an address, and network and prefix length of what is on the link by it."""
     with Netlink() as link:
         for message in link.dump(_ADDRESS_GET, _ADDRESS_MESSAGE.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
-            family, _prefix, _flags, _scope, index = _ADDRESS_MESSAGE.unpack_from(message)
+            family, prefix, _flags, _scope, index = _ADDRESS_MESSAGE.unpack_from(message)
             parts = attributes(message, _ADDRESS_MESSAGE.size)
             raw = parts.get(2) or parts.get(1)  # IFA_LOCAL; IFA_ADDRESS is the peer of a point-to-point link
             if raw and family in (socket.AF_INET, socket.AF_INET6):
-                found.setdefault(index, []).append(to_address(raw))
+                yield index, to_address(raw), (to_address(parts.get(1) or raw), prefix)
+
+
+def addresses_by_device() -> dict[int, list[Address]]:
+    """The addresses of each device, by its index."""
+    found: dict[int, list[Address]] = {}
+    for index, address, _ in _addresses():
+        found.setdefault(index, []).append(address)
     return found
+
+
+def links() -> list[tuple[int, Address, Network]]:
+    """Each address, the index of its device before it, and the network that is on the link by it behind."""
+    return [(index, address, ip_network(network, strict=False)) for index, address, network in _addresses()]
 
 
 def local_addresses() -> set[Address]:

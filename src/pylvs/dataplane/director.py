@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from pylvs.dataplane import abi, caches, encode, follow, lists, load, marks, takeover
+from pylvs.dataplane import abi, caches, encode, follow, lists, load, marks, standby, takeover
 from pylvs.dataplane.bitmaps import set_all_bits, set_bit
 from pylvs.dataplane.chunks import list_of
 from pylvs.dataplane.devices import Routes
@@ -132,6 +132,7 @@ class BpfDirector:
                     self._settled = True
                     if self.tables.book.get(0, "pending"):
                         recover(self.tables)
+                    standby.settle(self.tables)
                     follow.refresh_locals(self.tables)
                     follow.refresh_accept_local(self.tables)
                     follow.refresh_marks(self.reader)

@@ -1,7 +1,9 @@
 """What of this host follows the table: attachments, the snapshots of what is local, forwarding of lo.
 
 A service attaches the device that holds its virtual address or routes to it, a NAT destination also the one towards
-itself. An address on lo, or a mark, concerns every device that is up, no slave of another, and has an address.
+itself. The address of a virtual router attaches, whichever its role is, the devices on whose link it is, and what
+stands on them with a MAC of its own: nothing is attached at the moment of a take-over. An address on lo, a mark, or
+an address that is nowhere near concerns every device that is up, no slave of another, and has an address.
 lo is attached while there is any service, for clients on this host. While a real server is on this host, its answers
 are looked at where they leave: at TC egress of what is attached, lo excepted, where they come in again.
 `pylvs attach` and `pylvs detach` are remembered and come first.
@@ -17,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from pylvs.dataplane import abi, attach, devices, encode, load, marks
+from pylvs.dataplane import abi, attach, devices, encode, load, marks, roles, standby
 from pylvs.dataplane.bitmaps import set_bit
 from pylvs.dataplane.devices import Device
 from pylvs.dataplane.libbpf import open_pin
@@ -35,6 +37,7 @@ _IDLE = "idle-since"
 _FORWARDING = "forwarding-"
 _LOOPBACK_NET = 127
 _CONF = "/proc/sys/net/ipv4/conf"
+_WITH_OWN_MAC = ("macvlan", "ipvlan")  # what virtual routers put on a device
 _SYSCTLS = {"ipv4": "/proc/sys/net/ipv4/conf/lo/forwarding", "ipv6": "/proc/sys/net/ipv6/conf/lo/forwarding"}
 
 
@@ -156,12 +159,16 @@ def _concerns_of(reader: Reader) -> Concerns:
     return found
 
 
-def _wanted_devices(concerns: Concerns, everything: list[Device]) -> set[int]:
+def _wanted_devices(concerns: Concerns, everything: list[Device], of_routers: frozenset[Address]) -> set[int]:
     holders = {address: each for each in everything for address in each.addresses}
     by_index = {each.index: each for each in everything}
     found = _spread_out(everything) if concerns.marks else set()
+    if concerns.virtual & of_routers:
+        networks = [(index, network) for index, own, network in devices.links() if own not in of_routers]
+        for address in concerns.virtual & of_routers:
+            found |= _towards_router(address, holders, everything, networks)
     with devices.Routes() as routes:
-        for address in concerns.virtual:
+        for address in concerns.virtual - of_routers:
             found |= _towards_virtual(address, holders, by_index, everything, routes)
         for address in concerns.by_nat:
             route = routes.to(address)
@@ -170,6 +177,23 @@ def _wanted_devices(concerns: Concerns, everything: list[Device]) -> set[int]:
     found = {index for index in found if index in by_index and _can_carry(by_index[index])}
     if concerns.virtual or concerns.marks:
         found |= {each.index for each in everything if each.loopback}
+    return found
+
+
+def _towards_router(
+    address: Address,
+    holders: dict[Address, Device],
+    everything: list[Device],
+    networks: list[tuple[int, devices.Network]],
+) -> set[int]:
+    """Where packets to an address of a virtual router come in, now or after its next change of roles."""
+    linked = {index for index, network in networks if address in network}
+    found = {each.index for each in everything if each.index in linked and _can_carry(each) and each.kind != "dummy"}
+    found = found or _spread_out(everything)
+    found |= {each.index for each in everything if each.kind in _WITH_OWN_MAC and each.lower in found}
+    holder = holders.get(address)
+    if holder is not None and _can_carry(holder) and holder.kind != "dummy":
+        found.add(holder.index)
     return found
 
 
@@ -183,7 +207,7 @@ def _towards_virtual(
     holder = holders.get(address)
     if holder is None:
         route = routes.to(address)
-        holder = by_index.get(route.ifindex) if route else None
+        holder = by_index.get(route.ifindex) if route and not route.gateway else None
         if holder is None:
             return _spread_out(everything)
     return {holder.index} if _can_carry(holder) and holder.kind != "dummy" else _spread_out(everything)
@@ -284,7 +308,7 @@ def follow_table(reader: Reader, changes: Concerns) -> None:
     everything = devices.devices()
     notes = {int(name.removeprefix(_WANTED)): text for name, text in state.notes().items() if name.startswith(_WANTED)}
     by_index = {each.index: each for each in everything}
-    wanted = _wanted_devices(concerns, everything)
+    wanted = _wanted_devices(concerns, everything, standby.in_force(reader.tables).all)
     there = {each.ifindex: each for each in attach.attached(state)}
     changed = False
     for index in sorted(wanted - set(there)):
@@ -360,6 +384,7 @@ def take_down(state: State) -> list[str]:
         gone = [each.device for each in attach.detach_all(state)]
         _restore_host(state)
     state.remove()
+    roles.forget(state.cookie)
     return gone
 
 

@@ -186,6 +186,11 @@ class Tables:
         return self._hash("routed_marks")
 
     @cached_property
+    def standby(self) -> maps.HashMap:
+        """The addresses of this host's virtual routers, with those that stand by marked."""
+        return self._hash("standby")
+
+    @cached_property
     def transmitters(self) -> maps.HashMap:
         """Devices that XDP may redirect to."""
         return self._hash("transmitters")

@@ -10,5 +10,9 @@ from pylvs.model.addresses import Address
 class Roles(Protocol):
     """Who tells the packet path."""
 
-    def stand_by(self, addresses: frozenset[Address]) -> None:
-        """Packets to exactly these addresses pass untouched from now on. Raises PylvsError."""
+    def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
+        """Packets to exactly these addresses pass untouched from now on. At one stroke; twice is harmless.
+
+        `held` are the other addresses of this host's virtual routers, whose master it is: they are served from now on,
+        even a moment before a device has them. Raises PylvsError; what could be done is done.
+        """

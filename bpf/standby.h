@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Virtual addresses for which another director is MASTER: while they stand by, no packet to them and no answer from
+ * them is touched or counted. A director without any pays one look at `root.standby`.
+ *
+ * The map has every address of this host's virtual routers. Two sets share it, a bit of the value each, so that one
+ * store in the root changes the roles of many addresses together.
+ */
+#pragma once
+#include "maps.h"
+
+INLINE u32 address_hash(const struct address *address, bool six)
+{
+	u32 folded = address->word[0];
+	if (six)
+		folded ^= address->word[1] ^ address->word[2] ^ address->word[3];
+	return (folded * 0x61C88647u) >> (32 - HASH_BITS);
+}
+
+INLINE bool in_bitmap(const u64 *bits, u32 hash)
+{
+	return bits[(hash >> 6) & (BITMAP_WORDS - 1)] >> (hash & 63) & 1;
+}
+
+/* Whether an address stands by. Callers look at `root->standby` first. */
+INLINE bool stands_by(const struct root *root, const struct address *address, bool six)
+{
+	if (!in_bitmap(root->standby_bits, address_hash(address, six)))
+		return false;
+	u8 *sets = bpf_map_lookup_elem(&standby, address);
+	return sets && *sets & READ_ONCE(root->standby);
+}
+
+/* Whether it is of a virtual router here. One that does not stand by is this host's, though no device may have it yet. */
+INLINE bool is_routers(const struct address *address)
+{
+	return bpf_map_lookup_elem(&standby, address);
+}

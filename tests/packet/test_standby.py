@@ -1,0 +1,447 @@
+"""A virtual address that stands by: nothing is done to packets to it, whatever they are and whatever the table says."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_Timestamp, fragment
+from scapy.layers.inet6 import (
+    ICMPv6DestUnreach,
+    ICMPv6EchoRequest,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    fragment6,
+)
+
+from pylvs.dataplane import encode, follow, roles, standby
+from pylvs.dataplane.attach import attached
+from pylvs.dataplane.bitmaps import address_bit
+from pylvs.dataplane.standby import Standby
+from pylvs.model.addresses import Address
+from pylvs.model.destination import Method
+from pylvs.model.errors import Busy, NoRoom
+from pylvs.model.marks import MarkRule
+from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from tests.packet import frames
+from tests.packet.frames import CLIENT4, CLIENT6, build, ether, tcp
+from tests.packet.host import HOOKS, OWN4, PASSED, ROUTER4, SENT, VIP4, VIP6, Host, ip, new_host, server4, server6
+
+BOTH = frozenset({ip_address(VIP4), ip_address(VIP6)})
+VIP = {4: VIP4, 6: VIP6}
+CLIENT = {4: CLIENT4, 6: CLIENT6}
+SERVER = {4: server4(1), 6: server6(1)}
+METHODS = (Method.ROUTE, Method.MASQ, Method.TUNNEL)
+SPORT, REAL_PORT = 4000, 8080
+CUT4: Any = fragment
+CUT6: Any = fragment6
+
+
+@pytest.fixture
+def word(director_host: Host) -> Iterator[Standby]:
+    made = Standby()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def host(director_host: Host, word: Standby) -> Host:
+    return director_host
+
+
+def state(host: Host) -> Any:
+    """All that packets write."""
+    tables = host.director.tables
+    rows = [
+        (str(row.service.key), row.counters, [(each.active, each.inactive, each.counters) for each in row.destinations])
+        for row in host.director.services()
+    ]
+    words = {key: value for family in (4, 6) for key, value in tables.connections(family).items()}
+    return sorted(rows), words, {name: count for name, count in host.reasons().items() if name != "to_tc"}
+
+
+def leaves_alone(host: Host, frame: bytes, hooks: tuple[str, ...] = HOOKS) -> None:
+    """Both hooks pass it on as it came, and nothing of it is in any table."""
+    before = state(host)
+    for hook in hooks:
+        done = host.run(frame, hook)
+        assert (done.verdict, done.data) == (PASSED[hook], frame), hook
+    assert state(host) == before
+
+
+def established(host: Host, method: Method, family: int) -> ServiceKey:
+    """A service with one server and one connection."""
+    service = host.new_key(vip=VIP[family])
+    host.serve(service, 1, method, port=REAL_PORT if method == Method.MASQ else None)
+    for flags in "S", "A":
+        host.forwarded(segment(service, flags), "tc")
+    return service
+
+
+def segment(service: ServiceKey, flags: str = "PA", **fields: Any) -> bytes:
+    family = service.address.version
+    return tcp(flags, SPORT, service.port, CLIENT[family], str(service.address), **fields)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("method", METHODS)
+def test_an_established_connection_rests_while_its_address_stands_by(
+    host: Host, word: Standby, method: Method, family: int, hook: str
+) -> None:
+    service = established(host, method, family)
+    before = host.forwarded(segment(service), hook)
+    word.stand_by(BOTH)
+    leaves_alone(host, segment(service))
+    word.stand_by(frozenset())
+    assert host.forwarded(segment(service), hook)[:6] == before[:6]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_nothing_is_scheduled(host: Host, word: Standby, family: int) -> None:
+    service = host.new_key(vip=VIP[family])
+    host.serve(service, 2)
+    word.stand_by(BOTH)
+    for flags in "S", "A", "FA", "R":
+        leaves_alone(host, segment(service, flags))
+    other = host.new_key(Protocol.UDP, VIP[family])
+    host.serve(other, 2)
+    leaves_alone(host, frames.udp(SPORT, other.port, CLIENT[family], VIP[family]))
+
+
+def test_other_virtual_addresses_are_served(host: Host, word: Standby) -> None:
+    """Of another family, or with the same bit in the bitmaps."""
+    service, six = established(host, Method.ROUTE, 4), established(host, Method.ROUTE, 6)
+    word.stand_by(frozenset({ip_address(VIP6)}))
+    leaves_alone(host, segment(six))
+    for hook in HOOKS:
+        host.forwarded(segment(service), hook)
+    word.stand_by(frozenset({twin_of(ip_address(VIP4))}))
+    for hook in HOOKS:
+        host.forwarded(segment(service), hook)
+
+
+def twin_of(address: Address) -> Address:
+    """Another address with the same bit in the bitmaps."""
+    wanted = address_bit(encode.address_bytes(address), 4)
+    others = (ip_address(0x0A000000 + number) for number in range(1, 1 << 20))
+    return next(each for each in others if each != address and address_bit(encode.address_bytes(each), 4) == wanted)
+
+
+ODD: dict[str, Callable[[int], list[Any]]] = {
+    "options": lambda port: [
+        ether()
+        / IP(src=CLIENT4, dst=VIP4, options=[IPOption_Timestamp(flg=0)])
+        / TCP(sport=SPORT, dport=port, flags="S")
+    ],
+    "fragments": lambda port: [
+        ether() / each for each in CUT4(IP(src=CLIENT4, dst=VIP4, id=7) / TCP(sport=SPORT, dport=port) / bytes(64), 32)
+    ],
+    "fragments of IPv6": lambda port: [
+        ether() / each
+        for each in CUT6(
+            IPv6(src=CLIENT6, dst=VIP6) / IPv6ExtHdrFragment(id=7) / UDP(sport=SPORT, dport=port) / bytes(2000), 1280
+        )
+    ],
+    "extension headers": lambda port: [
+        ether() / IPv6(src=CLIENT6, dst=VIP6) / IPv6ExtHdrDestOpt() / TCP(sport=SPORT, dport=port, flags="S")
+    ],
+    "short": lambda port: [ether() / IP(src=CLIENT4, dst=VIP4, proto=6) / bytes(6)],
+    "SCTP": lambda port: [frames.sctp(frames.chunk(1, bytes(16)), dport=port)],
+    "SCTP cut short": lambda port: [frames.carrying(132, b"\0")],
+    "IPsec": lambda port: [frames.carrying(50, bytes(16))],
+    "echo": lambda port: [ether() / IP(src=CLIENT4, dst=VIP4) / ICMP() / b"ping"],
+    "echo of IPv6": lambda port: [ether() / IPv6(src=CLIENT6, dst=VIP6) / ICMPv6EchoRequest()],
+    "ICMP cut short": lambda port: [ether() / IP(src=CLIENT4, dst=VIP4, proto=1) / b"\3\3"],
+    "last hop": lambda port: [ether() / IP(src=CLIENT4, dst=VIP4, ttl=1) / TCP(sport=SPORT, dport=port, flags="S")],
+    "padded": lambda port: [build(ether() / IP(src=CLIENT4, dst=VIP4) / TCP(sport=SPORT, dport=port)) + bytes(9)],
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_rarer_packets_pass_as_they_came(host: Host, word: Standby, kind: str) -> None:
+    port = host.new_key().port
+    for vip in VIP4, VIP6:
+        for protocol in Protocol.TCP, Protocol.UDP, Protocol.SCTP:
+            host.serve(ServiceKey(protocol, ip_address(vip), port), 1)
+    word.stand_by(BOTH)
+    for packet in ODD[kind](port):
+        leaves_alone(host, build(packet))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_icmp_errors_about_its_connections_pass(host: Host, word: Standby, method: Method) -> None:
+    service = established(host, method, 4)
+    quoted = IP(src=CLIENT4, dst=VIP4) / TCP(sport=SPORT, dport=service.port, flags="PA")
+    if method == Method.MASQ:
+        quoted = IP(src=CLIENT4, dst=server4(1)) / TCP(sport=SPORT, dport=REAL_PORT, flags="PA")
+    reply = IP(src=VIP4, dst=CLIENT4) / TCP(sport=service.port, dport=SPORT, flags="PA")
+    errors = [
+        ether() / IP(src=ROUTER4, dst=VIP4) / ICMP(type=3, code=3) / reply,
+        ether() / IP(src=ROUTER4, dst=OWN4) / ICMP(type=3, code=3) / reply,
+        ether() / IP(src=server4(1), dst=CLIENT4) / ICMP(type=3, code=3) / quoted,
+    ]
+    if method == Method.TUNNEL:
+        outer = IP(src=OWN4, dst=server4(1), proto=4) / quoted / bytes(64)
+        errors.append(ether() / IP(src=ROUTER4, dst=OWN4) / ICMP(type=3, code=4, nexthopmtu=1400) / outer)
+    before = [host.run(build(each), "tc").verdict for each in errors[:1]]
+    assert before == [SENT["tc"][0]]
+    host.director.change_setting("schedule_icmp", 1)
+    word.stand_by(BOTH)
+    try:
+        for each in errors:
+            leaves_alone(host, build(each), ("tc",))
+    finally:
+        host.director.change_setting("schedule_icmp", 0)
+
+
+def test_icmp6_errors_about_its_connections_pass(host: Host, word: Standby) -> None:
+    service = established(host, Method.ROUTE, 6)
+    reply = IPv6(src=VIP6, dst=CLIENT6) / TCP(sport=service.port, dport=SPORT, flags="PA")
+    error = build(ether() / IPv6(src="fd77::fe", dst=VIP6) / ICMPv6DestUnreach(code=4) / reply)
+    assert host.run(error, "tc").verdict in SENT["tc"]
+    word.stand_by(BOTH)
+    leaves_alone(host, error)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("method", [Method.ROUTE, Method.MASQ])
+def test_answers_from_it_are_neither_rewritten_nor_counted(
+    host: Host, word: Standby, method: Method, family: int
+) -> None:
+    service = established(host, method, family)
+    source = (SERVER[family], REAL_PORT) if method == Method.MASQ else (VIP[family], service.port)
+    answer = build(
+        ether(source="02:00:00:00:01:01")
+        / frames.network(source[0], CLIENT[family])
+        / TCP(sport=source[1], dport=SPORT, flags="PA")
+    )
+    setting = Path("/proc/sys/net/ipv4/conf/d0/accept_local")  # the address is still on the device here
+    setting.write_text("1", encoding="ascii")
+    try:
+        host.director.follow_host()
+        counted = host.director.service(service).counters.out_packets
+        host.run(answer, "tc")
+        assert host.director.service(service).counters.out_packets == counted + 1
+        word.stand_by(BOTH)
+        leaves_alone(host, answer)
+    finally:
+        setting.write_text("0", encoding="ascii")
+
+
+def test_nobody_is_told_that_nobody_waits_for_an_answer(host: Host, word: Standby) -> None:
+    service = established(host, Method.MASQ, 4)
+    stray = build(
+        ether(source="02:00:00:00:01:01")
+        / IP(src=server4(1), dst=CLIENT4)
+        / TCP(sport=REAL_PORT, dport=SPORT + 1, flags="A")
+    )
+    assert service.port != REAL_PORT
+    host.director.change_setting("nat_icmp_send", 1)
+    try:
+        assert host.run(stray, "tc").verdict in SENT["tc"]
+        word.stand_by(BOTH)
+        leaves_alone(host, stray, ("tc",))
+    finally:
+        host.director.change_setting("nat_icmp_send", 0)
+
+
+def test_a_mark_does_not_wake_it(host: Host, word: Standby) -> None:
+    service = ServiceKey.of_mark(7)
+    host.serve(service, 1, port=0)
+    host.director.change_mark_rules(lambda rules: [*rules, MarkRule(value=7, target=ip_network("10.77.0.0/24"))])
+    try:
+        for hook in HOOKS:
+            host.forwarded(tcp(sport=SPORT + 7, dport=7777), hook)
+        word.stand_by(BOTH)
+        leaves_alone(host, tcp(sport=SPORT + 7, dport=7777))
+        leaves_alone(host, tcp(sport=SPORT + 8, dport=7777))
+    finally:
+        host.director.change_mark_rules(lambda _: [])
+
+
+def test_packets_of_this_host_itself_pass(host: Host, word: Standby) -> None:
+    service = established(host, Method.ROUTE, 4)
+    word.stand_by(BOTH)
+    link, host.ifindex = host.ifindex, socket.if_nametoindex("lo")
+    try:
+        leaves_alone(host, segment(service, "S"), ("tc",))
+    finally:
+        host.ifindex = link
+
+
+# --- before, after and beside the tables ---
+
+
+def said(host: Host) -> roles.Said:
+    return standby.in_force(host.director.tables)
+
+
+def test_what_was_said_before_there_were_tables_holds_from_their_first_packet_on() -> None:
+    with new_host() as host:
+        follow.take_down(host.director.state)
+        word = Standby()
+        word.stand_by(frozenset({ip_address(VIP4)}), frozenset({ip_address(VIP6)}))
+        service = host.new_key()
+        host.serve(service)
+        host.open_programs()
+        assert said(host) == roles.Said(frozenset({ip_address(VIP4)}), frozenset({ip_address(VIP6)}))
+        leaves_alone(host, segment(service, "S"))
+        word.stand_by(frozenset())
+        host.forwarded(segment(service, "S"), "tc")
+        follow.take_down(host.director.state)
+        word.stand_by(BOTH)  # nobody is there to be told
+        host.serve(service)
+        assert said(host).standby == BOTH
+        word.close()
+        assert said(host) == roles.Said()
+        assert not os.path.exists(roles.directory(host.director.state.cookie))
+
+
+def test_it_outlives_another_size_of_the_table_and_what_a_killed_writer_left(host: Host, word: Standby) -> None:
+    service = established(host, Method.ROUTE, 4)
+    word.stand_by(BOTH)
+    host.director.change_setting("conn_max", 8192, drop=True)
+    host.open_programs()
+    leaves_alone(host, segment(service, "S"))
+    host.director.tables.book.set(0, "pending", 1)
+    host.director.add_service(VirtualService(host.new_key(), "rr"))
+    assert host.director.tables.book.get(0, "pending") == 0
+    leaves_alone(host, segment(service, "S"))
+    word.stand_by(frozenset())
+    host.forwarded(segment(service, "S"))
+
+
+_SAYS = """
+import sys, time
+from ipaddress import ip_address
+from pylvs.dataplane.standby import Standby
+word = Standby()
+word.stand_by(frozenset({ip_address(sys.argv[1])}))
+print("said", flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def saying(vip: str) -> Iterator[None]:
+    """Another process says that it stands by, and is killed at the end."""
+    with subprocess.Popen([sys.executable, "-c", _SAYS, vip], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"said\n"
+            yield
+        finally:
+            process.kill()
+
+
+def test_it_stays_when_its_process_is_killed_and_the_next_process_goes_on(director_host: Host) -> None:
+    host = director_host
+    service = established(host, Method.ROUTE, 4)
+    with saying(VIP4):
+        leaves_alone(host, segment(service))
+        with pytest.raises(Busy):
+            Standby()
+    leaves_alone(host, segment(service))
+    host.director.add_service(VirtualService(host.new_key(), "rr"))
+    leaves_alone(host, segment(service))
+    word = Standby()
+    word.stand_by(frozenset({ip_address(VIP6)}))
+    host.forwarded(segment(service))
+    word.close()
+
+
+def test_tables_made_after_its_process_was_killed_know_nothing_of_it() -> None:
+    with new_host() as host:
+        with saying(VIP4):
+            pass
+        assert said(host).standby == {ip_address(VIP4)}
+        follow.take_down(host.director.state)
+        assert not os.path.exists(roles.directory(host.director.state.cookie))
+        service = host.new_key()
+        host.serve(service)
+        host.open_programs()
+        host.forwarded(segment(service, "S"), "tc")
+
+
+def test_too_many_addresses_are_refused_and_change_nothing(host: Host, word: Standby) -> None:
+    word.stand_by(BOTH)
+    with pytest.raises(NoRoom, match="4096"):
+        word.stand_by(frozenset(ip_address(0x0A000000 + number) for number in range(4097)))
+    assert said(host).standby == BOTH
+    many = frozenset(ip_address(0x0A000000 + number) for number in range(4096))
+    word.stand_by(many)
+    others = frozenset(ip_address(0x0B000000 + number) for number in range(4096))
+    word.stand_by(others)
+    assert said(host) == roles.Said(others)
+
+
+# --- take-over ---
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_an_address_is_served_from_the_word_on_though_no_device_has_it_yet(
+    host: Host, word: Standby, family: int
+) -> None:
+    vip = "10.99.0.1" if family == 4 else "fd99::1"  # no network of this host's, and not in its routing tables
+    service = host.new_key(vip=vip)
+    host.serve(service)
+    for hook in HOOKS:
+        leaves_alone_new(host, segment(service, "S"), hook)
+    word.stand_by(frozenset({ip_address(vip)}))
+    for hook in HOOKS:
+        leaves_alone(host, segment(service, "S"), (hook,))
+    word.stand_by(frozenset(), frozenset({ip_address(vip)}))
+    time.sleep(0.15)  # the look of the very first packet counts for an eighth of a second
+    for hook in HOOKS:
+        host.forwarded(segment(service, "S"), hook)
+
+
+def leaves_alone_new(host: Host, frame: bytes, hook: str) -> None:
+    """As `leaves_alone`, but it counts as not for this host."""
+    done = host.run(frame, hook)
+    assert (done.verdict, done.data) == (PASSED[hook], frame)
+
+
+@pytest.mark.parametrize("prefix", ["32", "24"])
+@pytest.mark.parametrize("vip", ["10.77.0.200", "10.99.0.200"], ids=["of the link", "of no link"])
+def test_a_take_over_attaches_nothing(vip: str, prefix: str) -> None:
+    with new_host() as host:
+        host.director.flush()
+        host.director.follow_host()
+        ip("link", "add", "e0", "type", "veth", "peer", "name", "e1")
+        ip("addr", "add", "10.88.0.1/24", "dev", "e0")
+        ip("link", "set", "e0", "up")
+        ip("link", "add", "vrrp.51", "link", "d0", "type", "macvlan", "mode", "private")
+        ip("link", "set", "vrrp.51", "up")
+        address = ip_address(vip)
+        word = Standby()
+        try:
+            word.stand_by(frozenset({address}))
+            host.serve(host.new_key(vip=vip))
+            host.director.follow_host()
+            before = attached(host.director.state)
+            assert {each.device for each in before} == {"lo", "d0", "vrrp.51"} | (
+                {"e0"} if vip.startswith("10.99") else set()
+            )
+            for device in "d0", "vrrp.51":
+                word.stand_by(frozenset(), frozenset({address}))
+                ip("addr", "add", f"{vip}/{prefix}", "dev", device)
+                host.director.follow_host()
+                assert attached(host.director.state) == before
+                ip("addr", "del", f"{vip}/{prefix}", "dev", device)
+                word.stand_by(frozenset({address}))
+                host.director.follow_host()
+                assert attached(host.director.state) == before
+        finally:
+            word.close()
