@@ -70,10 +70,12 @@ INLINE bool find_answer(struct answer *a, const struct packet *p)
 /* Whether the virtual address that it is from stands by. */
 INLINE bool answer_stands_by(const struct answer *a, const struct packet *p, const struct root *root)
 {
-	struct address virtual = a->source;
 	if (likely(!root->standby))
 		return false;
-	if (!a->masq)
+	struct address virtual = {};
+	if (a->masq)
+		virtual = a->source;
+	else
 		address_from(&virtual, p);
 	return stands_by(root, &virtual, p->six);
 }

@@ -1,0 +1,113 @@
+"""Roles change by one store: a packet at any moment sees the set before or the set after, never a half."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pylvs.dataplane import abi, encode, standby
+from pylvs.dataplane.bitmaps import address_bit
+from pylvs.dataplane.roles import Said
+from pylvs.dataplane.tables import Tables
+from pylvs.model.addresses import Address
+
+ADDRESSES = [ip_address(each) for each in ("192.0.2.1", "192.0.2.2", "198.51.100.1", "2001:db8::1", "2001:db8::2")]
+NOBODY = frozenset[Address]()
+
+
+class Kernel:
+    """The map and the root, and packets that look at them after every single store."""
+
+    def __init__(self) -> None:
+        self.elements: dict[bytes, bytes] = {}
+        self.root = self
+        self.array = self
+        self.standby = self
+        self.words = Words(self)
+        self.seen: list[frozenset[Address]] = []
+
+    # as a map
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(dict(self.elements).items())
+
+    def put_many(self, keys: bytes, values: bytes, count: int) -> None:
+        for place in range(count):
+            self.elements[keys[16 * place : 16 * place + 16]] = values[place : place + 1]
+            self.look()
+
+    def remove_many(self, keys: bytes, count: int) -> None:
+        for place in range(count):
+            del self.elements[keys[16 * place : 16 * place + 16]]
+            self.look()
+
+    # as the root
+
+    def get(self, index: int, name: str) -> int:
+        assert (index, name) == (0, "standby")
+        return self.words[abi.struct("root").offset("standby") >> 3]
+
+    def set(self, index: int, name: str, value: int) -> None:
+        assert (index, name) == (0, "standby")
+        self.words[abi.struct("root").offset("standby") >> 3] = value
+
+    # as a packet
+
+    def stands_by(self, address: Address) -> bool:
+        """As stands_by in bpf/standby.h."""
+        side = self.get(0, "standby")
+        bit = address_bit(encode.address_bytes(address), address.version)
+        if not side or not self.words[(abi.struct("root").offset("standby_bits") >> 3) + (bit >> 6)] >> (bit & 63) & 1:
+            return False
+        return bool(self.elements.get(encode.address_bytes(address), b"\0")[0] & side)
+
+    def look(self) -> None:
+        self.seen.append(frozenset(each for each in ADDRESSES if self.stands_by(each)))
+
+
+class Words(dict[int, int]):
+    """The root's memory, word by word."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__()
+        self.kernel = kernel
+
+    def __missing__(self, place: int) -> int:
+        return 0
+
+    def __setitem__(self, place: int, word: int) -> None:
+        super().__setitem__(place, word)
+        self.kernel.look()
+
+
+some = st.frozensets(st.sampled_from(ADDRESSES))
+
+
+@given(st.lists(st.tuples(some, some), min_size=1, max_size=8))
+def test_every_moment_shows_the_set_before_or_the_set_after(words: list[tuple[frozenset[Address], ...]]) -> None:
+    kernel = Kernel()
+    tables = cast(Tables, kernel)
+    before = NOBODY
+    for addresses, others in words:
+        kernel.seen.clear()
+        said = Said(addresses, others - addresses)
+        standby.write(tables, said)
+        changes = [now for former, now in zip([before, *kernel.seen], kernel.seen, strict=False) if now != former]
+        assert changes == ([addresses] if addresses != before else [])
+        assert standby.in_force(tables) == said
+        assert set(kernel.elements) == {encode.address_bytes(each) for each in addresses | others}
+        before = addresses
+
+
+@given(some)
+def test_saying_it_again_changes_no_packet(addresses: frozenset[Address]) -> None:
+    kernel = Kernel()
+    tables = cast(Tables, kernel)
+    standby.write(tables, Said(addresses))
+    kernel.seen.clear()
+    standby.write(tables, Said(addresses))
+    assert set(kernel.seen) <= {addresses}

@@ -1,0 +1,31 @@
+"""The roles in memory are what the protocol asks for, and say what they were told."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+
+from pylvs.model.errors import Busy
+from pylvs.model.roles import Roles
+from pylvs.testing import MemoryRoles
+
+ONE, OTHER = ip_address("192.0.2.1"), ip_address("2001:db8::1")
+
+
+def test_the_latest_word_counts_and_every_word_is_remembered() -> None:
+    memory = MemoryRoles()
+    roles: Roles = memory
+    assert (memory.standby, memory.held) == (frozenset(), frozenset())
+    roles.stand_by(frozenset({ONE, OTHER}))
+    roles.stand_by(frozenset({ONE}), frozenset({ONE, OTHER}))
+    assert (memory.standby, memory.held) == ({ONE}, {OTHER})
+    assert [standby for standby, _ in memory.said] == [{ONE, OTHER}, {ONE}]
+
+
+def test_trouble_changes_nothing() -> None:
+    roles = MemoryRoles()
+    roles.trouble = Busy("not now")
+    with pytest.raises(Busy, match="not now"):
+        roles.stand_by(frozenset({ONE}))
+    assert roles.said == []
