@@ -71,7 +71,7 @@ class Core:
         self.data_plane = True, ""
         self.unknown: Counter[tuple[str, int]] = Counter()  # VRIDs of nobody here, by device
         self._roles = roles
-        self._standby: frozenset[Address] | None = None
+        self._told: tuple[frozenset[Address], ...] = ()
         self._roles_trouble = ""
         self._configuration = VrrpConfiguration()
         self._known: dict[tuple[str, str], Watched] = {}  # the last that the aide said
@@ -131,7 +131,7 @@ class Core:
                 router.stop()
             self._ears.close()
             self.place.leave()
-            self._tell_roles(frozenset())
+            self._tell_roles(frozenset(), frozenset())
             self.aide.finish(Finish(), self.loop.stop)
         return {}
 
@@ -162,7 +162,7 @@ class Core:
             self.routers[each.name] = Router(each, self, self.place, self._limits)
         self._make_groups()
         self._listen(warnings)
-        self._tell_roles(self._standing_by())
+        self._tell_roles(*self._parts())
         for each in new.instances:
             router = self.routers[each.name]
             router.track(self._tracked(each))
@@ -330,28 +330,29 @@ class Core:
 
     def roles_changed(self) -> None:
         """Somebody became master, or is one no more."""
-        self._tell_roles(self._standing_by())
+        self._tell_roles(*self._parts())
 
-    def _standing_by(self) -> frozenset[Address]:
+    def _parts(self) -> tuple[frozenset[Address], frozenset[Address]]:
+        """The addresses that stand by, and those whose master this host is."""
         here: set[Address] = set()
         elsewhere: set[Address] = set()
         for router in self.routers.values():
             instance = router.instance
             held = {each.interface.ip for each in (*instance.addresses, *instance.excluded)}
             (here if router.state is State.MASTER else elsewhere).update(held)
-        return frozenset(elsewhere - here)
+        return frozenset(elsewhere - here), frozenset(here)
 
-    def _tell_roles(self, addresses: frozenset[Address]) -> None:
-        if addresses == self._standby:
+    def _tell_roles(self, addresses: frozenset[Address], held: frozenset[Address]) -> None:
+        if (addresses, held) == self._told:
             return
         try:
-            self._roles.stand_by(addresses)
+            self._roles.stand_by(addresses, held)
         except PylvsError as error:
             if str(error) != self._roles_trouble:
                 self.log("error", f"the packet path does not know what it serves: {error}")
             self._roles_trouble = str(error)
             return
-        self._standby, self._roles_trouble = addresses, ""
+        self._told, self._roles_trouble = (addresses, held), ""
 
     def log(self, level: str, text: str, **fields: Any) -> None:
         """A line."""
