@@ -51,7 +51,9 @@ def encoded(held: HeldAddress, index: int) -> bytes:
         body += text(LABEL, held.label)
     if flags := flags_of(held):
         body += u32(FLAGS, flags)
-    if held.preferred_lft_s != FOREVER:
+    if (
+        held.interface.version == 6 and held.preferred_lft_s != FOREVER
+    ):  # IPv4 chooses its sources without looking at it
         body += attribute(CACHEINFO, LIFETIMES.pack(held.preferred_lft_s, ENDLESS, 0, 0))
     return body
 
