@@ -9,11 +9,12 @@ from pylvs.lab.topologies import TOPOLOGIES
 from tests.lab.conftest import MakeLab
 from tests.lab.support import answers, remains, shared_evenly
 
+ONE_DIRECTOR = [topology for topology in TOPOLOGIES if topology != "ha"]
 METHODS = {"-g": "Route", "-m": "Masq", "-i": "Tunnel"}
 
 
 @pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("topology", list(TOPOLOGIES))
+@pytest.mark.parametrize("topology", ONE_DIRECTOR)
 def test_requests_reach_all_real_servers_in_turn(topology: str, version: int, make_lab: MakeLab) -> None:
     lab = make_lab(topology, version=version)
     said = answers(lab, 6)
@@ -27,7 +28,7 @@ def test_requests_reach_all_real_servers_in_turn(topology: str, version: int, ma
 
 
 @pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("topology", list(TOPOLOGIES))
+@pytest.mark.parametrize("topology", ONE_DIRECTOR)
 def test_large_answers_arrive_whole(topology: str, version: int, make_lab: MakeLab) -> None:
     lab = make_lab(topology, servers=2, version=version)
     for _ in range(2):
@@ -36,7 +37,7 @@ def test_large_answers_arrive_whole(topology: str, version: int, make_lab: MakeL
 
 
 @pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("topology", list(TOPOLOGIES))
+@pytest.mark.parametrize("topology", ONE_DIRECTOR)
 def test_large_requests_arrive_whole(topology: str, version: int, make_lab: MakeLab) -> None:
     """A megabyte from the client goes through the director in segments as large as its cards can cut."""
     lab = make_lab(topology, servers=2, version=version)

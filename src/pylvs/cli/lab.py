@@ -14,7 +14,7 @@ from pylvs.lab import lab as labs
 from pylvs.lab.interrupts import SIGNALS, held
 from pylvs.lab.network import DIRECTOR, Network
 from pylvs.lab.places import checked_name, environment
-from pylvs.lab.plan import TUNNELS, load_overrides
+from pylvs.lab.plan import PEERS, TUNNELS, load_overrides
 from pylvs.lab.topologies import TOPOLOGIES, design
 from pylvs.model.errors import Busy, InvalidOperation, Unsupported
 
@@ -35,6 +35,7 @@ def lab() -> None:
 @click.option("--ipv6", is_flag=True, help="IPv6 instead of IPv4.")
 @click.option("--plan", type=click.Path(path_type=Path), help="Addresses of your own: a TOML or JSON file.")
 @click.option("--tun-type", type=click.Choice(TUNNELS), help="tun: what packets are wrapped in (ipip).")
+@click.option("--peer", type=click.Choice(PEERS), help="ha: what the second director speaks VRRP with (pylvs).")
 @click.option("--bare", is_flag=True, help="Director and real servers have their addresses and nothing more.")
 @click.option("--blank", is_flag=True, help="Director and real servers have not even addresses.")
 def up(
@@ -44,6 +45,7 @@ def up(
     ipv6: bool,
     plan: Path | None,
     tun_type: str | None,
+    peer: str | None,
     bare: bool,
     blank: bool,
 ) -> None:
@@ -53,12 +55,15 @@ def up(
     dr                direct routing, everybody on one switch
     nat               the director is the servers' gateway
     tun               real servers in other subnets
+    ha                two directors, one VIP
     dr-behind-router  a router translates a public address to the VIP
     dr-routed         the VIP in another subnet than the real servers
     """
     overrides = load_overrides(plan) if plan else {}
     if tun_type:
         overrides["tunnel"] = tun_type
+    if peer:
+        overrides["peer"] = peer
     if servers is not None and "servers" in overrides:
         raise InvalidOperation(f"--servers {servers}: {plan} says already which servers there are")
     network = design(topology, 3 if servers is None else servers, 6 if ipv6 else 4, overrides)
@@ -138,8 +143,9 @@ def execute(name: str, host: str, command: tuple[str, ...]) -> None:
 @click.argument("name")
 @click.argument("host", required=False)
 def shell(name: str, host: str | None) -> None:
-    """A shell in a host (the director, if none is named)."""
-    _become(name, host or DIRECTOR, [shutil.which("bash") or "/bin/sh"])
+    """A shell in a host (the director, the first of two, if none is named)."""
+    directors = labs.open_lab(checked_name(name)).network.role(DIRECTOR)
+    _become(name, host or directors[0].name, [shutil.which("bash") or "/bin/sh"])
 
 
 def _become(name: str, host: str, words: list[str]) -> None:
@@ -157,10 +163,11 @@ def _become(name: str, host: str, words: list[str]) -> None:
 
 
 @lab.command()
-@click.argument("topology", type=click.Choice(["dr", "nat", "tun"]), default="dr")
+@click.argument("topology", type=click.Choice(["dr", "nat", "tun", "ha"]), default="dr")
 @click.option("--ipv6", is_flag=True, help="IPv6 instead of IPv4.")
-def demo(topology: str, ipv6: bool) -> None:
+@click.option("--peer", type=click.Choice(PEERS), help="ha: what the second director speaks VRRP with (pylvs).")
+def demo(topology: str, ipv6: bool, peer: str | None) -> None:
     """A guided tour: makes a lab, shows what happens in it, and removes it."""
     from pylvs.lab.demo import tour
 
-    tour(topology, 6 if ipv6 else 4)
+    tour(topology, 6 if ipv6 else 4, {"peer": peer} if peer else None)

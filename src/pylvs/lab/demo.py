@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from pylvs.lab import drawing
+from pylvs.lab import demo_ha, drawing
 from pylvs.lab.capture import Capture, Frame, changes
-from pylvs.lab.interrupts import Held, held
-from pylvs.lab.lab import Lab, build, take_down
+from pylvs.lab.guide import Guide
+from pylvs.lab.interrupts import held
+from pylvs.lab.lab import build, take_down
 from pylvs.lab.network import DIRECTOR, SERVER
 from pylvs.lab.topologies import design
 from pylvs.model.errors import Unsupported
@@ -50,36 +52,9 @@ QUIET = {
 }
 
 
-class Guide:
-    """Prints explanations and commands, and runs these."""
-
-    def __init__(self, lab: Lab, console: Console, signals: Held) -> None:
-        self.lab = lab
-        self.console = console
-        self.signals = signals
-        self._step = 0
-
-    def step(self, title: str, text: str = "") -> None:
-        """The next part of the tour."""
-        self.signals.check()
-        self._step += 1
-        self.console.print()
-        self.console.rule(Text(f"{self._step}. {title}", style="bold"), align="left")
-        if text:
-            self.console.print(Text(text, style="italic"))
-
-    def run(self, host: str, command: str) -> str:
-        """Show a command, run it, show what it printed. Raises Unsupported if it fails."""
-        self.signals.check()
-        self.console.print(Text.assemble((f"{host}# ", "cyan"), (command, "bold")), soft_wrap=True)
-        said = self.lab.sh(host, command)
-        self.console.print(Text(said.rstrip("\n")), soft_wrap=True)
-        return said
-
-
-def tour(topology: str, version: int) -> None:
+def tour(topology: str, version: int, overrides: Mapping[str, Any] | None = None) -> None:
     """The whole tour. Raises PylvsError if something does not do what is told; the lab is removed in any case."""
-    network = design(topology, version=version)
+    network = design(topology, version=version, overrides=overrides)
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH_WITHOUT_TERMINAL)
@@ -87,7 +62,11 @@ def tour(topology: str, version: int) -> None:
         name = f"demo{os.getpid()}"
         lab = build(name, network)
         try:
-            _walk(Guide(lab, console, signals), topology)
+            guide = Guide(lab, console, signals)
+            if topology == "ha":
+                demo_ha.walk(guide, (overrides or {}).get("peer", "pylvs"))
+            else:
+                _walk(guide, topology)
         finally:
             take_down(name)
     console.print()

@@ -39,6 +39,8 @@ def _addresses(network: Network, host: Host, card: Interface) -> list[tuple[str,
     rows = list(zip(card.addresses, card.notes, strict=False))
     if host.role == DIRECTOR and host.vip_device == card.device:
         rows.append((f"{network.vip}/{network.vip_prefix}", "VIP"))
+    if host.shared_vip_device == card.device:
+        rows.append((f"{network.vip}/{network.vip_prefix}", "VIP while it is MASTER"))
     return rows or [("no address yet", "")]
 
 
@@ -68,7 +70,6 @@ def commands(network: Network) -> str:
 def address_list(network: Network) -> str:
     """One line for `pylvs lab list`."""
     servers = len(network.role(SERVER))
-    director = network.host("director")
-    cards = director.interfaces[0].addresses if director else ()
-    dip = address_of(cards[0]) if cards else "none yet"
+    held = [address_of(card.addresses[0]) for host in network.role(DIRECTOR) if (card := host.interfaces[0]).addresses]
+    dip = " and ".join(held) or "none yet"
     return f"{network.topology:<17} VIP {network.entry}  DIP {dip}  {servers} real server{'s' if servers != 1 else ''}"

@@ -9,12 +9,14 @@ from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 import pylvs
-from pylvs.lab.network import SERVER, Host, Network
+from pylvs.lab.network import DIRECTOR, SERVER, Host, Network
 from pylvs.lab.places import MARK
 
 WEB_STATE = "/var/lib/pylvs-lab"
 WEB_CONFIGURATION = "/etc/nginx/pylvs-lab.conf"
 BIG_FILE_BYTES = 10 << 20
+CONFIGURATION = "/etc/keepalived/keepalived.conf"
+DIRECTOR_STATE = "/var/lib/pylvs-lab"
 LONGEST_INTERPRETER = 120  # the kernel cuts first lines at 127 or 255 characters
 
 # Scripts find these where the distributions have them. `from MODULE import FUNCTION` of each:
@@ -85,6 +87,61 @@ case $action in
 esac
 """
 
+DIRECTOR_SERVICE = f"""#!/bin/sh
+# What a director of a lab may run by its configuration. Part of a pylvs lab.
+# pylvs is services, checks and virtual routers; keepalived has the virtual routers alone, and pylvs all else.
+name=$1 action=$2 file={CONFIGURATION} state={DIRECTOR_STATE}
+case $name in
+    pylvs) programs=pylvs ;;
+    keepalived) programs="pylvs keepalived" ;;
+    *) echo "$name: unrecognized service" >&2; exit 1 ;;
+esac
+mkdir -p $state
+# A process that has ended may stay listed, without a command line, until somebody asks for its status.
+runs() {{ [ -s "$state/$1.pid" ] && grep -q . "/proc/$(cat "$state/$1.pid")/cmdline" 2>/dev/null; }}
+begin() {{
+    program=$1
+    shift
+    setsid "$@" </dev/null >>"/var/log/$program.log" 2>&1 &
+    echo $! >"$state/$program.pid"
+}}
+ready() {{ tail -n +$first /var/log/pylvs.log | grep -q ': ready'; }}
+start() {{
+    [ -e $file ] || {{ echo "$name: there is no $file" >&2; exit 1; }}
+    if ! runs pylvs; then
+        touch /var/log/pylvs.log
+        first=$(($(wc -l </var/log/pylvs.log) + 1))
+        case $name in pylvs) begin pylvs pylvs run ;; *) begin pylvs pylvs run --no-vrrp ;; esac
+        until ready; do
+            runs pylvs || {{ tail -n 1 /var/log/pylvs.log >&2; exit 1; }}
+            sleep 0.05
+        done
+    fi
+    [ $name = pylvs ] || runs keepalived || {{
+        rm -f $state/main.pid $state/vrrp.pid
+        begin keepalived keepalived --vrrp --dont-fork --log-console --no-syslog --log-detail \
+            --pid=$state/main.pid --vrrp_pid=$state/vrrp.pid
+    }}
+}}
+stop() {{
+    for program in $programs; do
+        runs $program && kill "$(cat $state/$program.pid)"
+        while runs $program; do sleep 0.05; done
+    done
+}}
+case $action in
+    start) start ;;
+    stop) stop ;;
+    restart) stop; start ;;
+    reload) for program in $programs; do runs $program && kill -HUP "$(cat $state/$program.pid)"; done ;;
+    status)
+        for program in $programs; do runs $program || {{ echo "$name is stopped"; exit 3; }}; done
+        echo "$name is running"
+        ;;
+    *) echo "usage: service $name start|stop|restart|reload|status" >&2; exit 2 ;;
+esac
+"""
+
 
 def files_of(lab: str, network: Network, host: Host) -> Iterator[tuple[str, str, int]]:
     """(path, content, mode) of everything that this host has of its own."""
@@ -96,7 +153,8 @@ def files_of(lab: str, network: Network, host: Host) -> Iterator[tuple[str, str,
         yield f"/usr/sbin/{name}", _command(module, function), 0o755
     yield "/usr/sbin/ifup", IFUP, 0o755
     yield "/usr/sbin/ifdown", IFDOWN, 0o755
-    yield "/usr/sbin/service", SERVICE, 0o755
+    yield "/usr/sbin/service", DIRECTOR_SERVICE if host.role == DIRECTOR else SERVICE, 0o755
+    yield from ((path, content, 0o644) for path, content in host.files.items())
     if host.role == SERVER:
         yield WEB_CONFIGURATION, _web(network.port), 0o644
         yield "/var/www/html/index.html", f"This is {host.name} server!\n", 0o644

@@ -233,6 +233,7 @@ def _steps(lab: Lab) -> list[Callable[[], None]]:
         lambda: _ip(setup.wires(lab.name, lab.network), net),
         lambda: _finish([(host.name, _start_host(lab, host)) for host in hosts]),
         lambda: _finish([(host.name, _start_commands(lab, host)) for host in hosts if host.commands]),
+        lambda: _finish([(host.name, _start_waiting(lab, host)) for host in hosts if host.awaits]),
         lambda: _describe(lab, "up"),
     ]
 
@@ -311,11 +312,17 @@ def _start_commands(lab: Lab, host: Host) -> subprocess.Popen[str]:
     return _start([*Place(lab.name, host.name).inside(), "sh"], "\n".join([*script, ""]))
 
 
+def _start_waiting(lab: Lab, host: Host) -> subprocess.Popen[str]:
+    """Until what the host awaits has come."""
+    script = f"until {host.awaits} >/dev/null 2>&1; do sleep 0.1; done"
+    return _start([*Place(lab.name, host.name).inside(), "sh"], f"{script}\n")
+
+
 def _remove(name: str) -> None:
     """Whatever there is of a lab, in any state of completeness."""
     places = {path.name.removeprefix(f"{PREFIX}{name}-"): path for path in _namespaces(name)}
+    end_all(each for path in places.values() if (each := identity(path)))  # a daemon would make its tables again
     _remove_tables(name, places)
-    end_all(each for path in places.values() if (each := identity(path)))
     for host, path in places.items():
         if host != NETWORK_HOST:
             _forget_realserver(path)
@@ -331,20 +338,21 @@ def _remove(name: str) -> None:
 
 
 def _remove_tables(name: str, places: Mapping[str, Path]) -> None:
-    """`pylvs down` where a director was: pinned maps outlive a namespace."""
-    place = Place(name, DIRECTOR)
-    if DIRECTOR not in places or not os.path.ismount(place.mounts) or not os.path.ismount(place.name):
-        return
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        subprocess.run(
-            [*place.inside(), "pylvs", "down"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=COMMAND_SECONDS,
-            env=environment(),
-            start_new_session=True,
-            check=False,
-        )
+    """`pylvs down` where directors were: pinned maps outlive a namespace."""
+    for host in places:
+        place = Place(name, host)
+        if not host.startswith(DIRECTOR) or not os.path.ismount(place.mounts) or not os.path.ismount(place.name):
+            continue
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(
+                [*place.inside(), "pylvs", "down"],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=COMMAND_SECONDS,
+                env=environment(),
+                start_new_session=True,
+                check=False,
+            )
 
 
 def _forget_realserver(namespace: Path) -> None:

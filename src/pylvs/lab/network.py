@@ -38,7 +38,8 @@ class Interface:
 class Host:
     """A machine of the lab.
 
-    `vip_device` is the director's device for the VIP. `commands` finish the host's configuration and run inside it.
+    `vip_device` is the director's device for the VIP, `shared_vip_device` that of one of two, which hold it by turns.
+    `commands` finish the host's configuration and run inside it; the lab is up once `awaits` succeeds.
     """
 
     name: str
@@ -50,6 +51,9 @@ class Host:
     vip_device: str = ""
     commands: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)  # names that mean something else here than elsewhere
+    shared_vip_device: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)  # path -> content, besides what every host has
+    awaits: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ class Network:
             if not host.interfaces[0].addresses:
                 continue
             first = address_of(host.interfaces[0].addresses[0])
-            if host.role == DIRECTOR:
+            if host.role == DIRECTOR and len(self.role(DIRECTOR)) == 1:
                 table["DIP"] = first
             table[host.name] = first
         return table
@@ -133,11 +137,11 @@ def without_configuration(network: Network, addresses: bool) -> Network:
     hosts = []
     table = network.names()  # the plan stands, whoever carries it out
     for host in network.hosts:
-        host = replace(host, names={**table, **host.names})
+        host = replace(host, names={**table, **host.names}, awaits="")
         if host.role not in (DIRECTOR, SERVER):
             hosts.append(host)
             continue
-        bare = replace(host, vip_device="", commands=(), forwarding=False)
+        bare = replace(host, vip_device="", shared_vip_device="", commands=(), forwarding=False, files={})
         if not addresses:
             cards = tuple(replace(card, addresses=(), notes=()) for card in host.interfaces)
             bare = replace(bare, interfaces=cards, gateway="", routes=())

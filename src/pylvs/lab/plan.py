@@ -26,6 +26,8 @@ from pylvs.model.errors import InvalidOperation
 AnyInterface = IPv4Interface | IPv6Interface
 MOST_SERVERS = 60
 TUNNELS = ("ipip", "gre", "gue")
+PEERS = ("pylvs", "keepalived")
+_CHOICES = {"tunnel": TUNNELS, "peer": PEERS}
 
 # The subnets of the built-in plans: before the third number in IPv4, before the host part in IPv6.
 SUBNETS = {
@@ -44,6 +46,7 @@ class Plan:
     dip: AnyInterface
     servers: tuple[AnyInterface, ...]
     client: AnyInterface | None  # None: the gateway itself is the client (dr-routed)
+    dip2: AnyInterface | None = None  # ha: the second director
     inside: AnyInterface | None = None  # nat: the director towards its real servers
     gateway: AnyInterface | None = None  # the router towards the servers
     gateway_vip: AnyInterface | None = None  # dr-routed: the router in the VIP's subnet
@@ -53,6 +56,7 @@ class Plan:
     port: int = 80
     scheduler: str = "rr"
     tunnel: str = "ipip"  # tun: what the director wraps packets in
+    peer: str = "pylvs"  # ha: what the second director speaks VRRP with
 
     @property
     def version(self) -> int:
@@ -115,9 +119,9 @@ def _field(name: str, value: Any) -> Any:
         return value
     if name == "scheduler":
         return str(value)
-    if name == "tunnel":
-        if value not in TUNNELS:
-            raise InvalidOperation(f"tunnel = {value!r}: must be one of {', '.join(TUNNELS)}")
+    if name in _CHOICES:
+        if value not in _CHOICES[name]:
+            raise InvalidOperation(f"{name} = {value!r}: must be one of {', '.join(_CHOICES[name])}")
         return value
     if name == "servers":
         if not isinstance(value, list) or not 0 < len(value) <= MOST_SERVERS:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
-import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from pylvs.lab.processes import identity, living_in
+from pylvs.lab.processes import identity, kill_all
 from tests.interop.keepalived import PROGRAM
 from tests.interop.vrrp.segment import Segment
 
@@ -75,21 +73,10 @@ class Router(ABC):
         """As power fails: all its processes stand still, then are gone, and what they set up stays."""
         mine = identity(self.where.path(self.host))
         assert mine
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            # A process that was about to have children may have them only now.
-            for pid in living_in([mine]):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+        kill_all(mine)
         if self.process is not None:
             self.process.wait(PATIENCE_S)
             self.process = None
-        deadline = time.monotonic() + PATIENCE_S
-        while pids := living_in([mine]):
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            assert time.monotonic() < deadline, f"processes do not end: {pids}"
-            time.sleep(0.01)
 
     def log(self) -> list[str]:
         """What it said."""

@@ -7,6 +7,8 @@ from ipaddress import ip_interface
 
 import pytest
 
+from pylvs.config.building import understand
+from pylvs.config.reading import read_text
 from pylvs.lab.drawing import commands, picture
 from pylvs.lab.network import Network, without_configuration
 from pylvs.lab.plan import read_overrides
@@ -52,7 +54,14 @@ def test_the_picture_shows_every_card_and_address(topology: str, servers: int, v
             assert all(f" {address} " in drawn for address in card.addresses)
     assert f"{network.vip}/" in drawn
     assert max(len(line) for line in drawn.splitlines()) <= 120
-    assert f"ipvsadm -A -t {network.endpoint(network.vip)} -s rr" in commands(network)
+    typed = commands(network)
+    if topology == "ha":
+        assert [line.strip() for line in typed.splitlines()[:2]] == [
+            "director1# service pylvs start",
+            "director2# service pylvs start",
+        ]
+    else:
+        assert f"ipvsadm -A -t {network.endpoint(network.vip)} -s rr" in typed
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
@@ -103,6 +112,29 @@ def test_a_lab_of_another_tunnel_tells_both_ends() -> None:
         read_overrides({"tunnel": "vxlan"})
     with pytest.raises(InvalidOperation, match="dr: nothing is tunnelled there; gre goes with tun"):
         design("dr", 1, 4, {"tunnel": "gre"})
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("servers", [1, 60])
+def test_two_directors_have_the_same_configuration_but_for_their_role(servers: int, version: int) -> None:
+    network = design("ha", servers, version, read_overrides({"peer": "keepalived"}))
+    first, second = network.role("director")
+    assert (first.commands, second.commands) == (("service pylvs start",), ("service keepalived start",))
+    texts = [host.files["/etc/keepalived/keepalived.conf"] for host in (first, second)]
+    for text in texts:
+        document, unread = read_text(text)
+        assert (unread, understand(document, {"eth0": 1500}).findings) == ((), ())
+    different = [pair for pair in zip(*(text.splitlines() for text in texts), strict=True) if pair[0] != pair[1]]
+    assert [[line.strip() for line in pair] for pair in different] == [
+        ["state MASTER", "state BACKUP"],
+        ["priority 100", "priority 90"],
+    ]
+    bare = without_configuration(network, addresses=True)
+    assert [(host.files, host.commands, host.awaits) for host in bare.hosts if host.role != "realserver"] == [
+        ({}, (), "")
+    ] * 3
+    with pytest.raises(InvalidOperation, match="dr: one director has no peer; keepalived goes with ha"):
+        design("dr", 1, 4, {"peer": "keepalived"})
 
 
 def test_mixed_families_are_refused() -> None:

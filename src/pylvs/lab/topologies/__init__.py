@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pylvs.lab import plan as plans
 from pylvs.lab.network import Network
 from pylvs.lab.plan import Plan
-from pylvs.lab.topologies import dr, dr_behind_router, dr_routed, nat, tun
+from pylvs.lab.topologies import dr, dr_behind_router, dr_routed, ha, nat, tun
 from pylvs.model.errors import InvalidOperation
 
 
@@ -25,6 +25,7 @@ TOPOLOGIES: Mapping[str, Topology] = {
     "dr": Topology(dr.plan, dr.network, "d", dr.TITLE),
     "nat": Topology(nat.plan, nat.network, "n", nat.TITLE),
     "tun": Topology(tun.plan, tun.network, "t", tun.TITLE),
+    "ha": Topology(ha.plan, ha.network, "h", ha.TITLE),
     "dr-behind-router": Topology(dr_behind_router.plan, dr_behind_router.network, "b", dr_behind_router.TITLE),
     "dr-routed": Topology(dr_routed.plan, dr_routed.network, "r", dr_routed.TITLE),
 }
@@ -39,6 +40,8 @@ def design(topology: str, servers: int = 3, version: int = 4, overrides: Mapping
     shape = TOPOLOGIES[topology]
     if overrides and topology != "tun" and overrides.get("tunnel", "ipip") != "ipip":
         raise InvalidOperation(f"{topology}: nothing is tunnelled there; {overrides['tunnel']} goes with tun")
+    if overrides and topology != "ha" and overrides.get("peer", "pylvs") != "pylvs":
+        raise InvalidOperation(f"{topology}: one director has no peer; {overrides['peer']} goes with ha")
     if overrides and "vip" in overrides:
         version = overrides["vip"].version
     return shape.network(plans.overridden(shape.plan(servers, version), overrides or {}))

@@ -11,19 +11,27 @@ _PLACES = {CLIENT: 0x0C, DIRECTOR: 0x0D, ROUTER: 0x0F}
 
 
 def mac(role: str, card: int = 0, number: int = 0) -> str:
-    """A link address that tells whose it is: ...:0c:00 client, ...:0d:00 director, ...:01:03:00 third real server."""
+    """A link address that tells whose it is.
+
+    ...:0c:00 client, ...:0d:00 director (:0e: the second), ...:01:03:00 third real server.
+    """
     if role == SERVER:
         return f"02:00:00:01:{number:02x}:{card:02x}"
-    return f"02:00:00:00:{_PLACES[role]:02x}:{card:02x}"
+    return f"02:00:00:00:{_PLACES[role] + number:02x}:{card:02x}"
 
 
 def card(
-    role: str, link: str, addresses: Iterable[tuple[AnyInterface, str]], device: str = "eth0", index: int = 0
+    role: str,
+    link: str,
+    addresses: Iterable[tuple[AnyInterface, str]],
+    device: str = "eth0",
+    index: int = 0,
+    number: int = 0,
 ) -> Interface:
     """A network card with (address, note) pairs."""
     pairs = list(addresses)
     return Interface(
-        link, device, mac(role, index), tuple(str(one) for one, _ in pairs), tuple(note for _, note in pairs)
+        link, device, mac(role, index, number), tuple(str(one) for one, _ in pairs), tuple(note for _, note in pairs)
     )
 
 

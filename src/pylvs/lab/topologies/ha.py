@@ -1,0 +1,108 @@
+"""Two directors, one VIP: they agree by VRRP who holds it, and whoever does forwards by direct routing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pylvs.lab.files import CONFIGURATION
+from pylvs.lab.network import CLIENT, DIRECTOR, Host, Link, Network
+from pylvs.lab.plan import AnyInterface, Plan, alone, place
+from pylvs.lab.topologies import parts
+
+TITLE = "two directors, one VIP, everybody on one switch"
+
+MASTER, BACKUP = ("MASTER", 100), ("BACKUP", 90)
+VRID = 51
+CHECKED_EVERY_S = 2
+LINK_LOCAL = "fe80::100/64"  # version 3 over IPv6 names one first
+
+
+def plan(servers: int, version: int) -> Plan:
+    """The built-in addresses."""
+    return Plan(
+        vip=alone(place("lan", 100, version)),
+        dip=place("lan", 10, version),
+        dip2=place("lan", 11, version),
+        servers=tuple(place("lan", 20 + number, version) for number in range(1, servers + 1)),
+        client=place("lan", 5, version),
+    )
+
+
+def network(plan: Plan) -> Network:
+    """The lab; director1 is to be master, and director2 runs what the plan says is its peer."""
+    assert plan.dip2 is not None
+    client = parts.client(plan, "lan", plan.gateway)
+    vip = str(plan.vip.ip)
+    where = f"[{vip}]" if plan.version == 6 else vip
+    return Network(
+        topology="ha",
+        title=TITLE,
+        path="client → the director that is MASTER → real server → client; the other director waits",
+        method="-g",
+        version=plan.version,
+        vip=vip,
+        vip_prefix=plan.vip.network.prefixlen,
+        port=plan.port,
+        scheduler=plan.scheduler,
+        links=(Link("lan", str(plan.dip.network)),),
+        hosts=(
+            # The lab is up when it serves.
+            Host(CLIENT, CLIENT, client.interfaces, client.gateway, awaits=f"curl -s --max-time 1 http://{where}/"),
+            _director(plan, 1, plan.dip, MASTER, "pylvs"),
+            _director(plan, 2, plan.dip2, BACKUP, plan.peer),
+            *parts.servers(plan, "lan", plan.gateway, vip),
+        ),
+        entry=vip,
+    )
+
+
+def _director(plan: Plan, number: int, dip: AnyInterface, role: tuple[str, int], program: str) -> Host:
+    return Host(
+        f"{DIRECTOR}{number}",
+        DIRECTOR,
+        (parts.card(DIRECTOR, "lan", [(dip, "DIP")], plan.device, number=number - 1),),
+        gateway=str(plan.gateway.ip) if plan.gateway else "",
+        shared_vip_device=plan.device,
+        commands=(f"service {program} start",),
+        files={CONFIGURATION: configuration(plan, *role)},
+    )
+
+
+def configuration(plan: Plan, state: str, priority: int) -> str:
+    """keepalived.conf of one of them."""
+    return "".join(f"{line}\n" for line in (*_router(plan, state, priority), *_service(plan)))
+
+
+def _router(plan: Plan, state: str, priority: int) -> Iterator[str]:
+    yield "vrrp_instance VI_1 {"
+    yield f"    state {state}"
+    yield f"    interface {plan.device}"
+    yield f"    virtual_router_id {VRID}"
+    yield f"    priority {priority}"
+    yield "    advert_int 1"
+    if plan.version == 4:
+        yield "    authentication {"
+        yield "        auth_type PASS"
+        yield "        auth_pass lab"
+        yield "    }"
+    yield "    virtual_ipaddress {"
+    if plan.version == 6:
+        yield f"        {LINK_LOCAL}"
+    yield f"        {plan.vip}"
+    yield "    }"
+    yield "}"
+
+
+def _service(plan: Plan) -> Iterator[str]:
+    yield f"virtual_server {plan.vip.ip} {plan.port} {{"
+    yield f"    delay_loop {CHECKED_EVERY_S}"
+    yield f"    lb_algo {plan.scheduler}"
+    yield "    lb_kind DR"
+    yield "    protocol TCP"
+    for server in plan.servers:
+        yield f"    real_server {server.ip} {plan.port} {{"
+        yield "        TCP_CHECK {"
+        yield f"            connect_timeout {CHECKED_EVERY_S}"
+        yield "        }"
+        yield "    }"
+    yield "}"
