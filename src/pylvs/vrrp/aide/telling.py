@@ -89,7 +89,7 @@ class Telling:
             self._turns.put(subject, what, script, where)
         self._line(heard.kind, heard.name, state, heard.priority)
         if notify.smtp_alert and not (state == "FAULT" and self._routers.no_fault_mails):
-            alert = alert_of(heard, self._settings.router_id or socket.gethostname())
+            alert = alert_of(heard, state, self._settings.router_id or socket.gethostname())
             if alert is not None:
                 self._outbox.put(alert)
 
@@ -162,15 +162,15 @@ def scripts_of(heard: Moved, notify: Notify, state: str) -> list[tuple[str, Scri
     return found
 
 
-def alert_of(heard: Moved, router_id: str) -> Alert | None:
-    """The mail; none of the end, nor of the first state of a backup."""
-    if heard.state == "STOP" or (heard.state == "BACKUP" and not heard.before):
+def alert_of(heard: Moved, state: str, router_id: str) -> Alert | None:
+    """The mail about a state; of the end there is none."""
+    if state == "STOP":
         return None
     subject, now = f"[{router_id}] {_TITLES[heard.kind]} {heard.name} - ", time.time()
-    if heard.state == "DELETED":
+    if state == "DELETED":
         return Alert(f"{subject}Deleted", "VRRP Deleted at reload", now)
-    subject += f"Entering {heard.state} state"
+    subject += f"Entering {state} state"
     if heard.kind == GROUP:
-        return Alert(subject, f"All VRRP group instances are now in {heard.state} state", now)
-    holds = "now" if heard.state == "MASTER" else "no longer"
+        return Alert(subject, f"All VRRP group instances are now in {state} state", now)
+    holds = "now" if state == "MASTER" else "no longer"
     return Alert(subject, f"VRRP Instance is {holds} owning VRRP VIPs", now)
