@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "run": ("pylvs.cli.run", "run", "Keep the table as a keepalived.conf and its health checks want it."),
     "reload": ("pylvs.cli.run", "reload", "Let the daemon read its configuration again."),
     "status": ("pylvs.cli.status", "status", "How services, servers and checks stand."),
+    "vrrp": ("pylvs.cli.vrrp", "vrrp", "Who holds the virtual addresses, and why; give up mastership."),
     "drain": ("pylvs.cli.servers", "drain", "Nothing new for a server; out of the table when unused."),
     "enable": ("pylvs.cli.servers", "enable", "Take drain and disable back."),
     "disable": ("pylvs.cli.servers", "disable", "Take a server out of the table."),

@@ -48,7 +48,7 @@ def run(
     sys.setswitchinterval(SWITCH_S)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each check that runs has a socket
-    options = Options(file, ids, strict, not no_checks, not no_vrrp, keep_table, state_dir)
+    options = Options(file, ids, strict, not no_checks, not no_vrrp, keep_table, state_dir, log_format)
     asyncio.run(Supervisor(options, Machine()).run())
 
 
@@ -71,10 +71,15 @@ def reload(dry_run: bool, allow_empty: bool, state_dir: Path | None) -> None:
         click.echo(line)
     if not told["differences"]:
         click.echo("nothing would change" if dry_run else "nothing has changed")
+    routers = told["virtual_routers"]
+    for line in routers["warnings"]:
+        click.echo(f"pylvs: {line}", err=True)
     table = told["table"] or {"refused": [], "trouble": ""}
     for line in table["refused"]:
         click.echo(f"pylvs: {line}", err=True)
     if table["trouble"]:
         raise PylvsError(f"the configuration is in force, but not yet in the table: {table['trouble']}")
+    if routers["trouble"]:
+        raise PylvsError(f"the configuration is in force, but not yet in the virtual routers: {routers['trouble']}")
     if table["refused"]:
         raise PylvsError(f"the configuration is in force, but the table did not take {len(table['refused'])} edits")

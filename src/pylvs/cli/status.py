@@ -14,6 +14,7 @@ import click
 from pylvs.cli.asking import ago, as_json, asked, at_clock, state_dir
 
 WATCH_EVERY_S = 1.0
+_SAID = ("event", "at", "instance", "before", "state", "service", "server", "reason")  # elsewhere in an event's line
 _TOP = "\033[H\033[J"  # to the top left, and clear
 
 
@@ -42,6 +43,7 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
     read = f", {told['files'][0]} read {ago(now - told['loaded_at'])} ago" if told["files"] else ""
     found = f", {told['findings']} findings (pylvs check)" if told["findings"] else ""
     yield f"pylvs run {told['version']}, process {told['pid']}{up}{read}{found}"
+    yield from _routers(told["virtual_routers"], now)
     for service in told["services"]:
         yield ""
         yield from _service(service, now)
@@ -52,6 +54,18 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
             yield ""
             yield f"{title}:"
             yield from (f"  {line}" for line in each)
+
+
+def _routers(told: dict[str, Any], now: float) -> Iterator[str]:
+    if told["trouble"]:
+        yield f"virtual routers: {told['trouble']}"
+    if told["instances"]:
+        states = [_router(each, now) for each in told["instances"]]
+        yield f"virtual routers: {', '.join(states)} (pylvs vrrp status)"
+
+
+def _router(told: dict[str, Any], now: float) -> str:
+    return f"{told['name']} {told['state']}" + (f" since {ago(now - told['since'])}" if told["since"] else "")
 
 
 def _service(service: dict[str, Any], now: float) -> Iterator[str]:
@@ -98,8 +112,10 @@ def events(follow: bool, as_json: bool, state_dir: Path | None) -> None:
 
 def event_line(event: dict[str, Any]) -> str:
     """One event for people: when, what, where, why, and whatever else it says."""
-    more = {name: value for name, value in event.items() if name not in ("event", "at", "service", "server", "reason")}
+    more = {name: value for name, value in event.items() if name not in _SAID}
     words = [at_clock(event["at"]), event["event"].replace("_", " ")]
+    words += [event["instance"]] if "instance" in event else []
+    words += [f"{event['before']} -> {event['state']}"] if "before" in event and "state" in event else []
     words += [event[name] for name in ("server",) if name in event]
     words += [f"of {event['service']}"] if "service" in event else []
     words += [f"{name}={_plain(value)}" for name, value in more.items() if value not in (False, None)]

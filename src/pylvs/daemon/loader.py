@@ -12,7 +12,7 @@ import pylvs
 from pylvs.config.building import build
 from pylvs.config.findings import Finding, Place, Severity
 from pylvs.config.reading import read
-from pylvs.daemon.loading import Loaded, without_checks
+from pylvs.daemon.loading import Loaded, as_asked
 from pylvs.daemon.options import Options
 from pylvs.model.wanted import Configuration
 
@@ -23,8 +23,7 @@ def load(options: Options) -> Loaded:
     """The configuration in its file; what is wrong with it is a finding."""
     document, findings = read(options.file, options.ids)
     built, more = build(document)
-    wanted = built if options.checks else without_checks(built)
-    return Loaded(wanted, (*findings, *more), not document.nodes, document.files)
+    return Loaded(as_asked(built, options), (*findings, *more), not document.nodes, document.files)
 
 
 class Loader:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pylvs.config.findings import Finding, Severity
 from pylvs.daemon.options import Options
 from pylvs.daemon.table.keeper import Settled
+from pylvs.daemon.virtual_routers import Told
 from pylvs.model.errors import PylvsError
+from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
 
 
@@ -23,11 +25,12 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """What a reload came to; `settled` is None where nothing was to be done."""
+    """What a reload came to; `settled` is None where nothing was to be done, `routers` how virtual routers took it."""
 
     findings: tuple[Finding, ...]
     differences: tuple[str, ...]
     settled: Settled | None = None
+    routers: Told = field(default_factory=Told)
 
 
 class Refused(PylvsError):
@@ -45,6 +48,12 @@ def without_checks(configuration: Configuration) -> Configuration:
         for service in configuration.services
     )
     return replace(configuration, services=services)
+
+
+def as_asked(configuration: Configuration, options: Options) -> Configuration:
+    """What of it the command line wants."""
+    found = configuration if options.checks else without_checks(configuration)
+    return found if options.vrrp else replace(found, vrrp=VrrpConfiguration())
 
 
 def accepted(loaded: Loaded, options: Options, allow_empty: bool) -> Configuration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -48,6 +49,9 @@ class Outside(Protocol):
 
     def restore(self, state: StateDirectory) -> None:
         """Take that back. In the editor's thread."""
+
+    def start_routers(self, state: StateDirectory, log_format: str) -> subprocess.Popen[bytes]:
+        """A process for virtual routers, which outlives this one. In a thread. Raises OSError."""
 
     def heard(self, event: Event) -> None:
         """Tell whom the configuration wants told; at once, whatever comes of it later."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pylvs.host.logs import Format
+
 DEFAULT_FILE = "/etc/keepalived/keepalived.conf"
 
 
@@ -16,6 +18,7 @@ class Options:
     ids: tuple[str, ...] = ()  # of lines that begin with @
     strict: bool = False  # no configuration with a finding is run
     checks: bool = True  # without, every server counts as up
-    vrrp: bool = True
+    vrrp: bool = True  # without, there are no virtual routers
     keep_table: bool = False  # at the end the services stay
     state_dir: Path | None = None  # None: that of this network namespace
+    log_format: Format = "text"

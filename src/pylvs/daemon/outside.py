@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from collections.abc import Iterable
 
 import structlog
@@ -12,6 +13,7 @@ from pylvs.config.diff import differences
 from pylvs.daemon.loader import Loader
 from pylvs.daemon.loading import Loaded
 from pylvs.daemon.options import Options
+from pylvs.daemon.router_process import start_routers
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.systemd import Manager
 from pylvs.daemon.table.known import Holder
@@ -91,6 +93,10 @@ class Machine:
     def adapt(self, state: StateDirectory) -> None:
         """Let checks through virtual addresses pass on this machine."""
         self._via_vip.allow(state)
+
+    def start_routers(self, state: StateDirectory, log_format: str) -> subprocess.Popen[bytes]:
+        """Its log goes where this one's goes."""
+        return start_routers(state.path, log_format)
 
     def restore(self, state: StateDirectory) -> None:
         """As it was before."""

@@ -4,6 +4,7 @@ One directory for each daemon, by default one for each network namespace, gone w
 
     pid            the daemon's process, locked as long as it lives, however it ends
     control        the socket of its API
+    vrrp           the socket of the process of the virtual routers, which outlives the daemon
     services.json  the services that it keeps in the table, with the servers configured
     overrides.json what the operator said of single servers
 """
@@ -14,15 +15,16 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from pylvs.host.namespaces import network_cookie
+from pylvs.host.unix_sockets import address_of
 from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
+from pylvs.vrrp.control import NAME as ROUTERS_SOCKET
 
 ROOT = Path("/run/pylvs/daemon")
-LONGEST_SOCKET_PATH = 107  # bytes, sun_path without its zero
 
 
 def default_path() -> Path:
@@ -46,6 +48,11 @@ class StateDirectory:
     def socket_path(self) -> Path:
         """Where the daemon is asked."""
         return self.path / "control"
+
+    @property
+    def routers_path(self) -> Path:
+        """Where the process of the virtual routers is asked."""
+        return self.path / ROUTERS_SOCKET
 
     # --- one daemon ---
 
@@ -99,20 +106,9 @@ class StateDirectory:
             os.close(self._lock)
             self._lock = -1
 
-    # --- the socket, however long its path is ---
-
-    @contextlib.contextmanager
-    def socket_address(self) -> Iterator[str]:
-        """A path that fits into a socket's address, valid within."""
-        path = str(self.socket_path)
-        if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
-            yield path
-            return
-        directory = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield f"/proc/self/fd/{directory}/{self.socket_path.name}"
-        finally:
-            os.close(directory)
+    def socket_address(self) -> AbstractContextManager[str]:
+        """A path of `socket_path` that fits into a socket's address, valid within."""
+        return address_of(self.socket_path)
 
     # --- what survives ---
 

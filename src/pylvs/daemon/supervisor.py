@@ -23,6 +23,7 @@ from pylvs.daemon import kept
 from pylvs.daemon.api.control import Control
 from pylvs.daemon.api.news import News
 from pylvs.daemon.background import Background
+from pylvs.daemon.data_plane import DataPlane
 from pylvs.daemon.drains import Drains
 from pylvs.daemon.dump import write_dump
 from pylvs.daemon.loading import Loaded, Refused, Reloaded, accepted
@@ -36,6 +37,7 @@ from pylvs.daemon.table.editor import Editor
 from pylvs.daemon.table.keeper import Keeper, Settled
 from pylvs.daemon.table.known import Table, Wish
 from pylvs.daemon.telling.lines import log_event, log_findings
+from pylvs.daemon.virtual_routers import Told, VirtualRouters
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
 from pylvs.host import garbage
@@ -61,12 +63,16 @@ class Supervisor:
         self.news = News()
         self.started_at = 0.0  # wall clock, of the first complete table; 0 before
         self.loaded_at = 0.0  # of the configuration in force
+        self.routers = VirtualRouters(
+            self.state, self.news, partial(outside.start_routers, self.state, options.log_format)
+        )
         self.reloads: Counter[str] = Counter()  # by result: done, refused
         self._outside = outside
         self._own = Ownership(self.state)
         self._flushing = False  # services of others go, too
         self._last_wish: Wish | None = None
         self._reload_waits = False  # that a signal asked for
+        self._unfollowed = ""  # why addresses and devices could not be followed
         self._unkept = False  # what the operator said just now
         self._ending = asyncio.Event()
         self._reloading = asyncio.Lock()  # held until the first table is there
@@ -99,8 +105,11 @@ class Supervisor:
         try:
             await self._prepare(loaded)
             self._control = Control(self)
+            background.keep(self.routers.run, "running virtual routers")
+            background.keep(DataPlane(self._no_forwarding, self.routers.data_plane).run, "watching the packet path")
             async with self._control.serving():
-                if await self._first_table():
+                there, _ = await asyncio.gather(self._first_table(), self.routers.configure(self.engine.configuration))
+                if there:
                     self._begin(background)
                 self._reloading.release()
                 await self._ending.wait()
@@ -108,6 +117,7 @@ class Supervisor:
                 background.cancel()
             await self.engine.close()
         finally:
+            self.routers.close()
             await self._outside.close()
             self.editor.close()
             self.state.give_back()
@@ -153,15 +163,12 @@ class Supervisor:
             background.keep(self._prove_alive, "telling the service manager")
         self._outside.manager.ready(self.status())
         self._log.info("ready", status=self.status())
-        routers = self.engine.configuration.vrrp.instances
-        if routers and self.options.vrrp:
-            names = ", ".join(router.name for router in routers)
-            self._log.warning("virtual routers are not run yet: keepalived --vrrp holds their addresses", names=names)
 
     async def _end(self) -> None:
         self._outside.manager.stopping()
         self._log.info("stopping")
         async with self._reloading:
+            await self.routers.stop()  # while services are still in the table: another director takes over now
             if self.started_at:
                 self.engine.farewell()
             self.engine.stop()
@@ -207,7 +214,7 @@ class Supervisor:
         log_findings(loaded.findings)
         self._outside.manager.reloading()
         try:
-            settled = await self._change(loaded, configuration)
+            settled, told = await self._change(loaded, configuration)
         except (PylvsError, OSError) as error:
             self._tell_refused(error)
             raise
@@ -216,22 +223,25 @@ class Supervisor:
         self.reloads["done"] += 1
         self._log.info("reloaded", edits=settled.edits, status=self.status())
         self.news.tell("reloaded", edits=settled.edits, differences=list(differences))
-        return Reloaded(loaded.findings, differences, settled)
+        return Reloaded(loaded.findings, differences, settled, told)
 
     def _tell_refused(self, why: Exception) -> None:
         self.reloads["refused"] += 1
         self._log.error(f"not reloaded: {why}")
         self.news.tell("reload_refused", reason=str(why))
 
-    async def _change(self, loaded: Loaded, configuration: Configuration) -> Settled:
+    async def _change(self, loaded: Loaded, configuration: Configuration) -> tuple[Settled, Told]:
         old = self.engine.configuration
         self._outside.configure(configuration)
         try:
             await self._own.before(self._own_of(configuration))
             await self.editor.do(self._outside.adapt, self.state)
+            told = await self.routers.configure(configuration)
             self.engine.replace(configuration)
         except BaseException:
             self._outside.configure(old)
+            with contextlib.suppress(PylvsError):
+                await self.routers.configure(old)
             raise
         self.loaded, self.loaded_at = loaded, time.time()
         settled = await self.keeper.settle()
@@ -239,7 +249,7 @@ class Supervisor:
         await self._control.follow(configuration.settings)
         self._keep_overrides()
         garbage.settle()
-        return settled
+        return settled, told
 
     async def _reload_by_signal(self) -> None:
         if self._reload_waits:  # and will read what the file says by then
@@ -251,6 +261,12 @@ class Supervisor:
                 await self._reload(dry_run=False, allow_empty=False)
 
     # --- what goes on ---
+
+    def _no_forwarding(self) -> str | None:
+        """Why services may not be forwarded here, if so; None while nobody knows."""
+        last = self.keeper.last
+        trouble = self._unfollowed if last.waits else last.trouble or self._unfollowed
+        return trouble if trouble or self.started_at else None
 
     def _own_of(self, configuration: Configuration) -> kept.Own:
         checks = {row.service.key: frozenset(each.key for each in row.destinations) for row in self._outside.rows()}
@@ -267,7 +283,9 @@ class Supervisor:
     def status(self) -> str:
         """In a few words."""
         services, servers, down = self.engine.tally()
-        return f"{services} services, {servers} real servers, {down} of them down"
+        routers = len(self.engine.configuration.vrrp.instances)
+        more = f", {routers} virtual routers" if routers else ""
+        return f"{services} services, {servers} real servers, {down} of them down{more}"
 
     def _wish(self) -> Wish:
         if self._last_wish is not None:
@@ -293,7 +311,12 @@ class Supervisor:
     async def _look_around(self) -> None:
         addresses = await self.editor.do(self._outside.addresses)
         await self.editor.do(self._outside.adapt, self.state)
-        await self.editor.do(self.keeper.table.director.follow_host)
+        try:
+            await self.editor.do(self.keeper.table.director.follow_host)
+            self._unfollowed = ""
+        except Exception as error:
+            self._unfollowed = str(error)
+            raise
         self.engine.addresses_here(frozenset(addresses))
 
     async def _prove_alive(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import replace
 from ipaddress import ip_address
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pylvs.config.findings import Finding
-from pylvs.daemon.loading import Loaded, without_checks
+from pylvs.daemon.loading import Loaded, as_asked
 from pylvs.daemon.options import Options
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
@@ -23,8 +24,10 @@ from pylvs.model.checks import Check, Pace, Target, TcpCheck
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import NoSuchService
 from pylvs.model.service import Protocol, ServiceKey
+from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedRow, WantedServer, WantedService
 from pylvs.testing import MemoryDirector
+from tests.unit.daemon.imagined_routers import start_imagined
 
 VIP = ip_address("192.0.2.1")
 WEB, OTHER = ServiceKey(Protocol.TCP, VIP, 80), ServiceKey(Protocol.TCP, VIP, 443)
@@ -52,6 +55,13 @@ def configuration(*services: WantedService, **settings: Any) -> Configuration:
     return Configuration(services, GlobalSettings(**settings))
 
 
+def vrrp(*names: str) -> VrrpConfiguration:
+    """Virtual routers of these names."""
+    return VrrpConfiguration(
+        instances=tuple(VrrpInstance(name=name, interface="eth0", vrid=at) for at, name in enumerate(names, 1))
+    )
+
+
 class World:
     """What a daemon meets. `state` and `director` outlive it, as after a crash."""
 
@@ -65,18 +75,27 @@ class World:
         self.loads = 0
         self.check_rows: tuple[WantedRow, ...] = ()
         self.told: list[Event] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
 
-    def write(self, *services: WantedService, findings: Iterable[Finding] = (), **settings: Any) -> None:
-        """The file from now on."""
-        self.file = Loaded(configuration(*services, **settings), tuple(findings), not services)
+    def write(
+        self, *services: WantedService, findings: Iterable[Finding] = (), routers: Iterable[str] = (), **settings: Any
+    ) -> None:
+        """The file from now on; `routers` are the names of virtual routers."""
+        found = replace(configuration(*services, **settings), vrrp=vrrp(*routers))
+        self.file = Loaded(found, tuple(findings), not services)
+
+    def end_processes(self) -> None:
+        """Those of virtual routers that are left."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
 
     # --- what the daemon meets: see `pylvs.daemon.supervisor.Outside` ---
 
     def load(self, options: Options) -> Loaded:
         """The file as it is, with or without checks."""
         self.loads += 1
-        found = self.file
-        return found if options.checks else replace(found, configuration=without_checks(found.configuration))
+        return replace(self.file, configuration=as_asked(self.file.configuration, options))
 
     def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
         """Numbers do."""
@@ -109,6 +128,11 @@ class World:
 
     def adapt(self, state: StateDirectory) -> None:
         """Nothing is to be changed here."""
+
+    def start_routers(self, state: StateDirectory, _log_format: str) -> subprocess.Popen[bytes]:
+        """A process that speaks like the one of virtual routers, and holds no address."""
+        self.processes.append(start_imagined(state.path))
+        return self.processes[-1]
 
     def restore(self, state: StateDirectory) -> None:
         """Nothing was changed."""

@@ -84,7 +84,8 @@ def test_a_reload_answers_with_findings_differences_and_edits(world: World) -> N
         "security": False,
         "fatal": False,
     }
-    told = {"findings": [finding], "differences": ["1 -> 1 services"]}
+    told: dict[str, Any] = {"findings": [finding], "differences": ["1 -> 1 services"]}
+    told |= {"virtual_routers": {"warnings": [], "trouble": ""}}
     assert answers[1] == (200, {**told, "table": None})
     assert answers[2] == (200, {**told, "table": {"edits": 1, "refused": [], "trouble": ""}})
     status, content = answers[4]

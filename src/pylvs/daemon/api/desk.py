@@ -11,6 +11,7 @@ from pylvs.daemon.loading import Loaded, Reloaded
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table.editor import Editor
 from pylvs.daemon.table.keeper import Keeper
+from pylvs.daemon.virtual_routers import VirtualRouters
 from pylvs.health.engine import Engine
 
 
@@ -22,6 +23,7 @@ class Desk(Protocol):
     keeper: Keeper
     editor: Editor
     drains: Drains
+    routers: VirtualRouters
     news: News
     loaded: Loaded
     reloads: Counter[str]  # by result: done, refused

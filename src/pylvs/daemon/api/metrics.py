@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from pylvs.daemon.api import router_metrics
+from pylvs.daemon.api.families import counter, gauge
 from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot
 from pylvs.model.director import DestinationRow, ServiceRow
 from pylvs.model.probe_marks import is_probe_mark
@@ -46,6 +49,7 @@ class Facts:
     reloads: Mapping[str, int] = field(default_factory=dict)  # by result
     reloaded_at: float | None = None  # the last time that one succeeded, wall clock
     edits: Mapping[str, int] = field(default_factory=dict)  # of the table, by why
+    routers: Mapping[str, Any] = field(default_factory=dict)  # virtual routers' status
 
 
 def exposition(facts: Facts) -> str:
@@ -67,20 +71,7 @@ class _Given(Collector):
         yield from _counts(self._facts)
         yield from _checks(self._facts.services)
         yield from _daemon(self._facts)
-
-
-def _gauge(name: str, help_: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]) -> Metric:
-    family = GaugeMetricFamily(name, help_, labels=labels)
-    for labelled, value in values:
-        family.add_metric(labelled, value)
-    return family
-
-
-def _counter(name: str, help_: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]) -> Metric:
-    family = CounterMetricFamily(name, help_, labels=labels)
-    for labelled, value in values:
-        family.add_metric(labelled, value)
-    return family
+        yield from router_metrics.of(self._facts.routers)
 
 
 def _labels(key: ServiceKey) -> list[str]:
@@ -102,42 +93,38 @@ def _table(rows: Sequence[ServiceRow]) -> Iterator[Metric]:
     total = sum((row.counters for row in rows), Counters())
     backends = _backends(rows)
     for name, (word, help_) in _COUNTED.items():
-        yield _counter(
-            f"node_ipvs_{word}", f"All {help_}, of the services there are.", [], [([], getattr(total, name))]
-        )
+        yield counter(f"node_ipvs_{word}", f"All {help_}, of the services there are.", [], [([], getattr(total, name))])
     gauges = {"connections_active": "active", "connections_inactive": "inactive"}
     for word, attribute in gauges.items():
         text = f"The {attribute} connections of a destination."
-        yield _gauge(
+        yield gauge(
             f"node_ipvs_backend_{word}", text, _BACKEND, [(is_, getattr(row, attribute)) for is_, row in backends]
         )
     weights = [(is_, row.destination.weight) for is_, row in backends]
-    yield _gauge("node_ipvs_backend_weight", "The weight of a destination in the table.", _BACKEND, weights)
+    yield gauge("node_ipvs_backend_weight", "The weight of a destination in the table.", _BACKEND, weights)
     persistent = [(is_, row.persistent) for is_, row in backends]
-    yield _gauge(
+    yield gauge(
         "pylvs_backend_connections_persistent", "The persistence templates of a destination.", _BACKEND, persistent
     )
     for name, (word, help_) in _COUNTED.items():
         of_services = [(_labels(row.service.key), getattr(row.counters, name)) for row in rows]
-        yield _counter(f"pylvs_service_{word}", f"A service's {help_}.", _SERVICE, of_services)
+        yield counter(f"pylvs_service_{word}", f"A service's {help_}.", _SERVICE, of_services)
         of_backends = [(is_, getattr(row.counters, name)) for is_, row in backends]
-        yield _counter(f"pylvs_backend_{word}", f"A destination's {help_}.", _BACKEND, of_backends)
+        yield counter(f"pylvs_backend_{word}", f"A destination's {help_}.", _BACKEND, of_backends)
 
 
 def _counts(facts: Facts) -> Iterator[Metric]:
     reasons = [([name.replace(" ", "_")], count) for name, count in sorted(facts.reasons.items())]
-    yield _counter("pylvs_packets_by_reason", "What happened to packets beyond being forwarded.", ["reason"], reasons)
+    yield counter("pylvs_packets_by_reason", "What happened to packets beyond being forwarded.", ["reason"], reasons)
     if facts.connections is not None:
-        yield _gauge("pylvs_connections", "Connections in the table.", [], [([], facts.connections)])
+        yield gauge("pylvs_connections", "Connections in the table.", [], [([], facts.connections)])
     if facts.connections_limit is not None:
-        yield _gauge(
-            "pylvs_connections_limit", "Connections that the table holds.", [], [([], facts.connections_limit)]
-        )
+        yield gauge("pylvs_connections_limit", "Connections that the table holds.", [], [([], facts.connections_limit)])
 
 
 def _checks(services: Sequence[ServiceSnapshot]) -> Iterator[Metric]:
     def of_services(name: str, help_: str, attribute: str) -> Metric:
-        return _gauge(name, help_, ["service"], [([each.name], float(getattr(each, attribute))) for each in services])
+        return gauge(name, help_, ["service"], [([each.name], float(getattr(each, attribute))) for each in services])
 
     yield of_services("pylvs_quorum_up", "Whether a virtual server has its quorum.", "has_quorum")
     yield of_services("pylvs_quorum_weight", "The weight that the quorum asks for.", "quorum")
@@ -150,7 +137,7 @@ def _checks(services: Sequence[ServiceSnapshot]) -> Iterator[Metric]:
 
     def of_servers(name: str, help_: str, attribute: str) -> Metric:
         values = [(is_, float(getattr(each, attribute))) for is_, each in servers]
-        return _gauge(name, help_, ["service", "server"], values)
+        return gauge(name, help_, ["service", "server"], values)
 
     yield of_servers("pylvs_server_up", "Whether a real server counts as up.", "up")
     yield of_servers("pylvs_server_in_table", "Whether a real server is in the table.", "in_table")
@@ -166,21 +153,21 @@ def _checks(services: Sequence[ServiceSnapshot]) -> Iterator[Metric]:
     ]
     labels = ["service", "server", "check", "number"]
     good = [(is_, float(each.good)) for is_, each in checks if each.good is not None]
-    yield _gauge("pylvs_check_up", "Whether a check counts as good; absent before it was made.", labels, good)
+    yield gauge("pylvs_check_up", "Whether a check counts as good; absent before it was made.", labels, good)
     took = [(is_, each.took_s) for is_, each in checks if each.took_s is not None]
-    yield _gauge("pylvs_check_duration_seconds", "How long the last probe took.", labels, took)
+    yield gauge("pylvs_check_duration_seconds", "How long the last probe took.", labels, took)
     probes = [(is_, each.probes) for is_, each in checks]
-    yield _counter("pylvs_check_probes", "Probes made.", labels, probes)
+    yield counter("pylvs_check_probes", "Probes made.", labels, probes)
     failed = [(is_, each.failed_probes) for is_, each in checks]
-    yield _counter("pylvs_check_failed_probes", "Probes that failed.", labels, failed)
+    yield counter("pylvs_check_failed_probes", "Probes that failed.", labels, failed)
 
 
 def _daemon(facts: Facts) -> Iterator[Metric]:
-    yield _gauge("pylvs_info", "The version that answers.", ["version"], [([facts.version], 1)])
+    yield gauge("pylvs_info", "The version that answers.", ["version"], [([facts.version], 1)])
     reloads = [([result], count) for result, count in sorted(facts.reloads.items())]
-    yield _counter("pylvs_reloads", "Reloads of the configuration.", ["result"], reloads)
+    yield counter("pylvs_reloads", "Reloads of the configuration.", ["result"], reloads)
     if facts.reloaded_at is not None:
         text = "When a configuration was last put in force, seconds since 1970."
-        yield _gauge("pylvs_configuration_since_seconds", text, [], [([], facts.reloaded_at)])
+        yield gauge("pylvs_configuration_since_seconds", text, [], [([], facts.reloaded_at)])
     edits = [([why], count) for why, count in sorted(facts.edits.items())]
-    yield _counter("pylvs_table_edits", "Edits of the table, by what they were for.", ["why"], edits)
+    yield counter("pylvs_table_edits", "Edits of the table, by what they were for.", ["why"], edits)

@@ -15,7 +15,7 @@ from pylvs.daemon.table.editor import Editor
 from pylvs.daemon.table.edits import AddService, Edit
 from pylvs.daemon.table.known import Outdated, Plan, Table, Wish
 from pylvs.daemon.table.reconcile import Failure
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import Busy, PylvsError
 
 LOOK_EVERY_S = 2.0  # at the table, for what others did to it
 BREATH_S = 0.02  # between two rounds, in which more changes come together
@@ -33,6 +33,7 @@ class Settled:
     restored: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()  # edits that the data plane did not take
     trouble: str = ""  # why the table could not be read or edited at all
+    waits: bool = False  # for others who edit it: what was there before is still forwarded
 
     @property
     def complete(self) -> bool:
@@ -73,7 +74,7 @@ class Keeper:
             try:
                 self.last = await self._round()
             except (PylvsError, OSError) as error:
-                self.last = Settled(trouble=str(error))
+                self.last = Settled(trouble=str(error), waits=isinstance(error, Busy | Outdated))
             self._tell_troubles()
             return self.last
 

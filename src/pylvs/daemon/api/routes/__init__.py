@@ -8,8 +8,8 @@ from pylvs.daemon.api.operations import Operation
 
 def all_operations(desk: Desk) -> tuple[Operation, ...]:
     """Every one, the description of them all among them."""
-    from pylvs.daemon.api.routes import events, metrics, openapi, reload, servers, status
+    from pylvs.daemon.api.routes import events, metrics, openapi, reload, servers, status, virtual_routers
 
-    groups = (status, servers, events, reload, metrics)
+    groups = (status, servers, virtual_routers, events, reload, metrics)
     made = [operation for group in groups for operation in group.operations(desk)]
     return (*made, openapi.operation(made))

@@ -34,6 +34,7 @@ async def facts_of(desk: Desk) -> Facts:
         dict(desk.reloads),
         desk.loaded_at or None,
         dict(desk.keeper.counts),
+        await desk.routers.status(),
     )
 
 

@@ -33,6 +33,7 @@ def operations(desk: Desk) -> Iterable[Operation]:
                 "findings": [each.encoded() for each in done.findings],
                 "differences": list(done.differences),
                 "table": _settled(done.settled) if done.settled else None,
+                "virtual_routers": {"warnings": list(done.routers.warnings), "trouble": done.routers.trouble},
             }
         )
 

@@ -28,6 +28,7 @@ def operations(desk: Desk) -> Iterable[Operation]:
         rows = await desk.editor.do(desk.keeper.table.rows)
         counts = counts_of(rows)
         services = desk.engine.snapshot()
+        routers = await desk.routers.status()
         files = desk.loaded.files
         last = desk.keeper.last
         return answer(
@@ -47,12 +48,20 @@ def operations(desk: Desk) -> Iterable[Operation]:
                     "edits": dict(desk.keeper.counts),
                 },
                 "differs": [*changed_files(files, desk.loaded_at), *overridden(services)],
+                "virtual_routers": routers_encoded(routers),
                 "services": [service_encoded(each, counts) for each in services],
             }
         )
 
-    help_ = "How services, servers and checks stand, and what differs from the file."
+    help_ = "How services, servers, checks and virtual routers stand, and what differs from the file."
     return [Operation("GET", "/v1/status", help_, status)]
+
+
+def routers_encoded(status: Mapping[str, Any]) -> dict[str, Any]:
+    """What matters most of virtual routers, as JSON; GET /v1/vrrp says more."""
+    wanted = ("name", "state", "since", "priority", "why")
+    instances = [{name: each[name] for name in wanted} for each in status["instances"]]
+    return {"trouble": status["trouble"], "instances": instances}
 
 
 def changed_files(files: Iterable[str], loaded_at: float) -> list[str]:

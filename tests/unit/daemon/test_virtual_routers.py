@@ -1,0 +1,314 @@
+"""The process of the virtual routers as the daemon keeps it: started, adopted, told, replaced, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pylvs.daemon import virtual_routers
+from pylvs.daemon.loading import Refused
+from pylvs.daemon.supervisor import Supervisor
+from pylvs.model.errors import Busy, PylvsError, Unsupported
+from pylvs.testing import MemoryDirector
+from pylvs.vrrp.client import Client, NoRouters
+from tests.unit.daemon.daemons import World, run, server, service, until
+from tests.unit.daemon.imagined_routers import record, set_mood
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """With one virtual router; whatever process is left at the end is ended."""
+    found = World(tmp_path / "state")
+    found.write(service(server(1)), routers=["VI_1"])
+    yield found
+    found.end_processes()
+
+
+def heard(world: World, verb: str) -> list[dict[str, Any]]:
+    """What the process was told with this verb."""
+    return [each for each in record(world.state) if each["verb"] == verb]
+
+
+def events(daemon: Supervisor, name: str) -> list[dict[str, Any]]:
+    """What was told to whoever follows."""
+    return [dict(each) for each in daemon.news.last() if each["event"] == name]
+
+
+async def states(daemon: Supervisor) -> dict[str, str]:
+    """By name."""
+    return {each["name"]: each["state"] for each in (await daemon.routers.status())["instances"]}
+
+
+def test_the_process_is_told_the_configuration_and_ends_with_the_daemon(world: World) -> None:
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            assert await states(daemon) == {"VI_1": "MASTER"}
+            assert "1 virtual routers" in daemon.status()
+
+    run(scenario())
+    assert [each["verb"] for each in record(world.state)][:2] == ["subscribe", "configure"]
+    assert heard(world, "configure")[0]["names"] == ["VI_1"]
+    assert len(heard(world, "stop")) == 1
+    with pytest.raises(NoRouters):
+        Client(world.state / "vrrp")
+
+
+def test_a_killed_daemon_leaves_the_process_and_the_next_one_adopts_it(world: World, said: io.StringIO) -> None:
+    pids = []
+
+    async def scenario() -> None:
+        for kill in (True, True, False):
+            async with world.daemon(kill=kill) as daemon:
+                pids.append((await daemon.routers.status())["process"]["pid"])
+            if kill:
+                with Client(world.state / "vrrp") as client:
+                    assert client.pid == pids[0]
+
+    run(scenario())
+    assert len(set(pids)) == 1
+    assert len(heard(world, "stop")) == 1
+    assert said.getvalue().count(f"goes on with the virtual routers' process (process={pids[0]})") == 2
+
+
+def test_no_process_runs_where_none_is_wanted(world: World) -> None:
+    async def scenario() -> None:
+        async with world.daemon(vrrp=False) as daemon:
+            assert (await daemon.routers.status())["instances"] == []
+        world.write(service(server(1)))
+        async with world.daemon():
+            pass
+
+    run(scenario())
+    assert record(world.state) == []
+
+
+def test_a_process_that_is_left_behind_ends_where_no_virtual_router_is_wanted(world: World) -> None:
+    async def scenario() -> None:
+        async with world.daemon(kill=True):
+            pass
+        async with world.daemon(vrrp=False):
+            with pytest.raises(NoRouters):
+                Client(world.state / "vrrp")
+
+    run(scenario())
+    assert len(heard(world, "stop")) == 1
+
+
+def test_without_checks_there_are_virtual_routers_as_well(world: World) -> None:
+    async def scenario() -> None:
+        async with world.daemon(checks=False) as daemon:
+            assert await states(daemon) == {"VI_1": "MASTER"}
+
+    run(scenario())
+
+
+def test_a_reload_tells_the_same_process_and_ends_it_with_the_last_router(world: World) -> None:
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            first = (await daemon.routers.status())["process"]["pid"]
+            set_mood(world.state, warnings=["VI_2: eth0 is down"])
+            world.write(service(server(1)), routers=["VI_1", "VI_2"], router_id="one")
+            done = await daemon.reload()
+            assert (done.routers.warnings, done.routers.trouble) == (("VI_2: eth0 is down",), "")
+            status = await daemon.routers.status()
+            assert status["process"]["pid"] == first
+            assert [each["name"] for each in status["instances"]] == ["VI_1", "VI_2"]
+            assert heard(world, "configure")[-1]["router_id"] == "one"
+            world.write(service(server(1)))
+            await daemon.reload()
+            assert (await daemon.routers.status())["instances"] == []
+            with pytest.raises(NoRouters):
+                Client(world.state / "vrrp")
+            world.write(service(server(1)), routers=["VI_1"])
+            await daemon.reload()
+            assert (await daemon.routers.status())["process"]["pid"] != first
+
+    run(scenario())
+
+
+def test_what_the_process_refuses_changes_nothing(world: World) -> None:
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            set_mood(world.state, refuses="VI_1: eth0 has no room")
+            world.write(service(server(1), server(2)), routers=["VI_1", "VI_2"])
+            with pytest.raises(PylvsError, match="VI_1: eth0 has no room"):
+                await daemon.reload()
+            assert world.servers() == {"10.0.0.1"}
+            assert daemon.reloads == {"refused": 1}
+            assert daemon.engine.configuration.vrrp.instances[1:] == ()
+            set_mood(world.state)
+            await daemon.reload()
+            assert world.servers() == {"10.0.0.1", "10.0.0.2"}
+            assert heard(world, "configure")[-1]["names"] == ["VI_1", "VI_2"]
+
+    run(scenario())
+
+
+def test_a_file_that_is_refused_never_reaches_the_process(world: World) -> None:
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            world.write(routers=["VI_2"])  # which counts as a file that says nothing
+            with pytest.raises(Refused):
+                await daemon.reload()
+
+    run(scenario())
+    assert [each["names"] for each in heard(world, "configure")] == [["VI_1"]]
+
+
+def test_a_process_that_dies_is_started_again_and_that_is_told(world: World, said: io.StringIO) -> None:
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            first = (await daemon.routers.status())["process"]["pid"]
+            os.kill(first, signal.SIGKILL)
+            await until(lambda: "was ended by signal 9" in said.getvalue())
+            while not (await daemon.routers.status())["instances"]:
+                await asyncio.sleep(0.01)
+            status = await daemon.routers.status()
+            assert status["process"]["pid"] != first
+            assert status["trouble"] == ""
+            (told,) = events(daemon, "vrrp_trouble")
+            assert (
+                told["reason"]
+                == f"the virtual routers' process {first} has gone (was ended by signal 9); another is started"
+            )
+            assert world.servers() == {"10.0.0.1"}
+
+    run(scenario())
+    assert [each["names"] for each in heard(world, "configure")] == [["VI_1"]] * 2
+    assert "the virtual routers are as configured again" in said.getvalue()
+
+
+def test_one_that_does_not_answer_is_reported_and_a_reload_goes_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pylvs.daemon.router_link.PATIENCE_S", 0.3)
+    monkeypatch.setattr(virtual_routers, "STOP_S", 1.0)
+
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            set_mood(world.state, silent=["configure", "status"])
+            world.write(service(server(1), server(2)), routers=["VI_2"])
+            done = await daemon.reload()
+            assert "does not answer" in done.routers.trouble
+            assert world.servers() == {"10.0.0.1", "10.0.0.2"}
+            set_mood(world.state)
+            while (await daemon.routers.status())["trouble"]:
+                await asyncio.sleep(0.01)
+            assert await states(daemon) == {"VI_2": "MASTER"}
+
+    run(scenario())
+
+
+def test_a_process_of_another_version_is_replaced(world: World, said: io.StringIO) -> None:
+    async def scenario() -> None:
+        async with world.daemon(kill=True):
+            pass
+        set_mood(world.state, version="0.0.1", takes_s=0.2)
+        with Client(world.state / "vrrp"):
+            pass
+
+    with pytest.raises(PylvsError, match=r"run by pylvs 0\.0\.1, and this is .*; restart pylvs run"):
+        run(scenario())
+    begin = time.monotonic()
+
+    async def next_one() -> None:
+        (first,) = {each["pid"] for each in heard(world, "configure")}
+
+        async def soon() -> None:
+            await until(lambda: bool(heard(world, "stop")))
+            set_mood(world.state)
+
+        answering = asyncio.create_task(soon())
+        async with world.daemon() as daemon:
+            assert (await daemon.routers.status())["process"]["pid"] != first
+        await answering
+
+    run(next_one())
+    assert time.monotonic() - begin >= 0.2, "the old one has ended before the new one begins"
+    assert "of another version; it is replaced" in said.getvalue()
+
+
+def test_a_process_that_cannot_be_made_harms_no_service(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_state: object, _log_format: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(world, "start_routers", start)
+
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            assert world.servers() == {"10.0.0.1"}
+            status = await daemon.routers.status()
+            assert status["trouble"] == "no process could be made for the virtual routers: Cannot allocate memory"
+
+    run(scenario())
+
+
+def test_events_of_the_process_are_the_daemons_news(world: World) -> None:
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            await daemon.routers.ask("yield", names=[], seconds=60.0)
+            await until(lambda: bool(events(daemon, "vrrp_transition")))
+            (told,) = events(daemon, "vrrp_transition")
+            assert {name: told[name] for name in told if name != "at"} == {
+                "event": "vrrp_transition",
+                "instance": "VI_1",
+                "before": "MASTER",
+                "state": "BACKUP",
+                "reason": "the operator's word",
+            }
+
+    run(scenario())
+
+
+class Broken(MemoryDirector):
+    """Tables that nobody can read, as long as `words` say why; or that others just edit."""
+
+    words = ""
+    busy = False
+
+    def edition(self) -> int:
+        """Of the tables."""
+        if self.busy:
+            raise Busy("the tables are locked by process 4711")
+        if self.words:
+            raise Unsupported(self.words)
+        return super().edition()
+
+
+def test_the_loss_of_the_packet_path_is_told_when_it_lasts_and_its_end_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pylvs.daemon.data_plane.TROUBLE_S", 0.2)
+    for name in ("data_plane.LOOK_EVERY_S", "table.keeper.LOOK_EVERY_S"):
+        monkeypatch.setattr(f"pylvs.daemon.{name}", 0.02)
+    tables = world.tables = Broken()
+
+    def words() -> list[tuple[bool, str]]:
+        return [(each["well"], each["words"]) for each in heard(world, "data_plane")]
+
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            await until(lambda: words() == [(True, "")])
+            tables.busy = True
+            await until(lambda: daemon.keeper.last.waits)
+            await asyncio.sleep(0.5)
+            tables.busy, tables.words = False, "no BPF here any more"
+            await until(lambda: len(words()) == 2)
+            assert (await daemon.routers.status())["data_plane"] == {"well": False, "words": "no BPF here any more"}
+            tables.words = ""
+            await until(lambda: len(words()) == 3)
+            tables.words = "for a moment"
+            await until(lambda: daemon.keeper.last.trouble == "for a moment")
+            tables.words = ""
+            await asyncio.sleep(0.5)
+
+    run(scenario())
+    assert words() == [(True, ""), (False, "no BPF here any more"), (True, "")]
