@@ -74,7 +74,7 @@ def _instance(told: dict[str, Any], now: float) -> Iterator[str]:
     if told["state"] == "BACKUP":
         heard = told["master"] or "nobody is heard"
         rows.append(
-            ("master", [f"{heard}; this one takes over after {told['master_down_s']:g} s without a word from it"])
+            ("master", [f"{heard}; this one takes over after {told['master_down_s']:.3g} s without a word from it"])
         )
     if told["held_until"] is not None:
         rows.append(("holds back", [f"until {at_clock(told['held_until'])}, or pylvs vrrp resume"]))

@@ -6,14 +6,13 @@ import pickle
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import pylvs
 from pylvs.config.building import build
 from pylvs.config.findings import Finding, Place, Severity
 from pylvs.config.reading import read
 from pylvs.daemon.loading import Loaded, as_asked
 from pylvs.daemon.options import Options
+from pylvs.host.own_python import command
 from pylvs.model.wanted import Configuration
 
 LONG_S = 0.5  # of one processor, for reading the former time; a process takes about as long to start
@@ -45,11 +44,9 @@ class Loader:
 
 def load_elsewhere(options: Options) -> Loaded:
     """As above, in a process of its own."""
-    folder = str(Path(pylvs.__file__).parents[1])
-    code = f"import sys; sys.path.insert(0, {folder!r}); from pylvs.daemon.loader import main; main()"
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-s", "-c", code],
+            command("pylvs.daemon.loader"),
             input=pickle.dumps(options),
             stdout=subprocess.PIPE,
             start_new_session=True,  # what is typed at the terminal is for the daemon
@@ -72,3 +69,7 @@ def _unread(options: Options, text: str) -> Loaded:
 def main() -> None:
     """The process: options come in, what was loaded goes out."""
     pickle.dump(load(pickle.load(sys.stdin.buffer)), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
+
+
+if __name__ == "__main__":
+    main()

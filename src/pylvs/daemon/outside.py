@@ -13,7 +13,6 @@ from pylvs.config.diff import differences
 from pylvs.daemon.loader import Loader
 from pylvs.daemon.loading import Loaded
 from pylvs.daemon.options import Options
-from pylvs.daemon.router_process import start_routers
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.systemd import Manager
 from pylvs.daemon.table.known import Holder
@@ -26,6 +25,7 @@ from pylvs.health.checkers.context import Context
 from pylvs.health.checkers.registry import probe_of
 from pylvs.health.events import Event
 from pylvs.health.outcome import Probe
+from pylvs.host.own_python import command
 from pylvs.host.processes import Processes
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, goes_via_vip
@@ -96,7 +96,12 @@ class Machine:
 
     def start_routers(self, state: StateDirectory, log_format: str) -> subprocess.Popen[bytes]:
         """Its log goes where this one's goes."""
-        return start_routers(state.path, log_format)
+        return subprocess.Popen(
+            command("pylvs.daemon.router_process", str(state.path), log_format),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # what is typed at the terminal is for the daemon
+        )
 
     def restore(self, state: StateDirectory) -> None:
         """As it was before."""

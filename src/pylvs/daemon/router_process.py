@@ -1,51 +1,40 @@
-"""The process of the virtual routers: how `pylvs run` starts it, and its main."""
+"""`python -m pylvs.daemon.router_process STATE_DIR text|json`: the process of the virtual routers."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib
-import subprocess
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-import pylvs
+from pylvs.dataplane.standby import Standby
 from pylvs.host.logs import Format
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
+from pylvs.vrrp import core
 
 NAME = b"pylvs-vrrp"  # as ps and top have it
 EXIT_FAILED, EXIT_USAGE = 1, 2
 _PR_SET_NAME = 15  # prctl(2)
 
 
-def start_routers(state: Path, log_format: str) -> subprocess.Popen[bytes]:
-    """One that outlives whoever starts it, and logs where he logs. Raises OSError."""
-    folder = str(Path(pylvs.__file__).parents[1])
-    code = f"import sys; sys.path.insert(0, {folder!r}); from pylvs.daemon.router_process import main; sys.exit(main())"
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", code, str(state), log_format],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,  # what is typed at the terminal is for the daemon
-    )
-
-
 class PacketPath:
     """The word that it obeys (`pylvs.model.roles.Roles`). Virtual routers run where there is none, too."""
 
     def __init__(self) -> None:
-        self._standby: Any = None
+        self._standby: Standby | None = None
 
-    def stand_by(self, addresses: frozenset[Address]) -> None:
+    def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
         """See the protocol."""
         try:
             if self._standby is None:
-                self._standby = importlib.import_module("pylvs.dataplane.standby").Standby()
-            self._standby.stand_by(addresses)
-        except (OSError, ImportError) as error:
+                self._standby = Standby()
+            self._standby.stand_by(addresses, held)
+        except OSError as error:
             raise PylvsError(str(error)) from None
 
     def close(self) -> None:
@@ -62,26 +51,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("pylvs: virtual routers are run by pylvs run: STATE_DIR text|json", file=sys.stderr)
         return EXIT_USAGE
     ctypes.CDLL(None).prctl(_PR_SET_NAME, NAME, 0, 0, 0)
-    from pylvs.vrrp import core
-
     path = PacketPath()
     try:
         core.run(Path(given[0]), given[1], path)
+        path.close()
     except KeyboardInterrupt:
         return 0
     except PylvsError as error:
-        return _failed(str(error))
+        return _failed(error, str(error))
     except OSError as error:
-        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return _failed(error, f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except Exception as error:
-        return _failed(f"{type(error).__name__}: {error}: this is a bug")
-    finally:
-        path.close()
+        return _failed(error, f"{type(error).__name__}: {error}: this is a bug; run with PYLVS_DEBUG=1 for the trace")
     return 0
 
 
-def _failed(text: str) -> int:
+def _failed(error: Exception, text: str) -> int:
     print(f"pylvs: virtual routers: {' '.join(text.split())}", file=sys.stderr)
+    if os.environ.get("PYLVS_DEBUG"):
+        traceback.print_exception(error)
     return EXIT_FAILED
 
 

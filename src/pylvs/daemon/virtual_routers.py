@@ -46,6 +46,7 @@ class VirtualRouters:
         self._process: subprocess.Popen[bytes] | None = None  # where it is this daemon's child
         self._began = 0.0  # of the link, monotonic
         self._data_plane: tuple[bool, str] | None = None
+        self._over = False
         self._trouble = ""  # why the process is not as it should be
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
@@ -83,7 +84,7 @@ class VirtualRouters:
     async def stop(self) -> None:
         """Give up mastership and end the process, in bounded time."""
         async with self._lock:
-            self._wanted = None
+            self._wanted, self._over = None, True
             try:
                 await self._settle()
             except PylvsError as error:
@@ -114,7 +115,7 @@ class VirtualRouters:
     async def run(self) -> None:
         """Without an end: start the process again when it has ended, and say again what it was not told."""
         pause_s = 0.0
-        while True:
+        while not self._over:
             await self._wake.wait()
             if self._wanted is not None and self._link is not None and self._link.closed.is_set():
                 await self._tell_gone(self._link)
@@ -125,10 +126,12 @@ class VirtualRouters:
             pause_s = min(max(FIRST_PAUSE_S, 2 * pause_s), LONGEST_PAUSE_S)
             async with self._lock:
                 self._wake.clear()
-                try:
-                    await self._settle()
-                except PylvsError as error:
-                    self._say(str(error))
+                if not self._over:
+                    try:
+                        await self._settle()
+                    except PylvsError as error:
+                        self._say(str(error))
+        await asyncio.Event().wait()  # there is nothing more to be done
 
     # --- how ---
 

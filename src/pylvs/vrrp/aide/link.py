@@ -6,10 +6,10 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
+from pylvs.host import own_python
 from pylvs.vrrp.aide.messages import Configure, Log
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.pipe import Closed, Pipe
@@ -39,7 +39,7 @@ class AideLink:
         """Make it; it takes over the log, too."""
         ours, its = socket.socketpair()
         with its:
-            command = [sys.executable, "-m", "pylvs.vrrp.aide", str(its.fileno()), self._format]
+            command = own_python.command("pylvs.vrrp.aide", str(its.fileno()), self._format)
             try:
                 self._child = subprocess.Popen(
                     command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
