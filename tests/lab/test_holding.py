@@ -6,13 +6,14 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 import pytest
 
 from pylvs.host.held import hold, release
-from pylvs.model.routing import HeldAddress
+from pylvs.host.routes import add_rules, key_of_rule
+from pylvs.model.routing import HeldAddress, RoutingRule
 from pylvs.vrrp.watching import (
     AddressCame,
     AddressGone,
@@ -23,6 +24,7 @@ from pylvs.vrrp.watching import (
     LinkGone,
     LinkUp,
     RouteGone,
+    RuleGone,
     Watch,
 )
 from tests.interop.places import inside
@@ -151,7 +153,7 @@ def test_every_change_of_an_address_is_seen() -> None:
         assert watch.primary_address("eth0", 4, {ip_address("192.0.2.1")}) == ip_address("192.0.2.100")
         assert watch.primary_address("nowhere0", 4) is None
         ip("addr del 192.0.2.100/32 dev eth0")
-        assert until(watch, AddressGone) == [AddressGone(ip_address("192.0.2.100"), 32, "eth0")]
+        assert AddressGone(ip_address("192.0.2.100"), 32, "eth0") in until(watch, AddressGone)
 
 
 def test_a_link_local_address_counts_once_it_is_known_to_be_nobody_else_s() -> None:
@@ -187,9 +189,31 @@ def test_a_route_that_goes_is_seen_even_when_it_goes_without_a_word() -> None:
         watch.read()
         ip("route del 203.0.113.0/24")
         ip("route del 198.51.101.0/24")
-        (gone,) = until(watch, RouteGone)
+        (gone,) = [each for each in until(watch, RouteGone) if isinstance(each, RouteGone)]
         assert isinstance(gone, RouteGone)
         assert (str(gone.key.destination), gone.key.table) == ("198.51.101.0/24", 254)
         ip("link set eth0 down")
         (found,) = [each for each in until(watch, RouteGone) if isinstance(each, RouteGone)]
         assert str(found.key.destination) == "198.51.100.0/24"
+
+
+def test_a_rule_that_goes_is_seen() -> None:
+    rules = [
+        RoutingRule(family=4, preference=100, table=5000, source=ip_network("192.0.2.0/24"), iif="eth0"),
+        RoutingRule(family=6, preference=101, action="goto", goto=32766, destination=ip_network("fd00::/8")),
+        RoutingRule(family=4, preference=102, action="blackhole", source=ip_network("198.51.100.0/24")),
+    ]
+    with Watch(routes=True) as watch:
+        assert all(each.done for each in add_rules(rules))
+        watch.read()
+        ip("rule del preference 100")
+        assert RuleGone(key_of_rule(rules[0])) in until(watch, RuleGone)
+        ip("-6 rule del preference 101")
+        assert RuleGone(key_of_rule(rules[1])) in until(watch, RuleGone)
+    with Watch(routes=True) as later:
+        ip("rule add preference 103 blackhole from 203.0.113.0/24 protocol static")
+        ip("rule del preference 103")
+        ip("rule del preference 102")
+        assert [each for each in until(later, RuleGone) if isinstance(each, RuleGone)] == [
+            RuleGone(key_of_rule(rules[2]))
+        ]

@@ -1,4 +1,4 @@
-"""What the kernel tells of links, addresses and routes (rtnetlink(7)), without I/O. What is cut short tells nothing."""
+"""What the kernel tells of links, addresses, routes and rules (rtnetlink(7)). What is cut short tells nothing."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ LINK, ADDRESS, ROUTE = struct.Struct("=BxHiII"), struct.Struct("=BBBBI"), struct
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_LINKINFO = 1, 3, 4, 5, 18
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 RTA_DST, RTA_PRIORITY, RTA_TABLE = 1, 6, 15
+FRA_DST, FRA_SRC, FRA_PRIORITY, FRA_TABLE, FRA_PROTOCOL = 1, 2, 6, 15, 21
 UP, RUNNING = 0x1, 0x40  # IFF_UP; IFF_RUNNING, which is operstate UP or UNKNOWN
 SECONDARY, DAD_FAILED, DEPRECATED, TENTATIVE, OPTIMISTIC = 0x01, 0x08, 0x20, 0x40, 0x04  # IFA_F_*
 CLONED = 0x200  # RTM_F_CLONED: an exception of a route, no route
@@ -74,7 +75,28 @@ class RouteNews:
     gone: bool = False
 
 
-News = LinkNews | AddressNews | RouteNews
+@dataclass(frozen=True, slots=True)
+class RuleKey:
+    """What tells a rule of the routing policy from others."""
+
+    family: int  # 4 or 6
+    preference: int
+    action: int  # FR_ACT_*
+    table: int
+    source: Network | None = None
+    destination: Network | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RuleNews:
+    """A rule."""
+
+    key: RuleKey
+    protocol: int
+    gone: bool = False
+
+
+News = LinkNews | AddressNews | RouteNews | RuleNews
 
 
 def read(data: bytes) -> Iterator[News]:
@@ -92,6 +114,8 @@ def understood(kind: int, body: bytes) -> News | None:
         return _address(body, kind == DELADDR)
     if kind in (NEWROUTE, DELROUTE):
         return _route(body, kind == DELROUTE)
+    if kind in (NEWRULE, DELRULE):
+        return _rule(body, kind == DELRULE)
     return None
 
 
@@ -137,15 +161,38 @@ def _route(body: bytes, gone: bool) -> RouteNews | None:
         return None
     family, length, _from, tos, table, protocol, _scope, _kind, flags = ROUTE.unpack_from(body)
     found = attributes(body, ROUTE.size)
-    size = {socket.AF_INET: 4, socket.AF_INET6: 16}.get(family)
-    if size is None or length > size * 8 or flags & CLONED:
+    if flags & CLONED or (network := _network(family, found.get(RTA_DST), length)) is None:
         return None
-    base = address_of(found.get(RTA_DST, bytes(size)))
-    if base is None or base.max_prefixlen != size * 8:
-        return None
-    network = IPv4Network((int(base), length), False) if size == 4 else IPv6Network((int(base), length), False)
     key = RouteKey(network, _number(found.get(RTA_TABLE)) or table, _number(found.get(RTA_PRIORITY)), tos)
     return RouteNews(key, protocol, gone)
+
+
+def _rule(body: bytes, gone: bool) -> RuleNews | None:
+    if len(body) < ROUTE.size:
+        return None
+    family, to_length, from_length, _tos, table, _, _, action, _flags = ROUTE.unpack_from(body)
+    found = attributes(body, ROUTE.size)
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    key = RuleKey(
+        4 if family == socket.AF_INET else 6,
+        _number(found.get(FRA_PRIORITY)),
+        action,
+        _number(found.get(FRA_TABLE)) or table,
+        _network(family, found.get(FRA_SRC), from_length) if from_length else None,
+        _network(family, found.get(FRA_DST), to_length) if to_length else None,
+    )
+    return RuleNews(key, (found.get(FRA_PROTOCOL) or b"\0")[0], gone)
+
+
+def _network(family: int, packed: bytes | None, length: int) -> Network | None:
+    """A network, the whole of a family's addresses without octets; None if it cannot be."""
+    size = 4 if family == socket.AF_INET else 16 if family == socket.AF_INET6 else 0
+    packed = bytes(size) if packed is None else packed
+    if not size or len(packed) != size or length > size * 8:
+        return None
+    whole = int.from_bytes(packed, "big")
+    return IPv4Network((whole, length), False) if size == 4 else IPv6Network((whole, length), False)
 
 
 def address_of(packed: bytes | None) -> Address | None:

@@ -15,10 +15,21 @@ from typing import TypeVar
 
 from pylvs.host.held import Outcome, in_words, index_of
 from pylvs.host.iproute2 import Names, named, number_of
-from pylvs.host.news import DELROUTE, DELRULE, NEWROUTE, NEWRULE, ROUTE, RTA_DST, RTA_PRIORITY, RTA_TABLE, RouteKey
+from pylvs.host.news import (
+    DELROUTE,
+    DELRULE,
+    NEWROUTE,
+    NEWRULE,
+    ROUTE,
+    RTA_DST,
+    RTA_PRIORITY,
+    RTA_TABLE,
+    RouteKey,
+    RuleKey,
+)
 from pylvs.host.rtnetlink import APPEND, CREATE, EXCL, Request, RouteSocket, attribute, nested, text, u32
 from pylvs.model.addresses import family_of
-from pylvs.model.routing import SCOPE_HOST, SCOPE_LINK, SCOPE_NOWHERE, NextHop, Route, RoutingRule
+from pylvs.model.routing import SCOPE_HOST, SCOPE_LINK, SCOPE_NOWHERE, Network, NextHop, Route, RoutingRule
 
 KINDS = {"unicast": 1, "local": 2, "broadcast": 3, "multicast": 5, "blackhole": 6, "unreachable": 7, "prohibit": 8}
 KINDS |= {"throw": 9, "nat": 10}
@@ -82,6 +93,19 @@ def key_of(route: Route) -> RouteKey:
     if route.destination.version == 6:
         return RouteKey(route.destination, route.table, route.metric or IPV6_METRIC)
     return RouteKey(route.destination, route.table, route.metric, route.tos)
+
+
+def key_of_rule(rule: RoutingRule) -> RuleKey:
+    """By what the kernel tells of a rule when it goes."""
+    table = rule.table if rule.action == "table" else 0
+    return RuleKey(
+        rule.family, rule.preference, ACTIONS[rule.action], table, _some(rule.source), _some(rule.destination)
+    )
+
+
+def _some(network: Network | None) -> Network | None:
+    """None for everything, which the kernel does not tell from nothing."""
+    return network if network is not None and network.prefixlen else None
 
 
 def encoded(route: Route, going: bool = False) -> bytes:

@@ -1,4 +1,4 @@
-"""The machine's links, addresses and routes, and every change of them, from one socket that never waits."""
+"""The machine's links, addresses, routes and rules, and every change of them, from one socket that never waits."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import socket
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from pylvs.host import news
-from pylvs.host.news import AddressNews, LinkNews, News, RouteKey, RouteNews
+from pylvs.host.news import AddressNews, LinkNews, News, RouteKey, RouteNews, RuleKey, RuleNews
 from pylvs.host.rtnetlink import RouteSocket, receive_all
 from pylvs.model.addresses import Address
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, SCOPE_HOST, SCOPE_LINK
 
 # Multicast groups of rtnetlink(7).
 LINKS, IPV4_ADDRESSES, IPV6_ADDRESSES, IPV4_ROUTES, IPV6_ROUTES = 1 << 0, 1 << 4, 1 << 8, 1 << 6, 1 << 10
+IPV4_RULES, IPV6_RULES = 1 << 7, 1 << 18
+WAYS = IPV4_ROUTES | IPV6_ROUTES | IPV4_RULES | IPV6_RULES
 SO_RCVBUFFORCE, SO_ATTACH_FILTER = 33, 26
 RECEIVE_BUFFER = 4 << 20  # octets: some thousand changes at once
 FILTER = struct.Struct("=HBBI")  # struct sock_filter
@@ -98,7 +101,14 @@ class RouteGone:
     key: RouteKey
 
 
-Change = LinkCame | LinkGone | LinkUp | LinkDown | LinkChanged | AddressCame | AddressGone | RouteGone
+@dataclass(frozen=True, slots=True)
+class RuleGone:
+    """A rule of protocol keepalived has gone."""
+
+    key: RuleKey
+
+
+Change = LinkCame | LinkGone | LinkUp | LinkDown | LinkChanged | AddressCame | AddressGone | RouteGone | RuleGone
 
 
 def changes(before: Link | None, after: Link | None) -> Iterator[Change]:
@@ -127,6 +137,9 @@ def changes(before: Link | None, after: Link | None) -> Iterator[Change]:
             yield AddressCame(interface.ip, interface.network.prefixlen, last.name, each.usable)
 
 
+Key = TypeVar("Key", RouteKey, RuleKey)
+
+
 class Picture:
     """All that was told so far; pure."""
 
@@ -134,11 +147,14 @@ class Picture:
         self.by_index: dict[int, Link] = {}
         self.by_name: dict[str, Link] = {}
         self.routes: set[RouteKey] = set()
+        self.rules: set[RuleKey] = set()
 
     def tell(self, told: News) -> list[Change]:
         """One more thing is known."""
         if isinstance(told, RouteNews):
-            return self._route(told)
+            return [RouteGone(told.key)] if _gone(self.routes, told.key, told) else []
+        if isinstance(told, RuleNews):
+            return [RuleGone(told.key)] if _gone(self.rules, told.key, told) else []
         before = self.by_index.get(told.index)
         after = _link(before, told) if isinstance(told, LinkNews) else _addressed(before, told)
         self._set(before, after)
@@ -153,7 +169,9 @@ class Picture:
         for index in self.by_index.keys() | fresh.by_index.keys():
             found += changes(self.by_index.get(index), fresh.by_index.get(index))
         found += [RouteGone(key) for key in self.routes - fresh.routes]
-        self.by_index, self.by_name, self.routes = fresh.by_index, fresh.by_name, fresh.routes
+        found += [RuleGone(rule) for rule in self.rules - fresh.rules]
+        self.by_index, self.by_name = fresh.by_index, fresh.by_name
+        self.routes, self.rules = fresh.routes, fresh.rules
         return found
 
     def replace_routes(self, told: Iterable[News]) -> list[Change]:
@@ -170,15 +188,17 @@ class Picture:
         elif before is not None:
             del self.by_index[before.index]
 
-    def _route(self, told: RouteNews) -> list[Change]:
-        if told.protocol != PROTOCOL_KEEPALIVED:
-            return []
-        if not told.gone:
-            self.routes.add(told.key)
-        elif told.key in self.routes:
-            self.routes.remove(told.key)
-            return [RouteGone(told.key)]
-        return []
+
+def _gone(known: set[Key], key: Key, told: RouteNews | RuleNews) -> bool:
+    """Whether one that was known has gone; only those of protocol keepalived are ever known."""
+    if told.protocol != PROTOCOL_KEEPALIVED:
+        return False
+    if not told.gone:
+        known.add(key)
+        return False
+    was = key in known
+    known.discard(key)
+    return was
 
 
 def _link(before: Link | None, told: LinkNews) -> Link | None:
@@ -207,10 +227,13 @@ def _same(one: AddressNews, other: AddressNews) -> bool:
 
 
 class Watch:
-    """Links and addresses of the network namespace that the calling thread is in; with `routes`, keepalived's too."""
+    """Links and addresses of the network namespace that the calling thread is in.
+
+    With `routes`, also the routes and rules of protocol keepalived.
+    """
 
     def __init__(self, routes: bool = False, receive_buffer: int = RECEIVE_BUFFER) -> None:
-        groups = LINKS | IPV4_ADDRESSES | IPV6_ADDRESSES | (IPV4_ROUTES | IPV6_ROUTES if routes else 0)
+        groups = LINKS | IPV4_ADDRESSES | IPV6_ADDRESSES | (WAYS if routes else 0)
         self._routes = routes
         self._asking = RouteSocket()
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
@@ -283,6 +306,8 @@ class Watch:
         yield from self._of(news.GETADDR, news.ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
         if self._routes:
             yield from self._all_routes()
+            for family in (socket.AF_INET, socket.AF_INET6):
+                yield from self._of(news.GETRULE, news.ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
 
     def _all_routes(self) -> Iterator[News]:
         for family in (socket.AF_INET, socket.AF_INET6):

@@ -13,7 +13,7 @@ from pylvs.host import news
 from pylvs.host.news import AddressNews, LinkNews, News, RouteKey, RouteNews
 from pylvs.host.rtnetlink import attribute, nested, text, u32
 
-KINDS = (16, 17, 20, 21, 24, 25, 3, 2)
+KINDS = (16, 17, 20, 21, 24, 25, 32, 33, 3, 2)
 
 
 def message(kind: int, body: bytes) -> bytes:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pylvs.host.news import RouteKey, RouteNews, understood
-from pylvs.host.routes import encoded, encoded_rule, key_of
+from pylvs.host.news import RouteKey, RouteNews, RuleNews, understood
+from pylvs.host.routes import encoded, encoded_rule, key_of, key_of_rule
 from pylvs.host.rtnetlink import attributes
 from pylvs.model.routing import NextHop, Route, RoutingRule
 
@@ -181,6 +181,19 @@ def test_each_action_has_its_number(action: str, number: int) -> None:
 def test_each_option_of_a_rule_has_its_number(name: str, words: str, kind: int, value: bytes) -> None:
     said = encoded_rule(RoutingRule(family=4, table=5, options=((name, words),)))
     assert attributes(said, 12)[kind] == value
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        RoutingRule(family=4, table=99, preference=7, source=ip_network("10.0.0.0/8"), iif="eth0"),
+        RoutingRule(family=6, table=5000, preference=7, destination=ip_network("fd00::/8")),
+        RoutingRule(family=4, action="goto", goto=9, preference=8, source=ip_network("0.0.0.0/0")),
+        RoutingRule(family=4, l3mdev=True, preference=9, table=0),
+    ],
+)
+def test_a_rule_is_known_again_by_what_the_kernel_tells_when_it_goes(rule: RoutingRule) -> None:
+    assert understood(33, encoded_rule(rule)) == RuleNews(key_of_rule(rule), 18, gone=True)
 
 
 def test_l3mdev_names_no_table() -> None:
