@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from pylvs.model.addresses import Address
@@ -41,8 +42,6 @@ class Flaw(Enum):
     DIGEST = "wrong digest"
     REPLAYED = "a sequence number that was there before"
     INTERVAL = "another advertisement interval"
-    ADDRESSES = "other virtual addresses"
-    PRIORITY = "a priority that only an owner has"
     SOURCE = "not from a peer"
     DESTINATION = "to another address (multicast instead of unicast, or the other way round)"
 
@@ -127,7 +126,7 @@ def decode(payload: bytes, source: Address, destination: Address) -> Advertiseme
             raise Dropped(Flaw.CHECKSUM)
     elif not has_pseudo_header(payload, source, destination) and (source.version == 6 or checksum(payload)):
         raise Dropped(Flaw.CHECKSUM)
-    addresses = tuple(ip_address(payload[at : at + width]) for at in range(_HEAD.size, end, width))
+    addresses = _addresses(payload[_HEAD.size : end], width)
     if version == 3:
         return Advertisement(3, vrid, priority, (middle & 0x0FFF) / 100, addresses)
     if middle >> 8 >= len(_AUTHENTICATIONS):
@@ -135,6 +134,11 @@ def decode(payload: bytes, source: Address, destination: Address) -> Advertiseme
     authentication = _AUTHENTICATIONS[middle >> 8]
     password = payload[end:whole].rstrip(b"\0")
     return Advertisement(2, vrid, priority, float(middle & 0xFF), addresses, authentication, password)
+
+
+@lru_cache(maxsize=64)  # routers tell the same ones again and again
+def _addresses(told: bytes, width: int) -> tuple[Address, ...]:
+    return tuple(ip_address(told[at : at + width]) for at in range(0, len(told), width))
 
 
 def has_pseudo_header(payload: bytes, source: Address, destination: Address) -> bool:

@@ -149,7 +149,8 @@ class Screen:
         return window
 
     def _compare(self, told: Advertisement, sender: Address) -> None:
-        if self._router.skip_address_check and self._latest is not None and self._latest[1] == sender:
+        latest = self._latest[2] if self._latest is not None and self._latest[1] == sender else None
+        if latest is not None and (self._router.skip_address_check or latest.addresses is told.addresses):
             return
         theirs = frozenset(told.addresses)
         missing = tuple(sorted(self._addresses - theirs, key=comparable))

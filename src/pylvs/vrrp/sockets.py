@@ -41,6 +41,8 @@ _INT = struct.Struct("=i")
 _INSTRUCTION = struct.Struct("=HBBI")
 _LOAD_BYTE_ABSOLUTE, _LOAD_BYTE_INDIRECT, _LOAD_X_IP_HEADER, _JUMP_EQUAL, _RETURN = 0x30, 0x50, 0xB1, 0x15, 0x06
 _ALL, _NOTHING = 0xFFFFFFFF, 0
+_NETWORK_HEADER = 0xFFF00000  # SKF_NET_OFF
+_DESTINATION6_AT, _MULTICAST6 = 24, 0xFF  # its first byte
 _VRID_AT = 1  # in an advertisement
 
 _addressed = lru_cache(maxsize=1024)(IPv6Address)
@@ -172,7 +174,7 @@ class Ear:
         return True
 
     def _begin(self) -> None:
-        _attach(self._socket, _filter(self.family, self.protocol, self._vrids))
+        _attach(self._socket, _filter(self.family, self.protocol, self._vrids, multicast=bool(self.device)))
         self._open = True
 
     def _leave(self) -> None:
@@ -271,16 +273,22 @@ def _only_returns(most_bytes: int) -> list[bytes]:
     return [_INSTRUCTION.pack(_RETURN, 0, 0, most_bytes)]
 
 
-def _filter(family: int, protocol: int, vrids: Collection[int] | None) -> list[bytes]:
+def _filter(family: int, protocol: int, vrids: Collection[int] | None, multicast: bool) -> list[bytes]:
     """Lets these virtual routers in; the kernel shows it IPv4 with its header and IPv6 without."""
+    made = []
+    if family == 6 and not multicast:  # which of IPv6 a socket hears without membership; of IPv4 it does not
+        made += [
+            _INSTRUCTION.pack(_LOAD_BYTE_ABSOLUTE, 0, 0, _NETWORK_HEADER + _DESTINATION6_AT),
+            _INSTRUCTION.pack(_JUMP_EQUAL, 0, 1, _MULTICAST6),
+            *_only_returns(_NOTHING),
+        ]
     if vrids is None:
-        return _only_returns(_ALL)
+        return made + _only_returns(_ALL)
     at = _VRID_AT + (AH_BYTES if protocol == AH_PROTOCOL else 0)
-    made = (
-        [_INSTRUCTION.pack(_LOAD_X_IP_HEADER, 0, 0, 0), _INSTRUCTION.pack(_LOAD_BYTE_INDIRECT, 0, 0, at)]
-        if family == 4
-        else [_INSTRUCTION.pack(_LOAD_BYTE_ABSOLUTE, 0, 0, at)]
-    )
+    if family == 4:
+        made += [_INSTRUCTION.pack(_LOAD_X_IP_HEADER, 0, 0, 0), _INSTRUCTION.pack(_LOAD_BYTE_INDIRECT, 0, 0, at)]
+    else:
+        made += [_INSTRUCTION.pack(_LOAD_BYTE_ABSOLUTE, 0, 0, at)]
     for vrid in sorted(vrids):
         made += [_INSTRUCTION.pack(_JUMP_EQUAL, 0, 1, vrid), *_only_returns(_ALL)]
     return made + _only_returns(_NOTHING)
