@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pylvs.config import service_rules
 from pylvs.config.collection import no_collection
 from pylvs.config.effective import EffectiveBlock, resolve
+from pylvs.config.fifos import fifos_of
 from pylvs.config.findings import Finding, Findings
 from pylvs.config.groups import entries_of, groups_of
 from pylvs.config.schema.reading import Reader, Section
@@ -50,6 +51,8 @@ def _understand(document: Document, mtus: Mapping[str, int] | None) -> Understan
         scripts.check_user(next(effective.below("global_defs")).place("script_user"))
     services = tuple(_services(effective, section, settings, scripts, findings))
     vrrp = vrrp_of(effective, scripts, findings, interfaces.mtus() if mtus is None else mtus)
+    defs = next(effective.below("global_defs"))
+    settings = replace(settings, fifo=next(fifos_of(defs, scripts, findings, ("lvs_notify_fifo",)), None))
     configuration = Configuration(services, settings, vrrp)
     return Understanding(effective, configuration, in_order(findings.all(), document))
 

@@ -21,6 +21,7 @@ _IDENTITIES = ("name", "path", "device", "devices", "address")
 _WORDS = {
     "GlobalSettings.smtp_alert": "smtp_alert_checker",
     "GlobalSettings.checker_nice": "checker_priority",
+    "GlobalSettings.fifo": "lvs_notify_fifo",
     "Mail.recipients": "notification_email",
     "Mail.sender": "notification_email_from",
     "Mail.server": "smtp_server",

@@ -17,6 +17,7 @@ from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.systemd import Manager
 from pylvs.daemon.table.known import Holder
 from pylvs.daemon.telling.alerts import Alerts
+from pylvs.daemon.telling.fifos import Fifos
 from pylvs.daemon.telling.notify import Notifier
 from pylvs.daemon.via_vip import ViaVip
 from pylvs.dataplane.devices import local_addresses
@@ -41,11 +42,14 @@ class Machine:
         self._via_vip = ViaVip()
         self._notifier = Notifier()
         self._alerts = Alerts()
+        self._fifos = Fifos()
+        self._routers = True  # virtual routers are run
         self._loader = Loader()
         self._nice = 0  # asked for so far; without it the daemon is as it was started
 
     def load(self, options: Options) -> Loaded:
         """The configuration in its file; what is wrong with it is a finding."""
+        self._routers = options.vrrp
         return self._loader.load(options)
 
     def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
@@ -80,10 +84,12 @@ class Machine:
         self._via_vip.configure(configuration)
         self._notifier.configure(configuration)
         self._alerts.configure(configuration)
+        self._fifos.configure(configuration, self._routers and bool(configuration.vrrp.instances))
 
     def heard(self, event: Event) -> None:
-        """Scripts are run and mail is sent."""
+        """Scripts are run, pipes are written to, and mail is sent."""
         self._notifier.heard(event)
+        self._fifos.heard(event)
         self._alerts.heard(event)
 
     def rows(self) -> tuple[WantedRow, ...]:
@@ -109,5 +115,5 @@ class Machine:
 
     async def close(self) -> None:
         """Tell what is not told yet, and end scripts that still run."""
-        await asyncio.gather(self._notifier.finish(), self._alerts.finish())
+        await asyncio.gather(self._notifier.finish(), self._alerts.finish(), self._fifos.finish())
         await self._processes.close()

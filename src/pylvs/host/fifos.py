@@ -25,13 +25,14 @@ _TICK_S = 0.01
 class FifoWriter:
     """One pipe, made if it is not there; from within a running event loop."""
 
-    def __init__(self, path: str, user: str = "", group: str = "") -> None:
-        """Raises PylvsError."""
+    def __init__(self, path: str, user: str = "", group: str = "", keep: bool = False) -> None:
+        """With `keep` it is not removed at the end. Raises PylvsError."""
         self.path = path
         try:
             self._descriptor, self._made = _open(path, user, group)
         except OSError as error:
             raise PylvsError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+        self._made = self._made and not keep
         self._waiting: deque[bytes] = deque()
         self._watched = False
         self._lost = 0

@@ -234,6 +234,7 @@ class Fifo:
     user: str = ""
     group: str = ""
     reader: Script | None = None
+    services: bool = False  # is told of services and servers, too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

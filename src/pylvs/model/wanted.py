@@ -11,7 +11,7 @@ from pylvs.model.destination import Destination
 from pylvs.model.scripts import Script
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
 from pylvs.model.timeouts import Timeouts
-from pylvs.model.vrrp import VrrpConfiguration
+from pylvs.model.vrrp import Fifo, VrrpConfiguration
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,7 @@ class GlobalSettings:
     checker_nice: int = 0
     metrics_address: tuple[Address, int] | None = None  # where /metrics is served over TCP as well
     shared_probes: bool = False
+    fifo: Fifo | None = None  # that services and servers alone are told to
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,7 +303,11 @@ CHECKS: tuple[Check, ...] = (
     LoadCheck(target=TARGET, metric="m"),
 )
 SETTINGS = GlobalSettings(
-    mail=Mail(("a@b",)), lvs_timeouts=Timeouts(), metrics_address=(A, 9000), lvs_flush_on_stop="vs"
+    mail=Mail(("a@b",)),
+    lvs_timeouts=Timeouts(),
+    metrics_address=(A, 9000),
+    lvs_flush_on_stop="vs",
+    fifo=Fifo("/lvs", reader=RUN),
 )
 SERVER = WantedServer(
     Destination(DestinationKey(A, 80), tunnel=Tunnel(TunnelKind.GUE, 6080)), CHECKS, False, False, RUN, RUN

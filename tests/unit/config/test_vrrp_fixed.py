@@ -261,6 +261,8 @@ def test_what_stays_whoever_is_master() -> None:
         ("static_track_group G {\n}", ["1: warning: static_track_group is not known outside of all blocks"]),
         ("global_defs {\nnotify_fifo_script /bin/x\n}", ["2: error: without notify_fifo there is nothing to read"]),
         ("global_defs {\nnotify_fifo /f\nvrrp_notify_fifo /f\n}", ["3: error: /f is notify_fifo already"]),
+        ("global_defs {\nlvs_notify_fifo /f\nvrrp_notify_fifo /f\n}", ["2: error: /f is vrrp_notify_fifo already"]),
+        ("global_defs {\nlvs_notify_fifo_script /bin/x\n}", ["2: error: without lvs_notify_fifo there is nothing"]),
         ("global_defs {\nvrrp_version 4\n}", ["2: error: 4 is not between 2 and 3"]),
         ("global_defs {\nvrrp_mcast_group4 10.0.0.1\n}", ["2: error: 10.0.0.1 is no multicast address"]),
         ("global_defs {\nvrrp_mcast_group6 224.0.0.9\n}", ["2: error: '224.0.0.9' is not an IPv6 address"]),
@@ -311,7 +313,7 @@ def test_what_all_virtual_routers_have_in_common() -> None:
         """
     )
     assert found.settings == VrrpSettings(
-        fifos=(Fifo("/run/all", "root"), Fifo("/run/vrrp")),
+        fifos=(Fifo("/run/all", "root", services=True), Fifo("/run/vrrp")),
         states_on_reload=True,
         startup_delay_s=2.5,
         no_fault_mails=True,

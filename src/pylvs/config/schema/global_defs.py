@@ -13,7 +13,6 @@ from pylvs.model.timeouts import LONGEST_S, Timeouts
 
 ANY = Texts()
 NO_SNMP = "there is no SNMP; pylvs serves metrics to Prometheus, see metrics_address"
-NO_FIFO = "nothing is written; follow pylvs events --json"
 NO_SCRIPT = "it is not run; use ExecStartPre and ExecStopPost of systemd"
 NO_MARKS = "each address of a group stays a service of its own"
 
@@ -99,7 +98,6 @@ KEYWORDS: tuple[Keyword | Block, ...] = (
     *_needless("max_auto_priority", kind=Integer(-1, 99, bare=99)),
     *_later("notify_up and notify_down do not run for what is up at the start", "rs_init_notifies"),
     *_later("connections are not copied to another director", "lvs_sync_daemon"),
-    *_later(NO_FIFO, "lvs_notify_fifo", "lvs_notify_fifo_script"),
     *_later("reload with pylvs reload", "reload_time_file", "reload_repeat", "reload_file"),
     *_never(NO_MARKS, "nftables_ipvs", "nftables_ipvs_priority", "nftables_ipvs_start_fwmark"),
     *_never("start pylvs with taskset", "checker_cpu_affinity"),

@@ -98,6 +98,8 @@ TELLING = (
     Keyword("notify_fifo_script", SCRIPT, "program that reads it; its name is the last argument"),
     Keyword("vrrp_notify_fifo", FifoType(), "the same, of virtual routers alone"),
     Keyword("vrrp_notify_fifo_script", SCRIPT, "program that reads it"),
+    Keyword("lvs_notify_fifo", FifoType(), "the same, of services and servers alone"),
+    Keyword("lvs_notify_fifo_script", SCRIPT, "program that reads it"),
     Keyword("fifo_write_vrrp_states_on_reload", BARE, "all states are written at a reload", default=False),
     Keyword("smtp_alert_vrrp", FLAG, "default of smtp_alert of virtual routers", default_doc="smtp_alert"),
     Keyword("no_email_faults", BARE, "no mail of faults", default=False),

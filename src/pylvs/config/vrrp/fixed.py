@@ -6,19 +6,19 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from pylvs.config.effective import EffectiveBlock
+from pylvs.config.fifos import SHARED, fifos_of
 from pylvs.config.findings import Findings
 from pylvs.config.schema.addresses import Held
 from pylvs.config.schema.fixed import DelayedLink
 from pylvs.config.schema.routes import Routed
 from pylvs.config.schema.rules import Ruled
-from pylvs.config.schema.scripts import WrittenScript
 from pylvs.config.schema.vrrp_types import Device
 from pylvs.config.script_rules import ScriptRules
 from pylvs.config.tree import Word
 from pylvs.config.vrrp.known import Known
 from pylvs.config.vrrp.watched import name_of
 from pylvs.model.routing import HeldAddress, Route
-from pylvs.model.vrrp import Fifo, LinkDelay, SendingLimit, VrrpSettings
+from pylvs.model.vrrp import LinkDelay, SendingLimit, VrrpSettings
 
 DEFAULT_INTERFACE = "eth0"
 Members = tuple[str, ...]
@@ -28,7 +28,7 @@ TrackGroups = dict[str, EffectiveBlock]
 def settings_of(root: EffectiveBlock, settings: EffectiveBlock, scripts: ScriptRules, known: Known) -> VrrpSettings:
     """What all virtual routers have in common."""
     return VrrpSettings(
-        fifos=tuple(_fifos(settings, scripts, known.findings)),
+        fifos=tuple(fifos_of(settings, scripts, known.findings, (SHARED, "vrrp_notify_fifo"))),
         states_on_reload=settings.get("fifo_write_vrrp_states_on_reload", bool),
         startup_delay_s=settings.get("vrrp_startup_delay", float),
         no_fault_mails=settings.get("no_email_faults", bool),
@@ -49,26 +49,6 @@ def default_interface(settings: EffectiveBlock) -> str:
     """Where fixed addresses without a device go."""
     device = settings.maybe("default_interface", Device)
     return device.name if device else DEFAULT_INTERFACE
-
-
-def _fifos(settings: EffectiveBlock, scripts: ScriptRules, findings: Findings) -> Iterator[Fifo]:
-    """The pipes; a reader without a pipe reads nothing."""
-    paths: dict[str, str] = {}
-    for name in ("notify_fifo", "vrrp_notify_fifo"):
-        fifo = settings.maybe(name, Fifo)
-        reader = settings.maybe(f"{name}_script", WrittenScript)
-        if fifo is None:
-            if reader is not None:
-                findings.error(
-                    settings.place(f"{name}_script"), f"without {name} there is nothing to read", f"add {name}"
-                )
-            continue
-        if fifo.path in paths:
-            text = f"{fifo.path} is {paths[fifo.path]} already"
-            findings.error(settings.place(name), text, "give each pipe a name of its own")
-            continue
-        paths[fifo.path] = name
-        yield replace(fifo, reader=scripts.usable(reader))
 
 
 def _limits(root: EffectiveBlock, settings: EffectiveBlock, known: Known) -> Iterator[SendingLimit]:

@@ -47,21 +47,24 @@ def alert_of(event: Event, service: WantedService, router_id: str) -> Alert | No
     if isinstance(event, QuorumGained | QuorumLost):
         if not service.smtp_alert or (isinstance(event, QuorumLost) and event.silent):
             return None
-        return Alert(f"[{router_id}] Virtualserver {_virtual(service)} - {_state(event)}", _quorum(event), event.at)
+        return Alert(
+            f"[{router_id}] Virtualserver {virtual_name(service)} - {state_of(event)}", _quorum(event), event.at
+        )
     if isinstance(event, ServerUp | ServerDown):
         server = server_of(event, service)
         if server is None or not server.smtp_alert or (isinstance(event, ServerDown) and event.initial):
             return None
-        subject = f"[{router_id}] Realserver {_real(event, service)} of virtual server {_virtual(service)}"
-        return Alert(f"{subject} - {_state(event)}", event.reason, event.at)
+        subject = f"[{router_id}] Realserver {real_name(event, service)} of virtual server {virtual_name(service)}"
+        return Alert(f"{subject} - {state_of(event)}", event.reason, event.at)
     return None
 
 
-def _state(event: Event) -> str:
+def state_of(event: Event) -> str:
+    """UP or DOWN."""
     return "UP" if isinstance(event, ServerUp | QuorumGained) else "DOWN"
 
 
-def _virtual(service: WantedService) -> str:
+def virtual_name(service: WantedService) -> str:
     """As keepalived names it: `[192.0.2.1]:tcp:80`, `FWM 7`, `[web]:0` for a group."""
     kind, _, name = service.name.partition(" ")
     if kind == "group":
@@ -72,7 +75,8 @@ def _virtual(service: WantedService) -> str:
     return f"[{key.address}]:{key.protocol.name.lower()}:{key.port}"
 
 
-def _real(event: ServerEvent, service: WantedService) -> str:
+def real_name(event: ServerEvent, service: WantedService) -> str:
+    """As keepalived names it: `[10.0.0.2]:tcp:80`."""
     key: DestinationKey = event.server
     protocol = "none" if service.keys[0].mark else service.keys[0].protocol.name.lower()
     return f"[{key.address}]:{protocol}:{key.port}"

@@ -12,18 +12,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-import structlog
-
-from pylvs.host.fifos import FifoWriter
+from pylvs.host.fifo_set import FifoSet
 from pylvs.host.in_turn import InTurn
 from pylvs.host.mail import Alert, Outbox
 from pylvs.host.processes import Processes
-from pylvs.model.errors import PylvsError
 from pylvs.model.scripts import Script
-from pylvs.model.vrrp import Fifo, Notify, VrrpConfiguration, VrrpSettings
+from pylvs.model.vrrp import Notify, VrrpConfiguration, VrrpSettings
 from pylvs.model.wanted import GlobalSettings
 from pylvs.vrrp.aide.messages import LowerHeard, Moved, PriorityMoved
-from pylvs.vrrp.aide.readers import Reader
 
 AT_ONCE = 50
 INSTANCE, GROUP = "INSTANCE", "GROUP"
@@ -36,40 +32,20 @@ class Telling:
 
     def __init__(self) -> None:
         self._processes = Processes(at_once=AT_ONCE)
-        self._readers = Processes()  # for the programs that read the pipes: these run for ever
+        self._fifos = FifoSet()
         self._turns: InTurn[Subject] = InTurn(self._processes)
         self._outbox = Outbox()
         self._settings, self._routers = GlobalSettings(), VrrpSettings()
         self._now: Mapping[Subject, Notify] = {}
         self._before: Mapping[Subject, Notify] = {}
-        self._fifos: dict[Fifo, tuple[FifoWriter, Reader | None]] = {}
-        self._log = structlog.get_logger()
 
     def configure(self, settings: GlobalSettings, routers: VrrpConfiguration) -> None:
         """From now on; the configuration before still says what is told of those that it alone has."""
         self._settings, self._routers = settings, routers.settings
-        for processes in (self._processes, self._readers):
-            processes.configure(settings.script_user, settings.script_group, settings.script_security)
+        self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
         self._outbox.configure(settings.mail)
         self._before, self._now = self._now, notify_of(routers)
-        wanted = dict.fromkeys(routers.settings.fifos)
-        for fifo in [each for each in self._fifos if each not in wanted]:
-            writer, reader = self._fifos.pop(fifo)
-            writer.close()
-            if reader is not None:
-                reader.end()
-        for fifo in wanted:
-            if fifo not in self._fifos:
-                self._open(fifo)
-
-    def _open(self, fifo: Fifo) -> None:
-        try:
-            user, group = (fifo.user, fifo.group) if fifo.user else (self._settings.script_user, "")
-            writer = FifoWriter(fifo.path, user, group or self._settings.script_group)
-        except PylvsError as error:
-            self._log.error(f"notify FIFO {error}")
-            return
-        self._fifos[fifo] = writer, Reader(fifo.reader, fifo.path, self._readers) if fifo.reader else None
+        self._fifos.configure(routers.settings.fifos, settings)
 
     # --- what is heard ---
 
@@ -111,30 +87,18 @@ class Telling:
         return self._now.get(subject) or self._before.get(subject) or Notify()
 
     def _line(self, kind: str, name: str, word: str, priority: int) -> None:
-        for writer, _ in self._fifos.values():
-            writer.write(f'{kind} "{name}" {word} {priority}')
+        self._fifos.write(f'{kind} "{name}" {word} {priority}')
 
     # --- the end ---
 
     async def finish(self) -> None:
         """Let everything be told for a while; then end what still runs."""
-        await asyncio.gather(self._turns.finish(), self._outbox.finish(), *map(self._finish, list(self._fifos)))
-        await self.close()
-
-    async def _finish(self, fifo: Fifo) -> None:
-        writer, reader = self._fifos.pop(fifo)
-        if reader is not None:
-            reader.last()
-        await writer.finish()
-        if reader is not None:
-            await reader.finish()
+        await asyncio.gather(self._turns.finish(), self._outbox.finish(), self._fifos.finish())
+        await self._processes.close()
 
     async def close(self) -> None:
         """End what runs, at once."""
-        for writer, _ in self._fifos.values():
-            writer.close()
-        self._fifos.clear()
-        await asyncio.gather(self._processes.close(), self._readers.close())
+        await asyncio.gather(self._processes.close(), self._fifos.close())
 
 
 def notify_of(routers: VrrpConfiguration) -> Mapping[Subject, Notify]:

@@ -1,0 +1,73 @@
+"""The named pipes of a configuration, each with the program that reads it, if it has one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable
+
+import structlog
+
+from pylvs.host.fifo_readers import Reader
+from pylvs.host.fifos import FifoWriter
+from pylvs.host.processes import Processes
+from pylvs.model.errors import PylvsError
+from pylvs.model.vrrp import Fifo
+from pylvs.model.wanted import GlobalSettings
+
+
+class FifoSet:
+    """Writes every line to all of them; from within a running event loop."""
+
+    def __init__(self) -> None:
+        self._readers = Processes()  # for programs that run for ever
+        self._open: dict[Fifo, tuple[FifoWriter, Reader | None]] = {}
+        self._log = structlog.get_logger()
+
+    def configure(self, fifos: Iterable[Fifo], settings: GlobalSettings, foreign: Collection[str] = ()) -> None:
+        """These from now on; those that stay are not touched. At `foreign` paths, another process runs the reader."""
+        self._readers.configure(settings.script_user, settings.script_group, settings.script_security)
+        wanted = dict.fromkeys(fifos)
+        for fifo in [each for each in self._open if each not in wanted]:
+            writer, reader = self._open.pop(fifo)
+            writer.close()
+            if reader is not None:
+                reader.end()
+        for fifo in wanted:
+            if fifo not in self._open:
+                self._start(fifo, settings, fifo.path in foreign)
+
+    def _start(self, fifo: Fifo, settings: GlobalSettings, foreign: bool) -> None:
+        user, group = (fifo.user, fifo.group) if fifo.user else (settings.script_user, settings.script_group)
+        try:
+            writer = FifoWriter(fifo.path, user, group, keep=foreign)
+        except PylvsError as error:
+            self._log.error(f"notify FIFO {error}")
+            return
+        reads = fifo.reader is not None and not foreign
+        reader = Reader(fifo.reader, fifo.path, self._readers) if fifo.reader is not None and reads else None
+        self._open[fifo] = writer, reader
+
+    def write(self, line: str) -> None:
+        """A line, to all of them; nobody waits."""
+        for writer, _ in self._open.values():
+            writer.write(line)
+
+    async def finish(self) -> None:
+        """Give readers a little time for what is not read yet."""
+        await asyncio.gather(*map(self._finish, list(self._open)))
+        await self.close()
+
+    async def _finish(self, fifo: Fifo) -> None:
+        writer, reader = self._open.pop(fifo)
+        if reader is not None:
+            reader.last()
+        await writer.finish()
+        if reader is not None:
+            await reader.finish()
+
+    async def close(self) -> None:
+        """At once."""
+        for writer, _ in self._open.values():
+            writer.close()
+        self._open.clear()
+        await self._readers.close()

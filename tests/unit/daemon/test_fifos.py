@@ -1,0 +1,85 @@
+"""Named pipes that are told of services and servers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pylvs.daemon.telling.fifos import Fifos, line_of
+from pylvs.health.events import Event
+from pylvs.model.scripts import Script
+from pylvs.model.service import ServiceKey
+from pylvs.model.vrrp import Fifo, VrrpConfiguration, VrrpSettings
+from pylvs.model.wanted import Configuration, GlobalSettings, WantedService
+from tests.unit.daemon.test_notify import down, gained, lost, service, up
+
+
+@pytest.mark.parametrize(
+    ("event", "about", "line"),
+    [
+        (up(1), service(), "RS [10.0.0.1]:tcp:80 [192.0.2.1]:tcp:80 UP"),
+        (down(2), service(keys=(ServiceKey.of_mark(7),)), "RS [10.0.0.2]:none:80 FWM 7 DOWN"),
+        (gained(), service("group shop"), "VS [shop]:0 UP"),
+        (lost(), service(), "VS [192.0.2.1]:tcp:80 DOWN"),
+        (lost(initial=True, silent=True), service(), ""),
+        (up(9), service(), ""),
+    ],
+)
+def test_the_lines_are_keepaliveds(event: Event, about: WantedService, line: str) -> None:
+    assert line_of(event, about) == line
+
+
+def configuration(shared: Path, own: Path, reader: Script | None = None) -> Configuration:
+    fifos = (Fifo(str(shared), reader=reader, services=True), Fifo(f"{shared}-of-routers"))
+    settings = GlobalSettings(fifo=Fifo(str(own)))
+    return Configuration((service(),), settings, VrrpConfiguration(settings=VrrpSettings(fifos=fifos)))
+
+
+def read(descriptor: int) -> list[str]:
+    return os.read(descriptor, 1 << 16).decode().splitlines()
+
+
+def test_the_shared_pipe_and_its_own_are_told(tmp_path: Path) -> None:
+    paths = tmp_path / "shared", tmp_path / "own"
+
+    async def main() -> None:
+        fifos = Fifos()
+        fifos.configure(configuration(*paths), routers=False)
+        pipes = [os.open(path, os.O_RDONLY | os.O_NONBLOCK) for path in paths]
+        fifos.heard(up(1))
+        for pipe in pipes:
+            assert read(pipe) == ["RS [10.0.0.1]:tcp:80 [192.0.2.1]:tcp:80 UP"]
+        fifos.configure(replace(configuration(*paths), services=()), routers=False)
+        fifos.heard(down(1, ending=True))
+        for pipe in pipes:
+            assert read(pipe) == ["RS [10.0.0.1]:tcp:80 [192.0.2.1]:tcp:80 DOWN"]
+        await fifos.finish()
+        for pipe in pipes:
+            assert read(pipe) == []
+            os.close(pipe)
+
+    asyncio.run(main())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_shared_pipes_reader_runs_once_and_the_pipe_stays_for_the_routers(tmp_path: Path) -> None:
+    paths, ran = (tmp_path / "shared", tmp_path / "own"), tmp_path / "ran"
+    reader = Script(("/bin/sh", "-c", f'touch {ran}; cat "$0"'))
+
+    async def main(routers: bool) -> None:
+        fifos = Fifos()
+        fifos.configure(configuration(*paths, reader), routers=routers)
+        while not routers and not ran.exists():
+            await asyncio.sleep(0.01)
+        await fifos.finish()
+
+    asyncio.run(main(routers=True))
+    assert paths[0].is_fifo()
+    assert not ran.exists()
+    paths[0].unlink()
+    asyncio.run(asyncio.wait_for(main(routers=False), 60))
+    assert not paths[0].exists()
