@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_Timestamp, fragment
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
@@ -24,6 +26,7 @@ from scapy.layers.inet6 import (
     fragment6,
 )
 
+from pylvs.cli.director import show
 from pylvs.dataplane import encode, follow, roles, standby
 from pylvs.dataplane.attach import attached
 from pylvs.dataplane.bitmaps import address_bit
@@ -445,3 +448,12 @@ def test_a_take_over_attaches_nothing(vip: str, prefix: str) -> None:
                 assert attached(host.director.state) == before
         finally:
             word.close()
+
+
+def test_show_tells_the_roles(host: Host, word: Standby) -> None:
+    word.stand_by(frozenset({ip_address(VIP6)}), frozenset({ip_address(VIP4)}))
+    shown = CliRunner().invoke(show, []).output
+    assert f"{VIP4}: master (" in shown
+    assert f"{VIP6}: standby (" in shown
+    told = json.loads(CliRunner().invoke(show, ["--json"]).output)
+    assert (told["standby"], told["master"]) == ([VIP6], [VIP4])

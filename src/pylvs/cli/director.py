@@ -51,7 +51,7 @@ def detach(device: str) -> None:
 
 
 def _overview() -> dict[str, Any]:
-    from pylvs.dataplane import takeover
+    from pylvs.dataplane import standby, takeover
     from pylvs.dataplane.attach import attached
     from pylvs.dataplane.director import open_director
     from pylvs.dataplane.reasons import reason_counts
@@ -60,6 +60,7 @@ def _overview() -> dict[str, Any]:
     if not director.state.exists:
         return {"tables": False, "devices": [], "reasons": {}}
     tables = director.tables
+    roles = standby.in_force(tables)
     return {
         "tables": True,
         "object": str(takeover.running(director.state)),
@@ -76,6 +77,8 @@ def _overview() -> dict[str, Any]:
             }
             for each in attached(director.state)
         ],
+        "standby": sorted(map(str, roles.standby)),
+        "master": sorted(map(str, roles.held)),
         "reasons": {name: count for name, count in reason_counts(tables).items() if count},
     }
 
@@ -98,6 +101,9 @@ def show(as_json: bool) -> None:
         programs = f"TC {each['tc']}" + (f", XDP {each['xdp']}" if each["xdp"] else "")
         programs += f", TC egress {each['tc_egress']}" if each["tc_egress"] else ""
         click.echo(f"{each['device']}: {each['mode']} [{programs}]: {each['reason']}")
+    for role, meaning in (("master", "served here"), ("standby", "another director's: packets to it pass untouched")):
+        for address in found[role]:
+            click.echo(f"{address}: {role} ({meaning})")
     for name, count in sorted(found["reasons"].items()):
         click.echo(f"{count:>12}  {name}")
 

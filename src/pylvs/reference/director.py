@@ -80,6 +80,10 @@ class ReferenceDirector:
         """What becomes of a frame that comes in, with a firewall mark or none; mark rules begin with that."""
         return self._path.receive(frame, mark_of(self._mark_rules, _seen(frame), mark) if self._mark_rules else mark)
 
+    def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
+        """As `pylvs.model.roles.Roles`; of `held` the network knows."""
+        self._path.standby = frozenset(each.packed for each in addresses)
+
     def connection(self, key: Key) -> Connection | None:
         """The connection with these ends, if there is one."""
         return self._connections.get(key)

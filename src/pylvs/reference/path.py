@@ -30,6 +30,7 @@ from pylvs.reference.tables import FTP, FTP_DATA, Tables
 
 PROTOCOLS = frozenset((TCP, UDP, SCTP)) | IPSEC
 A_FRAGMENT = "a fragment: the reference speaks of whole packets"
+STANDING_BY = "to or from a virtual address that stands by"
 SOURCE_ROUTED = "source-routed: the stack drops it"
 LOOPBACK6, BROADCAST4 = bytes(15) + b"\1", b"\xff" * 4
 LEAST_MTU4, LEAST_MTU6 = 68, 1280  # inside a tunnel
@@ -54,6 +55,7 @@ class Path:
         self.timeouts_s = timeouts_s
         self.udp_timeout_s = udp_timeout_s
         self.totals = Totals()
+        self.standby: frozenset[bytes] = frozenset()  # virtual addresses of which another director is master
         self.now = 0.0
 
     def receive(self, frame: bytes, mark: int = 0) -> Outcome:
@@ -63,6 +65,8 @@ class Path:
         packet = parse(frame)
         if packet is None:
             return left(frame, "malformed, or no IP packet")
+        if packet.target in self.standby:
+            return left(frame, STANDING_BY)
         if packet.source_routed:
             return left(frame, SOURCE_ROUTED)
         if packet.fragment:
@@ -78,6 +82,8 @@ class Path:
             return dropped("a transport header cut short") if served else left(frame, "no service")
         is_local = packet.target in self.network.local
         answered = self.connections.find_reply(packet)
+        if answered is not None and answered.key[3] in self.standby:
+            return left(frame, STANDING_BY)
         if answered is not None:
             return self.reply(frame, packet, answered, is_local)
         if not is_local:

@@ -67,7 +67,7 @@ def _run_examples(twin: Twin, examples: int, seed: int, result: Result) -> None:
     def example(tables: list[Edit], traffic: int, hook: str) -> None:
         if result.difference or result.frames >= enough or twin.worn_out:
             return
-        steps: list[Step] = [*tables, *Traffic(tables, traffic).steps(FRAMES)]
+        steps: list[Step] = [*tables, *Traffic(tables, traffic, roles=True).steps(FRAMES)]
         try:
             found = play(twin, hook, steps)
         except TooSlow:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pylvs.model.addresses import Address
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import Director
+from pylvs.model.roles import Roles
 from pylvs.model.service import ServiceKey, VirtualService
 from pylvs.model.timeouts import Timeouts
 
@@ -94,5 +96,15 @@ class SetTimeouts:
         director.set_timeouts(self.timeouts)
 
 
+@dataclass(frozen=True, slots=True)
+class StandBy:
+    """A word of the virtual routers."""
+
+    addresses: frozenset[Address]
+
+    def apply(self, director: Roles) -> None:
+        director.stand_by(self.addresses)
+
+
 Edit = AddService | EditService | DeleteService | AddServer | EditServer | DeleteServer | Set | SetTimeouts
-Step = Edit | bytes  # bytes: a frame comes in
+Step = Edit | StandBy | bytes  # bytes: a frame comes in

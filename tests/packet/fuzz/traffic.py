@@ -22,6 +22,7 @@ from tests.packet.fuzz.steps import (
     EditServer,
     EditService,
     Set,
+    StandBy,
     Step,
 )
 from tests.packet.host import MAC, OWN4, OWN6, ROUTER_MAC, SERVERS, VIP4, VIP6, server4, server6
@@ -35,6 +36,7 @@ HOME = bytes.fromhex(MAC.replace(":", ""))
 ROUTER = bytes.fromhex(ROUTER_MAC.replace(":", ""))
 OWN = {4: ip_address(OWN4).packed, 6: ip_address(OWN6).packed}
 VIPS = {4: ip_address(VIP4).packed, 6: ip_address(VIP6).packed}
+ROLES = tuple(frozenset(map(ip_address, each)) for each in ((), (), (), (VIP4,), (VIP6,), (VIP4, VIP6), (VIP4, OWN6)))
 IKE = 500
 FLOWS = 40  # that are remembered
 ICMP, TCP, UDP, SCTP, ESP, AH, ICMP6 = 1, 6, 17, 132, 50, 51, 58
@@ -133,8 +135,9 @@ def framed(ip: bytes, padding: bytes = b"") -> bytes:
 class Traffic:
     """What one example sends, from its seed alone; `tables` are the edits that were made before."""
 
-    def __init__(self, tables: list[Edit], seed: int, *, options: bool = True) -> None:
+    def __init__(self, tables: list[Edit], seed: int, *, options: bool = True, roles: bool = False) -> None:
         self.options = options  # of IPv4
+        self.roles = roles  # addresses stand by now and then
         self.chance = random.Random(seed)
         self.services: dict[ServiceKey, VirtualService] = {}
         self.servers: dict[ServiceKey, dict[DestinationKey, Destination]] = {}
@@ -143,7 +146,7 @@ class Traffic:
         for edit in tables:
             self._note(edit)
 
-    def _note(self, edit: Edit) -> None:
+    def _note(self, edit: Edit | StandBy) -> None:
         if isinstance(edit, AddService | EditService):
             self.services[edit.service.key] = edit.service
             self.servers.setdefault(edit.service.key, {})
@@ -167,8 +170,10 @@ class Traffic:
 
     # --- edits ---
 
-    def _edit(self) -> Edit | None:
+    def _edit(self) -> Edit | StandBy | None:
         chance = self.chance
+        if self.roles and chance.random() < 0.2:
+            return StandBy(chance.choice(ROLES))
         kind = chance.choice(("server", "server", "server", "delete", "delete", "add", "service", "set", "unserve"))
         if kind == "set":
             name = chance.choice(tuple(SETTINGS))

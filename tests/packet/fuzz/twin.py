@@ -16,6 +16,7 @@ from unittest import mock
 
 from pylvs.dataplane import bpf, load
 from pylvs.dataplane.libbpf import library
+from pylvs.dataplane.standby import Standby
 from pylvs.model.errors import PylvsError
 from pylvs.reference.director import ReferenceDirector
 from pylvs.reference.forwarding import CHECKSUM_AT
@@ -24,7 +25,7 @@ from pylvs.reference.outcome import Outcome, Verdict
 from pylvs.reference.packet import ICMP, ICMP6, UDP, parse
 from pylvs.reference.path import A_FRAGMENT, SOURCE_ROUTED
 from pylvs.reference.sums import checksum, pseudo_header, total
-from tests.packet.fuzz.steps import Step
+from tests.packet.fuzz.steps import StandBy, Step
 from tests.packet.host import (
     MAC,
     OWN4,
@@ -145,6 +146,7 @@ class Twin:
         programs = host._programs
         self._xdp = Runner(programs["xdp"], struct.pack("<6I", 0, 0, 0, host.ifindex, 0, 0))
         self._tc = Runner(programs["tc"], struct.pack("<40xI148x", host.ifindex))
+        self.word = Standby()
         self._peer = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         self._peer.bind(("d1", 0))
         self._peer.setblocking(False)
@@ -157,6 +159,7 @@ class Twin:
     def close(self) -> None:
         """Give the descriptors back."""
         self._peer.close()
+        self.word.close()
         for table in self._hashes:
             table.close()
 
@@ -178,6 +181,7 @@ class Twin:
         self.hook = hook
         self._began = time.monotonic()
         self.reference = ReferenceDirector(self.network)
+        self.word.stand_by(frozenset())
         director.change_setting("expire_nodest_conn", 0)
         director.flush()
         for table in self._hashes:
@@ -197,6 +201,10 @@ class Twin:
             self._receive(step)
             return
         refusals = []
+        if isinstance(step, StandBy):
+            for roles in self.word, self.reference:
+                step.apply(roles)
+            return
         for director in self.host.director, self.reference:
             try:
                 step.apply(director)
