@@ -18,7 +18,7 @@ from pylvs.reference.packet import HEADER_BYTES, ICMP, ICMP6, parse
 from pylvs.reference.sums import checksum
 from tests.conformance.script import Guest, line
 from tests.packet.fuzz.shrink import told
-from tests.packet.fuzz.steps import AddServer, AddService, DeleteServer, Edit, EditServer, Step
+from tests.packet.fuzz.steps import AddServer, AddService, DeleteServer, Edit, EditServer, StandBy, Step
 from tests.packet.fuzz.traffic import OWN, Traffic, framed, tcp
 from tests.packet.fuzz.twin import comparable, the_network
 from tests.packet.host import SERVERS, VIP4, server4, server_mac
@@ -64,7 +64,7 @@ def random_example(tables: list[Edit], seed: int, frames: int) -> list[Wired]:
     """
     traffic = Traffic(tables, seed, options=False)
     steps: list[Step] = [*tables, *traffic.steps(frames, edits=0.03)]
-    return [step for step in steps if not isinstance(step, bytes) or _fits(step)]
+    return [step for step in steps if not isinstance(step, StandBy) and (not isinstance(step, bytes) or _fits(step))]
 
 
 def _fits(frame: bytes) -> bool:
