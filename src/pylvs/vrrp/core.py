@@ -194,7 +194,7 @@ class Core:
                 member.group = group
 
     def _listen(self, troubles: list[str]) -> None:
-        troubles += self._ears.listen((each, each.interface) for each in self._configuration.instances)
+        troubles += self._ears.listen((each, self.place.heard_on(each)) for each in self._configuration.instances)
 
     # --- what is tracked ---
 

@@ -137,6 +137,10 @@ class Place:
         """Where it speaks: its VMAC, or the device itself."""
         return self._vmacs.plan.device_of(instance)
 
+    def heard_on(self, instance: VrrpInstance) -> str:
+        """Where it hears others: multicast from a VMAC's own link address comes to that VMAC alone."""
+        return instance.interface if instance.peers else self.device_of(instance)
+
     def bases(self) -> dict[str, str]:
         """The device below each VMAC."""
         return {each.name: each.base for each in self._vmacs.plan.devices}

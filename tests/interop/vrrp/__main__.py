@@ -28,7 +28,8 @@ In every cell
 - the better one is elected: it alone speaks and holds the addresses, and a client's packets reach it;
 - it is stopped (SIGTERM): it says so, and the other takes over; it comes back, and takes over again;
 - all its processes are killed (SIGKILL): the other takes over, not before it may; it comes back;
-- neither complains of a packet, and the master's frames are the same, byte for byte, whichever program sent them.
+- neither complains of a packet, and the master's frames are the same, byte for byte, whichever program sent them (but
+  for IPv6 unicast's hop limit, which is 64 with keepalived and 255 with pylvs).
 
 A column is named "better → other". The figures are the seconds until the other's first advertisement; "failed" is the
 tracked script or cable. Rows without a version are version 2, with advertisements every second; those of version 3

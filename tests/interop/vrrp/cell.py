@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pylvs.host.namespaces import inside_network
 from pylvs.lab.pause import Probe
-from tests.interop.vrrp.observer import Heard, Observer
+from tests.interop.vrrp.observer import AH, IPV4, IPV6, Heard, Observer
 from tests.interop.vrrp.routers import Router, router
 from tests.interop.vrrp.rows import PRIORITY, SECOND_VRID, VRID, Event, Row
 from tests.interop.vrrp.segment import Segment, mac, segment
@@ -78,11 +78,13 @@ class _Cell:
             self.a.start()  # who comes first stays
             self.until(lambda: self.speaks("a"), "a router alone speaks")
             self.b.start()
-            time.sleep(self.row.down_s(PRIORITY["b"]))
         else:
             self.b.start()
             self.a.start()
         self.settled("a", "election")
+        self.until(self.b.listens, "the other listens")
+        time.sleep(self.row.down_s(PRIORITY["b"]))
+        self.settled("a", "once the other listens")
         self.result.spoken = self.spoken()
         if self.row.event is not None:
             self.event()
@@ -116,13 +118,15 @@ class _Cell:
             if took < self.row.delay_s:
                 raise Trouble(f"return: after {took:.2f} s already, in spite of preempt_delay")
             return
-        time.sleep(3 * self.row.down_s(PRIORITY["a"]))
+        self.until(self.a.listens, "it listens again")
+        time.sleep(2 * self.row.down_s(PRIORITY["a"]))
         self.settled("b", "return: the other stays master")
         if self.observer.advertisements("a", begin):
             raise Trouble("return: it spoke in spite of nopreempt")
         self.b.stop()
         self.settled("a", "the other stopped")
         self.b.start()
+        self.until(self.b.listens, "the other listens again")
         time.sleep(self.row.down_s(PRIORITY["b"]))
         self.settled("a", "the other is back")
 
@@ -205,10 +209,15 @@ def answered(client: Path, address: str) -> bool:
 
 
 def without_numbers(heard: Heard) -> bytes:
-    """A frame with zeros for IPv4's identification and checksum, and AH's sequence number and digest."""
+    """A frame with zeros for IPv4's identification and checksum, and AH's sequence number and digest.
+
+    And for the hop limit of IPv6 unicast: keepalived leaves it at 64.
+    """
     frame = bytearray(heard.frame)
-    if heard.kind == 0x0800:
+    if heard.kind == IPV6 and frame[0] & 1 == 0:
+        frame[21] = 0
+    if heard.kind == IPV4:
         frame[18:20] = frame[24:26] = bytes(2)
-        if heard.protocol == 51:
+        if heard.protocol == AH:
             frame[42:58] = bytes(16)
     return bytes(frame)

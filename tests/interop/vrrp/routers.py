@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pylvs.lab.processes import identity, kill_all
 from tests.interop.keepalived import PROGRAM
+from tests.interop.vrrp.observer import AH, VRRP
 from tests.interop.vrrp.segment import Segment
 
 PATIENCE_S = 30.0
@@ -77,6 +78,13 @@ class Router(ABC):
         if self.process is not None:
             self.process.wait(PATIENCE_S)
             self.process = None
+
+    def listens(self) -> bool:
+        """Whether it has a socket for advertisements."""
+        assert self.process is not None
+        tables = [Path(f"/proc/{self.process.pid}/net/{name}") for name in ("raw", "raw6")]
+        rows = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
+        return any(int(row[1].rpartition(":")[2], 16) in (VRRP, AH) for row in rows)
 
     def log(self) -> list[str]:
         """What it said."""

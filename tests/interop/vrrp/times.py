@@ -30,8 +30,6 @@ PROGRAMS = (PYLVS, KEEPALIVED)
 KILLED, STOPPED = "killed", "stopped"
 INTERVAL_S = 0.001
 BEFORE_S, AFTER_S = 0.3, 0.5  # that the client watches besides
-GROUP = "224.0.0.18"
-_GROUP_IN_PROC = "120000E0"  # as /proc/net/igmp has it
 
 CASES = (
     Row("v2, 1 s", 2, 4, 1.0, also="nopreempt", returns=False),
@@ -149,16 +147,10 @@ class _Trial:
 
     def ready(self, host: str) -> None:
         """It listens, and has heard the master for as long as it must."""
-        igmp = f"/proc/{self._process(host)}/net/igmp"
-        self.until(lambda: _GROUP_IN_PROC in Path(igmp).read_text(), f"{host} listens")
+        self.until(self.routers[host].listens, f"{host} listens")
         time.sleep(max(0.5, self.case.down_s(1)))
         if self.speaks(host):
             raise Trouble(f"{self.case.name}: {host} came back and took over")
-
-    def _process(self, host: str) -> int:
-        process = self.routers[host].process
-        assert process is not None
-        return process.pid
 
     def speaks(self, host: str) -> bool:
         """Whether it is master, by its advertisements."""
