@@ -202,3 +202,34 @@ def test_the_same_frames_that_are_believed_and_read(case: str, place: Segment, t
     assert text.count(f"vrid {one.vrid}, prio {RELEASE}") == 1
     found = [word for word in ("bad", "incorrect", "invalid", "[|", "trunc", "wrong", "error") if word in text.lower()]
     assert found == (["bad"] if one.old_checksum is OldChecksum.ALWAYS else []), text
+
+
+def test_keepalived_gives_way_to_sequence_numbers_that_go_on_from_its_own(place: Segment, tmp_path: Path) -> None:
+    """It drops what is not greater than the last number that anybody used, itself included."""
+    theirs = router("keepalived", place, "a", tmp_path / "keepalived")
+    theirs.configuration.write_text(configuration("eth0", 2, AH, V4).replace(f"priority {OWNER}", "priority 100"))
+    with inside_network(place.path("a")):
+        (one,) = understand(read(str(theirs.configuration))[0]).configuration.vrrp.instances
+    here = ip_address(address("b"))
+    voice = Voice(one, here)
+    screen = Screen(one, voice)
+    with ExitStack() as stack:
+        with inside_network(place.path("b")):
+            ear = stack.enter_context(closing(Ear("eth0", 4, AH_PROTOCOL, (one.multicast,), (one.vrid,))))
+            mouth = stack.enter_context(closing(Mouth("eth0", 4)))
+        tap = stack.enter_context(closing(Tap(place, "b", "eth0")))
+        stack.callback(theirs.kill)
+        theirs.start()
+        tap.wait_for(3, theirs)
+        (unheard,) = voice.packets(200)
+        mouth.send(unheard.packet, unheard.source, unheard.destination)
+        tap.wait_for(1, theirs)  # it has not given way
+        for datagram in ear.receive():
+            screen.screen(datagram, 0.0)
+        (heard,) = voice.packets(200)
+        mouth.send(heard.packet, heard.source, heard.destination)
+        deadline = time.monotonic() + PATIENCE_S
+        while not any(f"Master received advert from {here} with higher priority" in line for line in theirs.log()):
+            assert time.monotonic() < deadline, theirs.log()
+            time.sleep(0.02)
+    assert any("sequence number 1 already processed" in line for line in theirs.log())

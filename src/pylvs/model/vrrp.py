@@ -26,7 +26,7 @@ class Authentication(Enum):
 
 
 class OldChecksum(Enum):
-    """Version 3 over unicast IPv4: whether the checksum leaves out the pseudo-header, as before keepalived 1.3.7."""
+    """Version 3 over unicast IPv4: whether the checksum covers the multicast group, as before keepalived 1.3.7."""
 
     DETECT = "detect"
     ALWAYS = "always"

@@ -139,7 +139,8 @@ class Screen:
             if dropped.flaw is not Flaw.CHECKSUM:
                 raise
         told = decode(payload, source, router.multicast)
-        self._voice.speak_old()
+        if source in self._peers:
+            self._voice.speak_old()
         return told
 
     def _window(self, sender: Address) -> Window:

@@ -266,6 +266,13 @@ def test_the_old_checksum_is_taken_and_answered_unless_it_must_never_be(old: Old
     assert voice.old_checksum is (old is not OldChecksum.NEVER)
 
 
+def test_a_strangers_old_checksum_does_not_change_our_own() -> None:
+    voice = Voice(UNICAST_THIRD, HERE)
+    theirs = Voice(replace(UNICAST_THIRD, peers=(Peer(HERE),), old_checksum=OldChecksum.ALWAYS), STRANGER)
+    assert Screen(UNICAST_THIRD, voice).screen(said_by(theirs), 0.0)
+    assert not voice.old_checksum
+
+
 def test_a_checksum_without_pseudo_header_is_never_taken_where_old_ones_are_not() -> None:
     told = Advertisement(3, 51, 100, 0.5, (ip_address("10.0.0.100"),))
     bare = encode(told, THERE, HERE, pseudo=False)
