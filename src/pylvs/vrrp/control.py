@@ -105,6 +105,9 @@ class Control:
                 answer["ok"] = self._verbs[verb](request)
             except PylvsError as error:
                 answer["error"] = str(error)
+            except Exception as error:
+                self._say(client, answer | {"error": f"{type(error).__name__}: {error}: this is a bug"})
+                raise
         self._say(client, answer)
 
     def _say(self, client: Client, message: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import os
 import signal
 import time
 import traceback
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ class Core:
         self.punctuality = Punctuality(0, False)
         self.data_plane = True, ""
         self.unknown: Counter[tuple[str, int]] = Counter()  # VRIDs of nobody here, by device
+        self._by_vrid: dict[tuple[str, int], list[Router]] = {}
         self._roles = roles
         self._told: tuple[frozenset[Address], ...] = ()
         self._roles_trouble = ""
@@ -127,12 +128,14 @@ class Core:
         """Give up every mastership, tell everyone, end."""
         if not self._ending:
             self._ending = True
-            for router in self.routers.values():
-                router.stop()
-            self._ears.close()
-            self.place.leave()
-            self._tell_roles(frozenset(), frozenset())
-            self.aide.finish(Finish(), self.loop.stop)
+            try:
+                for router in self.routers.values():
+                    router.stop()
+                self._ears.close()
+                self.place.leave()
+                self._tell_roles(frozenset(), frozenset())
+            finally:
+                self.aide.finish(Finish(), self.loop.stop)
         return {}
 
     # --- what is to be ---
@@ -160,6 +163,9 @@ class Core:
         self.groups = []
         for each in fresh:
             self.routers[each.name] = Router(each, self, self.place, self._limits)
+        self._by_vrid = defaultdict(list)
+        for router in self.routers.values():
+            self._by_vrid[router.instance.interface, router.instance.vrid].append(router)
         self._make_groups()
         self._listen(warnings)
         self._tell_roles(*self._parts())
@@ -278,9 +284,8 @@ class Core:
     # --- what is heard ---
 
     def _hear(self, device: str, vrid: int, datagram: Datagram) -> None:
-        for router in self.routers.values():
-            instance = router.instance
-            if instance.vrid == vrid and instance.interface == device and router.speaks(datagram):
+        for router in self._by_vrid.get((device, vrid), ()):
+            if router.speaks(datagram):
                 try:
                     router.hear(datagram)
                 except Dropped as dropped:

@@ -49,6 +49,7 @@ class Place:
         self._holding: dict[str, set[Target]] = {}  # by instance: what it holds at this moment
         self._virtual: frozenset[Address] = frozenset()  # of all instances, held or not
         self._said: dict[str, str] = {}  # the last trouble of each device that was logged
+        self._fixed: list[Placed] = []
         self._listening: Timer | None = None
         self._vmacs = Vmacs(self._links)
         loop.watch(self._links.fileno(), self._links_changed)
@@ -71,11 +72,19 @@ class Place:
         self._virtual = frozenset(
             each.interface.ip for instance in configuration.instances for each in _held_by(instance)
         )
-        return self._vmacs.configure(configuration)
+        return self._vmacs.configure(configuration) + self._fix(configuration)
+
+    def _fix(self, configuration: VrrpConfiguration) -> list[str]:
+        """Hold the addresses that stay whoever is master, and those of the last configuration no more."""
+        default = configuration.settings.default_interface
+        before, self._fixed = self._fixed, [(each, each.device or default) for each in configuration.addresses]
+        outcomes = held.release([each for each in before if each not in self._fixed])
+        outcomes += held.hold([each for each in self._fixed if each not in before])
+        return [outcome.trouble for outcome in outcomes if not outcome.done]
 
     def leave(self) -> None:
         """Everything as it was before the first virtual router."""
-        for trouble in self._vmacs.leave():
+        for trouble in self._vmacs.leave() + self._fix(VrrpConfiguration()):
             self._log("error", trouble)
 
     def up(self, device: str) -> bool:
