@@ -29,10 +29,6 @@ class Reader:
         """It is not started again."""
         self._last = True
 
-    def end(self) -> None:
-        """Now."""
-        self._task.cancel()
-
     async def finish(self) -> None:
         """Nobody writes any more: let it read to the end, for a while."""
         self._last = True

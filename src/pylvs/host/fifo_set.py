@@ -21,6 +21,7 @@ class FifoSet:
     def __init__(self) -> None:
         self._readers = Processes()  # for programs that run for ever
         self._open: dict[Fifo, tuple[FifoWriter, Reader | None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger()
 
     def configure(self, fifos: Iterable[Fifo], settings: GlobalSettings, foreign: Collection[str] = ()) -> None:
@@ -28,10 +29,10 @@ class FifoSet:
         self._readers.configure(settings.script_user, settings.script_group, settings.script_security)
         wanted = dict.fromkeys(fifos)
         for fifo in [each for each in self._open if each not in wanted]:
-            writer, reader = self._open.pop(fifo)
-            writer.close()
-            if reader is not None:
-                reader.end()
+            self._open[fifo][0].remove()  # another may come to its place
+            task = asyncio.get_running_loop().create_task(self._finish(*self._open.pop(fifo)))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
         for fifo in wanted:
             if fifo not in self._open:
                 self._start(fifo, settings, fifo.path in foreign)
@@ -54,11 +55,11 @@ class FifoSet:
 
     async def finish(self) -> None:
         """Give readers a little time for what is not read yet."""
-        await asyncio.gather(*map(self._finish, list(self._open)))
+        last, self._open = self._open, {}
+        await asyncio.gather(*self._ending, *(self._finish(*each) for each in last.values()))
         await self.close()
 
-    async def _finish(self, fifo: Fifo) -> None:
-        writer, reader = self._open.pop(fifo)
+    async def _finish(self, writer: FifoWriter, reader: Reader | None) -> None:
         if reader is not None:
             reader.last()
         await writer.finish()
@@ -70,4 +71,6 @@ class FifoSet:
         for writer, _ in self._open.values():
             writer.close()
         self._open.clear()
+        for task in self._ending:
+            task.cancel()
         await self._readers.close()

@@ -85,7 +85,12 @@ class FifoWriter:
         """At once; removes the pipe that this made."""
         self._watch(False)
         os.close(self._descriptor)
+        self.remove()
+
+    def remove(self) -> None:
+        """Let nobody find it any more; who has it open may still read. Only if this made it."""
         if self._made:
+            self._made = False
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
 

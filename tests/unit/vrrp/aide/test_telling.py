@@ -210,6 +210,30 @@ def test_a_reader_that_ends_is_started_again(tmp_path: Path) -> None:
     assert "the reader of a notify FIFO has ended" in one.log.read_text()
 
 
+def test_another_reader_takes_the_place_of_the_one_before_which_reads_to_its_end(tmp_path: Path) -> None:
+    def reader(word: str) -> Script:
+        words = (
+            f'touch {tmp_path}/{word}; while read -r line; do sleep 0.3; echo "{word} $line" >>{tmp_path}/seen; done'
+        )
+        return Script(("/bin/sh", "-c", f'{words} <"$0"'))
+
+    path = str(tmp_path / "fifo")
+    with aide(tmp_path) as one:
+        one.tell(configure(Notify(), Fifo(path, reader=reader("old"))))
+        one.until((tmp_path / "old").exists)
+        one.tell(moved("BACKUP"), moved("MASTER"), configure(Notify(), Fifo(path, reader=reader("new"))))
+        one.tell(moved("FAULT"))
+        one.until((tmp_path / "new").exists)
+        one.tell(Finish())
+        assert one.ended() == 0
+        assert not (tmp_path / "fifo").exists()
+    assert sorted((tmp_path / "seen").read_text().splitlines()) == [
+        'new INSTANCE "VI" FAULT 100',
+        'old INSTANCE "VI" BACKUP 100',
+        'old INSTANCE "VI" MASTER 100',
+    ]
+
+
 def test_a_path_that_is_no_pipe_is_left_alone_and_named(tmp_path: Path) -> None:
     file, calls = tmp_path / "fifo", tmp_path / "calls"
     file.write_text("precious")
