@@ -15,11 +15,12 @@ import pytest
 
 from pylvs.config.building import understand
 from pylvs.config.reading import read
-from pylvs.host import held, routes, vmac
+from pylvs.host import held, vmac
 from pylvs.host.held import Outcome
 from pylvs.host.memory import Memory
 from pylvs.host.vmac_plan import plan
 from pylvs.model.vrrp import VrrpConfiguration
+from pylvs.vrrp import holdings
 from pylvs.vrrp.watching import Watch
 from tests.interop import keepalived
 from tests.interop.places import inside
@@ -204,7 +205,7 @@ def settled(found: Any) -> Any:
     return [settled(each) for each in found] if isinstance(found, list) else found
 
 
-def holdings() -> dict[str, list[str]]:
+def seen() -> dict[str, list[str]]:
     """Devices, addresses, routes and rules, in `ip`'s words."""
     asked = {
         name: f"-d -j {name}" for name in ("-4 rule", "-6 rule", "-4 route show table all", "-6 route show table all")
@@ -234,21 +235,16 @@ def by_pylvs(vrrp: VrrpConfiguration, folder: Path) -> Iterator[None]:
             for device in vmacs.devices
             if device.family == 6 and (source := watch.primary_address(device.base, 6)) is not None
         ]
-    placed = [(each, each.device) for each in (*vrrp.addresses, *sources)]
-    placed += [each for instance in vrrp.instances for each in vmacs.placed(instance)]
-    ways = [*vrrp.routes, *(each for instance in vrrp.instances for each in instance.routes)]
-    policy = [*vrrp.rules, *(each for instance in vrrp.instances for each in instance.rules)]
+    fine(*held.hold([(each, each.device) for each in sources]))
+    parts = [holdings.fixed(vrrp), *(holdings.of_instance(instance, vmacs) for instance in vrrp.instances)]
     try:
         for _ in range(2):
-            fine(*held.hold(placed), *routes.add(ways), *routes.add_rules(policy))
+            assert [trouble for part in parts for trouble in holdings.take(part)] == []
         yield
     finally:
-        fine(
-            *routes.remove_rules(policy), *routes.remove(ways), *held.release(placed), *map(vmac.unmake, vmacs.devices)
-        )
-        fine(
-            *routes.remove_rules(policy), *routes.remove(ways), *held.release(placed), *map(vmac.unmake, vmacs.devices)
-        )
+        for _ in range(2):
+            assert [trouble for part in parts for trouble in holdings.give_up(part)] == []
+            fine(*map(vmac.unmake, vmacs.devices))
         assert vmac.restore(memory) == []
 
 
@@ -282,7 +278,7 @@ def by_keepalived(file: Path) -> Iterator[None]:
 def without_doubt() -> dict[str, list[str]]:
     """What there is once it is known that nobody else has the addresses."""
     deadline = time.monotonic() + PATIENCE_S
-    while "tentative" in str(found := holdings()):
+    while "tentative" in str(found := seen()):
         assert time.monotonic() < deadline, found
         time.sleep(0.1)
     return found
@@ -305,13 +301,13 @@ def test_a_master_holds_what_keepalived_holds_and_leaves_nothing(text: str, tmp_
     document, unread = read(str(file))
     assert unread == ()
     vrrp = understand(document).configuration.vrrp
-    before = holdings()
+    before = seen()
     with by_pylvs(vrrp, tmp_path):
         ours = without_doubt()
-    assert differences(holdings(), before) == []
+    assert differences(seen(), before) == []
     assert ours != before
     with by_keepalived(file):
         deadline = time.monotonic() + PATIENCE_S
-        while (found := differences(ours, holdings())) and time.monotonic() < deadline:
+        while (found := differences(ours, seen())) and time.monotonic() < deadline:
             time.sleep(0.2)
     assert found == []

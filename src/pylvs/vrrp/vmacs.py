@@ -36,7 +36,8 @@ class Vmacs:
         """Those that are not there, as far as their base devices are."""
         troubles = []
         for device in self.plan.devices:
-            if device.base in self._links.links and device.name not in self._links.links:
+            there = self._links.links.get(device.name)
+            if device.base in self._links.links and (there is None or not there.enabled):
                 outcome = vmac.make(device, self._existing())
                 troubles += [outcome.trouble] if outcome.trouble else []
         if self.plan.devices:
@@ -70,7 +71,7 @@ class Vmacs:
 
     def _give_sources(self) -> None:
         """IPv6 speaks from the link-local address of the device below."""
-        for device in self.plan.by_router.values():
+        for device in self.plan.devices:
             if device.family == 6 and device.name in self._links.links:
                 link_local = self._links.primary_address(device.base, 6)
                 if link_local is not None:

@@ -234,7 +234,7 @@ class Watch:
 
     def __init__(self, routes: bool = False, receive_buffer: int = RECEIVE_BUFFER) -> None:
         groups = LINKS | IPV4_ADDRESSES | IPV6_ADDRESSES | (WAYS if routes else 0)
-        self._routes = routes
+        self._with_routes = routes
         self._asking = RouteSocket()
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
@@ -268,6 +268,16 @@ class Watch:
         """Each device by its name, as last read."""
         return self._picture.by_name
 
+    @property
+    def routes(self) -> Collection[RouteKey]:
+        """Those of protocol keepalived, as last read."""
+        return self._picture.routes
+
+    @property
+    def rules(self) -> Collection[RuleKey]:
+        """Likewise."""
+        return self._picture.rules
+
     def name_of(self, index: int) -> str:
         """A device's name by its number; "" if there is none."""
         link = self._picture.by_index.get(index)
@@ -289,7 +299,7 @@ class Watch:
                 stale = True
         if stale:
             found += self._picture.replace(self._everything())
-        elif self._routes and self._picture.routes and any(map(_takes_routes, found)):
+        elif self._with_routes and self._picture.routes and any(map(_takes_routes, found)):
             found += self._picture.replace_routes(self._all_routes())
         return found
 
@@ -304,7 +314,7 @@ class Watch:
     def _everything(self) -> Iterator[News]:
         yield from self._of(news.GETLINK, news.LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
         yield from self._of(news.GETADDR, news.ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
-        if self._routes:
+        if self._with_routes:
             yield from self._all_routes()
             for family in (socket.AF_INET, socket.AF_INET6):
                 yield from self._of(news.GETRULE, news.ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
