@@ -43,7 +43,7 @@ class Screen:
 
     def __init__(self, router: VrrpInstance, voice: Voice, before: Screen | None = None) -> None:
         self.counters: Counter[Flaw] = before.counters if before else Counter()
-        self.mismatches: dict[Address, Mismatch] = {}  # as it is now, by sender
+        self.mismatches: dict[Address, Mismatch] = dict(before.mismatches) if before else {}  # as it is now, by sender
         self._news: list[Mismatch] = []
         self._router = router
         self._voice = voice

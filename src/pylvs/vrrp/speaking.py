@@ -73,7 +73,8 @@ class Voice:
         self.source = source
         self.advertised = advertised(router, mtu)
         self.sequence: int = max(sequence, before.sequence) if before else sequence
-        self.old_checksum: bool = router.old_checksum is OldChecksum.ALWAYS or bool(before and before.old_checksum)
+        detected = before is not None and before.old_checksum and router.old_checksum is OldChecksum.DETECT
+        self.old_checksum: bool = detected or router.old_checksum is OldChecksum.ALWAYS
         self._identification: int = before._identification if before else 0
         self._sealed = router.version == 2 and router.authentication is Authentication.AH
         self._destinations = [peer.address for peer in router.peers] or [router.multicast]

@@ -290,6 +290,9 @@ def test_other_addresses_count_and_are_told_once_for_each_change() -> None:
     assert screen.take_news() == [expected]
     assert screen.mismatches == {THERE: expected}
     assert str(expected) == ("10.0.0.2 has other virtual addresses: it lacks 10.0.0.101 and has besides 10.0.0.102")
+    screen = Screen(SECOND, Voice(SECOND, HERE), before=screen)
+    assert screen.screen(said_by(other), 0.0)
+    assert screen.take_news() == []
     fewer = Voice(replace(SECOND, addresses=held("10.0.0.100")), THERE)
     for _ in range(3):
         assert screen.screen(said_by(fewer), 0.0)

@@ -89,6 +89,9 @@ def test_the_old_checksum_of_unicast_sums_up_the_group(old: OldChecksum) -> None
     assert has_pseudo_header(body, HERE, covered)
     voice.speak_old()
     assert has_pseudo_header(voice.packets(100)[0].packet[20:], HERE, router.multicast)
+    for later in OldChecksum:
+        again = Voice(replace(router, old_checksum=later), HERE, before=voice)
+        assert again.old_checksum is (later is not OldChecksum.NEVER)
 
 
 @pytest.mark.parametrize(
