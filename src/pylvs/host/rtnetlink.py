@@ -2,7 +2,7 @@
 
 The kernel carries out rtnetlink requests while they are being sent, and its answers lie ready afterwards: nothing here
 ever waits for one. What has to be waited for is the kernel's lock of all network configuration, as for any program.
-Encoding an address and having it done takes about 30 µs, a tenth of which pyroute2 takes for the encoding alone.
+An address put on and taken off takes some 50 µs of CPU altogether; pyroute2 takes ten times that on an open socket.
 """
 
 from __future__ import annotations
