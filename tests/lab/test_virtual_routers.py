@@ -1,0 +1,259 @@
+"""`pylvs run` with virtual routers, two of them on one link: what lives on when which process is killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pylvs.model.errors import PylvsError
+from pylvs.vrrp.client import Client, NoRouters
+from tests.lab.daemons import until
+from tests.lab.support import PYLVS
+
+VIP = "10.66.0.100"
+INSTANCE = """
+vrrp_instance VI_1 {{
+    interface eth0
+    virtual_router_id 51
+    priority {priority}
+    advert_int 0.2
+    version 3
+    {more}
+    virtual_ipaddress {{
+        10.66.0.100/24
+    }}
+}}
+"""
+
+
+def ip(words: str) -> str:
+    done = subprocess.run(["ip", *words.split()], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+class Node:
+    """A network namespace with `eth0` on the switch, and `pylvs run` in it."""
+
+    def __init__(self, name: str, folder: Path, priority: int) -> None:
+        self.name = name
+        self.folder = folder
+        self.priority = priority
+        self.daemon: subprocess.Popen[bytes] | None = None
+        folder.mkdir()
+        self.write()
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "keepalived.conf"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    def write(self, more: str = "", text: str = INSTANCE) -> None:
+        """The configuration from now on."""
+        self.file.write_text(text.format(priority=self.priority, more=more))
+
+    def pylvs(self, *words: str) -> list[str]:
+        """A command in the namespace."""
+        return ["nsenter", f"--net=/run/netns/{self.name}", *PYLVS, *words, "--state-dir", str(self.state)]
+
+    def start(self) -> None:
+        """Until it says that it is ready."""
+        begun = len(re.findall(" info: ready ", self.log()))
+        with open(self.folder / "log", "ab") as log:
+            command = self.pylvs("run", "-f", str(self.file))
+            self.daemon = subprocess.Popen(command, stderr=log, start_new_session=True)
+        until(lambda: len(re.findall(" info: ready ", self.log())) > begun or self.ended(), "ready")
+        assert not self.ended(), self.log()
+
+    def ended(self) -> bool:
+        assert self.daemon is not None
+        return self.daemon.poll() is not None
+
+    def end(self, number: signal.Signals) -> int:
+        """The daemon's exit status."""
+        assert self.daemon is not None
+        self.daemon.send_signal(number)
+        return self.daemon.wait(60)
+
+    def log(self) -> str:
+        path = self.folder / "log"
+        return path.read_text() if path.exists() else ""
+
+    def ask(self, verb: str = "status", **more: Any) -> Any:
+        """What its virtual routers' process says."""
+        with Client(self.state / "vrrp") as client:
+            return client.ask(verb, **more)
+
+    def router(self) -> dict[str, Any]:
+        (found,) = self.ask()["instances"]
+        assert isinstance(found, dict)
+        return found
+
+    def is_in(self, state: str) -> bool:
+        """Whether its virtual router is; False where nobody answers."""
+        try:
+            return any(each["state"] == state for each in self.ask()["instances"])
+        except PylvsError:
+            return False
+
+    def process(self) -> int:
+        return int(self.ask()["process"]["pid"])
+
+    def holds(self) -> bool:
+        return VIP in ip(f"-n {self.name} addr show dev eth0")
+
+    def run(self, *words: str) -> str:
+        """What a command prints."""
+        done = subprocess.run(self.pylvs(*words), capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def close(self) -> None:
+        """Nothing of it is left."""
+        if self.daemon is not None and self.daemon.poll() is None:
+            self.daemon.kill()
+            self.daemon.wait()
+        with suppress(NoRouters):
+            process = self.process()
+            self.ask("stop")
+            until(lambda: not Path(f"/proc/{process}").exists(), "the virtual routers' process has ended")
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
+    """Two nodes, neither started; the first is the better one."""
+    switch, *names = (f"pylvs-vr{os.getpid()}{end}" for end in "sab")
+    nodes: list[Node] = []
+    made: list[str] = []
+    try:
+        for name in (switch, *names):
+            ip(f"netns add {name}")
+            made.append(name)
+            ip(f"-n {name} link set lo up")
+        ip(f"-n {switch} link add br0 type bridge mcast_snooping 0")
+        ip(f"-n {switch} link set br0 up")
+        for number, name in enumerate(names, 1):
+            ip(f"-n {switch} link add port{number} type veth peer name eth0 netns {name}")
+            ip(f"-n {switch} link set port{number} master br0 up")
+            ip(f"-n {name} link set eth0 up")
+            ip(f"-n {name} addr add 10.66.0.{number}/24 dev eth0")
+            nodes.append(Node(name, tmp_path / f"node{number}", 200 - number * 50))
+        yield nodes[0], nodes[1]
+    finally:
+        for node in nodes:
+            node.close()
+        for name in made:
+            ip(f"netns del {name}")
+
+
+@pytest.fixture
+def settled(pair: tuple[Node, Node]) -> tuple[Node, Node]:
+    """Both run, the first is master."""
+    for node in pair:
+        node.start()
+    until(lambda: pair[0].is_in("MASTER") and pair[1].is_in("BACKUP"), "the first is master")
+    until(pair[0].holds, "and holds the address")
+    return pair
+
+
+def heard_more(node: Node) -> Callable[[], bool]:
+    """Whether it has heard five advertisements more since now."""
+    before = node.router()["counters"]["received"]
+    return lambda: node.router()["counters"]["received"] >= before + 5
+
+
+def test_a_killed_pylvs_run_leaves_address_and_advertisements_and_the_next_one_adopts_them(
+    settled: tuple[Node, Node],
+) -> None:
+    first, second = settled
+    process, since = first.process(), first.router()["since"]
+    for number in (signal.SIGKILL, signal.SIGABRT, signal.SIGKILL):
+        assert first.end(number) == -number
+        until(heard_more(second), "advertisements go on")
+        assert (first.holds(), second.holds()) == (True, False)
+        assert "VI_1  MASTER since " in first.run("vrrp", "status"), "it answers without the daemon"
+        first.start()
+        assert first.process() == process
+        assert "virtual routers: VI_1 MASTER since " in first.run("status")
+    assert first.log().count(f"goes on with the virtual routers' process (process={process})") == 3
+    assert first.router()["since"] == since, "not a single transition"
+    assert [each["state"] for each in second.ask("why", name="VI_1")["VI_1"]] == ["BACKUP"]
+
+
+def test_a_pylvs_run_that_is_stopped_gives_the_address_up_first(settled: tuple[Node, Node]) -> None:
+    first, second = settled
+    process = first.process()
+    assert first.end(signal.SIGTERM) == 0
+    assert not first.holds()
+    assert not Path(f"/proc/{process}").exists()
+    until(second.holds, "the second holds the address")
+    (*_, last) = second.ask("why", name="VI_1")["VI_1"]
+    assert (last["state"], last["before"]) == ("MASTER", "BACKUP")
+    first.start()
+    until(lambda: first.is_in("MASTER") and second.is_in("BACKUP"), "the better one is back")
+
+
+def test_a_process_of_virtual_routers_that_is_killed_is_started_again(settled: tuple[Node, Node]) -> None:
+    first, second = settled
+    process = first.process()
+    os.kill(process, signal.SIGKILL)
+    until(lambda: first.is_in("MASTER") and first.process() != process, "another is master again")
+    until(lambda: first.holds() and not second.holds(), "and it alone holds the address")
+    assert f"process {process} has gone (was ended by signal 9)" in first.log()
+    assert first.daemon is not None
+    assert first.daemon.poll() is None
+
+
+def test_yield_hands_over_and_resume_takes_back(settled: tuple[Node, Node]) -> None:
+    first, second = settled
+    assert first.run("vrrp", "yield", "--for", "10m").startswith("VI_1: does not take over before ")
+    until(lambda: second.holds() and not first.holds(), "the second holds the address")
+    until(heard_more(first), "and the first only listens")
+    assert "the operator's word" in first.run("vrrp", "why").splitlines()[-1]
+    first.run("vrrp", "resume")
+    until(lambda: first.holds() and not second.holds(), "the first holds the address")
+    events = first.run("events")
+    assert "vrrp transition VI_1 MASTER -> BACKUP priority=150: the operator's word" in events
+    assert "vrrp transition VI_1 BACKUP -> MASTER priority=150" in events
+
+
+def test_a_reload_changes_a_priority_in_place_and_removes_what_the_file_has_no_more(settled: tuple[Node, Node]) -> None:
+    first, second = settled
+    process, since = first.process(), first.router()["since"]
+    first.priority = 140
+    first.write()
+    assert "priority" in first.run("reload")
+    assert (first.router()["base_priority"], first.router()["since"]) == (140, since)
+    assert first.process() == process
+    first.write(text="global_defs {{\n    router_id none\n}}\n")
+    first.run("reload")
+    assert not first.holds()
+    assert not Path(f"/proc/{process}").exists()
+    until(second.holds, "the second holds the address")
+    first.write()
+    first.run("reload")
+    until(lambda: first.holds() and not second.holds(), "the first holds the address again")
+
+
+def test_a_lost_packet_path_is_only_said_unless_the_file_makes_it_a_fault(settled: tuple[Node, Node]) -> None:
+    first, second = settled
+    first.ask("data_plane", well=False, words="no BPF here")
+    assert first.router()["state"] == "MASTER"
+    assert "services may not be forwarded here: no BPF here" in first.run("vrrp", "status")
+    first.write("track_data_plane")
+    first.run("reload")
+    first.ask("data_plane", well=False, words="no BPF here")
+    until(lambda: first.is_in("FAULT") and second.holds() and not first.holds(), "the second holds the address")
+    assert "no BPF here" in first.run("vrrp", "why").splitlines()[-1]
+    first.ask("data_plane", well=True, words="")
+    until(lambda: first.holds() and not second.holds(), "the first holds the address again")
