@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pylvs.config import service_rules
 from pylvs.config.collection import no_collection
 from pylvs.config.effective import EffectiveBlock, resolve
-from pylvs.config.fifos import fifos_of
 from pylvs.config.findings import Finding, Findings
 from pylvs.config.groups import entries_of, groups_of
 from pylvs.config.schema.reading import Reader, Section
 from pylvs.config.schema.root import ROOT
 from pylvs.config.script_rules import ScriptRules
 from pylvs.config.services import ServiceMaker
-from pylvs.config.settings import settings_of
+from pylvs.config.settings import settings_of, with_scripts
 from pylvs.config.tree import Document
 from pylvs.config.vrrp.building import vrrp_of
 from pylvs.host import interfaces
@@ -51,9 +50,7 @@ def _understand(document: Document, mtus: Mapping[str, int] | None) -> Understan
         scripts.check_user(next(effective.below("global_defs")).place("script_user"))
     services = tuple(_services(effective, section, settings, scripts, findings))
     vrrp = vrrp_of(effective, scripts, findings, interfaces.mtus() if mtus is None else mtus)
-    defs = next(effective.below("global_defs"))
-    settings = replace(settings, fifo=next(fifos_of(defs, scripts, findings, ("lvs_notify_fifo",)), None))
-    configuration = Configuration(services, settings, vrrp)
+    configuration = Configuration(services, with_scripts(settings, effective, scripts, findings), vrrp)
     return Understanding(effective, configuration, in_order(findings.all(), document))
 
 

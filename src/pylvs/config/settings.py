@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pylvs.config.effective import EffectiveBlock
+from pylvs.config.fifos import fifos_of
+from pylvs.config.findings import Findings
+from pylvs.config.schema.scripts import WrittenScript
+from pylvs.config.script_rules import ScriptRules
 from pylvs.model.timeouts import Timeouts
 from pylvs.model.wanted import GlobalSettings, Mail
 
@@ -25,6 +31,21 @@ def settings_of(effective: EffectiveBlock) -> GlobalSettings:
         checker_nice=block.get("checker_priority", int),
         metrics_address=block.maybe("metrics_address", tuple),
         shared_probes=block.get("shared_probes", bool),
+        startup_script_timeout_s=float(block.get("startup_script_timeout", int)),
+        shutdown_script_timeout_s=float(block.get("shutdown_script_timeout", int)),
+    )
+
+
+def with_scripts(
+    settings: GlobalSettings, effective: EffectiveBlock, scripts: ScriptRules, findings: Findings
+) -> GlobalSettings:
+    """The same with the programs that it names, of those that may run."""
+    block = next(effective.below("global_defs"))
+    return replace(
+        settings,
+        fifo=next(fifos_of(block, scripts, findings, ("lvs_notify_fifo",)), None),
+        startup_script=scripts.usable(block.maybe("startup_script", WrittenScript)),
+        shutdown_script=scripts.usable(block.maybe("shutdown_script", WrittenScript)),
     )
 
 

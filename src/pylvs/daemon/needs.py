@@ -41,6 +41,9 @@ class Outside(Protocol):
     def configure(self, configuration: Configuration) -> None:
         """What holds from now on, before the first check or the next."""
 
+    async def begin(self, configuration: Configuration) -> None:
+        """What comes before everything else, in bounded time."""
+
     def rows(self) -> tuple[WantedRow, ...]:
         """What checks need of the table beside the configured services; the same object while nothing changes."""
 

@@ -30,6 +30,7 @@ from pylvs.host.own_python import command
 from pylvs.host.processes import Processes
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, goes_via_vip
+from pylvs.model.scripts import Script
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
 
 
@@ -39,6 +40,8 @@ class Machine:
     def __init__(self) -> None:
         self.manager = Manager()
         self._processes = Processes()
+        self._begun = False
+        self._last: tuple[Script | None, float] = None, 0.0  # what runs at the end, and for how long
         self._via_vip = ViaVip()
         self._notifier = Notifier()
         self._alerts = Alerts()
@@ -81,6 +84,8 @@ class Machine:
             except OSError as error:
                 structlog.get_logger().error(f"checker_priority {self._nice}: {error.strerror}")
         self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
+        if self._begun:
+            self._last = settings.shutdown_script, settings.shutdown_script_timeout_s
         self._via_vip.configure(configuration)
         self._notifier.configure(configuration)
         self._alerts.configure(configuration)
@@ -91,6 +96,23 @@ class Machine:
         self._notifier.heard(event)
         self._fifos.heard(event)
         self._alerts.heard(event)
+
+    async def begin(self, configuration: Configuration) -> None:
+        """The startup_script runs, to its end or its timeout."""
+        settings = configuration.settings
+        self._begun = True
+        self._last = settings.shutdown_script, settings.shutdown_script_timeout_s
+        await self._run("startup_script", settings.startup_script, settings.startup_script_timeout_s)
+
+    async def _run(self, what: str, script: Script | None, timeout_s: float) -> None:
+        if script is None:
+            return
+        ended = await self._processes.run(script, timeout_s)
+        log = structlog.get_logger()
+        tell = log.info if ended.status == 0 and not ended.timed_out else log.warning
+        tell(f"{what} has run", script=str(script), end=str(ended))
+        for line in ended.lines():
+            log.info(f"{what} said: {line}")
 
     def rows(self) -> tuple[WantedRow, ...]:
         """The services of checks through virtual addresses."""
@@ -116,4 +138,5 @@ class Machine:
     async def close(self) -> None:
         """Tell what is not told yet, and end scripts that still run."""
         await asyncio.gather(self._notifier.finish(), self._alerts.finish(), self._fifos.finish())
+        await self._run("shutdown_script", *self._last)
         await self._processes.close()

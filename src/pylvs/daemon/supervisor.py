@@ -130,6 +130,7 @@ class Supervisor:
         table = Table(await self.editor.do(self._outside.director))
         self.keeper = Keeper(table, self.editor, self._wish)
         self._outside.configure(configuration)
+        await self._outside.begin(configuration)
         self.engine = Engine(configuration, self._outside.probe_of)
         self.engine.restore_overrides(said)
         self.drains = Drains(self.engine, partial(self.editor.do, table.rows), self.state, self.news)

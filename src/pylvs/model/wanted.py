@@ -100,6 +100,10 @@ class GlobalSettings:
     metrics_address: tuple[Address, int] | None = None  # where /metrics is served over TCP as well
     shared_probes: bool = False
     fifo: Fifo | None = None  # that services and servers alone are told to
+    startup_script: Script | None = None  # runs to its end before anything else
+    startup_script_timeout_s: float = 10.0
+    shutdown_script: Script | None = None  # runs after everything else
+    shutdown_script_timeout_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)

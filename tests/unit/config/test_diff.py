@@ -308,6 +308,8 @@ SETTINGS = GlobalSettings(
     metrics_address=(A, 9000),
     lvs_flush_on_stop="vs",
     fifo=Fifo("/lvs", reader=RUN),
+    startup_script=RUN,
+    shutdown_script=RUN,
 )
 SERVER = WantedServer(
     Destination(DestinationKey(A, 80), tunnel=Tunnel(TunnelKind.GUE, 6080)), CHECKS, False, False, RUN, RUN

@@ -122,6 +122,9 @@ class World:
     def configure(self, configuration: Configuration) -> None:
         """Nobody runs scripts here."""
 
+    async def begin(self, configuration: Configuration) -> None:
+        """Nothing comes first."""
+
     def rows(self) -> tuple[WantedRow, ...]:
         """What the test says that checks need."""
         return self.check_rows

@@ -13,7 +13,6 @@ from pylvs.model.timeouts import LONGEST_S, Timeouts
 
 ANY = Texts()
 NO_SNMP = "there is no SNMP; pylvs serves metrics to Prometheus, see metrics_address"
-NO_SCRIPT = "it is not run; use ExecStartPre and ExecStopPost of systemd"
 NO_MARKS = "each address of a group stays a service of its own"
 
 
@@ -92,9 +91,10 @@ KEYWORDS: tuple[Keyword | Block, ...] = (
     Keyword("shared_probes", FLAG, "one probe for all checks that ask the same", default=False, since="0.2"),
     Keyword("metrics_address", Endpoint(port_needed=True), "where /metrics is served over TCP as well", since="0.2"),
     Keyword("no_checker_emails", FLAG, "mail only when a server comes or goes", default=False, state=State.NEEDLESS),
-    Keyword("startup_script", SCRIPT, "run at the start", state=State.LATER, instead=NO_SCRIPT),
-    Keyword("shutdown_script", SCRIPT, "run at the end", state=State.LATER, instead=NO_SCRIPT),
-    *_needless("startup_script_timeout", "shutdown_script_timeout", kind=Integer(1, 1000)),
+    Keyword("startup_script", SCRIPT, "run to its end before anything else"),
+    Keyword("startup_script_timeout", Integer(1, 1000), "seconds until it is ended", default=10),
+    Keyword("shutdown_script", SCRIPT, "run after everything else"),
+    Keyword("shutdown_script_timeout", Integer(1, 1000), "seconds until it is ended", default=10),
     *_needless("max_auto_priority", kind=Integer(-1, 99, bare=99)),
     *_later("notify_up and notify_down do not run for what is up at the start", "rs_init_notifies"),
     *_later("connections are not copied to another director", "lvs_sync_daemon"),

@@ -1,0 +1,64 @@
+"""startup_script before everything, shutdown_script after it, each in bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from pylvs.config.building import understand
+from pylvs.config.reading import read_text
+from pylvs.daemon.outside import Machine
+from pylvs.model.scripts import Script
+from pylvs.model.wanted import Configuration, GlobalSettings
+
+
+def says(file: Path, word: str) -> Script:
+    return Script(("/bin/sh", "-c", f"echo {word} >>{file}"))
+
+
+def run(first: GlobalSettings, *later: GlobalSettings, begin: bool = True) -> None:
+    async def main() -> None:
+        machine = Machine()
+        machine.configure(Configuration(settings=first))
+        if begin:
+            await machine.begin(Configuration(settings=first))
+        for settings in later:
+            machine.configure(Configuration(settings=settings))
+        await machine.close()
+
+    asyncio.run(main())
+
+
+def test_the_last_configuration_says_what_runs_at_the_end(tmp_path: Path) -> None:
+    file = tmp_path / "said"
+    settings = [
+        GlobalSettings(startup_script=says(file, f"start{at}"), shutdown_script=says(file, f"stop{at}"))
+        for at in (1, 2)
+    ]
+    run(*settings)
+    assert file.read_text().split() == ["start1", "stop2"]
+
+
+def test_what_never_began_has_no_end(tmp_path: Path) -> None:
+    file = tmp_path / "said"
+    run(GlobalSettings(shutdown_script=says(file, "stop")), begin=False)
+    assert not file.exists()
+
+
+def test_one_that_hangs_is_ended(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    run(GlobalSettings(startup_script=Script(("/bin/sleep", "600")), startup_script_timeout_s=0.2))
+    assert time.monotonic() - begin < 300
+
+
+@pytest.mark.parametrize(("more", "timeout_s"), [("", 10.0), ("startup_script_timeout 7\n", 7.0)])
+def test_the_words(more: str, timeout_s: float) -> None:
+    text = f"global_defs {{\nstartup_script '/bin/true a'\nshutdown_script /bin/false\n{more}}}\n"
+    document, _ = read_text(text)
+    settings = understand(document).configuration.settings
+    assert settings.startup_script == Script(("/bin/true", "a"))
+    assert settings.shutdown_script == Script(("/bin/false",))
+    assert (settings.startup_script_timeout_s, settings.shutdown_script_timeout_s) == (timeout_s, 10.0)
