@@ -3,6 +3,7 @@
     configuration ── engine (checks) ── wish ── keeper ── editor's thread ── Director
                         │ events
                         └── logs, scripts, mail, the API
+                  ── routers ── the process of the virtual routers, which outlives this one
 
 One event loop; whatever reads or edits the tables runs in the editor's thread. Killed at any moment, the daemon leaves
 the table as it is, and the next one goes on from there.
