@@ -195,7 +195,7 @@ class Router:
             self._world.tell("mismatch", self.name, words=str(mismatch))
         self.heard += 1
         if self.state is State.MASTER and told.priority < self.machine.priority:
-            self._world.lower_heard(self.name, told.priority)
+            self._world.lower_heard(self.name, self.machine.priority)
         self._step(self.machine.hear(now, told, datagram.source))
         if self.state is State.BACKUP:
             self.heard_from = datagram.source

@@ -45,7 +45,7 @@ class LowerHeard:
     """A master heard an advertisement of lower priority."""
 
     name: str
-    priority: int
+    priority: int  # the master's own effective one
 
 
 @dataclass(frozen=True, slots=True)
