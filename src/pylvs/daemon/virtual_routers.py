@@ -216,14 +216,16 @@ class VirtualRouters:
 
     async def _ended(self, link: RouterLink) -> None:
         """After "stop", which is answered when begun; the end of the connection is the end. Raises PylvsError."""
+        who = f"the virtual routers' process {link.pid or ''}".rstrip()
         try:
-            with contextlib.suppress(Unanswered):
-                await link.ask("stop")
+            await link.ask("stop")
             async with asyncio.timeout(STOP_S):
                 await link.closed.wait()
+        except Unanswered:
+            if not link.closed.is_set():
+                raise PylvsError(f"{who} does not answer; it may still hold its addresses: kill it") from None
         except TimeoutError:
-            who = f"process {link.pid}" if link.pid else "process"
-            raise PylvsError(f"the virtual routers' {who} does not end within {STOP_S:g} s") from None
+            raise PylvsError(f"{who} does not end within {STOP_S:g} s: its scripts still run, or kill it") from None
         finally:
             link.close()
         if self._process is not None:

@@ -207,6 +207,26 @@ def test_one_that_does_not_answer_is_reported_and_a_reload_goes_on(
     run(scenario())
 
 
+def test_a_process_that_hangs_delays_the_end_no_longer_than_it_must(
+    world: World, monkeypatch: pytest.MonkeyPatch, said: io.StringIO
+) -> None:
+    monkeypatch.setattr("pylvs.daemon.router_link.PATIENCE_S", 0.3)
+
+    async def scenario() -> None:
+        async with world.daemon():
+            os.kill(world.processes[-1].pid, signal.SIGSTOP)
+        assert f"process {world.processes[-1].pid} does not answer; it may still hold its addresses" in said.getvalue()
+        async with world.daemon() as daemon:
+            assert world.servers() == {"10.0.0.1"}
+            assert "does not answer" in (await daemon.routers.status())["trouble"]
+            os.kill(world.processes[-1].pid, signal.SIGCONT)
+            while (await daemon.routers.status())["trouble"]:
+                await asyncio.sleep(0.01)
+        assert len(world.processes) <= 2, "no second one beside one that hangs"
+
+    run(scenario())
+
+
 def test_a_process_of_another_version_is_replaced(world: World, said: io.StringIO) -> None:
     async def scenario() -> None:
         async with world.daemon(kill=True):
