@@ -22,6 +22,7 @@ from pylvs.model.wanted import GlobalSettings
 from pylvs.vrrp.aide.messages import LowerHeard, Moved, PriorityMoved
 
 AT_ONCE = 50
+LOWER_S = 1.0  # of a flood of lower priorities, an instance tells once in so long
 INSTANCE, GROUP = "INSTANCE", "GROUP"
 _TITLES = {INSTANCE: "VRRP Instance", GROUP: "VRRP Group"}
 Subject = tuple[str, str]
@@ -38,6 +39,7 @@ class Telling:
         self._settings, self._routers = GlobalSettings(), VrrpSettings()
         self._now: Mapping[Subject, Notify] = {}
         self._before: Mapping[Subject, Notify] = {}
+        self._lower: dict[str, float] = {}  # when it was told last
 
     def configure(self, settings: GlobalSettings, routers: VrrpConfiguration) -> None:
         """From now on; the configuration before still says what is told of those that it alone has."""
@@ -76,6 +78,10 @@ class Telling:
 
     def lower_heard(self, heard: LowerHeard) -> None:
         """There is another master, of lower priority; the priority that is told is this one's."""
+        now = time.monotonic()
+        if now - self._lower.get(heard.name, -LOWER_S) < LOWER_S:
+            return
+        self._lower[heard.name] = now
         script = self._notify(INSTANCE, heard.name).lower_priority_heard
         if script is not None:
             where = {"kind": "instance", "name": heard.name}

@@ -151,6 +151,19 @@ def test_the_lines_of_a_pipe_are_keepaliveds(tmp_path: Path) -> None:
     ]
 
 
+def test_a_flood_of_lower_priorities_is_no_flood_of_scripts(tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    count = 5000
+    with aide(tmp_path) as one, _pipe(tmp_path) as (fifo, path):
+        one.tell(configure(Notify(lower_priority_heard=note(calls, "lower")), fifo))
+        with listening(path) as heard:
+            one.tell(*(LowerHeard("VI", 100) for _ in range(count)), moved("STOP"), Finish())
+            assert one.ended() == 0
+    told = len(calls.read_text().splitlines())
+    assert 1 <= told < count / 10
+    assert heard.lines == ['INSTANCE "VI" MASTER_RX_LOWER_PRI 100'] * told + ['INSTANCE "VI" STOP 100']
+
+
 def test_what_is_not_wanted_is_not_told(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     with aide(tmp_path) as one, _pipe(tmp_path) as (fifo, path):
