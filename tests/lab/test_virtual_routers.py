@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pylvs.model.errors import PylvsError
-from pylvs.vrrp.client import Client, NoRouters
+from pylvs.vrrp.client import Client
 from tests.lab.daemons import until
 from tests.lab.support import PYLVS
 
@@ -123,10 +123,10 @@ class Node:
         if self.daemon is not None and self.daemon.poll() is None:
             self.daemon.kill()
             self.daemon.wait()
-        with suppress(NoRouters):
-            process = self.process()
-            self.ask("stop")
-            until(lambda: not Path(f"/proc/{process}").exists(), "the virtual routers' process has ended")
+        for process in map(int, ip(f"netns pids {self.name}").split()):  # which all came from it
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        until(lambda: not ip(f"netns pids {self.name}").split(), "nothing runs here any more")
 
 
 @pytest.fixture
