@@ -11,7 +11,7 @@ import contextlib
 import ipaddress
 import struct
 
-from pylvs.dataplane import abi, encode, roles, takeover
+from pylvs.dataplane import abi, encode, libbpf, roles, takeover
 from pylvs.dataplane.bitmaps import address_bit
 from pylvs.dataplane.lock import Lock
 from pylvs.dataplane.roles import Said
@@ -28,8 +28,9 @@ class Standby:
 
     def __init__(self) -> None:
         """Nothing is said before the first call. Raises Busy where another process does, NotPermitted, Unsupported."""
-        self._cookie = netns_cookie()
-        self._keeper = roles.Keeper(self._cookie)
+        abi.struct("root")  # now, and not at a take-over
+        libbpf.library()
+        self._keeper = roles.Keeper(netns_cookie())
         self._tables: Tables | None = None
         self._mark = 0  # of the tables that are open
 
