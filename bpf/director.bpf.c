@@ -40,6 +40,25 @@ INLINE bool is_for_this_host(struct xdp_md *xdp, const struct ether *ether)
 	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]));
 }
 
+/* Of what is no plain packet: its target from the frame, for no more of it has been read. */
+INLINE bool odd_stands_by(void *ctx, const struct packet *p, const struct root *root, enum hook hook)
+{
+	void *header = frame_start(ctx, hook) + ETHER, *end = frame_end(ctx, hook);
+	struct address target = {};
+	if (p->six) {
+		struct ipv6 *ip = header;
+		if ((void *)(ip + 1) > end)
+			return false;
+		target = ip->target;
+	} else {
+		struct ipv4 *ip = header;
+		if ((void *)(ip + 1) > end)
+			return false;
+		target.word[0] = ip->target;
+	}
+	return stands_by(root, &target, p->six);
+}
+
 INLINE int receive(void *ctx, enum hook hook)
 {
 	void *data = frame_start(ctx, hook), *end = frame_end(ctx, hook);
@@ -64,7 +83,7 @@ INLINE int receive(void *ctx, enum hook hook)
 	} else {
 		return to_stack(hook);
 	}
-	if (parsed == PARSED_FOREIGN)
+	if (parsed == PARSED_FOREIGN || (root->standby && odd_stands_by(ctx, &p, root, hook)))
 		return to_stack(hook);
 	return hook == HOOK_XDP ? to_tc() : go_on_with(ctx, &p, hook, STAGE_ODD);
 }

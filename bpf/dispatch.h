@@ -4,9 +4,19 @@
 #pragma once
 #include "carry.h"
 
+/* Whether it is to a virtual address for which another director is MASTER. */
+INLINE bool target_stands_by(const struct packet *p, const struct root *root)
+{
+	struct address target = {};
+	address_to(&target, p);
+	return stands_by(root, &target, p->six);
+}
+
 INLINE int dispatch(void *ctx, const struct packet *p, const struct root *root, enum hook hook)
 {
 	if (p->request) {
+		if (unlikely(root->standby) && target_stands_by(p, root))
+			return to_stack(hook);
 		struct connection *c = find_connection(p);
 		if (likely(c) && likely(!p->syn))
 			return carry_known(ctx, p, c, root, ticks(), hook);

@@ -243,8 +243,6 @@ INLINE enum parsed parse4(void *ctx, void *data, void *end, struct packet *p, co
 	p->protocol = ip->protocol;
 	if (!(p->request | p->reply)) /* errors come from routers and about tunnels, too */
 		return p->protocol == PROTO_ICMP ? PARSED_ODD : PARSED_FOREIGN;
-	if (unlikely(root->standby) && stands_by(root, &target, false))
-		return PARSED_FOREIGN;
 	if (p->protocol != PROTO_TCP && p->protocol != PROTO_UDP)
 		return is_odd_protocol(p->protocol) ? PARSED_ODD : PARSED_FOREIGN;
 	if (ip->fragment & to_be16(IPV4_MF | IPV4_OFFSET) || ip->version_words != 0x45)
@@ -277,8 +275,6 @@ INLINE enum parsed parse6(void *ctx, void *data, void *end, struct packet *p, co
 	p->protocol = ip->next;
 	if (!(p->request | p->reply))
 		return p->protocol == PROTO_ICMP6 ? PARSED_ODD : PARSED_FOREIGN;
-	if (unlikely(root->standby) && stands_by(root, &p->tuple.v6.target, true))
-		return PARSED_FOREIGN;
 	u32 length = from_be16(ip->length) + IPV6_BYTES;
 	if (data + ETHER + length > end && ETHER + length > frame_length(ctx, hook))
 		return PARSED_FOREIGN;
