@@ -13,6 +13,7 @@ import fcntl
 import ipaddress
 import os
 import struct
+import time
 from dataclasses import dataclass
 
 from pylvs.model.addresses import Address
@@ -21,6 +22,7 @@ from pylvs.model.errors import Busy, NotPermitted, PylvsError
 DIRECTORY = "/run/pylvs/roles"
 _ALIVE, _ADDRESSES = "alive", "addresses"
 _STANDBY, _HELD = "standby", "held"
+_TIDYING_S, _PAUSE_S = 0.1, 0.01  # somebody who tidies up holds the lock for a moment
 _FILE_LOCK = struct.Struct("hhqqi4x")  # struct flock; fcntl(2), open file description locks
 
 
@@ -52,16 +54,26 @@ class Keeper:
     def __init__(self, cookie: int) -> None:
         """Be the one who says. Raises Busy where another process is, NotPermitted."""
         self.path = directory(cookie)
-        try:
-            os.makedirs(self.path, 0o700, exist_ok=True)
-            self._alive = os.open(f"{self.path}/{_ALIVE}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise NotPermitted(f"{self.path}: {error.strerror}; run as root") from None
-        try:
-            fcntl.fcntl(self._alive, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
-        except OSError:
+        _collect()
+        end = time.monotonic() + _TIDYING_S
+        while True:
+            try:
+                os.makedirs(self.path, 0o700, exist_ok=True)
+                self._alive = os.open(f"{self.path}/{_ALIVE}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:
+                continue  # somebody tidied up
+            except OSError as error:
+                raise NotPermitted(f"{self.path}: {error.strerror}; run as root") from None
+            try:
+                fcntl.fcntl(self._alive, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
+                if os.path.samestat(os.fstat(self._alive), os.stat(f"{self.path}/{_ALIVE}")):
+                    return
+            except FileNotFoundError:
+                pass
+            except OSError:
+                os.close(self._alive)
+                raise Busy(f"{self.path}: another process runs the virtual routers of this network namespace") from None
             os.close(self._alive)
-            raise Busy(f"{self.path}: another process runs the virtual routers of this network namespace") from None
 
     def keep(self, said: Said) -> None:
         """Replace what was said at one stroke. Raises PylvsError."""
@@ -108,15 +120,28 @@ def read(cookie: int) -> Said | None:
 
 
 def forget(cookie: int) -> None:
-    """Remove what a process left that was killed."""
+    """Remove what a process left that was killed. One that comes at this moment waits, and begins anew."""
     path = directory(cookie)
-    if os.path.isdir(path) and read(cookie) is None:
+    try:
+        alive = os.open(f"{path}/{_ALIVE}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(alive, fcntl.F_OFD_SETLK, _lock(fcntl.F_WRLCK))
         for name in _ADDRESSES, f"{_ADDRESSES}-new", _ALIVE:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{path}/{name}")
-        with contextlib.suppress(OSError):
-            os.rmdir(path)
-            os.rmdir(DIRECTORY)
+        os.rmdir(path)
+        os.rmdir(DIRECTORY)
+    os.close(alive)
+
+
+def _collect() -> None:
+    """Remove what killed processes left of any namespace: nobody reads it."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(DIRECTORY):
+            if name.removeprefix("net").isdigit():
+                forget(int(name.removeprefix("net")))
 
 
 __all__ = ["DIRECTORY", "Keeper", "Said", "directory", "forget", "read"]
