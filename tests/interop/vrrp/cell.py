@@ -56,8 +56,7 @@ def play(row: Row, better: str, other: str, folder: Path) -> Result:
             result.trouble = "\n    ".join([str(trouble), *logs])
         finally:
             for each in (a, b):
-                if each.process is not None:
-                    each.kill()
+                each.end()
     return result
 
 

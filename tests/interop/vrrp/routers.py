@@ -10,6 +10,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
+from pylvs.dataplane import follow
+from pylvs.dataplane.state import State
+from pylvs.host.namespaces import inside_network
 from pylvs.lab.processes import identity, kill_all
 from tests.interop.keepalived import PROGRAM
 from tests.interop.vrrp.observer import AH, VRRP
@@ -79,6 +82,10 @@ class Router(ABC):
             self.process.wait(PATIENCE_S)
             self.process = None
 
+    def end(self) -> None:
+        """Nothing of it is left outside of its namespace."""
+        self.kill()
+
     def listens(self) -> bool:
         """Whether it has a socket for advertisements."""
         assert self.process is not None
@@ -141,6 +148,12 @@ class Pylvs(Router):
         code = "from pylvs.cli.main import main; main()"
         command = [*self.where.inside(self.host), sys.executable, "-c", code, *words, "--state-dir", str(self.state)]
         return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=self.environment())
+
+    def end(self) -> None:
+        """Pinned maps outlive a namespace."""
+        super().end()
+        with inside_network(self.where.path(self.host)):
+            follow.take_down(State.open())
 
     def complaints(self) -> list[str]:
         """Lines about dropped packets."""

@@ -82,8 +82,7 @@ def _pair(case: Row, program: str, trials: int, folder: Path) -> Iterator[Times]
                     times.spoke.append(spoke)
         finally:
             for each in routers.values():
-                if each.process is not None:
-                    each.kill()
+                each.end()
     yield killed
     yield stopped
 

@@ -46,7 +46,7 @@ def network(plan: Plan) -> Network:
         scheduler=plan.scheduler,
         links=(Link("lan", str(plan.dip.network)),),
         hosts=(
-            # The lab is up when it serves.
+            # The lab is up when it serves, and the VIP is where it is to be.
             Host(CLIENT, CLIENT, client.interfaces, client.gateway, awaits=f"curl -s --max-time 1 http://{where}/"),
             _director(plan, 1, plan.dip, MASTER, "pylvs"),
             _director(plan, 2, plan.dip2, BACKUP, plan.peer),
@@ -65,6 +65,7 @@ def _director(plan: Plan, number: int, dip: AnyInterface, role: tuple[str, int],
         shared_vip_device=plan.device,
         commands=(f"service {program} start",),
         files={CONFIGURATION: configuration(plan, *role)},
+        awaits=f"ip -o addr show to {plan.vip.ip} | grep -q ." if role is MASTER else "",
     )
 
 

@@ -1,0 +1,153 @@
+"""Two directors and one VIP: a tutorial's keepalived.conf as printed on the one, its backup on the other.
+
+seeds/keepalived is that configuration; its text says what the backup's is: state BACKUP, priority 90.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from pylvs.lab import power
+from pylvs.lab.connections import staying
+from pylvs.lab.lab import Lab, take_down
+from pylvs.lab.pause import Pause, watched
+from tests.lab.conftest import MakeLab
+from tests.lab.daemons import until
+from tests.lab.support import PYLVS, answers, neighbours, remains, shared_evenly
+from tests.lab.test_seeds import SEEDS, install
+
+VIP = "192.168.67.100"
+MAC = {"director1": "02:00:00:00:0d:00", "director2": "02:00:00:00:0e:00"}
+SKEW_S, DOWN_S = (256 - 90) / 256, 3 + (256 - 90) / 256  # of the backup
+SLACK_S = 6.0  # the machine may be busy with other tests
+
+
+def holds(lab: Lab, host: str) -> bool:
+    """Whether a director has the VIP."""
+    return bool(lab.sh(host, f"ip -o addr show to {lab.network.vip}"))
+
+
+@contextmanager
+def pause(lab: Lab) -> Iterator[list[Pause]]:
+    """How long a client of the VIP waited meanwhile; in the list afterwards."""
+    seen: list[Pause] = []
+    with watched(lab.place("client").inside(), lab.network.vip) as watch:
+        begin = time.time()
+        yield seen
+        time.sleep(0.5)
+    seen.append(watch.pause(begin))
+
+
+def tutorial(make_lab: MakeLab, master: str, backup: str) -> Lab:
+    """The tutorial's machines and a second director; each runs its file with the program that is named."""
+    lab = make_lab(
+        "ha",
+        bare=True,
+        vip=VIP,
+        dip="192.168.67.127/24",
+        dip2="192.168.67.128/24",
+        servers=["192.168.67.129/24", "192.168.67.130/24"],
+        client="192.168.67.1/24",
+        device="ens32",
+    )
+    for host in ("rs1", "rs2"):
+        lab.sh(host, install(lab, host, "two_scripts/lvs_rs.sh"))
+    printed = (SEEDS / "keepalived/keepalived.conf").read_text()
+    assert "state MASTER" in printed
+    assert "priority 100" in printed
+    texts = {"director1": printed}
+    texts["director2"] = printed.replace("state MASTER", "state BACKUP").replace("priority 100", "priority 90")
+    for host, program in (("director2", backup), ("director1", master)):
+        path = "/etc/keepalived/keepalived.conf"
+        assert lab.run(host, ["sh", "-c", f"mkdir -p /etc/keepalived; cat >{path}"], text=texts[host]).returncode == 0
+        lab.sh(host, f"service {program} start")
+    return lab
+
+
+def is_master(lab: Lab, host: str) -> None:
+    """It alone holds the VIP, and the client is served by it."""
+    other = "director2" if host == "director1" else "director1"
+    until(lambda: holds(lab, host) and not holds(lab, other), f"{host} alone holds the VIP")
+    assert set(answers(lab, 4, url=f"http://{VIP}/")) <= {"This is rs1 server!", "This is rs2 server!"}
+    assert neighbours(lab, "client")[VIP] == MAC[host]
+
+
+@pytest.mark.parametrize(("master", "backup"), [("pylvs", "pylvs"), ("pylvs", "keepalived"), ("keepalived", "pylvs")])
+def test_the_tutorials_pair(make_lab: MakeLab, master: str, backup: str) -> None:
+    """The VIP moves when the master is killed, and returns with it; the client waits as long as the timers imply."""
+    lab = tutorial(make_lab, master, backup)
+    until(lambda: holds(lab, "director1"), "the master holds the VIP")
+    is_master(lab, "director1")
+    with staying(lab) as connections:
+        with pause(lab) as died:
+            power.off(lab, "director1")
+            until(lambda: holds(lab, "director2"), "the backup has taken over")
+        assert set(answers(lab, 4, url=f"http://{VIP}/")) <= {"This is rs1 server!", "This is rs2 server!"}
+        assert neighbours(lab, "client")[VIP] == MAC["director2"]
+        fates = sorted(connections.ask())
+    with pause(lab) as returned:
+        power.on(lab, "director1")
+        lab.sh("director1", f"service {master} start")
+        until(lambda: holds(lab, "director1"), "the master is back")
+    is_master(lab, "director1")
+    with pause(lab) as stopped:
+        lab.sh("director1", f"service {master} stop")
+        until(lambda: holds(lab, "director2"), "the backup has taken over")
+    print(
+        f"{master} → {backup}: killed, the client waited {died[0].seconds:.2f} s (the timers: {DOWN_S:.2f} s at most); "
+        f"at the return {returned[0].seconds:.2f} s; stopped {stopped[0].seconds:.2f} s (skew {SKEW_S:.2f} s)"
+    )
+    print(f"connections that were open when the master was killed: {', '.join(fates)}")
+    assert DOWN_S - 1 - 0.1 < died[0].seconds < DOWN_S + SLACK_S
+    assert stopped[0].seconds < SKEW_S + SLACK_S
+    assert returned[0].seconds < SLACK_S
+    assert fates == ["lost: reset"] * 3
+
+
+def test_a_master_that_only_its_process_left_keeps_its_connections(make_lab: MakeLab) -> None:
+    """Stopped and started again: the tables are where they were, and so are the connections."""
+    lab = tutorial(make_lab, "pylvs", "pylvs")
+    is_master(lab, "director1")
+    with staying(lab) as connections:
+        assert connections.ask() == ["kept"] * 3
+        lab.sh("director1", "service pylvs stop")
+        is_master(lab, "director2")
+        lab.sh("director1", "service pylvs start")
+        is_master(lab, "director1")
+        fates = sorted(connections.ask())
+    print(f"connections that were open when the master was restarted, and silent meanwhile: {', '.join(fates)}")
+
+
+@pytest.mark.parametrize("words", [[], ["--peer", "keepalived"], ["--ipv6"]], ids=["pylvs", "keepalived", "IPv6"])
+def test_the_tour_kills_the_master(words: list[str]) -> None:
+    command = [*PYLVS, "lab", "demo", "ha", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        shown, complaint = process.communicate(timeout=120)
+    assert (process.returncode, complaint) == (0, "")
+    pauses = [float(found) for found in re.findall(r"had no answer for ([\d.]+) s", shown)]
+    assert len(pauses) == 3
+    assert DOWN_S - 1 - 0.1 < pauses[0] < DOWN_S + SLACK_S
+    assert max(pauses[1:]) < SKEW_S + SLACK_S
+    assert re.findall(r"Connections that were open: (.*)\.", shown) == ["3 lost: reset"]
+    assert len(re.findall(r"This is rs\d server!", shown)) == 5
+    assert remains(f"demo{process.pid}") == []
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_lab_serves_when_it_is_up(version: int, make_lab: MakeLab) -> None:
+    lab = make_lab("ha", version=version)
+    assert holds(lab, "director1")
+    until(lambda: not holds(lab, "director2"), "director2 gave way")
+    assert shared_evenly(answers(lab, 6), 3)
+    assert lab.sh("client", "curl -s --max-time 20 -o /dev/null -w '%{size_download}' http://VIP/big") == str(10 << 20)
+    for host in ("director1", "director2"):
+        rows = [line for line in lab.sh(host, "ipvsadm -Ln").splitlines() if line.startswith("  ->") and ":80 " in line]
+        assert len(rows) == 3, host
+    assert take_down(lab.name)
+    assert remains(lab.name) == []
