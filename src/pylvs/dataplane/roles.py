@@ -71,8 +71,11 @@ class Keeper:
             except FileNotFoundError:
                 pass
             except OSError:
-                os.close(self._alive)
-                raise Busy(f"{self.path}: another process runs the virtual routers of this network namespace") from None
+                if time.monotonic() > end:
+                    os.close(self._alive)
+                    whose = "another process runs the virtual routers of this network namespace"
+                    raise Busy(f"{self.path}: {whose}") from None
+                time.sleep(_PAUSE_S)
             os.close(self._alive)
 
     def keep(self, said: Said) -> None:
