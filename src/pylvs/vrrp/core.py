@@ -301,18 +301,22 @@ class Core:
         self.log("warning", f"{router.name}: an advertisement from {datagram.source} is dropped: {dropped}{more}")
         self.tell("dropped", router.name, flaw=dropped.flaw.value, source=str(datagram.source))
 
-    def _lost(self, name: str, addresses: set[Address]) -> None:
-        words = ", ".join(sorted(map(str, addresses)))
+    def _lost(self, name: str, things: set[str]) -> None:
+        words = ", ".join(sorted(things))
         if self._grumbler.may((name, words), self.now) is not None:
             self.log("warning", f"{name}: somebody removed {words}; it is put back")
-        self.tell("restored", name, addresses=sorted(map(str, addresses)))
+        self.tell("restored", name, things=sorted(things))
         self.routers[name].restore()
 
-    def _claimed(self, address: Address, words: str) -> None:
+    def _claimed(self, address: Address, words: str, again: bool) -> None:
+        if words:
+            self.log("warning", words)
         for router in self.routers.values():
             if router.holds(address):
-                self.tell("claim", router.name, address=str(address), words=words)
-                router.claimed(words or f"{address} is still claimed by others")
+                if words:
+                    self.tell("claim", router.name, address=str(address), words=words)
+                if again:
+                    router.claimed(words or f"{address} is still claimed by others")
 
     def _links_changed(self, renewed: set[str]) -> None:
         """Devices or addresses came or went; `renewed` devices are there anew."""

@@ -41,7 +41,8 @@ def of_instance(instance: VrrpInstance, plan: Plan) -> Holdings:
 
 def fixed(configuration: VrrpConfiguration) -> Holdings:
     """Those that stay."""
-    placed = tuple((each, each.device) for each in configuration.addresses)
+    default = configuration.settings.default_interface
+    placed = tuple((each, each.device or default) for each in configuration.addresses)
     return Holdings(placed, configuration.routes, configuration.rules)
 
 

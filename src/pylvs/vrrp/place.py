@@ -2,56 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 
-from pylvs.host import held
-from pylvs.host.held import Outcome, Placed
+from pylvs.host.vrrp_rules import Guard
 from pylvs.model.addresses import Address
-from pylvs.model.routing import HeldAddress
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
-from pylvs.vrrp.claims import Claims
-from pylvs.vrrp.link_socket import ClaimEar, Sender, announcement, known_as
+from pylvs.vrrp import holdings
+from pylvs.vrrp.claim_ears import ClaimEars, Claimed
+from pylvs.vrrp.holdings import Holdings
+from pylvs.vrrp.link_socket import Sender, announcement
 from pylvs.vrrp.listening import family_of
-from pylvs.vrrp.loop import Loop, Timer
+from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.sockets import Mouth
 from pylvs.vrrp.speaking import Outgoing
 from pylvs.vrrp.vmacs import Vmacs
-from pylvs.vrrp.watching import AddressGone, Change, LinkCame, LinkChanged, LinkGone, Watch
+from pylvs.vrrp.watching import AddressCame, AddressGone, Change, LinkCame, LinkChanged, LinkGone, LinkUp, Watch
 from pylvs.vrrp.world import Target
 
 Log = Callable[[str, str], None]  # level, text
 USUAL_MTU = 1500
-LISTEN_LATER_S = 0.005
+FIXED = ""  # the name, among those of instances, under which stands what is held whoever is master
 
 
 class Place:
-    """Links, addresses, and the sockets that send. `changed` is called with the devices that are there anew."""
+    """Links, addresses, and the sockets that send.
+
+    `changed` is called with the devices that are there anew, `lost` with an instance's name and what somebody removed,
+    `claimed` with what others claim.
+    """
 
     def __init__(
         self,
         loop: Loop,
         log: Log,
         changed: Callable[[set[str]], None],
-        lost: Callable[[str, set[Address]], None],
-        claimed: Callable[[Address, str], None],
+        lost: Callable[[str, set[str]], None],
+        claimed: Claimed,
     ) -> None:
         self._loop = loop
         self._log = log
         self._changed = changed
         self._lost = lost
-        self._claimed = claimed
-        self._links = Watch()
+        self._links = Watch(routes=True)
+        self._vmacs = Vmacs(self._links)
+        self._guard = Guard()
         self._sender = Sender()
         self._mouths: dict[tuple[str, int], Mouth] = {}
-        self._ears: dict[str, ClaimEar] = {}
-        self._claims = Claims(known_as)
-        self._holding: dict[str, set[Target]] = {}  # by instance: what it holds at this moment
+        self._holding: dict[str, Holdings] = {}  # at this moment, by instance
+        self._configuration = VrrpConfiguration()
         self._virtual: frozenset[Address] = frozenset()  # of all instances, held or not
         self._said: dict[str, str] = {}  # the last trouble of each device that was logged
-        self._fixed: list[Placed] = []
-        self._listening: Timer | None = None
-        self._vmacs = Vmacs(self._links)
+        self._ears = ClaimEars(loop, self._links, self._held, claimed, self._trouble)
         loop.watch(self._links.fileno(), self._links_changed)
 
     def close(self) -> None:
@@ -59,33 +60,40 @@ class Place:
         self._loop.forget(self._links.fileno())
         self._links.close()
         self._sender.close()
+        self._ears.close()
         for mouth in self._mouths.values():
             mouth.close()
-        for ear in self._ears.values():
-            self._loop.forget(ear.fileno())
-            ear.close()
-
-    # --- links ---
 
     def configure(self, configuration: VrrpConfiguration) -> list[str]:
         """From now on these addresses are virtual, and nobody speaks from them; troubles in words."""
+        self._configuration = configuration
         self._virtual = frozenset(
-            each.interface.ip for instance in configuration.instances for each in _held_by(instance)
+            each.interface.ip
+            for instance in configuration.instances
+            for each in (*instance.addresses, *instance.excluded)
         )
-        return self._vmacs.configure(configuration) + self._fix(configuration)
-
-    def _fix(self, configuration: VrrpConfiguration) -> list[str]:
-        """Hold the addresses that stay whoever is master, and those of the last configuration no more."""
-        default = configuration.settings.default_interface
-        before, self._fixed = self._fixed, [(each, each.device or default) for each in configuration.addresses]
-        outcomes = held.release([each for each in before if each not in self._fixed])
-        outcomes += held.hold([each for each in self._fixed if each not in before])
-        return [outcome.trouble for outcome in outcomes if not outcome.done]
+        troubles, changes = self._vmacs.configure(configuration)
+        troubles += self._guarded() + self._fix(holdings.fixed(configuration))
+        self._follow(changes)
+        return troubles
 
     def leave(self) -> None:
         """Everything as it was before the first virtual router."""
-        for trouble in self._vmacs.leave() + self._fix(VrrpConfiguration()):
+        self._configuration = VrrpConfiguration()
+        troubles = self._vmacs.leave() + self._guarded() + self._fix(Holdings())
+        for trouble in troubles:
             self._log("error", trouble)
+
+    def _guarded(self) -> list[str]:
+        return self._guard.set(self._configuration.instances, self._vmacs.plan, self._links.links)
+
+    def _fix(self, wanted: Holdings) -> list[str]:
+        before = self._holding.pop(FIXED, Holdings())
+        if wanted != Holdings():
+            self._holding[FIXED] = wanted
+        return holdings.change(before, wanted)
+
+    # --- links ---
 
     def up(self, device: str) -> bool:
         """Whether a device is there and can carry packets."""
@@ -116,29 +124,25 @@ class Place:
         return link.mtu if link else USUAL_MTU
 
     def _links_changed(self) -> None:
-        changes = self._links.read()
-        renewed: set[str] = set()
-        for change in changes:
-            if isinstance(change, LinkCame | LinkGone | LinkChanged):
-                renewed.add(change.link.name)
+        self._follow(self._links.read())
+
+    def _follow(self, changes: list[Change]) -> None:
+        renewed = _renewed(changes)
         for device in renewed:
-            self._forget_device(device)
-        if renewed:
-            for trouble in self._vmacs.make():
+            for key in [key for key in self._mouths if key[0] == device]:
+                self._mouths.pop(key).close()
+            self._ears.forget(device)
+        if renewed or any(isinstance(change, AddressCame) for change in changes):
+            troubles, more = self._vmacs.make()
+            for trouble in troubles + (self._guarded() if renewed else []):
                 self._trouble("", trouble)
+            changes = changes + more
+            renewed |= _renewed(more)
         self._restore(changes)
         if changes:
             self._changed(renewed)
         if renewed:
-            self._listen_soon()
-
-    def _forget_device(self, device: str) -> None:
-        for key in [key for key in self._mouths if key[0] == device]:
-            self._mouths.pop(key).close()
-        if device in self._ears:
-            ear = self._ears.pop(device)
-            self._loop.forget(ear.fileno())
-            ear.close()
+            self._ears.listen_soon()
 
     # --- what is held ---
 
@@ -159,42 +163,48 @@ class Place:
         return [(device, each.interface.ip) for each, device in self._vmacs.plan.placed(instance)]
 
     def take(self, instance: VrrpInstance) -> None:
-        """Hold its addresses; those that are there already are fine."""
-        self._holding[instance.name] = set(self.targets_of(instance))
-        self._hold(instance, self._vmacs.plan.placed(instance))
-        self._listen_soon()
+        """Hold its addresses, routes and rules; those that are there already are fine."""
+        wanted = self._holding[instance.name] = self._of(instance)
+        self._say(instance, holdings.take(wanted))
 
     def give_up(self, instance: VrrpInstance) -> None:
         """Hold them no more; those that have gone already are fine."""
-        self._holding.pop(instance.name, None)
-        self._release(instance, self._vmacs.plan.placed(instance))
-        self._listen_soon()
+        self._say(instance, holdings.give_up(self._holding.pop(instance.name, self._of(instance))))
 
     def change(self, old: VrrpInstance, new: VrrpInstance) -> None:
         """Hold what the new word says instead of what the old one said; what is in both is not touched."""
-        before, after = self._vmacs.plan.placed(old), self._vmacs.plan.placed(new)
-        self._holding[new.name] = set(self.targets_of(new))
-        self._release(old, [each for each in before if each not in after])
-        self._hold(new, [each for each in after if each not in before])
-        self._listen_soon()
+        before = self._holding.get(new.name, Holdings())
+        wanted = self._holding[new.name] = self._of(new)
+        self._say(new, holdings.change(before, wanted))
 
-    def _hold(self, instance: VrrpInstance, placed: Sequence[Placed]) -> None:
-        self._say(instance, held.hold(placed))
+    def _of(self, instance: VrrpInstance) -> Holdings:
+        return holdings.of_instance(instance, self._vmacs.plan)
 
-    def _release(self, instance: VrrpInstance, placed: Sequence[Placed]) -> None:
-        self._say(instance, held.release(placed))
+    def _held(self) -> Iterator[Target]:
+        """Virtual addresses that are held at this moment."""
+        for name, having in self._holding.items():
+            if name != FIXED:
+                yield from ((device, each.interface.ip) for each, device in having.placed)
 
-    def _say(self, instance: VrrpInstance, outcomes: Iterable[Outcome]) -> None:
-        for outcome in outcomes:
-            if not outcome.done:
-                self._log("error", f"{instance.name}: {outcome.trouble}")
+    def _say(self, instance: VrrpInstance, troubles: Sequence[str]) -> None:
+        for trouble in troubles:
+            self._log("error", f"{instance.name}: {trouble}")
+        self._ears.listen_soon()
 
     def _restore(self, changes: Sequence[Change]) -> None:
-        """Addresses that are held, and that somebody took off."""
-        gone = {(change.device, change.address) for change in changes if isinstance(change, AddressGone)}
-        for name, targets in list(self._holding.items()):
-            if lost := {target for target in targets & gone if not self._is_here(*target)}:
-                self._lost(name, {address for _, address in lost})
+        """What is held, and somebody removed; and what the kernel forgot while a device was down."""
+        gone = {(each.address, each.device) for each in changes if isinstance(each, AddressGone)}
+        up = {each.link.name for each in changes if isinstance(each, LinkUp)}
+        for name, having in list(self._holding.items()):
+            lost = holdings.missing(having, changes, self._links.routes, self._links.rules)
+            for held, device in having.placed:
+                address = held.interface.ip
+                if held.tracked and (address, device) in gone and not self._is_here(device, address):
+                    lost.add(str(address))
+            if lost and name != FIXED:
+                self._lost(name, lost)
+            elif lost or any(hop.device in up for route in having.routes for hop in route.next_hops):
+                holdings.take(having)
 
     def _is_here(self, device: str, address: Address) -> bool:
         link = self._links.links.get(device)
@@ -229,49 +239,7 @@ class Place:
             self._said[device] = words
             self._log("warning", words)
 
-    # --- who claims it as well ---
 
-    def _listen_soon(self) -> None:
-        """Once what is more urgent has been sent."""
-        if self._listening is None or self._listening.call is None:
-            self._listening = self._loop.at(self._loop.now + LISTEN_LATER_S, self._listen)
-
-    def _listen(self) -> None:
-        wanted: dict[str, set[Address]] = {}
-        for targets in self._holding.values():
-            for device, address in targets:
-                wanted.setdefault(device, set()).add(address)
-        for device in [device for device in self._ears if device not in wanted]:
-            self._forget_ear(device)
-        for device, addresses in wanted.items():
-            link = self._links.links.get(device)
-            if link is None:
-                continue
-            try:
-                if device not in self._ears:
-                    ear = ClaimEar(device)
-                    self._ears[device] = ear
-                    self._loop.watch(ear.fileno(), partial(self._hear_claims, ear))
-                self._ears[device].watch(addresses, {link.mac, *self._macs_above(link.index)})
-            except OSError as error:
-                self._trouble(device, f"claims of others are not heard on {device}: {error.strerror}")
-
-    def _macs_above(self, index: int) -> set[bytes]:
-        return {link.mac for link in self._links.links.values() if link.below == index}
-
-    def _forget_ear(self, device: str) -> None:
-        ear = self._ears.pop(device)
-        self._loop.forget(ear.fileno())
-        ear.close()
-
-    def _hear_claims(self, ear: ClaimEar) -> None:
-        for claim in ear.receive():
-            heard = self._claims.hear(self._loop.now, claim)
-            if heard.words:
-                self._log("warning", heard.words)
-            if heard.answer:
-                self._claimed(claim.address, heard.words)
-
-
-def _held_by(instance: VrrpInstance) -> tuple[HeldAddress, ...]:
-    return (*instance.addresses, *instance.excluded)
+def _renewed(changes: Sequence[Change]) -> set[str]:
+    """Devices that came, went, or have another link address."""
+    return {each.link.name for each in changes if isinstance(each, LinkCame | LinkGone | LinkChanged)}

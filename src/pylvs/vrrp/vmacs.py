@@ -10,7 +10,7 @@ from pylvs.host.memory import Memory, load
 from pylvs.host.vmac_plan import Plan, VmacDevice, plan
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
-from pylvs.vrrp.watching import Link, Watch
+from pylvs.vrrp.watching import Change, Link, Watch
 
 SETTINGS = Path("vrrp-settings.json")  # of other devices, as they were before; in the state directory
 
@@ -23,27 +23,32 @@ class Vmacs:
         self._links = links
         self._memory: Memory | None = None
 
-    def configure(self, configuration: VrrpConfiguration) -> list[str]:
-        """These from now on."""
+    def configure(self, configuration: VrrpConfiguration) -> tuple[list[str], list[Change]]:
+        """These from now on; and what changed on this machine thereby."""
         before = self.plan
         self.plan = plan(configuration.instances, configuration.settings, self._existing())
         troubles = self._unmake(device for device in before.devices if device not in self.plan.devices)
-        if self.plan.devices:
-            troubles += self._prepare(self.plan.devices)
-        return troubles + self.make()
+        promoting = [each.interface for each in configuration.instances if each.promote_secondaries]
+        if self.plan.devices or promoting:
+            troubles += self._prepare(self.plan.devices, promoting)
+        elif self._memory is not None:
+            vmac.restore(self._memory)
+        more, changes = self.make()
+        return troubles + more, changes
 
-    def make(self) -> list[str]:
+    def make(self) -> tuple[list[str], list[Change]]:
         """Those that are not there, as far as their base devices are."""
+        if not self.plan.devices:
+            return [], []
         troubles = []
         for device in self.plan.devices:
             there = self._links.links.get(device.name)
             if device.base in self._links.links and (there is None or not there.enabled):
                 outcome = vmac.make(device, self._existing())
                 troubles += [outcome.trouble] if outcome.trouble else []
-        if self.plan.devices:
-            self._links.read()
-            self._give_sources()
-        return troubles
+        changes = self._links.read()
+        self._give_sources()
+        return troubles, changes + self._links.read()
 
     def leave(self) -> list[str]:
         """Without any, and every setting as it was before."""
@@ -56,7 +61,7 @@ class Vmacs:
     def _existing(self) -> Mapping[str, Link]:
         return self._links.links
 
-    def _prepare(self, devices: Iterable[VmacDevice]) -> list[str]:
+    def _prepare(self, devices: Iterable[VmacDevice], promoting: Iterable[str]) -> list[str]:
         troubles = []
         try:
             memory = self._memory = self._memory or load(SETTINGS)
@@ -64,6 +69,8 @@ class Vmacs:
             return [str(error)]
         for device in devices:
             troubles += vmac.prepare(memory, device)
+        for name in promoting:
+            troubles += vmac.promote(memory, name)
         return troubles
 
     def _unmake(self, devices: Iterable[VmacDevice]) -> list[str]:
@@ -74,5 +81,6 @@ class Vmacs:
         for device in self.plan.devices:
             if device.family == 6 and device.name in self._links.links:
                 link_local = self._links.primary_address(device.base, 6)
-                if link_local is not None:
+                have = {each.interface.ip for each in self._links.links[device.name].addresses}
+                if link_local is not None and link_local not in have:
                     held.hold([(vmac.source_on(device, link_local), device.name)])
