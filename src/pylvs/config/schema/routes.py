@@ -187,7 +187,7 @@ class _Draft:
         if not device and self.tracked:
             self.words.warn(
                 first,
-                f"the route to {network} has no device, so its removal is not noticed",
+                f"the route to {network} has no device, so keepalived would not notice its removal",
                 "write 'dev DEVICE', or no_track",
             )
         if self.tracked and numbers.get("protocol", PROTOCOL_KEEPALIVED) != PROTOCOL_KEEPALIVED:
