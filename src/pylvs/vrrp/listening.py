@@ -85,7 +85,8 @@ class Ears:
 
     def _start(self, place: Place, wanted: Wanted) -> None:
         device, family, protocol = place
-        ear = Ear(device, family, protocol, wanted.groups, wanted.vrids, wanted.buffer)
+        # Those of nobody here are heard, too: they are counted.
+        ear = Ear(device, family, protocol, wanted.groups, None, wanted.buffer)
         self._open[place] = ear, wanted
         self._loop.watch(ear.fileno(), lambda: self._read(wanted.interface, ear))
 

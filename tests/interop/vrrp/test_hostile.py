@@ -1,0 +1,298 @@
+"""Whatever comes in by the wire: dropped by name, counted, at most one line of log each; and never a transition."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scapy.layers.inet import IP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.layers.vrrp import VRRP, VRRPv3
+from scapy.packet import Packet, Raw
+
+from pylvs.host.namespaces import inside_network
+from tests.interop import keepalived
+from tests.interop.vrrp.observer import Heard, Observer
+from tests.interop.vrrp.routers import KEEPALIVED, PATIENCE_S, PYLVS, Pylvs, Router, router
+from tests.interop.vrrp.segment import Segment, address, mac, segment
+
+EVERYTHING = bool(os.environ.get("PYLVS_TESTS_EVERYTHING"))
+HEAD = "global_defs {\n    router_id hostile\n}\n"
+INSTANCE = """\
+vrrp_instance %(name)s {
+    state BACKUP
+    interface eth0
+    virtual_router_id %(vrid)d
+    priority %(priority)d
+    advert_int 1
+%(more)s
+    virtual_ipaddress {
+        %(vip)s
+    }
+}
+"""
+PASS, AH = (
+    f"    authentication {{\n        auth_type {kind}\n        auth_pass evobot\n    }}" for kind in ("PASS", "AH")
+)
+VIPS = {51: "10.66.0.100", 52: "10.66.0.101", 53: "10.66.0.102", 54: "fe80::66:100/64 dev eth0"}
+NAMES = {51: "V2", 52: "SEALED", 53: "V3", 54: "V6"}
+MORE = {51: PASS, 52: AH, 53: "    version 3", 54: "    version 3"}
+HIGHEST = 254  # of any advertisement here: taken, it would end the mastership
+FLOOD_S, A_SECOND = 3, 10_000
+BOTH_WORDS = struct.unpack("!II", b"evobot\0\0")
+
+
+def configuration(priority: int, *vrids: int) -> str:
+    """Some of the instances."""
+    parts = [
+        INSTANCE % {"name": NAMES[vrid], "vrid": vrid, "priority": priority, "more": MORE[vrid], "vip": VIPS[vrid]}
+        for vrid in vrids
+    ]
+    return HEAD + "".join(parts)
+
+
+def carried(packet: Packet | bytes, ttl: int = 255, protocol: int = 112, destination: str = "224.0.0.18") -> bytes:
+    """A frame from the client over IPv4."""
+    link = Ether(src=mac("client"), dst="01:00:5e:00:00:12")
+    return bytes(link / IP(src=address("client"), dst=destination, ttl=ttl, proto=protocol) / packet)
+
+
+def carried6(packet: Packet | bytes, hops: int = 255) -> bytes:
+    """A frame from the client over IPv6."""
+    link = Ether(src=mac("client"), dst="33:33:00:00:00:12")
+    return bytes(link / IPv6(src="fe80::66:3", dst="ff02::12", hlim=hops, nh=112) / packet)
+
+
+def two(**fields: Any) -> Packet:
+    """Version 2, right but for what is told."""
+    first, second = BOTH_WORDS
+    right = {"vrid": 51, "priority": HIGHEST, "authtype": 1, "adv": 1, "addrlist": [VIPS[51]]}
+    return VRRP(**{**right, "auth1": first, "auth2": second, **fields})
+
+
+def three(vrid: int = 53, **fields: Any) -> Packet:
+    """Version 3."""
+    told = [VIPS[vrid].partition("/")[0]]
+    return VRRPv3(**{"vrid": vrid, "priority": HIGHEST, "adv": 100, "addrlist": told, **fields})
+
+
+# What comes, to which virtual router, and under which name it is counted.
+FLAWS: Sequence[tuple[bytes, str, str]] = (
+    (carried(bytes(two())[:6]), "V2", "truncated"),
+    (carried(bytes(two())[:14]), "V2", "truncated"),
+    (carried(bytes(two()) + bytes(4)), "V2", "longer than its addresses"),
+    (carried(two(chksum=0xDEAD)), "V2", "wrong checksum"),
+    (carried(two(), ttl=254), "V2", "wrong TTL"),
+    (carried(two(), ttl=1), "V2", "wrong TTL"),
+    (carried(two(version=4)), "V2", "another version"),
+    (carried(three(51)), "V2", "another version"),
+    (carried(two(type=3)), "V2", "not an advertisement"),
+    (carried(two(authtype=0, auth1=0, auth2=0)), "V2", "another kind of authentication"),
+    (carried(two(authtype=7)), "V2", "another kind of authentication"),
+    (carried(two(auth2=1)), "V2", "wrong password"),
+    (carried(two(adv=9)), "V2", "another advertisement interval"),
+    (carried(bytes(two(vrid=52)), protocol=51), "", ""),  # not sealed at all: whose it is cannot be told
+    (carried(bytes(three(chksum=1))[:9]), "V3", "truncated"),
+    (carried(three(chksum=0xDEAD)), "V3", "wrong checksum"),
+    (carried(three(), ttl=64), "V3", "wrong TTL"),
+    (carried(two(vrid=53)), "V3", "another version"),
+    (carried(three(adv=0)), "V3", "another advertisement interval"),
+    (carried6(three(54), hops=254), "V6", "wrong TTL"),
+    (carried6(three(54, chksum=0xDEAD)), "V6", "wrong checksum"),
+    (carried6(bytes(three(54, chksum=1))[:20]), "V6", "truncated"),
+)
+
+
+@pytest.fixture
+def link() -> Iterator[Segment]:
+    """A segment of one's own; its client has a link-local address, too."""
+    with segment() as where:
+        where.ip("client", "addr add fe80::66:3/64 dev eth0 nodad")
+        yield where
+
+
+@pytest.fixture
+def wire(link: Segment) -> Iterator[Callable[[bytes], None]]:
+    """Sends a frame from the client."""
+    with inside_network(link.path("client")):
+        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        raw.bind(("eth0", 0))
+    with raw:
+        yield raw.sendall
+
+
+def started(where: Segment, folder: Path, text: str) -> Pylvs:
+    """pylvs on host a, master of everything in the configuration."""
+    made = router(PYLVS, where, "a", folder / "a")
+    assert isinstance(made, Pylvs)
+    made.configuration.write_text(text)
+    made.start()
+    until(made, lambda: {each["state"] for each in instances(made).values()} == {"MASTER"}, "master of all")
+    return made
+
+
+def told(running: Pylvs) -> dict[str, Any]:
+    """`pylvs vrrp status --json`."""
+    done = running.ask("vrrp", "status", "--json")
+    return dict(json.loads(done.stdout)) if done.returncode == 0 else {"instances": [], "unknown_vrids": []}
+
+
+def instances(running: Pylvs) -> dict[str, dict[str, Any]]:
+    """By their names."""
+    return {each["name"]: each for each in told(running)["instances"]}
+
+
+def dropped(running: Pylvs) -> Counter[tuple[str, str]]:
+    """How many, by virtual router and name."""
+    found = instances(running).items()
+    return Counter({(name, flaw): n for name, each in found for flaw, n in each["counters"]["dropped"].items()})
+
+
+def lines(running: Router, flaw: str) -> list[str]:
+    """Of the log, about one kind."""
+    return [line for line in running.log() if flaw in line]
+
+
+def until(running: Router, holds: Callable[[], bool], what: str) -> None:
+    """Wait."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline, "\n".join([f"still not: {what}", *running.log()])
+        time.sleep(0.1)
+
+
+def test_every_flaw_has_a_name_and_none_ends_a_mastership(
+    link: Segment, wire: Callable[[bytes], None], tmp_path: Path
+) -> None:
+    running = started(link, tmp_path, configuration(100, 51, 52, 53, 54))
+    try:
+        for _ in range(3):
+            for frame, _, _ in FLAWS:
+                wire(frame)
+        for _ in range(5):
+            wire(carried(two(vrid=99)))
+        expected = Counter((name, flaw) for _, name, flaw in FLAWS for _ in range(3) if name)
+        until(running, lambda: dropped(running) == expected, f"counted: {expected}; {dropped(running)}")
+        unknown = {(each["device"], each["vrid"]): each["count"] for each in told(running)["unknown_vrids"]}
+        assert unknown["eth0", 99] == 5
+        for name, each in instances(running).items():
+            assert (each["state"], each["counters"]["became_master"]) == ("MASTER", 1), name
+        for name, flaw in expected:
+            assert len([line for line in lines(running, flaw) if f"{name}:" in line]) == 1, (name, flaw)
+        # Without a flaw, each of them decides.
+        for frame in (carried(two()), carried(three()), carried6(three(54))):
+            wire(frame)
+        until(
+            running,
+            lambda: [each["state"] for each in instances(running).values()] == ["BACKUP", "MASTER", "BACKUP", "BACKUP"],
+            "right ones count",
+        )
+    finally:
+        running.end()
+
+
+@pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
+def test_what_was_sealed_once_is_not_taken_twice(link: Segment, wire: Callable[[bytes], None], tmp_path: Path) -> None:
+    """keepalived's own sealed advertisements, of a higher priority, sent again when it is gone."""
+    running = started(link, tmp_path, configuration(100, 52))
+    other = router(KEEPALIVED, link, "b", tmp_path / "b")
+    other.configuration.write_text(configuration(HIGHEST, 52))
+    try:
+        with Observer(link) as observer:
+            other.start()
+            until(running, lambda: instances(running)["SEALED"]["state"] == "BACKUP", "keepalived is the master")
+            time.sleep(3.5)
+            heard = observer.advertisements("b")
+            other.kill()
+        assert len(heard) >= 3
+        until(running, lambda: instances(running)["SEALED"]["state"] == "MASTER", "master again")
+        before = instances(running)["SEALED"]["counters"]
+        assert before["dropped"] == {}
+        for each in heard:
+            wire(each.frame)
+        for each in heard:
+            wire(tampered(each))
+        names = {"a sequence number that was there before": len(heard), "wrong digest": len(heard)}
+        until(running, lambda: instances(running)["SEALED"]["counters"]["dropped"] == names, str(names))
+        now = instances(running)["SEALED"]
+        assert (now["state"], now["counters"]["became_master"]) == ("MASTER", before["became_master"])
+        assert [len(lines(running, name)) for name in names] == [1, 1]
+    finally:
+        other.end()
+        running.end()
+
+
+def tampered(heard: Heard) -> bytes:
+    """A sealed frame with a newer sequence number and the old digest."""
+    frame = bytearray(heard.frame)
+    at = 14 + 20 + 8
+    frame[at : at + 4] = b"\xff\xff\xff\xf0"
+    return bytes(frame)
+
+
+BOUNDED = ("wrong password", "a VRID of nobody", "of lower priority")
+FLOODS = {
+    "wrong password": carried(two(auth2=1)),
+    "wrong checksum": carried(two(chksum=0xDEAD)),
+    "wrong TTL": carried(two(), ttl=12),
+    "another version": carried(three(51)),
+    "a VRID of nobody": carried(two(vrid=99)),
+    "truncated": carried(bytes(two())[:12]),
+    "of lower priority": carried(two(priority=1)),
+    "nothing": carried(Raw(b"")),
+}
+
+
+@pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
+@pytest.mark.parametrize("kind", FLOODS if EVERYTHING else BOUNDED)
+def test_ten_thousand_a_second_change_nothing(
+    kind: str, link: Segment, wire: Callable[[bytes], None], tmp_path: Path
+) -> None:
+    """Their master goes on speaking, so keepalived stays its backup; the log does not grow."""
+    running = started(link, tmp_path, configuration(100, 51))
+    other = router(KEEPALIVED, link, "b", tmp_path / "b")
+    other.configuration.write_text(configuration(90, 51))
+    try:
+        other.start()
+        until(other, other.listens, "keepalived listens")
+        with Observer(link) as observer:
+            sent = flood(wire, FLOODS[kind])
+            time.sleep(1)
+            spoken = [each.at for each in observer.advertisements("a")]
+            taken = observer.advertisements("b")
+        now = instances(running)["V2"]
+        longest = max(after - before for before, after in pairwise(spoken))
+        print(f"{kind}: {sent} in {FLOOD_S} s; {dict(now['counters']['dropped'])}; {len(spoken)} advertisements sent,")
+        print(f"at most {longest:.2f} s between two of them")
+        assert sent > 1000 * FLOOD_S
+        assert (now["state"], now["counters"]["became_master"]) == ("MASTER", 1)
+        assert not [each for each in taken if each.priority]
+        assert longest < 3
+        assert all(len(lines(running, flaw)) <= 1 for flaw in now["counters"]["dropped"])
+        assert len(running.log()) < 40
+        if kind in now["counters"]["dropped"]:
+            assert 0 < now["counters"]["dropped"][kind] <= sent
+    finally:
+        other.end()
+        running.end()
+
+
+def flood(wire: Callable[[bytes], None], frame: bytes) -> int:
+    """As many as A_SECOND in each of FLOOD_S seconds, as far as this machine can; how many it were."""
+    begin, sent = time.monotonic(), 0
+    while (passed := time.monotonic() - begin) < FLOOD_S:
+        for _ in range(int(passed * A_SECOND) - sent):
+            wire(frame)
+            sent += 1
+        time.sleep(0.001)
+    return sent
