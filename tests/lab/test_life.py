@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.lab.lab import build, open_lab, take_down
+from pylvs.lab.lab import build, busy_hosts, open_lab, take_down
 from pylvs.lab.places import STATE
 from pylvs.lab.topologies import design
 from pylvs.model.errors import InvalidOperation
@@ -58,6 +58,20 @@ def test_exec_gives_the_command_its_words_its_place_and_its_status(lab_name: str
     assert wrong.stderr == f"pylvs: rs9: lab {lab_name} has no such host; there are: client, director, rs1\n"
     shell = pylvs("lab", "shell", lab_name, "client", text="hostname\nexit 3\n")
     assert (shell.returncode, shell.stdout) == (3, "client\n")
+
+
+def test_power_goes_at_once_and_comes_back_as_after_a_start(lab_name: str) -> None:
+    lab = build(lab_name, design("dr", 1))
+    lab.sh("director", "sleep 100 </dev/null >/dev/null 2>&1 & ipvsadm -A -t 10.0.0.100:81")
+    assert pylvs("lab", "power", lab_name, "director", "off").returncode == 0
+    assert busy_hosts(lab)["director"] == 0
+    assert lab.run("client", ["ping", "-c", "1", "-W", "1", "10.0.0.10"]).returncode
+    assert pylvs("lab", "power", lab_name, "director", "on").returncode == 0
+    assert lab.run("client", ["ping", "-c", "1", "-W", "5", "10.0.0.10"]).returncode == 0
+    assert ":80" in lab.sh("director", "ipvsadm -Ln")
+    assert ":81" not in lab.sh("director", "ipvsadm -Ln")
+    wrong = pylvs("lab", "power", lab_name, "rs1", "off")
+    assert wrong.stderr == "pylvs: rs1 is no director; only these can be switched: director\n"
 
 
 def test_what_runs_in_a_lab_ends_with_it(lab_name: str) -> None:

@@ -148,6 +148,23 @@ def shell(name: str, host: str | None) -> None:
     _become(name, host or directors[0].name, [shutil.which("bash") or "/bin/sh"])
 
 
+@lab.command()
+@click.argument("name")
+@click.argument("host")
+@click.argument("state", type=click.Choice(["off", "on"]))
+def power(name: str, host: str, state: str) -> None:
+    """Take the power from a director, at once and without a word, or give it back: it starts as a machine does."""
+    from pylvs.lab import power as switch
+
+    opened = labs.open_lab(checked_name(name))
+    directors = [each.name for each in opened.network.role(DIRECTOR)]
+    if host not in directors:
+        raise InvalidOperation(f"{host} is no director; only these can be switched: {', '.join(directors)}")
+    switch.off(opened, host)
+    if state == "on":
+        switch.on(opened, host)
+
+
 def _become(name: str, host: str, words: list[str]) -> None:
     """Replace this process by a command in a host."""
     inside = labs.open_lab(checked_name(name)).place(host).inside()

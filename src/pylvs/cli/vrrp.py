@@ -73,9 +73,13 @@ def _instance(told: dict[str, Any], now: float) -> Iterator[str]:
     rows = [("because", [told["why"]]), ("fault", told["faults"])]
     if told["state"] == "BACKUP":
         heard = told["master"] or "nobody is heard"
-        rows.append(
-            ("master", [f"{heard}; this one takes over after {told['master_down_s']:.3g} s without a word from it"])
-        )
+        takes_over = [f"{heard}; this one takes over after {told['master_down_s']:.3g} s without a word from it"]
+        if not told.get("preempt", True):
+            takes_over.append("not before, whatever its priority (nopreempt)")
+        elif told.get("preempts_at") is not None:
+            takes_over.append(f"or, being better, not before {at_clock(told['preempts_at'])} (preempt_delay)")
+        rows.append(("master", takes_over))
+    rows.append(("conflict", [told.get("rival", "")]))
     if told["held_until"] is not None:
         rows.append(("holds back", [f"until {at_clock(told['held_until'])}, or pylvs vrrp resume"]))
     rows += [

@@ -292,6 +292,10 @@ class Core:
                     self._grumble(router, dropped, datagram)
                 return
         self.unknown[device, vrid] += 1
+        wanted = self._configuration.settings.log_unknown_vrids
+        if wanted and self._grumbler.may((device, vrid), self.now) is not None:
+            source = datagram.source
+            self.log("info", f"{device}: {source} advertises virtual router {vrid}, which is not configured here")
 
     def _grumble(self, router: Router, dropped: Dropped, datagram: Datagram) -> None:
         before = self._grumbler.may((router.name, dropped.flaw), self.now)
@@ -309,11 +313,10 @@ class Core:
         self.routers[name].restore()
 
     def _claimed(self, address: Address, words: str, again: bool) -> None:
-        if words:
-            self.log("warning", words)
         for router in self.routers.values():
-            if router.holds(address):
+            if router.holds(address):  # else it just went to another router, which says so as it should
                 if words:
+                    self.log("warning", f"{router.name}: {words}{'; it is announced again' if again else ''}")
                     self.tell("claim", router.name, address=str(address), words=words)
                 if again:
                     router.claimed(words or f"{address} is still claimed by others")

@@ -55,6 +55,9 @@ def _instance(core: Core, router: Router) -> dict[str, Any]:
     held_until = None
     if machine.held_until is not None and machine.held_until > core.now:
         held_until = time.time() + machine.held_until - core.now
+    preempts_at = None
+    if machine.preempt_at is not None and machine.preempt_at > core.now:
+        preempts_at = time.time() + machine.preempt_at - core.now
     master = str(machine.address) if machine.state is State.MASTER else str(router.heard_from or "")
     return {
         "name": instance.name,
@@ -72,6 +75,8 @@ def _instance(core: Core, router: Router) -> dict[str, Any]:
         "advert_interval_s": machine.interval_s,
         "master_down_s": round(machine.down_s, 6),
         "preempt": instance.preempt,
+        "rival": router.rival,
+        "preempts_at": preempts_at,
         "mismatches": [str(each) for each in router.screen.mismatches.values()] if router.screen else [],
         "tracks": [
             {

@@ -14,7 +14,7 @@ from pylvs.vrrp.listening import family_of, protocol_of
 from pylvs.vrrp.loop import Timer
 from pylvs.vrrp.machine import Action, Advertise, Become, Machine, Rules, State, Why
 from pylvs.vrrp.priority import Watched, effective, faults
-from pylvs.vrrp.screening import Screen
+from pylvs.vrrp.screening import Grumbler, Screen
 from pylvs.vrrp.sending_limits import SendingLimits
 from pylvs.vrrp.sockets import Datagram
 from pylvs.vrrp.speaking import Voice
@@ -59,6 +59,8 @@ class Router:
         self._limits = limits
         self._running = False
         self._since = 0.0  # of its state
+        self._rival: tuple[float, str] | None = None  # who else was heard as master, and until when that counts
+        self._grumbler = Grumbler()
         self._voice: Voice | None = None
         self._announcer = self._make_announcer()
         self._timer: Timer | None = None
@@ -215,9 +217,16 @@ class Router:
         self._step(self.machine.follow(self._world.now, state, why, detail))
 
     def claimed(self, words: str) -> None:
-        """Somebody else just said that an address is his."""
+        """Somebody else just said that an address is his, which is told already."""
         if self.state is State.MASTER:
-            self._again(words)
+            self._announcer.again(self._world.now, words)
+            self._announce()
+
+    @property
+    def rival(self) -> str:
+        """Who else says that he is master, "" if nobody did lately."""
+        until, words = self._rival or (0.0, "")
+        return words if self.state is State.MASTER and self._world.now < until else ""
 
     def holds(self, address: Address) -> bool:
         """Whether it is the master of an address."""
@@ -268,6 +277,7 @@ class Router:
 
     def _become(self, become: Become) -> None:
         self.wanting = False
+        self._rival = None
         self._since = self._world.now
         if become.state is State.MASTER:
             self.heard_from = None
@@ -293,8 +303,12 @@ class Router:
     def _again(self, words: str) -> None:
         now = self._world.now
         settling = now < self._since + SETTLING_INTERVALS * self.machine.interval_s
-        if self._announcer.again(now, words) and not settling:
-            self._world.log("warning", f"{self.name}: {words}; its addresses are announced again")
+        self._rival = now + self.machine.down_s, words
+        again = "; its addresses are announced again" if self._announcer.again(now, words) else ""
+        before = None if settling else self._grumbler.may("conflict", now)
+        if before is not None:
+            more = f" ({before} times more since this was last told)" if before else ""
+            self._world.log("warning", f"{self.name}: {words}{more}{again}")
             self._world.tell("conflict", self.name, words=words)
         self._announce()
 

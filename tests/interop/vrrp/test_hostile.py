@@ -183,6 +183,7 @@ def test_every_flaw_has_a_name_and_none_ends_a_mastership(
             wire(carried(two(vrid=99)))
         expected = Counter((name, flaw) for _, name, flaw in FLAWS for _ in range(3) if name)
         until(running, lambda: dropped(running) == expected, f"counted: {expected}; {dropped(running)}")
+        assert not lines(running, "virtual router 99")  # without log_unknown_vrids
         unknown = {(each["device"], each["vrid"]): each["count"] for each in told(running)["unknown_vrids"]}
         assert unknown["eth0", 99] == 5
         for name, each in instances(running).items():
@@ -229,6 +230,22 @@ def test_what_was_sealed_once_is_not_taken_twice(link: Segment, wire: Callable[[
         assert [len(lines(running, name)) for name in names] == [1, 1]
     finally:
         other.end()
+        running.end()
+
+
+def test_routers_that_are_not_configured_are_logged_where_that_is_wanted(
+    link: Segment, wire: Callable[[bytes], None], tmp_path: Path
+) -> None:
+    text = configuration(100, 51).replace("router_id hostile", "router_id hostile\n    log_unknown_vrids")
+    running = started(link, tmp_path, text)
+    try:
+        for _ in range(5):
+            wire(carried(two(vrid=99)))
+        words = f"eth0: {address('client')} advertises virtual router 99, which is not configured here"
+        until(running, lambda: bool(lines(running, words)), words)
+        until(running, lambda: told(running)["unknown_vrids"][0]["count"] == 5, "all are counted")
+        assert len(lines(running, "virtual router 99")) == 1
+    finally:
         running.end()
 
 

@@ -93,6 +93,9 @@ def test_the_page_says_what_is_wrong(world: World) -> None:
         {"kind": "process", "name": "nginx", "well": None, "number": None, "weight": 0, "words": ""},
         {"kind": "interface", "name": "eth1", "well": True, "number": None, "weight": 0, "words": ""},
     ]
+    second = told["instances"][1]
+    told["instances"] += [second | {"preempt": False}, second | {"preempts_at": 1e9}, second | {"state": "MASTER"}]
+    told["instances"][-1]["rival"] = "10.0.0.7 holds them as well"
     told["process"] |= {"realtime": 0, "locked": False, "aide": False}
     told["data_plane"] = {"well": False, "words": "no BPF here"}
     page = "\n".join(commands.lines(told, time.time()))
@@ -106,6 +109,9 @@ def test_the_page_says_what_is_wrong(world: World) -> None:
         "  tracks     file load is 3, weight 1\n             process nginx is not known yet\n",
         "             interface eth1 is well\n",
         "  differs    other addresses\n",
+        " without a word from it\n             not before, whatever its priority (nopreempt)\n",
+        " without a word from it\n             or, being better, not before 2001-09-09",
+        "  conflict   10.0.0.7 holds them as well\n",
     ):
         assert words in page
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.model.vrrp import Track, VrrpGroup, VrrpInstance
+from pylvs.model.vrrp import Announcements, Track, VrrpGroup, VrrpInstance
 from pylvs.vrrp.groups import Group
 from pylvs.vrrp.machine import State, Why
 from pylvs.vrrp.priority import Watched
@@ -77,6 +77,43 @@ def test_a_split_heals_and_the_winner_announces_again() -> None:
     assert switch.masters() == ["m1"]
     assert len(one.announced) > before
     assert any("holds the addresses as well" in line for line in one.lines)
+
+
+def test_a_split_that_lasts_is_named_as_long_and_told_once_a_minute() -> None:
+    switch, (one, two) = machines(instance(100), instance(90))
+    switch.run(15)
+    two.hear = lambda datagram: None  # type: ignore[method-assign]
+    switch.run(90)
+    words = "10.0.0.2 with priority 90 holds the addresses as well"
+    assert (one.routers[0].rival, two.routers[0].rival) == (words, "")
+    first, second = [line for line in one.lines if "as well" in line]
+    assert first == f"VI_1: {words}; its addresses are announced again"
+    assert second.startswith(f"VI_1: {words} (5")
+    assert len({round(at) for at, _ in one.announced if at > 20}) > 80  # while the former is said again and again
+    del two.hear
+    switch.run(10)
+    assert [machine.routers[0].rival for machine in (one, two)] == ["", ""]
+
+
+def test_who_never_answers_lower_priorities_still_tells_of_them() -> None:
+    silent = Announcements(lower_priority_repeat=0)
+    switch, (one, two) = machines(instance(100, announcements=silent), instance(90))
+    switch.run(15)
+    count = len(one.announced)
+    two.hear = lambda datagram: None  # type: ignore[method-assign]
+    switch.run(10)
+    assert len(one.announced) == count
+    assert "VI_1: 10.0.0.2 with priority 90 holds the addresses as well" in one.lines
+
+
+def test_a_claim_is_answered_by_who_is_master_alone() -> None:
+    switch, (one, two) = machines(instance(100), instance(90))
+    switch.run(15)
+    before = len(one.announced), len(two.announced)
+    for machine in (one, two):
+        machine.routers[0].claimed("somebody says so")
+    switch.run(0)
+    assert (len(one.announced) - before[0], len(two.announced) - before[1]) == (5, 0)
 
 
 def test_a_group_moves_as_one() -> None:
