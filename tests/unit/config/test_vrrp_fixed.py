@@ -137,7 +137,11 @@ def test_a_route(line: str, expected: Route) -> None:
 @pytest.mark.parametrize(
     ("line", "finding", "kept"),
     [
-        ("10.1.0.0/16", "warning: the route to 10.1.0.0/16 has no device, so keepalived would not notice its removal", True),
+        (
+            "10.1.0.0/16",
+            "warning: the route to 10.1.0.0/16 has no device, so keepalived would not notice its removal",
+            True,
+        ),
         ("10.1.0.0/16 gw 10.0.0.2 dev eth0", "warning: 'gw' is old", True),
         ("10.1.0.0/16 dev eth0 protocol 100", "warning: a route that is tracked has protocol keepalived", True),
         ("via 10.0.0.2 dev eth0", "error: the route has no destination", False),
