@@ -69,13 +69,13 @@ def test_the_tutorials_configuration(make_lab: MakeLab, tmp_path: Path) -> None:
     )
     for host in ("rs1", "rs2"):
         lab.sh(host, install(lab, host, "two_scripts/lvs_rs.sh"))
-    lab.sh("director", "ip addr add 192.168.67.100/32 dev ens32")
     both = {"192.168.67.129:80", "192.168.67.130:80"}
     with daemon(lab, tmp_path, (SEEDS / "keepalived/keepalived.conf").read_text()) as running:
         listing = running.listing()
         assert "TCP  192.168.67.100:80 wlc persistent 60" in listing
         for server in both:
             assert f"  -> {server:<28} Route   100    0          0         " in listing
+        until(lambda: lab.sh("director", "ip -o addr show to 192.168.67.100"), "its virtual router holds the VIP")
         (mine,) = set(answers(lab, 3, url="http://192.168.67.100/"))
         host, other = ("rs1", "rs2") if mine == "This is rs1 server!" else ("rs2", "rs1")
         address = {"rs1": "192.168.67.129:80", "rs2": "192.168.67.130:80"}
@@ -87,6 +87,7 @@ def test_the_tutorials_configuration(make_lab: MakeLab, tmp_path: Path) -> None:
         print(f"delay_loop 10: {host} left the table after {left:.1f} s, and was back after {back:.1f} s")
         assert running.stop() == 0
         assert running.servers() == set()
+        assert lab.sh("director", "ip -o addr show to 192.168.67.100") == ""
         assert len(re.findall("warning: server down", running.log())) == 1
         assert len(re.findall("info: server up", running.log())) == 1
 

@@ -152,3 +152,25 @@ def test_the_lab_serves_when_it_is_up(version: int, make_lab: MakeLab) -> None:
         assert len(rows) == 3, host
     assert take_down(lab.name)
     assert remains(lab.name) == []
+
+
+def test_a_directors_services_say_how_they_are(make_lab: MakeLab) -> None:
+    lab = make_lab("ha", servers=1, bare=True)
+
+    def service(words: str) -> tuple[int, str]:
+        done = lab.run("director1", ["service", *words.split()])
+        return done.returncode, done.stdout + done.stderr
+
+    assert service("pylvs status") == (3, "pylvs is stopped\n")
+    assert service("pylvs start") == (1, "pylvs: there is no /etc/keepalived/keepalived.conf\n")
+    assert service("nginx start") == (1, "nginx: unrecognized service\n")
+    assert service("pylvs dance") == (2, "usage: service pylvs start|stop|restart|reload|status\n")
+    lab.sh(
+        "director1", "mkdir -p /etc/keepalived; echo 'global_defs { router_id lab }' >/etc/keepalived/keepalived.conf"
+    )
+    assert service("keepalived start") == service("keepalived start") == (0, "")
+    assert service("keepalived status") == (0, "keepalived is running\n")
+    assert service("pylvs status") == (0, "pylvs is running\n")
+    assert service("keepalived reload") == (0, "")
+    assert service("keepalived stop") == (0, "")
+    assert service("keepalived status") == (3, "keepalived is stopped\n")

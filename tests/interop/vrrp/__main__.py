@@ -32,8 +32,9 @@ In every cell
   for IPv6 unicast's hop limit, which is 64 with keepalived and 255 with pylvs).
 
 A column is named "better → other". The figures are the seconds until the other's first advertisement; "failed" is the
-tracked script or cable. Rows without a version are version 2, with advertisements every second; those of version 3
-have them every 0.1 s. With nopreempt the one that comes back stays backup, and takes over once the other stops.
+tracked script or cable; where that only lowers the priority, the other waits as for a dead master. Rows without a
+version are version 2, with advertisements every second; those of version 3 have them every 0.1 s. With nopreempt the
+one that comes back stays backup, and takes over once the other stops.
 
 Made by `./dev interop --times --write`, as root.
 

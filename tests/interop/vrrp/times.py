@@ -145,9 +145,9 @@ class _Trial:
             self.where.ip(host, f"addr del {self.case.vip}/32 dev eth0")
 
     def ready(self, host: str) -> None:
-        """It listens, and has heard the master for as long as it must."""
+        """It listens, and has heard the master."""
         self.until(self.routers[host].listens, f"{host} listens")
-        time.sleep(max(0.5, self.case.down_s(1)))
+        time.sleep(max(0.5, 1.2 * self.case.advert_s))
         if self.speaks(host):
             raise Trouble(f"{self.case.name}: {host} came back and took over")
 
