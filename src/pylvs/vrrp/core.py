@@ -15,6 +15,7 @@ import signal
 import time
 import traceback
 from collections import Counter, defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ class Core:
         self._grumbler = Grumbler()
         self._ending = False
         self._begun = False
+        self._starts_at = 0.0  # no virtual router does before
         self.aide = AideLink(self.loop, log_format, self._hear_aide)
         self.place = Place(self.loop, self.log, self._links_changed, self._lost, self._claimed)
         self._ears = Ears(self.loop, self._hear)
@@ -120,6 +122,15 @@ class Core:
         if self._grumbler.may(place, self.now) is not None:
             self.log("error", f"{type(error).__name__}: {error} ({place}): this is a bug")
 
+    def _try(self, name: str, call: Call) -> list[str]:
+        """What goes wrong with one virtual router must not cost the others; in words."""
+        try:
+            call()
+        except Exception as error:
+            self._failed(error)
+            return [f"{name}: {type(error).__name__}: {error}: this is a bug"]
+        return []
+
     def _signalled(self, numbers: bytes) -> None:
         if {signal.SIGTERM, signal.SIGINT} & set(numbers):
             self.stop()
@@ -128,14 +139,11 @@ class Core:
         """Give up every mastership, tell everyone, end."""
         if not self._ending:
             self._ending = True
-            try:
-                for router in self.routers.values():
-                    router.stop()
-                self._ears.close()
-                self.place.leave()
-                self._tell_roles(frozenset(), frozenset())
-            finally:
-                self.aide.finish(Finish(), self.loop.stop)
+            for router in self.routers.values():
+                self._try(router.name, router.stop)
+            for what in (self._ears.close, self.place.leave, lambda: self._tell_roles(frozenset(), frozenset())):
+                self._try("the end", what)
+            self.aide.finish(Finish(), self.loop.stop)
         return {}
 
     # --- what is to be ---
@@ -145,24 +153,27 @@ class Core:
         new: VrrpConfiguration = request["configuration"]
         if self._ending:
             raise InvalidOperation("the virtual routers are stopping")
-        first = not self._begun
+        first, self._begun = not self._begun, True
         self.aide.say(Configure(request["settings"], new))
         if first or (new.settings != self._configuration.settings):
             self.punctuality = process.be_punctual(new.settings)
             for trouble in self.punctuality.troubles:
                 self.log("warning", trouble)
-        self._configuration = new
+        before, self._configuration = self._configuration, new
         self._forget_what_is_not_tracked()
         wanted = {each.name: each for each in new.instances}
-        for name in [name for name, router in self.routers.items() if not _same(router.instance, wanted.get(name))]:
-            router = self.routers.pop(name)
-            router.stop(Why.REMOVED if name not in wanted else Why.STOP)
-        warnings = self.place.configure(new)
-        self._limits = SendingLimits(new.settings.limits, self.place.bases())
-        fresh = [each for each in new.instances if each.name not in self.routers]
-        self.groups = []
-        for each in fresh:
-            self.routers[each.name] = Router(each, self, self.place, self._limits)
+        warnings: list[str] = []
+        self._end_those_gone(wanted, warnings)
+        bases = self.place.bases()
+        troubles = self._try("devices", lambda: warnings.extend(self.place.configure(new)))
+        warnings += troubles
+        if new.settings.limits != before.settings.limits or self.place.bases() != bases:
+            self._limits = SendingLimits(new.settings.limits, self.place.bases())
+            for router in self.routers.values():
+                warnings += self._try(router.name, partial(router.limit, self._limits))
+        for each in new.instances:
+            if each.name not in self.routers:
+                self.routers[each.name] = Router(each, self, self.place, self._limits)
         self._by_vrid = defaultdict(list)
         for router in self.routers.values():
             self._by_vrid[router.instance.interface, router.instance.vrid].append(router)
@@ -170,26 +181,36 @@ class Core:
         self._listen(warnings)
         self._tell_roles(*self._parts())
         for each in new.instances:
-            router = self.routers[each.name]
-            router.track(self._tracked(each))
-            if router.instance != each:
-                router.change(each)
+            warnings += self._try(each.name, partial(self._change, each))
         if first and new.settings.startup_delay_s:
-            self.loop.at(self.now + new.settings.startup_delay_s, lambda: self._start(fresh))
-        else:
-            self._start(fresh)
+            self._starts_at = self.now + new.settings.startup_delay_s
+            self.loop.at(self._starts_at, self._start)
+        self._start(warnings)
         if first:
-            self._begun = True
             process.stop_collecting()
         return {"warnings": warnings}
 
-    def _start(self, instances: list[VrrpInstance]) -> None:
-        for each in instances:
-            router = self.routers.get(each.name)
-            if router is not None and not self._ending:
-                router.start()
+    def _end_those_gone(self, wanted: dict[str, VrrpInstance], troubles: list[str]) -> None:
+        for name in [name for name, router in self.routers.items() if not _same(router.instance, wanted.get(name))]:
+            router = self.routers.pop(name)
+            router.group = None  # which goes on without it
+            troubles += self._try(name, partial(router.stop, Why.STOP if name in wanted else Why.REMOVED))
+
+    def _change(self, instance: VrrpInstance) -> None:
+        router = self.routers[instance.name]
+        router.track(self._tracked(instance))
+        if router.instance != instance:
+            router.change(instance)
+
+    def _start(self, troubles: list[str] | None = None) -> None:
+        """All that do not run yet."""
+        for router in () if self._ending or self.now < self._starts_at else self.routers.values():
+            failed = self._try(router.name, router.start)
+            if troubles is not None:
+                troubles += failed
 
     def _make_groups(self) -> None:
+        self.groups = []
         for router in self.routers.values():
             router.group = None
         for each in self._configuration.groups:
@@ -348,10 +369,10 @@ class Core:
         """The addresses that stand by, and those whose master this host is."""
         here: set[Address] = set()
         elsewhere: set[Address] = set()
-        for router in self.routers.values():
-            instance = router.instance
+        for instance in self._configuration.instances:  # of which a virtual router may be told later
+            router = self.routers.get(instance.name)  # None: it is about to be made
             held = {each.interface.ip for each in (*instance.addresses, *instance.excluded)}
-            (here if router.state is State.MASTER else elsewhere).update(held)
+            (here if router and router.state is State.MASTER else elsewhere).update(held)
         return frozenset(elsewhere - here), frozenset(here)
 
     def _tell_roles(self, addresses: frozenset[Address], held: frozenset[Address]) -> None:

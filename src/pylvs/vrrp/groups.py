@@ -32,6 +32,10 @@ class Member(Protocol):
     def own_faults(self) -> list[str]:
         """What is wrong with it alone."""
 
+    @property
+    def ill(self) -> bool:
+        """Whether one of them is more than not known yet."""
+
     def follow(self, state: State, why: Why, detail: str) -> None:
         """Go where the group goes."""
 
@@ -45,8 +49,10 @@ class Group:
     def __init__(self, group: VrrpGroup, members: Iterable[Member]) -> None:
         self.group = group
         self.members = list(members)
-        self.state = State.FAULT
+        states = {each.state for each in self.members}
+        self.state = State.MASTER if State.MASTER in states else states.pop() if len(states) == 1 else State.FAULT
         self._moving = False
+        self._over = False  # and told so
 
     def faults_beside(self, member: Member) -> list[str]:
         """Why a member must not live although it is well itself."""
@@ -55,6 +61,10 @@ class Group:
             for other in self.members
             if other is not member and other.own_faults
         ]
+
+    def ill_beside(self, member: Member) -> bool:
+        """Whether another member has a fault that is more than not known yet."""
+        return any(other.ill for other in self.members if other is not member)
 
     def examine(self, member: Member) -> None:
         """A member's faults came or went: the others look again whether they may live."""
@@ -66,17 +76,36 @@ class Group:
         """Whether every other member is master, or waits to be."""
         return all(each is member or each.wanting or each.state is State.MASTER for each in self.members)
 
-    def moved(self, member: Member, why: Why) -> bool:
-        """A member changed its state: the others go with it. Whether the group's own state changed thereby."""
+    def held_back(self, member: Member) -> bool:
+        """A member that came to a group of masters has another master: they give way, too. Whether they were any."""
+        if self._moving or self.state is not State.MASTER:
+            return False
+        self._lead(member, State.BACKUP, Why.GROUP, f"{member.name} has another master")
+        self.state = State.BACKUP
+        return True
+
+    def moved(self, member: Member, before: State, why: Why) -> bool:
+        """A member changed its state: the others go with it. Whether the group's own state changed thereby.
+
+        Whoever begins, or is well again, takes nobody with it: the others look themselves whether they may live.
+        """
         if self._moving:
             return False
+        begins = before is State.FAULT and member.state is State.BACKUP
+        if not begins:
+            self._lead(member, member.state, Why.STOP if why is Why.STOP else Why.GROUP, f"{member.name} went before")
+        elif any(other.state is not State.BACKUP for other in self.members):
+            return False
+        over, self._over = self._over, why is Why.STOP
+        changed = self.state is not member.state or self._over is not over
+        self.state = member.state
+        return changed
+
+    def _lead(self, member: Member, state: State, why: Why, detail: str) -> None:
         self._moving = True
         try:
             for other in self.members:
-                if other is not member and other.state is not member.state:
-                    other.follow(member.state, Why.STOP if why is Why.STOP else Why.GROUP, f"{member.name} went before")
+                if other is not member and other.state is not state:
+                    other.follow(state, why, detail)
         finally:
             self._moving = False
-        changed = self.state is not member.state
-        self.state = member.state
-        return changed

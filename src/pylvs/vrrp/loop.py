@@ -74,11 +74,10 @@ class Loop:
         while self._goes_on():
             self._timers_due()
             for key, ready in self._selector.select(self._patience()) if self._goes_on() else ():
-                read, write = key.data
-                if ready & selectors.EVENT_READ and read:
-                    self._do(read)
-                if ready & selectors.EVENT_WRITE and write and key.fd in self._selector.get_map():
-                    self._do(write)
+                for event, which in ((selectors.EVENT_READ, 0), (selectors.EVENT_WRITE, 1)):
+                    known = self._selector.get_map().get(key.fd)  # one that was ready with it may have closed it
+                    if ready & event and known is not None and known.data[which]:
+                        self._do(known.data[which])
                 if self._timers and self._timers[0][0] <= time.monotonic():
                     break
 

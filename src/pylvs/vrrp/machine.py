@@ -168,6 +168,12 @@ class Machine:
             return self, []
         return replace(self, priority=max(1, min(OWNER - 1, priority))), []
 
+    def change_pace(self, now: float) -> tuple[Machine, list[Action]]:
+        """The interval is another one: a master keeps it from now on, and nobody misses the former one."""
+        if self.state is State.MASTER:
+            return replace(self, due=now), []
+        return (self if self.due is None else replace(self, due=now + self.down_s)), []
+
     def yield_until(self, now: float, until: float) -> tuple[Machine, list[Action]]:
         """Give up, and do not take over before that time."""
         held = replace(self, held_until=until)

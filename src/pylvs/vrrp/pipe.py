@@ -71,9 +71,14 @@ class Pipe:
         found = []
         while len(self._heard) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._heard)
+            if length > MOST_UNSENT:
+                raise Closed("the other end does not speak this language")
             if len(self._heard) < _LENGTH.size + length:
                 break
-            found.append(pickle.loads(self._heard[_LENGTH.size : _LENGTH.size + length]))
+            try:
+                found.append(pickle.loads(self._heard[_LENGTH.size : _LENGTH.size + length]))
+            except Exception:  # pickle raises all kinds
+                raise Closed("the other end does not speak this language") from None
             del self._heard[: _LENGTH.size + length]
         if closed and not found:
             raise Closed(closed)

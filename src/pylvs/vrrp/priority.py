@@ -27,6 +27,11 @@ class Watched:
     words: str = ""
 
     @property
+    def known(self) -> bool:
+        """Whether anything was found out about it."""
+        return self.number is not None if self.kind == "file" else self.well is not None
+
+    @property
     def fault(self) -> str:
         """Why the virtual router must not live, "" if it may. What is not known yet keeps it from its start."""
         if self.kind == "file":

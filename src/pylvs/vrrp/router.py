@@ -12,7 +12,7 @@ from pylvs.vrrp.groups import Group
 from pylvs.vrrp.history import History
 from pylvs.vrrp.listening import family_of, protocol_of
 from pylvs.vrrp.loop import Timer
-from pylvs.vrrp.machine import Action, Advertise, Become, Machine, Rules, State, Why
+from pylvs.vrrp.machine import RELEASE, Action, Advertise, Become, Machine, Rules, State, Why
 from pylvs.vrrp.priority import Watched, effective, faults
 from pylvs.vrrp.screening import Grumbler, Screen
 from pylvs.vrrp.sending_limits import SendingLimits
@@ -60,8 +60,9 @@ class Router:
         self._running = False
         self._since = 0.0  # of its state
         self._rival: tuple[float, str] | None = None  # who else was heard as master, and until when that counts
-        self._grumbler = Grumbler()
+        self._grumbler = Grumbler(most_kinds=64)  # anybody may send from any address
         self._voice: Voice | None = None
+        self._mtu = 0  # that it speaks with
         self._announcer = self._make_announcer()
         self._timer: Timer | None = None
         self._announcing: Timer | None = None
@@ -76,19 +77,39 @@ class Router:
         """Where it is."""
         return self.machine.state
 
+    @property
+    def ill(self) -> bool:
+        """Whether it has a fault of its own, and does not only wait for what it tracks to be known."""
+        unknown = [each.fault for each in self.watched.values() if not each.known]
+        return any(fault not in unknown for fault in self.own_faults)
+
     # --- its life ---
 
     def start(self) -> None:
         """From now on it takes part; what a former process left on this machine is given up first."""
+        if self._running:
+            return
         self._here.give_up(self.instance)
         self._running = True
         self.examine()
 
     def stop(self, why: Why = Why.STOP) -> None:
         """The end: the others are told."""
-        self._running = False
-        self._step(self.machine.follow(self._world.now, State.FAULT, why))
+        was_running, self._running = self._running, False
+        if self.state is not State.FAULT:
+            self._step(self.machine.follow(self._world.now, State.FAULT, why))
+        elif was_running and not (self.history.last and self.history.last.why in ENDS):  # its group may have told it
+            self._become(Become(State.FAULT, State.FAULT, why))
         self._rest()
+
+    def limit(self, limits: SendingLimits) -> None:
+        """Announce under these limits from now on."""
+        self._limits = limits
+        self._announcer.stop()
+        self._announcer = self._make_announcer()
+        if self.state is State.MASTER:
+            self._announcer.begin(self._world.now, self._here.targets_of(self.instance))
+            self._announce()
 
     def change(self, instance: VrrpInstance) -> None:
         """Another word about the same virtual router; its state stays as it is."""
@@ -98,6 +119,8 @@ class Router:
             self.machine = replace(self.machine, priority=instance.priority)
         if self._voice is not None:
             self._speak_anew(self.machine.address)
+        if instance.advert_interval_s != old.advert_interval_s:
+            self._step(self.machine.change_pace(self._world.now))
         if self.state is State.MASTER:
             self._here.change(old, instance)
             if instance.announcements != old.announcements:
@@ -122,6 +145,8 @@ class Router:
         self.watched = wanted
         if self._running:
             self.examine()
+        else:
+            self.own_faults = self._find_faults()  # its group starts with them
 
     def examine(self) -> None:
         """Look again at everything that may be a fault, and at the priority."""
@@ -129,7 +154,7 @@ class Router:
             return
         before = bool(self.own_faults)
         self.own_faults = self._find_faults()
-        self._speak_as(self._here.source_of(self.instance))
+        self._speak_as(self._here.source_of(self.instance), self._here.mtu_of(self.instance))
         self._set_priority()
         self._live_or_not()
         if self.group is not None and before != bool(self.own_faults):
@@ -154,20 +179,23 @@ class Router:
     def _live_or_not(self) -> None:
         now = self._world.now
         found = self.own_faults or (self.group.faults_beside(self) if self.group else [])
-        if found:
+        if found and self.state is State.FAULT:
+            if self.history.last is None and (self.ill or (self.group is not None and self.group.ill_beside(self))):
+                self._become(Become(State.FAULT, State.FAULT, Why.FAULT, "; ".join(found)))
+        elif found:
             self._step(self.machine.fail(now, "; ".join(found)))
         elif self.state is State.FAULT:
             self._step(self.machine.recover(now) if self.history.last else self.machine.start(now))
         else:
             self._set_timer()
 
-    def _speak_as(self, source: Address | None) -> None:
-        if source is not None and (self._voice is None or source != self.machine.address):
+    def _speak_as(self, source: Address | None, mtu: int) -> None:
+        if source is not None and (self._voice is None or source != self.machine.address or mtu != self._mtu):
             self._speak_anew(source)
 
     def _speak_anew(self, source: Address) -> None:
-        mtu, sequence = self._here.mtu_of(self.instance), int(time.time())
-        self._voice = Voice(self.instance, source, mtu, sequence, self._voice)
+        self._mtu = self._here.mtu_of(self.instance)
+        self._voice = Voice(self.instance, source, self._mtu, int(time.time()), self._voice)
         self.screen = Screen(self.instance, self._voice, self.screen)
         self.machine = replace(self.machine, address=source)
 
@@ -193,15 +221,20 @@ class Router:
         if told is None:
             return
         for mismatch in self.screen.take_news():
-            self._world.log("warning", f"{self.name}: {mismatch}")
-            self._world.tell("mismatch", self.name, words=str(mismatch))
+            if self._grumbler.may(("mismatch", mismatch.sender), now) is not None:
+                self._world.log("warning", f"{self.name}: {mismatch}")
+                self._world.tell("mismatch", self.name, words=str(mismatch))
         self.heard += 1
-        if self.state is State.MASTER and told.priority < self.machine.priority:
+        if self.state is State.MASTER and RELEASE < told.priority < self.machine.priority:
             self._world.lower_heard(self.name, self.machine.priority)
+        due = self.machine.due
         self._step(self.machine.hear(now, told, datagram.source))
         if self.state is State.BACKUP:
             self.heard_from = datagram.source
-            self.wanting = self.wanting and self.machine.due is not None and self.machine.due <= now
+            self.wanting = self.wanting and self.machine.due == due  # what is worse puts nothing off
+            worse = told.priority < self.machine.priority
+            if self.group is not None and not worse and self.group.held_back(self):
+                self._world.notify("GROUP", self.group.group.name, State.BACKUP.value, 0, "")
 
     def yield_until(self, until: float) -> None:
         """Give up, and do not take over before that time."""
@@ -214,6 +247,8 @@ class Router:
 
     def follow(self, state: State, why: Why, detail: str) -> None:
         """Go where the group goes."""
+        if not self._running or (self.own_faults and state is not State.FAULT):
+            return
         self._step(self.machine.follow(self._world.now, state, why, detail))
 
     def claimed(self, words: str) -> None:
@@ -293,11 +328,12 @@ class Router:
             self.heard_from = None
         transition = self.history.note(time.time(), become, self.machine.priority)
         state = ENDS.get(become.why, become.state.value)
-        words = f"{self.name}: {become.before.value} to {state}: {transition.sentence()}"
+        way = state if become.before is become.state else f"{become.before.value} to {state}"
+        words = f"{self.name}: {way}: {transition.sentence()}"
         self._world.log("warning" if state == "FAULT" else "info", words, priority=self.machine.priority)
         self._world.tell("transition", self.name, **transition.told())
         self._world.notify("INSTANCE", self.name, state, self.machine.priority, become.before.value)
-        if self.group is not None and self.group.moved(self, become.why):
+        if self.group is not None and self.group.moved(self, become.before, become.why):
             self._world.notify("GROUP", self.group.group.name, state, 0, "")
 
     def _again(self, words: str) -> None:

@@ -166,10 +166,11 @@ class Screen:
 
 
 class Grumbler:
-    """Keeps the log short: of each kind, one line in so many seconds."""
+    """Keeps the log short: of each kind, one line in so many seconds, and of so many kinds at most."""
 
-    def __init__(self, interval_s: float = 60.0) -> None:
+    def __init__(self, interval_s: float = 60.0, most_kinds: int = 1024) -> None:
         self._interval_s = interval_s
+        self._most_kinds = most_kinds
         self._said: dict[Hashable, float] = {}
         self._held_back: Counter[Hashable] = Counter()
 
@@ -178,5 +179,10 @@ class Grumbler:
         if kind in self._said and now - self._said[kind] < self._interval_s:
             self._held_back[kind] += 1
             return None
+        if kind not in self._said and len(self._said) >= self._most_kinds:
+            self._said = {each: at for each, at in self._said.items() if now - at < self._interval_s}
+            self._held_back = Counter({each: count for each, count in self._held_back.items() if each in self._said})
+            if len(self._said) >= self._most_kinds:
+                return None
         self._said[kind] = now
         return self._held_back.pop(kind, 0)

@@ -24,9 +24,13 @@ class Imagined:
         self.move(state, why)
 
     def move(self, state: State, why: Why) -> bool:
-        self.state = state
+        before, self.state = self.state, state
         assert self.group is not None
-        return self.group.moved(self, why)
+        return self.group.moved(self, before, why)
+
+    @property
+    def ill(self) -> bool:
+        return bool(self.own_faults)
 
     def examine_group(self) -> None:
         self.looked += 1
@@ -67,3 +71,31 @@ def test_a_fault_of_one_is_named_to_the_others() -> None:
     assert (one.looked, two.looked, three.looked) == (1, 0, 1)
     assert made.faults_beside(one) == ["VI_1 of group VG: eth1 is down"]
     assert made.faults_beside(two) == []
+
+
+def test_the_end_is_said_once_even_after_a_fault() -> None:
+    _, (one, two, three) = group()
+    assert one.move(State.FAULT, Why.FAULT)
+    assert one.move(State.FAULT, Why.STOP)
+    assert not two.move(State.FAULT, Why.STOP)
+    assert not three.move(State.FAULT, Why.STOP)
+
+
+def test_a_group_that_is_made_anew_knows_where_its_members_are() -> None:
+    members = [Imagined("VI_1", State.MASTER), Imagined("VI_2", State.MASTER)]
+    made = Group(VrrpGroup(name="VG", members=("VI_1", "VI_2")), members)
+    for member in members:
+        member.group = made
+    assert made.state is State.MASTER
+    assert members[0].move(State.FAULT, Why.FAULT)
+
+
+def test_whoever_comes_to_a_group_of_masters_takes_none_of_them_down() -> None:
+    members = [Imagined("VI_1", State.MASTER), Imagined("VI_2", State.FAULT)]
+    made = Group(VrrpGroup(name="VG", members=("VI_1", "VI_2")), members)
+    for member in members:
+        member.group = made
+    assert not members[1].move(State.BACKUP, Why.START)
+    assert [each.state for each in members] == [State.MASTER, State.BACKUP]
+    assert made.held_back(members[1])
+    assert [each.state for each in members] == [State.BACKUP, State.BACKUP]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -197,6 +198,104 @@ def test_a_reload_changes_addresses_without_a_transition() -> None:
     assert one.addresses == {VIP, other}
     assert len(one.routers[0].history.transitions) == count
     assert states([one, two]) == [State.MASTER, State.BACKUP]
+
+
+def test_a_shorter_interval_is_kept_at_once() -> None:
+    told = [instance(priority, version=3, advert_interval_s=10.0) for priority in (100, 90)]
+    switch, (one, two) = machines(*told)
+    switch.run(45)
+    assert switch.masters() == ["m1"]
+    for machine, each in ((one, told[0]), (two, told[1])):
+        machine.routers[0].change(replace(each, advert_interval_s=0.1))
+    before = one.routers[0].sent
+    switch.run(0.25)
+    assert one.routers[0].sent == before + 3
+    switch.run(10)
+    assert (states([one, two]), len(two.routers[0].history.transitions)) == ([State.MASTER, State.BACKUP], 1)
+
+
+def test_another_mtu_changes_what_is_said() -> None:
+    many = tuple(held(ip_address(f"10.0.1.{number}")) for number in range(100))
+    _, (one,) = machines(instance(100, addresses=many))
+    assert one.routers[0].machine.state is State.BACKUP
+    one.mtu_of = lambda instance: 300  # type: ignore[method-assign]
+    one.routers[0].examine()
+    assert one.routers[0].screen is not None
+    assert len(one.routers[0].screen._voice.advertised) == (300 - 20 - 8 - 16 - 8) // 4
+
+
+def test_a_fault_at_the_start_is_told_and_so_is_the_end() -> None:
+    switch = Switch()
+    machine = ImaginedMachine(switch, ip_address("10.0.0.1"), cable=False)
+    router = machine.add(instance(100))
+    router.start()
+    router.examine()
+    assert machine.notified == [("INSTANCE", "VI_1", "FAULT")]
+    router.stop(Why.REMOVED)
+    assert machine.notified == [("INSTANCE", "VI_1", "FAULT"), ("INSTANCE", "VI_1", "DELETED")]
+
+
+def test_one_that_waits_for_its_scripts_tells_no_fault_until_one_fails() -> None:
+    switch = Switch()
+    machine = ImaginedMachine(switch, ip_address("10.0.0.1"))
+    router = machine.add(instance(100))
+    router.track({("script", "chk"): Watched("script", Track("chk"))})
+    router.start()
+    switch.run(5)
+    assert (machine.notified, router.state) == ([], State.FAULT)
+    router.watch(Watched("script", Track("chk"), False))
+    router.watch(Watched("script", Track("chk"), True))
+    assert machine.notified == [("INSTANCE", "VI_1", "FAULT"), ("INSTANCE", "VI_1", "BACKUP")]
+
+
+def test_a_second_start_changes_nothing() -> None:
+    switch, (one,) = machines(instance(100))
+    switch.run(5)
+    one.routers[0].start()
+    assert switch.masters() == ["m1"]
+
+
+def test_a_group_preempts_although_its_members_time_is_up_at_different_times() -> None:
+    switch = Switch()
+    made = []
+    for number, priority in ((1, 90), (2, 100)):
+        machine = ImaginedMachine(switch, ip_address(f"10.0.0.{number}"), name=f"m{number}")
+        routers = [machine.add(instance(priority, name=f"VI_{vrid}", vrid=vrid)) for vrid in (51, 52)]
+        group = Group(VrrpGroup(name="VG", members=("VI_51", "VI_52")), routers)
+        for router in routers:
+            router.group = group
+        made.append(routers)
+    for member, after in ((0, 0.5), (1, 10.0)):
+        made[0][member].start()
+        switch.run(after)
+    assert [router.state for router in made[0]] == [State.MASTER] * 2
+    for router in made[1]:
+        router.start()
+    for router, after in zip((*made[0], *made[1]), (0.7, 0.2, 3.6, 4.1), strict=True):  # each half a second apart
+        router.machine = replace(router.machine, due=switch.now + after)
+        router._set_timer()
+    switch.run(10)
+    assert [router.state for router in made[1]] == [State.MASTER] * 2
+    assert [router.state for router in made[0]] == [State.BACKUP] * 2
+
+
+def test_the_same_conflict_is_said_once_in_a_while() -> None:
+    switch, (one, two) = machines(instance(100), instance(90))
+    switch.run(15)
+    two.hear = lambda datagram: None  # type: ignore[method-assign]
+    switch.run(40)
+    assert switch.masters() == ["m1", "m2"]
+    assert len([line for line in one.lines if "holds the addresses as well" in line]) == 1
+
+
+def test_a_router_that_changes_its_mind_about_addresses_fills_no_log() -> None:
+    switch, (one, two) = machines(instance(100), instance(90))
+    switch.run(5)
+    both = instance(100), instance(100, addresses=(held(VIP), held(ip_address("10.0.0.101"))))
+    for number in range(20):
+        one.routers[0].change(both[number % 2])
+        switch.run(1)
+    assert len([line for line in two.lines if "other virtual addresses" in line]) == 1
 
 
 @settings(max_examples=60, deadline=None)

@@ -369,3 +369,10 @@ def test_one_line_of_each_kind_in_a_minute() -> None:
     assert grumbler.may(Flaw.TTL, 61.0) is None
     assert grumbler.may(Flaw.TTL, 200.0) == 1
     assert grumbler.may(Flaw.TTL, 300.0) == 0
+
+
+def test_of_ever_new_kinds_only_so_many_are_said_and_none_is_kept_for_ever() -> None:
+    grumbler = Grumbler(60.0, most_kinds=10)
+    assert [grumbler.may(kind, 1.0) for kind in range(1000)].count(0) == 10
+    assert [grumbler.may(kind, 62.0) for kind in range(2000, 3000)].count(0) == 10
+    assert len(grumbler._said) == 10
