@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pylvs.bench import checks, commands, daemon, packets, report, site
+from pylvs.bench import checks, commands, daemon, packets, report, site, virtual_routers
 from pylvs.bench.rows import Measured
 from pylvs.model.errors import PylvsError
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
-PARTS = ("packets", "commands", "large", "daemon", "checks")
+PARTS = ("packets", "commands", "large", "daemon", "checks", "vrrp")
 
 
 def _progress(text: str) -> None:
@@ -25,12 +25,19 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("pylvs.bench", description="Measure what packets, commands and checks cost.")
     parser.add_argument("--quick", action="store_true", help="small tables and few rounds: does it run at all")
     parser.add_argument("--only", choices=PARTS, action="append", help="a part of the rows; may be repeated")
+    parser.add_argument(
+        "--minutes", type=float, metavar="N", help="how long virtual routers are looked at (1; with --quick 0.1)"
+    )
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where else it goes (bench.json)")
     return parser.parse_args(words)
 
 
 def _measure(
-    parts: Sequence[str], path_size: packets.Size, command_size: commands.Size, check_size: checks.Size
+    parts: Sequence[str],
+    path_size: packets.Size,
+    command_size: commands.Size,
+    check_size: checks.Size,
+    router_size: virtual_routers.Size,
 ) -> tuple[dict[str, Measured], dict[str, float]]:
     results: dict[str, Measured] = {}
     harness: dict[str, float] = {}
@@ -48,6 +55,8 @@ def _measure(
         results |= daemon.measure(command_size, _progress)
     if "checks" in parts:
         results |= checks.measure(check_size, _progress)
+    if "vrrp" in parts:
+        results |= virtual_routers.measure(router_size, _progress)
     return results, harness
 
 
@@ -62,17 +71,21 @@ def main(words: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     path_size, command_size = (packets.QUICK, commands.QUICK) if given.quick else (packets.Size(), commands.Size())
     check_size = checks.QUICK if given.quick else checks.Size()
+    router_size = virtual_routers.QUICK if given.quick else virtual_routers.Size()
+    if given.minutes:
+        router_size = virtual_routers.Size(given.minutes)
     sizes: dict[str, float] = {
         "flows": path_size.flows,
         "services": command_size.services,
         "destinations": command_size.destinations,
         "checked": check_size.servers,
         "every": check_size.delay_s,
+        "minutes": router_size.minutes,
     }
     where = report.machine()
     try:
         with site.interruptible():
-            results, harness = _measure(given.only or PARTS, path_size, command_size, check_size)
+            results, harness = _measure(given.only or PARTS, path_size, command_size, check_size, router_size)
         notes = report.footer(where, harness)
         if given.quick:
             notes.append("--quick shows that it runs: what a run itself costs is in these figures, and flatters ratios")

@@ -55,7 +55,7 @@ def _processor_s(process: int) -> float:
     return sum(int(field) for field in fields[11:15]) / _TICKS
 
 
-class _Manager:
+class Manager:
     """Hears what the daemon tells its service manager."""
 
     def __init__(self, path: Path) -> None:
@@ -96,7 +96,7 @@ def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
         file.write_text(configuration(size.services))
         words = ["run", "--no-checks", "-f", str(file), "--state-dir", str(folder / "state")]
         command = [sys.executable, "-c", "from pylvs.cli.main import main; main()", *words]
-        with contextlib.closing(_Manager(folder / "notify")) as manager, open(log, "wb") as output:
+        with contextlib.closing(Manager(folder / "notify")) as manager, open(log, "wb") as output:
             begin = time.monotonic()
             environment = os.environ | {"NOTIFY_SOCKET": str(manager.path)}
             daemon = subprocess.Popen(command, stderr=output, env=environment)

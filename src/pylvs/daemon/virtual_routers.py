@@ -27,7 +27,7 @@ from pylvs.vrrp.client import Message, NoRouters
 Start = Callable[[], "subprocess.Popen[bytes]"]
 
 START_S = 15.0  # until a process that was started answers
-STOP_S = 20.0  # until it has told its scripts and ended
+STOP_S = 22.0  # until it has told its scripts and ended
 LOOK_EVERY_S = 0.02  # while it starts
 STATUS_S = 2.0  # for a status; whoever asks the daemon waits for it
 STEADY_S = 10.0  # whoever ran so long is started again at once

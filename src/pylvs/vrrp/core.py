@@ -328,7 +328,9 @@ class Core:
 
     def _lost(self, name: str, things: set[str]) -> None:
         words = ", ".join(sorted(things))
-        if self._grumbler.may((name, words), self.now) is not None:
+        if not things:
+            self.log("info", f"{name}: a device came back without what is held on it; it is put back")
+        elif self._grumbler.may((name, words), self.now) is not None:
             self.log("warning", f"{name}: somebody removed {words}; it is put back")
         self.tell("restored", name, things=sorted(things))
         self.routers[name].restore()

@@ -5,8 +5,8 @@ Fixed addresses, routes and rules, which stay whoever is master, are held the sa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 
 from pylvs.host import held, routes
 from pylvs.host.held import Outcome, Placed
@@ -24,6 +24,11 @@ class Holdings:
     placed: tuple[Placed, ...] = ()
     routes: tuple[Route, ...] = ()
     rules: tuple[RoutingRule, ...] = ()
+
+    def where(self, up: Callable[[str], bool]) -> Holdings:
+        """Without routes by a device that is not up: the kernel removes them, nobody else."""
+        ways = (each for each in self.routes if all(not hop.device or up(hop.device) for hop in each.next_hops))
+        return replace(self, routes=tuple(ways))
 
     def without(self, others: Holdings) -> Holdings:
         """What is not in the others."""

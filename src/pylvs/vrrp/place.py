@@ -27,8 +27,8 @@ FIXED = ""  # the name, among those of instances, under which stands what is hel
 class Place:
     """Links, addresses, and the sockets that send.
 
-    `changed` is called with the devices that are there anew, `lost` with an instance's name and what somebody removed,
-    `claimed` with what others claim.
+    `changed` is called with the devices that are there anew, `lost` with an instance's name and what somebody removed
+    (nothing, where a device came back without it), `claimed` with what others claim.
     """
 
     def __init__(
@@ -192,18 +192,19 @@ class Place:
         self._ears.listen_soon()
 
     def _restore(self, changes: Sequence[Change]) -> None:
-        """What is held, and somebody removed; and what the kernel forgot while a device was down."""
+        """What is held, and somebody removed; and what the kernel forgot while a device was down or gone."""
         gone = {(each.address, each.device) for each in changes if isinstance(each, AddressGone)}
         up = {each.link.name for each in changes if isinstance(each, LinkUp)}
         for name, having in list(self._holding.items()):
-            lost = holdings.missing(having, changes, self._links.routes, self._links.rules)
-            for held, device in having.placed:
-                address = held.interface.ip
-                if held.tracked and (address, device) in gone and not self._is_here(device, address):
-                    lost.add(str(address))
-            if lost and name != FIXED:
+            lost = holdings.missing(having.where(self.up), changes, self._links.routes, self._links.rules)
+            absent = [each for each in having.placed if not self._is_here(each[1], each[0].interface.ip)]
+            for held, device in absent:
+                if held.tracked and (held.interface.ip, device) in gone and self.up(device):
+                    lost.add(str(held.interface.ip))
+            back = any(device in up for _, device in absent)
+            if name != FIXED and (lost or back):
                 self._lost(name, lost)
-            elif lost or any(hop.device in up for route in having.routes for hop in route.next_hops):
+            elif lost or back or any(hop.device in up for route in having.routes for hop in route.next_hops):
                 holdings.take(having)
 
     def _is_here(self, device: str, address: Address) -> bool:

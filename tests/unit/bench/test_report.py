@@ -12,7 +12,14 @@ from pylvs.bench import report
 from pylvs.bench.probe import ACK, SYN, Frame
 from pylvs.bench.rows import FLOOR, ROWS, Measured, value_of
 
-SIZES: dict[str, float] = {"flows": 1024, "services": 10, "destinations": 100, "checked": 50, "every": 0.5}
+SIZES: dict[str, float] = {
+    "flows": 1024,
+    "services": 10,
+    "destinations": 100,
+    "checked": 50,
+    "every": 0.5,
+    "minutes": 1,
+}
 
 
 def results() -> dict[str, Measured]:

@@ -14,8 +14,9 @@ from pylvs.vrrp.aide.messages import Configure, Log
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.pipe import Closed, Pipe
 
-AGAIN_S = 1.0  # after it ended by itself
-FINISH_S = 20.0  # for what it tells at the end
+AGAIN_S, LONGEST_S = 1.0, 60.0  # after it ended by itself; twice as long each time
+STEADY_S = 60.0  # whoever lived so long is started again as soon as at first
+FINISH_S = 19.0  # for what it tells at the end, which it bounds itself; `pylvs run` waits a little longer
 
 
 class AideLink:
@@ -29,6 +30,8 @@ class AideLink:
         self._child: subprocess.Popen[bytes] | None = None
         self._configuration: Configure | None = None
         self._ended: Callable[[], None] | None = None
+        self._began = 0.0
+        self._pause_s = 0.0  # before the next is started
 
     @property
     def lives(self) -> bool:
@@ -37,6 +40,7 @@ class AideLink:
 
     def start(self) -> None:
         """Make it; it takes over the log, too."""
+        self._began = self._loop.now
         ours, its = socket.socketpair()
         with its:
             command = own_python.command("pylvs.vrrp.aide", str(its.fileno()), self._format)
@@ -47,7 +51,7 @@ class AideLink:
             except OSError as error:
                 ours.close()
                 os.write(2, f"pylvs: the aide of the virtual routers cannot be started: {error.strerror}\n".encode())
-                self._loop.at(self._loop.now + AGAIN_S, self.start)
+                self._loop.at(self._loop.now + LONGEST_S, self.start)
                 return
         self._pipe = Pipe(ours)
         self._loop.watch(ours.fileno(), self._read)
@@ -80,8 +84,8 @@ class AideLink:
         self._loop.at(self._loop.now + FINISH_S, self._give_up)
 
     def _give_up(self) -> None:
-        if self._child is not None and self._child.poll() is None:
-            self._child.kill()
+        if self._pipe is not None:  # which what it started may hold open
+            self._lost()
 
     def _read(self) -> None:
         assert self._pipe is not None
@@ -116,7 +120,9 @@ class AideLink:
         if self._ended is not None:
             self._ended()
             return
-        self._loop.at(self._loop.now + AGAIN_S, self._again)
+        steady = self._loop.now - self._began >= STEADY_S
+        self._pause_s = AGAIN_S if steady or not self._pause_s else min(2 * self._pause_s, LONGEST_S)
+        self._loop.at(self._loop.now + self._pause_s, self._again)
 
     def _again(self) -> None:
         self.start()

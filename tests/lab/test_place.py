@@ -1,0 +1,103 @@
+"""This machine as virtual routers see it, on real devices that go down, go away and come back."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+
+from pylvs.model.routing import HeldAddress, NextHop, Route
+from pylvs.model.vrrp import MULTICAST_V6, VrrpConfiguration, VrrpInstance
+from pylvs.vrrp.loop import Loop
+from pylvs.vrrp.place import Place
+from tests.interop.places import inside
+
+FOUR, SIX = "192.0.2.100", "2001:db8::100"
+
+
+class Seen:
+    """A place with one master of addresses on both devices, and what it said was lost."""
+
+    def __init__(self) -> None:
+        self.lost: list[set[str]] = []
+        self.wrong: list[Exception] = []
+        self.loop = Loop(self.wrong.append)
+        self.place = Place(
+            self.loop, lambda level, text: None, lambda renewed: None, self._lost, lambda address, words, again: None
+        )
+        on = tuple(HeldAddress(interface=ip_interface(each), device="eth1") for each in (f"{FOUR}/32", f"{SIX}/128"))
+        hop = NextHop(via=ip_address("192.0.2.9"), device="eth1")
+        way = Route(destination=ip_network("10.0.0.0/8"), next_hops=(hop,))
+        self.instance = VrrpInstance(
+            name="A", interface="eth0", vrid=51, version=3, multicast=MULTICAST_V6, excluded=on, routes=(way,)
+        )
+        self.place.configure(VrrpConfiguration(instances=(self.instance,)))
+        self.place.take(self.instance)
+        self.settle()
+
+    def _lost(self, name: str, things: set[str]) -> None:
+        self.lost.append(things)
+        self.place.take(self.instance)
+
+    def settle(self) -> None:
+        """Everything that waits is done."""
+        self.loop.at(self.loop.now + 0.05, self.loop.stop)
+        self.loop.run()
+        assert not self.wrong
+
+
+@pytest.fixture
+def seen() -> Iterator[Seen]:
+    with inside("place"):
+        for number in (0, 1):
+            _make(number)
+        made = Seen()
+        yield made
+        made.place.close()
+
+
+def ip(words: str) -> str:
+    return subprocess.run(["ip", *words.split()], check=True, capture_output=True, text=True).stdout
+
+
+def _make(number: int) -> None:
+    for words in ("link add eth{0} type veth peer name peer{0}", "link set peer{0} up", "link set eth{0} up"):
+        ip(words.format(number))
+    ip(f"addr add 192.0.{number + 1}.1/24 dev eth{number}")
+
+
+def shown() -> tuple[bool, bool, bool]:
+    """Whether both addresses and the route are there."""
+    addresses = ip("addr show dev eth1")
+    return FOUR in addresses, SIX in addresses, "10.0.0.0/8" in ip("route")
+
+
+def test_what_somebody_removed_is_named(seen: Seen) -> None:
+    assert shown() == (True, True, True)
+    ip(f"addr del {SIX}/128 dev eth1")
+    ip("route del 10.0.0.0/8")
+    seen.settle()
+    assert (seen.lost, shown()) == ([{SIX, "route 10.0.0.0/8"}], (True, True, True))
+
+
+def test_what_the_kernel_takes_with_a_device_that_goes_down_is_put_back_when_it_is_up_and_blamed_on_nobody(
+    seen: Seen,
+) -> None:
+    ip("link set eth1 down")
+    seen.settle()
+    assert (seen.lost, shown()) == ([], (True, False, False))
+    ip("link set eth1 up")
+    seen.settle()
+    assert (seen.lost, shown()) == ([set()], (True, True, True))
+
+
+def test_a_device_that_goes_away_and_comes_back_has_its_addresses_again(seen: Seen) -> None:
+    ip("link del eth1")
+    seen.settle()
+    assert seen.lost == []
+    _make(1)
+    seen.settle()
+    assert set().union(*seen.lost) == set()
+    assert shown()[:2] == (True, True)
