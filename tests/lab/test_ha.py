@@ -6,6 +6,7 @@ seeds/keepalived is that configuration; its text says what the backup's is: stat
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ import pytest
 
 from pylvs.lab import power
 from pylvs.lab.connections import staying
-from pylvs.lab.lab import Lab, take_down
+from pylvs.lab.lab import Lab, build, take_down
 from pylvs.lab.pause import Pause, watched
+from pylvs.lab.topologies import design
+from pylvs.model.errors import Unsupported
 from tests.lab.conftest import MakeLab
 from tests.lab.daemons import until
 from tests.lab.support import PYLVS, answers, neighbours, remains, shared_evenly
@@ -174,3 +177,12 @@ def test_a_directors_services_say_how_they_are(make_lab: MakeLab) -> None:
     assert service("keepalived reload") == (0, "")
     assert service("keepalived stop") == (0, "")
     assert service("keepalived status") == (3, "keepalived is stopped\n")
+
+
+def test_a_peer_that_is_not_installed_is_named(lab_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = shutil.which
+    monkeypatch.setattr(
+        shutil, "which", lambda tool, path=None: None if tool == "keepalived" else found(tool, path=path)
+    )
+    with pytest.raises(Unsupported, match=r"^a lab needs keepalived \(package keepalived\); install it$"):
+        build(lab_name, design("ha", 1, 4, {"peer": "keepalived"}))

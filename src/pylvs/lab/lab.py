@@ -80,8 +80,8 @@ def build(name: str, network: Network, bare: bool = False, blank: bool = False) 
 
     `bare`: the director and the real servers have their own addresses and nothing more; `blank`: not even those.
     """
-    _check_machine()
     planned = without_configuration(network, addresses=not blank) if bare or blank else network
+    _check_machine(planned)
     lab = Lab(name, planned)
     with held() as signals, _lock(signals):
         if _remains(name):
@@ -133,9 +133,12 @@ def free_name(letter: str) -> str:
     return next(name for number in range(1, 1000) if not _remains(name := f"{letter}{number}"))
 
 
-def _check_machine() -> None:
+def _check_machine(network: Network) -> None:
     _need_machine()
-    missing = [f"{tool} (package {package})" for tool, package in TOOLS.items() if not shutil.which(tool, path=_path())]
+    tools = dict(TOOLS)
+    if any("service keepalived start" in host.commands for host in network.hosts):
+        tools["keepalived"] = "keepalived"
+    missing = [f"{tool} (package {package})" for tool, package in tools.items() if not shutil.which(tool, path=_path())]
     if missing:
         raise Unsupported(f"a lab needs {', '.join(missing)}; install it")
 
