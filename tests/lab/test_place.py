@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 
 from pylvs.model.routing import HeldAddress, NextHop, Route
-from pylvs.model.vrrp import MULTICAST_V6, VrrpConfiguration, VrrpInstance
+from pylvs.model.vrrp import MULTICAST_V6, Peer, VrrpConfiguration, VrrpInstance
+from pylvs.vrrp.listening import Ears
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.place import Place
+from pylvs.vrrp.sockets import Datagram
+from pylvs.vrrp.speaking import Voice
 from tests.interop.places import inside
 
 FOUR, SIX = "192.0.2.100", "2001:db8::100"
@@ -72,6 +77,31 @@ def shown() -> tuple[bool, bool, bool]:
     """Whether both addresses and the route are there."""
     addresses = ip("addr show dev eth1")
     return FOUR in addresses, SIX in addresses, "10.0.0.0/8" in ip("route")
+
+
+def test_unicast_goes_and_comes_by_whatever_device_leads_to_the_peer(seen: Seen) -> None:
+    peer = ip_address("192.0.2.2")
+    unicast = VrrpInstance(name="B", interface="eth0", vrid=52, peers=(Peer(peer),), source=ip_address("192.0.1.1"))
+    mac = ip("-br link show peer1").split()[2]
+    ip(f"neigh add {peer} lladdr {mac} dev eth1")
+    heard: list[Datagram] = []
+    ears = Ears(seen.loop, lambda device, vrid, datagram: heard.append(datagram))
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as far_end:
+        far_end.bind(("peer1", 0x0800))
+        far_end.settimeout(5)
+        seen.place.send(unicast, Voice(unicast, ip_address("192.0.1.1")).packets(100))
+        frame = far_end.recv(2000)
+        assert (frame[23], frame[26:34]) == (112, bytes([192, 0, 1, 1, 192, 0, 2, 2]))
+        assert ears.listen([(unicast, seen.place.heard_on(unicast))]) == []
+        (back,) = Voice(replace(unicast, peers=(Peer(ip_address("192.0.2.1")),)), peer).packets(90)
+        far_end.send(_mac_of("eth1") + _mac_of("peer1") + b"\x08\x00" + back.packet)
+        seen.settle()
+    assert [(each.source, each.destination) for each in heard] == [(peer, ip_address("192.0.2.1"))]
+    ears.close()
+
+
+def _mac_of(device: str) -> bytes:
+    return bytes.fromhex(ip(f"-br link show {device}").split()[2].replace(":", ""))
 
 
 def test_what_somebody_removed_is_named(seen: Seen) -> None:

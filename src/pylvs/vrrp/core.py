@@ -176,7 +176,7 @@ class Core:
                 self.routers[each.name] = Router(each, self, self.place, self._limits)
         self._by_vrid = defaultdict(list)
         for router in self.routers.values():
-            self._by_vrid[router.instance.interface, router.instance.vrid].append(router)
+            self._by_vrid[self.place.heard_on(router.instance), router.instance.vrid].append(router)
         self._make_groups()
         self._listen(warnings)
         self._tell_roles(*self._parts())
@@ -305,18 +305,24 @@ class Core:
     # --- what is heard ---
 
     def _hear(self, device: str, vrid: int, datagram: Datagram) -> None:
-        for router in self._by_vrid.get((device, vrid), ()):
-            if router.speaks(datagram):
-                try:
-                    router.hear(datagram)
-                except Dropped as dropped:
-                    self._grumble(router, dropped, datagram)
-                return
+        found = [router for router in self._by_vrid.get((device, vrid), ()) if router.speaks(datagram)]
+        if found:
+            router = next((each for each in found if each.machine.address == datagram.destination), found[0])
+            try:
+                router.hear(datagram)
+            except Dropped as dropped:
+                self._grumble(router, dropped, datagram)
+            return
+        if device and not datagram.destination.is_multicast and ("", vrid) in self._by_vrid:
+            return  # where unicast is heard, it was heard as well
         self.unknown[device, vrid] += 1
         wanted = self._configuration.settings.log_unknown_vrids
         if wanted and self._grumbler.may((device, vrid), self.now) is not None:
             source = datagram.source
-            self.log("info", f"{device}: {source} advertises virtual router {vrid}, which is not configured here")
+            self.log(
+                "info",
+                f"{device or 'unicast'}: {source} advertises virtual router {vrid}, which is not configured here",
+            )
 
     def _grumble(self, router: Router, dropped: Dropped, datagram: Datagram) -> None:
         before = self._grumbler.may((router.name, dropped.flaw), self.now)

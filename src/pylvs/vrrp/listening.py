@@ -14,7 +14,7 @@ from pylvs.vrrp.seal import AH_BYTES, AH_PROTOCOL
 from pylvs.vrrp.sockets import Datagram, Ear
 
 Place = tuple[str, int, int]  # device, family, protocol
-Hear = Callable[[str, int, Datagram], None]  # interface, VRID
+Hear = Callable[[str, int, Datagram], None]  # where it was heard, VRID
 
 
 def family_of(instance: VrrpInstance) -> int:
@@ -35,11 +35,9 @@ def vrid_of(datagram: Datagram) -> int:
 
 @dataclass(slots=True)
 class Wanted:
-    """What a socket must hear; `interface` is that of its instances, the device itself or what is below it."""
+    """What a socket must hear."""
 
-    interface: str = ""
     groups: set[Address] = field(default_factory=set)
-    vrids: set[int] = field(default_factory=set)
     buffer: int = 0
 
 
@@ -56,8 +54,6 @@ class Ears:
         wanted: dict[Place, Wanted] = defaultdict(Wanted)
         for instance, device in instances:
             each = wanted[device, family_of(instance), protocol_of(instance)]
-            each.interface = instance.interface
-            each.vrids.add(instance.vrid)
             each.buffer = max(each.buffer, instance.receive_buffer)
             if not instance.peers:
                 each.groups.add(instance.multicast)
@@ -88,13 +84,13 @@ class Ears:
         # Those of nobody here are heard, too: they are counted.
         ear = Ear(device, family, protocol, wanted.groups, None, wanted.buffer)
         self._open[place] = ear, wanted
-        self._loop.watch(ear.fileno(), lambda: self._read(wanted.interface, ear))
+        self._loop.watch(ear.fileno(), lambda: self._read(device, ear))
 
     def _close(self, place: Place) -> None:
         ear, _ = self._open.pop(place)
         self._loop.forget(ear.fileno())
         ear.close()
 
-    def _read(self, interface: str, ear: Ear) -> None:
+    def _read(self, device: str, ear: Ear) -> None:
         for datagram in ear.receive():
-            self._hear(interface, vrid_of(datagram), datagram)
+            self._hear(device, vrid_of(datagram), datagram)

@@ -15,6 +15,7 @@ from pylvs.vrrp.listening import family_of
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.sockets import Mouth
 from pylvs.vrrp.speaking import Outgoing
+from pylvs.vrrp.speaking import device_of as unicast_by
 from pylvs.vrrp.vmacs import Vmacs
 from pylvs.vrrp.watching import AddressCame, AddressGone, Change, LinkCame, LinkChanged, LinkGone, LinkUp, Watch
 from pylvs.vrrp.world import Target
@@ -51,7 +52,7 @@ class Place:
         self._holding: dict[str, Holdings] = {}  # at this moment, by instance
         self._configuration = VrrpConfiguration()
         self._virtual: frozenset[Address] = frozenset()  # of all instances, held or not
-        self._said: dict[str, str] = {}  # the last trouble of each device that was logged
+        self._said: dict[str, str] = {}  # the last trouble of each device or instance that was logged
         self._ears = ClaimEars(loop, self._links, self._held, claimed, self._trouble)
         loop.watch(self._links.fileno(), self._links_changed)
 
@@ -151,8 +152,11 @@ class Place:
         return self._vmacs.plan.device_of(instance)
 
     def heard_on(self, instance: VrrpInstance) -> str:
-        """Where it hears others: multicast from a VMAC's own link address comes to that VMAC alone."""
-        return instance.interface if instance.peers else self.device_of(instance)
+        """Where it hears others: multicast from a VMAC's own link address comes to that VMAC alone.
+
+        Unicast comes by any device, "".
+        """
+        return unicast_by(instance, instance.interface) if instance.peers else self.device_of(instance)
 
     def bases(self) -> dict[str, str]:
         """The device below each VMAC."""
@@ -215,17 +219,18 @@ class Place:
 
     def send(self, instance: VrrpInstance, packets: Sequence[Outgoing]) -> None:
         """Advertisements."""
-        below = instance.vmac is not None and instance.vmac.send_from_base
-        key = instance.interface if below else self._vmacs.plan.device_of(instance), family_of(instance)
+        below = bool(instance.peers) or (instance.vmac is not None and instance.vmac.send_from_base)
+        device = instance.interface if below else self._vmacs.plan.device_of(instance)
+        key = unicast_by(instance, device), family_of(instance)
         try:
             if key not in self._mouths:
                 self._mouths[key] = Mouth(*key)
             for each in packets:
                 self._mouths[key].send(each.packet, each.source, each.destination, each.hops)
         except OSError as error:
-            self._trouble(key[0], f"{instance.name}: {key[0]}: {error.strerror}")
+            self._trouble(instance.name, f"{instance.name}: {device}: {error.strerror}")
             return
-        self._said.pop(key[0], None)
+        self._said.pop(instance.name, None)
 
     def announce(self, instance: VrrpInstance, device: str, address: Address) -> None:
         """One gratuitous ARP or unsolicited neighbour advertisement."""

@@ -60,7 +60,7 @@ class Router:
         self._running = False
         self._since = 0.0  # of its state
         self._rival: tuple[float, str] | None = None  # who else was heard as master, and until when that counts
-        self._grumbler = Grumbler(most_kinds=64)  # anybody may send from any address
+        self._grumbler = Grumbler(most_kinds=16)  # anybody may send from any address
         self._voice: Voice | None = None
         self._mtu = 0  # that it speaks with
         self._announcer = self._make_announcer()

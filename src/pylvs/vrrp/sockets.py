@@ -2,7 +2,7 @@
 
 Multicast belongs to a device. Unicast goes where the routes lead, as keepalived's does: its device is "", all of them.
 
-The kernel throws away what is for other virtual routers, so that a flood of it costs this process nothing.
+The kernel throws away what is for other virtual routers where an ear names its own: a flood of it costs nothing then.
 """
 
 from __future__ import annotations
