@@ -38,13 +38,25 @@ class Watched:
             return self._fault_of_file()
         if self.track.weight or (self.well is not None and self.well != self.track.reverse):
             return ""
+        return self.stands
+
+    @property
+    def bad(self) -> bool:
+        """Whether it is known, and not as it should be."""
+        return bool(self.points) if self.kind == "file" else self.well is not None and self.well == self.track.reverse
+
+    @property
+    def stands(self) -> str:
+        """How it is, in words."""
+        if self.kind == "file" and self.number is not None:
+            return f"{self} says {self.number}"
         return f"{self} is {self._state()}{f' ({self.words})' if self.words else ''}"
 
     def _fault_of_file(self) -> str:
         if self.number is None:
             return "" if self.track.weight else f"{self} is not read yet"
         bad = bool(self.number) != self.track.reverse if not self.track.weight else self.points <= DEEPEST
-        return f"{self} says {self.number}" if bad else ""
+        return self.stands if bad else ""
 
     @property
     def points(self) -> int:
@@ -71,6 +83,11 @@ def effective(base: int, watched: Iterable[Watched]) -> int:
     if base == OWNER:
         return OWNER
     return max(LEAST, min(MOST, base + sum(each.points for each in watched)))
+
+
+def reasons(watched: Iterable[Watched]) -> str:
+    """Why a priority is not what it is while all is well, in words; "" if it is."""
+    return "; ".join(each.stands for each in watched if each.track.weight and each.bad)
 
 
 def faults(watched: Iterable[Watched]) -> list[str]:

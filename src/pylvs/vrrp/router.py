@@ -13,7 +13,7 @@ from pylvs.vrrp.history import History
 from pylvs.vrrp.listening import family_of, protocol_of
 from pylvs.vrrp.loop import Timer
 from pylvs.vrrp.machine import RELEASE, Action, Advertise, Become, Machine, Rules, State, Why
-from pylvs.vrrp.priority import Watched, effective, faults
+from pylvs.vrrp.priority import Watched, effective, faults, reasons
 from pylvs.vrrp.screening import Grumbler, Screen
 from pylvs.vrrp.sending_limits import SendingLimits
 from pylvs.vrrp.sockets import Datagram
@@ -204,7 +204,8 @@ class Router:
         before = self.machine.priority
         self._step(self.machine.set_priority(self._world.now, wanted))
         if self.machine.priority != before:
-            words = f"{self.name}: priority {before} is {self.machine.priority} now"
+            because = reasons(self.watched.values())
+            words = f"{self.name}: priority {before} is {self.machine.priority} now{': ' if because else ''}{because}"
             self._world.log("info", words, state=self.state.value)
             self._world.tell("priority", self.name, priority=self.machine.priority, before=before)
             if self.state is not State.FAULT:
@@ -326,6 +327,8 @@ class Router:
             self._world.roles_changed()
         if become.state is State.FAULT:
             self.heard_from = None
+        if become.why is Why.HIGHER and (because := reasons(self.watched.values())):
+            become = replace(become, detail=f"{become.detail}; its own is {self.machine.priority}: {because}")
         transition = self.history.note(time.time(), become, self.machine.priority)
         state = ENDS.get(become.why, become.state.value)
         way = state if become.before is become.state else f"{become.before.value} to {state}"
