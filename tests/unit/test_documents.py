@@ -20,6 +20,8 @@ from pylvs.model.settings import PREFIX, SETTINGS
 from pylvs.reference.schedulers import SCHEDULERS as REFERENCE
 from pylvs.reference.schedulers import Asking
 from pylvs.reference.server import Server
+from pylvs.vrrp.machine import Why
+from pylvs.vrrp.packet import Flaw
 
 ROOT = Path(__file__).parents[2]
 MANUAL = ROOT / "man" / "pylvs.8"
@@ -140,6 +142,12 @@ def test_every_setting_is_in_the_reference_with_its_default() -> None:
         row = re.search(rf"^\| `{PREFIX}{setting.name}` \| (\S+) \|", reference, re.MULTILINE)
         assert row, f"docs/reference/sysctl.md has no row for {setting.name}"
         assert row[1] == str(setting.default) or setting.default == 0, f"{setting.name}: {row[1]}"
+
+
+def test_every_flaw_and_every_reason_of_virtual_routers_is_in_the_reference() -> None:
+    page = (ROOT / "docs" / "reference" / "vrrp.md").read_text()
+    for word in [*(flaw.value for flaw in Flaw), *(why.value for why in Why)]:
+        assert f"\n| {word} |" in page, f"docs/reference/vrrp.md has no row for: {word}"
 
 
 def test_the_readme_lists_the_schedulers_there_are() -> None:

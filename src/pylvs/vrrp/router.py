@@ -223,7 +223,8 @@ class Router:
             return
         for mismatch in self.screen.take_news():
             if self._grumbler.may(("mismatch", mismatch.sender), now) is not None:
-                self._world.log("warning", f"{self.name}: {mismatch}")
+                same = not mismatch.missing and not mismatch.surplus
+                self._world.log("info" if same else "warning", f"{self.name}: {mismatch}")
                 self._world.tell("mismatch", self.name, words=str(mismatch))
         self.heard += 1
         if self.state is State.MASTER and RELEASE < told.priority < self.machine.priority:
