@@ -18,9 +18,7 @@ LAB = re.compile(r"lab up \S+ --name (\w+)")
 PATIENCE_S = 60
 ANYTHING = "..."  # in the printed output: what follows may be anything
 # Printed as it once was; now it may be another.
-VARIES = re.compile(
-    r"process \d+, .* ms late|since \d+ (?:s|min)\b|\d+ sent, \d+ heard|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
-)
+VARIES = re.compile(r"process \d+, .* ms late|since \d+ (?:s|min)\b|\d+ sent, \d+ heard|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
 
 def steps(text: str) -> Iterator[tuple[str, list[str]]]:
