@@ -20,6 +20,7 @@ from pylvs.vrrp.pipe import Closed, Pipe
 
 NAME = "vrrp"  # of the socket, in the state directory
 PROTOCOL = 1
+MOST_UNREAD = 8 << 20  # bytes that wait for one client, in memory that is locked
 Verb = Callable[[dict[str, Any]], Any]
 _CREDENTIALS = struct.Struct("3i")  # process, user, group: SO_PEERCRED, unix(7)
 
@@ -28,7 +29,7 @@ class Client:
     """One who asks."""
 
     def __init__(self, end: socket.socket) -> None:
-        self.pipe = Pipe(end)
+        self.pipe = Pipe(end, MOST_UNREAD)
         self.known = False  # has said its version
         self.follows = False  # events
 

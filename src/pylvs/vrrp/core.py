@@ -53,6 +53,8 @@ from pylvs.vrrp.sockets import Datagram
 # What another word about makes another virtual router: the old one ends, the new one begins.
 IDENTITY = ("interface", "vrid", "family", "version", "vmac", "authentication", "multicast")
 
+ROLES_AGAIN_S = 1.0  # after the packet path could not be told
+
 
 def run(state_dir: Path, log_format: str, roles: Roles) -> None:
     """Until SIGTERM, or until it is told to stop. The state directory is there. Raises Busy, PylvsError."""
@@ -75,6 +77,7 @@ class Core:
         self._roles = roles
         self._told: tuple[frozenset[Address], ...] = ()
         self._roles_trouble = ""
+        self._roles_again: Timer | None = None
         self._configuration = VrrpConfiguration()
         self._known: dict[tuple[str, str], Watched] = {}  # the last that the aide said
         self._grumbler = Grumbler()
@@ -392,8 +395,15 @@ class Core:
             if str(error) != self._roles_trouble:
                 self.log("error", f"the packet path does not know what it serves: {error}")
             self._roles_trouble = str(error)
+            if self._roles_again is None and not self._ending:
+                self._roles_again = self.loop.at(self.now + ROLES_AGAIN_S, self._tell_roles_again)
             return
         self._told, self._roles_trouble = (addresses, held), ""
+
+    def _tell_roles_again(self) -> None:
+        self._roles_again = None
+        if not self._ending:
+            self.roles_changed()
 
     def log(self, level: str, text: str, **fields: Any) -> None:
         """A line."""

@@ -84,8 +84,8 @@ class Group:
         self.state = State.BACKUP
         return True
 
-    def moved(self, member: Member, before: State, why: Why) -> bool:
-        """A member changed its state: the others go with it. Whether the group's own state changed thereby.
+    def moved(self, member: Member, before: State, why: Why, words: str = "") -> bool:
+        """A member changed its state, for a reason in words: the others go with it. Whether the group changed thereby.
 
         Whoever begins, or is well again, takes nobody with it: the others look themselves whether they may live.
         """
@@ -93,7 +93,8 @@ class Group:
             return False
         begins = before is State.FAULT and member.state is State.BACKUP
         if not begins:
-            self._lead(member, member.state, Why.STOP if why is Why.STOP else Why.GROUP, f"{member.name} went before")
+            detail = f"{member.name} went before{': ' if words else ''}{words}"
+            self._lead(member, member.state, Why.STOP if why is Why.STOP else Why.GROUP, detail)
         elif any(other.state is not State.BACKUP for other in self.members):
             return False
         over, self._over = self._over, why is Why.STOP

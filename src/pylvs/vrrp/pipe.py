@@ -25,8 +25,9 @@ class Closed(Exception):
 class Pipe:
     """One end."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, most_unsent: int = MOST_UNSENT) -> None:
         end.setblocking(False)
+        self._most_unsent = most_unsent
         self._end = end
         self._unsent = bytearray()
         self._heard = bytearray()
@@ -44,7 +45,7 @@ class Pipe:
         """Send it, now or later. Raises Closed."""
         said = pickle.dumps(message)
         self._unsent += _LENGTH.pack(len(said)) + said
-        if len(self._unsent) > MOST_UNSENT:
+        if len(self._unsent) > self._most_unsent:
             raise Closed("the other end does not read")
         self.flush()
 

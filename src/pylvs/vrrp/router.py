@@ -337,7 +337,7 @@ class Router:
         self._world.log("warning" if state == "FAULT" else "info", words, priority=self.machine.priority)
         self._world.tell("transition", self.name, **transition.told())
         self._world.notify("INSTANCE", self.name, state, self.machine.priority, become.before.value)
-        if self.group is not None and self.group.moved(self, become.before, become.why):
+        if self.group is not None and self.group.moved(self, become.before, become.why, transition.sentence()):
             self._world.notify("GROUP", self.group.group.name, state, 0, "")
 
     def _again(self, words: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pylvs.model.addresses import Address
+from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import SendingLimit, VrrpConfiguration, VrrpGroup, VrrpInstance, VrrpSettings
 from pylvs.vrrp import core, process
 from pylvs.vrrp.core import Core
@@ -30,6 +31,17 @@ class Roles:
 
     def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
         self.elsewhere, self.here = sorted(addresses, key=int), sorted(held, key=int)
+
+
+class Deaf(Roles):
+    """Cannot be told at first."""
+
+    deaf = True
+
+    def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
+        if self.deaf:
+            raise PylvsError("not now")
+        super().stand_by(addresses, held)
 
 
 class Place(ImaginedMachine):
@@ -193,3 +205,29 @@ def test_other_limits_are_kept_by_those_that_run_already(made: Core) -> None:
     configure(made, many, settings=VrrpSettings(limits=(SendingLimit(devices=(), arp_s=0.5),)))
     run(made, 1.1)
     assert len(place.announced) == 3
+
+
+def test_a_packet_path_that_could_not_be_told_is_told_again(made: Core) -> None:
+    made._roles = deaf = Deaf()
+    configure(made, FIRST)
+    run(made, 20)
+    assert deaf.here == []
+    aide: Any = made.aide
+    assert len([each for each in aide.told if "packet path" in getattr(each, "text", "")]) == 1
+    deaf.deaf = False
+    run(made, 1.1)
+    assert deaf.here == [VIP]
+
+
+def test_the_others_of_a_group_know_what_decided(made: Core) -> None:
+    configure(made, FIRST, SECOND, groups=(VrrpGroup(name="VG", members=("VI_1", "VI_2")),))
+    run(made, 5)
+    configure(
+        made,
+        FIRST,
+        replace(SECOND, fault_without_peers=True),
+        groups=(VrrpGroup(name="VG", members=("VI_1", "VI_2")),),
+    )
+    last = made.routers["VI_1"].history.last
+    assert last is not None
+    assert last.sentence() == "its group: VI_2 went before: something that is tracked failed: it has no peers"

@@ -44,3 +44,9 @@ def test_whoever_does_not_read_is_closed_in_the_end(ends: tuple[Pipe, socket.soc
         pipe.send(b"x" * (MOST_UNSENT // 8))
     with pytest.raises(Closed):
         pipe.send(b"x" * (MOST_UNSENT // 4))
+
+
+def test_how_much_waits_may_be_less() -> None:
+    ours, its = socket.socketpair()
+    with ours, its, pytest.raises(Closed):
+        Pipe(ours, 1 << 20).send(b"x" * (1 << 21))
