@@ -170,7 +170,7 @@ def table(found: Sequence[Times]) -> str:
     """In Markdown: medians in milliseconds, with the longest in brackets."""
     programs = list(dict.fromkeys(each.program for each in found))
     head = ["advertisements", "the master is", *(f"{program}: pause" for program in programs)]
-    head += [*(f"{program}: until the other speaks" for program in programs), "goal"]
+    head += [*(f"{program}: until the other speaks" for program in programs), "goal, ms"]
     lines = [_line(head), "|---" * len(head) + "|"]
     for case in dict.fromkeys(each.case for each in found):
         for how in (KILLED, STOPPED):
