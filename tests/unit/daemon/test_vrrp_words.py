@@ -267,7 +267,7 @@ class Speaker:
     ("answer", "words"),
     [
         (b"", "no answer within 0.2 s"),
-        (b"\0\0\0\x04nope", "this is no answer of pylvs"),
+        (b"\0\0\0\x04nope", "does not speak this language"),
         (b"\0\0\0\x05\x80\x04]\x94.", "this is no process of pylvs"),
     ],
 )
