@@ -30,6 +30,7 @@ class Why(Enum):
 
     START = "start"
     TIMER = "no advertisement came in time"
+    BETTER = "it is better than the master that was heard"
     OWNER = "it owns the addresses"
     RELEASED = "the master gave up"
     HIGHER = "an advertisement of higher priority came"
@@ -101,6 +102,7 @@ class Machine:
     preempt_at: float | None = None  # when a better router may take over from the one that is heard
     held_until: float | None = None
     released_by: Address | None = None  # who gave up, and nobody was heard since
+    worse: str = ""  # the master that was heard last, where this one is better and may take over
 
     # --- what follows from the rules ---
 
@@ -152,6 +154,8 @@ class Machine:
             return replace(self, due=min(self.held_until, now + self.down_s)), []
         if self.released_by is not None:
             return self._master(now, Why.RELEASED, str(self.released_by))
+        if self.worse:
+            return self._master(now, Why.BETTER, self.worse)
         return self._master(now, Why.TIMER, f"for {self.down_s:.3g} s")
 
     def hear(self, now: float, told: Advertisement, source: Address) -> tuple[Machine, list[Action]]:
@@ -212,6 +216,7 @@ class Machine:
             preempt_at=None,
             held_until=None,
             released_by=None,
+            worse="",
         )
         return fresh, [Advertise(self.priority), become]
 
@@ -219,24 +224,23 @@ class Machine:
         self, now: float, why: Why, detail: str, before: Iterable[Action] = (), heard_s: float = 0.0
     ) -> tuple[Machine, list[Action]]:
         changed, become = self._to(State.BACKUP, why, detail)
-        fresh = replace(changed, heard_interval_s=heard_s, preempt_at=None)
+        fresh = replace(changed, heard_interval_s=heard_s, preempt_at=None, worse="")
         return replace(fresh, due=now + fresh.down_s), [*before, become]
 
     def _heard_as_backup(self, now: float, told: Advertisement, source: Address) -> tuple[Machine, list[Action]]:
-        heard = replace(self, heard_interval_s=told.interval_s, released_by=None)
+        heard = replace(self, heard_interval_s=told.interval_s, released_by=None, worse="")
         if told.priority == RELEASE:
             return replace(heard, due=now + heard.skew_s, preempt_at=None, released_by=source), []
         if told.priority >= self.priority or not self.rules.preempt:
             return replace(heard, due=now + heard.down_s, preempt_at=None), []
         if self.held_until is not None and now < self.held_until:
             return replace(heard, due=now + heard.down_s), []
-        if not self.rules.preempt_delay_s:
-            return replace(
-                self, preempt_at=None, released_by=None
-            ), []  # the one heard is worse: its advertisements count for nothing
+        worse = f"{source} with priority {told.priority}"
+        if not self.rules.preempt_delay_s:  # the one heard is worse: its advertisements count for nothing
+            return replace(self, preempt_at=None, released_by=None, worse=worse), []
         begin = now + self.rules.preempt_delay_s if self.preempt_at is None else self.preempt_at
         if now >= begin:
-            return replace(self, preempt_at=begin), []
+            return replace(self, preempt_at=begin, worse=worse), []
         return replace(heard, preempt_at=begin, due=now + heard.down_s), []
 
     def _heard_as_master(self, now: float, told: Advertisement, source: Address) -> tuple[Machine, list[Action]]:

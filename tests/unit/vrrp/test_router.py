@@ -169,6 +169,18 @@ def test_a_script_lowers_the_priority_and_the_other_takes_over() -> None:
     assert switch.masters() == ["m1"]
 
 
+def test_one_that_is_better_says_than_whom() -> None:
+    switch, (one, _) = machines(instance(100), instance(90))
+    switch.run(5)
+    one.routers[0].stop()
+    switch.run(5)
+    one.routers[0].start()
+    switch.run(5)
+    last = one.routers[0].history.last
+    assert last is not None
+    assert (last.why, last.detail) == (Why.BETTER, "10.0.0.2 with priority 90")
+
+
 def test_yielding_lasts_as_long_as_was_said() -> None:
     switch, (one, _) = machines(instance(100), instance(90))
     switch.run(5)
