@@ -20,21 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from pylvs.model.addresses import Address
-from pylvs.model.errors import InvalidOperation, PylvsError
+from pylvs.model.errors import InvalidOperation
 from pylvs.model.roles import Roles
-from pylvs.model.vrrp import Track, Tracks, VrrpConfiguration, VrrpInstance
+from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.vrrp import process, report
 from pylvs.vrrp.aide.link import AideLink
 from pylvs.vrrp.aide.messages import (
     Configure,
-    FileNumber,
     Finish,
     Log,
     LowerHeard,
     Moved,
     PriorityMoved,
-    ProcessesWell,
-    ScriptWell,
 )
 from pylvs.vrrp.control import Control
 from pylvs.vrrp.groups import Group
@@ -43,17 +40,16 @@ from pylvs.vrrp.loop import Call, Loop, Timer
 from pylvs.vrrp.machine import State, Why
 from pylvs.vrrp.packet import Dropped
 from pylvs.vrrp.place import Place
-from pylvs.vrrp.priority import Watched
 from pylvs.vrrp.process import Punctuality
 from pylvs.vrrp.router import Router
 from pylvs.vrrp.screening import Grumbler
 from pylvs.vrrp.sending_limits import SendingLimits
+from pylvs.vrrp.serving import Parts, Serving
 from pylvs.vrrp.sockets import Datagram
+from pylvs.vrrp.tracking import Tracking
 
 # What another word about makes another virtual router: the old one ends, the new one begins.
 IDENTITY = ("interface", "vrid", "family", "version", "vmac", "authentication", "multicast")
-
-ROLES_AGAIN_S = 1.0  # after the packet path could not be told
 
 
 def run(state_dir: Path, log_format: str, roles: Roles) -> None:
@@ -71,21 +67,17 @@ class Core:
         self.routers: dict[str, Router] = {}
         self.groups: list[Group] = []
         self.punctuality = Punctuality(0, False)
-        self.data_plane = True, ""
         self.unknown: Counter[tuple[str, int]] = Counter()  # VRIDs of nobody here, by device
         self._by_vrid: dict[tuple[str, int], list[Router]] = {}
-        self._roles = roles
-        self._told: tuple[frozenset[Address], ...] = ()
-        self._roles_trouble = ""
-        self._roles_again: Timer | None = None
+        self._serving = Serving(roles, self._parts, self.log, lambda seconds, call: self.at(self.now + seconds, call))
         self._configuration = VrrpConfiguration()
-        self._known: dict[tuple[str, str], Watched] = {}  # the last that the aide said
         self._grumbler = Grumbler()
         self._ending = False
         self._begun = False
         self._starts_at = 0.0  # no virtual router does before
         self.aide = AideLink(self.loop, log_format, self._hear_aide)
         self.place = Place(self.loop, self.log, self._links_changed, self._lost, self._claimed)
+        self._tracking = Tracking(self.place.up)
         self._ears = Ears(self.loop, self._hear)
         self._limits = SendingLimits(())
         verbs = {
@@ -144,7 +136,7 @@ class Core:
             self._ending = True
             for router in self.routers.values():
                 self._try(router.name, router.stop)
-            for what in (self._ears.close, self.place.leave, lambda: self._tell_roles(frozenset(), frozenset())):
+            for what in (self._ears.close, self.place.leave, self._serving.leave):
                 self._try("the end", what)
             self.aide.finish(Finish(), self.loop.stop)
         return {}
@@ -163,7 +155,7 @@ class Core:
             for trouble in self.punctuality.troubles:
                 self.log("warning", trouble)
         before, self._configuration = self._configuration, new
-        self._forget_what_is_not_tracked()
+        self._tracking.configure(new)
         wanted = {each.name: each for each in new.instances}
         warnings: list[str] = []
         self._end_those_gone(wanted, warnings)
@@ -182,7 +174,7 @@ class Core:
             self._by_vrid[self.place.heard_on(router.instance), router.instance.vrid].append(router)
         self._make_groups()
         self._listen(warnings)
-        self._tell_roles(*self._parts())
+        self._serving.tell()
         for each in new.instances:
             warnings += self._try(each.name, partial(self._change, each))
         if first and new.settings.startup_delay_s:
@@ -201,7 +193,7 @@ class Core:
 
     def _change(self, instance: VrrpInstance) -> None:
         router = self.routers[instance.name]
-        router.track(self._tracked(instance))
+        router.track(self._tracking.of(instance))
         if router.instance != instance:
             router.change(instance)
 
@@ -228,50 +220,19 @@ class Core:
 
     # --- what is tracked ---
 
-    def _tracks_of(self, instance: VrrpInstance) -> list[Tracks]:
-        group = next((each for each in self._configuration.groups if instance.name in each.members), None)
-        return [instance.tracks] + ([group.tracks] if group else [])
-
-    def _tracked(self, instance: VrrpInstance) -> dict[tuple[str, str], Watched]:
-        """Everything that an instance tracks, as it stands."""
-        found: dict[tuple[str, str], Watched] = {}
-        for tracks in self._tracks_of(instance):
-            for kind, several in (("script", tracks.scripts), ("file", tracks.files), ("process", tracks.processes)):
-                for track in several:
-                    known = self._known.get((kind, track.name), Watched(kind, track))
-                    found[kind, track.name] = Watched(kind, track, known.well, known.number, known.words)
-            for track in tracks.interfaces:
-                found["interface", track.name] = Watched("interface", track, self.place.up(track.name))
-        if instance.track_data_plane is not None:
-            well, words = self.data_plane
-            found["data plane", ""] = Watched("data plane", instance.track_data_plane, well, None, words)
-        return found
-
-    def _forget_what_is_not_tracked(self) -> None:
-        new = self._configuration
-        names = {("script", each.name) for each in new.scripts}
-        names |= {("file", each.name) for each in new.files} | {("process", each.name) for each in new.processes}
-        self._known = {key: known for key, known in self._known.items() if key in names}
-
     def _hear_aide(self, message: Any) -> None:
-        if isinstance(message, ScriptWell):
-            watched = Watched("script", Track(message.name), message.well, None, message.words)
-        elif isinstance(message, FileNumber):
-            watched = Watched("file", Track(message.name), None, message.number)
-        elif isinstance(message, ProcessesWell):
-            watched = Watched("process", Track(message.name), message.well, None, f"{message.count} of them")
-        else:
-            return
-        self._known[watched.kind, watched.track.name] = watched
-        self.tell("track", "", kind=watched.kind, name=watched.track.name, well=watched.well, number=watched.number)
-        self._track_again()
+        watched = self._tracking.hear(message)
+        if watched is not None:
+            told = {"kind": watched.kind, "name": watched.track.name, "well": watched.well, "number": watched.number}
+            self.tell("track", "", **told)
+            self._track_again()
 
     def _track_again(self) -> None:
         for router in self.routers.values():
-            router.track(self._tracked(router.instance))
+            router.track(self._tracking.of(router.instance))
 
     def _data_plane(self, request: dict[str, Any]) -> dict[str, Any]:
-        before, self.data_plane = self.data_plane, (bool(request["well"]), str(request.get("words", "")))
+        before, self._tracking.data_plane = self.data_plane, (bool(request["well"]), str(request.get("words", "")))
         if before != self.data_plane:
             well, words = self.data_plane
             text = "the packet path is well again" if well else f"the packet path is lost: {words}"
@@ -279,6 +240,11 @@ class Core:
             self.tell("data_plane", "", well=well, words=words)
             self._track_again()
         return {}
+
+    @property
+    def data_plane(self) -> tuple[bool, str]:
+        """Whether the packet path is well, and in words."""
+        return self._tracking.data_plane
 
     # --- the operator's words ---
 
@@ -374,9 +340,9 @@ class Core:
 
     def roles_changed(self) -> None:
         """Somebody became master, or is one no more."""
-        self._tell_roles(*self._parts())
+        self._serving.tell()
 
-    def _parts(self) -> tuple[frozenset[Address], frozenset[Address]]:
+    def _parts(self) -> Parts:
         """The addresses that stand by, and those whose master this host is."""
         here: set[Address] = set()
         elsewhere: set[Address] = set()
@@ -385,25 +351,6 @@ class Core:
             held = {each.interface.ip for each in (*instance.addresses, *instance.excluded)}
             (here if router and router.state is State.MASTER else elsewhere).update(held)
         return frozenset(elsewhere - here), frozenset(here)
-
-    def _tell_roles(self, addresses: frozenset[Address], held: frozenset[Address]) -> None:
-        if (addresses, held) == self._told:
-            return
-        try:
-            self._roles.stand_by(addresses, held)
-        except PylvsError as error:
-            if str(error) != self._roles_trouble:
-                self.log("error", f"the packet path does not know what it serves: {error}")
-            self._roles_trouble = str(error)
-            if self._roles_again is None and not self._ending:
-                self._roles_again = self.loop.at(self.now + ROLES_AGAIN_S, self._tell_roles_again)
-            return
-        self._told, self._roles_trouble = (addresses, held), ""
-
-    def _tell_roles_again(self) -> None:
-        self._roles_again = None
-        if not self._ending:
-            self.roles_changed()
 
     def log(self, level: str, text: str, **fields: Any) -> None:
         """A line."""

@@ -5,18 +5,38 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pylvs.model.errors import InvalidOperation
+from pylvs.vrrp.aide.link import AideLink
+from pylvs.vrrp.groups import Group
+from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.machine import State
 from pylvs.vrrp.packet import Flaw
+from pylvs.vrrp.process import Punctuality
 from pylvs.vrrp.router import Router
 
-if TYPE_CHECKING:
-    from pylvs.vrrp.core import Core
+
+class Reported(Protocol):
+    """The process, as far as it is reported."""
+
+    routers: dict[str, Router]
+    groups: list[Group]
+    punctuality: Punctuality
+    unknown: Counter[tuple[str, int]]
+    loop: Loop
+    aide: AideLink
+
+    @property
+    def data_plane(self) -> tuple[bool, str]:
+        """Whether the packet path is well, and in words."""
+
+    @property
+    def now(self) -> float:
+        """Seconds."""
 
 
-def status(core: Core) -> dict[str, Any]:
+def status(core: Reported) -> dict[str, Any]:
     """Everything."""
     well, words = core.data_plane
     return {
@@ -37,7 +57,7 @@ def status(core: Core) -> dict[str, Any]:
     }
 
 
-def why(core: Core, name: str | None) -> dict[str, Any]:
+def why(core: Reported, name: str | None) -> dict[str, Any]:
     """The last transitions of one virtual router, or of all. Raises InvalidOperation."""
     if name is not None and name not in core.routers:
         there = ", ".join(sorted(core.routers)) or "none"
@@ -50,7 +70,7 @@ def _dropped(router: Router) -> Counter[Flaw]:
     return router.screen.counters if router.screen else Counter()
 
 
-def _instance(core: Core, router: Router) -> dict[str, Any]:
+def _instance(core: Reported, router: Router) -> dict[str, Any]:
     instance, machine, last = router.instance, router.machine, router.history.last
     held_until = None
     if machine.held_until is not None and machine.held_until > core.now:

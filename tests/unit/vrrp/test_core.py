@@ -208,7 +208,7 @@ def test_other_limits_are_kept_by_those_that_run_already(made: Core) -> None:
 
 
 def test_a_packet_path_that_could_not_be_told_is_told_again(made: Core) -> None:
-    made._roles = deaf = Deaf()
+    made._serving._roles = deaf = Deaf()
     configure(made, FIRST)
     run(made, 20)
     assert deaf.here == []
