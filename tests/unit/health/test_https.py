@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from ipaddress import IPv4Address
@@ -92,10 +93,8 @@ def raw_tls_end(tls: ssl.SSLContext, compliant: bool) -> tuple[Outcome, str]:
         with tls.wrap_socket(connection, server_side=True, suppress_ragged_eofs=False) as served:
             served.recv(4096)
             served.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi")
-            try:
-                ends.append("close_notify" if served.recv(1) == b"" else "more")
-            except ssl.SSLError as error:
-                ends.append(error.reason or "")
+            with socket.socket(fileno=os.dup(served.fileno())) as bare:  # ssl's word for it depends on the version
+                ends.append("close_notify" if bare.recv(1) else "")
 
     with socket.create_server((V4, 0)) as listener:
         target = Target(IPv4Address(V4), listener.getsockname()[1])
@@ -112,7 +111,7 @@ def raw_tls_end(tls: ssl.SSLContext, compliant: bool) -> tuple[Outcome, str]:
 
 def test_close_notify_is_sent_if_it_is_wished(tls: ssl.SSLContext) -> None:
     assert raw_tls_end(tls, True) == (Outcome(True, GOOD), "close_notify")
-    assert raw_tls_end(tls, False) == (Outcome(True, GOOD), "UNEXPECTED_EOF_WHILE_READING")
+    assert raw_tls_end(tls, False) == (Outcome(True, GOOD), "")
 
 
 def test_an_end_without_close_notify_is_an_end(tls: ssl.SSLContext) -> None:

@@ -35,7 +35,7 @@ def lenient_tls() -> ssl.SSLContext:
 
 def _tls_words(error: Exception, what: str = "") -> str:
     """What is wrong, in OpenSSL's own words where it has any."""
-    if isinstance(error, ssl.SSLEOFError):
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):  # which of them depends on the version of Python
         return "connection closed in the TLS handshake"
     reason = error.reason if isinstance(error, ssl.SSLError) else str(error)
     return f"TLS failed: {what}{(reason or str(error)).replace('_', ' ').lower()}"
