@@ -77,8 +77,15 @@ def is_master(lab: Lab, host: str) -> None:
     """It alone holds the VIP, and the client is served by it."""
     other = "director2" if host == "director1" else "director1"
     until(lambda: holds(lab, host) and not holds(lab, other), f"{host} alone holds the VIP")
-    assert set(answers(lab, 4, url=f"http://{VIP}/")) <= {"This is rs1 server!", "This is rs2 server!"}
+    # An address that keepalived puts on is heard of a moment later; until then this host itself refuses connections.
+    until(lambda: served(lab, 1), f"{host} serves")
+    assert served(lab, 4)
     assert neighbours(lab, "client")[VIP] == MAC[host]
+
+
+def served(lab: Lab, requests: int) -> bool:
+    """Whether the client gets the servers' pages."""
+    return set(answers(lab, requests, url=f"http://{VIP}/")) <= {"This is rs1 server!", "This is rs2 server!"}
 
 
 @pytest.mark.parametrize(("master", "backup"), [("pylvs", "pylvs"), ("pylvs", "keepalived"), ("keepalived", "pylvs")])
