@@ -22,6 +22,7 @@ from pathlib import Path
 from pylvs.bench import site
 from pylvs.bench.daemon import DaemonFailed, Manager
 from pylvs.bench.rows import Measured
+from pylvs.host.socket_filter import enlarge
 
 INTERVAL_S = 0.01
 RELOAD_EVERY_S = 5.0
@@ -31,7 +32,7 @@ _SETTLING_S = 2.0  # after it became master
 _FIRST_S = 30.0  # for the first advertisement
 _END_S = 60.0
 _BUFFER_BYTES = 4 << 20
-_SO_TIMESTAMPNS, _SO_RCVBUFFORCE = 35, 33  # asm-generic/socket.h
+_SO_TIMESTAMPNS = 35  # asm-generic/socket.h
 _TIME = struct.Struct("@ll")  # struct timespec
 _SLEEPER = """
 import contextlib, os, sys, time
@@ -105,7 +106,7 @@ class Gaps:
 def _listening() -> Iterator[socket.socket]:
     """To the far end of the cable."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_IP)) as heard:
-        heard.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
+        enlarge(heard, _BUFFER_BYTES)
         heard.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         heard.bind((_FAR_END, _ETH_P_IP))
         yield heard

@@ -1,4 +1,4 @@
-"""The filter in front of those who claim addresses (classic BPF; the kernel's Documentation/networking/filter.rst).
+"""The filter in front of those who claim addresses (`pylvs.host.socket_filter`).
 
 It lets through ARP and neighbour advertisements that name a watched address and come from nobody of ours; of an IPv6
 address it compares the last 32 bits. More addresses or MACs than have room are not compared: who reads compares again.
@@ -9,21 +9,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection, Iterator
 
+from pylvs.host.socket_filter import ANCILLARY, DROP, EQUALS, LOAD_1, LOAD_2, LOAD_4, TAKE, Instruction
 from pylvs.model.addresses import Address
 from pylvs.vrrp.frames import ETH_P_ARP, ETH_P_IPV6, HOP_LIMIT, ICMPV6, NEIGHBOUR_ADVERTISEMENT
 
-Instruction = tuple[int, int, int, int]  # operation, jump if true, jump if not, operand
-
-LOAD_4, LOAD_2, LOAD_1 = 0x20, 0x28, 0x30  # BPF_LD | BPF_ABS of that many bytes
-EQUALS, RETURN = 0x15, 0x06
-ANCILLARY = 0xFFFFF000  # SKF_AD_OFF
 PACKET_TYPE, VLAN_TAGGED = ANCILLARY + 4, ANCILLARY + 48
 OUTGOING = 4
-WHOLE = 0xFFFF
 MOST_ADDRESSES, MOST_MACS = 1800, 60  # a program has 4096 instructions at most
-
-TAKE: Instruction = (RETURN, 0, 0, WHOLE)
-DROP: Instruction = (RETURN, 0, 0, 0)
 
 SOURCE_MAC, KIND = 6, 12  # offsets in a frame
 ARP_SENDER_MAC, ARP_SENDER = 22, 28
@@ -54,11 +46,6 @@ def program(version: int, addresses: Collection[Address], own_macs: Collection[b
     for word in watched:
         made += [(EQUALS, 0, 1, word), TAKE]
     return [*made, DROP]
-
-
-def packed(instructions: list[Instruction]) -> bytes:
-    """As struct sock_filter has them."""
-    return b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
 
 
 def _only(load: int, at: int, value: int) -> Iterator[Instruction]:

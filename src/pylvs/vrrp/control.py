@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pylvs
+from pylvs.host.unix_sockets import peer_of
 from pylvs.model.errors import PylvsError
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.pipe import Closed, Pipe
@@ -22,7 +22,6 @@ NAME = "vrrp"  # of the socket, in the state directory
 PROTOCOL = 1
 MOST_UNREAD = 8 << 20  # bytes that wait for one client, in memory that is locked
 Verb = Callable[[dict[str, Any]], Any]
-_CREDENTIALS = struct.Struct("3i")  # process, user, group: SO_PEERCRED, unix(7)
 
 
 class Client:
@@ -72,8 +71,7 @@ class Control:
     def _accept(self) -> None:
         with contextlib.suppress(BlockingIOError, ConnectionError):
             end, _ = self._listener.accept()
-            asked = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            if _CREDENTIALS.unpack(asked)[1] not in (0, os.geteuid()):
+            if peer_of(end)[1] not in (0, os.geteuid()):
                 end.close()
                 return
             client = Client(end)

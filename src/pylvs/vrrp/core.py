@@ -324,8 +324,6 @@ class Core:
         for device in renewed:
             self._ears.again(device)
         self._track_again()
-        for router in self.routers.values():
-            router.examine()
 
     # --- the world of a virtual router (`pylvs.vrrp.world`) ---
 

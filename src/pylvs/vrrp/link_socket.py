@@ -5,20 +5,18 @@ Whatever the kernel can throw away before this process is woken, its filter thro
 
 from __future__ import annotations
 
-import ctypes
 import select
 import socket
-import struct
 from collections.abc import Collection
 
 from pylvs.host import sysctls
+from pylvs.host.socket_filter import attach
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.vrrp import frames
-from pylvs.vrrp.claim_filter import packed, program
+from pylvs.vrrp.claim_filter import program
 from pylvs.vrrp.frames import ETH_P_ARP, ETH_P_IPV6, Claim, claim_of
 
-SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 LONGEST_FRAME = 2048
 RECEIVE_BUFFER = 64 << 10  # bytes: what does not fit is dropped by the kernel, not worked on here
 
@@ -79,7 +77,7 @@ class ClaimEar:
             self._close(ETH_P_IPV6)
         for protocol, opened in self._sockets.items():
             version = 4 if protocol == ETH_P_ARP else 6
-            _attach(opened, packed(program(version, self._addresses, self._own)))
+            attach(opened, program(version, self._addresses, self._own))
 
     def receive(self, most: int = 64) -> list[Claim]:
         """The claims among the next frames, so many of each protocol at most; called again when there are more."""
@@ -106,7 +104,7 @@ class ClaimEar:
             return
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         try:
-            _attach(opened, packed(program(4, (), ())))
+            attach(opened, program(4, (), ()))
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
             opened.bind((self.device, protocol))
             self._either.register(opened, select.EPOLLIN)
@@ -117,14 +115,6 @@ class ClaimEar:
 
     def _close(self, protocol: int) -> None:
         self._sockets.pop(protocol).close()
-
-
-def _attach(opened: socket.socket, instructions: bytes) -> None:
-    """Replaces the filter that is there, with no frame between the two."""
-    held = ctypes.create_string_buffer(instructions, len(instructions))
-    opened.setsockopt(
-        socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(instructions) // 8, ctypes.addressof(held))
-    )
 
 
 def announcement(device: str, address: Address, mac: bytes) -> bytes:

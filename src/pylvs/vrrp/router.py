@@ -132,14 +132,6 @@ class Router:
 
     # --- what it tracks ---
 
-    def watch(self, watched: Watched) -> None:
-        """Something that it tracks stands so now."""
-        key = watched.kind, watched.track.name
-        before = self.watched.get(key)
-        self.watched[key] = watched
-        if before != watched and self._running:
-            self.examine()
-
     def track(self, wanted: dict[tuple[str, str], Watched]) -> None:
         """Everything that it tracks, as it stands; what is not there any more does not count."""
         self.watched = wanted

@@ -8,7 +8,6 @@ The kernel throws away what is for other virtual routers where an ear names its 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import socket
 import struct
@@ -17,6 +16,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
+from pylvs.host.socket_filter import (
+    DROP,
+    EQUALS,
+    LOAD_1,
+    LOAD_1_BEHIND_X,
+    LOAD_X_IP_HEADER,
+    NETWORK_HEADER,
+    TAKE,
+    Instruction,
+    attach,
+    enlarge,
+)
 from pylvs.model.addresses import ANY_V4, Address
 from pylvs.vrrp.packet import PROTOCOL, TRAFFIC_CLASS, TTL
 from pylvs.vrrp.seal import AH_BYTES, AH_PROTOCOL
@@ -26,10 +37,8 @@ _MOST_BYTES = 1 << 16
 _IPV4_BYTES = 20
 
 # asm-generic/socket.h, linux/in.h, linux/in6.h: what Python does not name
-_SO_ATTACH_FILTER = 26
 _IP_MULTICAST_ALL = 49
 _IPV6_MULTICAST_ALL = 29
-_SO_RCVBUFFORCE = 33
 _JOIN = socket.IP_ADD_MEMBERSHIP, socket.IPV6_JOIN_GROUP
 _LEAVE = socket.IP_DROP_MEMBERSHIP, socket.IPV6_LEAVE_GROUP
 _MREQN = struct.Struct("=4s4si")  # struct ip_mreqn: group, address, ifindex
@@ -37,11 +46,6 @@ _MREQ6 = struct.Struct("=16si")  # struct ipv6_mreq
 _PKTINFO6 = struct.Struct("=16si")  # struct in6_pktinfo
 _INT = struct.Struct("=i")
 
-# Classic BPF (linux/filter.h)
-_INSTRUCTION = struct.Struct("=HBBI")
-_LOAD_BYTE_ABSOLUTE, _LOAD_BYTE_INDIRECT, _LOAD_X_IP_HEADER, _JUMP_EQUAL, _RETURN = 0x30, 0x50, 0xB1, 0x15, 0x06
-_ALL, _NOTHING = 0xFFFFFFFF, 0
-_NETWORK_HEADER = 0xFFF00000  # SKF_NET_OFF
 _DESTINATION6_AT, _MULTICAST6 = 24, 0xFF  # its first byte
 _VRID_AT = 1  # in an advertisement
 
@@ -85,9 +89,9 @@ class Ear:
             socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol
         )
         try:
-            _attach(self._socket, _only_returns(_NOTHING))  # it hears all devices until it is bound
+            attach(self._socket, [DROP])  # it hears all devices until it is bound
             if buffer_bytes:
-                _enlarge(self._socket, buffer_bytes)
+                enlarge(self._socket, buffer_bytes)
             if family == 4:
                 self._socket.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
             else:
@@ -115,7 +119,7 @@ class Ear:
         if index != self._index:
             self._leave()
             self._open = False
-            _attach(self._socket, _only_returns(_NOTHING))
+            attach(self._socket, [DROP])
             if not index or not _bind(self._socket, self.device):
                 return False
             self._drain()
@@ -174,7 +178,7 @@ class Ear:
         return True
 
     def _begin(self) -> None:
-        _attach(self._socket, _filter(self.family, self.protocol, self._vrids, multicast=bool(self.device)))
+        attach(self._socket, _filter(self.family, self.protocol, self._vrids, multicast=bool(self.device)))
         self._open = True
 
     def _leave(self) -> None:
@@ -212,7 +216,7 @@ class Mouth:
         )
         self._told: dict[tuple[Address, int], list[tuple[int, int, bytes]]] = {}
         try:
-            _attach(self._socket, _only_returns(_NOTHING))  # it does not listen
+            attach(self._socket, [DROP])  # it does not listen
             if device:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, _PRIORITY)
@@ -261,40 +265,18 @@ def _bind(bound: socket.socket, device: str) -> bool:
     return True
 
 
-def _enlarge(enlarged: socket.socket, buffer_bytes: int) -> None:
-    """Beyond net.core.rmem_max if this process may."""
-    try:
-        enlarged.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer_bytes)
-    except PermissionError:
-        enlarged.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
-
-
-def _only_returns(most_bytes: int) -> list[bytes]:
-    return [_INSTRUCTION.pack(_RETURN, 0, 0, most_bytes)]
-
-
-def _filter(family: int, protocol: int, vrids: Collection[int] | None, multicast: bool) -> list[bytes]:
+def _filter(family: int, protocol: int, vrids: Collection[int] | None, multicast: bool) -> list[Instruction]:
     """Lets these virtual routers in; the kernel shows it IPv4 with its header and IPv6 without."""
-    made = []
+    made: list[Instruction] = []
     if family == 6 and not multicast:  # which of IPv6 a socket hears without membership; of IPv4 it does not
-        made += [
-            _INSTRUCTION.pack(_LOAD_BYTE_ABSOLUTE, 0, 0, _NETWORK_HEADER + _DESTINATION6_AT),
-            _INSTRUCTION.pack(_JUMP_EQUAL, 0, 1, _MULTICAST6),
-            *_only_returns(_NOTHING),
-        ]
+        made += [(LOAD_1, 0, 0, NETWORK_HEADER + _DESTINATION6_AT), (EQUALS, 0, 1, _MULTICAST6), DROP]
     if vrids is None:
-        return made + _only_returns(_ALL)
+        return [*made, TAKE]
     at = _VRID_AT + (AH_BYTES if protocol == AH_PROTOCOL else 0)
     if family == 4:
-        made += [_INSTRUCTION.pack(_LOAD_X_IP_HEADER, 0, 0, 0), _INSTRUCTION.pack(_LOAD_BYTE_INDIRECT, 0, 0, at)]
+        made += [(LOAD_X_IP_HEADER, 0, 0, 0), (LOAD_1_BEHIND_X, 0, 0, at)]
     else:
-        made += [_INSTRUCTION.pack(_LOAD_BYTE_ABSOLUTE, 0, 0, at)]
+        made += [(LOAD_1, 0, 0, at)]
     for vrid in sorted(vrids):
-        made += [_INSTRUCTION.pack(_JUMP_EQUAL, 0, 1, vrid), *_only_returns(_ALL)]
-    return made + _only_returns(_NOTHING)
-
-
-def _attach(filtered: socket.socket, instructions: list[bytes]) -> None:
-    program = ctypes.create_string_buffer(b"".join(instructions))
-    described = struct.pack("@HP", len(instructions), ctypes.addressof(program))  # struct sock_fprog
-    filtered.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
+        made += [(EQUALS, 0, 1, vrid), TAKE]
+    return [*made, DROP]

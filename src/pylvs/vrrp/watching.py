@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import array
 import errno
 import socket
-import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -13,6 +11,7 @@ from typing import TypeVar
 from pylvs.host import news
 from pylvs.host.news import AddressNews, LinkNews, News, RouteKey, RouteNews, RuleKey, RuleNews
 from pylvs.host.rtnetlink import RouteSocket, receive_all
+from pylvs.host.socket_filter import DROP, EQUALS, LOAD_1, LOAD_2, TAKE, attach, enlarge
 from pylvs.model.addresses import Address
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, SCOPE_HOST, SCOPE_LINK
 
@@ -20,9 +19,7 @@ from pylvs.model.routing import PROTOCOL_KEEPALIVED, SCOPE_HOST, SCOPE_LINK
 LINKS, IPV4_ADDRESSES, IPV6_ADDRESSES, IPV4_ROUTES, IPV6_ROUTES = 1 << 0, 1 << 4, 1 << 8, 1 << 6, 1 << 10
 IPV4_RULES, IPV6_RULES = 1 << 7, 1 << 18
 WAYS = IPV4_ROUTES | IPV6_ROUTES | IPV4_RULES | IPV6_RULES
-SO_RCVBUFFORCE, SO_ATTACH_FILTER = 33, 26
 RECEIVE_BUFFER = 4 << 20  # octets: some thousand changes at once
-FILTER = struct.Struct("=HBBI")  # struct sock_filter
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +235,7 @@ class Watch:
         self._asking = RouteSocket()
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, receive_buffer)
-        except PermissionError:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        enlarge(self._socket, receive_buffer)
         if routes:
             _without_foreign_routes(self._socket)
         self._socket.bind((0, groups))
@@ -353,16 +347,13 @@ def _takes_routes(change: Change) -> bool:
 def _without_foreign_routes(receiving: socket.socket) -> None:
     """Let the kernel keep back the routes of other protocols, of which a routing daemon may have a million."""
     type_offset, protocol_offset = 4, 16 + 5
-    code = (
-        (0x28, 0, 0, type_offset),  # a half word, which classic BPF loads as the network has it
-        (0x15, 1, 0, socket.htons(news.NEWROUTE)),
-        (0x15, 0, 2, socket.htons(news.DELROUTE)),
-        (0x30, 0, 0, protocol_offset),
-        (0x15, 0, 1, PROTOCOL_KEEPALIVED),
-        (0x06, 0, 0, 0xFFFFFFFF),
-        (0x06, 0, 0, 0),
+    program = (
+        (LOAD_2, 0, 0, type_offset),  # which classic BPF loads as the network has it
+        (EQUALS, 1, 0, socket.htons(news.NEWROUTE)),
+        (EQUALS, 0, 2, socket.htons(news.DELROUTE)),
+        (LOAD_1, 0, 0, protocol_offset),
+        (EQUALS, 0, 1, PROTOCOL_KEEPALIVED),
+        TAKE,
+        DROP,
     )
-    program = b"".join(FILTER.pack(*step) for step in code)
-    address, _ = (kept := array.array("B", program)).buffer_info()
-    receiving.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(code), address))
-    del kept  # the kernel has its own copy now
+    attach(receiving, program)

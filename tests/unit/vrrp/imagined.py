@@ -14,6 +14,7 @@ from pylvs.model.routing import HeldAddress
 from pylvs.model.vrrp import VrrpInstance
 from pylvs.vrrp.loop import Call, Timer
 from pylvs.vrrp.machine import State
+from pylvs.vrrp.priority import Watched
 from pylvs.vrrp.router import Router
 from pylvs.vrrp.sending_limits import SendingLimits
 from pylvs.vrrp.sockets import Datagram
@@ -183,3 +184,8 @@ class ImaginedMachine:
 def states(machines: Sequence[ImaginedMachine]) -> list[State]:
     """Of the first virtual router of each."""
     return [machine.routers[0].state for machine in machines]
+
+
+def watch(router: Router, watched: Watched) -> None:
+    """One thing that it tracks stands so now."""
+    router.track(router.watched | {(watched.kind, watched.track.name): watched})

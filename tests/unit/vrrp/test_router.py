@@ -13,7 +13,7 @@ from pylvs.model.vrrp import Announcements, Track, VrrpGroup, VrrpInstance
 from pylvs.vrrp.groups import Group
 from pylvs.vrrp.machine import State, Why
 from pylvs.vrrp.priority import Watched
-from tests.unit.vrrp.imagined import VIP, ImaginedMachine, Switch, held, instance, states
+from tests.unit.vrrp.imagined import VIP, ImaginedMachine, Switch, held, instance, states, watch
 
 
 def machines(*told: VrrpInstance) -> tuple[Switch, list[ImaginedMachine]]:
@@ -137,11 +137,11 @@ def test_a_group_moves_as_one() -> None:
         [State.MASTER, State.MASTER],
         [State.BACKUP, State.BACKUP],
     ]
-    made[0].routers[1].watch(Watched("script", Track("chk"), False))
+    watch(made[0].routers[1], Watched("script", Track("chk"), False))
     assert [router.state for router in made[0].routers] == [State.FAULT, State.FAULT]
     switch.run(1)
     assert [router.state for router in made[1].routers] == [State.MASTER, State.MASTER]
-    made[0].routers[1].watch(Watched("script", Track("chk"), True))
+    watch(made[0].routers[1], Watched("script", Track("chk"), True))
     switch.run(5)
     assert [router.state for router in made[0].routers] == [State.MASTER, State.MASTER]
     assert [router.state for router in made[1].routers] == [State.BACKUP, State.BACKUP]
@@ -152,9 +152,9 @@ def test_a_group_moves_as_one() -> None:
 
 def test_a_script_lowers_the_priority_and_the_other_takes_over() -> None:
     switch, (one, _) = machines(instance(100), instance(90))
-    one.routers[0].watch(Watched("script", Track("chk", -20), True))
+    watch(one.routers[0], Watched("script", Track("chk", -20), True))
     switch.run(5)
-    one.routers[0].watch(Watched("script", Track("chk", -20), False, None, "exit status 3"))
+    watch(one.routers[0], Watched("script", Track("chk", -20), False, None, "exit status 3"))
     assert ("PRIORITY", "VI_1", "80") in one.notified
     assert one.lines[-1] == "VI_1: priority 100 is 80 now: script chk is ill (exit status 3)"
     switch.run(5)
@@ -164,7 +164,7 @@ def test_a_script_lowers_the_priority_and_the_other_takes_over() -> None:
         Why.HIGHER,
         "10.0.0.2 with priority 90; its own is 80: script chk is ill (exit status 3)",
     )
-    one.routers[0].watch(Watched("script", Track("chk", -20), True))
+    watch(one.routers[0], Watched("script", Track("chk", -20), True))
     switch.run(5)
     assert switch.masters() == ["m1"]
 
@@ -261,8 +261,8 @@ def test_one_that_waits_for_its_scripts_tells_no_fault_until_one_fails() -> None
     router.start()
     switch.run(5)
     assert (machine.notified, router.state) == ([], State.FAULT)
-    router.watch(Watched("script", Track("chk"), False))
-    router.watch(Watched("script", Track("chk"), True))
+    watch(router, Watched("script", Track("chk"), False))
+    watch(router, Watched("script", Track("chk"), True))
     assert machine.notified == [("INSTANCE", "VI_1", "FAULT"), ("INSTANCE", "VI_1", "BACKUP")]
 
 
