@@ -51,16 +51,6 @@ class BuildError(Exception):
     """A source does not compile or cannot be described; the text is the compiler's."""
 
 
-def _cache() -> Path:
-    """A directory of this user's alone for what zig stores; never in the tree, and HOME is not needed."""
-    cache = Path(tempfile.gettempdir()) / f"pylvs-zig-{os.getuid()}"
-    cache.mkdir(mode=0o700, exist_ok=True)
-    status = cache.lstat()
-    if status.st_uid != os.getuid() or not cache.is_dir() or cache.is_symlink() or status.st_mode & 0o022:
-        return Path(tempfile.mkdtemp(prefix="pylvs-zig-"))  # someone else made it: trust nothing in there
-    return cache
-
-
 def _toolchain() -> Path:
     """Where ziglang is installed. Raises BuildError when it is not."""
     found = importlib.util.find_spec("ziglang")
@@ -74,7 +64,6 @@ def compile_object(source: Path, target: Path, root: Path) -> None:
     zig = _toolchain()
     headers = zig / "lib" / "libc" / "include"
     include = root / "bpf" / "include"
-    cache = str(_cache())
     unwanted = {"CPATH", "C_INCLUDE_PATH", "CFLAGS", "SOURCE_DATE_EPOCH"}  # nothing outside the tree has a say
     environment = {name: value for name, value in os.environ.items() if name not in unwanted}
     command = [
@@ -97,14 +86,15 @@ def compile_object(source: Path, target: Path, root: Path) -> None:
         "-o",
         str(target),
     ]
-    done = subprocess.run(
-        command,
-        cwd=root,
-        env={**environment, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory(prefix="pylvs-zig-") as cache:  # which zig must have; kept, it only grows
+        done = subprocess.run(
+            command,
+            cwd=root,
+            env={**environment, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode:
         raise BuildError(f"{source.relative_to(root)} does not compile:\n{done.stderr.strip()}")
 
