@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PROGRAM = "/usr/sbin/keepalived"
@@ -36,3 +40,25 @@ def status_of(file: Path) -> int:
         [PROGRAM, "-t", "-l", "-n", "-f", str(file)], capture_output=True, start_new_session=True, timeout=120
     )
     return done.returncode
+
+
+@contextmanager
+def running(file: Path, log: str, ready: Callable[[str], bool], patience_s: float) -> Iterator[Path]:
+    """Its virtual routers alone, once their log is `ready`; `log` says how much they tell. Gives the log's file."""
+    pids = file.parent / "pid", file.parent / "vrrp.pid"
+    command = [PROGRAM, "-n", "-l", log, "-P", "-f", str(file), "-p", str(pids[0]), "-r", str(pids[1])]
+    said = file.parent / "log"
+    with (
+        said.open("w") as out,
+        subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True) as process,
+    ):
+        try:
+            deadline = time.monotonic() + patience_s
+            while not ready(said.read_text()):
+                assert process.poll() is None, said.read_text()
+                assert time.monotonic() < deadline, said.read_text()
+                time.sleep(0.05)
+            yield said
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(patience_s)

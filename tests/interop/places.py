@@ -25,6 +25,21 @@ def inside(name: str) -> Iterator[None]:
         subprocess.run(["ip", "netns", "del", name], check=True)
 
 
+@contextmanager
+def on_a_link(name: str) -> Iterator[None]:
+    """The same, and there is eth0, which holds 192.0.2.1/24."""
+    with inside(name):
+        for words in ("link add eth0 type veth peer name peer0", "link set peer0 up", "link set eth0 up"):
+            ip(words)
+        ip("addr add 192.0.2.1/24 dev eth0")
+        yield
+
+
+def ip(words: str) -> str:
+    """What `ip` says to them."""
+    return subprocess.run(["ip", *words.split()], check=True, capture_output=True, text=True).stdout
+
+
 def server_tls(folder: Path) -> ssl.SSLContext:
     """A server's side of TLS; its key and certificate are then in the folder as `key` and `crt`."""
     words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=nobody"]

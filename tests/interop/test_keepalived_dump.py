@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,22 +129,8 @@ class Dumped:
 
 def dump(file: Path) -> list[str]:
     """keepalived's dump of its virtual routers, as lines; it runs no longer than that takes."""
-    pids = file.parent / "pid", file.parent / "vrrp.pid"
-    command = [keepalived.PROGRAM, "-n", "-l", "-d", "-P", "-f", str(file), "-p", str(pids[0]), "-r", str(pids[1])]
-    log = file.parent / "log"
-    with (
-        log.open("w") as out,
-        subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True) as running,
-    ):
-        try:
-            deadline = time.monotonic() + PATIENCE_S
-            while "< Interfaces >" not in log.read_text():
-                assert running.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.05)
-        finally:
-            running.send_signal(signal.SIGTERM)
-            running.wait(PATIENCE_S)
+    with keepalived.running(file, "-d", lambda said: "< Interfaces >" in said, PATIENCE_S) as log:
+        pass
     return [STAMP.sub("", line) for line in log.read_text().splitlines()]
 
 

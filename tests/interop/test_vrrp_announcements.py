@@ -24,6 +24,7 @@ from pylvs.vrrp.frames import Claim, claim_of, gratuitous_arp
 from pylvs.vrrp.link_socket import ClaimEar, Sender, announcement, forwards, known_as
 from pylvs.vrrp.sending_limits import SendingLimits
 from tests.interop import keepalived
+from tests.interop.places import ip
 
 PATIENCE_S = 20.0
 HERE, THERE = bytes.fromhex("02000000000a"), bytes.fromhex("02000000000b")
@@ -32,11 +33,6 @@ VMAC = bytes.fromhex("00005e000133")
 VIPS = (ip_address("10.0.0.100"), ip_address("fd00::100"))
 OTHERS = (ip_address("10.0.0.99"), ip_address("fd00::99"))
 BOTH = pytest.mark.parametrize("vip", VIPS, ids=["IPv4", "IPv6"])
-
-
-def ip(words: str) -> str:
-    done = subprocess.run(["ip", *words.split()], check=True, capture_output=True, text=True)
-    return done.stdout
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +21,7 @@ from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.vrrp import holdings
 from pylvs.vrrp.watching import Watch
 from tests.interop import keepalived
-from tests.interop.places import inside
+from tests.interop.places import inside, ip
 
 REASON = keepalived.why_not()
 pytestmark = [pytest.mark.may_be_skipped, pytest.mark.skipif(bool(REASON), reason=REASON)]
@@ -191,10 +189,6 @@ def place() -> Iterator[None]:
         yield
 
 
-def ip(words: str) -> str:
-    return subprocess.run(["ip", *words.split()], check=True, capture_output=True, text=True).stdout
-
-
 def settled(found: Any) -> Any:
     """Without numbers that are never the same twice."""
     if isinstance(found, dict):
@@ -255,24 +249,9 @@ def fine(*outcomes: Outcome) -> None:
 @contextmanager
 def by_keepalived(file: Path) -> Iterator[None]:
     """The real one, as master."""
-    pids = file.parent / "pid", file.parent / "vrrp.pid"
-    command = [keepalived.PROGRAM, "-n", "-l", "-D", "-P", "-f", str(file), "-p", str(pids[0]), "-r", str(pids[1])]
-    log = file.parent / "log"
-    with (
-        log.open("w") as out,
-        subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True) as running,
-    ):
-        try:
-            deadline = time.monotonic() + PATIENCE_S
-            routers = file.read_text().count("vrrp_instance")
-            while log.read_text().count("Entering MASTER STATE") < routers:
-                assert running.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.1)
-            yield
-        finally:
-            running.send_signal(signal.SIGTERM)
-            running.wait(PATIENCE_S)
+    routers = file.read_text().count("vrrp_instance")
+    with keepalived.running(file, "-D", lambda said: said.count("Entering MASTER STATE") >= routers, PATIENCE_S):
+        yield
 
 
 def without_doubt() -> dict[str, list[str]]:

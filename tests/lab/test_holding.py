@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface, ip_network
@@ -27,7 +26,7 @@ from pylvs.vrrp.watching import (
     RuleGone,
     Watch,
 )
-from tests.interop.places import inside
+from tests.interop.places import inside, ip
 
 PATIENCE_S = 20
 
@@ -41,11 +40,6 @@ def place() -> Iterator[None]:
             ip(f"link set peer{number} up")
             ip(f"link set eth{number} up")
         yield
-
-
-def ip(words: str) -> str:
-    """What `ip` says."""
-    return subprocess.run(["ip", *words.split()], check=True, capture_output=True, text=True).stdout
 
 
 def shown(device: str, family: int = 4) -> dict[str, dict[str, Any]]:

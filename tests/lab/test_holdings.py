@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
@@ -14,7 +13,7 @@ from pylvs.model.routing import HeldAddress, NextHop, Route, RoutingRule
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.vrrp import holdings
 from pylvs.vrrp.watching import Watch
-from tests.interop.places import inside
+from tests.interop.places import ip, on_a_link
 
 VIP = ip_address("192.0.2.100")
 
@@ -22,15 +21,8 @@ VIP = ip_address("192.0.2.100")
 @pytest.fixture(autouse=True)
 def place() -> Iterator[None]:
     """A network namespace with eth0, which holds 192.0.2.1/24."""
-    with inside("master"):
-        for words in ("link add eth0 type veth peer name peer0", "link set peer0 up", "link set eth0 up"):
-            ip(words)
-        ip("addr add 192.0.2.1/24 dev eth0")
+    with on_a_link("master"):
         yield
-
-
-def ip(words: str) -> str:
-    return subprocess.run(["ip", *words.split()], check=True, capture_output=True, text=True).stdout
 
 
 def way(to: str, **given: Any) -> Route:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
@@ -17,7 +16,7 @@ from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.place import Place
 from pylvs.vrrp.sockets import Datagram
 from pylvs.vrrp.speaking import Voice
-from tests.interop.places import inside
+from tests.interop.places import inside, ip
 
 FOUR, SIX = "192.0.2.100", "2001:db8::100"
 
@@ -61,10 +60,6 @@ def seen() -> Iterator[Seen]:
         made = Seen()
         yield made
         made.place.close()
-
-
-def ip(words: str) -> str:
-    return subprocess.run(["ip", *words.split()], check=True, capture_output=True, text=True).stdout
 
 
 def _make(number: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -11,21 +10,14 @@ import pytest
 
 from pylvs.host import routes
 from pylvs.model.routing import NextHop, Route, RoutingRule
-from tests.interop.places import inside
+from tests.interop.places import ip, on_a_link
 
 
 @pytest.fixture(autouse=True)
 def place() -> Iterator[None]:
     """A network namespace with eth0, which holds 192.0.2.1/24."""
-    with inside("routes"):
-        for words in ("link add eth0 type veth peer name peer0", "link set peer0 up", "link set eth0 up"):
-            ip(words)
-        ip("addr add 192.0.2.1/24 dev eth0")
+    with on_a_link("routes"):
         yield
-
-
-def ip(words: str) -> str:
-    return subprocess.run(["ip", *words.split()], check=True, capture_output=True, text=True).stdout
 
 
 def shown(family: int = 4) -> list[str]:

@@ -15,6 +15,7 @@ import pytest
 
 from pylvs.model.errors import PylvsError
 from pylvs.vrrp.client import Client
+from tests.interop.places import ip
 from tests.lab.daemons import until
 from tests.lab.support import PYLVS
 
@@ -32,11 +33,6 @@ vrrp_instance VI_1 {{
     }}
 }}
 """
-
-
-def ip(words: str) -> str:
-    done = subprocess.run(["ip", *words.split()], check=True, capture_output=True, text=True)
-    return done.stdout
 
 
 class Node:

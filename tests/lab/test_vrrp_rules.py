@@ -24,7 +24,7 @@ from pylvs.host.vrrp_rules import Guard
 from pylvs.model.routing import HeldAddress
 from pylvs.model.vrrp import Vmac, VrrpInstance, VrrpSettings
 from pylvs.vrrp.watching import Watch
-from tests.interop.places import inside
+from tests.interop.places import inside, ip
 
 PATIENCE_S = 20
 OTHER = f"pylvs-asker{os.getpid()}"
@@ -48,10 +48,6 @@ def place() -> Iterator[None]:
             yield
         finally:
             subprocess.run(["ip", "netns", "del", OTHER], check=True)
-
-
-def ip(words: str) -> str:
-    return subprocess.run(["ip", *words.split()], check=True, capture_output=True, text=True).stdout
 
 
 def answers(address: str) -> bool:
