@@ -309,7 +309,8 @@ def _start_commands(lab: Lab, host: Host) -> subprocess.Popen[str]:
     """A host's commands; a run of ipvsadm commands as one `ipvsadm -R`, which is quicker."""
     prefix = "ipvsadm "
     table = [line.removeprefix(prefix) for line in host.commands if line.startswith(prefix)]
-    script = ["set -e", *(line for line in host.commands if not line.startswith(prefix))]
+    first = [_until(host.follows)] if host.follows else []
+    script = ["set -e", *first, *(line for line in host.commands if not line.startswith(prefix))]
     if table:
         script.append(f"printf '%s\\n' {' '.join(shlex.quote(line) for line in table)} | ipvsadm -R")
     return _start([*Place(lab.name, host.name).inside(), "sh"], "\n".join([*script, ""]))
@@ -317,8 +318,11 @@ def _start_commands(lab: Lab, host: Host) -> subprocess.Popen[str]:
 
 def _start_waiting(lab: Lab, host: Host) -> subprocess.Popen[str]:
     """Until what the host awaits has come."""
-    script = f"until {host.awaits} >/dev/null 2>&1; do sleep 0.1; done"
-    return _start([*Place(lab.name, host.name).inside(), "sh"], f"{script}\n")
+    return _start([*Place(lab.name, host.name).inside(), "sh"], f"{_until(host.awaits)}\n")
+
+
+def _until(command: str) -> str:
+    return f"until {command} >/dev/null 2>&1; do sleep 0.1; done"
 
 
 def _remove(name: str) -> None:

@@ -39,7 +39,8 @@ class Host:
     """A machine of the lab.
 
     `vip_device` is the director's device for the VIP, `shared_vip_device` that of one of two, which hold it by turns.
-    `commands` finish the host's configuration and run inside it; the lab is up once `awaits` succeeds.
+    `commands` finish the host's configuration and run inside it; the lab is up once `awaits` succeeds,
+    and `commands` begin once `follows` does.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Host:
     shared_vip_device: str = ""
     files: Mapping[str, str] = field(default_factory=dict)  # path -> content, besides what every host has
     awaits: str = ""
+    follows: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def without_configuration(network: Network, addresses: bool) -> Network:
     hosts = []
     table = network.names()  # the plan stands, whoever carries it out
     for host in network.hosts:
-        host = replace(host, names={**table, **host.names}, awaits="")
+        host = replace(host, names={**table, **host.names}, awaits="", follows="")
         if host.role not in (DIRECTOR, SERVER):
             hosts.append(host)
             continue

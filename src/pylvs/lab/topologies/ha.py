@@ -58,18 +58,16 @@ def network(plan: Plan) -> Network:
 
 def _director(plan: Plan, number: int, dip: AnyInterface, role: tuple[str, int], program: str) -> Host:
     """The backup begins once the VIP answers, so that every lab comes up the same way."""
-    master_first = (
-        () if role is MASTER else (f"until ping -c 1 -W 1 {plan.vip.ip} >/dev/null 2>&1; do sleep 0.1; done",)
-    )
     return Host(
         f"{DIRECTOR}{number}",
         DIRECTOR,
         (parts.card(DIRECTOR, "lan", [(dip, "DIP")], plan.device, number=number - 1),),
         gateway=str(plan.gateway.ip) if plan.gateway else "",
         shared_vip_device=plan.device,
-        commands=(*master_first, f"service {program} start"),
+        commands=(f"service {program} start",),
         files={CONFIGURATION: configuration(plan, *role)},
         awaits=f"ip -o addr show to {plan.vip.ip} | grep -q ." if role is MASTER else "",
+        follows="" if role is MASTER else f"ping -c 1 -W 1 {plan.vip.ip}",
     )
 
 
