@@ -416,6 +416,17 @@ struct pool {
 	u32 pad;
 };
 
+enum pace_classes { PACE_CLASSES = 16, PACE_FIRST_NS = 15625 /* 1 ms is the sixth doubling */ };
+
+struct pace { /* how long the expirer held its CPU */
+	u64 goes;
+	u64 spent_ns; /* in all of them */
+	u64 longest_ns; /* in one of them; whoever reads may set it to 0 */
+	u64 ended; /* connections */
+	u64 cpu; /* of the last one */
+	u64 lengths[PACE_CLASSES]; /* goes shorter than PACE_FIRST_NS << n; the last: all longer ones */
+};
+
 struct magazine {
 	u32 count;
 	u32 generation;
@@ -494,4 +505,5 @@ struct constants {
 	enum mark_flag mark_flag;
 	enum probe_marks probe_marks;
 	enum word_bits word_bits;
+	enum pace_classes pace_classes;
 };

@@ -28,9 +28,15 @@ INLINE bool is_half_open(u32 state, u32 slot)
 	return state == STATE_SYN_RECV || state == STATE_SYNACK || state == STATE_SCTP_INIT1 || state == STATE_SCTP_INIT;
 }
 
+/* Cache lines of `looks` that slots were ever taken of. */
+INLINE u32 lines_used(const struct pool *pool)
+{
+	return (READ_ONCE(pool->fresh) + LOOKS - 1) / LOOKS;
+}
+
 /* How many cache lines to look at this second: one of THIN_EACH, rounded by chance. */
 INLINE u32 lines_to_thin(const struct pool *pool)
 {
-	u32 lines = (READ_ONCE(pool->fresh) + LOOKS - 1) / LOOKS;
+	u32 lines = lines_used(pool);
 	return lines / THIN_EACH + (bpf_get_prandom_u32() % THIN_EACH < lines % THIN_EACH);
 }

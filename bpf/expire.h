@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Expiry without any process: one bpf_timer sweeps `looks`, a compact array with a tick for each slot, once a second
- * and in slices. A connection is looked at again only when the tick noted for it has come; if packets have prolonged
- * it, the new tick is noted, else it ends.
+ * Expiry without any process: one bpf_timer sweeps `looks`, a compact array with a tick for each slot, twice a second
+ * and in goes. A connection is looked at again only when the tick noted for it has come; if packets have prolonged
+ * it, the new tick is noted, else it ends. What a look costs depends on the machine's memory: so the clock ends a go.
  */
 #pragma once
 #include "defence.h"
+#include "pace.h"
 
 enum expiry_limits {
-	SLICE_LINES = 4096, /* cache lines of `looks` in one go, 65,536 slots */
-	SLICE_ENDS = 512, /* connections ended in one go */
-	SLICE_ORPHANS = 4096, /* connections looked at in one go for a deleted destination */
-	PAUSE_NS = 1000000, /* between goes of one round */
+	SLICE_LINES = 1 << 16, /* cache lines of `looks` in one go, at most: 1,048,576 slots */
+	SLICE_ORPHANS = 1 << 16, /* connections looked at in one go for a deleted destination */
 	ROUNDS_A_SECOND = 2,
 	ROUND_NS = 1000000000 / ROUNDS_A_SECOND,
 };
@@ -21,11 +20,17 @@ struct sweeper {
 ARRAY_MAP(sweepers, struct sweeper, 1, 0);
 
 struct slice {
+	u64 until; /* ns */
 	u32 first; /* line */
 	u32 now;
 	u32 ended;
 	u32 done; /* lines */
 };
+
+INLINE bool is_over(const struct slice *slice)
+{
+	return (s64)(bpf_ktime_get_ns() - slice->until) >= 0;
+}
 
 struct held {
 	union tuple tuple;
@@ -75,15 +80,30 @@ VERIFIED_ONCE u32 look(u32 slot, u32 now)
 	return end_connection(&held.tuple, held.six, c, word, seen, d, ENDING_AGED) ? 0 : now + 1;
 }
 
+/* Whether one of the line's ticks has come, without a branch: nearly always none has. */
+INLINE bool is_due(const struct looks *line, u32 now)
+{
+	u32 due = 0;
+#pragma unroll
+	for (u32 i = 0; i < LOOKS; i++) {
+		u32 noted = READ_ONCE(line->at[i]);
+		due |= (noted | -noted) & (noted - now - 1); /* the highest bit: not 0, and not after now */
+	}
+	return due >> 31;
+}
+
 static int sweep_line(u32 index, struct slice *slice)
 {
 	u32 at = slice->first + index;
 	struct looks *line = LOOKUP(looks, at);
 	if (!line)
 		return 1;
+	slice->done = index + 1;
+	if (likely(!is_due(line, slice->now)))
+		return index % CLOCK_EVERY == CLOCK_EVERY - 1 && is_over(slice);
 	for (u32 i = 0; i < LOOKS; i++) {
 		u32 noted = READ_ONCE(line->at[i]);
-		if (likely(!noted || (s32)(noted - slice->now) > 0))
+		if (!noted || (s32)(noted - slice->now) > 0)
 			continue;
 		u32 next = look(at * LOOKS + i, slice->now);
 		if (next)
@@ -91,8 +111,7 @@ static int sweep_line(u32 index, struct slice *slice)
 		else
 			slice->ended += 1;
 	}
-	slice->done = index + 1;
-	return slice->ended >= SLICE_ENDS;
+	return is_over(slice);
 }
 
 /* End the slot's connection if it is half open. */
@@ -119,47 +138,54 @@ static int thin_line(u32 index, struct slice *slice)
 	for (u32 i = 0; i < LOOKS; i++)
 		if (READ_ONCE(line->at[i]))
 			thin(at * LOOKS + i);
-	return 0;
+	slice->done = index + 1;
+	return is_over(slice);
 }
 
 /* drop_entry's work of a second, in goes of their own. True while there is more of it. */
-INLINE bool thinned(struct pool *pool, const struct settings *settings)
+INLINE bool thinned(struct pool *pool, const struct settings *settings, u64 until)
 {
 	if (settings->drop_entry != DEFENCE_ON)
 		return false;
-	struct slice all = {.first = (READ_ONCE(pool->fresh) + LOOKS - 1) / LOOKS};
+	struct slice all = {.first = lines_used(pool), .until = until};
 	u32 count = pool->thin < THIN_SLICE ? pool->thin : THIN_SLICE;
 	if (count)
 		bpf_loop(count, thin_line, &all, 0);
-	pool->thin -= count;
+	pool->thin = all.done ? pool->thin - all.done : 0;
 	return pool->thin;
+}
+
+/* One go of a round. True while there is more of the round. */
+INLINE bool swept(struct pool *pool, u64 until, struct pace *pace)
+{
+	u32 lines = lines_used(pool);
+	struct slice slice = {.first = pool->sweep_at, .now = ticks(), .until = until};
+	u32 count = lines > slice.first ? lines - slice.first : 0;
+	if (count)
+		bpf_loop(count > SLICE_LINES ? SLICE_LINES : count, sweep_line, &slice, 0);
+	pace->ended += slice.ended;
+	pool->sweep_at = slice.first + slice.done;
+	if (pool->sweep_at < lines && slice.done)
+		return true;
+	pool->sweep_at = 0;
+	pool->sweeps += 1;
+	if (pool->sweeps % ROUNDS_A_SECOND == 0)
+		pool->thin = lines_to_thin(pool);
+	return false;
 }
 
 static int sweep(void *map, u32 *key, struct sweeper *sweeper)
 {
+	u64 began = bpf_ktime_get_ns();
 	struct pool *pool = LOOKUP(pools, 0);
 	struct root *root = the_root();
-	if (!pool || !root)
+	struct pace *pace = LOOKUP(paces, 0);
+	if (!pool || !root || !pace)
 		return 0;
-	if (thinned(pool, &root->settings)) {
-		bpf_timer_start(&sweeper->timer, PAUSE_NS, 0);
-		return 0;
-	}
-	u32 lines = (READ_ONCE(pool->fresh) + LOOKS - 1) / LOOKS;
-	struct slice slice = {.first = pool->sweep_at, .now = ticks()};
-	u32 count = lines > slice.first ? lines - slice.first : 0;
-	if (count)
-		bpf_loop(count > SLICE_LINES ? SLICE_LINES : count, sweep_line, &slice, 0);
-	pool->sweep_at = slice.first + slice.done;
-	if (pool->sweep_at >= lines || !slice.done) {
-		pool->sweep_at = 0;
-		pool->sweeps += 1;
-		if (pool->sweeps % ROUNDS_A_SECOND == 0)
-			pool->thin = lines_to_thin(pool);
-		bpf_timer_start(&sweeper->timer, ROUND_NS, 0);
-	} else {
-		bpf_timer_start(&sweeper->timer, PAUSE_NS, 0);
-	}
+	u64 until = began + GO_NS;
+	bool more = thinned(pool, &root->settings, until) || swept(pool, until, pace);
+	u64 spent = note_go(pace, began);
+	bpf_timer_start(&sweeper->timer, more ? pause_after(spent) : ROUND_NS, 0);
 	return 0;
 }
 
@@ -186,13 +212,17 @@ VERIFIED_ONCE int end_orphan(u32 slot, u32 live)
 }
 
 struct orphans {
+	u64 until; /* ns */
 	u32 first;
 	u32 live;
+	u32 done;
 };
 
 static int orphan_step(u32 index, struct orphans *o)
 {
-	return end_orphan(o->first + index, o->live);
+	end_orphan(o->first + index, o->live);
+	o->done = index + 1;
+	return index % CLOCK_EVERY == CLOCK_EVERY - 1 && (s64)(bpf_ktime_get_ns() - o->until) >= 0;
 }
 
 /* Run by whoever deletes destinations while expire_nodest_conn is set, until it returns 0. */
@@ -204,12 +234,12 @@ int end_orphans(struct __sk_buff *skb)
 	if (!pool || !root)
 		return 0;
 	u32 fresh = READ_ONCE(pool->fresh);
-	struct orphans o = {.first = pool->purge_at, .live = READ_ONCE(root->live)};
+	struct orphans o = {.first = pool->purge_at, .live = READ_ONCE(root->live), .until = bpf_ktime_get_ns() + GO_NS};
 	u32 count = fresh > o.first ? fresh - o.first : 0;
 	if (count > SLICE_ORPHANS)
 		count = SLICE_ORPHANS;
 	bpf_loop(count, orphan_step, &o, 0);
-	pool->purge_at = o.first + count < fresh ? o.first + count : 0;
+	pool->purge_at = o.done && o.first + o.done < fresh ? o.first + o.done : 0;
 	return pool->purge_at != 0;
 }
 

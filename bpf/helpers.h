@@ -37,6 +37,7 @@ typedef _Bool bool;
 HELPER(1, void *, bpf_map_lookup_elem, void *map, const void *key);
 HELPER(2, long, bpf_map_update_elem, void *map, const void *key, const void *value, u64 flags);
 HELPER(3, long, bpf_map_delete_elem, void *map, const void *key);
+HELPER(5, u64, bpf_ktime_get_ns, void);
 HELPER(7, u32, bpf_get_prandom_u32, void);
 HELPER(8, u32, bpf_get_smp_processor_id, void);
 HELPER(9, long, bpf_skb_store_bytes, void *skb, u32 offset, const void *from, u32 length, u64 flags);

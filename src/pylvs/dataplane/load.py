@@ -238,7 +238,7 @@ def reload(state: State, connections: int | None = None) -> None:
     """
     tables = Tables(state)
     capacity = connections or int(tables.pool.get(0, "capacity"))
-    anew = {"stages_xdp", "stages_tc", "works"} | (set(CONNECTION_MAPS) if connections else set())
+    anew = {"stages_xdp", "stages_tc", "works", "paces"} | (set(CONNECTION_MAPS) if connections else set())
     kept = []
     with _open_object(capacity) as opened:
         for name in opened.maps():

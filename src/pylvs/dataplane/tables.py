@@ -141,6 +141,11 @@ class Tables:
         return Records(self._array("pools"), "pool")
 
     @cached_property
+    def pace(self) -> Records:
+        """How long the expirer held its CPU."""
+        return Records(self._array("paces"), "pace")
+
+    @cached_property
     def words(self) -> maps.MmapArray:
         """The words of NAT connections by slot."""
         return self._array("words")
