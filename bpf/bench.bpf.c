@@ -8,7 +8,8 @@
 #include "helpers.h"
 
 enum bench_numbers {
-	BENCH_BYTES = 54, /* Ethernet, IPv4 and TCP headers */
+	BENCH_BYTES = 54, /* Ethernet, IPv4 and TCP headers, or UDP's with as much behind it */
+	BENCH_BYTES6 = 74, /* likewise of IPv6 */
 	BENCH_LINK = 14, /* the first of them */
 	BENCH_CHECK = 24, /* where the IPv4 checksum is, */
 	BENCH_SOURCE = 26, /* the source address, */
@@ -18,19 +19,24 @@ enum bench_numbers {
 	BENCH_ROOM = 20, /* bytes that a tunnel puts in front */
 };
 
+enum { TC_PASSED = 0, TC_DROPPED = 2 };
+
 struct bench_plan {
 	u16 pad; /* the frame lies as it does in memory: its IP header at a multiple of four */
-	u8 frame[BENCH_BYTES]; /* as it is written anew */
+	u8 frame[BENCH_BYTES6]; /* as it is written anew */
 	u32 address; /* of the first flow's client, host order */
 	u32 sum; /* of the IPv4 header without checksum and source address */
 	u32 flow; /* the next one: flow * multiplier + increment, modulo mask + 1 */
 	u32 multiplier;
 	u32 increment;
 	u32 mask;
+	u32 port; /* of the first flow's service, host order */
+	u32 services; /* flows belong to so many in turn, at one port after the other: a power of two, less one */
 };
 
+/* One for each CPU: several may measure at once. */
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	MAP_UINT(max_entries, 1);
 	MAP_TYPE(key, u32);
 	MAP_TYPE(value, struct bench_plan);
@@ -43,6 +49,13 @@ struct {
 	MAP_UINT(value_size, sizeof(u32));
 } bench_target SEC(".maps");
 
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_PROG_ARRAY);
+	MAP_UINT(max_entries, 1);
+	MAP_UINT(key_size, sizeof(u32));
+	MAP_UINT(value_size, sizeof(u32));
+} bench_target_tc SEC(".maps");
+
 INLINE struct bench_plan *the_plan(void)
 {
 	u32 only = 0;
@@ -52,19 +65,21 @@ INLINE struct bench_plan *the_plan(void)
 #define AT(type, base, offset) (*(type *)((void *)(base) + (offset)))
 
 /* In pieces that the path's reads lie within: a read that spans two writes would wait for both. */
-INLINE bool write_frame(struct xdp_md *ctx, const struct bench_plan *plan)
+INLINE bool write_frame(void *to, void *end, const struct bench_plan *plan, u32 bytes)
 {
-	void *to = (void *)(long)ctx->data;
-	if (to + BENCH_BYTES > (void *)(long)ctx->data_end)
+	if (to + bytes > end)
 		return false;
 #pragma unroll
 	for (int i = 0; i < BENCH_LINK; i += 2)
 		AT(volatile u16, to, i) = AT(const volatile u16, plan->frame, i);
 #pragma unroll
-	for (int i = BENCH_LINK; i < BENCH_BYTES; i += 4)
+	for (u32 i = BENCH_LINK; i < bytes; i += 4)
 		AT(volatile u32, to, i) = AT(const volatile u32, plan->frame, i);
 	return true;
 }
+
+#define WRITE_FRAME(ctx, plan, bytes) \
+	write_frame((void *)(long)(ctx)->data, (void *)(long)(ctx)->data_end, plan, bytes)
 
 INLINE int aborted(struct xdp_md *ctx)
 {
@@ -76,7 +91,17 @@ SEC("xdp.frags")
 int bench_same(struct xdp_md *ctx)
 {
 	struct bench_plan *plan = the_plan();
-	if (!plan || !write_frame(ctx, plan))
+	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES))
+		return aborted(ctx);
+	bpf_tail_call(ctx, &bench_target, 0);
+	return aborted(ctx);
+}
+
+SEC("xdp.frags")
+int bench_same6(struct xdp_md *ctx)
+{
+	struct bench_plan *plan = the_plan();
+	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES6))
 		return aborted(ctx);
 	bpf_tail_call(ctx, &bench_target, 0);
 	return aborted(ctx);
@@ -87,10 +112,10 @@ SEC("xdp.frags")
 int bench_shrink(struct xdp_md *ctx)
 {
 	struct bench_plan *plan = the_plan();
-	if (!plan || (ctx->data_end - ctx->data > sizeof(plan->frame) + BENCH_ROOM / 2 &&
+	if (!plan || (ctx->data_end - ctx->data > BENCH_BYTES + BENCH_ROOM / 2 &&
 		      bpf_xdp_adjust_head(ctx, BENCH_ROOM)))
 		return aborted(ctx);
-	if (!write_frame(ctx, plan))
+	if (!WRITE_FRAME(ctx, plan, BENCH_BYTES))
 		return aborted(ctx);
 	bpf_tail_call(ctx, &bench_target, 0);
 	return aborted(ctx);
@@ -101,7 +126,7 @@ SEC("xdp.frags")
 int bench_flows(struct xdp_md *ctx)
 {
 	struct bench_plan *plan = the_plan();
-	if (!plan || !write_frame(ctx, plan))
+	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES))
 		return aborted(ctx);
 	void *to = (void *)(long)ctx->data;
 	if (to + BENCH_BYTES > (void *)(long)ctx->data_end)
@@ -113,29 +138,59 @@ int bench_flows(struct xdp_md *ctx)
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	u16 port = to_be16(BENCH_FIRST_PORT + flow % BENCH_FLOWS_AN_ADDRESS);
+	u16 target = to_be16(plan->port + (flow & plan->services));
 	AT(volatile u32, to, BENCH_CHECK - 2) = AT(const volatile u16, plan->frame, BENCH_CHECK - 2) | (~sum & 0xffff) << 16;
 	AT(volatile u32, to, BENCH_SOURCE) = to_be32(client);
-	AT(volatile u32, to, BENCH_PORTS) = (u32)AT(const volatile u16, plan->frame, BENCH_PORTS + 2) << 16 | port;
+	AT(volatile u32, to, BENCH_PORTS) = (u32)target << 16 | port;
 	bpf_tail_call(ctx, &bench_target, 0);
 	return aborted(ctx);
 }
 
+SEC("tc")
+int bench_tc(struct __sk_buff *ctx)
+{
+	struct bench_plan *plan = the_plan();
+	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES))
+		return TC_DROPPED;
+	bpf_tail_call(ctx, &bench_target_tc, 0);
+	return TC_DROPPED;
+}
+
 /* --- what stands in for the path --- */
 
-/* The floor of all ratios: as little as forwarding can be. */
-SEC("xdp.frags")
-int bench_swap(struct xdp_md *ctx)
+INLINE bool swap_addresses(u16 *mac, void *end)
 {
-	u16 *mac = (void *)(long)ctx->data;
-	if ((void *)(mac + 6) > (void *)(long)ctx->data_end)
-		return aborted(ctx);
+	if ((void *)(mac + 6) > end)
+		return false;
 #pragma unroll
 	for (int i = 0; i < 3; i++) {
 		u16 target = mac[i];
 		mac[i] = mac[i + 3];
 		mac[i + 3] = target;
 	}
-	return XDP_TX;
+	return true;
+}
+
+/* The floor of all ratios: as little as forwarding can be. */
+SEC("xdp.frags")
+int bench_swap(struct xdp_md *ctx)
+{
+	return swap_addresses((void *)(long)ctx->data, (void *)(long)ctx->data_end) ? (int)XDP_TX : aborted(ctx);
+}
+
+/* And at TC. */
+SEC("tc")
+int bench_tc_swap(struct __sk_buff *ctx)
+{
+	if (!swap_addresses((void *)(long)ctx->data, (void *)(long)ctx->data_end))
+		return TC_DROPPED;
+	return bpf_redirect(ctx->ifindex, 0);
+}
+
+SEC("tc")
+int bench_tc_empty(struct __sk_buff *ctx)
+{
+	return TC_PASSED;
 }
 
 SEC("xdp.frags")

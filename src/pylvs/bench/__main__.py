@@ -45,7 +45,7 @@ def _measure(
         with packets.ready(path_size, _progress) as bench:
             results |= bench.run(_progress)
             results["connection_bytes"] = bench.connection_bytes()
-            harness = bench.harness_ns()
+            harness = bench.overheads.all_ns()
     if "commands" in parts:
         _progress("commands: a small table")
         results |= commands.measure_small(command_size)
@@ -76,6 +76,7 @@ def main(words: Sequence[str] | None = None) -> int:
         router_size = virtual_routers.Size(given.minutes)
     sizes: dict[str, float] = {
         "flows": path_size.flows,
+        "part": path_size.part,
         "services": command_size.services,
         "destinations": command_size.destinations,
         "checked": check_size.servers,

@@ -6,85 +6,49 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address
-from typing import NamedTuple
 
 from pylvs.bench import site
+from pylvs.bench.frames import Flows, Frame
 from pylvs.dataplane import abi, bpf
 from pylvs.dataplane.libbpf import BpfObject
-from pylvs.dataplane.maps import ArrayMap
+from pylvs.dataplane.maps import ArrayMap, PerCpuArray
 from pylvs.model.errors import PylvsError
 
 OBJECT = "bench"
-_ETHER_IPV4, _DONT_FRAGMENT, _TCP = 0x0800, 0x4000, 6
-_TTL = 64
 XDP_PASS, XDP_TX, XDP_REDIRECT = 2, 3, 4
-ACK, SYN = 0x10, 0x02
-# A walk through all flows in an order in which nothing lies side by side (Numerical Recipes' generator); and in order.
-SCATTERED, IN_ORDER = (1664525, 1013904223), (1, 1)
-
-
-def _mac(text: str) -> bytes:
-    return bytes.fromhex(text.replace(":", ""))
-
-
-def _sum(header: bytes) -> int:
-    return sum(struct.unpack(f"!{len(header) // 2}H", header))
-
-
-def _folded(total: int) -> int:
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
+TC_PASS, TC_REDIRECT = 0xFFFFFFFF, 7  # TC_ACT_UNSPEC: what follows decides
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """A TCP segment without data that comes in by the site's device."""
+class Hook:
+    """Where a program runs: what stands in for it, and how it is told the device."""
 
-    source: str
-    target: str
-    source_port: int
-    target_port: int
-    flags: int = ACK
-    source_mac: str = site.ROUTER_MAC
-
-    def header(self, check: int = 0) -> bytes:
-        """The IPv4 header, 20 bytes."""
-        return struct.pack(
-            "!BBHHHBBH4s4s",
-            0x45,
-            0,
-            40,
-            0,
-            _DONT_FRAGMENT,
-            _TTL,
-            _TCP,
-            check,
-            IPv4Address(self.source).packed,
-            IPv4Address(self.target).packed,
-        )
-
-    def packed(self) -> bytes:
-        """The frame, 54 bytes, with right checksums."""
-        link = _mac(site.MAC) + _mac(self.source_mac) + struct.pack("!H", _ETHER_IPV4)
-        header = self.header(0xFFFF - _folded(_sum(self.header())))
-        ports = struct.pack("!HH", self.source_port, self.target_port)
-        rest = struct.pack("!IIBBHHH", 1, 1, 5 << 4, self.flags, 0xFFFF, 0, 0)
-        total = _sum(self.header()[12:]) + _TCP + 20 + _sum(ports + rest)
-        check = struct.pack("!H", 0xFFFF - _folded(total))
-        return link + header + ports + rest[:-4] + check + rest[-2:]
+    empty: str
+    swap: str
+    targets: str  # the map that the harness jumps by
+    passes: int  # the verdict that lets the stack decide
 
 
-class Flows(NamedTuple):
-    """Which flows a varied frame belongs to, one after the other."""
+XDP = Hook("bench_empty", "bench_swap", "bench_target", XDP_PASS)
+TC = Hook("bench_tc_empty", "bench_tc_swap", "bench_target_tc", TC_PASS)
 
-    number: int  # a power of two
-    first: int  # where the walk begins
-    walk: tuple[int, int]
+
+@dataclass(frozen=True, slots=True)
+class Wrapper:
+    """One of the harness's programs that write a frame and jump to what is measured."""
+
+    name: str
+    hook: Hook = XDP
+    version: int = 4  # of IP
+
+
+SAME, SHRINK, FLOWS = map(Wrapper, ("bench_same", "bench_shrink", "bench_flows"))
+SAME6 = Wrapper("bench_same6", version=6)
+SAME_TC = Wrapper("bench_tc", TC)
+WRAPPERS = (SAME, SAME6, SHRINK, FLOWS, SAME_TC)
 
 
 class Probe:
@@ -92,8 +56,8 @@ class Probe:
 
     def __init__(self, opened: BpfObject) -> None:
         self._object = opened
-        self._plans = ArrayMap.duplicate(opened.map_fd("bench_plans"))
-        self._targets = ArrayMap.duplicate(opened.map_fd("bench_target"))
+        self._plans = PerCpuArray.duplicate(opened.map_fd("bench_plans"))
+        self._targets = {hook: ArrayMap.duplicate(opened.map_fd(hook.targets)) for hook in (XDP, TC)}
         self._codec = abi.struct("bench_plan")
         self._frame = b""
 
@@ -104,38 +68,44 @@ class Probe:
     def plan(self, frame: Frame, flows: Flows | None = None) -> None:
         """Which frame comes next, and whose."""
         self._frame = frame.packed()
-        values: dict[str, object] = {"frame": self._frame}
-        if flows:
-            header = frame.header()
-            swapped = sum(struct.unpack("<10H", header)) - sum(struct.unpack_from("<2H", header, 12))
-            values |= {
-                "address": int(IPv4Address(frame.source)),
-                "sum": swapped,
-                "flow": flows.first,
-                "multiplier": flows.walk[0],
-                "increment": flows.walk[1],
-                "mask": flows.number - 1,
-            }
-        self._plans.put(0, self._codec.pack(values))
+        self._plans.fill(0, self._codec.pack(frame.plan(flows)))
 
-    def run(self, wrapper: str, target: int, repeat: int) -> tuple[float, bpf.Run]:
-        """Nanoseconds of a round, the harness included, and what became of the last frame.
+    def plan_each(self, plans: Mapping[int, tuple[Frame, Flows]]) -> None:
+        """Likewise, by processor; frames of one length."""
+        packed = {cpu: self._codec.pack(frame.plan(flows)) for cpu, (frame, flows) in plans.items()}
+        self._frame = next(iter(plans.values()))[0].packed()
+        stride = self._plans.stride
+        self._plans.put(0, b"".join(packed.get(cpu, b"").ljust(stride, b"\0") for cpu in range(self._plans.cpus)))
+
+    def aim(self, wrapper: Wrapper, target: int) -> None:
+        """The program that the harness jumps to."""
+        self._targets[wrapper.hook].put_descriptor(0, target)
+
+    def run(self, wrapper: Wrapper, target: int, repeat: int) -> tuple[float, bpf.Run]:
+        """Nanoseconds of a round, the harness included, and what became of the last frame."""
+        self.aim(wrapper, target)
+        return self.go(wrapper, repeat)
+
+    def go(self, wrapper: Wrapper, repeat: int) -> tuple[float, bpf.Run]:
+        """Likewise, for what was aimed at.
 
         Taken from this thread's processor time: the kernel's own figure has no fractions.
         """
-        self._targets.put_descriptor(0, target)
-        context = struct.pack("<6I", 0, len(self._frame), 0, socket.if_nametoindex(site.DEVICE), 0, 0)
-        program = self.own(wrapper)
+        return self._timed(self.own(wrapper.name), wrapper.hook, repeat)
+
+    def run_alone(self, name: str, hook: Hook, repeat: int) -> float:
+        """Nanoseconds of a round of one of the harness's programs that does not jump."""
+        return self._timed(self.own(name), hook, repeat)[0]
+
+    def _timed(self, program: int, hook: Hook, repeat: int) -> tuple[float, bpf.Run]:
+        device = socket.if_nametoindex(site.DEVICE)
+        if hook is XDP:
+            context = struct.pack("<6I", 0, len(self._frame), 0, device, 0, 0)
+        else:
+            context = struct.pack("<40xI148x", device)  # struct __sk_buff
         before = time.thread_time_ns()
         done = bpf.run_program(program, self._frame, context, repeat)
-        spent = time.thread_time_ns() - before
-        return spent / repeat, done
-
-    def run_alone(self, program: int, repeat: int) -> float:
-        """Nanoseconds of a round of one program without the harness."""
-        before = time.thread_time_ns()
-        bpf.run_program(program, self._frame, repeat=repeat)
-        return (time.thread_time_ns() - before) / repeat
+        return (time.thread_time_ns() - before) / repeat, done
 
 
 @contextmanager
@@ -147,10 +117,10 @@ def loaded() -> Iterator[Probe]:
 
 
 @contextmanager
-def on_one_cpu() -> Iterator[None]:
+def on_one_cpu(cpu: int | None = None) -> Iterator[None]:
     """This thread stays on one processor: the path keeps next hops and free slots by processor."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(before)})
+    os.sched_setaffinity(0, {max(before) if cpu is None else cpu})
     try:
         yield
     finally:

@@ -20,9 +20,10 @@ class Row:
     katran: float | None = None
     must: float | None = None
     then: float | None = None
+    floor: str = "floor"  # the row that a ratio is to
 
 
-FLOOR = "floor"
+FLOOR, FLOOR_TC = "floor", "tc_floor"
 ROWS = (
     Row(FLOOR, "floor: swap the MAC addresses, XDP_TX", "ratio"),
     Row("no_service", "packet of no service", "ratio", 2.6, 1.8, 1.4),
@@ -32,6 +33,20 @@ ROWS = (
     Row("nat_back", "established TCP, one flow, NAT, server to client", "ratio", None, 3.6, 3.2),
     Row("many_dr", "established TCP, {flows:,} random flows, DR", "ratio", 16, 8.5, 7),
     Row("new_dr", "new connection (SYN): scheduled, inserted, counted", "ratio", 16.7, 14, 12),
+    Row("one_udp", "established UDP, one flow, DR", "ratio"),
+    Row("one_six", "established TCP over IPv6, one flow, DR", "ratio"),
+    Row("one_persistent", "established TCP, one flow, persistent service, DR", "ratio"),
+    Row("across", "established TCP, 16 services in turn, 64 flows each, DR", "ratio"),
+    Row("few_dr", "established TCP, 64 flows, DR", "ratio"),
+    Row("some_dr", "established TCP, 1,024 flows, DR", "ratio"),
+    Row("part_dr", "established TCP, {part:,} flows, DR", "ratio"),
+    Row("new_persistent", "new connection under a template of persistence", "ratio"),
+    Row("new_limited", "new connection, real servers with -x and -y", "ratio"),
+    Row(FLOOR_TC, "floor at TC: swap the MAC addresses, redirect", "ratio", floor=FLOOR_TC),
+    Row("tc_no_service", "TC: packet of no service", "ratio", floor=FLOOR_TC),
+    Row("tc_one_dr", "TC: established TCP, one flow, DR", "ratio", floor=FLOOR_TC),
+    Row("tc_nat_forth", "TC: established TCP, one flow, NAT, client to server", "ratio", floor=FLOOR_TC),
+    Row("tc_nat_back", "TC: established TCP, one flow, NAT, server to client", "ratio", floor=FLOOR_TC),
     Row("connection_bytes", "memory of a connection, IPv4, DR or TUN", "bytes", None, 256),
     Row("first_add", "first ipvsadm -A of a namespace, whole process", "ms"),
     Row("restore", "restore {services:,} services with {destinations:,} destinations", "s", None, 10, 5),
@@ -75,5 +90,5 @@ def value_of(row: Row, results: dict[str, Measured]) -> float | None:
         return None
     if row.unit != "ratio":
         return found.net
-    floor = results.get(FLOOR)
+    floor = results.get(row.floor)
     return found.net / floor.net if floor and floor.samples else None

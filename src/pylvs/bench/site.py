@@ -19,24 +19,30 @@ DEVICE = "d0"
 MAC, ROUTER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:fe"
 OWN, ROUTER = "10.66.0.1", "10.66.255.254"  # of 10.66.0.0/16
 VIP = "10.66.0.100"
+OWN6, VIP6, SERVER6 = "fd66::1", "fd66::100", "fd66::1:1"  # of fd66::/64
 SERVERS = 8
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def server(number: int) -> str:
     """A real server's address, counted from 1."""
-    return f"10.66.1.{number}"
+    return f"10.66.{1 + number // 256}.{number % 256}"
 
 
 def server_mac(number: int) -> str:
     """Where it is on the link."""
-    return f"02:00:00:00:01:{number:02x}"
+    return f"02:00:00:00:{1 + number // 256:02x}:{number % 256:02x}"
 
 
-def ip(*words: str) -> None:
-    """Run ip(8). Raises Unsupported with its words."""
+def has_ipv6() -> bool:
+    """Whether this kernel knows IPv6."""
+    return os.path.exists("/proc/sys/net/ipv6")
+
+
+def ip(*words: str, lines: str = "") -> None:
+    """Run ip(8), which may be given lines to read. Raises Unsupported with its words."""
     try:
-        done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+        done = subprocess.run(["ip", *words], input=lines, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise Unsupported("there is no ip command; install iproute2") from None
     if done.returncode:
@@ -68,15 +74,19 @@ def _undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _populate() -> None:
+def _populate(servers: int) -> None:
     ip("link", "add", DEVICE, "address", MAC, "type", "veth", "peer", "name", "d1")
     for device in "lo", DEVICE, "d1":
         ip("link", "set", device, "up")
-    ip("addr", "add", f"{OWN}/16", "dev", DEVICE)
-    ip("addr", "add", f"{VIP}/32", "dev", DEVICE)
-    neighbours = {ROUTER: ROUTER_MAC} | {server(number): server_mac(number) for number in range(1, SERVERS + 1)}
-    for address, mac in neighbours.items():
-        ip("neigh", "add", address, "lladdr", mac, "nud", "permanent", "dev", DEVICE)
+    for address in f"{OWN}/16", f"{VIP}/32":
+        ip("addr", "add", address, "dev", DEVICE)
+    neighbours = {ROUTER: ROUTER_MAC} | {server(number): server_mac(number) for number in range(1, servers + 1)}
+    if has_ipv6():
+        for address in f"{OWN6}/64", f"{VIP6}/128":
+            ip("addr", "add", address, "dev", DEVICE, "nodad")
+        neighbours[SERVER6] = server_mac(1)
+    entries = (f"neigh add {each} lladdr {mac} nud permanent dev {DEVICE}\n" for each, mac in neighbours.items())
+    ip("-batch", "-", lines="".join(entries))
     ip("route", "add", "default", "via", ROUTER)
     with open("/proc/sys/net/ipv4/ip_forward", "w", encoding="ascii") as file:
         file.write("1")
@@ -94,13 +104,13 @@ def _remove(name: str) -> None:
 
 
 @contextlib.contextmanager
-def new_site(role: str) -> Iterator[None]:
-    """A fresh namespace with a link, servers on it and a VIP; the caller is inside until it ends."""
+def new_site(role: str, servers: int = SERVERS) -> Iterator[None]:
+    """A fresh namespace with a link, servers on it and VIPs; the caller is inside until it ends."""
     name = f"{PREFIX}{os.getpid()}-{role}"
     try:
         ip("netns", "add", name)
         with inside_network(f"/run/netns/{name}"):
-            _populate()
+            _populate(servers)
             yield
     finally:
         with _undisturbed():

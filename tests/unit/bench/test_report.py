@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from pylvs.bench import report
-from pylvs.bench.probe import ACK, SYN, Frame
+from pylvs.bench.frames import ACK, SYN, Frame
 from pylvs.bench.rows import FLOOR, ROWS, Measured, value_of
+from pylvs.model.service import Protocol
 
 SIZES: dict[str, float] = {
     "flows": 1024,
+    "part": 512,
     "services": 10,
     "destinations": 100,
     "checked": 50,
@@ -75,13 +77,27 @@ def test_the_json_holds_every_sample(tmp_path: Path) -> None:
     assert rows["list"]["measured"] is None
 
 
-@pytest.mark.parametrize("flags", [ACK, SYN])
-def test_frames_have_right_checksums(flags: int) -> None:
-    from scapy.layers.inet import IP, TCP
+@pytest.mark.parametrize(
+    ("source", "target", "protocol", "flags"),
+    [
+        ("198.18.0.7", "10.66.0.100", Protocol.TCP, ACK),
+        ("198.18.0.7", "10.66.0.100", Protocol.TCP, SYN),
+        ("198.18.0.7", "10.66.0.100", Protocol.UDP, ACK),
+        ("fd67::7", "fd66::100", Protocol.TCP, SYN),
+    ],
+)
+def test_frames_have_right_checksums(source: str, target: str, protocol: Protocol, flags: int) -> None:
+    from scapy.layers.inet import IP, TCP, UDP
+    from scapy.layers.inet6 import IPv6
     from scapy.layers.l2 import Ether
 
-    raw = Frame("198.18.0.7", "10.66.0.100", 40000, 80, flags).packed()
+    raw = Frame(source, target, 40000, 80, flags, protocol=protocol).packed()
     packet = Ether(raw)
-    assert packet[TCP].flags == flags
-    del packet[IP].chksum, packet[TCP].chksum
+    segment = packet[TCP if protocol == Protocol.TCP else UDP]
+    if protocol == Protocol.TCP:
+        assert segment.flags == flags
+    assert (packet[IPv6 if ":" in source else IP].dst, segment.dport) == (target, 80)
+    if ":" not in source:
+        del packet[IP].chksum
+    del segment.chksum
     assert bytes(packet) == raw
