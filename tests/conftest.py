@@ -11,8 +11,11 @@ from hypothesis import settings
 
 from tests.termination import unwind_on_sigterm
 
-# Examples take as long as the machine lets them: what they find counts, not when.
-settings.register_profile("pylvs", deadline=None)
+RANDOM = "PYLVS_TESTS_RANDOM"  # whoever sets it gets other examples each time
+
+# Examples take as long as the machine lets them: what they find counts, not when. They are the same each time, so that
+# a failure tells of a change.
+settings.register_profile("pylvs", deadline=None, derandomize=RANDOM not in os.environ)
 settings.load_profile("pylvs")
 
 HERE = Path(__file__).parent

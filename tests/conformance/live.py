@@ -12,10 +12,10 @@ from pylvs.model.addresses import endpoint
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
-from pylvs.reference.director import ReferenceDirector
 from pylvs.reference.outcome import Outcome, Verdict
 from pylvs.reference.packet import HEADER_BYTES, ICMP, ICMP6, parse
 from pylvs.reference.sums import checksum
+from tests.conformance.routes import OneRouteDirector
 from tests.conformance.script import Guest, line
 from tests.packet.fuzz.shrink import told
 from tests.packet.fuzz.steps import AddServer, AddService, DeleteServer, Edit, EditServer, StandBy, Step
@@ -143,7 +143,7 @@ def _segment(client: bytes, port: int, flags: int) -> bytes:
 def difference(steps: Sequence[Wired], made: dict[str, Any]) -> tuple[int, str] | None:
     """The first step at which the guest and the reference differ, and how; len(steps): the tables at the end."""
     network = the_network()
-    director = ReferenceDirector(network)
+    director = OneRouteDirector(network)
     for place, (step, (at, out)) in enumerate(zip(steps, made["steps"], strict=True)):
         director.advance(max(at - director.now, 0))
         got = [bytes.fromhex(frame) for frame in out if frame != "refused"]
@@ -160,7 +160,7 @@ def difference(steps: Sequence[Wired], made: dict[str, Any]) -> tuple[int, str] 
     return (len(steps), wrong) if wrong else None
 
 
-def _edit(director: ReferenceDirector, step: Edit, refused: bool) -> str:
+def _edit(director: OneRouteDirector, step: Edit, refused: bool) -> str:
     try:
         step.apply(director)
     except PylvsError as error:
@@ -168,7 +168,7 @@ def _edit(director: ReferenceDirector, step: Edit, refused: bool) -> str:
     return "IPVS refuses it, the reference does it" if refused else ""
 
 
-def _batch(director: ReferenceDirector, frames: Group, got: list[bytes]) -> str:
+def _batch(director: OneRouteDirector, frames: Group, got: list[bytes]) -> str:
     """Who got each client's frame: told by the link address; refusals by what they quote."""
     where = {}
     for frame in got:
@@ -232,7 +232,7 @@ def _unlabelled(out: bytes, local: frozenset[bytes]) -> bytes:
     return out
 
 
-def _tables(director: ReferenceDirector, made: dict[str, Any]) -> str:
+def _tables(director: OneRouteDirector, made: dict[str, Any]) -> str:
     rows = {}
     for row in director.services():
         for each in row.destinations:

@@ -2,26 +2,98 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
+from pylvs.model.destination import Destination, DestinationKey, Method
+from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from tests.conformance.live import ACK, SYN, Report, Wired, compare, scripted
+from tests.conformance.script import Guest
+from tests.packet.fuzz.steps import AddServer, AddService, DeleteServer, EditServer
+from tests.packet.fuzz.traffic import framed, ip_packet, tcp
+from tests.packet.host import VIP4, VIP6, server4, server6
+
 ROOT = Path(__file__).parents[2]
+SEED = 3740251610  # the same scenarios each time; `./dev conformance` takes others
+METHODS = (Method.ROUTE, Method.MASQ, Method.TUNNEL)
+OLD, NEW = 1, 2  # clients: of a connection from before an edit, and from after it
+
+
+@pytest.fixture(autouse=True)
+def _needs_the_real_ipvs() -> None:
+    if not shutil.which("linux.uml") or not Path("/usr/sbin/ipvsadm").exists():
+        pytest.skip("needs Debian's user-mode-linux and ipvsadm")
 
 
 @pytest.mark.may_be_skipped
 @pytest.mark.timeout(900)
 def test_the_reference_does_live_what_ipvs_does() -> None:
-    if not shutil.which("linux.uml") or not Path("/usr/sbin/ipvsadm").exists():
-        pytest.skip("needs Debian's user-mode-linux and ipvsadm")
+    size = ["--connections", "200", "--scenarios", "5", "--frames", "120"]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.conformance", "--connections", "200", "--scenarios", "5", "--frames", "120"],
+        [sys.executable, "-m", "tests.conformance", "--seed", str(SEED), *size],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.rstrip().endswith(": 0 differences")
+
+
+# --- a server's method is edited under live connections ---
+
+
+def _segment(client: int, flags: int, version: int) -> bytes:
+    source = ip_address(f"198.18.0.{client}" if version == 4 else f"2001:db8::{client}").packed
+    target = ip_address(VIP4 if version == 4 else VIP6).packed
+    chance = random.Random(client)
+    return framed(ip_packet(source, target, Protocol.TCP, tcp(source, target, 2000, 80, flags, b"", chance), chance))
+
+
+def _edited(before: Method, after: Method, version: int) -> Iterator[Wired]:
+    """Connections of two methods with one server; after each edit another one of them is the first to send."""
+    key = ServiceKey(Protocol.TCP, ip_address(VIP4 if version == 4 else VIP6), 80)
+    server = DestinationKey(ip_address(server4(1) if version == 4 else server6(1)), 80)
+    yield AddService(VirtualService(key, "rr"))
+    yield AddServer(key, Destination(server, before))
+    yield _segment(OLD, SYN, version)
+    yield EditServer(key, Destination(server, after))
+    yield _segment(NEW, SYN, version)
+    for first, second in (NEW, OLD), (OLD, NEW):
+        yield _segment(first, ACK, version)
+        yield _segment(second, ACK, version)
+        yield EditServer(key, Destination(server, after, 7))
+    yield DeleteServer(key, server)
+    yield AddServer(key, Destination(server, before))
+    for client in NEW, OLD, NEW:
+        yield _segment(client, ACK, version)
+
+
+@pytest.mark.may_be_skipped
+def test_after_an_edit_of_its_method_a_server_gets_what_the_one_route_of_ipvs_leads_to_it() -> None:
+    examples = [
+        list(_edited(before, after, version))
+        for version in (4, 6)
+        for before in METHODS
+        for after in METHODS
+        if before != after
+    ]
+    report = Report()
+    compare(Guest(), examples, report)
+    assert not report.differences, "\n".join(report.differences)
+    assert report.scenarios == len(examples) == 12
+
+
+@pytest.mark.may_be_skipped
+def test_in_ipvs_packets_of_dr_find_no_server_by_a_route_that_nat_made() -> None:
+    steps = list(_edited(Method.ROUTE, Method.MASQ, 4))
+    [made] = Guest().play([scripted(steps)])
+    silent = [place for place, (_, out) in enumerate(made["steps"]) if isinstance(steps[place], bytes) and not out]
+    assert silent == [6, 14]
+    assert steps[6] == steps[14] == _segment(OLD, ACK, 4)

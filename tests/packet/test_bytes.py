@@ -12,7 +12,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from pylvs.dataplane import follow
-from pylvs.model.destination import Method
+from pylvs.model.destination import Destination, Method
 from pylvs.model.service import Protocol
 from tests.packet import frames
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether, parsed, summed_anew, tcp, udp
@@ -121,6 +121,23 @@ def test_nat_requests_and_replies_carry_right_checksums(
         assert director_host.forwarded(answer, hook) == summed_anew(build(packet))
 
     holds()
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize(("client", "vip", "server"), FAMILIES)
+def test_connections_from_before_and_after_an_edit_of_the_method_both_go_on(
+    director_host: Host, hook: str, client: str, vip: str, server: str
+) -> None:
+    """Whichever of them sends first; in IPVS those of direct routing would vanish (docs/differences.md)."""
+    service = director_host.new_key(vip=vip)
+    [name] = director_host.serve(service)
+    old, new = ([tcp(flags, port, service.port, client, vip) for flags in ("S", "A")] for port in (4000, 4001))
+    assert director_host.forwarded(old[0], hook) == expected_direct(old[0])
+    director_host.director.edit_destination(service, Destination(name, Method.MASQ))
+    assert director_host.forwarded(new[0], hook) == expected_nat(new[0], server, service.port)
+    for frame in old[1], new[1], old[1]:
+        wanted = expected_direct(frame) if frame is old[1] else expected_nat(frame, server, service.port)
+        assert director_host.forwarded(frame, hook) == wanted
 
 
 @pytest.mark.parametrize("hook", HOOKS)

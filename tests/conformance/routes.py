@@ -1,0 +1,61 @@
+"""The reference, and one thing more that IPVS does and pylvs does not (docs/differences.md)."""
+
+from __future__ import annotations
+
+from pylvs.model.destination import Destination, Method
+from pylvs.model.service import ServiceKey
+from pylvs.reference.connections import Connection
+from pylvs.reference.director import ReferenceDirector
+from pylvs.reference.network import Network
+from pylvs.reference.outcome import Outcome, Verdict, dropped
+from pylvs.reference.packet import Packet
+from pylvs.reference.path import Path
+from pylvs.reference.server import Server
+
+SOURCE = {4: slice(26, 30), 6: slice(22, 38)}  # in a frame
+
+
+class OneRoutePath(Path):
+    """A server has one route, made by the method of whichever connection sends first.
+
+    Only DR asks for one that leads to the server whatever address a packet has. By a route that NAT or a tunnel made,
+    DR's packets look on the link for whom they are addressed to: the virtual address, which nobody answers for there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            path.network, path.tables, path.connections, path.settings, path.timeouts_s, path.udp_timeout_s
+        )
+        self.made_by_dr: dict[Server, bool] = {}  # by servers that have a route
+
+    def _transmit(self, frame: bytes, packet: Packet, connection: Connection) -> Outcome:
+        is_dr = connection.method == Method.ROUTE
+        leads_there = self.made_by_dr.setdefault(connection.server, is_dr) or not is_dr
+        outcome = super()._transmit(frame, packet, connection)
+        if leads_there or outcome.verdict is not Verdict.SENT:
+            return outcome
+        is_error = outcome.sent[0][1][SOURCE[packet.family]] != packet.source
+        return outcome if is_error else dropped("another method made its server's route")
+
+
+class OneRouteDirector(ReferenceDirector):
+    """Adding and editing a server forgets its route."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(network)
+        self._path = self._routes = OneRoutePath(self._path)
+
+    def add_destination(self, key: ServiceKey, destination: Destination) -> None:
+        """Raises NoSuchService, DestinationExists, OutOfRange, InvalidOperation."""
+        super().add_destination(key, destination)
+        self._forget_route(key, destination)
+
+    def edit_destination(self, key: ServiceKey, destination: Destination) -> None:
+        """Raises NoSuchService, NoSuchDestination, OutOfRange, InvalidOperation."""
+        super().edit_destination(key, destination)
+        self._forget_route(key, destination)
+
+    def _forget_route(self, key: ServiceKey, destination: Destination) -> None:
+        for server in self.tables.service(key).servers:
+            if server.key == destination.key:
+                self._routes.made_by_dr.pop(server, None)
