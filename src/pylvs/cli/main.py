@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "history": ("pylvs.cli.servers", "history", "What happened to a server, and why."),
     "events": ("pylvs.cli.status", "events", "What happens from now on."),
     "metrics": ("pylvs.cli.status", "metrics", "The numbers, in Prometheus's text format."),
+    "bench": ("pylvs.cli.bench", "bench", "What real packets on a device cost this machine."),
     "lab": ("pylvs.cli.lab", "lab", "Clients, routers, directors and real servers on one machine."),
 }
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from typing import NamedTuple
 
+from pylvs.dataplane import failures
 from pylvs.dataplane.libbpf import check, library
 
 # linux/bpf.h
@@ -16,6 +18,7 @@ PROG_TYPE_SK_LOOKUP = 30
 ATTACH_SK_LOOKUP = 36
 
 _INFO_SIZE = 256
+_RUN_TIME = 0  # BPF_STATS_RUN_TIME
 
 
 class MapInfo(NamedTuple):
@@ -38,6 +41,13 @@ class ProgramInfo(NamedTuple):
     tag: str
     name: str
     map_ids: tuple[int, ...]
+
+
+class Runs(NamedTuple):
+    """How often a program ran while the kernel kept run statistics, and how long that took in all."""
+
+    runs: int
+    time_ns: int
 
 
 class Run(NamedTuple):
@@ -79,6 +89,27 @@ def program_info(descriptor: int) -> ProgramInfo:
     struct.pack_into("<IQ", buffer, 52, count, ctypes.addressof(ids))
     _info(descriptor, buffer)
     return ProgramInfo(kind, number, tag.hex(), name, tuple(ids[:count]))
+
+
+def program_runs(descriptor: int) -> Runs:
+    """A program's run statistics, of all processors; they stand still unless `keep_run_statistics` turned them on."""
+    buffer = ctypes.create_string_buffer(_INFO_SIZE)
+    _info(descriptor, buffer)
+    time_ns, count = struct.unpack_from("<QQ", buffer, 192)
+    return Runs(count, time_ns)
+
+
+def keep_run_statistics() -> int:
+    """Let the kernel time every run of every program of the machine until the descriptor is closed.
+
+    Raises NotPermitted without CAP_SYS_ADMIN, Unsupported before Linux 5.8.
+    """
+    done = library().bpf_enable_stats(_RUN_TIME)
+    if done >= 0:
+        return int(done)
+    number = ctypes.get_errno() or -done
+    number = errno.EOPNOTSUPP if number == errno.EINVAL else number
+    raise failures.failure(number, "turning on the statistics of eBPF programs", needed=("CAP_SYS_ADMIN",))
 
 
 def link_netns(descriptor: int) -> int:

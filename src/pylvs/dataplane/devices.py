@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import NamedTuple
 
 from pylvs.dataplane.netlink import GENERIC, Netlink, NetlinkError, attribute, attributes, generic_family, name, number
 from pylvs.dataplane.netlink import text as text_attribute
@@ -84,6 +85,17 @@ class Route:
         return self.kind == LOCAL_ROUTE
 
 
+class Traffic(NamedTuple):
+    """What a device counted: packets and bytes that came in and went out, and those that it lost."""
+
+    in_packets: int
+    out_packets: int
+    in_bytes: int
+    out_bytes: int
+    in_lost: int
+    out_lost: int
+
+
 def to_address(raw: bytes) -> Address:
     """4 or 16 bytes in network order as an address."""
     return IPv4Address(raw) if len(raw) == 4 else IPv6Address(raw)
@@ -149,19 +161,30 @@ def devices() -> list[Device]:
 
 def device(wanted: str | int) -> Device:
     """The device of a name or an index. Raises NoSuchDevice, listing those that are there."""
+    return _device(_link(wanted), addresses_by_device())
+
+
+def traffic(wanted: str | int) -> Traffic:
+    """What a device counted since it was made. Raises NoSuchDevice."""
+    counted = attributes(_link(wanted), _LINK_MESSAGE.size).get(23, b"")  # IFLA_STATS64
+    inside, out, inside_bytes, out_bytes, *lost = struct.unpack_from("=8Q", counted.ljust(64, b"\0"))
+    return Traffic(inside, out, inside_bytes, out_bytes, lost[0] + lost[2], lost[1] + lost[3])  # errors and dropped
+
+
+def _link(wanted: str | int) -> bytes:
+    """The kernel's message on a device. Raises NoSuchDevice."""
     index, label = (wanted, b"") if isinstance(wanted, int) else (0, text_attribute(3, wanted))
     body = _LINK_MESSAGE.pack(socket.AF_UNSPEC, 0, index, 0, 0) + label
     try:
         if isinstance(wanted, str) and not 0 < len(wanted.encode()) < 16:
             raise NetlinkError(errno.ENODEV, "")
         with Netlink() as link:
-            message = link.request(_LINK_GET, body)[0]
+            return link.request(_LINK_GET, body)[0]
     except NetlinkError as error:
         if error.number not in (errno.ENODEV, errno.ERANGE, errno.EINVAL):
             raise error.as_failure(f"asking for device {wanted}") from None
         there = ", ".join(each.name for each in devices())
         raise NoSuchDevice(f"{wanted}: no such device; there are: {there}") from None
-    return _device(message, addresses_by_device())
 
 
 def route_to(address: Address) -> Route | None:

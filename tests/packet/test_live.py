@@ -1,0 +1,221 @@
+"""`pylvs bench --live`: what it counts is what came, and it leaves the machine as it was. No speed is asserted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pylvs.bench import live
+from pylvs.bench.live import Machine
+from pylvs.cli.main import run
+from pylvs.dataplane import follow
+from pylvs.dataplane.attach import Mode
+from pylvs.model.errors import PylvsError
+from tests.packet.frames import tcp
+from tests.packet.host import Host
+
+Capture = pytest.CaptureFixture[str]
+PORT = 80
+FRAMES = 500
+
+
+@pytest.fixture
+def wire(director_host: Host) -> Iterator[socket.socket]:
+    """The far end of d0, where the kernel itself says nothing."""
+    with open("/proc/sys/net/ipv6/conf/d1/disable_ipv6", "w", encoding="ascii") as file:
+        file.write("1")
+    end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    end.bind(("d1", 0))
+    with end:
+        yield end
+
+
+def statistics_kept() -> int:
+    """How many descriptors this process has that keep the kernel's statistics on."""
+    found = 0
+    for each in os.listdir("/proc/self/fd"):
+        try:
+            found += "bpf-stats" in os.readlink(f"/proc/self/fd/{each}")
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def attach(host: Host, mode: Mode) -> None:
+    with host.director.batch():
+        follow.request(host.director.reader, "d0", mode)
+
+
+def settled(meter: live.Meter, since: live.Reading, frames: int) -> live.Reading:
+    """A reading after so many frames came through, or after 5 s."""
+    end = time.monotonic() + 5
+    while True:
+        reading = meter.read()
+        if meter.sample(since, reading).packets >= frames or time.monotonic() > end:
+            return reading
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("mode", ["generic", "tc"])
+def test_every_frame_is_counted_once(director_host: Host, wire: socket.socket, mode: Mode) -> None:
+    director_host.serve(director_host.new_key(), 1)
+    service = director_host.new_key()
+    director_host.serve(service, 2)
+    attach(director_host, mode)
+    with live.meter("d0") as meter:
+        assert statistics_kept() == 1
+        assert meter.attachment.mode == mode
+        before = meter.read()
+        for number in range(FRAMES):
+            wire.send(tcp("S", 10_000 + number, service.port))
+        sample = meter.sample(before, settled(meter, before, FRAMES))
+    assert sample.packets == FRAMES
+    assert sample.traffic.in_packets == FRAMES
+    assert sample.traffic.in_bytes == FRAMES * 54
+    assert sample.programs["xdp" if mode == "generic" else "tc"].runs == FRAMES
+    assert (sample.ns_a_packet or 0) > 0
+    assert statistics_kept() == 0
+    counted = director_host.director.service(service).counters
+    assert counted.in_packets == FRAMES
+
+
+def test_what_was_not_forwarded_is_named(director_host: Host, wire: socket.socket) -> None:
+    service = director_host.new_key()
+    director_host.serve(service, 0)
+    attach(director_host, "tc")
+    with live.meter("d0") as meter:
+        before = meter.read()
+        for number in range(20):
+            wire.send(tcp("S", 10_000 + number, service.port))
+        sample = meter.sample(before, settled(meter, before, 20))
+    assert sample.reasons["no destination"] == 20
+
+
+def test_the_machine_is_measured_with_the_same_count(director_host: Host) -> None:
+    attach(director_host, "tc")
+    with live.meter("d0") as meter:
+        machine: Machine = meter.machine
+    assert machine.counting > 0
+    assert machine.far > machine.floor >= 0
+
+
+def test_programs_that_other_devices_share_are_named(director_host: Host) -> None:
+    attach(director_host, "tc")
+    with director_host.director.batch():
+        follow.request(director_host.director.reader, "d1", "tc")
+    try:
+        with live.meter("d0") as meter:
+            assert meter.shared == ["d1"]
+    finally:
+        with director_host.director.batch():
+            follow.release(director_host.director.reader, "d1")
+
+
+def test_a_program_reads_numbers_and_a_person_a_table(director_host: Host, wire: socket.socket, capfd: Capture) -> None:
+    service = director_host.new_key()
+    director_host.serve(service, 2)
+    attach(director_host, "generic")
+    sent, done = 0, threading.Event()
+
+    def send() -> None:
+        nonlocal sent
+        while not done.is_set():
+            sent += 1
+            wire.send(tcp("A", 20_000, service.port))
+            time.sleep(0.002)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        assert run(["bench", "--live", "d0", "--seconds", "2", "--json"]) == 0
+        found = json.loads(capfd.readouterr().out)
+        assert run(["bench", "--live", "d0", "--seconds", "1"]) == 0
+        table = capfd.readouterr().out
+    finally:
+        done.set()
+        sender.join()
+    assert (found["device"], found["mode"], len(found["samples"])) == ("d0", "generic", 2)
+    total = found["total"]
+    assert 0 < total["packets"] <= sent
+    assert sum(each["packets"] for each in found["samples"]) == total["packets"]
+    assert total["programs"]["xdp"]["runs"] == total["packets"]
+    assert 1.9 < total["seconds"] < 10
+    assert total["cores_at_10_gbit"] == pytest.approx(total["ns_a_packet"] * live.LINE_RATE / 1e9)
+    lines = table.splitlines()
+    assert lines[0].startswith("d0: generic [xdp ")
+    assert any(line.endswith("the floor: swap the MAC addresses") for line in lines)
+    assert any(line.endswith("and one read from a random place in memory") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        ("--live nothere0", 1, "nothere0: no such device; there are: "),
+        ("--live d1", 1, "d1: nothing of pylvs is attached here; pylvs show tells where it is"),
+        ("", 2, "Missing option '--live'"),
+        ("--live d0 --seconds 0", 2, "Invalid value for '--seconds'"),
+    ],
+)
+def test_a_mistake_is_one_line(director_host: Host, capfd: Capture, words: str, status: int, says: str) -> None:
+    attach(director_host, "tc")
+    capfd.readouterr()
+    assert run(["bench", *words.split()]) == status
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"pylvs: {says}")
+    assert statistics_kept() == 0
+
+
+def test_without_the_right_it_says_so(director_host: Host) -> None:
+    attach(director_host, "tc")
+    program = "import sys; from pylvs.cli.main import run; sys.exit(run(['bench', '--live', 'd0']))"
+    for lost, says in (("-all", "run it as root"), ("-sys_admin", "CAP_SYS_ADMIN missing: run it as root")):
+        done = subprocess.run(
+            ["setpriv", "--bounding-set", lost, "--inh-caps", lost, sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert says in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_device_that_is_detached_meanwhile_ends_it(director_host: Host) -> None:
+    attach(director_host, "tc")
+    with live.meter("d0") as meter:
+        meter.read()
+        with director_host.director.batch():
+            follow.release(director_host.director.reader, "d0")
+        with pytest.raises(PylvsError, match="d0: nothing of pylvs is attached"):
+            meter.read()
+    attach(director_host, "generic")
+
+
+def test_ctrl_c_tells_what_was_counted_so_far(director_host: Host) -> None:
+    attach(director_host, "tc")
+    program = "import sys; from pylvs.cli.main import run; sys.exit(run(['bench', '--live', 'd0', '--seconds', '60']))"
+    running = subprocess.Popen(
+        [sys.executable, "-u", "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 - see test_bench
+    )
+    assert running.stdout is not None
+    for line in running.stdout:
+        if "packets/s" in line:
+            break
+    time.sleep(0.3)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=30)
+    assert (running.returncode, err) == (130, "")
+    assert "the floor: swap the MAC addresses" in out
