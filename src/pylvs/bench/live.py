@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -125,6 +125,25 @@ def between(before: Reading, after: Reading, programs: Mapping[str, int], counti
         used,
         Traffic(*(now - then for now, then in zip(after.traffic, before.traffic, strict=True))),
         {name: count for name, count in reasons.items() if count},
+    )
+
+
+def joined(samples: Sequence[Sample]) -> Sample:
+    """What happened in one stretch of time after the other, at least one; programs may have been replaced meanwhile."""
+    programs: dict[str, Used] = {}
+    reasons: dict[str, int] = {}
+    for sample in samples:
+        for hook, used in sample.programs.items():
+            runs, ns = programs.get(hook, Used(0, 0))
+            programs[hook] = Used(runs + used.runs, ns + used.ns)
+        for name, count in sample.reasons.items():
+            reasons[name] = reasons.get(name, 0) + count
+    return Sample(
+        sum(sample.seconds for sample in samples),
+        sum(sample.packets for sample in samples),
+        programs,
+        Traffic(*map(sum, zip(*(sample.traffic for sample in samples), strict=True))),
+        reasons,
     )
 
 

@@ -109,6 +109,8 @@ def _report(meter: Meter, samples: list[Sample], total: Sample) -> dict[str, Any
 
 def _watch(meter: Meter, seconds: int, quiet: bool) -> tuple[list[Sample], Sample, bool]:
     """A sample each second, what they come to, and whether ctrl-C ended it."""
+    from pylvs.bench.live import joined
+
     first = last = meter.read()
     samples: list[Sample] = []
     interrupted = False
@@ -121,7 +123,7 @@ def _watch(meter: Meter, seconds: int, quiet: bool) -> tuple[list[Sample], Sampl
     except KeyboardInterrupt:
         interrupted = True
         last = _next(meter, last, samples)
-    return samples, meter.sample(first, last), interrupted
+    return samples, joined(samples), interrupted
 
 
 def _next(meter: Meter, last: Reading, samples: list[Sample]) -> Reading:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pylvs.bench.live import EGRESS, TC, XDP, Reading, Used, between, cores_at_line_rate, programs_of
+from pylvs.bench.live import EGRESS, TC, XDP, Reading, Used, between, cores_at_line_rate, joined, programs_of
 from pylvs.cli import bench
 from pylvs.dataplane import bpf
 from pylvs.dataplane.attach import Attachment
@@ -73,6 +73,18 @@ def test_a_program_that_came_meanwhile_counts_from_the_next_reading_on() -> None
     assert between(BEFORE, swapped, {XDP: 17}, COUNTING).packets == 0
     later = Reading(102.0, {**BEFORE.runs, 17: Runs(50, 5_000)}, BEFORE.traffic, {})
     assert between(swapped, later, {XDP: 17}, COUNTING).programs[XDP] == Used(10, 800)
+
+
+def test_stretches_of_time_add_up_though_a_program_was_replaced() -> None:
+    first = between(BEFORE, AFTER, PROGRAMS, COUNTING)
+    swapped = Reading(103.0, {**AFTER.runs, 17: Runs(40, 4_000)}, AFTER.traffic, {**AFTER.reasons, "ttl": 5})
+    later = Reading(104.0, {**AFTER.runs, 17: Runs(140, 14_000)}, AFTER.traffic, swapped.reasons)
+    programs = {XDP: 17, TC: 8}
+    total = joined([first, between(AFTER, swapped, programs, COUNTING), between(swapped, later, programs, COUNTING)])
+    assert (total.seconds, total.packets) == (4, 2100)
+    assert total.programs == {XDP: Used(2100, 128_000), TC: Used(100, 20_000), EGRESS: Used(0, 0)}
+    assert total.traffic == first.traffic
+    assert total.reasons == {"to tc": 100, "ttl": 2}
 
 
 def test_the_program_that_sees_a_packet_first_comes_first() -> None:
