@@ -1,6 +1,7 @@
 """`python -m tests.conformance`: random scenarios, live in the real IPVS and in the reference. Needs root.
 
-Exit status 1 if they ever differ; the shortest sequence that shows it is printed.
+Exit status 1 if they ever differ; the shortest sequence that shows it is printed. Interrupted or terminated, it
+ends its guest and removes its files.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tests.conformance.live import Report, Wired, compare, random_example, sched
 from tests.conformance.script import Guest, NoGuest
 from tests.packet.fuzz.site import sites
 from tests.packet.fuzz.steps import Edit
+from tests.termination import unwind_on_sigterm
 
 A_BOOT = 10_000  # connections of one boot, or those of one scheduler
 AT_ONCE = 10  # scenarios of one boot
@@ -59,6 +61,7 @@ def main() -> int:
         parser.error("run it as root: user-mode Linux reads this machine's files as root does")
     seed = secrets.randbelow(1 << 32) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
+    unwind_on_sigterm()
     began, guest, report = time.monotonic(), Guest(), Report()
     try:
         if options.connections > 0:
@@ -73,6 +76,8 @@ def main() -> int:
     except NoGuest as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     for difference in report.differences:
         print(difference)
     took = time.monotonic() - began

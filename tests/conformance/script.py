@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,29 @@ def line(edit: Edit) -> list[Any]:
     return ["ipvsadm", f"{verb} {_service(edit.key)} {_server(edit.destination)}"]
 
 
+def _run(words: Sequence[Path | str], folder: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """A command to its end; interrupted, what it has started ends before it, so that it can clean up."""
+    with subprocess.Popen(
+        words,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env=environment,
+    ) as process:
+        try:
+            out, err = process.communicate()
+        except BaseException:
+            with suppress(OSError):
+                children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                for child in map(int, children):
+                    os.kill(child, signal.SIGTERM)
+            process.communicate()
+            raise
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
 class Guest:
     """User-mode Linux with IPVS, booted for each call."""
 
@@ -113,13 +138,10 @@ class Guest:
                     shutil.copy(module, folder)
                 given, made = Path(folder, "examples.json"), Path(folder, "made.json")
                 given.write_text(json.dumps(examples))
-                done = subprocess.run(
+                done = _run(
                     [ORACLE / "run", "/usr/bin/python3", Path(folder, "guest.py"), given, made],
-                    cwd=folder,
-                    capture_output=True,
-                    text=True,
-                    stdin=subprocess.DEVNULL,
-                    env={
+                    folder,
+                    {
                         "PYLVS_PYTHON": sys.executable,
                         "PATH": f"{UML}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
                         "PYTHONDONTWRITEBYTECODE": "1",
