@@ -298,6 +298,9 @@ def start_table(director: BpfDirector) -> None:
         for number in 1, 2, 3:
             director.add_destination(service, server(service, number, weight=number))
     director.delete_destination(SERVICES[0], server(SERVICES[0], 3).key)
+    director.add_service(VirtualService(LATE, "rr"))
+    director.add_destination(LATE, server(LATE, 2))
+    director.delete_service(LATE)
 
 
 def server(service: ServiceKey, number: int, **fields: Any) -> Destination:
@@ -325,9 +328,23 @@ def test_two_hundred_edits_killed_at_random_instants(host: Host) -> None:
 
 
 A, B, C = SERVICES[:3]
-NEW = SERVICES[5]
+NEW, LATE = SERVICES[5], key(85)
+
+
+def restore(director: Director) -> None:
+    """What ipvsadm -R brings in together: services with their first servers, one of which was deleted before."""
+    with director.batch():
+        director.add_service(VirtualService(NEW, "wrr"))
+        for number in 11, 12:
+            director.add_destination(NEW, Destination(DestinationKey(ip_address(f"fd77::{number}"), NEW.port)))
+        director.add_service(VirtualService(LATE, "mh"))
+        for number in 1, 2, 3:
+            director.add_destination(LATE, server(LATE, number, method=Method.MASQ, upper=number))
+
+
 EDITS: dict[str, Edit] = {
     "-A": lambda d: d.add_service(VirtualService(NEW, "wrr")),
+    "-R": restore,
     "-E": lambda d: d.edit_service(VirtualService(A, "lc")),
     "-D": lambda d: d.delete_service(B),
     "-C": lambda d: d.flush(),
@@ -377,7 +394,7 @@ def restart(host: Host, begin: View) -> None:
 def test_a_recovery_killed_before_any_of_its_stores_is_done_by_the_next(host: Host) -> None:
     start_table(host.director)
     begin = view(host.director)
-    assert not in_child(dying_at(60, fresh_eyes([EDITS["-a"]])))
+    assert not in_child(dying_at(40, fresh_eyes([EDITS["-a"]])))
     store, done = 0, False
     while not done:
         host.director.tables.book.set(0, "pending", 1)

@@ -15,6 +15,7 @@ from pylvs.dataplane.tables import Records, Tables
 from pylvs.model.errors import NoRoom
 
 WAIT_MS = 20  # far longer than a packet takes
+_STEPS = 2  # from leaving to waiting, and from there to free
 
 
 def now_s() -> int:
@@ -53,14 +54,22 @@ class Book:
 
     def take_service(self) -> int:
         """A free slot. Raises NoRoom."""
-        free = self._book.get(0, "service_free")
+        book, full = self._book, self._tables.services.count
+        for _ in range(_STEPS):
+            if book.get(0, "service_free") != self.nothing or book.get(0, "service_top") < full:
+                break
+            if book.get(0, "service_leaving") == self.nothing and book.get(0, "service_waiting") == self.nothing:
+                break
+            time.sleep(WAIT_MS / 1000)
+            self.settle()
+        free = book.get(0, "service_free")
         if free != self.nothing:
-            self._book.set(0, "service_free", self._link(self._tables.services, free))
+            book.set(0, "service_free", self._link(self._tables.services, free))
             return int(free)
-        top = self._book.get(0, "service_top")
-        if top >= self._tables.services.count:
-            raise NoRoom(f"the table is full: it holds {self._tables.services.count} virtual services")
-        self._book.set(0, "service_top", top + 1)
+        top = book.get(0, "service_top")
+        if top >= full:
+            raise NoRoom(f"the table is full: it holds {full} virtual services")
+        book.set(0, "service_top", top + 1)
         return int(top)
 
     def let_service_go(self, slot: int) -> None:
@@ -169,6 +178,13 @@ class Book:
             self._tables.destinations.set(slot, "next", following)
             following = slot
         self._book.set(0, "deleted", following)
+
+    def revive(self, slots: set[int]) -> None:
+        """These deleted destinations are listed again."""
+        if slots:
+            for slot in slots:
+                self._tables.destinations.set(slot, "deleted_s", 0)
+            self.set_deleted([slot for slot in self.deleted() if slot not in slots])
 
     # --- what was let go ---
 

@@ -6,6 +6,7 @@ Before the list changes again, the cursor must have followed the change before: 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from pylvs.dataplane import abi
@@ -42,15 +43,15 @@ def _wrr(cursor: int, version: Mapping[str, Any]) -> int:
     return target << (_WRR_WEIGHT_BITS + _WRR_PLACE_BITS) | position << _WRR_WEIGHT_BITS | weight
 
 
-_FOLLOW: Mapping[str, Callable[[int, Mapping[str, Any]], int]] = {"SCHED_RR": _rr, "SCHED_WRR": _wrr}
+@cache
+def _followers() -> Mapping[int, Callable[[int, Mapping[str, Any]], int]]:
+    return {abi.constant("SCHED_RR"): _rr, abi.constant("SCHED_WRR"): _wrr}
 
 
 def followed(cursor: int, version: Mapping[str, Any]) -> int:
     """The cursor, brought up to the list of this version; schedulers without state have none."""
-    for name, follow in _FOLLOW.items():
-        if version["scheduler"] == abi.constant(name):
-            return follow(cursor, version)
-    return cursor
+    follow = _followers().get(version["scheduler"])
+    return follow(cursor, version) if follow else cursor
 
 
 def outdated(version: Mapping[str, Any]) -> int:

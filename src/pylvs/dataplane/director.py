@@ -11,11 +11,11 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from pylvs.dataplane import abi, caches, encode, follow, lists, load, marks, standby, takeover
-from pylvs.dataplane.bitmaps import set_all_bits, set_bit
 from pylvs.dataplane.chunks import list_of
-from pylvs.dataplane.devices import Routes
+from pylvs.dataplane.devices import Route, Routes
 from pylvs.dataplane.listing import ConnectionReader, Reader
 from pylvs.dataplane.maglev import MaglevTables
+from pylvs.dataplane.newcomers import Newcomers
 from pylvs.dataplane.reasons import reason_counts
 from pylvs.dataplane.recover import recover
 from pylvs.dataplane.slots import DestinationSlots
@@ -23,14 +23,12 @@ from pylvs.dataplane.state import State, StateExists, collect_dead_states
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.transaction import Transaction
 from pylvs.model import rules
-from pylvs.model.addresses import Address
 from pylvs.model.connection import Connection
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import ServiceRow
 from pylvs.model.errors import DestinationExists, InvalidOperation, NoSuchDestination, NoSuchService, ServiceExists
 from pylvs.model.marks import MarkRule
 from pylvs.model.marks import checked as checked_rule
-from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.scheduler import SCHEDULERS
 from pylvs.model.service import ServiceKey, VirtualService
 from pylvs.model.settings import SETTINGS, checked, known_setting
@@ -38,7 +36,6 @@ from pylvs.model.statistics import PacketCounts
 from pylvs.model.timeouts import Timeouts
 
 TABLE_SIZE = 4096  # the buckets that listings show, as IPVS's default
-FTP_PORT = 21
 
 
 def open_director() -> BpfDirector:
@@ -59,6 +56,7 @@ class BpfDirector:
         self._depth = 0
         self._settled = False  # the lock is held and the tables are those that are pinned
         self._routes = Routes()  # asked for in this batch
+        self._newcomers: Newcomers | None = None  # of this batch
         self._changed = follow.Concerns()
         self._left_mh: set[int] = set()  # slots of services that do not use mh any more
 
@@ -98,6 +96,7 @@ class BpfDirector:
         if not self.state.exists:
             self._open()
         self._renew()
+        self._bring_in()
         return self._mark << 32 | self.reader.versions.live if self._mark else 0
 
     def _open(self) -> None:
@@ -136,16 +135,26 @@ class BpfDirector:
                     follow.refresh_locals(self.tables)
                     follow.refresh_accept_local(self.tables)
                     follow.refresh_marks(self.reader)
+                self._bring_in()
                 yield
             finally:
                 self._depth -= 1
                 if not self._depth:
-                    self._settled = False
                     self._routes.close()
+                    try:
+                        self._bring_in()
+                    finally:
+                        self._settled = False
                     left, self._left_mh = self._left_mh, set()
                     self._forget_tables(left)
                     changed, self._changed = self._changed, follow.Concerns()
                     follow.follow_table(self.reader, changed)
+
+    def _bring_in(self) -> None:
+        """Put in force what was added in this batch, before anything else is looked at or edited."""
+        if self._newcomers:
+            newcomers, self._newcomers = self._newcomers, None
+            newcomers.bring_in()
 
     def follow_host(self) -> None:
         """Take over what changed around the tables: this host's addresses, devices and routes.
@@ -181,6 +190,7 @@ class BpfDirector:
     # --- finding ---
 
     def _slot(self, key: ServiceKey) -> int | None:
+        """The slot of a service in force."""
         if not self._settled and not self.state.exists:
             return None
         self._renew()
@@ -191,6 +201,7 @@ class BpfDirector:
         return slot if self.reader.versions.version(slot)["present"] else None
 
     def _known(self, key: ServiceKey) -> tuple[int, dict[str, Any]]:
+        self._bring_in()
         slot = self._slot(key)
         if slot is None:
             raise NoSuchService(f"{key}: no such virtual service")
@@ -201,30 +212,18 @@ class BpfDirector:
     def add_service(self, service: VirtualService) -> None:
         """See the protocol."""
         key = service.key
-        if self._slot(key) is not None:
+        if (self._newcomers and key in self._newcomers) or self._slot(key) is not None:
             raise ServiceExists(f"{key}: there is such a virtual service already")
         rules.check_service(service, SCHEDULERS)
-        with self._edit() as edit:
-            if self._slot(key) is not None:
-                raise ServiceExists(f"{key}: there is such a virtual service already")
-            slot = edit.book.take_service()
-            edit.new_service(slot, edit.generation)
-            fields = encode.version_fields(service, load.ticks_per_second())
-            fields |= caches.began(edit, fields)
-            fields |= {"birth": edit.generation, "list_version": 1, "edit": abi.constant("LIST_INIT"), "gcd": 1}
-            edit.write_version(slot, edit.generation, fields)
-            self.tables.service_states.clear(slot)
-            self.reader.statistics.set_base(self.tables.service_bases, slot, (0,) * 5)
-            self.tables.service_keys(key.address.version).put(encode.service_key(key), struct.pack("<I", slot))
-            for bits in "vip_bits", "reply_bits":
-                if key.mark:
-                    if not is_probe_mark(key.mark):
-                        set_all_bits(self.tables, bits)
-                else:
-                    set_bit(self.tables, bits, fields["address"], fields["family"])
-            self._count_service(edit, key, 1)
-            edit.commit()
-            self._changed.add_key(key)
+        if not self._settled:
+            with self.batch():
+                self.add_service(service)
+            return
+        if self._newcomers and not self._newcomers.whole:
+            self._bring_in()
+        self._newcomers = self._newcomers or Newcomers(self.reader)
+        self._newcomers.add_service(service)
+        self._changed.add_key(key)
 
     def edit_service(self, service: VirtualService) -> None:
         """See the protocol."""
@@ -267,7 +266,7 @@ class BpfDirector:
             edit.write_version(slot, edit.generation, version | {"present": 0})
             for place in listed:
                 edit.write_flags(place, edit.generation, 0)
-            self._count_service(edit, encode.key_of(version), -1)
+            edit.count_service(encode.key_of(version), -1)
         edit.commit()
         self._changed.shrunk = True
         for slot, version, listed in going:
@@ -283,17 +282,6 @@ class BpfDirector:
         if any(listed for _, _, listed in going):
             self.slots.end_orphans(edit)
         self.slots.sweep(edit)
-
-    @staticmethod
-    def _count_service(edit: Transaction, key: ServiceKey, by: int) -> None:
-        edit.change_fact("services", by, 0 if key.address.version == 4 else 1)
-        if key.mark:
-            if not is_probe_mark(key.mark):
-                edit.change_fact("marks", by)
-        elif key.port == 0:
-            edit.change_fact("zero_ports", by)
-        elif key.port == FTP_PORT:
-            edit.change_fact("ftp", by)
 
     def zero(self, key: ServiceKey | None = None) -> None:
         """See the protocol."""
@@ -313,30 +301,40 @@ class BpfDirector:
 
     def add_destination(self, key: ServiceKey, destination: Destination) -> None:
         """See the protocol."""
+        newcomers = self._newcomers
+        newcomer = newcomers.that_takes(key) if newcomers else None
+        if newcomers and newcomer:
+            self._check_destination(key, destination)
+            route = self._routes.to(destination.key.address)
+            newcomers.add_destination(newcomer, destination, route)
+            self._note_destination(destination, route)
+            return
         with self._existing(key) as (slot, version):
-            routes, slots = self._routes, self.slots
-            rules.check_destination(VirtualService(key), destination, routes.is_broadcast, follow.is_local)
-            place = slots.find(key, destination.key)
+            self._check_destination(key, destination)
+            slots, name = self.slots, encode.destination_name(key, destination.key)
+            place = slots.named(name)
             if place is not None and not self.tables.destinations.get(place, "deleted_s"):
                 raise DestinationExists(f"{key} -> {destination.key}: there is such a real server already")
             with Transaction(self.tables) as edit:
                 if slots.sweep(edit):
-                    place = slots.find(key, destination.key)
-                revived = place is not None
+                    place = slots.named(name)
+                route, revived = self._routes.to(destination.key.address), place is not None
                 expired = place is not None and slots.beyond_revival(place)
                 if place is None:
-                    place = slots.take(edit, slot, version, key, destination)
-                slots.write(edit, place, destination, routes.to(destination.key.address))
+                    place = slots.bring(edit, slot, version, name, destination, route)
+                else:
+                    slots.write(edit, place, destination, route)
                 old = lists.members(self.tables, version)
                 lists.write_list(edit, slot, version, lists.packed(place, destination) + old, "LIST_ADD")
                 if revived:
                     slots.adopt(place, slot, version, expired)
                 edit.commit()
-                self._note_destination(destination)
-                self.tables.destinations.set(place, "deleted_s", 0)
+                self._note_destination(destination, route)
+                edit.book.revive({place} if revived else set())
                 edit.book.let_list_go(version["list"], version["count"])
-                if revived:
-                    edit.book.set_deleted([each for each in edit.book.deleted() if each != place])
+
+    def _check_destination(self, key: ServiceKey, destination: Destination) -> None:
+        rules.check_destination(VirtualService(key), destination, self._routes.is_broadcast, follow.is_local)
 
     def edit_destination(self, key: ServiceKey, destination: Destination) -> None:
         """See the protocol."""
@@ -352,10 +350,11 @@ class BpfDirector:
             )
             fresh = before + lists.packed(place, destination, lists.last_weight(entry)) + after
             with Transaction(self.tables) as edit:
-                self.slots.write(edit, place, destination, self._routes.to(destination.key.address))
+                route = self._routes.to(destination.key.address)
+                self.slots.write(edit, place, destination, route)
                 lists.write_list(edit, slot, version, fresh, "LIST_UPDATE", position)
                 edit.commit()
-                self._note_destination(destination)
+                self._note_destination(destination, route)
                 edit.book.let_list_go(version["list"], version["count"])
 
     def delete_destination(self, key: ServiceKey, destination: DestinationKey) -> None:
@@ -371,7 +370,8 @@ class BpfDirector:
                 edit.commit()
                 by_nat = abi.constant("DESTINATION_USED_BY_NAT")
                 self._changed.shrunk |= self.tables.destinations.get(place, "used") == by_nat
-                self._changed.shrunk |= self._is_own(destination.address)
+                route = self._routes.to(destination.address)
+                self._changed.shrunk |= route is not None and route.local
                 edit.book.note_deleted(place)
                 self.slots.end_orphans(edit)
                 edit.book.let_list_go(version["list"], version["count"])
@@ -383,20 +383,16 @@ class BpfDirector:
             raise NoSuchDestination(f"{key} -> {destination}: no such real server")
         return place
 
-    def _note_destination(self, destination: Destination) -> None:
-        address = destination.key.address
+    def _note_destination(self, destination: Destination, route: Route | None) -> None:
         if destination.method == Method.MASQ:
-            self._changed.by_nat.add(address)
-        self._changed.own_server |= self._is_own(address)
-
-    def _is_own(self, address: Address) -> bool:
-        route = self._routes.to(address)
-        return route is not None and route.local
+            self._changed.by_nat.add(destination.key.address)
+        self._changed.own_server |= route is not None and route.local
 
     # --- reading ---
 
     def services(self) -> list[ServiceRow]:
         """See the protocol."""
+        self._bring_in()
         return self.reader.rows() if self.state.exists else []
 
     def service(self, key: ServiceKey) -> ServiceRow:

@@ -14,10 +14,10 @@ from pylvs.dataplane.transaction import Transaction
 from pylvs.model.destination import Destination
 
 
-def packed(place: int, destination: Destination, last_weight: int = 0) -> bytes:
+def packed(slot: int, destination: Destination, last_weight: int = 0) -> bytes:
     """A list's entry for the destination in a slot; `last_weight` is its latest weight that was not 0."""
     return _member_form().pack(
-        place,
+        slot,
         destination.weight,
         destination.upper,
         destination.lower,
@@ -45,21 +45,27 @@ def members(tables: Tables, version: dict[str, Any]) -> bytes:
     return bytes(tables.members.memory[start : start + version["count"] * stride])
 
 
+def place(edit: Transaction, entries: bytes) -> int:
+    """Put a list where none is: its first member. Raises NoRoom."""
+    array = edit.tables.members
+    start = edit.book.take_list(len(entries) // array.stride)
+    array.memory[start * array.stride : start * array.stride + len(entries)] = entries
+    return start
+
+
 def write_list(
     edit: Transaction, slot: int, version: dict[str, Any], entries: bytes, change: str, position: int = 0
 ) -> None:
     """Put a new list beside the old one and point the service's next version to it."""
     stride = edit.tables.members.stride
     count = len(entries) // stride
-    start = edit.book.take_list(count)
-    edit.tables.members.memory[start * stride : start * stride + len(entries)] = entries
-    fields = version | {"list": start, "count": count}
+    fields = version | {"list": place(edit, entries), "count": count}
     offset = abi.struct("member").offset("weight") // 4
     weights = [each for each in memoryview(entries).cast("i")[offset :: stride // 4] if each > 0] if count else []
     fields["gcd"] = math.gcd(*weights) or 1
     fields["max_weight"] = max(weights, default=fields["gcd"] - 1) - (fields["gcd"] - 1)
     change_list(edit, slot, version, fields, change, position)
-    _fill_table(edit, slot, version, fields, entries, change, position)
+    fill_table(edit, slot, version, fields, entries, change, position)
     edit.write_version(slot, edit.generation, fields)
 
 
@@ -67,10 +73,10 @@ def change_scheduler(edit: Transaction, slot: int, version: dict[str, Any], fiel
     """The scheduler that these fields name begins with the list as it is (IPVS-SEMANTICS 1.4)."""
     change_list(edit, slot, version, fields, "LIST_INIT")
     fields.update(caches.began(edit, fields))
-    _fill_table(edit, slot, version, fields, members(edit.tables, version), "LIST_INIT")
+    fill_table(edit, slot, version, fields, members(edit.tables, version), "LIST_INIT")
 
 
-def _fill_table(
+def fill_table(
     edit: Transaction,
     slot: int,
     version: dict[str, Any],

@@ -113,7 +113,7 @@ class MaglevTables:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._mh = abi.constant("SCHED_MH")
-        self._most = abi.constant("MAGLEV_SLOTS")
+        self.most = abi.constant("MAGLEV_SLOTS")  # destinations that mh can begin with
         self._member = abi.struct("member").view("destination", "last_weight")
         self._destination = abi.struct("destination").view("address", "port:2s")
         self._size = abi.struct("maglev_table").size
@@ -124,16 +124,16 @@ class MaglevTables:
 
     def fits(self, version: dict[str, Any]) -> bool:
         """Whether mh can begin with so many destinations."""
-        return bool(version["count"] <= self._most)
+        return bool(version["count"] <= self.most)
 
     def write(
         self, slot: int, version: dict[str, Any], fields: dict[str, Any], entries: bytes, change: str, position: int
     ) -> None:
         """Fill the table that is not in force for a new list, and name it in the fields of the next version."""
         before = self._key(slot, version["table"]) if self.uses(version) else None
-        if fields["count"] > self._most and before is not None:
+        if fields["count"] > self.most and before is not None:
             old = self._tables.maglev_tables.get(before)
-            filled = _shifted(old[: 2 * self._most], change, position) if old else None
+            filled = _shifted(old[: 2 * self.most], change, position) if old else None
         else:
             filled = places(self._destinations(fields["family"], entries))
         fields["table"] = 1 - version["table"]

@@ -13,7 +13,7 @@ from pylvs.dataplane.bitmaps import set_bit, write_bitmaps
 from pylvs.dataplane.book import now_s
 from pylvs.dataplane.devices import Route
 from pylvs.dataplane.libbpf import open_pin
-from pylvs.dataplane.listing import NO_COUNTS, Reader
+from pylvs.dataplane.listing import Reader
 from pylvs.dataplane.transaction import Transaction
 from pylvs.model.destination import Destination, DestinationKey, Method, TunnelKind
 from pylvs.model.service import ServiceKey
@@ -26,19 +26,33 @@ SWEEP_S = 10  # deleted destinations are looked through at most so often
 def _fresh_form() -> struct.Struct:
     """A whole destination of which these fields are not zero."""
     return abi.struct("destination").view(
+        "states",
         "address",
         "port",
         "family",
         "used",
+        "upper",
+        "lower",
         "service",
+        "mtu",
+        "weights",
+        "source",
         "virtual_address",
         "mark",
         "service_birth",
-        "deleted_s",
         "virtual_port",
         "protocol",
         "virtual_family",
     )
+
+
+def _flags(destination: Destination) -> int:
+    """What a destination's state says of it."""
+    flags = abi.constant("DESTINATION_AVAILABLE")
+    if not destination.weight:
+        flags |= abi.constant("DESTINATION_QUIESCED")
+    flags |= destination.method << abi.constant("DESTINATION_METHOD")
+    return flags | encode.tunnel_state(destination) << abi.constant("DESTINATION_TUNNEL")
 
 
 def _referred_to(fields: dict[str, Any]) -> int:
@@ -55,7 +69,11 @@ class DestinationSlots:
 
     def find(self, key: ServiceKey, destination: DestinationKey) -> int | None:
         """The slot of a destination, listed or deleted."""
-        raw = self.tables.names.get(encode.destination_name(key, destination))
+        return self.named(encode.destination_name(key, destination))
+
+    def named(self, name: bytes) -> int | None:
+        """The same, by the key of `names`."""
+        raw = self.tables.names.get(name)
         return None if raw is None else int(struct.unpack("<I", raw)[0])
 
     def listed(self, key: ServiceKey, destination: DestinationKey) -> int | None:
@@ -63,40 +81,61 @@ class DestinationSlots:
         slot = self.find(key, destination)
         return None if slot is None or self.tables.destinations.get(slot, "deleted_s") else slot
 
-    def take(
-        self, edit: Transaction, slot: int, version: dict[str, Any], key: ServiceKey, destination: Destination
+    def bring(
+        self,
+        edit: Transaction,
+        slot: int,
+        version: dict[str, Any],
+        name: bytes,
+        destination: Destination,
+        route: Route | None,
     ) -> int:
-        """A slot for a destination never seen before; as good as deleted until the edit is done. Raises NoRoom."""
+        """A slot for a destination never seen before, filled for the edit's generation. Raises NoRoom."""
         unused = self.tables.book.get(0, "destination_top")
         place = edit.book.take_destination()
         address = destination.key.address
+        packed = encode.address_bytes(address)
+        by_nat = destination.method == Method.MASQ
         self.tables.destinations.replace(
             place,
             _fresh_form().pack(
-                encode.address_bytes(address),
+                edit.live << 32,
+                edit.generation << 32 | _flags(destination),
+                packed,
                 socket.htons(destination.key.port),
                 address.version,
-                abi.constant("DESTINATION_USED"),
+                abi.constant("DESTINATION_USED_BY_NAT" if by_nat else "DESTINATION_USED"),
+                destination.upper,
+                destination.lower,
                 slot,
-                encode.address_bytes(key.address),
-                key.mark,
+                route.mtu if route else 0,
+                0,
+                destination.weight,
+                encode.address_bytes(route.source) if route and route.source else b"",
+                version["address"],
+                version["mark"],
                 version["birth"],
-                max(now_s(), 1),  # until the edit is done
-                key.port,
-                key.protocol,
-                key.address.version,
+                version["port"],
+                version["protocol"],
+                version["family"],
             ),
         )
-        edit.store_state(place, 0, edit.live, 0)
+        if place < unused:
+            self._begin_anew(place, slot)
+        if by_nat:
+            set_bit(self.tables, "reply_bits", packed, address.version)
+        if destination.tunnel.kind == TunnelKind.GUE:
+            self._note_ports()
+        self.tables.names.put(name, struct.pack("<I", place))
+        return place
+
+    def _begin_anew(self, place: int, slot: int) -> None:
+        """What was counted by whoever had a destination's slot before is not of the service that has it now."""
         statistics = self.reader.statistics
-        counted = statistics.counted(place) if place < unused else NO_COUNTS  # by whoever had the slot before
+        counted = statistics.counted(place)
         statistics.begin(place, counted)
         if any(counted):
-            base = statistics.base(self.tables.service_bases, slot)
-            fresh = tuple(map(sum, zip(base, counted, strict=True)))
-            statistics.set_base(self.tables.service_bases, slot, fresh)
-        self.tables.names.put(encode.destination_name(key, destination.key), struct.pack("<I", place))
-        return place
+            self._add_to_base(slot, counted)
 
     def beyond_revival(self, place: int) -> bool:
         """Whether IPVS would have forgotten a deleted destination by now."""
@@ -112,22 +151,21 @@ class DestinationSlots:
         counted = statistics.counted(place)
         statistics.begin(place, counted)
         if not same:
-            base = statistics.base(self.tables.service_bases, slot)
-            statistics.set_base(self.tables.service_bases, slot, tuple(map(sum, zip(base, counted, strict=True))))
+            self._add_to_base(slot, counted)
         table.set(place, "service", slot)
         table.set(place, "service_birth", version["birth"])
+
+    def _add_to_base(self, slot: int, counted: tuple[int, ...]) -> None:
+        statistics = self.reader.statistics
+        base = statistics.base(self.tables.service_bases, slot)
+        statistics.set_base(self.tables.service_bases, slot, tuple(map(sum, zip(base, counted, strict=True))))
 
     def write(self, edit: Transaction, place: int, destination: Destination, route: Route | None) -> None:
         """What packets read of the destination itself: flags, thresholds, its route, whether NAT was ever used."""
         table = self.tables.destinations
-        flags = abi.constant("DESTINATION_AVAILABLE")
-        if not destination.weight:
-            flags |= abi.constant("DESTINATION_QUIESCED")
-        flags |= destination.method << abi.constant("DESTINATION_METHOD")
-        flags |= encode.tunnel_state(destination) << abi.constant("DESTINATION_TUNNEL")
         if destination.tunnel.kind == TunnelKind.GUE:
             self._note_ports()
-        edit.write_flags(place, edit.generation, flags, destination.weight)
+        edit.write_flags(place, edit.generation, _flags(destination), destination.weight)
         if route and route.source:
             table.write(place, {"source": encode.address_bytes(route.source)})
         table.set(place, "mtu", route.mtu if route else 0)

@@ -17,6 +17,10 @@ from pylvs.dataplane.book import Book
 from pylvs.dataplane.recover import recover
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.versions import MASK32, Versions
+from pylvs.model.probe_marks import is_probe_mark
+from pylvs.model.service import ServiceKey
+
+FTP_PORT = 21
 
 
 class Transaction(Versions):
@@ -50,6 +54,17 @@ class Transaction(Versions):
         values = list(self.new_facts.get(name))
         values[index] += by
         self.new_facts.set(name, *values)
+
+    def count_service(self, key: ServiceKey, by: int) -> None:
+        """A service comes or goes."""
+        self.change_fact("services", by, 0 if key.address.version == 4 else 1)
+        if key.mark:
+            if not is_probe_mark(key.mark):
+                self.change_fact("marks", by)
+        elif key.port == 0:
+            self.change_fact("zero_ports", by)
+        elif key.port == FTP_PORT:
+            self.change_fact("ftp", by)
 
     def commit(self) -> None:
         """The store that is the edit."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pylvs.ipvsadm.options import BY_LETTER, BY_NAME, Option, Takes
+from pylvs.ipvsadm.options import BY_LETTER, BY_NAME, BY_WORD, Option, Takes
 
 UNKNOWN = "unknown option"
 MISSING = "missing argument"
@@ -43,10 +43,13 @@ class Words:
     def _read(self) -> Iterator[Read]:
         while self._next < len(self._words):
             word = self._take()
-            if word == "--":
+            option = BY_WORD.get(word)
+            if option is not None:
+                yield option, self._following(option)
+            elif word == "--":
                 self.aside += self._words[self._next :]
                 return
-            if word.startswith("--"):
+            elif word.startswith("--"):
                 yield self._long(word[2:])
             elif word.startswith("-") and word != "-":
                 yield from self._bundle(word[1:])

@@ -188,3 +188,6 @@ _OTHERS = (
 OPTIONS = _COMMANDS + _OTHERS
 BY_LETTER = {option.short: option for option in OPTIONS if option.short}
 BY_NAME = {option.long: option for option in OPTIONS}
+BY_WORD = {f"-{letter}": option for letter, option in BY_LETTER.items()} | {
+    f"--{name}": option for name, option in BY_NAME.items()
+}

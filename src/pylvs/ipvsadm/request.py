@@ -11,6 +11,7 @@ from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel,
 from pylvs.model.scheduler import DEFAULT_SCHEDULER
 from pylvs.model.service import NETMASK_V4_ALL, NETMASK_V6_ALL, Protocol, ServiceFlag, ServiceKey, VirtualService
 
+PLAIN = Tunnel()
 WHOLE_ADDRESS = -1  # the netmask where none is given
 
 
@@ -70,7 +71,7 @@ class Request:
 
     def destination(self) -> Destination:
         """The destination as it shall be."""
-        tunnel = Tunnel()
+        tunnel = PLAIN
         if self.method is Method.TUNNEL:
             tunnel = Tunnel(self.tunnel_kind, self.tunnel_port, self.tunnel_flags)
         return Destination(self.destination_key(), self.method, self.weight, self.upper, self.lower, tunnel)

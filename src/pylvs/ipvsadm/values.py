@@ -19,9 +19,12 @@ _LEADING = re.compile(r"[ \t\n\v\f\r]*([+-]?)([0-9]+)")
 
 def whole_number(text: str, lowest: int, highest: int) -> int | None:
     """A decimal number as strtol reads it, nothing behind it, within its bounds."""
-    if not _WHOLE.match(text):
+    if text.isdecimal() and text.isascii() and len(text) < LONG_DIGITS:
+        number = int(text)  # as most are written
+    elif _WHOLE.match(text):
+        number = leading_number(text)
+    else:
         return None
-    number = leading_number(text)
     return number if lowest <= number <= highest else None
 
 
@@ -62,7 +65,7 @@ def endpoint(text: str, protocol: int, names: Names) -> Endpoint | None:
         if not bracket or not behind.startswith(":"):
             return None
         port_text = behind[1:]
-    address: Address | None = ipv6(text)
+    address: Address | None = ipv6(text) if text.count(":") > 1 else None
     if address is None:
         host, colon, after = text.rpartition(":")
         port_text = after if colon else None

@@ -49,23 +49,26 @@ def check_destination(
     tells of an IPv4 address whether the routing table calls it a broadcast one; `is_local` of an IPv6 address whether
     this host has it, which allows even a link-local one.
     """
-    where = f"{service.key} -> {destination.key}"
+
+    def where() -> str:  # not before it is needed: adding many, writing their names would be most of the work
+        return f"{service.key} -> {destination.key}"
+
     if family_of(destination.key.address) != service.key.family and destination.method != Method.TUNNEL:
-        raise InvalidOperation(f"{where}: a server of the other address family is reached by tunnels only")
+        raise InvalidOperation(f"{where()}: a server of the other address family is reached by tunnels only")
     if not 0 <= destination.weight <= MAX_WEIGHT:
-        raise OutOfRange(f"{where}: weight {destination.weight}; it must be from 0 to {MAX_WEIGHT}")
+        raise OutOfRange(f"{where()}: weight {destination.weight}; it must be from 0 to {MAX_WEIGHT}")
     if not (0 <= destination.upper <= MAX_THRESHOLD and 0 <= destination.lower <= MAX_THRESHOLD):
-        raise InvalidOperation(f"{where}: thresholds must be from 0 to {MAX_THRESHOLD}")
+        raise InvalidOperation(f"{where()}: thresholds must be from 0 to {MAX_THRESHOLD}")
     if destination.lower > destination.upper:
-        raise OutOfRange(f"{where}: lower threshold {destination.lower} above the upper one, {destination.upper}")
+        raise OutOfRange(f"{where()}: lower threshold {destination.lower} above the upper one, {destination.upper}")
     if (
         destination.method == Method.TUNNEL
         and destination.tunnel.kind == TunnelKind.GUE
         and not destination.tunnel.port
     ):
-        raise InvalidOperation(f"{where}: a GUE tunnel needs a port")
+        raise InvalidOperation(f"{where()}: a GUE tunnel needs a port")
     if is_broadcast is not None and not may_serve(destination.key.address, is_broadcast, is_local):
-        raise InvalidOperation(f"{where}: not the address of a single host")
+        raise InvalidOperation(f"{where()}: not the address of a single host")
 
 
 def may_serve(
