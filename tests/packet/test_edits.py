@@ -280,6 +280,24 @@ def test_a_full_table_refuses_one_more_and_goes_on(director_host: Host) -> None:
     assert parsed(director_host.forwarded(tcp(dport=second.port))).dst == server_mac(1)
 
 
+def test_a_full_table_takes_a_service_as_soon_as_another_one_went(director_host: Host) -> None:
+    """Its slot is waited for, even where both happen within one batch."""
+    director, book = director_host.director, director_host.director.tables.book
+    first, second = director_host.new_key(), director_host.new_key()
+    director.add_service(VirtualService(first, "rr"))
+    top = book.get(0, "service_top")
+    for name in "service_free", "service_waiting", "service_leaving":
+        book.set(0, name, abi.constant("NOTHING"))
+    book.set(0, "service_top", director.tables.services.count)
+    try:
+        with director.batch():
+            director.delete_service(first)
+            director.add_service(VirtualService(second, "rr"))
+    finally:
+        book.set(0, "service_top", top)
+    assert director.service(second).service.key == second
+
+
 def test_counters_begin_at_zero_in_a_service_that_takes_a_former_ones_place(director_host: Host) -> None:
     """Its slot had another service, whose destinations are remembered for a while."""
     director = director_host.director

@@ -81,7 +81,7 @@ def facts(director: BpfDirector) -> tuple[Any, ...]:
     held = []
     for slot, version in director.reader.service_slots(director.reader.versions.live):
         del slot
-        for place, (_, upper, lower, _, _) in director.reader.members(version):
+        for place, _, upper, lower, _, _ in director.reader.members(version):
             destination = director.tables.destinations.read(place)
             held.append((destination["upper"], destination["lower"]) == (upper, lower))
     rows = director.services()

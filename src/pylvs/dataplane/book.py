@@ -16,6 +16,7 @@ from pylvs.model.errors import NoRoom
 
 WAIT_MS = 20  # far longer than a packet takes
 _STEPS = 2  # from leaving to waiting, and from there to free
+_LINK = struct.Struct("<I")
 
 
 def now_s() -> int:
@@ -33,22 +34,23 @@ class Book:
         self._classes = abi.constant("LIST_CLASSES")
         self._service_link = abi.struct("service_version").offset("next")  # of the first of both
         self._member_link = abi.struct("member").offset("next")
+        self._destination_link = abi.struct("destination").offset("next")
 
     # --- chains: the next slot is kept in a field that packets do not look at ---
 
     def _link(self, records: Records, slot: int) -> int:
-        return int(struct.unpack_from("<I", records.array.memory, slot * records.array.stride + self._service_link)[0])
+        return int(_LINK.unpack_from(records.array.memory, slot * records.array.stride + self._service_link)[0])
 
     def _set_link(self, records: Records, slot: int, following: int) -> None:
-        struct.pack_into("<I", records.array.memory, slot * records.array.stride + self._service_link, following)
+        _LINK.pack_into(records.array.memory, slot * records.array.stride + self._service_link, following)
 
     def _chunk_next(self, chunk: int) -> int:
         members = self._tables.members
-        return int(struct.unpack_from("<I", members.memory, chunk * members.stride + self._member_link)[0])
+        return int(_LINK.unpack_from(members.memory, chunk * members.stride + self._member_link)[0])
 
     def _set_chunk_next(self, chunk: int, following: int) -> None:
         members = self._tables.members
-        struct.pack_into("<I", members.memory, chunk * members.stride + self._member_link, following)
+        _LINK.pack_into(members.memory, chunk * members.stride + self._member_link, following)
 
     # --- services ---
 
@@ -58,19 +60,21 @@ class Book:
         for _ in range(_STEPS):
             if book.get(0, "service_free") != self.nothing or book.get(0, "service_top") < full:
                 break
-            if book.get(0, "service_leaving") == self.nothing and book.get(0, "service_waiting") == self.nothing:
-                break
-            time.sleep(WAIT_MS / 1000)
-            self.settle()
-        free = book.get(0, "service_free")
+            self._wait()
+        free, top = book.get(0, "service_free"), book.get(0, "service_top")
         if free != self.nothing:
             book.set(0, "service_free", self._link(self._tables.services, free))
             return int(free)
-        top = book.get(0, "service_top")
         if top >= full:
             raise NoRoom(f"the table is full: it holds {full} virtual services")
         book.set(0, "service_top", top + 1)
         return int(top)
+
+    def _wait(self) -> None:
+        """Until services that were let go are a step nearer to being free."""
+        if any(self._book.get(0, name) != self.nothing for name in ("service_leaving", "service_waiting")):
+            time.sleep(WAIT_MS / 1000)
+            self.settle()
 
     def let_service_go(self, slot: int) -> None:
         """The slot may be used again in a while."""
@@ -164,20 +168,25 @@ class Book:
         self._book.set(0, "deleted", slot)
 
     def deleted(self) -> list[int]:
-        """The chain of deleted destinations; some may have been revived since."""
+        """The chain of deleted destinations."""
         found, slot = [], self._book.get(0, "deleted")
         while slot != self.nothing:
             found.append(int(slot))
-            slot = self._tables.destinations.get(slot, "next")
+            slot = self._destination_next(slot)
         return found
 
     def set_deleted(self, slots: list[int]) -> None:
         """Chain these deleted destinations, and no others."""
         following = self.nothing
         for slot in reversed(slots):
-            self._tables.destinations.set(slot, "next", following)
+            if self._destination_next(slot) != following:
+                self._tables.destinations.set(slot, "next", following)
             following = slot
         self._book.set(0, "deleted", following)
+
+    def _destination_next(self, slot: int) -> int:
+        array = self._tables.destinations.array
+        return int(_LINK.unpack_from(array.memory, slot * array.stride + self._destination_link)[0])
 
     def revive(self, slots: set[int]) -> None:
         """These deleted destinations are listed again."""

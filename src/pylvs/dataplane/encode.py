@@ -15,6 +15,7 @@ from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualServic
 ADDRESS_BYTES = 16
 LONGEST_TICKS = 0x7FFFFFFF  # beyond, a tick in the future would look past
 _PLAIN_TUNNEL = Tunnel()
+_METHODS = {int(method): method for method in Method}
 _KEY4 = struct.Struct("!4sHBx")
 _KEY6 = struct.Struct("!16sHBx")
 _NAME = struct.Struct("<16s16sIHHBBBx")
@@ -112,9 +113,9 @@ def tunnel_of(word: int) -> Tunnel:
     return Tunnel(TunnelKind(word & 0xFF), word >> 16, TunnelFlag(word >> 8 & 0xFF))
 
 
-def destination_of(address: bytes, family: int, port: int, member: tuple[int, int, int, int, int]) -> Destination:
-    """A destination from its slot's address and port (network order) and its member's weight, upper, lower, method,
-    tunnel."""
-    weight, upper, lower, method, tunnel = member
+def destination_of(
+    address: bytes, family: int, port: int, weight: int, upper: int, lower: int, method: int, tunnel: int
+) -> Destination:
+    """A destination from its slot's address and port (network order) and what its member says."""
     key = DestinationKey(address_of(address, family), socket.ntohs(port))
-    return Destination(key, Method(method), weight, upper, lower, tunnel_of(tunnel))
+    return Destination(key, _METHODS[method], weight, upper, lower, tunnel_of(tunnel))

@@ -6,9 +6,9 @@ Readers take no lock. They read again when an edit came between (`live` has chan
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pylvs.dataplane import abi, encode, load
 from pylvs.dataplane.tables import Tables
@@ -21,7 +21,7 @@ from pylvs.model.statistics import Counters, Rates
 _READS = 50  # of a table that keeps changing
 _MASK64 = (1 << 64) - 1
 NO_COUNTS = (0,) * 5
-NO_RATES = Rates()
+NO_COUNTERS, NO_RATES = Counters(), Rates()
 _SHOWN = ("address", "active", "inactive", "persistent", "port", "family")
 _MEMBER = ("destination", "weight", "upper", "lower", "method", "tunnel")
 Result = TypeVar("Result")
@@ -34,6 +34,7 @@ class Statistics:
         self._tables = tables
         self._fields = tuple(abi.struct("counters").fields)
         self._form = abi.struct("counters").view(*self._fields)
+        self._averages = abi.struct("estimate").view("averages")
         self._all: list[tuple[int, ...]] = []
 
     @contextmanager
@@ -66,18 +67,19 @@ class Statistics:
 
     def destination(self, slot: int) -> Counters:
         """A destination's counters."""
-        return Counters(*self._less(self.counted(slot), self._tables.destination_bases.array, slot))
+        return self._less(self.counted(slot), self._tables.destination_bases.array, slot)
 
     def service(self, slot: int, destinations: list[int]) -> Counters:
         """A service's counters: those of all its destinations, deleted ones among them."""
-        total = [sum(column) for column in zip(*map(self.counted, destinations), strict=True)] or [0] * 5
-        return Counters(*self._less(tuple(total), self._tables.service_bases.array, slot))
+        counted = [each for each in map(self.counted, destinations) if any(each)]
+        total = tuple(map(sum, zip(*counted, strict=True))) or NO_COUNTS
+        return self._less(total, self._tables.service_bases.array, slot)
 
-    def _less(self, counted: tuple[int, ...], bases: Any, slot: int) -> Sequence[int]:
+    def _less(self, counted: tuple[int, ...], bases: Any, slot: int) -> Counters:
         base = self._form.unpack_from(bases.memory, slot * bases.stride)
         if base == counted:
-            return NO_COUNTS
-        return [one - other & _MASK64 for one, other in zip(counted, base, strict=True)]
+            return NO_COUNTERS
+        return Counters(*[one - other & _MASK64 for one, other in zip(counted, base, strict=True)])
 
     def set_base(self, bases: Any, slot: int, values: tuple[int, ...]) -> None:
         """Note from where a destination's or a service's counters begin."""
@@ -90,8 +92,12 @@ class Statistics:
 
     def rates(self, destinations: Iterable[int]) -> Rates:
         """Events per second of destinations together, rounded as the kernel shows them (IPVS-SEMANTICS 9.3)."""
-        averages = self._tables.estimates
-        total = [sum(column) for column in zip(*(averages.get(slot, "averages") for slot in destinations), strict=True)]
+        estimates, averages = self._tables.estimates.array, self._averages.unpack_from
+        read = (averages(estimates.memory, slot * estimates.stride) for slot in destinations)
+        busy = [each for each in read if any(each)]
+        if not busy:
+            return NO_RATES
+        total = list(map(sum, zip(*busy, strict=True)))
         if not any(total):
             return NO_RATES
         events = [each + 511 >> 10 for each in total[:3]]
@@ -171,25 +177,22 @@ class Reader:
                 found.setdefault((service, birth), []).append(slot)
         return found
 
-    def members(self, version: dict[str, Any]) -> Iterator[tuple[int, tuple[int, int, int, int, int]]]:
+    def members(self, version: dict[str, Any]) -> Iterator[tuple[int, int, int, int, int, int]]:
         """Slots of a service's destinations in list order, each with weight, upper, lower, method, tunnel."""
         array = self.tables.members
         start = version["list"] * array.stride
-        for slot, *rest in self._member.iter_unpack(array.memory[start : start + version["count"] * array.stride]):
-            weight, upper, lower, method, tunnel = rest
-            yield slot, (weight, upper, lower, method, tunnel)
+        members = array.memory[start : start + version["count"] * array.stride]
+        return cast("Iterator[tuple[int, int, int, int, int, int]]", self._member.iter_unpack(members))
 
     def _row(self, slot: int, version: dict[str, Any], owned: list[int]) -> ServiceRow:
-        rows = []
-        table = self.tables.destinations.array
-        for place, member in self.members(version):
-            address, active, inactive, persistent, port, family = self._shown.unpack_from(
-                table.memory, place * table.stride
-            )
-            destination = encode.destination_of(address, family, port, member)
-            counters, rates = self.statistics.destination(place), self.statistics.rates((place,))
+        rows, statistics = [], self.statistics
+        table, shown = self.tables.destinations.array, self._shown.unpack_from
+        for place, *member in self.members(version):
+            address, active, inactive, persistent, port, family = shown(table.memory, place * table.stride)
+            destination = encode.destination_of(address, family, port, *member)
+            counters, rates = statistics.destination(place), statistics.rates((place,))
             rows.append(DestinationRow(destination, active, inactive, persistent, counters, rates))
-        counters, rates = self.statistics.service(slot, owned), self.statistics.rates(owned)
+        counters, rates = statistics.service(slot, owned), statistics.rates(owned)
         return ServiceRow(encode.service_of(version), tuple(rows), counters, rates)
 
 

@@ -269,7 +269,7 @@ class PerCpuArray(ArrayMap):
         values = ctypes.create_string_buffer(self.stride * self.cpus * size)
         place = ctypes.create_string_buffer(4)
         found: list[tuple[int, ...]] = []
-        one = struct.Struct(f"<{width * self.cpus}Q")
+        one, zeros = struct.Struct(f"<{width * self.cpus}Q"), (0,) * width
         while len(found) < wanted:
             count = ctypes.c_uint32(size)
             start = place if found else None
@@ -277,7 +277,7 @@ class PerCpuArray(ArrayMap):
             if result and ctypes.get_errno() not in (errno.ENOENT, errno.EINTR):
                 raise self._failed("listing")
             rows = one.iter_unpack(memoryview(values)[: one.size * count.value])
-            found.extend(tuple(sum(words[i::width]) for i in range(width)) for words in rows)
+            found += [tuple(sum(words[i::width]) for i in range(width)) if any(words) else zeros for words in rows]
             if result and ctypes.get_errno() == errno.ENOENT:
                 break
         return found

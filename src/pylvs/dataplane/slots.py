@@ -55,9 +55,10 @@ def _flags(destination: Destination) -> int:
     return flags | encode.tunnel_state(destination) << abi.constant("DESTINATION_TUNNEL")
 
 
-def _referred_to(fields: dict[str, Any]) -> int:
-    """Connections, templates and places in schedulers' caches that a destination has."""
-    return int(fields["active"] + fields["inactive"] + fields["persistent"] + fields["cached"])
+@cache
+def _deleted_form() -> struct.Struct:
+    """What keeps a deleted destination: connections, templates and places in schedulers' caches; and since when."""
+    return abi.struct("destination").view("active", "inactive", "persistent", "cached", "deleted_s")
 
 
 class DestinationSlots:
@@ -139,8 +140,9 @@ class DestinationSlots:
 
     def beyond_revival(self, place: int) -> bool:
         """Whether IPVS would have forgotten a deleted destination by now."""
-        fields = self.tables.destinations.read(place)
-        return not _referred_to(fields) and now_s() - fields["deleted_s"] >= REVIVAL_S
+        array = self.tables.destinations.array
+        *referring, deleted_s = _deleted_form().unpack_from(array.memory, place * array.stride)
+        return not any(referring) and now_s() - deleted_s >= REVIVAL_S
 
     def adopt(self, place: int, slot: int, version: dict[str, Any], anew: bool) -> None:
         """A revived destination keeps its counters only within the service that it left (IPVS-SEMANTICS 1.8)."""
@@ -211,12 +213,8 @@ class DestinationSlots:
         if now - book.get(0, "swept_s") < SWEEP_S:
             return False
         book.set(0, "swept_s", now)
-        table, kept = self.tables.destinations, []
         chain = edit.book.deleted()
-        for place in chain:
-            fields = table.read(place)
-            if _referred_to(fields) or now - fields["deleted_s"] < REVIVAL_S:
-                kept.append(place)
+        kept = [place for place in chain if not self.beyond_revival(place)]
         if len(kept) == len(chain):
             return False
         edit.book.set_deleted(kept)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import IO
 
 from pylvs.ipvsadm import daemons, helptext, wording
@@ -24,6 +25,8 @@ from pylvs.model.marks import give_mark
 from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.service import ServiceKey
 from pylvs.model.timeouts import Timeouts
+
+LINES_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ class Session:
         if request.command is Command.LIST:
             self._list(request)
         elif request.command is Command.SAVE:
-            self._stdout.writelines(rule_lines(self._services(), self._writer(request)))
+            self._write(rule_lines(self._services(), self._writer(request)))
         else:
             self._edit(request)
         return Outcome()
@@ -145,7 +148,7 @@ class Session:
             lines = connection_lines(
                 self._director.connections(), self._writer(request), engines=Given.PERSISTENT_CONN in given
             )
-            self._stdout.writelines(lines)
+            self._write(lines)
         elif Given.TIMEOUT in given:
             now = self._director.timeouts()
             self._stdout.write(f"Timeout (tcp tcpfin udp): {now.tcp_s} {now.tcp_fin_s} {now.udp_s}\n")
@@ -160,7 +163,15 @@ class Session:
             self._stdout.write(version_line(self._director.table_size()))
         unsorted = Given.NOSORT in request.given
         lines = table(rows, view_of(request.given), self._writer(request), unsorted=unsorted)
-        self._stdout.writelines(lines)
+        self._write(lines)
+
+    def _write(self, lines: Iterator[str]) -> None:
+        """Line by line to a terminal, else some at a time: Python's streams may have no buffer (PYTHONUNBUFFERED)."""
+        if self._stdout.isatty():
+            self._stdout.writelines(lines)
+            return
+        while piece := "".join(islice(lines, LINES_AT_ONCE)):
+            self._stdout.write(piece)
 
     def _services(self) -> list[ServiceRow]:
         """All but those of the daemon's checks through a virtual address, which are nobody's to keep or restore."""

@@ -22,7 +22,7 @@ def address_text(address: Address) -> str:
 
 def numeric(address: Address, port: int, _: int = 0) -> str:
     """`192.0.2.1:80`, `[2001:db8::1]:80`."""
-    return f"{address}:{port}" if isinstance(address, IPv4Address) else f"[{address_text(address)}]:{port}"
+    return f"{address!s}:{port}" if isinstance(address, IPv4Address) else f"[{address_text(address)}]:{port}"
 
 
 def with_names(names: Names) -> Writer:

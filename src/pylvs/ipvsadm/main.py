@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import sys
@@ -102,6 +103,7 @@ def _session(
 
 def _as_program(command: Callable[..., int]) -> int:
     """Run a command as this process: whatever happens becomes an exit status and at most a few lines."""
+    gc.disable()  # what a process makes that soon ends, it needs to the end
     _take_bytes_as_they_are()
     try:
         director = open_director()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import cmp_to_key
 from ipaddress import IPv4Address
+from operator import itemgetter
 from typing import TypeVar
 
 from pylvs.ipvsadm.values import as_int
@@ -50,7 +51,7 @@ def _words(address: Address) -> Key:
 def _sorted(rows: Iterable[Row], key_of: Callable[[Row], Key]) -> list[Row]:
     keyed = [(key_of(row), row) for row in rows]
     if all(max(column) - min(column) < HALF_THE_SPACE for column in zip(*(key for key, _ in keyed), strict=True)):
-        keyed.sort(key=lambda pair: pair[0])
+        keyed.sort(key=itemgetter(0))
     else:
         by_difference = cmp_to_key(_compare)
         keyed.sort(key=lambda pair: by_difference(pair[0]))

@@ -61,7 +61,7 @@ def test_a_destination_comes_back_as_it_went(destination: Destination) -> None:
     )
     address = destination.key.address
     port = socket.htons(destination.key.port)
-    back = encode.destination_of(encode.address_bytes(address), address.version, port, member)
+    back = encode.destination_of(encode.address_bytes(address), address.version, port, *member)
     assert back == destination
 
 
