@@ -65,7 +65,8 @@ def interruptible() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
+    """While things are removed, being asked to end a second time changes nothing."""
     former = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *_ENDING)}
     try:
         yield
@@ -113,5 +114,5 @@ def new_site(role: str, servers: int = SERVERS) -> Iterator[None]:
             _populate(servers)
             yield
     finally:
-        with _undisturbed():
+        with undisturbed():
             _remove(name)

@@ -1,0 +1,68 @@
+"""Commands inside Debian's kernels, booted by `tests/oracle/vm` with this machine's files and this tree."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.processes import tools_first
+
+VM = Path(__file__).parents[1] / "oracle" / "vm"
+KERNELS = ("6.1", "6.12")
+UNAVAILABLE = 69  # the exit status of `vm` for what is missing; its line says what
+FETCHING_S = 300  # of a kernel, by apt
+# The guest has a /tmp of its own over this machine's; a clone or an environment in there is seen without it.
+IN_GUEST = f"umount /tmp; cd {shlex.quote(str(VM.parents[2]))} && exec "
+
+
+class NoKernel(Exception):
+    """There is no kernel to boot; the text is the reason."""
+
+
+def start(kernel: str, *command: str, options: tuple[str, ...] = (), seconds: int) -> subprocess.Popen[str]:
+    """A command in a guest, which ends after so many seconds. Raises NoKernel; see `finish`."""
+    if platform.machine() != "x86_64":
+        raise NoKernel("the kernels to boot are those of x86-64")
+    environment = os.environ | {
+        "PATH": tools_first(),
+        "ORACLE_TIMEOUT": str(seconds),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "LC_ALL": "C.UTF-8",
+    }
+    return subprocess.Popen(
+        [VM, "--kernel", kernel, *options, "sh", "-c", IN_GUEST + shlex.join(command)],
+        cwd="/",
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(guest: subprocess.Popen[str], seconds: int) -> subprocess.CompletedProcess[str]:
+    """What became of it. Raises NoKernel where it could not boot, TimeoutExpired; the guest has ended in any case."""
+    try:
+        output, errors = guest.communicate(timeout=seconds + FETCHING_S)
+    finally:
+        guest.terminate()  # `vm` takes its machine with it
+        guest.wait()
+    if guest.returncode == UNAVAILABLE:
+        raise NoKernel(errors.strip().splitlines()[-1])
+    return subprocess.CompletedProcess(guest.args, guest.returncode, output, errors)
+
+
+def run_or_skip(
+    kernel: str, *command: str, options: tuple[str, ...] = (), seconds: int
+) -> subprocess.CompletedProcess[str]:
+    """A test's command in a guest. Where there is no such kernel the test is skipped, and fails where CI is set."""
+    try:
+        return finish(start(kernel, *command, options=options, seconds=seconds), seconds)
+    except NoKernel as error:
+        if os.environ.get("CI"):  # there it would never be noticed
+            pytest.fail(f"no kernel to boot: {error}")
+        pytest.skip(f"no kernel to boot: {error}")
