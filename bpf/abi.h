@@ -14,7 +14,7 @@ enum abi { ABI_NUMBER = 1 };
 enum limits {
 	HASH_BITS = 13, /* of the bitmaps of virtual and real addresses */
 	BITMAP_WORDS = 1 << (HASH_BITS - 6),
-	LOOKS = 16, /* slots of one cache line of `looks` */
+	LOOKS = 64, /* slots of one element of `looks`, four cache lines */
 	NOTHING = 0xffffffff,
 	MAGAZINE = 32, /* free connection slots that a CPU keeps for itself */
 	DEVICES = 64,
@@ -411,7 +411,7 @@ struct pool {
 	u32 sweep_at; /* where the expirer goes on */
 	u32 sweeps; /* rounds it has made */
 	u32 purge_at; /* where the search for orphans goes on */
-	u32 thin; /* cache lines of `looks` still to be thinned this second */
+	u32 thin; /* elements of `looks` still to be thinned this second */
 	s32 drop_left; /* packets until one is dropped */
 	u32 pad;
 };

@@ -14,6 +14,8 @@ enum bench_numbers {
 	BENCH_CHECK = 24, /* where the IPv4 checksum is, */
 	BENCH_SOURCE = 26, /* the source address, */
 	BENCH_PORTS = 34, /* and the ports */
+	BENCH_SOURCE6 = 34, /* the last word of an IPv6 source, */
+	BENCH_PORTS6 = 54, /* and its port */
 	BENCH_FLOWS_AN_ADDRESS = 32768,
 	BENCH_FIRST_PORT = 16384,
 	BENCH_ROOM = 20, /* bytes that a tunnel puts in front */
@@ -64,6 +66,14 @@ INLINE struct bench_plan *the_plan(void)
 }
 
 #define AT(type, base, offset) (*(type *)((void *)(base) + (offset)))
+
+/* The next flow of a sequence that visits all of them once. */
+INLINE u32 next_flow(struct bench_plan *plan)
+{
+	u32 flow = plan->flow;
+	plan->flow = (flow * plan->multiplier + plan->increment) & plan->mask;
+	return flow;
+}
 
 /* In pieces that the path's reads lie within: a read that spans two writes would wait for both. */
 INLINE bool write_frame(void *to, void *end, const struct bench_plan *plan, u32 bytes)
@@ -122,7 +132,7 @@ int bench_shrink(struct xdp_md *ctx)
 	return aborted(ctx);
 }
 
-/* Each time the next flow of a sequence that visits all of them once. */
+/* Each time the next flow. */
 SEC("xdp.frags")
 int bench_flows(struct xdp_md *ctx)
 {
@@ -132,8 +142,7 @@ int bench_flows(struct xdp_md *ctx)
 	void *to = (void *)(long)ctx->data;
 	if (to + BENCH_BYTES > (void *)(long)ctx->data_end)
 		return aborted(ctx);
-	u32 flow = plan->flow;
-	plan->flow = (flow * plan->multiplier + plan->increment) & plan->mask;
+	u32 flow = next_flow(plan);
 	u32 client = plan->address + flow / BENCH_FLOWS_AN_ADDRESS;
 	u32 sum = plan->sum + to_be16(client >> 16) + to_be16(client);
 	sum = (sum & 0xffff) + (sum >> 16);
@@ -143,6 +152,23 @@ int bench_flows(struct xdp_md *ctx)
 	AT(volatile u32, to, BENCH_CHECK - 2) = AT(const volatile u16, plan->frame, BENCH_CHECK - 2) | (~sum & 0xffff) << 16;
 	AT(volatile u32, to, BENCH_SOURCE) = to_be32(client);
 	AT(volatile u32, to, BENCH_PORTS) = (u32)target << 16 | port;
+	bpf_tail_call(ctx, &bench_target, 0);
+	return aborted(ctx);
+}
+
+/* Its checksum is the first flow's. */
+SEC("xdp.frags")
+int bench_flows6(struct xdp_md *ctx)
+{
+	struct bench_plan *plan = the_plan();
+	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES6))
+		return aborted(ctx);
+	void *to = (void *)(long)ctx->data;
+	if (to + BENCH_BYTES6 > (void *)(long)ctx->data_end)
+		return aborted(ctx);
+	u32 flow = next_flow(plan);
+	AT(volatile u32, to, BENCH_SOURCE6) = to_be32(plan->address + flow / BENCH_FLOWS_AN_ADDRESS);
+	AT(volatile u16, to, BENCH_PORTS6) = to_be16(BENCH_FIRST_PORT + flow % BENCH_FLOWS_AN_ADDRESS);
 	bpf_tail_call(ctx, &bench_target, 0);
 	return aborted(ctx);
 }

@@ -7,7 +7,7 @@
 #include "connection.h"
 
 enum defence { DEFENCE_ON = 3, THIN_EACH = 32 /* a second ends one half-open connection of so many */,
-	       THIN_SLICE = 512 /* cache lines of `looks` in one go */ };
+	       THIN_SLICE = 512 /* elements of `looks` in one go, at most */ };
 
 INLINE bool in_turn_to_drop(const struct settings *settings)
 {
@@ -28,13 +28,13 @@ INLINE bool is_half_open(u32 state, u32 slot)
 	return state == STATE_SYN_RECV || state == STATE_SYNACK || state == STATE_SCTP_INIT1 || state == STATE_SCTP_INIT;
 }
 
-/* Cache lines of `looks` that slots were ever taken of. */
+/* Elements of `looks` that slots were ever taken of. */
 INLINE u32 lines_used(const struct pool *pool)
 {
 	return (READ_ONCE(pool->fresh) + LOOKS - 1) / LOOKS;
 }
 
-/* How many cache lines to look at this second: one of THIN_EACH, rounded by chance. */
+/* How many of them to look at this second: one of THIN_EACH, rounded by chance. */
 INLINE u32 lines_to_thin(const struct pool *pool)
 {
 	u32 lines = lines_used(pool);

@@ -16,7 +16,8 @@ EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 PARTS = ("packets", "commands", "large", "daemon", "checks", "vrrp")
 
 
-def _progress(text: str) -> None:
+def progress(text: str) -> None:
+    """Say what is being done, where somebody looks at it."""
     if sys.stderr.isatty():
         print(f"bench: {text}", file=sys.stderr)
 
@@ -42,21 +43,21 @@ def _measure(
     results: dict[str, Measured] = {}
     harness: dict[str, float] = {}
     if "packets" in parts:
-        with packets.ready(path_size, _progress) as bench:
-            results |= bench.run(_progress)
+        with packets.ready(path_size, progress) as bench:
+            results |= bench.run(progress)
             results["connection_bytes"] = bench.connection_bytes()
             harness = bench.overheads.all_ns()
     if "commands" in parts:
-        _progress("commands: a small table")
+        progress("commands: a small table")
         results |= commands.measure_small(command_size)
     if "large" in parts:
-        results |= commands.measure_large(command_size, _progress)
+        results |= commands.measure_large(command_size, progress)
     if "daemon" in parts:
-        results |= daemon.measure(command_size, _progress)
+        results |= daemon.measure(command_size, progress)
     if "checks" in parts:
-        results |= checks.measure(check_size, _progress)
+        results |= checks.measure(check_size, progress)
     if "vrrp" in parts:
-        results |= virtual_routers.measure(router_size, _progress)
+        results |= virtual_routers.measure(router_size, progress)
     return results, harness
 
 

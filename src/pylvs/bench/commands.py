@@ -46,7 +46,7 @@ class CommandFailed(PylvsError):
     """An ipvsadm that was measured did not do its work."""
 
 
-def _program() -> list[str]:
+def program() -> list[str]:
     """The installed ipvsadm beside this Python, or its module where nothing is installed."""
     script = Path(sys.executable).with_name("ipvsadm")
     if script.exists():
@@ -62,7 +62,7 @@ def _children_s() -> float:
 def _run(words: str, text: str = "", into: Measured | None = None, scale: float = 1) -> str:
     """The output of `ipvsadm WORDS` with this input; its seconds times `scale` are noted. Raises CommandFailed."""
     before, used = time.monotonic(), _children_s()
-    done = subprocess.run([*_program(), *words.split()], input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run([*program(), *words.split()], input=text, capture_output=True, text=True, check=False)
     if into is not None:
         into.samples.append((time.monotonic() - before) * scale)
         into.processor.append((_children_s() - used) * scale)

@@ -15,7 +15,7 @@ from pylvs.model.service import Protocol
 _ETHER_IPV4, _ETHER_IPV6, _DONT_FRAGMENT = 0x0800, 0x86DD, 0x4000
 _TTL = 64
 _SEGMENT = 20  # bytes behind the IP header: TCP's, or UDP's header and 12 of data
-ACK, SYN = 0x10, 0x02
+ACK, SYN, FIN = 0x10, 0x02, 0x01
 # A walk through all flows in an order in which nothing lies side by side (Numerical Recipes' generator); and in order.
 SCATTERED, IN_ORDER = (1664525, 1013904223), (1, 1)
 
@@ -88,9 +88,9 @@ class Frame:
         values: dict[str, object] = {"frame": self.packed()}
         if flows:
             header = self.header()
-            swapped = sum(struct.unpack("<10H", header)) - sum(struct.unpack_from("<2H", header, 12))
+            swapped = sum(struct.unpack("<10H", header[:20])) - sum(struct.unpack_from("<2H", header, 12))
             values |= {
-                "address": int(self.client),
+                "address": int(self.client) & 0xFFFFFFFF,  # of IPv6 the last word
                 "sum": swapped,
                 "flow": flows.first,
                 "multiplier": flows.walk[0],

@@ -135,13 +135,14 @@ class Bench:
             if descriptor is None:
                 raise Unsupported(f"map {name} is not pinned")
             try:
-                total += _memory_of(descriptor)
+                total += memory_of(descriptor)
             finally:
                 os.close(descriptor)
         return Measured([total / self.size.capacity])
 
 
-def _memory_of(descriptor: int) -> int:
+def memory_of(descriptor: int) -> int:
+    """Bytes of kernel memory that a map takes."""
     with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
         for line in file:
             if line.startswith("memlock:"):

@@ -46,7 +46,7 @@ class Wrapper:
 
 
 SAME, SHRINK, FLOWS = map(Wrapper, ("bench_same", "bench_shrink", "bench_flows"))
-SAME6 = Wrapper("bench_same6", version=6)
+SAME6, FLOWS6 = Wrapper("bench_same6", version=6), Wrapper("bench_flows6", version=6)
 SAME_TC = Wrapper("bench_tc", TC)
 WRAPPERS = (SAME, SAME6, SHRINK, FLOWS, SAME_TC)
 

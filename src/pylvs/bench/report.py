@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, TextIO
@@ -22,7 +22,8 @@ def _number(value: float | None, unit: str) -> str:
         return "–"
     if unit == "ratio":
         return f"{value:.1f}" if value < 100 else f"{value:.0f}"
-    return f"{value:.3g} {'B' if unit == 'bytes' else unit}" if value < 1000 else f"{value:,.0f} {unit}"
+    shown = f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    return f"{shown} {'B' if unit == 'bytes' else unit}".rstrip()
 
 
 def _raw(row: Row, found: Measured | None) -> str:
@@ -44,10 +45,10 @@ def verdict(row: Row, value: float | None) -> str:
     return "then" if row.then is not None and value <= row.then else "ok"
 
 
-def lines(results: dict[str, Measured], sizes: dict[str, float]) -> list[tuple[str, ...]]:
+def lines(results: dict[str, Measured], sizes: dict[str, float], rows: Sequence[Row] = ROWS) -> list[tuple[str, ...]]:
     """The table's cells, a tuple a row; the last cell is the verdict."""
     found = []
-    for row in ROWS:
+    for row in rows:
         measured = results.get(row.name)
         value = value_of(row, results)
         shown = _number(value, row.unit) if value is not None else "not measured"
@@ -80,8 +81,9 @@ def footer(where: dict[str, Any], harness: dict[str, float]) -> list[str]:
     found = [
         f"Linux {where['kernel']}, {where['processors']} x {where['processor']}, Python {where['python']}",
         "ratios: to the floor of the same run, the harness's own cost taken off both; medians",
-        "harness: " + ", ".join(f"{name} {cost:.1f} ns" for name, cost in harness.items()),
     ]
+    if harness:
+        found.append("harness: " + ", ".join(f"{name} {cost:.1f} ns" for name, cost in harness.items()))
     if where["load_average"] > where["processors"]:
         busy = f"load average {where['load_average']:.1f} on {where['processors']} processors"
         found.append(f"this machine is busy ({busy}): what waits for memory comes out too dear")
@@ -110,9 +112,15 @@ def _rich(cells: list[tuple[str, ...]], out: TextIO) -> None:
     Console(file=out).print(table)
 
 
-def show(results: dict[str, Measured], sizes: dict[str, float], notes: Iterable[str], out: TextIO = sys.stdout) -> None:
+def show(
+    results: dict[str, Measured],
+    sizes: dict[str, float],
+    notes: Iterable[str],
+    out: TextIO = sys.stdout,
+    rows: Sequence[Row] = ROWS,
+) -> None:
     """Print the table: drawn on a terminal, plain otherwise."""
-    cells = lines(results, sizes)
+    cells = lines(results, sizes, rows)
     if out.isatty():
         _rich(cells, out)
     else:
@@ -122,13 +130,18 @@ def show(results: dict[str, Measured], sizes: dict[str, float], notes: Iterable[
 
 
 def write(
-    path: Path, results: dict[str, Measured], sizes: dict[str, float], where: dict[str, Any], harness: dict[str, float]
+    path: Path,
+    results: dict[str, Measured],
+    sizes: dict[str, float],
+    where: dict[str, Any],
+    harness: dict[str, float],
+    rows: Sequence[Row] = ROWS,
 ) -> None:
     """The same as JSON, with every sample. Raises OSError."""
-    rows = []
-    for row in ROWS:
+    told = []
+    for row in rows:
         found = results.get(row.name, Measured())
-        rows.append(
+        told.append(
             {
                 "name": row.name,
                 "label": row.label.format(**sizes),
@@ -142,5 +155,5 @@ def write(
                 "processor": found.processor,
             }
         )
-    content = {"machine": where, "sizes": sizes, "floor": FLOOR, "harness_ns": harness, "rows": rows}
+    content = {"machine": where, "sizes": sizes, "floor": FLOOR, "harness_ns": harness, "rows": told}
     path.write_text(json.dumps(content, indent=1) + "\n")

@@ -16,7 +16,7 @@ class Row:
 
     name: str
     label: str
-    unit: str  # "ratio", "s", "ms", "us" or "bytes"
+    unit: str  # "ratio", "s", "ms", "us", "ns", "%", "MB", "bytes" or none
     katran: float | None = None
     must: float | None = None
     then: float | None = None
@@ -61,6 +61,29 @@ ROWS = (
     Row("check_http_keepalived", "the same by keepalived", "us"),
     Row("vrrp_gap", "longest gap between advertisements every 10 ms, {minutes:g} min under load", "ms", None, 30, 20),
     Row("vrrp_gap_machine", "the same of a process that only sleeps: the machine's own", "ms"),
+)
+# Of a table of ten million connections (`pylvs.bench.scale`).
+SCALE_ROWS = (
+    Row(FLOOR, "floor: swap the MAC addresses, XDP_TX", "ratio"),
+    Row("scale_new", "new connection (SYN), until {connections:,} are there", "ratio"),
+    Row("scale_established", "established TCP, {connections:,} random flows, DR", "ratio"),
+    Row("scale_made", "{connections:,} connections made and established", "s"),
+    Row("scale_bytes", "memory of each, all told, IPv4, DR or TUN", "bytes", None, 256),
+    Row("scale_bytes_nat", "the same, NAT, {others:,} connections", "bytes", None, 384),
+    Row("scale_bytes_ipv6", "the same, IPv6, {others:,} connections", "bytes", None, 384),
+    Row("scale_list", "ipvsadm -Lnc of {connections:,} connections", "s"),
+    Row("scale_list_memory", "memory of ipvsadm meanwhile", "MB"),
+    Row("scale_wrong", "connections that a count or a list is wrong by", "", None, 0),
+    Row("scale_idle_small", "sweeping {others:,} connections of which none ends, of one core", "%"),
+    Row("scale_idle", "sweeping {connections:,} connections of which none ends, of one core", "%"),
+    Row("scale_expire_small", "all {others:,} expire at once: until all are gone", "s"),
+    Row("scale_expire_small_share", "meanwhile, of one core", "%"),
+    Row("scale_expire", "all {connections:,} expire at once: until all are gone", "s"),
+    Row("scale_expire_share", "meanwhile, of one core", "%"),
+    Row("scale_expire_each", "to end a connection", "ns"),
+    Row("scale_longest", "longest time that expiry held a CPU in one go", "ms", None, 1),
+    Row("scale_gap", "longest gap in a real-time process on its CPU meanwhile", "ms"),
+    Row("scale_gap_machine", "the same while none ends: the machine's own", "ms"),
 )
 
 

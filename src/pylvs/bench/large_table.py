@@ -1,0 +1,173 @@
+"""A table of very many connections, made by packets through the program, and what can be asked of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from pylvs.bench import probe, site
+from pylvs.bench.commands import program
+from pylvs.bench.frames import ACK, FIN, IN_ORDER, SCATTERED, SYN, Flows, Frame
+from pylvs.bench.packets import memory_of
+from pylvs.bench.path import Path, new_path
+from pylvs.bench.probe import WrongPath
+from pylvs.bench.rows import Measured
+from pylvs.dataplane import abi
+from pylvs.dataplane.libbpf import open_pin
+from pylvs.dataplane.load import CONNECTION_MAPS
+from pylvs.model.destination import Destination, DestinationKey, Method
+from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from pylvs.model.timeouts import Timeouts
+
+PORT, CLIENT_PORT = 80, 40000
+CLIENTS, CLIENTS6 = "10.128.0.0", "fd77::a80:0"
+_WALK = 1 << 24  # flows, of which the first are made
+_CHUNK = 1 << 20  # connections made between two looks: none is half open for long
+_TITLES = 2  # lines of a listing
+_POLL_S = 0.02
+_MB = 1 << 20
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the connections are."""
+
+    name: str
+    method: Method = Method.ROUTE
+    version: int = 4
+
+
+DR, NAT, IPV6 = Kind("DR"), Kind("NAT", Method.MASQ), Kind("IPv6", version=6)
+
+
+class LargeTable:
+    """A Director with one service, room for so many connections, and the harness."""
+
+    def __init__(self, kind: Kind, connections: int, path: Path) -> None:
+        self.kind = kind
+        self.connections = connections
+        self.path = path
+        self.key = ServiceKey(Protocol.TCP, ip_address(site.VIP6 if kind.version == 6 else site.VIP), PORT)
+        self._wrapper = probe.FLOWS6 if kind.version == 6 else probe.FLOWS
+
+    def serve(self) -> None:
+        """The service, with servers that nothing tells apart; of IPv6 it is one."""
+        six = self.kind.version == 6
+        servers = [site.SERVER6] if six else [site.server(number) for number in range(1, site.SERVERS + 1)]
+        self.path.director.add_service(VirtualService(self.key, "rr"))
+        for server in servers:
+            at = DestinationKey(ip_address(server), PORT)
+            self.path.director.add_destination(self.key, Destination(at, self.kind.method))
+
+    # --- packets ---
+
+    def _frame(self, flags: int, beyond: int = 0) -> Frame:
+        """Of the first client, or of one so many addresses beyond."""
+        if self.kind.version == 6:
+            return Frame(CLIENTS6, site.VIP6, CLIENT_PORT, PORT, flags)
+        return Frame(str(ip_address(CLIENTS) + beyond), site.VIP, CLIENT_PORT, PORT, flags)
+
+    def send(self, flags: int, first: int, count: int) -> float:
+        """A packet of each of these flows. Nanoseconds of one, the harness included."""
+        return self._run(self._frame(flags), Flows(_WALK, first, IN_ORDER), count)
+
+    def _run(self, frame: Frame, flows: Flows, count: int) -> float:
+        harness, wrapper = self.path.harness, self._wrapper
+        harness.plan(frame, flows)
+        return harness.run(wrapper, self.path.entry(wrapper), count)[0]
+
+    def make(self, new: Measured, progress: Progress) -> float:
+        """All connections, a SYN and an ACK each. Seconds of this thread's processor time."""
+        spent = 0.0
+        for first in range(0, self.connections, _CHUNK):
+            progress(f"{self.kind.name}: making {self.connections:,} connections, {first:,} are there")
+            count = min(_CHUNK, self.connections - first)
+            new.samples.append(self.send(SYN, first, count))
+            spent += count * (new.samples[-1] + self.send(ACK, first, count))
+        return spent / 1e9
+
+    def visit(self, repeat: int) -> float:
+        """Nanoseconds of a packet of a random connection, the harness included.
+
+        The walks go through powers of two: the largest that fits first, then through the rest.
+        """
+        first, total = 0, 0.0
+        per_address = abi.constant("BENCH_FLOWS_AN_ADDRESS")
+        while self.connections - first >= per_address or not first:
+            number = 1 << ((self.connections - first).bit_length() - 1)
+            share = max(1, repeat * number // self.connections)
+            total += number * self._run(self._frame(ACK, first // per_address), Flows(number, 0, SCATTERED), share)
+            first += number
+        return total / first
+
+    def counts(self) -> tuple[int, int]:
+        """Active and inactive connections of all servers."""
+        rows = self.path.director.service(self.key).destinations
+        return sum(row.active for row in rows), sum(row.inactive for row in rows)
+
+    # --- the end ---
+
+    def shorten(self, life_s: int) -> tuple[float, float]:
+        """A packet of each connection that lets it live only so long; of the second half it is a FIN.
+
+        The monotonic times of the first packet and the last.
+        """
+        self.path.director.set_timeouts(Timeouts(life_s, life_s, life_s))
+        half = self.connections // 2
+        begin = time.monotonic()
+        self.send(ACK, 0, half)
+        self.send(FIN | ACK, half, self.connections - half)
+        return begin, time.monotonic()
+
+    def await_empty(self, until: float) -> float:
+        """When the counts are 0, by the monotonic clock. Raises WrongPath at a time by which they are not."""
+        while sum(self.counts()):
+            if time.monotonic() > until:
+                active, inactive = self.counts()
+                raise WrongPath(f"{active} active and {inactive} inactive connections do not end")
+            time.sleep(_POLL_S)
+        return time.monotonic()
+
+    # --- listing and memory ---
+
+    def list(self) -> tuple[int, float, float, float]:
+        """Connections that `ipvsadm -Lnc` shows; its seconds, processor seconds and megabytes at most."""
+        begin, lines = time.monotonic(), 0
+        running = subprocess.Popen([*program(), "-Lnc"], stdout=subprocess.PIPE)
+        assert running.stdout is not None
+        try:
+            while part := running.stdout.read(_MB):
+                lines += part.count(b"\n")
+        except BaseException:
+            running.kill()
+            raise
+        _, status, used = os.wait4(running.pid, 0)
+        running.returncode = os.waitstatus_to_exitcode(status)
+        running.stdout.close()
+        took = time.monotonic() - begin
+        return max(lines - _TITLES, 0), took, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+
+    def bytes_each(self) -> float:
+        """Kernel memory of every map whose size goes with the table's, for each connection."""
+        total = 0
+        for name in CONNECTION_MAPS:
+            descriptor = open_pin(self.path.director.tables.path(name))
+            if descriptor is not None:
+                total += memory_of(descriptor)
+                os.close(descriptor)
+        return total / self.connections
+
+
+@contextmanager
+def ready(kind: Kind, connections: int) -> Iterator[LargeTable]:
+    """A namespace with an empty table; both are gone afterwards. Raises what loading raises."""
+    with new_path(f"scale-{kind.name.lower()}", connections) as path:
+        table = LargeTable(kind, connections, path)
+        table.serve()
+        yield table
