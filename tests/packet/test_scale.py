@@ -1,0 +1,62 @@
+"""A table of many connections is made, listed and expired with every count right. No speed is asserted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pylvs.bench.large_table import DR, LargeTable, ready
+from pylvs.bench.pace import Pace
+from pylvs.bench.probe import WrongPath
+from pylvs.bench.rows import SCALE_ROWS, Measured
+from pylvs.bench.site import PREFIX
+
+EXACT = "scale_wrong"
+
+
+def test_a_quick_bench_of_many_connections_measures_every_row_and_finds_every_count_right(tmp_path: Path) -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-m", "pylvs.bench.scale", "--quick", "--json", str(tmp_path / "scale.json")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    output, errors = running.communicate(timeout=240)
+    assert running.returncode == 0, errors
+    written = json.loads((tmp_path / "scale.json").read_text())
+    measured = {row["name"]: row["measured"] for row in written["rows"]}
+    assert list(measured) == [row.name for row in SCALE_ROWS]
+    assert measured.pop(EXACT) == 0, output
+    assert [name for name, value in measured.items() if not value or value <= 0] == []
+    for row in SCALE_ROWS:
+        assert row.label.format(**written["sizes"]) in output
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    assert f"{PREFIX}{running.pid}-" not in listed
+
+
+def test_connections_that_do_not_end_in_time_are_an_error_with_their_number() -> None:
+    with ready(DR, 2048) as table:
+        table.make(Measured(), lambda text: None)
+        with pytest.raises(WrongPath, match=r"^2048 active and 0 inactive connections do not end$"):
+            table.await_empty(0)
+
+
+def expire_all(table: LargeTable) -> Pace:
+    """What the expirer did while all of a table's connections ended."""
+    before = Pace.read(table.path.director.tables)
+    _, last = table.shorten(1)
+    table.await_empty(last + 30)
+    return Pace.read(table.path.director.tables).since(before)
+
+
+def test_the_expirer_notes_each_go_and_each_connection_that_it_ended() -> None:
+    with ready(DR, 2048) as table:
+        table.make(Measured(), lambda text: None)
+        passed = expire_all(table)
+        assert passed.ended == 2048
+        assert passed.goes == sum(passed.lengths) > 0
+        assert 0 < passed.longest_ns <= passed.spent_ns
