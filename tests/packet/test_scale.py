@@ -60,3 +60,6 @@ def test_the_expirer_notes_each_go_and_each_connection_that_it_ended() -> None:
         assert passed.ended == 2048
         assert passed.goes == sum(passed.lengths) > 0
         assert 0 < passed.longest_ns <= passed.spent_ns
+        told = table.path.director.packet_counts().expiry
+        assert told is not None
+        assert (told.connections, told.goes >= passed.goes) == (2048, True)

@@ -150,4 +150,6 @@ def _of_the_table() -> str:
     director = open_director()
     rows, packets = director.services(), director.packet_counts()
     connections = sum(each.active + each.inactive for row in rows for each in row.destinations)
-    return exposition(Facts(__version__, rows, packets.reasons, connections, packets.connections_limit))
+    return exposition(
+        Facts(__version__, rows, packets.reasons, connections, packets.connections_limit, expiry=packets.expiry)
+    )

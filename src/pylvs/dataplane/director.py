@@ -16,7 +16,7 @@ from pylvs.dataplane.devices import Route, Routes
 from pylvs.dataplane.listing import ConnectionReader, Reader
 from pylvs.dataplane.maglev import MaglevTables
 from pylvs.dataplane.newcomers import Newcomers
-from pylvs.dataplane.reasons import reason_counts
+from pylvs.dataplane.reasons import expiry, reason_counts
 from pylvs.dataplane.recover import recover
 from pylvs.dataplane.slots import DestinationSlots
 from pylvs.dataplane.state import State, StateExists, collect_dead_states
@@ -415,7 +415,8 @@ class BpfDirector:
         if not self.state.exists:
             return PacketCounts()
         self._renew()
-        return PacketCounts(reason_counts(self.tables), self.tables.pool.get(0, "capacity"))
+        capacity = self.tables.pool.get(0, "capacity")
+        return PacketCounts(reason_counts(self.tables), capacity, expiry(self.tables))
 
     # --- firewall marks ---
 

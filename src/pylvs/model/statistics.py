@@ -47,8 +47,19 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
+class Expiry:
+    """What ending connections cost this host: it is done in goes, each of which holds one processor."""
+
+    connections: int
+    goes: int
+    spent_s: float
+    longest_s: float  # of the goes
+
+
+@dataclass(frozen=True, slots=True)
 class PacketCounts:
     """What happened to packets beyond being forwarded, by name, and how many connections the table holds at most."""
 
     reasons: Mapping[str, int] = field(default_factory=dict)
     connections_limit: int | None = None
+    expiry: Expiry | None = None

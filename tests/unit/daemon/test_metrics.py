@@ -17,7 +17,7 @@ from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow
 from pylvs.model.probe_marks import FIRST
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
-from pylvs.model.statistics import Counters
+from pylvs.model.statistics import Counters, Expiry
 
 SERVER = DestinationKey(ip_address("10.0.0.2"), 80)
 WEB = ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80)
@@ -72,6 +72,13 @@ def test_what_happened_to_packets_is_counted_by_name() -> None:
     found = samples(Facts("1", reasons={"table full dropped": 3, "no route": 0}))
     assert found["pylvs_packets_by_reason_total", labels(reason="table_full_dropped")] == 3
     assert found["pylvs_packets_by_reason_total", labels(reason="no_route")] == 0
+
+
+def test_what_ending_connections_costs_is_told() -> None:
+    found = samples(Facts("1", expiry=Expiry(7, 3, 0.5, 0.25)))
+    assert found["pylvs_expired_total", ()] == 7
+    assert found["pylvs_expiry_seconds_total", ()] == 0.5
+    assert found["pylvs_expiry_longest_seconds", ()] == 0.25
 
 
 def test_checks_servers_and_quorums_tell_how_they_stand() -> None:

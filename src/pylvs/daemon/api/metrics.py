@@ -20,7 +20,7 @@ from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot
 from pylvs.model.director import DestinationRow, ServiceRow
 from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.service import ServiceKey
-from pylvs.model.statistics import Counters
+from pylvs.model.statistics import Counters, Expiry
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -50,6 +50,7 @@ class Facts:
     reloaded_at: float | None = None  # the last time that one succeeded, wall clock
     edits: Mapping[str, int] = field(default_factory=dict)  # of the table, by why
     routers: Mapping[str, Any] = field(default_factory=dict)  # virtual routers' status
+    expiry: Expiry | None = None
 
 
 def exposition(facts: Facts) -> str:
@@ -120,6 +121,11 @@ def _counts(facts: Facts) -> Iterator[Metric]:
         yield gauge("pylvs_connections", "Connections in the table.", [], [([], facts.connections)])
     if facts.connections_limit is not None:
         yield gauge("pylvs_connections_limit", "Connections that the table holds.", [], [([], facts.connections_limit)])
+    if facts.expiry:
+        expiry, one = facts.expiry, "The longest time that ending connections held a processor in one go."
+        yield counter("pylvs_expired", "Connections whose time was up.", [], [([], expiry.connections)])
+        yield counter("pylvs_expiry_seconds", "Processor time of ending connections.", [], [([], expiry.spent_s)])
+        yield gauge("pylvs_expiry_longest_seconds", one, [], [([], expiry.longest_s)])
 
 
 def _checks(services: Sequence[ServiceSnapshot]) -> Iterator[Metric]:

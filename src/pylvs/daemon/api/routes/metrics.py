@@ -35,6 +35,7 @@ async def facts_of(desk: Desk) -> Facts:
         desk.loaded_at or None,
         dict(desk.keeper.counts),
         await desk.routers.status(),
+        packets.expiry,
     )
 
 
