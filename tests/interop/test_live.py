@@ -23,6 +23,7 @@ from tests.packet.host import VIP4, VIP6, server4, server6
 ROOT = Path(__file__).parents[2]
 SEED = 3740251610  # the same scenarios each time; `./dev conformance` takes others
 METHODS = (Method.ROUTE, Method.MASQ, Method.TUNNEL)
+DESTINATION_OPTIONS = 60  # IPv6's extension header
 OLD, NEW = 1, 2  # clients: of a connection from before an edit, and from after it
 
 
@@ -97,3 +98,32 @@ def test_in_ipvs_packets_of_dr_find_no_server_by_a_route_that_nat_made() -> None
     silent = [place for place, (_, out) in enumerate(made["steps"]) if isinstance(steps[place], bytes) and not out]
     assert silent == [6, 14]
     assert steps[6] == steps[14] == _segment(OLD, ACK, 4)
+
+
+# --- netfilter's connection tracking, which a service of FTP by NAT switches on ---
+
+
+@pytest.mark.may_be_skipped
+def test_a_closed_connection_of_ftp_by_nat_is_opened_anew_though_the_stack_has_seen_its_ports() -> None:
+    """Tracked, the SYN would be dropped: the guest tracks nothing (docs/differences.md)."""
+    key = ServiceKey(Protocol.TCP, ip_address(VIP6), 21)
+    source, target = ip_address("2001:db8::1").packed, key.address.packed
+    chance = random.Random(1)
+
+    def packet(flags: int, before: bytes = b"", first: int = Protocol.TCP) -> bytes:
+        segment = before + tcp(source, target, 2000, key.port, flags, b"", chance)
+        return framed(ip_packet(source, target, first, segment, random.Random(2)))
+
+    misplaced = b"".join(bytes((following, 0, 1, 4)) + bytes(4) for following in (0, Protocol.TCP))
+    steps: list[Wired] = [
+        AddService(VirtualService(key, "rr")),
+        AddServer(key, Destination(DestinationKey(ip_address(server6(1)), 21), Method.MASQ)),
+        packet(ACK, misplaced, DESTINATION_OPTIONS),  # left to the stack, which refuses it without closing anything
+        packet(SYN),
+        packet(0),  # closes it
+        packet(SYN),
+    ]
+    report = Report()
+    compare(Guest(), [steps], report)
+    assert not report.differences, "\n".join(report.differences)
+    assert report.packets == 4
