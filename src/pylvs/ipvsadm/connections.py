@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from pylvs.ipvsadm.endpoints import Writer
 from pylvs.model.connection import PROTOCOL_TEMPLATE, Connection
@@ -11,6 +12,7 @@ from pylvs.model.service import Protocol
 FIRST_LINE = "IPVS connection entries\n"
 TITLE = "pro expire state       source             virtual            destination"
 ENGINE_TITLE = "        pe name          pe_data"
+WRITTEN_AGAIN = 4096  # virtual services and real servers whose words are kept: they come with many connections
 PROTOCOLS = {int(protocol): protocol.name for protocol in Protocol} | {PROTOCOL_TEMPLATE: "IP"}
 
 
@@ -18,15 +20,14 @@ def connection_lines(connections: Iterable[Connection], write: Writer, *, engine
     """The lines of the listing; `engines` adds what persistence engines know (`--persistent-conn`)."""
     yield FIRST_LINE
     yield TITLE + (ENGINE_TITLE if engines else "") + "\n"
+    again = lru_cache(WRITTEN_AGAIN)(write)
     for each in connections:
-        protocol = each.protocol
-        minutes, seconds = divmod(each.expires_s, 60)
-        client = write(each.client, each.client_port, protocol)
-        virtual = write(each.virtual, each.virtual_port, protocol)
-        destination = write(each.destination, each.destination_port, protocol)
+        protocol, state, expires_s, client, client_port, virtual, virtual_port, server, server_port, *engine = each
+        minutes, seconds = divmod(expires_s, 60)
+        destination = again(server, server_port, protocol)
         line = (
-            f"{PROTOCOLS.get(protocol, protocol):<3} {minutes:02d}:{seconds:02d}  {each.state:<11} "
-            f"{client:<18} {virtual:<18} {destination}"
+            f"{PROTOCOLS.get(protocol, protocol):<3} {minutes:02d}:{seconds:02d}  {state:<11} "
+            f"{write(client, client_port, protocol):<18} {again(virtual, virtual_port, protocol):<18} {destination}"
         )
         if engines and each.engine:
             line = f"{line:<{len(line) - len(destination) + 18}} {each.engine:<16} {each.engine_data}"

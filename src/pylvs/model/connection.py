@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pylvs.model.addresses import Address
 
@@ -38,9 +38,8 @@ SCTP_STATES = (
 PROTOCOL_TEMPLATE = 0  # the protocol of a firewall mark's template, listed as "IP"
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """One entry of the connection table.
+class Connection(NamedTuple):
+    """One entry of the connection table: a tuple, for there may be millions.
 
     `state` is its name in a listing; `expires_s` seconds left, fractions dropped. A template has client port 0.
     """
