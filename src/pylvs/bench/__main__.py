@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pylvs.bench import checks, commands, daemon, packets, report, site, virtual_routers
+from pylvs.bench import checks, commands, connections, daemon, packets, report, site, virtual_routers
 from pylvs.bench.rows import Measured
 from pylvs.model.errors import PylvsError
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
-PARTS = ("packets", "commands", "large", "daemon", "checks", "vrrp")
+PARTS = ("packets", "commands", "large", "connections", "daemon", "checks", "vrrp")
 
 
 def progress(text: str) -> None:
@@ -51,7 +51,10 @@ def _measure(
         progress("commands: a small table")
         results |= commands.measure_small(command_size)
     if "large" in parts:
+        results |= commands.measure_one(command_size)
         results |= commands.measure_large(command_size, progress)
+    if "connections" in parts:
+        results |= connections.measure(command_size, progress)
     if "daemon" in parts:
         results |= daemon.measure(command_size, progress)
     if "checks" in parts:
@@ -80,6 +83,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "part": path_size.part,
         "services": command_size.services,
         "destinations": command_size.destinations,
+        "connections": command_size.connections,
         "checked": check_size.servers,
         "every": check_size.delay_s,
         "minutes": router_size.minutes,

@@ -7,8 +7,9 @@ import resource
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -16,11 +17,15 @@ from pathlib import Path
 import pylvs
 from pylvs.bench import site
 from pylvs.bench.rows import Measured
+from pylvs.dataplane.director import open_director
+from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import PylvsError
+from pylvs.model.service import Protocol, ServiceKey, VirtualService
 
 FIRST_VIP, FIRST_SERVER = IPv4Address("10.66.128.0"), IPv4Address("10.66.2.0")
 PORT = 80
 _SERVERS = 20_000  # different ones; the rest are taken again
+_ON_DISK = "/var/tmp"  # where files can be out of memory
 _SMALL_SERVICES, _SMALL_SERVERS = 2, 3
 
 
@@ -32,6 +37,7 @@ class Size:
     services: int = 10_000
     each: int = 10  # destinations of a service
     whole: int = 3  # times that a large table, or a first command, is repeated
+    connections: int = 1_000_000
 
     @property
     def destinations(self) -> int:
@@ -39,7 +45,7 @@ class Size:
         return self.services * self.each
 
 
-QUICK = Size(rounds=1, services=40, each=5, whole=1)
+QUICK = Size(rounds=1, services=40, each=5, whole=1, connections=1024)
 
 
 class CommandFailed(PylvsError):
@@ -59,10 +65,18 @@ def _children_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _run(words: str, text: str = "", into: Measured | None = None, scale: float = 1) -> str:
+def _run(
+    words: str,
+    text: str = "",
+    into: Measured | None = None,
+    scale: float = 1,
+    environment: Mapping[str, str] | None = None,
+) -> str:
     """The output of `ipvsadm WORDS` with this input; its seconds times `scale` are noted. Raises CommandFailed."""
     before, used = time.monotonic(), _children_s()
-    done = subprocess.run([*program(), *words.split()], input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*program(), *words.split()], input=text, capture_output=True, text=True, check=False, env=environment
+    )
     if into is not None:
         into.samples.append((time.monotonic() - before) * scale)
         into.processor.append((_children_s() - used) * scale)
@@ -82,19 +96,28 @@ def _rules(services: int, each: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _files_of_a_listing() -> Iterator[Path]:
+def _as_installed(cache: str) -> dict[str, str]:
+    """An environment in which Python finds its modules compiled there, as those of an installed program are."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"PYTHONPYCACHEPREFIX": cache}
+
+
+def _files_of_a_listing(cache: str) -> Iterator[Path]:
+    yield from Path(cache).rglob("*.pyc")
     yield from Path(pylvs.__file__).parent.rglob("*.py*")
+    yield from Path(pylvs.__file__).parent.rglob("*.json")
     standard = Path(sysconfig.get_path("stdlib"))
-    for folder in (standard, standard / "lib-dynload", standard / "__pycache__", standard / "collections"):
+    for folder in (standard, standard / "lib-dynload", standard / "collections"):
         yield from folder.glob("*.*")
 
 
-def _make_cold() -> None:
+def _make_cold(cache: str) -> None:
     """Put what ipvsadm reads out of the page cache, as far as nobody has it mapped."""
-    for path in _files_of_a_listing():
+    for path in _files_of_a_listing(cache):
         if path.is_file():
             descriptor = os.open(path, os.O_RDONLY)
             try:
+                os.fsync(descriptor)  # what is not written yet stays
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(descriptor)
@@ -117,15 +140,36 @@ def measure_small(size: Size) -> dict[str, Measured]:
     for number in range(size.whole):
         with site.new_site(f"first{number}"):
             _run(add, into=first, scale=1000)
-    with site.new_site("small"):
-        _run("-R", _rules(_SMALL_SERVICES, _SMALL_SERVERS))
+    with site.new_site("small"), tempfile.TemporaryDirectory(prefix=site.PREFIX, dir=_ON_DISK) as cache:
+        installed = _as_installed(cache)
+        _run("-R", _rules(_SMALL_SERVICES, _SMALL_SERVERS), environment=installed)
+        _run("-Ln", environment=installed)
         for _ in range(size.rounds):
-            _make_cold()
-            output = _run("-Ln", into=cold, scale=1000)
+            _make_cold(cache)
+            output = _run("-Ln", into=cold, scale=1000, environment=installed)
             _check_list(output, _SMALL_SERVICES, _SMALL_SERVICES * _SMALL_SERVERS)
         for _ in range(size.rounds):
-            _run("-Ln", into=warm, scale=1000)
+            _run("-Ln", into=warm, scale=1000, environment=installed)
     return {"first_add": first, "list_small_cold": cold, "list_small_warm": warm}
+
+
+def measure_one(size: Size) -> dict[str, Measured]:
+    """One server more for a service that has many, in milliseconds: by a process whose modules are loaded."""
+    found = Measured()
+    key = ServiceKey(Protocol.TCP, IPv4Address(site.VIP), PORT)
+    with site.new_site("one"):
+        director = open_director()
+        with director.batch():
+            director.add_service(VirtualService(key))
+            for number in range(size.services):
+                director.add_destination(key, Destination(DestinationKey(FIRST_SERVER + number, PORT)))
+        for number in range(size.rounds):
+            one = Destination(DestinationKey(FIRST_SERVER + size.services + number, PORT))
+            before, used = time.monotonic(), time.process_time()
+            open_director().add_destination(key, one)
+            found.samples.append((time.monotonic() - before) * 1000)
+            found.processor.append((time.process_time() - used) * 1000)
+    return {"add_one": found}
 
 
 def measure_large(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:

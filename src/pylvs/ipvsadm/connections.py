@@ -22,13 +22,13 @@ def connection_lines(connections: Iterable[Connection], write: Writer, *, engine
     yield TITLE + (ENGINE_TITLE if engines else "") + "\n"
     again = lru_cache(WRITTEN_AGAIN)(write)
     for each in connections:
-        protocol, state, expires_s, client, client_port, virtual, virtual_port, server, server_port, *engine = each
+        protocol, state, expires_s, client, client_port, virtual, virtual_port, server, server_port, engine, data = each
         minutes, seconds = divmod(expires_s, 60)
         destination = again(server, server_port, protocol)
         line = (
             f"{PROTOCOLS.get(protocol, protocol):<3} {minutes:02d}:{seconds:02d}  {state:<11} "
             f"{write(client, client_port, protocol):<18} {again(virtual, virtual_port, protocol):<18} {destination}"
         )
-        if engines and each.engine:
-            line = f"{line:<{len(line) - len(destination) + 18}} {each.engine:<16} {each.engine_data}"
+        if engines and engine:
+            line = f"{line:<{len(line) - len(destination) + 18}} {engine:<16} {data}"
         yield line + "\n"

@@ -17,6 +17,7 @@ SIZES: dict[str, float] = {
     "flows": 1024,
     "part": 512,
     "services": 10,
+    "connections": 1000,
     "destinations": 100,
     "checked": 50,
     "every": 0.5,
