@@ -230,7 +230,7 @@ def test_the_director_moves_a_cursor_where_the_packet_path_would(director_host: 
     states = director_host.director.tables.service_states
     for _ in range(12):
         pair = [Driven(director_host, scheduler) for _ in range(2)]
-        slots = [director_host.director._slot(driven.key) or 0 for driven in pair]
+        slots = [director_host.director._opened.slot(driven.key) or 0 for driven in pair]
         with director_host.director.batch():
             for server in range(1, 6):
                 weight = chance.choice([1, 2, 4])

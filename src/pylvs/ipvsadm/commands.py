@@ -21,7 +21,6 @@ from pylvs.ipvsadm.restore import command_lines, input_lines
 from pylvs.ipvsadm.rules import rule_lines
 from pylvs.model.director import Director, ServiceRow
 from pylvs.model.errors import PylvsError
-from pylvs.model.marks import give_mark
 from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.service import ServiceKey
 from pylvs.model.timeouts import Timeouts
@@ -132,6 +131,8 @@ class Session:
     def _warn_of_mark(self, key: ServiceKey) -> None:
         """Say that no packet will come. Where no rule is there at all, a filter of tc may do the work: then only a
         person at a terminal is told, and scripts see what the real ipvsadm prints: nothing."""
+        from pylvs.model.marks import give_mark  # late: no other command asks
+
         rules = self._director.mark_rules()
         if give_mark(rules, key.mark, key.address.version) or not (rules or self._stderr.isatty()):
             return

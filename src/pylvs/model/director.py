@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pylvs.model.connection import Connection
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.marks import MarkRule
 from pylvs.model.service import ServiceKey, VirtualService
 from pylvs.model.statistics import Counters, Rates
 from pylvs.model.timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from pylvs.model.marks import MarkRule
 
 
 @dataclass(frozen=True, slots=True)

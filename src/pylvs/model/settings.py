@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 from pylvs.model.errors import InvalidOperation, NoSuchSetting
@@ -57,6 +56,8 @@ def known_setting(name: str) -> Setting:
     short = name.removeprefix(PREFIX)
     if short in SETTINGS:
         return SETTINGS[short]
+    import difflib  # late: it is slow to import, and only mistakes need it
+
     near = difflib.get_close_matches(short, SETTINGS, n=3) or sorted(SETTINGS)
     raise NoSuchSetting(f"{name}: no such setting; there are: {', '.join(PREFIX + each for each in near)}")
 

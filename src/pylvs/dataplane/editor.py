@@ -1,0 +1,366 @@
+"""Editing the tables: the lock, and everything that `pylvs.model.director.Director` can change.
+
+Apart from reading, because a listing needs half as much of the data plane and should be there at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from pylvs.dataplane import abi, caches, encode, follow, lists, load, marks, standby, takeover
+from pylvs.dataplane.chunks import list_of
+from pylvs.dataplane.devices import Route, Routes
+from pylvs.dataplane.listing import Reader
+from pylvs.dataplane.maglev import MaglevTables
+from pylvs.dataplane.newcomers import Newcomers
+from pylvs.dataplane.opened import Opened
+from pylvs.dataplane.recover import recover
+from pylvs.dataplane.slots import DestinationSlots
+from pylvs.dataplane.state import State, StateExists
+from pylvs.dataplane.tables import Tables
+from pylvs.dataplane.transaction import Transaction
+from pylvs.model import rules
+from pylvs.model.destination import Destination, DestinationKey, Method
+from pylvs.model.errors import DestinationExists, InvalidOperation, NoSuchDestination, ServiceExists
+from pylvs.model.marks import MarkRule
+from pylvs.model.marks import checked as checked_rule
+from pylvs.model.scheduler import SCHEDULERS
+from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.settings import checked, known_setting
+from pylvs.model.timeouts import Timeouts
+
+
+class Editor:
+    """The editing side of a Director; the first edit makes the state."""
+
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
+        self._lock: Any = None
+        self._depth = 0
+        self._routes = Routes()  # asked for in this batch
+        self._newcomers: Newcomers | None = None  # of this batch
+        self._changed = follow.Concerns()
+        self._left_mh: set[int] = set()  # slots of services that do not use mh any more
+
+    @property
+    def state(self) -> State:
+        """Where the tables are pinned."""
+        return self._opened.state
+
+    @property
+    def tables(self) -> Tables:
+        """The tables themselves."""
+        return self._opened.tables
+
+    @property
+    def reader(self) -> Reader:
+        """The reading side of them."""
+        return self._opened.reader
+
+    @property
+    def slots(self) -> DestinationSlots:
+        """The slots of destinations."""
+        return DestinationSlots(self.reader)
+
+    # --- locking ---
+
+    def make(self) -> None:
+        """Make the state if it is not there. Raises NoRoom, Unsupported, NotPermitted."""
+        if self._opened.settled:
+            return
+        if not self.state.exists:
+            with suppress(StateExists), self.state.building() as fresh:  # a peer may have been faster
+                load.create(fresh)
+            self._opened.again()
+            follow.prepare_host(self.state)
+        self._opened.renew()
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Hold the lock over many edits; attachments follow at the end."""
+        self.make()
+        if self._lock is None or self._lock.path != self.state.path:
+            self._lock = self.state.lock()
+        with self._lock:
+            self._depth += 1
+            try:
+                if self._depth == 1:
+                    self._opened.renew()
+                    if takeover.is_due(self.state):
+                        follow.swap_programs(self.tables)
+                        self._opened.forget_reader()
+                    self._opened.settled = True
+                    if self.tables.book.get(0, "pending"):
+                        recover(self.tables)
+                    standby.settle(self.tables)
+                    follow.refresh_locals(self.tables)
+                    follow.refresh_accept_local(self.tables)
+                    follow.refresh_marks(self.reader)
+                self.bring_in()
+                yield
+            finally:
+                self._depth -= 1
+                if not self._depth:
+                    self._routes.close()
+                    try:
+                        self.bring_in()
+                    finally:
+                        self._opened.settled = False
+                    left, self._left_mh = self._left_mh, set()
+                    self._forget_tables(left)
+                    changed, self._changed = self._changed, follow.Concerns()
+                    follow.follow_table(self.reader, changed)
+
+    def bring_in(self) -> None:
+        """Put in force what was added in this batch, before anything else is looked at or edited."""
+        if self._newcomers:
+            newcomers, self._newcomers = self._newcomers, None
+            newcomers.bring_in()
+
+    def follow_host(self) -> None:
+        """Take over what changed around the tables: this host's addresses, devices and routes.
+
+        Every edit does so for its own service; this is for whoever hears of such changes.
+        """
+        if self.state.exists:
+            self._changed.shrunk = True  # all attachments are looked at
+            with self.batch():
+                pass
+
+    def _forget_tables(self, slots: set[int]) -> None:
+        maglev, versions = MaglevTables(self.tables), self.reader.versions
+        done = [slot for slot in slots if not maglev.uses(versions.version(slot))]
+        if done:
+            maglev.forget(done)
+
+    @contextmanager
+    def _edit(self) -> Iterator[Transaction]:
+        with self.batch(), Transaction(self.tables) as edit:
+            yield edit
+
+    @contextmanager
+    def _existing(self, key: ServiceKey) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The lock, and slot and version of a service. Raises NoSuchService before anything is made or locked."""
+        if self._opened.settled:  # within a batch the lock is held already
+            yield self._known(key)
+            return
+        self._known(key)
+        with self.batch():
+            yield self._known(key)
+
+    def _known(self, key: ServiceKey) -> tuple[int, dict[str, Any]]:
+        self.bring_in()
+        return self._opened.known(key)
+
+    # --- services ---
+
+    def add_service(self, service: VirtualService) -> None:
+        """See the protocol."""
+        key = service.key
+        if (self._newcomers and key in self._newcomers) or self._opened.slot(key) is not None:
+            raise ServiceExists(f"{key}: there is such a virtual service already")
+        rules.check_service(service, SCHEDULERS)
+        if not self._opened.settled:
+            with self.batch():
+                self.add_service(service)
+            return
+        if self._newcomers and not self._newcomers.whole:
+            self.bring_in()
+        self._newcomers = self._newcomers or Newcomers(self.reader)
+        self._newcomers.add_service(service)
+        self._changed.add_key(key)
+
+    def edit_service(self, service: VirtualService) -> None:
+        """See the protocol."""
+        self._known(service.key)
+        rules.check_service(service, SCHEDULERS)
+        maglev = MaglevTables(self.tables)
+        with self._existing(service.key) as (slot, version):
+            fields = version | encode.version_fields(service, load.ticks_per_second())
+            changed = fields["scheduler"] != version["scheduler"]
+            if changed and maglev.uses(fields) and not maglev.fits(fields):
+                raise InvalidOperation(f"{service.key}: mh begins with 4093 real servers at most; others can be added")
+            with Transaction(self.tables) as edit:
+                if changed:
+                    lists.change_scheduler(edit, slot, version, fields)
+                edit.write_version(slot, edit.generation, fields)
+                edit.commit()
+            if maglev.uses(version):
+                self._left_mh.add(slot)
+            if changed and caches.remembers(version):
+                caches.sweep(self.state)
+
+    def delete_service(self, key: ServiceKey) -> None:
+        """See the protocol."""
+        self._known(key)
+        with self._edit() as edit:
+            slot, version = self._known(key)
+            self._delete_services(edit, [(slot, version)])
+
+    def flush(self) -> None:
+        """See the protocol."""
+        if not self.state.exists:
+            return
+        with self._edit() as edit:
+            self._delete_services(edit, self.reader.service_slots(edit.live))
+
+    def _delete_services(self, edit: Transaction, doomed: list[tuple[int, dict[str, Any]]]) -> None:
+        maglev = MaglevTables(self.tables)
+        going = [(slot, version, list_of(self.tables, version)) for slot, version in doomed]
+        for slot, version, listed in going:
+            edit.write_version(slot, edit.generation, version | {"present": 0})
+            for place in listed:
+                edit.write_flags(place, edit.generation, 0)
+            edit.count_service(encode.key_of(version), -1)
+        edit.commit()
+        self._changed.shrunk = True
+        for slot, version, listed in going:
+            self.tables.service_keys(version["family"]).remove(encode.service_key(encode.key_of(version)))
+            for place in listed:
+                edit.book.note_deleted(place)
+            edit.book.let_list_go(version["list"], version["count"])
+            edit.book.let_service_go(slot)
+            if maglev.uses(version):
+                self._left_mh.add(slot)
+        if any(caches.remembers(version) for _, version, _ in going):
+            caches.sweep(self.state)
+        if any(listed for _, _, listed in going):
+            self.slots.end_orphans(edit)
+        self.slots.sweep(edit)
+
+    def zero(self, key: ServiceKey | None = None) -> None:
+        """See the protocol."""
+        if key is None and not self.state.exists:
+            return
+        wanted = [self._known(key)] if key else None
+        with self.batch():
+            statistics = self.reader.statistics
+            for slot, version in wanted or self.reader.service_slots(self.reader.versions.live):
+                counted = [statistics.counted(place) for place in self.reader.owned(slot, version)]
+                total = tuple(map(sum, zip(*counted, strict=True))) or (0,) * 5
+                statistics.set_base(self.tables.service_bases, slot, total)
+                for place in list_of(self.tables, version):
+                    statistics.begin(place, statistics.counted(place))
+
+    # --- destinations ---
+
+    def add_destination(self, key: ServiceKey, destination: Destination) -> None:
+        """See the protocol."""
+        newcomers = self._newcomers
+        newcomer = newcomers.that_takes(key) if newcomers else None
+        if newcomers and newcomer:
+            self._check_destination(key, destination)
+            route = self._routes.to(destination.key.address)
+            newcomers.add_destination(newcomer, destination, route)
+            self._note_destination(destination, route)
+            return
+        with self._existing(key) as (slot, version):
+            self._check_destination(key, destination)
+            slots, name = self.slots, encode.destination_name(key, destination.key)
+            place = slots.named(name)
+            if place is not None and not self.tables.destinations.get(place, "deleted_s"):
+                raise DestinationExists(f"{key} -> {destination.key}: there is such a real server already")
+            with Transaction(self.tables) as edit:
+                if slots.sweep(edit):
+                    place = slots.named(name)
+                route, revived = self._routes.to(destination.key.address), place is not None
+                expired = place is not None and slots.beyond_revival(place)
+                if place is None:
+                    place = slots.bring(edit, slot, version, name, destination, route)
+                else:
+                    slots.write(edit, place, destination, route)
+                old = lists.members(self.tables, version)
+                lists.write_list(edit, slot, version, lists.packed(place, destination) + old, "LIST_ADD")
+                if revived:
+                    slots.adopt(place, slot, version, expired)
+                edit.commit()
+                self._note_destination(destination, route)
+                edit.book.revive({place} if revived else set())
+                edit.book.let_list_go(version["list"], version["count"])
+
+    def _check_destination(self, key: ServiceKey, destination: Destination) -> None:
+        rules.check_destination(VirtualService(key), destination, self._routes.is_broadcast, follow.is_local)
+
+    def edit_destination(self, key: ServiceKey, destination: Destination) -> None:
+        """See the protocol."""
+        with self._existing(key) as (slot, version):
+            rules.check_destination(VirtualService(key), destination)
+            place = self._listed(key, destination.key)
+            position = list_of(self.tables, version).index(place)
+            stride, old = self.tables.members.stride, lists.members(self.tables, version)
+            before, entry, after = (
+                old[: position * stride],
+                old[position * stride :][:stride],
+                old[(position + 1) * stride :],
+            )
+            fresh = before + lists.packed(place, destination, lists.last_weight(entry)) + after
+            with Transaction(self.tables) as edit:
+                route = self._routes.to(destination.key.address)
+                self.slots.write(edit, place, destination, route)
+                lists.write_list(edit, slot, version, fresh, "LIST_UPDATE", position)
+                edit.commit()
+                self._note_destination(destination, route)
+                edit.book.let_list_go(version["list"], version["count"])
+
+    def delete_destination(self, key: ServiceKey, destination: DestinationKey) -> None:
+        """See the protocol."""
+        with self._existing(key) as (slot, version):
+            place = self._listed(key, destination)
+            position = list_of(self.tables, version).index(place)
+            stride, old = self.tables.members.stride, lists.members(self.tables, version)
+            fresh = old[: position * stride] + old[(position + 1) * stride :]
+            with Transaction(self.tables) as edit:
+                edit.write_flags(place, edit.generation, 0)
+                lists.write_list(edit, slot, version, fresh, "LIST_DELETE", position)
+                edit.commit()
+                by_nat = abi.constant("DESTINATION_USED_BY_NAT")
+                self._changed.shrunk |= self.tables.destinations.get(place, "used") == by_nat
+                route = self._routes.to(destination.address)
+                self._changed.shrunk |= route is not None and route.local
+                edit.book.note_deleted(place)
+                self.slots.end_orphans(edit)
+                edit.book.let_list_go(version["list"], version["count"])
+                self.slots.sweep(edit)
+
+    def _listed(self, key: ServiceKey, destination: DestinationKey) -> int:
+        place = self.slots.listed(key, destination)
+        if place is None:
+            raise NoSuchDestination(f"{key} -> {destination}: no such real server")
+        return place
+
+    def _note_destination(self, destination: Destination, route: Route | None) -> None:
+        if destination.method == Method.MASQ:
+            self._changed.by_nat.add(destination.key.address)
+        self._changed.own_server |= route is not None and route.local
+
+    # --- firewall marks, timeouts, settings ---
+
+    def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
+        """See the protocol."""
+        with self.batch():
+            fresh = [checked_rule(rule) for rule in change(marks.read(self.tables, self.reader.versions.facts()))]
+            with Transaction(self.tables) as edit:
+                marks.replace(edit, fresh)
+                edit.commit()
+            return fresh
+
+    def set_timeouts(self, timeouts: Timeouts) -> None:
+        """See the protocol."""
+        with self._edit() as edit:
+            load.set_timeouts(self.tables, edit.generation, timeouts)
+            edit.commit()
+
+    def change_setting(self, name: str, value: int, drop: bool = False) -> None:
+        """See the protocol; `drop` lets a new conn_max end the connections that live."""
+        setting = known_setting(name)
+        checked(setting, value)
+        with self.batch():
+            if setting.name != "conn_max":
+                self.tables.root.set(0, f"settings.{setting.name}", value)
+                return
+            from pylvs.dataplane import resize
+
+            resize.resize(self.reader, value, drop)
+            self._opened.renew()
