@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pylvs.dataplane import abi
 from pylvs.dataplane.tables import Tables
 
 LIMIT_MS = 1
+MOMENT_S = 0.02  # between looks
 _NS_IN_MS = 1_000_000
 _STEAL_FIELD = 8  # of a line of /proc/stat
 # It spins four fifths of the time: the kernel would stop a real-time process that takes more than 95%.
@@ -44,32 +46,24 @@ class Pace:
 
     goes: int
     spent_ns: int
-    longest_ns: int
     ended: int
     lengths: tuple[int, ...]  # goes by length, see bpf/abi.h
 
     @classmethod
     def read(cls, tables: Tables) -> Pace:
-        """As it is now; the longest go is forgotten then."""
+        """As it is now."""
         found = tables.pace.read(0)
-        tables.pace.set(0, "longest_ns", 0)
-        return cls(found["goes"], found["spent_ns"], found["longest_ns"], found["ended"], tuple(found["lengths"]))
+        return cls(found["goes"], found["spent_ns"], found["ended"], tuple(found["lengths"]))
 
     def since(self, before: Pace) -> Pace:
-        """What came between; the longest is this one's, as reading forgets it."""
+        """What came between."""
         lengths = tuple(now - then for now, then in zip(self.lengths, before.lengths, strict=True))
         return Pace(
             self.goes - before.goes,
             self.spent_ns - before.spent_ns,
-            self.longest_ns,
             self.ended - before.ended,
             lengths,
         )
-
-    @property
-    def longest_ms(self) -> float:
-        """Of one go."""
-        return self.longest_ns / _NS_IN_MS
 
     @property
     def late(self) -> int:
@@ -83,12 +77,44 @@ class Pace:
 
 
 @dataclass(slots=True)
-class Gaps:
-    """How long a process of real-time priority on one CPU did not run."""
+class Watch:
+    """The longest go, and how long a process of real-time priority on the expirer's CPU did not run.
 
-    longest_ms: float = 0.0
+    The host of a virtual machine takes the CPU away in the middle of anything, so a go is told apart by the moment in
+    which it was: one in which the host took time from that CPU, or not.
+    """
+
+    tables: Tables
+    cpu: int
+    longest_ms: float = 0.0  # go while the host took nothing
+    disturbed_ms: float = 0.0  # and while it did
+    gap_ms: float = 0.0
     late: int = 0  # gaps longer than LIMIT_MS
-    stolen_ms: float = field(default=0.0)  # by the host of a virtual machine, from that CPU, in hundredths of a second
+    stolen_ms: float = 0.0  # in hundredths of a second
+    _taken_ms: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._taken_ms = _stolen_ms(self.cpu)
+        self.tables.pace.set(0, "longest_ns", 0)
+
+    def look(self) -> None:
+        """A moment is over."""
+        longest = self.tables.pace.get(0, "longest_ns") / _NS_IN_MS
+        self.tables.pace.set(0, "longest_ns", 0)
+        taken = _stolen_ms(self.cpu)
+        if taken > self._taken_ms:
+            self.stolen_ms += taken - self._taken_ms
+            self._taken_ms = taken
+            self.disturbed_ms = max(self.disturbed_ms, longest)
+        else:
+            self.longest_ms = max(self.longest_ms, longest)
+
+    def rest(self, seconds: float) -> None:
+        """Look on for so long."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(MOMENT_S)
+            self.look()
 
 
 def _stolen_ms(cpu: int) -> float:
@@ -101,21 +127,33 @@ def _stolen_ms(cpu: int) -> float:
 
 
 @contextmanager
-def watched(tables: Tables) -> Iterator[Gaps]:
-    """Look for gaps on the CPU of the expirer as long as this lasts; what was found is there afterwards."""
-    cpu = int(tables.pace.get(0, "cpu"))
-    found = Gaps()
-    before = _stolen_ms(cpu)
-    with subprocess.Popen(
-        [sys.executable, "-c", _SPINNER, str(cpu)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as spinner:
+def watched(tables: Tables) -> Iterator[Watch]:
+    """Look for gaps on the CPU of the expirer, from another one, as long as this lasts."""
+    watch = Watch(tables, int(tables.pace.get(0, "cpu")))
+    with (
+        _away_from(watch.cpu),
+        subprocess.Popen(
+            [sys.executable, "-c", _SPINNER, str(watch.cpu)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as spinner,
+    ):
         assert spinner.stdout is not None
         spinner.stdout.readline()
         try:
-            yield found
+            yield watch
         except BaseException:
             spinner.kill()
             raise
         told, _ = spinner.communicate(b"\n")
+        watch.look()
     longest, late = told.split()
-    found.longest_ms, found.late, found.stolen_ms = float(longest), int(late), _stolen_ms(cpu) - before
+    watch.gap_ms, watch.late = float(longest), int(late)
+
+
+@contextmanager
+def _away_from(cpu: int) -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(range(os.cpu_count() or 1)) - {cpu} or before)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -17,7 +17,7 @@ from pathlib import Path
 from pylvs.bench import report, site
 from pylvs.bench.__main__ import EXIT_FAILED, EXIT_INTERRUPTED, progress
 from pylvs.bench.large_table import DR, IPV6, NAT, Kind, LargeTable, ready
-from pylvs.bench.pace import LIMIT_MS, Gaps, Pace, watched
+from pylvs.bench.pace import LIMIT_MS, MOMENT_S, Pace, Watch, watched
 from pylvs.bench.path import Overheads
 from pylvs.bench.probe import FLOWS, SAME
 from pylvs.bench.rows import FLOOR, SCALE_ROWS, Measured
@@ -84,13 +84,26 @@ def _compare_counts(table: LargeTable, active: int, inactive: int, what: str, fo
 
 
 def _sweeps(table: LargeTable, size: Size, row: str, found: Found) -> None:
-    """What sweeping costs where nothing ends."""
+    """What sweeping costs where nothing ends, and which gaps there are: of whatever else takes the CPU away."""
     tables = table.path.director.tables
-    before, begin = Pace.read(tables), time.monotonic()
-    time.sleep(size.quiet_s)
-    passed = Pace.read(tables).since(before)
-    found.add(row, passed.share(time.monotonic() - begin))
-    found.most("scale_longest", passed.longest_ms)
+    progress(f"scale: sweeping {table.connections:,} connections")
+    with watched(tables) as watch:
+        before, begin = Pace.read(tables), time.monotonic()
+        watch.rest(size.quiet_s)
+        passed = Pace.read(tables).since(before)
+        found.add(row, passed.share(time.monotonic() - begin))
+    found.most("scale_longest", watch.longest_ms)
+    found.most("scale_gap_machine", watch.gap_ms)
+    found.notes.append(f"{table.connections:,} connections of which none ended: {_spikes(passed, watch)}")
+
+
+def _spikes(passed: Pace, watch: Watch) -> str:
+    text = f"{passed.goes:,} goes, {passed.late} of them and {watch.late} gaps beside them longer than {LIMIT_MS} ms"
+    if watch.stolen_ms:
+        text += (
+            f"; the host took {watch.stolen_ms:.0f} ms from that CPU, and there {watch.disturbed_ms:.3g} ms was longest"
+        )
+    return text
 
 
 def _list(table: LargeTable, found: Found) -> None:
@@ -104,45 +117,30 @@ def _list(table: LargeTable, found: Found) -> None:
 def _expire(table: LargeTable, established_ns: float, row: str, found: Found) -> None:
     """All of them at once: a packet of each gives it a short life, and then none comes any more."""
     tables = table.path.director.tables
-    life_s = 2 + round(table.connections * established_ns / 1e9 * 1.5)
+    life_s = 2 + round(table.connections * established_ns / 1e9 * 3)
     progress(f"scale: {table.connections:,} connections live {life_s} s more")
-    before = Pace.read(tables)
+    began = Pace.read(tables)
     first, last = table.shorten(life_s)
     half = table.connections // 2
     if time.monotonic() < first + life_s:
         _compare_counts(table, half, table.connections - half, "half of them closed", found)
     else:
         found.notes.append(f"{table.kind.name}: too busy to compare the counts before the first expires")
-    with watched(tables) as gaps:
-        time.sleep(max(0, first + life_s - time.monotonic()))
-        gone = table.await_empty(last + life_s + 60 + table.connections / 50_000)
-    passed = Pace.read(tables).since(before)
+    with watched(tables) as watch:
+        watch.rest(first + life_s - time.monotonic())
+        before = Pace.read(tables)
+        gone = table.await_empty(last + life_s + 60 + table.connections / 50_000, lambda: watch.rest(MOMENT_S))
+        passed = Pace.read(tables).since(before)
+    ended = Pace.read(tables).ended - began.ended
     found.add(row, gone - first - life_s)
     found.add(f"{row}_share", passed.share(gone - first - life_s))
-    found.most("scale_longest", passed.longest_ms)
-    found.compare("the expirer says it ended", table.connections, passed.ended, abs(passed.ended - table.connections))
+    found.most("scale_longest", watch.longest_ms)
+    found.compare("connections that the expirer ended", table.connections, ended, abs(ended - table.connections))
     _compare_counts(table, 0, 0, "all expired", found)
     if row == "scale_expire":
         found.add("scale_expire_each", passed.spent_ns / max(passed.ended, 1))
-        found.add("scale_gap", gaps.longest_ms)
-    found.notes.append(_spikes(table.connections, passed, gaps))
-
-
-def _spikes(connections: int, passed: Pace, gaps: Gaps) -> str:
-    return (
-        f"{connections:,} expired in {passed.goes:,} goes, {passed.late} of them longer than {LIMIT_MS} ms; a real-time"
-        f" process beside them had {gaps.late} such gaps, and the host took {gaps.stolen_ms:.0f} ms from that CPU"
-    )
-
-
-def _machine(table: LargeTable, size: Size, found: Found) -> None:
-    """Gaps where nothing ends: whatever else takes the CPU away."""
-    with watched(table.path.director.tables) as gaps:
-        time.sleep(size.quiet_s)
-    found.add("scale_gap_machine", gaps.longest_ms)
-    found.notes.append(
-        f"while none ended it had {gaps.late} gaps longer than {LIMIT_MS} ms, and the host took {gaps.stolen_ms:.0f} ms"
-    )
+    found.most("scale_gap", watch.gap_ms)
+    found.notes.append(f"{table.connections:,} expired: {_spikes(passed, watch)}")
 
 
 def _large(size: Size, found: Found) -> None:
@@ -156,9 +154,7 @@ def _large(size: Size, found: Found) -> None:
         for number in range(size.rounds):
             progress(f"scale: random flows, {number + 1} of {size.rounds}")
             established.samples.append(table.visit(size.repeat))
-        progress(f"scale: sweeping {table.connections:,} connections")
         _sweeps(table, size, "scale_idle", found)
-        _machine(table, size, found)
         _list(table, found)
         _expire(table, established.raw, "scale_expire", found)
 
