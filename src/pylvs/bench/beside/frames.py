@@ -6,6 +6,7 @@ but for what the way itself asks for: the kernel's stack has to make a socket bu
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pylvs.bench.beside.wire import CLIENT, FAR, MACS, Wire
 from pylvs.dataplane import abi, bpf
 from pylvs.dataplane.libbpf import BpfObject
 from pylvs.dataplane.maps import ArrayMap
+from pylvs.model.errors import PylvsError
 
 TCP, UDP = 6, 17
 _SYN, _SYN_ACK, _ACK = 0x02, 0x12, 0x10
@@ -25,6 +27,7 @@ _LIVE = 2  # BPF_F_TEST_XDP_LIVE_FRAMES
 _ETHER_IPV4, _DONT_FRAGMENT, _TTL = 0x0800, 0x4000, 64
 _BATCH = 64  # frames that the kernel lets loose at once
 _SHORTEST = 60
+_TRIES = 5
 
 
 def _sum(data: bytes) -> int:
@@ -82,9 +85,21 @@ class Frames:
         wanted = bytes.fromhex(MACS[receiver].replace(":", ""))
         self._plans.put(0, self._codec.pack({"frame": sent, "device": self._device, "wanted": wanted}))
 
-    def _let_loose(self, sent: bytes, number: int) -> float:
-        """Nanoseconds of a frame, as the kernel tells them: what goes on before and after has no part in it."""
-        return bpf.run_program(self._source, sent, repeat=number, flags=_LIVE).duration_ns
+    def _let_loose(self, sent: bytes, number: int) -> tuple[int, int]:
+        """Nanoseconds of a frame, as the kernel tells them, and how many arrived.
+
+        A signal, also one that nobody gets to see, stops the kernel amidst: then all of them again.
+        """
+        for left in reversed(range(_TRIES)):
+            before = self._counted()
+            try:
+                done = bpf.run_program(self._source, sent, repeat=number, flags=_LIVE)
+            except PylvsError as error:
+                if error.errno != errno.EINTR or not left:
+                    raise
+            else:
+                return done.duration_ns, self._counted() - before
+        raise AssertionError
 
     def measure(self, protocol: int, aim: Aim, answers: bool, by_director: bool) -> Taken:
         """Frames of one flow, of the client or (`answers`) of the server; answers pass the director or do not.
@@ -106,9 +121,9 @@ class Frames:
                 self._let_loose(each, 1)
             self._plan(sent, receiver)
             self._let_loose(sent, 4 * _BATCH)
-            before = self._counted()
-            taken = [self._let_loose(sent, self._each) for _ in range(self._rounds)]
-        all_sent, arrived = self._rounds * self._each, self._counted() - before
+            rounds = [self._let_loose(sent, self._each) for _ in range(self._rounds)]
+        taken, arrived = [spent for spent, _ in rounds], sum(each for _, each in rounds)
+        all_sent = self._rounds * self._each
         if arrived != all_sent:
             raise Lost(f"frames to {aim.target} port {aim.port}: {arrived} of {all_sent} came out at the {receiver}")
         return Taken(all_sent, arrived, median(taken), mean(taken))

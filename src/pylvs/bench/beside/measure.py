@@ -24,14 +24,14 @@ _PROTOCOLS = {"udp": frames.UDP, "tcp": frames.TCP}
 class Size:
     """How much is measured."""
 
-    passes: int = 5  # through all ways, so that a busy minute touches them alike
+    passes: int = 3  # through all ways, so that a busy minute touches them alike
     part: float = 0.5  # of the traffic's rounds
     rounds: int = 5
     frames: int = 32_768  # in a round
 
 
 QUICK = Size(passes=1, part=0.02, rounds=1, frames=256)
-COUNTED = Size(passes=1, part=0.25, rounds=3, frames=2_048)  # where the clock counts instructions: there is no noise
+COUNTED = Size(passes=1, part=0.2, rounds=3, frames=2_048)  # where the clock counts instructions: there is no noise
 
 
 @dataclass
