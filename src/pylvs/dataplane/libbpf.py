@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import struct
 import sys
 from collections import deque
@@ -125,6 +124,8 @@ def check(result: int, doing: str) -> int:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Signals wait: one that came while libbpf calls back for its messages would be lost in there."""
+    import signal  # late: only loading needs it
+
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     try:
         yield
