@@ -16,7 +16,7 @@ enum limits {
 	BITMAP_WORDS = 1 << (HASH_BITS - 6),
 	LOOKS = 64, /* slots of one element of `looks`, four cache lines */
 	NOTHING = 0xffffffff,
-	MAGAZINE = 32, /* free connection slots that a CPU keeps for itself */
+	MAGAZINE = 32, /* connections' credits, and free slots of IPv6, that a CPU keeps for itself */
 	DEVICES = 64,
 	STANDBY_ADDRESSES = 4096, /* of virtual routers; there is room for two sets of them */
 	HOP_SLOTS = 1024, /* next hops towards clients, per CPU */
@@ -30,6 +30,7 @@ enum limits {
 	MAGLEV_KEY_1 = 0x9e3779b1, /* of its hashes: 2654435761 */
 	MAGLEV_KEY_2 = 0x9e37a52c, /* 2654446892 */
 	CACHE_MEMBERS = 8, /* of a set, in one part */
+	TABLE_WINDOW = 62, /* places from its home on where an IPv4 connection may stand */
 };
 
 enum scheduler { SCHED_NONE, SCHED_RR, SCHED_WRR, SCHED_LC, SCHED_WLC, SCHED_SED, SCHED_NQ, SCHED_FO,
@@ -325,113 +326,7 @@ struct device {
 	u8 pad;
 };
 
-/* --- connections ------------------------------------------------------------------------------------------ */
-
-struct tuple4 {
-	be32 source;
-	be32 target;
-	be16 source_port;
-	be16 target_port;
-	u8 protocol;
-	u8 kind; /* enum tuple_kind */
-	u16 number; /* tells retired templates apart */
-};
-
-struct tuple6 {
-	struct address source;
-	struct address target;
-	be16 source_port;
-	be16 target_port;
-	u8 protocol;
-	u8 kind;
-	u16 number;
-};
-
-/* A persistence template has the masked client without port, and the virtual address; a retired one, whose
- * destination went, stays listed until its time is up. */
-enum tuple_kind { TUPLE_CONNECTION, TUPLE_TEMPLATE, TUPLE_RETIRED };
-
-union tuple {
-	struct tuple4 v4;
-	struct tuple6 v6;
-};
-
-/* The word of a connection, changed by compare-exchange alone:
- * bits 0-31 tick of expiry, 32-39 state, 40 dying, 41 a reply was seen, 48-63 generation. */
-enum word_bits { WORD_STATE = 32, WORD_DYING = 40, WORD_ANSWERED = 41, WORD_GENERATION = 48 };
-
-struct connection {
-	u64 word; /* unused for NAT, whose two directions share words[slot] */
-	u32 slot;
-	u32 destination;
-	u32 service;
-	be16 port; /* of the real server */
-	u8 method;
-	u8 controlled; /* made under a template: controls[slot] tells which */
-};
-
-/* What persistence keeps of a slot. */
-struct control {
-	u32 template; /* of a connection: its template's slot */
-	u32 controls; /* of a template: connections made under it that live */
-	u32 timeout; /* of a template, in ticks */
-	u32 assured; /* of a template: one of them was established */
-};
-
-struct reply4 { /* what a real server's answer needs */
-	u32 slot;
-	u32 destination;
-	be32 address; /* the virtual one */
-	be16 port;
-	u16 controlled;
-};
-
-struct reply6 {
-	u32 slot;
-	u32 destination;
-	struct address address;
-	be16 port;
-	u16 controlled;
-};
-
-struct registered { /* whose connection a slot is */
-	union tuple tuple;
-	be16 reply_port; /* of the real server, if NAT */
-	u8 family;
-	u8 method;
-};
-
-struct looks { /* ticks at which the expirer looks at each slot again; 0: free */
-	u32 at[LOOKS];
-};
-
-struct pool {
-	u32 fresh; /* slots never used begin here */
-	u32 capacity;
-	u32 sweep_at; /* where the expirer goes on */
-	u32 sweeps; /* rounds it has made */
-	u32 purge_at; /* where the search for orphans goes on */
-	u32 thin; /* elements of `looks` still to be thinned this second */
-	s32 drop_left; /* packets until one is dropped */
-	u32 pad;
-};
-
-enum pace_classes { PACE_CLASSES = 16, PACE_FIRST_NS = 15625 /* 1 ms is the sixth doubling */ };
-
-struct pace { /* how long the expirer held its CPU */
-	u64 goes;
-	u64 spent_ns; /* in all of them */
-	u64 longest_ns; /* in one of them; whoever reads may set it to 0 */
-	u64 ended; /* connections */
-	u64 cpu; /* of the last one */
-	u64 lengths[PACE_CLASSES]; /* goes shorter than PACE_FIRST_NS << n; the last: all longer ones */
-};
-
-struct magazine {
-	u32 count;
-	u32 generation;
-	u32 slots[MAGAZINE];
-};
+#include "abi_connections.h"
 
 /* --- per CPU ---------------------------------------------------------------------------------------------- */
 
@@ -459,6 +354,7 @@ struct hop { /* where packets to an address leave */
 	u32 mtu;
 	u32 room; /* for a packet in an IP-in-IP tunnel; 0: less than IP demands */
 	u32 verdict;
+	u64 quick; /* the generation in which packets may go this way without another question: fast.h; 0: none */
 	struct address gateway; /* next hop on the link */
 	struct address source; /* the address this host would use */
 };

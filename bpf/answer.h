@@ -28,6 +28,7 @@ INLINE bool find_translated(struct answer *a, const struct packet *p)
 		a->source = found->address;
 		a->port = found->port;
 		a->controlled = found->controlled;
+		a->word = word_of6(a->slot);
 	} else {
 		struct reply4 *found = bpf_map_lookup_elem(&replies4, &p->tuple.v4);
 		if (!found)
@@ -37,9 +38,10 @@ INLINE bool find_translated(struct answer *a, const struct packet *p)
 		a->source.word[0] = found->address;
 		a->port = found->port;
 		a->controlled = found->controlled;
+		struct place4 *place = LOOKUP(connections4, a->slot);
+		a->word = place ? &OPAQUE(place)->connection.word : NULL;
 	}
 	a->masq = true;
-	a->word = LOOKUP(words, a->slot);
 	return true;
 }
 

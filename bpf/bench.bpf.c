@@ -75,16 +75,20 @@ INLINE u32 next_flow(struct bench_plan *plan)
 	return flow;
 }
 
-/* In pieces that the path's reads lie within: a read that spans two writes would wait for both. */
+/* In pieces that the path's reads lie within: a read that spans two writes would wait for both, which no frame from a
+ * card makes it do. */
 INLINE bool write_frame(void *to, void *end, const struct bench_plan *plan, u32 bytes)
 {
 	if (to + bytes > end)
 		return false;
 #pragma unroll
-	for (int i = 0; i < BENCH_LINK; i += 2)
-		AT(volatile u16, to, i) = AT(const volatile u16, plan->frame, i);
+	for (int i = 0; i < BENCH_LINK - 2; i += 4)
+		AT(volatile u32, to, i) = AT(const volatile u32, plan->frame, i);
+	AT(volatile u16, to, BENCH_LINK - 2) = AT(const volatile u16, plan->frame, BENCH_LINK - 2);
+	AT(volatile u64, to, BENCH_LINK) = AT(const volatile u64, plan->frame, BENCH_LINK);
+	AT(volatile u64, to, BENCH_LINK + 8) = AT(const volatile u64, plan->frame, BENCH_LINK + 8);
 #pragma unroll
-	for (u32 i = BENCH_LINK; i < bytes; i += 4)
+	for (u32 i = BENCH_LINK + 16; i < bytes; i += 4)
 		AT(volatile u32, to, i) = AT(const volatile u32, plan->frame, i);
 	return true;
 }
@@ -149,8 +153,8 @@ int bench_flows(struct xdp_md *ctx)
 	sum = (sum & 0xffff) + (sum >> 16);
 	u16 port = to_be16(BENCH_FIRST_PORT + flow % BENCH_FLOWS_AN_ADDRESS);
 	u16 target = to_be16(plan->port + (flow & plan->services));
-	AT(volatile u32, to, BENCH_CHECK - 2) = AT(const volatile u16, plan->frame, BENCH_CHECK - 2) | (~sum & 0xffff) << 16;
-	AT(volatile u32, to, BENCH_SOURCE) = to_be32(client);
+	AT(volatile u64, to, BENCH_CHECK - 2) =
+		AT(const volatile u16, plan->frame, BENCH_CHECK - 2) | (~sum & 0xffff) << 16 | (u64)to_be32(client) << 32;
 	AT(volatile u32, to, BENCH_PORTS) = (u32)target << 16 | port;
 	bpf_tail_call(ctx, &bench_target, 0);
 	return aborted(ctx);

@@ -113,12 +113,20 @@ INLINE int carry_new(void *ctx, const struct packet *p, struct target *t, const 
 	return send(ctx, p, t, hop, &root->settings, hook);
 }
 
+/* What follows may take the fast path: the destination is available, and nothing about it asks for more. */
+INLINE void note_quick(struct hop *hop, const struct target *t, u64 live)
+{
+	if (hop->verdict == HOP_READY && t->destination->family == 4 && !(t->state >> DESTINATION_TUNNEL))
+		hop->quick = live;
+}
+
 /* A packet of connection `c`, which is not a candidate for being scheduled anew. */
 INLINE int carry_known(void *ctx, const struct packet *p, struct connection *c, const struct root *root, u32 now,
 		       enum hook hook)
 {
 	struct target t = {.index = c->destination, .method = c->method, .port = c->port};
-	u32 live = READ_ONCE(root->live), slot = c->slot;
+	u64 live = READ_ONCE(root->live);
+	u32 slot = c->slot;
 	u64 *word = connection_word(c);
 	t.destination = LOOKUP(destinations, t.index);
 	if (!word || !t.destination) {
@@ -133,8 +141,11 @@ INLINE int carry_known(void *ctx, const struct packet *p, struct connection *c, 
 	struct hop *hop = destination_hop(ctx, t.index, t.destination, now, &asked);
 	if (!hop)
 		return to_stack(hook);
-	if (hook == HOOK_XDP && !xdp_can(ctx, p, &t, hop, asked))
-		return to_tc();
+	if (hook == HOOK_XDP) {
+		if (!xdp_can(ctx, p, &t, hop, asked))
+			return to_tc();
+		note_quick(hop, &t, live);
+	}
 	u32 direction = direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
 	if (unlikely(!advance(word, slot, c->controlled, direction, p->event, t.destination, &root->facts[live & 1], now)))
 		return dropped(hook, REASON_DYING);

@@ -5,7 +5,7 @@
  * equal what is in the table. Deleted hash elements are reused at once, so the word carries a generation.
  */
 #pragma once
-#include "stage.h"
+#include "slots.h"
 
 INLINE u64 make_word(u32 state, u32 expiry, u16 generation)
 {
@@ -28,44 +28,15 @@ INLINE bool word_dying(u64 word)
 	return word >> WORD_DYING & 1;
 }
 
-/* --- the table: one for each family --- */
+/* --- the tables: one for each family --- */
 
 INLINE struct connection *find_tuple(const union tuple *key, bool six)
 {
-	struct connection *found;
-	if (six) {
-		found = bpf_map_lookup_elem(&connections6, &key->v6);
-		APART(found, 6);
-	} else {
-		found = bpf_map_lookup_elem(&connections4, &key->v4);
-		APART(found, 4);
-	}
-	return found;
-}
-
-INLINE long put_tuple(const union tuple *key, const struct connection *c, bool six)
-{
-	long error;
-	if (six) {
-		error = bpf_map_update_elem(&connections6, &key->v6, c, BPF_NOEXIST);
-		APART(error, 6);
-	} else {
-		error = bpf_map_update_elem(&connections4, &key->v4, c, BPF_NOEXIST);
-		APART(error, 4);
-	}
-	return error;
-}
-
-INLINE void remove_tuple(const union tuple *key, bool six)
-{
-	long gone;
-	if (six) {
-		gone = bpf_map_delete_elem(&connections6, &key->v6);
-		APART(gone, 6);
-	} else {
-		gone = bpf_map_delete_elem(&connections4, &key->v4);
-		APART(gone, 4);
-	}
+	if (six)
+		return bpf_map_lookup_elem(&connections6, &key->v6);
+	struct key4 words = key4_of(&key->v4);
+	struct place4 *place = find_place(words.addresses, words.rest);
+	return place ? &OPAQUE(place)->connection : NULL;
 }
 
 INLINE struct connection *find_connection(const struct packet *p)
@@ -75,7 +46,7 @@ INLINE struct connection *find_connection(const struct packet *p)
 
 INLINE u64 *connection_word(struct connection *c)
 {
-	return c->method == METHOD_MASQ ? LOOKUP(words, c->slot) : &c->word;
+	return unlikely(c->slot >= first_slot6) && c->method == METHOD_MASQ ? word_of6(c->slot) : &c->word;
 }
 
 /* Flags of a destination in the generation in force. */
@@ -159,65 +130,13 @@ INLINE void move_count(struct destination *d, u32 from, u32 to)
 	__sync_fetch_and_add(is_active(from) ? &d->active : &d->inactive, -1);
 }
 
-/* --- slots --- */
-
-#define NO_SLOT 0xffffffffu
-
-INLINE u32 take_slot(struct magazine **mine)
-{
-	struct magazine *m = LOOKUP(magazines, 0);
-	*mine = m;
-	if (!m)
-		return NO_SLOT;
-	if (!m->count) {
-		for (u32 i = 0; i < MAGAZINE / 2; i++) {
-			u32 slot;
-			if (bpf_map_pop_elem(&free_slots, &slot))
-				break;
-			m->slots[i] = slot;
-			m->count = i + 1;
-		}
-	}
-	if (m->count) {
-		m->count -= 1;
-		return m->slots[m->count & (MAGAZINE - 1)];
-	}
-	struct pool *pool = LOOKUP(pools, 0);
-	if (!pool || READ_ONCE(pool->fresh) >= pool->capacity)
-		return NO_SLOT;
-	u32 slot = __sync_fetch_and_add(&pool->fresh, 1);
-	if (slot < pool->capacity)
-		return slot;
-	__sync_fetch_and_add(&pool->fresh, -1);
-	return NO_SLOT;
-}
-
-INLINE void look_at(u32 slot, u32 tick)
-{
-	struct looks *line = LOOKUP(looks, slot / LOOKS);
-	if (line)
-		WRITE_ONCE(line->at[slot % LOOKS], tick);
-}
-
-INLINE void give_slot(u32 slot)
-{
-	struct magazine *m = LOOKUP(magazines, 0);
-	look_at(slot, 0);
-	if (m && m->count < MAGAZINE) {
-		m->slots[m->count & (MAGAZINE - 1)] = slot;
-		m->count += 1;
-	} else {
-		bpf_map_push_elem(&free_slots, &slot, 0);
-	}
-}
-
 /* --- refreshing --- */
 
 /* A connection made under a template proved good: the template is ASSURED (IPVS-SEMANTICS 5.3). */
 INLINE void assure(u32 slot)
 {
-	struct control *mine = LOOKUP(controls, slot);
-	struct control *template = mine ? LOOKUP(controls, mine->template) : NULL;
+	struct control *mine = control_of(slot);
+	struct control *template = mine ? control_of(mine->template) : NULL;
 	if (template)
 		WRITE_ONCE(template->assured, 1);
 }
@@ -257,8 +176,6 @@ INLINE bool advance(u64 *word, u32 slot, bool controlled, u32 direction, u32 eve
 /* --- making --- */
 
 enum { QUOTED_LIFE_S = 3 }; /* of a connection that no packet of its own has made (8.4) */
-
-enum made { MADE, MADE_FULL, MADE_EXISTS };
 
 INLINE void reply_key4(struct tuple4 *key, const struct tuple4 *request, be32 real, be16 port)
 {
@@ -320,59 +237,49 @@ INLINE enum made make_connection(struct work *w, struct destination *d, const st
 {
 	struct packet *p = &w->packet;
 	const struct facts *facts = facts_of(root);
-	struct magazine *mine;
-	u32 slot = take_slot(&mine);
-	if (slot == NO_SLOT || !mine)
-		return MADE_FULL;
-	struct registered *registered = LOOKUP(registry, slot);
-	if (!registered)
-		return MADE_FULL;
-	registered->tuple = p->tuple;
-	registered->reply_port = w->port;
-	registered->family = p->six ? 6 : 4;
-	registered->method = w->method;
-
 	bool masq = d && w->method == METHOD_MASQ, controlled = w->template != NO_TEMPLATE;
-	if (controlled) {
-		struct control *control = LOOKUP(controls, slot);
-		if (control)
-			control->template = w->template;
-	}
-	u32 state = STATE_UDP;
+	struct connection c = {.destination = w->chosen, .service = w->service, .port = w->port, .method = w->method,
+			       .controlled = controlled};
+	enum made made = reserve(&p->tuple, p->six, &c);
+	if (unlikely(made != MADE))
+		return made;
+	u32 slot = c.slot, state = STATE_UDP;
 	if (p->protocol != PROTO_UDP)
 		state = next_state(direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY),
 				   p->event, STATE_NONE);
 	u32 life = p->quoting ? QUOTED_LIFE_S * ticks_per_second : facts->timeouts[state & (STATES - 1)];
 	u32 expiry = now + life;
-	u64 word = make_word(state, expiry, mine->generation++);
-	struct connection c = {.word = word, .slot = slot, .destination = w->chosen, .service = w->service,
-			       .port = w->port, .method = w->method, .controlled = controlled};
-	if (controlled && is_established(state)) /* sloppy_tcp, sloppy_sctp */
-		assure(slot);
-	look_at(slot, expiry ?: 1);
+	c.word |= make_word(state, expiry, 0);
+	struct control control = {.template = w->template};
 	bind_count(d, state);
-	long error = 0;
 	if (masq) {
-		u64 *shared = LOOKUP(words, slot);
+		u64 *shared = p->six ? word_of6(slot) : NULL;
 		if (shared)
-			WRITE_ONCE(*shared, word);
-		error = add_reply(p, d, w->chosen, slot, w->port, controlled);
+			WRITE_ONCE(*shared, c.word);
+		if (unlikely(add_reply(p, d, w->chosen, slot, w->port, controlled))) {
+			made = MADE_FULL;
+			remove_reply(&p->tuple, p->six, d, slot, w->port);
+			give_up(p->six, slot);
+		}
 	}
-	if (!error)
-		error = put_tuple(&p->tuple, &c, p->six);
-	if (likely(!error))
+	if (likely(made == MADE))
+		made = publish(&p->tuple, p->six, &c, &control);
+	if (likely(made == MADE)) {
+		look_at(slot, expiry ?: 1); /* last: the access to memory waits for nobody, and no exchange waits for it */
+		if (controlled && is_established(state)) /* sloppy_tcp, sloppy_sctp */
+			assure(slot);
 		return MADE;
+	}
 	if (masq) {
 		/* Both may have chosen the same server: its answers are then the winner's, whose entry was overwritten. */
-		struct connection *winner = error == -17 /* EEXIST */ ? find_connection(p) : NULL;
+		struct connection *winner = made == MADE_EXISTS ? find_connection(p) : NULL;
 		if (winner && winner->method == METHOD_MASQ && winner->destination == w->chosen && winner->port == w->port)
 			add_reply(p, d, w->chosen, winner->slot, w->port, winner->controlled);
 		else
 			remove_reply(&p->tuple, p->six, d, slot, w->port);
 	}
-	release_count(d, state);
-	give_slot(slot);
-	return error == -17 /* EEXIST */ ? MADE_EXISTS : MADE_FULL;
+	release_count(d, word_state(c.word));
+	return made;
 }
 
 /* --- ending --- */
@@ -380,8 +287,8 @@ INLINE enum made make_connection(struct work *w, struct destination *d, const st
 /* The template lets go of one connection. One whose last connection was killed, and that was never assured, ends. */
 INLINE void release_template(u32 slot, bool killed)
 {
-	struct control *mine = LOOKUP(controls, slot);
-	struct control *template = mine ? LOOKUP(controls, mine->template) : NULL;
+	struct control *mine = control_of(slot);
+	struct control *template = mine ? control_of(mine->template) : NULL;
 	if (!template)
 		return;
 	u32 before = __sync_fetch_and_add(&template->controls, -1);
@@ -401,11 +308,10 @@ INLINE bool end_connection(const union tuple *tuple, bool six, struct connection
 		return false;
 	if (d && copy.method == METHOD_MASQ)
 		remove_reply(tuple, six, d, copy.slot, copy.port);
-	remove_tuple(tuple, six);
 	if (ending != ENDING_LEAVING)
 		release_count(d, word_state(seen));
 	if (unlikely(copy.controlled))
 		release_template(copy.slot, ending == ENDING_KILLED);
-	give_slot(copy.slot);
+	take_out(tuple, six, copy.slot);
 	return true;
 }

@@ -22,16 +22,16 @@ INLINE bool in_turn_to_drop(const struct settings *settings)
 INLINE bool is_half_open(u32 state, u32 slot)
 {
 	if (state == STATE_TEMPLATE) {
-		struct control *control = LOOKUP(controls, slot);
+		struct control *control = control_of(slot);
 		return control && !control->controls && !control->assured;
 	}
 	return state == STATE_SYN_RECV || state == STATE_SYNACK || state == STATE_SCTP_INIT1 || state == STATE_SCTP_INIT;
 }
 
-/* Elements of `looks` that slots were ever taken of. */
+/* Elements of `looks` that may have something: all of IPv4's, and those of IPv6 that were ever used. */
 INLINE u32 lines_used(const struct pool *pool)
 {
-	return (READ_ONCE(pool->fresh) + LOOKS - 1) / LOOKS;
+	return (first_slot6 + READ_ONCE(pool->fresh) + LOOKS - 1) / LOOKS;
 }
 
 /* How many of them to look at this second: one of THIN_EACH, rounded by chance. */

@@ -21,6 +21,7 @@
 #include "cut.h"
 #include "error_carry.h"
 #include "error_tunnel.h"
+#include "fast.h"
 #include "fragment.h"
 #include "icmp.h"
 #include "odd.h"
@@ -30,15 +31,6 @@
 #include "unserved.h"
 #include "wrap.h"
 #include "schedulers/all.h"
-
-INLINE bool is_for_this_host(struct xdp_md *xdp, const struct ether *ether)
-{
-	struct device *device = LOOKUP(devices, xdp->ingress_ifindex & (DEVICES - 1));
-	if (!device || device->ifindex != xdp->ingress_ifindex)
-		return false;
-	const u16 *a = (const void *)ether->target, *b = (const void *)device->mac;
-	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]));
-}
 
 /* Of what is no plain packet: its target from the frame, for no more of it has been read. */
 INLINE bool odd_stands_by(void *ctx, const struct packet *p, const struct root *root, enum hook hook)
@@ -59,30 +51,21 @@ INLINE bool odd_stands_by(void *ctx, const struct packet *p, const struct root *
 	return stands_by(root, &target, p->six);
 }
 
-INLINE int receive(void *ctx, enum hook hook)
+INLINE int receive(void *ctx, const struct root *root, enum hook hook)
 {
 	void *data = frame_start(ctx, hook), *end = frame_end(ctx, hook);
 	const struct ether *ether = data;
-	struct root *root = the_root();
-	if (!root || (void *)(ether + 1) > end)
+	if ((void *)(ether + 1) > end)
+		return to_stack(hook);
+	bool six = ether->kind == to_be16(ETHER_IPV6);
+	if (!six && ether->kind != to_be16(ETHER_IPV4))
+		return to_stack(hook);
+	if (hook == HOOK_XDP && !is_for_this_host(ether, input_device(ctx, hook)))
 		return to_stack(hook);
 	struct packet p = {.own = hook == HOOK_TC && input_device(ctx, hook) == loopback};
-	enum parsed parsed;
-	if (ether->kind == to_be16(ETHER_IPV4)) {
-		if (hook == HOOK_XDP && !is_for_this_host(ctx, ether))
-			return to_stack(hook);
-		parsed = parse4(ctx, data, end, &p, root, hook);
-		if (likely(parsed == PARSED_PLAIN))
-			return dispatch(ctx, &p, root, hook);
-	} else if (ether->kind == to_be16(ETHER_IPV6)) {
-		if (hook == HOOK_XDP && !is_for_this_host(ctx, ether))
-			return to_stack(hook);
-		parsed = parse6(ctx, data, end, &p, root, hook);
-		if (likely(parsed == PARSED_PLAIN))
-			return dispatch(ctx, &p, root, hook);
-	} else {
-		return to_stack(hook);
-	}
+	enum parsed parsed = six ? parse6(ctx, data, end, &p, root, hook) : parse4(ctx, data, end, &p, root, hook);
+	if (likely(parsed == PARSED_PLAIN))
+		return dispatch(ctx, &p, root, hook);
 	if (parsed == PARSED_FOREIGN || (root->standby && odd_stands_by(ctx, &p, root, hook)))
 		return to_stack(hook);
 	return hook == HOOK_XDP ? to_tc() : go_on_with(ctx, &p, hook, STAGE_ODD);
@@ -91,7 +74,11 @@ INLINE int receive(void *ctx, enum hook hook)
 SEC("xdp.frags")
 int pylvs_xdp(struct xdp_md *ctx)
 {
-	return receive(ctx, HOOK_XDP);
+	const struct root *root = the_root();
+	if (!root)
+		return XDP_PASS;
+	int verdict = fast(ctx, root);
+	return likely(verdict != NOT_FAST) ? verdict : receive(ctx, root, HOOK_XDP);
 }
 
 /* Since Linux 6.9 a packet that generic XDP had to copy comes to TC with a link header of length 0: programs see it
@@ -117,7 +104,8 @@ INLINE int receive_tc(struct __sk_buff *ctx)
 {
 	if (unlikely(frame_start(ctx, HOOK_TC) + HEADERS > frame_end(ctx, HOOK_TC)) && ctx->len > ctx->data_end - ctx->data)
 		bpf_skb_pull_data(ctx, ctx->len < HEADERS ? ctx->len : HEADERS);
-	return receive(ctx, HOOK_TC);
+	const struct root *root = the_root();
+	return root ? receive(ctx, root, HOOK_TC) : to_stack(HOOK_TC);
 }
 
 SEC("tc")

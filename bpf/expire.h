@@ -43,12 +43,20 @@ struct held {
 /* The connection that a slot belongs to; false while it is being made or ended elsewhere. */
 INLINE bool held_by(u32 slot, struct held *held)
 {
-	struct registered *registered = LOOKUP(registry, slot);
+	held->six = slot >= first_slot6;
+	if (!held->six) {
+		struct place4 *place = LOOKUP(connections4, slot);
+		if (!place || place->connection.slot != slot)
+			return false;
+		held->tuple.v4 = place->tuple;
+		held->connection = &place->connection;
+		return true;
+	}
+	struct registered *registered = LOOKUP(registry6, slot - first_slot6);
 	if (!registered)
 		return false;
-	held->six = registered->family == 6;
-	held->tuple = registered->tuple;
-	held->connection = find_tuple(&held->tuple, held->six);
+	held->tuple.v6 = registered->tuple;
+	held->connection = bpf_map_lookup_elem(&connections6, &held->tuple.v6);
 	return held->connection && held->connection->slot == slot;
 }
 
@@ -65,7 +73,7 @@ VERIFIED_ONCE u32 look(u32 slot, u32 now)
 		return now + ticks_per_second;
 	u64 seen = READ_ONCE(*word);
 	if (word_state(seen) == STATE_TEMPLATE) {
-		struct control *control = LOOKUP(controls, slot);
+		struct control *control = control_of(slot);
 		if (control && control->controls) { /* held: a minute more, and a minute for good (4.9) */
 			if ((s32)((u32)seen - now) > 0)
 				return (u32)seen ?: 1;
@@ -223,7 +231,7 @@ VERIFIED_ONCE int end_orphan(u32 slot, u32 live)
 		return 0;
 	u64 seen = READ_ONCE(*word);
 	if (word_state(seen) == STATE_TEMPLATE) {
-		struct control *control = LOOKUP(controls, slot);
+		struct control *control = control_of(slot);
 		if (control && control->controls)
 			return 0;
 	}
@@ -253,7 +261,7 @@ int end_orphans(struct __sk_buff *skb)
 	struct root *root = the_root();
 	if (!pool || !root)
 		return 0;
-	u32 fresh = READ_ONCE(pool->fresh);
+	u32 fresh = first_slot6 + READ_ONCE(pool->fresh);
 	struct orphans o = {.first = pool->purge_at, .live = READ_ONCE(root->live), .until = bpf_ktime_get_ns() + GO_NS};
 	u32 count = fresh > o.first ? fresh - o.first : 0;
 	if (count > SLICE_ORPHANS)

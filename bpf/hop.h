@@ -60,6 +60,7 @@ NOINLINE int ask_hop(void *ctx, struct hop *hop, const struct address *to, u32 s
 	u32 flags = fib_gives_source && !from ? BPF_FIB_LOOKUP_SRC : 0;
 	long answer = bpf_fib_lookup(ctx, &question, sizeof(question), flags);
 	hop->stamp = ticks();
+	hop->quick = 0;
 	hop->ifindex = question.ifindex;
 	hop->mtu = question.mtu_result;
 	switch (answer) {

@@ -56,21 +56,21 @@ HASH_MAP(cache, struct cache_key, struct cached, 128, BPF_F_NO_PREALLOC);
 ARRAY_MAP(estimates, struct estimate, 64, BPF_F_MMAPABLE);
 
 /* connections */
-HASH_MAP(connections4, struct tuple4, struct connection, 1024, 0);
+ARRAY_MAP(connections4, struct place4, 4096, BPF_F_MMAPABLE);
 HASH_MAP(connections6, struct tuple6, struct connection, 1024, BPF_F_NO_PREALLOC);
 HASH_MAP(replies4, struct tuple4, struct reply4, 1024, BPF_F_NO_PREALLOC);
 HASH_MAP(replies6, struct tuple6, struct reply6, 1024, BPF_F_NO_PREALLOC);
-ARRAY_MAP(controls, struct control, 1024, BPF_F_MMAPABLE);
-ARRAY_MAP(words, u64, 1024, BPF_F_MMAPABLE);
-ARRAY_MAP(registry, struct registered, 1024, 0);
-ARRAY_MAP(looks, struct looks, 64, 0);
+ARRAY_MAP(controls6, struct control, 1024, BPF_F_MMAPABLE);
+ARRAY_MAP(words6, u64, 1024, BPF_F_MMAPABLE);
+ARRAY_MAP(registry6, struct registered, 1024, 0);
+ARRAY_MAP(looks, struct looks, 320, BPF_F_MMAPABLE); /* which aligns its lines */
 ARRAY_MAP(pools, struct pool, 1, BPF_F_MMAPABLE);
 PERCPU_MAP(magazines, struct magazine, 1);
 struct {
 	MAP_UINT(type, BPF_MAP_TYPE_STACK);
 	MAP_UINT(max_entries, 1024);
 	MAP_TYPE(value, u32);
-} free_slots SEC(".maps");
+} free_slots6 SEC(".maps");
 
 /* per CPU */
 PERCPU_MAP(hops, struct hop, 64);
@@ -106,6 +106,9 @@ struct {
 const volatile u32 tick_shift = 5; /* a tick is 2^tick_shift jiffies, about an eighth of a second */
 const volatile u32 ticks_per_second = 8;
 const volatile u32 minute = 480; /* in ticks */
+const volatile u32 homes4 = 4032; /* places of the table of IPv4 connections where one may have its home */
+const volatile u32 first_slot6 = 4096; /* the slots of IPv4 are the places before */
+const volatile u64 seed_1 = 1, seed_2 = 1; /* of its hash */
 const volatile u32 loopback = 1; /* ifindex of lo */
 const volatile u32 tunnel_secret = 0; /* keys the source ports of GUE */
 const volatile u32 fib_gives_source = 0; /* bpf_fib_lookup knows BPF_FIB_LOOKUP_SRC (6.7) */

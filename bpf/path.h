@@ -36,6 +36,7 @@ static int forget_step(u32 cpu, struct forgetting *f)
 	if (!hop)
 		return 1;
 	WRITE_ONCE(hop->verdict, HOP_UNKNOWN);
+	WRITE_ONCE(hop->quick, 0);
 	return 0;
 }
 

@@ -73,31 +73,51 @@ INLINE struct connection *find_template(const struct work *w)
 	return find_tuple(&w->template_tuple, w->packet.six);
 }
 
+/* In its place, where no packet finds it any more. */
+INLINE void retire4(struct connection *template, u32 slot, u64 word)
+{
+	struct place4 *place = LOOKUP(connections4, slot);
+	if (!place)
+		return;
+	struct key4 key = key4_of(&place->tuple);
+	hide_place(key.addresses, key.rest, slot);
+	template->port = 0xffff;
+	place->tuple.kind = TUPLE_RETIRED;
+	place->tuple.number = slot;
+	place->tuple.target_port = 0xffff;
+	WRITE_ONCE(template->word, word);
+}
+
+/* Under another tuple. */
+INLINE void retire6(const struct connection *template, u64 word)
+{
+	struct connection copy = *template;
+	struct registered *registered = LOOKUP(registry6, copy.slot - first_slot6);
+	if (!registered)
+		return;
+	struct tuple6 key = registered->tuple;
+	copy.word = word;
+	copy.port = 0xffff;
+	registered->tuple.kind = TUPLE_RETIRED;
+	registered->tuple.number = copy.slot;
+	registered->tuple.target_port = 0xffff;
+	struct tuple6 retired = registered->tuple;
+	bpf_map_update_elem(&connections6, &retired, &copy, BPF_NOEXIST);
+	bpf_map_delete_elem(&connections6, &key);
+}
+
 /* Its destination went: the template stays listed, with port 65535, until its time is up (5.4). */
 INLINE void retire_template(struct work *w, struct connection *template)
 {
 	u64 seen = READ_ONCE(template->word);
-	struct connection copy = *template;
-	struct registered *registered = LOOKUP(registry, copy.slot);
-	if (!registered || word_dying(seen) ||
+	if (word_dying(seen) ||
 	    __sync_val_compare_and_swap(&template->word, seen, seen | 1ULL << WORD_DYING) != seen)
 		return;
-	union tuple key = w->template_tuple;
-	bool six = w->packet.six;
-	copy.word = seen;
-	copy.port = 0xffff;
-	if (six) {
-		key.v6.kind = TUPLE_RETIRED;
-		key.v6.number = copy.slot;
-		key.v6.target_port = 0xffff;
-	} else {
-		key.v4.kind = TUPLE_RETIRED;
-		key.v4.number = copy.slot;
-		key.v4.target_port = 0xffff;
-	}
-	registered->tuple = key;
-	put_tuple(&key, &copy, six);
-	remove_tuple(&w->template_tuple, six);
+	u32 slot = template->slot;
+	if (w->packet.six)
+		retire6(template, seen);
+	else
+		retire4(template, slot, seen);
 }
 
 INLINE int stage_persist(void *ctx, enum hook hook)
@@ -129,34 +149,27 @@ INLINE int stage_persist(void *ctx, enum hook hook)
 /* Make the client's template for the destination just chosen; if another CPU was first, its choice counts. */
 INLINE bool make_template(struct work *w, u32 now)
 {
-	struct magazine *mine;
-	u32 slot = take_slot(&mine);
-	if (slot == NO_SLOT || !mine)
-		return false;
-	struct registered *registered = LOOKUP(registry, slot);
-	struct control *control = LOOKUP(controls, slot);
 	struct destination *d = LOOKUP(destinations, w->chosen);
-	if (!registered || !control || !d)
+	if (!d)
 		return false;
 	bool six = w->packet.six;
-	registered->tuple = w->template_tuple;
-	registered->reply_port = 0;
-	registered->family = six ? 6 : 4;
-	registered->method = METHOD_LOCAL;
-	*control = (struct control){.timeout = w->timeout};
-	u32 expiry = now + w->timeout;
-	struct connection c = {.word = make_word(STATE_TEMPLATE, expiry, mine->generation++), .slot = slot,
-			       .destination = w->chosen, .service = w->service, .port = of_one_port(w) ? d->port : 0,
+	struct connection c = {.destination = w->chosen, .service = w->service, .port = of_one_port(w) ? d->port : 0,
 			       .method = METHOD_LOCAL};
-	look_at(slot, expiry ?: 1);
-	bind_count(d, STATE_TEMPLATE);
-	long error = put_tuple(&w->template_tuple, &c, six);
-	w->template = slot;
-	if (likely(!error))
-		return true;
-	release_count(d, STATE_TEMPLATE);
-	give_slot(slot);
-	struct connection *winner = error == -17 /* EEXIST */ ? find_template(w) : NULL;
+	struct control control = {.timeout = w->timeout};
+	u32 expiry = now + w->timeout;
+	enum made made = reserve(&w->template_tuple, six, &c);
+	if (likely(made == MADE)) {
+		c.word |= make_word(STATE_TEMPLATE, expiry, 0);
+		bind_count(d, STATE_TEMPLATE);
+		w->template = c.slot;
+		made = publish(&w->template_tuple, six, &c, &control);
+		if (likely(made == MADE)) {
+			look_at(c.slot, expiry ?: 1);
+			return true;
+		}
+		release_count(d, STATE_TEMPLATE);
+	}
+	struct connection *winner = made == MADE_EXISTS ? find_template(w) : NULL;
 	if (!winner)
 		return false;
 	w->template = winner->slot;
@@ -167,7 +180,7 @@ INLINE bool make_template(struct work *w, u32 now)
 /* A connection is about to be made under the template: it lives on from now (5.3). */
 INLINE void hold_template(struct work *w, u32 now)
 {
-	struct control *control = LOOKUP(controls, w->template);
+	struct control *control = control_of(w->template);
 	struct connection *template = find_template(w);
 	if (!control || !template || template->slot != w->template)
 		return;
@@ -182,7 +195,7 @@ INLINE void hold_template(struct work *w, u32 now)
 /* No connection came of it after all. */
 INLINE void let_template_go(struct work *w)
 {
-	struct control *control = w->template != NO_TEMPLATE ? LOOKUP(controls, w->template) : NULL;
+	struct control *control = w->template != NO_TEMPLATE ? control_of(w->template) : NULL;
 	if (control)
 		__sync_fetch_and_add(&control->controls, -1);
 }

@@ -89,7 +89,7 @@ def test_everything_that_connections_held_is_given_back_again_and_again(
         assert listed == counted
         await_empty(director_host)
         assert_nothing_left(director_host, services)
-    assert director_host.pool("fresh") <= CAPACITY
+    assert director_host.pool("used") <= CAPACITY
 
 
 def test_a_connection_lives_as_long_as_packets_come(director_host: Host, services: list[ServiceKey]) -> None:

@@ -14,6 +14,7 @@ from pylvs.model.destination import Method
 from pylvs.model.service import Protocol, ServiceKey
 from tests.packet.frames import CLIENT4, CLIENT6, chunk, sctp
 from tests.packet.host import HOOKS, PASSED, SENT, VIP4, VIP6, Host, server4, server6
+from tests.packet.table import words
 
 SEMANTICS = Path(__file__).parents[2] / "docs" / "reference" / "ipvs-semantics.md"
 NAMES = {
@@ -108,22 +109,13 @@ class Side:
     def put_into(self, states: dict[int, int]) -> None:
         """Put the associations of client ports into states, for a minute from now on."""
         tables = self.host.director.tables
-        connections = tables.connections(6 if self.six else 4)
-        width = 16 if self.six else 4
-        form, codec = struct.Struct(f"!{2 * width}xHH"), abi.struct("connection")
+        form = struct.Struct(f"!{32 if self.six else 8}xHH")
         longer = round(60 * load.ticks_per_second())
-        for key, value in list(connections.items()):
+        for key, word, change in words(tables, 6 if self.six else 4):
             client_port, port = form.unpack_from(key)
-            if port != self.service.port or client_port not in states:
-                continue
-            fields = codec.unpack_from(value)
-            word = tables.words.words[fields["slot"]] if self.masq else fields["word"]
-            expiry = (word & 0xFFFFFFFF) + longer & 0xFFFFFFFF
-            word = word >> 48 << 48 | states[client_port] << abi.constant("WORD_STATE") | expiry
-            if self.masq:
-                tables.words.words[fields["slot"]] = word
-            else:
-                connections.put(key, codec.pack(fields | {"word": word}))
+            if port == self.service.port and client_port in states:
+                expiry = (word & 0xFFFFFFFF) + longer & 0xFFFFFFFF
+                change(word >> 48 << 48 | states[client_port] << abi.constant("WORD_STATE") | expiry)
 
     def listed(self) -> dict[int, Connection]:
         """The service's associations by client port."""

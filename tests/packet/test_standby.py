@@ -39,6 +39,7 @@ from pylvs.model.service import Protocol, ServiceKey, VirtualService
 from tests.packet import frames
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether, tcp
 from tests.packet.host import HOOKS, OWN4, PASSED, ROUTER4, SENT, VIP4, VIP6, Host, ip, new_host, server4, server6
+from tests.packet.table import words
 
 BOTH = frozenset({ip_address(VIP4), ip_address(VIP6)})
 VIP = {4: VIP4, 6: VIP6}
@@ -69,8 +70,8 @@ def state(host: Host) -> Any:
         (str(row.service.key), row.counters, [(each.active, each.inactive, each.counters) for each in row.destinations])
         for row in host.director.services()
     ]
-    words = {key: value for family in (4, 6) for key, value in tables.connections(family).items()}
-    return sorted(rows), words, {name: count for name, count in host.reasons().items() if name != "to_tc"}
+    there = {key: word for family in (4, 6) for key, word, _ in words(tables, family)}
+    return sorted(rows), there, {name: count for name, count in host.reasons().items() if name != "to_tc"}
 
 
 def leaves_alone(host: Host, frame: bytes, hooks: tuple[str, ...] = HOOKS) -> None:

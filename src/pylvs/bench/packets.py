@@ -130,7 +130,7 @@ class Bench:
     def connection_bytes(self) -> Measured:
         """Bytes of kernel memory that the table takes for each connection, of IPv4 without NAT."""
         total = 0
-        for name in ("connections4", "looks", "registry", "words", "free_slots"):
+        for name in ("connections4", "looks", "registry6", "words6", "controls6", "free_slots6"):
             descriptor = open_pin(self.path.director.tables.path(name))
             if descriptor is None:
                 raise Unsupported(f"map {name} is not pinned")

@@ -6,7 +6,7 @@ Readers take no lock. They read again when an edit came between (`live` has chan
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -22,6 +22,10 @@ _READS = 50  # of a table that keeps changing
 _MASK64 = (1 << 64) - 1
 NO_COUNTS = (0,) * 5
 NO_COUNTERS, NO_RATES = Counters(), Rates()
+_KEY = {version: struct.Struct(f"!{width}s{width}sHHBB2x") for version, width in ((4, 4), (6, 16))}  # tuple4, tuple6
+_TARGET = 1  # in what it gives
+_NO_TARGET = bytes(4)
+_PLACES = 1024  # of the table of IPv4 connections that are read at once
 _SHOWN = ("address", "active", "inactive", "persistent", "port", "family")
 _MEMBER = ("destination", "weight", "upper", "lower", "method", "tunnel")
 Result = TypeVar("Result")
@@ -215,32 +219,58 @@ class ConnectionReader:
 
     def connections(self) -> Iterator[Connection]:
         """Every entry, in no particular order, a batch at a time."""
-        for version in 4, 6:
-            width = 4 if version == 4 else 16
-            key_form = struct.Struct(f"!{width}s{width}sHHBB2x")
-            for keys, values, count in self._tables.connections(version).chunks():
-                now = self.clock()
-                pairs = zip(
-                    key_form.iter_unpack(keys[: count * key_form.size]),
-                    self._form.iter_unpack(values[: count * self._form.size]),
-                    strict=True,
-                )
-                for key, value in pairs:
-                    yield self._connection(version, key, value, now)
+        yield from self._connections4()
+        yield from self._connections6()
 
-    def _connection(self, version: int, key: tuple[Any, ...], value: tuple[Any, ...], now: int) -> Connection:
+    def _connections4(self) -> Iterator[Connection]:
+        """Of IPv4: the places of the table that somebody has."""
+        table, codec = self._tables.connections4, abi.struct("place4")
+        at_tuple, at_connection, at_control = (codec.fields[name].offset for name in ("tuple", "connection", "control"))
+        taken_at = (at_connection + abi.struct("connection").fields["slot"].offset) // 4
+        assured_at = at_control + abi.struct("control").fields["assured"].offset
+        batch = _PLACES * table.stride
+        nobody = bytes(batch)
+        for start in range(0, len(table.memory), batch):
+            block = bytes(table.memory[start : start + batch])
+            if block == nobody:
+                continue
+            now = self.clock()
+            for place, slot in enumerate(memoryview(block).cast("I")[taken_at :: table.stride // 4].tolist()):
+                if not slot:
+                    continue
+                base = place * table.stride
+                key = _KEY[4].unpack_from(block, base + at_tuple)
+                if key[_TARGET] != _NO_TARGET:  # else it is just being filled
+                    word, _, *rest = self._form.unpack_from(block, base + at_connection)
+                    yield self._connection(4, key, word, rest, block[base + assured_at], now)
+
+    def _connections6(self) -> Iterator[Connection]:
+        """Of IPv6: NAT's have their word, and templates what became of them, in arrays."""
+        form, controls = _KEY[6], self._tables.controls6
+        first = load.places(self._tables.pool.get(0, "capacity"))
+        for keys, values, count in self._tables.connections6.chunks():
+            now = self.clock()
+            pairs = zip(
+                form.iter_unpack(keys[: count * form.size]),
+                self._form.iter_unpack(values[: count * self._form.size]),
+                strict=True,
+            )
+            for key, (word, slot, *rest) in pairs:
+                if rest[-1] == self._masq:
+                    word = self._tables.words6.words[slot - first]
+                yield self._connection(6, key, word, rest, controls.get(slot - first, "assured"), now)
+
+    def _connection(
+        self, version: int, key: tuple[Any, ...], word: int, rest: Sequence[Any], assured: int, now: int
+    ) -> Connection:
         source, target, source_port, target_port, protocol, kind = key
-        word, slot, destination, port, method = value
-        if method == self._masq:
-            word = self._tables.words.words[slot]
+        destination, port, method = rest
         state = word >> abi.constant("WORD_STATE") & 0xFF
         left = (word & 0xFFFFFFFF) - now & 0xFFFFFFFF
         if left >= 1 << 31:
             left = 0  # due, and about to go
-        if kind == self._plain:
-            name = self._state_name(protocol, state)
-        else:
-            name = "ASSURED" if self._tables.controls.get(slot, "assured") else "NONE"
+        template = "ASSURED" if assured else "NONE"
+        name = self._state_name(protocol, state) if kind == self._plain else template
         family, real = version, bytes(encode.ADDRESS_BYTES)
         if method != self._bypass:  # which has no destination
             fields = self._tables.destinations

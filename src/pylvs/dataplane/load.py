@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import socket
 import time
 from collections.abc import Iterable
@@ -34,13 +35,13 @@ CONNECTION_MAPS = (
     "connections6",
     "replies4",
     "replies6",
-    "words",
-    "controls",
-    "registry",
+    "words6",
+    "controls6",
+    "registry6",
     "looks",
     "pools",
     "magazines",
-    "free_slots",
+    "free_slots6",
     "sweepers",
 )
 SERVICES = 16384
@@ -114,13 +115,19 @@ def destination_limit() -> int:
     return max(_LEAST_DESTINATIONS, min(_MOST_DESTINATIONS, 1 << max(fitting.bit_length() - 1, 0)))
 
 
+def places(connections: int) -> int:
+    """Places of the table of IPv4 connections: twice as many, so that each finds one near its home (bpf/table.h)."""
+    line = abi.constant("LOOKS")
+    return -(-(2 * connections + 1 + abi.constant("TABLE_WINDOW")) // line) * line
+
+
 def _sizes(connections: int) -> dict[str, int]:
     destinations = destination_limit()
     sizes = dict.fromkeys(
-        ("connections4", "connections6", "replies4", "replies6", "words", "controls", "registry", "free_slots"),
-        connections,
+        ("connections6", "replies4", "replies6", "words6", "controls6", "registry6", "free_slots6"), connections
     )
-    sizes["looks"] = -(-connections // abi.constant("LOOKS"))
+    sizes["connections4"] = places(connections)
+    sizes["looks"] = -(-(places(connections) + connections) // abi.constant("LOOKS"))
     sizes |= dict.fromkeys(
         ("destinations", "destination_bases", "hops", "statistics", "estimates", "names"), destinations
     )
@@ -132,7 +139,12 @@ def _sizes(connections: int) -> dict[str, int]:
     return sizes
 
 
-def _open_object(connections: int) -> BpfObject:
+def _new_seeds() -> tuple[int, int]:
+    """Of the hash of IPv4 connections: odd."""
+    return (secrets.randbits(64) | 1, secrets.randbits(64) | 1)
+
+
+def _open_object(connections: int, seeds: tuple[int, int]) -> BpfObject:
     kernel.require()
     opened = BpfObject(abi.shipped().path(takeover.OBJECT))
     for name, size in _sizes(connections).items():
@@ -143,6 +155,10 @@ def _open_object(connections: int) -> BpfObject:
             "tick_shift": tick_shift(),
             "ticks_per_second": round(ticks_per_second()),
             "minute": round(60 * ticks_per_second()),
+            "homes4": places(connections) - abi.constant("TABLE_WINDOW"),
+            "first_slot6": places(connections),
+            "seed_1": seeds[0],
+            "seed_2": seeds[1],
             "loopback": socket.if_nametoindex("lo"),
             "tunnel_secret": int.from_bytes(os.urandom(4), "little"),
             "fib_gives_source": int(kernel.release() >= (6, 7)),
@@ -205,13 +221,13 @@ def _start_timer(opened: BpfObject) -> None:
 
 def create(state: State) -> None:
     """Make the maps and programs of a state and pin them into it. Raises NoRoom, Unsupported, NotPermitted."""
-    connections = kernel.connection_limit()
-    with _open_object(connections) as opened:
+    connections, seeds = kernel.connection_limit(), _new_seeds()
+    with _open_object(connections, seeds) as opened:
         opened.load()
         _pin(opened, state, ())
         _fill_stages(opened)
         tables = Tables(state)
-        tables.pool.set(0, "capacity", connections)
+        _begin_pool(tables, connections, seeds)
         Book(tables).reset(0, 0, 0)
         set_timeouts(tables, 1, Timeouts())
         for setting in SETTINGS.values():
@@ -221,6 +237,11 @@ def create(state: State) -> None:
         tables.root.set(0, "live", 1)
         _start_timer(opened)
     takeover.note(state)
+
+
+def _begin_pool(tables: Tables, connections: int, seeds: tuple[int, int]) -> None:
+    tables.pool.set(0, "capacity", connections)
+    tables.pool.set(0, "seeds", *seeds)
 
 
 def set_timeouts(tables: Tables, generation: int, timeouts: Timeouts) -> None:
@@ -240,7 +261,8 @@ def reload(state: State, connections: int | None = None) -> None:
     capacity = connections or int(tables.pool.get(0, "capacity"))
     anew = {"stages_xdp", "stages_tc", "works", "paces"} | (set(CONNECTION_MAPS) if connections else set())
     kept = []
-    with _open_object(capacity) as opened:
+    seeds = _new_seeds() if connections else tables.pool.get(0, "seeds")
+    with _open_object(capacity, seeds) as opened:
         for name in opened.maps():
             if name.startswith(".") or "rodata" in name or name in anew:
                 continue
@@ -260,7 +282,6 @@ def reload(state: State, connections: int | None = None) -> None:
         _fill_stages(opened)
         _pin(opened, state, kept)
         if connections:
-            fresh = Tables(state)
-            fresh.pool.set(0, "capacity", connections)
+            _begin_pool(Tables(state), connections, seeds)
         _start_timer(opened)
     takeover.note(state)

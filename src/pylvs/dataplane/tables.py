@@ -146,14 +146,19 @@ class Tables:
         return Records(self._array("paces"), "pace")
 
     @cached_property
-    def words(self) -> maps.MmapArray:
-        """The words of NAT connections by slot."""
-        return self._array("words")
+    def connections4(self) -> maps.MmapArray:
+        """The table of IPv4 connections: places, most of them empty."""
+        return self._array("connections4")
 
     @cached_property
-    def controls(self) -> Records:
-        """What persistence keeps of connections and templates by slot."""
-        return Records(self._array("controls"), "control")
+    def words6(self) -> maps.MmapArray:
+        """The words of IPv6 connections by NAT, by slot."""
+        return self._array("words6")
+
+    @cached_property
+    def controls6(self) -> Records:
+        """What persistence keeps of IPv6's connections and templates by slot."""
+        return Records(self._array("controls6"), "control")
 
     @cached_property
     def names(self) -> maps.HashMap:
@@ -227,6 +232,7 @@ class Tables:
     def _service_keys6(self) -> maps.HashMap:
         return self._hash("services6")
 
-    def connections(self, version: int) -> maps.HashMap:
-        """The connection table of IPv4 (4) or IPv6 (6)."""
-        return self._hash(f"connections{version}")
+    @cached_property
+    def connections6(self) -> maps.HashMap:
+        """The table of IPv6 connections."""
+        return self._hash("connections6")

@@ -49,6 +49,7 @@ from tests.packet.host import (
     server6,
     server_mac,
 )
+from tests.packet.table import wipe4
 
 SHORTEST = 14 + 40
 ROOM = 8192  # bytes of the longest frame that comes out
@@ -140,9 +141,7 @@ class Twin:
         self.host = host
         tables = host.director.tables
         tables.root.set(0, "settings.icmp_per_second", 0)
-        self._hashes = [
-            tables._hash(name) for name in ("connections4", "connections6", "replies4", "replies6", "names")
-        ]
+        self._hashes = [tables._hash(name) for name in ("connections6", "replies4", "replies6", "names")]
         programs = host._programs
         self._xdp = Runner(programs["xdp"], struct.pack("<6I", 0, 0, 0, host.ifindex, 0, 0))
         self._tc = Runner(programs["tc"], struct.pack("<40xI148x", host.ifindex))
@@ -168,7 +167,7 @@ class Twin:
         """Whether the program's tables must be made anew before another example."""
         tables = self.host.director.tables
         top = tables.book.get(0, "destination_top")
-        return bool(self.host.pool("fresh") > CONNECTIONS - MARGIN or top > DESTINATIONS - MARGIN)
+        return bool(self.host.pool("used") > CONNECTIONS - MARGIN or top > DESTINATIONS - MARGIN)
 
     @property
     def age_s(self) -> float:
@@ -187,6 +186,7 @@ class Twin:
         for table in self._hashes:
             table.clear()
         tables = director.tables
+        wipe4(tables)
         tables.book.set(0, "deleted", 0xFFFFFFFF)
         director.set_timeouts(self.reference.timeouts())
         for name, value in self.reference.settings().items():

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * The part of abi.h that is about connections: their tuples, their words, their places and slots.
+ */
+#pragma once
+
+struct tuple4 {
+	be32 source;
+	be32 target;
+	be16 source_port;
+	be16 target_port;
+	u8 protocol;
+	u8 kind; /* enum tuple_kind */
+	u16 number; /* tells retired templates apart */
+} __attribute__((aligned(8))); /* compared in wide words */
+
+struct tuple6 {
+	struct address source;
+	struct address target;
+	be16 source_port;
+	be16 target_port;
+	u8 protocol;
+	u8 kind;
+	u16 number;
+};
+
+/* A persistence template has the masked client without port, and the virtual address; a retired one, whose
+ * destination went, stays listed until its time is up. */
+enum tuple_kind { TUPLE_CONNECTION, TUPLE_TEMPLATE, TUPLE_RETIRED };
+
+union tuple {
+	struct tuple4 v4;
+	struct tuple6 v6;
+};
+
+/* The word of a connection, changed by compare-exchange alone:
+ * bits 0-31 tick of expiry, 32-39 state, 40 dying, 41 a reply was seen, 48-63 generation. */
+enum word_bits { WORD_STATE = 32, WORD_DYING = 40, WORD_ANSWERED = 41, WORD_GENERATION = 48 };
+
+struct connection {
+	u64 word; /* unused for NAT over IPv6, whose two directions share words6[slot] */
+	u32 slot; /* of IPv4: its place in the table; 0: nobody's */
+	u32 destination;
+	u32 service;
+	be16 port; /* of the real server */
+	u8 method;
+	u8 controlled; /* made under a template, which its control names */
+};
+
+/* What persistence keeps of a connection or a template. */
+struct control {
+	u32 template; /* of a connection: its template's slot */
+	u32 controls; /* of a template: connections made under it that live */
+	u32 timeout; /* of a template, in ticks */
+	u32 assured; /* of a template: one of them was established */
+};
+
+/* A place in the table of IPv4 connections, one cache line: bpf/table.h. */
+struct place4 {
+	u64 homed; /* bit n: in the nth place from here stands a connection whose home is here */
+	struct tuple4 tuple;
+	struct connection connection;
+	struct control control;
+};
+
+struct reply4 { /* what a real server's answer needs */
+	u32 slot;
+	u32 destination;
+	be32 address; /* the virtual one */
+	be16 port;
+	u16 controlled;
+};
+
+struct reply6 {
+	u32 slot;
+	u32 destination;
+	struct address address;
+	be16 port;
+	u16 controlled;
+};
+
+struct registered { /* whose connection a slot of IPv6 is */
+	struct tuple6 tuple;
+};
+
+struct looks { /* ticks at which the expirer looks at each slot again; 0: free */
+	u32 at[LOOKS];
+};
+
+struct pool {
+	u32 fresh; /* slots of IPv6 never used begin here */
+	u32 capacity; /* connections and templates of both families */
+	u32 used; /* of them, with what CPUs keep for themselves; atomic */
+	u32 sweep_at; /* where the expirer goes on */
+	u32 sweeps; /* rounds it has made */
+	u32 purge_at; /* where the search for orphans goes on */
+	u32 thin; /* elements of `looks` still to be thinned this second */
+	s32 drop_left; /* packets until one is dropped */
+	u64 seeds[2]; /* of the hash of IPv4 connections */
+};
+
+enum pace_classes { PACE_CLASSES = 16, PACE_FIRST_NS = 15625 /* 1 ms is the sixth doubling */ };
+
+struct pace { /* how long the expirer held its CPU */
+	u64 goes;
+	u64 spent_ns; /* in all of them */
+	u64 longest_ns; /* in one of them; whoever reads may set it to 0 */
+	u64 ended; /* connections */
+	u64 cpu; /* of the last one */
+	u64 lengths[PACE_CLASSES]; /* goes shorter than PACE_FIRST_NS << n; the last: all longer ones */
+};
+
+struct magazine {
+	u32 count; /* of slots */
+	u32 generation;
+	u32 credits;
+	u32 pad;
+	u32 slots[MAGAZINE];
+};

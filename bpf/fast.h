@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * The fast path: a plain IPv4 packet at XDP whose connection is known and stays in its state, to a destination whose
+ * next hop is known; and a packet of no service. It reads the headers in wide words and changes nothing before it is
+ * sure. Whatever is otherwise in any way goes, untouched, the way that dispatch.h begins, which would do the same.
+ */
+#pragma once
+#include "carry.h"
+
+enum { NOT_FAST = -1, FAST_BYTES = ETHER + IPV4_BYTES + TCP_BYTES };
+
+#define WORD_AT(type, base, offset) (*(type *)((void *)(base) + (offset)))
+
+/* An IPv4 header without options and what follows it, as three words and the ports. */
+struct wide {
+	u64 head; /* version, service, length, number, fragment */
+	u64 middle; /* time to live, protocol, checksum, source */
+	u32 target;
+	u32 ports;
+};
+
+enum { WIDE_TTL = 0, WIDE_PROTOCOL = 8, WIDE_CHECK = 16, WIDE_SOURCE = 32 }; /* bits of `middle` */
+
+INLINE u32 wide_length(const struct wide *w)
+{
+	return from_be16(w->head >> 16);
+}
+
+INLINE u8 wide_protocol(const struct wide *w)
+{
+	return w->middle >> WIDE_PROTOCOL;
+}
+
+INLINE u64 header_words(const struct wide *w)
+{
+	return (w->head & 0xffffffff) + (w->head >> 32) + (w->middle & 0xffffffff) + (w->middle >> 32) + w->target;
+}
+
+INLINE bool right_header_sum(const struct wide *w)
+{
+	u64 sum = header_words(w);
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	return (sum & 0xffff) + (sum >> 16) == 0xffff;
+}
+
+INLINE bool is_for_this_host(const void *frame, u32 input)
+{
+	struct device *device = LOOKUP(devices, input & (DEVICES - 1));
+	if (!device || device->ifindex != input)
+		return false;
+	u32 first = WORD_AT(const u32, frame, 0) ^ WORD_AT(const u32, device->mac, 0);
+	return !(first | (u32)(WORD_AT(const u16, frame, 4) ^ WORD_AT(const u16, device->mac, 4)));
+}
+
+/* No options, no fragment, whole, TCP with ACK alone (and PSH or URG) or UDP. */
+INLINE bool is_plain(const void *data, const void *end, const struct wide *w)
+{
+	u32 length = wide_length(w);
+	if ((u8)w->head != 0x45 || w->head >> 48 & 0xff3f || data + ETHER + length > end)
+		return false;
+	if (wide_protocol(w) == PROTO_TCP) {
+		if ((WORD_AT(const u8, data, ETHER + IPV4_BYTES + 13) & 0x17) != 0x10 || length < IPV4_BYTES + TCP_BYTES)
+			return false;
+	} else if (wide_protocol(w) != PROTO_UDP || length < IPV4_BYTES + UDP_BYTES) {
+		return false;
+	}
+	return right_header_sum(w);
+}
+
+INLINE bool wide_in_bitmap(const u64 *bits, be32 address)
+{
+	struct address a = {.word[0] = address};
+	return in_bitmap(bits, address_hash(&a, false));
+}
+
+/* Bits of a connection's word from WORD_STATE on: its state, and that it is not dying; and that a reply was seen. */
+enum { STATE_BITS = 0x1ff, ANSWERED_BIT = 1 << (WORD_ANSWERED - WORD_STATE) };
+
+/* The connection goes on as it is, only longer. A plain store may prolong it: should the connection end at this very
+ * moment, and its place be another's at once, that one lives at most as much longer as this one would have. */
+INLINE bool prolong(u64 *word, u32 bits, u32 expected, const struct facts *facts, u32 now)
+{
+	u64 old = READ_ONCE(*word);
+	if (unlikely((old >> WORD_STATE & bits) != expected))
+		return false;
+	u32 expiry = now + facts->timeouts[expected & (STATES - 1)];
+	if (likely((u32)old == expiry))
+		return true;
+	if (unlikely((s32)(expiry - (u32)old) < 0))
+		return false;
+	WRITE_ONCE(*(u32 *)word, expiry);
+	return true;
+}
+
+/* A checksum's 16 bits after this sum of differences. */
+INLINE u32 summed_anew(u32 check, u64 difference)
+{
+	u64 sum = (u16)~check + difference;
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (u16)~(sum + (sum >> 16));
+}
+
+/* One less to live, and the header's checksum with it: the first half of `middle`. */
+INLINE u32 aged(const struct wide *w)
+{
+	u32 check = (u16)(w->middle >> WIDE_CHECK) + (u32)to_be16(0x0100);
+	check += check >= 0xffff;
+	return ((u32)w->middle & 0xffff) - 1 + (check << WIDE_CHECK);
+}
+
+INLINE void write_links(void *data, const struct hop *hop)
+{
+	WORD_AT(u64, data, 0) = WORD_AT(const u64, hop->target_mac, 0);
+	WORD_AT(u32, data, 8) = WORD_AT(const u32, hop->target_mac, 8);
+}
+
+/* Its link padding goes, as the kernel cuts it off; false: it cannot. */
+INLINE bool cut_padding(struct xdp_md *ctx, u32 length)
+{
+	u32 there = frame_end(ctx, HOOK_XDP) - frame_start(ctx, HOOK_XDP);
+	return likely(there == ETHER + length) || !bpf_xdp_adjust_tail(ctx, (int)(ETHER + length) - (int)there);
+}
+
+/* Whether XDP sends to this hop: out of the device that the packet came in by, or one proven able. */
+INLINE bool reaches(const struct hop *hop, u32 input)
+{
+	u32 ifindex = hop->ifindex;
+	return likely(ifindex == input) || bpf_map_lookup_elem(&transmitters, &ifindex);
+}
+
+INLINE int sent_by(const struct hop *hop, u32 input)
+{
+	return likely(hop->ifindex == input) ? (int)XDP_TX : (int)bpf_redirect_map(&transmitters, hop->ifindex, 0);
+}
+
+INLINE int fast_direct(struct xdp_md *ctx, const struct wide *w, const struct hop *hop, u32 input)
+{
+	void *data = frame_start(ctx, HOOK_XDP);
+	if (data + ETHER + IPV4_BYTES > frame_end(ctx, HOOK_XDP))
+		return dropped(HOOK_XDP, REASON_SHORT);
+	write_links(data, hop);
+	WORD_AT(u32, data, ETHER + 8) = aged(w);
+	return sent_by(hop, input);
+}
+
+/* IP in IP: an outer header in front, as forward/tunnel.h has it. */
+INLINE int fast_tunnel(struct xdp_md *ctx, const struct wide *w, u32 index, const struct hop *hop,
+		       const struct settings *settings, u32 input)
+{
+	struct destination *d = LOOKUP(destinations, index);
+	if (!d || bpf_xdp_adjust_head(ctx, -IPV4_BYTES))
+		return dropped(HOOK_XDP, REASON_NO_HEADROOM);
+	void *data = frame_start(ctx, HOOK_XDP);
+	if (data + ETHER + 2 * IPV4_BYTES > frame_end(ctx, HOOK_XDP))
+		return dropped(HOOK_XDP, REASON_NO_HEADROOM);
+	bool df = w->head >> 48 & to_be16(IPV4_DF) && settings->pmtu_disc;
+	u64 number = df ? (u64)to_be16(IPV4_DF) << 16 : (u64)((u16)bpf_get_prandom_u32() ?: 1);
+	struct wide outer = {
+		.head = 0x45 | (u64)outer_tos(w->head >> 8) << 8 | (u64)to_be16(wide_length(w) + IPV4_BYTES) << 16 |
+			number << 32,
+		.middle = ((u8)w->middle - 1) | PROTO_IPIP << WIDE_PROTOCOL |
+			  (u64)(fib_gives_source ? hop->source.word[0] : d->source.word[0]) << WIDE_SOURCE,
+		.target = d->address.word[0],
+	};
+	outer.middle |= (u64)summed_anew(0xffff, header_words(&outer)) << WIDE_CHECK;
+	write_links(data, hop);
+	WORD_AT(u16, data, 12) = to_be16(ETHER_IPV4);
+	WORD_AT(u64, data, ETHER) = outer.head;
+	WORD_AT(u64, data, ETHER + 8) = outer.middle;
+	WORD_AT(u32, data, ETHER + 16) = outer.target;
+	WORD_AT(u32, data, ETHER + IPV4_BYTES + 8) = aged(w);
+	return sent_by(hop, input);
+}
+
+/* NAT of TCP: another target, or another source; both checksums follow. */
+INLINE int fast_nat(struct xdp_md *ctx, const struct wide *w, enum nat_side side, be32 to, be16 to_port,
+		    const struct hop *hop, u32 input)
+{
+	void *data = frame_start(ctx, HOOK_XDP);
+	if (data + FAST_BYTES > frame_end(ctx, HOOK_XDP))
+		return dropped(HOOK_XDP, REASON_SHORT);
+	be32 from = side == NAT_REQUEST ? w->target : w->middle >> WIDE_SOURCE;
+	be16 from_port = side == NAT_REQUEST ? w->ports >> 16 : w->ports;
+	u64 difference = (u64)(u32)~from + to;
+	u16 *sum = data + ETHER + IPV4_BYTES + 16;
+	*sum = summed_anew(*sum, difference + (u16)~from_port + to_port);
+	u32 life = aged(w);
+	WORD_AT(u32, data, ETHER + 8) = (life & 0xffff) | summed_anew(life >> WIDE_CHECK, difference) << WIDE_CHECK;
+	WORD_AT(u32, data, ETHER + (side == NAT_REQUEST ? 16 : 12)) = to;
+	WORD_AT(u16, data, ETHER + IPV4_BYTES + (side == NAT_REQUEST ? 2 : 0)) = to_port;
+	write_links(data, hop);
+	return sent_by(hop, input);
+}
+
+INLINE int fast_request(struct xdp_md *ctx, const struct wide *w, const struct root *root, u32 input)
+{
+	u8 protocol = wide_protocol(w);
+	u64 addresses = w->middle >> WIDE_SOURCE | (u64)w->target << 32, rest = w->ports | (u64)protocol << 32;
+	struct place4 *place = find_place(addresses, rest);
+	if (unlikely(!place))
+		return NOT_FAST;
+	struct connection *c = &OPAQUE(place)->connection;
+	u32 index = c->destination, now = ticks(), length = wide_length(w), method = c->method;
+	be16 port = c->port;
+	u64 live = READ_ONCE(root->live);
+	struct hop *hop = LOOKUP(hops, index);
+	if (unlikely(!hop) || unlikely(hop->quick != live) || unlikely(now - hop->stamp >= ticks_per_second))
+		return NOT_FAST;
+	if (unlikely((u8)w->middle <= 1) || unlikely(length > (method == METHOD_TUNNEL ? hop->room : hop->mtu)))
+		return NOT_FAST;
+	if (unlikely(method == METHOD_MASQ && protocol != PROTO_TCP) || unlikely(!reaches(hop, input)))
+		return NOT_FAST; /* UDP may be without a checksum */
+	struct counters *counters = LOOKUP(statistics, index);
+	u32 state = protocol == PROTO_TCP ? STATE_ESTABLISHED : STATE_UDP;
+	if (unlikely(!counters) || unlikely(!prolong(&c->word, STATE_BITS, state, &root->facts[live & 1], now)))
+		return NOT_FAST;
+	counters->in_packets += 1;
+	counters->in_bytes += length;
+	if (unlikely(!cut_padding(ctx, length)))
+		return dropped(HOOK_XDP, REASON_SHORT);
+	if (method == METHOD_ROUTE)
+		return fast_direct(ctx, w, hop, input);
+	if (method == METHOD_TUNNEL)
+		return fast_tunnel(ctx, w, index, hop, &root->settings, input);
+	struct destination *d = LOOKUP(destinations, index);
+	return d ? fast_nat(ctx, w, NAT_REQUEST, d->address.word[0], port, hop, input)
+		 : dropped(HOOK_XDP, REASON_SHORT);
+}
+
+/* The next hop to a client of NAT, if it is known and young: client_hop would give the same. */
+INLINE struct hop *known_client_hop(be32 client, be32 source, u32 input, u32 now)
+{
+	struct address a = {.word[0] = client};
+	struct client_hop *slot = LOOKUP(client_hops, (address_hash(&a, false) ^ source >> 24) & (HOP_SLOTS - 1));
+	if (unlikely(!slot) || unlikely(slot->family != 4) || unlikely(slot->ifindex != input) ||
+	    unlikely(slot->address.word[0] != client) || unlikely(slot->source.word[0] != source) ||
+	    unlikely(slot->hop.verdict != HOP_READY) || unlikely(now - slot->hop.stamp >= ticks_per_second))
+		return NULL;
+	return &slot->hop;
+}
+
+/* An answer of a NAT real server, of TCP. */
+INLINE int fast_answer(struct xdp_md *ctx, const struct wide *w, const struct root *root, u32 input)
+{
+	u64 key[2] = {w->middle >> WIDE_SOURCE | (u64)w->target << 32, w->ports | (u64)PROTO_TCP << 32};
+	struct reply4 *found = bpf_map_lookup_elem(&replies4, key);
+	if (unlikely(!found))
+		return NOT_FAST;
+	struct place4 *place = LOOKUP(connections4, found->slot);
+	u32 index = found->destination, now = ticks(), length = wide_length(w);
+	be32 virtual = found->address;
+	be16 port = found->port;
+	u64 live = READ_ONCE(root->live);
+	const struct facts *facts = &root->facts[live & 1];
+	struct hop *hop = known_client_hop(w->target, root->settings.snat_reroute ? virtual : w->middle >> WIDE_SOURCE,
+					   input, now);
+	struct destination *d = LOOKUP(destinations, index);
+	struct counters *counters = LOOKUP(statistics, index);
+	if (unlikely(!place) || unlikely(!hop) || unlikely(!d) || unlikely(!counters) || unlikely(!facts->services[0]))
+		return NOT_FAST;
+	if (unlikely((u8)w->middle <= 1) || unlikely(length > hop->mtu) || unlikely(!reaches(hop, input)) ||
+	    unlikely(!(destination_flags(d, live) & DESTINATION_AVAILABLE)))
+		return NOT_FAST;
+	if (unlikely(!prolong(&OPAQUE(place)->connection.word, STATE_BITS | ANSWERED_BIT,
+			      STATE_ESTABLISHED | ANSWERED_BIT, facts, now)))
+		return NOT_FAST;
+	counters->out_packets += 1;
+	counters->out_bytes += length;
+	if (unlikely(!cut_padding(ctx, length)))
+		return dropped(HOOK_XDP, REASON_SHORT);
+	return fast_nat(ctx, w, NAT_REPLY, virtual, port, hop, input);
+}
+
+/* A verdict, or NOT_FAST. */
+INLINE int fast(struct xdp_md *ctx, const struct root *root)
+{
+	void *data = frame_start(ctx, HOOK_XDP), *end = frame_end(ctx, HOOK_XDP);
+	if (unlikely(data + FAST_BYTES > end) || WORD_AT(const u16, data, 12) != to_be16(ETHER_IPV4))
+		return NOT_FAST;
+	struct wide w = {.head = WORD_AT(u64, data, ETHER), .middle = WORD_AT(u64, data, ETHER + 8),
+			 .target = WORD_AT(u32, data, ETHER + 16), .ports = WORD_AT(u32, data, ETHER + 20)};
+	bool request = wide_in_bitmap(root->vip_bits, w.target);
+	if (!request && !wide_in_bitmap(root->reply_bits, w.middle >> WIDE_SOURCE))
+		return wide_protocol(&w) == PROTO_ICMP ? NOT_FAST : (int)XDP_PASS;
+	u32 input = ctx->ingress_ifindex;
+	if (unlikely(!is_plain(data, end, &w)) || unlikely(root->standby) || !is_for_this_host(data, input))
+		return NOT_FAST;
+	if (request)
+		return fast_request(ctx, &w, root, input);
+	return wide_protocol(&w) == PROTO_TCP ? fast_answer(ctx, &w, root, input) : NOT_FAST;
+}
