@@ -1,0 +1,27 @@
+"""What the expirer notes of its goes, between two moments."""
+
+from __future__ import annotations
+
+from pylvs.bench.pace import Pace
+from pylvs.dataplane import abi
+
+
+def pace(goes: dict[int, int], spent_ns: int = 0, ended: int = 0) -> Pace:
+    """So many goes of each class of lengths."""
+    lengths = tuple(goes.get(n, 0) for n in range(abi.constant("PACE_CLASSES")))
+    return Pace(sum(lengths), spent_ns, ended, lengths)
+
+
+def test_goes_longer_than_a_millisecond_are_late() -> None:
+    assert abi.constant("PACE_FIRST_NS") << 6 == 1_000_000
+    assert pace({0: 5, 6: 4}).late == 0
+    assert pace({6: 4, 7: 3, 15: 2}).late == 5
+
+
+def test_what_came_between_two_moments_is_their_difference() -> None:
+    before, after = pace({3: 5}, 1000, 7), pace({3: 6, 7: 2}, 2_001_000, 17)
+    assert after.since(before) == pace({3: 1, 7: 2}, 2_000_000, 10)
+
+
+def test_the_share_is_percent_of_one_core() -> None:
+    assert pace({3: 1}, 5_000_000).share(0.1) == 5
