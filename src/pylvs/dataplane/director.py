@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from pylvs.dataplane.listing import ConnectionReader, Reader
+from pylvs.dataplane.listing import Reader
 from pylvs.dataplane.opened import Opened
 from pylvs.dataplane.reasons import expiry, reason_counts
 from pylvs.dataplane.state import State, collect_dead_states
@@ -165,6 +165,8 @@ class BpfDirector:
     def connections(self) -> Iterator[Connection]:
         """See the protocol."""
         if self.state.exists:
+            from pylvs.dataplane.connections import ConnectionReader  # late: other listings do without
+
             self._opened.renew()
             yield from ConnectionReader(self.tables).connections()
 

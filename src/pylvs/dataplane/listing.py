@@ -1,4 +1,4 @@
-"""Reading the tables: services with their destinations and counters, and the connection table.
+"""Reading the tables: services with their destinations and counters.
 
 Readers take no lock. They read again when an edit came between (`live` has changed).
 """
@@ -6,26 +6,20 @@ Readers take no lock. They read again when an edit came between (`live` has chan
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
-from pylvs.dataplane import abi, encode, load
+from pylvs.dataplane import abi, encode
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.versions import Versions
-from pylvs.model.connection import SCTP_STATES, TCP_STATES, Connection
 from pylvs.model.director import DestinationRow, ServiceRow
-from pylvs.model.service import Protocol
 from pylvs.model.statistics import Counters, Rates
 
 _READS = 50  # of a table that keeps changing
 _MASK64 = (1 << 64) - 1
 NO_COUNTS = (0,) * 5
 NO_COUNTERS, NO_RATES = Counters(), Rates()
-_KEY = {version: struct.Struct(f"!{width}s{width}sHHBB2x") for version, width in ((4, 4), (6, 16))}  # tuple4, tuple6
-_TARGET = 1  # in what it gives
-_NO_TARGET = bytes(4)
-_PLACES = 1024  # of the table of IPv4 connections that are read at once
 _SHOWN = ("address", "active", "inactive", "persistent", "port", "family")
 _MEMBER = ("destination", "weight", "upper", "lower", "method", "tunnel")
 Result = TypeVar("Result")
@@ -198,98 +192,3 @@ class Reader:
             rows.append(DestinationRow(destination, active, inactive, persistent, counters, rates))
         counters, rates = statistics.service(slot, owned), statistics.rates(owned)
         return ServiceRow(encode.service_of(version), tuple(rows), counters, rates)
-
-
-class ConnectionReader:
-    """The connection table as a listing shows it."""
-
-    def __init__(self, tables: Tables) -> None:
-        self._tables = tables
-        self._second = load.ticks_per_second()
-        self._plain = abi.constant("TUPLE_CONNECTION")
-        self._masq = abi.constant("METHOD_MASQ")
-        self._bypass = abi.constant("METHOD_BYPASS")
-        self._before_sctp = abi.constant("STATE_SCTP_INIT1") - 1
-        codec = abi.struct("connection")
-        self._form = codec.view("word", "slot", "destination", "port:2s", "method")
-
-    def clock(self) -> int:
-        """The packet path's clock, in ticks."""
-        return load.clock(self._tables.state)
-
-    def connections(self) -> Iterator[Connection]:
-        """Every entry, in no particular order, a batch at a time."""
-        yield from self._connections4()
-        yield from self._connections6()
-
-    def _connections4(self) -> Iterator[Connection]:
-        """Of IPv4: the places of the table that somebody has."""
-        table, codec = self._tables.connections4, abi.struct("place4")
-        at_tuple, at_connection, at_control = (codec.fields[name].offset for name in ("tuple", "connection", "control"))
-        taken_at = (at_connection + abi.struct("connection").fields["slot"].offset) // 4
-        assured_at = at_control + abi.struct("control").fields["assured"].offset
-        batch = _PLACES * table.stride
-        nobody = bytes(batch)
-        for start in range(0, len(table.memory), batch):
-            block = bytes(table.memory[start : start + batch])
-            if block == nobody:
-                continue
-            now = self.clock()
-            for place, slot in enumerate(memoryview(block).cast("I")[taken_at :: table.stride // 4].tolist()):
-                if not slot:
-                    continue
-                base = place * table.stride
-                key = _KEY[4].unpack_from(block, base + at_tuple)
-                if key[_TARGET] != _NO_TARGET:  # else it is just being filled
-                    word, _, *rest = self._form.unpack_from(block, base + at_connection)
-                    yield self._connection(4, key, word, rest, block[base + assured_at], now)
-
-    def _connections6(self) -> Iterator[Connection]:
-        """Of IPv6: NAT's have their word, and templates what became of them, in arrays."""
-        form, controls = _KEY[6], self._tables.controls6
-        first = load.places(self._tables.pool.get(0, "capacity"))
-        for keys, values, count in self._tables.connections6.chunks():
-            now = self.clock()
-            pairs = zip(
-                form.iter_unpack(keys[: count * form.size]),
-                self._form.iter_unpack(values[: count * self._form.size]),
-                strict=True,
-            )
-            for key, (word, slot, *rest) in pairs:
-                if rest[-1] == self._masq:
-                    word = self._tables.words6.words[slot - first]
-                yield self._connection(6, key, word, rest, controls.get(slot - first, "assured"), now)
-
-    def _connection(
-        self, version: int, key: tuple[Any, ...], word: int, rest: Sequence[Any], assured: int, now: int
-    ) -> Connection:
-        source, target, source_port, target_port, protocol, kind = key
-        destination, port, method = rest
-        state = word >> abi.constant("WORD_STATE") & 0xFF
-        left = (word & 0xFFFFFFFF) - now & 0xFFFFFFFF
-        if left >= 1 << 31:
-            left = 0  # due, and about to go
-        template = "ASSURED" if assured else "NONE"
-        name = self._state_name(protocol, state) if kind == self._plain else template
-        family, real = version, bytes(encode.ADDRESS_BYTES)
-        if method != self._bypass:  # which has no destination
-            fields = self._tables.destinations
-            family, real = fields.get(destination, "family") or version, fields.get(destination, "address")
-        return Connection(
-            protocol,
-            name,
-            int(left / self._second),
-            encode.address_of(source, version),
-            source_port,
-            encode.address_of(target, version),
-            target_port,
-            encode.address_of(real, family),
-            int.from_bytes(port, "big"),
-        )
-
-    def _state_name(self, protocol: int, state: int) -> str:
-        if protocol == Protocol.UDP:
-            return "UDP"
-        if protocol == Protocol.SCTP:
-            return SCTP_STATES[max(state - self._before_sctp, 0)]
-        return TCP_STATES[state] if state < len(TCP_STATES) else "NONE"

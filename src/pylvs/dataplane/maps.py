@@ -24,6 +24,7 @@ INNER_MAP = 1 << 12  # BPF_F_INNER_MAP: arrays within a map may differ in length
 
 _BATCH = 4096  # elements of one batch call
 _PAGE = mmap.PAGESIZE
+_WINDOW = 1 << 22  # bytes of a large array that are in memory at once
 Self = TypeVar("Self", bound="Map")
 
 
@@ -320,3 +321,22 @@ class MmapArray(Map):
             with suppress(BufferError):  # somebody still looks at an element; the mapping goes with the last view
                 self._memory.close()
         super().close()
+
+
+class LargeArray(Map):
+    """An array made with BPF_F_MMAPABLE that is larger than a process should become: read in parts."""
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        """Copies of so many bytes each, the last one shorter. `size` must be a part of 4 MB."""
+        stride = (self.value_size + 7) & ~7
+        length = (stride * self.max_entries + _PAGE - 1) // _PAGE * _PAGE
+        for start in range(0, length, _WINDOW):
+            with self._window(start, min(_WINDOW, length - start)) as window:
+                for at in range(0, len(window), size):
+                    yield window[at : at + size]
+
+    def _window(self, start: int, length: int) -> mmap.mmap:
+        try:
+            return mmap.mmap(self.fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
+        except OSError as error:
+            raise failures.failure(error.errno or 0, f"mapping {self.name} into memory") from None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pylvs.dataplane import follow
-from pylvs.dataplane.listing import ConnectionReader, Reader
+from pylvs.dataplane.connections import ConnectionReader
+from pylvs.dataplane.listing import Reader
 from pylvs.dataplane.tables import Tables
 from pylvs.model.errors import Busy
 

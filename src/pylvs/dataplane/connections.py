@@ -1,0 +1,145 @@
+"""The connection table as a listing shows it, read while packets change it: some thousand places at a time."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+from pylvs.dataplane import abi, encode, load
+from pylvs.dataplane.maps import LargeArray
+from pylvs.dataplane.tables import Tables
+from pylvs.model.addresses import Address
+from pylvs.model.connection import SCTP_STATES, TCP_STATES, Connection
+from pylvs.model.service import Protocol
+
+_BLOCK = 1 << 16  # bytes of the table of IPv4 connections that are read at once
+_KEY6 = struct.Struct("!16s16sHHBB2x")  # tuple6
+_PLACE4 = (
+    "tuple.source",
+    "tuple.target",
+    "tuple.source_port",
+    "tuple.target_port",
+    "tuple.protocol",
+    "tuple.kind",
+    "connection.word",
+    "connection.slot",
+    "connection.destination",
+    "connection.port",
+    "connection.method",
+    "control.assured",
+)
+_ANY_SERVER = bytes(encode.ADDRESS_BYTES)
+
+
+class ConnectionReader:
+    """Entry by entry; what a place has is that of one moment."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._second = load.ticks_per_second()
+        self._plain = abi.constant("TUPLE_CONNECTION")
+        self._masq = abi.constant("METHOD_MASQ")
+        self._bypass = abi.constant("METHOD_BYPASS")
+        self._state = abi.constant("WORD_STATE")
+        self._before_sctp = abi.constant("STATE_SCTP_INIT1") - 1
+        self._now = 0
+        self._servers: dict[int, Address] = {}  # by slot, while a block is read
+
+    def clock(self) -> int:
+        """The packet path's clock, in ticks."""
+        return load.clock(self._tables.state)
+
+    def connections(self) -> Iterator[Connection]:
+        """Every entry, in no particular order."""
+        yield from self._connections4()
+        yield from self._connections6()
+
+    def _begin_block(self) -> None:
+        self._now = self.clock()
+        self._servers.clear()
+
+    def _connections4(self) -> Iterator[Connection]:
+        """Of IPv4: the places of the table that somebody has."""
+        place4, ntohs, ntohl = abi.struct("place4"), socket.ntohs, socket.ntohl
+        form, stride, slot_at = place4.view(*_PLACE4), place4.size, place4.offset("connection.slot")
+        nobody, virtual = bytes(_BLOCK), dict[int, IPv4Address]()
+        for block in LargeArray.open(self._tables.path("connections4")).blocks(_BLOCK):
+            if block == nobody:
+                continue
+            self._begin_block()
+            virtual.clear()
+            slots = memoryview(block).cast("I")[slot_at // 4 :: stride // 4].tolist()
+            for base in [place * stride for place, slot in enumerate(slots) if slot]:
+                source, target, source_port, target_port, protocol, kind, word, _, server, port, method, assured = (
+                    form.unpack_from(block, base)
+                )
+                if not target:
+                    continue  # it is just being filled
+                address = virtual.get(target)
+                if address is None:
+                    address = virtual[target] = IPv4Address(ntohl(target))
+                yield Connection(
+                    protocol,
+                    self._state_name(protocol, kind, word, assured),
+                    self._left_s(word),
+                    IPv4Address(ntohl(source)),
+                    ntohs(source_port),
+                    address,
+                    ntohs(target_port),
+                    self._server(server, method, 4),
+                    ntohs(port),
+                )
+
+    def _connections6(self) -> Iterator[Connection]:
+        """Of IPv6: NAT's have their word, and templates what became of them, in arrays."""
+        controls = self._tables.controls6
+        form = abi.struct("connection").view("word", "slot", "destination", "port", "method")
+        first = load.places(self._tables.pool.get(0, "capacity"))
+        for keys, values, count in self._tables.connections6.chunks():
+            self._begin_block()
+            pairs = zip(
+                _KEY6.iter_unpack(keys[: count * _KEY6.size]),
+                form.iter_unpack(values[: count * form.size]),
+                strict=True,
+            )
+            for (source, target, source_port, target_port, protocol, kind), (word, slot, server, port, method) in pairs:
+                if method == self._masq:
+                    word = self._tables.words6.words[slot - first]
+                yield Connection(
+                    protocol,
+                    self._state_name(protocol, kind, word, controls.get(slot - first, "assured")),
+                    self._left_s(word),
+                    encode.address_of(source, 6),
+                    source_port,
+                    encode.address_of(target, 6),
+                    target_port,
+                    self._server(server, method, 6),
+                    socket.ntohs(port),
+                )
+
+    def _left_s(self, word: int) -> int:
+        left = (word & 0xFFFFFFFF) - self._now & 0xFFFFFFFF
+        return int(left / self._second) if left < 1 << 31 else 0  # due, and about to go
+
+    def _state_name(self, protocol: int, kind: int, word: int, assured: int) -> str:
+        if kind != self._plain:
+            return "ASSURED" if assured else "NONE"
+        state = word >> self._state & 0xFF
+        if protocol == Protocol.UDP:
+            return "UDP"
+        if protocol == Protocol.SCTP:
+            return SCTP_STATES[max(state - self._before_sctp, 0)]
+        return TCP_STATES[state] if state < len(TCP_STATES) else "NONE"
+
+    def _server(self, slot: int, method: int, version: int) -> Address:
+        """A destination's address."""
+        if method == self._bypass:  # which has no destination
+            return encode.address_of(_ANY_SERVER, version)
+        found = self._servers.get(slot)
+        if found is None:
+            table = self._tables.destinations
+            family = table.get(slot, "family") or version
+            found = self._servers[slot] = encode.address_of(table.get(slot, "address"), family)
+        return found
