@@ -165,12 +165,13 @@ class LargeTable:
 
     def list(self) -> tuple[int, float, float, float]:
         """Connections that `ipvsadm -Lnc` shows; its seconds, processor seconds and megabytes at most."""
-        begin, lines = time.monotonic(), 0
+        begin, lines, megabytes = time.monotonic(), 0, 0.0
         running = subprocess.Popen([*program(), "-Lnc"], stdout=subprocess.PIPE)
         assert running.stdout is not None
         try:
-            while part := running.stdout.read(_MB):
+            while part := os.read(running.stdout.fileno(), _MB):
                 lines += part.count(b"\n")
+                megabytes = max(megabytes, _most_memory(running.pid))
         except BaseException:
             running.kill()
             raise
@@ -178,7 +179,7 @@ class LargeTable:
         running.returncode = os.waitstatus_to_exitcode(status)
         running.stdout.close()
         took = time.monotonic() - begin
-        return max(lines - _TITLES, 0), took, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+        return max(lines - _TITLES, 0), took, used.ru_utime + used.ru_stime, megabytes or used.ru_maxrss / 1024
 
     def bytes_each(self) -> float:
         """Kernel memory of every map whose size goes with the table's, for each connection."""
@@ -189,6 +190,15 @@ class LargeTable:
                 total += memory_of(descriptor)
                 os.close(descriptor)
         return total / self.connections
+
+
+def _most_memory(process: int) -> float:
+    """Megabytes that a process ever had at once; 0 when it is gone. (What wait(2) tells counts its parent's, too.)"""
+    with open(f"/proc/{process}/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return 0.0
 
 
 @contextmanager

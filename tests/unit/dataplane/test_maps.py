@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from pylvs.dataplane import libbpf
-from pylvs.dataplane.maps import EXIST, MMAPABLE, NOEXIST, ArrayMap, HashMap, MmapArray, PerCpuArray
+from pylvs.dataplane.maps import EXIST, MMAPABLE, NOEXIST, ArrayMap, HashMap, LargeArray, MmapArray, PerCpuArray
 from pylvs.model.errors import NoRoom, PylvsError
 
 HASH, ARRAY, PERCPU_ARRAY = 1, 2, 6
@@ -117,6 +117,20 @@ def test_mapped_memory_and_calls_see_the_same_words() -> None:
         assert bytes(live) == value(4), "a view is live"
         with pytest.raises(IndexError):
             mapped.value(1000)
+
+
+def test_a_large_array_is_read_in_parts_and_whole() -> None:
+    """More than is in memory at once, and not a whole number of parts."""
+    count, part = 150_001, 1 << 16
+    with MmapArray(libbpf.create_map(ARRAY, "large", 4, 64, count, MMAPABLE)) as mapped:
+        for index in range(0, count, 5_000):
+            mapped.words[index * 8] = index + 1
+        with LargeArray.duplicate(mapped.fd) as large:
+            blocks = list(large.blocks(part))
+        assert {len(block) for block in blocks[:-1]} == {part}
+        whole = b"".join(blocks)
+        assert whole[: len(mapped.memory)] == mapped.memory.tobytes()
+        assert not any(whole[len(mapped.memory) :])
 
 
 def test_a_map_that_was_not_made_for_it_cannot_be_mapped() -> None:
