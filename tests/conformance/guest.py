@@ -56,8 +56,6 @@ def play(wire: Wire, steps: list[Any]) -> dict[str, Any]:
     wire.fresh(plan=plan, ip_forward=1, vips=1, loose=False, extra=["addr change fd77::100/128 dev d0 preferred_lft 0"])
     for name, value in (("ipv4/icmp_ratemask", "0"), ("ipv6/icmp/ratemask", "0")):  # errors are not held back
         Path("/proc/sys/net", name).write_text(value)
-    for tool in "iptables-legacy", "ip6tables-legacy":  # else FTP by NAT switches tracking on (docs/differences.md)
-        wire.command(tool, "-t", "raw", "-A", "PREROUTING", "-j", "CT", "--notrack")
     began = time.monotonic()
     done = []
     for step in steps:
@@ -82,7 +80,6 @@ def play(wire: Wire, steps: list[Any]) -> dict[str, Any]:
 def main() -> int:
     """Play all examples."""
     subprocess.run(["rmmod", "ip_vs_ftp"], check=False)  # it checks sums on port 21, and rewrites: another subject
-    subprocess.run(["modprobe", "-d", "/tmp/modprobe", "-a", "iptable_raw", "ip6table_raw", "xt_CT"], check=True)
     examples = json.loads(Path(sys.argv[1]).read_text())
     with Wire(Hooks(idle=IDLE_S)) as wire:
         Path(sys.argv[2]).write_text(json.dumps([play(wire, steps) for steps in examples]))

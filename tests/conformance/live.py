@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -15,6 +15,7 @@ from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualServic
 from pylvs.reference.outcome import Outcome, Verdict
 from pylvs.reference.packet import HEADER_BYTES, ICMP, ICMP6, parse
 from pylvs.reference.sums import checksum
+from pylvs.reference.tables import FTP
 from tests.conformance.routes import OneRouteDirector
 from tests.conformance.script import Guest, line
 from tests.packet.fuzz.shrink import told
@@ -64,11 +65,24 @@ def scripted(steps: Sequence[Wired]) -> list[list[Any]]:
 def random_example(tables: list[Edit], seed: int, frames: int) -> list[Wired]:
     """Tables, and traffic that fits on the wire.
 
-    Left out are options, what only the host's stack answers, and packets from port 0 (docs/differences.md).
+    Left out are options, what only the host's stack answers, and (docs/differences.md) packets from port 0 and NAT for
+    FTP, which switches netfilter's tracking on.
     """
     traffic = Traffic(tables, seed, options=False)
     steps: list[Step] = [*tables, *traffic.steps(frames, edits=0.03)]
-    return [step for step in steps if not isinstance(step, StandBy) and (not isinstance(step, bytes) or _fits(step))]
+    return [
+        _untracked(step)
+        for step in steps
+        if not isinstance(step, StandBy) and (not isinstance(step, bytes) or _fits(step))
+    ]
+
+
+def _untracked(step: Edit | bytes) -> Edit | bytes:
+    """With direct routing, and thus no port of the server's own, where it would be FTP by NAT."""
+    if not isinstance(step, AddServer | EditServer) or step.key.port != FTP or step.destination.method != Method.MASQ:
+        return step
+    key = replace(step.destination.key, port=FTP)
+    return replace(step, destination=replace(step.destination, key=key, method=Method.ROUTE))
 
 
 def _fits(frame: bytes) -> bool:
