@@ -17,7 +17,7 @@ from pylvs.bench.beside.wire import Wire, new_wire
 from pylvs.dataplane.libbpf import BpfObject
 from pylvs.model.errors import PylvsError
 
-_PROTOCOLS = {"udp": frames.UDP, "tcp": frames.TCP}
+PROTOCOLS = {"udp": frames.UDP, "tcp": frames.TCP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def _through(way: Way, wire: Wire, sending: Traffic, opened: BpfObject, size: Si
     with ways.far_end(wire, opened, way.native, ending=True):
         single = Frames(wire, opened, size.rounds, size.frames)
         for method, aim in way.aims.items():
-            for name, protocol in _PROTOCOLS.items():
+            for name, protocol in PROTOCOLS.items():
                 through = method == NAT
                 taken[method][f"frame_{name}"] = single.measure(protocol, aim, False, through)
                 if through:

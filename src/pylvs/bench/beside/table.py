@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from pylvs.bench.beside import traffic
-from pylvs.bench.beside.measure import Found
+from pylvs.bench.beside.measure import PROTOCOLS, Found
 from pylvs.bench.beside.ways import DR, FLOOR_XDP, IPVS, NAT, NFTABLES, ROUTED, WAYS, Way
 
 GOALS = {DR: 6.0, NAT: 5.0}  # so many times what pylvs at native XDP takes above the floor, IPVS takes
@@ -30,11 +30,12 @@ HEADINGS = (
     "requests/s",
     "bulk Mbit/s",
 )
+_WHAT = ("frame", "answer")
 _RATES = (traffic.UDP, traffic.ECHO, traffic.CONNECT, traffic.HTTP)
 NOTES = (
     "a packet: {unit} for a shortest frame of UDP, of a known connection, from the driver's hands to the far end's",
-    "above floor: without what the least program takes that sends at XDP; answer: likewise, of what NAT brings back",
-    "routing, nftables, IPVS: so many times as much they take above the floor, there and (NAT) back",
+    "above floor, of UDP / TCP: without what the least program at XDP takes; answer: likewise, of what NAT brings back",
+    "routing, nftables, IPVS: so many times as much they take above the floor, there and (NAT) back; the lesser one",
     "rates: sockets at both ends too, on one processor; a veth copies what it takes natively: compare with that floor",
 )
 
@@ -45,18 +46,22 @@ def above(found: Found, way: str, method: str, measurement: str) -> float | None
     return None if cost is None or floor is None else cost - floor
 
 
-def whole(found: Found, way: str, method: str) -> float | None:
+def whole(found: Found, way: str, method: str, protocol: str) -> float | None:
     """Above the floor: of a frame, and with NAT the mean of one there and one back."""
-    there = above(found, way, method, "frame_udp")
-    back = above(found, way, method, "answer_udp") if method == NAT else there
+    there = above(found, way, method, f"frame_{protocol}")
+    back = above(found, way, method, f"answer_{protocol}") if method == NAT else there
     return None if there is None or back is None else (there + back) / 2
 
 
 def times(found: Found, way: str, method: str, other: Way) -> float | None:
-    """So many times as much as this way the other one takes above the floor."""
-    own = whole(found, way, method)
-    others = whole(found, other.name, method if method in other.aims else NAT)
-    return others / own if own and others and own > 0 else None
+    """So many times as much as this way the other one takes above the floor: of UDP and TCP where it is less."""
+    ratios = []
+    for protocol in PROTOCOLS:
+        own = whole(found, way, method, protocol)
+        others = whole(found, other.name, method if method in other.aims else NAT, protocol)
+        if own and others and own > 0:
+            ratios.append(others / own)
+    return min(ratios, default=None)
 
 
 def reached(found: Found, way: str, method: str) -> bool | None:
@@ -67,6 +72,10 @@ def reached(found: Found, way: str, method: str) -> bool | None:
 
 def _count(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
+
+
+def _both(values: list[float | None]) -> str:
+    return " / ".join(map(_count, values)) if any(value is not None for value in values) else "–"
 
 
 def _times(value: float | None) -> str:
@@ -86,8 +95,7 @@ def lines(found: Found) -> Iterator[tuple[tuple[str, ...], bool | None]]:
             cells = [
                 label,
                 _count(found.cost(way.name, method, "frame_udp")),
-                _count(above(found, way.name, method, "frame_udp")),
-                _count(above(found, way.name, method, "answer_udp")),
+                *(_both([above(found, way.name, method, f"{what}_{each}") for each in PROTOCOLS]) for what in _WHAT),
                 *(_times(None if floor else times(found, way.name, method, each)) for each in (ROUTED, NFTABLES, IPVS)),
                 *(_rate(found.cost(way.name, method, each.name)) for each in _RATES),
                 _rate(found.cost(way.name, method, traffic.BULK.name), _SEGMENT_BITS / 1e6),
