@@ -355,6 +355,8 @@ struct hop { /* where packets to an address leave */
 	u32 room; /* for a packet in an IP-in-IP tunnel; 0: less than IP demands */
 	u32 verdict;
 	u64 quick; /* the generation in which packets may go this way without another question: fast.h; 0: none */
+	u32 life_tcp; /* in it, of an established connection, in ticks */
+	u32 life_udp;
 	struct address gateway; /* next hop on the link */
 	struct address source; /* the address this host would use */
 };

@@ -77,12 +77,11 @@ enum { STATE_BITS = 0x1ff, ANSWERED_BIT = 1 << (WORD_ANSWERED - WORD_STATE) };
 
 /* The connection goes on as it is, only longer. A plain store may prolong it: should the connection end at this very
  * moment, and its place be another's at once, that one lives at most as much longer as this one would have. */
-INLINE bool prolong(u64 *word, u32 bits, u32 expected, const struct facts *facts, u32 now)
+INLINE bool prolong(u64 *word, u32 bits, u32 expected, u32 expiry)
 {
 	u64 old = READ_ONCE(*word);
 	if (unlikely((old >> WORD_STATE & bits) != expected))
 		return false;
-	u32 expiry = now + facts->timeouts[expected & (STATES - 1)];
 	if (likely((u32)old == expiry))
 		return true;
 	if (unlikely((s32)(expiry - (u32)old) < 0))
@@ -114,38 +113,42 @@ INLINE void write_links(void *data, const struct hop *hop)
 	WORD_AT(u32, data, 8) = WORD_AT(const u32, hop->target_mac, 8);
 }
 
-/* Its link padding goes, as the kernel cuts it off; false: it cannot. */
+/* Link padding goes, as the kernel cuts it off; false: it cannot. */
 INLINE bool cut_padding(struct xdp_md *ctx, u32 length)
 {
 	u32 there = frame_end(ctx, HOOK_XDP) - frame_start(ctx, HOOK_XDP);
 	return likely(there == ETHER + length) || !bpf_xdp_adjust_tail(ctx, (int)(ETHER + length) - (int)there);
 }
 
-/* Whether XDP sends to this hop: out of the device that the packet came in by, or one proven able. */
-INLINE bool reaches(const struct hop *hop, u32 input)
+/* How XDP sends to a hop: out of the device that the packet came in by, out of another that is proven able, or not. */
+enum way { WAY_BACK, WAY_ACROSS, WAY_NONE };
+
+INLINE enum way way_to(const struct hop *hop, u32 input)
 {
 	u32 ifindex = hop->ifindex;
-	return likely(ifindex == input) || bpf_map_lookup_elem(&transmitters, &ifindex);
+	if (likely(ifindex == input))
+		return WAY_BACK;
+	return bpf_map_lookup_elem(&transmitters, &ifindex) ? WAY_ACROSS : WAY_NONE;
 }
 
-INLINE int sent_by(const struct hop *hop, u32 input)
+INLINE int sent_by(const struct hop *hop, enum way way)
 {
-	return likely(hop->ifindex == input) ? (int)XDP_TX : (int)bpf_redirect_map(&transmitters, hop->ifindex, 0);
+	return likely(way == WAY_BACK) ? (int)XDP_TX : (int)bpf_redirect_map(&transmitters, hop->ifindex, 0);
 }
 
-INLINE int fast_direct(struct xdp_md *ctx, const struct wide *w, const struct hop *hop, u32 input)
+INLINE int fast_direct(struct xdp_md *ctx, const struct wide *w, const struct hop *hop, enum way way)
 {
 	void *data = frame_start(ctx, HOOK_XDP);
 	if (data + ETHER + IPV4_BYTES > frame_end(ctx, HOOK_XDP))
 		return dropped(HOOK_XDP, REASON_SHORT);
 	write_links(data, hop);
 	WORD_AT(u32, data, ETHER + 8) = aged(w);
-	return sent_by(hop, input);
+	return sent_by(hop, way);
 }
 
 /* IP in IP: an outer header in front, as forward/tunnel.h has it. */
 INLINE int fast_tunnel(struct xdp_md *ctx, const struct wide *w, u32 index, const struct hop *hop,
-		       const struct settings *settings, u32 input)
+		       const struct settings *settings, enum way way)
 {
 	struct destination *d = LOOKUP(destinations, index);
 	if (!d || bpf_xdp_adjust_head(ctx, -IPV4_BYTES))
@@ -169,12 +172,12 @@ INLINE int fast_tunnel(struct xdp_md *ctx, const struct wide *w, u32 index, cons
 	WORD_AT(u64, data, ETHER + 8) = outer.middle;
 	WORD_AT(u32, data, ETHER + 16) = outer.target;
 	WORD_AT(u32, data, ETHER + IPV4_BYTES + 8) = aged(w);
-	return sent_by(hop, input);
+	return sent_by(hop, way);
 }
 
 /* NAT of TCP: another target, or another source; both checksums follow. */
 INLINE int fast_nat(struct xdp_md *ctx, const struct wide *w, enum nat_side side, be32 to, be16 to_port,
-		    const struct hop *hop, u32 input)
+		    const struct hop *hop, enum way way)
 {
 	void *data = frame_start(ctx, HOOK_XDP);
 	if (data + FAST_BYTES > frame_end(ctx, HOOK_XDP))
@@ -189,7 +192,7 @@ INLINE int fast_nat(struct xdp_md *ctx, const struct wide *w, enum nat_side side
 	WORD_AT(u32, data, ETHER + (side == NAT_REQUEST ? 16 : 12)) = to;
 	WORD_AT(u16, data, ETHER + IPV4_BYTES + (side == NAT_REQUEST ? 2 : 0)) = to_port;
 	write_links(data, hop);
-	return sent_by(hop, input);
+	return sent_by(hop, way);
 }
 
 INLINE int fast_request(struct xdp_md *ctx, const struct wide *w, const struct root *root, u32 input)
@@ -206,24 +209,31 @@ INLINE int fast_request(struct xdp_md *ctx, const struct wide *w, const struct r
 	struct hop *hop = LOOKUP(hops, index);
 	if (unlikely(!hop) || unlikely(hop->quick != live) || unlikely(now - hop->stamp >= ticks_per_second))
 		return NOT_FAST;
-	if (unlikely((u8)w->middle <= 1) || unlikely(length > (method == METHOD_TUNNEL ? hop->room : hop->mtu)))
+	u32 most = hop->mtu, state = STATE_ESTABLISHED, life = hop->life_tcp;
+	if (method == METHOD_TUNNEL)
+		most = hop->room;
+	if (unlikely(protocol != PROTO_TCP)) {
+		if (method == METHOD_MASQ)
+			return NOT_FAST; /* UDP may be without a checksum */
+		state = STATE_UDP;
+		life = hop->life_udp;
+	}
+	enum way way = way_to(hop, input);
+	if (unlikely((u8)w->middle <= 1) || unlikely(length > most) || unlikely(way == WAY_NONE))
 		return NOT_FAST;
-	if (unlikely(method == METHOD_MASQ && protocol != PROTO_TCP) || unlikely(!reaches(hop, input)))
-		return NOT_FAST; /* UDP may be without a checksum */
 	struct counters *counters = LOOKUP(statistics, index);
-	u32 state = protocol == PROTO_TCP ? STATE_ESTABLISHED : STATE_UDP;
-	if (unlikely(!counters) || unlikely(!prolong(&c->word, STATE_BITS, state, &root->facts[live & 1], now)))
+	if (unlikely(!counters) || unlikely(!prolong(&c->word, STATE_BITS, state, now + life)))
 		return NOT_FAST;
 	counters->in_packets += 1;
 	counters->in_bytes += length;
 	if (unlikely(!cut_padding(ctx, length)))
 		return dropped(HOOK_XDP, REASON_SHORT);
 	if (method == METHOD_ROUTE)
-		return fast_direct(ctx, w, hop, input);
+		return fast_direct(ctx, w, hop, way);
 	if (method == METHOD_TUNNEL)
-		return fast_tunnel(ctx, w, index, hop, &root->settings, input);
+		return fast_tunnel(ctx, w, index, hop, &root->settings, way);
 	struct destination *d = LOOKUP(destinations, index);
-	return d ? fast_nat(ctx, w, NAT_REQUEST, d->address.word[0], port, hop, input)
+	return d ? fast_nat(ctx, w, NAT_REQUEST, d->address.word[0], port, hop, way)
 		 : dropped(HOOK_XDP, REASON_SHORT);
 }
 
@@ -258,17 +268,18 @@ INLINE int fast_answer(struct xdp_md *ctx, const struct wide *w, const struct ro
 	struct counters *counters = LOOKUP(statistics, index);
 	if (unlikely(!place) || unlikely(!hop) || unlikely(!d) || unlikely(!counters) || unlikely(!facts->services[0]))
 		return NOT_FAST;
-	if (unlikely((u8)w->middle <= 1) || unlikely(length > hop->mtu) || unlikely(!reaches(hop, input)) ||
+	enum way way = way_to(hop, input);
+	if (unlikely((u8)w->middle <= 1) || unlikely(length > hop->mtu) || unlikely(way == WAY_NONE) ||
 	    unlikely(!(destination_flags(d, live) & DESTINATION_AVAILABLE)))
 		return NOT_FAST;
 	if (unlikely(!prolong(&OPAQUE(place)->connection.word, STATE_BITS | ANSWERED_BIT,
-			      STATE_ESTABLISHED | ANSWERED_BIT, facts, now)))
+			      STATE_ESTABLISHED | ANSWERED_BIT, now + facts->timeouts[STATE_ESTABLISHED])))
 		return NOT_FAST;
 	counters->out_packets += 1;
 	counters->out_bytes += length;
 	if (unlikely(!cut_padding(ctx, length)))
 		return dropped(HOOK_XDP, REASON_SHORT);
-	return fast_nat(ctx, w, NAT_REPLY, virtual, port, hop, input);
+	return fast_nat(ctx, w, NAT_REPLY, virtual, port, hop, way);
 }
 
 /* A verdict, or NOT_FAST. */
