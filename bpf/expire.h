@@ -186,7 +186,7 @@ INLINE bool thinned(struct pool *pool, const struct settings *settings, u64 unti
 /* One go of a round. True while there is more of the round. */
 INLINE bool swept(struct pool *pool, u64 until, struct pace *pace)
 {
-	u32 lines = lines_used(pool);
+	u32 lines = READ_ONCE(pool->used) ? lines_used(pool) : 0; /* before the first connection nothing is swept */
 	struct slice slice = {.first = pool->sweep_at, .now = ticks(), .until = until};
 	u32 count = lines > slice.first ? lines - slice.first : 0;
 	if (count)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from pylvs.dataplane import abi
 from pylvs.dataplane.tables import Tables
@@ -70,6 +71,12 @@ class Pace:
         """Goes longer than LIMIT_MS."""
         first = abi.constant("PACE_FIRST_NS")
         return sum(count for n, count in enumerate(self.lengths) if first << n > LIMIT_MS * _NS_IN_MS)
+
+    def usual_ms(self) -> float:
+        """Within which 999 of 1,000 goes end."""
+        within = accumulate(self.lengths)
+        number = next((n for n, count in enumerate(within) if count >= self.goes * 0.999), 0)
+        return (abi.constant("PACE_FIRST_NS") << number) / _NS_IN_MS
 
     def share(self, seconds: float) -> float:
         """Percent of one core over this time."""

@@ -93,6 +93,7 @@ def _sweeps(table: LargeTable, size: Size, row: str, found: Found) -> None:
         passed = Pace.read(tables).since(before)
         found.add(row, passed.share(time.monotonic() - begin))
     found.most("scale_longest", watch.longest_ms)
+    found.most("scale_usual", passed.usual_ms())
     found.most("scale_gap_machine", watch.gap_ms)
     found.notes.append(f"{table.connections:,} connections of which none ended: {_spikes(passed, watch)}")
 
@@ -135,6 +136,7 @@ def _expire(table: LargeTable, established_ns: float, row: str, found: Found) ->
     found.add(row, gone - first - life_s)
     found.add(f"{row}_share", passed.share(gone - first - life_s))
     found.most("scale_longest", watch.longest_ms)
+    found.most("scale_usual", passed.usual_ms())
     found.compare("connections that the expirer ended", table.connections, ended, abs(ended - table.connections))
     _compare_counts(table, 0, 0, "all expired", found)
     if row == "scale_expire":

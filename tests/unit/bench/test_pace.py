@@ -23,5 +23,11 @@ def test_what_came_between_two_moments_is_their_difference() -> None:
     assert after.since(before) == pace({3: 1, 7: 2}, 2_000_000, 10)
 
 
+def test_the_usual_go_is_as_long_as_nearly_all_of_them() -> None:
+    assert pace({0: 10, 4: 988, 5: 1, 9: 1}).usual_ms() == 0.5
+    assert pace({0: 10, 4: 987, 5: 1, 9: 2}).usual_ms() == 8
+    assert pace({0: 1000}).usual_ms() == 0.015625
+
+
 def test_the_share_is_percent_of_one_core() -> None:
     assert pace({3: 1}, 5_000_000).share(0.1) == 5
