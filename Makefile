@@ -1,4 +1,6 @@
 # For those who have make; everything is in ./dev, which needs only sh.
-.PHONY: demo test lint fmt conformance interop fuzz bench bench-ipvs bench-scale docs build
-demo test lint fmt conformance interop fuzz bench bench-ipvs bench-scale docs build:
+.PHONY: bench-baseline demo test lint fmt conformance interop fuzz bench bench-guard bench-ipvs bench-scale docs build
+demo test lint fmt conformance interop fuzz bench bench-guard bench-ipvs bench-scale docs build:
 	@./dev $@
+bench-baseline:
+	@./dev bench-guard --write

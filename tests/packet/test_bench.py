@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
-from pylvs.bench.rows import ROWS
+from pylvs.bench.guard import read
+from pylvs.bench.rows import ROWS, SCHEDULER_FLOOR, SCHEDULER_ROWS
 from pylvs.bench.site import PREFIX
 
 
@@ -34,11 +36,14 @@ def test_a_quick_bench_measures_every_row(tmp_path: Path) -> None:
     output, errors = running.communicate(timeout=240)
     assert running.returncode == 0, errors
     rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
-    assert [row["name"] for row in rows] == [row.name for row in ROWS]
-    assert [row["name"] for row in rows if not row["measured"] or row["measured"] <= 0] == []
+    schedulers = [row.name for each in SCHEDULER_ROWS.values() for row in each]
+    assert [row["name"] for row in rows] == [*(row.name for row in ROWS), SCHEDULER_FLOOR, *schedulers]
+    assert [row["name"] for row in rows if not row["samples"] or row["measured"] is None] == []
     sizes = json.loads((tmp_path / "bench.json").read_text())["sizes"]
     for row in ROWS:
         assert row.label.format(**sizes) in output
+    assert {line.split()[0] for line in output.splitlines() if line} >= set(SCHEDULER_ROWS)
+    assert ElementTree.parse(tmp_path / "bench.svg").getroot().get("role") == "img"
     assert not _namespaces(running)
 
 
@@ -60,3 +65,25 @@ def test_an_interrupted_bench_leaves_nothing(tmp_path: Path) -> None:
     assert (running.returncode, errors) == (130, "")
     assert not _namespaces(running)
     assert not os.path.exists(tmp_path / "bench.json")
+
+
+def test_the_guard_names_what_became_dearer(tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    words = [sys.executable, "-m", "pylvs.bench.guard", "--quick", "--baseline", str(path)]
+
+    def guard(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*words, *more], capture_output=True, text=True, timeout=240)
+
+    done = guard("--write")
+    assert done.returncode == 0, done.stderr
+    ratios, machine = read(path)
+    assert set(ratios) >= {"no_service", "one_dr", "many_dr", "new_dr", "tc_one_dr"}
+    cheap = dict.fromkeys(ratios, 1e6) | {"one_dr": -1e6}
+    path.write_text(json.dumps({"machine": machine, "ratios": cheap}))
+    done = guard()
+    assert done.returncode == 1
+    assert done.stderr == f"bench-guard: over 15% dearer than {path}: one_dr\n"
+    assert "measured once more: one_dr" in done.stdout
+    path.write_text(json.dumps({"machine": machine, "ratios": dict.fromkeys(ratios, 1e6)}))
+    done = guard()
+    assert (done.returncode, done.stderr) == (0, "")

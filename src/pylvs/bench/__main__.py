@@ -1,4 +1,4 @@
-"""`python -m pylvs.bench`: measures everything and prints one table. Exit status: 0, 1 failed, 2 usage, 130 ctrl-C."""
+"""`python -m pylvs.bench`: measures everything and prints its tables. Exit status: 0, 1 failed, 2 usage, 130 ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,14 +6,60 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pylvs.bench import checks, commands, connections, daemon, packets, report, site, virtual_routers
-from pylvs.bench.rows import Measured
+from pylvs.bench import (
+    checks,
+    commands,
+    connections,
+    cores,
+    daemon,
+    document,
+    packets,
+    picture,
+    record,
+    report,
+    schedulers,
+    site,
+    virtual_routers,
+)
+from pylvs.bench.record import Record
+from pylvs.bench.rows import ROWS
 from pylvs.model.errors import PylvsError
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
-PARTS = ("packets", "commands", "large", "connections", "daemon", "checks", "vrrp")
+PARTS = ("packets", "schedulers", "cores", "commands", "large", "connections", "daemon", "checks", "vrrp")
+_DOCUMENTS = Path("docs")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much each part measures."""
+
+    packets: packets.Size
+    schedulers: schedulers.Size
+    cores: cores.Size
+    commands: commands.Size
+    checks: checks.Size
+    routers: virtual_routers.Size
+
+    def shown(self) -> dict[str, float]:
+        """What labels tell."""
+        return {
+            "flows": self.packets.flows,
+            "part": self.packets.part,
+            "services": self.commands.services,
+            "destinations": self.commands.destinations,
+            "connections": self.commands.connections,
+            "checked": self.checks.servers,
+            "every": self.checks.delay_s,
+            "minutes": self.routers.minutes,
+        }
+
+
+USUAL = Sizes(packets.Size(), schedulers.Size(), cores.Size(), commands.Size(), checks.Size(), virtual_routers.Size())
+QUICK = Sizes(packets.QUICK, schedulers.QUICK, cores.QUICK, commands.QUICK, checks.QUICK, virtual_routers.QUICK)
 
 
 def progress(text: str) -> None:
@@ -29,81 +75,87 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--minutes", type=float, metavar="N", help="how long virtual routers are looked at (1; with --quick 0.1)"
     )
-    parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where else it goes (bench.json)")
+    parser.add_argument(
+        "--json", type=Path, default=Path("bench.json"), help="where else it goes (bench.json), the picture beside it"
+    )
+    parser.add_argument("--from", type=Path, dest="before", metavar="FILE", help="show such a file, measure nothing")
+    parser.add_argument("--write-docs", action="store_true", help="put tables and picture into docs/performance.md")
     return parser.parse_args(words)
 
 
-def _measure(
-    parts: Sequence[str],
-    path_size: packets.Size,
-    command_size: commands.Size,
-    check_size: checks.Size,
-    router_size: virtual_routers.Size,
-) -> tuple[dict[str, Measured], dict[str, float]]:
-    results: dict[str, Measured] = {}
-    harness: dict[str, float] = {}
+def _measure(parts: Sequence[str], sizes: Sizes) -> Record:
+    found = Record({}, sizes.shown(), record.machine(), {})
+    results = found.results
     if "packets" in parts:
-        with packets.ready(path_size, progress) as bench:
+        with packets.ready(sizes.packets, progress) as bench:
             results |= bench.run(progress)
             results["connection_bytes"] = bench.connection_bytes()
-            harness = bench.overheads.all_ns()
+            found.harness_ns.update(bench.overheads.all_ns())
+    if "schedulers" in parts:
+        results |= schedulers.measure(sizes.schedulers, progress)
+    if "cores" in parts:
+        results |= cores.measure(sizes.cores, progress)
     if "commands" in parts:
         progress("commands: a small table")
-        results |= commands.measure_small(command_size)
+        results |= commands.measure_small(sizes.commands)
     if "large" in parts:
-        results |= commands.measure_one(command_size)
-        results |= commands.measure_large(command_size, progress)
+        results |= commands.measure_one(sizes.commands)
+        results |= commands.measure_large(sizes.commands, progress)
     if "connections" in parts:
-        results |= connections.measure(command_size, progress)
+        results |= connections.measure(sizes.commands, progress)
     if "daemon" in parts:
-        results |= daemon.measure(command_size, progress)
+        results |= daemon.measure(sizes.commands, progress)
     if "checks" in parts:
-        results |= checks.measure(check_size, progress)
+        results |= checks.measure(sizes.checks, progress)
     if "vrrp" in parts:
-        results |= virtual_routers.measure(router_size, progress)
-    return results, harness
+        results |= virtual_routers.measure(sizes.routers, progress)
+    return found
+
+
+def _sizes(given: argparse.Namespace) -> Sizes:
+    chosen = QUICK if given.quick else USUAL
+    if not given.minutes:
+        return chosen
+    return replace(chosen, routers=virtual_routers.Size(given.minutes))
+
+
+def _tell(found: Record, given: argparse.Namespace) -> None:
+    notes = report.footer(found.machine, found.harness_ns)
+    if given.quick:
+        notes.append("--quick shows that it runs: what a run itself costs is in these figures, and flatters ratios")
+    rows = [row for row in ROWS if row.name in found.results] if given.only else ROWS
+    report.show(found.results, found.sizes, notes, rows=rows)
+    if not given.before:
+        record.write(given.json, found)
+        if drawn := picture.draw(found):
+            given.json.with_suffix(".svg").write_text(drawn)
+    if given.write_docs:
+        document.write(_DOCUMENTS, found)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
     given = _arguments(words)
-    if os.geteuid():
+    if os.geteuid() and not given.before:
         print(
             "bench: Operation not permitted; it loads eBPF and makes network namespaces: run it as root",
             file=sys.stderr,
         )
         return EXIT_FAILED
-    path_size, command_size = (packets.QUICK, commands.QUICK) if given.quick else (packets.Size(), commands.Size())
-    check_size = checks.QUICK if given.quick else checks.Size()
-    router_size = virtual_routers.QUICK if given.quick else virtual_routers.Size()
-    if given.minutes:
-        router_size = virtual_routers.Size(given.minutes)
-    sizes: dict[str, float] = {
-        "flows": path_size.flows,
-        "part": path_size.part,
-        "services": command_size.services,
-        "destinations": command_size.destinations,
-        "connections": command_size.connections,
-        "checked": check_size.servers,
-        "every": check_size.delay_s,
-        "minutes": router_size.minutes,
-    }
-    where = report.machine()
     try:
-        with site.interruptible():
-            results, harness = _measure(given.only or PARTS, path_size, command_size, check_size, router_size)
-        notes = report.footer(where, harness)
-        if given.quick:
-            notes.append("--quick shows that it runs: what a run itself costs is in these figures, and flatters ratios")
-        report.show(results, sizes, notes)
-        report.write(given.json, results, sizes, where, harness)
+        if given.before:
+            found = record.read(given.before)
+        else:
+            with site.interruptible():
+                found = _measure(given.only or PARTS, _sizes(given))
+        _tell(found, given)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except PylvsError as error:
         print(f"bench: {error}", file=sys.stderr)
         return EXIT_FAILED
     except OSError as error:
-        print(f"bench: {given.json}: {error.strerror or error}", file=sys.stderr)
+        print(f"bench: {error.filename or given.json}: {error.strerror or error}", file=sys.stderr)
         return EXIT_FAILED
     return 0
 

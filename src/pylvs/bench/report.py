@@ -1,20 +1,18 @@
-"""What was measured, as a table for people and as JSON for programs."""
+"""What was measured, as tables for people."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any, TextIO
 
-from pylvs.bench.rows import FLOOR, ROWS, Measured, Row, value_of
-from pylvs.dataplane import takeover
+from pylvs.bench.rows import ROWS, SCHEDULED_SERVERS, SCHEDULER_ROWS, Measured, Row, value_of
 
 HEADINGS = ("case", "Katran", "must reach", "then", "measured", "raw")
+SCHEDULER_HEADINGS = ("new connection, by scheduler", *(f"{each:,} servers" for each in SCHEDULED_SERVERS))
+
+Table = list[tuple[str, ...]]
 
 
 def _number(value: float | None, unit: str) -> str:
@@ -22,6 +20,8 @@ def _number(value: float | None, unit: str) -> str:
         return "–"
     if unit == "ratio":
         return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+    if unit == "x":
+        return f"{value:.2f} x"
     shown = f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
     return f"{shown} {'B' if unit == 'bytes' else unit}".rstrip()
 
@@ -31,6 +31,8 @@ def _raw(row: Row, found: Measured | None) -> str:
         return ""
     if row.unit == "ratio":
         return f"{found.raw:.1f} ns less {found.overhead_ns:.1f}"
+    if found.beside:
+        return f"floor {_number(median(found.beside), row.unit)}"
     if row.unit == "us":
         return f"{1e6 / found.net:,.0f} per core-second"
     return f"processor {_number(median(found.processor), row.unit)}" if found.processor else ""
@@ -40,12 +42,14 @@ def verdict(row: Row, value: float | None) -> str:
     """Beside a figure: whether it keeps the promise."""
     if value is None or row.must is None:
         return ""
+    if row.unit == "x":
+        return "ok" if value >= row.must else "under"
     if value > row.must:
         return "over"
     return "then" if row.then is not None and value <= row.then else "ok"
 
 
-def lines(results: dict[str, Measured], sizes: dict[str, float], rows: Sequence[Row] = ROWS) -> list[tuple[str, ...]]:
+def lines(results: dict[str, Measured], sizes: dict[str, float], rows: Sequence[Row] = ROWS) -> Table:
     """The table's cells, a tuple a row; the last cell is the verdict."""
     found = []
     for row in rows:
@@ -58,22 +62,14 @@ def lines(results: dict[str, Measured], sizes: dict[str, float], rows: Sequence[
     return found
 
 
-def machine() -> dict[str, Any]:
-    """Where it was measured."""
-    model = "unknown"
-    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-        for line in file:
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    return {
-        "kernel": os.uname().release,
-        "processor": model,
-        "processors": os.cpu_count(),
-        "python": platform.python_version(),
-        "object": takeover.ours().digest,
-        "load_average": os.getloadavg()[0],
-    }
+def scheduler_lines(results: dict[str, Measured]) -> Table:
+    """Likewise of the schedulers, ratios to the floor; nothing when they were not measured."""
+    found = []
+    for name, rows in SCHEDULER_ROWS.items():
+        values = [value_of(row, results) for row in rows]
+        if any(values):
+            found.append((name, *(_number(value, row.unit) for value, row in zip(values, rows, strict=True))))
+    return found
 
 
 def footer(where: dict[str, Any], harness: dict[str, float]) -> list[str]:
@@ -90,24 +86,26 @@ def footer(where: dict[str, Any], harness: dict[str, float]) -> list[str]:
     return found
 
 
-def _plain(cells: list[tuple[str, ...]], out: TextIO) -> None:
-    rows = [(*HEADINGS, ""), *cells]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+def _plain(headings: Sequence[str], cells: Table, out: TextIO) -> None:
+    rows = [tuple(headings), *cells]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
     for row in rows:
-        parts = [row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, len(row) - 1)), row[-1]]
-        print("  ".join(parts).rstrip(), file=out)
+        parts = [row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, len(headings)))]
+        print("  ".join([*parts, *row[len(headings) :]]).rstrip(), file=out)
 
 
-def _rich(cells: list[tuple[str, ...]], out: TextIO) -> None:
+def _rich(title: str, headings: Sequence[str], cells: Table, out: TextIO) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as Drawn
 
-    table = Table(title="pylvs bench", title_justify="left")
-    for number, heading in enumerate(HEADINGS):
+    table = Drawn(title=title, title_justify="left")
+    for number, heading in enumerate(headings):
         table.add_column(heading, justify="left" if not number else "right")
-    colours = {"over": "red", "ok": "green", "then": "bold green", "": "default"}
-    for *shown, kept in cells:
-        shown[4] = f"[{colours[kept]}]{shown[4]}[/]"
+    colours = {"over": "red", "under": "red", "ok": "green", "then": "bold green", "": "default"}
+    for row in cells:
+        shown = list(row[: len(headings)])
+        if len(row) > len(headings):
+            shown[4] = f"[{colours[row[-1]]}]{shown[4]}[/]"
         table.add_row(*shown)
     Console(file=out).print(table)
 
@@ -119,41 +117,16 @@ def show(
     out: TextIO = sys.stdout,
     rows: Sequence[Row] = ROWS,
 ) -> None:
-    """Print the table: drawn on a terminal, plain otherwise."""
-    cells = lines(results, sizes, rows)
-    if out.isatty():
-        _rich(cells, out)
-    else:
-        _plain(cells, out)
+    """Print the tables: drawn on a terminal, plain otherwise."""
+    tables: list[tuple[str, Sequence[str], Table]] = [("pylvs bench", HEADINGS, lines(results, sizes, rows))]
+    if schedulers := scheduler_lines(results):
+        tables.append(("schedulers", SCHEDULER_HEADINGS, schedulers))
+    for number, (title, headings, cells) in enumerate(tables):
+        if out.isatty():
+            _rich(title, headings, cells, out)
+        elif cells:
+            if number:
+                print(file=out)
+            _plain(headings, cells, out)
     for note in notes:
         print(note, file=out)
-
-
-def write(
-    path: Path,
-    results: dict[str, Measured],
-    sizes: dict[str, float],
-    where: dict[str, Any],
-    harness: dict[str, float],
-    rows: Sequence[Row] = ROWS,
-) -> None:
-    """The same as JSON, with every sample. Raises OSError."""
-    told = []
-    for row in rows:
-        found = results.get(row.name, Measured())
-        told.append(
-            {
-                "name": row.name,
-                "label": row.label.format(**sizes),
-                "unit": row.unit,
-                "katran": row.katran,
-                "must": row.must,
-                "then": row.then,
-                "measured": value_of(row, results),
-                "samples": found.samples,
-                "overhead_ns": found.overhead_ns,
-                "processor": found.processor,
-            }
-        )
-    content = {"machine": where, "sizes": sizes, "floor": FLOOR, "harness_ns": harness, "rows": told}
-    path.write_text(json.dumps(content, indent=1) + "\n")

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from statistics import median
 
+from pylvs.model.scheduler import SCHEDULERS
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -16,7 +18,7 @@ class Row:
 
     name: str
     label: str
-    unit: str  # "ratio", "s", "ms", "us", "ns", "%", "MB", "bytes" or none
+    unit: str  # "ratio", "s", "ms", "us", "ns", "%", "MB", "bytes", or none; "x": a gain, the more the better
     katran: float | None = None
     must: float | None = None
     then: float | None = None
@@ -47,6 +49,8 @@ ROWS = (
     Row("tc_one_dr", "TC: established TCP, one flow, DR", "ratio", floor=FLOOR_TC),
     Row("tc_nat_forth", "TC: established TCP, one flow, NAT, client to server", "ratio", floor=FLOOR_TC),
     Row("tc_nat_back", "TC: established TCP, one flow, NAT, server to client", "ratio", floor=FLOOR_TC),
+    Row("cores_established", "gain of a second processor, established, 1,024 flows each", "x", None, 1.9),
+    Row("cores_new", "gain of a second processor, new connections", "x", None, 1.5),
     Row("connection_bytes", "memory of a connection, IPv4, DR or TUN", "bytes", None, 256),
     Row("first_add", "first ipvsadm -A of a namespace, whole process", "ms"),
     Row("restore", "restore {services:,} services with {destinations:,} destinations", "s", None, 10, 5),
@@ -91,6 +95,26 @@ SCALE_ROWS = (
 )
 
 
+SCHEDULED_SERVERS = (2, 64, 1024)
+SCHEDULED = tuple(name for name in SCHEDULERS if name not in ("fo", "ovf"))  # which fill one server after the other
+SCHEDULER_FLOOR = "schedulers_floor"
+
+
+def scheduler_row(name: str, servers: int) -> str:
+    """The name of a row of the schedulers' table."""
+    return f"{name}_{servers}"
+
+
+# A table of their own: each scheduler with so many real servers.
+SCHEDULER_ROWS = {
+    name: tuple(
+        Row(scheduler_row(name, each), f"{name}, {each:,} servers", "ratio", floor=SCHEDULER_FLOOR)
+        for each in SCHEDULED_SERVERS
+    )
+    for name in SCHEDULED
+}
+
+
 @dataclass(slots=True)
 class Measured:
     """What came out for a row: samples in its unit, for ratios in ns with the harness's own cost still in them."""
@@ -98,6 +122,7 @@ class Measured:
     samples: list[float] = field(default_factory=list)
     overhead_ns: float = 0.0  # of the harness, contained in every sample
     processor: list[float] = field(default_factory=list)  # of a command: the processor's time, in the same unit
+    beside: list[float] = field(default_factory=list)  # of a gain: the floor's, sample by sample
 
     @property
     def raw(self) -> float:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pylvs.bench import report, site
+from pylvs.bench import record, report, site
 from pylvs.bench.__main__ import EXIT_FAILED, EXIT_INTERRUPTED, progress
 from pylvs.bench.large_table import DR, IPV6, NAT, Kind, LargeTable, ready
 from pylvs.bench.pace import LIMIT_MS, MOMENT_S, Pace, Watch, watched
@@ -219,12 +219,12 @@ def main(words: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     size = _size(given)
     sizes: dict[str, float] = {"connections": size.connections, "others": size.others}
-    where = report.machine()
+    where = record.machine()
     try:
         with site.interruptible():
             found = measure(size)
         report.show(found.results, sizes, [*report.footer(where, {}), *found.notes], rows=SCALE_ROWS)
-        report.write(given.json, found.results, sizes, where, {}, rows=SCALE_ROWS)
+        record.write(given.json, record.Record(found.results, sizes, where, {}), SCALE_ROWS)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except PylvsError as error:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
-from pathlib import Path
 
 import pytest
 
 from pylvs.bench import report
 from pylvs.bench.frames import ACK, SYN, Frame
-from pylvs.bench.rows import FLOOR, ROWS, Measured, value_of
+from pylvs.bench.rows import FLOOR, ROWS, SCHEDULER_FLOOR, Measured, value_of
 from pylvs.model.service import Protocol
 
 SIZES: dict[str, float] = {
@@ -68,14 +66,28 @@ def test_the_table_has_every_row_measured_or_not() -> None:
     assert "12,500 per core-second" in checks
 
 
-def test_the_json_holds_every_sample(tmp_path: Path) -> None:
-    report.write(tmp_path / "bench.json", results(), SIZES, {"kernel": "6.1"}, {"bench_same": 5.0})
-    content = json.loads((tmp_path / "bench.json").read_text())
-    rows = {row["name"]: row for row in content["rows"]}
-    assert list(rows) == [row.name for row in ROWS]
-    assert rows["one_dr"]["samples"] == [65.0, 66.0, 64.0]
-    assert rows["one_dr"]["measured"] == pytest.approx(3.0)
-    assert rows["list"]["measured"] is None
+def test_a_gain_is_the_better_the_higher() -> None:
+    row = next(row for row in ROWS if row.name == "cores_new")
+    assert [report.verdict(row, value) for value in (1.4, 1.6)] == ["under", "ok"]
+    found = {"cores_new": Measured([1.7, 1.6, 1.8], beside=[1.9, 2.0, 1.95])}
+    cells = report.lines(found, SIZES, [row])
+    assert cells == [(row.label, "–", "1.50 x", "–", "1.70 x", "floor 1.95 x", "ok")]
+
+
+def test_schedulers_have_a_table_of_their_own() -> None:
+    found = {
+        SCHEDULER_FLOOR: Measured([12.0], 2.0),
+        "wlc_2": Measured([74.0], 4.0),
+        "wlc_64": Measured([84.0], 4.0),
+        "wlc_1024": Measured([1004.0], 4.0),
+    }
+    assert report.scheduler_lines(found) == [("wlc", "7.0", "8.0", "100")]
+    assert report.scheduler_lines({}) == []
+    out = io.StringIO()
+    report.show(found, SIZES, [], out, rows=())
+    headings, wlc = out.getvalue().splitlines()[1:]
+    assert headings.split()[-4:] == ["64", "servers", "1,024", "servers"]
+    assert wlc.split() == ["wlc", "7.0", "8.0", "100"]
 
 
 @pytest.mark.parametrize(
