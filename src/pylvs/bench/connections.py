@@ -15,8 +15,8 @@ def measure(size: Size, progress: Progress) -> dict[str, Measured]:
         for number in range(size.whole):
             progress(f"commands: listing {size.connections:,} connections, {number + 1} of {size.whole}")
             lines, seconds, processor, megabytes = table.list()
-            if lines != size.connections:
-                raise CommandFailed(f"ipvsadm -Lnc shows {lines} connections, not {size.connections}")
+            if lines != sum(table.counts()):
+                raise CommandFailed(f"ipvsadm -Lnc shows {lines} connections, not {sum(table.counts())}")
             listing.samples.append(seconds)
             listing.processor.append(processor)
             memory.samples.append(megabytes)
