@@ -93,11 +93,11 @@ class ConnectionReader:
                 )
 
     def _connections6(self) -> Iterator[Connection]:
-        """Of IPv6: NAT's have their word, and templates what became of them, in arrays."""
-        controls = self._tables.controls6
+        """Of IPv6: NAT's have their word, and templates what became of them, in arrays, opened if there are any."""
+        tables = self._tables
         form = abi.struct("connection").view("word", "slot", "destination", "port", "method")
-        first = load.places(self._tables.pool.get(0, "capacity"))
-        for keys, values, count in self._tables.connections6.chunks():
+        first = load.places(tables.pool.get(0, "capacity"))
+        for keys, values, count in tables.connections6.chunks():
             self._begin_block()
             pairs = zip(
                 _KEY6.iter_unpack(keys[: count * _KEY6.size]),
@@ -106,10 +106,11 @@ class ConnectionReader:
             )
             for (source, target, source_port, target_port, protocol, kind), (word, slot, server, port, method) in pairs:
                 if method == self._masq:
-                    word = self._tables.words6.words[slot - first]
+                    word = tables.words6.words[slot - first]
+                assured = 0 if kind == self._plain else tables.controls6.get(slot - first, "assured")
                 yield Connection(
                     protocol,
-                    self._state_name(protocol, kind, word, controls.get(slot - first, "assured")),
+                    self._state_name(protocol, kind, word, assured),
                     self._left_s(word),
                     encode.address_of(source, 6),
                     source_port,
