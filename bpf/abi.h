@@ -357,6 +357,9 @@ struct hop { /* where packets to an address leave */
 	u64 quick; /* the generation in which packets may go this way without another question: fast.h; 0: none */
 	u32 life_tcp; /* in it, of an established connection, in ticks */
 	u32 life_udp;
+	u32 input; /* the device where they come in, and its link address */
+	u8 own_mac[6];
+	u8 pad[2];
 	struct address gateway; /* next hop on the link */
 	struct address source; /* the address this host would use */
 };

@@ -114,10 +114,13 @@ INLINE int carry_new(void *ctx, const struct packet *p, struct target *t, const 
 }
 
 /* What follows may take the fast path: the destination is available, and nothing about it asks for more. */
-INLINE void note_quick(struct hop *hop, const struct target *t, const struct facts *facts, u64 live)
+INLINE void note_quick(struct xdp_md *ctx, struct hop *hop, const struct target *t, const struct facts *facts, u64 live)
 {
-	if (hop->verdict != HOP_READY || t->destination->family != 4 || t->state >> DESTINATION_TUNNEL)
+	struct device *device = LOOKUP(devices, ctx->ingress_ifindex & (DEVICES - 1));
+	if (hop->verdict != HOP_READY || t->destination->family != 4 || t->state >> DESTINATION_TUNNEL || !device)
 		return;
+	hop->input = device->ifindex;
+	__builtin_memcpy(hop->own_mac, device->mac, 6);
 	hop->life_tcp = facts->timeouts[STATE_ESTABLISHED];
 	hop->life_udp = facts->timeouts[STATE_UDP];
 	hop->quick = live;
@@ -147,7 +150,7 @@ INLINE int carry_known(void *ctx, const struct packet *p, struct connection *c, 
 	if (hook == HOOK_XDP) {
 		if (!xdp_can(ctx, p, &t, hop, asked))
 			return to_tc();
-		note_quick(hop, &t, &root->facts[live & 1], live);
+		note_quick(ctx, hop, &t, &root->facts[live & 1], live);
 	}
 	u32 direction = direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
 	if (unlikely(!advance(word, slot, c->controlled, direction, p->event, t.destination, &root->facts[live & 1], now)))

@@ -16,6 +16,9 @@ struct wide {
 	u64 middle; /* time to live, protocol, checksum, source */
 	u32 target;
 	u32 ports;
+	u32 link; /* target's link address */
+	u16 link_end;
+	bool unsummed; /* UDP without a checksum, which NAT at XDP cannot keep right */
 };
 
 enum { WIDE_TTL = 0, WIDE_PROTOCOL = 8, WIDE_CHECK = 16, WIDE_SOURCE = 32 }; /* bits of `middle` */
@@ -42,17 +45,15 @@ INLINE bool right_header_sum(const struct wide *w)
 	return (sum & 0xffff) + (sum >> 16) == 0xffff;
 }
 
-INLINE bool is_for_this_host(const void *frame, u32 input)
+/* Whether the frame is for this host, by what the next hop's last packet from that device noted (note_quick in carry.h). */
+INLINE bool is_for_same_host(const struct wide *w, const struct hop *hop, u32 input)
 {
-	struct device *device = LOOKUP(devices, input & (DEVICES - 1));
-	if (!device || device->ifindex != input)
-		return false;
-	u32 first = WORD_AT(const u32, frame, 0) ^ WORD_AT(const u32, device->mac, 0);
-	return !(first | (u32)(WORD_AT(const u16, frame, 4) ^ WORD_AT(const u16, device->mac, 4)));
+	u32 first = w->link ^ WORD_AT(const u32, hop->own_mac, 0), last = w->link_end ^ WORD_AT(const u16, hop->own_mac, 4);
+	return !(first | last | (hop->input ^ input));
 }
 
 /* No options, no fragment, whole, TCP with ACK alone (and PSH or URG) or UDP. */
-INLINE bool is_plain(const void *data, const void *end, const struct wide *w)
+INLINE bool is_plain(const void *data, const void *end, struct wide *w)
 {
 	u32 length = wide_length(w);
 	if ((u8)w->head != 0x45 || w->head >> 48 & 0xff3f || data + ETHER + length > end)
@@ -60,7 +61,9 @@ INLINE bool is_plain(const void *data, const void *end, const struct wide *w)
 	if (wide_protocol(w) == PROTO_TCP) {
 		if ((WORD_AT(const u8, data, ETHER + IPV4_BYTES + 13) & 0x17) != 0x10 || length < IPV4_BYTES + TCP_BYTES)
 			return false;
-	} else if (wide_protocol(w) != PROTO_UDP || length < IPV4_BYTES + UDP_BYTES) {
+	} else if (wide_protocol(w) == PROTO_UDP && length >= IPV4_BYTES + UDP_BYTES) {
+		w->unsummed = !WORD_AT(const u16, data, ETHER + IPV4_BYTES + 6);
+	} else {
 		return false;
 	}
 	return right_header_sum(w);
@@ -175,7 +178,7 @@ INLINE int fast_tunnel(struct xdp_md *ctx, const struct wide *w, u32 index, cons
 	return sent_by(hop, way);
 }
 
-/* NAT of TCP: another target, or another source; both checksums follow. */
+/* NAT: another target, or another source; both checksums follow. */
 INLINE int fast_nat(struct xdp_md *ctx, const struct wide *w, enum nat_side side, be32 to, be16 to_port,
 		    const struct hop *hop, enum way way)
 {
@@ -184,9 +187,14 @@ INLINE int fast_nat(struct xdp_md *ctx, const struct wide *w, enum nat_side side
 		return dropped(HOOK_XDP, REASON_SHORT);
 	be32 from = side == NAT_REQUEST ? w->target : w->middle >> WIDE_SOURCE;
 	be16 from_port = side == NAT_REQUEST ? w->ports >> 16 : w->ports;
-	u64 difference = (u64)(u32)~from + to;
-	u16 *sum = data + ETHER + IPV4_BYTES + 16;
-	*sum = summed_anew(*sum, difference + (u16)~from_port + to_port);
+	u64 difference = (u64)(u32)~from + to, with_port = difference + (u16)~from_port + to_port;
+	if (wide_protocol(w) == PROTO_TCP) {
+		u16 *sum = data + ETHER + IPV4_BYTES + 16;
+		*sum = summed_anew(*sum, with_port);
+	} else {
+		u16 *sum = data + ETHER + IPV4_BYTES + 6;
+		*sum = summed_anew(*sum, with_port) ?: 0xffff;
+	}
 	u32 life = aged(w);
 	WORD_AT(u32, data, ETHER + 8) = (life & 0xffff) | summed_anew(life >> WIDE_CHECK, difference) << WIDE_CHECK;
 	WORD_AT(u32, data, ETHER + (side == NAT_REQUEST ? 16 : 12)) = to;
@@ -207,14 +215,15 @@ INLINE int fast_request(struct xdp_md *ctx, const struct wide *w, const struct r
 	be16 port = c->port;
 	u64 live = READ_ONCE(root->live);
 	struct hop *hop = LOOKUP(hops, index);
-	if (unlikely(!hop) || unlikely(hop->quick != live) || unlikely(now - hop->stamp >= ticks_per_second))
+	if (unlikely(!hop) || unlikely(hop->quick != live) || unlikely(now - hop->stamp >= ticks_per_second) ||
+	    unlikely(!is_for_same_host(w, hop, input)))
 		return NOT_FAST;
 	u32 most = hop->mtu, state = STATE_ESTABLISHED, life = hop->life_tcp;
 	if (method == METHOD_TUNNEL)
 		most = hop->room;
 	if (unlikely(protocol != PROTO_TCP)) {
-		if (method == METHOD_MASQ)
-			return NOT_FAST; /* UDP may be without a checksum */
+		if (method == METHOD_MASQ && w->unsummed)
+			return NOT_FAST;
 		state = STATE_UDP;
 		life = hop->life_udp;
 	}
@@ -249,12 +258,13 @@ INLINE struct hop *known_client_hop(be32 client, be32 source, u32 input, u32 now
 	return &slot->hop;
 }
 
-/* An answer of a NAT real server, of TCP. */
+/* An answer of a NAT real server. */
 INLINE int fast_answer(struct xdp_md *ctx, const struct wide *w, const struct root *root, u32 input)
 {
-	u64 key[2] = {w->middle >> WIDE_SOURCE | (u64)w->target << 32, w->ports | (u64)PROTO_TCP << 32};
+	bool tcp = wide_protocol(w) == PROTO_TCP;
+	u64 key[2] = {w->middle >> WIDE_SOURCE | (u64)w->target << 32, w->ports | (u64)wide_protocol(w) << 32};
 	struct reply4 *found = bpf_map_lookup_elem(&replies4, key);
-	if (unlikely(!found))
+	if (unlikely(!found) || (!tcp && (w->unsummed || found->controlled))) /* UDP assures its template */
 		return NOT_FAST;
 	struct place4 *place = LOOKUP(connections4, found->slot);
 	u32 index = found->destination, now = ticks(), length = wide_length(w);
@@ -272,8 +282,9 @@ INLINE int fast_answer(struct xdp_md *ctx, const struct wide *w, const struct ro
 	if (unlikely((u8)w->middle <= 1) || unlikely(length > hop->mtu) || unlikely(way == WAY_NONE) ||
 	    unlikely(!(destination_flags(d, live) & DESTINATION_AVAILABLE)))
 		return NOT_FAST;
-	if (unlikely(!prolong(&OPAQUE(place)->connection.word, STATE_BITS | ANSWERED_BIT,
-			      STATE_ESTABLISHED | ANSWERED_BIT, now + facts->timeouts[STATE_ESTABLISHED])))
+	u32 state = tcp ? STATE_ESTABLISHED : STATE_UDP;
+	if (unlikely(!prolong(&OPAQUE(place)->connection.word, STATE_BITS | ANSWERED_BIT, state | ANSWERED_BIT,
+			      now + facts->timeouts[state])))
 		return NOT_FAST;
 	counters->out_packets += 1;
 	counters->out_bytes += length;
@@ -294,9 +305,11 @@ INLINE int fast(struct xdp_md *ctx, const struct root *root)
 	if (!request && !wide_in_bitmap(root->reply_bits, w.middle >> WIDE_SOURCE))
 		return wide_protocol(&w) == PROTO_ICMP ? NOT_FAST : (int)XDP_PASS;
 	u32 input = ctx->ingress_ifindex;
-	if (unlikely(!is_plain(data, end, &w)) || unlikely(root->standby) || !is_for_this_host(data, input))
+	if (unlikely(!is_plain(data, end, &w)) || unlikely(root->standby))
 		return NOT_FAST;
-	if (request)
-		return fast_request(ctx, &w, root, input);
-	return wide_protocol(&w) == PROTO_TCP ? fast_answer(ctx, &w, root, input) : NOT_FAST;
+	if (!request)
+		return is_for_this_host(data, input) ? fast_answer(ctx, &w, root, input) : NOT_FAST;
+	w.link = WORD_AT(u32, data, 0);
+	w.link_end = WORD_AT(u16, data, 4);
+	return fast_request(ctx, &w, root, input);
 }

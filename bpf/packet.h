@@ -158,6 +158,16 @@ INLINE u32 input_device(void *ctx, enum hook hook)
 	return ((struct __sk_buff *)ctx)->ifindex;
 }
 
+/* Of the devices that XDP looks at, each has one address. */
+INLINE bool is_for_this_host(const struct ether *ether, u32 input)
+{
+	struct device *device = LOOKUP(devices, input & (DEVICES - 1));
+	if (!device || device->ifindex != input)
+		return false;
+	const u16 *a = (const void *)ether->target, *b = (const void *)device->mac;
+	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]));
+}
+
 INLINE int to_stack(enum hook hook)
 {
 	return hook == HOOK_XDP ? (int)XDP_PASS : -1 /* TC_ACT_UNSPEC: other filters may follow */;
