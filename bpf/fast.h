@@ -182,19 +182,16 @@ INLINE int fast_tunnel(struct xdp_md *ctx, const struct wide *w, u32 index, cons
 INLINE int fast_nat(struct xdp_md *ctx, const struct wide *w, enum nat_side side, be32 to, be16 to_port,
 		    const struct hop *hop, enum way way)
 {
-	void *data = frame_start(ctx, HOOK_XDP);
-	if (data + FAST_BYTES > frame_end(ctx, HOOK_XDP))
+	void *data = frame_start(ctx, HOOK_XDP), *end = frame_end(ctx, HOOK_XDP);
+	bool tcp = wide_protocol(w) == PROTO_TCP;
+	u16 *sum = data + ETHER + IPV4_BYTES + (tcp ? 16 : 6);
+	if (data + ETHER + IPV4_BYTES + UDP_BYTES > end || (void *)(sum + 1) > end)
 		return dropped(HOOK_XDP, REASON_SHORT);
 	be32 from = side == NAT_REQUEST ? w->target : w->middle >> WIDE_SOURCE;
 	be16 from_port = side == NAT_REQUEST ? w->ports >> 16 : w->ports;
 	u64 difference = (u64)(u32)~from + to, with_port = difference + (u16)~from_port + to_port;
-	if (wide_protocol(w) == PROTO_TCP) {
-		u16 *sum = data + ETHER + IPV4_BYTES + 16;
-		*sum = summed_anew(*sum, with_port);
-	} else {
-		u16 *sum = data + ETHER + IPV4_BYTES + 6;
-		*sum = summed_anew(*sum, with_port) ?: 0xffff;
-	}
+	u32 anew = summed_anew(*sum, with_port);
+	*sum = anew || tcp ? anew : 0xffff;
 	u32 life = aged(w);
 	WORD_AT(u32, data, ETHER + 8) = (life & 0xffff) | summed_anew(life >> WIDE_CHECK, difference) << WIDE_CHECK;
 	WORD_AT(u32, data, ETHER + (side == NAT_REQUEST ? 16 : 12)) = to;
