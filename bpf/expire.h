@@ -46,7 +46,7 @@ INLINE bool held_by(u32 slot, struct held *held)
 	held->six = slot >= first_slot6;
 	if (!held->six) {
 		struct place4 *place = LOOKUP(connections4, slot);
-		if (!place || place->connection.slot != slot)
+		if (!place || place->connection.slot != slot || !place->tuple.target)
 			return false;
 		held->tuple.v4 = place->tuple;
 		held->connection = &place->connection;

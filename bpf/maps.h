@@ -108,6 +108,7 @@ const volatile u32 ticks_per_second = 8;
 const volatile u32 minute = 480; /* in ticks */
 const volatile u32 homes4 = 4032; /* places of the table of IPv4 connections where one may have its home */
 const volatile u32 first_slot6 = 4096; /* the slots of IPv4 are the places before */
+const volatile u32 slots6 = 1024;
 const volatile u64 seed_1 = 1, seed_2 = 1; /* of its hash */
 const volatile u32 loopback = 1; /* ifindex of lo */
 const volatile u32 tunnel_secret = 0; /* keys the source ports of GUE */

@@ -20,7 +20,13 @@ INLINE struct control *control_of(u32 slot)
 	return place ? &OPAQUE(place)->control : NULL; /* no address is computed of NULL */
 }
 
-enum { CREDITS = MAGAZINE / 2 }; /* that a CPU takes or gives back at once */
+enum { CREDITS = MAGAZINE / 2, /* that a CPU takes or gives back at once */
+       AMPLE = 1024 }; /* while so many are left; else one by one, so that the last is found wherever it is */
+
+INLINE bool is_ample(const struct pool *pool)
+{
+	return READ_ONCE(pool->used) + AMPLE <= pool->capacity;
+}
 
 /* Room for one more connection, out of the pool's capacity. */
 INLINE bool take_credit(struct magazine *m)
@@ -32,11 +38,11 @@ INLINE bool take_credit(struct magazine *m)
 	struct pool *pool = LOOKUP(pools, 0);
 	if (!pool)
 		return false;
-	if (likely(__sync_fetch_and_add(&pool->used, CREDITS) + CREDITS <= pool->capacity)) {
+	if (likely(is_ample(pool))) {
+		__sync_fetch_and_add(&pool->used, CREDITS);
 		m->credits = CREDITS - 1;
 		return true;
 	}
-	__sync_fetch_and_add(&pool->used, -CREDITS);
 	if (__sync_fetch_and_add(&pool->used, 1) < pool->capacity)
 		return true;
 	__sync_fetch_and_add(&pool->used, -1);
@@ -46,8 +52,14 @@ INLINE bool take_credit(struct magazine *m)
 INLINE void give_credit(struct magazine *m)
 {
 	struct pool *pool = LOOKUP(pools, 0);
+	if (!pool)
+		return;
+	if (unlikely(!is_ample(pool))) {
+		__sync_fetch_and_add(&pool->used, -1);
+		return;
+	}
 	m->credits += 1;
-	if (m->credits < MAGAZINE || !pool)
+	if (m->credits < MAGAZINE)
 		return;
 	m->credits -= CREDITS;
 	__sync_fetch_and_add(&pool->used, -CREDITS);
@@ -70,10 +82,10 @@ INLINE u32 take_slot6(struct magazine *m)
 		return m->slots[m->count & (MAGAZINE - 1)];
 	}
 	struct pool *pool = LOOKUP(pools, 0);
-	if (!pool || READ_ONCE(pool->fresh) >= pool->capacity)
+	if (!pool || READ_ONCE(pool->fresh) >= slots6)
 		return 0;
 	u32 slot = __sync_fetch_and_add(&pool->fresh, 1);
-	if (slot < pool->capacity)
+	if (slot < slots6)
 		return first_slot6 + slot;
 	__sync_fetch_and_add(&pool->fresh, -1);
 	return 0;
@@ -156,8 +168,9 @@ INLINE enum made publish(const union tuple *tuple, bool six, struct connection *
 	struct place4 *place = LOOKUP(connections4, c->slot);
 	if (!place)
 		return MADE_FULL;
-	place->tuple = tuple->v4;
 	place->connection = *c;
+	barrier();
+	place->tuple = tuple->v4; /* without which the expirer takes no place for filled */
 	if (likely(publish_place(key.addresses, key.rest, c->slot)))
 		return MADE;
 	c->word = __sync_fetch_and_or(&place->connection.word, 1ULL << WORD_DYING);

@@ -49,6 +49,7 @@ _TIMER_TRIALS, _TIMER_PAUSE_S = 50, 0.01
 ICMP_PER_SECOND = 1000  # errors that one CPU sends
 _PER_CPU_BYTES, _SHARED_BYTES = 110, 500  # of one destination, all told
 _CACHED = 131072  # parts of what lblc and lblcr remember; they take no memory before that
+_LARGE = 1 << 20  # connections
 _MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
 # seconds in each state of TCP and SCTP (IPVS-SEMANTICS 4.4, 4.6); the three that --set changes come from Timeouts
 _STATE_SECONDS = {
@@ -121,13 +122,16 @@ def places(connections: int) -> int:
     return -(-(2 * connections + 1 + abi.constant("TABLE_WINDOW")) // line) * line
 
 
+def slots6(connections: int) -> int:
+    """IPv6's share of them: all, but of a large table a power of two, for the kernel rounds its hash maps up to one."""
+    return connections if connections <= _LARGE else 1 << connections.bit_length() - 1
+
+
 def _sizes(connections: int) -> dict[str, int]:
-    destinations = destination_limit()
-    sizes = dict.fromkeys(
-        ("connections6", "replies4", "replies6", "words6", "controls6", "registry6", "free_slots6"), connections
-    )
-    sizes["connections4"] = places(connections)
-    sizes["looks"] = -(-(places(connections) + connections) // abi.constant("LOOKS"))
+    destinations, six = destination_limit(), slots6(connections)
+    sizes = dict.fromkeys(("connections6", "replies6", "words6", "controls6", "registry6", "free_slots6"), six)
+    sizes |= {"connections4": places(connections), "replies4": connections}
+    sizes["looks"] = -(-(places(connections) + six) // abi.constant("LOOKS"))
     sizes |= dict.fromkeys(
         ("destinations", "destination_bases", "hops", "statistics", "estimates", "names"), destinations
     )
@@ -157,6 +161,7 @@ def _open_object(connections: int, seeds: tuple[int, int]) -> BpfObject:
             "minute": round(60 * ticks_per_second()),
             "homes4": places(connections) - abi.constant("TABLE_WINDOW"),
             "first_slot6": places(connections),
+            "slots6": slots6(connections),
             "seed_1": seeds[0],
             "seed_2": seeds[1],
             "loopback": socket.if_nametoindex("lo"),
