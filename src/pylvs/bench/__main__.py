@@ -24,11 +24,10 @@ from pylvs.bench import (
     site,
     virtual_routers,
 )
+from pylvs.bench.ending import EXIT_FAILED, status_of
 from pylvs.bench.record import Record
 from pylvs.bench.rows import ROWS
-from pylvs.model.errors import PylvsError
 
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 PARTS = ("packets", "schedulers", "cores", "commands", "large", "connections", "daemon", "checks", "vrrp")
 _DOCUMENTS = Path("docs")
 
@@ -142,22 +141,17 @@ def main(words: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return EXIT_FAILED
-    try:
+
+    def run() -> int:
         if given.before:
             found = record.read(given.before)
         else:
             with site.interruptible():
                 found = _measure(given.only or PARTS, _sizes(given))
         _tell(found, given)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except PylvsError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    except OSError as error:
-        print(f"bench: {error.filename or given.json}: {error.strerror or error}", file=sys.stderr)
-        return EXIT_FAILED
-    return 0
+        return 0
+
+    return status_of("bench", run, given.json)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from pylvs.bench import packets, record, site
+from pylvs.bench.ending import status_of
 from pylvs.bench.rows import FLOOR, FLOOR_TC, ROWS, value_of
 from pylvs.model.errors import PylvsError
 
 BASELINE = Path("bench/baseline.json")
 ALLOWED = 1.15  # times the baseline
-EXIT_DEARER, EXIT_INTERRUPTED = 1, 130
+EXIT_DEARER = 1
 
 
 class NoBaseline(PylvsError):
@@ -89,7 +90,8 @@ def main(words: Sequence[str] | None = None) -> int:
         print("bench-guard: Operation not permitted; run it as root", file=sys.stderr)
         return EXIT_DEARER
     size, where = packets.QUICK if given.quick else packets.Size(), record.machine()
-    try:
+
+    def run() -> int:
         with site.interruptible():
             if given.write:
                 write(given.baseline, _measure(size), where)
@@ -99,19 +101,13 @@ def main(words: Sequence[str] | None = None) -> int:
             if any(before.get(name) != where[name] for name in ("kernel", "processor")):
                 print(f"the baseline is of another machine: Linux {before.get('kernel')}, {before.get('processor')}")
             guilty = _compare(baseline, size)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except PylvsError as error:
-        print(f"bench-guard: {error}", file=sys.stderr)
-        return EXIT_DEARER
-    except OSError as error:
-        print(f"bench-guard: {given.baseline}: {error.strerror or error}", file=sys.stderr)
-        return EXIT_DEARER
-    if guilty:
+        if not guilty:
+            return 0
         most = f"{ALLOWED - 1:.0%}"
         print(f"bench-guard: over {most} dearer than {given.baseline}: {', '.join(guilty)}", file=sys.stderr)
         return EXIT_DEARER
-    return 0
+
+    return status_of("bench-guard", run, given.baseline)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pylvs.bench import record, report, site
-from pylvs.bench.__main__ import EXIT_FAILED, EXIT_INTERRUPTED, progress
+from pylvs.bench.__main__ import progress
+from pylvs.bench.ending import EXIT_FAILED, status_of
 from pylvs.bench.large_table import DR, IPV6, NAT, Kind, LargeTable, ready
 from pylvs.bench.pace import LIMIT_MS, MOMENT_S, Pace, Watch, watched
 from pylvs.bench.path import Overheads
 from pylvs.bench.probe import FLOWS, SAME
 from pylvs.bench.rows import FLOOR, SCALE_ROWS, Measured
-from pylvs.model.errors import PylvsError
 
 MOST = 1 << 24  # flows of the harness's walk
 _ROUNDING_S = 0.25  # the path counts in ticks of an eighth of a second
@@ -220,20 +220,15 @@ def main(words: Sequence[str] | None = None) -> int:
     size = _size(given)
     sizes: dict[str, float] = {"connections": size.connections, "others": size.others}
     where = record.machine()
-    try:
+
+    def run() -> int:
         with site.interruptible():
             found = measure(size)
         report.show(found.results, sizes, [*report.footer(where, {}), *found.notes], rows=SCALE_ROWS)
         record.write(given.json, record.Record(found.results, sizes, where, {}), SCALE_ROWS)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except PylvsError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    except OSError as error:
-        print(f"bench: {error.filename or given.json}: {error.strerror or error}", file=sys.stderr)
-        return EXIT_FAILED
-    return 0
+        return 0
+
+    return status_of("bench", run, given.json)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,7 @@ from pathlib import Path
 from pylvs.bench import site
 from pylvs.bench.beside import measure, table, traffic
 from pylvs.bench.beside.ways import WAYS
-from pylvs.model.errors import PylvsError
-
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+from pylvs.bench.ending import EXIT_FAILED, status_of
 
 
 def _progress(text: str) -> None:
@@ -53,7 +51,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if os.geteuid():
         print("bench: Operation not permitted; it makes network namespaces: run it as root", file=sys.stderr)
         return EXIT_FAILED
-    try:
+
+    def measured() -> int:
         with site.interruptible():
             found = run(given)
         if str(given.json) == "-":
@@ -62,15 +61,9 @@ def main(words: Sequence[str] | None = None) -> int:
         table.show([found])
         if given.json:
             table.write(given.json, [found])
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except PylvsError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    except OSError as error:
-        print(f"bench: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
-        return EXIT_FAILED
-    return 0
+        return 0
+
+    return status_of("bench", measured)
 
 
 if __name__ == "__main__":
