@@ -75,6 +75,12 @@ INLINE bool wide_in_bitmap(const u64 *bits, be32 address)
 	return in_bitmap(bits, address_hash(&a, false));
 }
 
+/* Whether an address is perhaps one for which another director is MASTER. */
+INLINE bool may_stand_by(const struct root *root, be32 address)
+{
+	return unlikely(root->standby) && wide_in_bitmap(root->standby_bits, address);
+}
+
 /* Bits of a connection's word from WORD_STATE on: its state, and that it is not dying; and that a reply was seen. */
 enum { STATE_BITS = 0x1ff, ANSWERED_BIT = 1 << (WORD_ANSWERED - WORD_STATE) };
 
@@ -277,7 +283,7 @@ INLINE int fast_answer(struct xdp_md *ctx, const struct wide *w, const struct ro
 		return NOT_FAST;
 	enum way way = way_to(hop, input);
 	if (unlikely((u8)w->middle <= 1) || unlikely(length > hop->mtu) || unlikely(way == WAY_NONE) ||
-	    unlikely(!(destination_flags(d, live) & DESTINATION_AVAILABLE)))
+	    unlikely(!(destination_flags(d, live) & DESTINATION_AVAILABLE)) || unlikely(may_stand_by(root, virtual)))
 		return NOT_FAST;
 	u32 state = tcp ? STATE_ESTABLISHED : STATE_UDP;
 	if (unlikely(!prolong(&OPAQUE(place)->connection.word, STATE_BITS | ANSWERED_BIT, state | ANSWERED_BIT,
@@ -302,7 +308,7 @@ INLINE int fast(struct xdp_md *ctx, const struct root *root)
 	if (!request && !wide_in_bitmap(root->reply_bits, w.middle >> WIDE_SOURCE))
 		return wide_protocol(&w) == PROTO_ICMP ? NOT_FAST : (int)XDP_PASS;
 	u32 input = ctx->ingress_ifindex;
-	if (unlikely(!is_plain(data, end, &w)) || unlikely(root->standby))
+	if (unlikely(!is_plain(data, end, &w)) || unlikely(may_stand_by(root, w.target)))
 		return NOT_FAST;
 	if (!request)
 		return is_for_this_host(data, input) ? fast_answer(ctx, &w, root, input) : NOT_FAST;
