@@ -360,6 +360,8 @@ struct hop { /* where packets to an address leave */
 	u32 input; /* the device where they come in, and its link address */
 	u8 own_mac[6];
 	u8 pad[2];
+	be32 real; /* the destination's address, and the source of tunnels to it */
+	be32 outer_source;
 	struct address gateway; /* next hop on the link */
 	struct address source; /* the address this host would use */
 };

@@ -120,6 +120,8 @@ INLINE void note_quick(struct xdp_md *ctx, struct hop *hop, const struct target 
 	if (hop->verdict != HOP_READY || t->destination->family != 4 || t->state >> DESTINATION_TUNNEL || !device)
 		return;
 	hop->input = device->ifindex;
+	hop->real = t->destination->address.word[0];
+	hop->outer_source = fib_gives_source ? hop->source.word[0] : t->destination->source.word[0];
 	__builtin_memcpy(hop->own_mac, device->mac, 6);
 	hop->life_tcp = facts->timeouts[STATE_ESTABLISHED];
 	hop->life_udp = facts->timeouts[STATE_UDP];

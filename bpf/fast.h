@@ -156,11 +156,10 @@ INLINE int fast_direct(struct xdp_md *ctx, const struct wide *w, const struct ho
 }
 
 /* IP in IP: an outer header in front, as forward/tunnel.h has it. */
-INLINE int fast_tunnel(struct xdp_md *ctx, const struct wide *w, u32 index, const struct hop *hop,
+INLINE int fast_tunnel(struct xdp_md *ctx, const struct wide *w, const struct hop *hop,
 		       const struct settings *settings, enum way way)
 {
-	struct destination *d = LOOKUP(destinations, index);
-	if (!d || bpf_xdp_adjust_head(ctx, -IPV4_BYTES))
+	if (bpf_xdp_adjust_head(ctx, -IPV4_BYTES))
 		return dropped(HOOK_XDP, REASON_NO_HEADROOM);
 	void *data = frame_start(ctx, HOOK_XDP);
 	if (data + ETHER + 2 * IPV4_BYTES > frame_end(ctx, HOOK_XDP))
@@ -171,8 +170,8 @@ INLINE int fast_tunnel(struct xdp_md *ctx, const struct wide *w, u32 index, cons
 		.head = 0x45 | (u64)outer_tos(w->head >> 8) << 8 | (u64)to_be16(wide_length(w) + IPV4_BYTES) << 16 |
 			number << 32,
 		.middle = ((u8)w->middle - 1) | PROTO_IPIP << WIDE_PROTOCOL |
-			  (u64)(fib_gives_source ? hop->source.word[0] : d->source.word[0]) << WIDE_SOURCE,
-		.target = d->address.word[0],
+			  (u64)hop->outer_source << WIDE_SOURCE,
+		.target = hop->real,
 	};
 	outer.middle |= (u64)summed_anew(0xffff, header_words(&outer)) << WIDE_CHECK;
 	write_links(data, hop);
@@ -243,10 +242,8 @@ INLINE int fast_request(struct xdp_md *ctx, const struct wide *w, const struct r
 	if (method == METHOD_ROUTE)
 		return fast_direct(ctx, w, hop, way);
 	if (method == METHOD_TUNNEL)
-		return fast_tunnel(ctx, w, index, hop, &root->settings, way);
-	struct destination *d = LOOKUP(destinations, index);
-	return d ? fast_nat(ctx, w, NAT_REQUEST, d->address.word[0], port, hop, way)
-		 : dropped(HOOK_XDP, REASON_SHORT);
+		return fast_tunnel(ctx, w, hop, &root->settings, way);
+	return fast_nat(ctx, w, NAT_REQUEST, hop->real, port, hop, way);
 }
 
 /* The next hop to a client of NAT, if it is known and young: client_hop would give the same. */

@@ -234,7 +234,7 @@ def test_services_that_come_and_go_do_not_use_up_the_table(director_host: Host) 
         director.delete_service(service)
         time.sleep(WAIT_MS / 4000)
         tops.append(director.tables.book.get(0, "service_top"))
-    assert tops[-1] == tops[30], tops
+    assert tops[-1] - tops[0] < 30, tops  # without any used again 60; how many wait at once depends on the clock
 
 
 def test_no_chunk_is_in_two_lists(director_host: Host) -> None:
