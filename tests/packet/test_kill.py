@@ -394,7 +394,7 @@ def restart(host: Host, begin: View) -> None:
 def test_a_recovery_killed_before_any_of_its_stores_is_done_by_the_next(host: Host) -> None:
     start_table(host.director)
     begin = view(host.director)
-    assert not in_child(dying_at(40, fresh_eyes([EDITS["-a"]])))
+    assert not in_child(dying_at(10, fresh_eyes([EDITS["-a"]])))
     store, done = 0, False
     while not done:
         host.director.tables.book.set(0, "pending", 1)
