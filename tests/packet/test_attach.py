@@ -22,6 +22,7 @@ from pylvs.dataplane.libbpf import BpfObject
 from pylvs.dataplane.maps import ArrayMap
 from pylvs.dataplane.netlink import Netlink
 from pylvs.dataplane.state import State
+from pylvs.host.interfaces import mtus
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -299,6 +300,16 @@ def test_unknown_devices_and_modes_are_named(host: Host) -> None:
         detach("nope", host.state)
     with pytest.raises(InvalidOperation, match="native, generic, tc"):
         host.attach("best")  # type: ignore[arg-type]
+
+
+def test_a_device_may_have_a_name_that_is_no_text(host: Host) -> None:
+    name = os.fsdecode(b"a\xffb")
+    sh("ip", "link", "set", "d0", "down")
+    sh("ip", "link", "set", "d0", "name", name)
+    assert mtus()[name] == devices.device(name).mtu
+    host.attach("tc", name)
+    assert [each.ifindex for each in attached(host.state)] == [devices.device(name).index]
+    assert detach(name, host.state)
 
 
 def test_devices_agree_with_ip(host: Host) -> None:

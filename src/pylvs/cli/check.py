@@ -18,6 +18,7 @@ from pylvs.config.reading import read
 from pylvs.config.report import Report
 from pylvs.config.show import as_json as effective_json
 from pylvs.config.show import shown
+from pylvs.model.printing import one_line
 
 EXIT_FOUND = 5
 EXIT_SECURITY = 6
@@ -45,7 +46,7 @@ def check(file: str, ids: tuple[str, ...], show: bool, as_json: bool) -> int:
         )
         if show:
             sys.stdout.write(shown(understanding.effective))
-        print(_summary(file, understanding, findings), file=sys.stderr if findings or show else sys.stdout)
+        print(one_line(_summary(file, understanding, findings)), file=sys.stderr if findings or show else sys.stdout)
     return exit_status(findings)
 
 

@@ -14,6 +14,7 @@ from pylvs.config.building import build
 from pylvs.config.diff import Affected, differences
 from pylvs.config.findings import Severity
 from pylvs.config.reading import read
+from pylvs.model.printing import one_line
 from pylvs.model.wanted import Configuration
 
 EXIT_DIFFERENT = 1
@@ -54,12 +55,13 @@ def _configuration(file: str, ids: tuple[str, ...]) -> Configuration | None:
     fatal = [finding for finding in unread if finding.fatal]
     if fatal:
         for finding in fatal:
-            print(finding, file=sys.stderr)
+            print(one_line(str(finding)), file=sys.stderr)
         return None
     configuration, findings = build(document)
     found = [each for each in (*unread, *findings) if each.severity is not Severity.NOTE]
     if found:
-        print(f"{file}: {_count(len(found), 'finding')}, which pylvs check {file} names", file=sys.stderr)
+        text = f"{file}: {_count(len(found), 'finding')}, which pylvs check {file} names"
+        print(one_line(text), file=sys.stderr)
     return configuration
 
 

@@ -15,6 +15,7 @@ import click
 
 from pylvs import __version__
 from pylvs.model.errors import PylvsError
+from pylvs.model.printing import one_line
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -85,9 +86,8 @@ def pylvs() -> None:
 
 def _complain(text: str) -> None:
     """One line on stderr, whatever the text was."""
-    line = " ".join(text.split())
     with contextlib.suppress(OSError):  # nobody reads stderr any more: the exit status must do
-        print(f"pylvs: {line}", file=sys.stderr)
+        print(f"pylvs: {one_line(text)}", file=sys.stderr)
 
 
 def _usage(error: click.UsageError) -> str:

@@ -11,6 +11,7 @@ import click
 from pylvs.model import mark_words
 from pylvs.model.errors import InvalidOperation
 from pylvs.model.marks import TO_THE_END, MarkRule, checked, with_rule, without
+from pylvs.model.printing import one_line
 
 # option, name of the argument, placeholder, help
 _CONDITIONS = (
@@ -157,7 +158,7 @@ def import_rules(file: TextIO | None, six: bool, dry_run: bool, strict: bool, ap
     found = hooks_of(file.read(), six) if file is not None else hooks_of_host()[0]
     rules, left = mark_rules(found)
     for each in left:
-        click.echo(f"{each.place}: left out: {each.reason}: {each.text}", err=True)
+        click.echo(one_line(f"{each.place}: left out: {each.reason}: {each.text}"), err=True)
     if left and strict:
         raise InvalidOperation(f"{len(left)} rules cannot be taken over, so nothing was changed")
     if dry_run:

@@ -11,6 +11,7 @@ import click
 from pylvs.cli.asking import state_dir
 from pylvs.daemon.options import DEFAULT_FILE, Options
 from pylvs.model.errors import PylvsError
+from pylvs.model.printing import one_line
 
 SWITCH_S = 0.001  # how long the editor's thread may keep the event loop waiting
 
@@ -64,7 +65,7 @@ def reload(dry_run: bool, allow_empty: bool, state_dir: Path | None) -> None:
     for finding in told.get("findings", ()):
         place = f"{finding['file']}:{finding['line']}:{finding['column']}"
         advice = f"; {finding['advice']}" if finding["advice"] else ""
-        click.echo(f"{place}: {finding['severity']}: {finding['text']}{advice}", err=True)
+        _tell(f"{place}: {finding['severity']}: {finding['text']}{advice}")
     if "error" in told:
         raise PylvsError(told["error"])
     for line in told["differences"]:
@@ -73,13 +74,17 @@ def reload(dry_run: bool, allow_empty: bool, state_dir: Path | None) -> None:
         click.echo("nothing would change" if dry_run else "nothing has changed")
     routers = told["virtual_routers"]
     for line in routers["warnings"]:
-        click.echo(f"pylvs: {line}", err=True)
+        _tell(f"pylvs: {line}")
     table = told["table"] or {"refused": [], "trouble": ""}
     for line in table["refused"]:
-        click.echo(f"pylvs: {line}", err=True)
+        _tell(f"pylvs: {line}")
     if table["trouble"]:
         raise PylvsError(f"the configuration is in force, but not yet in the table: {table['trouble']}")
     if routers["trouble"]:
         raise PylvsError(f"the configuration is in force, but not yet in the virtual routers: {routers['trouble']}")
     if table["refused"]:
         raise PylvsError(f"the configuration is in force, but the table did not take {len(table['refused'])} edits")
+
+
+def _tell(text: str) -> None:
+    click.echo(one_line(text), err=True)

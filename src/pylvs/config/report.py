@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pylvs.config.findings import Finding, Severity
 from pylvs.config.tree import Document
+from pylvs.model.printing import visible
 
 WIDEST = 100  # characters of a source line that are shown
 
@@ -53,10 +54,3 @@ class Report:
         if self.colours:
             carets = f"{_COLOURS[finding.severity]}{carets}{_PLAIN}"
         return [f"    {visible(shown)}", f"    {blanks}{carets}"]
-
-
-def visible(text: str) -> str:
-    """The text without characters that a terminal would obey; tabs stay."""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() or character == "\t" else "\ufffd" for character in text)

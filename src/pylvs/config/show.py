@@ -8,7 +8,7 @@ from typing import Any
 from pylvs.config.effective import Effective, EffectiveBlock, How
 from pylvs.config.schema.servers import Server
 from pylvs.config.schema.types import plain
-from pylvs.config.words import written, written_arguments
+from pylvs.config.words import written, written_arguments, written_word
 from pylvs.model.checks import LoadSource
 
 INDENT = "    "
@@ -44,7 +44,8 @@ def text_of(setting: Effective) -> str:
     """A value as it may be written; "" where the keyword alone says it, or where its default has only a description."""
     if setting.words and setting.origin.how is not How.ADJUSTED:
         return " ".join(written_arguments(setting.words))
-    return value_text(setting.value)
+    text = value_text(setting.value)
+    return written_word(setting.keyword.name, text) if text and isinstance(setting.value, str) else text
 
 
 def value_text(value: object) -> str:

@@ -272,29 +272,33 @@ def arguments(text: str) -> tuple[str, ...]:
 
 def written(words: Sequence[Word]) -> str:
     """A statement's words as text; reading it gives the same words again."""
-    return " ".join([_as_simple(words[0]), *written_arguments(words)])
+    return " ".join([_as_simple(words[0].text, words[0].quoted), *written_arguments(words)])
 
 
 def written_arguments(words: Sequence[Word]) -> list[str]:
     """The words behind a statement's keyword as text."""
-    way = _as_shell if words[0].text in ESCAPED else _as_simple
-    return [way(word) for word in words[1:]]
+    return [written_word(words[0].text, word.text, word.quoted) for word in words[1:]]
 
 
-def _as_simple(word: Word) -> str:
+def written_word(keyword: str, word: str, quoted: bool = False) -> str:
+    """A word behind this keyword as text."""
+    return (_as_shell if keyword in ESCAPED else _as_simple)(word, quoted)
+
+
+def _as_simple(word: str, quoted: bool) -> str:
     """A word of a statement without escapes. None can hold a double quote; it becomes a single one."""
-    bare = re.sub("[#!]", r"\\\g<0>", word.text)
+    bare = re.sub("[#!]", r"\\\g<0>", word)
     match = _SIMPLE.match(bare)
-    if word.quoted or not match or match.end() < len(bare):
-        return '"' + word.text.replace('"', "'") + '"'
+    if quoted or not match or match.end() < len(bare):
+        return '"' + word.replace('"', "'") + '"'
     return bare
 
 
-def _as_shell(word: Word) -> str:
+def _as_shell(word: str, quoted: bool) -> str:
     """A word of a statement with escapes."""
-    if word.quoted:
-        return '"' + re.sub(r'[\x00-\x1f\x7f"\\]|\$(?=\{|[A-Za-z_])', _escaped, word.text) + '"'
-    return re.sub(r"""[\x00-\x20\x7f{}"'#!\\]|\$(?=\{|[A-Za-z_])""", _escaped, word.text)
+    if quoted:
+        return '"' + re.sub(r'[\x00-\x1f\x7f"\\]|\$(?=\{|[A-Za-z_])', _escaped, word) + '"'
+    return re.sub(r"""[\x00-\x20\x7f{}"'#!\\]|\$(?=\{|[A-Za-z_])""", _escaped, word)
 
 
 def _escaped(match: re.Match[str]) -> str:

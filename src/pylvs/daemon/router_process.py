@@ -15,6 +15,7 @@ from pylvs.dataplane.standby import Standby
 from pylvs.host.logs import Format
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
+from pylvs.model.printing import one_line
 from pylvs.vrrp import core
 
 NAME = b"pylvs-vrrp"  # as ps and top have it
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(error: Exception, text: str) -> int:
-    print(f"pylvs: virtual routers: {' '.join(text.split())}", file=sys.stderr)
+    print(f"pylvs: virtual routers: {one_line(text)}", file=sys.stderr)
     if os.environ.get("PYLVS_DEBUG"):
         traceback.print_exception(error)
     return EXIT_FAILED

@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import NamedTuple
 
-from pylvs.dataplane.netlink import GENERIC, Netlink, NetlinkError, attribute, attributes, generic_family, name, number
+from pylvs.dataplane.netlink import (
+    GENERIC,
+    Netlink,
+    NetlinkError,
+    attribute,
+    attributes,
+    generic_family,
+    name,
+    number,
+    octets,
+)
 from pylvs.dataplane.netlink import text as text_attribute
 from pylvs.model.addresses import Address
 from pylvs.model.errors import NoSuchDevice
@@ -176,7 +186,7 @@ def _link(wanted: str | int) -> bytes:
     index, label = (wanted, b"") if isinstance(wanted, int) else (0, text_attribute(3, wanted))
     body = _LINK_MESSAGE.pack(socket.AF_UNSPEC, 0, index, 0, 0) + label
     try:
-        if isinstance(wanted, str) and not 0 < len(wanted.encode()) < 16:
+        if isinstance(wanted, str) and not 0 < len(octets(wanted)) < 16:
             raise NetlinkError(errno.ENODEV, "")
         with Netlink() as link:
             return link.request(_LINK_GET, body)[0]

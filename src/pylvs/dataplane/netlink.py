@@ -59,9 +59,14 @@ def u32(kind: int, value: int) -> bytes:
     return attribute(kind, struct.pack("=I", value))
 
 
+def octets(name: str) -> bytes:
+    """A name as the kernel has it: UTF-8, and octets that are none as Python keeps them (PEP 383)."""
+    return name.encode(errors="surrogateescape")
+
+
 def text(kind: int, value: str) -> bytes:
     """An attribute with a name, ending in a zero byte."""
-    return attribute(kind, value.encode() + b"\0")
+    return attribute(kind, octets(value) + b"\0")
 
 
 def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:

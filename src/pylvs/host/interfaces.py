@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import socket
 import struct
 
@@ -17,6 +18,6 @@ def mtus() -> dict[str, int]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         for _, name in socket.if_nameindex():
             with contextlib.suppress(OSError):  # it has gone since
-                answer = fcntl.ioctl(asking, SIOCGIFMTU, IFREQ.pack(name.encode(), 0))
+                answer = fcntl.ioctl(asking, SIOCGIFMTU, IFREQ.pack(os.fsencode(name), 0))
                 found[name] = int(IFREQ.unpack(answer)[1])
     return found

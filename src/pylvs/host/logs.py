@@ -11,6 +11,8 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
+from pylvs.model.printing import one_line
+
 Format = Literal["text", "json"]
 Fields = MutableMapping[str, Any]
 _JOURNAL = "JOURNAL_STREAM"  # device and inode of the stream that systemd's journal reads; it notes the time itself
@@ -58,7 +60,7 @@ def _journal_line(_logger: object, _method: str, fields: Fields) -> str:
 def _words(fields: Fields) -> str:
     level, event, trace = fields.pop("level"), fields.pop("event"), fields.pop("exception", "")
     more = ", ".join(f"{name}={value}" for name, value in fields.items())
-    line = " ".join(f"{level}: {event}{f' ({more})' if more else ''}".split())
+    line = one_line(f"{level}: {event}{f' ({more})' if more else ''}")
     return f"{line}\n{trace}" if trace else line
 
 

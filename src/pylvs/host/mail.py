@@ -16,6 +16,7 @@ from email.utils import formatdate
 import structlog
 
 from pylvs.host.smtp import Refused, deliver
+from pylvs.model.printing import one_line
 from pylvs.model.wanted import Mail
 
 MOST_WAITING = 500
@@ -92,12 +93,8 @@ def message(alert: Alert, mail: Mail) -> bytes:
     made = EmailMessage()
     made["Date"] = formatdate(alert.at, localtime=True)
     made["From"] = mail.sender or f"keepalived@{socket.gethostname()}"
-    made["Subject"] = _one_line(alert.subject)
+    made["Subject"] = one_line(alert.subject)
     made["X-Mailer"] = "pylvs"
     made["To"] = ", ".join(mail.recipients)
-    made.set_content(f"=> {_one_line(alert.body)} <=\n")
+    made.set_content(f"=> {one_line(alert.body)} <=\n")
     return made.as_bytes(policy=made.policy.clone(linesep="\r\n", max_line_length=998))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

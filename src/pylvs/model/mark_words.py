@@ -65,7 +65,7 @@ def _port_range(part: str, protocol: int) -> tuple[int, int]:
         return (number_of(part, 65535, "a port"),) * 2
     try:
         return (socket.getservbyname(part, PROTOCOL_NAMES.get(protocol, "tcp")),) * 2
-    except OSError:
+    except (OSError, ValueError):  # the latter: no name can be spelled like that
         raise InvalidOperation(f"{part}: not a port, and not a range such as 8000-8010") from None
 
 

@@ -109,14 +109,22 @@ def checked(rule: MarkRule) -> MarkRule:
             raise InvalidOperation("a mark rule with ports beyond 0 to 65535, or a range that ends before it begins")
     if not (0 <= rule.mask <= ALL_BITS and 0 <= rule.value <= ALL_BITS):
         raise InvalidOperation(f"a mark must be from 0 to {ALL_BITS}")
-    if len(rule.device.encode()) > 15:
-        raise InvalidOperation(f"{rule.device}: too long for the name of a network device")
+    checked_device(rule.device)
     rule = replace(rule, family=families.pop()) if families else rule
     if rule.source is not None and not rule.source.prefixlen and Not.SOURCE not in rule.turned:
         rule = replace(rule, source=None)
     if rule.target is not None and not rule.target.prefixlen and Not.TARGET not in rule.turned:
         rule = replace(rule, target=None)
     return rule
+
+
+def checked_device(name: str) -> str:
+    """The name, if packets can be asked for a device of that name. Raises InvalidOperation."""
+    if not name.isprintable():
+        raise InvalidOperation(f"{name}: no name of a network device")
+    if len(name.encode()) > 15:
+        raise InvalidOperation(f"{name}: too long for the name of a network device")
+    return name
 
 
 def matches(rule: MarkRule, packet: Packet, mark: int) -> bool:

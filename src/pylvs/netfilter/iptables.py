@@ -9,7 +9,7 @@ from ipaddress import ip_address, summarize_address_range
 
 from pylvs.model.errors import InvalidOperation
 from pylvs.model.mark_words import link_address, network, number_of, protocol_number
-from pylvs.model.marks import ALL_BITS, Ranges, joined
+from pylvs.model.marks import ALL_BITS, Ranges, checked_device, joined
 from pylvs.netfilter.chains import CannotExpress, Clause, Hook, Left, Rule, composed, condition, ports
 
 PRIORITY = -150  # NF_IP_PRI_MANGLE
@@ -196,7 +196,7 @@ def _device(_: _Reader, text: str, turned: bool) -> Iterator[Clause]:
         if turned:
             yield ()
         return
-    yield (condition(turned, device=text),)
+    yield (condition(turned, device=checked_device(text)),)
 
 
 def _ranges(text: str) -> Ranges:

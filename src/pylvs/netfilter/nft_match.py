@@ -7,7 +7,7 @@ from ipaddress import collapse_addresses, ip_address, ip_network, summarize_addr
 from typing import Any
 
 from pylvs.model.mark_words import link_address, protocol_number
-from pylvs.model.marks import ALL_BITS, MarkRule, Network, Ranges, joined
+from pylvs.model.marks import ALL_BITS, MarkRule, Network, Ranges, checked_device, joined
 from pylvs.netfilter.chains import CannotExpress, Clause, condition, ports
 
 _FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ecn": 64, "cwr": 128}
@@ -67,7 +67,7 @@ def _meta(operator: str, key: str, right: Any) -> list[Clause]:
     if key in ("iifname", "iif"):
         if any("*" in str(each) for each in values):
             raise CannotExpress("pylvs mark knows whole names of devices")
-        return _one_of(operator, [condition(turned, device=str(each)) for each in values])
+        return _one_of(operator, [condition(turned, device=checked_device(str(each))) for each in values])
     if key == "l4proto":
         return _protocols(operator, values)
     if key in ("nfproto", "protocol"):

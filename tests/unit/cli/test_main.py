@@ -59,6 +59,11 @@ def test_what_a_user_can_cause_is_one_line_and_status_1(run: Runner) -> None:
     assert run(command_that(error), "probe") == (1, "", "pylvs: eth7: no such device; there are: lo, eth0\n")
 
 
+def test_a_terminal_obeys_nothing_of_what_was_typed(run: Runner) -> None:
+    error = NoSuchDevice("\x1b[31m\udcff: no such device")
+    assert run(command_that(error), "probe") == (1, "", "pylvs: \ufffd[31m\ufffd: no such device\n")
+
+
 def test_a_missing_file_is_named(run: Runner) -> None:
     assert run(command_that(FileNotFoundError(2, "No such file or directory", "plan.toml")), "probe") == (
         1,

@@ -139,6 +139,14 @@ def test_defaults_are_shown_where_nothing_is_written() -> None:
     assert "    # router_id                                  # default: the host's name\n" in text
 
 
+@pytest.mark.parametrize("written", ['"{"', '"a b"', r"a\#b", r"a\!", '"}"'])
+def test_a_value_that_follows_another_is_quoted_like_it(written: str) -> None:
+    first = meaning(f"global_defs {{\nvmac_prefix {written}\n}}")
+    text = shown(first.effective)
+    assert f"    vmac_addr_prefix {written} " in text
+    assert meaning(text).configuration == first.configuration
+
+
 def test_programs_get_the_same_as_people() -> None:
     found = json.loads(json.dumps(as_json(meaning(FULL).effective)))
     service = next(each for each in found["blocks"] if each["block"] == "virtual_server")

@@ -81,6 +81,9 @@ def test_conditions(options: dict[str, str], matches: bool) -> None:
         ({"mark": "1/x"}, "x: a mark is a number"),
         ({"src": "::1", "dst": "192.0.2.1"}, "IPv4 and IPv6"),
         ({"dports": ",".join(str(port) for port in range(1, 40, 2))}, "20 ranges of ports; 16 fit"),
+        ({"dports": "a\udcffb"}, "not a port"),
+        ({"dports": "a\0b"}, "not a port"),
+        ({"device": "a\udcffb"}, "no name of a network device"),
         ({"device": "a" * 16}, "too long for the name of a network device"),
     ],
 )

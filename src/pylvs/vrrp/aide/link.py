@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pylvs.host import own_python
+from pylvs.model.printing import one_line
 from pylvs.vrrp.aide.messages import Configure, Log
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.pipe import Closed, Pipe
@@ -65,7 +66,7 @@ class AideLink:
         if self._pipe is None:
             if isinstance(message, Log):  # which is not lost then
                 with contextlib.suppress(OSError):
-                    os.write(2, f"pylvs: {message.text}\n".encode())
+                    os.write(2, f"pylvs: {one_line(message.text)}\n".encode())
             return
         try:
             self._pipe.send(message)
