@@ -97,8 +97,9 @@ case $name in
     *) echo "$name: unrecognized service" >&2; exit 1 ;;
 esac
 mkdir -p $state
-# A process that has ended may stay listed, without a command line, until somebody asks for its status.
-runs() {{ [ -s "$state/$1.pid" ] && grep -q . "/proc/$(cat "$state/$1.pid")/cmdline" 2>/dev/null; }}
+# A process that has ended may stay listed until somebody asks how (Z, X). Its command line would not tell: in the
+# middle of an exec, as pylvs is when it has just begun, a living process has none.
+runs() {{ [ -s "$state/$1.pid" ] && grep -q '^State:.[^ZX]' "/proc/$(cat "$state/$1.pid")/status" 2>/dev/null; }}
 begin() {{
     program=$1
     shift
@@ -113,7 +114,10 @@ start() {{
         first=$(($(wc -l </var/log/pylvs.log) + 1))
         case $name in pylvs) begin pylvs pylvs run ;; *) begin pylvs pylvs run --no-vrrp ;; esac
         until ready; do
-            runs pylvs || {{ tail -n 1 /var/log/pylvs.log >&2; exit 1; }}
+            runs pylvs || {{
+                tail -n +$first /var/log/pylvs.log | tail -n 1 | grep . >&2 || echo "pylvs: ended without a word" >&2
+                exit 1
+            }}
             sleep 0.05
         done
     fi

@@ -225,7 +225,9 @@ def test_never_more_than_the_limits_allow_and_everything_at_least_as_often_as_to
         found += sent(those, now, start=found[-1][0] if found else 0.0)
         for announcer in those:
             announcer.again(now, "conflict")
-    found += sent(those, 40.0, start=max(conflicts, default=0.0))
+    last = max(conflicts, default=0.0)
+    # Long enough for each to say 12 targets 4 times, every half second, while two others refresh theirs in between.
+    found += sent(those, last + 3 * 12 * 4 * (0.5 + PATIENCE_S), start=last)
 
     shared: list[tuple[Callable[[Target], bool], float]] = []
     for version, both, other in ((4, told[0].arp_s, told[1].arp_s), (6, told[0].neighbour_s, told[1].neighbour_s)):

@@ -51,8 +51,8 @@ class Listener:
     lines: list[str] = field(default_factory=list)
     ended: bool = False
 
-    def read(self, path: Path) -> None:
-        with open(path) as pipe:
+    def read(self, descriptor: int) -> None:
+        with open(descriptor) as pipe:
             for line in pipe:
                 self.lines.append(line.rstrip("\n"))
         self.ended = True
@@ -65,7 +65,8 @@ def listening(path: Path) -> Iterator[Listener]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     made = Listener()
-    thread = threading.Thread(target=made.read, args=(path,))
+    # Opened before anything is told: the pipe goes with who writes, perhaps sooner than a thread begins.
+    thread = threading.Thread(target=made.read, args=(os.open(path, os.O_RDONLY),))
     thread.start()
     yield made
     thread.join(60)
