@@ -9,14 +9,15 @@
 #pragma once
 #include "helpers.h"
 
-enum abi { ABI_NUMBER = 1 };
+enum abi { ABI_NUMBER = 2 };
 
 enum limits {
 	HASH_BITS = 13, /* of the bitmaps of virtual and real addresses */
 	BITMAP_WORDS = 1 << (HASH_BITS - 6),
 	LOOKS = 64, /* slots of one element of `looks`, four cache lines */
 	NOTHING = 0xffffffff,
-	MAGAZINE = 32, /* connections' credits, and free slots of IPv6, that a CPU keeps for itself */
+	MAGAZINE = 32, /* connections' credits, and of each family free slots, that a CPU keeps for itself */
+	BUNDLE = MAGAZINE / 2, /* of them, that it takes or gives back at once */
 	DEVICES = 64,
 	STANDBY_ADDRESSES = 4096, /* of virtual routers; there is room for two sets of them */
 	HOP_SLOTS = 1024, /* next hops towards clients, per CPU */
@@ -30,11 +31,15 @@ enum limits {
 	MAGLEV_KEY_1 = 0x9e3779b1, /* of its hashes: 2654435761 */
 	MAGLEV_KEY_2 = 0x9e37a52c, /* 2654446892 */
 	CACHE_MEMBERS = 8, /* of a set, in one part */
-	TABLE_WINDOW = 62, /* places from its home on where an IPv4 connection may stand */
+	ENTRIES = 16, /* of a bucket of the index of IPv4 connections */
+	OTHER_BUCKETS = 4, /* where what belongs to a full one may be */
 };
 
 enum scheduler { SCHED_NONE, SCHED_RR, SCHED_WRR, SCHED_LC, SCHED_WLC, SCHED_SED, SCHED_NQ, SCHED_FO,
 		 SCHED_OVF, SCHED_DH, SCHED_SH, SCHED_MH, SCHED_LBLC, SCHED_LBLCR, SCHEDULERS };
+
+/* Of a connection. */
+enum side { SIDE_REQUEST, SIDE_ANSWER };
 
 enum method { METHOD_MASQ, METHOD_LOCAL, METHOD_TUNNEL, METHOD_ROUTE, METHOD_BYPASS };
 
@@ -354,16 +359,27 @@ struct hop { /* where packets to an address leave */
 	u32 mtu;
 	u32 room; /* for a packet in an IP-in-IP tunnel; 0: less than IP demands */
 	u32 verdict;
-	u64 quick; /* the generation in which packets may go this way without another question: fast.h; 0: none */
-	u32 life_tcp; /* in it, of an established connection, in ticks */
-	u32 life_udp;
-	u32 input; /* the device where they come in, and its link address */
-	u8 own_mac[6];
-	u8 pad[2];
-	be32 real; /* the destination's address, and the source of tunnels to it */
-	be32 outer_source;
 	struct address gateway; /* next hop on the link */
 	struct address source; /* the address this host would use */
+};
+
+/* Where packets come in that the fast path may take without another question (fast.h). */
+struct entrance {
+	u64 live; /* the generation in which it may; 0: none */
+	u32 stamp; /* tick at which it was noted */
+	u32 input; /* the device, and its link address */
+	u8 mac[6];
+	u8 pad[2];
+};
+
+struct lane { /* what a CPU keeps of a destination */
+	struct counters counters;
+	struct hop hop;
+	struct entrance entrances[2]; /* of requests, of NAT's answers */
+	u32 life_tcp; /* of an established connection, in their generation, in ticks */
+	u32 life_udp;
+	be32 real; /* the destination's address, and the source of tunnels to it */
+	be32 outer_source;
 };
 
 /* The MTU of the path to an IPv4 address, as an ICMP error told it: a kernel's route exception. */

@@ -32,18 +32,44 @@ union tuple {
 	struct tuple6 v6;
 };
 
-/* The word of a connection, changed by compare-exchange alone:
+/* The word of a connection, changed by compare-exchange; the tick alone also by a plain store (prolong in fast.h):
  * bits 0-31 tick of expiry, 32-39 state, 40 dying, 41 a reply was seen, 48-63 generation. */
 enum word_bits { WORD_STATE = 32, WORD_DYING = 40, WORD_ANSWERED = 41, WORD_GENERATION = 48 };
 
 struct connection {
-	u64 word; /* unused for NAT over IPv6, whose two directions share words6[slot] */
-	u32 slot; /* of IPv4: its place in the table; 0: nobody's */
+	u64 word; /* unused for NAT over IPv6, whose two directions share words6 */
 	u32 destination;
-	u32 service;
 	be16 port; /* of the real server */
 	u8 method;
 	u8 controlled; /* made under a template, which its control names */
+};
+
+/* A place in the table of IPv4 connections, half a cache line, by slot: bpf/table.h. */
+struct place4 {
+	struct connection connection;
+	struct tuple4 tuple; /* without a target: nobody's */
+};
+
+struct connection6 {
+	struct connection connection;
+	u32 slot;
+	u32 pad;
+};
+
+/* Of the index: 0, or a slot and a part of its tuple's hash. */
+struct bucket {
+	u32 entry[ENTRIES];
+};
+
+struct table_key {
+	u64 seeds[2]; /* of the hash: odd */
+	u32 buckets; /* of each half of the index; some more follow for what belongs to full ones */
+	u32 slots_mask; /* bits of an entry that name a slot */
+};
+
+/* Which of their entries are in force, of so many buckets. */
+struct marks {
+	u32 of[ENTRIES];
 };
 
 /* What persistence keeps of a connection or a template. */
@@ -54,23 +80,7 @@ struct control {
 	u32 assured; /* of a template: one of them was established */
 };
 
-/* A place in the table of IPv4 connections, one cache line: bpf/table.h. */
-struct place4 {
-	u64 homed; /* bit n: in the nth place from here stands a connection whose home is here */
-	struct tuple4 tuple;
-	struct connection connection;
-	struct control control;
-};
-
-struct reply4 { /* what a real server's answer needs */
-	u32 slot;
-	u32 destination;
-	be32 address; /* the virtual one */
-	be16 port;
-	u16 controlled;
-};
-
-struct reply6 {
+struct reply6 { /* what a real server's answer needs */
 	u32 slot;
 	u32 destination;
 	struct address address;
@@ -87,7 +97,7 @@ struct looks { /* ticks at which the expirer looks at each slot again; 0: free *
 };
 
 struct pool {
-	u32 fresh; /* slots of IPv6 never used begin here */
+	u32 fresh[2]; /* slots of IPv4, and of IPv6, that were ever used */
 	u32 capacity; /* connections and templates of both families */
 	u32 used; /* of them, with what CPUs keep for themselves; atomic */
 	u32 sweep_at; /* where the expirer goes on */
@@ -109,10 +119,17 @@ struct pace { /* how long the expirer held its CPU */
 	u64 lengths[PACE_CLASSES]; /* goes shorter than PACE_FIRST_NS << n; the last: all longer ones */
 };
 
+struct free_slots {
+	u32 count;
+	u32 slots[MAGAZINE];
+};
+
+struct bundle {
+	u32 slots[BUNDLE];
+};
+
 struct magazine {
-	u32 count; /* of slots */
 	u32 generation;
 	u32 credits;
-	u32 pad;
-	u32 slots[MAGAZINE];
+	struct free_slots free[2]; /* of IPv4, and of IPv6 */
 };

@@ -30,16 +30,15 @@ INLINE bool find_translated(struct answer *a, const struct packet *p)
 		a->controlled = found->controlled;
 		a->word = word_of6(a->slot);
 	} else {
-		struct reply4 *found = bpf_map_lookup_elem(&replies4, &p->tuple.v4);
-		if (!found)
+		struct key4 key = key4_of(&p->tuple.v4);
+		struct place4 *place = find_answered(key.addresses, key.rest, &a->slot);
+		if (!place)
 			return false;
-		a->slot = found->slot;
-		a->index = found->destination;
-		a->source.word[0] = found->address;
-		a->port = found->port;
-		a->controlled = found->controlled;
-		struct place4 *place = LOOKUP(connections4, a->slot);
-		a->word = place ? &OPAQUE(place)->connection.word : NULL;
+		a->index = place->connection.destination;
+		a->source.word[0] = place->tuple.target;
+		a->port = place->tuple.target_port;
+		a->controlled = place->connection.controlled;
+		a->word = &place->connection.word;
 	}
 	a->masq = true;
 	return true;
@@ -49,10 +48,11 @@ INLINE bool find_untranslated(struct answer *a, const struct packet *p)
 {
 	union tuple request;
 	turn(&request, &p->tuple, p->six);
-	struct connection *c = find_tuple(&request, p->six);
+	struct found found = find_tuple(&request, p->six);
+	struct connection *c = found.connection;
 	if (!c || c->method == METHOD_MASQ)
 		return false;
-	a->slot = c->slot;
+	a->slot = found.slot;
 	a->index = c->destination;
 	a->controlled = c->controlled;
 	a->masq = false;

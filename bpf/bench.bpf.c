@@ -5,7 +5,7 @@
  * Python puts the program to be measured, or one of the empty ones below, into `bench_target`. What writing anew costs
  * is measured with these and taken off; docs/performance.md tells how.
  */
-#include "helpers.h"
+#include "swap.h"
 
 enum bench_numbers {
 	BENCH_BYTES = 54, /* Ethernet, IPv4 and TCP headers, or UDP's with as much behind it */
@@ -65,8 +65,6 @@ INLINE struct bench_plan *the_plan(void)
 	return bpf_map_lookup_elem(&bench_plans, &only);
 }
 
-#define AT(type, base, offset) (*(type *)((void *)(base) + (offset)))
-
 /* The next flow of a sequence that visits all of them once. */
 INLINE u32 next_flow(struct bench_plan *plan)
 {
@@ -83,13 +81,13 @@ INLINE bool write_frame(void *to, void *end, const struct bench_plan *plan, u32 
 		return false;
 #pragma unroll
 	for (int i = 0; i < BENCH_LINK - 2; i += 4)
-		AT(volatile u32, to, i) = AT(const volatile u32, plan->frame, i);
-	AT(volatile u16, to, BENCH_LINK - 2) = AT(const volatile u16, plan->frame, BENCH_LINK - 2);
-	AT(volatile u64, to, BENCH_LINK) = AT(const volatile u64, plan->frame, BENCH_LINK);
-	AT(volatile u64, to, BENCH_LINK + 8) = AT(const volatile u64, plan->frame, BENCH_LINK + 8);
+		WORD_AT(volatile u32, to, i) = WORD_AT(const volatile u32, plan->frame, i);
+	WORD_AT(volatile u16, to, BENCH_LINK - 2) = WORD_AT(const volatile u16, plan->frame, BENCH_LINK - 2);
+	WORD_AT(volatile u64, to, BENCH_LINK) = WORD_AT(const volatile u64, plan->frame, BENCH_LINK);
+	WORD_AT(volatile u64, to, BENCH_LINK + 8) = WORD_AT(const volatile u64, plan->frame, BENCH_LINK + 8);
 #pragma unroll
 	for (u32 i = BENCH_LINK + 16; i < bytes; i += 4)
-		AT(volatile u32, to, i) = AT(const volatile u32, plan->frame, i);
+		WORD_AT(volatile u32, to, i) = WORD_AT(const volatile u32, plan->frame, i);
 	return true;
 }
 
@@ -153,9 +151,9 @@ int bench_flows(struct xdp_md *ctx)
 	sum = (sum & 0xffff) + (sum >> 16);
 	u16 port = to_be16(BENCH_FIRST_PORT + flow % BENCH_FLOWS_AN_ADDRESS);
 	u16 target = to_be16(plan->port + (flow & plan->services));
-	AT(volatile u64, to, BENCH_CHECK - 2) =
-		AT(const volatile u16, plan->frame, BENCH_CHECK - 2) | (~sum & 0xffff) << 16 | (u64)to_be32(client) << 32;
-	AT(volatile u32, to, BENCH_PORTS) = (u32)target << 16 | port;
+	WORD_AT(volatile u64, to, BENCH_CHECK - 2) =
+		WORD_AT(const volatile u16, plan->frame, BENCH_CHECK - 2) | (~sum & 0xffff) << 16 | (u64)to_be32(client) << 32;
+	WORD_AT(volatile u32, to, BENCH_PORTS) = (u32)target << 16 | port;
 	bpf_tail_call(ctx, &bench_target, 0);
 	return aborted(ctx);
 }
@@ -171,8 +169,8 @@ int bench_flows6(struct xdp_md *ctx)
 	if (to + BENCH_BYTES6 > (void *)(long)ctx->data_end)
 		return aborted(ctx);
 	u32 flow = next_flow(plan);
-	AT(volatile u32, to, BENCH_SOURCE6) = to_be32(plan->address + flow / BENCH_FLOWS_AN_ADDRESS);
-	AT(volatile u16, to, BENCH_PORTS6) = to_be16(BENCH_FIRST_PORT + flow % BENCH_FLOWS_AN_ADDRESS);
+	WORD_AT(volatile u32, to, BENCH_SOURCE6) = to_be32(plan->address + flow / BENCH_FLOWS_AN_ADDRESS);
+	WORD_AT(volatile u16, to, BENCH_PORTS6) = to_be16(BENCH_FIRST_PORT + flow % BENCH_FLOWS_AN_ADDRESS);
 	bpf_tail_call(ctx, &bench_target, 0);
 	return aborted(ctx);
 }
@@ -188,19 +186,6 @@ int bench_tc(struct __sk_buff *ctx)
 }
 
 /* --- what stands in for the path --- */
-
-INLINE bool swap_addresses(u16 *mac, void *end)
-{
-	if ((void *)(mac + 6) > end)
-		return false;
-#pragma unroll
-	for (int i = 0; i < 3; i++) {
-		u16 target = mac[i];
-		mac[i] = mac[i + 3];
-		mac[i + 3] = target;
-	}
-	return true;
-}
 
 /* The floor of all ratios: as little as forwarding can be. */
 SEC("xdp.frags")

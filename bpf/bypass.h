@@ -40,18 +40,19 @@ INLINE int stage_bypass(struct __sk_buff *skb)
 {
 	struct work *w = work_of(HOOK_TC);
 	struct root *root = the_root();
-	if (!w || !root)
+	if (!w)
 		return to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	u32 now = ticks();
-	struct connection *c = find_connection(p);
+	struct found found = find_connection(p);
+	struct connection *c = found.connection;
 	w->chosen = NOBODY;
 	w->method = METHOD_BYPASS;
 	w->port = 0;
 	if (c) {
 		u32 direction = direction_in(&root->settings, DIRECTION_INPUT_ONLY);
 		if (c->method != METHOD_BYPASS ||
-		    !advance(&c->word, c->slot, false, direction, p->event, NULL, facts_of(root), now))
+		    !advance(&c->word, found.slot, false, direction, p->event, NULL, facts_of(root), now))
 			return dropped(HOOK_TC, REASON_DYING);
 		return send_past(skb, w);
 	}

@@ -3,7 +3,7 @@
  * connections to an address go. The service's cursor counts the entries: epoch << 32 | entries.
  *
  * Each member holds its destination (`cached`): a deleted one's slot is not used again while it is remembered.
- * Entries that no packet asks for go in the sweep (cache_sweep.h).
+ * Packets put parts in, the sweep alone takes them out (cache_sweep.h): so each part's key is in the queue just once.
  */
 #pragma once
 #include "connection.h"
@@ -17,10 +17,18 @@ enum cache_limits {
 
 struct cache_sweeper {
 	struct bpf_timer timer;
-	u32 sweeps;
-	u32 parts; /* in the map, atomic: without any, a sweep has nothing to do */
+	u32 parts; /* in the map, atomic */
+	u32 round; /* number of the timer's latest */
+	u32 left; /* parts to look at until it is over */
+	u32 asked; /* likewise of a round that somebody else runs */
 };
 ARRAY_MAP(cache_sweepers, struct cache_sweeper, 1, 0);
+
+struct { /* the order in which parts are looked at */
+	MAP_UINT(type, BPF_MAP_TYPE_QUEUE);
+	MAP_UINT(max_entries, 128);
+	MAP_TYPE(value, struct cache_key);
+} cache_queue SEC(".maps");
 
 INLINE void count_parts(s32 by)
 {
@@ -38,10 +46,10 @@ INLINE void hold(u32 destination, s32 by)
 		__sync_fetch_and_add(&d->cached, by);
 }
 
-INLINE void release_members(const struct cached *part)
+INLINE void release_members(struct cached *part)
 {
 	for (u32 i = 0; i < CACHE_MEMBERS; i++)
-		hold(part->members[i], -1);
+		hold(__sync_lock_test_and_set(&part->members[i], NOTHING), -1);
 }
 
 /* --- the count of entries --- */
@@ -70,20 +78,6 @@ INLINE void dismissed(u64 *cursor, u32 epoch)
 
 /* --- entries --- */
 
-/* Take one part of an entry out, if nobody else does, and let its members go. */
-NOINLINE int remove_cached(const struct cache_key *key, const struct cached *part)
-{
-	struct cached copy = *part;
-	if (bpf_map_delete_elem(&cache, key))
-		return 0;
-	count_parts(-1);
-	release_members(&copy);
-	struct service_state *state = LOOKUP(service_states, copy.service);
-	if (state && !key->part)
-		dismissed(&state->cursor, key->epoch);
-	return 1;
-}
-
 /* Whether the last look at a service's whole cache, one each half hour since its scheduler began, found an entry
  * unused for so many seconds. */
 INLINE bool outlived(u32 used, u32 epoch_tick, u32 now, u32 expiration_s)
@@ -95,6 +89,37 @@ INLINE bool outlived(u32 used, u32 epoch_tick, u32 now, u32 expiration_s)
 	return (s32)(looked - used) >= 0 && looked - used >= (u64)expiration_s * minute / 60;
 }
 
+INLINE bool began_change(struct cached *entry)
+{
+	return __sync_val_compare_and_swap(&entry->busy, 0, 1) == 0;
+}
+
+INLINE void ended_change(struct cached *entry)
+{
+	barrier();
+	WRITE_ONCE(entry->busy, 0);
+}
+
+static int release_step(u32 number, struct cache_key *key)
+{
+	key->part = number;
+	struct cached *part = bpf_map_lookup_elem(&cache, key);
+	if (!part)
+		return 1;
+	release_members(part);
+	return 0;
+}
+
+/* An entry begins anew, without any destination. */
+INLINE void begin_anew(const struct cache_key *key, struct cached *entry, u32 now)
+{
+	struct cache_key at = *key;
+	bpf_loop(entry->count / CACHE_MEMBERS + 1, release_step, &at, 0);
+	entry->count = 0;
+	entry->changed = now;
+	WRITE_ONCE(entry->used, now);
+}
+
 INLINE void key_of_target(struct cache_key *key, const struct work *w)
 {
 	__builtin_memset(key, 0, sizeof(*key));
@@ -102,17 +127,19 @@ INLINE void key_of_target(struct cache_key *key, const struct work *w)
 	key->target = hashed_target(&w->packet);
 }
 
-/* What is remembered of the packet's target. */
+/* What is remembered of the packet's target; of what outlived its expiration, nothing. */
 INLINE struct cached *remembered(const struct cache_key *key, const struct work *w, u32 now, u32 expiration_s)
 {
 	struct cached *entry = bpf_map_lookup_elem(&cache, key);
 	if (!entry)
 		return NULL;
-	if (outlived(entry->used, w->epoch_tick, now, expiration_s)) {
-		remove_cached(key, entry);
-		return NULL;
+	if (!outlived(entry->used, w->epoch_tick, now, expiration_s)) {
+		WRITE_ONCE(entry->used, now);
+	} else if (began_change(entry)) {
+		if (outlived(entry->used, w->epoch_tick, now, expiration_s))
+			begin_anew(key, entry, now);
+		ended_change(entry);
 	}
-	WRITE_ONCE(entry->used, now);
 	return entry;
 }
 
@@ -123,12 +150,15 @@ INLINE bool put_part(const struct cache_key *key, u32 service, u32 now, u32 memb
 	for (u32 i = 1; i < CACHE_MEMBERS; i++)
 		fresh.members[i] = NOTHING;
 	hold(member, 1);
-	if (bpf_map_update_elem(&cache, key, &fresh, BPF_NOEXIST)) {
-		hold(member, -1);
-		return false;
+	bool made = !bpf_map_update_elem(&cache, key, &fresh, BPF_NOEXIST);
+	if (made && !bpf_map_push_elem(&cache_queue, key, 0)) {
+		count_parts(1);
+		return true;
 	}
-	count_parts(1);
-	return true;
+	if (made)
+		bpf_map_delete_elem(&cache, key);
+	hold(member, -1);
+	return false;
 }
 
 /* Remember a destination for the packet's target, unless there are too many entries: then the choice counts anyway. */
@@ -148,7 +178,7 @@ static int idle_step(u32 index, struct candidates *c)
 		return 1;
 	if (2 * (s64)(s32)it.destination->active >= it.member->weight)
 		return 0;
-	c->best = index;
+	c->work->best = index;
 	return 1;
 }
 
@@ -157,9 +187,9 @@ INLINE bool crowded(struct candidates *c, const struct destination *d, s32 weigh
 {
 	if ((s32)d->active <= weight)
 		return false;
-	c->best = NOBODY;
+	c->work->best = NOBODY;
 	bpf_loop(c->count, idle_step, c, 0);
-	return c->best != NOBODY;
+	return c->work->best != NOBODY;
 }
 
 static int place_step(u32 index, struct candidates *c)
@@ -169,17 +199,17 @@ static int place_step(u32 index, struct candidates *c)
 		return 1;
 	if (member->destination != c->place)
 		return 0;
-	c->best = index;
+	c->work->best = index;
 	return 1;
 }
 
 /* Where a destination stands in the list; NOBODY if it does not. */
 INLINE u32 place_of(struct candidates *c, u32 destination)
 {
-	c->best = NOBODY;
+	c->work->best = NOBODY;
 	c->place = destination;
 	bpf_loop(c->count, place_step, c, 0);
-	return c->best;
+	return c->work->best;
 }
 
 INLINE u32 destination_at(const struct candidates *c, u32 place)

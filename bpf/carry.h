@@ -101,7 +101,7 @@ INLINE int carry_new(void *ctx, const struct packet *p, struct target *t, const 
 		return to_stack(hook);
 	if (hook == HOOK_XDP) {
 		if (!xdp_can(ctx, p, t, hop, asked)) {
-			struct counters *c = LOOKUP(statistics, t->index);
+			struct counters *c = counters_at(t->index);
 			if (c)
 				c->connections += connections; /* TC counts the packet */
 			return to_tc();
@@ -113,29 +113,44 @@ INLINE int carry_new(void *ctx, const struct packet *p, struct target *t, const 
 	return send(ctx, p, t, hop, &root->settings, hook);
 }
 
-/* What follows may take the fast path: the destination is available, and nothing about it asks for more. */
-INLINE void note_quick(struct xdp_md *ctx, struct hop *hop, const struct target *t, const struct facts *facts, u64 live)
+/* What follows on this side may take the fast path: the destination is available, and nothing about it asks for more. */
+INLINE void note_entrance(struct xdp_md *ctx, const struct destination *d, u32 index, u32 state, enum side side,
+			  const struct root *root, u64 live)
 {
+	struct lane *lane = LOOKUP(lanes, index);
 	struct device *device = LOOKUP(devices, ctx->ingress_ifindex & (DEVICES - 1));
-	if (hop->verdict != HOP_READY || t->destination->family != 4 || t->state >> DESTINATION_TUNNEL || !device)
+	if (!lane || !device || d->family != 4 || !(state & DESTINATION_AVAILABLE))
 		return;
-	hop->input = device->ifindex;
-	hop->real = t->destination->address.word[0];
-	hop->outer_source = fib_gives_source ? hop->source.word[0] : t->destination->source.word[0];
-	__builtin_memcpy(hop->own_mac, device->mac, 6);
-	hop->life_tcp = facts->timeouts[STATE_ESTABLISHED];
-	hop->life_udp = facts->timeouts[STATE_UDP];
-	hop->quick = live;
+	const struct facts *facts = &root->facts[live & 1];
+	struct entrance *entrance = &lane->entrances[side];
+	lane->life_tcp = facts->timeouts[STATE_ESTABLISHED];
+	lane->life_udp = facts->timeouts[STATE_UDP];
+	lane->real = d->address.word[0];
+	entrance->stamp = ticks();
+	entrance->input = device->ifindex;
+	__builtin_memcpy(entrance->mac, device->mac, 6);
+	entrance->live = live;
 }
 
-/* A packet of connection `c`, which is not a candidate for being scheduled anew. */
-INLINE int carry_known(void *ctx, const struct packet *p, struct connection *c, const struct root *root, u32 now,
+/* Requests may; those of other tunnels than IP in IP may not. */
+INLINE void note_quick(struct xdp_md *ctx, const struct hop *hop, const struct target *t, const struct root *root, u64 live)
+{
+	struct lane *lane = LOOKUP(lanes, t->index);
+	if (!lane || hop->verdict != HOP_READY || t->state >> DESTINATION_TUNNEL)
+		return;
+	lane->outer_source = fib_gives_source ? hop->source.word[0] : t->destination->source.word[0];
+	note_entrance(ctx, t->destination, t->index, t->state, SIDE_REQUEST, root, live);
+}
+
+/* A packet of a connection that is not a candidate for being scheduled anew. */
+INLINE int carry_known(void *ctx, const struct packet *p, const struct found *found, const struct root *root, u32 now,
 		       enum hook hook)
 {
+	struct connection *c = found->connection;
 	struct target t = {.index = c->destination, .method = c->method, .port = c->port};
 	u64 live = READ_ONCE(root->live);
-	u32 slot = c->slot;
-	u64 *word = connection_word(c);
+	u32 slot = found->slot;
+	u64 *word = connection_word(found);
 	t.destination = LOOKUP(destinations, t.index);
 	if (!word || !t.destination) {
 		if (c->method != METHOD_BYPASS)
@@ -152,7 +167,7 @@ INLINE int carry_known(void *ctx, const struct packet *p, struct connection *c, 
 	if (hook == HOOK_XDP) {
 		if (!xdp_can(ctx, p, &t, hop, asked))
 			return to_tc();
-		note_quick(ctx, hop, &t, &root->facts[live & 1], live);
+		note_quick(ctx, hop, &t, root, live);
 	}
 	u32 direction = direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
 	if (unlikely(!advance(word, slot, c->controlled, direction, p->event, t.destination, &root->facts[live & 1], now)))

@@ -17,7 +17,7 @@ INLINE int full(void *ctx, struct work *w, enum hook hook)
 INLINE int carry_first(void *ctx, struct work *w, struct target *t, const struct root *root, u32 now,
 		       enum hook hook)
 {
-	struct counters *c = LOOKUP(statistics, t->index);
+	struct counters *c = counters_at(t->index);
 	if (likely(!w->packet.quoting))
 		return carry_new(ctx, &w->packet, t, root, now, 1, hook);
 	if (c)
@@ -30,7 +30,7 @@ INLINE int stage_connect(void *ctx, enum hook hook)
 {
 	struct work *w = work_of(hook);
 	struct root *root = the_root();
-	if (!w || !root)
+	if (!w)
 		return to_stack(hook);
 	struct packet *p = &w->packet;
 	if (w->chosen == NOBODY)
@@ -61,8 +61,10 @@ INLINE int stage_connect(void *ctx, enum hook hook)
 		return carry_first(ctx, w, &t, root, now, hook);
 	case MADE_EXISTS: {
 		let_template_go(w);
-		struct connection *winner = find_connection(p);
-		return winner && !p->quoting ? carry_known(ctx, p, winner, root, now, hook) : dropped(hook, REASON_DYING);
+		struct found winner = find_connection(p);
+		if (!winner.connection || p->quoting)
+			return dropped(hook, REASON_DYING);
+		return carry_known(ctx, p, &winner, root, now, hook);
 	}
 	case MADE_FULL:
 		let_template_go(w);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * Connections: finding, making, refreshing and ending them (IPVS-SEMANTICS 4).
  *
- * A connection's word changes by compare-exchange alone, and only who wins the exchange moves the counts: they always
- * equal what is in the table. Deleted hash elements are reused at once, so the word carries a generation.
+ * A connection's word changes by compare-exchange, and only who wins the exchange moves the counts: they always equal
+ * what is in the table. Places and hash elements are reused at once, so the word carries a generation. The fast path
+ * alone stores a later tick of expiry, which counts nothing, without an exchange.
  */
 #pragma once
 #include "slots.h"
@@ -30,23 +31,31 @@ INLINE bool word_dying(u64 word)
 
 /* --- the tables: one for each family --- */
 
-INLINE struct connection *find_tuple(const union tuple *key, bool six)
+INLINE struct found find_tuple(const union tuple *key, bool six)
 {
-	if (six)
-		return bpf_map_lookup_elem(&connections6, &key->v6);
+	struct found found = {};
+	if (six) {
+		struct connection6 *value = bpf_map_lookup_elem(&connections6, &key->v6);
+		if (value)
+			found = (struct found){&value->connection, value->slot};
+		return found;
+	}
 	struct key4 words = key4_of(&key->v4);
-	struct place4 *place = find_place(words.addresses, words.rest);
-	return place ? &OPAQUE(place)->connection : NULL;
+	struct place4 *place = find_place(words.addresses, words.rest, SIDE_REQUEST, &found.slot);
+	if (place)
+		found.connection = &place->connection;
+	return found;
 }
 
-INLINE struct connection *find_connection(const struct packet *p)
+INLINE struct found find_connection(const struct packet *p)
 {
 	return find_tuple(&p->tuple, p->six);
 }
 
-INLINE u64 *connection_word(struct connection *c)
+INLINE u64 *connection_word(const struct found *found)
 {
-	return unlikely(c->slot >= first_slot6) && c->method == METHOD_MASQ ? word_of6(c->slot) : &c->word;
+	struct connection *c = found->connection;
+	return unlikely(found->slot >= first_slot6) && c->method == METHOD_MASQ ? word_of6(found->slot) : &c->word;
 }
 
 /* Flags of a destination in the generation in force. */
@@ -177,16 +186,6 @@ INLINE bool advance(u64 *word, u32 slot, bool controlled, u32 direction, u32 eve
 
 enum { QUOTED_LIFE_S = 3 }; /* of a connection that no packet of its own has made (8.4) */
 
-INLINE void reply_key4(struct tuple4 *key, const struct tuple4 *request, be32 real, be16 port)
-{
-	__builtin_memset(key, 0, sizeof(*key));
-	key->source = real;
-	key->target = request->source;
-	key->source_port = port;
-	key->target_port = request->source_port;
-	key->protocol = request->protocol;
-}
-
 INLINE void reply_key6(struct tuple6 *key, const struct tuple6 *request, const struct address *real, be16 port)
 {
 	__builtin_memset(key, 0, sizeof(*key));
@@ -197,39 +196,75 @@ INLINE void reply_key6(struct tuple6 *key, const struct tuple6 *request, const s
 	key->protocol = request->protocol;
 }
 
-/* The newest connection answers for a real server's packets, as in IPVS (4.1). */
-INLINE long add_reply(const struct packet *p, const struct destination *d, u32 index, u32 slot, be16 port,
-		      bool controlled)
+/* Of the packets that the real server answers with. */
+INLINE struct key4 answer_key4(const struct tuple4 *request, be32 real, be16 port)
 {
-	if (p->six) {
-		struct tuple6 key;
-		reply_key6(&key, &p->tuple.v6, &d->address, port);
-		struct reply6 value = {.slot = slot, .destination = index, .address = p->tuple.v6.target,
-				       .port = p->tuple.v6.target_port, .controlled = controlled};
-		return bpf_map_update_elem(&replies6, &key, &value, BPF_ANY);
+	return (struct key4){real | (u64)request->source << 32,
+			     port | (u64)request->source_port << 16 | (u64)request->protocol << 32};
+}
+
+/* Room for what finds the connection by its answers: of IPv4 an entry of the index, or NO_ENTRY. The newest connection
+ * answers for a real server's packets, as in IPVS (4.1); of IPv6 from now on. */
+INLINE u32 begin_reply(const struct packet *p, const struct destination *d, const struct work *w, u32 slot)
+{
+	if (!p->six) {
+		struct key4 key = answer_key4(&p->tuple.v4, d->address.word[0], w->port);
+		return take_entry(key.addresses, key.rest, slot, SIDE_ANSWER);
 	}
-	struct tuple4 key;
-	reply_key4(&key, &p->tuple.v4, d->address.word[0], port);
-	struct reply4 value = {.slot = slot, .destination = index, .address = p->tuple.v4.target,
-			       .port = p->tuple.v4.target_port, .controlled = controlled};
-	return bpf_map_update_elem(&replies4, &key, &value, BPF_ANY);
+	struct tuple6 key;
+	reply_key6(&key, &p->tuple.v6, &d->address, w->port);
+	struct reply6 value = {.slot = slot, .destination = w->chosen, .address = p->tuple.v6.target,
+			       .port = p->tuple.v6.target_port, .controlled = w->template != NO_TEMPLATE};
+	return bpf_map_update_elem(&replies6, &key, &value, BPF_ANY) ? NO_ENTRY : 0;
+}
+
+INLINE void finish_reply(const struct packet *p, const struct destination *d, be16 port, u32 slot, u32 at)
+{
+	if (p->six)
+		return;
+	struct key4 key = answer_key4(&p->tuple.v4, d->address.word[0], port);
+	publish_answer(key.addresses, key.rest, slot, at);
+}
+
+NOINLINE int remove_reply6(const struct tuple6 *request, const struct destination *d, u32 slot, be16 port)
+{
+	struct tuple6 key;
+	if (!request || !d)
+		return 0;
+	reply_key6(&key, request, &d->address, port);
+	struct reply6 *reply = bpf_map_lookup_elem(&replies6, &key);
+	if (reply && reply->slot == slot)
+		bpf_map_delete_elem(&replies6, &key);
+	return 0;
 }
 
 INLINE void remove_reply(const union tuple *request, bool six, const struct destination *d, u32 slot, be16 port)
 {
 	if (six) {
-		struct tuple6 key;
-		reply_key6(&key, &request->v6, &d->address, port);
-		struct reply6 *reply = bpf_map_lookup_elem(&replies6, &key);
-		if (reply && reply->slot == slot)
-			bpf_map_delete_elem(&replies6, &key);
+		remove_reply6(&request->v6, d, slot, port);
 		return;
 	}
-	struct tuple4 key;
-	reply_key4(&key, &request->v4, d->address.word[0], port);
-	struct reply4 *reply = bpf_map_lookup_elem(&replies4, &key);
-	if (reply && reply->slot == slot)
-		bpf_map_delete_elem(&replies4, &key);
+	struct key4 key = answer_key4(&request->v4, d->address.word[0], port);
+	hide(key.addresses, key.rest, slot, SIDE_ANSWER);
+}
+
+/* No connection came of it. Of IPv6 both CPUs may have chosen the same server: its answers are then the winner's, whose
+ * entry was overwritten. */
+INLINE void undo_reply(const struct packet *p, const struct destination *d, const struct work *w, u32 slot, u32 at)
+{
+	if (at == NO_ENTRY)
+		return;
+	if (!p->six) {
+		struct key4 key = answer_key4(&p->tuple.v4, d->address.word[0], w->port);
+		untake(key.addresses, key.rest, slot, at);
+		return;
+	}
+	struct found winner = find_connection(p);
+	struct connection *c = winner.connection;
+	if (c && c->method == METHOD_MASQ && c->destination == w->chosen && c->port == w->port)
+		begin_reply(p, d, w, winner.slot);
+	else
+		remove_reply(&p->tuple, true, d, slot, w->port);
 }
 
 /* Put a new connection to the chosen destination into the table, in the state that its first packet makes. */
@@ -238,46 +273,44 @@ INLINE enum made make_connection(struct work *w, struct destination *d, const st
 	struct packet *p = &w->packet;
 	const struct facts *facts = facts_of(root);
 	bool masq = d && w->method == METHOD_MASQ, controlled = w->template != NO_TEMPLATE;
-	struct connection c = {.destination = w->chosen, .service = w->service, .port = w->port, .method = w->method,
-			       .controlled = controlled};
-	enum made made = reserve(&p->tuple, p->six, &c);
+	struct connection c = {.destination = w->chosen, .port = w->port, .method = w->method, .controlled = controlled};
+	struct found new = {.connection = &c};
+	enum made made = reserve(&p->tuple, p->six, &new);
 	if (unlikely(made != MADE))
 		return made;
-	u32 slot = c.slot, state = STATE_UDP;
+	u32 slot = new.slot, state = STATE_UDP, at = NO_ENTRY;
 	if (p->protocol != PROTO_UDP)
 		state = next_state(direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY),
 				   p->event, STATE_NONE);
 	u32 life = p->quoting ? QUOTED_LIFE_S * ticks_per_second : facts->timeouts[state & (STATES - 1)];
 	u32 expiry = now + life;
 	c.word |= make_word(state, expiry, 0);
-	struct control control = {.template = w->template};
+	struct control *control = controlled ? control_of(slot) : NULL;
+	if (control)
+		*control = (struct control){.template = w->template};
 	bind_count(d, state);
 	if (masq) {
 		u64 *shared = p->six ? word_of6(slot) : NULL;
 		if (shared)
 			WRITE_ONCE(*shared, c.word);
-		if (unlikely(add_reply(p, d, w->chosen, slot, w->port, controlled))) {
+		at = begin_reply(p, d, w, slot);
+		if (unlikely(at == NO_ENTRY)) {
+			give_up(p->six, slot, false);
 			made = MADE_FULL;
-			remove_reply(&p->tuple, p->six, d, slot, w->port);
-			give_up(p->six, slot);
 		}
 	}
 	if (likely(made == MADE))
-		made = publish(&p->tuple, p->six, &c, &control);
+		made = publish(&p->tuple, p->six, &new);
 	if (likely(made == MADE)) {
-		look_at(slot, expiry ?: 1); /* last: the access to memory waits for nobody, and no exchange waits for it */
+		if (masq)
+			finish_reply(p, d, w->port, slot, at);
+		look_at(slot, expiry ?: 1); /* last: who looks for connections by their slots begins there */
 		if (controlled && is_established(state)) /* sloppy_tcp, sloppy_sctp */
 			assure(slot);
 		return MADE;
 	}
-	if (masq) {
-		/* Both may have chosen the same server: its answers are then the winner's, whose entry was overwritten. */
-		struct connection *winner = made == MADE_EXISTS ? find_connection(p) : NULL;
-		if (winner && winner->method == METHOD_MASQ && winner->destination == w->chosen && winner->port == w->port)
-			add_reply(p, d, w->chosen, winner->slot, w->port, winner->controlled);
-		else
-			remove_reply(&p->tuple, p->six, d, slot, w->port);
-	}
+	if (masq)
+		undo_reply(p, d, w, slot, at);
 	release_count(d, word_state(c.word));
 	return made;
 }
@@ -296,22 +329,32 @@ INLINE void release_template(u32 slot, bool killed)
 		WRITE_ONCE(template->timeout, 0), look_at(mine->template, ticks() ?: 1);
 }
 
-/* Aged; killed, which may end its template, too; or leaving: it counts on until its ports are scheduled anew. */
-enum ending { ENDING_AGED, ENDING_KILLED, ENDING_LEAVING };
+/* Aged; killed, which may end its template, too, for its destination's sake or not; or leaving: it counts on until its
+ * ports are scheduled anew. */
+enum ending { ENDING_AGED, ENDING_KILLED, ENDING_ORPHANED, ENDING_LEAVING };
+
+/* The word that was seen was this tuple's: its generation will tell if it no longer is. */
+INLINE bool is_still(const union tuple *tuple, bool six, u32 slot)
+{
+	struct key4 key = key4_of(&tuple->v4);
+	return six || has_tuple(slot, key.addresses, key.rest);
+}
 
 /* Take the connection out of the table, if nobody else does. `word` is as it was last seen. */
-INLINE bool end_connection(const union tuple *tuple, bool six, struct connection *c, u64 *word, u64 seen,
+INLINE bool end_connection(const union tuple *tuple, bool six, const struct found *found, u64 *word, u64 seen,
 			   struct destination *d, enum ending ending)
 {
-	struct connection copy = *c;
-	if (word_dying(seen) || __sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_DYING) != seen)
+	struct connection copy = *found->connection;
+	u32 slot = found->slot;
+	if (word_dying(seen) || !is_still(tuple, six, slot) ||
+	    __sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_DYING) != seen)
 		return false;
 	if (d && copy.method == METHOD_MASQ)
-		remove_reply(tuple, six, d, copy.slot, copy.port);
+		remove_reply(tuple, six, d, slot, copy.port);
 	if (ending != ENDING_LEAVING)
 		release_count(d, word_state(seen));
 	if (unlikely(copy.controlled))
-		release_template(copy.slot, ending == ENDING_KILLED);
-	take_out(tuple, six, copy.slot);
+		release_template(slot, ending != ENDING_AGED && ending != ENDING_LEAVING);
+	take_out(tuple, six, slot, ending == ENDING_ORPHANED);
 	return true;
 }

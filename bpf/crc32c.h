@@ -97,6 +97,7 @@ INLINE int stage_crc(struct __sk_buff *skb)
 	struct crc c = {.skb = skb, .buffer = copy->bytes, .at = p->l4, .left = p->length + ETHER - p->l4, .value = ~0u};
 	if (bpf_skb_store_bytes(skb, p->l4 + CRC_AT, &none, 4, 0))
 		return dropped(HOOK_TC, REASON_SHORT);
+	FORGET(c, at, value);
 	bpf_loop(65536 / CRC_PIECE, crc_step, &c, 0);
 	field = ~c.value; /* stands with its lowest byte first */
 	if (c.left || bpf_skb_store_bytes(skb, p->l4 + CRC_AT, &field, 4, 0))

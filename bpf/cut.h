@@ -79,6 +79,7 @@ static int blank_step(u32 index, struct blanking *b)
 INLINE void first_has_gone(const struct cutting *c)
 {
 	struct blanking b = {.head = c->w->head, .size = c->head, .option = IPV4_BYTES};
+	FORGET(b, size, blank_to);
 	bpf_loop(HEADER_BUFFER - IPV4_BYTES, blank_step, &b, 0);
 }
 
@@ -205,6 +206,7 @@ INLINE int stage_cut(struct __sk_buff *skb)
 	    bpf_skb_load_bytes(skb, skb->len - payload, copy->bytes, payload) ||
 	    (!round && !address_link(skb, &w->hop, HOOK_TC)))
 		return dropped(HOOK_TC, REASON_FRAGMENT_FAILED);
+	FORGET(c, head, failed);
 	bpf_loop(CUT_PAYLOAD / 8 + 1, cut_step, &c, 0);
 	return dropped(HOOK_TC, c.failed ? REASON_FRAGMENT_FAILED : REASON_FRAGMENTED);
 }

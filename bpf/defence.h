@@ -28,10 +28,15 @@ INLINE bool is_half_open(u32 state, u32 slot)
 	return state == STATE_SYN_RECV || state == STATE_SYNACK || state == STATE_SCTP_INIT1 || state == STATE_SCTP_INIT;
 }
 
-/* Elements of `looks` that may have something: all of IPv4's, and those of IPv6 that were ever used. */
+/* Elements of `looks` that may have something. */
+INLINE u32 lines_used4(const struct pool *pool)
+{
+	return (READ_ONCE(pool->fresh[0]) + LOOKS) / LOOKS;
+}
+
 INLINE u32 lines_used(const struct pool *pool)
 {
-	return (first_slot6 + READ_ONCE(pool->fresh) + LOOKS - 1) / LOOKS;
+	return lines_used4(pool) + (READ_ONCE(pool->fresh[1]) + LOOKS - 1) / LOOKS;
 }
 
 /* How many of them to look at this second: one of THIN_EACH, rounded by chance. */

@@ -75,8 +75,6 @@ SEC("xdp.frags")
 int pylvs_xdp(struct xdp_md *ctx)
 {
 	const struct root *root = the_root();
-	if (!root)
-		return XDP_PASS;
 	int verdict = fast(ctx, root);
 	return likely(verdict != NOT_FAST) ? verdict : receive(ctx, root, HOOK_XDP);
 }
@@ -104,8 +102,7 @@ INLINE int receive_tc(struct __sk_buff *ctx)
 {
 	if (unlikely(frame_start(ctx, HOOK_TC) + HEADERS > frame_end(ctx, HOOK_TC)) && ctx->len > ctx->data_end - ctx->data)
 		bpf_skb_pull_data(ctx, ctx->len < HEADERS ? ctx->len : HEADERS);
-	const struct root *root = the_root();
-	return root ? receive(ctx, root, HOOK_TC) : to_stack(HOOK_TC);
+	return receive(ctx, the_root(), HOOK_TC);
 }
 
 SEC("tc")

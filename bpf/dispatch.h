@@ -12,14 +12,15 @@ INLINE bool target_stands_by(const struct packet *p, const struct root *root)
 	return stands_by(root, &target, p->six);
 }
 
-INLINE int dispatch(void *ctx, const struct packet *p, const struct root *root, enum hook hook)
+INLINE int dispatch(void *ctx, struct packet *p, const struct root *root, enum hook hook)
 {
 	if (p->request) {
 		if (unlikely(root->standby) && target_stands_by(p, root))
 			return to_stack(hook);
-		struct connection *c = find_connection(p);
-		if (likely(c) && likely(!p->syn))
-			return carry_known(ctx, p, c, root, ticks(), hook);
+		struct found found = find_connection(p);
+		if (likely(found.connection) && likely(!p->syn))
+			return carry_known(ctx, p, &found, root, ticks(), hook);
+		p->unknown = !found.connection;
 	}
 	return go_on_with(ctx, p, hook, p->reply ? STAGE_REPLY : STAGE_NEW);
 }

@@ -38,7 +38,7 @@ INLINE bool from_client_side(struct work *w)
 {
 	bool six = w->packet.six;
 	turn(&w->template_tuple, &w->quote.tuple, six);
-	struct connection *c = find_tuple(&w->template_tuple, six);
+	struct connection *c = find_tuple(&w->template_tuple, six).connection;
 	if (!c)
 		return false;
 	w->chosen = c->destination;
@@ -62,12 +62,14 @@ INLINE bool from_nat_side(struct work *w)
 		w->reply_port = found->port;
 		source = found->address;
 	} else {
-		struct reply4 *found = bpf_map_lookup_elem(&replies4, &w->template_tuple.v4);
+		struct key4 key = key4_of(&w->template_tuple.v4);
+		u32 slot;
+		struct place4 *found = find_answered(key.addresses, key.rest, &slot);
 		if (!found)
 			return false;
-		w->chosen = found->destination;
-		w->reply_port = found->port;
-		source.word[0] = found->address;
+		w->chosen = found->connection.destination;
+		w->reply_port = found->tuple.target_port;
+		source.word[0] = found->tuple.target;
 	}
 	w->virtual_address = source;
 	w->method = METHOD_MASQ;
@@ -78,7 +80,7 @@ INLINE bool from_nat_side(struct work *w)
 /* The quote is a request that another method left as it was, so there is nothing to change. */
 INLINE bool from_plain_side(struct work *w)
 {
-	struct connection *c = find_tuple(&w->quote.tuple, w->packet.six);
+	struct connection *c = find_tuple(&w->quote.tuple, w->packet.six).connection;
 	if (!c || c->method == METHOD_MASQ)
 		return false;
 	w->chosen = c->destination;
@@ -98,7 +100,7 @@ INLINE struct counters *counters_of(u32 index, const struct root *root)
 	struct destination *d = LOOKUP(destinations, index);
 	if (!d || !(destination_flags(d, READ_ONCE(root->live)) & DESTINATION_AVAILABLE))
 		return NULL;
-	return LOOKUP(statistics, index);
+	return counters_at(index);
 }
 
 INLINE void account_out(u32 index, u32 bytes, const struct root *root)
@@ -147,7 +149,7 @@ INLINE int stage_error(struct __sk_buff *skb)
 {
 	struct work *w = work_of(HOOK_TC);
 	struct root *root = the_root();
-	if (!w || !root)
+	if (!w)
 		return to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	bool six = p->six, asked;

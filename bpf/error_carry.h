@@ -114,7 +114,7 @@ INLINE int stage_error_carry(struct __sk_buff *skb)
 	struct work *w = work_of(HOOK_TC);
 	struct root *root = the_root();
 	struct copy *copy = LOOKUP(copies, 0);
-	if (!w || !root || !copy)
+	if (!w || !copy)
 		return to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	bool server = w->error_side == SIDE_SERVER, six = p->six, masq = w->method == METHOD_MASQ;

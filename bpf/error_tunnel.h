@@ -98,7 +98,7 @@ INLINE bool find_tunnelled(struct __sk_buff *skb, struct work *w, const struct r
 	if (!read_tunnel_head(skb, q, &head) ||
 	    !read_quote(skb, q, q->l4 + head.bytes, ETHER + w->packet.length, false) || !q->known)
 		return false;
-	struct connection *c = find_tuple(&q->tuple, false);
+	struct connection *c = find_tuple(&q->tuple, false).connection;
 	struct destination *d = c ? LOOKUP(destinations, c->destination) : NULL;
 	if (!d || !wraps_so(d, destination_flags(d, READ_ONCE(root->live)), &head, server))
 		return false;
@@ -111,7 +111,7 @@ INLINE int stage_error_tunnel(struct __sk_buff *skb)
 	struct work *w = work_of(HOOK_TC);
 	struct root *root = the_root();
 	struct copy *copy = LOOKUP(copies, 0);
-	if (!w || !root || !copy)
+	if (!w || !copy)
 		return to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	if (!find_tunnelled(skb, w, root)) { /* an ordinary packet's after all */

@@ -26,9 +26,10 @@ struct summed {
 
 static int sum_cpu(u32 cpu, struct summed *s)
 {
-	struct counters *c = bpf_map_lookup_percpu_elem(&statistics, &s->slot, cpu);
-	if (!c)
+	struct lane *lane = bpf_map_lookup_percpu_elem(&lanes, &s->slot, cpu);
+	if (!lane)
 		return 1;
+	const struct counters *c = &lane->counters;
 	s->counters.connections += c->connections;
 	s->counters.in_packets += c->in_packets;
 	s->counters.out_packets += c->out_packets;
@@ -69,8 +70,7 @@ static int estimate_step(u32 index, struct estimating *e)
 static int estimate(void *map, u32 *key, struct estimator *estimator)
 {
 	struct book *book = LOOKUP(books, 0);
-	struct root *root = LOOKUP(roots, 0);
-	if (root && !root->settings.run_estimation) {
+	if (!the_root()->settings.run_estimation) {
 		bpf_timer_start(&estimator->timer, ESTIMATE_EVERY_NS, 0);
 		return 0;
 	}

@@ -36,7 +36,7 @@ INLINE bool is_over(const struct slice *slice)
 
 struct held {
 	union tuple tuple;
-	struct connection *connection;
+	struct found found;
 	bool six;
 };
 
@@ -46,18 +46,18 @@ INLINE bool held_by(u32 slot, struct held *held)
 	held->six = slot >= first_slot6;
 	if (!held->six) {
 		struct place4 *place = LOOKUP(connections4, slot);
-		if (!place || place->connection.slot != slot || !place->tuple.target)
+		if (!place || !place->tuple.target)
 			return false;
 		held->tuple.v4 = place->tuple;
-		held->connection = &place->connection;
+		held->found = (struct found){&place->connection, slot};
 		return true;
 	}
 	struct registered *registered = LOOKUP(registry6, slot - first_slot6);
 	if (!registered)
 		return false;
 	held->tuple.v6 = registered->tuple;
-	held->connection = bpf_map_lookup_elem(&connections6, &held->tuple.v6);
-	return held->connection && held->connection->slot == slot;
+	held->found = find_tuple(&held->tuple, true);
+	return held->found.connection && held->found.slot == slot;
 }
 
 /* End the slot's connection, or return the tick at which to look again (0: nothing more to do). */
@@ -66,8 +66,8 @@ VERIFIED_ONCE u32 look(u32 slot, u32 now)
 	struct held held;
 	if (!held_by(slot, &held))
 		return now + ticks_per_second;
-	struct connection *c = held.connection;
-	u64 *word = connection_word(c);
+	struct connection *c = held.found.connection;
+	u64 *word = connection_word(&held.found);
 	struct destination *d = LOOKUP(destinations, c->destination);
 	if (!word || (!d && c->method != METHOD_BYPASS))
 		return now + ticks_per_second;
@@ -83,11 +83,11 @@ VERIFIED_ONCE u32 look(u32 slot, u32 now)
 			return (now + minute) ?: 1;
 		}
 		if (control && !control->timeout) /* its last connection was killed */
-			return end_connection(&held.tuple, held.six, c, word, seen, d, ENDING_AGED) ? 0 : now + 1;
+			return end_connection(&held.tuple, held.six, &held.found, word, seen, d, ENDING_AGED) ? 0 : now + 1;
 	}
 	if ((s32)((u32)seen - now) > 0)
 		return (u32)seen ?: 1;
-	return end_connection(&held.tuple, held.six, c, word, seen, d, ENDING_AGED) ? 0 : now + 1;
+	return end_connection(&held.tuple, held.six, &held.found, word, seen, d, ENDING_AGED) ? 0 : now + 1;
 }
 
 #define BOTH(x) ((u64)(u32)(x) << 32 | (u32)(x))
@@ -102,7 +102,8 @@ INLINE bool is_due(const struct looks *line, u32 now)
 	for (u32 i = 0; i < LOOKS / 2; i++) {
 		u64 noted = READ_ONCE(pairs[i]);
 		u64 any = (noted & BOTH(0x7fffffff)) + BOTH(0x7fffffff) | noted; /* highest bits: not 0 */
-		due |= any & (noted - after_now); /* and not after now */
+		/* and not after now; one pair after the other: not all fit registers */
+		due = OPAQUE(due | any & (noted - after_now));
 	}
 	return due & BOTH(0x80000000);
 }
@@ -143,11 +144,12 @@ VERIFIED_ONCE int thin(u32 slot)
 	struct held held;
 	if (!held_by(slot, &held))
 		return 0;
-	struct connection *c = held.connection;
-	u64 *word = connection_word(c);
+	struct connection *c = held.found.connection;
+	u64 *word = connection_word(&held.found);
 	struct destination *d = LOOKUP(destinations, c->destination);
-	if (word && d && is_half_open(word_state(READ_ONCE(*word)), slot))
-		end_connection(&held.tuple, held.six, c, word, READ_ONCE(*word), d, ENDING_KILLED);
+	u64 seen = word ? READ_ONCE(*word) : 0;
+	if (word && d && is_half_open(word_state(seen), slot))
+		end_connection(&held.tuple, held.six, &held.found, word, seen, d, ENDING_KILLED);
 	return 0;
 }
 
@@ -161,10 +163,11 @@ static int thin_slot(u32 i, struct slice *slice)
 	return 0;
 }
 
-/* Any line: what a flood made lies side by side. */
+/* Any line: what a flood made lies side by side. Those of IPv6 follow those of IPv4 that were ever used. */
 static int thin_line(u32 index, struct slice *slice)
 {
-	slice->at = bpf_get_prandom_u32() % (slice->first ?: 1);
+	u32 any = bpf_get_prandom_u32() % (slice->first ?: 1);
+	slice->at = any < slice->now ? any : first_slot6 / LOOKS + any - slice->now;
 	slice->done = index + 1;
 	bpf_loop(LOOKS, thin_slot, slice, 0);
 	return is_over(slice);
@@ -175,7 +178,7 @@ INLINE bool thinned(struct pool *pool, const struct settings *settings, u64 unti
 {
 	if (settings->drop_entry != DEFENCE_ON)
 		return false;
-	struct slice all = {.first = lines_used(pool), .until = until};
+	struct slice all = {.first = lines_used(pool), .now = lines_used4(pool), .until = until};
 	u32 count = pool->thin < THIN_SLICE ? pool->thin : THIN_SLICE;
 	if (count)
 		bpf_loop(count, thin_line, &all, 0);
@@ -186,14 +189,16 @@ INLINE bool thinned(struct pool *pool, const struct settings *settings, u64 unti
 /* One go of a round. True while there is more of the round. */
 INLINE bool swept(struct pool *pool, u64 until, struct pace *pace)
 {
-	u32 lines = READ_ONCE(pool->used) ? lines_used(pool) : 0; /* before the first connection nothing is swept */
-	struct slice slice = {.first = pool->sweep_at, .now = ticks(), .until = until};
+	u32 at = pool->sweep_at * LOOKS, lines = (end_of_range(pool, &at) + LOOKS - 1) / LOOKS;
+	if (!READ_ONCE(pool->used)) /* before the first connection nothing is swept */
+		lines = 0;
+	struct slice slice = {.first = at / LOOKS, .now = ticks(), .until = until};
 	u32 count = lines > slice.first ? lines - slice.first : 0;
 	if (count)
 		bpf_loop(count > SLICE_LINES ? SLICE_LINES : count, sweep_line, &slice, 0);
 	pace->ended += slice.ended;
 	pool->sweep_at = slice.first + slice.done;
-	if (pool->sweep_at < lines && slice.done)
+	if (slice.done && any_from(pool, pool->sweep_at * LOOKS))
 		return true;
 	pool->sweep_at = 0;
 	pool->sweeps += 1;
@@ -208,7 +213,7 @@ static int sweep(void *map, u32 *key, struct sweeper *sweeper)
 	struct pool *pool = LOOKUP(pools, 0);
 	struct root *root = the_root();
 	struct pace *pace = LOOKUP(paces, 0);
-	if (!pool || !root || !pace)
+	if (!pool || !pace)
 		return 0;
 	u64 until = began + GO_NS;
 	bool more = thinned(pool, &root->settings, until) || swept(pool, until, pace);
@@ -224,8 +229,8 @@ VERIFIED_ONCE int end_orphan(u32 slot, u32 live)
 	struct held held;
 	if (!held_by(slot, &held))
 		return 0;
-	struct connection *c = held.connection;
-	u64 *word = connection_word(c);
+	struct connection *c = held.found.connection;
+	u64 *word = connection_word(&held.found);
 	struct destination *d = LOOKUP(destinations, c->destination);
 	if (!word || !d || destination_flags(d, live) & DESTINATION_AVAILABLE)
 		return 0;
@@ -235,7 +240,7 @@ VERIFIED_ONCE int end_orphan(u32 slot, u32 live)
 		if (control && control->controls)
 			return 0;
 	}
-	end_connection(&held.tuple, held.six, c, word, seen, d, ENDING_KILLED);
+	end_connection(&held.tuple, held.six, &held.found, word, seen, d, ENDING_ORPHANED);
 	return 0;
 }
 
@@ -248,7 +253,9 @@ struct orphans {
 
 static int orphan_step(u32 index, struct orphans *o)
 {
-	end_orphan(o->first + index, o->live);
+	u32 slot = o->first + index;
+	if (is_made(slot))
+		end_orphan(slot, o->live);
 	o->done = index + 1;
 	return index % CLOCK_EVERY == CLOCK_EVERY - 1 && (s64)(bpf_ktime_get_ns() - o->until) >= 0;
 }
@@ -259,16 +266,18 @@ int end_orphans(struct __sk_buff *skb)
 {
 	struct pool *pool = LOOKUP(pools, 0);
 	struct root *root = the_root();
-	if (!pool || !root)
+	if (!pool)
 		return 0;
-	u32 fresh = first_slot6 + READ_ONCE(pool->fresh);
 	struct orphans o = {.first = pool->purge_at, .live = READ_ONCE(root->live), .until = bpf_ktime_get_ns() + GO_NS};
-	u32 count = fresh > o.first ? fresh - o.first : 0;
+	u32 end = end_of_range(pool, &o.first);
+	u32 count = end > o.first ? end - o.first : 0;
 	if (count > SLICE_ORPHANS)
 		count = SLICE_ORPHANS;
 	bpf_loop(count, orphan_step, &o, 0);
-	pool->purge_at = o.done && o.first + o.done < fresh ? o.first + o.done : 0;
-	return pool->purge_at != 0;
+	u32 next = o.first + o.done;
+	bool more = o.done && any_from(pool, next);
+	pool->purge_at = more ? next : 0;
+	return more;
 }
 
 TIMER_STARTER(start_expiry, sweeper, sweepers, sweep, ROUND_NS)

@@ -103,13 +103,18 @@ INLINE bool age(void *ctx, const struct packet *p, enum hook hook)
 	return true;
 }
 
+INLINE void write_links(void *data, const struct hop *hop)
+{
+	WORD_AT(u64, data, 0) = WORD_AT(const u64, hop->target_mac, 0);
+	WORD_AT(u32, data, 8) = WORD_AT(const u32, hop->target_mac, 8);
+}
+
 INLINE bool address_link(void *ctx, const struct hop *hop, enum hook hook)
 {
 	struct ether *ether = frame_start(ctx, hook);
 	if ((void *)(ether + 1) > frame_end(ctx, hook))
 		return false;
-	__builtin_memcpy(ether->target, hop->target_mac, 6);
-	__builtin_memcpy(ether->source, hop->source_mac, 6);
+	write_links(ether, hop);
 	return true;
 }
 
@@ -130,16 +135,14 @@ INLINE int transmit(void *ctx, const struct hop *hop, bool six, enum hook hook)
 {
 	if (hook == HOOK_TC)
 		return transmit_neighbour(hop, six);
-	if (likely(hop->ifindex == input_device(ctx, hook)))
-		return XDP_TX;
-	return bpf_redirect_map(&transmitters, hop->ifindex, 0);
+	return sent_by(hop, hop->ifindex == input_device(ctx, hook) ? WAY_BACK : WAY_ACROSS);
 }
 
 /* --- accounting (IPVS-SEMANTICS 9.1) --- */
 
 INLINE void account_request(u32 destination, const struct packet *p, u32 connections)
 {
-	struct counters *c = LOOKUP(statistics, destination);
+	struct counters *c = counters_at(destination);
 	if (!c)
 		return;
 	c->connections += connections;
@@ -149,7 +152,7 @@ INLINE void account_request(u32 destination, const struct packet *p, u32 connect
 
 INLINE void account_reply(u32 destination, const struct packet *p)
 {
-	struct counters *c = LOOKUP(statistics, destination);
+	struct counters *c = counters_at(destination);
 	if (!c)
 		return;
 	c->out_packets += 1;

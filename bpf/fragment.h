@@ -81,6 +81,7 @@ INLINE void note_pieces(struct pieces *pieces, const struct gather *g, bool join
 	for (u32 i = 0; i < PIECE_WORDS; i++)
 		pieces->starts[i] = g->starts[i];
 	struct joining j = {.pieces = pieces, .room = joins ? g->room : 0};
+	FORGET(j, at, listed);
 	bpf_loop(GATHER_PAYLOAD / 8, join_step, &j, 0);
 }
 
@@ -206,7 +207,7 @@ INLINE int stage_fragment(struct __sk_buff *skb)
 {
 	struct work *w = work_of(HOOK_TC);
 	struct root *root = the_root();
-	if (!w || !root)
+	if (!w)
 		return to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	struct piece f = {.id = w->fragment_id, .ecn = 1u << (p->tos & 3)};

@@ -162,6 +162,7 @@ INLINE void start_gather(struct gather *g, const struct piece *f, u32 now)
 INLINE struct gather *gather_of(const struct piece *f, u32 set, bool make)
 {
 	struct placing s = {.f = f, .set = set, .now = ticks(), .found = NOTHING, .spare = NOTHING};
+	FORGET(s, spare, age);
 	bpf_loop(GATHER_WAYS, way_step, &s, 0);
 	bool found = s.found != NOTHING;
 	struct gather *g = LOOKUP(gathers, found ? s.found : s.spare);
@@ -210,6 +211,7 @@ static int cover_step(u32 index, struct covering *c)
 INLINE void cover(struct covering *c)
 {
 	u32 first = c->from / 64, last = (c->to - 1) / 64;
+	FORGET(*c, from, set);
 	bpf_loop(last - first + 1, cover_step, c, 0);
 }
 
@@ -274,6 +276,7 @@ static int load_step(u32 index, struct loading *l)
 INLINE bool copied(struct __sk_buff *skb, struct gather *g, const struct piece *f)
 {
 	struct loading l = {.skb = skb, .g = g, .from = f->payload_at, .to = f->offset, .left = f->end - f->offset};
+	FORGET(l, from, left);
 	bpf_loop(GATHER_PAYLOAD / GATHER_CHUNK + 1, load_step, &l, 0);
 	return !l.left;
 }

@@ -94,6 +94,22 @@ HELPER(208, u64, bpf_ktime_get_tai_ns, void);
  * the map. `number` must differ. */
 #define APART(result, number) __asm__ volatile("" : "+r"(result) : "i"(number))
 
+/* Before bpf_loop: the verifier shall know nothing of these numbers, all 32 bits long, of a context on the stack; a
+ * pointer less a pointer may be anything to it. Linux 6.1 looks at a single step: what it knows of a number then it takes
+ * to be so at every step, and on every path to the loop, and leaves out the branches that are then never taken. */
+#define FORGET(context, first, last) forget_numbers((u32 *)&(context).first, (u32 *)&(context).last)
+INLINE void forget_numbers(u32 *first, const u32 *last)
+{
+	u64 nothing;
+	__asm__ volatile("%0 = r10\n\t%0 -= r10" : "=r"(nothing));
+#pragma unroll
+	for (u32 i = 0; i <= last - first; i++)
+		first[i] += nothing;
+}
+
+/* What stands so many bytes on, however it is aligned. */
+#define WORD_AT(type, base, offset) (*(type *)((void *)(base) + (offset)))
+
 /* Zeroes; `bytes` a multiple of 8. For blocks that are too long for an inlined memset. */
 INLINE void wipe(void *at, u32 bytes)
 {

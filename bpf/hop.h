@@ -30,23 +30,34 @@ INLINE void hop_question(struct bpf_fib_lookup *q, const struct address *to, boo
 }
 
 /* Whether an address that the routing tables do not forward is this host's own. Routing answers alike for a local
- * address and for no route at all: the snapshot of local addresses decides, else a route to it in the main table. */
-INLINE bool is_own(void *ctx, const struct address *address, bool six)
+ * address and for no route at all: the snapshot of local addresses decides, else a route to it in the main table. `q` is
+ * room for the question. */
+INLINE bool is_own_by(void *ctx, struct bpf_fib_lookup *q, const struct address *address, bool six)
 {
 	if (bpf_map_lookup_elem(&locals, address))
 		return true;
-	struct bpf_fib_lookup question;
-	hop_question(&question, address, six, loopback, NULL);
-	long answer = bpf_fib_lookup(ctx, &question, sizeof(question), BPF_FIB_LOOKUP_DIRECT);
+	hop_question(q, address, six, loopback, NULL);
+	long answer = bpf_fib_lookup(ctx, q, sizeof(*q), BPF_FIB_LOOKUP_DIRECT);
 	return answer == BPF_FIB_LKUP_RET_SUCCESS || answer == BPF_FIB_LKUP_RET_NO_NEIGH;
 }
 
+INLINE bool is_own(void *ctx, const struct address *address, bool six)
+{
+	struct bpf_fib_lookup question;
+	return is_own_by(ctx, &question, address, six);
+}
+
 /* Whether routing delivers to this host what it would not forward. */
+INLINE bool delivers_by(void *ctx, struct bpf_fib_lookup *q, const struct address *to, bool six)
+{
+	hop_question(q, to, six, loopback, NULL);
+	return bpf_fib_lookup(ctx, q, sizeof(*q), 0) == BPF_FIB_LKUP_RET_NOT_FWDED && is_own_by(ctx, q, to, six);
+}
+
 INLINE bool delivers(void *ctx, const struct address *to, bool six)
 {
 	struct bpf_fib_lookup question;
-	hop_question(&question, to, six, loopback, NULL);
-	return bpf_fib_lookup(ctx, &question, sizeof(question), 0) == BPF_FIB_LKUP_RET_NOT_FWDED && is_own(ctx, to, six);
+	return delivers_by(ctx, &question, to, six);
 }
 
 /* `from`, if given, is the source that rules of policy routing see. */
@@ -60,40 +71,37 @@ NOINLINE int ask_hop(void *ctx, struct hop *hop, const struct address *to, u32 s
 	u32 flags = fib_gives_source && !from ? BPF_FIB_LOOKUP_SRC : 0;
 	long answer = bpf_fib_lookup(ctx, &question, sizeof(question), flags);
 	hop->stamp = ticks();
-	hop->quick = 0;
 	hop->ifindex = question.ifindex;
 	hop->mtu = question.mtu_result;
-	switch (answer) {
-	case BPF_FIB_LKUP_RET_SUCCESS:
-		hop->verdict = HOP_READY;
-		__builtin_memcpy(hop->target_mac, question.dmac, 6);
-		__builtin_memcpy(hop->source_mac, question.smac, 6);
-		break;
-	case BPF_FIB_LKUP_RET_NO_NEIGH: {
-		/* Before the neighbour is known the kernel tells the MTU only of a packet too long for it. */
-		struct bpf_fib_lookup longest;
-		hop_question(&longest, to, six, six_and_input >> 1, from);
-		longest.tot_len = 0xffff;
-		bpf_fib_lookup(ctx, &longest, sizeof(longest), 0);
-		hop->mtu = longest.mtu_result;
-		hop->verdict = HOP_UNRESOLVED;
-		break;
-	}
-	case BPF_FIB_LKUP_RET_FWD_DISABLED:
-		hop->verdict = delivers(ctx, to, six) ? HOP_LOCAL : HOP_NO_FORWARDING;
-		break;
-	case BPF_FIB_LKUP_RET_NOT_FWDED:
-		hop->verdict = is_own(ctx, to, six) ? HOP_LOCAL : HOP_NO_ROUTE;
-		break;
-	default:
-		hop->verdict = HOP_NO_ROUTE;
-	}
 	if (six) {
 		__builtin_memcpy(&hop->gateway, question.ipv6_dst, sizeof(hop->gateway));
 		__builtin_memcpy(&hop->source, question.ipv6_src, sizeof(hop->source));
 	} else {
 		hop->gateway.word[0] = question.ipv4_dst;
 		hop->source.word[0] = question.ipv4_src;
+	}
+	switch (answer) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+		hop->verdict = HOP_READY;
+		__builtin_memcpy(hop->target_mac, question.dmac, 6);
+		__builtin_memcpy(hop->source_mac, question.smac, 6);
+		break;
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+		/* Before the neighbour is known the kernel tells the MTU only of a packet too long for it. */
+		hop_question(&question, to, six, six_and_input >> 1, from);
+		question.tot_len = 0xffff;
+		bpf_fib_lookup(ctx, &question, sizeof(question), 0);
+		hop->mtu = question.mtu_result;
+		hop->verdict = HOP_UNRESOLVED;
+		break;
+	case BPF_FIB_LKUP_RET_FWD_DISABLED:
+		hop->verdict = delivers_by(ctx, &question, to, six) ? HOP_LOCAL : HOP_NO_FORWARDING;
+		break;
+	case BPF_FIB_LKUP_RET_NOT_FWDED:
+		hop->verdict = is_own_by(ctx, &question, to, six) ? HOP_LOCAL : HOP_NO_ROUTE;
+		break;
+	default:
+		hop->verdict = HOP_NO_ROUTE;
 	}
 	return 0;
 }
@@ -103,12 +111,15 @@ NOINLINE int ask_hop(void *ctx, struct hop *hop, const struct address *to, u32 s
  * keeps the neighbour's entry alive and checked. */
 INLINE struct hop *destination_hop(void *ctx, u32 index, const struct destination *d, u32 now, bool *asked)
 {
-	struct hop *hop = LOOKUP(hops, index);
+	struct lane *lane = LOOKUP(lanes, index);
 	*asked = false;
-	if (!hop)
+	if (!lane)
 		return NULL;
+	lane = OPAQUE(lane);
+	struct hop *hop = &lane->hop;
 	if (unlikely(now - hop->stamp >= ticks_per_second || (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL))) {
 		ask_hop(ctx, hop, &d->address, (d->family == 6) | loopback << 1, NULL);
+		lane->entrances[SIDE_REQUEST].live = 0;
 		if (d->mtu && d->mtu < hop->mtu) /* forwarding heeds a route's own MTU only if it is locked */
 			hop->mtu = d->mtu;
 		if (d->family == 4)
@@ -137,12 +148,17 @@ struct way_back {
 	bool reroute; /* snat_reroute: it leaves as this host would send it from its new source (IPVS-SEMANTICS 7.3) */
 };
 
+INLINE struct client_hop *slot_of_client(const struct address *client, const struct address *source, bool six)
+{
+	u32 place = address_hash(client, six) ^ source->word[six ? 3 : 0] >> 24;
+	return LOOKUP(client_hops, place & (HOP_SLOTS - 1));
+}
+
 /* Likewise the next hop to a client of NAT, asked as a router would: only if this host forwards. */
 INLINE struct hop *client_hop(void *ctx, const struct way_back *way, u32 now, bool *asked)
 {
 	const struct address *source = way->reroute ? &way->anew : &way->source;
-	u32 place = address_hash(&way->client, way->six) ^ source->word[way->six ? 3 : 0] >> 24;
-	struct client_hop *slot = LOOKUP(client_hops, place & (HOP_SLOTS - 1));
+	struct client_hop *slot = slot_of_client(&way->client, source, way->six);
 	*asked = false;
 	if (!slot)
 		return NULL;
@@ -179,9 +195,23 @@ INLINE struct hop *onward_hop(void *ctx, const struct packet *p, enum hook hook,
 	return client_hop(ctx, &way, now, asked);
 }
 
-/* Whether XDP can send to this hop: out of the device it came in by, or one proven able. */
-INLINE bool xdp_reaches(void *ctx, const struct hop *hop)
+/* How XDP sends to a hop: out of the device that the packet came in by, out of another that is proven able, or not. */
+enum way { WAY_BACK, WAY_ACROSS, WAY_NONE };
+
+INLINE enum way way_to(const struct hop *hop, u32 input)
 {
 	u32 ifindex = hop->ifindex;
-	return likely(ifindex == input_device(ctx, HOOK_XDP)) || bpf_map_lookup_elem(&transmitters, &ifindex);
+	if (likely(ifindex == input))
+		return WAY_BACK;
+	return bpf_map_lookup_elem(&transmitters, &ifindex) ? WAY_ACROSS : WAY_NONE;
+}
+
+INLINE int sent_by(const struct hop *hop, enum way way)
+{
+	return likely(way == WAY_BACK) ? (int)XDP_TX : (int)bpf_redirect_map(&transmitters, hop->ifindex, 0);
+}
+
+INLINE bool xdp_reaches(void *ctx, const struct hop *hop)
+{
+	return way_to(hop, input_device(ctx, HOOK_XDP)) != WAY_NONE;
 }

@@ -74,7 +74,7 @@ INLINE bool error_source(struct __sk_buff *skb, struct work *w, struct address *
 	const struct packet *p = &w->packet;
 	address_to(source, p);
 	struct root *root = the_root();
-	if (likely(!root || !facts_of(root)->marks) || delivers(skb, source, p->six))
+	if (likely(!facts_of(root)->marks) || delivers(skb, source, p->six))
 		return true;
 	if (!p->six)
 		return false;
@@ -90,7 +90,7 @@ INLINE int stage_icmp(struct __sk_buff *skb)
 	struct work *w = work_of(HOOK_TC);
 	struct root *root = the_root();
 	struct copy *copy = LOOKUP(copies, 0);
-	if (!w || !root || !copy)
+	if (!w || !copy)
 		return to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	bool six = p->six;
@@ -157,7 +157,7 @@ INLINE int stage_icmp(struct __sk_buff *skb)
 			return dropped(HOOK_TC, REASON_SHORT);
 	}
 	if (w->chosen != NOBODY && w->method != METHOD_MASQ) { /* IPVS sees it leave as a reply (8.2) */
-		struct counters *c = LOOKUP(statistics, w->chosen);
+		struct counters *c = counters_at(w->chosen);
 		if (c) {
 			c->out_packets += 1;
 			c->out_bytes += extra + quote;

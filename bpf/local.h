@@ -45,7 +45,7 @@ INLINE int send_off(struct __sk_buff *skb)
 	struct root *root = the_root();
 	struct packet p = {};
 	enum parsed parsed = PARSED_FOREIGN;
-	if (!root || (void *)(ether + 1) > end)
+	if ((void *)(ether + 1) > end)
 		return to_stack(HOOK_TC);
 	if (ether->kind == to_be16(ETHER_IPV4))
 		parsed = parse4(skb, data, end, &p, root, HOOK_TC);

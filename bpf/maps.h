@@ -28,8 +28,14 @@
 		MAP_TYPE(value, value_type); \
 	} name SEC(".maps")
 
+#define STACK_MAP(name, value_type, entries) \
+	struct { \
+		MAP_UINT(type, BPF_MAP_TYPE_STACK); \
+		MAP_UINT(max_entries, entries); \
+		MAP_TYPE(value, value_type); \
+	} name SEC(".maps")
+
 /* written by Python */
-ARRAY_MAP(roots, struct root, 1, BPF_F_MMAPABLE);
 HASH_MAP(services4, struct service_key4, u32, 64, BPF_F_NO_PREALLOC);
 HASH_MAP(services6, struct service_key6, u32, 64, BPF_F_NO_PREALLOC);
 ARRAY_MAP(services, struct service, 64, BPF_F_MMAPABLE);
@@ -41,6 +47,9 @@ HASH_MAP(locals, struct address, u8, 4096, BPF_F_NO_PREALLOC);
 HASH_MAP(accept_locals, u32, u8, 1024, BPF_F_NO_PREALLOC); /* devices by ifindex, with accept_local */
 ARRAY_MAP(devices, struct device, DEVICES, BPF_F_MMAPABLE);
 HASH_MAP(standby, struct address, u8, 2 * STANDBY_ADDRESSES, BPF_F_NO_PREALLOC); /* written by the virtual routers' process */
+
+/* The map `roots`, whose only value packets have at an address that is known when the program is loaded. */
+struct root root_value SEC(".data.roots");
 
 /* of no concern to packets */
 ARRAY_MAP(books, struct book, 1, BPF_F_MMAPABLE);
@@ -56,26 +65,24 @@ HASH_MAP(cache, struct cache_key, struct cached, 128, BPF_F_NO_PREALLOC);
 ARRAY_MAP(estimates, struct estimate, 64, BPF_F_MMAPABLE);
 
 /* connections */
-ARRAY_MAP(connections4, struct place4, 4096, BPF_F_MMAPABLE);
-HASH_MAP(connections6, struct tuple6, struct connection, 1024, BPF_F_NO_PREALLOC);
-HASH_MAP(replies4, struct tuple4, struct reply4, 1024, BPF_F_NO_PREALLOC);
+ARRAY_MAP(connections4, struct place4, 2048, BPF_F_MMAPABLE);
+ARRAY_MAP(index4, struct bucket, 256, BPF_F_MMAPABLE); /* which aligns its lines */
+ARRAY_MAP(marks4, struct marks, 16, BPF_F_MMAPABLE);
+HASH_MAP(connections6, struct tuple6, struct connection6, 1024, BPF_F_NO_PREALLOC);
 HASH_MAP(replies6, struct tuple6, struct reply6, 1024, BPF_F_NO_PREALLOC);
-ARRAY_MAP(controls6, struct control, 1024, BPF_F_MMAPABLE);
 ARRAY_MAP(words6, u64, 1024, BPF_F_MMAPABLE);
 ARRAY_MAP(registry6, struct registered, 1024, 0);
-ARRAY_MAP(looks, struct looks, 320, BPF_F_MMAPABLE); /* which aligns its lines */
+ARRAY_MAP(controls, struct control, 4096, BPF_F_MMAPABLE); /* by slot, of both families */
+ARRAY_MAP(looks, struct looks, 320, BPF_F_MMAPABLE);
 ARRAY_MAP(pools, struct pool, 1, BPF_F_MMAPABLE);
 PERCPU_MAP(magazines, struct magazine, 1);
-struct {
-	MAP_UINT(type, BPF_MAP_TYPE_STACK);
-	MAP_UINT(max_entries, 1024);
-	MAP_TYPE(value, u32);
-} free_slots6 SEC(".maps");
+ARRAY_MAP(orphans_magazine, struct magazine, 1, 0);
+STACK_MAP(free_slots4, struct bundle, 64);
+STACK_MAP(free_slots6, struct bundle, 64);
 
 /* per CPU */
-PERCPU_MAP(hops, struct hop, 64);
 PERCPU_MAP(client_hops, struct client_hop, HOP_SLOTS);
-PERCPU_MAP(statistics, struct counters, 64);
+PERCPU_MAP(lanes, struct lane, 64);
 PERCPU_MAP(reasons, u64, REASONS);
 PERCPU_MAP(limiters, struct limiter, 1);
 PERCPU_MAP(copies, struct copy, 1);
@@ -106,14 +113,21 @@ struct {
 const volatile u32 tick_shift = 5; /* a tick is 2^tick_shift jiffies, about an eighth of a second */
 const volatile u32 ticks_per_second = 8;
 const volatile u32 minute = 480; /* in ticks */
-const volatile u32 homes4 = 4032; /* places of the table of IPv4 connections where one may have its home */
-const volatile u32 first_slot6 = 4096; /* the slots of IPv4 are the places before */
+const volatile u32 slots4 = 1024; /* how many there are: 1 and following */
+const volatile u32 first_slot6 = 2048; /* the slots of IPv4 come before */
 const volatile u32 slots6 = 1024;
-const volatile u64 seed_1 = 1, seed_2 = 1; /* of its hash */
+const volatile struct table_key table_key4 = {.seeds = {1, 1}, .buckets = 124, .slots_mask = 2047};
 const volatile u32 loopback = 1; /* ifindex of lo */
 const volatile u32 tunnel_secret = 0; /* keys the source ports of GUE */
 const volatile u32 fib_gives_source = 0; /* bpf_fib_lookup knows BPF_FIB_LOOKUP_SRC (6.7) */
 const volatile u32 fib_takes_mark = 0; /* bpf_fib_lookup knows BPF_FIB_LOOKUP_MARK (6.10) */
+
+/* Of a destination: what its lane begins with, so that no address is computed of NULL. */
+INLINE struct counters *counters_at(u32 index)
+{
+	struct lane *lane = LOOKUP(lanes, index);
+	return &lane->counters;
+}
 
 INLINE u32 ticks(void)
 {

@@ -42,11 +42,12 @@ enum existing { EXISTING_NONE, EXISTING_KNOWN, EXISTING_SILENT, EXISTING_DYING, 
 /* What becomes of the connection that a packet met: carried on, dropped without a word, or ended. One that ends counts
  * on until its ports have been scheduled anew, as in IPVS, where it goes a moment later; TC alone does that, because
  * XDP could not go back. */
-INLINE enum existing settle(struct work *w, struct connection *c, const struct root *root, u32 live, bool probe,
+INLINE enum existing settle(struct work *w, const struct found *found, const struct root *root, u32 live, bool probe,
 			    enum hook hook)
 {
+	struct connection *c = found->connection;
 	const struct packet *p = &w->packet;
-	u64 *word = connection_word(c);
+	u64 *word = connection_word(found);
 	struct destination *d = LOOKUP(destinations, c->destination);
 	if (!word || (!d && c->method != METHOD_BYPASS))
 		return EXISTING_DYING;
@@ -62,7 +63,7 @@ INLINE enum existing settle(struct work *w, struct connection *c, const struct r
 	if (hook == HOOK_XDP)
 		return EXISTING_FOR_TC;
 	u32 leaving = c->destination;
-	if (!end_connection(&p->tuple, p->six, c, word, seen, d, ENDING_LEAVING))
+	if (!is_made(found->slot) || !end_connection(&p->tuple, p->six, found, word, seen, d, ENDING_LEAVING))
 		return EXISTING_DYING;
 	w->leaving = leaving;
 	w->leaving_state = word_state(seen);
@@ -130,7 +131,7 @@ INLINE int refuse(void *ctx, struct work *w, enum hook hook)
 	if (p->quoting)
 		return dropped(hook, REASON_NO_DESTINATION);
 	struct root *root = the_root();
-	if (w->mark && root && root->settings.cache_bypass && may_bypass(p))
+	if (w->mark && root->settings.cache_bypass && may_bypass(p))
 		return go_on(ctx, hook, STAGE_BYPASS);
 	count(REASON_NO_DESTINATION);
 	w->error_type = p->six ? 1 : 3;
@@ -215,7 +216,7 @@ INLINE int stage_new(void *ctx, enum hook hook)
 {
 	struct work *w = work_of(hook);
 	struct root *root = the_root();
-	if (!w || !root)
+	if (!w)
 		return to_stack(hook);
 	struct packet *p = &w->packet;
 	u32 live = READ_ONCE(root->live), now = ticks(), probe = probe_mark(ctx, p, hook);
@@ -223,13 +224,15 @@ INLINE int stage_new(void *ctx, enum hook hook)
 		return to_stack(hook); /* no service of this family: IPVS takes no part */
 
 	w->leaving = NOBODY;
-	struct connection *c = find_connection(p);
-	if (c && p->quoting)
+	struct found found = {};
+	if (!p->unknown || p->quoting)
+		found = find_connection(p);
+	if (found.connection && p->quoting)
 		return dropped(hook, REASON_DYING); /* made just now, on another CPU */
-	if (c) {
-		switch (settle(w, c, root, live, probe, hook)) {
+	if (found.connection) {
+		switch (settle(w, &found, root, live, probe, hook)) {
 		case EXISTING_KNOWN:
-			return carry_known(ctx, p, c, root, now, hook);
+			return carry_known(ctx, p, &found, root, now, hook);
 		case EXISTING_SILENT:
 			return dropped(hook, REASON_UNAVAILABLE);
 		case EXISTING_DYING:

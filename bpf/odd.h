@@ -173,7 +173,7 @@ INLINE int stage_odd(struct __sk_buff *skb)
 {
 	struct work *w = work_of(HOOK_TC);
 	struct root *root = the_root();
-	if (!w || !root)
+	if (!w)
 		return to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	enum odd fine = p->six ? parse_odd6(skb, w) : parse_odd4(skb, w);

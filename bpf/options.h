@@ -138,6 +138,7 @@ INLINE enum options_verdict walk_options(struct options *o)
 	struct walking walk = {.options = o, .at = IPV4_BYTES};
 	o->changed = o->ended = o->stamped = 0;
 	o->route_at = o->route_address_at = o->stamp_at = o->stamp_address_at = 0;
+	FORGET(walk, at, verdict);
 	bpf_loop(OPTIONS_BYTES, option_step, &walk, 0);
 	return walk.verdict;
 }

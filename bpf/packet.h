@@ -91,6 +91,7 @@ struct packet {
 	u8 request; /* to what may be a virtual address */
 	u8 reply; /* from what may be a NAT real server, a virtual address or one of this host's own */
 	u8 quoting; /* the tuple is that of the packet which an ICMP error quotes */
+	u8 unknown; /* a moment ago it had no connection */
 };
 
 enum oddity {

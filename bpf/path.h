@@ -32,11 +32,11 @@ struct forgetting {
 
 static int forget_step(u32 cpu, struct forgetting *f)
 {
-	struct hop *hop = bpf_map_lookup_percpu_elem(&hops, &f->index, cpu);
-	if (!hop)
+	struct lane *lane = bpf_map_lookup_percpu_elem(&lanes, &f->index, cpu);
+	if (!lane)
 		return 1;
-	WRITE_ONCE(hop->verdict, HOP_UNKNOWN);
-	WRITE_ONCE(hop->quick, 0);
+	WRITE_ONCE(lane->hop.verdict, HOP_UNKNOWN);
+	WRITE_ONCE(lane->entrances[SIDE_REQUEST].live, 0);
 	return 0;
 }
 

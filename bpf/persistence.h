@@ -68,36 +68,36 @@ INLINE void template_key(struct work *w)
 	key->v4.number = 0;
 }
 
-INLINE struct connection *find_template(const struct work *w)
+INLINE struct found find_template(const struct work *w)
 {
 	return find_tuple(&w->template_tuple, w->packet.six);
 }
 
 /* In its place, where no packet finds it any more. */
-INLINE void retire4(struct connection *template, u32 slot, u64 word)
+INLINE void retire4(u32 slot, u64 word)
 {
 	struct place4 *place = LOOKUP(connections4, slot);
 	if (!place)
 		return;
-	struct key4 key = key4_of(&place->tuple);
-	hide_place(key.addresses, key.rest, slot);
-	template->port = 0xffff;
+	struct key4 key = key4_of(&OPAQUE(place)->tuple);
+	hide(key.addresses, key.rest, slot, SIDE_REQUEST);
+	place->connection.port = 0xffff;
 	place->tuple.kind = TUPLE_RETIRED;
 	place->tuple.number = slot;
 	place->tuple.target_port = 0xffff;
-	WRITE_ONCE(template->word, word);
+	WRITE_ONCE(place->connection.word, word);
 }
 
 /* Under another tuple. */
-INLINE void retire6(const struct connection *template, u64 word)
+INLINE void retire6(const struct found *template, u64 word)
 {
-	struct connection copy = *template;
+	struct connection6 copy = {.connection = *template->connection, .slot = template->slot};
 	struct registered *registered = LOOKUP(registry6, copy.slot - first_slot6);
 	if (!registered)
 		return;
 	struct tuple6 key = registered->tuple;
-	copy.word = word;
-	copy.port = 0xffff;
+	copy.connection.word = word;
+	copy.connection.port = 0xffff;
 	registered->tuple.kind = TUPLE_RETIRED;
 	registered->tuple.number = copy.slot;
 	registered->tuple.target_port = 0xffff;
@@ -107,27 +107,28 @@ INLINE void retire6(const struct connection *template, u64 word)
 }
 
 /* Its destination went: the template stays listed, with port 65535, until its time is up (5.4). */
-INLINE void retire_template(struct work *w, struct connection *template)
+INLINE void retire_template(struct work *w, const struct found *template)
 {
-	u64 seen = READ_ONCE(template->word);
-	if (word_dying(seen) ||
-	    __sync_val_compare_and_swap(&template->word, seen, seen | 1ULL << WORD_DYING) != seen)
+	u64 *word = &template->connection->word, seen = READ_ONCE(*word);
+	if (word_dying(seen) || !is_made(template->slot))
 		return;
-	u32 slot = template->slot;
+	if (__sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_DYING) != seen)
+		return;
 	if (w->packet.six)
 		retire6(template, seen);
 	else
-		retire4(template, slot, seen);
+		retire4(template->slot, seen);
 }
 
 INLINE int stage_persist(void *ctx, enum hook hook)
 {
 	struct work *w = work_of(hook);
 	struct root *root = the_root();
-	if (!w || !root)
+	if (!w)
 		return to_stack(hook);
 	template_key(w);
-	struct connection *template = find_template(w);
+	struct found found = find_template(w);
+	struct connection *template = found.connection;
 	if (template) {
 		struct destination *d = LOOKUP(destinations, template->destination);
 		u32 flags = d ? destination_flags(d, READ_ONCE(root->live)) : 0;
@@ -137,11 +138,11 @@ INLINE int stage_persist(void *ctx, enum hook hook)
 			if (hook == HOOK_XDP && root->settings.expire_nodest_conn && flags & DESTINATION_QUIESCED)
 				return to_tc();
 			w->chosen = template->destination;
-			w->template = template->slot;
+			w->template = found.slot;
 			w->method = method_in(flags);
 			return go_on(ctx, hook, STAGE_CONNECT);
 		}
-		retire_template(w, template);
+		retire_template(w, &found);
 	}
 	return to_scheduler(ctx, w, hook);
 }
@@ -153,27 +154,31 @@ INLINE bool make_template(struct work *w, u32 now)
 	if (!d)
 		return false;
 	bool six = w->packet.six;
-	struct connection c = {.destination = w->chosen, .service = w->service, .port = of_one_port(w) ? d->port : 0,
-			       .method = METHOD_LOCAL};
-	struct control control = {.timeout = w->timeout};
+	struct connection c = {.destination = w->chosen, .port = of_one_port(w) ? d->port : 0, .method = METHOD_LOCAL};
+	struct found new = {.connection = &c};
 	u32 expiry = now + w->timeout;
-	enum made made = reserve(&w->template_tuple, six, &c);
+	enum made made = reserve(&w->template_tuple, six, &new);
 	if (likely(made == MADE)) {
+		struct control *control = control_of(new.slot);
+		if (control)
+			*control = (struct control){.timeout = w->timeout};
 		c.word |= make_word(STATE_TEMPLATE, expiry, 0);
 		bind_count(d, STATE_TEMPLATE);
-		w->template = c.slot;
-		made = publish(&w->template_tuple, six, &c, &control);
+		w->template = new.slot;
+		made = publish(&w->template_tuple, six, &new);
 		if (likely(made == MADE)) {
-			look_at(c.slot, expiry ?: 1);
+			look_at(new.slot, expiry ?: 1);
 			return true;
 		}
 		release_count(d, STATE_TEMPLATE);
 	}
-	struct connection *winner = made == MADE_EXISTS ? find_template(w) : NULL;
-	if (!winner)
+	if (made != MADE_EXISTS)
 		return false;
-	w->template = winner->slot;
-	w->chosen = winner->destination;
+	struct found winner = find_template(w);
+	if (!winner.connection)
+		return false;
+	w->template = winner.slot;
+	w->chosen = winner.connection->destination;
 	return true;
 }
 
@@ -181,8 +186,9 @@ INLINE bool make_template(struct work *w, u32 now)
 INLINE void hold_template(struct work *w, u32 now)
 {
 	struct control *control = control_of(w->template);
-	struct connection *template = find_template(w);
-	if (!control || !template || template->slot != w->template)
+	struct found found = find_template(w);
+	struct connection *template = found.connection;
+	if (!control || !template || found.slot != w->template)
 		return;
 	__sync_fetch_and_add(&control->controls, 1);
 	u64 seen = READ_ONCE(template->word);

@@ -264,6 +264,7 @@ INLINE u16 sum_of(struct __sk_buff *skb, u32 at, u32 length, u32 sum, bool *whol
 	if (!piece)
 		return 0;
 	struct summing s = {.skb = skb, .buffer = piece->bytes, .at = at, .left = length, .sum = sum};
+	FORGET(s, at, sum);
 	bpf_loop(65536 / SUM_PIECE + 1, sum_step, &s, 0);
 	*whole = !s.left;
 	return folded(s.sum);

@@ -92,6 +92,10 @@ INLINE int forward_answer(void *ctx, struct work *w, const struct answer *a, str
 		return dropped(hook, REASON_SHORT);
 	if (!note_answer(a, p, root, now))
 		return dropped(hook, REASON_DYING);
+	if (hook == HOOK_XDP) {
+		u64 live = READ_ONCE(root->live);
+		note_entrance(ctx, a->destination, a->index, destination_flags(a->destination, live), SIDE_ANSWER, root, live);
+	}
 	if (hook == HOOK_TC && !plain) {
 		w->replying = 1;
 		w->chosen = a->index;
@@ -116,7 +120,7 @@ INLINE int stage_reply(void *ctx, enum hook hook)
 {
 	struct work *w = work_of(hook);
 	struct root *root = the_root();
-	if (!w || !root)
+	if (!w)
 		return to_stack(hook);
 	struct packet *p = &w->packet;
 	u32 now = ticks();

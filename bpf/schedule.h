@@ -26,9 +26,6 @@ struct candidates {
 	/* of a walk */
 	u32 place; /* where it stands */
 	s32 least_weight; /* of a destination to be taken */
-	u32 best;
-	u32 best_load;
-	s32 best_weight;
 };
 
 struct candidate {
@@ -57,7 +54,7 @@ INLINE u32 overhead(const struct destination *d)
 	return (d->active << 8) + d->inactive;
 }
 
-/* Walk on from c->place to the first usable destination of at least c->least_weight; c->best is its place. */
+/* Walk on from c->place to the first usable destination of at least c->least_weight; work.best is its place. */
 static int walk_step(u32 index, struct candidates *c)
 {
 	struct candidate it;
@@ -65,18 +62,18 @@ static int walk_step(u32 index, struct candidates *c)
 		return 1;
 	if (!usable(&it) || it.member->weight < c->least_weight)
 		return 0;
-	c->best = c->place + index;
+	c->work->best = c->place + index;
 	return 1;
 }
 
 INLINE u32 first_from(struct candidates *c, u32 place, u32 end, s32 least_weight)
 {
-	c->best = NOBODY;
+	c->work->best = NOBODY;
 	c->place = place;
 	c->least_weight = least_weight;
 	if (place < end)
 		bpf_loop(end - place, walk_step, c, 0);
-	return c->best;
+	return c->work->best;
 }
 
 /* IPVS's hash of an address, 8 bits of it folded to 32 bits (3.11). */

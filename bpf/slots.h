@@ -1,9 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Slots: what a connection or a template has by a number. Of IPv4 it is its place in the table, of IPv6 one of a pool; both
- * families share the capacity, of which each CPU keeps some credits, so that CPUs seldom meet.
+ * Slots: what a connection or a template has by a number, IPv4's first, then IPv6's. Those that were given back are used
+ * again, those of a bundle one after the other, so that connections made in turn lie side by side. Both families share the
+ * capacity, of which each CPU keeps some credits, as it does of free slots, so that CPUs seldom meet.
  */
 #pragma once
 #include "table.h"
+
+/* A connection that a tuple has, and its slot. */
+struct found {
+	struct connection *connection;
+	u32 slot;
+};
 
 /* NAT over IPv6 has its word where answers find it by the slot alone. */
 INLINE u64 *word_of6(u32 slot)
@@ -14,13 +21,10 @@ INLINE u64 *word_of6(u32 slot)
 /* What persistence keeps of a slot. */
 INLINE struct control *control_of(u32 slot)
 {
-	if (slot >= first_slot6)
-		return LOOKUP(controls6, slot - first_slot6);
-	struct place4 *place = LOOKUP(connections4, slot);
-	return place ? &OPAQUE(place)->control : NULL; /* no address is computed of NULL */
+	return LOOKUP(controls, slot);
 }
 
-enum { CREDITS = MAGAZINE / 2, /* that a CPU takes or gives back at once */
+enum { CREDITS = BUNDLE, /* that a CPU takes or gives back at once */
        AMPLE = 1024 }; /* while so many are left; else one by one, so that the last is found wherever it is */
 
 INLINE bool is_ample(const struct pool *pool)
@@ -49,6 +53,13 @@ INLINE bool take_credit(struct magazine *m)
 	return false;
 }
 
+INLINE void give_credit_at_once(void)
+{
+	struct pool *pool = LOOKUP(pools, 0);
+	if (pool)
+		__sync_fetch_and_add(&pool->used, -1);
+}
+
 INLINE void give_credit(struct magazine *m)
 {
 	struct pool *pool = LOOKUP(pools, 0);
@@ -65,40 +76,66 @@ INLINE void give_credit(struct magazine *m)
 	__sync_fetch_and_add(&pool->used, -CREDITS);
 }
 
-/* Of IPv6; 0: none. */
-INLINE u32 take_slot6(struct magazine *m)
+/* Slots for a CPU that has none; false: there are none. */
+NOINLINE bool fetch_slots(struct free_slots *own, bool six)
 {
-	if (!m->count) {
-		for (u32 i = 0; i < MAGAZINE / 2; i++) {
-			u32 slot;
-			if (bpf_map_pop_elem(&free_slots6, &slot))
-				break;
-			m->slots[i] = slot;
-			m->count = i + 1;
+	struct bundle bundle;
+	struct pool *pool = LOOKUP(pools, 0);
+	if (!own || !pool)
+		return false;
+	u32 first = 0, total = six ? slots6 : slots4, base = six ? first_slot6 : 1;
+	long none;
+	if (six) {
+		none = bpf_map_pop_elem(&free_slots6, &bundle);
+		APART(none, 6);
+	} else {
+		none = bpf_map_pop_elem(&free_slots4, &bundle);
+		APART(none, 4);
+	}
+	if (none) {
+		u32 *fresh = &pool->fresh[six];
+		if (READ_ONCE(*fresh) >= total)
+			return false;
+		first = __sync_fetch_and_add(fresh, BUNDLE);
+		if (first >= total) {
+			__sync_fetch_and_add(fresh, -BUNDLE);
+			return false;
 		}
 	}
-	if (m->count) {
-		m->count -= 1;
-		return m->slots[m->count & (MAGAZINE - 1)];
-	}
-	struct pool *pool = LOOKUP(pools, 0);
-	if (!pool || READ_ONCE(pool->fresh) >= slots6)
-		return 0;
-	u32 slot = __sync_fetch_and_add(&pool->fresh, 1);
-	if (slot < slots6)
-		return first_slot6 + slot;
-	__sync_fetch_and_add(&pool->fresh, -1);
-	return 0;
+	for (u32 i = 0; i < BUNDLE; i++)
+		own->slots[i] = none ? base + first + BUNDLE - 1 - i : bundle.slots[i];
+	own->count = BUNDLE;
+	return true;
 }
 
-INLINE void give_slot6(struct magazine *m, u32 slot)
+/* 0: none. */
+INLINE u32 take_slot(struct magazine *m, bool six)
 {
-	if (m->count < MAGAZINE) {
-		m->slots[m->count & (MAGAZINE - 1)] = slot;
-		m->count += 1;
-	} else {
-		bpf_map_push_elem(&free_slots6, &slot, 0);
+	struct free_slots *own = &m->free[six];
+	if (unlikely(!own->count) && !fetch_slots(own, six))
+		return 0;
+	own->count -= 1;
+	return own->slots[own->count % MAGAZINE];
+}
+
+INLINE void give_slot(struct magazine *m, bool six, u32 slot)
+{
+	struct free_slots *own = &m->free[six];
+	if (unlikely(own->count >= MAGAZINE)) {
+		long error;
+		if (six) {
+			error = bpf_map_push_elem(&free_slots6, &own->slots[BUNDLE], 0);
+			APART(error, 6);
+		} else {
+			error = bpf_map_push_elem(&free_slots4, &own->slots[BUNDLE], 0);
+			APART(error, 4);
+		}
+		if (error)
+			return; /* not in memory that was set aside */
+		own->count = BUNDLE;
 	}
+	own->slots[own->count % MAGAZINE] = slot;
+	own->count += 1;
 }
 
 INLINE void look_at(u32 slot, u32 tick)
@@ -108,94 +145,123 @@ INLINE void look_at(u32 slot, u32 tick)
 		WRITE_ONCE(line->at[slot % LOOKS], tick);
 }
 
+/* Whether who made it has finished; before that nobody else ends it. */
+INLINE bool is_made(u32 slot)
+{
+	struct looks *line = LOOKUP(looks, slot / LOOKS);
+	return line && READ_ONCE(line->at[slot % LOOKS]);
+}
+
+/* Slots that were ever used are in two ranges: where the one ends that `at` is in, which is moved to the next first. */
+INLINE u32 end_of_range(const struct pool *pool, u32 *at)
+{
+	u32 fresh4 = READ_ONCE(pool->fresh[0]), fresh6 = READ_ONCE(pool->fresh[1]);
+	u32 end4 = 1 + (fresh4 < slots4 ? fresh4 : slots4);
+	if (*at < end4)
+		return end4;
+	if (*at < first_slot6)
+		*at = first_slot6;
+	return first_slot6 + (fresh6 < slots6 ? fresh6 : slots6);
+}
+
+/* Whether any slot from `at` on was ever used. */
+INLINE bool any_from(const struct pool *pool, u32 at)
+{
+	u32 end = end_of_range(pool, &at);
+	return at < end;
+}
+
 /* --- putting in and taking out --- */
 
 enum made { MADE, MADE_FULL, MADE_EXISTS };
 
-/* Make room for a tuple, which is not found yet: `c` gets its slot and the generation of its word. What follows is
- * publish or give_up. */
-INLINE enum made reserve(const union tuple *tuple, bool six, struct connection *c)
+/* Make room for a tuple, which is not found yet: a slot, and the generation of its word. What follows is publish or
+ * give_up. */
+INLINE enum made reserve(const union tuple *tuple, bool six, struct found *made)
 {
 	struct magazine *m = LOOKUP(magazines, 0);
 	if (!m || !take_credit(m))
 		return MADE_FULL;
-	c->word = (u64)m->generation++ << WORD_GENERATION;
-	if (six) {
-		c->slot = take_slot6(m);
-		struct registered *registered = LOOKUP(registry6, c->slot - first_slot6);
-		if (c->slot && registered) {
-			registered->tuple = tuple->v6;
-			return MADE;
-		}
-	} else {
-		struct key4 key = key4_of(&tuple->v4);
-		c->slot = take_place(key.addresses, key.rest);
-		if (likely(c->slot != NO_PLACE && c->slot != STANDS_ALREADY))
-			return MADE;
+	made->slot = take_slot(m, six);
+	if (unlikely(!made->slot)) {
+		give_credit(m);
+		return MADE_FULL;
 	}
-	give_credit(m);
-	return c->slot == STANDS_ALREADY ? MADE_EXISTS : MADE_FULL;
+	made->connection->word = (u64)m->generation++ << WORD_GENERATION;
+	if (six) {
+		struct registered *registered = LOOKUP(registry6, made->slot - first_slot6);
+		if (registered)
+			registered->tuple = tuple->v6;
+	}
+	return MADE;
 }
 
-INLINE void give_up(bool six, u32 slot)
+/* The place is nobody's any more. */
+INLINE void empty_place(u32 slot)
 {
-	struct magazine *m = LOOKUP(magazines, 0);
-	struct place4 *place = six ? NULL : LOOKUP(connections4, slot);
+	struct place4 *place = LOOKUP(connections4, slot);
+	if (!place)
+		return;
+	u64 *words = (void *)&OPAQUE(place)->tuple;
+	WRITE_ONCE(words[1], 0);
+	WRITE_ONCE(words[0], 0);
+}
+
+/* `apart`: by a program that packets may interrupt (end_orphans before Linux 6.3), which has a magazine of its own. */
+INLINE void give_up(bool six, u32 slot, bool apart)
+{
+	struct magazine *m = apart ? LOOKUP(orphans_magazine, 0) : LOOKUP(magazines, 0);
 	look_at(slot, 0);
-	if (place)
-		free_place(place);
-	if (six && m)
-		give_slot6(m, slot);
-	if (m)
+	if (!six)
+		empty_place(slot);
+	if (!m)
+		return;
+	give_slot(m, six, slot);
+	if (apart)
+		give_credit_at_once();
+	else
 		give_credit(m);
 }
 
-/* Put in what was reserved: from now on packets find it. If another CPU was faster, or of IPv6 memory is short, nothing
- * is reserved any more; `c` then has the word that is left. */
-INLINE enum made publish(const union tuple *tuple, bool six, struct connection *c, const struct control *control)
+INLINE enum made publish4(const struct tuple4 *tuple, const struct found *made)
 {
-	struct control *kept = control_of(c->slot);
-	if (kept)
-		*kept = *control;
-	if (six) {
-		long error = bpf_map_update_elem(&connections6, &tuple->v6, c, BPF_NOEXIST);
-		if (likely(!error))
-			return MADE;
-		give_up(six, c->slot);
-		return error == -17 /* EEXIST */ ? MADE_EXISTS : MADE_FULL;
-	}
-	struct key4 key = key4_of(&tuple->v4);
-	struct place4 *place = LOOKUP(connections4, c->slot);
+	struct key4 key = key4_of(tuple);
+	struct place4 *place = LOOKUP(connections4, made->slot);
 	if (!place)
 		return MADE_FULL;
-	place->connection = *c;
+	place->connection = *made->connection;
 	barrier();
-	place->tuple = tuple->v4; /* without which the expirer takes no place for filled */
-	if (likely(publish_place(key.addresses, key.rest, c->slot)))
+	place->tuple = *tuple; /* without which the expirer takes no place for filled */
+	u32 at = take_entry(key.addresses, key.rest, made->slot, SIDE_REQUEST);
+	if (likely(at != NO_ENTRY) && likely(publish_request(key.addresses, key.rest, made->slot, at)))
 		return MADE;
-	c->word = __sync_fetch_and_or(&place->connection.word, 1ULL << WORD_DYING);
-	hide_place(key.addresses, key.rest, c->slot);
-	give_up(false, c->slot);
-	return MADE_EXISTS;
+	made->connection->word = __sync_fetch_and_or(&place->connection.word, 1ULL << WORD_DYING);
+	give_up(false, made->slot, false);
+	return at == NO_ENTRY ? MADE_FULL : MADE_EXISTS;
+}
+
+/* Put in what was reserved: from now on packets find it. If another CPU was faster, or memory is short, nothing is
+ * reserved any more; the connection then has the word that is left. */
+INLINE enum made publish(const union tuple *tuple, bool six, const struct found *made)
+{
+	if (!six)
+		return publish4(&tuple->v4, made);
+	struct connection6 value = {.connection = *made->connection, .slot = made->slot};
+	long error = bpf_map_update_elem(&connections6, &tuple->v6, &value, BPF_NOEXIST);
+	if (likely(!error))
+		return MADE;
+	give_up(six, made->slot, false);
+	return error == -17 /* EEXIST */ ? MADE_EXISTS : MADE_FULL;
 }
 
 /* Take out what nobody else ends, its word is dying, and let its slot go. */
-INLINE void take_out(const union tuple *tuple, bool six, u32 slot)
+INLINE void take_out(const union tuple *tuple, bool six, u32 slot, bool apart)
 {
-	struct magazine *m = LOOKUP(magazines, 0);
 	if (six) {
 		bpf_map_delete_elem(&connections6, &tuple->v6);
-		look_at(slot, 0);
-		if (m)
-			give_slot6(m, slot);
 	} else {
 		struct key4 key = key4_of(&tuple->v4);
-		struct place4 *place = LOOKUP(connections4, slot);
-		hide_place(key.addresses, key.rest, slot);
-		look_at(slot, 0);
-		if (place)
-			free_place(place);
+		hide(key.addresses, key.rest, slot, SIDE_REQUEST);
 	}
-	if (m)
-		give_credit(m);
+	give_up(six, slot, apart);
 }

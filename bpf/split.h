@@ -111,7 +111,7 @@ static int split_step(u32 index, struct splitting *s)
 	u32 offset = index * s->step;
 	struct destination *d = LOOKUP(destinations, s->w->chosen);
 	struct root *root = the_root();
-	if (offset >= s->payload || !d || !root)
+	if (offset >= s->payload || !d)
 		return 1;
 	u32 size = s->payload - offset;
 	bool last = size <= s->step;
@@ -174,6 +174,7 @@ INLINE int stage_split(struct __sk_buff *skb)
 	    bpf_skb_adjust_room(skb, front + outer_bytes(d) + between(w->state), BPF_ADJ_ROOM_MAC,
 				BPF_F_ADJ_ROOM_FIXED_GSO))
 		return dropped(HOOK_TC, REASON_SUPER);
+	FORGET(s, network, failed);
 	bpf_loop(SUPER_MASK, split_step, &s, 0);
 	return dropped(HOOK_TC, s.failed ? REASON_SUPER : REASON_SPLIT);
 }

@@ -124,7 +124,12 @@ struct work {
 	u32 upper;
 	u32 lower;
 	u32 scheduler;
-	u32 sum; /* a scheduler's: what it adds up stands here, where no verifier follows it */
+	/* What a scheduler's steps read of steps before them stands here, where no verifier follows it: of the stack, Linux
+	 * 6.1 believes at every step what it was at the first, and leaves out the branches that are then never taken. */
+	u32 best; /* place in the list, or NOBODY */
+	u32 best_load;
+	s32 best_weight;
+	u32 sum;
 	u32 left;
 	u32 timeout; /* of persistence, in ticks */
 	u32 netmask;
@@ -213,7 +218,7 @@ INLINE int pass(void *ctx, const struct packet *p, enum hook hook)
 
 INLINE struct root *the_root(void)
 {
-	return LOOKUP(roots, 0);
+	return &root_value;
 }
 
 INLINE const struct facts *facts_of(const struct root *root)

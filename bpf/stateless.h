@@ -9,10 +9,8 @@
 enum { STATELESS_S = 900 };
 
 struct rendezvous {
-	u32 list;
+	struct work *work; /* whose `best` is a destination here, with its score for a load */
 	u32 client;
-	u32 best;
-	u32 best_score;
 	u32 method;
 };
 
@@ -27,7 +25,7 @@ INLINE u32 mixed(u32 x)
 
 static int rendezvous_step(u32 index, struct rendezvous *r)
 {
-	struct member *m = LOOKUP(members, r->list + index);
+	struct member *m = LOOKUP(members, r->work->list + index);
 	struct destination *d = m ? LOOKUP(destinations, m->destination) : NULL;
 	if (!d)
 		return 1;
@@ -35,9 +33,9 @@ static int rendezvous_step(u32 index, struct rendezvous *r)
 		return 0;
 	u32 key = d->address.word[0] ^ d->address.word[1] ^ d->address.word[2] ^ d->address.word[3] ^ d->port;
 	u32 score = mixed(r->client ^ mixed(key));
-	if (r->best == NOBODY || score > r->best_score) {
-		r->best = m->destination;
-		r->best_score = score;
+	if (r->work->best == NOBODY || score > r->work->best_load) {
+		r->work->best = m->destination;
+		r->work->best_load = score;
 		r->method = m->method;
 	}
 	return 0;
@@ -47,26 +45,27 @@ INLINE int stage_stateless(void *ctx, enum hook hook)
 {
 	struct work *w = work_of(hook);
 	struct root *root = the_root();
-	if (!w || !root)
+	if (!w)
 		return to_stack(hook);
 	struct packet *p = &w->packet;
 	struct service_state *state = LOOKUP(service_states, w->service);
 	u32 now = ticks();
 	if (!state)
 		return to_stack(hook);
-	struct rendezvous r = {.list = w->list, .best = NOBODY};
+	struct rendezvous r = {.work = w};
 	if (p->six) {
 		const struct address *a = &p->tuple.v6.source;
 		r.client = a->word[0] ^ a->word[1] ^ a->word[2] ^ a->word[3] ^ p->tuple.v6.source_port;
 	} else {
 		r.client = p->tuple.v4.source ^ p->tuple.v4.source_port;
 	}
+	w->best = NOBODY;
 	bpf_loop(w->count, rendezvous_step, &r, 0);
-	if (r.best == NOBODY)
+	if (w->best == NOBODY)
 		return p->syn || p->protocol == PROTO_UDP ? dropped(hook, REASON_TABLE_FULL_DROPPED) : to_stack(hook);
 	if (p->syn || p->protocol == PROTO_UDP)
 		WRITE_ONCE(state->stateless_until, (now + STATELESS_S * ticks_per_second) ?: 1);
-	struct target t = {.index = r.best, .method = r.method, .port = w->port};
+	struct target t = {.index = w->best, .method = r.method, .port = w->port};
 	t.destination = LOOKUP(destinations, t.index);
 	if (!t.destination)
 		return to_stack(hook);

@@ -4,13 +4,19 @@
 #pragma once
 #include "helpers.h"
 
+/* Of a sum below 2^48: more words than a frame has. */
 INLINE u16 folded(u64 sum)
 {
-	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum;
+	return sum + (sum >> 16);
+}
+
+/* Whether what has its checksum in it sums up to what folds to 0xffff, so is a multiple of 65535. Of a multiple of an odd
+ * number, the product with its inverse modulo 2^64 is the quotient; of anything else it is greater than any quotient. */
+INLINE bool is_right(u64 sum)
+{
+	return sum * 0xfffefffefffeffffULL <= 0x0001000100010001ULL;
 }
 
 enum { SUM_PIECE = 512 };

@@ -139,7 +139,7 @@ INLINE int stage_trouble(struct __sk_buff *skb)
 {
 	struct work *w = work_of(HOOK_TC);
 	struct root *root = the_root();
-	if (!w || !root)
+	if (!w)
 		return to_stack(HOOK_TC);
 	return w->replying ? trouble_reply(skb, w) : trouble_request(skb, w, root);
 }
@@ -150,6 +150,7 @@ INLINE int stage_trouble(struct __sk_buff *skb)
 INLINE u32 sum_of(struct __sk_buff *skb, struct copy *copy, u32 at, u32 length, u32 sum)
 {
 	struct summing s = {.skb = skb, .buffer = copy->bytes, .at = at, .left = length, .sum = sum};
+	FORGET(s, at, sum);
 	bpf_loop(65536 / SUM_PIECE, sum_step, &s, 0);
 	return s.sum;
 }

@@ -59,7 +59,7 @@ INLINE int stage_unserved(struct __sk_buff *skb)
 	struct work *w = work_of(HOOK_TC);
 	struct root *root = the_root();
 	bool asked;
-	if (!w || !root)
+	if (!w)
 		return to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	u32 server = p->rst || !has_ports(p->protocol) ? NOBODY : served_by(p, root);

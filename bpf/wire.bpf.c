@@ -7,7 +7,7 @@
  * Client and server share the director's link. The last byte of one's MAC address is that of the other with WIRE_PAIR
  * of its bits turned, so a frame needs no table to reach the other one.
  */
-#include "helpers.h"
+#include "swap.h"
 #include <linux/pkt_cls.h>
 
 enum wire_numbers {
@@ -46,14 +46,8 @@ INLINE struct wire_plan *the_plan(void)
 INLINE bool turned(void *data, void *end)
 {
 	u16 *mac = data;
-	if (data + 14 > end || mac[6] != __builtin_bswap16(0x0800))
+	if (data + 14 > end || mac[6] != __builtin_bswap16(0x0800) || !swap_addresses(mac, end))
 		return false;
-#pragma unroll
-	for (int i = 0; i < 3; i++) {
-		u16 target = mac[i];
-		mac[i] = mac[i + 3];
-		mac[i + 3] = target;
-	}
 	((u8 *)data)[5] ^= WIRE_PAIR;
 	return true;
 }

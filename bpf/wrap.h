@@ -242,7 +242,7 @@ INLINE int stage_wrap(void *ctx, enum hook hook)
 	struct work *w = work_of(hook);
 	struct root *root = the_root();
 	struct destination *d = w ? LOOKUP(destinations, w->chosen) : NULL;
-	if (!w || !root || !d)
+	if (!w || !d)
 		return to_stack(hook);
 	return hook == HOOK_XDP ? wrap_xdp(ctx, w, d, root) : wrap_tc(ctx, w, d, root);
 }

@@ -6,9 +6,9 @@
 
 INLINE void take_heavier(struct candidates *c, u32 place, const struct candidate *it)
 {
-	if (it->member->weight > c->best_weight) {
-		c->best = place;
-		c->best_weight = it->member->weight;
+	if (it->member->weight > c->work->best_weight) {
+		c->work->best = place;
+		c->work->best_weight = it->member->weight;
 	}
 }
 
@@ -24,10 +24,10 @@ static int fo_step(u32 index, struct candidates *c)
 
 static u32 schedule_fo(struct candidates *c)
 {
-	c->best = NOBODY;
-	c->best_weight = 0;
+	c->work->best = NOBODY;
+	c->work->best_weight = 0;
 	bpf_loop(c->count, fo_step, c, 0);
-	return c->best;
+	return c->work->best;
 }
 
 SCHEDULER(fo, SCHED_FO)

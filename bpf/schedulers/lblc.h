@@ -9,8 +9,6 @@
 static u32 schedule_lblc(struct candidates *c)
 {
 	struct root *root = the_root();
-	if (!root)
-		return NOBODY;
 	struct cache_key key;
 	key_of_target(&key, c->work);
 	u32 now = ticks(), live = READ_ONCE(root->live), before = NOTHING;

@@ -4,7 +4,7 @@
  * changed for lblcr_expiration seconds the most loaded leaves.
  *
  * A set lies oldest member first, so that joining moves nobody; it is looked at newest first. Who changes a set keeps
- * others from changing it; these then leave it alone.
+ * others from changing it; these then leave it alone. A part that got empty waits there for the next members.
  */
 #pragma once
 #include "../cache.h"
@@ -43,10 +43,10 @@ static int set_least_step(u32 index, struct set_walk *s)
 	s32 weight = destination_weight(d, s->live), load = overhead(d);
 	if (weight <= 0 || d->overloaded || !(destination_flags(d, s->live) & DESTINATION_AVAILABLE))
 		return 0;
-	if (s->place == NOBODY || (s64)(s32)c->best_load * weight > (s64)load * c->best_weight) {
-		s->place = place;
-		c->best_load = load;
-		c->best_weight = weight;
+	if (c->work->best == NOBODY || (s64)(s32)c->work->best_load * weight > (s64)load * c->work->best_weight) {
+		c->work->best = place;
+		c->work->best_load = load;
+		c->work->best_weight = weight;
 	}
 	return 0;
 }
@@ -61,10 +61,10 @@ static int set_most_step(u32 index, struct set_walk *s)
 	s32 weight = destination_weight(d, s->live), load = overhead(d);
 	if (weight <= 0)
 		return 0;
-	if (s->place == NOBODY || (s64)(s32)c->best_load * weight < (s64)load * c->best_weight) {
-		s->place = place;
-		c->best_load = load;
-		c->best_weight = weight;
+	if (c->work->best == NOBODY || (s64)(s32)c->work->best_load * weight < (s64)load * c->work->best_weight) {
+		c->work->best = place;
+		c->work->best_load = load;
+		c->work->best_weight = weight;
 	}
 	return 0;
 }
@@ -93,8 +93,9 @@ static int set_shift_step(u32 index, struct set_walk *s)
 /* The most loaded member leaves the set; those that joined later move up. */
 INLINE void set_shrink(struct set_walk *s, struct cached *entry, u32 now)
 {
-	s->place = NOBODY;
+	s->c->work->best = NOBODY;
 	bpf_loop(s->count, set_most_step, s, 0);
+	s->place = s->c->work->best;
 	u32 *leaving = s->place != NOBODY ? set_member(s, s->place) : NULL;
 	if (!leaving)
 		return;
@@ -104,8 +105,6 @@ INLINE void set_shrink(struct set_walk *s, struct cached *entry, u32 now)
 	u32 *vacant = set_member(s, last);
 	if (vacant)
 		WRITE_ONCE(*vacant, NOTHING);
-	if (last % CACHE_MEMBERS == 0 && !bpf_map_delete_elem(&cache, &s->key))
-		count_parts(-1);
 	hold(destination, -1);
 	entry->count = last;
 	entry->changed = now;
@@ -122,24 +121,13 @@ INLINE void set_join(struct set_walk *s, struct cached *entry, u32 now, u32 dest
 		return;
 	u32 *vacant = set_member(s, s->count);
 	if (vacant) {
-		WRITE_ONCE(*vacant, destination);
 		hold(destination, 1);
+		hold(__sync_lock_test_and_set(vacant, destination), -1);
 	} else if (!put_part(&s->key, s->c->work->service, now, destination)) {
 		return;
 	}
 	entry->count = s->count + 1;
 	entry->changed = now;
-}
-
-INLINE bool began_change(struct cached *entry)
-{
-	return __sync_val_compare_and_swap(&entry->busy, 0, 1) == 0;
-}
-
-INLINE void ended_change(struct cached *entry)
-{
-	barrier();
-	WRITE_ONCE(entry->busy, 0);
 }
 
 INLINE bool set_is_old(const struct cached *entry, u32 now, u32 expiration_s)
@@ -150,16 +138,15 @@ INLINE bool set_is_old(const struct cached *entry, u32 now, u32 expiration_s)
 static u32 schedule_lblcr(struct candidates *c)
 {
 	struct root *root = the_root();
-	if (!root)
-		return NOBODY;
 	u32 now = ticks(), expiration_s = root->settings.lblcr_expiration;
 	struct set_walk s = {.c = c, .live = READ_ONCE(root->live), .place = NOBODY};
 	key_of_target(&s.key, c->work);
 	struct cached *entry = remembered(&s.key, c->work, now, expiration_s);
 	if (entry) {
 		s.count = entry->count;
+		c->work->best = NOBODY;
 		bpf_loop(s.count, set_least_step, &s, 0);
-		u32 *least = s.place != NOBODY ? set_member(&s, s.place) : NULL;
+		u32 *least = c->work->best != NOBODY ? set_member(&s, c->work->best) : NULL;
 		u32 best = least ? *least : NOTHING;
 		if (set_is_old(entry, now, expiration_s) && began_change(entry)) {
 			if (set_is_old(entry, now, expiration_s)) {

@@ -13,18 +13,18 @@ static int lc_step(u32 index, struct candidates *c)
 	if (!usable(&it))
 		return 0;
 	u32 load = overhead(it.destination);
-	if (c->best == NOBODY || load < c->best_load) {
-		c->best = index;
-		c->best_load = load;
+	if (c->work->best == NOBODY || load < c->work->best_load) {
+		c->work->best = index;
+		c->work->best_load = load;
 	}
 	return 0;
 }
 
 static u32 schedule_lc(struct candidates *c)
 {
-	c->best = NOBODY;
+	c->work->best = NOBODY;
 	bpf_loop(c->count, lc_step, c, 0);
-	return c->best;
+	return c->work->best;
 }
 
 SCHEDULER(lc, SCHED_LC)

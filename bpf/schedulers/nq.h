@@ -12,7 +12,7 @@ static int nq_step(u32 index, struct candidates *c)
 	if (!usable(&it))
 		return 0;
 	if (!it.destination->active) {
-		c->best = index;
+		c->work->best = index;
 		return 1;
 	}
 	sed_weigh(c, index, &it);
@@ -21,9 +21,9 @@ static int nq_step(u32 index, struct candidates *c)
 
 static u32 schedule_nq(struct candidates *c)
 {
-	c->best = NOBODY;
+	c->work->best = NOBODY;
 	bpf_loop(c->count, nq_step, c, 0);
-	return c->best;
+	return c->work->best;
 }
 
 SCHEDULER(nq, SCHED_NQ)

@@ -16,10 +16,10 @@ static int ovf_step(u32 index, struct candidates *c)
 
 static u32 schedule_ovf(struct candidates *c)
 {
-	c->best = NOBODY;
-	c->best_weight = 0;
+	c->work->best = NOBODY;
+	c->work->best_weight = 0;
 	bpf_loop(c->count, ovf_step, c, 0);
-	return c->best;
+	return c->work->best;
 }
 
 SCHEDULER(ovf, SCHED_OVF)

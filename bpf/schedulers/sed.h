@@ -8,10 +8,10 @@
 INLINE void sed_weigh(struct candidates *c, u32 place, const struct candidate *it)
 {
 	s32 load = it->destination->active + 1;
-	if (c->best == NOBODY || (s64)(s32)c->best_load * it->member->weight > (s64)load * c->best_weight) {
-		c->best = place;
-		c->best_load = load;
-		c->best_weight = it->member->weight;
+	if (c->work->best == NOBODY || (s64)(s32)c->work->best_load * it->member->weight > (s64)load * c->work->best_weight) {
+		c->work->best = place;
+		c->work->best_load = load;
+		c->work->best_weight = it->member->weight;
 	}
 }
 
@@ -27,9 +27,9 @@ static int sed_step(u32 index, struct candidates *c)
 
 static u32 schedule_sed(struct candidates *c)
 {
-	c->best = NOBODY;
+	c->work->best = NOBODY;
 	bpf_loop(c->count, sed_step, c, 0);
-	return c->best;
+	return c->work->best;
 }
 
 SCHEDULER(sed, SCHED_SED)

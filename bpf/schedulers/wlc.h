@@ -13,19 +13,19 @@ static int wlc_step(u32 index, struct candidates *c)
 	if (!usable(&it))
 		return 0;
 	s32 load = overhead(it.destination);
-	if (c->best == NOBODY || (s64)(s32)c->best_load * it.member->weight > (s64)load * c->best_weight) {
-		c->best = index;
-		c->best_load = load;
-		c->best_weight = it.member->weight;
+	if (c->work->best == NOBODY || (s64)(s32)c->work->best_load * it.member->weight > (s64)load * c->work->best_weight) {
+		c->work->best = index;
+		c->work->best_load = load;
+		c->work->best_weight = it.member->weight;
 	}
 	return 0;
 }
 
 static u32 schedule_wlc(struct candidates *c)
 {
-	c->best = NOBODY;
+	c->work->best = NOBODY;
 	bpf_loop(c->count, wlc_step, c, 0);
-	return c->best;
+	return c->work->best;
 }
 
 SCHEDULER(wlc, SCHED_WLC)

@@ -41,8 +41,8 @@ static int wrr_heaviest_step(u32 index, struct candidates *c)
 	struct candidate it;
 	if (!at_place(c, index, &it))
 		return 1;
-	if (usable(&it) && it.member->weight > c->best_weight)
-		c->best_weight = it.member->weight;
+	if (usable(&it) && it.member->weight > c->work->best_weight)
+		c->work->best_weight = it.member->weight;
 	return 0;
 }
 
@@ -60,9 +60,9 @@ static u32 schedule_wrr(struct candidates *c)
 		place = first_from(c, at.position, c->count, at.weight);
 		if (place == NOBODY) {
 			u32 gcd = c->gcd ?: 1;
-			c->best_weight = 0;
+			c->work->best_weight = 0;
 			bpf_loop(c->count, wrr_heaviest_step, c, 0);
-			u32 heaviest = c->best_weight;
+			u32 heaviest = c->work->best_weight;
 			if (heaviest) {
 				next.weight = at.weight > gcd ? at.weight - gcd : c->max_weight;
 				if (next.weight > heaviest)

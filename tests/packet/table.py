@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
-from pylvs.dataplane import abi, load
+from pylvs.dataplane import abi, load, maps
+from pylvs.dataplane.libbpf import library
 from pylvs.dataplane.tables import Tables
 
 Change = Callable[[int], None]
+
+A_GO_S = 0.01  # far longer than the expirer works at a time
 
 
 def words(tables: Tables, version: int) -> Iterator[tuple[bytes, int, Change]]:
@@ -17,14 +21,27 @@ def words(tables: Tables, version: int) -> Iterator[tuple[bytes, int, Change]]:
 
 def _taken4(tables: Tables) -> list[int]:
     """The slots that somebody has."""
-    at = abi.struct("place4").fields["connection"].offset + abi.struct("connection").fields["slot"].offset
+    at = abi.struct("place4").offset("tuple.target")
     table = tables.connections4
-    return [slot for slot in table.memory.cast("I")[at // 4 :: table.stride // 4].tolist() if slot]
+    targets = table.memory.cast("I")[at // 4 :: table.stride // 4].tolist()
+    return [slot for slot, target in enumerate(targets) if target]
+
+
+def entries4(tables: Tables) -> int:
+    """Entries of the index of IPv4 connections. Raises AssertionError unless those that are taken are in force."""
+    entries, number = tables.path("index4"), abi.constant("ENTRIES")
+    with maps.MmapArray.open(entries) as index, maps.MmapArray.open(tables.path("marks4")) as marks:
+        taken, in_force = index.memory.cast("I").tolist(), marks.memory.cast("I").tolist()
+    assert any(taken) or not any(in_force), "nothing is there, but something is said to be elsewhere"
+    for at, entry in enumerate(taken):
+        assert bool(entry) == bool(in_force[at // number] >> at % number & 1), f"entry {at}: {entry:#x}"
+    return sum(1 for entry in taken if entry)
 
 
 def _words4(tables: Tables) -> Iterator[tuple[bytes, int, Change]]:
     table, codec = tables.connections4, abi.struct("place4")
-    first, second = codec.fields["tuple"].offset, codec.fields["connection"].offset
+    first, size = codec.fields["tuple"].offset, abi.struct("tuple4").size
+    second = codec.fields["connection"].offset
     for slot in _taken4(tables):
         start = slot * table.stride
         at = (start + second) // 8
@@ -32,16 +49,15 @@ def _words4(tables: Tables) -> Iterator[tuple[bytes, int, Change]]:
         def change(word: int, at: int = at) -> None:
             table.words[at] = word
 
-        yield bytes(table.memory[start + first : start + second]), table.words[at], change
+        yield bytes(table.memory[start + first : start + first + size]), table.words[at], change
 
 
 def _words6(tables: Tables) -> Iterator[tuple[bytes, int, Change]]:
-    codec, table = abi.struct("connection"), tables.connections6
-    first = load.places(tables.pool.get(0, "capacity"))
+    form, table = abi.struct("connection6").view("connection.word", "connection.method", "slot"), tables.connections6
+    first = load.first_slot6(tables.pool.get(0, "capacity"))
     for key, value in list(table.items()):
-        fields = codec.unpack_from(value)
-        by_slot = fields["method"] == abi.constant("METHOD_MASQ")
-        slot = fields["slot"] - first if by_slot else None
+        own, method, number = form.unpack_from(value)
+        slot = number - first if method == abi.constant("METHOD_MASQ") else None
 
         def change(word: int, key: bytes = key, value: bytes = value, slot: int | None = slot) -> None:
             if slot is None:
@@ -49,12 +65,33 @@ def _words6(tables: Tables) -> Iterator[tuple[bytes, int, Change]]:
             else:
                 tables.words6.words[slot] = word
 
-        yield key, fields["word"] if slot is None else tables.words6.words[slot], change
+        yield key, own if slot is None else tables.words6.words[slot], change
+
+
+def _without_slots4(magazine: bytes) -> bytes:
+    """A magazine that has no free slots of IPv4: their number is the first of what stands there."""
+    at = abi.struct("magazine").offset("free")
+    return magazine[:at] + bytes(4) + magazine[at + 4 :]
 
 
 def wipe4(tables: Tables) -> None:
-    """Nobody has a place in the table of IPv4 connections any more; what CPUs keep for themselves stays theirs."""
-    table = tables.connections4
+    """No IPv4 connection is there any more, and no slot was ever used; credits that CPUs keep stay theirs."""
+    first = load.first_slot6(tables.pool.get(0, "capacity"))
+    with maps.MmapArray.open(tables.path("looks")) as looks:
+        looks.memory[: 4 * first] = bytes(4 * first)
+    time.sleep(A_GO_S)  # the expirer, which may have been at work, looks at none of them any more
     taken = len(_taken4(tables))
-    table.memory[:] = bytes(len(table.memory))
-    tables.pool.set(0, "used", tables.pool.get(0, "used") - taken)
+    for name in "connections4", "index4", "marks4":
+        with maps.MmapArray.open(tables.path(name)) as table:
+            table.memory[:] = bytes(len(table.memory))
+    with maps.Map.open(tables.path("free_slots4")) as free:
+        while not library().bpf_map_lookup_and_delete_elem(free.fd, None, bytes(abi.struct("bundle").size)):
+            pass
+    with maps.PerCpuArray.open(tables.path("magazines")) as magazines:
+        emptied = [_without_slots4(value).ljust(magazines.stride, b"\0") for value in magazines.values(0)]
+        magazines.put(0, b"".join(emptied))
+    with maps.ArrayMap.open(tables.path("orphans_magazine")) as orphans:
+        orphans.put(0, _without_slots4(orphans.get(0) or b""))
+    pool = tables.pool
+    pool.set(0, "fresh", 0, pool.get(0, "fresh")[1])
+    pool.set(0, "used", pool.get(0, "used") - taken)

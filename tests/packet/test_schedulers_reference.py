@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -126,8 +127,8 @@ class Twin:
     def switch(self, scheduler: str) -> None:
         for name in scheduler, self.scheduler:
             self.host.director.edit_service(VirtualService(self.key, name, self.flags))
-        self.model.close()
-        if scheduler != self.scheduler:
+        if scheduler != self.scheduler:  # else nothing changes: what is remembered stays (ip_vs_edit_service)
+            self.model.close()
             self._begin()
 
     def expire_after(self, seconds: int) -> None:
@@ -251,3 +252,99 @@ def test_any_history_leads_to_the_choices_of_the_reference(director_host: Host, 
             host.director.delete_service(twin.key)
 
     holds()
+
+
+class Crowd(Twin):
+    """With more servers than one part of an address's set holds, behind the router: connections tell who is chosen."""
+
+    def _destination(self, number: int, weight: int = 1) -> Destination:
+        return Destination(DestinationKey(ip_address(0x0A4D0100 + number), self.key.port), weight=weight)
+
+    def _receiver(self, frame: bytes) -> int | None:
+        before = self.host.counts(self.key)
+        self.host.receive(frame)
+        after = self.host.counts(self.key)
+        risen = [address for address in after if sum(after[address]) > sum(before[address])]
+        return int(ip_address(risen[0])) - 0x0A4D0100 if risen else None
+
+    def members(self) -> int:
+        """In the sets that the reference remembers."""
+        assert isinstance(self.model, ReplicatedLocality)
+        return sum(len(entry.servers) for chain in self.model.cache.chains for entry in chain.values())
+
+    def held(self) -> int:
+        """Places that caches have of the servers."""
+        table = self.host.director.tables.destinations
+        return sum(table.get(self._place(number), "cached") for number in self.known)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sets_of_lblcr_grow_shrink_and_are_forgotten_whatever_their_size(director_host: Host, seed: int) -> None:
+    chance, host, many = random.Random(seed), director_host, 20
+    twin = Crowd(host, host.new_key(), "lblcr", ServiceFlag(0))
+    most = 0
+
+    def connect() -> None:
+        def expected(got: int | None, wanted: int | None) -> None:
+            assert got == wanted
+
+        twin.connect(0xC6120000 + chance.randrange(99), expected)
+        assert twin.held() == twin.members()
+
+    with host.director.batch():
+        twin.expire_after(86400)
+        for number in range(1, many + 1):
+            twin.add(number, 1)
+        for seconds in 86400, 100, 86400, 100:
+            twin.expire_after(seconds)
+            for _ in range(70):
+                if seconds == 100 and chance.random() < 0.5:
+                    twin.finish(chance.randrange(99))
+                    twin.wait(chance.choice([1] * 9 + [20]))  # 20: beyond the next look at all of it
+                connect()
+                most = max(most, twin.members())
+        assert most > 16
+        twin.expire_after(86400)
+        host.director.delete_service(twin.key)
+    assert twin.held() == 0
+    assert len(host.director.tables.cache) == 0
+
+
+DEALS = {  # weights, the newest server's first: shares of 256 buckets that they do not fill, just fill, or outnumber
+    "255 of three": [85, 85, 85],
+    "256 of three": [86, 85, 85],
+    "257 of three": [86, 86, 85],
+    "one alone": [1000],
+    "one after all": [256, 3],
+    "one nearly after all": [255, 3, 0],
+    "255 servers": [1] * 255,
+    "256 servers": [1] * 256,
+    "257 servers": [1] * 257,
+    "every third unusable": [2, 0, 1] * 110,
+    "nobody usable but the last": [0] * 299 + [1],
+}
+
+
+@pytest.mark.parametrize("flags", [ServiceFlag(0), ServiceFlag.SCHED_1])
+@pytest.mark.parametrize("weights", DEALS.values(), ids=DEALS)
+def test_sh_deals_as_many_buckets_as_there_are(director_host: Host, weights: list[int], flags: ServiceFlag) -> None:
+    """Every bucket's choice, whether or not the list's end is among them; with and without sh-fallback."""
+    key = director_host.new_key()
+    servers: list[Server] = []
+    with director_host.director.batch():
+        director_host.director.add_service(VirtualService(key, "sh", flags))
+        for number, weight in enumerate(reversed(weights)):
+            at = DestinationKey(ip_address(0x0A4D0100 + number), key.port)
+            director_host.director.add_destination(key, Destination(at, weight=weight))
+            servers.insert(0, Server.of(Destination(at, weight=weight)))
+    model = reference.SCHEDULERS["sh"](servers, flags)
+    wanted = {}
+    for client in range(0xC6120000, 0xC6120000 + 600):
+        chosen = model.choose(reference.Asking(client.to_bytes(4, "big"), 2000, ip_address(VIP4).packed), 0)
+        wanted[ip_address(client)] = chosen and chosen.key.address
+        director_host.receive(tcp(sport=2000, dport=key.port, source=str(ip_address(client))))
+    made = {
+        each.client: each.destination for each in director_host.director.connections() if each.virtual_port == key.port
+    }
+    assert {client: made.get(client) for client in wanted} == wanted
+    director_host.director.delete_service(key)

@@ -14,12 +14,10 @@ from ipaddress import ip_address
 from pylvs.bench import probe, site
 from pylvs.bench.commands import program
 from pylvs.bench.frames import ACK, FIN, IN_ORDER, SCATTERED, SYN, Flows, Frame
-from pylvs.bench.packets import memory_of
 from pylvs.bench.path import Path, new_path
 from pylvs.bench.probe import WrongPath
 from pylvs.bench.rows import Measured
 from pylvs.dataplane import abi
-from pylvs.dataplane.libbpf import open_pin
 from pylvs.dataplane.load import CONNECTION_MAPS
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import PylvsError
@@ -190,13 +188,7 @@ class LargeTable:
 
     def bytes_each(self) -> float:
         """Kernel memory of every map whose size goes with the table's, for each connection."""
-        total = 0
-        for name in CONNECTION_MAPS:
-            descriptor = open_pin(self.path.director.tables.path(name))
-            if descriptor is not None:
-                total += memory_of(descriptor)
-                os.close(descriptor)
-        return total / self.connections
+        return self.path.memory(CONNECTION_MAPS) / self.connections
 
 
 def _most_memory(process: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -25,13 +24,13 @@ from pylvs.bench.frames import IN_ORDER, SYN, Flows
 from pylvs.bench.path import Overheads, Path, new_path
 from pylvs.bench.probe import FLOWS, SAME, SAME_TC, Wrapper, WrongPath
 from pylvs.bench.rows import FLOOR, FLOOR_TC, Measured
-from pylvs.dataplane.libbpf import open_pin
-from pylvs.model.errors import Unsupported
+from pylvs.dataplane.load import CONNECTION_MAPS
 
 __all__ = ["QUICK", "Bench", "Size", "ready"]
 
 _MISSED = 0.001  # of all packets may go up: XDP asks for the next hop once a second, and lets the kernel see some
 _YOUNG_S = 50  # what nobody answers lives a minute
+_OF_IPV6 = {"connections6", "replies6"}
 
 
 class Bench:
@@ -129,25 +128,7 @@ class Bench:
 
     def connection_bytes(self) -> Measured:
         """Bytes of kernel memory that the table takes for each connection, of IPv4 without NAT."""
-        total = 0
-        for name in ("connections4", "looks", "registry6", "words6", "controls6", "free_slots6"):
-            descriptor = open_pin(self.path.director.tables.path(name))
-            if descriptor is None:
-                raise Unsupported(f"map {name} is not pinned")
-            try:
-                total += memory_of(descriptor)
-            finally:
-                os.close(descriptor)
-        return Measured([total / self.size.capacity])
-
-
-def memory_of(descriptor: int) -> int:
-    """Bytes of kernel memory that a map takes."""
-    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("memlock:"):
-                return int(line.split()[1])
-    return 0
+        return Measured([self.path.memory(set(CONNECTION_MAPS) - _OF_IPV6) / self.size.capacity])
 
 
 @contextmanager

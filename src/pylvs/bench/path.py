@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from pylvs.bench import probe, site
@@ -44,6 +44,35 @@ class Path:
         row = self.director.service(service)
         return sum(each.active + each.inactive for each in row.destinations), row.counters.connections
 
+    def memory(self, maps: Iterable[str]) -> int:
+        """Bytes of kernel memory that these maps take. Raises Unsupported if one is not pinned."""
+        total = 0
+        for name in maps:
+            with _opened(self.director.tables.path(name), name) as descriptor:
+                total += _memory_of(descriptor)
+        return total
+
+
+@contextmanager
+def _opened(pin: str, name: str) -> Iterator[int]:
+    """What is pinned there. Raises Unsupported where nothing is."""
+    descriptor = open_pin(pin)
+    if descriptor is None:
+        raise Unsupported(f"{name} is not pinned")
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _memory_of(descriptor: int) -> int:
+    """Bytes of kernel memory that a map takes."""
+    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("memlock:"):
+                return int(line.split()[1])
+    return 0
+
 
 @contextmanager
 def new_path(role: str, capacity: int, servers: int = site.SERVERS) -> Iterator[Path]:
@@ -54,13 +83,9 @@ def new_path(role: str, capacity: int, servers: int = site.SERVERS) -> Iterator[
         director.change_setting("conn_max", capacity)
         with director.batch():
             follow.request(director.reader, site.DEVICE, "generic")
-        entries = {}
-        for hook, name in _ENTRIES.items():
-            descriptor = open_pin(director.state.pin_path(name))
-            if descriptor is None:
-                raise Unsupported(f"{name} is not pinned")
-            closing.callback(os.close, descriptor)
-            entries[hook] = descriptor
+        entries = {
+            hook: closing.enter_context(_opened(director.state.pin_path(name), name)) for hook, name in _ENTRIES.items()
+        }
         yield Path(director, harness, entries)
 
 

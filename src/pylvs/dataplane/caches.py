@@ -29,6 +29,7 @@ def sweep(state: State) -> None:
     program = open_pin(state.pin_path(load.CACHE_SWEEP))
     if program is not None:
         try:
-            bpf.run_program(program, bytes(64))
+            while bpf.run_program(program, bytes(64)).verdict:
+                pass
         finally:
             os.close(program)

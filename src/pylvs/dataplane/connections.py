@@ -17,18 +17,16 @@ from pylvs.model.service import Protocol
 _BLOCK = 1 << 16  # bytes of the table of IPv4 connections that are read at once
 _KEY6 = struct.Struct("!16s16sHHBB2x")  # tuple6
 _PLACE4 = (
+    "connection.word",
+    "connection.destination",
+    "connection.port",
+    "connection.method",
     "tuple.source",
     "tuple.target",
     "tuple.source_port",
     "tuple.target_port",
     "tuple.protocol",
     "tuple.kind",
-    "connection.word",
-    "connection.slot",
-    "connection.destination",
-    "connection.port",
-    "connection.method",
-    "control.assured",
 )
 _ANY_SERVER = bytes(encode.ADDRESS_BYTES)
 
@@ -63,20 +61,22 @@ class ConnectionReader:
     def _connections4(self) -> Iterator[Connection]:
         """Of IPv4: the places of the table that somebody has."""
         place4, ntohs, ntohl = abi.struct("place4"), socket.ntohs, socket.ntohl
-        form, stride, slot_at = place4.view(*_PLACE4), place4.size, place4.offset("connection.slot")
+        form, stride, target_at = place4.view(*_PLACE4), place4.size, place4.offset("tuple.target")
         nobody, virtual = bytes(_BLOCK), dict[int, IPv4Address]()
-        for block in LargeArray.open(self._tables.path("connections4")).blocks(_BLOCK):
+        each = _BLOCK // stride  # slots in a block
+        for number, block in enumerate(LargeArray.open(self._tables.path("connections4")).blocks(_BLOCK)):
             if block == nobody:
                 continue
             self._begin_block()
             virtual.clear()
-            slots = memoryview(block).cast("I")[slot_at // 4 :: stride // 4].tolist()
-            for base in [place * stride for place, slot in enumerate(slots) if slot]:
-                source, target, source_port, target_port, protocol, kind, word, _, server, port, method, assured = (
-                    form.unpack_from(block, base)
-                )
+            targets = memoryview(block).cast("I")[target_at // 4 :: stride // 4].tolist()
+            for place, target in enumerate(targets):
                 if not target:
-                    continue  # it is just being filled
+                    continue
+                word, server, port, method, source, _, source_port, target_port, protocol, kind = form.unpack_from(
+                    block, place * stride
+                )
+                assured = 0 if kind == self._plain else self._tables.controls.get(number * each + place, "assured")
                 address = virtual.get(target)
                 if address is None:
                     address = virtual[target] = IPv4Address(ntohl(target))
@@ -95,8 +95,10 @@ class ConnectionReader:
     def _connections6(self) -> Iterator[Connection]:
         """Of IPv6: NAT's have their word, and templates what became of them, in arrays, opened if there are any."""
         tables = self._tables
-        form = abi.struct("connection").view("word", "slot", "destination", "port", "method")
-        first = load.places(tables.pool.get(0, "capacity"))
+        form = abi.struct("connection6").view(
+            "connection.word", "connection.destination", "connection.port", "connection.method", "slot"
+        )
+        first = load.first_slot6(tables.pool.get(0, "capacity"))
         for keys, values, count in tables.connections6.chunks():
             self._begin_block()
             pairs = zip(
@@ -104,10 +106,10 @@ class ConnectionReader:
                 form.iter_unpack(values[: count * form.size]),
                 strict=True,
             )
-            for (source, target, source_port, target_port, protocol, kind), (word, slot, server, port, method) in pairs:
+            for (source, target, source_port, target_port, protocol, kind), (word, server, port, method, slot) in pairs:
                 if method == self._masq:
                     word = tables.words6.words[slot - first]
-                assured = 0 if kind == self._plain else tables.controls6.get(slot - first, "assured")
+                assured = 0 if kind == self._plain else tables.controls.get(slot, "assured")
                 yield Connection(
                     protocol,
                     self._state_name(protocol, kind, word, assured),

@@ -42,7 +42,7 @@ class Statistics:
         if self._stand_still():
             self._all = [self._last(slot) for slot in range(slots)]
         elif slots:
-            self._all = [counted[:width] for counted in self._tables.statistics.all_sums(slots)]
+            self._all = self._tables.statistics.all_sums(slots, width)
         try:
             yield
         finally:
@@ -61,7 +61,7 @@ class Statistics:
             return self._all[slot]
         if self._stand_still():
             return self._last(slot)
-        return self._tables.statistics.sums(slot)[: len(self._fields)]
+        return self._tables.statistics.sums(slot, len(self._fields))
 
     def destination(self, slot: int) -> Counters:
         """A destination's counters."""

@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from pylvs.dataplane import abi, bpf, kernel, libbpf, takeover
 from pylvs.dataplane.book import Book
@@ -32,23 +32,27 @@ ORPHANS = "end_orphans"
 CACHE_SWEEP = "sweep_cache"
 CONNECTION_MAPS = (
     "connections4",
+    "index4",
+    "marks4",
     "connections6",
-    "replies4",
     "replies6",
     "words6",
-    "controls6",
+    "controls",
     "registry6",
     "looks",
     "pools",
     "magazines",
+    "orphans_magazine",
+    "free_slots4",
     "free_slots6",
     "sweepers",
 )
 SERVICES = 16384
+_VARIABLE = ".data."  # a map that is a variable to packets, and a pin like others' to Python
 _TIMER_TRIALS, _TIMER_PAUSE_S = 50, 0.01
 ICMP_PER_SECOND = 1000  # errors that one CPU sends
-_PER_CPU_BYTES, _SHARED_BYTES = 110, 500  # of one destination, all told
-_CACHED = 131072  # parts of what lblc and lblcr remember; they take no memory before that
+_PER_CPU_BYTES, _SHARED_BYTES = 180, 500  # of one destination, all told
+_CACHED = 131072  # parts of what lblc and lblcr remember; before that only the queue of their keys takes memory
 _LARGE = 1 << 20  # connections
 _MOST_DESTINATIONS, _LEAST_DESTINATIONS = 131072, 4096
 # seconds in each state of TCP and SCTP (IPVS-SEMANTICS 4.4, 4.6); the three that --set changes come from Timeouts
@@ -116,28 +120,43 @@ def destination_limit() -> int:
     return max(_LEAST_DESTINATIONS, min(_MOST_DESTINATIONS, 1 << max(fitting.bit_length() - 1, 0)))
 
 
-def places(connections: int) -> int:
-    """Places of the table of IPv4 connections: twice as many, so that each finds one near its home (bpf/table.h)."""
+def _slots(connections: int) -> int:
+    """Slots for so many connections of a family, in whole bundles: those in magazines are spare."""
+    bundle, magazines = abi.constant("BUNDLE"), libbpf.possible_cpus() + 1
+    return -(-(connections + abi.constant("MAGAZINE") * magazines) // bundle) * bundle
+
+
+def first_slot6(connections: int) -> int:
+    """Where the slots of IPv6 begin: after those of IPv4, at the beginning of a line of `looks`."""
     line = abi.constant("LOOKS")
-    return -(-(2 * connections + 1 + abi.constant("TABLE_WINDOW")) // line) * line
+    return -(-(1 + _slots(connections)) // line) * line
 
 
-def slots6(connections: int) -> int:
+def buckets4(connections: int) -> int:
+    """Of each half of the index of IPv4 connections: half full at most.
+
+    Then a connection finds its bucket and the four others full less than once in 10^9; at two thirds, once in 10^7.
+    """
+    return -(-2 * connections // abi.constant("ENTRIES"))
+
+
+def share6(connections: int) -> int:
     """IPv6's share of them: all, but of a large table a power of two, for the kernel rounds its hash maps up to one."""
     return connections if connections <= _LARGE else 1 << connections.bit_length() - 1
 
 
 def _sizes(connections: int) -> dict[str, int]:
-    destinations, six = destination_limit(), slots6(connections)
-    sizes = dict.fromkeys(("connections6", "replies6", "words6", "controls6", "registry6", "free_slots6"), six)
-    sizes |= {"connections4": places(connections), "replies4": connections}
-    sizes["looks"] = -(-(places(connections) + six) // abi.constant("LOOKS"))
-    sizes |= dict.fromkeys(
-        ("destinations", "destination_bases", "hops", "statistics", "estimates", "names"), destinations
-    )
+    destinations, six, first6 = destination_limit(), share6(connections), first_slot6(connections)
+    slots6, index = _slots(six), 2 * (buckets4(connections) + abi.constant("OTHER_BUCKETS"))
+    sizes = {"connections4": 1 + _slots(connections), "index4": index, "marks4": -(-index // abi.constant("ENTRIES"))}
+    sizes |= dict.fromkeys(("connections6", "replies6"), six) | dict.fromkeys(("words6", "registry6"), slots6)
+    sizes |= {"controls": first6 + slots6, "looks": -(-(first6 + slots6) // abi.constant("LOOKS"))}
+    bundle = abi.constant("BUNDLE")
+    sizes |= {"free_slots4": _slots(connections) // bundle, "free_slots6": slots6 // bundle}
+    sizes |= dict.fromkeys(("destinations", "destination_bases", "lanes", "estimates", "names"), destinations)
     sizes |= dict.fromkeys(("services", "services4", "services6", "service_states", "service_bases"), SERVICES)
     sizes["members"] = 2 * destinations
-    sizes["cache"] = _CACHED
+    sizes |= dict.fromkeys(("cache", "cache_queue"), _CACHED)
     sizes["maglev_tables"] = 2 * SERVICES  # none of which takes memory before it is filled
     sizes["supers"] = libbpf.possible_cpus()
     return sizes
@@ -159,11 +178,14 @@ def _open_object(connections: int, seeds: tuple[int, int]) -> BpfObject:
             "tick_shift": tick_shift(),
             "ticks_per_second": round(ticks_per_second()),
             "minute": round(60 * ticks_per_second()),
-            "homes4": places(connections) - abi.constant("TABLE_WINDOW"),
-            "first_slot6": places(connections),
-            "slots6": slots6(connections),
-            "seed_1": seeds[0],
-            "seed_2": seeds[1],
+            "slots4": _slots(connections),
+            "first_slot6": first_slot6(connections),
+            "slots6": _slots(share6(connections)),
+            "table_key4": {
+                "seeds": seeds,
+                "buckets": buckets4(connections),
+                "slots_mask": (1 << _slots(connections).bit_length()) - 1,
+            },
             "loopback": socket.if_nametoindex("lo"),
             "tunnel_secret": int.from_bytes(os.urandom(4), "little"),
             "fib_gives_source": int(kernel.release() >= (6, 7)),
@@ -193,13 +215,19 @@ def _fill_stages(opened: BpfObject) -> None:
                     stage_map.put_descriptor(number, opened.program_fd(f"{hook}_{name}"))
 
 
+def _pinned_maps(opened: BpfObject) -> Iterator[tuple[str, str]]:
+    """The maps of a state, and what each one's pin is called: all but those of plain data."""
+    for name in opened.maps():
+        pinned = name.removeprefix(_VARIABLE)
+        if not (pinned.startswith((".", takeover.OBJECT)) or "rodata" in pinned):
+            yield name, pinned
+
+
 def _pin(opened: BpfObject, state: State, kept: Iterable[str]) -> None:
     os.makedirs(state.pin_path(MAP_DIRECTORY), exist_ok=True)
-    kept = set(kept)
-    for name in opened.maps():
-        if name.startswith((".", takeover.OBJECT)) or "rodata" in name or name in kept:
-            continue
-        _replace_pin(opened.map_fd(name), state.pin_path(f"{MAP_DIRECTORY}/{name}"))
+    for name, pinned in _pinned_maps(opened):
+        if name not in kept:
+            _replace_pin(opened.map_fd(name), state.pin_path(f"{MAP_DIRECTORY}/{pinned}"))
     for name in (*ENTRIES, CLOCK, ORPHANS, CACHE_SWEEP):
         _replace_pin(opened.program_fd(name), state.pin_path(name))
 
@@ -268,17 +296,17 @@ def reload(state: State, connections: int | None = None) -> None:
     kept = []
     seeds = _new_seeds() if connections else tables.pool.get(0, "seeds")
     with _open_object(capacity, seeds) as opened:
-        for name in opened.maps():
-            if name.startswith(".") or "rodata" in name or name in anew:
+        for name, pinned in _pinned_maps(opened):
+            if name in anew:
                 continue
-            descriptor = libbpf.open_pin(tables.path(name))
+            descriptor = libbpf.open_pin(tables.path(pinned))
             if descriptor is None:
-                raise Unsupported(f"the tables are of another pylvs: they lack {name}; run pylvs down, then ipvsadm")
+                raise Unsupported(f"the tables are of another pylvs: they lack {pinned}; run pylvs down, then ipvsadm")
             try:
                 opened.reuse_map(name, descriptor)
             except PylvsError:
                 raise Unsupported(
-                    f"the tables are of another pylvs: {name} differs; run pylvs down, then ipvsadm"
+                    f"the tables are of another pylvs: {pinned} differs; run pylvs down, then ipvsadm"
                 ) from None
             finally:
                 os.close(descriptor)

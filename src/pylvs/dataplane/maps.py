@@ -253,24 +253,27 @@ class PerCpuArray(ArrayMap):
         assert raw is not None  # a per-CPU array has no empty slots
         return [raw[i * self.stride : i * self.stride + self.value_size] for i in range(self.cpus)]
 
-    def sums(self, index: int) -> tuple[int, ...]:
-        """The sums over all processors, of a value that consists of 64-bit counters."""
+    def sums(self, index: int, width: int | None = None) -> tuple[int, ...]:
+        """The sums over all processors of the 64-bit counters that a value begins with: so many, or all of it."""
         raw = self.get(index)
         assert raw is not None
-        width = self.stride // 8
-        words = struct.unpack(f"<{width * self.cpus}Q", raw)
+        width = width or self.stride // 8
+        words = self._counters(width).unpack(raw)
         return tuple(sum(words[i::width]) for i in range(width))
 
-    def all_sums(self, first: int | None = None) -> list[tuple[int, ...]]:
+    def _counters(self, width: int) -> struct.Struct:
+        return struct.Struct("<" + f"{width}Q{self.stride - 8 * width}x" * self.cpus)
+
+    def all_sums(self, first: int | None = None, width: int | None = None) -> list[tuple[int, ...]]:
         """`sums` of every element, or of at least the first so many, in few calls."""
-        width = self.stride // 8
+        width = width or self.stride // 8
         wanted = self.max_entries if first is None else min(first, self.max_entries)
         size = max(1, min(wanted, (1 << 20) // (self.stride * self.cpus)))
         keys = ctypes.create_string_buffer(4 * size)
         values = ctypes.create_string_buffer(self.stride * self.cpus * size)
         place = ctypes.create_string_buffer(4)
         found: list[tuple[int, ...]] = []
-        one, zeros = struct.Struct(f"<{width * self.cpus}Q"), (0,) * width
+        one, zeros = self._counters(width), (0,) * width
         while len(found) < wanted:
             count = ctypes.c_uint32(size)
             start = place if found else None

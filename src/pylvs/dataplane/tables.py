@@ -38,9 +38,9 @@ class Records:
 
     def set(self, index: int, name: str, *values: Any) -> None:
         """Write one field."""
-        offset, form, _ = self._form(name)
+        offset, form, single = self._form(name)
         place = index * self.array.stride + offset
-        if form.size == 8 and place % 8 == 0:
+        if single and form.size == 8 and place % 8 == 0:
             self.array.words[place // 8] = values[0]
         else:
             form.pack_into(self.array.memory, place, *values)
@@ -147,7 +147,7 @@ class Tables:
 
     @cached_property
     def connections4(self) -> maps.MmapArray:
-        """The table of IPv4 connections: places, most of them empty."""
+        """The places of IPv4 connections, by slot."""
         return self._array("connections4")
 
     @cached_property
@@ -156,9 +156,9 @@ class Tables:
         return self._array("words6")
 
     @cached_property
-    def controls6(self) -> Records:
-        """What persistence keeps of IPv6's connections and templates by slot."""
-        return Records(self._array("controls6"), "control")
+    def controls(self) -> Records:
+        """What persistence keeps of connections and templates by slot."""
+        return Records(self._array("controls"), "control")
 
     @cached_property
     def names(self) -> maps.HashMap:
@@ -207,8 +207,8 @@ class Tables:
 
     @cached_property
     def statistics(self) -> maps.PerCpuArray:
-        """Counters by destination slot."""
-        return self._per_cpu("statistics")
+        """What each processor keeps of destinations, by their slots: counters first."""
+        return self._per_cpu("lanes")
 
     @cached_property
     def estimates(self) -> Records:

@@ -141,7 +141,7 @@ class Twin:
         self.host = host
         tables = host.director.tables
         tables.root.set(0, "settings.icmp_per_second", 0)
-        self._hashes = [tables._hash(name) for name in ("connections6", "replies4", "replies6", "names")]
+        self._hashes = [tables._hash(name) for name in ("connections6", "replies6", "names")]
         programs = host._programs
         self._xdp = Runner(programs["xdp"], struct.pack("<6I", 0, 0, 0, host.ifindex, 0, 0))
         self._tc = Runner(programs["tc"], struct.pack("<40xI148x", host.ifindex))

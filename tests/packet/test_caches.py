@@ -1,0 +1,130 @@
+"""What lblc and lblcr remember is forgotten as a whole, however much it is: in goes, each of which ends soon."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from unittest import mock
+
+import pytest
+from scapy.utils import checksum
+
+from pylvs.dataplane import abi, bpf, caches, load
+from pylvs.dataplane.libbpf import open_pin
+from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
+from tests.packet.frames import udp
+from tests.packet.host import PASSED, Host, ip, server4
+
+MOST = 24576  # entries of a service (IPVS-SEMANTICS 3.9)
+ADDRESSES = 0x0A800000
+MARKED = 0x10  # a bit of all marks here: such packets are this host's wherever they go
+
+
+@pytest.fixture(autouse=True)
+def _marked_is_local(director_host: Host) -> Iterator[None]:
+    rule = ("fwmark", f"{MARKED}/{MARKED}", "lookup", "100")
+    ip("rule", "add", *rule)
+    ip("route", "add", "local", "default", "dev", "lo", "table", "100")
+    yield
+    ip("rule", "del", *rule)
+    ip("route", "flush", "table", "100")
+
+
+def serve_mark(host: Host, mark: int, scheduler: str, servers: int = 2) -> ServiceKey:
+    """A service of a mark, of one-packet connections."""
+    service = ServiceKey.of_mark(MARKED | mark)
+    with host.director.batch():
+        host.director.add_service(VirtualService(service, scheduler, ServiceFlag.ONE_PACKET))
+        for number in range(1, servers + 1):
+            host.director.add_destination(service, Destination(DestinationKey(ip_address(server4(number)), 0)))
+    return service
+
+
+def ask_for(host: Host, mark: int, first: int, count: int) -> None:
+    """A marked packet to each of so many addresses."""
+    frame = bytearray(udp())
+    frame[40:42] = bytes(2)  # without a checksum of UDP
+    for address in range(ADDRESSES + first, ADDRESSES + first + count):
+        frame[24:26] = bytes(2)
+        frame[30:34] = address.to_bytes(4, "big")
+        frame[24:26] = checksum(bytes(frame[14:34])).to_bytes(2, "big")
+        assert host.run(bytes(frame), "tc", MARKED | mark).verdict != PASSED["tc"]
+
+
+def remembered(host: Host, service: ServiceKey) -> int:
+    """How many places the service's servers have in caches, deleted ones among them."""
+    slots = [host.director.slots.find(service, DestinationKey(ip_address(server4(number)), 0)) for number in (1, 2)]
+    return sum(host.director.tables.destinations.get(slot, "cached") for slot in slots if slot is not None)
+
+
+@contextmanager
+def sweep_program(host: Host) -> Iterator[int]:
+    program = open_pin(host.director.state.pin_path(load.CACHE_SWEEP))
+    assert program is not None
+    try:
+        yield program
+    finally:
+        os.close(program)
+
+
+def test_a_cache_of_a_whole_service_goes_in_several_goes_and_what_others_remember_stays(director_host: Host) -> None:
+    host, table = director_host, director_host.director.tables.cache
+    large, small = serve_mark(host, 1, "lblc"), serve_mark(host, 2, "lblcr")
+    ask_for(host, 2, 0, 40)
+    ask_for(host, 1, 0, MOST + 100)
+    ask_for(host, 2, 40, 60)
+    assert (len(table), remembered(host, large), remembered(host, small)) == (MOST + 100, MOST, 100)
+    with mock.patch.object(caches, "sweep"):
+        host.director.delete_service(large)
+    left = [len(table)]
+    with sweep_program(host) as program:
+        while bpf.run_program(program, bytes(64)).verdict:
+            left.append(len(table))
+            assert remembered(host, large) == left[-1] - 100
+    assert len(left) > 4
+    assert sorted(left, reverse=True) == left
+    assert (len(table), remembered(host, large), remembered(host, small)) == (100, 0, 100)
+    ask_for(host, 2, 0, 100)
+    assert (len(table), remembered(host, small)) == (100, 100)
+    host.director.delete_service(small)
+    assert (len(table), remembered(host, small)) == (0, 0)
+
+
+def test_another_scheduler_and_back_gives_a_service_room_for_as_many_again(director_host: Host) -> None:
+    host, table = director_host, director_host.director.tables.cache
+    service = serve_mark(host, 3, "lblc")
+    for first in range(0, 3 * MOST, MOST):
+        ask_for(host, 3, first, MOST + 10)
+        assert (len(table), remembered(host, service)) == (MOST, MOST)
+        for scheduler in "wlc", "lblc":
+            host.director.edit_service(VirtualService(service, scheduler, ServiceFlag.ONE_PACKET))
+        assert (len(table), remembered(host, service)) == (0, 0)
+
+
+def test_of_what_outlived_its_expiration_only_that_goes(director_host: Host) -> None:
+    host, tables = director_host, director_host.director.tables
+    service = serve_mark(host, 4, "lblc")
+    host.director.change_setting("lblc_expiration", 3600)
+    ask_for(host, 4, 0, 6000)
+    codec, hour = abi.struct("cached"), round(3600 * load.ticks_per_second())
+    for key, value in list(tables.cache.items()):
+        if key[11] % 3:
+            raw = bytearray(value)
+            codec.pack_into(raw, 0, {"used": codec.unpack_from(raw, 0)["used"] - 2 * hour & 0xFFFFFFFF})
+            tables.cache.put(key, bytes(raw))
+    kept = {key for key, _ in tables.cache.items() if not key[11] % 3}
+    slot = host.director._opened.slot(service)
+    assert slot is not None
+    versions = host.director.reader.versions
+    for half in 0, 1:  # its scheduler began three hours ago
+        place = versions._place(slot, half) + abi.struct("service_version").offset("epoch_tick")
+        struct.pack_into(
+            "<I", tables.services.array.memory, place, load.clock(host.director.state) - 3 * hour & 0xFFFFFFFF
+        )
+    caches.sweep(host.director.state)
+    assert {key for key, _ in tables.cache.items()} == kept
+    assert remembered(host, service) == len(kept)
