@@ -21,6 +21,7 @@ settings.load_profile("pylvs")
 HERE = Path(__file__).parent
 NEED_ROOT = ("packet", "lab", "interop")  # folders whose tests make network namespaces and load BPF
 SKIP_NOTHING = "PYLVS_TESTS_SKIP_NOTHING"  # set by ./dev test, which has installed everything
+EVERYTHING = "PYLVS_TESTS_EVERYTHING"  # set by ./dev test-all
 
 
 def pytest_configure() -> None:
@@ -28,8 +29,18 @@ def pytest_configure() -> None:
     unwind_on_sigterm()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need root are skipped without it, and say so."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only `./dev test-all` runs, and skip tests that need root where there is none."""
+    if EVERYTHING not in os.environ:
+        nightly = [item for item in items if item.get_closest_marker("nightly")]
+        if nightly:
+            config.hook.pytest_deselected(items=nightly)
+            items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+    for item in items:
+        for name in "nightly", "real_clock":
+            marker = item.get_closest_marker(name)
+            if marker and not (len(marker.args) == 1 and isinstance(marker.args[0], str)):
+                raise pytest.UsageError(f"{item.nodeid}: {name} takes the reason, and nothing else")
     if os.geteuid() == 0:
         return
     skip = pytest.mark.skip(reason="needs root: network namespaces and BPF")
