@@ -1,0 +1,270 @@
+"""`python -m tests.gate`: run every phase of the tests, repeat what may be repeated, and print a ledger.
+
+    python -m tests.gate [--everything] [--only PHASE,...]
+
+A phase that fails does not stop the next one. Tests marked `real_clock` run alone, after all others; those of them that
+failed run once more in a fresh process. The run fails if one fails again, if more than MOST_REPEATED needed a second
+attempt, or if the kernel became tainted meanwhile. Nothing else is ever repeated here. What other code repeats (a boot
+of a guest, a replay that was too slow to be compared) stands in the same ledger.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tests import ledger
+from tests.conftest import EVERYTHING, RANDOM, SKIP_NOTHING
+from tests.termination import unwind_on_sigterm
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / ".cache" / "dev" / "gate"
+TAINTED = Path("/proc/sys/kernel/tainted")
+ISOLATED = "tests/isolated-python"  # each worker has its own processes, mounts and /run: names of hosts do not collide
+MOST_REPEATED = 2
+PHASE_LIMIT_S = 3600
+CLOCK_ROUNDS = 20  # of the real_clock tests beside busy CPUs, in the run of everything
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One command; `pytest`: it is one of pytest, whose results are counted; `beside_load`: every CPU is kept busy."""
+
+    name: str
+    command: Sequence[str]
+    pytest: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+    beside_load: bool = False
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of a phase."""
+
+    phase: Phase
+    status: int
+    wall_s: float
+    cpu_s: float
+    passed: int = 0
+    skipped: int = 0
+    failed: list[Failure] = field(default_factory=list)
+
+    @property
+    def may_be_repaired(self) -> bool:
+        """Whether every reason for which the phase failed is a test that may run once more."""
+        return self.status == 1 and bool(self.failed) and all(failure.nodeid for failure in self.failed)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed test; `nodeid` only if it may run once more."""
+
+    name: str
+    nodeid: str
+    reason: str
+    seconds: float
+
+
+def _pytest(name: str, *arguments: str, **options: object) -> Phase:
+    return Phase(name, ["pytest", "-q", "-m", "not real_clock", *arguments], pytest=True, **options)  # type: ignore[arg-type]
+
+
+def phases() -> list[Phase]:
+    """The gate, in its order: cheap phases first."""
+    isolated = ["--tx", f"2*popen//python={ISOLATED}", "--dist", "loadfile"]
+    return [
+        Phase("ruff check", ["ruff", "check", "-q"]),
+        Phase("ruff format", ["ruff", "format", "-q", "--check"]),
+        Phase("mypy", ["mypy", "--no-error-summary"]),
+        _pytest("unit", "-n", "auto", "--dist", "worksteal", "tests/unit"),
+        _pytest("interop", "-n", "3", "--dist", "worksteal", "tests/interop"),
+        _pytest("conformance", "-n", "6", "--dist", "worksteal", "tests/packet/test_conformance.py"),
+        _pytest("packet", *isolated, "tests/packet", "--ignore", "tests/packet/test_conformance.py"),
+        _pytest("lab", *isolated, "tests/lab"),
+        Phase("real clock", [ISOLATED, "-m", "pytest", "-q", "-m", "real_clock", "tests"], pytest=True),
+    ]
+
+
+def nightly_phases() -> list[Phase]:
+    """What `./dev test-all` runs after the gate's own phases."""
+    clocks = [ISOLATED, "-m", "pytest", "-q", "-m", "real_clock", "tests"]
+    return [
+        _pytest("random examples", "-n", "auto", "--dist", "worksteal", "tests/unit", environment={RANDOM: "1"}),
+        Phase("fuzz", ["python", "-m", "tests.packet.fuzz", "2000000"]),
+        Phase("live conformance", ["python", "-m", "tests.conformance"]),
+        *(Phase(f"real clock, busy, {n + 1}", clocks, pytest=True, beside_load=True) for n in range(CLOCK_ROUNDS)),
+    ]
+
+
+# --- one phase -----------------------------------------------------------------------------------------------------
+
+
+def run(phase: Phase) -> Result:
+    """Run a phase to its end and count what it did."""
+    say(f"{phase.name}: {' '.join(phase.command)}")
+    report = FOLDER / f"{phase.name.replace(' ', '-')}.xml"
+    report.unlink(missing_ok=True)
+    command = [*phase.command, f"--junitxml={report}"] if phase.pytest else list(phase.command)
+    began, cpu = time.monotonic(), _cpu_s()
+    with _busy() if phase.beside_load else contextlib.nullcontext():
+        status = _status(command, os.environ | dict(phase.environment))
+    result = Result(phase, status, time.monotonic() - began, _cpu_s() - cpu)
+    if phase.pytest:
+        _count(report, result)
+    return result
+
+
+def _status(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL) as process:
+        try:
+            return process.wait(PHASE_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            say(f"stopped after {PHASE_LIMIT_S} s")
+            return 1
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _busy() -> Iterator[None]:
+    """Keep every CPU busy meanwhile."""
+    burners = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"], stdin=subprocess.DEVNULL)
+        for _ in range(os.cpu_count() or 1)
+    ]
+    try:
+        yield
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _count(report: Path, result: Result) -> None:
+    """Read what pytest wrote; a report that is missing or says nothing of tests is a failure."""
+    try:
+        cases = list(ElementTree.parse(report).getroot().iter("testcase"))
+    except (OSError, ElementTree.ParseError) as error:
+        result.failed.append(Failure(result.phase.name, "", f"pytest wrote no report: {error}", result.wall_s))
+        return
+    for case in cases:
+        seconds = float(case.get("time", "0"))
+        name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
+        bad = case.find("failure") if case.find("failure") is not None else case.find("error")
+        if bad is not None:
+            result.failed.append(Failure(name, _property(case, "real_clock"), bad.get("message", ""), seconds))
+        elif case.find("skipped") is not None:
+            result.skipped += 1
+        else:
+            result.passed += 1
+    if result.status == 5 and result.phase.name.startswith("real clock"):
+        result.status = 0  # pytest's status where it collected nothing: no test depends on a real clock
+
+
+def _property(case: ElementTree.Element, name: str) -> str:
+    return next((each.get("value", "") for each in case.iter("property") if each.get("name") == name), "")
+
+
+# --- the second attempt --------------------------------------------------------------------------------------------
+
+
+def repeat(results: Sequence[Result]) -> bool:
+    """Run failed tests of real clocks once more, alone; whether each passed and not too many needed it."""
+    failures = [failure for result in results for failure in result.failed if failure.nodeid]
+    if not failures:
+        return True
+    if len(failures) > MOST_REPEATED:
+        say(f"{len(failures)} tests of real clocks failed; {MOST_REPEATED} may run a second time, so none does")
+        return False
+    good = True
+    for failure in failures:
+        second = run(Phase("again", [ISOLATED, "-m", "pytest", "-q", failure.nodeid], pytest=True))
+        ledger.record(failure.nodeid, failure.reason, failure.seconds, second.wall_s)
+        good = good and second.status == 0 and second.passed == 1
+    return good
+
+
+# --- the whole -----------------------------------------------------------------------------------------------------
+
+
+def say(text: str) -> None:
+    """A line of the gate's own, in order with what the phases print."""
+    print(f"gate: {text}", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 0 if everything passed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.gate", description="run every phase of the tests")
+    parser.add_argument("--everything", action="store_true", help="also what leaves the gate: nightly tests and phases")
+    parser.add_argument("--only", default="", help="phases to run, by name, separated by commas")
+    given = parser.parse_args(arguments)
+    chosen = phases() + (nightly_phases() if given.everything else [])
+    if given.only:
+        names = given.only.split(",")
+        if unknown := set(names) - {phase.name for phase in chosen}:
+            parser.error(f"no phase {', '.join(sorted(unknown))}; there are {', '.join(p.name for p in chosen)}")
+        chosen = [phase for phase in chosen if phase.name in names]
+
+    unwind_on_sigterm()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    book = FOLDER / "ledger.jsonl"
+    book.unlink(missing_ok=True)
+    os.environ[ledger.LEDGER] = str(book)
+    os.environ[SKIP_NOTHING] = "1"  # everything is installed: a test that cannot run is a failure
+    if given.everything:
+        os.environ[EVERYTHING] = "1"
+
+    began, taint, steal = time.monotonic(), TAINTED.read_text(), ledger.steal_s()
+    results = [run(phase) for phase in chosen]
+    tainted = TAINTED.read_text() != taint
+    repaired = not tainted and repeat(results)
+    bad = [result for result in results if result.status and not (repaired and result.may_be_repaired)]
+    _report(results, repaired, book, time.monotonic() - began, ledger.steal_s() - steal)
+    if tainted:
+        say(f"the kernel became tainted: {taint.strip()} -> {TAINTED.read_text().strip()} (/proc/sys/kernel/tainted)")
+    if bad or tainted or not repaired:
+        say(f"FAILED: {', '.join(result.phase.name for result in bad) or 'a second attempt, or the kernel'}")
+        return 1
+    say("all tests passed")
+    return 0
+
+
+def _report(results: Sequence[Result], repaired: bool, book: Path, wall_s: float, steal_s: float) -> None:
+    say("phase                  passed failed skipped  wall s   CPU s")
+    for each in results:
+        counts = f"{each.passed:7} {len(each.failed):6} {each.skipped:7}" if each.phase.pytest else " " * 22
+        mark = "" if not each.status else f"  exit {each.status}"
+        say(f"{each.phase.name:22}{counts} {each.wall_s:7.0f} {each.cpu_s:7.0f}{mark}")
+    for each in results:
+        for failure in each.failed:
+            say(f"failed: {failure.name}: {(failure.reason.splitlines() or [''])[0][:200]}")
+    passed, failed = sum(each.passed for each in results), sum(len(each.failed) for each in results)
+    if repaired:
+        again = sum(bool(failure.nodeid) for each in results for failure in each.failed)
+        passed, failed = passed + again, failed - again
+    say(f"{wall_s:.0f} s in all, of which the hypervisor took {steal_s:.0f} CPU s; load {os.getloadavg()[0]:.1f}")
+    entries = ledger.read(book)
+    say(f"ledger: {len(entries)} repeated" if entries else "ledger: nothing was repeated")
+    for entry in entries:
+        say(f"  {entry}")
+    print(f"total: {passed} passed, {failed} failed, {sum(each.skipped for each in results)} skipped", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
