@@ -1,0 +1,271 @@
+"""`./dev` on machines that are not tidy: other processes hold apt's locks, runs were killed, a clone was copied.
+
+Python, pip and apt-get are small stand-ins here, so that each case takes no time; that the real ones do their part is
+what every run of `./dev test` shows.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+TOOLS = [
+    "sh",
+    "cat",
+    "find",
+    "sort",
+    "tr",
+    "xargs",
+    "sha256sum",
+    "cut",
+    "mkdir",
+    "rm",
+    "mv",
+    "cp",
+    "chmod",
+    "chown",
+    "stat",
+    "dirname",
+    "grep",
+    "tail",
+    "head",
+    "printf",
+    "id",
+    "flock",
+    "touch",
+    "env",
+    "setpriv",
+]
+
+# Makes .venv like python3 -m venv, answers what `dev` asks of it, and notes each call of pip.
+PYTHON = """\
+#!/bin/sh
+version=$(cat "$STAGE/version")
+case "$*" in
+    *'-m venv '*)
+        for folder; do :; done
+        mkdir -p "$folder/bin"
+        [ ! -e "$STAGE/venv-breaks" ] || { : >"$folder/bin/python"; exit 1; }
+        cp "$0" "$folder/bin/python"
+        printf '#!/bin/sh\\necho "ran $*"\\n' >"$folder/bin/pylvs"
+        chmod 755 "$folder/bin/pylvs"
+        for tool in ruff mypy; do cp "$folder/bin/pylvs" "$folder/bin/$tool"; done
+        echo "venv of $version" >>"$STAGE/log" ;;
+    *tomllib*) echo hatchling ;;
+    *'import pip'*) shift 2; echo "$1 $version" ;;
+    *'-m pip'*) echo "pip $*" >>"$STAGE/log"; mkdir -p src/pylvs/dataplane/objects ;;
+    hatch_build.py) echo "compiled" >>"$STAGE/log"; [ ! -e "$STAGE/build-breaks" ] ;;
+esac
+"""
+APT_GET = """\
+#!/bin/sh
+echo "apt-get $*" >>"$STAGE/log"
+case "$*" in
+    *update)
+        locks=$(cat "$STAGE/locks")
+        [ "$locks" -gt 0 ] || exit 0
+        echo $((locks - 1)) >"$STAGE/locks"
+        echo "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 1" >&2
+        exit 100 ;;
+    *install*)
+        if [ -e "$STAGE/apt-hangs" ]; then echo hanging >"$STAGE/pipe"; read -r _ <"$STAGE/never"; fi ;;
+esac
+"""
+
+
+OWN_SBIN = '/bin/mount --bind "$STAGE/sbin" /usr/sbin; exec "$@"'
+NOBODY = 65534
+
+
+class Clone:
+    """A tree with `dev` and little else, on a machine that lacks packages."""
+
+    def __init__(self, stage: Path, folder: Path) -> None:
+        self.stage, self.folder = stage, folder
+        self.policy = stage / "sbin" / "policy-rc.d"  # /usr/sbin/policy-rc.d to what runs here, and to nobody else
+
+    def begin(self, *arguments: str, uid: int = 0) -> subprocess.Popen[str]:
+        """Start ./dev."""
+        become = ["setpriv", f"--reuid={uid}", "--clear-groups"] if uid else []
+        return subprocess.Popen(
+            [
+                "/usr/bin/unshare",
+                "--mount",
+                "/bin/sh",
+                "-ec",
+                OWN_SBIN,
+                "own",
+                *become,
+                self.folder / "dev",
+                *arguments,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={"PATH": f"{self.stage / 'bin'}", "STAGE": str(self.stage)},
+            cwd="/",
+        )
+
+    def dev(self, *arguments: str, uid: int = 0) -> tuple[int, str, list[str]]:
+        """Run ./dev to its end: status, output, and the lines of its errors."""
+        process = self.begin(*arguments, uid=uid)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, err.splitlines()
+
+    def log(self, word: str) -> list[str]:
+        """The notes of the stand-ins in which a word is; they are forgotten then."""
+        lines = (self.stage / "log").read_text().splitlines()
+        (self.stage / "log").write_text("")
+        return [line for line in lines if word in line]
+
+
+@pytest.fixture
+def clone() -> Iterator[Clone]:
+    """A fresh clone, in a folder whose name has a blank."""
+    with tempfile.TemporaryDirectory(prefix="pylvs dev.") as name:
+        stage = Path(name)
+        stage.chmod(0o755)
+        for folder in "bin", "sbin", "clone", "clone/bpf", "clone/man", "clone/src/pylvs/dataplane":
+            (stage / folder).mkdir(parents=True, exist_ok=True)
+        for tool in TOOLS:
+            found = shutil.which(tool)
+            assert found, tool
+            (stage / "bin" / tool).symlink_to(found)
+        for tool, text in {
+            "python3": PYTHON,
+            "apt-get": APT_GET,
+            "dpkg": "#!/bin/sh\n",
+            "ldconfig": "#!/bin/sh\n",
+            "sleep": '#!/bin/sh\necho "sleep $*" >>"$STAGE/log"\n',
+        }.items():
+            path = stage / "bin" / tool
+            path.write_text(text)
+            path.chmod(0o755)
+        for pipe in "pipe", "never":
+            os.mkfifo(stage / pipe)
+        (stage / "log").write_text("")
+        (stage / "log").chmod(0o666)
+        (stage / "locks").write_text("0\n")
+        (stage / "version").write_text("3 11 7 23.0\n")
+        for file in "dev", "pyproject.toml", "constraints.txt":
+            shutil.copy(REPOSITORY / file, stage / "clone")
+        for file in "hatch_build.py", "bpf/a.c", "man/a.8", "src/pylvs/__init__.py", "src/pylvs/dataplane/layout.py":
+            (stage / "clone" / file).write_text("")
+        yield Clone(stage, stage / "clone")
+
+
+@pytest.mark.parametrize("former", [None, "#!/bin/sh\nexit 0\n"])
+def test_a_run_that_was_killed_leaves_no_policy_behind_for_good(clone: Clone, former: str | None) -> None:
+    if former:
+        clone.policy.write_text(former)
+    (clone.stage / "apt-hangs").touch()
+    process = clone.begin("demo")
+    assert (clone.stage / "pipe").read_text() == "hanging\n"  # a pipe: waits until apt-get installs
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert "exit 101" in clone.policy.read_text()
+
+    (clone.stage / "apt-hangs").unlink()
+    assert clone.dev("demo")[:2] == (0, "ran lab demo dr\n")
+    assert (clone.policy.read_text() if clone.policy.exists() else None) == former
+    assert [path.name for path in clone.policy.parent.iterdir()] == ([clone.policy.name] if former else [])
+
+
+def test_a_run_that_is_interrupted_puts_the_policy_back(clone: Clone) -> None:
+    clone.policy.write_text("#!/bin/sh\nexit 0\n")
+    (clone.stage / "apt-hangs").touch()
+    process = clone.begin("demo")
+    assert (clone.stage / "pipe").read_text() == "hanging\n"
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 143
+    assert clone.policy.read_text() == "#!/bin/sh\nexit 0\n"
+
+
+def test_other_users_of_apt_are_waited_for(clone: Clone) -> None:
+    (clone.stage / "locks").write_text("2\n")
+    status, _, errors = clone.dev("demo")
+    assert status == 0
+    assert errors.count("dev: waiting for another apt-get") == 1
+    calls = clone.log("apt-get")
+    assert [call.split()[-1] for call in calls[:3]] == ["update"] * 3
+    assert len(calls) == 4
+    assert "DPkg::Lock::Timeout=600" in calls[3]
+    assert "Acquire::Retries=3" in calls[3]
+
+
+def test_a_copied_clone_makes_a_venv_of_its_own(clone: Clone) -> None:
+    assert clone.dev("run", "pylvs")[0] == 0
+    assert len(clone.log("venv of")) == 1
+    assert clone.dev("run", "pylvs")[0] == 0
+    assert clone.log("") == []  # nothing is done twice
+    other = Clone(clone.stage, clone.folder.with_name("the copy"))
+    shutil.copytree(clone.folder, other.folder, symlinks=True)
+    assert other.dev("run", "pylvs")[0] == 0
+    done = other.log("")
+    assert done[0].startswith("venv of")
+    assert any("install" in line and "-e ." in line for line in done)
+
+
+def test_another_python_makes_another_venv(clone: Clone) -> None:
+    assert clone.dev("run", "pylvs")[0] == 0
+    clone.log("")
+    (clone.stage / "version").write_text("3 13 1 25.0\n")
+    assert clone.dev("run", "pylvs")[0] == 0
+    assert clone.log("venv of") == ["venv of 3 13 1 25.0"]
+
+
+def test_an_interrupted_installation_is_done_again(clone: Clone) -> None:
+    (clone.stage / "venv-breaks").touch()
+    assert clone.dev("run", "pylvs")[0] == 1
+    (clone.stage / "venv-breaks").unlink()
+    assert clone.dev("run", "pylvs")[0] == 0
+    assert len(clone.log("venv of")) == 1
+
+
+def test_packages_are_installed_in_the_pinned_versions(clone: Clone) -> None:
+    clone.dev("run", "pylvs")
+    calls = clone.log("pip")
+    assert calls
+    assert all("-c constraints.txt" in call for call in calls)
+
+
+@pytest.mark.parametrize("command", ["lint", "docs", "test"])
+def test_nothing_goes_on_after_a_step_that_failed(clone: Clone, command: str) -> None:
+    assert clone.dev("lint")[0] == 0
+    (clone.stage / "build-breaks").touch()
+    (clone.folder / "bpf/a.c").write_text("changed")
+    status, out, errors = clone.dev(command)
+    assert (status, out) == (1, "")
+    assert errors[-1] == "dev: bpf/ does not compile"
+
+
+def test_a_user_without_root_uses_what_root_has_made(clone: Clone) -> None:
+    assert clone.dev("run", "pylvs")[0] == 0
+    assert clone.dev("run", "pylvs", uid=NOBODY)[:2] == (0, "ran \n")
+    (clone.folder / "bpf/a.c").write_text("changed")
+    status, out, errors = clone.dev("run", "pylvs", uid=NOBODY)
+    assert (status, out) == (1, "")
+    advice = f"run sudo ./dev lint, or sudo chown -R nobody '{clone.folder}'"
+    problem = "root owns .cache and .venv of this clone, and they are out of date or out of this user's reach"
+    assert errors == [f"dev: {problem}; {advice}"]
+
+
+def test_what_root_makes_in_the_clone_of_a_user_is_that_users(clone: Clone) -> None:
+    for path in [clone.folder, *clone.folder.rglob("*")]:
+        os.chown(path, NOBODY, NOBODY)
+    assert clone.dev("run", "pylvs")[0] == 0
+    assert {path.stat().st_uid for path in clone.folder.rglob("*")} == {NOBODY}
+    (clone.folder / "bpf/a.c").write_text("changed")
+    assert clone.dev("run", "pylvs", uid=NOBODY)[0] == 0
+    assert clone.log("compiled") == ["compiled"]

@@ -1,0 +1,123 @@
+"""The gate: what fails a run, what runs a second time, and what the ledger then says."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests import gate, ledger
+
+Gate = Callable[..., tuple[int, list[str]]]
+HEADER = "import os, pathlib, pytest\n"
+GOOD = "def test_good(): pass\n"
+BAD = "def test_bad(): assert 1 == 2\n"
+FAILS_ONCE = """\
+@pytest.mark.real_clock("counts its runs")
+def test_{name}():
+    path = pathlib.Path(__file__).with_name("{name}")
+    path.write_text(path.read_text() + "x" if path.exists() else "x")
+    assert len(path.read_text()) > {times}
+"""
+BREAKS_WORKER = '@pytest.mark.real_clock("ends its process")\ndef test_ends(): os._exit(3)\n'
+
+
+@pytest.fixture
+def run_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Gate:
+    """Runs the gate over files of tests, a phase each: its status, and its own lines."""
+    repository = Path(gate.__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    for name in (ledger.LEDGER, "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(gate, "ROOT", tmp_path)
+    monkeypatch.setattr(gate, "FOLDER", tmp_path / "folder")
+    monkeypatch.setattr(gate, "ISOLATED", sys.executable)
+    tainted = tmp_path / "tainted"
+    tainted.write_text("0\n")
+    monkeypatch.setattr(gate, "TAINTED", tainted)
+
+    def run(*files: str, extra: Sequence[str] = ()) -> tuple[int, list[str]]:
+        made = []
+        for number, text in enumerate(files):
+            path = tmp_path / f"test_{number}.py"
+            path.write_text(HEADER + text)
+            command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", *extra, path.name]
+            made.append(gate.Phase(f"phase {number}", command, pytest=True))
+        monkeypatch.setattr(gate, "phases", lambda: made)
+        status = gate.main([])
+        lines = capfd.readouterr().out.splitlines()
+        return status, [line for line in lines if line.startswith(("gate: ", "total: "))]
+
+    return run
+
+
+def test_a_run_without_failures_says_so_and_that_nothing_was_repeated(run_gate: Gate) -> None:
+    status, lines = run_gate(GOOD, GOOD)
+    assert status == 0
+    assert lines[-3:] == [
+        "gate: ledger: nothing was repeated",
+        "total: 2 passed, 0 failed, 0 skipped",
+        "gate: all tests passed",
+    ]
+
+
+def test_a_phase_that_fails_does_not_stop_the_next_one(run_gate: Gate) -> None:
+    status, lines = run_gate(BAD, GOOD)
+    assert status == 1
+    assert "gate: failed: test_0.py::test_bad: assert 1 == 2" in lines
+    assert lines[-2:] == ["total: 1 passed, 1 failed, 0 skipped", "gate: FAILED: phase 0"]
+
+
+def test_a_test_of_a_real_clock_runs_once_more_and_stands_in_the_ledger(run_gate: Gate, tmp_path: Path) -> None:
+    status, lines = run_gate(GOOD + FAILS_ONCE.format(name="slow", times=1))
+    assert status == 0
+    assert (tmp_path / "slow").read_text() == "xx"
+    assert "total: 2 passed, 0 failed, 0 skipped" in lines
+    assert "gate: ledger: 1 repeated" in lines
+    (entry,) = [line for line in lines if "test_0.py::test_slow: AssertionError" in line and "then" in line]
+    assert "load" in entry
+
+
+def test_a_second_failure_fails_the_run(run_gate: Gate, tmp_path: Path) -> None:
+    status, lines = run_gate(FAILS_ONCE.format(name="slow", times=5))
+    assert status == 1
+    assert (tmp_path / "slow").read_text() == "xx"
+    assert "gate: ledger: 1 repeated" in lines
+
+
+def test_an_unmarked_failure_is_never_repeated(run_gate: Gate) -> None:
+    status, lines = run_gate(BAD + FAILS_ONCE.format(name="slow", times=1))
+    assert status == 1
+    assert "total: 1 passed, 1 failed, 0 skipped" in lines  # the marked one has its second attempt all the same
+
+
+def test_more_than_two_repetitions_fail_the_run(run_gate: Gate, tmp_path: Path) -> None:
+    status, lines = run_gate("".join(FAILS_ONCE.format(name=f"slow{n}", times=1) for n in range(3)))
+    assert status == 1
+    assert (tmp_path / "slow0").read_text() == "x"
+    assert "gate: ledger: nothing was repeated" in lines
+
+
+def test_nothing_is_repeated_on_a_kernel_that_became_tainted(run_gate: Gate, tmp_path: Path) -> None:
+    taints = "def test_taints(): pathlib.Path(__file__).with_name('tainted').write_text('512')\n"
+    status, lines = run_gate(taints + FAILS_ONCE.format(name="slow", times=1))
+    assert status == 1
+    assert (tmp_path / "slow").read_text() == "x"
+    assert "gate: the kernel became tainted: 0 -> 512 (/proc/sys/kernel/tainted)" in lines
+
+
+def test_a_crash_is_never_repeated(run_gate: Gate) -> None:
+    status, lines = run_gate(BREAKS_WORKER)
+    assert status == 1
+    assert "gate: ledger: nothing was repeated" in lines
+    assert any("pytest wrote no report" in line for line in lines)
+    status, lines = run_gate(BREAKS_WORKER, extra=["-n", "1"])
+    assert status == 1
+    assert "gate: ledger: nothing was repeated" in lines
+
+
+def test_a_reason_is_demanded_of_each_mark(run_gate: Gate) -> None:
+    status, _ = run_gate("@pytest.mark.real_clock\n" + GOOD)
+    assert status == 1
