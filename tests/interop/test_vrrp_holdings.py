@@ -255,12 +255,19 @@ def by_keepalived(file: Path) -> Iterator[None]:
 
 
 def without_doubt() -> dict[str, list[str]]:
-    """What there is once it is known that nobody else has the addresses."""
+    """What there is once duplicate address detection is over (RFC 4862 5.4)."""
     deadline = time.monotonic() + PATIENCE_S
-    while "tentative" in str(found := seen()):
+    while "tentative" in str(found := seen()) or _addresses_without_route(found):
         assert time.monotonic() < deadline, found
         time.sleep(0.1)
     return found
+
+
+def _addresses_without_route(found: dict[str, list[str]]) -> set[str]:
+    """IPv6 addresses that lack their route in the table `local`: the kernel adds it after it clears `tentative`."""
+    held = [json.loads(line) for name, lines in found.items() if name.startswith("address on ") for line in lines]
+    routes = {json.loads(line)["dst"] for line in found.get("-6 route show table all", ())}
+    return {each["local"] for each in held if each["family"] == "inet6"} - routes
 
 
 def differences(ours: dict[str, list[str]], theirs: dict[str, list[str]]) -> list[str]:
