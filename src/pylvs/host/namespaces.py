@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -33,6 +34,11 @@ class Mount(IntFlag):
     PRIVATE = 1 << 18
     SLAVE = 1 << 19
 
+
+_FILES = {Kind.MOUNT: "mnt", Kind.NAME: "uts", Kind.NETWORK: "net"}  # under /proc/PID/ns
+
+# Linux 6.18 numbers namespaces from batches, one batch for each CPU (include/linux/cookie.h).
+ID_BATCH = 4096
 
 MNT_DETACH = 2
 NO_FLAGS = Mount(0)
@@ -72,6 +78,62 @@ def mount(source: str, target: str | Path, kind: str = "", flags: Mount = NO_FLA
 def unmount(target: str | Path) -> None:
     """Detach a mount now; it ends when nobody uses it any more. Raises OSError."""
     _checked(_libc.umount2(os.fsencode(target), MNT_DETACH), str(target))
+
+
+def bind_new(kind: Kind, path: str | Path) -> None:
+    """Make a namespace and bind it to a file. The calling process must have one thread; it stays where it was.
+
+    Mounts of a new mount namespace receive what is mounted here later, and not the reverse. Raises OSError.
+    """
+    home = _open_own(kind)
+    try:
+        try:
+            _bind_new(kind, path, home)
+        except OSError as error:
+            if kind is not Kind.MOUNT or error.errno != errno.EINVAL:
+                raise
+            _bind_younger(path, home)
+    finally:
+        os.close(home)
+
+
+def _bind_new(kind: Kind, path: str | Path, home: int) -> None:
+    unshare(kind)
+    try:
+        if kind is Kind.MOUNT:
+            mount("", "/", flags=Mount.SLAVE | Mount.RECURSIVE)
+        made = _open_own(kind)
+    finally:
+        _checked(_libc.setns(home, int(kind)), "the former namespace")
+    try:
+        mount(f"/proc/self/fd/{made}", path, flags=Mount.BIND)
+    finally:
+        os.close(made)
+
+
+def _bind_younger(path: str | Path, home: int) -> None:
+    """Bind a mount namespace with a greater id than that of the one we are in.
+
+    The kernel refuses to bind any other: it would find a loop (mnt_ns_loop in fs/namespace.c). Linux 6.18 compares the
+    ids. If the present namespace was made on another CPU, a new one may come from an older batch, with a smaller id.
+    Each namespace takes one id, of whatever kind it is, and UTS namespaces cost least. So use up this CPU's batch: the
+    next one is younger than all ids that any CPU has given out.
+    """
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    names = _open_own(Kind.NAME)
+    try:
+        for _ in range(ID_BATCH):
+            unshare(Kind.NAME)
+        _bind_new(Kind.MOUNT, path, home)
+    finally:
+        _checked(_libc.setns(names, int(Kind.NAME)), "the former UTS namespace")
+        os.close(names)
+        os.sched_setaffinity(0, allowed)
+
+
+def _open_own(kind: Kind) -> int:
+    return os.open(f"/proc/thread-self/ns/{_FILES[kind]}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def set_hostname(name: str) -> None:

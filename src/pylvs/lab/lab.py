@@ -6,8 +6,8 @@ import contextlib
 import fcntl
 import json
 import os
-import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from typing import Any
 
 from pylvs.host import realserver
 from pylvs.host.namespaces import NAMED, Mount, inside_network, mount, network_cookie, unmount
-from pylvs.lab import setup
+from pylvs.lab import boot, setup
 from pylvs.lab.interrupts import STEP_S, Held, held
 from pylvs.lab.network import DIRECTOR, NETWORK_HOST, PREFIX, Host, Network, without_configuration
 from pylvs.lab.places import DESCRIPTION, MARK, PINS, STATE, Place, environment
@@ -26,12 +26,12 @@ from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError,
 TOOLS = {
     "ip": "iproute2",
     "nsenter": "util-linux",
-    "unshare": "util-linux",
     "nginx": "nginx",
     "nft": "nftables",
     "awk": "mawk",
 }
 COMMAND_SECONDS = 60
+MAKING_SECONDS = 300  # a step of a lab with many hosts, on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +83,13 @@ def build(name: str, network: Network, bare: bool = False, blank: bool = False) 
     planned = without_configuration(network, addresses=not blank) if bare or blank else network
     _check_machine(planned)
     lab = Lab(name, planned)
-    with held() as signals, _lock(signals):
+    with held() as signals, _lock(signals) as lock:
         if _remains(name):
             if _state(name) == "up":
                 raise Busy(f"lab {name} is up already; pylvs lab down {name} first, or choose another --name")
             _remove(name)  # half-made by a process that was killed
         try:
-            for step in _steps(lab):
+            for step in _steps(lab, lock):
                 signals.check()
                 step()
             signals.check()
@@ -155,8 +155,12 @@ def _need_machine() -> None:
 
 
 @contextlib.contextmanager
-def _lock(signals: Held) -> Iterator[None]:
-    """One lab is made or removed at a time. The lock is the folder of all labs, which the last one takes with it."""
+def _lock(signals: Held) -> Iterator[int]:
+    """One lab is made or removed at a time. The lock is the folder of all labs, which the last one takes with it.
+
+    Processes that make parts of a lab inherit the descriptor. So the lock is held until they have ended, even if the
+    process that started them is killed.
+    """
     while True:
         try:
             STATE.mkdir(parents=True, exist_ok=True)
@@ -167,7 +171,7 @@ def _lock(signals: Held) -> Iterator[None]:
             break
         os.close(descriptor)  # removed while we waited for it
     try:
-        yield
+        yield descriptor
     finally:
         with contextlib.suppress(OSError):
             STATE.rmdir()  # only if it is empty
@@ -223,19 +227,20 @@ def _description(lab: Lab, state: str) -> Mapping[str, Any]:
     return {"name": lab.name, "state": state, "namespaces": namespaces, "network": lab.network.to_dict()}
 
 
-def _steps(lab: Lab) -> list[Callable[[], None]]:
-    """Description, namespaces, cables, hosts, and the hosts' own commands."""
+def _steps(lab: Lab, lock: int) -> list[Callable[[], None]]:
+    """Description, namespaces, cables, hosts with their own commands."""
     net = Place(lab.name, NETWORK_HOST).network
     hosts = lab.network.hosts
+    quiet = ["nsenter", f"--net={net}", "sh"]
+    network = json.dumps(lab.network.to_dict())
     return [
         (STATE / lab.name).mkdir,
         lambda: _describe(lab, "half-made"),
         _private_pins,
-        lambda: _ip(setup.namespaces(lab.name, lab.network)),
-        lambda: _finish([(NETWORK_HOST, _start(["nsenter", f"--net={net}", "sh"], setup.quiet_switches()))]),
-        lambda: _ip(setup.wires(lab.name, lab.network), net),
-        lambda: _finish([(host.name, _start_host(lab, host)) for host in hosts]),
-        lambda: _finish([(host.name, _start_commands(lab, host)) for host in hosts if host.commands]),
+        lambda: _ip(setup.namespaces(lab.name, lab.network), lock),
+        lambda: _finish([(NETWORK_HOST, _start(quiet, setup.quiet_switches(), lock))]),
+        lambda: _ip(setup.wires(lab.name, lab.network), lock, net),
+        lambda: _finish([("", _start(boot.command(lab.name, lock), network, lock))]),
         lambda: _finish([(host.name, _start_waiting(lab, host)) for host in hosts if host.awaits]),
         lambda: _describe(lab, "up"),
     ]
@@ -251,12 +256,12 @@ def _private_pins() -> None:
         mount("", PINS, flags=Mount.PRIVATE)
 
 
-def _ip(lines: Sequence[str], namespace: Path | None = None) -> None:
+def _ip(lines: Sequence[str], lock: int, namespace: Path | None = None) -> None:
     where = ["-n", namespace.name] if namespace else []
-    _finish([("ip", _start(["ip", *where, "-batch", "-"], "".join(f"{line}\n" for line in lines)))])
+    _finish([("ip", _start(["ip", *where, "-batch", "-"], "".join(f"{line}\n" for line in lines), lock))])
 
 
-def _start(command: Sequence[str], text: str) -> subprocess.Popen[str]:
+def _start(command: Sequence[str], text: str, *inherited: int) -> subprocess.Popen[str]:
     """Start a command with a text to read."""
     process = subprocess.Popen(
         command,
@@ -266,6 +271,7 @@ def _start(command: Sequence[str], text: str) -> subprocess.Popen[str]:
         text=True,
         env=environment(),
         start_new_session=True,  # what is typed at the terminal is for us to see first
+        pass_fds=inherited,
     )
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
@@ -276,53 +282,30 @@ def _start(command: Sequence[str], text: str) -> subprocess.Popen[str]:
 
 
 def _finish(processes: Sequence[tuple[str, subprocess.Popen[str]]]) -> None:
-    """Wait for all. Raises Unsupported with the words of the first that failed."""
+    """Wait for all. Raises Unsupported with the output of the first that failed; without a subject, that names it."""
     failed = ""
     try:
         for subject, process in processes:
             try:
-                said, _ = process.communicate(timeout=COMMAND_SECONDS)
+                said, _ = process.communicate(timeout=MAKING_SECONDS)
             except subprocess.TimeoutExpired:
-                failed = failed or f"{subject}: nothing happened for {COMMAND_SECONDS} seconds"
+                failed = failed or f"{subject or 'its hosts'}: nothing happened for {MAKING_SECONDS} seconds"
                 break
             if process.returncode and not failed:
-                failed = f"{subject}: {said.strip() or f'exit status {process.returncode}'}"
+                what = said.strip() or f"exit status {process.returncode}"
+                failed = f"{subject}: {what}" if subject else what
     finally:
         for _, process in processes:
             if process.poll() is None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # its own session, see _start
                 process.communicate()
     if failed:
         raise Unsupported(f"the lab could not be made: {failed}")
 
 
-def _start_host(lab: Lab, host: Host) -> subprocess.Popen[str]:
-    place = Place(lab.name, host.name)
-    place.disk.mkdir()
-    for pin in (place.mounts, place.name):
-        pin.touch()
-    command = ["nsenter", f"--net={place.network}", "unshare", f"--mount={place.mounts}", f"--uts={place.name}"]
-    return _start([*command, "--propagation", "slave", "sh"], setup.host_script(lab.name, lab.network, host))
-
-
-def _start_commands(lab: Lab, host: Host) -> subprocess.Popen[str]:
-    """A host's commands; a run of ipvsadm commands as one `ipvsadm -R`, which is quicker."""
-    prefix = "ipvsadm "
-    table = [line.removeprefix(prefix) for line in host.commands if line.startswith(prefix)]
-    first = [_until(host.follows)] if host.follows else []
-    script = ["set -e", *first, *(line for line in host.commands if not line.startswith(prefix))]
-    if table:
-        script.append(f"printf '%s\\n' {' '.join(shlex.quote(line) for line in table)} | ipvsadm -R")
-    return _start([*Place(lab.name, host.name).inside(), "sh"], "\n".join([*script, ""]))
-
-
 def _start_waiting(lab: Lab, host: Host) -> subprocess.Popen[str]:
     """Until what the host awaits has come."""
-    return _start([*Place(lab.name, host.name).inside(), "sh"], f"{_until(host.awaits)}\n")
-
-
-def _until(command: str) -> str:
-    return f"until {command} >/dev/null 2>&1; do sleep 0.1; done"
+    return _start([*Place(lab.name, host.name).inside(), "sh"], f"{setup.until(host.awaits)}\n")
 
 
 def _remove(name: str) -> None:

@@ -1,18 +1,12 @@
-"""The commands that turn a network on paper into namespaces: for `ip -batch`, and a shell script for each host."""
+"""The commands that turn a network on paper into namespaces, for `ip -batch` and for shells."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface
 
-from pylvs.host.namespaces import NAMED
-from pylvs.lab.files import BIG_FILE_BYTES, WEB_STATE, files_of
-from pylvs.lab.network import NETWORK_HOST, SERVER, Host, Network
-from pylvs.lab.places import PINS, Place
-
-OWN_FOLDERS = ("/etc", "/usr/sbin", "/usr/local", "/var")  # what a host may write without anybody else seeing it
-END_OF_FILE = "end-of-this-file"
+from pylvs.lab.network import NETWORK_HOST, Host, Network
+from pylvs.lab.places import Place
 
 
 def namespaces(lab: str, network: Network) -> list[str]:
@@ -45,57 +39,8 @@ def quiet_switches() -> str:
     return "cd /proc/sys/net/ipv6/conf 2>/dev/null || exit 0; echo 1 >all/disable_ipv6; echo 1 >default/disable_ipv6\n"
 
 
-def host_script(lab: str, network: Network, host: Host) -> str:
-    """What a host does first, in its new mount and UTS namespace."""
-    return "\n".join(
-        [
-            "set -e",
-            f"hostname {host.name}",
-            *_mounts(Place(lab, host.name)),
-            *_files(lab, network, host),
-            *_sysctls(host),
-            f"ip -batch - <<'{END_OF_FILE}'",
-            *_addresses(network, host),
-            END_OF_FILE,
-            *_web_server(host),
-            "",
-        ]
-    )
-
-
-def _mounts(place: Place) -> Iterator[str]:
-    # Other hosts' namespaces are nobody's business here, and a copy of their mounts would keep them alive.
-    for folder in (NAMED, PINS):
-        yield f"while umount -l {folder} 2>/dev/null; do :; done"
-    yield "mount -t sysfs sysfs /sys"
-    yield f"mount -t tmpfs -o mode=755 pylvs-lab {place.disk}"
-    for path in OWN_FOLDERS:
-        name = f"{place.disk}/{path.strip('/').replace('/', '-')}"
-        yield f"mkdir {name} {name}/new {name}/work"
-        yield f"mount -t overlay -o lowerdir={path},upperdir={name}/new,workdir={name}/work pylvs-lab {path}"
-
-
-def _files(lab: str, network: Network, host: Host) -> Iterator[str]:
-    for path, content, mode in files_of(lab, network, host):
-        # A new file each: what the distribution has under this name may be a link to somewhere shared.
-        yield f"mkdir -p {shlex.quote(path.rpartition('/')[0])}; rm -f {shlex.quote(path)}"
-        yield f"cat >{shlex.quote(path)} <<'{END_OF_FILE}'\n{content}{END_OF_FILE}"
-        yield f"chmod {mode:o} {shlex.quote(path)}"
-
-
-def _sysctls(host: Host) -> Iterator[str]:
-    """As on a machine just installed, whatever the machine below passes on to its namespaces."""
-    yield "for each in /proc/sys/net/ipv4/conf/*; do"
-    yield "    for name in rp_filter arp_ignore arp_announce; do echo 0 >$each/$name; done"
-    yield "done"
-    yield "for each in $(ls -d /proc/sys/net/ipv6/conf/* 2>/dev/null); do"  # none where IPv6 is switched off
-    yield "    for name in disable_ipv6 accept_dad dad_transmits accept_ra; do echo 0 >$each/$name; done"
-    yield "done"
-    yield f"echo {int(host.forwarding)} >/proc/sys/net/ipv4/ip_forward"
-    yield f"[ ! -d /proc/sys/net/ipv6 ] || echo {int(host.forwarding)} >/proc/sys/net/ipv6/conf/all/forwarding"
-
-
-def _addresses(network: Network, host: Host) -> Iterator[str]:
+def addresses(network: Network, host: Host) -> Iterator[str]:
+    """For ip in a host: its addresses and routes."""
     yield "link set lo up"
     for card in host.interfaces:
         if card.addresses:
@@ -113,12 +58,9 @@ def _add(address: str, device: str) -> str:
     return f"addr add {address} dev {device}" + (" nodad" if six else "")
 
 
-def _web_server(host: Host) -> Iterator[str]:
-    if host.role == SERVER:
-        yield f"mkdir -p {WEB_STATE}; truncate -s {BIG_FILE_BYTES} /var/www/html/big"
-        # nginx keeps what it was given as its outputs: not a pipe that somebody reads to its end.
-        log = f"{WEB_STATE}/start.log"
-        yield f"service nginx start </dev/null >/dev/null 2>{log} || {{ cat {log} >&2; exit 1; }}"
+def until(command: str) -> str:
+    """For a shell: wait until a command succeeds."""
+    return f"until {command} >/dev/null 2>&1; do sleep 0.1; done"
 
 
 def bracketed(address: str) -> str:

@@ -10,9 +10,10 @@ import pytest
 from pylvs.config.building import understand
 from pylvs.config.reading import read_text
 from pylvs.lab.drawing import commands, picture
-from pylvs.lab.network import Network, without_configuration
+from pylvs.lab.files import files_of
+from pylvs.lab.network import Host, Network, without_configuration
 from pylvs.lab.plan import read_overrides
-from pylvs.lab.setup import host_script, wires
+from pylvs.lab.setup import wires
 from pylvs.lab.topologies import TOPOLOGIES, design
 from pylvs.model.errors import InvalidOperation
 
@@ -72,6 +73,11 @@ def test_names_of_devices_fit_the_kernel(topology: str) -> None:
     assert len(set(names)) == len(names)
 
 
+def known_names(network: Network, host: Host) -> list[str]:
+    """The lines of a host's /etc/hosts."""
+    return {path: content for path, content, _ in files_of("d1", network, host)}["/etc/hosts"].splitlines()
+
+
 def test_bare_and_blank_leave_the_configuration_to_others() -> None:
     network = design("dr-behind-router", 2)
     bare = without_configuration(network, addresses=True)
@@ -84,10 +90,10 @@ def test_bare_and_blank_leave_the_configuration_to_others() -> None:
         assert emptied is not None
         assert kept.interfaces[0].addresses
         assert emptied.interfaces[0].addresses == ()
-        assert "10.0.0.100 VIP" in host_script("d1", blank, emptied)  # the plan stands
+        assert "10.0.0.100 VIP" in known_names(blank, emptied)  # the plan stands
     client = blank.host("client")
     assert client is not None
-    assert "172.16.0.88 VIP" in host_script("d1", blank, client)
+    assert "172.16.0.88 VIP" in known_names(blank, client)
 
 
 def test_a_plan_of_ones_own_decides_family_and_servers() -> None:

@@ -1,0 +1,239 @@
+"""Boot the hosts of a lab: their namespaces, disks, files and sysctls, then their own commands.
+
+A program of its own, which gets the lab's name and a file descriptor as arguments, and the network as JSON on stdin.
+Only a process with one thread can enter a mount namespace, and `build` may be called from any process. All hosts come
+out of one process, because a fork costs far less than a new shell and a new Python for each host.
+"""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import pylvs
+from pylvs.host.namespaces import NAMED, Kind, bind_new, join, mount, set_hostname, unmount
+from pylvs.lab import setup
+from pylvs.lab.files import BIG_FILE_BYTES, COMMANDS, WEB_STATE, files_of
+from pylvs.lab.network import SERVER, Host, Network
+from pylvs.lab.places import PINS, Place
+
+OWN_FOLDERS = ("/etc", "/usr/sbin", "/usr/local", "/var")  # what a host may write without anybody else seeing it
+IPV4_ZERO = ("rp_filter", "arp_ignore", "arp_announce")
+IPV6_ZERO = ("disable_ipv6", "accept_dad", "dad_transmits", "accept_ra")
+IPVSADM = "ipvsadm"
+
+
+def command(lab: str, lock: int) -> list[str]:
+    """The command that runs this program. It keeps the descriptor `lock` open until the hosts are made."""
+    tree = str(Path(pylvs.__file__).resolve().parents[1])
+    code = f"import sys; sys.path.insert(0, {tree!r}); from pylvs.lab.boot import main; main()"
+    return [sys.executable, "-I", "-c", code, lab, str(lock)]
+
+
+def main() -> None:
+    """Boot all hosts. What is printed tells why that failed."""
+    lab, lock = sys.argv[1], int(sys.argv[2])
+    network = Network.from_dict(json.load(sys.stdin))
+    hosts = [(host, Place(lab, host.name)) for host in network.hosts]
+    for _, place in hosts:
+        _make_namespaces(place)
+    _in_each(hosts, lock, lambda host, place: _configure(lab, network, host, place))
+    with_commands = [(host, place) for host, place in hosts if host.commands]
+    _import({line.split()[0] for host, _ in with_commands for line in host.commands})
+    _in_each(with_commands, lock, lambda host, _: _run_commands(host))
+
+
+def _make_namespaces(place: Place) -> None:
+    place.disk.mkdir()
+    for kind, pin in ((Kind.MOUNT, place.mounts), (Kind.NAME, place.name)):
+        pin.touch()
+        bind_new(kind, pin)
+
+
+def _in_each(hosts: Sequence[tuple[Host, Place]], lock: int, function: Callable[[Host, Place], None]) -> None:
+    """Call a function inside each host, all at once. Ends this program with the output of the first that failed."""
+    # Files, not pipes: daemons keep their outputs open.
+    outputs = [os.memfd_create(host.name) for host, _ in hosts]
+
+    def inside(number: int) -> None:
+        host, place = hosts[number]
+        os.dup2(outputs[number], 1)
+        os.dup2(outputs[number], 2)
+        join(place.network, Kind.NETWORK)
+        os.close(lock)  # from here on, whoever removes the lab ends this process
+        join(place.name, Kind.NAME)
+        join(place.mounts, Kind.MOUNT)
+        function(host, place)
+
+    started = [_forked(partial(inside, number)) for number in range(len(hosts))]
+    failed = ""
+    for process, (host, _), output in zip(started, hosts, outputs, strict=True):
+        if (status := _ended(process)) and not failed:
+            said = os.pread(output, 1 << 16, 0).decode(errors="replace").strip()
+            failed = f"{host.name}: {said or f'exit status {status}'}"
+        os.close(output)
+    if failed:
+        sys.exit(failed)
+
+
+def _forked(function: Callable[[], object]) -> int:
+    """Call a function that is a program in a child process; its number."""
+    process = os.fork()
+    if process:
+        return process
+    status = 1
+    try:
+        status = _called(function)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def _ended(process: int) -> int:
+    """Wait for a child process; its exit status."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def _called(function: Callable[[], object]) -> int:
+    """The exit status of a function that is a program."""
+    try:
+        result = function()
+    except SystemExit as end:
+        result = end.code
+    except OSError as error:
+        result = str(error)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    if isinstance(result, str):
+        print(result, file=sys.stderr)
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+# --- making a host -------------------------------------------------------------------------------------------------
+
+
+def _configure(lab: str, network: Network, host: Host, place: Place) -> None:
+    set_hostname(host.name)
+    _mount(place)
+    for path, content, mode in files_of(lab, network, host):
+        _write(Path(path), content, mode)
+    _set_sysctls(host)
+    _run(["ip", "-batch", "-"], "".join(f"{line}\n" for line in setup.addresses(network, host)))
+    if host.role == SERVER:
+        _start_web_server()
+
+
+def _mount(place: Place) -> None:
+    # Other hosts' namespaces are nobody's business here, and a copy of their mounts would keep them alive.
+    for folder in (NAMED, PINS):
+        while _unmounted(folder):
+            pass
+    mount("sysfs", "/sys", "sysfs")
+    mount("pylvs-lab", place.disk, "tmpfs", options="mode=755")
+    for path in OWN_FOLDERS:
+        own = place.disk / path.strip("/").replace("/", "-")
+        upper, work = own / "new", own / "work"
+        for folder in (own, upper, work):
+            folder.mkdir()
+        mount("pylvs-lab", path, "overlay", options=f"lowerdir={path},upperdir={upper},workdir={work}")
+
+
+def _unmounted(folder: Path) -> bool:
+    try:
+        unmount(folder)
+    except OSError:
+        return False
+    return True
+
+
+def _write(path: Path, content: str, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # what the distribution has under this name may be a link to a shared file
+    path.write_text(content, encoding="utf-8")
+    path.chmod(mode)
+
+
+def _set_sysctls(host: Host) -> None:
+    """As on a machine just installed, whatever the machine below passes on to its namespaces."""
+    for version, names in ((4, IPV4_ZERO), (6, IPV6_ZERO)):  # no IPv6 where it is switched off
+        for device in glob.glob(f"/proc/sys/net/ipv{version}/conf/*"):
+            for name in names:
+                Path(device, name).write_text("0")
+    Path("/proc/sys/net/ipv4/ip_forward").write_text(f"{int(host.forwarding)}")
+    if os.path.isdir("/proc/sys/net/ipv6"):
+        Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text(f"{int(host.forwarding)}")
+
+
+def _start_web_server() -> None:
+    state = Path(WEB_STATE)
+    state.mkdir(parents=True, exist_ok=True)
+    Path("/var/www/html/big").touch()
+    os.truncate("/var/www/html/big", BIG_FILE_BYTES)
+    _run(["service", "nginx", "start"])
+
+
+# --- a host's own commands -----------------------------------------------------------------------------------------
+
+
+def _import(programs: set[str]) -> None:
+    """Import our own programs once, for all hosts that run them."""
+    if IPVSADM in programs:
+        importlib.import_module("pylvs.dataplane.director")
+    if "pylvs" in programs:
+        importlib.import_module("pylvs.cli.realserver")
+        importlib.import_module("pyroute2")
+    for program in programs & COMMANDS.keys():
+        importlib.import_module(COMMANDS[program][0])
+
+
+def _run_commands(host: Host) -> None:
+    """Run a host's commands. Those of ipvsadm come last, as one `ipvsadm -R`."""
+    if host.follows:
+        _run(["sh", "-c", setup.until(host.follows)])
+    table = []
+    for line in host.commands:
+        words = line.split()
+        if words[0] == IPVSADM:
+            table.append(line.removeprefix(f"{IPVSADM} "))
+        elif words[0] in COMMANDS:
+            _run_own(shlex.split(line))
+        else:
+            _run(["sh", "-ec", line])
+    if table:
+        _run_own([IPVSADM, "-R"], "".join(f"{line}\n" for line in table))
+
+
+def _run(words: Sequence[str], text: str = "") -> None:
+    """Run a command. Ends this process if it fails."""
+    done = subprocess.run(words, input=text, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def _run_own(words: Sequence[str], text: str = "") -> None:
+    """Run one of our own commands as `files_of` installs it, without starting Python again."""
+    module, function = COMMANDS[words[0]]
+
+    def program() -> object:
+        given = os.memfd_create("input")
+        os.pwrite(given, text.encode(), 0)
+        os.dup2(given, 0)
+        sys.stdin = os.fdopen(0, encoding="utf-8")
+        sys.argv = [shutil.which(words[0]) or words[0], *words[1:]]
+        return getattr(importlib.import_module(module), function)()
+
+    if status := _ended(_forked(program)):
+        sys.exit(status)
