@@ -67,10 +67,12 @@ def _in_each(hosts: Sequence[tuple[Host, Place]], lock: int, function: Callable[
 
     def inside(number: int) -> None:
         host, place = hosts[number]
+        join(place.network, Kind.NETWORK)
+        # From here on, removing the lab ends this process. Until now it holds the lock, and the outputs that `build`
+        # reads to their end.
+        os.close(lock)
         os.dup2(outputs[number], 1)
         os.dup2(outputs[number], 2)
-        join(place.network, Kind.NETWORK)
-        os.close(lock)  # from here on, whoever removes the lab ends this process
         join(place.name, Kind.NAME)
         join(place.mounts, Kind.MOUNT)
         function(host, place)

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def build(name: str, network: Network, bare: bool = False, blank: bool = False) 
                 raise Busy(f"lab {name} is up already; pylvs lab down {name} first, or choose another --name")
             _remove(name)  # half-made by a process that was killed
         try:
-            for step in _steps(lab, lock):
+            for step in _steps(lab, lock, signals):
                 signals.check()
                 step()
             signals.check()
@@ -227,21 +228,25 @@ def _description(lab: Lab, state: str) -> Mapping[str, Any]:
     return {"name": lab.name, "state": state, "namespaces": namespaces, "network": lab.network.to_dict()}
 
 
-def _steps(lab: Lab, lock: int) -> list[Callable[[], None]]:
+def _steps(lab: Lab, lock: int, signals: Held) -> list[Callable[[], None]]:
     """Description, namespaces, cables, hosts with their own commands."""
     net = Place(lab.name, NETWORK_HOST).network
     hosts = lab.network.hosts
     quiet = ["nsenter", f"--net={net}", "sh"]
     network = json.dumps(lab.network.to_dict())
+
+    def finish(*processes: tuple[str, subprocess.Popen[str]]) -> None:
+        _finish(processes, signals)
+
     return [
         (STATE / lab.name).mkdir,
         lambda: _describe(lab, "half-made"),
         _private_pins,
-        lambda: _ip(setup.namespaces(lab.name, lab.network), lock),
-        lambda: _finish([(NETWORK_HOST, _start(quiet, setup.quiet_switches(), lock))]),
-        lambda: _ip(setup.wires(lab.name, lab.network), lock, net),
-        lambda: _finish([("", _start(boot.command(lab.name, lock), network, lock))]),
-        lambda: _finish([(host.name, _start_waiting(lab, host)) for host in hosts if host.awaits]),
+        lambda: finish(_ip(setup.namespaces(lab.name, lab.network), lock)),
+        lambda: finish((NETWORK_HOST, _start(quiet, setup.quiet_switches(), lock))),
+        lambda: finish(_ip(setup.wires(lab.name, lab.network), lock, net)),
+        lambda: finish(("", _start(boot.command(lab.name, lock), network, lock))),
+        lambda: finish(*((host.name, _start_waiting(lab, host)) for host in hosts if host.awaits)),
         lambda: _describe(lab, "up"),
     ]
 
@@ -256,9 +261,9 @@ def _private_pins() -> None:
         mount("", PINS, flags=Mount.PRIVATE)
 
 
-def _ip(lines: Sequence[str], lock: int, namespace: Path | None = None) -> None:
+def _ip(lines: Sequence[str], lock: int, namespace: Path | None = None) -> tuple[str, subprocess.Popen[str]]:
     where = ["-n", namespace.name] if namespace else []
-    _finish([("ip", _start(["ip", *where, "-batch", "-"], "".join(f"{line}\n" for line in lines), lock))])
+    return "ip", _start(["ip", *where, "-batch", "-"], "".join(f"{line}\n" for line in lines), lock)
 
 
 def _start(command: Sequence[str], text: str, *inherited: int) -> subprocess.Popen[str]:
@@ -281,14 +286,17 @@ def _start(command: Sequence[str], text: str, *inherited: int) -> subprocess.Pop
     return process
 
 
-def _finish(processes: Sequence[tuple[str, subprocess.Popen[str]]]) -> None:
-    """Wait for all. Raises Unsupported with the output of the first that failed; without a subject, that names it."""
+def _finish(processes: Sequence[tuple[str, subprocess.Popen[str]]], signals: Held) -> None:
+    """Wait for all. Raises Unsupported with the output of the first that failed; without a subject, that names it.
+
+    Raises Interrupted after a signal, when all have ended.
+    """
     failed = ""
+    deadline = time.monotonic() + MAKING_SECONDS
     try:
         for subject, process in processes:
-            try:
-                said, _ = process.communicate(timeout=MAKING_SECONDS)
-            except subprocess.TimeoutExpired:
+            said = _output(process, signals, deadline)
+            if said is None:
                 failed = failed or f"{subject or 'its hosts'}: nothing happened for {MAKING_SECONDS} seconds"
                 break
             if process.returncode and not failed:
@@ -301,6 +309,15 @@ def _finish(processes: Sequence[tuple[str, subprocess.Popen[str]]]) -> None:
                 process.communicate()
     if failed:
         raise Unsupported(f"the lab could not be made: {failed}")
+
+
+def _output(process: subprocess.Popen[str], signals: Held, deadline: float) -> str | None:
+    """Wait for a process; what it printed. None if it takes too long. Raises Interrupted."""
+    while time.monotonic() < deadline:
+        signals.check()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=STEP_S)[0]
+    return None
 
 
 def _start_waiting(lab: Lab, host: Host) -> subprocess.Popen[str]:
