@@ -17,10 +17,15 @@ MakeLab = Callable[..., Lab]
 _numbers = itertools.count(1)
 
 
+def new_name() -> str:
+    """For a lab of these tests alone."""
+    return unique(next(_numbers))
+
+
 @pytest.fixture
 def lab_name() -> Iterator[str]:
     """A name; a lab that was made under it is removed, and must then be gone without a trace."""
-    name = unique(next(_numbers))
+    name = new_name()
     yield name
     take_down(name)
     assert remains(name) == []

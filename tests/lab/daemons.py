@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +20,7 @@ from pylvs.dataplane.state import State
 from pylvs.host.namespaces import inside_network
 from pylvs.lab.lab import Lab
 from pylvs.lab.places import environment
-
-PATIENCE_S = 120  # the machine may be busy with other tests
-
-
-def until(holds: Callable[[], object], what: str, seconds: float = PATIENCE_S) -> float:
-    """Wait; the seconds that it took. The test fails when it takes very long."""
-    begin = time.monotonic()
-    while not holds():
-        assert time.monotonic() < begin + seconds, f"after {seconds} s still not: {what}"
-        time.sleep(0.02)
-    return time.monotonic() - begin
+from tests.lab.support import PATIENCE_S
 
 
 @dataclass

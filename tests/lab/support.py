@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +15,16 @@ from pylvs.lab.lab import Lab
 from pylvs.lab.places import PINS, STATE
 
 PYLVS = [sys.executable, "-c", "from pylvs.cli.main import main; main()"]
-PATIENCE_S = 60
+PATIENCE_S = 120  # the machine may be busy with other tests
+
+
+def until(holds: Callable[[], object], what: str, seconds: float = PATIENCE_S, pause_s: float = 0.05) -> float:
+    """Wait; the seconds that it took. The test fails when it takes very long."""
+    begin = time.monotonic()
+    while not holds():
+        assert time.monotonic() < begin + seconds, f"after {seconds} s still not: {what}"
+        time.sleep(pause_s)
+    return time.monotonic() - begin
 
 
 def pylvs(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
@@ -21,12 +32,18 @@ def pylvs(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run([*PYLVS, *arguments], input=text, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
-def remains(name: str) -> list[str]:
-    """Everything of a lab that is still on this machine."""
+def parts(name: str) -> list[str]:
+    """The files of a lab: there are more and more while it is made, and fewer while it is removed."""
     found = [str(path) for path in Path("/run/netns").glob(f"pylvs-{name}-*")]
     found += [str(path) for path in PINS.glob(f"{name}-*")]
     if (STATE / name).exists():
         found.append(str(STATE / name))
+    return found
+
+
+def remains(name: str) -> list[str]:
+    """Everything of a lab that is still on this machine."""
+    found = parts(name)
     found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"/{name}/" in line]
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -41,7 +58,7 @@ def remains(name: str) -> list[str]:
 
 def answers(lab: Lab, count: int = 6, host: str = "client", url: str = "http://VIP/") -> list[str]:
     """What so many requests were answered with, in order."""
-    script = f'for each in $(seq {count}); do curl -s --max-time 5 "{url}" || echo "curl failed: $?"; done'
+    script = f'for each in $(seq {count}); do curl -s --max-time 30 "{url}" || echo "curl failed: $?"; done'
     return lab.sh(host, script).splitlines()
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from pylvs.lab.lab import Lab
 from tests.lab.conftest import MakeLab
-from tests.lab.daemons import daemon, traffic, until
-from tests.lab.support import answers
-from tests.lab.test_seeds import SEEDS, install
+from tests.lab.daemons import daemon, traffic
+from tests.lab.support import answers, until
+from tests.lab.tutorial import KEEPALIVED, machines
 
 EVERYTHING = bool(os.environ.get("PYLVS_TESTS_EVERYTHING"))
 RELOADS, SERVERS = (500, 1000) if EVERYTHING else (40, 200)
@@ -28,7 +28,7 @@ virtual_server VIP 80 {
     lb_algo rr
     lb_kind DR
     protocol TCP
-    connect_timeout 2
+    connect_timeout 30
     delay_before_retry 1
     real_server RS1 80 {
         TCP_CHECK {
@@ -58,19 +58,9 @@ def web_lab(make_lab: MakeLab) -> tuple[Lab, str]:
 
 def test_the_tutorials_configuration(make_lab: MakeLab, tmp_path: Path) -> None:
     """A web server that stops leaves the table, no request fails then, and it comes back when it runs again."""
-    lab = make_lab(
-        "dr",
-        bare=True,
-        vip="192.168.67.100",
-        dip="192.168.67.127/24",
-        servers=["192.168.67.129/24", "192.168.67.130/24"],
-        client="192.168.67.1/24",
-        device="ens32",
-    )
-    for host in ("rs1", "rs2"):
-        lab.sh(host, install(lab, host, "two_scripts/lvs_rs.sh"))
+    lab = machines(make_lab)
     both = {"192.168.67.129:80", "192.168.67.130:80"}
-    with daemon(lab, tmp_path, (SEEDS / "keepalived/keepalived.conf").read_text()) as running:
+    with daemon(lab, tmp_path, KEEPALIVED.read_text()) as running:
         listing = running.listing()
         assert "TCP  192.168.67.100:80 wlc persistent 60" in listing
         for server in both:

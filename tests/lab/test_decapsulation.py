@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
+import struct
+from itertools import product
 
 import pytest
+from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
+from scapy.layers.l2 import GRE
+from scapy.utils import checksum
 
 from pylvs.lab.lab import Lab
 from tests.lab.conftest import MakeLab
+from tests.lab.exchange import exchange, identifier
 
 GUE_PORT = 6080
 
@@ -24,21 +30,19 @@ def lab(make_lab: MakeLab) -> Lab:
 
 # An echo request to the VIP in every kind of tunnel; a name tells what is between the headers. "-bad" has a bit flipped
 # on the way. Of "remcsum" the checksum inside is left to the receiver: its place holds the pseudo header's sum.
-SENDER = """
-import struct, time
-from itertools import product
-from scapy.all import GRE, ICMP, IP, UDP, AsyncSniffer, Ether, ICMPv6EchoReply, ICMPv6EchoRequest, IPv6, conf, sendp
-from scapy.utils import checksum
-conf.verb = 0
-between = ["gre", "gre+csum", "gre+csum-bad", "gue", "gue+csum", "gue+csum-bad", "gue+remcsum", "gue+remcsum-bad",
-           "gue-other-port", "gue-control", "gre+key"]
-kinds = list(product(between, (4, 6), (4, 6)))
+BETWEEN = (
+    *("gre", "gre+csum", "gre+csum-bad", "gue", "gue+csum", "gue+csum-bad", "gue+remcsum", "gue+remcsum-bad"),
+    *("gue-other-port", "gue-control", "gre+key"),
+)
+KINDS = list(product(BETWEEN, (4, 6), (4, 6)))
 
-def inner_of(number, name, inside):
+
+def inner(number: int, name: str, inside: int) -> bytes:
+    """The echo request, whose id tells its kind."""
     body = b"hello" * 150
     if inside == 4:
         packet = bytes(IP(src="10.0.0.5", dst="10.0.0.100") / ICMP(id=number + 1) / body)
-        pseudo = b"\\0\\0"
+        pseudo = bytes(2)
     else:
         packet = bytes(IPv6(src="fd00:10::5", dst="fd00:10::100") / ICMPv6EchoRequest(id=number + 1, data=body))
         ends = packet[8:40] + struct.pack("!II", len(packet) - 40, 58)
@@ -46,53 +50,37 @@ def inner_of(number, name, inside):
     if "remcsum" not in name:
         return packet
     at = 22 if inside == 4 else 42
-    return packet[:at] + pseudo + packet[at + 2:]
+    return packet[:at] + pseudo + packet[at + 2 :]
 
-def wrapped(number, name, out, inside):
-    packet = inner_of(number, name, inside)
-    ends = (IP(src="10.0.0.10", dst="10.0.0.21") if out == 4 else IPv6(src="fd00:10::10", dst="fd00:10::21"))
+
+def wrapped(number: int, name: str, out: int, inside: int) -> bytes:
+    """The whole packet."""
+    packet = inner(number, name, inside)
+    ends = IP(src="10.0.0.10", dst="10.0.0.21") if out == 4 else IPv6(src="fd00:10::10", dst="fd00:10::21")
     if name.startswith("gre"):
         head = GRE(chksum_present=int("csum" in name), proto=0x0800 if inside == 4 else 0x86DD)
         if name == "gre+key":
             head = GRE(key_present=1, key=7, proto=head.proto)
         whole = bytes(ends / head / packet)
     else:
-        option = b""
-        if "remcsum" in name:
-            start = 20 if inside == 4 else 40
-            option = struct.pack("!IHH", 0x80000000, start, start + 2)
+        start = 20 if inside == 4 else 40
+        option = struct.pack("!IHH", 0x80000000, start, start + 2) if "remcsum" in name else b""
         gue = struct.pack("!BBH", len(option) // 4, 4 if inside == 4 else 41, bool(option)) + option
         if name == "gue-control":
-            gue = b"\\x20" + gue[1:]
-        udp = UDP(sport=40000 + number, dport=PORT + (name == "gue-other-port"))
+            gue = b"\x20" + gue[1:]
+        udp = UDP(sport=40000 + number, dport=GUE_PORT + (name == "gue-other-port"))
         if "csum" not in name:
             udp.chksum = 0
         whole = bytes(ends / udp / (gue + packet))
     if name.endswith("-bad"):
         whole = whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
-    return Ether(dst="02:00:00:01:01:00", src="02:00:00:00:0c:00", type=0x0800 if out == 4 else 0x86DD) / whole
-
-sniffer = AsyncSniffer(iface="eth0", lfilter=lambda p: p.src == "02:00:00:01:01:00", store=True)
-sniffer.start()
-while not getattr(sniffer, "stop_cb", None):
-    time.sleep(0.01)
-time.sleep(0.2)
-for number, kind in enumerate(kinds):
-    sendp(wrapped(number, *kind), iface="eth0")
-time.sleep(0.5)
-for packet in sniffer.stop():
-    if ICMP in packet and packet[ICMP].type == 0:
-        print(*kinds[packet[ICMP].id - 1], packet[IP].src, flush=True)
-    elif ICMPv6EchoReply in packet:
-        print(*kinds[packet[ICMPv6EchoReply].id - 1], packet[IPv6].src, flush=True)
-"""
+    return whole
 
 
 def answered(lab: Lab) -> list[str]:
     """The kinds that were answered, sorted."""
-    done = lab.run("client", [sys.executable, "-W", "ignore", "-c", SENDER.replace("PORT", str(GUE_PORT))])
-    assert done.returncode == 0, done.stderr
-    return sorted(done.stdout.splitlines())
+    replies = exchange(lab, [wrapped(number, *kind) for number, kind in enumerate(KINDS)])
+    return sorted(" ".join(map(str, (*KINDS[identifier(each) - 1], each.src))) for each in replies)
 
 
 def every_mixture(*names: str) -> list[str]:

@@ -27,8 +27,7 @@ from pylvs.vrrp.watching import (
     Watch,
 )
 from tests.interop.places import inside, ip
-
-PATIENCE_S = 20
+from tests.lab.support import PATIENCE_S
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ def test_everybody_reaches_everybody_by_name(topology: str, version: int, make_l
     lab = make_lab(topology, servers=2, version=version, bare=True)
     asking = [host.name for host in lab.network.hosts if (topology, host.name) != ("nat", "client")]
     for host in asking:
-        said = lab.sh(host, "curl -s --max-time 5 http://rs1/; curl -s --max-time 5 http://rs2/")
+        said = lab.sh(host, "curl -s --max-time 30 http://rs1/; curl -s --max-time 30 http://rs2/")
         assert said == "This is rs1 server!\nThis is rs2 server!\n", host
 
 
@@ -32,7 +32,7 @@ def test_only_the_director_answers_for_the_vip(version: int, make_lab: MakeLab) 
     lab = make_lab("dr", version=version)
     vip = lab.network.vip
     for _ in range(100):
-        lab.sh("client", f"ip neigh flush all; ping -c 1 -W 2 {vip} >/dev/null")
+        lab.sh("client", f"ip neigh flush all; ping -c 1 -W 30 {vip} >/dev/null")
         assert neighbours(lab, "client")[vip] == DIRECTOR_MAC
 
 
@@ -40,7 +40,7 @@ def test_without_silence_a_real_server_would_answer(make_lab: MakeLab) -> None:
     """What the settings are for: the test above could not fail otherwise."""
     lab = make_lab("dr", servers=1, bare=True)
     lab.sh("rs1", "ip addr add 10.0.0.100/32 dev lo")
-    lab.sh("client", "ping -c 1 -W 2 10.0.0.100")
+    lab.sh("client", "ping -c 1 -W 30 10.0.0.100")
     assert neighbours(lab, "client")["10.0.0.100"] == "02:00:00:01:01:00"
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from pylvs.lab.lab import Lab
 from tests.lab.conftest import MakeLab
-from tests.lab.daemons import Daemon, daemon, until
-from tests.lab.support import answers
+from tests.lab.daemons import Daemon, daemon
+from tests.lab.support import answers, until
 
 SERVER = """
     real_server RIP 80 {
         weight 40
         TCP_CHECK {
+            connect_timeout 30
         }
         LOAD_CHECK {
             connect_port 80

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pylvs.lab.places import environment
 from tests.lab.conftest import MakeLab
-from tests.lab.daemons import daemon, until
+from tests.lab.daemons import daemon
+from tests.lab.support import until
 
 # A mail server that writes what it is told into a file.
 SINK = """
@@ -59,7 +60,7 @@ virtual_server VIP 80 {
         notify_down "TELLER server down"
         smtp_alert on
         TCP_CHECK {
-            connect_timeout 5
+            connect_timeout 30
             retry 1
             delay_before_retry 1
             warmup 0

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
+from itertools import product
 
 import pytest
+from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
+from scapy.packet import Packet
 
 from pylvs.host.namespaces import inside_network, network_cookie
 from pylvs.host.realserver import memory_path
 from pylvs.lab.lab import Lab
 from tests.lab.conftest import MakeLab
+from tests.lab.exchange import exchange, identifier
 
 SNAPSHOT = """
 ip -o addr show
@@ -133,42 +136,28 @@ def test_what_cannot_be_done_as_a_whole_is_not_done(lab: Lab) -> None:
 
 # An echo request to the VIP in every kind of tunnel, with each mark of congestion outside; the answer's own mark tells
 # what arrived inside (RFC 6040: congestion outside becomes congestion inside).
-SENDER = """
-import time
-from itertools import product
-from scapy.all import ICMP, IP, AsyncSniffer, Ether, ICMPv6EchoReply, ICMPv6EchoRequest, IPv6, conf, sendp
-conf.verb = 0
-kinds = list(product((4, 6), (4, 6), (0, 2, 3)))
-sniffer = AsyncSniffer(iface="eth0", lfilter=lambda p: p.src == "02:00:00:01:01:00", store=True)
-sniffer.start()
-while not getattr(sniffer, "stop_cb", None):
-    time.sleep(0.01)
-time.sleep(0.2)
-for number, (out, inside, ecn) in enumerate(kinds):
+KINDS = list(product((4, 6), (4, 6), (0, 2, 3)))
+
+
+def wrapped(number: int, ends: Packet, inside: int) -> Packet:
+    """One of them; its id tells its kind."""
     if inside == 4:
-        packet = IP(src="10.0.0.5", dst="10.0.0.100", tos=2) / ICMP(id=number + 1) / b"hello"
-    else:
-        packet = IPv6(src="fd00:10::5", dst="fd00:10::100", tc=2) / ICMPv6EchoRequest(id=number + 1, data=b"hello")
-    if out == 4:
-        wrap = IP(src="10.0.0.10", dst=OUTER4, tos=ecn)
-    else:
-        wrap = IPv6(src="fd00:10::10", dst=OUTER6, tc=ecn)
-    sendp(Ether(dst="02:00:00:01:01:00", src="02:00:00:00:0c:00") / wrap / packet, iface="eth0")
-time.sleep(0.5)
-for packet in sniffer.stop():
-    if ICMP in packet and packet[ICMP].type == 0:
-        print(kinds[packet[ICMP].id - 1], packet[IP].src, packet[IP].tos & 3, flush=True)
-    elif ICMPv6EchoReply in packet:
-        print(kinds[packet[ICMPv6EchoReply].id - 1], packet[IPv6].src, packet[IPv6].tc & 3, flush=True)
-"""
+        return ends / IP(src="10.0.0.5", dst="10.0.0.100", tos=2) / ICMP(id=number + 1) / b"hello"
+    echo = ICMPv6EchoRequest(id=number + 1, data=b"hello")
+    return ends / IPv6(src="fd00:10::5", dst="fd00:10::100", tc=2) / echo
 
 
-def tunnelled(lab: Lab, outer4: str = "10.0.0.21", outer6: str = "fd00:10::21") -> Iterator[str]:
+def tunnelled(lab: Lab, outer4: str = "10.0.0.21", outer6: str = "fd00:10::21") -> list[str]:
     """Send one of each kind from the client; the answers that came."""
-    code = SENDER.replace("OUTER4", repr(outer4)).replace("OUTER6", repr(outer6))
-    done = lab.run("client", [sys.executable, "-W", "ignore", "-c", code])
-    assert done.returncode == 0, done.stderr
-    yield from sorted(done.stdout.splitlines())
+    packets = []
+    for number, (out, inside, ecn) in enumerate(KINDS):
+        four, six = IP(src="10.0.0.10", dst=outer4, tos=ecn), IPv6(src="fd00:10::10", dst=outer6, tc=ecn)
+        packets.append(wrapped(number, four if out == 4 else six, inside))
+    said = []
+    for reply in exchange(lab, packets):
+        mark = (reply.tos if reply.version == 4 else reply.tc) & 3
+        said.append(f"{KINDS[identifier(reply) - 1]} {reply.src} {mark}")
+    return sorted(said)
 
 
 def test_every_kind_of_tunnel_is_unwrapped(lab: Lab) -> None:
@@ -179,7 +168,7 @@ def test_every_kind_of_tunnel_is_unwrapped(lab: Lab) -> None:
         for inside in (4, 6)
         for ecn in (0, 2, 3)
     ]
-    assert list(tunnelled(lab)) == wanted
+    assert tunnelled(lab) == wanted
     # The kernel's own tunnel devices count for themselves, where it has them.
     said = lab.sh("rs1", "pylvs realserver status")
     assert "by a program at eth0: 12 unwrapped\n" in said or "unwrapped by tunl0" in said
@@ -187,13 +176,8 @@ def test_every_kind_of_tunnel_is_unwrapped(lab: Lab) -> None:
 
 def test_fragments_of_outer_packets_are_left_alone_and_counted(lab: Lab) -> None:
     lab.sh("rs1", "pylvs realserver up 10.0.0.100 --tunnel")
-    code = (
-        "from scapy.all import ICMP, IP, Ether, conf, fragment, sendp\nconf.verb = 0\n"
-        "whole = IP(src='10.0.0.10', dst='10.0.0.21') / IP(src='10.0.0.5', dst='10.0.0.100') / ICMP() / bytes(1400)\n"
-        "for each in fragment(whole, 1000):\n"
-        "    sendp(Ether(dst='02:00:00:01:01:00', src='02:00:00:00:0c:00') / each, iface='eth0')\n"
-    )
-    assert lab.run("client", [sys.executable, "-W", "ignore", "-c", code]).returncode == 0
+    inner = IP(src="10.0.0.5", dst="10.0.0.100") / ICMP(id=1) / bytes(1400)
+    exchange(lab, (IP(src="10.0.0.10", dst="10.0.0.21") / inner).fragment(1000))  # type: ignore[no-untyped-call]
     said = lab.sh("rs1", "pylvs realserver status")
     assert "by a program at eth0: 0 unwrapped, 2 fragments\n" in said or "unwrapped by tunl0" in said
 
@@ -201,15 +185,15 @@ def test_fragments_of_outer_packets_are_left_alone_and_counted(lab: Lab) -> None
 def test_tunnels_to_other_addresses_are_not_unwrapped(lab: Lab) -> None:
     """Nothing for a VIP of which nobody told; and nothing after `down`."""
     lab.sh("rs1", "pylvs realserver up 10.0.0.101 fd00:10::101 --tunnel; ip addr add 10.0.0.100/32 dev lo")
-    assert list(tunnelled(lab)) == []
+    assert tunnelled(lab) == []
     lab.sh("rs1", "pylvs realserver up 10.0.0.100 fd00:10::100")
-    assert len(list(tunnelled(lab))) == 12
+    assert len(tunnelled(lab)) == 12
     lab.sh("rs1", "pylvs realserver down")
-    assert list(tunnelled(lab)) == []
+    assert tunnelled(lab) == []
 
 
 def test_a_router_does_not_unwrap_what_goes_to_others(lab: Lab) -> None:
     lab.sh("rs1", "pylvs realserver up 10.0.0.100 fd00:10::100 --tunnel")
     lab.sh("rs1", "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
-    assert list(tunnelled(lab, "10.0.0.10", "fd00:10::10")) == []
-    assert len(list(tunnelled(lab))) == 12
+    assert tunnelled(lab, "10.0.0.10", "fd00:10::10") == []
+    assert len(tunnelled(lab)) == 12

@@ -8,37 +8,19 @@ two_scripts  lvs_dr.sh and lvs_rs.sh, as they are found on half the machines of 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from pylvs.lab.capture import Capture
 from pylvs.lab.lab import Lab
 from tests.lab.conftest import MakeLab
 from tests.lab.support import answers, neighbours, shared_evenly
+from tests.lab.tutorial import SEEDS, follow, install, machines
 
-SEEDS = Path(__file__).parent / "seeds"
 HEAD = [
     "IP Virtual Server version 1.2.1 (size=4096)",
     "Prot LocalAddress:Port Scheduler Flags",
     "  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn",
 ]
-
-
-def follow(lab: Lab, host: str, seed: str, shell: str = "sh -e") -> str:
-    """Carry out a document's commands in a host, as a script that stops at the first failure."""
-    done = lab.run(host, shell.split(), text=(SEEDS / seed).read_text())
-    assert (done.returncode, done.stderr) == (0, ""), f"{seed}: {done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def install(lab: Lab, host: str, seed: str) -> str:
-    """Put a script where the document wants it, and make it a command."""
-    path = f"/usr/local/sbin/{Path(seed).name}"
-    assert (
-        lab.run(host, ["sh", "-c", f"cat >{path}; chmod 755 {path}"], text=(SEEDS / seed).read_text()).returncode == 0
-    )
-    return path
 
 
 def listing(service: str, method: str, servers: list[tuple[str, int, int]]) -> list[str]:
@@ -172,19 +154,9 @@ def test_one_public_address(make_lab: MakeLab) -> None:
 
 
 def two_scripts_lab(make_lab: MakeLab) -> Lab:
-    """Device ens32, director .127, real servers .129 and .130."""
-    lab = make_lab(
-        "dr",
-        bare=True,
-        vip="192.168.67.100",
-        dip="192.168.67.127/24",
-        servers=["192.168.67.129/24", "192.168.67.130/24"],
-        client="192.168.67.1/24",
-        device="ens32",
-    )
+    """The tutorial's machines, and its script on the director too."""
+    lab = machines(make_lab)
     lab.sh("director", install(lab, "director", "two_scripts/lvs_dr.sh"))
-    for host in ("rs1", "rs2"):
-        lab.sh(host, install(lab, host, "two_scripts/lvs_rs.sh"))
     return lab
 
 

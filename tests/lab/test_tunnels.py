@@ -13,9 +13,9 @@ CHOICES = {
     "gue": ("--tun-nocsum", "--tun-csum", "--tun-remcsum"),
 }
 UPLOAD = """
-head -c 3000000 /dev/urandom >/tmp/body
-curl -s --max-time 30 --data-binary @/tmp/body http://VIP/upload
-rm -f /tmp/body
+head -c 3000000 /dev/urandom >/var/tmp/body
+curl -s --max-time 60 --data-binary @/var/tmp/body http://VIP/upload
+rm -f /var/tmp/body
 """
 
 

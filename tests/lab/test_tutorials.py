@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,8 @@ from tests.processes import tools_first
 TUTORIALS = sorted((Path(__file__).parents[2] / "docs" / "tutorial").glob("*.md"))
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LAB = re.compile(r"lab up \S+ --name (\w+)")
-PATIENCE_S = 60
+PATIENCE_S = 180
+CAPTURE = "-- tcpdump "
 ANYTHING = "..."  # in the printed output: what follows may be anything
 # Printed as it once was; now it may be another.
 VARIES = re.compile(r"process \d+, .* ms late|since \d+ (?:s|min)\b|\d+ sent, \d+ heard|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
@@ -39,9 +40,24 @@ def agree(printed: list[str], said: list[str]) -> bool:
 
 def run(command: str) -> subprocess.CompletedProcess[str]:
     """A command as a shell runs it, with pylvs on PATH; a capture, which would go on, only starts."""
-    command = command.replace("-- tcpdump ", "-- timeout --preserve-status 1 tcpdump ")
     environment = os.environ | {"PATH": tools_first()}
+    if CAPTURE in command:
+        return started(f"exec {command}", environment)
     return subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+def started(command: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """A capture that is ended as soon as it listens."""
+    with subprocess.Popen(
+        command, shell=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        said = ""
+        for line in process.stderr:
+            said += line
+            if "listening on" in line:
+                process.terminate()
+        return subprocess.CompletedProcess(command, process.wait(PATIENCE_S), "", said)
 
 
 @pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)

@@ -12,8 +12,8 @@ import pytest
 from pylvs.lab.lab import Lab
 from pylvs.model.probe_marks import FIRST, MASK
 from tests.lab.conftest import MakeLab
-from tests.lab.daemons import Daemon, daemon, until
-from tests.lab.support import answers, shared_evenly
+from tests.lab.daemons import Daemon, daemon
+from tests.lab.support import answers, shared_evenly, until
 
 KINDS = {"-g": "DR", "-i": "TUN"}
 RULE = f"fwmark {FIRST:#x}/{MASK:#x}"

@@ -16,8 +16,7 @@ import pytest
 from pylvs.model.errors import PylvsError
 from pylvs.vrrp.client import Client
 from tests.interop.places import ip
-from tests.lab.daemons import until
-from tests.lab.support import PYLVS
+from tests.lab.support import PYLVS, until
 
 VIP = "10.66.0.100"
 INSTANCE = """
@@ -25,7 +24,7 @@ vrrp_instance VI_1 {{
     interface eth0
     virtual_router_id 51
     priority {priority}
-    advert_int 0.2
+    advert_int 1
     version 3
     {more}
     virtual_ipaddress {{
@@ -163,9 +162,9 @@ def settled(pair: tuple[Node, Node]) -> tuple[Node, Node]:
 
 
 def heard_more(node: Node) -> Callable[[], bool]:
-    """Whether it has heard five advertisements more since now."""
+    """Whether it has heard two advertisements more since now."""
     before = node.router()["counters"]["received"]
-    return lambda: node.router()["counters"]["received"] >= before + 5
+    return lambda: node.router()["counters"]["received"] >= before + 2
 
 
 def test_a_killed_pylvs_run_leaves_address_and_advertisements_and_the_next_one_adopts_them(

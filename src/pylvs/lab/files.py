@@ -30,7 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 # Debian's ifup and ifdown keep their state in /run, which all hosts share: so these, which keep none.
 IFUP = """#!/bin/sh
 # Brings devices up as /etc/network/interfaces says. Part of a pylvs lab.
-file=/etc/network/interfaces
+file=/etc/network/interfaces plan=/var/ifup.$$
 [ "$1" != -a ] || set -- $(awk '$1 == "auto" { for (i = 2; i <= NF; i++) print $i }' $file)
 for device; do
     awk -v want="$device" '
@@ -49,10 +49,10 @@ for device; do
         here && $1 == "netmask" { mask = $2 }
         here && $1 == "gateway" { gateway = $2 }
         END { finish(); printf "%s", later; exit !known }
-    ' $file >"/tmp/ifup.$$" || { echo "ifup: unknown interface $device" >&2; rm -f "/tmp/ifup.$$"; exit 1; }
-    ip -batch "/tmp/ifup.$$"
+    ' $file >"$plan" || { echo "ifup: unknown interface $device" >&2; rm -f "$plan"; exit 1; }
+    ip -batch "$plan"
     status=$?
-    rm -f "/tmp/ifup.$$"
+    rm -f "$plan"
     [ $status = 0 ] || exit $status
 done
 """

@@ -1,7 +1,8 @@
 """How long an address does not answer, as a client sees it: echo requests, one every millisecond or two.
 
 Also a program of its own, of nothing but the standard library, so that it runs by its path in any host:
-`python pause.py ADDRESS INTERVAL_S` asks until its input ends, and prints when each answered request was sent.
+`python pause.py ADDRESS INTERVAL_S` asks until its input ends, and prints when each answered request was sent. A line
+of input is answered with a line once a later request was answered.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _HEAD = struct.Struct("!BBHHH")
 _STAMP = struct.Struct("!d")
 _NICE = -10  # it measures: what else runs should not be seen
 _LATE_S = 0.5  # answers to the last requests
-_PATIENCE_S = 30.0
+_PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,22 @@ def longest(sent: Sequence[float], since: float = 0.0, until: float = math.inf) 
 class Watch:
     """What a client saw; `sent` is known when the block has ended."""
 
+    process: subprocess.Popen[str]
     sent: tuple[float, ...] = ()
+
+    def answered(self) -> None:
+        """Wait until a request is answered that is sent from now on. Raises TimeoutError."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.expect("answered")
+
+    def expect(self, line: str) -> None:
+        """Wait for a line of the program. Raises TimeoutError."""
+        output = self.process.stdout
+        assert output is not None
+        if not select.select([output], [], [], _PATIENCE_S)[0] or output.readline() != f"{line}\n":
+            raise TimeoutError("the address does not answer")
 
     def pause(self, since: float = 0.0, until: float = math.inf) -> Pause:
         """The longest between two times."""
@@ -112,13 +128,11 @@ class Watch:
 @contextlib.contextmanager
 def watched(inside: Sequence[str], address: str, interval_s: float = 0.002) -> Iterator[Watch]:
     """Ask all the time, in a host (`inside` are the words before a command); from the first answer on."""
-    seen = Watch()
     command = [*inside, sys.executable, "-I", str(Path(__file__).resolve()), address, str(interval_s)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
+        seen = Watch(process)
         try:
-            if not select.select([process.stdout], [], [], _PATIENCE_S)[0] or process.stdout.readline() != "ready\n":
-                raise TimeoutError(f"{address} does not answer")
+            seen.expect("ready")
             yield seen
             said, _ = process.communicate("", timeout=_PATIENCE_S)
             seen.sent = tuple(json.loads(said))
@@ -134,7 +148,7 @@ def _run(address: str, interval_s: float) -> None:
     heard: list[float] = []
     due = time.monotonic()
     end = math.inf
-    ready = False
+    awaited, line = 0.0, "ready"  # what to print when a request is answered that was sent not before a time
     while (now := time.monotonic()) < end:
         asking = end == math.inf
         if now >= due and asking:
@@ -142,13 +156,17 @@ def _run(address: str, interval_s: float) -> None:
             due = max(due + interval_s, now)  # what was missed is not made good in a burst
         readable, _, _ = select.select(listening, [], [], max(0.0, due - now) if asking else end - now)
         if probe in readable:
-            heard += probe.answers()
+            answers = list(probe.answers())
+            heard += answers
+            if line and any(sent >= awaited for sent in answers):
+                print(line, flush=True)
+                line = ""
         if sys.stdin in readable:
-            listening.remove(sys.stdin)
-            end = time.monotonic() + _LATE_S
-        if heard and not ready:
-            ready = True
-            print("ready", flush=True)
+            if os.read(sys.stdin.fileno(), 100):
+                awaited, line = time.time(), "answered"
+            else:
+                listening.remove(sys.stdin)
+                end = time.monotonic() + _LATE_S
     json.dump(heard, sys.stdout)
 
 
