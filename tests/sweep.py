@@ -1,6 +1,6 @@
 """Remove what killed test runs left on this machine: `python -m tests.sweep`.
 
-A test process calls `register`. It then holds a lock on a file in RECORDS until it ends, however it ends. The names of
+A test process registers (tests/running.py). It then holds a lock on a file until it ends, however it ends. The names of
 labs and network namespaces that tests make contain the number of their process. So whatever carries the number of a
 process that once registered, and whose lock is free, belongs to nobody. Labs and directors of users have no record.
 """
@@ -14,6 +14,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,8 +25,8 @@ from pylvs.host.namespaces import NAMED, unmount
 from pylvs.lab.lab import labs, take_down
 from pylvs.lab.processes import end_all, identity
 from pylvs.model.errors import PylvsError
+from tests.running import RECORDS
 
-RECORDS = Path("/run/pylvs-tests")
 FOLDERS = (Path("/var/tmp"), Path(tempfile.gettempdir()))
 # Folders have no record: guests and tests make them. One is left over if no process uses it, and if it is older than
 # any test run; a process in another PID namespace cannot be seen from here.
@@ -36,19 +37,6 @@ PREFIXES = (
 OLD_S = 6 * 3600
 LAB = r"t{0}x\d+|tut[a-z_]+{0}"
 NAMESPACE = r"pylvs-(?:(?:cli-|[a-z]+){0}[a-z]?|(?:pk|td){0}-(?:\d+|br)|v{0}x\d+-\w+)"
-
-_held: dict[int, int] = {}  # process -> its lock; a forked child is another process
-
-
-def register() -> None:
-    """Say that this process is a test run, until it ends. Does nothing for other users than root."""
-    if os.geteuid() or os.getpid() in _held:
-        return
-    RECORDS.mkdir(exist_ok=True)
-    began = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
-    lock = os.open(RECORDS / f"{os.getpid()}.{began}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    _held[os.getpid()] = lock
 
 
 def sweep() -> list[str]:
@@ -151,12 +139,12 @@ def _mounts(folder: Path) -> list[Path]:
 
 
 def main() -> None:
-    """Sweep, and say what went."""
+    """Sweep, and say what went. Leftovers must not keep tests from running."""
     try:
         for name in sweep():
             print(f"removed what a killed test run left: {name}")
-    except PylvsError as error:
-        raise SystemExit(f"tests.sweep: {error}") from error
+    except (PylvsError, OSError) as error:
+        print(f"tests.sweep: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ RUN = """
 import os, subprocess, sys
 from pylvs.lab.lab import build
 from pylvs.lab.topologies import design
-from tests.sweep import register
+from tests.running import register
 register()
 lab = build(f"t{os.getpid()}x1", design("dr", 1), bare=True)
 lab.sh("director", "ipvsadm -A -t 10.0.0.100:80")
@@ -65,8 +66,6 @@ def test_what_a_killed_run_left_goes_and_all_else_stays(lab_name: str) -> None:
 
 
 def test_names_of_users_are_not_names_of_tests() -> None:
-    import re
-
     for name in ("pylvs-d12-client", "pylvs-t12-net", "pylvs-h12-rs1", "pylvs-t123x1-rs1", "vpn12", "pylvs-12"):
         assert not re.fullmatch(sweep.NAMESPACE.format(12), name), name
     for name in ("pylvs-at12a", "pylvs-vr12s", "pylvs-pk12-3", "pylvs-td12-br", "pylvs-v12x3-client", "pylvs-cli-12"):
