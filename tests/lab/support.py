@@ -18,11 +18,14 @@ PYLVS = [sys.executable, "-c", "from pylvs.cli.main import main; main()"]
 PATIENCE_S = 120  # the machine may be busy with other tests
 
 
-def until(holds: Callable[[], object], what: str, seconds: float = PATIENCE_S, pause_s: float = 0.05) -> float:
+def until(
+    holds: Callable[[], object], what: str | Callable[[], str], seconds: float = PATIENCE_S, pause_s: float = 0.05
+) -> float:
     """Wait; the seconds that it took. The test fails when it takes very long."""
     begin = time.monotonic()
     while not holds():
-        assert time.monotonic() < begin + seconds, f"after {seconds} s still not: {what}"
+        if time.monotonic() > begin + seconds:
+            raise AssertionError(f"after {seconds} s still not: {what if isinstance(what, str) else what()}")
         time.sleep(pause_s)
     return time.monotonic() - begin
 

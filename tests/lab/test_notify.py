@@ -91,12 +91,16 @@ def test_events_are_told_to_scripts_and_by_mail(make_lab: MakeLab, tmp_path: Pat
         assert sink.stdout is not None
         assert sink.stdout.readline() == b"ready\n"
         with daemon(lab, tmp_path, text.replace("RIP", lab.network.names()["rs1"])) as running:
-            until(lambda: told.read_text() == "daemon quorum up $HOME\n", "the quorum at the start")
+
+            def state() -> str:
+                return f"{told.read_text()}{mail.read_text()}{running.log()}"
+
+            until(lambda: told.read_text() == "daemon quorum up $HOME\n", lambda: f"the quorum is up: {state()}")
             lab.sh("rs1", "service nginx stop")
-            until(lambda: len(told.read_text().splitlines()) == 3, "the server is down")
+            until(lambda: len(told.read_text().splitlines()) == 3, lambda: f"the server is down: {state()}")
             lab.sh("rs1", "service nginx start")
-            until(lambda: len(told.read_text().splitlines()) == 5, "the server is up")
-            until(lambda: mail.read_text().count("QUIT") == 5, "all mails")
+            until(lambda: len(told.read_text().splitlines()) == 5, lambda: f"the server is up: {state()}")
+            until(lambda: mail.read_text().count("QUIT") == 5, lambda: f"all mails: {state()}")
             assert running.stop() == 0
         server, virtual = f"[{lab.network.names()['rs1']}]:tcp:80", f"[{lab.network.vip}]:tcp:80"
     finally:
