@@ -105,23 +105,29 @@ class Supervisor:
         self.state.take()
         try:
             await self._prepare(loaded)
-            self._control = Control(self)
-            background.keep(self.routers.run, "running virtual routers")
-            background.keep(DataPlane(self._no_forwarding, self.routers.data_plane).run, "watching the packet path")
-            async with self._control.serving():
-                there, _ = await asyncio.gather(self._first_table(), self.routers.configure(self.engine.configuration))
-                if there:
-                    self._begin(background)
-                self._reloading.release()
-                await self._ending.wait()
-                await self._end()
-                background.cancel()
-            await self.engine.close()
+            try:
+                await self._serve(background)
+            finally:  # even when cancelled: a timetable that goes on would start tasks in a loop that is being closed
+                await self.engine.close()
         finally:
             self.routers.close()
             await self._outside.close()
             self.editor.close()
             self.state.give_back()
+
+    async def _serve(self, background: Background) -> None:
+        """Check servers and keep the table until the end that a signal asks for."""
+        self._control = Control(self)
+        background.keep(self.routers.run, "running virtual routers")
+        background.keep(DataPlane(self._no_forwarding, self.routers.data_plane).run, "watching the packet path")
+        async with self._control.serving():
+            there, _ = await asyncio.gather(self._first_table(), self.routers.configure(self.engine.configuration))
+            if there:
+                self._begin(background)
+            self._reloading.release()
+            await self._ending.wait()
+            await self._end()
+            background.cancel()
 
     async def _prepare(self, loaded: Loaded) -> None:
         """All that there is to know, before anything is changed."""

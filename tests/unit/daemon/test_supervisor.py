@@ -12,6 +12,7 @@ import pytest
 from pylvs.config.findings import Finding, Place, Severity
 from pylvs.daemon.loading import Loaded, Refused
 from pylvs.daemon.options import Options
+from pylvs.health.outcome import Outcome
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import Busy
 from pylvs.model.service import VirtualService
@@ -163,6 +164,24 @@ def test_a_killed_daemon_leaves_the_table_and_the_next_one_goes_on_from_there(wo
             await until(lambda: world.servers() == {"10.0.0.1", "10.0.0.2", "10.0.0.3"})
             assert set(world.table()) == {"TCP 192.0.2.1:80", "FWM 7"}
             assert world.tables.edition() == before + 3, "one service removed, server 3 added, then server 1"
+
+    run(scenario())
+
+
+def test_a_daemon_that_is_cancelled_leaves_no_probe(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+
+    async def probe() -> Outcome:
+        begun.append(1)
+        await asyncio.Event().wait()
+        return Outcome(True, "never")
+
+    monkeypatch.setattr(world, "probe_of", lambda *_: probe)
+
+    async def scenario() -> None:
+        async with world.daemon(kill=True):
+            await until(lambda: len(begun) == 2)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run(scenario())
 
