@@ -32,6 +32,17 @@ class FakeTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.selector.now
 
+    def close(self) -> None:
+        """Cancel what still runs and wait for it: a task that outlives its loop fails whichever test runs later."""
+        if not self.is_closed():
+            left = asyncio.all_tasks(self)
+            for task in left:
+                task.cancel()
+            if left:
+                self.run_until_complete(asyncio.wait(left))
+            self.run_until_complete(self.shutdown_asyncgens())
+        super().close()
+
     def pass_(self, seconds: float) -> None:
         """Run everything that is due in the next so many seconds."""
         self.run_until_complete(asyncio.sleep(seconds))

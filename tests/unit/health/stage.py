@@ -82,8 +82,11 @@ class Stage:
         return self
 
     def __exit__(self, *what: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self.loop.run_until_complete(self.engine.close())
-        self.loop.close()
+        try:
+            self.loop.run_until_complete(self.engine.close())
+            assert not asyncio.all_tasks(self.loop), "a closed engine has no tasks"
+        finally:
+            self.loop.close()
 
     def start(self, seconds: float = 0.5) -> None:
         """Start, and let the first probes be made."""
