@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 
 LOOK_EVERY_S = 0.5
@@ -22,11 +21,12 @@ class DataPlane:
 
     async def run(self) -> None:
         """Without an end."""
+        clock = asyncio.get_running_loop().time
         told: bool | None = None
         since: float | None = None
         while True:
             trouble = self._trouble()
-            now = time.monotonic()
+            now = clock()
             since = (since or now) if trouble else None
             if trouble == "" and told is not True:
                 told = True

@@ -10,6 +10,14 @@ import pytest
 import structlog
 
 from pylvs.host import logs
+from tests.waiting import PATIENCE_S
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of virtual routers is given up after seconds; here the machine may be slower than that."""
+    for name in ("router_link.PATIENCE_S", "virtual_routers.START_S", "virtual_routers.STATUS_S"):
+        monkeypatch.setattr(f"pylvs.daemon.{name}", PATIENCE_S)
 
 
 @pytest.fixture(autouse=True)

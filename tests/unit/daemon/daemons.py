@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -28,12 +28,13 @@ from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedRow, WantedServer, WantedService
 from pylvs.testing import MemoryDirector
 from tests.unit.daemon.imagined_routers import start_imagined
+from tests.waiting import PATIENCE_S, until_async
 
 VIP = ip_address("192.0.2.1")
 WEB, OTHER = ServiceKey(Protocol.TCP, VIP, 80), ServiceKey(Protocol.TCP, VIP, 443)
 FOREIGN = ServiceKey.of_mark(7)
 QUICK = Pace(delay_loop_s=0.02, timeout_s=5, retry=0, delay_before_retry_s=0.01, warmup_s=0.01)
-PATIENCE_S = 60.0
+until = until_async  # beside the daemon, in its event loop
 
 
 def address(number: int) -> Address:
@@ -155,8 +156,7 @@ class World:
         supervisor = Supervisor(Options("test.conf", state_dir=self.state, **options), self)
         running = asyncio.create_task(supervisor.run())
         try:
-            while not supervisor.started_at and not running.done():
-                await asyncio.sleep(0.005)
+            await until(lambda: supervisor.started_at or running.done())
             if running.done():
                 running.result()
             yield supervisor
@@ -183,13 +183,6 @@ class World:
             return {str(each.destination.key.address) for each in self.tables.service(key).destinations}
         except NoSuchService:
             return set()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait; the test fails when it takes very long."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 def run(scenario: Awaitable[None]) -> None:

@@ -1,7 +1,8 @@
 """A process that speaks at the socket of virtual routers as theirs does, with states that it makes up.
 
 What it is told is written into `said.json` of the state directory, a line each. How it behaves is in `mood.json`:
-`version` that it says, `refuses` (a configuration, with these words), `warnings`, `silent` about these verbs.
+`version` that it says, `refuses` (a configuration, with these words), `warnings`, `silent` about these verbs, `age_s`
+for which its routers have been what they are, `takes_s` to end, and `leaves`, a file that it makes then.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Imagined:
         self.names: list[str] = []
         self.held: set[str] = set()
         self.data_plane: dict[str, Any] = {"well": True, "words": ""}
-        self.begun = time.time()
+        self.begun = time.time() - self.mood.get("age_s", 0)
         self.pipes: dict[Pipe, set[str]] = {}  # what each has said: "hello", "subscribe"
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         os.chdir(state)
@@ -138,6 +139,8 @@ class Imagined:
         if verb == "stop":
             Path(NAME).unlink()
             time.sleep(mood.get("takes_s", 0))
+            if "leaves" in mood:
+                Path(mood["leaves"]).touch()
             sys.exit()
 
     def unknown(self, name: str) -> str:

@@ -19,7 +19,8 @@ from pylvs.cli import servers as verbs
 from pylvs.cli import status as views
 from pylvs.daemon.api.client import Client
 from pylvs.model.destination import DestinationKey
-from tests.unit.daemon.daemons import OTHER, PATIENCE_S, WEB, World, address, run, server, service, until
+from tests.unit.daemon.daemons import OTHER, WEB, World, address, run, server, service, until
+from tests.waiting import PATIENCE_S
 
 FIRST, SECOND = str(DestinationKey(address(1), 80)), str(DestinationKey(address(2), 80))
 

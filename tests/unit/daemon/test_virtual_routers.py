@@ -6,21 +6,23 @@ import asyncio
 import io
 import os
 import signal
-import time
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pylvs.daemon import virtual_routers
+from pylvs.daemon import router_link
 from pylvs.daemon.loading import Refused
+from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.testing import MemoryDirector
 from pylvs.vrrp.client import Client, NoRouters
 from tests.unit.daemon.daemons import World, run, server, service, until
 from tests.unit.daemon.imagined_routers import record, set_mood
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -40,6 +42,14 @@ def heard(world: World, verb: str) -> list[dict[str, Any]]:
 def events(daemon: Supervisor, name: str) -> list[dict[str, Any]]:
     """What was told to whoever follows."""
     return [dict(each) for each in daemon.news.last() if each["event"] == name]
+
+
+async def status_when(daemon: Supervisor, holds: Callable[[Mapping[str, Any]], object]) -> Mapping[str, Any]:
+    """The first status that is so."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds(found := await daemon.routers.status()):
+            await asyncio.sleep(0.01)
+    return found
 
 
 async def states(daemon: Supervisor) -> dict[str, str]:
@@ -169,11 +179,8 @@ def test_a_process_that_dies_is_started_again_and_that_is_told(world: World, sai
             first = (await daemon.routers.status())["process"]["pid"]
             os.kill(first, signal.SIGKILL)
             await until(lambda: "was ended by signal 9" in said.getvalue())
-            while not (await daemon.routers.status())["instances"]:
-                await asyncio.sleep(0.01)
-            status = await daemon.routers.status()
+            status = await status_when(daemon, lambda status: status["instances"] and not status["trouble"])
             assert status["process"]["pid"] != first
-            assert status["trouble"] == ""
             (told,) = events(daemon, "vrrp_trouble")
             assert (
                 told["reason"]
@@ -189,19 +196,17 @@ def test_a_process_that_dies_is_started_again_and_that_is_told(world: World, sai
 def test_one_that_does_not_answer_is_reported_and_a_reload_goes_on(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pylvs.daemon.router_link.PATIENCE_S", 0.3)
-    monkeypatch.setattr(virtual_routers, "STOP_S", 1.0)
-
     async def scenario() -> None:
         async with world.daemon() as daemon:
             set_mood(world.state, silent=["configure", "status"])
+            monkeypatch.setattr(router_link, "PATIENCE_S", 0.3)
             world.write(service(server(1), server(2)), routers=["VI_2"])
             done = await daemon.reload()
             assert "does not answer" in done.routers.trouble
             assert world.servers() == {"10.0.0.1", "10.0.0.2"}
             set_mood(world.state)
-            while (await daemon.routers.status())["trouble"]:
-                await asyncio.sleep(0.01)
+            monkeypatch.setattr(router_link, "PATIENCE_S", PATIENCE_S)
+            await status_when(daemon, lambda status: not status["trouble"])
             assert await states(daemon) == {"VI_2": "MASTER"}
 
     run(scenario())
@@ -210,34 +215,44 @@ def test_one_that_does_not_answer_is_reported_and_a_reload_goes_on(
 def test_a_process_that_hangs_delays_the_end_no_longer_than_it_must(
     world: World, monkeypatch: pytest.MonkeyPatch, said: io.StringIO
 ) -> None:
-    monkeypatch.setattr("pylvs.daemon.router_link.PATIENCE_S", 0.3)
-
     async def scenario() -> None:
         async with world.daemon():
             os.kill(world.processes[-1].pid, signal.SIGSTOP)
+            monkeypatch.setattr(router_link, "PATIENCE_S", 0.3)
         assert f"process {world.processes[-1].pid} does not answer; it may still hold its addresses" in said.getvalue()
         async with world.daemon() as daemon:
             assert world.servers() == {"10.0.0.1"}
             assert "does not answer" in (await daemon.routers.status())["trouble"]
             os.kill(world.processes[-1].pid, signal.SIGCONT)
-            while (await daemon.routers.status())["trouble"]:
-                await asyncio.sleep(0.01)
+            monkeypatch.setattr(router_link, "PATIENCE_S", PATIENCE_S)
+            await status_when(daemon, lambda status: not status["trouble"])
         assert len(world.processes) <= 2, "no second one beside one that hangs"
 
     run(scenario())
 
 
-def test_a_process_of_another_version_is_replaced(world: World, said: io.StringIO) -> None:
+def test_a_process_of_another_version_is_replaced(
+    world: World, monkeypatch: pytest.MonkeyPatch, said: io.StringIO, tmp_path: Path
+) -> None:
+    ended = tmp_path / "ended"
+    there: list[bool] = []
+    start = world.start_routers
+
+    def noted(state: StateDirectory, log_format: str) -> subprocess.Popen[bytes]:
+        there.append(ended.exists())
+        return start(state, log_format)
+
+    monkeypatch.setattr(world, "start_routers", noted)
+
     async def scenario() -> None:
         async with world.daemon(kill=True):
             pass
-        set_mood(world.state, version="0.0.1", takes_s=0.2)
+        set_mood(world.state, version="0.0.1", takes_s=0.2, leaves=str(ended))
         with Client(world.state / "vrrp"):
             pass
 
     with pytest.raises(PylvsError, match=r"run by pylvs 0\.0\.1, and this is .*; restart pylvs run"):
         run(scenario())
-    begin = time.monotonic()
 
     async def next_one() -> None:
         (first,) = {each["pid"] for each in heard(world, "configure")}
@@ -252,7 +267,7 @@ def test_a_process_of_another_version_is_replaced(world: World, said: io.StringI
         await answering
 
     run(next_one())
-    assert time.monotonic() - begin >= 0.2, "the old one has ended before the new one begins"
+    assert there == [False, True], "the old one has ended before the new one begins"
     assert "of another version; it is replaced" in said.getvalue()
 
 
@@ -303,13 +318,21 @@ class Broken(MemoryDirector):
         return super().edition()
 
 
-def test_the_loss_of_the_packet_path_is_told_when_it_lasts_and_its_end_at_once(
+def test_the_loss_of_the_packet_path_and_its_end_are_told_and_no_edit_of_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pylvs.daemon.data_plane.TROUBLE_S", 0.2)
+    monkeypatch.setattr("pylvs.daemon.data_plane.TROUBLE_S", 0.0)
     for name in ("data_plane.LOOK_EVERY_S", "table.keeper.LOOK_EVERY_S"):
         monkeypatch.setattr(f"pylvs.daemon.{name}", 0.02)
     tables = world.tables = Broken()
+    looks: list[str | None] = []
+    look = Supervisor._no_forwarding
+
+    def noted(daemon: Supervisor) -> str | None:
+        looks.append(look(daemon))
+        return looks[-1]
+
+    monkeypatch.setattr(Supervisor, "_no_forwarding", noted)
 
     def words() -> list[tuple[bool, str]]:
         return [(each["well"], each["words"]) for each in heard(world, "data_plane")]
@@ -319,16 +342,13 @@ def test_the_loss_of_the_packet_path_is_told_when_it_lasts_and_its_end_at_once(
             await until(lambda: words() == [(True, "")])
             tables.busy = True
             await until(lambda: daemon.keeper.last.waits)
-            await asyncio.sleep(0.5)
-            tables.busy, tables.words = False, "no BPF here any more"
+            seen = len(looks)
+            await until(lambda: len(looks) > seen + 3)
+            tables.words, tables.busy = "no BPF here any more", False
             await until(lambda: len(words()) == 2)
             assert (await daemon.routers.status())["data_plane"] == {"well": False, "words": "no BPF here any more"}
             tables.words = ""
             await until(lambda: len(words()) == 3)
-            tables.words = "for a moment"
-            await until(lambda: daemon.keeper.last.trouble == "for a moment")
-            tables.words = ""
-            await asyncio.sleep(0.5)
 
     run(scenario())
     assert words() == [(True, ""), (False, "no BPF here any more"), (True, "")]
