@@ -98,7 +98,7 @@ class TrackProcesses:
 
     def __init__(self, report: Callable[[ProcessesWell], None]) -> None:
         self._report = report
-        self._watches: dict[str, _Watch] = {}
+        self._watches: dict[str, Watch] = {}
         self._ends: dict[int, int] = {}  # by process, a descriptor that tells of its end
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -113,7 +113,7 @@ class TrackProcesses:
             if known is not None:
                 known.process = process
             else:
-                self._watches[name] = _Watch(process, self._report)
+                self._watches[name] = Watch(process, self._report)
         self._wake.set()
         if self._watches and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._keep_looking())
@@ -166,7 +166,9 @@ class TrackProcesses:
         self._wake.set()
 
 
-class _Watch:
+class Watch:
+    """What one process's count means, and since when."""
+
     def __init__(self, process: TrackProcess, report: Callable[[ProcessesWell], None]) -> None:
         self.process = process
         self._report = report

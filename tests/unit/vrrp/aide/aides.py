@@ -8,8 +8,7 @@ import selectors
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,17 @@ from pylvs.model.vrrp import Track, Tracks, VrrpConfiguration, VrrpInstance, Vrr
 from pylvs.model.wanted import GlobalSettings
 from pylvs.vrrp.aide.messages import Configure
 from pylvs.vrrp.pipe import Closed, Pipe
+from tests.waiting import PATIENCE_S, until
 
-LONG_S = 60.0
+# What the aide gives others time for, as long as a busy machine may need; and pauses that no test has to wait for.
+PATIENT = {
+    "host.fifos.FINISH_S": PATIENCE_S,
+    "host.fifo_readers.FINISH_S": PATIENCE_S,
+    "host.fifo_readers.FIRST_S": 0.05,
+    "host.in_turn.FINISH_S": PATIENCE_S,
+    "host.mail.FINISH_S": PATIENCE_S,
+    "vrrp.aide.files.LOOK_S": 0.05,
+}
 
 
 @dataclass
@@ -39,7 +47,7 @@ class Started:
         with selectors.DefaultSelector() as selector:
             selector.register(self.pipe, selectors.EVENT_WRITE)
             while self.pipe.unsent:
-                assert selector.select(LONG_S)
+                assert selector.select(PATIENCE_S)
                 self.pipe.flush()
 
     def listen(self, patience_s: float = 0.05) -> None:
@@ -49,12 +57,15 @@ class Started:
             if selector.select(patience_s):
                 self.heard += self.pipe.receive()
 
-    def until(self, holds: Callable[[], bool], patience_s: float = LONG_S) -> None:
-        deadline = time.monotonic() + patience_s
-        while not holds():
-            assert time.monotonic() < deadline, f"{self.heard}\n{self.log.read_text()}"
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Listen until it is so."""
+
+        def heard() -> bool:
             with contextlib.suppress(Closed):
                 self.listen()
+            return holds()
+
+        until(lambda: holds() or heard(), lambda: f"{self.heard}\n{self.log.read_text()}")
 
     def last(self, name: str) -> Any:
         """The last that it said of that name."""
@@ -62,18 +73,25 @@ class Started:
 
     def ended(self) -> int:
         """Its exit status, once it has ended."""
-        return self.process.wait(LONG_S)
+        return self.process.wait(PATIENCE_S)
 
 
 @contextlib.contextmanager
-def aide(folder: Path, log_format: str = "text", stderr_closed: bool = False) -> Iterator[Started]:
-    """It is killed at the end, if it still runs then."""
+def aide(
+    folder: Path, log_format: str = "text", stderr_closed: bool = False, constants: Mapping[str, float] | None = None
+) -> Iterator[Started]:
+    """It is killed at the end, if it still runs then. `constants` are pylvs's, by their names, that it runs with."""
     ours, its = socket.socketpair()
     log = folder / "log"
+    code = "from importlib import import_module; import runpy\n"
+    for name, value in (PATIENT | dict(constants or {})).items():
+        module, _, constant = name.rpartition(".")
+        code += f"import_module('pylvs.{module}').{constant} = {value}\n"
+    code += "runpy.run_module('pylvs.vrrp.aide', run_name='__main__', alter_sys=True)"
     command = ["/bin/sh", "-c", 'exec "$0" "$@" 2>&-'] if stderr_closed else []
     with its, open(log, "wb") as out:
         process = subprocess.Popen(
-            [*command, sys.executable, "-m", "pylvs.vrrp.aide", str(its.fileno()), log_format],
+            [*command, sys.executable, "-c", code, str(its.fileno()), log_format],
             pass_fds=[its.fileno()],
             stdin=subprocess.DEVNULL,
             stderr=out,
@@ -85,7 +103,7 @@ def aide(folder: Path, log_format: str = "text", stderr_closed: bool = False) ->
     finally:
         started.pipe.close()
         try:
-            process.wait(LONG_S)
+            process.wait(PATIENCE_S)
         finally:
             process.kill()
             process.wait()

@@ -2,75 +2,116 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pylvs.host import own_python
-from pylvs.vrrp.aide import link
-from pylvs.vrrp.aide.link import AideLink
+from pylvs.vrrp.aide.link import AGAIN_S, FINISH_S, LONGEST_S, STEADY_S, AideLink
 from pylvs.vrrp.aide.messages import Finish
-from pylvs.vrrp.loop import Loop
+from tests.unit.vrrp.loops import FakeTimeLoop
+from tests.waiting import until
 
-HANGS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(8)"
+HANGS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
 LEAVES_A_CHILD = (
     f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {HANGS!r}], close_fds=False); {HANGS}"
 )
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
-    made = Loop(lambda error: pytest.fail(repr(error)))
+def loop() -> Iterator[FakeTimeLoop]:
+    made = FakeTimeLoop()
     yield made
     made.close()
 
 
-@pytest.fixture
-def run_as_aide(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """A program instead of the aide."""
-
-    def run(program: str) -> None:
-        monkeypatch.setattr(own_python, "command", lambda *_: [sys.executable, "-c", program])
-
-    return run
-
-
-@pytest.mark.parametrize("program", [HANGS, LEAVES_A_CHILD])
+@pytest.mark.parametrize(("program", "processes"), [(HANGS, 1), (LEAVES_A_CHILD, 2)])
 def test_the_end_comes_although_the_aide_or_what_it_started_hangs(
-    loop: Loop, run_as_aide: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, program: str
+    loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, processes: int
 ) -> None:
-    run_as_aide(program)
-    monkeypatch.setattr(link, "FINISH_S", 0.5)
-    made = AideLink(loop, "text", lambda message: None)
-    made.start()
-    loop.at(loop.now + 5, loop.stop)
-    begin = time.monotonic()
-    time.sleep(0.3)
-    made.finish(Finish(), loop.stop)
-    loop.run()
-    assert time.monotonic() - begin < 4
-    assert not made.lives
+    started = tmp_path / "started"  # a line of each process that hangs
+    ended: list[bool] = []
+    with open(started, "wb") as out:
+        code = f"import os; os.dup2({out.fileno()}, 1); {program}"
+        monkeypatch.setattr(own_python, "command", lambda *_: [sys.executable, "-c", code])
+        children = _children(monkeypatch, pass_fds=[out.fileno()])
+        made = AideLink(loop, "text", lambda message: None)
+        made.start()
+    (child,) = children
+    try:
+        until(lambda: len(started.read_bytes()) == processes)
+        made.finish(Finish(), lambda: ended.append(True))
+        loop.pass_(FINISH_S - 0.1)
+        assert (ended, made.lives, child.poll()) == ([], True, None)
+        loop.pass_(0.2)
+        assert (ended, made.lives, child.poll()) == ([True], False, -signal.SIGKILL)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def _children(monkeypatch: pytest.MonkeyPatch, pass_fds: list[int]) -> list[subprocess.Popen[bytes]]:
+    """The processes that are started from here on, with these descriptors, too."""
+    found: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def noted(*given: Any, **more: Any) -> Any:
+        more["pass_fds"] = [*more["pass_fds"], *pass_fds]
+        found.append(popen(*given, **more))
+        return found[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", noted)
+    return found
+
+
+class Aides:
+    """Takes the place of processes: each lives so long, its end of the pipe being all that there is of it."""
+
+    def __init__(self, loop: FakeTimeLoop, *lives_s: float) -> None:
+        self.loop = loop
+        self.lives_s = list(lives_s)
+        self.started: list[float] = []  # when, since the first
+
+    def __call__(self, command: list[str], *, pass_fds: list[int], **_: object) -> Aides:
+        self.started.append(self.loop.now - 1000.0)
+        end = os.dup(pass_fds[0])
+        self.loop.at(self.loop.now + (self.lives_s.pop(0) if self.lives_s else 0.0), lambda: os.close(end))
+        return self
+
+    def kill(self) -> None:
+        """It has ended."""
+
+    def wait(self) -> None:
+        """It has been waited for."""
 
 
 def test_one_that_ends_again_and_again_is_started_ever_more_seldom(
-    loop: Loop, run_as_aide: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_as_aide("")
-    monkeypatch.setattr(link, "AGAIN_S", 0.1)
-    started: list[float] = []
-    popen = subprocess.Popen
+    aides = Aides(loop)
+    monkeypatch.setattr(subprocess, "Popen", aides)
+    AideLink(loop, "text", lambda message: None).start()
+    loop.pass_(300)
+    assert (AGAIN_S, LONGEST_S) == (1, 60)
+    assert aides.started == [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]
 
-    def counted(*given: Any, **more: Any) -> Any:
-        started.append(time.monotonic())
-        return popen(*given, **more)
 
-    monkeypatch.setattr(subprocess, "Popen", counted)
+def test_one_that_lived_long_is_started_again_as_soon_as_at_first(
+    loop: FakeTimeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aides = Aides(loop, 0, 0, STEADY_S, STEADY_S / 2, 1e6)
+    monkeypatch.setattr(subprocess, "Popen", aides)
     made = AideLink(loop, "text", lambda message: None)
     made.start()
-    loop.at(loop.now + 3, loop.stop)
-    loop.run()
-    assert 3 <= len(started) <= 6
+    loop.pass_(300)
+    assert aides.started == [0, 1, 3, 3 + 60 + 1, 64 + 30 + 2]
+    made.finish(Finish(), lambda: None)
+    loop.pass_(FINISH_S)
+    loop.pass_(1e6)  # the last one closes its end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -16,7 +17,8 @@ import pytest
 from pylvs.model.vrrp import Track, TrackProcess, VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
 from pylvs.vrrp.aide.messages import Configure, ProcessesWell
-from pylvs.vrrp.aide.processes import Seen, counts, running
+from pylvs.vrrp.aide.processes import Seen, Watch, counts, running
+from tests.unit.health.clock import START_S, FakeTimeLoop
 from tests.unit.vrrp.aide.aides import aide
 
 
@@ -95,18 +97,41 @@ def test_what_comes_and_goes_is_told(tmp_path: Path) -> None:
         one.until(lambda: one.heard[6:] == [ProcessesWell("one", False, 0)])
 
 
-def test_a_change_counts_once_it_has_lasted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [  # seconds for which so many run
+        ([(5, 0), (1.9, 1), (9, 0)], [(0, False)]),
+        ([(5, 0), (9, 1)], [(0, False), (7, True)]),
+        ([(5, 0), (1.9, 1), (1, 0), (9, 1)], [(0, False), (9.9, True)]),
+        ([(5, 1), (599, 0), (5, 1)], [(0, True)]),
+        ([(5, 1), (700, 0)], [(0, True), (605, False)]),
+        ([(5, 1), (1, 0), (1, 2), (700, 0)], [(0, True), (607, False)]),
+    ],
+)
+def test_a_change_counts_once_it_has_lasted(counts: list[tuple[float, int]], told: list[tuple[float, bool]]) -> None:
+    loop = FakeTimeLoop()
+    heard: list[tuple[float, bool]] = []
+    process = wanted("daemon", fork_delay_s=2.0, terminate_delay_s=600.0)
+    watch = Watch(process, lambda change: heard.append((round(loop.time() - START_S, 6), change.well)))
+
+    async def scenario() -> None:
+        for seconds, count in counts:
+            watch.see(count)
+            await asyncio.sleep(seconds)
+
+    loop.run_until_complete(scenario())
+    watch.end()
+    loop.close()
+    assert heard == told
+
+
+def test_a_real_change_counts_once_it_has_lasted(tmp_path: Path) -> None:
     name = f"pd{os.getpid()}"
-    slow = TrackProcess(name="p", command=(name,), track=Track("p"), fork_delay_s=2.0, terminate_delay_s=600.0)
+    slow = TrackProcess(name="p", command=(name,), track=Track("p"), fork_delay_s=0.3)
     with aide(tmp_path) as one:
         one.tell(Configure(GlobalSettings(), VrrpConfiguration(processes=(slow,))))
         one.until(lambda: one.heard == [ProcessesWell("p", False, 0)])
         begin = time.monotonic()
         with daemon(tmp_path):
-            one.until(lambda: len(one.heard) == 2)
-            assert one.last("p") == ProcessesWell("p", True, 1)
-            assert time.monotonic() - begin >= 2.0
-        end = time.monotonic() + 1.5
-        while time.monotonic() < end:
-            one.listen()
-        assert len(one.heard) == 2
+            one.until(lambda: one.heard[1:] == [ProcessesWell("p", True, 1)])
+            assert time.monotonic() - begin >= 0.3  # which no other load shortens

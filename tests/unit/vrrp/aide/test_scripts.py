@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pylvs.host import process_tree
+from pylvs.host.processes import Ended, Processes
 from pylvs.model.scripts import Script
 from pylvs.vrrp.aide.messages import Configure, ScriptWell
-from pylvs.vrrp.aide.scripts import Verdict
+from pylvs.vrrp.aide.scripts import SLACK_S, TrackScripts, Verdict
+from tests.unit.health.clock import START_S, FakeTimeLoop
 from tests.unit.vrrp.aide.aides import aide, scripts, tracked
+from tests.waiting import until
 
 
 @given(st.lists(st.booleans(), min_size=1), st.integers(1, 4), st.integers(1, 4))
@@ -34,11 +40,90 @@ def test_it_changes_after_so_many_ends_in_a_row(ends: list[bool], rise: int, fal
             assert ends[max(0, at - against + 1) : at + 1] != [not verdict.well] * against
 
 
-def test_a_script_is_run_every_interval_and_its_end_is_told(tmp_path: Path) -> None:
+class Programs(Processes):
+    """Whose runs are imagined: each lasts so long, and ends well or not; one beyond its timeout is killed later."""
+
+    GRACE_S = 2.0
+
+    def __init__(self, loop: FakeTimeLoop) -> None:
+        super().__init__()
+        self.loop = loop
+        self.turns: list[tuple[float, bool]] = []  # seconds, success; without one it succeeds at once
+        self.log: list[tuple[float, str]] = []
+
+    def note(self, what: str) -> None:
+        self.log.append((round(self.loop.time() - START_S, 6), what))
+
+    async def run(self, script: Script, timeout_s: float, environment: Mapping[str, str] | None = None) -> Ended:
+        seconds, success = self.turns.pop(0) if self.turns else (0, True)
+        self.note("begins")
+        await asyncio.sleep(min(seconds, timeout_s + self.GRACE_S))
+        self.note("ends")
+        late = seconds > timeout_s
+        return Ended(0 if success else 3, timed_out=late, seconds=timeout_s if late else seconds)
+
+
+@pytest.fixture
+def programs() -> Iterator[Programs]:
+    loop = FakeTimeLoop()
+    yield Programs(loop)
+    loop.close()
+
+
+def play(programs: Programs, seconds: float, *turns: tuple[float, bool], **fields: Any) -> list[tuple[float, str]]:
+    """What happens to a script that is tracked for so long, its first runs being these."""
+    programs.turns = list(turns)
+    watched = TrackScripts(programs, lambda told: programs.note(f"well: {told.well}, {told.words}"))
+
+    async def begin() -> None:
+        watched.configure([tracked("s", "", **fields)])
+
+    programs.loop.run_until_complete(begin())
+    programs.loop.pass_(seconds)
+    return programs.log
+
+
+def told(log: list[tuple[float, str]]) -> list[tuple[float, str]]:
+    return [(when, what) for when, what in log if what.startswith("well")]
+
+
+def test_a_script_is_run_every_interval(programs: Programs) -> None:
+    log = play(programs, 11, (1.5, True), (0.1, True), interval_s=3)
+    assert [when for when, what in log if what == "begins"] == [0, 3, 6, 9]
+
+
+def test_a_run_that_is_not_over_at_its_next_turn_costs_it_that_turn(programs: Programs) -> None:
+    log = play(programs, 12, (3.5, True), interval_s=3, timeout_s=5)
+    assert [when for when, what in log if what == "begins"] == [0, 6, 9, 12]
+
+
+def test_the_first_end_is_told_and_then_each_change(programs: Programs) -> None:
+    turns = [(0.5, end) for end in (True, False, True, False, False, True, False, True, True, True)]
+    log = play(programs, 20, *turns, interval_s=1, rise=3, fall=2)
+    assert told(log) == [
+        (0.5, "well: True, exit status 0"),
+        (4.5, "well: False, exit status 3"),
+        (9.5, "well: True, exit status 0"),
+    ]
+
+
+def test_one_that_hangs_has_failed_before_it_is_killed_and_never_runs_twice_at_once(programs: Programs) -> None:
+    log = play(programs, 3.5, (600, True), interval_s=1, timeout_s=1)
+    assert log == [
+        (0, "begins"),
+        (1 + SLACK_S, "well: False, timed out after 1 s"),
+        (1 + programs.GRACE_S, "ends"),
+        (3, "begins"),
+        (3, "ends"),
+        (3, "well: True, exit status 0"),
+    ]
+
+
+def test_a_script_is_run_again_and_again_and_its_end_is_told(tmp_path: Path) -> None:
     flag, runs = tmp_path / "flag", tmp_path / "runs"
     words = f"echo run >>{runs}; [ ! -e {flag} ] || exit 3"
     with aide(tmp_path) as one:
-        one.tell(scripts(tracked("s", words, interval_s=1, rise=2, fall=2)))
+        one.tell(scripts(tracked("s", words, interval_s=0.05, timeout_s=60, rise=2, fall=2)))
         one.until(lambda: one.last("s") == ScriptWell("s", True, "exit status 0"))
         flag.touch()
         one.until(lambda: one.last("s") == ScriptWell("s", False, "exit status 3"))
@@ -49,17 +134,13 @@ def test_a_script_is_run_every_interval_and_its_end_is_told(tmp_path: Path) -> N
     assert "track script s is ill (end=exit status 3)" in one.log.read_text()
 
 
-def test_one_that_hangs_has_failed_at_its_timeout_and_never_runs_twice_at_once(tmp_path: Path) -> None:
+def test_one_that_hangs_is_killed_before_it_runs_again(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     words = f"trap '' TERM; echo $$ >>{runs}; while :; do sleep 0.05; done"
     with aide(tmp_path) as one:
-        one.tell(scripts(tracked("s", words, interval_s=1, timeout_s=1)))
-        one.until(runs.exists)
-        begin = time.monotonic()
-        one.until(lambda: bool(one.heard))
-        assert one.heard == [ScriptWell("s", False, "timed out after 1 s")]
-        assert time.monotonic() - begin < 1 + 2  # before it is killed
-        one.until(lambda: len(runs.read_text().split()) == 2)
+        one.tell(scripts(tracked("s", words, interval_s=0.5)))
+        one.until(lambda: runs.exists() and len(runs.read_text().split()) == 2)
+        assert one.heard == [ScriptWell("s", False, "timed out after 0.5 s")]
         first, _ = map(int, runs.read_text().split())
         with pytest.raises(ProcessLookupError):
             os.kill(first, 0)
@@ -110,7 +191,4 @@ def test_with_the_router_process_everything_ends(tmp_path: Path) -> None:
         number = int(pid.read_text())
         one.pipe.close()
         assert one.ended() == 0
-        deadline = time.monotonic() + 60
-        while Path(f"/proc/{number}").exists() and " Z " not in Path(f"/proc/{number}/stat").read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: (found := process_tree.process(number)) is None or not process_tree.alive(found))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pylvs.model.wanted import GlobalSettings
 from pylvs.vrrp.aide.messages import Configure, Finish, Log, LowerHeard, Moved, PriorityMoved
 from pylvs.vrrp.aide.telling import alert_of
 from tests.unit.vrrp.aide.aides import aide, instance, shell
+from tests.waiting import PATIENCE_S, until
 
 
 def note(file: Path, word: str) -> Script:
@@ -60,16 +60,13 @@ class Listener:
 
 @contextmanager
 def listening(path: Path) -> Iterator[Listener]:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(path.exists)
     made = Listener()
     # Opened before anything is told: the pipe goes with who writes, perhaps sooner than a thread begins.
     thread = threading.Thread(target=made.read, args=(os.open(path, os.O_RDONLY),))
     thread.start()
     yield made
-    thread.join(60)
+    thread.join(PATIENCE_S)
     assert made.ended
 
 
@@ -193,7 +190,8 @@ def test_a_pipe_that_nobody_reads_holds_nobody_up_and_keeps_the_order(tmp_path: 
 
 def test_at_the_end_nobody_waits_long_for_a_reader_that_does_not_read(tmp_path: Path) -> None:
     reader = shell("exec sleep 600")
-    with aide(tmp_path) as one, _pipe(tmp_path, reader=reader) as (fifo, _):
+    hasty = {"host.fifos.FINISH_S": 0.2, "host.fifo_readers.FINISH_S": 0.2}
+    with aide(tmp_path, constants=hasty) as one, _pipe(tmp_path, reader=reader) as (fifo, _):
         one.tell(configure(Notify(priority_changes=True), fifo))
         one.tell(*(PriorityMoved("VI", "MASTER", number) for number in range(5000)), Finish())
         assert one.ended() == 0
@@ -202,7 +200,7 @@ def test_at_the_end_nobody_waits_long_for_a_reader_that_does_not_read(tmp_path: 
 
 def test_the_program_that_reads_a_pipe_gets_its_name_and_the_last_line(tmp_path: Path) -> None:
     seen = tmp_path / "seen"
-    words = f'echo "$0 $1" >>{seen}; while read -r line; do echo "$line" >>{seen}; sleep 0.1; done <"$1"'
+    words = f'echo "$0 $1" >>{seen}; while read -r line; do echo "$line" >>{seen}; sleep 0.05; done <"$1"'
     reader = Script(("/bin/sh", "-c", words, "word"))
     with aide(tmp_path) as one, _pipe(tmp_path, reader=reader) as (fifo, path):
         one.tell(configure(Notify(), fifo))
@@ -227,7 +225,7 @@ def test_a_reader_that_ends_is_started_again(tmp_path: Path) -> None:
 def test_another_reader_takes_the_place_of_the_one_before_which_reads_to_its_end(tmp_path: Path) -> None:
     def reader(word: str) -> Script:
         words = (
-            f'touch {tmp_path}/{word}; while read -r line; do sleep 0.3; echo "{word} $line" >>{tmp_path}/seen; done'
+            f'touch {tmp_path}/{word}; while read -r line; do sleep 0.05; echo "{word} $line" >>{tmp_path}/seen; done'
         )
         return Script(("/bin/sh", "-c", f'{words} <"$0"'))
 

@@ -1,0 +1,41 @@
+"""The virtual routers' loop in imagined time: an hour in a moment, always alike."""
+
+from __future__ import annotations
+
+import heapq
+
+from pylvs.vrrp.loop import Loop
+
+
+class FakeTimeLoop(Loop):
+    """Its time passes by `pass_` alone; what is ready on a descriptor comes before it does."""
+
+    def __init__(self) -> None:
+        super().__init__(self._raise)
+        self._now = 1000.0
+
+    @property
+    def now(self) -> float:
+        return self._now
+
+    @staticmethod
+    def _raise(error: Exception) -> None:
+        raise error
+
+    def pass_(self, seconds: float) -> None:
+        """Call everything that is due in the next so many seconds."""
+        end = self._now + seconds
+        while True:
+            ready = self._selector.select(0)
+            if ready:
+                for key, _ in ready:
+                    if key.fd in self._selector.get_map():
+                        key.data[0]()
+            elif self._timers and self._timers[0][0] <= end:
+                self._now, _, timer = heapq.heappop(self._timers)
+                call, timer.call = timer.call, None
+                if call is not None:
+                    call()
+            else:
+                self._now = end
+                return
