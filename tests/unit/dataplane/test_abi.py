@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,23 @@ from pylvs.dataplane.abi import Abi
 from pylvs.dataplane.libbpf import BpfObject
 from pylvs.dataplane.maps import MmapArray, PerCpuArray
 from pylvs.model.errors import Unsupported
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """How many functions of Python or C are called."""
+    count = 0
+
+    def called(_: object, event: str, __: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(called)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return count
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +117,18 @@ def test_objects_that_were_not_built_say_how_to_build_them(tmp_path: Path) -> No
         Abi(str(tmp_path))
 
 
+def test_reading_the_description_builds_nothing_that_is_not_asked_for(objects: Path) -> None:
+    """Every command pays for it: the whole description in one go of json, and a codec for each structure that is used.
+
+    Calls are counted, since they are the same on every machine; how long they take, the bench measures of commands.
+    """
+    description = Abi(str(objects))
+    assert calls_of(lambda: Abi(str(objects))) < 100
+    once = calls_of(lambda: description.struct("record"))
+    assert calls_of(lambda: description.struct("record")) < once
+
+
+@pytest.mark.nightly("measures time, which a busy machine stretches")
 def test_reading_the_description_is_fast(objects: Path) -> None:
     best = 9.0
     for _ in range(10):

@@ -140,6 +140,20 @@ def test_an_errno_becomes_its_error_with_what_was_done(number: int, kind: type[P
     assert error.errno == number
 
 
+def test_loading_the_library_starts_no_process_and_imports_nothing() -> None:
+    """As `ctypes.util.find_library` would, which runs a compiler, or ldconfig."""
+    source = str(Path(__file__).resolve().parents[3] / "src")
+    script = (
+        "import sys\nfrom pylvs.dataplane import libbpf\n"
+        "events = set()\nsys.addaudithook(lambda event, _: events.add(event))\n"
+        "libbpf.library()\nprint(*events & {'os.fork', 'os.posix_spawn', 'subprocess.Popen', 'import'}, 'end')"
+    )
+    environment = {**os.environ, "PYTHONPATH": source}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == "end\n"
+
+
+@pytest.mark.nightly("measures time, which a busy machine stretches")
 def test_loading_the_library_is_fast() -> None:
     source = str(Path(__file__).resolve().parents[3] / "src")
     script = (
