@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import socket
@@ -155,5 +156,9 @@ class Conversation:
         self._kept = data + self._kept
 
     async def _wait(self, where: str, *, writing: bool = False) -> None:
-        if not await ready(self._sock, self._limit, writing=writing):
-            raise self._limit.expired(where)
+        # Data that came while this process was held up counts, late as it is. But a server that always has more to say
+        # must not hold a check for ever: it ends at twice its time.
+        limit = self._limit
+        overdue = asyncio.get_running_loop().time() > limit.at + limit.seconds
+        if overdue or not await ready(self._sock, limit, writing=writing):
+            raise limit.expired(where)
