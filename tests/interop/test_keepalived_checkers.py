@@ -207,7 +207,7 @@ async def listen(case: Case, stack: contextlib.AsyncExitStack, tls: ssl.SSLConte
         target, _ = await stack.enter_async_context(servers.udp(recorded))
         case.port = target.port
     else:
-        case.port = servers.free_port()
+        case.port = stack.enter_context(servers.closed()).port
 
 
 def verdicts(log: str) -> dict[int, bool]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import socket
 import ssl
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+import sys
+import termios
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any, TypeVar
@@ -17,11 +19,12 @@ from pylvs.health.checkers.context import Context
 from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Check, Pace, Target
+from tests.waiting import until_async
 
 PATIENT = Pace(timeout_s=60.0)  # for what must not time out, on a machine however busy
-HASTY = Pace(timeout_s=0.4)  # for what must
+HASTY = Pace(timeout_s=0.4)  # for what must, beside what must not
+TIMED_OUT = f"timed out after {PATIENT.timeout_s:g} s"
 V4, V6 = "127.0.0.1", "::1"
-_DEADLINE_S = 30.0
 
 Result = TypeVar("Result")
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -32,6 +35,36 @@ def target_of(sock: socket.socket) -> Target:
     """Where a bound socket can be reached."""
     host, port = sock.getsockname()[:2]
     return Target(ip_address(host), port)
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """In real time, of which a server skips what a check would spend waiting for it in vain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._skipped_s = 0.0
+
+    def time(self) -> float:
+        return super().time() + self._skipped_s
+
+    def skip(self, seconds: float) -> None:
+        """It is so much later now."""
+        self._skipped_s += seconds
+
+
+def lapse(seconds: float = PATIENT.timeout_s) -> None:
+    """Let so much time be over in the running event loop, by default as much as a check has."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, Loop)
+    loop.skip(seconds)
+
+
+async def received(writer: asyncio.StreamWriter) -> None:
+    """Wait until all that was written has reached the other end's socket."""
+    await writer.drain()
+    number = writer.get_extra_info("socket").fileno()
+    while int.from_bytes(fcntl.ioctl(number, termios.TIOCOUTQ, bytes(4)), sys.byteorder):  # not acknowledged yet
+        await asyncio.sleep(0)
 
 
 @contextlib.asynccontextmanager
@@ -84,6 +117,20 @@ async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     await reader.read()
 
 
+def hangs(*pieces: bytes) -> Handler:
+    """Hears the beginning of a request, says these pieces, and then nothing for longer than a check waits."""
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        for piece in pieces:
+            writer.write(piece)
+        await received(writer)
+        lapse()
+        await reader.read()
+
+    return handler
+
+
 @dataclass
 class Datagrams(asyncio.DatagramProtocol):
     """A UDP server; what it heard is kept."""
@@ -119,11 +166,18 @@ async def udp(reply: Reply, host: str = V4) -> AsyncIterator[tuple[Target, Datag
         await asyncio.sleep(0)
 
 
-def free_port(kind: int = socket.SOCK_STREAM) -> int:
-    """A port where nobody listens."""
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind((V4, 0))
-        return int(sock.getsockname()[1])
+@contextlib.contextmanager
+def closed(host: str = V4, kind: int = socket.SOCK_STREAM) -> Iterator[Target]:
+    """Where connections and datagrams are refused. The port is held, so that nobody else can come to listen there.
+
+    A check may bind to it: it says SO_REUSEADDR, too.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, 0))
+        if kind == socket.SOCK_DGRAM:
+            sock.connect(sock.getsockname())  # it takes datagrams from itself alone
+        yield target_of(sock)
 
 
 def open_files() -> int:
@@ -144,14 +198,12 @@ def undisturbed(main: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
         asyncio.get_running_loop().set_exception_handler(complain)
         before = open_files()
         result = await main()
-        deadline = time.monotonic() + _DEADLINE_S
-        while open_files() > before and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
-        assert open_files() <= before, sorted(os.listdir("/proc/self/fd"))
+        await until_async(lambda: open_files() <= before, lambda: sorted(os.listdir("/proc/self/fd")))
         assert not complaints, complaints
         return result
 
-    return asyncio.run(watched())
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        return runner.run(watched())
 
 
 def asked(

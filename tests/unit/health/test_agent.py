@@ -14,7 +14,7 @@ from pylvs.health.checkers.failures import CheckFailed
 from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import AgentCheck, Pace, Target
-from tests.unit.health.servers import HASTY, PATIENT, Handler, asked, silent, tcp, undisturbed
+from tests.unit.health.servers import PATIENT, TIMED_OUT, Handler, asked, lapse, tcp, undisturbed
 
 
 def agent_check(target: Target, pace: Pace = PATIENT) -> AgentCheck:
@@ -133,10 +133,13 @@ def test_what_it_wants_to_hear_is_sent() -> None:
     assert heard == [b"state\n"]
 
 
+async def agent_that_hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    lapse()
+    await reader.read()
+
+
 def test_an_agent_that_cannot_be_asked_is_a_failure() -> None:
-    assert asked(lambda target: agent_check(target, HASTY), silent).reason == (
-        "timed out after 0.4 s waiting for the agent's words"
-    )
+    assert asked(agent_check, agent_that_hangs).reason == f"{TIMED_OUT} waiting for the agent's words"
     assert asked(agent_check, agent(b"")).reason == "connection closed waiting for the agent's words"
     too_long = asked(agent_check, agent(b"x" * 5000))
     assert too_long == Outcome(False, "a line of more than 1024 bytes waiting for the agent's words")

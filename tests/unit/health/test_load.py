@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from ipaddress import ip_address
 
 import pytest
 
@@ -12,8 +11,8 @@ from pylvs.health.checkers import load
 from pylvs.health.checkers.context import Context
 from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome
-from pylvs.model.checks import LoadCheck, LoadSource, Target
-from tests.unit.health.servers import HASTY, PATIENT, V4, Handler, free_port, says, silent, tcp, undisturbed
+from pylvs.model.checks import LoadCheck, LoadSource
+from tests.unit.health.servers import PATIENT, TIMED_OUT, Handler, closed, hangs, says, silent, tcp, undisturbed
 from tests.unit.health.test_load_page import page
 
 WEIGHT = Context(weight=100)
@@ -96,17 +95,17 @@ def test_whatever_the_server_does_the_reason_is_named(handler: Handler, words: s
     assert words in found.reason
 
 
-@pytest.mark.parametrize("handler", [silent, says(b"HTTP/1.0 200 OK\r\n\r\n", hold=True)])
+@pytest.mark.parametrize("handler", [hangs(), hangs(b"HTTP/1.0 200 OK\r\n\r\n")])
 def test_a_server_that_hangs_is_left_at_the_timeout(handler: Handler) -> None:
-    (found,) = outcomes(handler, 1, pace=HASTY)
+    (found,) = outcomes(handler, 1)
     assert found.ok
-    assert "timed out after 0.4 s" in found.reason
+    assert TIMED_OUT in found.reason
 
 
 def test_nobody_there() -> None:
     async def main() -> Outcome:
-        target = Target(ip_address(V4), free_port())
-        return await probe_of(LoadCheck(target=target, pace=PATIENT), WEIGHT)()
+        with closed() as target:
+            return await probe_of(LoadCheck(target=target, pace=PATIENT), WEIGHT)()
 
     found = undisturbed(main)
     assert found == Outcome(True, "load unknown, weight as configured: connection refused")

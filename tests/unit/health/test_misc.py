@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
 
@@ -40,29 +40,42 @@ def test_any_other_end_is_down_and_brings_no_weight(end: Ended) -> None:
     assert found.reason == str(end)
 
 
-def asked(check: MiscCheck, times: int = 1) -> list[Outcome]:
+def asked(check: MiscCheck, times: int = 1, processes: Processes | None = None) -> list[Outcome]:
     """The outcomes of a check's probe, asked so often."""
 
     async def whole() -> list[Outcome]:
-        processes = Processes()
+        runner = processes or Processes()
         try:
-            ask = probe_of(check, Context(processes=processes))
+            ask = probe_of(check, Context(processes=runner))
             return [await ask() for _ in range(times)]
         finally:
-            await processes.close()
+            await runner.close()
 
     return asyncio.run(whole())
 
 
-def test_a_weight_does_not_outlive_a_timeout(tmp_path: Path) -> None:
+class Imagined(Processes):
+    """Whose programs end like this, one after the other."""
+
+    def __init__(self, *ends: Ended) -> None:
+        super().__init__()
+        self.ends = list(ends)
+
+    async def run(self, script: Script, timeout_s: float, environment: Mapping[str, str] | None = None) -> Ended:
+        return self.ends.pop(0)
+
+
+def test_a_weight_does_not_outlive_a_timeout() -> None:
     """10, then nothing in time, then 0: the configured weight holds again."""
-    turns = tmp_path / "turns"
-    turns.write_text("12 hang 0")
-    code = f"""set -- $(cat {turns}); turn=$1; shift; echo "$@" >{turns}
-        [ $turn = hang ] && sleep 600
-        exit $turn"""
-    check = MiscCheck(script=Script(("/bin/sh", "-c", code)), dynamic=True, pace=Pace(timeout_s=8))
-    assert [(each.ok, each.weight) for each in asked(check, 3)] == [(True, 10), (False, None), (True, None)]
+    processes = Imagined(Ended(12), Ended(None, signal=15, timed_out=True, seconds=8), Ended(0))
+    check = MiscCheck(script=Script(("/bin/true",)), dynamic=True)
+    found = asked(check, 3, processes)
+    assert [(each.ok, each.weight) for each in found] == [(True, 10), (False, None), (True, None)]
+
+
+def test_a_program_that_hangs_is_down_at_its_timeout() -> None:
+    check = MiscCheck(script=Script(("/bin/sleep", "600")), dynamic=True, pace=Pace(timeout_s=0.2))
+    assert asked(check) == [Outcome(False, "timed out after 0.2 s")]
 
 
 def test_the_reason_says_what_the_program_said() -> None:

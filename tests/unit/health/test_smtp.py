@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from ipaddress import IPv4Address
 
 import pytest
 
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Pace, SmtpCheck, Target
-from tests.unit.health.servers import PATIENT, V4, Handler, asked, free_port
-
-SHORT = Pace(timeout_s=1.5)
+from tests.unit.health.servers import PATIENT, TIMED_OUT, Handler, asked, closed, lapse, received
 
 
 def smtp_check(target: Target, pace: Pace = PATIENT) -> SmtpCheck:
     return SmtpCheck(targets=(target,), pace=pace)
 
 
-def server(*says: bytes, hold: bool = False, heard: list[bytes] | None = None) -> Handler:
+def server(*says: bytes, hang: bool = False, heard: list[bytes] | None = None) -> Handler:
     """A mail server that says these, the first at once and each other when it has heard a line."""
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -30,7 +27,10 @@ def server(*says: bytes, hold: bool = False, heard: list[bytes] | None = None) -
                     heard.append(line)
             writer.write(words)
             await writer.drain()
-        if hold or len(says) < 3:
+        if hang:
+            await received(writer)
+            lapse()
+        if hang or len(says) < 3:
             await reader.read()
 
     return handler
@@ -82,13 +82,12 @@ def test_what_a_server_may_say(says: tuple[bytes, ...], outcome: Outcome) -> Non
     ],
 )
 def test_a_server_that_falls_silent_times_out(says: tuple[bytes, ...], what: str) -> None:
-    outcome = asked(lambda target: smtp_check(target, SHORT), server(*says, hold=True))
-    assert outcome == Outcome(False, f"timed out after 1.5 s waiting for {what}")
+    assert asked(smtp_check, server(*says, hang=True)) == Outcome(False, f"{TIMED_OUT} waiting for {what}")
 
 
 def test_all_addresses_must_answer() -> None:
-    closed = Target(IPv4Address(V4), free_port())
-    both = lambda target: SmtpCheck(targets=(target, closed), pace=PATIENT)  # noqa: E731
-    assert asked(both, server(HELLO, DONE, BYE)) == Outcome(False, f"{closed}: connection refused")
+    with closed() as refusing:
+        both = lambda target: SmtpCheck(targets=(target, refusing), pace=PATIENT)  # noqa: E731
+        assert asked(both, server(HELLO, DONE, BYE)) == Outcome(False, f"{refusing}: connection refused")
     twice = lambda target: SmtpCheck(targets=(target, target), pace=PATIENT)  # noqa: E731
     assert asked(twice, server(HELLO, DONE, BYE)) == GREETED

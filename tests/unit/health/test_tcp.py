@@ -9,7 +9,7 @@ import os
 import resource
 import socket
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
@@ -18,7 +18,7 @@ from pylvs.health.checkers.failures import failure, quoted, words_of
 from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Pace, Target, TcpCheck
-from tests.unit.health.servers import HASTY, PATIENT, V4, V6, asked, free_port, open_files, silent, tcp, undisturbed
+from tests.unit.health.servers import HASTY, PATIENT, V4, V6, asked, closed, open_files, silent, tcp, undisturbed
 
 
 def tcp_check(target: Target, pace: Pace = PATIENT) -> TcpCheck:
@@ -40,13 +40,15 @@ def test_a_server_that_accepts_is_up(host: str) -> None:
 
 @pytest.mark.parametrize("host", [V4, V6])
 def test_a_connection_to_itself_is_none(host: str) -> None:
-    port = free_port()
-    assert outcome_at(Target(ip_address(host), port, source_port=port)) == Outcome(False, "connection refused")
+    with closed(host) as target:
+        itself = replace(target, source_port=target.port)
+        assert outcome_at(itself) == Outcome(False, "connection refused")
 
 
 @pytest.mark.parametrize("host", [V4, V6])
 def test_a_closed_port_is_refused(host: str) -> None:
-    assert outcome_at(Target(ip_address(host), free_port())) == Outcome(False, "connection refused")
+    with closed(host) as target:
+        assert outcome_at(target) == Outcome(False, "connection refused")
 
 
 def test_a_connection_ends_in_the_ordinary_way() -> None:
@@ -96,7 +98,9 @@ def test_a_check_that_is_cancelled_leaves_nothing() -> None:
 
     async def main() -> None:
         task = asyncio.create_task(probe_once(Target(IPv4Address(V4), listener.getsockname()[1])))
-        await asyncio.sleep(0.05)
+        for _ in range(3):  # it has begun, and waits
+            await asyncio.sleep(0)
+        assert not task.done()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -109,18 +113,18 @@ def test_a_check_that_is_cancelled_leaves_nothing() -> None:
 
 def test_a_fixed_port_can_be_used_again_at_once() -> None:
     async def main() -> list[Outcome]:
-        async with tcp(silent) as target:
-            fixed = replace(target, source_port=free_port())
-            return [await probe_once(fixed) for _ in range(5)]
+        with closed() as ours:
+            async with tcp(silent) as target:
+                fixed = replace(target, source_port=ours.port)
+                return [await probe_once(fixed) for _ in range(5)]
 
     assert undisturbed(main) == [Outcome(True, "connected")] * 5
 
 
 def test_it_comes_from_where_it_is_told() -> None:
     seen: list[tuple[str, int]] = []
-    port = free_port()
 
-    async def main() -> None:
+    async def main(port: int) -> None:
         heard = asyncio.Event()
 
         async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -135,7 +139,9 @@ def test_it_comes_from_where_it_is_told() -> None:
                 assert outcome == Outcome(True, "connected")
                 await asyncio.wait_for(heard.wait(), PATIENT.timeout_s)
 
-    undisturbed(main)
+    with closed() as ours:
+        port = ours.port
+        undisturbed(lambda: main(port))
     assert seen[0][0] == "127.0.0.9"
     assert seen[1:] == [("127.0.0.8", port), (V4, port)]
 
@@ -181,12 +187,12 @@ def test_too_many_open_files_say_nothing_of_the_server() -> None:
 def test_many_at_once_do_not_disturb_each_other() -> None:
     listener, waiting = full_listener()
     dead = Target(IPv4Address(V4), listener.getsockname()[1])
-    closed = Target(IPv4Address(V4), free_port())
 
     async def main() -> list[Outcome]:
         async with tcp(silent) as alive:
-            targets = [(dead, HASTY), (alive, PATIENT), (closed, PATIENT)] * 50
-            return list(await asyncio.gather(*(probe_once(target, pace) for target, pace in targets)))
+            with closed() as refusing:
+                targets = [(dead, HASTY), (alive, PATIENT), (refusing, PATIENT)] * 50
+                return list(await asyncio.gather(*(probe_once(target, pace) for target, pace in targets)))
 
     with contextlib.ExitStack() as stack:
         for each in (listener, *waiting):
