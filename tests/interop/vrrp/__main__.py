@@ -85,6 +85,9 @@ def main() -> int:
         pairs = [pair for pair in matrix.PAIRS if not given.pair or ",".join(pair) in given.pair]
         cells = matrix.every_cell(rows, pairs)
         results = matrix.play_all(cells, lambda each: progress(f"{each.name}{': not so' if each.trouble else ''}"))
+        if given.write:
+            matrix.record(results)
+        matrix.compare_frames(results, matrix.recorded())
         print(matrix.table(results))
     failed = [each for each in results if each.trouble]
     for each in failed:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pylvs.host.namespaces import inside_network
 from pylvs.lab.pause import Probe
+from tests import ledger
 from tests.interop.vrrp.observer import AH, IPV4, IPV6, Heard, Observer
 from tests.interop.vrrp.routers import Router, router
 from tests.interop.vrrp.rows import PRIORITY, SECOND_VRID, VRID, Event, Row
@@ -20,6 +21,7 @@ from tests.interop.vrrp.segment import Segment, mac, segment
 
 PATIENCE_S = 60.0  # the machine may be busy with other tests
 POLL_S, ANSWER_S = 0.05, 0.3
+KILLS = 3  # attempts to see on the wire how long the other waited
 VIRTUAL_MAC = {4: "00:00:5e:00:01", 6: "00:00:5e:00:02"}
 
 
@@ -82,7 +84,7 @@ class _Cell:
             self.a.start()
         self.settled("a", "election")
         self.until(self.b.listens, "the other listens")
-        time.sleep(self.row.down_s(PRIORITY["b"]))
+        self.goes_on("a", "once the other listens")
         self.settled("a", "once the other listens")
         self.result.spoken = self.spoken()
         if self.row.event is not None:
@@ -91,8 +93,7 @@ class _Cell:
         if not any(heard.priority == 0 for heard in self.observer.advertisements("a")):
             raise Trouble("stopped: the master did not say that it goes")
         self.back()
-        self.taken_over("killed", self.a.kill, gone="a")
-        self.not_too_soon()
+        self.killed()
         self.back()
         for each in (self.a, self.b):
             if said := each.complaints():
@@ -107,6 +108,24 @@ class _Cell:
         self.settled("b", step, gone=gone)
         self.result.steps[step] = self.first("b", begin).at - begin
 
+    def killed(self) -> None:
+        """The other takes over once it can know that the master is down, and not before.
+
+        A machine that stands still for longer than that makes the other master while the first still lives. Then the
+        wire does not show how long the other waited, and the step is repeated.
+        """
+        for _ in range(KILLS):
+            begin, since = time.monotonic(), time.time() - 2.5 * self.row.advert_s
+            self.taken_over("killed", self.a.kill, gone="a")
+            last = self.observer.advertisements("a", vrid=VRID)[-1]
+            if not any(since < each.at <= last.at for each in self.observer.advertisements("b", since, VRID)):
+                self.not_too_soon(last)
+                return
+            took = time.monotonic() - begin
+            ledger.record(f"vrrp matrix: {self.result.name}", "the other spoke before the master was killed", took)
+            self.back()
+        raise Trouble(f"killed: in each of {KILLS} attempts the other spoke before")
+
     def back(self) -> None:
         """`a` again, and what follows from that."""
         begin = time.time()
@@ -118,7 +137,7 @@ class _Cell:
                 raise Trouble(f"return: after {took:.2f} s already, in spite of preempt_delay")
             return
         self.until(self.a.listens, "it listens again")
-        time.sleep(2 * self.row.down_s(PRIORITY["a"]))
+        self.goes_on("b", "return")
         self.settled("b", "return: the other stays master")
         if self.observer.advertisements("a", begin):
             raise Trouble("return: it spoke in spite of nopreempt")
@@ -126,7 +145,7 @@ class _Cell:
         self.settled("a", "the other stopped")
         self.b.start()
         self.until(self.b.listens, "the other listens again")
-        time.sleep(self.row.down_s(PRIORITY["b"]))
+        self.goes_on("a", "the other is back")
         self.settled("a", "the other is back")
 
     def event(self) -> None:
@@ -162,6 +181,11 @@ class _Cell:
         self.until(lambda: answered(self.where.path("client"), self.row.vip), f"{step}: the client is answered")
         self.until(lambda: self.where.neighbour(self.row.vip) == expected, f"{step}: the client knows {expected}")
 
+    def goes_on(self, master: str, step: str) -> None:
+        """Wait for as many advertisements as the other's master down interval has, and one more."""
+        begin = time.time()
+        self.until(lambda: len(self.observer.advertisements(master, begin, VRID)) > 4, f"{step}: {master} goes on")
+
     def speaks(self, host: str) -> bool:
         """Whether a master's advertisements came from it of late, of every instance."""
         since = time.time() - 2.5 * self.row.advert_s
@@ -175,9 +199,11 @@ class _Cell:
             raise Trouble(f"{host} spoke too soon")
         return heard[0]
 
-    def not_too_soon(self) -> None:
-        """Nobody is taken for dead before his time: three advertisements after the last, and the skew."""
-        last = self.observer.advertisements("a", vrid=VRID)[-1]
+    def not_too_soon(self, last: Heard) -> None:
+        """Compare with the master down interval, counted from the master's last advertisement.
+
+        The other starts its timer after it has received that, so no delay of the machine can make it look early.
+        """
         took = self.first("b", last.at).at - last.at
         if took < self.row.down_s(PRIORITY["b"]) * 0.98:
             raise Trouble(f"killed: taken over after {took:.3f} s, before the master could be known to be down")
@@ -210,11 +236,14 @@ def answered(client: Path, address: str) -> bool:
 def without_numbers(heard: Heard) -> bytes:
     """A frame with zeros for IPv4's identification and checksum, and AH's sequence number and digest.
 
-    And for the hop limit of IPv6 unicast: keepalived leaves it at 64.
+    And for IPv6's flow label, which the kernel derives from a number of its own since boot, and the hop limit of IPv6
+    unicast: keepalived leaves it at 64.
     """
     frame = bytearray(heard.frame)
-    if heard.kind == IPV6 and frame[0] & 1 == 0:
-        frame[21] = 0
+    if heard.kind == IPV6:
+        frame[15:18] = bytes((frame[15] & 0xF0, 0, 0))
+        if frame[0] & 1 == 0:
+            frame[21] = 0
     if heard.kind == IPV4:
         frame[18:20] = frame[24:26] = bytes(2)
         if heard.protocol == AH:

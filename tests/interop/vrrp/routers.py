@@ -18,7 +18,7 @@ from tests.interop.keepalived import PROGRAM
 from tests.interop.vrrp.observer import AH, VRRP
 from tests.interop.vrrp.segment import Segment
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 KEEPALIVED, PYLVS = "keepalived", "pylvs"
 # What keepalived says of a packet that it does not take.
 COMPLAINTS = ("invalid", "incorrect", "bogus", "mismatch", "expected", "bad ", "sequence number", "discard", "drop")

@@ -1,48 +1,59 @@
-"""pylvs and keepalived as each other's peers: each row of the matrix once, or every cell (see `./dev interop`)."""
+"""pylvs and keepalived as each other's peers: each row of the matrix once; every cell where everything is run.
+
+A cell is a test of its own, with its own namespaces. It waits for what passes the wire, never for a time, so that it
+may run beside other tests.
+"""
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 import pytest
 
 from tests.interop import keepalived
 from tests.interop.vrrp import matrix
-from tests.interop.vrrp.cell import Result
+from tests.interop.vrrp.cell import Result, play
 from tests.interop.vrrp.routers import KEEPALIVED, PYLVS
 from tests.interop.vrrp.rows import ROWS
 
-EVERYTHING = bool(os.environ.get("PYLVS_TESTS_EVERYTHING"))
 CONTROLS = (("v2, AH", KEEPALIVED, KEEPALIVED), ("v3, IPv6, unicast", PYLVS, PYLVS))
+OTHERS = pytest.mark.nightly("each row is played once, with either program as the better router in turn")
 
 
-def cells() -> list[matrix.Cell]:
-    """Bounded: every row with either program as the better router, in turn, and pairs of one program."""
-    if EVERYTHING:
-        return matrix.every_cell()
+def cells() -> list[object]:
+    """Every cell; those of the gate are every row with either program as the better one, and pairs of one program."""
     named = {row.name: row for row in ROWS}
-    return matrix.each_row_once() + [(named[name], better, other) for name, better, other in CONTROLS]
+    bounded = matrix.each_row_once() + [(named[name], better, other) for name, better, other in CONTROLS]
+    return [
+        pytest.param(cell, id="-".join((cell[0].name, *cell[1:])), marks=() if cell in bounded else (OTHERS,))
+        for cell in matrix.every_cell()
+    ]
 
 
 @pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
-@pytest.mark.timeout(1200 if EVERYTHING else 300)
-def test_pylvs_and_keepalived_take_turns() -> None:
-    """Election, a stop, a return, a kill, and what is tracked; the table is printed."""
-    results = matrix.play_all(cells())
-    print(matrix.table(results))
-    assert {each.row.name for each in results} == {row.name for row in ROWS}
-    assert [f"{each.name}: {each.trouble}" for each in results if each.trouble] == []
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("cell", cells())
+def test_pylvs_and_keepalived_take_turns(cell: matrix.Cell, tmp_path: Path) -> None:
+    """Election, a stop, a return, a kill, and what is tracked."""
+    result = play(*cell, tmp_path / "cell")
+    matrix.compare_frames([result], matrix.recorded())
+    print(matrix.table([result]))
+    assert not result.trouble, result.trouble
+
+
+def test_there_is_a_recording_of_every_row() -> None:
+    assert set(matrix.recorded()) == {row.name for row in ROWS}
 
 
 def test_the_table_says_what_came_of_each_cell() -> None:
     well = Result(ROWS[0], PYLVS, KEEPALIVED, {"stopped": 0.65, "killed": 3.5}, spoken=b"one")
-    strange = Result(ROWS[0], KEEPALIVED, PYLVS, {"stopped": 0.7}, spoken=b"two")
-    failed = Result(ROWS[1], PYLVS, KEEPALIVED, {}, "nobody speaks\n    a: said this")
-    matrix.compare_frames([well, strange, failed])
-    assert well.trouble.startswith("its advertisement differs from keepalived's")
+    other = Result(ROWS[0], KEEPALIVED, PYLVS, {"stopped": 0.7}, spoken=b"two")
+    failed = Result(ROWS[1], PYLVS, KEEPALIVED, {}, "no router speaks\n    a: said this")
+    matrix.compare_frames([well, other, failed], {ROWS[0].name: b"two".hex()})
+    assert well.trouble.startswith("pylvs's advertisement is not as recorded")
     well.trouble = ""
-    assert matrix.table([well, strange, failed]) == (
+    assert matrix.table([well, other, failed]) == (
         "| | pylvs → keepalived | keepalived → pylvs |\n|---|---|---|\n"
         "| v2 | ✓ stopped 0.65, killed 3.50 | ✓ stopped 0.70 |\n"
-        "| v2, PASS | ✗ nobody speaks | – |\n"
+        "| v2, PASS | ✗ no router speaks | – |\n"
     )
