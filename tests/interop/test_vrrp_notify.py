@@ -135,6 +135,10 @@ class Told:
         file = self.folder / "calls"
         return sorted(file.read_text().splitlines()) if file.exists() else []
 
+    def calls_in(self, folder: Path) -> Sequence[str]:
+        """Return the calls as they would be with another folder."""
+        return sorted(line.replace(str(self.folder), str(folder)) for line in self.calls())
+
     def per_subject(self, pipe: str) -> Mapping[str, Sequence[str]]:
         """The lines of a pipe under the instance or group that they are about."""
         found = defaultdict(list)
@@ -239,8 +243,12 @@ def lower_priority_is_heard() -> None:
         out.send(FRAME + head + payload)
 
 
-def keepalived_lives(told: Told) -> None:
-    """From its start to its end, in the caller's network namespace, with each transition waited for."""
+def keepalived_lives(told: Told, wanted: Told) -> None:
+    """From its start to its end, in the caller's network namespace, with each transition waited for.
+
+    keepalived kills its scripts when it stops, and they run for as long as the machine takes. So it is stopped only
+    after all that is `wanted` before, and this returns after all that is wanted at the end.
+    """
     folder, lines = told.folder, told.lines["all"]
     file = folder / "keepalived.conf"
     file.write_text(text_of(COMMON + GONE_LATER, folder, told.port))
@@ -288,15 +296,17 @@ def keepalived_lives(told: Told) -> None:
         seen("DELETED 90", "VI_3")
         seen("FAULT 80", "VI_4", times=2)
         seen("MASTER 0", "G1", times=3)
-        time.sleep(1.0)
+        before = [line for line in wanted.calls_in(folder) if "stop" not in line.lower()]
+        until(lambda: told.calls() == before, "the scripts before the stop")
+        until(lambda: sorted(told.mails) == sorted(wanted.mails), "all mail")
         process.send_signal(signal.SIGTERM)
         process.wait(LONG_S)
         seen("STOP 0", "G1")
+        until(lambda: told.calls() == wanted.calls_in(folder), "the scripts of the stop")
     finally:
         if process.poll() is None:
             process.kill()
             process.wait()
-        time.sleep(0.5)  # its scripts and its mail outlive it
 
 
 def aide_lives(told: Told) -> None:
@@ -334,13 +344,12 @@ def aide_lives(told: Told) -> None:
 
 def test_keepalived_and_the_aide_tell_the_same(tmp_path: Path) -> None:
     with inside("notify"):
-        with outside(tmp_path / "k") as theirs:
-            keepalived_lives(theirs)
         with outside(tmp_path / "a") as ours:
             aide_lives(ours)
-    there, here = str(tmp_path / "k"), str(tmp_path / "a")
+        with outside(tmp_path / "k") as theirs:
+            keepalived_lives(theirs, ours)
     assert theirs.calls()
-    assert ours.calls() == [line.replace(there, here) for line in theirs.calls()]
+    assert ours.calls_in(theirs.folder) == theirs.calls()
     for pipe in ("all", "vrrp"):
         assert ours.per_subject(pipe) == theirs.per_subject(pipe)
     assert theirs.mails

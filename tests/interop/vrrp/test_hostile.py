@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import struct
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from tests.interop.vrrp.observer import Heard, Observer
 from tests.interop.vrrp.routers import KEEPALIVED, PATIENCE_S, PYLVS, Pylvs, Router, router
 from tests.interop.vrrp.segment import Segment, address, mac, segment
 
-EVERYTHING = bool(os.environ.get("PYLVS_TESTS_EVERYTHING"))
 HEAD = "global_defs {\n    router_id hostile\n}\n"
 INSTANCE = """\
 vrrp_instance %(name)s {
@@ -48,7 +47,7 @@ VIPS = {51: "10.66.0.100", 52: "10.66.0.101", 53: "10.66.0.102", 54: "fe80::66:1
 NAMES = {51: "V2", 52: "SEALED", 53: "V3", 54: "V6"}
 MORE = {51: PASS, 52: AH, 53: "    version 3", 54: "    version 3"}
 HIGHEST = 254  # of any advertisement here: taken, it would end the mastership
-FLOOD_S, A_SECOND = 3, 10_000
+FLOOD, A_SECOND, SPOKEN = 30_000, 10_000, 3  # frames, their rate, and the advertisements that are awaited meanwhile
 BOTH_WORDS = struct.unpack("!II", b"evobot\0\0")
 
 
@@ -191,15 +190,19 @@ def test_every_flaw_has_a_name_and_none_ends_a_mastership(
         for name, flaw in expected:
             assert len([line for line in lines(running, flaw) if f"{name}:" in line]) == 1, (name, flaw)
         # Without a flaw, each of them decides.
-        for frame in (carried(two()), carried(three()), carried6(three(54))):
-            wire(frame)
-        until(
-            running,
-            lambda: [each["state"] for each in instances(running).values()] == ["BACKUP", "MASTER", "BACKUP", "BACKUP"],
-            "right ones count",
-        )
+        until(running, lambda: lost_mastership(running, wire), "right ones count")
     finally:
         running.end()
+
+
+def lost_mastership(running: Pylvs, wire: Callable[[bytes], None]) -> bool:
+    """Whether advertisements without a flaw make a backup of each instance that they are for.
+
+    They are sent each time: a backup that receives no more of them is master again after 3.6 s.
+    """
+    for frame in (carried(two()), carried(three()), carried6(three(54))):
+        wire(frame)
+    return [each["state"] for each in instances(running).values()] == ["BACKUP", "MASTER", "BACKUP", "BACKUP"]
 
 
 @pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
@@ -212,10 +215,9 @@ def test_what_was_sealed_once_is_not_taken_twice(link: Segment, wire: Callable[[
         with Observer(link) as observer:
             other.start()
             until(running, lambda: instances(running)["SEALED"]["state"] == "BACKUP", "keepalived is the master")
-            time.sleep(3.5)
-            heard = observer.advertisements("b")
+            until(running, lambda: len(observer.advertisements("b")) >= 3, "keepalived goes on")
             other.kill()
-        assert len(heard) >= 3
+            heard = observer.advertisements("b")
         until(running, lambda: instances(running)["SEALED"]["state"] == "MASTER", "master again")
         before = instances(running)["SEALED"]["counters"]
         assert before["dropped"] == {}
@@ -257,6 +259,7 @@ def tampered(heard: Heard) -> bytes:
     return bytes(frame)
 
 
+OTHERS = pytest.mark.nightly("the three others are one of each path: refused, unknown, and believed but lower")
 BOUNDED = ("wrong password", "a VRID of nobody", "of lower priority")
 FLOODS = {
     "wrong password": carried(two(auth2=1)),
@@ -271,11 +274,14 @@ FLOODS = {
 
 
 @pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
-@pytest.mark.parametrize("kind", FLOODS if EVERYTHING else BOUNDED)
+@pytest.mark.parametrize("kind", [each if each in BOUNDED else pytest.param(each, marks=OTHERS) for each in FLOODS])
 def test_ten_thousand_a_second_change_nothing(
     kind: str, link: Segment, wire: Callable[[bytes], None], tmp_path: Path
 ) -> None:
-    """Their master goes on speaking, so keepalived stays its backup; the log does not grow."""
+    """Their master goes on speaking, so keepalived stays its backup; the log does not grow.
+
+    keepalived waits 3.6 s for an advertisement. That is the measure of how long the master may be silent.
+    """
     running = started(link, tmp_path, configuration(100, 51))
     other = router(KEEPALIVED, link, "b", tmp_path / "b")
     other.configuration.write_text(configuration(90, 51))
@@ -283,33 +289,45 @@ def test_ten_thousand_a_second_change_nothing(
         other.start()
         until(other, other.listens, "keepalived listens")
         with Observer(link) as observer:
-            sent = flood(wire, FLOODS[kind])
-            time.sleep(1)
-            spoken = [each.at for each in observer.advertisements("a")]
+            until(running, lambda: len(observer.advertisements("a")) > 1, "the master speaks")
+            with flood(wire, FLOODS[kind]) as sent:
+                before = len(observer.advertisements("a"))
+                until(running, lambda: len(observer.advertisements("a")) >= before + SPOKEN, "the master goes on")
+            before = len(observer.advertisements("a"))
+            until(running, lambda: len(observer.advertisements("a")) > before, "the master speaks after the flood")
             taken = observer.advertisements("b")
         now = instances(running)["V2"]
-        longest = max(after - before for before, after in pairwise(spoken))
-        print(f"{kind}: {sent} in {FLOOD_S} s; {dict(now['counters']['dropped'])}; {len(spoken)} advertisements sent,")
-        print(f"at most {longest:.2f} s between two of them")
-        assert sent > 1000 * FLOOD_S
+        print(f"{kind}: {sent.total()} sent; {dict(now['counters']['dropped'])}")
+        assert sent.total() >= FLOOD
         assert (now["state"], now["counters"]["became_master"]) == ("MASTER", 1)
         assert not [each for each in taken if each.priority]
-        assert longest < 3
         assert all(len(lines(running, flaw)) <= 1 for flaw in now["counters"]["dropped"])
         assert len(running.log()) < 40
         if kind in now["counters"]["dropped"]:
-            assert 0 < now["counters"]["dropped"][kind] <= sent
+            assert 0 < now["counters"]["dropped"][kind] <= sent.total()
     finally:
         other.end()
         running.end()
 
 
-def flood(wire: Callable[[bytes], None], frame: bytes) -> int:
-    """As many as A_SECOND in each of FLOOD_S seconds, as far as this machine can; how many it were."""
-    begin, sent = time.monotonic(), 0
-    while (passed := time.monotonic() - begin) < FLOOD_S:
-        for _ in range(int(passed * A_SECOND) - sent):
-            wire(frame)
-            sent += 1
-        time.sleep(0.001)
-    return sent
+@contextmanager
+def flood(wire: Callable[[bytes], None], frame: bytes) -> Iterator[Counter[bytes]]:
+    """Send at least FLOOD frames while the block lasts, A_SECOND or as many as this machine can; count them."""
+    sent: Counter[bytes] = Counter()
+    over = threading.Event()
+
+    def send() -> None:
+        begin = time.monotonic()
+        while not over.is_set() or sent.total() < FLOOD:
+            for _ in range(int((time.monotonic() - begin) * A_SECOND) - sent.total()):
+                wire(frame)
+                sent[frame] += 1
+            time.sleep(0.001)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield sent
+    finally:
+        over.set()
+        sender.join()
