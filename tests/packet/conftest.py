@@ -11,8 +11,8 @@ from tests.packet.host import Host, new_host
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Host]:
-    """One host for all tests of a file."""
-    with new_host() as made:
+    """One host for all tests of a file. Its connections stay: no test there is about their end."""
+    with new_host(expires=False) as made:
         yield made
 
 

@@ -16,14 +16,16 @@ from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from unittest import mock
 
-from pylvs.dataplane import abi, bpf, follow, kernel, libbpf, load
+from pylvs.dataplane import abi, bpf, follow, kernel, libbpf, load, maps
 from pylvs.dataplane.director import BpfDirector
+from pylvs.dataplane.libbpf import BpfObject
 from pylvs.dataplane.state import State
 from pylvs.host.namespaces import inside_network
 from pylvs.model.addresses import Address
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Busy
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from tests.packet.waiting import until
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
 TC_PASS, TC_DROP, TC_REDIRECT = 0xFFFFFFFF, 2, 7
@@ -39,6 +41,7 @@ VIP4, VIP6 = "10.77.0.100", "fd77::100"
 ROUTER4, ROUTER6 = "10.77.0.254", "fd77::fe"
 SERVERS = 8  # real servers with known MACs: 10.77.0.11 to .18, fd77::11 to ::18
 _numbers = itertools.count()
+_start_timers = load._start_timer
 
 
 def server4(number: int) -> str:
@@ -70,9 +73,10 @@ def ip(*words: str) -> None:
 class Host:
     """The namespace that the test is in, and its Director."""
 
-    def __init__(self, name: str, director: BpfDirector) -> None:
+    def __init__(self, name: str, director: BpfDirector, expiry: ExpiryTimer) -> None:
         self.name = name
         self.director = director
+        self.expiry = expiry
         self.ifindex = socket.if_nametoindex("d0")
         self._programs: dict[str, int] = {}
         self._ports = itertools.count(1024)
@@ -168,6 +172,51 @@ class Host:
         """A number of the connection table's."""
         return int(self.director.tables.pool.get(0, name))
 
+    def wait_ticks(self, count: int = 2) -> None:
+        """Return after so many ticks of the packet path's clock.
+
+        For as long as one tick, packets go by what they found of this host's addresses.
+        """
+        begin = load.clock(self.director.state)
+        until(lambda: load.clock(self.director.state) - begin & 0xFFFFFFFF >= count, "the clock of the packet path")
+
+
+class ExpiryTimer:
+    """The timer in the kernel that ends connections, which a test may stop.
+
+    Without it no pause of the machine, however long, ends a connection between two steps of a test.
+    """
+
+    def __init__(self) -> None:
+        self._start = -1  # the program that starts it
+
+    def __call__(self, opened: BpfObject) -> None:
+        """Start all timers, in place of `load._start_timer`."""
+        self.close()
+        self._start = os.dup(opened.program_fd("start_expiry"))
+        _start_timers(opened)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self._start >= 0:
+            os.close(self._start)
+            self._start = -1
+
+    def stop(self, director: BpfDirector) -> None:
+        """Stop the timer: the kernel cancels a timer when the element that holds it is written."""
+        with maps.ArrayMap.open(director.tables.path("sweepers")) as sweepers:
+            sweepers.put(0, bytes(sweepers.value_size))
+
+    def run(self, director: BpfDirector) -> None:
+        """Start the stopped timer, and stop it after it looked at each connection at least once."""
+        pool = director.tables.pool
+        begin = pool.get(0, "sweeps")
+        until(lambda: not bpf.run_program(self._start, bytes(64)).verdict, "memory for a timer")
+        try:  # the first of the two rounds may be the rest of one
+            until(lambda: pool.get(0, "sweeps") - begin & 0xFFFFFFFF >= 2, "two rounds of the expiry timer")
+        finally:
+            self.stop(director)
+
 
 @contextmanager
 def on_cpu(cpu: int) -> Iterator[None]:
@@ -211,20 +260,29 @@ def _take_down(state: State) -> None:
 
 
 @contextmanager
-def new_host(connections: int = 4096) -> Iterator[Host]:
-    """A fresh namespace with a Director whose table holds so many connections; the caller is inside until it ends."""
+def new_host(connections: int = 4096, expires: bool = True) -> Iterator[Host]:
+    """A fresh namespace with a Director whose table holds so many connections; the caller is inside until it ends.
+
+    Without `expires` no connection ends by itself.
+    """
+    expiry = ExpiryTimer()
     name = f"pylvs-pk{os.getpid()}-{next(_numbers)}"
     try:
         ip("netns", "add", name)
         with inside_network(f"/run/netns/{name}"):
             _populate()
             director = BpfDirector(State.open())
-            with mock.patch.object(kernel, "connection_limit", return_value=connections):
+            with (
+                mock.patch.object(kernel, "connection_limit", return_value=connections),
+                mock.patch.object(load, "_start_timer", expiry),
+            ):
                 director.make()
             try:
+                if not expires:
+                    expiry.stop(director)
                 with director.batch():
                     follow.request(director.reader, "d0", "generic")
-                host = Host(name, director)
+                host = Host(name, director, expiry)
                 try:
                     yield host
                 finally:
@@ -232,5 +290,6 @@ def new_host(connections: int = 4096) -> Iterator[Host]:
             finally:
                 _take_down(director.state)
     finally:
+        expiry.close()
         if os.path.exists(f"/run/netns/{name}"):  # else interrupted before
             ip("netns", "del", name)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from pylvs.dataplane import abi, load, maps
 from pylvs.dataplane.libbpf import library
@@ -12,11 +14,64 @@ from pylvs.dataplane.tables import Tables
 Change = Callable[[int], None]
 
 A_GO_S = 0.01  # far longer than the expirer works at a time
+TICKS = 0xFFFFFFFF  # the bits of a word that tell when its connection ends
+_TICK = struct.Struct("<I")
+
+
+class Entry(NamedTuple):
+    """A connection as the packet path keeps it."""
+
+    key: bytes  # its tuple
+    slot: int
+    word: int
+    change: Change  # puts another word in its place
+
+    @property
+    def client_port(self) -> int:
+        """The port of its client."""
+        at = abi.struct("tuple4" if len(self.key) == abi.struct("tuple4").size else "tuple6").offset("source_port")
+        return int.from_bytes(self.key[at : at + 2], "big")
+
+    @property
+    def expiry(self) -> int:
+        """The tick at which it ends."""
+        return self.word & TICKS
+
+    def end_at(self, tick: int) -> None:
+        """Let it end at another tick, which the expiry timer does not know of."""
+        self.change(self.word & ~TICKS | tick & TICKS)
 
 
 def words(tables: Tables, version: int) -> Iterator[tuple[bytes, int, Change]]:
     """Tuples, words, and how to put other words in their place."""
-    return _words4(tables) if version == 4 else _words6(tables)
+    for key, _, word, change in _entries4(tables) if version == 4 else _entries6(tables):
+        yield key, word, change
+
+
+def entry(tables: Tables, client_port: int) -> Entry:
+    """The only connection of a client port."""
+    (found,) = [each for each in (*_entries4(tables), *_entries6(tables)) if each.client_port == client_port]
+    return found
+
+
+def shorten(tables: Tables, seconds: float) -> None:
+    """Let each connection end so soon. None of them may be about to end."""
+    then = load.clock(tables.state) + round(seconds * load.ticks_per_second()) & TICKS
+    for each in (*_entries4(tables), *_entries6(tables)):
+        each.end_at(then)
+        look_at(tables, each.slot, then)
+
+
+def look_at(tables: Tables, slot: int, tick: int) -> None:
+    """Let the expiry timer look at a connection at that tick."""
+    with maps.MmapArray.open(tables.path("looks")) as looks:
+        _TICK.pack_into(looks.memory, slot * _TICK.size, tick & TICKS or 1)
+
+
+def looked_at(tables: Tables, slot: int) -> int:
+    """The tick at which the expiry timer looks at a connection; 0 if there is none."""
+    with maps.MmapArray.open(tables.path("looks")) as looks:
+        return int(_TICK.unpack_from(looks.memory, slot * _TICK.size)[0])
 
 
 def _taken4(tables: Tables) -> list[int]:
@@ -38,7 +93,7 @@ def entries4(tables: Tables) -> int:
     return sum(1 for entry in taken if entry)
 
 
-def _words4(tables: Tables) -> Iterator[tuple[bytes, int, Change]]:
+def _entries4(tables: Tables) -> Iterator[Entry]:
     table, codec = tables.connections4, abi.struct("place4")
     first, size = codec.fields["tuple"].offset, abi.struct("tuple4").size
     second = codec.fields["connection"].offset
@@ -49,23 +104,23 @@ def _words4(tables: Tables) -> Iterator[tuple[bytes, int, Change]]:
         def change(word: int, at: int = at) -> None:
             table.words[at] = word
 
-        yield bytes(table.memory[start + first : start + first + size]), table.words[at], change
+        yield Entry(bytes(table.memory[start + first : start + first + size]), slot, table.words[at], change)
 
 
-def _words6(tables: Tables) -> Iterator[tuple[bytes, int, Change]]:
+def _entries6(tables: Tables) -> Iterator[Entry]:
     form, table = abi.struct("connection6").view("connection.word", "connection.method", "slot"), tables.connections6
     first = load.first_slot6(tables.pool.get(0, "capacity"))
     for key, value in list(table.items()):
         own, method, number = form.unpack_from(value)
-        slot = number - first if method == abi.constant("METHOD_MASQ") else None
+        place = number - first if method == abi.constant("METHOD_MASQ") else None
 
-        def change(word: int, key: bytes = key, value: bytes = value, slot: int | None = slot) -> None:
-            if slot is None:
+        def change(word: int, key: bytes = key, value: bytes = value, place: int | None = place) -> None:
+            if place is None:
                 table.put(key, word.to_bytes(8, "little") + value[8:])
             else:
-                tables.words6.words[slot] = word
+                tables.words6.words[place] = word
 
-        yield key, own if slot is None else tables.words6.words[slot], change
+        yield Entry(key, number, own if place is None else tables.words6.words[place], change)
 
 
 def _without_slots4(magazine: bytes) -> bytes:

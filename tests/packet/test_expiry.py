@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
 
+from pylvs.dataplane import load
 from pylvs.dataplane.maps import HashMap
 from pylvs.model.destination import Method
 from pylvs.model.service import Protocol, ServiceKey
 from pylvs.model.timeouts import Timeouts
 from tests.packet.frames import CLIENT4, CLIENT6, tcp, udp
 from tests.packet.host import SENT, VIP4, VIP6, Host, new_host, server4, server6
-from tests.packet.table import entries4
+from tests.packet.table import entries4, entry, look_at, looked_at, shorten
+from tests.packet.waiting import until
 
 CAPACITY = 1024
+LONG_S = 9000  # no connection ends before a test lets it
 PORT = 8080
 KINDS = [
     (Protocol.TCP, VIP4, Method.ROUTE),
@@ -29,7 +31,7 @@ KINDS = [
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Host]:
     with new_host(connections=CAPACITY) as made:
-        made.director.set_timeouts(Timeouts(1, 1, 1))
+        made.director.set_timeouts(Timeouts(LONG_S, LONG_S, LONG_S))
         yield made
 
 
@@ -61,13 +63,20 @@ def fill(host: Host, services: list[ServiceKey], each: int, first_port: int = 10
 
 
 def await_empty(host: Host) -> None:
-    """All connections are gone within the longest timeout and a bit, by themselves."""
-    end = time.monotonic() + 8
-    while time.monotonic() < end:
-        if not any(True for _ in host.director.connections()):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{len(list(host.director.connections()))} connections are still there")
+    """Let all connections end in a second, and return after the expiry timer has ended the last one."""
+    shorten(host.director.tables, 1)
+    until(lambda: not any(True for _ in host.director.connections()), "the end of all connections")
+    pace = host.director.tables.pace
+    run = pace.get(0, "goes")  # noted at its end: the one that ended the last connection may still be under way
+    until(lambda: pace.get(0, "goes") > run, "the expiry timer")
+
+
+def prolong(host: Host, service: ServiceKey, client_port: int) -> None:
+    """A packet of this connection is forwarded."""
+    client, vip = (CLIENT4, VIP4) if service.address.version == 4 else (CLIENT6, VIP6)
+    ends = {"sport": client_port, "dport": service.port, "source": client, "target": vip}
+    frame = tcp("A", **ends) if service.protocol == Protocol.TCP else udp(**ends)
+    assert host.receive(frame)[1].verdict in (*SENT["xdp"], *SENT["tc"])
 
 
 def assert_nothing_left(host: Host, services: list[ServiceKey]) -> None:
@@ -94,40 +103,51 @@ def test_everything_that_connections_held_is_given_back_again_and_again(
 
 
 def test_a_connection_lives_as_long_as_packets_come(director_host: Host, services: list[ServiceKey]) -> None:
-    busy, idle = 30000, 30001
-    for service in services:
-        connect(director_host, service, busy)
-        connect(director_host, service, idle)
-    end = time.monotonic() + 4
-    while time.monotonic() < end:
-        for service in services:
-            client, vip = (CLIENT4, VIP4) if service.address.version == 4 else (CLIENT6, VIP6)
-            ends = {"sport": busy, "dport": service.port, "source": client, "target": vip}
-            frame = tcp("A", **ends) if service.protocol == Protocol.TCP else udp(**ends)
-            assert director_host.receive(frame)[1].verdict in (*SENT["xdp"], *SENT["tc"])
-        time.sleep(0.2)
-    assert {each.client_port for each in director_host.director.connections()} == {busy}
+    """Ten times the expiry timer looks at a connection whose end a packet has moved, beside one without packets."""
+    director, tables = director_host.director, director_host.director.tables
+    second = load.ticks_per_second()
+    idle = range(30100, 30100 + len(services))
+    for number, service in enumerate(services):
+        connect(director_host, service, 30000 + number)
+        connect(director_host, service, idle[number])
+    for port in idle:
+        entry(tables, port).end_at(load.clock(tables.state))
+        look_at(tables, entry(tables, port).slot, load.clock(tables.state))
+    for _ in range(2):
+        for number, service in enumerate(services):
+            port = 30000 + number
+            now = load.clock(tables.state)
+            entry(tables, port).end_at(now + round(LONG_S / 2 * second))
+            prolong(director_host, service, port)
+            busy = entry(tables, port)
+            assert busy.expiry - now >= LONG_S * second - 1
+            look_at(tables, busy.slot, now)
+            until(
+                lambda busy=busy: looked_at(tables, busy.slot) == busy.expiry,  # type: ignore[misc]
+                "a look at a connection",
+            )
+    until(lambda: len(list(director.connections())) == len(services), "the end of the connections without packets")
+    assert {each.client_port for each in director.connections()} == set(range(30000, 30000 + len(services)))
     await_empty(director_host)
     assert_nothing_left(director_host, services)
 
 
 def test_a_shorter_timeout_counts_from_the_next_packet_on(director_host: Host, services: list[ServiceKey]) -> None:
     director = director_host.director
-    director.set_timeouts(Timeouts(900, 120, 300))
+    connect(director_host, services[0], 31000)
+    connect(director_host, services[0], 31001)
+    director.set_timeouts(Timeouts(1, 1, 1))
     try:
-        connect(director_host, services[0], 31000)
-        connect(director_host, services[0], 31001)
-        director.set_timeouts(Timeouts(1, 1, 1))
-        frame = tcp("A", sport=31000, dport=services[0].port)
-        assert director_host.receive(frame)[1].verdict in (*SENT["xdp"], *SENT["tc"])
-        time.sleep(3)
-        (left,) = list(director.connections())
-        assert (left.client_port, left.expires_s > 890) == (31001, True)
-        assert sum(active for active, _ in director_host.counts(services[0]).values()) == 1
+        prolong(director_host, services[0], 31000)
+        until(lambda: len(list(director.connections())) == 1, "the end of one of two connections")
     finally:
-        director.set_timeouts(Timeouts(1, 1, 1))
-    director_host.receive(tcp("A", sport=31001, dport=services[0].port))
+        director.set_timeouts(Timeouts(LONG_S, LONG_S, LONG_S))
+    (left,) = list(director.connections())
+    assert left.client_port == 31001
+    assert left.expires_s > LONG_S / 2
+    assert sum(active for active, _ in director_host.counts(services[0]).values()) == 1
     await_empty(director_host)
+    assert_nothing_left(director_host, services)
 
 
 def test_connections_of_a_deleted_service_expire_as_well(director_host: Host, services: list[ServiceKey]) -> None:

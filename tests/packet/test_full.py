@@ -40,7 +40,7 @@ BY_MAC = {server_mac(number): number for number in range(1, SERVERS + 1)}
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Host]:
     """Its table is full of connections to port 1000, of clients' ports from 10000 on."""
-    with new_host(connections=CAPACITY) as made:
+    with new_host(connections=CAPACITY, expires=False) as made:
         filler = ServiceKey(Protocol.TCP, ip_address(VIP4), 1000)
         made.serve(filler, 2)
         with on_cpu(min(os.sched_getaffinity(0))):

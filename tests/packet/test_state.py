@@ -7,8 +7,8 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,12 @@ from pylvs.dataplane import libbpf, mounts
 from pylvs.dataplane.maps import ArrayMap
 from pylvs.dataplane.state import State, collect_dead_states, netns_cookie
 from pylvs.model.errors import Busy, PylvsError
+from tests.packet.waiting import until
 
 SOURCE = str(Path(__file__).resolve().parents[2] / "src")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": SOURCE}
 ARRAY = 2
+ALONE = "pylvs-alone"  # a namespace that only its own /run knows
 
 CREATE = """
 import struct
@@ -66,6 +68,18 @@ def run(way: str, name: str, script: str, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+@contextmanager
+def staying(*words: str) -> Iterator[int]:
+    """A process that these words start, and that does nothing: its number."""
+    with subprocess.Popen([*words, "sh", "-c", "echo ready; exec sleep 600"], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield process.pid
+        finally:
+            process.kill()
+
+
 @pytest.fixture
 def namespace() -> Iterator[str]:
     name = f"pylvs-st{os.getpid()}"
@@ -107,20 +121,32 @@ def test_where_process_1_can_be_entered_it_holds_the_mount(namespace: str) -> No
     assert gone == f"{made} False None [] None"
 
 
-@pytest.mark.may_be_skipped  # an operator's own tables, too, are states
-def test_without_the_right_to_mount_the_missing_capability_is_named(namespace: str) -> None:
-    if State.all():
-        pytest.skip("needs a machine without states: else nothing is mounted")
+def alone(*steps: str) -> list[str]:
+    """What shell commands print where there is no state: with a process 1 of their own, and a /run, and a namespace."""
+    begin = [
+        f"while umount -l {mounts.POINT} 2>/dev/null; do :; done",
+        "mount -t tmpfs run /run",
+        "mkdir /run/netns",
+        f"ip netns add {ALONE}",
+    ]
+    words = ["unshare", "--fork", "--kill-child", "--pid", "--mount", "--mount-proc", "sh", "-ec"]
+    done = subprocess.run(
+        [*words, "\n".join([*begin, *steps, "exit 0"])], capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+def test_without_the_right_to_mount_the_missing_capability_is_named() -> None:
     attempt = (
         "from pylvs.dataplane.state import State\n"
         "try: State.open(create=True)\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
     words = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", sys.executable, "-c", attempt]
-    inside = ["nsenter", f"--net=/run/netns/{namespace}", *words]
-    done = subprocess.run(inside, capture_output=True, text=True, env=ENVIRONMENT)
-    assert done.stdout.startswith("NotPermitted "), done.stderr
-    assert "CAP_SYS_ADMIN missing" in done.stdout
+    (told,) = alone(shlex.join(["nsenter", f"--net=/run/netns/{ALONE}", *words]))
+    assert told.startswith("NotPermitted ")
+    assert "CAP_SYS_ADMIN missing" in told
 
 
 def test_many_makers_at_once_make_one_state(namespace: str) -> None:
@@ -131,25 +157,31 @@ def test_many_makers_at_once_make_one_state(namespace: str) -> None:
         for i in range(12)
     ]  # fmt: skip
     for maker in makers:
-        _, errors = maker.communicate(timeout=60)
+        _, errors = maker.communicate(timeout=200)
         assert maker.returncode == 0, errors
     assert len({run(way, namespace, LOOK) for way in ways}) == 1
 
 
-def test_a_command_that_makes_nothing_mounts_nothing(namespace: str) -> None:
+def test_a_command_that_makes_nothing_mounts_nothing() -> None:
     script = "from pylvs.dataplane.state import State, collect_dead_states; State.open(); collect_dead_states()"
-    before = Path("/proc/self/mountinfo").read_text()
-    run("shell", namespace, script)
-    if not State.all():
-        assert Path("/proc/self/mountinfo").read_text() == before
+    told = alone(
+        "cp /proc/1/mountinfo /run/before",
+        shlex.join(command("shell", ALONE, script)),
+        "cmp /proc/1/mountinfo /run/before && echo the same",
+    )
+    assert told == ["the same"]
 
 
-def test_the_last_state_takes_the_mount_with_it(namespace: str) -> None:
-    run("ip netns exec", namespace, CREATE, "x")
-    assert any(f" {mounts.POINT} " in line for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    run("unshare", namespace, REMOVE)
-    if not State.all():
-        assert f" {mounts.POINT} " not in Path("/proc/self/mountinfo").read_text()
+def test_the_last_state_takes_the_mount_with_it() -> None:
+    mounted = f"grep -c ' {mounts.POINT} ' /proc/1/mountinfo || true"
+    told = alone(
+        mounted,
+        shlex.join(command("ip netns exec", ALONE, CREATE, "x")),
+        mounted,
+        shlex.join(command("unshare", ALONE, REMOVE)),
+        mounted,
+    )
+    assert (told[0], *told[2:]) == ("0", "1", "0")
 
 
 def test_many_first_and_last_states_at_once_do_not_take_the_mount_from_each_other() -> None:
@@ -169,24 +201,19 @@ for _ in range(40):
         )
         for _ in range(5)
     ]
-    errors = [worker.communicate(timeout=120)[1] for worker in workers]
+    errors = [worker.communicate(timeout=250)[1] for worker in workers]
     assert errors == [""] * len(workers)
 
 
 def test_a_mount_that_was_given_up_is_not_taken_for_the_one_in_use(namespace: str) -> None:
     run("shell", namespace, CREATE, "first")
-    keeper = subprocess.Popen(["unshare", "-m", "sleep", "60"])  # its copy of the mount stays
-    try:
-        time.sleep(0.2)
+    with staying("unshare", "-m") as keeper:  # its copy of the mount stays
         run("shell", namespace, REMOVE)
         run("shell", namespace, CREATE, "second")
         script = [sys.executable, "-c", f"import sys\n{LOOK}"]
-        inside = ["nsenter", f"--mount=/proc/{keeper.pid}/ns/mnt", f"--net=/run/netns/{namespace}", *script]
+        inside = ["nsenter", f"--mount=/proc/{keeper}/ns/mnt", f"--net=/run/netns/{namespace}", *script]
         done = subprocess.run(inside, capture_output=True, text=True, env=ENVIRONMENT)
         assert " True second " in done.stdout, done.stderr
-    finally:
-        keeper.kill()
-        keeper.wait()
 
 
 def test_the_state_of_a_dead_namespace_is_collected_and_no_other(namespace: str) -> None:
@@ -194,21 +221,17 @@ def test_the_state_of_a_dead_namespace_is_collected_and_no_other(namespace: str)
     subprocess.run(["ip", "netns", "add", other], check=True)
     dead = int(run("ip netns exec", other, CREATE, "dead"))
     living = int(run("ip netns exec", namespace, CREATE, "living"))
-    holder = subprocess.Popen(["nsenter", f"--net=/run/netns/{other}", "sleep", "60"])
-    try:
-        time.sleep(0.1)
+    with staying("nsenter", f"--net=/run/netns/{other}"):
         subprocess.run(["ip", "netns", "del", other], check=True)
         assert dead not in collect_dead_states(), "a process still lives in it"
         assert {dead, living} <= {state.cookie for state in State.all()}
-    finally:
-        holder.kill()
-        holder.wait()
     gone: list[int] = []
-    end = time.monotonic() + 10
-    while dead not in gone and time.monotonic() < end:  # the kernel takes namespaces down in the background
-        gone += collect_dead_states()
-        time.sleep(0.05)
-    assert dead in gone
+
+    def collected() -> bool:
+        gone.extend(collect_dead_states())
+        return dead in gone
+
+    until(collected, "the kernel, which takes namespaces down in the background")
     assert living not in gone
     cookies = {state.cookie for state in State.all()}
     assert living in cookies
@@ -224,7 +247,7 @@ state = State.open()
 with state.building() as fresh:
     fresh.set_note("half", "made")
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
     builder = subprocess.Popen(command("shell", namespace, script), stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert builder.stdout is not None
@@ -261,7 +284,7 @@ import time
 from pylvs.dataplane.state import State
 with State.open().lock():
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
     holder = subprocess.Popen(command("nested", namespace, script), stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert holder.stdout is not None

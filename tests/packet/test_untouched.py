@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from typing import Any
 
 import pytest
@@ -221,17 +220,12 @@ def test_a_new_connection_to_an_address_that_this_host_does_not_hold_passes(
     try:
         with host.director.batch():
             pass  # any edit takes a new snapshot of this host's addresses
-        wait_a_tick()
+        host.wait_ticks()
         assert host.receive(first)[1].verdict in (SENT["xdp"] + SENT["tc"])
         assert host.counts(elsewhere) == {server4(1) if bits == "32" else server6(1): (1, 0)}
     finally:
         ip("addr", "del", f"{address}/{bits}", "dev", "d0")
     with host.director.batch():
         pass
-    wait_a_tick()
+    host.wait_ticks()
     passes(host, second)
-
-
-def wait_a_tick() -> None:
-    """The packet path looks again whether an address is held with each tick of an eighth of a second."""
-    time.sleep(0.3)

@@ -70,6 +70,7 @@ def _compare(baseline: Mapping[str, float], size: packets.Size) -> list[str]:
     if suspects:
         print(f"dearer at first, measured once more: {', '.join(suspects)}", flush=True)
         for name, value in _measure(size, suspects).items():
+            print(f"{name:<16}{measured[name]:8.2f} at first, then {value:.2f}")
             measured[name] = min(measured[name], value)
     guilty = dearer(baseline, measured)
     for name, value in measured.items():

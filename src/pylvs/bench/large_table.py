@@ -31,7 +31,6 @@ _CHUNK = 1 << 16  # connections between two looks: none is half open for long
 _TRIALS = 50  # of a chunk
 _TOLD = 1 << 20
 _TITLES = 2  # lines of a listing
-_LAST_GO_S = 0.05  # in which the expirer surely notes what its last go did
 _MB = 1 << 20
 Progress = Callable[[str], None]
 
@@ -156,14 +155,21 @@ class LargeTable:
         return begin, time.monotonic()
 
     def await_empty(self, until: float, pause: Callable[[], None]) -> float:
-        """When the counts are 0, by the monotonic clock. Raises WrongPath at a time by which they are not."""
+        """When the counts are 0, by the monotonic clock. Raises WrongPath at a time by which they are not.
+
+        Returns after the expirer has noted what it did.
+        """
         while sum(self.counts()):
             if time.monotonic() > until:
                 active, inactive = self.counts()
                 raise WrongPath(f"{active} active and {inactive} inactive connections do not end")
             pause()
-        now = time.monotonic()
-        time.sleep(_LAST_GO_S)
+        now, pace = time.monotonic(), self.path.director.tables.pace
+        go = pace.get(0, "goes")  # a go is noted at its end: the one that ended the last connection may still run
+        while pace.get(0, "goes") == go:
+            if time.monotonic() > until:
+                raise WrongPath("the expirer stands still")
+            pause()
         return now
 
     # --- listing and memory ---

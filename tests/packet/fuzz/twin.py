@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import os
 import socket
-import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +10,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 from unittest import mock
 
-from pylvs.dataplane import bpf, load
-from pylvs.dataplane.libbpf import library
+from pylvs.dataplane import load
 from pylvs.dataplane.standby import Standby
 from pylvs.model.errors import PylvsError
 from pylvs.reference.director import ReferenceDirector
@@ -27,6 +22,7 @@ from pylvs.reference.path import A_FRAGMENT, SOURCE_ROUTED
 from pylvs.reference.sums import checksum, pseudo_header, total
 from tests.packet.fuzz.steps import StandBy, Step
 from tests.packet.host import (
+    HOOKS,
     MAC,
     OWN4,
     OWN6,
@@ -49,10 +45,9 @@ from tests.packet.host import (
     server6,
     server_mac,
 )
+from tests.packet.runner import Runner
 from tests.packet.table import wipe4
 
-SHORTEST = 14 + 40
-ROOM = 8192  # bytes of the longest frame that comes out
 CONNECTIONS = 1 << 16
 DESTINATIONS = 1 << 15
 MARGIN = 4096  # slots left when the tables are made anew
@@ -104,36 +99,6 @@ def the_network() -> Network:
     return Network(frozenset({_mac(MAC)}), local, hops, hop(ROUTER_MAC), hop(ROUTER_MAC))
 
 
-class Runner:
-    """One loaded program, run on frames one after the other."""
-
-    def __init__(self, program: int, context: bytes) -> None:
-        self._program = program
-        self._run = library().bpf_prog_test_run_opts
-        self._out = ctypes.create_string_buffer(ROOM)
-        self._context = ctypes.create_string_buffer(context, len(context))
-        self._is_xdp = len(context) == 24
-        self._options = bpf._TestOptions(sz=ctypes.sizeof(bpf._TestOptions), repeat=1)
-        self._options.data_out = ctypes.addressof(self._out)
-        self._options.ctx_in = ctypes.addressof(self._context)
-        self._options.ctx_size_in = len(context)
-        self._reference = ctypes.byref(self._options)
-
-    def __call__(self, frame: bytes) -> tuple[int, bytes]:
-        options = self._options
-        options.data_in = ctypes.cast(ctypes.c_char_p(frame), ctypes.c_void_p).value
-        options.data_size_in = len(frame)
-        options.data_size_out = ROOM
-        if self._is_xdp:
-            struct.pack_into("<I", self._context, 4, len(frame))
-        error = self._run(self._program, self._reference)
-        if error == -errno.EINVAL and not self._is_xdp and len(frame) < SHORTEST:
-            return TC_PASS, frame  # the kernel makes no socket buffer of less than an IP header
-        if error:
-            raise OSError(-error, os.strerror(abs(error)), f"a frame of {len(frame)} bytes")
-        return options.retval, ctypes.string_at(self._out, options.data_size_out)
-
-
 class Twin:
     """Both directors with empty tables."""
 
@@ -143,8 +108,7 @@ class Twin:
         tables.root.set(0, "settings.icmp_per_second", 0)
         self._hashes = [tables._hash(name) for name in ("connections6", "replies6", "names")]
         programs = host._programs
-        self._xdp = Runner(programs["xdp"], struct.pack("<6I", 0, 0, 0, host.ifindex, 0, 0))
-        self._tc = Runner(programs["tc"], struct.pack("<40xI148x", host.ifindex))
+        self._xdp, self._tc = (Runner(programs[hook], hook, host.ifindex) for hook in HOOKS)
         self.word = Standby()
         self._peer = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         self._peer.bind(("d1", 0))

@@ -1,0 +1,68 @@
+"""Ctrl-C at a program that is in the middle of its work."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from pylvs.bench.site import PREFIX
+
+PATIENCE_S = 200
+
+
+class Interrupted(NamedTuple):
+    """How a program ended."""
+
+    status: int
+    errors: str  # what it printed on standard error after the signal
+    before: set[str]  # its namespaces when the signal came
+    after: set[str]
+
+
+def namespaces_of(process: int) -> set[str]:
+    """The namespaces that a bench made: others may measure meanwhile."""
+    return {path.name for path in Path("/run/netns").glob(f"{PREFIX}{process}-*")}
+
+
+def interrupted_at(marker: str, command: Sequence[str]) -> Interrupted:
+    """Send SIGINT as soon as the program has printed the marker on its standard error, which is a terminal."""
+    terminal, its_end = pty.openpty()
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=its_end,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - background jobs ignore it
+    )
+    try:
+        os.close(its_end)
+        printed = b""
+        while marker.encode() not in printed:
+            printed += _read(terminal) or _fail(f"{marker!r} was never printed: {printed.decode()}")
+        before = namespaces_of(running.pid)
+        running.send_signal(signal.SIGINT)
+        rest = printed.partition(marker.encode())[2]
+        while more := _read(terminal):
+            rest += more
+        status = running.wait(PATIENCE_S)
+    finally:
+        running.kill()
+        running.wait()
+        os.close(terminal)
+    return Interrupted(status, rest.partition(b"\n")[2].decode(), before, namespaces_of(running.pid))
+
+
+def _read(terminal: int) -> bytes:
+    """What the program printed meanwhile; nothing once it has ended."""
+    with suppress(OSError):  # EIO: nobody holds the other end
+        return os.read(terminal, 4096)
+    return b""
+
+
+def _fail(text: str) -> bytes:
+    raise AssertionError(text)
