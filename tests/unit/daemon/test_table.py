@@ -11,6 +11,7 @@ import pytest
 from pylvs.daemon.table.known import Outdated, Plan, Table, Wish
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import ServiceRow
+from pylvs.model.errors import Busy
 from pylvs.model.probe_marks import FIRST
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
 from pylvs.model.timeouts import Timeouts
@@ -170,6 +171,35 @@ def test_what_is_refused_is_told_stops_nothing_else_and_is_tried_again(director:
     carry_out(table, better)
     assert director.service(WEB).destinations[0].destination == server(1)
     assert director.reads == 1
+
+
+def test_a_refused_removal_of_a_service_is_tried_again(
+    director: Watched, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, web = frozenset({WEB, DNS}), row(WEB)
+    carry_out(table, Wish([web, row(DNS)], both))
+
+    def refused(_: ServiceKey) -> None:
+        raise Busy("not now")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(director, "delete_service", refused)
+        for _ in range(2):
+            assert told(carry_out(table, Wish([web], both))) == ["UDP 192.0.2.1:53: removed"]
+    assert told(carry_out(table, Wish([web], both))) == ["UDP 192.0.2.1:53: removed"]
+    assert {each.service.key for each in director.services()} == {WEB}
+    assert not carry_out(table, Wish([web], both))
+
+
+def test_a_service_in_the_place_of_another_leaves_nothing_of_that_one(director: Watched, table: Table) -> None:
+    """Also where the daemon may remove as many services as before, as after a reload that was not completed."""
+    ours, web = frozenset({WEB, DNS, MARK}), row(WEB)
+    carry_out(table, Wish([web, row(DNS)], ours))
+    assert told(carry_out(table, Wish([web, row(MARK)], ours))) == [
+        "FWM 7: added, scheduler wlc",
+        "UDP 192.0.2.1:53: removed",
+    ]
+    assert {each.service.key for each in director.services()} == {WEB, MARK}
 
 
 def test_edits_come_in_slices(director: Watched, table: Table) -> None:

@@ -75,7 +75,8 @@ class Table:
         self._edition = 0  # that `_seen` is of
         self._right: dict[int, WantedRow] = {}  # rows that the table has, by their identity
         self._failed: set[ServiceKey] = set()  # whose edits were refused since the last plan
-        self._shape: tuple[Collection[ServiceKey], bool, int] | None = None  # of the last wish that came true
+        self._keys: set[ServiceKey] = set()  # of the last wish that came true
+        self._shape: tuple[Collection[ServiceKey], bool, int] | None = None  # of that wish
 
     def rows(self) -> list[ServiceRow]:
         """The table as it is, with its counts. Raises PylvsError, OSError."""
@@ -91,14 +92,15 @@ class Table:
             self._seen, self._edition = image_of(self.director.services() if edition else ()), edition
         assert self._seen is not None
         self._failed = set()
-        same = self._shape == _shape(wish)  # no service came or went
-        rows = [row for row in wish.rows if id(row) not in self._right] if same else wish.rows
+        rows = [row for row in wish.rows if id(row) not in self._right]
+        # As many rows as before, and none of another key: no service came or went.
+        same = self._shape == _shape(wish) and all(row.service.key in self._keys for row in rows)
         if same:
             todo = reconcile.edits(self._seen, rows)
         else:
             # Services of checks are a daemon's, whether or not this one knows of the one that left them.
             ours = {*wish.ours, *(key for key in self._seen if is_probe_mark(key.mark))}
-            todo = reconcile.edits(self._seen, rows, ours, wish.exclusive)
+            todo = reconcile.edits(self._seen, wish.rows, ours, wish.exclusive)
         restored: frozenset[Edit] = frozenset()
         if foreign and before is not None:
             restored = frozenset(todo).difference(reconcile.edits(before, wish.rows, wish.ours, wish.exclusive))
@@ -146,7 +148,10 @@ class Table:
     def came_true(self, wish: Wish) -> None:
         """The plan for this wish was carried out, but for the edits that were refused."""
         self._right = {id(row): row for row in wish.rows if row.service.key not in self._failed}
-        self._shape = _shape(wish)
+        self._keys = {row.service.key for row in wish.rows}
+        # A service whose removal was refused has no row: only a plan of the whole table removes it.
+        whole = len(self._keys) == len(wish.rows) and self._failed <= self._keys
+        self._shape = _shape(wish) if whole else None
 
     def _check(self) -> None:
         """Within the batch: the table is still that of the plan. Raises Outdated."""
@@ -159,5 +164,5 @@ class Table:
 
 
 def _shape(wish: Wish) -> tuple[Collection[ServiceKey], bool, int]:
-    """What stays the same as long as no service comes or goes."""
+    """What stays the same as long as no service comes or goes, unless one takes the place of another."""
     return wish.ours, wish.exclusive, len(wish.rows)
