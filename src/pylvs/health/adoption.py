@@ -37,8 +37,9 @@ def adopt_service(service: ServiceState, row: ServiceRow) -> None:
     service.prepare()
     sorry_server = service.wanted.sorry_server
     serving = sorry_server is not None and sorry_server.key in found and sorry_server.key not in service.servers
-    if serving and sorry_server is not None and found[sorry_server.key].weight:
-        service.has_quorum = False
+    served = serving and sorry_server is not None and found[sorry_server.key].weight > 0
+    if served and any(server.links for server in service.servers.values()):
+        service.has_quorum = False  # until the first result of a check
     else:
-        service.has_quorum = service.quorum.after(True, service.weight_up)
+        service.has_quorum = service.quorum.after(not served, service.weight_up)
     service.changed()

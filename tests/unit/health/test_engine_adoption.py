@@ -76,6 +76,14 @@ def test_a_sorry_server_that_serves_serves_on() -> None:
         assert stage.table() == {1: 1, 2: 1}
 
 
+def test_a_sorry_server_ends_where_no_check_would_ever_end_it() -> None:
+    with Stage(service(unchecked(1, weight=2), quorum=2, sorry=99)) as stage:
+        stage.engine.adopt([found(vip(), (1, 2), (99, 1))])
+        assert stage.table() == {1: 2}
+        stage.start(60)
+        assert stage.names() == ["quorum_gained"]
+
+
 def test_a_quorum_within_its_hysteresis_is_as_the_table_has_it() -> None:
     servers = [server(number, pace=LATE) for number in (1, 2, 3)]
     with Stage(service(*servers, quorum=3, hysteresis=1, sorry=99, sorry_server_inhibit=True)) as stage:
