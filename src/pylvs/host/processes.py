@@ -43,6 +43,7 @@ class Ended:
     signal: int = 0
     timed_out: bool = False
     trouble: str = ""
+    unable: bool = False  # the trouble is this machine's, which has no process for it; the script is not to blame
     output: str = ""  # its beginning
     lost_bytes: int = 0  # of the output, beyond that
     seconds: float = 0.0  # of one that timed out, the time that it was given
@@ -141,7 +142,7 @@ class Processes:
             await runner.send(request)
             return await future
         except OSError as error:
-            return Ended(None, trouble=f"cannot be started: {error.strerror or error}")
+            return Ended(None, trouble=f"cannot be started: {error.strerror or error}", unable=True)
         except asyncio.CancelledError:
             if self._runner is not None:
                 self._runner.send_soon({"kill": number})
@@ -163,7 +164,7 @@ class Processes:
     def _bereft(self) -> None:
         for future in self._waiting.values():
             if not future.done():
-                future.set_result(Ended(None, trouble="the process that runs scripts has ended"))
+                future.set_result(Ended(None, trouble="the process that runs scripts has ended", unable=True))
 
 
 class _Channel:

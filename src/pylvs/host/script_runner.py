@@ -49,6 +49,7 @@ class Running:
     kept: bytearray = field(default_factory=bytearray)
     lost: int = 0
     trouble: bytearray = field(default_factory=bytearray)
+    unable: bool = False  # to make a process
     status: int | None = None  # as waitpid gives it
     victims: list[Process] = field(default_factory=list)
     stage: str = "runs"  # then "asked", "killed"
@@ -118,6 +119,7 @@ class Runner:
             "signal": os.WTERMSIG(status) if signalled and status is not None else 0,
             "timed_out": each.timed_out,
             "trouble": each.trouble.decode(errors="replace"),
+            "unable": each.unable,
             "output": each.kept.decode(errors="replace"),
             "lost": each.lost,
             "seconds": each.timeout_s if each.timed_out else round(time.monotonic() - each.started, 6),
@@ -139,6 +141,7 @@ class Runner:
                 os.close(descriptor)
             failed = Running(request["id"], 0, time.monotonic(), 0.0, 0.0, None, None)
             failed.trouble += f"cannot be started: {error.strerror}".encode()
+            failed.unable = True
             self._answer(failed)
             return
         if pid == 0:

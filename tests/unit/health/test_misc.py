@@ -40,6 +40,11 @@ def test_any_other_end_is_down_and_brings_no_weight(end: Ended) -> None:
     assert found.reason == str(end)
 
 
+def test_a_machine_without_a_process_for_it_learns_nothing_of_the_server() -> None:
+    end = Ended(None, trouble="the process that runs scripts has ended", unable=True)
+    assert outcome(end, True) == Outcome(False, "the process that runs scripts has ended", inconclusive=True)
+
+
 def asked(check: MiscCheck, times: int = 1, processes: Processes | None = None) -> list[Outcome]:
     """The outcomes of a check's probe, asked so often."""
 

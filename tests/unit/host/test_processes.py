@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ from typing import TypeVar
 
 import pytest
 
-from pylvs.host import process_tree
+from pylvs.host import process_tree, script_runner
 from pylvs.host.processes import Ended, Processes
 from pylvs.model.scripts import Script
 
@@ -147,6 +149,20 @@ def test_what_cannot_be_started_says_why(tmp_path: Path) -> None:
     assert ended(str(plain)).trouble.endswith("Permission denied")
     assert "no-such-user" in ended("/bin/true", user="no-such-user").trouble
     assert ended("/bin/true", "a\0b").status is None
+
+
+def test_a_machine_that_makes_no_more_processes_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    ours, its = socket.socketpair()
+    with ours, its:
+        monkeypatch.setattr(os, "fork", refused)
+        script_runner.Runner(its)._start({"id": 7})
+        answer = json.loads(ours.recv(4096))
+    assert answer["trouble"] == "cannot be started: Resource temporarily unavailable"
+    assert answer["unable"] is True
+    assert answer["status"] is None
 
 
 def test_a_script_without_its_first_line_is_the_shells(tmp_path: Path) -> None:
@@ -303,7 +319,7 @@ def test_many_that_fail_at_once_all_end_and_no_more_run_than_may(tmp_path: Path)
 
 
 def test_a_killed_runner_is_replaced(tmp_path: Path) -> None:
-    async def within(processes: Processes) -> tuple[str, int | None]:
+    async def within(processes: Processes) -> tuple[str, bool, int | None]:
         pids = tmp_path / "pids"
         code = f"echo $PPID >{pids}.new; mv {pids}.new {pids}; sleep 600"
         task = asyncio.create_task(processes.run(Script(("/bin/sh", "-c", code)), 600))
@@ -311,9 +327,9 @@ def test_a_killed_runner_is_replaced(tmp_path: Path) -> None:
             await asyncio.sleep(0.01)
         os.kill(int(pids.read_text()), signal.SIGKILL)
         first = await task
-        return first.trouble, (await processes.run(Script(("/bin/true",)), LONG_S)).status
+        return first.trouble, first.unable, (await processes.run(Script(("/bin/true",)), LONG_S)).status
 
-    assert run(within) == ("the process that runs scripts has ended", 0)
+    assert run(within) == ("the process that runs scripts has ended", True, 0)
 
 
 def test_a_stopped_tree_is_whole(tmp_path: Path) -> None:

@@ -30,8 +30,11 @@ def probe(check: MiscCheck, context: Context) -> Probe:
 def outcome(ended: Ended, dynamic: bool) -> Outcome:
     """What an end means: with `dynamic` the statuses 2 to 255 are weights, which hold for as long as they are said.
 
-    Every other end, a timeout too, leaves the weight as configured.
+    Every other end, a timeout too, leaves the weight as configured. A machine that has no process for the program, or
+    whose process that runs programs was killed, learns nothing of the real server.
     """
+    if ended.unable:
+        return Outcome(False, str(ended), inconclusive=True)
     status = None if ended.timed_out else ended.status
     if dynamic and status is not None and status >= _LOWEST_DYNAMIC:
         weight = status - _LOWEST_DYNAMIC
