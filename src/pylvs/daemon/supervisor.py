@@ -192,7 +192,10 @@ class Supervisor:
         while (await self.keeper.settle()).trouble and time.monotonic() < deadline:
             await asyncio.sleep(RETRY_S)
         if self.keeper.last.complete:
-            await self._own.after({})
+            try:
+                await self._own.after({})
+            except PylvsError as error:  # the end goes on: the next daemon finds them gone
+                self._log.error(str(error))
 
     # --- reload ---
 

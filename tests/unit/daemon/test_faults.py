@@ -266,6 +266,25 @@ def test_a_disk_that_fills_up_while_the_table_is_edited_ends_nothing(
     assert "no space left" in said.getvalue()
 
 
+def test_a_disk_that_is_full_at_the_end_does_not_break_off_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch, said: io.StringIO
+) -> None:
+    def full(*_: object) -> None:
+        raise PylvsError("no space left")
+
+    restored: list[StateDirectory] = []
+    monkeypatch.setattr(world, "restore", restored.append)
+
+    async def scenario() -> None:
+        async with world.daemon():
+            monkeypatch.setattr(kept, "keep_own", full)
+
+    run(scenario())
+    assert restored
+    assert world.servers() == set()
+    assert "no space left" in said.getvalue()
+
+
 def test_work_that_the_machine_refuses_begins_again_and_is_no_bug(said: io.StringIO) -> None:
     tries: list[int] = []
 
