@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
@@ -16,6 +17,7 @@ from pylvs.reference.outcome import Outcome, Verdict
 from pylvs.reference.packet import HEADER_BYTES, ICMP, ICMP6, parse
 from pylvs.reference.sums import checksum
 from pylvs.reference.tables import FTP
+from tests import ledger
 from tests.conformance.routes import OneRouteDirector
 from tests.conformance.script import Guest, line
 from tests.packet.fuzz.shrink import told
@@ -293,13 +295,20 @@ def _tables(director: OneRouteDirector, made: dict[str, Any]) -> str:
 
 def compare(guest: Guest, examples: Sequence[Sequence[Wired]], report: Report) -> None:
     """Play all in one guest, and shorten what differs."""
-    for steps, made in zip(examples, guest.play([scripted(steps) for steps in examples]), strict=True):
+    begin = time.monotonic()
+    played = guest.play([scripted(steps) for steps in examples])
+    took = time.monotonic() - begin
+    for steps, made in zip(examples, played, strict=True):
         report.scenarios += 1
         report.packets += sum(len(step) if isinstance(step, tuple) else isinstance(step, bytes) for step in steps)
         found = difference(steps, made)
         # On a busy machine a frame may come after its step was over: what is no accident happens again and again.
         for _ in range(AGAIN):
-            found = found and difference(steps, guest.play([scripted(steps)])[0])
+            if found is None:
+                break
+            first, begin = found[1], time.monotonic()
+            found = difference(steps, guest.play([scripted(steps)])[0])
+            ledger.record(f"conformance, scenario {report.scenarios}", first, took, time.monotonic() - begin)
         if found is not None:
             print(f"a difference {found[1]}\nlooking for the shortest sequence that shows it", flush=True)
             report.differences.append(_shortened(guest, list(steps), found))

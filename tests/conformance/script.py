@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from pylvs.ipvsadm.main import run as ipvsadm
 from pylvs.model.addresses import endpoint
 from pylvs.model.destination import Destination, Method, TunnelFlag, TunnelKind
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from tests import ledger
 from tests.packet.fuzz.steps import (
     AddServer,
     AddService,
@@ -29,7 +31,7 @@ from tests.packet.fuzz.steps import (
     SetTimeouts,
 )
 
-__all__ = ["Guest", "NoGuest", "ipvsadm", "line"]
+__all__ = ["Guest", "NoGuest", "in_guest", "ipvsadm", "line"]
 ORACLE = Path(__file__).parents[1] / "oracle"
 UML = Path(__file__).parents[1] / "oracle_support" / "uml"
 ATTEMPTS = 4  # user-mode Linux now and then dies on a busy machine
@@ -120,6 +122,49 @@ def _run(words: Sequence[Path | str], folder: str, environment: dict[str, str]) 
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
+def in_guest(script: Path, given: Any, modules: Sequence[Path] = (), timeout_s: int = 800) -> Any:
+    """Run a script in user-mode Linux with IPVS: it reads one file of JSON and writes another. Raises NoGuest.
+
+    A guest that died is booted again, and the ledger has a line for each.
+    """
+    said, before_s = "", 0.0
+    for attempt in range(ATTEMPTS):
+        begin = time.monotonic()
+        # The guest has a /tmp of its own: what it runs must lie elsewhere, wherever this clone is.
+        with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="pylvs-guest.") as folder:
+            for module in (script, *modules):
+                shutil.copy(module, folder)
+            asked, made = Path(folder, "given.json"), Path(folder, "made.json")
+            asked.write_text(json.dumps(given))
+            done = _run(
+                [ORACLE / "run", "/usr/bin/python3", Path(folder, script.name), asked, made],
+                folder,
+                {
+                    "PYLVS_PYTHON": sys.executable,
+                    "PATH": f"{UML}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                    "ORACLE_TIMEOUT": str(timeout_s),
+                    "HOME": os.environ.get("HOME", "/"),
+                },
+            )
+            took_s = time.monotonic() - begin
+            if attempt:
+                ledger.record(_test(script), f"user-mode Linux died: {_last_line(said)}", before_s, took_s)
+            if not done.returncode and made.exists():
+                return json.loads(made.read_text())
+        said, before_s = (done.stdout + done.stderr)[-2000:], took_s
+    raise NoGuest(f"the guest with the real IPVS did not finish in {ATTEMPTS} attempts:\n{said}")
+
+
+def _test(script: Path) -> str:
+    """Return the name of the running test, or of the script where no test runs."""
+    return os.environ.get("PYTEST_CURRENT_TEST", str(script.relative_to(Path(__file__).parents[2]))).split(" (")[0]
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["without a word"])[-1]
+
+
 class Guest:
     """User-mode Linux with IPVS, booted for each call."""
 
@@ -129,28 +174,8 @@ class Guest:
 
     def play(self, examples: Sequence[Sequence[list[Any]]]) -> list[dict[str, Any]]:
         """What the real IPVS makes of these. Raises NoGuest."""
-        said = ""
-        for _ in range(ATTEMPTS):
-            self.boots += 1
-            with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="pylvs-conformance.") as folder:
-                # The guest has a /tmp of its own: what it runs must lie elsewhere, wherever this clone is.
-                for module in [*ORACLE.glob("*.py"), Path(__file__).with_name("guest.py")]:
-                    shutil.copy(module, folder)
-                given, made = Path(folder, "examples.json"), Path(folder, "made.json")
-                given.write_text(json.dumps(examples))
-                done = _run(
-                    [ORACLE / "run", "/usr/bin/python3", Path(folder, "guest.py"), given, made],
-                    folder,
-                    {
-                        "PYLVS_PYTHON": sys.executable,
-                        "PATH": f"{UML}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                        "PYTHONDONTWRITEBYTECODE": "1",
-                        "ORACLE_TIMEOUT": str(self.timeout_s),
-                        "HOME": os.environ.get("HOME", "/"),
-                    },
-                )
-                if not done.returncode and made.exists():
-                    found: list[dict[str, Any]] = json.loads(made.read_text())
-                    return found
-                said = (done.stdout + done.stderr)[-2000:]
-        raise NoGuest(f"the guest with the real IPVS did not finish:\n{said}")
+        self.boots += 1
+        found: list[dict[str, Any]] = in_guest(
+            Path(__file__).with_name("guest.py"), examples, [*ORACLE.glob("*.py")], self.timeout_s
+        )
+        return found

@@ -7,11 +7,7 @@ its checks find what the plan says; keepalived plays it in user-mode Linux with 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,10 +24,11 @@ from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, Ser
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.model.checks import Check, MiscCheck, TcpCheck
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
-from tests.conformance.script import ATTEMPTS, ORACLE, UML
+from tests.conformance.script import in_guest
 from tests.interop import keepalived
 from tests.unit.health.clock import FakeTimeLoop
 
+SCRIPT = Path(__file__).with_name("keepalived_in_guest.py")
 SEED = Path(__file__).parents[1] / "lab/seeds/keepalived/keepalived.conf"
 SETTLED_S = 120  # of fake time after each step
 WEIGHT_0 = 2  # the exit status of a dynamic script that means so
@@ -335,43 +332,12 @@ def guests(plan: Plan, expected: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"addresses": list(plan.addresses), "steps": steps}
 
 
-def play_in_guest(plans: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the real keepalived makes of the plans, all at once."""
-    said = ""
-    for _ in range(ATTEMPTS):
-        # The guest has a /tmp of its own: what it runs must lie elsewhere.
-        with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="pylvs-keepalived.") as folder:
-            script, given, made = (Path(folder, name) for name in ("guest.py", "given.json", "made.json"))
-            shutil.copy(Path(__file__).with_name("keepalived_in_guest.py"), script)
-            given.write_text(json.dumps(plans))
-            done = subprocess.run(
-                [ORACLE / "run", "/usr/bin/python3", script, given, made],
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                stdin=subprocess.DEVNULL,
-                env={
-                    "PYLVS_PYTHON": sys.executable,
-                    "PATH": f"{UML}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                    "PYTHONDONTWRITEBYTECODE": "1",
-                    "ORACLE_TIMEOUT": "800",
-                    "HOME": os.environ.get("HOME", "/"),
-                },
-            )
-            if not done.returncode and made.exists():
-                found: list[dict[str, Any]] = json.loads(made.read_text())
-                return found
-            said = (done.stdout + done.stderr)[-2000:]
-    raise AssertionError(f"the guest with the real IPVS did not finish:\n{said}")
-
-
-@pytest.mark.may_be_skipped
 @pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
 @pytest.mark.skipif(not shutil.which("linux.uml"), reason="needs Debian's user-mode-linux")
 @pytest.mark.timeout(900)
 def test_the_tables_and_the_scripts_told_are_keepalived_s() -> None:
     ours = {name: Ours().play(plan) for name, plan in PLANS.items()}
-    theirs = play_in_guest([guests(plan, ours[name]) for name, plan in PLANS.items()])
+    theirs = in_guest(SCRIPT, [guests(plan, ours[name]) for name, plan in PLANS.items()])
     for (name, expected), found in zip(ours.items(), theirs, strict=True):
         steps = enumerate(zip(PLANS[name].steps, expected, found["seen"], strict=True), 1)
         for number, (step, one, other) in steps:
