@@ -207,11 +207,15 @@ class ExpiryTimer:
         with maps.ArrayMap.open(director.tables.path("sweepers")) as sweepers:
             sweepers.put(0, bytes(sweepers.value_size))
 
+    def start(self) -> None:
+        """Start the stopped timer."""
+        until(lambda: not bpf.run_program(self._start, bytes(64)).verdict, "memory for a timer")
+
     def run(self, director: BpfDirector) -> None:
         """Start the stopped timer, and stop it after it looked at each connection at least once."""
         pool = director.tables.pool
         begin = pool.get(0, "sweeps")
-        until(lambda: not bpf.run_program(self._start, bytes(64)).verdict, "memory for a timer")
+        self.start()
         try:  # the first of the two rounds may be the rest of one
             until(lambda: pool.get(0, "sweeps") - begin & 0xFFFFFFFF >= 2, "two rounds of the expiry timer")
         finally:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from pylvs.dataplane import abi, load, maps
@@ -13,7 +13,6 @@ from pylvs.dataplane.tables import Tables
 
 Change = Callable[[int], None]
 
-A_GO_S = 0.01  # far longer than the expirer works at a time
 TICKS = 0xFFFFFFFF  # the bits of a word that tell when its connection ends
 _TICK = struct.Struct("<I")
 
@@ -33,6 +32,12 @@ class Entry(NamedTuple):
         return int.from_bytes(self.key[at : at + 2], "big")
 
     @property
+    def is_template(self) -> bool:
+        """Whether it is one of persistence."""
+        at = abi.struct("tuple4" if len(self.key) == abi.struct("tuple4").size else "tuple6").offset("kind")
+        return self.key[at] != abi.constant("TUPLE_CONNECTION")
+
+    @property
     def expiry(self) -> int:
         """The tick at which it ends."""
         return self.word & TICKS
@@ -40,6 +45,10 @@ class Entry(NamedTuple):
     def end_at(self, tick: int) -> None:
         """Let it end at another tick, which the expiry timer does not know of."""
         self.change(self.word & ~TICKS | tick & TICKS)
+
+
+def _entries(tables: Tables) -> list[Entry]:
+    return [*_entries4(tables), *_entries6(tables)]
 
 
 def words(tables: Tables, version: int) -> Iterator[tuple[bytes, int, Change]]:
@@ -50,14 +59,14 @@ def words(tables: Tables, version: int) -> Iterator[tuple[bytes, int, Change]]:
 
 def entry(tables: Tables, client_port: int) -> Entry:
     """The only connection of a client port."""
-    (found,) = [each for each in (*_entries4(tables), *_entries6(tables)) if each.client_port == client_port]
+    (found,) = [each for each in _entries(tables) if each.client_port == client_port]
     return found
 
 
 def shorten(tables: Tables, seconds: float) -> None:
     """Let each connection end so soon. None of them may be about to end."""
     then = load.clock(tables.state) + round(seconds * load.ticks_per_second()) & TICKS
-    for each in (*_entries4(tables), *_entries6(tables)):
+    for each in _entries(tables):
         each.end_at(then)
         look_at(tables, each.slot, then)
 
@@ -72,6 +81,23 @@ def looked_at(tables: Tables, slot: int) -> int:
     """The tick at which the expiry timer looks at a connection; 0 if there is none."""
     with maps.MmapArray.open(tables.path("looks")) as looks:
         return int(_TICK.unpack_from(looks.memory, slot * _TICK.size)[0])
+
+
+@contextmanager
+def only_templates(tables: Tables) -> Iterator[None]:
+    """Within this, the expiry timer looks at templates alone. It is stopped before and after."""
+    with maps.MmapArray.open(tables.path("looks")) as looks:
+        hidden = []
+        for each in _entries(tables):
+            if not each.is_template:
+                at = each.slot * _TICK.size
+                hidden.append((at, bytes(looks.memory[at : at + _TICK.size])))
+                looks.memory[at : at + _TICK.size] = bytes(_TICK.size)
+        try:
+            yield
+        finally:
+            for at, tick in hidden:
+                looks.memory[at : at + _TICK.size] = tick
 
 
 def _taken4(tables: Tables) -> list[int]:
@@ -130,11 +156,13 @@ def _without_slots4(magazine: bytes) -> bytes:
 
 
 def wipe4(tables: Tables) -> None:
-    """No IPv4 connection is there any more, and no slot was ever used; credits that CPUs keep stay theirs."""
+    """No IPv4 connection is there any more, and no slot was ever used; credits that CPUs keep stay theirs.
+
+    The expiry timer is stopped.
+    """
     first = load.first_slot6(tables.pool.get(0, "capacity"))
     with maps.MmapArray.open(tables.path("looks")) as looks:
         looks.memory[: 4 * first] = bytes(4 * first)
-    time.sleep(A_GO_S)  # the expirer, which may have been at work, looks at none of them any more
     taken = len(_taken4(tables))
     for name in "connections4", "index4", "marks4":
         with maps.MmapArray.open(tables.path(name)) as table:

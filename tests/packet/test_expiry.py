@@ -103,7 +103,7 @@ def test_everything_that_connections_held_is_given_back_again_and_again(
 
 
 def test_a_connection_lives_as_long_as_packets_come(director_host: Host, services: list[ServiceKey]) -> None:
-    """Ten times the expiry timer looks at a connection whose end a packet has moved, beside one without packets."""
+    """Twice the expiry timer looks at connections whose end a packet has moved, beside some without packets."""
     director, tables = director_host.director, director_host.director.tables
     second = load.ticks_per_second()
     idle = range(30100, 30100 + len(services))
@@ -114,18 +114,19 @@ def test_a_connection_lives_as_long_as_packets_come(director_host: Host, service
         entry(tables, port).end_at(load.clock(tables.state))
         look_at(tables, entry(tables, port).slot, load.clock(tables.state))
     for _ in range(2):
+        busy = []
         for number, service in enumerate(services):
             port = 30000 + number
             now = load.clock(tables.state)
             entry(tables, port).end_at(now + round(LONG_S / 2 * second))
             prolong(director_host, service, port)
-            busy = entry(tables, port)
-            assert busy.expiry - now >= LONG_S * second - 1
-            look_at(tables, busy.slot, now)
-            until(
-                lambda busy=busy: looked_at(tables, busy.slot) == busy.expiry,  # type: ignore[misc]
-                "a look at a connection",
-            )
+            busy.append(entry(tables, port))
+            assert busy[-1].expiry - now >= LONG_S * second - 1
+            look_at(tables, busy[-1].slot, now)
+        until(
+            lambda busy=busy: all(looked_at(tables, each.slot) == each.expiry for each in busy),  # type: ignore[misc]
+            "a look at each connection",
+        )
     until(lambda: len(list(director.connections())) == len(services), "the end of the connections without packets")
     assert {each.client_port for each in director.connections()} == set(range(30000, 30000 + len(services)))
     await_empty(director_host)
@@ -148,6 +149,22 @@ def test_a_shorter_timeout_counts_from_the_next_packet_on(director_host: Host, s
     assert sum(active for active, _ in director_host.counts(services[0]).values()) == 1
     await_empty(director_host)
     assert_nothing_left(director_host, services)
+
+
+def test_without_the_timer_connections_stay_until_it_runs(director_host: Host, services: list[ServiceKey]) -> None:
+    """What other tests rely on that stop it."""
+    director, expiry = director_host.director, director_host.expiry
+    fill(director_host, services, 5, 32000)
+    expiry.stop(director)
+    try:
+        shorten(director.tables, 0)
+        director_host.wait_ticks(12)  # three rounds of the timer's
+        assert len(list(director.connections())) == 5 * len(services)
+        expiry.run(director)
+        assert_nothing_left(director_host, services)
+        assert not list(director.connections())
+    finally:
+        expiry.start()
 
 
 def test_connections_of_a_deleted_service_expire_as_well(director_host: Host, services: list[ServiceKey]) -> None:

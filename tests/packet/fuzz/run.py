@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -16,7 +15,7 @@ from tests.packet.fuzz.shrink import shortest, told
 from tests.packet.fuzz.site import sites
 from tests.packet.fuzz.steps import Edit, Step
 from tests.packet.fuzz.traffic import Traffic
-from tests.packet.fuzz.twin import TooSlow, Twin, new_twin, play
+from tests.packet.fuzz.twin import Twin, new_twin, play
 
 FRAMES = 1000  # of an example
 EXAMPLES = 100  # until the tables are made anew
@@ -68,10 +67,7 @@ def _run_examples(twin: Twin, examples: int, seed: int, result: Result) -> None:
         if result.difference or result.frames >= enough or twin.worn_out:
             return
         steps: list[Step] = [*tables, *Traffic(tables, traffic, roles=True).steps(FRAMES)]
-        try:
-            found = play(twin, hook, steps)
-        except TooSlow:
-            return  # not counted
+        found = play(twin, hook, steps)
         result.frames += FRAMES
         if found is not None:
             print(
@@ -86,13 +82,9 @@ def _run_examples(twin: Twin, examples: int, seed: int, result: Result) -> None:
 
 def _explained(twin: Twin, hook: str, steps: list[Step], found: tuple[int, str]) -> str:
     def differs_at(fewer: Sequence[Step]) -> int | None:
-        with suppress(TooSlow):
-            outcome = play(twin, hook, fewer)
-            return None if outcome is None else outcome[0]
-        return None
+        outcome = play(twin, hook, fewer)
+        return None if outcome is None else outcome[0]
 
     few = shortest(steps, differs_at)
-    again = None
-    with suppress(TooSlow):
-        again = play(twin, hook, few)
+    again = play(twin, hook, few)
     return f"at {hook}, after\n{told(few)}\n{(again or found)[1]}"
