@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -18,8 +16,8 @@ from scapy.packet import Packet, Raw
 from pylvs.model.service import Protocol
 from tests.packet.frames import CLIENT4, CLIENT6, build, ether
 from tests.packet.host import DROPPED, PASSED, SENT, VIP4, VIP6, Host, key, server_mac
+from tests.packet.wire import Wire, wire
 
-ETH_P_ALL = 3
 SERVICES = {4: key(53, Protocol.UDP), 6: key(53, Protocol.UDP, VIP6)}
 
 
@@ -30,24 +28,10 @@ def host(director_host: Host) -> Host:
     return director_host
 
 
-@contextmanager
-def wire() -> Iterator[socket.socket]:
-    """The far end of the link, where clones arrive."""
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as heard:
-        heard.bind(("d1", 0))
-        heard.settimeout(0.2)
-        yield heard
-
-
-def sent_to_server(heard: socket.socket) -> list[Any]:
-    found: list[Any] = []
-    while True:
-        try:
-            frame = Ether(heard.recv(65535))
-        except TimeoutError:
-            return found
-        if frame.dst == server_mac(1):
-            found.append(frame.payload)
+def sent_to_server(link: Wire) -> list[Any]:
+    """Clones that left for the real server."""
+    frames = [Ether(frame) for frame in link.came()]
+    return [frame.payload for frame in frames if frame.dst == server_mac(1)]
 
 
 def pieces(family: int, sport: int, size: int, step: int) -> list[bytes]:
@@ -78,16 +62,16 @@ def test_a_packet_leaves_when_all_its_fragments_are_there_and_counts_as_one(
     if order == "last first":
         frames.reverse()
     before, connections = packets_in(host, family), len(list(host.director.connections()))
-    with wire() as heard:
+    with wire() as link:
         for frame in frames[:-1]:
             done = host.run(frame, "tc")
             assert done.verdict == DROPPED["tc"]
-        assert sent_to_server(heard) == []
+        assert sent_to_server(link) == []
         assert packets_in(host, family) == before
         assert len(list(host.director.connections())) == connections
         assert host.run(frames[0], "tc").verdict == DROPPED["tc"], "a repetition changes nothing"
         host.run(frames[-1], "tc")
-        left = sent_to_server(heard)
+        left = sent_to_server(link)
     assert len(list(host.director.connections())) == connections + 1
     packets, octets = packets_in(host, family)
     assert (packets - before[0], octets - before[1]) == (1, 3000 + 8 + (20 if family == 4 else 40))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from ipaddress import ip_address
 
 import pytest
@@ -18,11 +16,10 @@ from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
 from tests.packet import frames
 from tests.packet.host import HOOKS, OWN4, OWN6, PASSED, VIP4, VIP6, Host, ip, server4, server6, server_mac
+from tests.packet.wire import Wire, wire
 
 OWN, VIP = {4: OWN4, 6: OWN6}, {4: VIP4, 6: VIP6}
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
-PATIENCE_S = 60
-ANY_PROTOCOL = 3  # ETH_P_ALL
 
 
 def probe_service(
@@ -35,15 +32,6 @@ def probe_service(
     address = ip_address(server4(server) if family == 4 else server6(server))
     host.director.add_destination(key, Destination(DestinationKey(address, 0), method))
     return key, mark
-
-
-@contextmanager
-def wire() -> Iterator[socket.socket]:
-    """The other end of the link."""
-    with closing(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ANY_PROTOCOL))) as found:
-        found.bind(("d1", 0))
-        found.settimeout(0.2)
-        yield found
 
 
 def ask(family: int, port: int, mark: int, kind: int = socket.SOCK_STREAM, source_port: int = 0) -> socket.socket:
@@ -59,16 +47,9 @@ def ask(family: int, port: int, mark: int, kind: int = socket.SOCK_STREAM, sourc
     return made
 
 
-def heard(wire: socket.socket, port: int) -> str:
-    """The link address that the next packet to this port goes to; "" if none comes."""
-    deadline = time.monotonic() + PATIENCE_S
-    silent = 0
-    while time.monotonic() < deadline and silent < 5:
-        try:
-            frame = wire.recv(2000)
-        except TimeoutError:
-            silent += 1
-            continue
+def heard(link: Wire, port: int) -> str:
+    """The link address that the first packet to this port went to; "" if there was none."""
+    for frame in link.came():
         if struct.pack(">H", port) in (frame[36:38], frame[56:58], frame[96:98]):
             return frame[:6].hex(":")
     return ""

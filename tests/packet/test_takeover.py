@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.dataplane import abi, attach, takeover
+from pylvs.dataplane import abi, attach, btf, layout, takeover
 from tests.packet.frames import tcp
 from tests.packet.host import Host, key, new_host
 
+INPUT_ONLY, FIN, EVENTS = 2, 1, 16  # in bpf/states.h: a direction, an event, and the number of events
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 LIST = "from pylvs.ipvsadm.main import main; sys.argv[:] = ['ipvsadm', '-Ln']; sys.exit(main())"
 EDIT = "from pylvs.ipvsadm.main import main; sys.argv[:] = ['ipvsadm', '-A', '-u', '10.77.0.100:53']; sys.exit(main())"
@@ -23,12 +24,22 @@ DOWN = "from pylvs.cli.main import main; sys.argv[:] = ['pylvs', 'down']; sys.ex
 
 @pytest.fixture
 def other_build(tmp_path: Path) -> Path:
-    """The objects of a build whose bytes differ, and nothing else."""
-    shutil.copytree(abi.OBJECTS, tmp_path / "objects")
-    with open(tmp_path / "objects" / "director.bpf.o", "ab") as file:
-        file.write(b"another build")
-    change(tmp_path / "objects", digest="0123456789abcdef")
-    return tmp_path / "objects"
+    """The objects of a build whose program differs: with it, a FIN puts an established connection into LAST_ACK."""
+    objects = tmp_path / "objects"
+    shutil.copytree(abi.OBJECTS, objects)
+    path = objects / "director.bpf.o"
+    content = bytearray(path.read_bytes())
+    elf = btf.Elf(bytes(content))
+    constants = elf.section(".rodata")
+    assert constants is not None
+    assert content.count(constants.data) == 1
+    at = content.index(constants.data) + elf.symbols(".rodata")["next_states"][0]
+    at += (INPUT_ONLY * EVENTS + FIN) * abi.constant("STATES") + abi.constant("STATE_ESTABLISHED")
+    assert content[at] == abi.constant("STATE_FIN_WAIT")
+    content[at] = abi.constant("STATE_LAST_ACK")
+    path.write_bytes(content)
+    layout.write(objects)
+    return objects
 
 
 def change(objects: Path, **fields: str) -> None:
@@ -48,14 +59,29 @@ def as_build(objects: Path, script: str, version: str = "") -> subprocess.Comple
     )
 
 
+def digest(objects: Path) -> str:
+    """Of the program that a build brings."""
+    return str(json.loads((objects / "abi.json").read_text())["objects"]["director"]["digest"])
+
+
+def state_after_fin(host: Host, sport: int) -> str:
+    """The state of an established connection after a FIN, by the program that runs."""
+    host.forwarded(tcp("FA", sport=sport, dport=80), "tc")
+    (state,) = [each.state for each in host.director.connections() if each.client_port == sport]
+    return state
+
+
 def programs(host: Host) -> list[int]:
     return [number for each in attach.attached(host.director.state) for number in (each.ingress, each.xdp)]
 
 
 def test_another_build_takes_over_under_a_live_connection(other_build: Path) -> None:
-    with new_host() as host:
+    with new_host(expires=False) as host:
         host.serve(key(80), 2)
-        first = host.forwarded(tcp(sport=4000, dport=80))
+        for sport in 3999, 4000, 4001:
+            host.forwarded(tcp(sport=sport, dport=80))
+        servers = {sport: host.forwarded(tcp("A", sport=sport, dport=80))[:6] for sport in (3999, 4000, 4001)}
+        assert state_after_fin(host, 3999) == "FIN_WAIT"
         before = programs(host)
         assert as_build(other_build, LIST).returncode == 0
         assert programs(host) == before, "looking changes nothing"
@@ -63,11 +89,13 @@ def test_another_build_takes_over_under_a_live_connection(other_build: Path) -> 
         assert (done.returncode, done.stderr) == (0, "")
         running = takeover.running(host.director.state)
         assert running is not None
-        assert running.digest == "0123456789abcdef"
+        assert running.digest == digest(other_build) != takeover.ours().digest
         assert not set(programs(host)) & (set(before) - {0})
         host.open_programs()
-        assert host.forwarded(tcp("A", sport=4000, dport=80))[:6] == first[:6]
-        assert sum(1 for _ in host.director.connections()) == 1
+        for sport, server in servers.items():
+            assert host.forwarded(tcp("A", sport=sport, dport=80))[:6] == server
+        assert state_after_fin(host, 4000) == "LAST_ACK", "the other program decides, about connections made before"
+        assert sorted(each.client_port for each in host.director.connections()) == sorted(servers)
 
 
 def test_an_older_one_edits_and_leaves_the_newer_program(other_build: Path) -> None:

@@ -1,0 +1,61 @@
+"""The far end of a host's link, and all that came there."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from tests.packet.host import MAC, OWN4, on_cpu
+from tests.packet.waiting import PATIENCE_S
+
+_ETH_P_ALL = 3
+_SENTINEL = bytes.fromhex("020000000000" + MAC.replace(":", "") + "88b5")  # an ethertype for experiments
+
+
+class Wire:
+    """Frames that left by d0, in order."""
+
+    def __init__(self, near: socket.socket, far: socket.socket, loopback: socket.socket) -> None:
+        self._near = near
+        self._far = far
+        self._loopback = loopback
+        self._number = 0
+
+    def came(self) -> list[bytes]:
+        """What has left since the last call, nothing of it still on its way.
+
+        A frame of our own is sent behind it. One CPU does all of this, so no queue of the kernel's is overtaken.
+        """
+        self._loopback.sendto(b"", self._loopback.getsockname())
+        self._loopback.recv(1)
+        self._number += 1
+        last = _SENTINEL + struct.pack(">I", self._number).ljust(46, b"\0")
+        self._near.send(last)
+        found: list[bytes] = []
+        while True:
+            frame, (_, _, kind, *_) = self._far.recvfrom(65535)
+            if frame == last:
+                return found
+            if kind != socket.PACKET_OUTGOING:
+                found.append(frame)
+
+
+@contextmanager
+def wire() -> Iterator[Wire]:
+    """The wire of this namespace's d0; meanwhile this thread stays on one CPU."""
+    with ExitStack() as closing:
+        closing.enter_context(on_cpu(min(os.sched_getaffinity(0))))
+        near, far = (
+            closing.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol)))
+            for protocol in (0, _ETH_P_ALL)
+        )
+        loopback = closing.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        near.bind(("d0", 0))
+        far.bind(("d1", 0))
+        loopback.bind((OWN4, 0))
+        for end in near, far, loopback:
+            end.settimeout(PATIENCE_S)
+        yield Wire(near, far, loopback)
