@@ -121,6 +121,8 @@ class Assembly:
         held = server.health_weight()
         links, server.links = server.links, []
         server.service, server.wanted = service.name, wanted
+        if not same_destination:  # the new configured weight holds until a check speaks
+            server.held_weight = None
         for check in wanted.checks:
             key = _shared_key(check, wanted)
             link = next((link for link in links if link.state.check == check and link.state.shared_key == key), None)

@@ -102,6 +102,17 @@ def test_a_weight_that_a_check_set_holds_until_that_check_speaks() -> None:
         assert stage.names() == ["quorum_gained", "weight_changed 1"]
 
 
+def test_a_weight_that_was_found_does_not_come_back_after_a_check_spoke() -> None:
+    first, second = (MiscCheck(script=Script((name,)), dynamic=True, pace=LATE) for name in ("load", "other"))
+    with Stage(service(server(1, first, weight=10))) as stage:
+        stage.engine.adopt([found(vip(), (1, 3))])
+        stage.say(first, Outcome(True, "weight 5", 5))
+        stage.start(15)
+        assert stage.table() == {1: 5}
+        stage.replace(service(server(1, second, weight=20)))
+        assert stage.table() == {1: 20}
+
+
 def test_what_the_operator_said_is_no_sign_of_health() -> None:
     with Stage(service(*(server(number, pace=LATE, inhibit_on_failure=True) for number in (1, 2, 3)))) as stage:
         said = {
