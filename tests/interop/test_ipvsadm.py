@@ -1,8 +1,8 @@
 """The installed `ipvsadm`, on the real tables, beside recordings of the real one: every byte and exit status.
 
-The same cases are replayed on a table in memory by `tests/unit/ipvsadm`, all of them, in seconds. Here a process is
-started for every command, so a whole run takes minutes: the families that are about words alone are left out unless
-PYLVS_TESTS_EVERYTHING is set.
+`tests/unit/ipvsadm` replays the same cases on a table in memory, all of them, in seconds. Here they meet the real
+tables and the programs as they are installed. Families that are only about how arguments are read, which both would
+repeat, run in `./dev test-all`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,17 @@ from pathlib import Path
 import pytest
 
 import pylvs
+from tests.oracle_support.command_server import command_server
 from tests.processes import tools_first
 
 CASES = Path(__file__).parents[1] / "oracle" / "cli"
 FAMILIES = {path.stem for path in (CASES / "cases").glob("*.txt")}
-WORDS_ALONE = {"addresses", "help", "matrix", "names", "parsing", "tunnels"}
-CHOSEN = FAMILIES if os.environ.get("PYLVS_TESTS_EVERYTHING") else FAMILIES - WORDS_ALONE
+_READ = "about how arguments are read: tests/unit/ipvsadm replays every case of it in memory"
+WORDS_ALONE = dict.fromkeys(("addresses", "help", "matrix", "names", "parsing", "tunnels"), _READ)
+WORDS_ALONE["daemons"] = "no synchronisation daemon starts: tests/unit/ipvsadm replays the refusals in memory"
+# Families that start a process for each command: what they are about is the start (the locale, the three programs'
+# files and their pipes), and so is the ordinary user's.
+STARTED = {"environment", "wrappers"}
 ORDINARY_USER = "privileges"  # the family that runs the command as one
 
 # Cases that differ, and why. Each must differ: one that no longer does is taken off the list.
@@ -68,11 +73,11 @@ def open_command() -> Iterator[Path]:
         yield command
 
 
-def check(family: str, command: Path) -> None:
+def check(family: str, command: Path, commands: dict[str, str] | None = None) -> None:
     """Compare one family, and hold what differs against the list."""
     done = subprocess.run(
         [sys.executable, CASES / "compare", "--command", command, family],
-        env=os.environ | {"PATH": tools_first(), "PYTHONDONTWRITEBYTECODE": "1"},
+        env=os.environ | {"PATH": tools_first(), "PYTHONDONTWRITEBYTECODE": "1"} | (commands or {}),
         capture_output=True,
         text=True,
     )
@@ -82,16 +87,30 @@ def check(family: str, command: Path) -> None:
 
 
 def test_the_lists_name_families() -> None:
-    assert FAMILIES > WORDS_ALONE
+    assert WORDS_ALONE.keys() < FAMILIES
+    assert FAMILIES > STARTED
     assert DIFFERENT.keys() <= FAMILIES
 
 
+@pytest.fixture(scope="module")
+def commands() -> Iterator[dict[str, str]]:
+    """The environment in which `ipvsadm` runs without an interpreter's start of its own."""
+    with command_server() as environment:
+        yield environment
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("family", sorted(CHOSEN - {ORDINARY_USER}))
-def test_ipvsadm_does_what_the_real_one_did(family: str) -> None:
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=[pytest.mark.nightly(WORDS_ALONE[family])] if family in WORDS_ALONE else [])
+        for family in sorted(FAMILIES - {ORDINARY_USER})
+    ],
+)
+def test_ipvsadm_does_what_the_real_one_did(family: str, request: pytest.FixtureRequest) -> None:
     found = shutil.which("ipvsadm", path=tools_first())
     assert found
-    check(family, Path(found))
+    check(family, Path(found), {} if family in STARTED else request.getfixturevalue("commands"))
 
 
 def test_an_ordinary_user_is_told_what_the_real_one_tells(open_command: Path) -> None:
