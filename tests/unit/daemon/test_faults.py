@@ -25,11 +25,10 @@ from pylvs.daemon.background import Background
 from pylvs.daemon.loader import load_elsewhere
 from pylvs.daemon.options import Options
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.via_vip import ViaVip
 from pylvs.model.director import ServiceRow
 from pylvs.model.errors import PylvsError, Unsupported
-from tests.unit.daemon.daemons import OTHER, World, address, run, server, service, until
+from tests.unit.daemon.daemons import OTHER, World, run, server, service, until
 
 
 @pytest.fixture
@@ -217,53 +216,6 @@ def test_a_follower_who_went_is_forgotten_though_nothing_happens(world: World, m
             await until(lambda: not daemon.news._followers)
 
     run(scenario())
-
-
-def test_a_full_disk_refuses_a_reload_and_is_no_bug(
-    world: World, monkeypatch: pytest.MonkeyPatch, said: io.StringIO
-) -> None:
-    def full(*_: object) -> None:
-        raise PylvsError("no space left")
-
-    async def scenario() -> None:
-        async with world.daemon() as daemon:
-            monkeypatch.setattr(kept, "keep_own", full)
-            world.write(service(server(3)))
-            answered, told = await asyncio.to_thread(Client(world.state).ask, "POST", "/v1/reload")
-            assert (answered, told) == (409, {"error": "no space left"})
-            await daemon._reload_by_signal()
-            assert daemon.reloads == {"refused": 2}
-            assert world.servers() == {str(address(1)), str(address(2))}
-            monkeypatch.undo()
-            assert (await daemon.reload()).settled is not None
-            assert world.servers() == {str(address(3))}
-
-    run(scenario())
-    assert said.getvalue().count("not reloaded: no space left") == 2
-
-
-def test_a_disk_that_fills_up_while_the_table_is_edited_ends_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch, said: io.StringIO
-) -> None:
-    kept_before: list[int] = []
-    keep_own = kept.keep_own
-
-    def full_after_the_first(*arguments: Any) -> None:
-        if kept_before:
-            raise PylvsError("no space left")
-        kept_before.append(1)
-        keep_own(*arguments)
-
-    monkeypatch.setattr(kept, "keep_own", full_after_the_first)
-
-    async def scenario() -> None:
-        async with world.daemon() as daemon:
-            assert isinstance(daemon, Supervisor)
-            assert world.servers() == {str(address(1)), str(address(2))}
-            monkeypatch.undo()
-
-    run(scenario())
-    assert "no space left" in said.getvalue()
 
 
 def test_a_disk_that_is_full_at_the_end_does_not_break_off_the_end(

@@ -1,0 +1,103 @@
+"""A daemon whose disk is full, in a mount namespace of its own: `python -m tests.interop.full_disk SCENARIO FOLDER`.
+
+The state directory is on a tmpfs of a few pages, which is filled to its last byte, so that the kernel says ENOSPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from pylvs.daemon import kept
+from pylvs.daemon.api.client import Client
+from pylvs.host import logs
+from tests.unit.daemon.daemons import World, address, run, server, service
+
+NO_SPACE = "services.json: No space left on device: what must survive a crash is not kept"
+_SIZE = 64 * 1024
+
+
+class Disk:
+    """A small one, mounted on this folder as long as this process's mount namespace lives."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        words = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE},mode=0700", "tmpfs", str(folder)]
+        subprocess.run(words, check=True)
+        self.folder = folder
+        self._filler = folder / "filler"
+
+    def fill(self) -> None:
+        """Until nothing more can be written."""
+        with open(self._filler, "ab", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(512))
+
+    def empty(self) -> None:
+        """Everything can be written again."""
+        self._filler.unlink()
+
+
+async def reloading(world: World, disk: Disk, said: io.StringIO) -> None:
+    """A reload is refused, whoever asks for it, and nothing is changed; with room it is done."""
+    async with world.daemon() as daemon:
+        before = (world.state / "services.json").read_bytes()
+        disk.fill()
+        world.write(service(server(3)))
+        status, told = await asyncio.to_thread(Client(world.state).ask, "POST", "/v1/reload")
+        assert status == 409, told
+        assert told["error"].endswith(NO_SPACE), told
+        await daemon._reload_by_signal()
+        assert daemon.reloads == {"refused": 2}
+        assert world.servers() == {str(address(1)), str(address(2))}
+        assert f"not reloaded: {told['error']}" in said.getvalue()
+        assert (world.state / "services.json").read_bytes() == before
+        disk.empty()
+        assert (await daemon.reload()).settled is not None
+        assert world.servers() == {str(address(3))}
+
+
+async def editing(world: World, disk: Disk, said: io.StringIO) -> None:
+    """A disk that fills up while the table is edited for the first time ends nothing."""
+    keep_own = kept.keep_own
+    kept_before: list[int] = []
+
+    def full_after_the_first(*arguments: Any) -> None:
+        if kept_before:
+            disk.fill()
+        kept_before.append(1)
+        keep_own(*arguments)
+
+    with mock.patch.object(kept, "keep_own", full_after_the_first):
+        async with world.daemon():
+            assert world.servers() == {str(address(1)), str(address(2))}
+            assert len(kept_before) > 1
+            disk.empty()
+    assert NO_SPACE in said.getvalue()
+
+
+SCENARIOS: dict[str, Callable[[World, Disk, io.StringIO], Awaitable[None]]] = {
+    each.__name__: each for each in (reloading, editing)
+}
+
+
+def main(scenario: str, folder: Path) -> None:
+    """Raises what is not as it should be."""
+    said = io.StringIO()
+    logs.set_up("text", said, {})
+    disk = Disk(folder / "disk")
+    try:
+        run(SCENARIOS[scenario](World(disk.folder / "state"), disk, said))
+    finally:
+        print(said.getvalue())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,21 @@
+"""The daemon on a disk that is full: nothing ends, nothing is half done, and the operator is told why."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.interop.full_disk import SCENARIOS
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_full_disk_is_no_bug(scenario: str, tmp_path: Path, repository: Path) -> None:
+    command = ["unshare", "--mount", "--propagation", "private", sys.executable]
+    command += ["-W", "error", "-m", "tests.interop.full_disk", scenario, str(tmp_path)]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "this is a bug" not in done.stdout
+    assert done.stderr == ""
