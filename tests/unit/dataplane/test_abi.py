@@ -8,7 +8,6 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,23 +17,7 @@ from pylvs.dataplane.abi import Abi
 from pylvs.dataplane.libbpf import BpfObject
 from pylvs.dataplane.maps import MmapArray, PerCpuArray
 from pylvs.model.errors import Unsupported
-
-
-def calls_of(work: Callable[[], object]) -> int:
-    """How many functions of Python or C are called."""
-    count = 0
-
-    def called(_: object, event: str, __: object) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(called)
-    try:
-        work()
-    finally:
-        sys.setprofile(before)
-    return count
+from tests.unit.calls import calls_of
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -118,11 +119,27 @@ def test_what_a_page_lacks_is_named(check: LoadCheck, text: bytes, words: str) -
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"node_load1 ", b'node_cpu_seconds_total{cpu="0",mode="idle"} ']))
 def test_no_page_makes_a_traceback(noise: bytes, begin: bytes) -> None:
+    """There is a reason on one line, or the load that is the page's one number, or times that add up."""
     for check in (LOAD1, BUSY):
-        try:
-            reading(begin + noise, check, None)
-        except Unreadable:
-            continue
+        found = told(begin + noise, check)
+        if isinstance(found, str):
+            assert found.strip()
+            assert "\n" not in found
+        elif isinstance(found, CpuTimes):
+            assert check is BUSY
+            assert found.total.keys() == found.idle.keys()
+            assert all(0 <= found.idle[cpu] <= found.total[cpu] < math.inf for cpu in found.total)
+        else:
+            assert found == float(begin + noise)
+            assert 0 <= found < math.inf
+
+
+def told(page: bytes, check: LoadCheck) -> float | CpuTimes | str:
+    """What is read, or why it is not."""
+    try:
+        return reading(page, check, None)
+    except Unreadable as unreadable:
+        return str(unreadable)
 
 
 @pytest.mark.parametrize("metric", ["", "two words", "a{", "# comment", "9lives", 'a{b="c"} 1\nd'])
