@@ -13,7 +13,11 @@ def _leaks_are_found_where_they_were_made() -> Iterator[None]:
     """Collect garbage after each module.
 
     Tasks, coroutines and sockets that nobody ended warn when they are collected, and here a warning is a failure.
-    Without this it would be a failure of whichever test runs when the collector happens to.
+    Without this it would be a failure of whichever test runs when the collector happens to. A daemon's start freezes
+    what there is and lets the collector run more rarely: that is undone.
     """
+    thresholds = gc.get_threshold()
     yield
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
     gc.collect()

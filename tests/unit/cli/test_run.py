@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE_S
+
 PYLVS = [sys.executable, "-c", "from pylvs.cli.main import main; main()"]
 ONE_FINDING = """
 virtual_server 192.0.2.1 80 {
@@ -25,7 +27,7 @@ virtual_server 192.0.2.1 80 {
 
 def run(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [*PYLVS, "run", "--state-dir", str(tmp_path / "state"), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=4 * PATIENCE_S)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,7 @@ def test_somebody_who_may_not_is_told_so(tmp_path: Path) -> None:
         "os.setresuid(*[65534] * 3); m.main()"
     )
     command = [sys.executable, "-c", code, "run", "-f", os.devnull, "--state-dir", str(closed / "state")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=4 * PATIENCE_S)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"pylvs: {tmp_path}")
     assert "Operation not permitted; run as root" in done.stderr

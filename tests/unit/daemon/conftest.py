@@ -15,9 +15,17 @@ from tests.waiting import PATIENCE_S
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process of virtual routers is given up after seconds; here the machine may be slower than that."""
-    for name in ("router_link.PATIENCE_S", "virtual_routers.START_S", "virtual_routers.STATUS_S"):
-        monkeypatch.setattr(f"pylvs.daemon.{name}", PATIENCE_S)
+    """What the daemon gives others a few seconds for: here the machine may be slower than that."""
+    for name in (
+        "daemon.router_link.PATIENCE_S",
+        "daemon.virtual_routers.START_S",
+        "daemon.virtual_routers.STATUS_S",
+        "host.fifo_readers.FINISH_S",
+        "host.fifos.FINISH_S",
+        "host.in_turn.FINISH_S",
+        "host.mail.FINISH_S",
+    ):
+        monkeypatch.setattr(f"pylvs.{name}", PATIENCE_S)
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,7 @@ from pylvs.host.smtp import Refused, deliver
 from pylvs.model.service import ServiceKey
 from pylvs.model.wanted import Configuration, GlobalSettings, Mail, WantedService
 from tests.unit.daemon.test_notify import down, gained, lost, server_key, service, up
+from tests.unit.health.servers import Loop, closed, lapse
 
 LONG_S = 60.0
 MAIL = Mail(("a@example.com", "Bee <b@example.com>"), "lvs@example.com", "127.0.0.1", 0, "here", LONG_S)
@@ -191,15 +192,24 @@ def test_a_server_that_talks_nonsense_is_left_with_a_reason(talk: Talk, words: s
     asyncio.run(main())
 
 
+async def hanging(_: Mailbox, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Says nothing for as long as anybody waits."""
+    for _turn in range(20):  # the other side is connected, and waits for the greeting
+        await asyncio.sleep(0)
+    lapse(LONG_S)
+    await reader.read()
+
+
 def test_a_server_that_says_nothing_is_left_in_time() -> None:
     async def main() -> None:
-        async with mail_server(saying(hold=True)) as box:
-            with pytest.raises(Refused, match=r"after the greeting: no answer in 0\.2 s"):
-                await deliver(b"x", replace(MAIL, port=box.port, connect_timeout_s=0.2))
-        with pytest.raises(Refused, match="refused"):
-            await deliver(b"x", replace(MAIL, port=box.port))
+        async with mail_server(hanging) as box:
+            with pytest.raises(Refused, match=r"after the greeting: no answer in 60 s"):
+                await deliver(b"x", replace(MAIL, port=box.port))
+        with closed() as target, pytest.raises(Refused, match="refused"):
+            await deliver(b"x", replace(MAIL, port=target.port))
 
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
 
 
 def sending(mail: Mail, *services: WantedService) -> Alerts:

@@ -16,6 +16,7 @@ from pylvs.model.service import ServiceKey
 from pylvs.model.vrrp import Fifo, VrrpConfiguration, VrrpSettings
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedService
 from tests.unit.daemon.test_notify import down, gained, lost, service, up
+from tests.waiting import until_async
 
 
 @pytest.mark.parametrize(
@@ -73,13 +74,13 @@ def test_the_shared_pipes_reader_runs_once_and_the_pipe_stays_for_the_routers(tm
     async def main(routers: bool) -> None:
         fifos = Fifos()
         fifos.configure(configuration(*paths, reader), routers=routers)
-        while not routers and not ran.exists():
-            await asyncio.sleep(0.01)
+        if not routers:
+            await until_async(ran.exists)
         await fifos.finish()
 
     asyncio.run(main(routers=True))
     assert paths[0].is_fifo()
     assert not ran.exists()
     paths[0].unlink()
-    asyncio.run(asyncio.wait_for(main(routers=False), 60))
+    asyncio.run(main(routers=False))
     assert not paths[0].exists()

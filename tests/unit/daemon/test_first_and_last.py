@@ -51,7 +51,7 @@ def test_what_never_began_has_no_end(tmp_path: Path) -> None:
 def test_one_that_hangs_is_ended(tmp_path: Path) -> None:
     begin = time.monotonic()
     run(GlobalSettings(startup_script=Script(("/bin/sleep", "600")), startup_script_timeout_s=0.2))
-    assert time.monotonic() - begin < 300
+    assert time.monotonic() - begin < 600  # for which it would run
 
 
 @pytest.mark.parametrize(("more", "timeout_s"), [("", 10.0), ("startup_script_timeout 7\n", 7.0)])

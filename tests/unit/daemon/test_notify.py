@@ -19,9 +19,9 @@ from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.scripts import Script
 from pylvs.model.service import Protocol, ServiceKey
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
+from tests.waiting import until_async
 
 KEY = ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80)
-LONG_S = 60
 
 
 def server_key(number: int) -> DestinationKey:
@@ -106,11 +106,6 @@ class Told:
     def lines(self) -> list[str]:
         return self.file.read_text().split()
 
-    async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(LONG_S):
-            while not holds():
-                await asyncio.sleep(0.01)
-
 
 def play(folder: Path, scenario: Callable[[Told], Awaitable[None]]) -> list[str]:
     """What was told in the end."""
@@ -143,7 +138,7 @@ def test_one_servers_scripts_run_in_order_and_no_other_waits_for_them(tmp_path: 
         told.notifier.configure(wanted(told, slow, told.says("quick")))
         for event in (down(1), up(1), down(2)):
             told.notifier.heard(event)
-        await told.until(lambda: "quick>" in told.lines())
+        await until_async(lambda: "quick>" in told.lines())
         assert "<up" not in told.lines()
         gate.touch()
 
@@ -170,7 +165,7 @@ def test_of_too_many_that_wait_the_latest_are_run(tmp_path: Path, monkeypatch: p
     async def scenario(told: Told) -> None:
         told.notifier.configure(wanted(told, told.says("down", f"until [ -e {gate} ]; do sleep 0.02; done")))
         told.notifier.heard(down(1))
-        await told.until(lambda: "<down" in told.lines())
+        await until_async(lambda: "<down" in told.lines())
         for event in (up(1), down(1), up(1), down(1), up(1)):
             told.notifier.heard(event)
         gate.touch()
@@ -184,18 +179,20 @@ def test_the_last_words_of_what_was_removed_are_those_of_its_time(tmp_path: Path
         told.notifier.configure(wanted(told, told.says("new")))
         told.notifier.heard(down(1, ending=True))
         told.notifier.heard(down(2, ending=True))
-        await told.until(lambda: "other>" in told.lines())
+        await until_async(lambda: "other>" in told.lines())
         told.notifier.heard(down(1))
 
     assert {line for line in play(tmp_path, scenario) if line.startswith("<")} == {"<old", "<other", "<new"}
 
 
 def test_a_script_that_hangs_is_ended_and_the_next_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(in_turn, "TIMEOUT_S", 1.0)
-
     async def scenario(told: Told) -> None:
         told.notifier.configure(wanted(told, script("/bin/sleep", "600")))
-        told.notifier.heard(down(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(in_turn, "TIMEOUT_S", 0.2)
+            told.notifier.heard(down(1))
+            for _ in range(3):  # it has begun
+                await asyncio.sleep(0)
         told.notifier.configure(wanted(told, told.says("next")))
         told.notifier.heard(down(1))
 
@@ -218,4 +215,4 @@ def test_the_end_waits_for_what_is_not_told_yet_but_not_for_ever(
 
     begin = time.monotonic()
     play(tmp_path, hanging)
-    assert time.monotonic() - begin < 300
+    assert time.monotonic() - begin < 600  # for which the script would run

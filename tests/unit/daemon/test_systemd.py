@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 from pylvs.daemon.systemd import Manager
+from tests.waiting import PATIENCE_S
 
 
 def told(path: str, bound: str | bytes) -> list[str]:
@@ -18,7 +19,7 @@ def told(path: str, bound: str | bytes) -> list[str]:
         manager.reloading()
         manager.alive()
         manager.stopping()
-        ear.settimeout(10)
+        ear.settimeout(PATIENCE_S)
         return [ear.recv(1000).decode() for _ in range(4)]
 
 

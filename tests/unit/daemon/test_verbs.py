@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -208,13 +208,11 @@ def test_the_page_of_metrics_is_served(world: World) -> None:
 
 
 def test_metrics_are_served_over_tcp_where_the_configuration_says_so(world: World) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    place = (ip_address("127.0.0.1"), port)
+    host, port = f"127.{'.'.join(map(str, os.urandom(3)))}", 9100  # which nobody else will choose meanwhile
+    place = (ip_address(host), port)
 
     def fetched(path: str = "/metrics") -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE_S) as response:
+        with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=PATIENCE_S) as response:
             return str(response.read().decode())
 
     def refused(path: str = "/metrics") -> str:

@@ -20,9 +20,10 @@ import pytest
 from pylvs.host import process_tree, script_runner
 from pylvs.host.processes import Ended, Processes
 from pylvs.model.scripts import Script
+from tests.waiting import PATIENCE_S, until, until_async
 
 T = TypeVar("T")
-LONG_S = 60  # for what is bound to happen, on a machine however busy
+LONG_S = PATIENCE_S
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root becomes somebody else")
 
 REPORT = """
@@ -76,12 +77,8 @@ def written(path: Path, text: str) -> str:
 
 def gone(pids: list[int]) -> bool:
     """Whether none of these processes runs."""
-    deadline = time.monotonic() + LONG_S
-    while time.monotonic() < deadline:
-        if not any((about := process_tree.process(pid)) and process_tree.alive(about) for pid in pids):
-            return True
-        time.sleep(0.02)
-    return False
+    until(lambda: not any((about := process_tree.process(pid)) and process_tree.alive(about) for pid in pids), pids)
+    return True
 
 
 def test_a_script_gets_its_own_words_and_a_clean_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,19 +230,17 @@ def test_a_script_that_heeds_sigterm_may_clean_up(tmp_path: Path) -> None:
 def test_what_a_script_leaves_behind_on_purpose_lives_on_and_is_reaped(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
 
-    async def within(processes: Processes) -> tuple[int, bool, str]:
+    async def within(processes: Processes) -> bool:
         end = await processes.run(Script(("/bin/sh", "-c", f"sleep 600 & echo $! >{pids}; exit 7")), LONG_S)
         assert end.status == 7
         pid = int(pids.read_text())
         about = process_tree.process(pid)
         lived = about is not None and process_tree.alive(about)
         os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + LONG_S
-        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-        return pid, lived, str(Path(f"/proc/{pid}").exists())
+        await until_async(lambda: not Path(f"/proc/{pid}").exists())
+        return lived
 
-    assert run(within)[1:] == (True, "False")
+    assert run(within)
 
 
 def test_a_cancelled_script_is_killed(tmp_path: Path) -> None:
@@ -255,8 +250,7 @@ def test_a_cancelled_script_is_killed(tmp_path: Path) -> None:
         task = asyncio.create_task(
             processes.run(Script(("/bin/sh", "-c", f"echo $$ >{pids}.new; mv {pids}.new {pids}; sleep 600")), 600)
         )
-        while not pids.exists():
-            await asyncio.sleep(0.01)
+        await until_async(pids.exists)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -272,8 +266,7 @@ def test_at_the_end_nothing_runs_any_more(tmp_path: Path) -> None:
     async def within(processes: Processes) -> Ended:
         code = f"setsid sleep 600 & echo $$ $! >{pids}.new; mv {pids}.new {pids}; wait"
         task = asyncio.create_task(processes.run(Script(("/bin/sh", "-c", code)), 600))
-        while not pids.exists():
-            await asyncio.sleep(0.01)
+        await until_async(pids.exists)
         await processes.close()
         return await task
 
@@ -287,14 +280,13 @@ def test_nothing_outlives_a_killed_daemon(tmp_path: Path) -> None:
 import asyncio
 from pylvs.host.processes import Processes
 from pylvs.model.scripts import Script
+from tests.waiting import PATIENCE_S, until, until_async
 script = Script(("/bin/sh", "-c", "(setsid sleep 600 & echo $! >>{pids}); echo $$ $PPID >>{pids}; sleep 600"))
 asyncio.run(Processes().run(script, 600))
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     daemon = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + LONG_S
-    while (not pids.exists() or len(pids.read_text().split()) < 3) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: pids.exists() and len(pids.read_text().split()) == 3)
     daemon.kill()
     daemon.wait()
     found = [int(pid) for pid in pids.read_text().split()]
@@ -323,8 +315,7 @@ def test_a_killed_runner_is_replaced(tmp_path: Path) -> None:
         pids = tmp_path / "pids"
         code = f"echo $PPID >{pids}.new; mv {pids}.new {pids}; sleep 600"
         task = asyncio.create_task(processes.run(Script(("/bin/sh", "-c", code)), 600))
-        while not pids.exists():
-            await asyncio.sleep(0.01)
+        await until_async(pids.exists)
         os.kill(int(pids.read_text()), signal.SIGKILL)
         first = await task
         return first.trouble, first.unable, (await processes.run(Script(("/bin/true",)), LONG_S)).status
@@ -338,13 +329,18 @@ def test_a_stopped_tree_is_whole(tmp_path: Path) -> None:
     pid = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-c", code])
     root = process_tree.process(pid)
     assert root is not None
-    deadline = time.monotonic() + LONG_S
     tree = process_tree.stopped_tree(root)
-    while len(tree) < 16 and time.monotonic() < deadline:
-        for each in tree:
-            process_tree.send(each, signal.SIGCONT)
-        time.sleep(0.05)
-        tree = process_tree.stopped_tree(root)
+
+    def whole() -> bool:
+        nonlocal tree
+        if len(tree) < 16:
+            for each in tree:
+                process_tree.send(each, signal.SIGCONT)
+            time.sleep(0.02)  # in which it grows
+            tree = process_tree.stopped_tree(root)
+        return len(tree) >= 16
+
+    until(whole)
     assert len(tree) == 16
     assert tree[0] == root
     for each in tree:
