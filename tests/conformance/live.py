@@ -293,8 +293,8 @@ def _tables(director: OneRouteDirector, made: dict[str, Any]) -> str:
     return f"{late[0]} ends in {listed[late[0]]} s, expected {expected[late[0]]} s" if late else ""
 
 
-def compare(guest: Guest, examples: Sequence[Sequence[Wired]], report: Report) -> None:
-    """Play all in one guest, and shorten what differs."""
+def compare(guest: Guest, examples: Sequence[Sequence[Wired]], report: Report) -> list[dict[str, Any]]:
+    """Play all in one guest, and shorten what differs; give what the guest made of each."""
     begin = time.monotonic()
     played = guest.play([scripted(steps) for steps in examples])
     took = time.monotonic() - begin
@@ -312,6 +312,7 @@ def compare(guest: Guest, examples: Sequence[Sequence[Wired]], report: Report) -
         if found is not None:
             print(f"a difference {found[1]}\nlooking for the shortest sequence that shows it", flush=True)
             report.differences.append(_shortened(guest, list(steps), found))
+    return played
 
 
 def _shortened(guest: Guest, steps: list[Wired], found: tuple[int, str]) -> str:

@@ -1,14 +1,16 @@
-"""Forwards real frames on the kernel it runs on, and compares every byte: the guest's half of `test_kernels`.
+"""Forwards real frames on the kernel it runs on, and compares every byte: a part of `kernel_in_guest`.
 
-This process is the director's host, in the guest's own network namespace; the far ends of the wires lie in another,
-where it plays the clients and the real servers. One wire is a veth (TC, generic XDP), two are virtio-net cards joined
-by a cable (native XDP, on one card and from card to card; and a VLAN above it). It prints one line for each mode that
-worked, or one for what did not, and then exits 1. Hardly more than the standard library: every import takes long here.
+The caller is on the director's host, which has its tables; the far ends of the wires lie in another network namespace,
+where this plays the clients and the real servers. One wire is a veth (TC, generic XDP), two are virtio-net cards joined
+by a cable (native XDP, on one card and from card to card; and a VLAN above it). Commands of pylvs run in this process:
+every start of the interpreter takes long on an emulated processor.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import io
 import json
 import os
 import select
@@ -24,9 +26,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "oracle"))
 
 import frames
 
+from pylvs.cli.main import run as pylvs
+from pylvs.dataplane import abi
+from pylvs.dataplane.libbpf import BpfObject
+from pylvs.ipvsadm.main import run as ipvsadm
+from pylvs.model.director import Director
+from pylvs.model.errors import PylvsError
+
 FAR = "pylvs-far"
 CLONE_NEWNET, ETH_P_ALL, SOL_PACKET, PACKET_IGNORE_OUTGOING, SO_RCVBUFFORCE = 0x40000000, 3, 263, 23, 33
-ANSWER_S = 5.0  # the longest that a frame takes: these processors are emulated
+ANSWER_S = 60.0  # the longest that a frame takes: these processors are emulated, on a machine that may be busy
 HERE, CLIENT, SERVER = "02:00:00:00:00:aa", "02:00:00:00:00:c1", "02:00:00:00:00:51"
 METHODS = {0: ("dr", "-g"), 1: ("nat", "-m"), 2: ("tun", "-i")}  # by the last digit of a virtual service's port
 DIRECT, NAT, TUNNEL = METHODS
@@ -55,7 +64,7 @@ class Wire:
         return f"10.{self.number}.0.{host}" if host < 100 else f"10.{self.number}.1.{host}"
 
 
-VETH, CABLE, SECOND = Wire("d0", "w0", 9), Wire("nic0a", "nic0b", 8), Wire("nic1a", "nic1b", 7)
+VETH, CABLE, SECOND = Wire("v0", "w0", 9), Wire("nic0a", "nic0b", 8), Wire("nic1a", "nic1b", 7)
 VLAN = Wire("nic0a.5", "nic0b.5", 6)  # in CABLE
 WIRES = (VETH, CABLE, SECOND, VLAN)
 WAYS = {  # in by, out by, first port
@@ -72,6 +81,16 @@ def run(*command: str, stdin: str = "") -> str:
     if done.returncode:
         raise Wrong(f"{' '.join(command)}: exit {done.returncode}: {(done.stderr or done.stdout).strip()}")
     return done.stdout
+
+
+def command(*words: str) -> str:
+    """Return what a command of `pylvs` prints. Raises Wrong with that."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        status = pylvs(words)
+    if status:
+        raise Wrong(f"pylvs {' '.join(words)}: exit {status}: {out.getvalue().strip()}")
+    return out.getvalue()
 
 
 def write(path: str, value: str) -> None:
@@ -98,26 +117,28 @@ def packets_of(device: str, namespace: str = "") -> socket.socket:
     return opened
 
 
-def make_wires() -> None:
+def make_wires(director: Director) -> None:
     """The wires with their addresses, and the director's tables."""
     write("/proc/sys/net/ipv4/ip_forward", "1")  # answers of NAT are routed
     write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
-    write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")
-    lines = [f"netns add {FAR}", f"link add d0 type veth peer name w0 netns {FAR}"]
-    lines += [f"link set {wire.far} netns {FAR}" for wire in (CABLE, SECOND)]
-    lines += [f"link add link {CABLE.device} name {VLAN.device} type vlan id 5"]
+    commands = [f"netns add {FAR}", f"link add {VETH.device} type veth peer name w0 netns {FAR}"]
+    commands += [f"link set {wire.far} netns {FAR}" for wire in (CABLE, SECOND)]
+    commands += [f"link add link {CABLE.device} name {VLAN.device} type vlan id 5"]
     for wire in WIRES:
-        lines += [f"link set {wire.device} address {HERE}", f"link set {wire.device} up"]
-        for six, own, all_bits in (False, 24, 32), (True, 64, 128):
-            lines.append(f"addr add {wire.address(six, 1)}/{own} dev {wire.device}")
-            lines.append(f"addr add {wire.address(six, 100)}/{all_bits} dev {wire.device}")
+        commands += [f"link set {wire.device} address {HERE}", f"link set {wire.device} up"]
+        for six, own, all_bits, at_once in (False, 24, 32, ""), (True, 64, 128, " nodad"):
+            commands.append(f"addr add {wire.address(six, 1)}/{own} dev {wire.device}{at_once}")
+            commands.append(f"addr add {wire.address(six, 100)}/{all_bits} dev {wire.device}{at_once}")
         for host, mac in (2, CLIENT), (3, SERVER):  # those of IPv4 are asked for
-            lines.append(f"neigh add {wire.address(True, host)} lladdr {mac} dev {wire.device} nud permanent")
-    run("ip", "-batch", "-", stdin="".join(f"{line}\n" for line in lines))
+            commands.append(f"neigh add {wire.address(True, host)} lladdr {mac} dev {wire.device} nud permanent")
+    run("ip", "-batch", "-", stdin="".join(f"{line}\n" for line in commands))
     far = f"link add link {CABLE.far} name {VLAN.far} type vlan id 5\n"
     far += "".join(f"link set {wire.far} promisc on up\n" for wire in WIRES)
     run("ip", "netns", "exec", FAR, "ip", "-batch", "-", stdin=far)
-    run("ipvsadm", "-R", stdin="".join(f"{line}\n" for line in table()))
+    out = io.StringIO()
+    lines = "".join(f"{line}\n" for line in table())
+    if ipvsadm(["-R"], director=director, stdin=io.StringIO(lines), stdout=out, stderr=out):
+        raise Wrong(f"ipvsadm -R: {out.getvalue().strip()}")
 
 
 def table() -> Iterator[str]:
@@ -249,7 +270,7 @@ def too_long(line: Exchange, port: int, client_port: int, title: str) -> None:
 
 def shown(device: str) -> dict[str, str]:
     """What `pylvs show` says of a device."""
-    for each in json.loads(run("pylvs", "show", "--json"))["devices"]:
+    for each in json.loads(command("show", "--json"))["devices"]:
         if each["device"] == device:
             return dict(each)
     raise Wrong(f"pylvs show does not know {device}")
@@ -278,10 +299,6 @@ def forward(way: tuple[Wire, Wire, int], mode: str, client_port: int, title: str
 
 def load_unwrapping() -> str:
     """Load the real server's program, which a kernel with tunnel devices would not have to."""
-    from pylvs.dataplane import abi
-    from pylvs.dataplane.libbpf import BpfObject
-    from pylvs.model.errors import PylvsError
-
     try:
         with BpfObject(abi.shipped().path("realserver")) as opened:
             opened.load()
@@ -290,26 +307,17 @@ def load_unwrapping() -> str:
         raise Wrong(f"realserver: {error}") from None
 
 
-def main() -> int:
-    """Everything; 0, or 1 with what went wrong on stderr."""
+def play(director: Director) -> Iterator[str]:
+    """A line for each mode that works. Raises Wrong."""
     release = tuple(int(part) for part in os.uname().release.split(".")[:2])
-    try:
-        make_wires()
-        print(forward(WAYS["veth"], "tc", 20000, "tc", xdp_sends=False), flush=True)
-        run("pylvs", "attach", VETH.device, "--mode", "generic")
-        print(forward(WAYS["veth"], "generic", 21000, "generic", xdp_sends=True), flush=True)
-        print(forward(WAYS["card"], "native", 22000, "native", xdp_sends=True), flush=True)  # as auto has chosen
-        # Which device can transmit for XDP is told since 6.3; before, TC sends from card to card.
-        told = release >= (6, 3)
-        print(forward(WAYS["card to card"], "native", 23000, "card to card", xdp_sends=told), flush=True)
-        print(forward(WAYS["vlan"], "tc", 24000, "vlan", xdp_sends=False), flush=True)  # tags pass native XDP below
-        run("pylvs", "down")
-        print(load_unwrapping(), flush=True)
-    except Wrong as wrong:
-        print(wrong, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    make_wires(director)
+    yield forward(WAYS["veth"], "tc", 20000, "tc", xdp_sends=False)
+    command("attach", VETH.device, "--mode", "generic")
+    yield forward(WAYS["veth"], "generic", 21000, "generic", xdp_sends=True)
+    yield forward(WAYS["card"], "native", 22000, "native", xdp_sends=True)  # as auto has chosen
+    # Which device can transmit for XDP is told since 6.3; before, TC sends from card to card.
+    told = release >= (6, 3)
+    yield forward(WAYS["card to card"], "native", 23000, "card to card", xdp_sends=told)
+    yield forward(WAYS["vlan"], "tc", 24000, "vlan", xdp_sends=False)  # tags pass native XDP below
+    command("down")
+    yield load_unwrapping()

@@ -59,10 +59,8 @@ def finish(guest: subprocess.Popen[str], seconds: int) -> subprocess.CompletedPr
 def run_or_skip(
     kernel: str, *command: str, options: tuple[str, ...] = (), seconds: int
 ) -> subprocess.CompletedProcess[str]:
-    """A test's command in a guest. Where there is no such kernel the test is skipped, and fails where CI is set."""
+    """A test's command in a guest. Without such a kernel the test is skipped; `./dev test` makes a failure of that."""
     try:
         return finish(start(kernel, *command, options=options, seconds=seconds), seconds)
     except NoKernel as error:
-        if os.environ.get("CI"):  # there it would never be noticed
-            pytest.fail(f"no kernel to boot: {error}")
         pytest.skip(f"no kernel to boot: {error}")

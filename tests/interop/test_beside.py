@@ -16,7 +16,9 @@ WAYS = ("ipvs", "nftables", "pylvs_xdp")
 CAN = {"ipvs": {DR, NAT}, "nftables": {NAT}, "pylvs_xdp": {DR, NAT}}
 
 
-@pytest.mark.may_be_skipped
+@pytest.mark.nightly(
+    "its figures are not judged; test_live.py has the real IPVS forward, test_kernels.py boots this kernel"
+)
 @pytest.mark.timeout(beside.GUEST_S + guests.FETCHING_S + 30)
 def test_every_packet_arrives_through_ipvs_nftables_and_pylvs(tmp_path: Path) -> None:
     words = beside.words(traffic.compile_traffic(tmp_path), "--quick", *(f"--way={way}" for way in WAYS))

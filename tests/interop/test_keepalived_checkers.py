@@ -32,7 +32,7 @@ from tests.interop.places import inside, server_tls
 from tests.unit.health import servers
 
 REASON = keepalived.why_not()
-pytestmark = [pytest.mark.may_be_skipped, pytest.mark.skipif(bool(REASON), reason=REASON)]
+pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 
 PATIENCE_S = 60
 HEAD = b"HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\n"

@@ -10,7 +10,7 @@ from tests.interop import keepalived, samples
 
 MEASURED = "2.2.7"  # whose samples the page is about
 REASON = keepalived.why_not() or ("" if samples.FOLDER.is_dir() else f"{samples.FOLDER} is not there")
-pytestmark = [pytest.mark.may_be_skipped, pytest.mark.skipif(bool(REASON), reason=REASON)]
+pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from tests.interop import keepalived
 from tests.unit.config.support import TUTORIAL
 
 REASON = keepalived.why_not()
-pytestmark = [pytest.mark.may_be_skipped, pytest.mark.skipif(bool(REASON), reason=REASON)]
+pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 
 WHOLE = """\
 virtual_server {head} {{

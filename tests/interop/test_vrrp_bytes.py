@@ -29,7 +29,7 @@ from tests.interop.vrrp.routers import Router, router
 from tests.interop.vrrp.segment import Segment, address, segment
 
 REASON = keepalived.why_not()
-pytestmark = [pytest.mark.may_be_skipped, pytest.mark.skipif(bool(REASON), reason=REASON)]
+pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 
 PATIENCE_S = 30.0
 SMALL_MTU = 600

@@ -24,7 +24,7 @@ from tests.interop import keepalived
 from tests.interop.places import inside, ip
 
 REASON = keepalived.why_not()
-pytestmark = [pytest.mark.may_be_skipped, pytest.mark.skipif(bool(REASON), reason=REASON)]
+pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 
 PATIENCE_S = 30
 SECURE = "global_defs {\n enable_script_security\n script_user root\n}\n"

@@ -1,0 +1,37 @@
+"""What must work on every kernel, in one process in a guest: the guest's half of `test_kernels`.
+
+One boot, one interpreter, and one load of the objects, which the kernel's verifier takes longest for, serve all of it:
+every scheduler, then every forwarding method at every hook. It prints a line for each that works, and one for the first
+that does not, and then exits 1.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.interop import forwarding_in_guest as forwarding
+from tests.interop import scheduling_in_guest as scheduling
+from tests.packet.host import new_host
+
+
+def main() -> int:
+    """0, or 1 with what went wrong on stderr."""
+    try:
+        with new_host() as host:
+            for line in scheduling.play(host):
+                print(line, flush=True)
+            for device in sorted(Path("/sys/class/net").glob("nic*")):  # as mounted in the first namespace
+                move = f"nsenter --net=/proc/1/ns/net ip link set {device.name} netns {host.name}"
+                subprocess.run(move.split(), check=True)
+            for line in forwarding.play(host.director):
+                print(line, flush=True)
+    except (forwarding.Wrong, scheduling.Wrong) as wrong:
+        print(wrong, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
