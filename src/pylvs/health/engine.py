@@ -173,7 +173,7 @@ class Engine:
         No server means all of the service, neither means all there are. Suspended checks are left alone.
         """
         chosen = self._roster.named(server, service)
-        states = {link.state for each in chosen for link in each.links if not link.state.slot.paused}
+        states = dict.fromkeys(link.state for each in chosen for link in each.links if not link.state.slot.paused)
         answers = []
         for state in states:
             if state not in self._answers:
