@@ -26,7 +26,7 @@ from tests.interop.places import inside, ip
 REASON = keepalived.why_not()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 
-PATIENCE_S = 30
+PATIENCE_S = 60
 SECURE = "global_defs {\n enable_script_security\n script_user root\n}\n"
 PASSING = ("ifindex", "link_index", "cstamp", "tstamp", "expires", "stats64", "altnames")
 
