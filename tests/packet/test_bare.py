@@ -18,7 +18,8 @@ from scapy.layers.l2 import Ether
 from pylvs.dataplane import attach, follow
 from pylvs.model.destination import Method
 from pylvs.model.errors import InvalidOperation
-from tests.packet.host import MAC, VIP4, Host, ip, key, new_host, server4, server_mac
+from tests.packet.host import MAC, VIP4, Host, ip, server4, server_mac
+from tests.packet.waiting import PATIENCE_S
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x1, 0x1000
 CLIENT = "10.99.0.2"
@@ -38,9 +39,8 @@ def tun(name: str) -> Iterator[int]:
 
 
 @pytest.fixture
-def host() -> Iterator[Host]:
-    with new_host() as made:
-        yield made
+def host(director_host: Host) -> Host:
+    return director_host
 
 
 def wire() -> socket.socket:
@@ -56,23 +56,23 @@ def attached(host: Host) -> None:
 
 
 def arriving(descriptor: int, wanted: type[TCP] = TCP) -> bytes:
-    """The next TCP packet or frame that can be read there, within 5 seconds."""
-    end = time.monotonic() + 5
-    while time.monotonic() < end:
-        if select.select([descriptor], [], [], 0.2)[0]:
-            data = os.read(descriptor, 4096)
-            if wanted in (IP(data) if data[0] >> 4 == 4 and data[9] == 6 else Ether(data)):
-                return data
+    """The next TCP packet or frame that can be read there."""
+    end = time.monotonic() + PATIENCE_S
+    while select.select([descriptor], [], [], max(end - time.monotonic(), 0))[0]:
+        data = os.read(descriptor, 4096)
+        if wanted in (IP(data) if data[0] >> 4 == 4 and data[9] == 6 else Ether(data)):
+            return data
     raise AssertionError("nothing came")
 
 
 def test_a_request_by_a_device_without_link_addresses_is_forwarded(host: Host) -> None:
     with tun("t0") as client, wire() as far:
         attached(host)
-        host.serve(key(80), 1, Method.ROUTE)
+        service = host.new_key()
+        host.serve(service, 1, Method.ROUTE)
         modes = {each.device: each.mode for each in attach.attached(host.director.state)}
         assert modes["t0"] == "tc"
-        os.write(client, bytes(IP(src=CLIENT, dst=VIP4) / TCP(sport=4000, dport=80)))
+        os.write(client, bytes(IP(src=CLIENT, dst=VIP4) / TCP(sport=4000, dport=service.port)))
         frame = Ether(arriving(far.fileno()))
         assert (frame.src, frame.dst) == (MAC, server_mac(1))
         assert (frame[IP].src, frame[IP].dst, frame[IP].ttl) == (CLIENT, VIP4, 63)
@@ -81,14 +81,15 @@ def test_a_request_by_a_device_without_link_addresses_is_forwarded(host: Host) -
 def test_an_answer_of_a_nat_server_leaves_by_it(host: Host) -> None:
     with tun("t0") as client, wire() as far:
         attached(host)
-        host.serve(key(80), 1, Method.MASQ, port=8080)
-        os.write(client, bytes(IP(src=CLIENT, dst=VIP4) / TCP(sport=4000, dport=80)))
+        service = host.new_key()
+        host.serve(service, 1, Method.MASQ, port=8080)
+        os.write(client, bytes(IP(src=CLIENT, dst=VIP4) / TCP(sport=4000, dport=service.port)))
         frame = Ether(arriving(far.fileno()))
         assert (frame[IP].dst, frame[TCP].dport) == (server4(1), 8080)
         answer = IP(src=server4(1), dst=CLIENT) / TCP(sport=8080, dport=4000, flags="SA")
         far.send(bytes(Ether(src=server_mac(1), dst=MAC) / answer))
         packet = IP(arriving(client))
-        assert (packet.src, packet.dst, packet[TCP].sport, packet[TCP].flags) == (VIP4, CLIENT, 80, "SA")
+        assert (packet.src, packet.dst, packet[TCP].sport, packet[TCP].flags) == (VIP4, CLIENT, service.port, "SA")
         good = IP(bytes(packet))
         del good[TCP].chksum
         assert IP(bytes(good))[TCP].chksum == packet[TCP].chksum
@@ -97,9 +98,9 @@ def test_an_answer_of_a_nat_server_leaves_by_it(host: Host) -> None:
 def test_packets_of_no_service_reach_the_stack(host: Host) -> None:
     with tun("t0") as client, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
         attached(host)
-        host.serve(key(80), 1)
+        host.serve(host.new_key(), 1)
         own.bind(("10.99.0.1", 5353))
-        own.settimeout(5)
+        own.settimeout(PATIENCE_S)
         os.write(client, bytes(IP(src=CLIENT, dst="10.99.0.1") / UDP(sport=4000, dport=5353) / b"hello"))
         assert own.recv(100) == b"hello"
 

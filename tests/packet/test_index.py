@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from unittest import mock
 
@@ -10,10 +9,9 @@ import pytest
 
 from pylvs.dataplane import abi, load
 from pylvs.model.destination import Method
-from pylvs.model.timeouts import Timeouts
 from tests.packet.frames import CLIENT4, tcp
 from tests.packet.host import DROPPED, HOOKS, Host, new_host
-from tests.packet.table import entries4
+from tests.packet.table import entries4, shorten
 
 CAPACITY = 1024
 TRIED = 100
@@ -23,16 +21,15 @@ MEETING = (1, 3)  # with these seeds all that one client sends to one service be
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Host]:
-    with mock.patch.object(load, "_new_seeds", return_value=MEETING), new_host(connections=CAPACITY) as made:
-        made.director.set_timeouts(Timeouts(4, 4, 4))
+    with mock.patch.object(load, "_new_seeds", return_value=MEETING), new_host(CAPACITY, expires=False) as made:
         yield made
 
 
 def await_empty(host: Host) -> None:
-    """Until the last connection and its entries are gone."""
-    end = time.monotonic() + 20
-    while any(True for _ in host.director.connections()) and time.monotonic() < end:
-        time.sleep(0.1)
+    """End all connections, and return after their entries are gone."""
+    shorten(host.director.tables, 0)
+    host.expiry.run(host.director)
+    assert not list(host.director.connections())
     assert entries4(host.director.tables) == 0
 
 

@@ -43,9 +43,24 @@ SERVICES = [key(port) for port in (80, 81, 82)] + [
 DATAPLANE = str(Path(pylvs.dataplane.__file__).parent)
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Host]:
+    with new_host(connections=1 << 15, expires=False) as made:
+        yield made
+
+
 @pytest.fixture
-def host() -> Iterator[Host]:
-    with new_host(connections=1024) as made:
+def host(shared: Host) -> Host:
+    """The file's host with an empty table; slots of former tests wait to be freed, as after any edits."""
+    shared.director.flush()
+    shared.director.set_timeouts(Timeouts())
+    return shared
+
+
+@pytest.fixture
+def fresh() -> Iterator[Host]:
+    """A host that no edit was made on: a recovery's work grows with all slots that were ever used."""
+    with new_host(connections=1024, expires=False) as made:
         yield made
 
 
@@ -308,7 +323,7 @@ def server(service: ServiceKey, number: int, **fields: Any) -> Destination:
     return Destination(DestinationKey(ip_address(server4(number)), service.port), **fields)
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_two_hundred_edits_killed_at_random_instants(host: Host) -> None:
     chance = random.Random(20261120)
     director = host.director
@@ -356,7 +371,7 @@ EDITS: dict[str, Edit] = {
 }
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", EDITS)
 def test_an_edit_killed_before_any_of_its_stores(host: Host, kind: str) -> None:
     """Forty of them, spread over the edit, then on to its end. Slots wait to be freed, which is work as well."""
@@ -390,8 +405,9 @@ def restart(host: Host, begin: View) -> None:
     assert view(host.director) == begin
 
 
-@pytest.mark.timeout(200)
-def test_a_recovery_killed_before_any_of_its_stores_is_done_by_the_next(host: Host) -> None:
+@pytest.mark.timeout(600)
+def test_a_recovery_killed_before_any_of_its_stores_is_done_by_the_next(fresh: Host) -> None:
+    host = fresh
     start_table(host.director)
     begin = view(host.director)
     assert not in_child(dying_at(10, fresh_eyes([EDITS["-a"]])))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable
 from ipaddress import ip_address
 
 import pytest
@@ -16,7 +14,8 @@ from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import NoSuchService
 from pylvs.model.service import VirtualService
 from tests.packet.frames import tcp
-from tests.packet.host import PASSED, SENT, Host, ip, key, new_host, server4
+from tests.packet.host import HOOKS, PASSED, SENT, Host, ip, key, new_host, server4
+from tests.packet.waiting import until
 
 
 def peer() -> BpfDirector:
@@ -88,16 +87,12 @@ def test_an_address_that_comes_after_the_service_is_served() -> None:
         mine.follow_host()
         assert mine.edition() == edition, "the table is the same"
         assert "e0" in {each.device for each in attach.attached(mine.state)}
-        until(lambda: host.run(frame, "xdp").verdict in SENT["xdp"] or host.run(frame, "tc").verdict in SENT["tc"])
+        # what packets know of this host's addresses may be a tick old
+        until(lambda: any(host.run(frame, hook).verdict in SENT[hook] for hook in HOOKS), "a new address")
         ip("link", "del", "e0")
         mine.follow_host()
         ports = itertools.count(5000)
-        until(lambda: host.run(tcp(target=vip, dport=80, sport=next(ports)), "xdp").verdict == PASSED["xdp"])
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """What packets know of this host's addresses may be an eighth of a second old."""
-    end = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+        until(
+            lambda: host.run(tcp(target=vip, dport=80, sport=next(ports)), "xdp").verdict == PASSED["xdp"],
+            "an address that is gone",
+        )

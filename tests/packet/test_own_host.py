@@ -18,6 +18,7 @@ from pylvs.model.service import Protocol, ServiceKey, VirtualService
 from tests.packet import frames
 from tests.packet.frames import CLIENT4
 from tests.packet.host import HOOKS, OWN4, OWN6, PASSED, TC_DROP, TC_PASS, VIP4, VIP6, Host, server4
+from tests.packet.waiting import PATIENCE_S
 
 OWN = {4: OWN4, 6: OWN6}
 VIP = {4: VIP4, 6: VIP6}
@@ -47,12 +48,14 @@ def answering(address: str, port: int) -> Iterator[list[str]]:
         thread.start()
         yield came
         server.shutdown(socket.SHUT_RDWR)
-    thread.join(5)
+    thread.join(PATIENCE_S)
 
 
 def ask(address: str, port: int, source: str = "") -> str:
     """What a server says."""
-    with socket.create_connection((address, port), timeout=3, source_address=(source, 0) if source else None) as peer:
+    with socket.create_connection(
+        (address, port), timeout=PATIENCE_S, source_address=(source, 0) if source else None
+    ) as peer:
         return peer.makefile().read()
 
 
@@ -106,7 +109,7 @@ def test_a_client_on_the_director_is_told_that_nobody_serves(director_host: Host
     director_host.director.add_service(VirtualService(service, "rr"))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.connect((VIP4, service.port))
-        client.settimeout(3)
+        client.settimeout(PATIENCE_S)
         client.send(b"?")
         with pytest.raises(ConnectionRefusedError):
             client.recv(10)

@@ -17,6 +17,7 @@ from pylvs.model.service import Protocol
 from tests.packet.frames import CLIENT4, CLIENT6, chunk, sctp
 from tests.packet.host import VIP4, VIP6, Host, server_mac
 from tests.packet.test_sctp_bytes import right, transport
+from tests.packet.waiting import PATIENCE_S
 
 SOL_PACKET, PACKET_VNET_HDR, ETH_P_ALL, ETH_P_IP, NEEDS_CSUM = 263, 15, 3, 0x0800, 1
 HEADER = struct.Struct("=BBHHHH")  # flags, kind of super-packet, header's length, segments' length, start, offset
@@ -28,7 +29,7 @@ def wire() -> socket.socket:
     there = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     there.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
     there.bind(("d1", ETH_P_ALL))
-    there.settimeout(5)
+    there.settimeout(PATIENCE_S)
     return there
 
 
@@ -39,7 +40,7 @@ def through(frame: bytes, unfinished: bool) -> tuple[bool, bytes]:
     target = bytes.fromhex(server_mac(1).replace(":", ""))
     with wire() as there:
         there.send(header + frame)
-        end = time.monotonic() + 5
+        end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
             heard = there.recv(4096)
             flags, out = heard[0], heard[HEADER.size :]

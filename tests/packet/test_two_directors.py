@@ -20,6 +20,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
 from tests.packet.host import ip
+from tests.packet.waiting import PATIENCE_S
 
 VIP: Address = ip_address("10.55.0.100")
 SERVICE = ServiceKey(Protocol.TCP, VIP, 80)
@@ -57,7 +58,7 @@ class Director(Place):
                 Path(f"/proc/sys/net/ipv4/conf/all/{setting}").write_text(str(value), encoding="ascii")
             ip("addr", "add", f"{VIP}/32", "dev", "lo")
             self.listener = closing.enter_context(socket.create_server((str(VIP), 80), backlog=8))
-            self.listener.settimeout(5)
+            self.listener.settimeout(PATIENCE_S)
             self.director = BpfDirector(State.open())
             closing.callback(self.take_down)
             self.word = Standby()
@@ -110,7 +111,7 @@ def asked(client: Place, master: Director, server: Director) -> None:
     """A connection through the master is served by the other's own socket."""
     ip("-n", client.name, "neigh", "replace", str(VIP), "lladdr", master.mac, "dev", "eth0")
     with inside_network(f"/run/netns/{client.name}"):
-        asking = socket.create_connection((str(VIP), 80), timeout=5)
+        asking = socket.create_connection((str(VIP), 80), timeout=PATIENCE_S)
     with asking:
         peer, name = server.listener.accept()
         with peer:
