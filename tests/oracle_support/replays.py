@@ -1,0 +1,127 @@
+"""Replays of the recordings, and the rule of pace.
+
+What differs in a replay that kept the recording's pace is a failure, at once. A replay that came late may differ
+because timers ran on, so its differences prove nothing: it is void, goes into the ledger, and is replayed. So is a
+replay that came so late that its timers were hardly compared at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests import ledger
+from tests.processes import tools_first
+
+ORACLE = Path(__file__).parents[1] / "oracle"
+REPLAYS = 3
+KEPT_PACE_S = 2.0  # the slack of compared timers: a step that came no later was seen as it was recorded
+LATEST_S = 10.0  # CLOSE, the shortest timeout of TCP: later, a whole one may have run out unseen
+# The oracle's namespaces have fixed names; in a mount namespace of its own, several can run at once.
+OWN_NAMES = (
+    "unshare",
+    "--mount",
+    "sh",
+    "-ec",
+    'mkdir -p /run/netns; mount -t tmpfs names /run/netns; exec "$@"',
+    "own",
+)
+
+
+class MachineTooSlow(AssertionError):
+    """No replay kept the recording's pace."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One replay of a scenario."""
+
+    seconds: float
+    text: str  # what the comparison printed
+    compared: set[str] = field(default_factory=set)  # steps
+    different: set[str] = field(default_factory=set)  # of them
+    delay_s: float = 0.0  # of the step that was latest
+    timed_delay_s: float = 0.0  # of the latest step with timers
+    repeated: list[str] = field(default_factory=list)  # what the scenario itself made again
+    too_slow: str = ""  # why the scenario gave up
+
+    def void(self, different: set[str]) -> str:
+        """Why this replay proves nothing, if `different` are the steps that are known to differ; empty if it does."""
+        if self.too_slow:
+            return self.too_slow
+        if self.timed_delay_s > LATEST_S:
+            return f"timers were read {self.timed_delay_s:.1f} s later than recorded"
+        if self.different != different & self.compared and self.delay_s > KEPT_PACE_S:
+            return f"steps differ, and one came {self.delay_s:.1f} s later than recorded"
+        return ""
+
+
+def replay(mode: str, scenario: str, every: int, folder: Path, commands: dict[str, str]) -> Replay:
+    """Play a scenario on this machine, or every so many of its parts; `commands` as `command_server` gives it."""
+    report = folder / "report.json"
+    report.unlink(missing_ok=True)
+    began = time.monotonic()
+    done = subprocess.run(
+        [
+            *OWN_NAMES,
+            sys.executable,
+            ORACLE / "compare",
+            "--director-setup",
+            f"pylvs attach d0 --mode {mode}",
+            "--director-teardown",
+            "pylvs down",
+            "--mark",
+            str(ORACLE.parent / "oracle_support" / "mark"),
+            "--most",
+            "10000",
+            "--sample",
+            str(every),
+            "--report",
+            report,
+            scenario,
+        ],
+        env=os.environ | {"PATH": tools_first(), "PYTHONDONTWRITEBYTECODE": "1"} | commands,
+        capture_output=True,
+        text=True,
+    )
+    text = f"{done.stdout}{done.stderr}"
+    assert done.returncode in (0, 1), text
+    made: dict[str, Any] = json.loads(report.read_text())[scenario]
+    assert "stopped" not in made, text
+    seconds = time.monotonic() - began
+    if "too_slow" in made:
+        return Replay(seconds, text, too_slow=made["too_slow"])
+    return Replay(
+        seconds,
+        text,
+        set(made["compared"]),
+        set(made["different"]),
+        made["delay"]["seconds"],
+        made["timed_delay"]["seconds"] if made["timed_delay"] else 0.0,
+        made["repeated"],
+    )
+
+
+def proof(play: Callable[[], Replay], different: set[str], test: str) -> Replay:
+    """The first replay that proves something, whatever it proves. Raises MachineTooSlow after three that do not."""
+    void, first_s = "", 0.0
+    for _ in range(REPLAYS):
+        made = play()
+        if void:
+            ledger.record(test, void, first_s, made.seconds)
+        for part in made.repeated:
+            ledger.record(test, part, made.seconds)
+        void, first_s = made.void(different), made.seconds
+        if not void:
+            return made
+    ledger.record(test, void, first_s)
+    raise MachineTooSlow(
+        f"this machine is too slow for {test}: {REPLAYS} replays were void, the last one because {void}\n{made.text}"
+    )

@@ -1,0 +1,138 @@
+"""The rule of pace, the delays it judges by, and samples of scenarios."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests import ledger
+from tests.oracle_support.replays import KEPT_PACE_S, LATEST_S, REPLAYS, MachineTooSlow, Replay, proof
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "oracle"))
+
+import harness
+from families.common import Steps
+from wire import Moment, Wire
+
+LATE = KEPT_PACE_S + 0.1
+AGREES = Replay(1.0, "", {"a", "b"}, set(), 0.1)
+DIFFERS = Replay(1.0, "the differences", {"a", "b"}, {"b"}, KEPT_PACE_S)
+CAME_LATE = Replay(3.0, "the differences", {"a", "b"}, {"b"}, LATE)
+
+
+@pytest.fixture
+def entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The reasons in the ledger, once the test is through with it."""
+    monkeypatch.setenv(ledger.LEDGER, str(tmp_path / "ledger"))
+    found: list[str] = []
+    yield found
+    assert [entry.reason for entry in ledger.read(tmp_path / "ledger")] == found
+
+
+def played(*replays: Replay, different: set[str] | None = None) -> tuple[Replay, int]:
+    """What proves something among these, and how many were made."""
+    left = list(replays)
+    made = proof(lambda: left.pop(0), different or set(), "a test")
+    return made, len(replays) - len(left)
+
+
+def test_a_difference_at_the_recordings_pace_is_judged_at_once(entries: list[str]) -> None:
+    assert played(DIFFERS, AGREES) == (DIFFERS, 1)
+
+
+def test_a_difference_that_came_late_is_replayed(entries: list[str]) -> None:
+    assert played(CAME_LATE, AGREES) == (AGREES, 2)
+    assert played(CAME_LATE, DIFFERS, AGREES) == (DIFFERS, 2)
+    entries += ["steps differ, and one came 2.1 s later than recorded"] * 2
+
+
+def test_known_differences_make_no_replay_void(entries: list[str]) -> None:
+    assert played(CAME_LATE, different={"b", "not in this sample"}) == (CAME_LATE, 1)
+
+
+def test_agreement_counts_unless_timers_were_hardly_compared(entries: list[str]) -> None:
+    late = Replay(1.0, "", {"a"}, set(), LATEST_S + 1, LATEST_S)
+    assert played(late) == (late, 1)
+    assert played(Replay(1.0, "", {"a"}, set(), LATEST_S + 1, LATEST_S + 1), late) == (late, 2)
+    entries += ["timers were read 11.0 s later than recorded"]
+
+
+def test_what_a_scenario_repeats_itself_is_in_the_ledger(entries: list[str]) -> None:
+    again = Replay(1.0, "", {"a"}, repeated=["a part, try 1"])
+    assert played(again) == (again, 1)
+    entries += ["a part, try 1"]
+
+
+def test_a_machine_that_is_always_too_slow_fails_the_test(entries: list[str]) -> None:
+    with pytest.raises(MachineTooSlow, match=r"(?s)too slow for a test: 3 replays.*the differences"):
+        played(CAME_LATE, Replay(1.0, "", too_slow="gave up"), CAME_LATE, AGREES)
+    entries += ["steps differ, and one came 2.1 s later than recorded", "gave up"]
+    entries += ["steps differ, and one came 2.1 s later than recorded"]
+    assert len(entries) == REPLAYS
+
+
+def test_a_delay_is_measured_from_what_the_recording_says() -> None:
+    expected: list[dict[str, Any]] = [
+        {"step": "sent"},
+        {"step": "table", "at_s": 1.0, "connections": []},
+        {"step": "counters"},
+        {"step": "of the next director"},
+    ]
+    moments = {
+        "sent": Moment(1, 3.0, 0.0, ""),
+        "table": Moment(1, 4.5, 0.0, ""),
+        "counters": Moment(1, 8.0, 2.5, ""),  # after a pause of 2.5 s
+        "of the next director": Moment(2, 0.5, 0.0, ""),
+    }
+    found = [(delay.step, delay.seconds, delay.timed) for delay in harness.delays(expected, moments)]
+    assert found == [
+        ("sent", 3.0, False),
+        ("table", 3.5, True),
+        ("counters", 4.5, False),
+        ("of the next director", 0.5, False),
+    ]
+
+
+def scenario() -> SimpleNamespace:
+    """A scenario of six parts, each with two steps."""
+    module = SimpleNamespace()
+
+    def part(wire: Wire, number: int, steps: int = 2) -> Steps:
+        found = Steps(wire)
+        found.under(f"part {number}")
+        for step in range(steps):
+            found.note(str(step), value=number)
+        return found
+
+    module.part = part
+    module.run = lambda wire, steps=2: [row for number in range(6) for row in module.part(wire, number, steps)]
+    return module
+
+
+def sample(steps: int) -> tuple[list[Any], Any]:
+    """The recorded steps of a sample that makes so many of each part's two, and the sample."""
+    recorded = scenario().run(Wire())
+    module = scenario()
+    parts = harness._sample(module, 4)
+    wire = Wire()
+    run = harness.Run(module.run(wire, steps), wire.moments, [], parts)
+    return harness.recorded_parts(json.loads(json.dumps(recorded)), run), run
+
+
+def test_a_sample_is_every_nth_part() -> None:
+    expected, run = sample(2)
+    assert [row["step"] for row in expected] == ["part 0: 0", "part 0: 1", "part 4: 0", "part 4: 1"]
+    assert harness.compare("it", expected, run.found) == (4, [], [])
+
+
+def test_a_sample_misses_what_its_parts_do_not_make() -> None:
+    expected, run = sample(1)
+    assert harness.compare("it", expected, run.found)[1] == ["part 0: 1", "part 4: 1"]
+    with pytest.raises(harness.ScenarioError, match="not in the recording"):
+        harness.recorded_parts([{"step": "another"}], run)
