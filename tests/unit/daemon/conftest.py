@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from pylvs.host import logs
+from pylvs.host import garbage, logs
 from tests.waiting import PATIENCE_S
 
 
@@ -26,6 +26,14 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
         "host.mail.FINISH_S",
     ):
         monkeypatch.setattr(f"pylvs.{name}", PATIENCE_S)
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One for each time that a daemon settled its garbage: all that pytest holds would be looked through each time."""
+    times: list[int] = []
+    monkeypatch.setattr(garbage, "settle", lambda: times.append(1))
+    return times
 
 
 @pytest.fixture(autouse=True)

@@ -186,6 +186,16 @@ def test_a_daemon_that_is_cancelled_leaves_no_probe(world: World, monkeypatch: p
     run(scenario())
 
 
+def test_the_garbage_is_settled_at_the_start_and_at_each_reload(world: World, settled: list[int]) -> None:
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            assert len(settled) == 1
+            await daemon.reload()
+            assert len(settled) == 2
+
+    run(scenario())
+
+
 def test_a_reload_touches_only_what_changed(world: World) -> None:
     world.write(service(server(1), server(2)), service(server(1), key=OTHER))
 
