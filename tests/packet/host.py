@@ -181,6 +181,12 @@ class Host:
         until(lambda: load.clock(self.director.state) - begin & 0xFFFFFFFF >= count, "the clock of the packet path")
 
 
+def stop_timer(director: BpfDirector, name: str) -> None:
+    """Stop a timer of the packet path: the kernel cancels it when the element that holds it is written."""
+    with maps.ArrayMap.open(director.tables.path(name)) as timers:
+        timers.put(0, timers.get(0) or b"")
+
+
 class ExpiryTimer:
     """The timer in the kernel that ends connections, which a test may stop.
 
@@ -203,9 +209,8 @@ class ExpiryTimer:
             self._start = -1
 
     def stop(self, director: BpfDirector) -> None:
-        """Stop the timer: the kernel cancels a timer when the element that holds it is written."""
-        with maps.ArrayMap.open(director.tables.path("sweepers")) as sweepers:
-            sweepers.put(0, bytes(sweepers.value_size))
+        """Stop the timer."""
+        stop_timer(director, "sweepers")
 
     def start(self) -> None:
         """Start the stopped timer."""

@@ -112,7 +112,7 @@ def add_foreign_filter(host: Host, priority: int) -> None:
 
 
 def ping(host: Host) -> None:
-    sh("ip", "netns", "exec", host.peer, "ping", "-c", "3", "-i", "0.05", "-W", "2", "10.77.0.1")
+    sh("ip", "netns", "exec", host.peer, "ping", "-c", "3", "-i", "0.05", "-W", "60", "10.77.0.1")
 
 
 @pytest.mark.parametrize(("mode", "hook"), [("tc", AT_TC), ("generic", AT_XDP), ("native", AT_XDP)])

@@ -17,11 +17,19 @@ from pylvs.dataplane.libbpf import open_pin
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
 from tests.packet.frames import udp
-from tests.packet.host import PASSED, Host, ip, server4
+from tests.packet.host import PASSED, Host, ip, new_host, server4, stop_timer
 
 MOST = 24576  # entries of a service (IPVS-SEMANTICS 3.9)
 ADDRESSES = 0x0A800000
 MARKED = 0x10  # a bit of all marks here: such packets are this host's wherever they go
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Host]:
+    """Its cache is swept by the tests alone: the timer would do so once a minute."""
+    with new_host(expires=False) as made:
+        stop_timer(made.director, "cache_sweepers")
+        yield made
 
 
 @pytest.fixture(autouse=True)

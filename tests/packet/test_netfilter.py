@@ -21,6 +21,7 @@ from pylvs.netfilter import iptables, nft
 from pylvs.netfilter.chains import Hook, mark_rules
 from pylvs.netfilter.sources import hooks_of_host
 from tests.packet.host import ip
+from tests.packet.waiting import until
 
 HERE, THERE = "02:00:00:00:00:01", "02:00:00:00:00:02"
 SOURCES = ("10.1.0.1", "10.1.0.2", "10.1.0.77", "192.0.2.9")
@@ -98,14 +99,16 @@ def marks_of_netfilter(frames: list[bytes]) -> dict[int, int]:
         sender.bind(("d1", 0))
         for frame in frames:
             sender.send(frame)
-    for _ in range(100):
-        listed = json.loads(run("nft", "-j", "list", "set", "ip", "watch", "seen"))["nftables"]
-        [found] = [each["set"] for each in listed if "set" in each]
-        pairs = [each.get("elem", {}).get("val", each) if "elem" in each else each for each in found.get("elem", [])]
-        marks = {int(pair["concat"][0]): int(pair["concat"][1]) for pair in pairs}
-        if len(marks) == len(frames):
-            return marks
-    raise AssertionError(f"{len(marks)} of {len(frames)} frames came in")
+    until(lambda: len(marks_seen()) == len(frames), f"{len(frames)} frames")
+    return marks_seen()
+
+
+def marks_seen() -> dict[int, int]:
+    """The mark of each frame that came in so far."""
+    listed = json.loads(run("nft", "-j", "list", "set", "ip", "watch", "seen"))["nftables"]
+    [found] = [each["set"] for each in listed if "set" in each]
+    pairs = [each.get("elem", {}).get("val", each) if "elem" in each else each for each in found.get("elem", [])]
+    return {int(pair["concat"][0]): int(pair["concat"][1]) for pair in pairs}
 
 
 def same_marks(hooks: list[Hook], draw: random.Random, rules: str) -> None:
