@@ -16,11 +16,11 @@ def adopt_service(service: ServiceState, row: ServiceRow) -> None:
         if not server.links:
             continue
         there = found.get(key)
-        configured = server.wanted.destination.weight
         if server.override.standing is Standing.DISABLED:
             continue  # its absence says nothing
-        explained = configured == 0 or server.override
-        up = there is not None and not (server.wanted.inhibit_on_failure and there.weight == 0 and not explained)
+        # Weight 0 says that an inhibiting server is down, unless it would have weight 0 up as well.
+        inhibited = server.wanted.inhibit_on_failure and server.weight() > 0
+        up = there is not None and (there.weight > 0 or not inhibited)
         for link in server.links:
             link.presumed = up
             link.state.first_counts &= not up

@@ -102,6 +102,14 @@ def test_a_weight_that_a_check_set_holds_until_that_check_speaks() -> None:
         assert stage.names() == ["quorum_gained", "weight_changed 1"]
 
 
+def test_a_weight_that_the_operator_set_does_not_bring_back_who_is_down() -> None:
+    with Stage(service(*(server(number, pace=LATE, weight=0, inhibit_on_failure=True) for number in (1, 2)))) as stage:
+        stage.engine.restore_overrides({("web", key(1)): Override(weight=7), ("web", key(2)): Override(weight=0)})
+        stage.engine.adopt([found(vip(), (1, 0), (2, 0))])
+        assert [each.up for each in stage.engine.service_snapshot("web").servers] == [False, True]
+        assert stage.table() == {1: 0, 2: 0}
+
+
 def test_a_weight_that_was_found_does_not_come_back_after_a_check_spoke() -> None:
     first, second = (MiscCheck(script=Script((name,)), dynamic=True, pace=LATE) for name in ("load", "other"))
     with Stage(service(server(1, first, weight=10))) as stage:
