@@ -203,3 +203,14 @@ def test_the_configurations_that_are_shown_have_no_findings(path: Path, text: st
 
 def test_configurations_are_found() -> None:
     assert {name_of(path) for path, _ in CONFIGURATIONS} >= {"docs/how-to/weights-by-load.md"}
+
+
+def test_what_leaves_the_gate_is_listed_with_a_reason() -> None:
+    page = (ROOT / "docs" / "developing.md").read_text()
+    section = page.partition("### What leaves the gate\n")[2].partition("\n## ")[0]
+    marked = re.compile(r"(?:^@|= )pytest\.mark\.nightly\(|marks=.*pytest\.mark\.nightly\(", re.MULTILINE)
+    nightly = [path for path in (ROOT / "tests").rglob("test_*.py") if marked.search(path.read_text())]
+    assert nightly
+    for path in nightly:
+        name = str(path.relative_to(ROOT))
+        assert f"`{name}`" in section or f"`{Path(name).parent}/`" in section, name
