@@ -3,8 +3,8 @@
     guest.py INPUT OUTPUT
 
 INPUT: a JSON array of examples; an example is an array of steps: ["ipvsadm", LINE], ["sysctl", NAME, VALUE],
-["frame", HEX] or ["frames", [HEX, ...]]. OUTPUT: for each example the seconds and the frames of each step, and the
-tables at its end. Runs with the oracle's modules alone.
+["frame", HEX] or ["frames", [HEX, ...]]. OUTPUT: for each example the seconds and the frames of each step, the tables
+at its end, and when they were read. Runs with the oracle's modules alone.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def play(wire: Wire, steps: list[Any]) -> dict[str, Any]:
             for first in range(0, len(frames), TOGETHER):
                 out += [frame.hex() for frame in wire.emit(frames[first : first + TOGETHER])]
         done.append([at, out])
-    return {"steps": done, "at": time.monotonic() - began, "rows": wire.rows(), "connections": wire.connections()}
+    at = time.monotonic() - began
+    rows, connections = wire.rows(), wire.connections()
+    return {"steps": done, "at": at, "rows": rows, "connections": connections, "read": time.monotonic() - began}
 
 
 def main() -> int:

@@ -262,6 +262,7 @@ def _tables(director: OneRouteDirector, made: dict[str, Any]) -> str:
             name = (str(row.service.key), str(each.destination.key))
             rows[name] = (each.destination.weight, each.active, each.inactive)
     service, theirs = "", {}
+    slack_s = SLACK_S + made["read"] - made["at"]
     for words in (row.split() for row in made["rows"]):
         if words[0] == "->":
             theirs[service, words[1]] = tuple(map(int, words[3:6]))
@@ -284,12 +285,12 @@ def _tables(director: OneRouteDirector, made: dict[str, Any]) -> str:
         (row["state"], row["client"], row["virtual"], row["dest"]): row["expire_s"] for row in made["connections"]
     }
     odd = [
-        name for name in expected.keys() ^ listed.keys() if max(expected.get(name, 0), listed.get(name, 0)) > SLACK_S
+        name for name in expected.keys() ^ listed.keys() if max(expected.get(name, 0), listed.get(name, 0)) > slack_s
     ]
     if odd:
         one = sorted(odd)[0]
         return f"{len(odd)} connections differ: {one} {'in IPVS' if one in listed else 'in the reference'} alone"
-    late = [name for name in expected if name in listed and abs(expected[name] - listed[name]) > SLACK_S]
+    late = [name for name in expected if name in listed and abs(expected[name] - listed[name]) > slack_s]
     return f"{late[0]} ends in {listed[late[0]]} s, expected {expected[late[0]]} s" if late else ""
 
 

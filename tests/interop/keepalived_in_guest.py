@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 CLONE_NEWNET = 0x40000000
-PATIENCE_S = 90.0
+PATIENCE_S = 180.0
 STEADY_S = 1.5  # the longest that keepalived takes between two edits that belong together
 QUIET_S = 6.0  # how long nothing must happen where nothing should
 

@@ -334,7 +334,7 @@ def guests(plan: Plan, expected: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 @pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
 @pytest.mark.skipif(not shutil.which("linux.uml"), reason="needs Debian's user-mode-linux")
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)  # four boots of 800 s, if each of them dies
 def test_the_tables_and_the_scripts_told_are_keepalived_s() -> None:
     ours = {name: Ours().play(plan) for name, plan in PLANS.items()}
     theirs = in_guest(SCRIPT, [guests(plan, ours[name]) for name, plan in PLANS.items()])

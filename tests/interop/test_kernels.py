@@ -18,10 +18,14 @@ FORWARDING = ["tc", "generic", "native", "card to card", "vlan", "realserver"]
 GUEST_S = 1200  # on a quiet machine half a minute without KVM
 
 
+TWO = pytest.mark.nightly("two emulated CPUs take twice the time of one; other tests run programs on this host's CPUs")
+
+
 @pytest.mark.timeout(GUEST_S + guests.FETCHING_S + 30)
+@pytest.mark.parametrize("cpus", [1, pytest.param(2, marks=TWO)])
 @pytest.mark.parametrize("kernel", guests.KERNELS)
-def test_every_scheduler_chooses_and_every_method_forwards_at_every_hook(kernel: str) -> None:
-    done = guests.run_or_skip(kernel, *SCENARIO, options=("--nics", "2"), seconds=GUEST_S)
+def test_every_scheduler_chooses_and_every_method_forwards_at_every_hook(kernel: str, cpus: int) -> None:
+    done = guests.run_or_skip(kernel, *SCENARIO, options=("--nics", "2", "--smp", str(cpus)), seconds=GUEST_S)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == [*SCHEDULERS, *FORWARDING], done.stdout
     print(done.stderr, end="")  # what ran the guest

@@ -34,7 +34,7 @@ def _needs_the_real_ipvs() -> None:
         pytest.skip("needs Debian's user-mode-linux and ipvsadm")
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_the_reference_does_live_what_ipvs_does() -> None:
     size = ["--connections", "200", "--scenarios", "5", "--frames", "120"]
     done = subprocess.run(

@@ -115,7 +115,8 @@ class _Cell:
         wire does not show how long the other waited, and the step is repeated.
         """
         for _ in range(KILLS):
-            begin, since = time.monotonic(), time.time() - 2.5 * self.row.advert_s
+            self.until(lambda: not self.spoke("b"), "killed: the other is silent before")
+            begin, since = time.monotonic(), time.time()
             self.taken_over("killed", self.a.kill, gone="a")
             last = self.observer.advertisements("a", vrid=VRID)[-1]
             if not any(since < each.at <= last.at for each in self.observer.advertisements("b", since, VRID)):
@@ -191,6 +192,10 @@ class _Cell:
         since = time.time() - 2.5 * self.row.advert_s
         heard = {each.vrid for each in self.observer.advertisements(host, since) if each.priority}
         return heard == ({VRID, SECOND_VRID} if self.row.second else {VRID})
+
+    def spoke(self, host: str) -> bool:
+        """Whether any advertisement came from it of late."""
+        return bool(self.observer.advertisements(host, time.time() - 2.5 * self.row.advert_s))
 
     def first(self, host: str, since: float) -> Heard:
         """Its first advertisement since."""
