@@ -22,6 +22,8 @@ from tests.packet.fuzz.traffic import framed, ip_packet, tcp
 from tests.packet.host import VIP4, VIP6, server4, server6
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(3600)  # four boots of 900 s, if each of them dies
+
 SEED = 3740251610  # the same scenarios each time; `./dev conformance` takes others
 METHODS = (Method.ROUTE, Method.MASQ, Method.TUNNEL)
 DESTINATION_OPTIONS = 60  # IPv6's extension header
@@ -34,7 +36,6 @@ def _needs_the_real_ipvs() -> None:
         pytest.skip("needs Debian's user-mode-linux and ipvsadm")
 
 
-@pytest.mark.timeout(3600)
 def test_the_reference_does_live_what_ipvs_does() -> None:
     size = ["--connections", "200", "--scenarios", "5", "--frames", "120"]
     done = subprocess.run(

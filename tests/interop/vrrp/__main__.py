@@ -29,7 +29,7 @@ In every cell
 - it is stopped (SIGTERM): it says so, and the other takes over; it comes back, and takes over again;
 - all its processes are killed (SIGKILL): the other takes over, not before it may; it comes back;
 - neither complains of a packet, and the master's frames are the same, byte for byte, whichever program sent them (but
-  for IPv6 unicast's hop limit, which is 64 with keepalived and 255 with pylvs).
+  for IPv6's flow label, and unicast's hop limit, which is 64 with keepalived and 255 with pylvs).
 
 A column is named "better → other". The figures are the seconds until the other's first advertisement; "failed" is the
 tracked script or cable; where that only lowers the priority, the other waits as for a dead master. Rows without a
