@@ -70,6 +70,7 @@ class Supervisor:
         self.reloads: Counter[str] = Counter()  # by result: done, refused
         self._outside = outside
         self._own = Ownership(self.state)
+        self._unowned = asyncio.Event()  # the note of what is its own waits for a complete table
         self._flushing = False  # services of others go, too
         self._last_wish: Wish | None = None
         self._reload_waits = False  # that a signal asked for
@@ -166,6 +167,7 @@ class Supervisor:
         self.engine.start()
         background.keep(self.keeper.run, "keeping the table")
         background.keep(self.drains.run, "draining")
+        background.keep(self._own_later, "noting its own services")
         background.keep(Surroundings(self._look_around).run, "following addresses and devices")
         if self._outside.manager.watchdog_s:
             background.keep(self._prove_alive, "telling the service manager")
@@ -284,12 +286,22 @@ class Supervisor:
         return checks | dict(kept.own_of(configuration))
 
     async def _owned(self, settled: Settled) -> None:
-        if not settled.complete:  # there is something left to be removed
+        if not settled.complete:  # there is something left to be added or removed
+            self._unowned.set()
             return
+        self._unowned.clear()
         try:
             await self._own.after(self._own_of(self.engine.configuration))
         except PylvsError as error:  # what was noted before the edits holds, too
             self._log.error(str(error))
+
+    async def _own_later(self) -> None:
+        """Without the note the next daemon would take servers that are absent, being down, for new ones."""
+        while True:
+            await self._unowned.wait()
+            async with self._reloading:
+                await self._owned(self.keeper.last)
+            await asyncio.sleep(RETRY_S)
 
     def status(self) -> str:
         """In a few words."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pylvs.model.checks import Target, TcpCheck
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.service import ServiceKey, VirtualService
 from pylvs.testing import MemoryDirector
-from tests.unit.daemon.daemons import FOREIGN, OTHER, WEB, World, address, run, server, service, until
+from tests.unit.daemon.daemons import FOREIGN, OTHER, QUICK, WEB, World, address, run, server, service, until
 
 
 class Killed(BaseException):
@@ -72,6 +74,29 @@ def mortal_world(folder: Path, left: int) -> tuple[World, Mortal]:
     tables.add_service(VirtualService(FOREIGN))
     tables.left = left
     return world, tables
+
+
+def test_who_was_down_stays_down_although_the_first_table_was_refused_in_part(tmp_path: Path) -> None:
+    world = World(tmp_path / "state")
+    world.write(service(server(1), server(2)), service(server(3), scheduler="not-yet", key=OTHER))
+    world.dead = {address(2)}
+
+    async def scenario() -> None:
+        async with world.daemon(kill=True) as daemon:
+            await until(lambda: world.servers() == {"10.0.0.1"})
+            assert not daemon.keeper.last.complete
+            world.tables._schedulers = (*world.tables._schedulers, "not-yet")
+            await until(lambda: '"10.0.0.2"' in (world.state / "services.json").read_text())
+        slow = replace(QUICK, warmup_s=3600)
+        late = [
+            replace(server(number), checks=(TcpCheck(pace=slow, target=Target(address(number), 80)),))
+            for number in (1, 2)
+        ]
+        world.write(service(*late), service(server(3), scheduler="not-yet", key=OTHER))
+        async with world.daemon():
+            assert world.servers() == {"10.0.0.1"}
+
+    run(scenario())
 
 
 @pytest.mark.parametrize("edits", range(EDITS + 1))
