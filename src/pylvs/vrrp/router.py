@@ -23,6 +23,8 @@ from pylvs.vrrp.world import Here, World
 Step = tuple[Machine, list[Action]]
 ENDS = {Why.STOP: "STOP", Why.REMOVED: "DELETED"}
 SETTLING_INTERVALS = 3  # after a take-over, in which the former master may not have heard of it
+LATE_S = 0.001  # a backup woken so much after its time was stalled: unread advertisements may wait in its socket
+READING_S = 0.01  # enough to read a whole socket buffer before the take-over
 
 
 def rules_of(instance: VrrpInstance) -> Rules:
@@ -66,6 +68,7 @@ class Router:
         self._announcer = self._make_announcer()
         self._timer: Timer | None = None
         self._announcing: Timer | None = None
+        self._put_off: float | None = None  # the time to take over that `_reads_first` set
 
     @property
     def name(self) -> str:
@@ -277,6 +280,8 @@ class Router:
 
     def _wake(self) -> None:
         now = self._world.now
+        if self._reads_first(now):
+            return
         machine, actions = self.machine.wake(now)
         if machine.state is not self.state and machine.state is State.MASTER and self.group is not None:
             self.wanting = True
@@ -285,6 +290,20 @@ class Router:
                 self._set_timer()
                 return
         self._step((machine, actions))
+
+    def _reads_first(self, now: float) -> bool:
+        """Put a late take-over off, once: timers run before sockets are read.
+
+        A process that the host stopped for seconds (a paused virtual machine) has the master's advertisements in its
+        socket. Without this it would take the addresses, and give them up a moment later.
+        """
+        due = self.machine.due
+        if self.state is not State.BACKUP or due is None or due == self._put_off or now <= due + LATE_S:
+            return False
+        self._put_off = now + READING_S
+        self.machine = replace(self.machine, due=self._put_off)
+        self._set_timer()
+        return True
 
     # --- what is done ---
 

@@ -13,6 +13,7 @@ from pylvs.model.vrrp import Announcements, Track, VrrpGroup, VrrpInstance
 from pylvs.vrrp.groups import Group
 from pylvs.vrrp.machine import State, Why
 from pylvs.vrrp.priority import Watched
+from pylvs.vrrp.sockets import Datagram
 from tests.unit.vrrp.imagined import VIP, ImaginedMachine, Switch, held, instance, states, watch
 
 
@@ -314,6 +315,35 @@ def test_a_router_that_changes_its_mind_about_addresses_fills_no_log() -> None:
         one.routers[0].change(both[number % 2])
         switch.run(1)
     assert len([line for line in two.lines if "other virtual addresses" in line]) == 1
+
+
+def test_a_backup_that_was_stalled_reads_its_socket_before_it_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    switch, (_, two) = machines(instance(100), instance(90))
+    switch.run(10)
+    router = two.routers[0]
+    unread: list[Datagram] = []
+    monkeypatch.setattr(two, "hear", unread.append)
+    switch.run(1)
+    assert router.machine.due is not None
+    switch.now = router.machine.due + 5.0  # nothing of this process ran for so long
+    router._wake()
+    assert router.state is State.BACKUP
+    router.hear(unread[0])
+    switch.run(0.5)
+    assert router.state is State.BACKUP
+
+
+def test_a_backup_that_was_stalled_takes_over_if_nothing_waits_in_its_socket() -> None:
+    switch, (one, two) = machines(instance(100), instance(90))
+    switch.run(10)
+    one.kill()
+    router = two.routers[0]
+    assert router.machine.due is not None
+    switch.now = router.machine.due + 5.0
+    router._wake()
+    switch.now += 1.0  # a flood delays it once, and not again
+    router._wake()
+    assert router.state is State.MASTER
 
 
 @settings(max_examples=60, deadline=None)
