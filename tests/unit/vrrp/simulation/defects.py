@@ -1,0 +1,206 @@
+"""Defects planted into the product, to show that each invariant can fail."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+from pylvs.model.vrrp import VrrpInstance
+from pylvs.vrrp import machine as machines
+from pylvs.vrrp import router, speaking
+from pylvs.vrrp.announcing import Announcer
+from pylvs.vrrp.core import Core
+from pylvs.vrrp.groups import Group
+from pylvs.vrrp.machine import RELEASE, Advertise, Become, Machine, State
+from pylvs.vrrp.place import Place
+from pylvs.vrrp.router import Router
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """`make` gives the wrong function from the right one, which `owner` has by that name."""
+
+    name: str
+    owner: Any
+    attribute: str
+    make: Callable[[Any], Any]
+    found_by: tuple[int, ...]  # each of these invariants finds it alone
+
+    def __str__(self) -> str:
+        return self.name
+
+    @contextlib.contextmanager
+    def planted(self) -> Iterator[None]:
+        """Inside, the product has it."""
+        right = self.owner.__dict__[self.attribute]
+        function = right.fget if isinstance(right, property) else right
+        wrong = self.make(function)
+        with mock.patch.object(self.owner, self.attribute, property(wrong) if isinstance(right, property) else wrong):
+            yield
+
+
+def _silent_master(right: Any) -> Any:
+    def wake(self: Machine, now: float) -> Any:
+        machine, actions = right(self, now)
+        return machine, [] if self.state is State.MASTER else actions
+
+    return wake
+
+
+def _never_master(right: Any) -> Any:
+    def wake(self: Machine, now: float) -> Any:
+        return right(self, now) if self.state is State.MASTER else (replace(self, due=now + self.down_s), [])
+
+    return wake
+
+
+def _endless(right: Any) -> Any:
+    return lambda self, now: right(self, now) if self.state is State.MASTER else (self, [])
+
+
+def _deaf_to_release(right: Any) -> Any:
+    return lambda self, now, told, source: (self, []) if told.priority == RELEASE else right(self, now, told, source)
+
+
+def _beaten_by_anybody(right: Any) -> Any:
+    def heard(self: Machine, now: float, told: Any, source: Any) -> Any:
+        return right(self, now, replace(told, priority=told.priority and 255), source)
+
+    return heard
+
+
+def _beaten_by_nobody(right: Any) -> Any:
+    def heard(self: Machine, now: float, told: Any, source: Any) -> Any:
+        return right(self, now, replace(told, priority=min(told.priority, 1)), source)
+
+    return heard
+
+
+def _wrong_tie(right: Any) -> Any:
+    return lambda address: (address.version, -int(address))
+
+
+def _always_preempts(right: Any) -> Any:
+    def heard(self: Machine, now: float, told: Any, source: Any) -> Any:
+        machine, actions = right(replace(self, rules=replace(self.rules, preempt=True)), now, told, source)
+        return replace(machine, rules=self.rules), actions
+
+    return heard
+
+
+def _never_preempts(right: Any) -> Any:
+    def heard(self: Machine, now: float, told: Any, source: Any) -> Any:
+        machine, actions = right(replace(self, rules=replace(self.rules, preempt=False)), now, told, source)
+        return replace(machine, rules=self.rules), actions
+
+    return heard
+
+
+def _own_interval(right: Any) -> Any:
+    return lambda self: self.rules.interval_s
+
+
+def _hasty(right: Any) -> Any:
+    return lambda self: 0.9 * self.rules.interval_s
+
+
+def _without_skew(right: Any) -> Any:
+    return lambda self: 0.0
+
+
+def _quiet_end(right: Any) -> Any:
+    def fail(self: Machine, *args: Any, **more: Any) -> Any:
+        machine, actions = right(self, *args, **more)
+        return machine, [action for action in actions if isinstance(action, Become)]
+
+    return fail
+
+
+def _no_answer(right: Any) -> Any:
+    def heard(self: Machine, now: float, told: Any, source: Any) -> Any:
+        machine, actions = right(self, now, told, source)
+        kept = [each for each in actions if machine.state is not State.MASTER or not isinstance(each, Advertise)]
+        return machine, kept
+
+    return heard
+
+
+def _first_only(right: Any) -> Any:
+    def take(self: Place, instance: VrrpInstance) -> None:
+        right(self, replace(instance, addresses=instance.addresses[:1], excluded=()))
+
+    return take
+
+
+def _nothing(right: Any) -> Any:
+    return lambda *_: None
+
+
+def _no_repeats(right: Any) -> Any:
+    return lambda self, targets, repeat: right(self, targets, min(1, repeat))
+
+
+def _no_second_round(right: Any) -> Any:
+    def begin(self: Announcer, now: float, targets: Any) -> None:
+        right(self, now, targets)
+        self._rounds.clear()
+
+    return begin
+
+
+def _no_announcement(right: Any) -> Any:
+    return lambda self, now: right(self, now)[:0]
+
+
+def _never_again(right: Any) -> Any:
+    return lambda self, now, reason: False
+
+
+def _at_once(right: Any) -> Any:
+    return lambda self, now: False
+
+
+def _wrong_checksum(right: Any) -> Any:
+    def encode(*args: Any, **more: Any) -> bytes:
+        made = bytearray(right(*args, **more))
+        made[6] ^= 1
+        return bytes(made)
+
+    return encode
+
+
+def _weightless(right: Any) -> Any:
+    return lambda base, watched: base
+
+
+DEFECTS = (
+    Defect("a master that gives way to nobody", Machine, "_heard_as_master", _beaten_by_nobody, (1, 2)),
+    Defect("a master that gives way to everybody", Machine, "_heard_as_master", _beaten_by_anybody, (2,)),
+    Defect("a master that does not answer", Machine, "_heard_as_master", _no_answer, (2,)),
+    Defect("the smaller address wins", machines, "comparable", _wrong_tie, (2,)),
+    Defect("a wrong checksum", speaking, "encode", _wrong_checksum, (2, 8)),
+    Defect("a backup that never takes over", Machine, "wake", _never_master, (3, 8)),
+    Defect("a timer that is set to the past", Machine, "wake", _endless, (0,)),
+    Defect("priority 0 is ignored", Machine, "hear", _deaf_to_release, (2, 3)),
+    Defect("nopreempt is ignored", Machine, "_heard_as_backup", _always_preempts, (3,)),
+    Defect("preempt is ignored", Machine, "_heard_as_backup", _never_preempts, (3, 9)),
+    Defect("the master's interval is ignored", Machine, "interval_s", _own_interval, (3,)),
+    Defect("no skew", Machine, "skew_s", _without_skew, (3,)),
+    Defect("a backup that waits for less than one interval", Machine, "down_s", _hasty, (3, 10)),
+    Defect("a late backup takes over before it reads", Router, "_reads_first", _at_once, (3,)),
+    Defect("a master that advertises once", Machine, "wake", _silent_master, (4, 8)),
+    Defect("an end without priority 0", Machine, "fail", _quiet_end, (4,)),
+    Defect("addresses are not given up", Place, "give_up", _nothing, (5,)),
+    Defect("only the first address is taken", Place, "take", _first_only, (5,)),
+    Defect("an address that somebody removed is not put back", Core, "_lost", _nothing, (5,)),
+    Defect("the packet path is told nothing", Core, "roles_changed", _nothing, (5,)),
+    Defect("no announcement", Announcer, "wake", _no_announcement, (6,)),
+    Defect("each address is announced once", Announcer, "_round", _no_repeats, (6,)),
+    Defect("no second round of announcements", Announcer, "begin", _no_second_round, (6,)),
+    Defect("no announcement against a worse master", Announcer, "again", _never_again, (6,)),
+    Defect("a sync group does not move together", Group, "_lead", _nothing, (7,)),
+    Defect("what is tracked does not count", router, "effective", _weightless, (9,)),
+)

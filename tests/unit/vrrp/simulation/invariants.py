@@ -1,0 +1,464 @@
+"""What must hold in every simulation, whatever the network, the processes and the clocks do.
+
+Sections are of RFC 9568; VRRP version 2 has the same ones in RFC 3768 unless noted. "Its time" is a host's own clock,
+which is up to 3 % fast or slow. An *adv* is the longest advertisement interval of a virtual router.
+
+At every event:
+
+0. **The product does what it does at all**: no exception, no endless round of timers, no storm of answers.
+1. **Two masters that hear each other** do not exist (6.4.3). Two masters may coexist until each has processed one
+   advertisement of the other: of its present term as master, with its present priority, while the other's term and
+   priority are the same too. How long that takes is what delay, loss, partition and stall make of it.
+2. **An advertisement decides as 6.4.2 and 6.4.3 say.** A master that processes a better one (a higher priority, or the
+   same from a greater address) is a backup afterwards. Of a worse one, or of priority 0, it stays master, and
+   advertises at once. A backup stays a backup. Every advertisement on the wire counts; only AH's protection against
+   replays drops late and duplicated ones.
+3. **A backup takes over in its time, and not before** (6.4.2). Each advertisement that counts for a backup puts off its
+   take-over to Active_Down_Interval from then; one of priority 0 puts it to Skew_Time from then (6.1; version 2 counts
+   Skew_Time in seconds, version 3 in the master's interval). After a stall, advertisements that wait in the socket come
+   before the take-over. The members of a sync group wait for each other.
+4. **A master advertises** once in each of its intervals (6.4.3), with its priority and all addresses; a router that is
+   not master does not. One that gives up without having processed a better advertisement says so with priority 0
+   (6.4.3, Shutdown), unless its device cannot send.
+5. **No address without a master, no master without its addresses** (6.4.2, 6.4.3). Between two events of a living
+   process its host holds exactly the addresses of the virtual routers that are master there, and the packet path was
+   told exactly these; it was told before the first of them came. A process that was killed leaves its addresses; the
+   next one takes them off as it starts.
+6. **Every take-over is announced** (6.4.2, 8.2): a gratuitous ARP or an unsolicited neighbour advertisement for each
+   address, `garp_master_repeat` times at once and again after `garp_master_delay`, each `garp_master_refresh`, and
+   within CONFLICT_GAP_S after a worse master was heard. Sending limits stretch this. Only a master announces, and with
+   the link address of the device.
+7. **The members of a sync group** are master together, or none of them is.
+
+At the end, when the network is whole (no loss, no partition, no stall, delays below 0.2 adv, everything sent before has
+arrived), for each virtual router:
+
+8. **One master within 3 adv + Skew_Time**, by the slowest clock, plus three of the longest delays: an advertisement on
+   its way may put the take-over off, a worse router may be first by one delay, and its answer takes another. With
+   preempt_delay that time and one more Active_Down_Interval pass. A sync group looks again each interval whether all
+   of its members may be master. No router is in FAULT without a reason.
+9. **It is the best** of the routers that can be master, if all of them preempt. With equal priorities any of the best.
+10. **It stays** for two more Active_Down_Intervals: nobody changes state any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from pylvs.model.addresses import Address
+from pylvs.model.vrrp import OWNER, Authentication
+from pylvs.vrrp.aide.messages import Moved
+from pylvs.vrrp.announcing import CONFLICT_GAP_S
+from pylvs.vrrp.loop import Call
+from pylvs.vrrp.machine import State
+from pylvs.vrrp.sockets import Datagram
+from tests.unit.vrrp.simulation.host import Host
+from tests.unit.vrrp.simulation.records import (
+    AH_BYTES,
+    EPSILON_S,
+    LATE_S,
+    NEVER,
+    Record,
+    Sent,
+    Target,
+    announced,
+    priority_of,
+)
+from tests.unit.vrrp.simulation.schedule import MOST_DRIFT, Plan
+
+PUNCTUAL_S = 0.001  # a process woken so soon after a backup's time need not ask whether it was stalled
+SLOWEST = 1 / (1 - MOST_DRIFT)
+LIMIT_PATIENCE_S = 0.01
+
+
+class Simulated(Protocol):
+    """The simulation, as far as it is checked."""
+
+    plan: Plan
+    hosts: list[Host]
+
+    @property
+    def now(self) -> float:
+        """Seconds of the simulation."""
+
+
+class Checker:
+    """Looks on; `trouble` is the first invariant that did not hold."""
+
+    def __init__(self, simulated: Simulated, only: int | None = None) -> None:
+        """`only` is the number of the only invariant that is checked; None checks all."""
+        self.trouble = ""
+        self._only = only
+        self.coverage: set[str] = set()
+        self._simulated = simulated
+        self._records: list[dict[str, Record]] = [self._of(host) for host in simulated.hosts]
+        self._by_vrid = [{each.instance.vrid: each for each in records.values()} for records in self._records]
+        self._sent: dict[int, Sent] = {}
+        self._frames: dict[bytes, tuple[Address, bytes]] = {}
+        self._dirty: set[int] = set()  # hosts whose addresses or states changed
+        self._still = False
+
+    def fail(self, trouble: str) -> None:
+        """An invariant does not hold; `trouble` ends with its number in parentheses."""
+        if self._only is None or trouble.endswith(f"({self._only})"):
+            self.trouble = self.trouble or trouble
+
+    def _of(self, host: Host) -> dict[str, Record]:
+        configuration = host.configuration
+        several = [
+            tuple((each.interface, held.interface.ip) for held in (*each.addresses, *each.excluded))
+            for each in configuration.instances
+        ]
+        needed_s = 0.0
+        for limit in configuration.settings.limits:
+            repeat = max(
+                max(i.announcements.repeat, i.announcements.lower_priority_repeat) for i in configuration.instances
+            )
+            needed_s = 0.05 + 2 * sum(map(len, several)) * repeat * (limit.arp_s + LIMIT_PATIENCE_S)
+        made = zip(configuration.instances, several, strict=True)
+        return {each.name: Record(host, each, targets, needed_s) for each, targets in made}
+
+    def _all(self, vrid: int) -> list[Record]:
+        return [records[vrid] for records in self._by_vrid]
+
+    # --- the life of a process ---
+
+    def starts(self, host: Host) -> None:
+        """A new one begins."""
+        self._dirty.add(host.number)
+        for record in self._records[host.number].values():
+            record.instance = next(i for i in host.configuration.instances if i.name == record.instance.name)
+            record.held_until = 0.0
+
+    def ends(self, host: Host) -> None:
+        """It is no more."""
+        for record in self._records[host.number].values():
+            self._enter(record, State.FAULT)
+
+    def touches(self, host: Host) -> None:
+        """Something else than the process changed the host's addresses."""
+        self._dirty.add(host.number)
+
+    def yields(self, host: Host, until: float) -> None:
+        """An operator asked it to give up."""
+        for record in self._records[host.number].values():
+            record.held_until = until
+
+    def moved(self, host: Host, message: Moved) -> None:
+        """The process said that a virtual router, or a group, changed its state."""
+        if message.kind != "INSTANCE":
+            return
+        record = self._records[host.number][message.name]
+        state = State(message.state) if message.state in ("MASTER", "BACKUP") else State.FAULT
+        if self._still:
+            self.fail(f"{record} becomes {state.value} although nothing happens (10)")
+        if state is State.MASTER and record.state is State.BACKUP:
+            self._takes_over(record)
+        elif state is not State.MASTER and record.state is State.MASTER:
+            able = host.devices[record.instance.interface].enabled
+            if able and record.now not in (record.released_at, record.beaten_at):
+                self.fail(f"{record} gives up and does not say so (4)")
+        self._enter(record, state)
+
+    def _enter(self, record: Record, state: State) -> None:
+        was, record.state = record.state, state
+        record.term += 1
+        record.since = record.now
+        record.heard.clear()
+        record.preempt_at = None
+        self._dirty.add(record.host.number)
+        if state is State.MASTER:
+            self.coverage.add("take-over")
+            record.armed = NEVER
+            self._owe(record)
+        elif was is State.MASTER or state is State.FAULT:
+            record.told.clear()
+            record.owed = []
+            record.advertised_at = record.conflict_at = NEVER
+        if state is State.BACKUP:
+            router = record.host.routers[record.instance.name]
+            record.arm(router.instance.advert_interval_s, router.machine.priority)
+
+    def _takes_over(self, record: Record) -> None:
+        early = max(record.armed, record.held_until) - record.now
+        if early > EPSILON_S:
+            self.fail(f"{record} takes over {early:.6f} s before its time (3)")
+        if len(self._records[record.host.number]) > 1 or record.now <= record.armed + PUNCTUAL_S + EPSILON_S:
+            return  # in a group, one member may go with another that reads first
+        machine = record.router.machine
+        for ear in record.host.ears:
+            for datagram in ear.queue:
+                sent = self._sent[id(datagram)]
+                if sent.vrid == record.instance.vrid and self._counts(record, sent, machine.priority):
+                    self.fail(f"{record} takes over although an advertisement ({sent}) waits in its socket (3)")
+
+    @staticmethod
+    def _counts(record: Record, sent: Sent, priority: int) -> bool:
+        """Whether an advertisement puts off a backup's take-over (6.4.2)."""
+        return sent.priority != 0 and (sent.priority >= priority or not record.instance.preempt)
+
+    # --- what is sent ---
+
+    def sends(self, host: Host, device: str, datagram: Datagram) -> Sent:
+        """An advertisement leaves."""
+        payload = datagram.payload[AH_BYTES:] if datagram.protocol == 51 else datagram.payload
+        version, vrid, priority, count = payload[0] >> 4, payload[1], payload[2], payload[3]
+        interval_s = float(payload[5]) if version == 2 else ((payload[4] & 0xF) << 8 | payload[5]) / 100
+        record = self._by_vrid[host.number][vrid]
+        machine = record.router.machine
+        master = machine.state is State.MASTER
+        sent = Sent(
+            datagram, record, record.term + (master and record.state is not State.MASTER), vrid, priority, interval_s
+        )
+        self._sent[id(datagram)] = sent
+        instance = record.instance
+        if priority:
+            if not master and not instance.higher_priority_answered:
+                self.fail(f"{record} advertises, but is not master (4)")
+            if priority != machine.priority or count != len(instance.addresses) or version != instance.version:
+                self.fail(f"{record} advertises priority {priority} and {count} addresses of version {version} (4)")
+            if master:
+                record.advertised_at = record.now
+        elif master:
+            self.fail(f"{record} advertises priority 0, but is master (4)")
+        else:
+            record.released_at = record.now
+        if interval_s != instance.advert_interval_s or device != instance.interface:
+            self.fail(f"{record} advertises an interval of {interval_s} s on {device} (4)")
+        return sent
+
+    def announces(self, host: Host, device: str, frame: bytes) -> Address:
+        """A gratuitous ARP or an unsolicited neighbour advertisement for this address leaves."""
+        known = self._frames.get(frame)
+        if known is None:
+            known = self._frames[frame] = announced(frame)
+        address, mac = known
+        target = device, address
+        for record in self._records[host.number].values():
+            if target in record.targets:
+                break
+        else:
+            self.fail(f"{host.name} announces {address} on {device}, which belongs to nobody (6)")
+            return address
+        if record.router.machine.state is not State.MASTER:
+            self.fail(f"{record} announces {address}, but is not master (6)")
+        if mac != host.devices[device].mac:
+            self.fail(f"{record} announces {address} at {mac.hex(':')} (6)")
+        record.told.setdefault(target, []).append(record.now)
+        return address
+
+    def holds(self, host: Host, device: str, address: Address, there: bool) -> None:
+        """The process puts an address on a device, or takes it off."""
+        self._dirty.add(host.number)
+        if there and address not in host.roles.here:
+            self.fail(f"{host.name} puts {address} on {device} before the packet path knows (5)")
+        for record in self._records[host.number].values():
+            if there and record.state is State.MASTER and (device, address) in record.targets:
+                record.told.clear()  # it is put back, and announced as after a take-over
+                self._owe(record)
+
+    def _owe(self, record: Record) -> None:
+        told = record.instance.announcements
+        record.owed = [(record.now + record.needed_s, told.repeat)]
+        if told.delay_s > record.needed_s:
+            record.owed.append((record.now + record.needed_s + told.delay_s, 2 * told.repeat))
+
+    # --- what is heard ---
+
+    def processes(self, host: Host, datagram: Datagram, handle: Call) -> None:
+        """The process takes an advertisement from its socket."""
+        sent = self._sent[id(datagram)]
+        record = self._by_vrid[host.number][sent.vrid]
+        router = record.router
+        before, counted, answered = router.machine, router.heard, router.sent
+        better = (sent.priority, int(datagram.source)) > (before.priority, int(before.address))
+        if better:
+            record.beaten_at = record.now
+        handle()
+        after = router.machine
+        if router.heard == counted:
+            if router.screen is not None and record.instance.authentication is not Authentication.AH:
+                self.fail(f"{record} drops an advertisement ({sent}): {router.screen.counters} (2)")
+            return
+        if before.state is State.MASTER:
+            self.coverage.add("two masters")
+            if (after.state is not State.MASTER) is not better:
+                self.fail(f"{record} with priority {before.priority} is {after.state.value} after {sent} (2)")
+            elif better:
+                self._adopt(record, sent, after.priority)
+            else:
+                self._answers(record, sent, router.sent > answered)
+        elif after.state is not before.state:
+            self.fail(f"{record} goes from {before.state.value} to {after.state.value} because of {sent} (2)")
+        elif before.state is State.BACKUP:
+            self._puts_off(record, sent, before.priority)
+
+    def _answers(self, record: Record, sent: Sent, answered: bool) -> None:
+        if not answered and (sent.priority == 0 or not record.instance.lower_priority_unanswered):
+            self.fail(f"{record} does not answer {sent} (2)")
+        if sent.priority == 0:
+            return
+        other = sent.sender
+        mine, theirs = record.router.machine.priority, sent.priority
+        record.heard[other.host.number] = sent.term, record.term, theirs, mine
+        if record.instance.announcements.lower_priority_repeat:
+            record.conflict_at = min(record.conflict_at, record.now)
+        if other.state is State.MASTER and other.term == sent.term and other.host.core is not None:
+            now = other.router.machine.priority
+            if now == theirs and other.heard.get(record.host.number) == (record.term, other.term, mine, theirs):
+                self.fail(f"{record} and {other} are both master and hear each other (1)")
+
+    def _adopt(self, record: Record, sent: Sent, priority: int) -> None:
+        self.coverage.add("gives way")
+        record.arm(sent.interval_s if record.instance.version == 3 else record.interval_s, priority)
+
+    def _puts_off(self, record: Record, sent: Sent, priority: int) -> None:
+        """What 6.4.2 makes of the take-over, with preempt_delay and the operator's yield, which it does not know."""
+        now, instance = record.now, record.instance
+        if now > record.late_at and len(self._records[record.host.number]) == 1:
+            self.fail(f"{record} should have taken over at {record.armed:.6f} of its clock (3)")
+        interval_s = sent.interval_s if instance.version == 3 else instance.advert_interval_s
+        if sent.priority == 0:
+            self.coverage.add("priority 0")
+            record.interval_s, record.preempt_at = interval_s, None
+            record.armed = now + record.skew_s(interval_s, priority)
+        elif self._counts(record, sent, priority):
+            record.preempt_at = None
+            record.arm(interval_s, priority)
+        elif now < record.held_until:
+            record.arm(interval_s, priority)
+        elif instance.preempt_delay_s:
+            if record.preempt_at is None:
+                record.preempt_at = now + instance.preempt_delay_s
+            if now < record.preempt_at:
+                self.coverage.add("preempt_delay")
+                record.arm(interval_s, priority)
+        else:
+            record.preempt_at = None
+
+    # --- between two events ---
+
+    def stepped(self, host: Host) -> None:
+        """The process waits for its next event."""
+        records = self._records[host.number]
+        if host.core is not None:
+            for record in records.values():
+                if record.state is State.MASTER:
+                    self._check_master(record)
+                elif record.state is State.BACKUP and record.now > record.late_at:
+                    self._check_late(record, records)
+        if host.number in self._dirty:
+            self._dirty.discard(host.number)
+            if host.configuration.groups and len({each.state is State.MASTER for each in records.values()}) > 1:
+                self.fail(f"{host.name}: the members are {[each.state.value for each in records.values()]} (7)")
+            self._check_addresses(host, records)
+
+    def _check_late(self, record: Record, records: dict[str, Record]) -> None:
+        latest = max(each.late_at for each in records.values())
+        grouped = bool(record.host.configuration.groups)
+        patience = max(each.interval_s for each in records.values()) if grouped else 0.0
+        if not grouped or record.now > latest + patience:
+            self.fail(f"{record} should have taken over at {record.armed:.6f} of its clock (3)")
+
+    def _check_master(self, record: Record) -> None:
+        now, instance = record.now, record.instance
+        if now > record.advertised_at + instance.advert_interval_s + EPSILON_S:
+            self.fail(f"{record} is master, and last advertised at {record.advertised_at:.6f} of its clock (4)")
+        if record.needed_s and now < record.host.resumed_at + record.needed_s:
+            return  # after a stall, the sending limits hold up what is owed
+        while record.owed and now >= record.owed[0][0]:
+            _, count = record.owed.pop(0)
+            if record.needed_s and record.host.resumed_at > record.since:
+                count = instance.announcements.repeat  # a round that begins before the last one ended adds nothing
+            self._check_told(record, count)
+        if instance.announcements.refresh_s and not record.owed:
+            oldest = min((record.told.get(target, [0.0])[-1] for target in record.targets), default=now)
+            if now > oldest + instance.announcements.refresh_s + record.needed_s + EPSILON_S:
+                self.fail(f"{record} last announced an address at {oldest:.6f} of its clock (6)")
+        if now > record.conflict_at + CONFLICT_GAP_S + record.needed_s + EPSILON_S:
+            for target in record.targets:
+                if record.told.get(target, [-NEVER])[-1] < record.conflict_at:
+                    self.fail(f"{record} heard a worse master and did not announce {target[1]} again (6)")
+            record.conflict_at = NEVER
+
+    def _check_told(self, record: Record, count: int) -> None:
+        for target in record.targets:
+            told = len(record.told.get(target, ()))
+            if told < count:
+                self.fail(f"{record} announced {target[1]} {told} times instead of {count} (6)")
+
+    def _check_addresses(self, host: Host, records: dict[str, Record]) -> None:
+        wanted: set[Target] = set()
+        for record in records.values():
+            if host.core is not None and record.router.machine.state is not record.state:
+                self.fail(f"{record} is {record.router.machine.state.value} and said {record.state.value} (5)")
+            if record.state is State.MASTER:
+                wanted.update(record.targets)
+        there = host.virtual()
+        for which, words in ((there - wanted, "holds {} and is not its master"), (wanted - there, "lacks {}")):
+            for device, address in sorted(which, key=str):
+                self.fail(f"{host.name} {words.format(f'{address} on {device}')} (5)")
+        if host.roles.here != {address for _, address in wanted}:
+            self.fail(f"{host.name}: the packet path serves {sorted(map(str, host.roles.here))} (5)")
+
+    # --- at the end ---
+
+    def bound_s(self) -> float:
+        """From when the network is whole, until there is one master (8)."""
+        several = list(self._every())
+        adv = max(each.instance.advert_interval_s for each in several)
+        skew = max(each.skew_s(adv, 1) for each in several)
+        delay = sum(self._simulated.plan.delay_s)
+        bound = (3 * adv + skew) * SLOWEST + 3 * delay + LATE_S
+        if patience := max(each.instance.preempt_delay_s for each in several):
+            bound += (patience + 3 * adv + skew) * SLOWEST + delay
+        if self._simulated.hosts[0].configuration.groups:
+            bound += 2 * adv * SLOWEST
+        return bound
+
+    def watch_s(self) -> float:
+        """For so long it must stay."""
+        several = list(self._every())
+        return 2 * max(each.down_s(each.instance.advert_interval_s, 1) for each in several) * SLOWEST
+
+    def _every(self) -> Iterator[Record]:
+        for records in self._records:
+            yield from records.values()
+
+    def settled(self) -> None:
+        """The network was whole for long enough."""
+        self._still = True
+        for vrid in self._by_vrid[0]:
+            able = []
+            for record in self._all(vrid):
+                if self._able(record):
+                    able.append(record)
+                    if record.state is State.FAULT:
+                        self.fail(f"{record} is in FAULT: {record.router.own_faults} (8)")
+                    elif record.router.machine.priority != priority_of(record):
+                        self.fail(f"{record} has priority {record.router.machine.priority} (9)")
+                elif record.state is not State.FAULT:
+                    self.fail(f"{record} is {record.state.value} and cannot be (8)")
+            masters = [record for record in able if record.state is State.MASTER]
+            if len(masters) != min(1, len(able)):
+                found = ", ".join(map(str, masters)) or "nobody"
+                self.fail(f"VRID {vrid}: {found} is master (8)")
+            elif masters and all(record.instance.preempt for record in able):
+                best = max(map(priority_of, able))
+                if priority_of(masters[0]) != best:
+                    self.fail(f"{masters[0]} is master with {priority_of(masters[0])}, there is one with {best} (9)")
+
+    def _able(self, record: Record) -> bool:
+        """Whether nothing keeps a virtual router from being master; of a group, none of its members."""
+        host = record.host
+        if host.core is None or not (host.well or self._weighs(record) or record.instance.priority == OWNER):
+            return False
+        grouped = bool(host.configuration.groups)
+        mine = self._records[host.number].values() if grouped else (record,)
+        return all(host.devices[each.instance.interface].up for each in mine)
+
+    @staticmethod
+    def _weighs(record: Record) -> bool:
+        track = record.host.configuration.scripts[0].track
+        return track.weight != 0

@@ -1,0 +1,121 @@
+"""What is known of each virtual router and each packet, independent of the product's own decoder and timers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+
+from pylvs.model.addresses import Address
+from pylvs.model.vrrp import OWNER, VrrpInstance
+from pylvs.vrrp.machine import State
+from pylvs.vrrp.router import Router
+from pylvs.vrrp.sockets import Datagram
+from tests.unit.vrrp.simulation.host import Host
+
+EPSILON_S = 1e-6
+LATE_S = 0.02  # by which a take-over may wait for what is in the socket
+NEVER = float("inf")
+AH_BYTES = 24
+
+Target = tuple[str, Address]
+
+
+@dataclass(slots=True, eq=False)
+class Sent:
+    """An advertisement on the wire, read here without the product's decoder."""
+
+    datagram: Datagram
+    sender: Record
+    term: int
+    vrid: int
+    priority: int
+    interval_s: float
+
+    @property
+    def family(self) -> int:
+        """Of its addresses."""
+        return self.datagram.source.version
+
+    def __str__(self) -> str:
+        return f"VRID {self.vrid}, priority {self.priority}"
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """What is known of one virtual router of one host."""
+
+    host: Host
+    instance: VrrpInstance
+    targets: tuple[Target, ...]
+    needed_s: float  # for a round of announcements
+    state: State = State.FAULT
+    term: int = 0  # counts the states it was in
+    heard: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)  # as master, by host
+    interval_s: float = 0.0  # of the master that it follows
+    armed: float = NEVER  # its time to take over
+    since: float = 0.0  # of its state, by its clock
+    held_until: float = 0.0
+    preempt_at: float | None = None
+    advertised_at: float = NEVER
+    released_at: float = -NEVER  # when it last advertised priority 0
+    beaten_at: float = -NEVER  # when it last took a better master's advertisement from its socket
+    told: dict[Target, list[float]] = field(default_factory=dict)  # announcements of this term
+    owed: list[tuple[float, int]] = field(default_factory=list)  # by then so many of each
+    conflict_at: float = NEVER  # when a worse master was heard whom no announcement answered yet
+
+    def __str__(self) -> str:
+        return f"{self.host.name} {self.instance.name}"
+
+    @property
+    def router(self) -> Router:
+        """The product's."""
+        return self.host.routers[self.instance.name]
+
+    @property
+    def now(self) -> float:
+        """By its own clock."""
+        return self.host.now
+
+    @property
+    def late_at(self) -> float:
+        """A backup has taken over by then."""
+        return max(self.armed, self.held_until, self.host.resumed_at) + LATE_S
+
+    def down_s(self, interval_s: float, priority: int) -> float:
+        """Active_Down_Interval (6.1)."""
+        return self.instance.down_after_adverts * interval_s + self.skew_s(interval_s, priority)
+
+    def skew_s(self, interval_s: float, priority: int) -> float:
+        """Skew_Time (6.1)."""
+        return (256 - priority) / 256 * (interval_s if self.instance.version == 3 else 1.0)
+
+    def arm(self, interval_s: float, priority: int) -> None:
+        """Not before Active_Down_Interval from now."""
+        self.interval_s = interval_s
+        self.armed = self.now + self.down_s(interval_s, priority)
+
+
+def priority_of(record: Record) -> int:
+    """The effective priority by keepalived.conf(5), from what is tracked."""
+    host = record.host
+    base = next(i.priority for i in host.configuration.instances if i.name == record.instance.name)
+    track = host.configuration.scripts[0].track
+    if base == OWNER or not track.weight:
+        return base
+    points = 0
+    if host.well == (track.weight > 0):
+        points = -track.weight if track.reverse else track.weight
+    return max(1, min(254, base + points))
+
+
+def announced(frame: bytes) -> tuple[Address, bytes]:
+    """Which address a frame announces at which link address; read here without the product's decoder."""
+    kind = int.from_bytes(frame[12:14])
+    if kind == 0x0806:
+        assert frame[28:32] == frame[38:42], "a gratuitous ARP has one address twice (RFC 5227, 3)"
+        assert frame[:6] == b"\xff" * 6
+        return IPv4Address(frame[28:32]), frame[22:28]
+    assert kind == 0x86DD
+    assert frame[54] == 136
+    assert frame[58] & 0x20, "an unsolicited neighbour advertisement overrides (RFC 9568, 8.2.2)"
+    return IPv6Address(frame[62:78]), frame[80:86]
