@@ -129,7 +129,7 @@ class Checker:
         self._dirty.add(host.number)
         for record in self._records[host.number].values():
             record.instance = next(i for i in host.configuration.instances if i.name == record.instance.name)
-            record.held_until = 0.0
+            record.held_until = record.excused_until = 0.0
 
     def ends(self, host: Host) -> None:
         """It is no more."""
@@ -141,8 +141,14 @@ class Checker:
         self._dirty.add(host.number)
 
     def yields(self, host: Host, until: float) -> None:
-        """An operator asked it to give up."""
+        """An operator asked it to give up.
+
+        A request that ends before a former one counts when the router looks again, once in Active_Down_Interval.
+        """
         for record in self._records[host.number].values():
+            if record.state is State.BACKUP and until < record.held_until:
+                again = record.now + record.down_s(record.interval_s, record.router.machine.priority)
+                record.excused_until = min(record.held_until, again)
             record.held_until = until
 
     def moved(self, host: Host, message: Moved) -> None:

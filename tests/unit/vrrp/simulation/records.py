@@ -54,7 +54,8 @@ class Record:
     interval_s: float = 0.0  # of the master that it follows
     armed: float = NEVER  # its time to take over
     since: float = 0.0  # of its state, by its clock
-    held_until: float = 0.0
+    held_until: float = 0.0  # by an operator
+    excused_until: float = 0.0
     preempt_at: float | None = None
     advertised_at: float = NEVER
     released_at: float = -NEVER  # when it last advertised priority 0
@@ -79,7 +80,7 @@ class Record:
     @property
     def late_at(self) -> float:
         """A backup has taken over by then."""
-        return max(self.armed, self.held_until, self.host.resumed_at) + LATE_S
+        return max(self.armed, self.held_until, self.excused_until, self.host.resumed_at) + LATE_S
 
     def down_s(self, interval_s: float, priority: int) -> float:
         """Active_Down_Interval (6.1)."""
