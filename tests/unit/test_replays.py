@@ -60,7 +60,7 @@ def test_agreement_counts_unless_timers_were_hardly_compared(entries: list[str])
     late = Replay(1.0, "", {"a"}, set(), LATEST_S + 1, LATEST_S)
     assert played(late) == (late, 1)
     assert played(Replay(1.0, "", {"a"}, set(), LATEST_S + 1, LATEST_S + 1), late) == (late, 2)
-    entries += ["timers were read 11.0 s later than recorded"]
+    entries += ["timers were read 31.0 s later than recorded"]
 
 
 def test_what_a_scenario_repeats_itself_is_in_the_ledger(entries: list[str]) -> None:
