@@ -256,11 +256,11 @@ class Supervisor:
             with contextlib.suppress(PylvsError):
                 await self.routers.configure(old)
             raise
+        self._keep_overrides()  # under the new names, before the edits, which may take long
         self.loaded, self.loaded_at = loaded, time.time()
         settled = await self.keeper.settle()
         await self._owned(settled)
         await self._control.follow(configuration.settings)
-        self._keep_overrides()
         garbage.settle()
         return settled, told
 

@@ -99,6 +99,25 @@ def test_who_was_down_stays_down_although_the_first_table_was_refused_in_part(tm
     run(scenario())
 
 
+def test_an_override_has_the_new_name_of_its_service_before_the_first_edit(tmp_path: Path) -> None:
+    world, tables = mortal_world(tmp_path, 1 << 30)
+    world.write(service(server(1), server(2)))
+
+    async def scenario() -> None:
+        async with world.daemon(kill=True) as daemon:
+            daemon.engine.drain(address(1))
+            await until(lambda: world.table()[str(WEB)] == {"10.0.0.1": 0, "10.0.0.2": 1})
+            world.write(replace(service(server(1), server(2), server(3)), name="renamed"))
+            tables.left = 0
+            with contextlib.suppress(Killed):
+                await daemon.reload()
+        tables.left = 1 << 30
+        async with world.daemon():
+            assert world.table()[str(WEB)] == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 1}
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("edits", range(EDITS + 1))
 def test_killed_while_it_reloads(tmp_path: Path, edits: int) -> None:
     world, tables = mortal_world(tmp_path, 1 << 30)
