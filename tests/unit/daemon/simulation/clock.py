@@ -1,0 +1,186 @@
+"""A virtual clock for a whole daemon: its event loop, the threads that it starts, and the functions of `time`.
+
+The loop's time jumps to the next timer. Work for a thread runs in the loop instead, at a time that the seed draws; what
+the work costs passes on the thread's own clock, and its result reaches the loop when that time has come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+from weakref import WeakKeyDictionary
+
+from tests.unit.health.clock import START_S, FakeTimeLoop
+
+EPOCH_S = 1.7e9  # the wall clock at the loop's time 0
+
+
+class Clock:
+    """The time that everything in one simulation sees. `ahead_s` is what the work in a thread has cost so far."""
+
+    def __init__(self) -> None:
+        self.loop = SimLoop(self)
+        self.ahead_s = 0.0
+        self.in_thread = False
+
+    def now(self) -> float:
+        """The monotonic clock of whoever asks."""
+        return self.loop.selector.now + self.ahead_s
+
+    def wall(self) -> float:
+        """The wall clock."""
+        return EPOCH_S + self.now()
+
+    def spend(self, seconds: float) -> None:
+        """Let work take so long: in a thread nobody waits for it; in the loop everybody does."""
+        if self.in_thread:
+            self.ahead_s += seconds
+        else:
+            self.loop.selector.now += seconds
+
+    def in_a_thread(self, work: Callable[[], Any]) -> tuple[Any, BaseException | None, float]:
+        """Run it as a thread would: its result, what it raised, and the seconds that it cost."""
+        self.in_thread, self.ahead_s = True, 0.0
+        try:
+            return work(), None, self.ahead_s
+        except BaseException as error:
+            return None, error, self.ahead_s
+        finally:
+            self.in_thread, self.ahead_s = False, 0.0
+
+    @contextlib.contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Within, this is the time of the process."""
+        with patch.multiple(time, monotonic=self.now, time=self.wall):
+            yield
+
+
+class SimLoop(FakeTimeLoop):
+    """The fake loop, without threads and without signals of the kernel."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.handlers: dict[int, Callable[[], object]] = {}  # of signals
+        self.delay_s: Callable[[], float] = lambda: 0.0  # before a thread does what it is asked
+        self.set_exception_handler(lambda _, context: self.complaints.append(context))
+        self.complaints: list[dict[str, Any]] = []
+        self.selector.now = START_S
+        self.selector.select = self._pass_time  # type: ignore[method-assign]
+        self.contexts: WeakKeyDictionary[asyncio.Task[Any], contextvars.Context] = WeakKeyDictionary()
+
+    def _pass_time(self, timeout: float | None = None) -> list[Any]:
+        """There are no files to wait for."""
+        assert timeout is not None, "the loop waits for something that never comes"
+        if timeout > 0:
+            self.selector.now += timeout
+        return []
+
+    def create_task(self, coro: Any, *, name: Any = None, context: Any = None) -> Any:
+        """Whose it is, is remembered: Python 3.11 does not tell a task's context."""
+        task = super().create_task(coro, name=name, context=context)
+        self.contexts[task] = contextvars.copy_context() if context is None else context
+        return task
+
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:  # type: ignore[override]
+        """There are no threads."""
+        return self.call_soon(callback, *args, context=context)
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]
+        """Each piece of work has a thread of its own, as in a pool that is large enough."""
+        future = self.create_future()
+
+        def begin() -> None:
+            if future.cancelled():
+                return
+            result, error, cost_s = self.clock.in_a_thread(lambda: func(*args))
+            self.call_later(cost_s, end, result, error)
+
+        def end(result: Any, error: BaseException | None) -> None:
+            if future.cancelled():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        self.call_later(self.delay_s(), begin)
+        return future
+
+    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
+        """For `signal_`."""
+        self.handlers[sig] = partial(contextvars.copy_context().run, callback, *args)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """No more."""
+        return self.handlers.pop(sig, None) is not None
+
+    def signal_(self, number: signal.Signals) -> bool:
+        """Send the process a signal; False if nobody handles it now."""
+        handler = self.handlers.get(number)
+        if handler is not None:
+            handler()
+        return handler is not None
+
+
+class SimPool:
+    """In place of a ThreadPoolExecutor with one thread: one piece of work after the other, in simulated time."""
+
+    def __init__(self, loop: SimLoop) -> None:
+        self._loop = loop
+        self._queue: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._ending: Callable[[], None] | None = None  # of the work under way
+        self._over = False
+        self.busy_until = 0.0  # the table's lock is held until then
+
+    def submit(self, work: Callable[..., Any], *args: Any, **named: Any) -> Future[Any]:
+        """As `Executor.submit`."""
+        assert not self._over, "the editor is asked after its end"
+        future: Future[Any] = Future()
+        self._queue.append((future, lambda: work(*args, **named)))
+        if len(self._queue) == 1 and self._ending is None:
+            self._loop.call_later(self._loop.delay_s(), self._begin)
+        return future
+
+    def _begin(self) -> None:
+        while self._queue and not self._queue[0][0].set_running_or_notify_cancel():
+            self._queue.popleft()
+        if not self._queue:
+            return
+        future, work = self._queue[0]
+        result, error, cost_s = self._loop.clock.in_a_thread(work)
+        self.busy_until = self._loop.time() + cost_s
+
+        def end() -> None:
+            if self._ending is None:
+                return
+            self._ending = None
+            self._queue.popleft()
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+            if self._queue and not self._over:
+                self._loop.call_later(self._loop.delay_s(), self._begin)
+
+        self._ending = end
+        self._loop.call_later(cost_s, end)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As `Executor.shutdown`: what was begun is done to its end."""
+        self._over = True
+        if self._ending is not None:
+            self._ending()
+        if cancel_futures:
+            for future, _ in self._queue:
+                future.cancel()
+            self._queue.clear()

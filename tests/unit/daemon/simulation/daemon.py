@@ -1,0 +1,374 @@
+"""One daemon of a simulation: the real supervisor, engine, keeper, drains and notifier, and what it meets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pylvs.daemon.loading import Loaded, as_asked
+from pylvs.daemon.options import Options
+from pylvs.daemon.outside import Machine
+from pylvs.daemon.state_dir import StateDirectory
+from pylvs.daemon.supervisor import Supervisor
+from pylvs.daemon.surroundings import Surroundings
+from pylvs.daemon.systemd import Manager
+from pylvs.daemon.table.known import Wish
+from pylvs.health.engine import Engine
+from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, ServerUp
+from pylvs.health.history import ServerName
+from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.overrides import Override
+from pylvs.model.addresses import Address
+from pylvs.model.checks import Check, MiscCheck
+from pylvs.model.destination import DestinationKey
+from pylvs.model.director import ServiceRow
+from pylvs.model.errors import PylvsError
+from pylvs.model.service import ServiceKey
+from pylvs.model.wanted import Configuration, WantedServer, WantedService
+from tests.unit.daemon.simulation.clock import SimPool
+from tests.unit.daemon.simulation.configurations import last_octet, number_of
+from tests.unit.daemon.simulation.faults import CURRENT, Killed, ScriptProcess, Table
+from tests.unit.daemon.simulation.invariants import Subject, Told
+from tests.unit.daemon.simulation.model import CheckModel, HealthModel
+
+if TYPE_CHECKING:
+    from tests.unit.daemon.simulation.world import World
+
+
+class Daemon:
+    """From its start to its end, however that comes."""
+
+    def __init__(self, world: World, options: Options) -> None:
+        self.world = world
+        self.options = options
+        self.killed = False
+        self.ending = False
+        self.leaving_failed = False  # the table could not be emptied at the end
+        self.ready_at = 0.0
+        self.reloads_under_way = 0
+        self.disk_troubled = False
+        self.model = HealthModel(world.clock.now)
+        self.told = Told()
+        self.probing: set[CheckModel] = set()
+        self.answered: Counter[tuple[str, ...]] = Counter()  # scripts that ran to their end
+        self.script_processes: list[ScriptProcess] = []
+        self.pools: list[SimPool] = []
+        self.words: list[asyncio.Task[Any]] = []  # of operators
+        self.surroundings: SimSurroundings | None = None
+        self.engine: SimEngine | None = None
+        self.context = contextvars.copy_context()
+        self.context.run(CURRENT.set, self)
+        self.outside = Outside(self)
+        self.supervisor: SimSupervisor = self.context.run(SimSupervisor, options, self.outside)
+        self.task = world.loop.create_task(self.supervisor.run(), name="pylvs run", context=self.context)
+
+    @property
+    def steady(self) -> bool:
+        """Whether it keeps the table now."""
+        return bool(self.supervisor.started_at) and not self.ending and not self.killed and not self.task.done()
+
+    def desired_rows(self) -> Mapping[ServiceKey, bool]:
+        """By service, whether it shall have a server with a weight."""
+        rows = self.supervisor.last_wish.rows
+        return {row.service.key: any(each.weight for each in row.destinations) for row in rows}
+
+    def run(self, call: Callable[[], Any]) -> Any:
+        """Within the daemon: what it starts is its own."""
+        return self.context.run(call)
+
+    def ask(self, work: Callable[[], Any], name: str) -> None:
+        """What a request of the API does, which may take long."""
+
+        async def asked() -> None:
+            try:
+                await work()
+            except (PylvsError, OSError) as error:
+                self.world.tell("answered: {}: {}", name, error)
+
+        task = self.world.loop.create_task(asked(), name=f"request {name}", context=self.context)
+        self.words.append(task)
+        task.add_done_callback(self.words.remove)
+
+    async def settle(self) -> None:
+        """As requests do after an operator's word."""
+        await self.supervisor.keeper.settle()
+
+    def kill(self) -> None:
+        """SIGKILL: it does nothing more. What Python unwinds meanwhile reaches nobody."""
+        if self.killed or self.task.done():
+            return
+        self.world.remember(self)
+        self.killed = True
+        for each in self.script_processes:
+            each.kill()
+        for task in self.words:
+            task.cancel()
+        if self.engine is not None:
+            self.run(self.engine.stop)
+        self.task.cancel()
+
+    def expect(self, event: Event) -> None:
+        """The script of an event must run, or be accounted for."""
+        up = isinstance(event, ServerUp | QuorumGained)
+        kind, server = "quorum", ""
+        if isinstance(event, QuorumLost) and event.silent:
+            return
+        if isinstance(event, ServerUp | ServerDown):
+            kind, server = "server", str(last_octet(event.server))
+        script = self.world.drawn.script(kind, event.service, server, "up" if up else "down")
+        if script is not None:
+            self.told.due.setdefault((kind, event.service, server), []).append(script.arguments[-1])
+
+    def logged(self, fields: Mapping[str, Any]) -> None:
+        """A line of its log."""
+        words = str(fields.get("script", "")).split(" ")
+        text = str(fields["event"])
+        if text.endswith(" has run") and words[0] == "notify":
+            ended = "ran" if str(fields["end"]).startswith(("exit", "timed out", "ended by")) else "failed"
+            self.told.logged.setdefault(tuple(words[1:4]), []).append((words[-1], ended))
+        elif "later ones wait" in text:
+            server = str(fields.get("server", "")).partition(":")[0].rpartition(".")[2]
+            subject: Subject = ("server" if server else "quorum", fields["service"], server)
+            self.told.logged.setdefault(subject, []).append(("", "lost"))
+
+
+class SimSupervisor(Supervisor):
+    """The real supervisor; what its keeper last took for the desired state is known."""
+
+    last_wish = Wish(())
+
+    def _wish(self) -> Wish:
+        self.last_wish = super()._wish()
+        CURRENT.get().world.table.planned = True
+        return self.last_wish
+
+
+class SimEngine(Engine):
+    """The real engine. After everything that it does the invariants look at it."""
+
+    def __init__(self, configuration: Configuration, probe_of: Any) -> None:
+        daemon = CURRENT.get()
+        assert isinstance(daemon, Daemon)
+        self.daemon, self.world = daemon, daemon.world
+        self._events: list[Event] = []
+        daemon.engine = self
+        daemon.model.replace(configuration)
+        clock, rng = self.world.clock, self.world.rng
+        super().__init__(configuration, probe_of, wall=clock.wall, chance=rng.random, at_once=self.world.at_once)
+        self.on_event(self._events.append)
+
+    def look(self, reloaded: bool = False) -> None:
+        """Let the invariants look."""
+        events, self._events[:] = list(self._events), []
+        for event in events:
+            self.world.tell("event: {}", event)
+        if not self.daemon.killed:
+            self.world.invariants.after_engine(self.daemon, self.wanted(), events, reloaded)
+
+    def restore_overrides(self, overrides: Mapping[ServerName, Override]) -> tuple[ServerName, ...]:
+        """See Engine."""
+        names = super().restore_overrides(overrides)
+        model = self.daemon.model
+        for service, key in names:
+            model.services[number_of(service)].servers[key].override = overrides[service, key]
+        for each in model.services.values():
+            each.judge(False)
+        self.world.recall_overrides(self.daemon)
+        return names
+
+    def adopt(self, rows: Iterable[ServiceRow]) -> None:
+        """See Engine. What it took over from the table the model takes over from it."""
+        super().adopt(rows)
+        for state in self._roster:
+            service = self.daemon.model.services[number_of(state.wanted.name)]
+            service.has_quorum = state.has_quorum
+            for key, server in state.servers.items():
+                model = service.servers[key]
+                model.held = server.held_weight
+                model.checks = [
+                    (check, link.presumed) for (check, _), link in zip(model.checks, server.links, strict=True)
+                ]
+                for (check, _), link in zip(model.checks, server.links, strict=True):
+                    check.at_start = link.state.first_counts
+        self.look()
+
+    def start(self) -> None:
+        """See Engine."""
+        for service in self.daemon.model.services.values():
+            if not any(server.checks for server in service.servers.values()):
+                service.judge(service.has_quorum)  # nothing else would ever do so
+        super().start()
+        self.daemon.model.start()
+        self.look()
+        self.daemon.ready_at = self.world.clock.now()
+        self.world.ready(self.daemon)
+
+    def farewell(self, reason: str = "pylvs stops") -> None:
+        """See Engine."""
+        super().farewell(reason)
+        events, self._events[:] = list(self._events), []
+        for event in events:
+            self.daemon.expect(event)
+
+    def replace(self, configuration: Configuration) -> Any:
+        """See Engine."""
+        self.world.tell("reload: {} services", len(configuration.services))
+        found = super().replace(configuration)
+        self.daemon.model.replace(configuration)
+        self.look(reloaded=True)
+        return found
+
+    def addresses_here(self, addresses: Iterable[Address]) -> None:
+        """See Engine."""
+        here = frozenset(addresses)
+        super().addresses_here(here)
+        self.daemon.model.addresses_here(here)
+        self.look()
+
+    def asked_now(self, server: DestinationKey | Address | None, service: str | None) -> None:
+        """Before `check_now`, which probes at once."""
+        now = self.world.clock.now()
+        for name, key in self.named(server, service):
+            for check, _ in self.daemon.model.services[number_of(name)].servers[key].checks:
+                if not check.suspended and not check.running:
+                    check.window = now, now
+
+    def _outcome(self, state: Any, outcome: Outcome) -> float:
+        delay_s = super()._outcome(state, outcome)
+        expected_s, moved = self.world.expected
+        self.world.invariants.holds(
+            delay_s == expected_s, "{} probes again in {} s, the model in {}", state.check, delay_s, expected_s
+        )
+        if moved or self._events:
+            self.look()
+        return delay_s
+
+    def _override(self, server: Any, service: str | None, change: Callable[[Override], Override], words: str) -> Any:
+        names = super()._override(server, service, change, words)
+        for name, key in names:
+            self.daemon.model.override(number_of(name), key, change)
+        self.look()
+        return names
+
+
+class Outside(Machine):
+    """The real machine's side, but for files, tables, sockets and processes."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        super().__init__()
+        self.manager = Manager({})
+        self.daemon, self.world = daemon, daemon.world
+
+    def load(self, options: Options) -> Loaded:
+        """The file as it is now."""
+        self.world.tell("the configuration is read")
+        return replace(self.world.file, configuration=as_asked(self.world.file.configuration, options))
+
+    def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
+        """In few words."""
+        return [] if old == new else ["changed"]
+
+    def director(self) -> Table:
+        """The machine's tables."""
+        return self.world.table
+
+    def addresses(self) -> Iterable[Address]:
+        """This machine's."""
+        return self.world.here
+
+    def probe_of(self, check: Check, service: WantedService, server: WantedServer) -> Probe:
+        """A probe of an imagined server; a script is run by the real checker."""
+        super().probe_of(check, service, server)  # imports, and services of checks through virtual addresses
+        inner = super().probe_of(check, service, server) if isinstance(check, MiscCheck) else None
+        number, key = number_of(service.name), server.destination.key
+        name = f"{check.word} of {key} in {number}"
+        daemon, world = self.daemon, self.world
+
+        async def probe() -> Outcome:
+            model = daemon.model.find(number, key, check)
+            if daemon.killed:
+                raise Killed
+            world.invariants.probe_begins(model, name)
+            assert model is not None
+            world.tell("probe: {}", name)
+            daemon.probing.add(model)
+            outcome = Outcome(False, "the checker failed", inconclusive=True)
+            ended = False
+            scripts = daemon.answered.total()
+            try:
+                outcome = await (world.probed(check, key) if inner is None else inner())
+                ended = True
+                heard = inner is None or outcome.ok or outcome.inconclusive or daemon.answered.total() > scripts
+                world.invariants.holds(heard, "{}: {} counts against the server", name, outcome)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                ended = task is not None and not task.cancelling()
+                raise
+            except Exception:
+                ended = True
+                raise
+            finally:
+                model.running = False
+                daemon.probing.discard(model)
+                if ended:
+                    world.tell("probed: {}: {}", name, outcome.reason)
+                    before = model.good, model.weight
+                    delay_s = daemon.model.outcome(model, outcome)
+                    world.expected = delay_s, before != (model.good, model.weight)
+            return outcome
+
+        return probe
+
+    def adapt(self, state: StateDirectory) -> None:
+        """The machine allows everything."""
+
+    def restore(self, state: StateDirectory) -> None:
+        """Nothing was changed."""
+
+    def start_routers(self, state: StateDirectory, log_format: str) -> Any:
+        """There are no virtual routers."""
+        raise AssertionError("virtual routers were started")
+
+
+class SimControl:
+    """In place of the API's socket."""
+
+    def __init__(self, desk: Any) -> None:
+        self.desk = desk
+
+    def serving(self) -> SimControl:
+        """No socket."""
+        return self
+
+    async def __aenter__(self) -> None:
+        """No socket."""
+
+    async def __aexit__(self, *_: object) -> None:
+        """Requests under way get a moment."""
+        daemon = CURRENT.get()
+        for task in list(daemon.words):
+            task.cancel()
+        await asyncio.gather(*daemon.words, return_exceptions=True)
+
+    async def follow(self, settings: Any) -> None:
+        """No metrics."""
+
+
+class SimSurroundings(Surroundings):
+    """Without netlink: the world says when something changed."""
+
+    def __init__(self, look: Any) -> None:
+        super().__init__(look)
+        CURRENT.get().surroundings = self
+
+    def change(self) -> None:
+        """Something changed."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """See Surroundings."""
+        await self._follow()

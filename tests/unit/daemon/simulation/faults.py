@@ -1,0 +1,404 @@
+"""What can go wrong around a daemon: a table that fails, a disk that is full, the process that runs scripts killed.
+
+`Faults` is what the schedule of a seed sets and lifts. The table is the real MemoryDirector; the faults come before or
+after its edits, never instead of half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pylvs.daemon.state_dir import StateDirectory
+from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.director import ServiceRow
+from pylvs.model.errors import (
+    Busy,
+    InvalidOperation,
+    NoRoom,
+    NoSuchDevice,
+    NoSuchScheduler,
+    NotPermitted,
+    OutOfRange,
+    PylvsError,
+    Unsupported,
+)
+from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.timeouts import Timeouts
+from pylvs.testing import MemoryDirector
+
+if TYPE_CHECKING:
+    from tests.unit.daemon.simulation.world import World
+
+REFUSALS: tuple[type[PylvsError], ...] = (
+    Busy,
+    InvalidOperation,
+    NoRoom,
+    NoSuchDevice,
+    NoSuchScheduler,
+    NotPermitted,
+    OutOfRange,
+    Unsupported,
+)
+ERRNOS = (errno.EAGAIN, errno.ENOSPC, errno.ENOMEM, errno.EIO, errno.EPERM)
+
+
+class Killed(BaseException):
+    """The daemon was killed in the middle of what it did."""
+
+
+@dataclass
+class Faults:
+    """Those in force. Shares are probabilities."""
+
+    refuse: float = 0.0  # an edit raises a PylvsError
+    refuse_key: ServiceKey | None = None  # only edits of this service; None: of any
+    breaks: float = 0.0  # an edit raises OSError, before or after it is done
+    locked: float = 0.0  # the lock of the table is held by others
+    locked_s: float = 0.0  # how long the daemon waits for it in vain
+    unreadable: float = 0.0  # the table cannot be read
+    most: int | None = None  # destinations that there is room for
+    edit_s: float = 0.0  # that each edit takes
+    lock_s: float = 0.0  # that each batch takes
+    meddling: float = 0.0  # others edit between a plan and its batch
+    kill_in: int | None = None  # edits until the daemon is killed
+    disk: float = 0.0  # nothing can be kept
+    no_process: float = 0.0  # no process can be made
+    scripts: float = 0.0  # scripts hang until their timeout
+
+
+CURRENT: ContextVar[Any] = ContextVar("CURRENT", default=None)  # the daemon that runs; None: everybody else
+
+
+class Table(MemoryDirector):
+    """The tables of the machine, which outlive daemons."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(clock=world.clock.now)
+        self.world = world
+        self.gone = False  # nothing was made, or pylvs down took it away
+        self.edits_by_daemon = 0
+        self.planned = False  # by the daemon: the first batch of edits comes
+        self.daemon_refused = False  # since then
+
+    # --- faults ---
+
+    def _daemon(self) -> Any:
+        daemon = CURRENT.get()
+        if daemon is not None and daemon.killed:
+            raise Killed
+        return daemon
+
+    def _edit(self, what: str, key: ServiceKey, edit: Callable[[], None], adds: bool = False) -> None:
+        daemon = self._daemon()
+        if daemon is None:
+            edit()
+            return
+        world, faults = self.world, self.world.faults
+        world.invariants.daemon_edits(key)
+        if faults.kill_in is not None:
+            faults.kill_in -= 1
+            if faults.kill_in < 0:
+                faults.kill_in = None
+                world.tell("killed before: {} {}", what, key)
+                daemon.kill()
+                raise Killed
+        if faults.edit_s:
+            world.trouble()
+            world.clock.spend(faults.edit_s)
+            world.trouble()
+        if faults.refuse and faults.refuse_key in (None, key) and world.rng.random() < faults.refuse:
+            self._refused(key, world.rng.choice(REFUSALS), what)
+        if adds and faults.most is not None and self._count() >= faults.most:
+            self._refused(key, NoRoom, what)
+        broken = bool(faults.breaks) and world.rng.random() < faults.breaks
+        if not broken or world.rng.random() < 0.5:
+            edit()
+            self.edits_by_daemon += 1
+            world.tell("edit: {} {}", what, key)
+            world.invariants.after_edit(key)
+        if broken:
+            world.trouble()
+            self.daemon_refused = True
+            code = world.rng.choice(ERRNOS)
+            world.tell("edit breaks: {} {} errno {}", what, key, code)
+            raise OSError(code, "simulated")
+
+    def _refused(self, key: ServiceKey, error: type[PylvsError], what: str) -> None:
+        self.world.trouble(key)
+        self.daemon_refused = True
+        self.world.tell("edit refused: {} {} {}", what, key, error.__name__)
+        raise error(f"{key}: simulated")
+
+    def _count(self) -> int:
+        return sum(len(row.destinations) for row in super().services())
+
+    def _reads(self) -> None:
+        if self._daemon() is None:
+            return
+        world, faults = self.world, self.world.faults
+        if faults.unreadable and world.rng.random() < faults.unreadable:
+            world.trouble()
+            if world.rng.random() < 0.5:
+                raise OSError(world.rng.choice(ERRNOS), "simulated")
+            raise world.rng.choice((Busy, Unsupported, NotPermitted))("simulated: cannot be read")
+
+    # --- what a Holder does ---
+
+    def batch(self) -> AbstractContextManager[None]:
+        """Under the lock."""
+        return self._locked()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        if self._daemon() is None:
+            yield
+            return
+        world, faults = self.world, self.world.faults
+        if faults.meddling and world.rng.random() < faults.meddling:
+            world.meddle()
+        if faults.lock_s:
+            world.trouble()
+            world.clock.spend(faults.lock_s)
+            world.trouble()
+        if faults.locked and world.rng.random() < faults.locked:
+            world.trouble()
+            world.clock.spend(faults.locked_s)
+            world.trouble()
+            raise Busy("the tables are locked by process 4711; try again later")
+        if self.gone:
+            self.gone = False
+            self._edition += 1
+        if self.planned:
+            self.planned = self.daemon_refused = False
+            world.invariants.edits_begin()
+        yield
+
+    def take_away(self) -> None:
+        """`pylvs down`."""
+        super().flush()
+        self.gone = True
+
+    def edition(self) -> int:
+        """See Holder."""
+        self._reads()
+        return 0 if self.gone else super().edition()
+
+    def services(self) -> list[ServiceRow]:
+        """See Director."""
+        self._reads()
+        return super().services()
+
+    def rows(self) -> list[ServiceRow]:
+        """The table as it is, whatever goes wrong."""
+        return super().services()
+
+    def timeouts(self) -> Timeouts:
+        """See Director."""
+        self._reads()
+        return super().timeouts()
+
+    def add_service(self, service: VirtualService) -> None:
+        """See Director."""
+        self._edit("add", service.key, lambda: super(Table, self).add_service(service))
+
+    def edit_service(self, service: VirtualService) -> None:
+        """See Director."""
+        self._edit("edit", service.key, lambda: super(Table, self).edit_service(service))
+
+    def delete_service(self, key: ServiceKey) -> None:
+        """See Director."""
+        self._edit("delete", key, lambda: super(Table, self).delete_service(key))
+
+    def add_destination(self, key: ServiceKey, destination: Destination) -> None:
+        """See Director."""
+        what = f"add {destination.key} weight {destination.weight} to"
+        self._edit(what, key, lambda: super(Table, self).add_destination(key, destination), adds=True)
+
+    def edit_destination(self, key: ServiceKey, destination: Destination) -> None:
+        """See Director."""
+        what = f"edit {destination.key} weight {destination.weight} of"
+        self._edit(what, key, lambda: super(Table, self).edit_destination(key, destination))
+
+    def delete_destination(self, key: ServiceKey, destination: DestinationKey) -> None:
+        """See Director."""
+        self._edit(f"delete {destination} of", key, lambda: super(Table, self).delete_destination(key, destination))
+
+
+class Disk(StateDirectory):
+    """A state directory that lives in memory; `content` outlives daemons. Of one that was killed nothing is heard."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(Path("/nonexistent/pylvs-simulation"))
+        self.world = world
+        self._daemon = CURRENT.get()
+
+    @property
+    def _dead(self) -> bool:
+        return bool(self._daemon is not None and self._daemon.killed)
+
+    def take(self) -> None:
+        """Be the daemon."""
+        owner = self.world.disk_owner
+        assert owner is None or owner.killed, "two daemons with one state directory"
+        self.world.disk_owner = self._daemon
+
+    def give_back(self) -> None:
+        """End being it."""
+        if self.world.disk_owner is self._daemon:
+            self.world.disk_owner = None
+
+    def read(self, name: str) -> Any:
+        """What was kept."""
+        text = self.world.disk.get(name)
+        return None if text is None else json.loads(text)
+
+    def keep(self, name: str, content: Any) -> None:
+        """Replace what is kept, if there is room."""
+        if self._dead:
+            return
+        world = self.world
+        if world.faults.disk and world.rng.random() < world.faults.disk:
+            world.trouble()
+            world.disk_failed.add(name)
+            raise PylvsError(f"{name}: No space left on device: what must survive a crash is not kept")
+        world.disk_failed.discard(name)
+        if content:
+            world.disk[name] = json.dumps(content)
+        else:
+            world.disk.pop(name, None)
+
+
+class ScriptProcess:
+    """In place of `_Channel`: the process that runs scripts, which can be killed, stopped, or not come to life."""
+
+    world: World  # set by the world, for the time of one simulation
+
+    def __init__(self, settle: Callable[[dict[str, Any]], None], bereft: Callable[[], None]) -> None:
+        self.over = False
+        self.stopped = False  # SIGSTOP
+        self.daemon = CURRENT.get()
+        self._settle, self._bereft = settle, bereft
+        self._running: dict[int, tuple[Run, dict[str, Any]]] = {}  # by request, with the answer to come
+        self._held: list[Callable[[], None]] = []  # what it does when it goes on
+
+    @classmethod
+    async def open(cls, settle: Any, bereft: Any) -> ScriptProcess:
+        """Start it."""
+        world = cls.world
+        await world.sleep(world.rng.uniform(0.001, 0.05))
+        if world.faults.no_process and world.rng.random() < world.faults.no_process:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        made = cls(settle, bereft)
+        world.script_processes.append(made)
+        return made
+
+    async def send(self, request: dict[str, Any]) -> None:
+        """A script to be run."""
+        if self.over:
+            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+        self.send_soon(request)
+
+    def send_soon(self, request: Mapping[str, Any]) -> None:
+        """Without waiting."""
+        if self.over:
+            return
+        loop = self.world.loop
+        if "kill" in request:
+            loop.call_soon(self._later(lambda: self._end(request["kill"])))
+        else:
+            loop.call_soon(self._later(lambda: self._start(request)))
+
+    def _later(self, what: Callable[[], None]) -> Callable[[], None]:
+        def unless_over() -> None:
+            if self.over:
+                return
+            if self.stopped:
+                self._held.append(what)
+            else:
+                what()
+
+        return unless_over
+
+    def _start(self, request: Mapping[str, Any]) -> None:
+        world = self.world
+        arguments = tuple(request["arguments"])
+        seconds, status = world.script_takes(arguments)
+        run = Run(arguments)
+        world.ran(run)
+        timed_out = seconds > request["timeout_s"]
+        took = min(seconds, request["timeout_s"])
+        answer = {
+            "id": request["id"],
+            "status": None if timed_out else status,
+            "signal": 15 if timed_out else 0,
+            "timed_out": timed_out,
+            "trouble": "",
+            "unable": False,
+            "output": "",
+            "lost": 0,
+            "seconds": took,
+        }
+        number = request["id"]
+        self._running[number] = run, answer
+        world.loop.call_later(took, self._later(lambda: self._answer(number)))
+
+    def _answer(self, number: int) -> None:
+        found = self._running.pop(number, None)
+        if found is not None:
+            run, answer = found
+            run.ended = True
+            self.daemon.answered[run.arguments] += 1
+            self._settle(answer)
+
+    def calm(self) -> None:
+        """It goes on, and no script hangs any longer."""
+        self.go_on()
+        for number in list(self._running):
+            self._answer(number)
+
+    def _end(self, number: int) -> None:
+        self._running.pop(number, None)
+
+    def kill(self) -> None:
+        """SIGKILL: all its scripts die with it."""
+        if self.over:
+            return
+        self.over = True
+        self._running.clear()
+        self._bereft()
+
+    def stop(self) -> None:
+        """SIGSTOP."""
+        self.stopped = True
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        self.stopped = False
+        held, self._held = self._held, []
+        for each in held:
+            self._later(each)()
+
+    async def close(self) -> None:
+        """The daemon needs it no more."""
+        self.kill()
+
+    @property
+    def running(self) -> int:
+        """Scripts that run."""
+        return len(self._running)
+
+
+@dataclass
+class Run:
+    """One run of a script."""
+
+    arguments: tuple[str, ...]
+    ended: bool = False  # and the daemon was told

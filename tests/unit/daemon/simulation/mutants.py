@@ -1,0 +1,183 @@
+"""Planted bugs: small changes of the product that a simulation must find. Each is a function that a name of the product
+is replaced by; nothing is copied that the product may change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+from unittest.mock import PropertyMock, patch
+
+from pylvs.daemon import kept
+from pylvs.daemon.background import Background
+from pylvs.daemon.table import reconcile
+from pylvs.daemon.table.editor import Editor
+from pylvs.daemon.table.edits import DeleteDestination
+from pylvs.daemon.table.keeper import Keeper
+from pylvs.daemon.table.known import Table
+from pylvs.health.assembly import Assembly
+from pylvs.health.check_state import CheckState
+from pylvs.health.checkers import misc
+from pylvs.health.engine import Engine
+from pylvs.health.outcome import Outcome
+from pylvs.health.overrides import NOTHING_SAID
+from pylvs.health.quorum import Quorum
+from pylvs.health.services import ServiceState
+from pylvs.health.timetable import Timetable
+from pylvs.host.in_turn import InTurn
+from pylvs.host.processes import Processes
+
+Mutant = Callable[[], AbstractContextManager[Any]]
+
+
+def _failed_edits_count_as_done() -> AbstractContextManager[Any]:
+    came_true = Table.came_true
+
+    def mutated(self: Table, wish: Any) -> None:
+        self._failed.clear()
+        came_true(self, wish)
+
+    return patch.object(Table, "came_true", mutated)
+
+
+def _no_hysteresis_on_the_way_down() -> AbstractContextManager[Any]:
+    return patch.object(Quorum, "lost_below", property(lambda self: self.needed))
+
+
+def _quorum_is_gained_one_too_early() -> AbstractContextManager[Any]:
+    return patch.object(Quorum, "gained_at", property(lambda self: self.needed + self.hysteresis - 1))
+
+
+def _helper_death_is_swallowed() -> AbstractContextManager[Any]:
+    return patch.object(Processes, "_bereft", lambda self: None)
+
+
+def _helper_death_counts_against_servers() -> AbstractContextManager[Any]:
+    outcome = misc.outcome
+    return patch.object(misc, "outcome", lambda ended, dynamic: outcome(replace(ended, unable=False), dynamic))
+
+
+def _edits_run_in_the_event_loop() -> AbstractContextManager[Any]:
+    async def mutated(self: Editor, work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        return work(*arguments, **named)
+
+    return patch.object(Editor, "do", mutated)
+
+
+def _one_retry_too_few() -> AbstractContextManager[Any]:
+    delay_after = CheckState.delay_after
+
+    def mutated(self: CheckState, outcome: Outcome, at: float) -> float:
+        if not outcome.ok and not outcome.inconclusive and self.failures == 0 and self.check.pace.retry:
+            self.failures = 1
+        return delay_after(self, outcome, at)
+
+    return patch.object(CheckState, "delay_after", mutated)
+
+
+def _overrides_are_lost_in_a_reload() -> AbstractContextManager[Any]:
+    server = Assembly._server
+
+    def mutated(self: Assembly, *arguments: Any) -> Any:
+        made = server(self, *arguments)
+        made.override = NOTHING_SAID
+        return made
+
+    return patch.object(Assembly, "_server", mutated)
+
+
+def _overrides_are_not_kept() -> AbstractContextManager[Any]:
+    return patch.object(kept, "keep_overrides", lambda *_: None)
+
+
+def _removals_come_first() -> AbstractContextManager[Any]:
+    row_edits = reconcile._row_edits
+
+    def mutated(found: Any, row: Any) -> Any:
+        return sorted(row_edits(found, row), key=lambda edit: not isinstance(edit, DeleteDestination))
+
+    return patch.object(reconcile, "_row_edits", mutated)
+
+
+def _services_of_others_are_removed() -> AbstractContextManager[Any]:
+    edits = reconcile.edits
+
+    def mutated(found: Any, wanted: Any, ours: Any = (), exclusive: bool = False) -> Any:
+        return edits(found, wanted, ours, exclusive or bool(ours))
+
+    return patch.object(reconcile, "edits", mutated)
+
+
+def _edits_of_others_go_unnoticed() -> AbstractContextManager[Any]:
+    def mutated(self: Table) -> None:
+        self._edition = self.director.edition()
+
+    return patch.object(Table, "_check", mutated)
+
+
+def _a_change_does_not_wake_the_keeper() -> AbstractContextManager[Any]:
+    return patch.object(Keeper, "wake", lambda self: None)
+
+
+def _the_keeper_ends_at_trouble() -> AbstractContextManager[Any]:
+    settle = Keeper.settle
+
+    async def mutated(self: Keeper) -> Any:
+        settled = await settle(self)
+        if settled.trouble:
+            await asyncio.sleep(600)
+        return settled
+
+    return patch.object(Keeper, "settle", mutated)
+
+
+def _scripts_of_one_subject_run_side_by_side() -> AbstractContextManager[Any]:
+    def mutated(self: InTurn[Any], subject: Any, what: str, script: Any, where: Any) -> None:
+        task = asyncio.get_running_loop().create_task(self._run(what, script, where))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    return patch.object(InTurn, "put", mutated)
+
+
+def _the_last_script_of_several_is_dropped() -> AbstractContextManager[Any]:
+    async def mutated(self: InTurn[Any], subject: Any) -> None:
+        waiting: deque[Any] = self._waiting[subject]
+        await self._run(*waiting.popleft())
+        del self._waiting[subject]
+
+    return patch.object(InTurn, "_tell", mutated)
+
+
+def _what_the_table_says_is_not_adopted() -> AbstractContextManager[Any]:
+    return patch.object(Engine, "adopt", lambda self, rows: None)
+
+
+def _probes_wait_for_each_other() -> AbstractContextManager[Any]:
+    made = Timetable.__init__
+    return patch.object(Timetable, "__init__", lambda self, at_once: made(self, 1))
+
+
+def _suspended_checks_run_on() -> AbstractContextManager[Any]:
+    return patch.object(Timetable, "pause", lambda self, slot: None)
+
+
+def _tasks_outlive_the_daemon() -> AbstractContextManager[Any]:
+    async def mutated(self: Background, *_: object) -> None:
+        """Nothing is cancelled."""
+
+    return patch.multiple(Background, __aexit__=mutated, cancel=lambda self: None)
+
+
+def _the_sorry_server_never_serves() -> AbstractContextManager[Any]:
+    return patch.object(ServiceState, "sorry", PropertyMock(return_value=False))
+
+
+EVERY: dict[str, Mutant] = {
+    name.removeprefix("_").replace("_", " "): mutant
+    for name, mutant in list(globals().items())
+    if name.startswith("_") and not name.startswith("__")
+}

@@ -1,0 +1,133 @@
+"""`simulate(seed)` plays one simulation, with everything around the daemon replaced by its world."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import structlog
+
+from pylvs.host.accounts import Account
+from tests.unit.daemon.simulation.daemon import Daemon, SimControl, SimEngine, SimSurroundings
+from tests.unit.daemon.simulation.faults import CURRENT, Disk, Killed, ScriptProcess
+from tests.unit.daemon.simulation.invariants import Violation
+from tests.unit.daemon.simulation.world import World
+
+LAST_EVENTS = 40  # that a failure shows
+BUG_WORDS = ("this is a bug", "a listener to")  # of logs: nothing of the kind may happen
+
+
+@dataclass
+class Result:
+    """What a simulation came to."""
+
+    seed: int
+    violation: BaseException | None
+    trace: list[str]
+    checked: int
+    seconds: float  # simulated
+
+    @property
+    def words(self) -> str:
+        """For a failed test."""
+        last = "\n".join(self.trace[-LAST_EVENTS:])
+        again = f"python -m tests.unit.daemon.simulation --seed {self.seed} --trace"
+        return f"seed {self.seed}: {self.violation}\n{last}\nplay it again: {again}"
+
+
+class _Logger:
+    """Structlog's, for one world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def __call__(self, _logger: Any, method: str, fields: Any) -> Any:
+        daemon = CURRENT.get()
+        if daemon is not None and daemon.killed:
+            raise structlog.DropEvent
+        self.world.tell("log {}: {}", method, dict(fields))
+        if isinstance(daemon, Daemon):
+            daemon.logged(fields)
+        text = str(fields["event"])
+        if method == "exception" or any(each in text for each in BUG_WORDS):
+            self.world.failed(Violation(f"the log says: {fields}"))
+        raise structlog.DropEvent
+
+
+class _Handler(logging.Handler):
+    """What libraries and the engine log."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.WARNING)
+        self.world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        self.world.tell("log {}: {}", record.levelname, text)
+        daemon = CURRENT.get()
+        if daemon is not None and daemon.killed:
+            return
+        expected = "a checker raised" in text or record.levelno < logging.ERROR
+        if not expected or any(each in text for each in BUG_WORDS):
+            self.world.failed(Violation(f"the log says: {text} {record.exc_info}"))
+
+
+@contextlib.contextmanager
+def _replaced(world: World) -> Iterator[None]:
+    """Within, daemons meet this world."""
+    handler, root = _Handler(world), logging.root
+    former, level, said = root.handlers[:], root.level, structlog.get_config()
+    root.handlers[:] = [handler]
+    ScriptProcess.world = world
+    structlog.configure(
+        processors=[_Logger(world)],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        cache_logger_on_first_use=False,
+    )
+    supervisor = "pylvs.daemon.supervisor"
+    nobody = Account("nobody", 65534, 65534)
+    try:
+        with (
+            world.clock.in_force(),
+            patch(f"{supervisor}.Engine", SimEngine),
+            patch(f"{supervisor}.Control", SimControl),
+            patch(f"{supervisor}.Surroundings", SimSurroundings),
+            patch(f"{supervisor}.StateDirectory", lambda _: Disk(world)),
+            patch(f"{supervisor}.garbage.settle", lambda: None),
+            patch("pylvs.daemon.data_plane.LOOK_EVERY_S", 5.0),  # nobody is told of it: no virtual router runs
+            patch("pylvs.daemon.table.editor.ThreadPoolExecutor", world.pool),
+            patch("pylvs.host.processes._Channel", ScriptProcess),
+            patch("pylvs.host.processes.script_account", lambda *_: nobody),
+        ):
+            yield
+    finally:
+        structlog.configure(**said)
+        root.handlers[:] = former
+        root.setLevel(level)
+        del ScriptProcess.world
+
+
+def simulate(seed: int, trace: bool = False) -> Result:
+    """Play a seed. The trace is put into words where it is asked for, and of a failure."""
+    world = World(seed)
+    begin = world.clock.now()
+    collecting = gc.isenabled()
+    gc.disable()  # cycles of a world go at once, when it is over
+    try:
+        with _replaced(world):
+            try:
+                world.loop.run_until_complete(world.play())
+            except (Exception, Killed) as error:
+                world.failed(error)
+            finally:
+                world.end()
+    finally:
+        if collecting:
+            gc.enable()
+    lines = world.lines() if trace or world.violation else []
+    return Result(seed, world.violation, lines, world.invariants.checked, world.clock.now() - begin)

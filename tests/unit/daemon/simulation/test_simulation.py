@@ -1,0 +1,105 @@
+"""Thousands of simulated daemons hold their promises; and the simulation can fail."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.unit.daemon.simulation.mutants import EVERY
+from tests.unit.daemon.simulation.simulate import simulate
+
+CHUNK = 50  # seeds of one test
+CHUNKS = 20  # at every change
+NIGHTLY = range(CHUNK * CHUNKS, 1_000_000, 10_000)
+FIND_WITHIN = 150  # seeds, for a planted bug, and for all that may happen
+
+# What must happen in the seeds of the gate, so that they are not empty: words of traces.
+HAPPENS = (
+    "edit refused",
+    "edit breaks",
+    "killed before",
+    "kill -9",
+    "the process that runs scripts is killed",
+    "the process that runs scripts is stopped",
+    "not reloaded",
+    "this process has too many open files",
+    "the tables were taken away",
+    "restored: ",
+    "drain removed",
+    "drain forced",
+    "drain late",
+    "sorry server in",
+    "quorum lost",
+    "checks suspended",
+    "checks resumed",
+    "No space left on device",
+    "Resource temporarily unavailable",
+    "the tables are locked",
+    "the tables are being edited by others all the time",
+    "SIGTERM",
+    "what must survive a crash is not kept",
+    "check recovered",
+    "the table is as it should be again",
+)
+
+
+def violations(first: int, number: int) -> list[str]:
+    """In words, of so many seeds."""
+    results = (simulate(seed) for seed in range(first, first + number))
+    return [result.words for result in results if result.violation]
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_what_was_promised_holds(chunk: int) -> None:
+    found = violations(chunk * CHUNK, CHUNK)
+    assert not found, "\n\n".join(found)
+
+
+@pytest.mark.nightly("a million seeds take hours; the gate plays the first thousand")
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("first", NIGHTLY)
+def test_what_was_promised_holds_a_million_times(first: int) -> None:
+    found = violations(first, NIGHTLY.step)
+    assert not found, "\n\n".join(found)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_planted_bug_is_found(name: str) -> None:
+    with EVERY[name]():
+        for seed in range(FIND_WITHIN):
+            result = simulate(seed)
+            if result.violation:
+                break
+    assert result.violation, f"{FIND_WITHIN} seeds did not find that {name}"
+    assert f"--seed {result.seed} --trace" in result.words
+    assert not simulate(result.seed).violation
+
+
+def test_the_seeds_are_not_empty() -> None:
+    missing = set(HAPPENS)
+    for seed in range(FIND_WITHIN):
+        text = "\n".join(simulate(seed, trace=True).trace)
+        missing = {words for words in missing if words not in text}
+        if not missing:
+            return
+    assert not missing
+
+
+@pytest.mark.parametrize("seed", [7])
+def test_a_seed_gives_the_same_trace_byte_for_byte(seed: int) -> None:
+    """Also in another process, where strings have other hashes and objects other addresses."""
+    traces = [
+        subprocess.run(
+            [sys.executable, "-m", "tests.unit.daemon.simulation", "--seed", str(seed), "--trace"],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
+            stdout=subprocess.PIPE,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    ]
+    assert traces[0] == traces[1]
+    here = simulate(seed, trace=True).trace
+    assert traces[0].decode().splitlines()[:-1] == here

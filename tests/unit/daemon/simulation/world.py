@@ -1,0 +1,355 @@
+"""The world of one simulation: real servers, tables, disk, other programs, a service manager, and a schedule of events.
+
+Everything random comes from one generator in the order in which the loop's time asks for it, so a seed gives the same
+trace each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections import deque
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+from pylvs.daemon.loading import Loaded
+from pylvs.daemon.options import Options
+from pylvs.health.history import ServerName
+from pylvs.health.outcome import Outcome
+from pylvs.health.overrides import Override
+from pylvs.model.addresses import Address
+from pylvs.model.checks import AgentCheck, Check
+from pylvs.model.destination import DestinationKey
+from pylvs.model.errors import PylvsError
+from pylvs.model.service import ServiceKey
+from pylvs.model.wanted import Configuration
+from tests.unit.daemon.simulation.clock import Clock, SimPool
+from tests.unit.daemon.simulation.configurations import SERVERS, SERVICES, Drawn, last_octet, vip
+from tests.unit.daemon.simulation.daemon import Daemon
+from tests.unit.daemon.simulation.faults import CURRENT, Faults, Killed, Run, ScriptProcess, Table
+from tests.unit.daemon.simulation.invariants import STEADY_S, STOP_S, Invariants, Violation, bound_s
+from tests.unit.daemon.simulation.schedule import Schedule
+
+LOOK_EVERY = 5  # seconds, at a desired state that nothing should have changed
+
+
+@dataclass
+class Truth:
+    """How a real server is."""
+
+    mode: str = "good"  # good, dead, flapping, slow, odd
+    weight: int = 1  # that it asks for
+
+
+class World:
+    """See above."""
+
+    daemon: Daemon
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.clock = Clock()
+        self.loop = self.clock.loop
+        self.loop.delay_s = lambda: self.rng.uniform(0.0001, 0.005)
+        self.trace: list[tuple[float, str, tuple[Any, ...]]] = []
+        self.violation: BaseException | None = None
+        self.faults = Faults()
+        self.invariants = Invariants(self)
+        self.table = Table(self)
+        self.disk: dict[str, str] = {}
+        self.disk_owner: Any = None
+        self.disk_failed: set[str] = set()
+        self.drawn = Drawn(self.rng)
+        self.file = Loaded(self.drawn.first())
+        self.truth = {number: Truth() for number in range(1, SERVERS + 1)}
+        self.here: list[Address] = [vip(number) for number in range(1, SERVICES + 1)]
+        self.at_once = self.rng.choice((0, 0, 0, 0, 0, 0, 2, 5))
+        self.expected = 0.0, False  # by the model: seconds to the next probe, and whether the check changed
+        self.troubled_at = 0.0
+        self.troubles: dict[ServiceKey, float] = {}
+        self.script_processes: list[ScriptProcess] = []
+        self.recalled = 0  # daemons that found a table that was right
+        self.quiet = False
+        self.over = False
+        self.unhung = asyncio.Event()
+        self._said: dict[ServerName, Override] | None = None  # what a killed daemon's successor must know
+        self._unchanged: tuple[Configuration, int] | None = None  # edits so far, if the table is right meanwhile
+
+    # --- words ---
+
+    def tell(self, text: str, *arguments: Any) -> None:
+        """Something for the trace; it is put into words only where somebody reads it."""
+        self.trace.append((self.clock.now(), text, arguments))
+
+    def lines(self) -> list[str]:
+        """The trace."""
+        begin = self.trace[0][0] if self.trace else 0.0
+        return [f"{at - begin:11.6f} {text.format(*arguments)}" for at, text, arguments in self.trace]
+
+    def failed(self, violation: BaseException) -> None:
+        """The first one counts: what follows from it may be anything."""
+        if self.violation is None:
+            self.violation = violation
+            self.tell("VIOLATION: {}", violation)
+
+    def trouble(self, key: ServiceKey | None = None) -> None:
+        """Something stands in the daemon's way now: with one service, or at all."""
+        if key is None:
+            self.troubled_at = max(self.troubled_at, self.clock.now())
+        else:
+            self.troubles[key] = max(self.troubles.get(key, 0.0), self.clock.now())
+
+    # --- servers and scripts ---
+
+    def is_good(self, server: int) -> bool:
+        """Whether a real server is well, at the end."""
+        return self.truth[server].mode == "good"
+
+    async def sleep(self, seconds: float) -> None:
+        """Simulated."""
+        await asyncio.sleep(seconds)
+
+    async def probed(self, check: Check, key: DestinationKey) -> Outcome:
+        """What a probe of this real server comes to, within the check's timeout."""
+        rng, truth = self.rng, self.truth[last_octet(key)]
+        mode, timeout_s = truth.mode, check.pace.timeout_s
+        quick = rng.uniform(0.001, 0.05)
+        if mode == "odd":
+            return await self._odd(check, rng.random())
+        good = mode == "good" or (mode != "dead" and rng.random() < 0.5)
+        if mode == "slow" or (not good and rng.random() < 0.5):
+            await asyncio.sleep(timeout_s * (rng.uniform(0.5, 0.999) if good else 1.0))
+        else:
+            await asyncio.sleep(quick)
+        if not good:
+            return Outcome(False, "refused or timed out")
+        weight = truth.weight if isinstance(check, AgentCheck) else None
+        return Outcome(True, "ok", weight)
+
+    async def _odd(self, check: Check, draw: float) -> Outcome:
+        if draw < 0.3:
+            return Outcome(False, "this process has too many open files", inconclusive=True)
+        await asyncio.sleep(0.01)
+        if draw < 0.5:
+            raise RuntimeError("a bug in a checker")
+        if draw < 0.6:
+            raise asyncio.CancelledError
+        if draw < 0.8 and not self.at_once:
+            await self.unhung.wait()  # it never ends, unless somebody cancels it
+        return Outcome(draw < 0.95, "odd")
+
+    def script_takes(self, arguments: tuple[str, ...]) -> tuple[float, int]:
+        """How long a script runs, and its exit status."""
+        rng = self.rng
+        hangs = bool(self.faults.scripts) and rng.random() < self.faults.scripts
+        if arguments[0] == "notify":
+            return rng.uniform(1, 60) if hangs else rng.uniform(0.005, 0.3), rng.choice((0, 0, 0, 1))
+        truth = self.truth[int(arguments[2])]
+        good = truth.mode == "good" or (truth.mode != "dead" and rng.random() < 0.5)
+        return 1000.0 if hangs else rng.uniform(0.005, 0.1), 0 if good else 1
+
+    def ran(self, run: Run) -> None:
+        """A script has begun."""
+        self.tell("script: {}", " ".join(run.arguments))
+        daemon = CURRENT.get()
+        if run.arguments[0] == "notify" and isinstance(daemon, Daemon):
+            daemon.told.runs.setdefault(run.arguments[1:4], deque()).append(run)
+
+    # --- others ---
+
+    def meddle(self) -> None:
+        """Somebody edits the table with ipvsadm, while nobody holds its lock."""
+        token = CURRENT.set(None)
+        try:
+            self.schedule.meddle()
+        finally:
+            CURRENT.reset(token)
+
+    # --- daemons ---
+
+    def pool(self, *_: Any, **__: Any) -> SimPool:
+        """In place of a ThreadPoolExecutor."""
+        made = SimPool(self.loop)
+        daemon = CURRENT.get()
+        daemon.pools.append(made)
+        return made
+
+    def tasks_of(self, daemon: Daemon) -> list[asyncio.Task[Any]]:
+        """Those that it began and that are not done, itself excepted."""
+        every = asyncio.all_tasks(self.loop) - {daemon.task}
+        return [task for task in every if self.loop.contexts[task].get(CURRENT) is daemon]
+
+    def remember(self, daemon: Daemon) -> None:
+        """It ends and leaves its table: what its successor must know."""
+        self._said = None
+        self._unchanged = None
+        if not daemon.supervisor.started_at:
+            return
+        if "overrides" not in self.disk_failed:
+            model = daemon.model
+            self._said = {
+                (model.services[server.service].wanted.name, server.key): server.override
+                for server in model.servers()
+                if server.override
+            }
+        trouble = max([self.troubled_at, *self.troubles.values()])
+        calm = trouble < self.clock.now() and not self.disk_failed and not daemon.reloads_under_way
+        if calm and self.invariants.right():
+            assert daemon.engine is not None
+            self._unchanged = daemon.engine.configuration, self.table.edits_by_daemon
+
+    def forget_table(self) -> None:
+        """It may not be right any more."""
+        self._unchanged = None
+
+    def recall_overrides(self, daemon: Daemon) -> None:
+        """A daemon begins: what was said to the one before."""
+        said, self._said = self._said, None
+        if said is None:
+            return
+        model = daemon.model
+        for service in model.services.values():
+            for key, server in service.servers.items():
+                override = said.get((service.wanted.name, key))
+                self.invariants.holds(
+                    override is None or server.override == override,
+                    "{} of {}: override {} was forgotten",
+                    key,
+                    service.number,
+                    override,
+                )
+
+    def ready(self, daemon: Daemon) -> None:
+        """Its first table is there."""
+        self.tell("ready")
+        unchanged, self._unchanged = self._unchanged, None
+        if unchanged is None or daemon.engine is None:
+            return
+        configuration, edits = unchanged
+        same = configuration == daemon.engine.configuration and not any(
+            each.sorry_server is not None
+            and each.sorry_server.key in {server.destination.key for server in each.servers}
+            for each in configuration.services
+        )
+        if same and self.drawn.hands_off and not self.drawn.via_vip:
+            self.recalled += 1
+            self.invariants.holds(
+                edits == self.table.edits_by_daemon, "the daemon that starts again edits a table that is right"
+            )
+
+    async def _manage(self) -> None:
+        """A service manager: starts the daemon again when it has ended."""
+        while not self.over:
+            self.invariants.daemon_begins()
+            self.trouble()
+            options = Options("test.conf", keep_table=self.rng.random() < 0.3)
+            self.tell("the daemon starts")
+            daemon = self.daemon = Daemon(self, options)
+            await asyncio.wait({daemon.task})
+            error = None if daemon.task.cancelled() else daemon.task.exception()
+            self.tell("the daemon ended: {}", "killed" if daemon.killed else repr(error))
+            if daemon.killed:
+                await asyncio.sleep(self.rng.choice((0.05, 0.5, 3.0)))
+                continue
+            self.invariants.holds(
+                error is None or isinstance(error, PylvsError | OSError), "the daemon ended with {!r}", error
+            )
+            if error is None:
+                self.forget_table()
+                if daemon.options.keep_table:
+                    self.remember(daemon)
+                self.invariants.after_end(daemon)
+                self.invariants.scripts(daemon, complete=False)
+            if error is not None:
+                self.file = replace(self.file, findings=())  # somebody looks into the log
+            if not self.over:
+                await asyncio.sleep(1.0)
+
+    async def play(self) -> None:
+        """The whole of it."""
+        begin = self.clock.now()
+        manager = asyncio.create_task(self._manage(), name="service manager")
+        self.schedule = Schedule(self)
+        self.schedule.set()
+        ticking = asyncio.create_task(self._tick(), name="ticks")
+        both = {manager, ticking}
+        try:
+            await self._wait(both, self.schedule.length_s)
+            self.schedule.calm()
+            self.tell("all faults have ended")
+            await self._wait(both, 0.01)
+            configuration = self.file.configuration
+            running = self.daemon.engine.configuration if self.daemon.engine else configuration
+            await self._wait(both, max(bound_s(configuration), bound_s(running)))
+            self._look_at_the_end()
+            edits = self.table.edits_by_daemon
+            await self._wait(both, STEADY_S)
+            self._look_at_the_end()
+            self.invariants.holds(edits == self.table.edits_by_daemon, "the table is edited on and on")
+            self.invariants.scripts(self.daemon, complete=True)
+            await self._end(manager)
+            self.tell("over after {:.3f} s", self.clock.now() - begin)
+        finally:
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+
+    def _look_at_the_end(self) -> None:
+        self.invariants.converged(self.daemon)
+        running = self.daemon.engine.configuration if self.daemon.engine else None
+        if self.schedule.last_reload:
+            self.invariants.holds(running == self.file.configuration, "the last reload was not done")
+
+    async def _end(self, manager: asyncio.Task[None]) -> None:
+        self.over = True
+        daemon = self.daemon
+        self.terminate()
+        done, _ = await asyncio.wait({manager}, timeout=STOP_S)
+        self.invariants.holds(done, "the daemon does not end within {} s", STOP_S)
+        manager.result()
+        self.invariants.holds(daemon.task.exception() is None, "ended with {!r}", daemon.task.exception())
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        if self.loop.signal_(signal.SIGTERM):
+            self.daemon.ending = True
+            self.tell("SIGTERM")
+
+    def end(self) -> None:
+        """Leave nothing behind, also of a daemon that a violation found in the middle of its work."""
+        self.over = True
+        daemon = getattr(self, "daemon", None)
+        if daemon is not None:
+            daemon.kill()
+        for _ in range(10):
+            left = asyncio.all_tasks(self.loop)
+            if not left:
+                break
+            for task in left:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.wait(left, timeout=100.0))
+        self.loop.close()
+
+    async def _wait(self, both: set[asyncio.Task[None]], seconds: float) -> None:
+        done, _ = await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        if self.violation is not None:
+            raise self.violation
+
+    async def _tick(self) -> None:
+        for number in count():
+            await asyncio.sleep(1.0)
+            if self.over:
+                return
+            self.invariants.tick()
+            if number % LOOK_EVERY == 0 and self.daemon.steady and self.daemon.engine is not None:
+                self.daemon.engine.look()
+            if self.violation is not None:
+                raise self.violation
+            complaints = [each for each in self.loop.complaints if not isinstance(each.get("exception"), Killed)]
+            if complaints:
+                raise Violation(f"the event loop complains: {complaints[0]}")
