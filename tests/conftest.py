@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.running import register
 from tests.termination import unwind_on_sigterm
 
 RANDOM = "PYLVS_TESTS_RANDOM"  # whoever sets it gets other examples each time
@@ -25,8 +26,12 @@ EVERYTHING = "PYLVS_TESTS_EVERYTHING"  # set by ./dev test-all
 
 
 def pytest_configure() -> None:
-    """A run that is ended by `timeout` leaves no namespaces; xdist's workers come by here, too."""
+    """A run that is ended by `timeout` leaves no namespaces; xdist's workers come by here, too.
+
+    What a run that was killed leaves is removed by tests/sweep.py, which asks who has registered.
+    """
     unwind_on_sigterm()
+    register()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
