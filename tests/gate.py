@@ -87,7 +87,7 @@ def phases() -> list[Phase]:
         Phase("ruff format", ["ruff", "format", "-q", "--check"]),
         Phase("mypy", ["mypy", "--no-error-summary"]),
         _pytest("unit", "-n", "auto", "--dist", "worksteal", "tests/unit"),
-        _pytest("interop", "-n", "8", "--dist", "worksteal", "tests/interop"),
+        _pytest("interop", "-n", "6", "--dist", "worksteal", "tests/interop"),
         _pytest("conformance", "-n", "6", "--dist", "worksteal", "tests/packet/test_conformance.py"),
         _pytest("packet", *isolated, "tests/packet", "--ignore", "tests/packet/test_conformance.py"),
         _pytest("lab", *isolated, "tests/lab"),
