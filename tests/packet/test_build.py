@@ -47,6 +47,17 @@ def _digests(paths: list[Path]) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
+def _difference(one: Path, another: Path) -> str:
+    """Where two files begin to differ, and what is there: enough to find the cause of a difference that comes seldom."""
+    first, second = one.read_bytes(), another.read_bytes()
+    if first == second:
+        return f"{one.name}: the same"
+    pairs = zip(first, second, strict=False)
+    at = next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+    around = slice(max(0, at - 32), at + 64)
+    return f"{one.name}: {len(first)} and {len(second)} octets, from {at} on: {first[around]!r}, {second[around]!r}"
+
+
 def _built_in(tree: Path) -> list[Path]:
     """The objects of a copy of the tree, built by its own script in an environment without a home."""
     _copy(tree)
@@ -60,7 +71,7 @@ def test_two_copies_of_the_tree_give_the_same_objects_that_name_no_directory_of_
     trees = [tmp_path / "one", tmp_path / "another/deeper"]
     built = [_built_in(tree) for tree in trees]
     one, another = map(_digests, built)
-    assert one == another
+    assert one == another, [_difference(*pair) for pair in zip(*built, strict=True)]
     assert {name for name in one if name.endswith(".bpf.o")} == {
         each.name.replace(".bpf.c", ".bpf.o") for each in (ROOT / "bpf").glob("*.bpf.c")
     }

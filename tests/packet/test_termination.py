@@ -30,7 +30,7 @@ def namespaces_of(session: int) -> set[str]:
 @pytest.mark.parametrize("whole_group", [True, False], ids=["as timeout does", "pytest alone"])
 def test_a_run_ended_by_sigterm_removes_its_namespaces(whole_group: bool) -> None:
     running = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/packet/test_fuzz.py"],
+        [sys.executable, "-m", "pytest", "-q", "tests/packet/test_fuzz.py"],
         cwd=Path(__file__).parents[2],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
