@@ -48,7 +48,7 @@ def _digests(paths: list[Path]) -> dict[str, str]:
 
 
 def _difference(one: Path, another: Path) -> str:
-    """Where two files begin to differ, and what is there: enough to find the cause of a difference that comes seldom."""
+    """Where two files begin to differ, and what is there: enough to find the cause of a rare difference."""
     first, second = one.read_bytes(), another.read_bytes()
     if first == second:
         return f"{one.name}: the same"
