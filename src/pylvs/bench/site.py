@@ -75,6 +75,16 @@ def undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def _deferred() -> Iterator[None]:
+    """Hold signals back: one that came while a child process starts would leave that process running, unknown to us."""
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *_ENDING))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
 def _populate(servers: int) -> None:
     ip("link", "add", DEVICE, "address", MAC, "type", "veth", "peer", "name", "d1")
     for device in "lo", DEVICE, "d1":
@@ -109,7 +119,8 @@ def new_site(role: str, servers: int = SERVERS) -> Iterator[None]:
     """A fresh namespace with a link, servers on it and VIPs; the caller is inside until it ends."""
     name = f"{PREFIX}{os.getpid()}-{role}"
     try:
-        ip("netns", "add", name)
+        with _deferred():
+            ip("netns", "add", name)
         with inside_network(f"/run/netns/{name}"):
             _populate(servers)
             yield
