@@ -12,7 +12,7 @@ INLINE int send_past(struct __sk_buff *skb, struct work *w)
 	struct way_back way = {.six = p->six, .reroute = true};
 	bool asked;
 	address_to(&way.client, p);
-	struct hop *hop = client_hop(skb, &way, ticks(), &asked);
+	struct hop *hop = client_hop(skb, HOOK_TC, &way, ticks(), &asked);
 	if (!hop)
 		return to_stack(HOOK_TC);
 	if (hop->verdict == HOP_LOCAL)

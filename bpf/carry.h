@@ -96,7 +96,7 @@ INLINE int carry_new(void *ctx, const struct packet *p, struct target *t, const 
 {
 	bool asked;
 	t->state = destination_flags(t->destination, READ_ONCE(root->live));
-	struct hop *hop = destination_hop(ctx, t->index, t->destination, now, &asked);
+	struct hop *hop = destination_hop(ctx, hook, t->index, t->destination, now, &asked);
 	if (!hop)
 		return to_stack(hook);
 	if (hook == HOOK_XDP) {
@@ -161,7 +161,7 @@ INLINE int carry_known(void *ctx, const struct packet *p, const struct found *fo
 	if (unlikely(!(t.state & DESTINATION_AVAILABLE)))
 		return go_on_with(ctx, p, hook, STAGE_NEW);
 	bool asked, masq = t.method == METHOD_MASQ;
-	struct hop *hop = destination_hop(ctx, t.index, t.destination, now, &asked);
+	struct hop *hop = destination_hop(ctx, hook, t.index, t.destination, now, &asked);
 	if (!hop)
 		return to_stack(hook);
 	if (hook == HOOK_XDP) {

@@ -150,36 +150,65 @@ INLINE void assure(u32 slot)
 		WRITE_ONCE(template->assured, 1);
 }
 
+enum moved { MOVED, MOVED_NOT /* it is being removed */, MOVED_BY_OTHERS /* meanwhile; `old` is what it is now */ };
+
+/* What a packet is to a connection, in one number for `advance_again`. */
+enum { STEP_DIRECTION = 0, STEP_EVENT = 8, STEP_CONTROLLED = 16 };
+
+INLINE enum moved advance_once(u64 *word, u64 *old_word, u32 slot, bool controlled, u32 direction, u32 event,
+			       struct destination *d, const struct facts *facts, u32 now)
+{
+	u64 old = *old_word;
+	if (unlikely(word_dying(old)))
+		return MOVED_NOT;
+	u32 state = word_state(old);
+	u32 seen_from = direction & ~(u32)(old >> (WORD_ANSWERED - 1) & DIRECTION_INPUT_ONLY);
+	u32 next = next_state(seen_from, event, state);
+	u32 expiry = now + facts->timeouts[next & (STATES - 1)];
+	u64 kept = old & (0xffffULL << WORD_GENERATION | 1ULL << WORD_ANSWERED);
+	u64 new = kept | (u64)(direction & DIRECTION_OUTPUT) << WORD_ANSWERED | (u64)next << WORD_STATE | expiry;
+	if (new == old)
+		return MOVED;
+	u64 seen = __sync_val_compare_and_swap(word, old, new);
+	if (unlikely(seen != old)) {
+		*old_word = seen;
+		return MOVED_BY_OTHERS;
+	}
+	move_count(d, state, next);
+	if (unlikely(controlled) && is_established(next) && state != next)
+		assure(slot);
+	if ((s32)(expiry - (u32)old) < 0)
+		look_at(slot, expiry ?: 1);
+	return MOVED;
+}
+
+/* Another CPU has moved it on at this moment: again, at most twice. Then others are doing so. */
+VERIFIED_ONCE int advance_again(u64 *word, u32 slot, u32 step, struct destination *d, u32 now)
+{
+	if (!word)
+		return MOVED;
+	u64 old = READ_ONCE(*word);
+	u32 direction = step >> STEP_DIRECTION & (DIRECTIONS - 1), event = step >> STEP_EVENT & (EVENTS - 1);
+	bool controlled = step >> STEP_CONTROLLED & 1;
+	const struct facts *facts = facts_of(the_root());
+	enum moved moved = advance_once(word, &old, slot, controlled, direction, event, d, facts, now);
+	if (moved == MOVED_BY_OTHERS)
+		moved = advance_once(word, &old, slot, controlled, direction, event, d, facts, now);
+	return moved;
+}
+
 /* Move the connection on by one packet. False if it is being removed. Once a reply was seen, the requests of direct
  * routing and tunnels follow the same table as NAT's. */
 INLINE bool advance(u64 *word, u32 slot, bool controlled, u32 direction, u32 event, struct destination *d,
 		    const struct facts *facts, u32 now)
 {
 	u64 old = READ_ONCE(*word);
-#pragma unroll
-	for (int attempt = 0; attempt < 3; attempt++) {
-		if (unlikely(word_dying(old)))
-			return false;
-		u32 state = word_state(old);
-		u32 seen_from = direction & ~(u32)(old >> (WORD_ANSWERED - 1) & DIRECTION_INPUT_ONLY);
-		u32 next = next_state(seen_from, event, state);
-		u32 expiry = now + facts->timeouts[next & (STATES - 1)];
-		u64 kept = old & (0xffffULL << WORD_GENERATION | 1ULL << WORD_ANSWERED);
-		u64 new = kept | (u64)(direction & DIRECTION_OUTPUT) << WORD_ANSWERED | (u64)next << WORD_STATE | expiry;
-		if (new == old)
-			return true;
-		u64 seen = __sync_val_compare_and_swap(word, old, new);
-		if (likely(seen == old)) {
-			move_count(d, state, next);
-			if (unlikely(controlled) && is_established(next) && state != next)
-				assure(slot);
-			if ((s32)(expiry - (u32)old) < 0)
-				look_at(slot, expiry ?: 1);
-			return true;
-		}
-		old = seen;
+	u32 moved = advance_once(word, &old, slot, controlled, direction, event, d, facts, now);
+	if (unlikely(moved == MOVED_BY_OTHERS)) {
+		u32 step = direction << STEP_DIRECTION | event << STEP_EVENT | (u32)controlled << STEP_CONTROLLED;
+		moved = advance_again(word, slot, step, d, now);
 	}
-	return true; /* others are moving it on as well */
+	return likely(moved != MOVED_NOT);
 }
 
 /* --- making --- */

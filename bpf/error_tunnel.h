@@ -12,7 +12,7 @@ enum { MTU_LEAST_REPORTED = 68 + IPV4_BYTES };
 /* The MTU of the route to a destination, whatever was learnt of the path. */
 INLINE u32 route_mtu(struct __sk_buff *skb, struct work *w, const struct destination *d)
 {
-	ask_hop(skb, &w->hop, &d->address, loopback << 1, NULL);
+	ask_hop(skb, HOOK_TC, &w->hop, &d->address, false, loopback, NULL);
 	return d->mtu && d->mtu < w->hop.mtu ? d->mtu : w->hop.mtu;
 }
 

@@ -21,7 +21,7 @@ typedef _Bool bool;
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
 #define NOINLINE static __attribute__((noinline))
-/* A global function of numbers: the verifier looks at it once, not at each call. */
+/* A global function: the verifier looks at it once, for any arguments of their types, not at each call. */
 #define VERIFIED_ONCE __attribute__((noinline))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)

@@ -60,8 +60,7 @@ INLINE bool delivers(void *ctx, const struct address *to, bool six)
 	return delivers_by(ctx, &question, to, six);
 }
 
-/* `from`, if given, is the source that rules of policy routing see. */
-NOINLINE int ask_hop(void *ctx, struct hop *hop, const struct address *to, u32 six_and_input, const struct address *from)
+INLINE int ask_kernel(void *ctx, struct hop *hop, const struct address *to, u32 six_and_input, const struct address *from)
 {
 	struct bpf_fib_lookup question;
 	bool six = six_and_input & 1;
@@ -106,10 +105,61 @@ NOINLINE int ask_hop(void *ctx, struct hop *hop, const struct address *to, u32 s
 	return 0;
 }
 
+/* The next hop to an address. The kernel knows the type of a context only by its declaration, so each hook has its own. */
+VERIFIED_ONCE int ask_hop_xdp(struct xdp_md *ctx, struct hop *hop, const struct address *to, u32 six_and_input,
+			      const struct address *from)
+{
+	return ask_kernel(ctx, hop, to, six_and_input, from);
+}
+
+VERIFIED_ONCE int ask_hop_tc(struct __sk_buff *ctx, struct hop *hop, const struct address *to, u32 six_and_input,
+			     const struct address *from)
+{
+	return ask_kernel(ctx, hop, to, six_and_input, from);
+}
+
+/* `from`, if given, is the source that rules of policy routing see. */
+INLINE void ask_hop(void *ctx, enum hook hook, struct hop *hop, const struct address *to, bool six, u32 input,
+		    const struct address *from)
+{
+	if (hook == HOOK_XDP)
+		ask_hop_xdp(ctx, hop, to, six | input << 1, from);
+	else
+		ask_hop_tc(ctx, hop, to, six | input << 1, from);
+}
+
+/* Ask for the next hop to a destination again; what was noted of it for quick packets no longer holds. */
+INLINE int renew(void *ctx, enum hook hook, struct lane *lane, const struct destination *d, u32 now)
+{
+	if (!lane || !d)
+		return 0;
+	struct hop *hop = &lane->hop;
+	ask_hop(ctx, hook, hop, &d->address, d->family == 6, loopback, NULL);
+	lane->entrances[SIDE_REQUEST].live = 0;
+	if (d->mtu && d->mtu < hop->mtu) /* forwarding heeds a route's own MTU only if it is locked */
+		hop->mtu = d->mtu;
+	if (d->family == 4)
+		heed_path(hop, &d->address, now);
+	u32 head = d->family == 6 ? IPV6_BYTES : IPV4_BYTES;
+	hop->room = hop->mtu >= head + (d->family == 6 ? LEAST_MTU6 : LEAST_MTU4) ? hop->mtu - head : 0;
+	return 0;
+}
+
+VERIFIED_ONCE int renew_xdp(struct xdp_md *ctx, struct lane *lane, const struct destination *d, u32 now)
+{
+	return renew(ctx, HOOK_XDP, lane, d, now);
+}
+
+VERIFIED_ONCE int renew_tc(struct __sk_buff *ctx, struct lane *lane, const struct destination *d, u32 now)
+{
+	return renew(ctx, HOOK_TC, lane, d, now);
+}
+
 /* The next hop to a destination, at most a second old; anything but a ready one is asked for again. `asked` tells
  * that this packet caused the question: XDP leaves one now and then to TC, whose way through the kernel's neighbour code
  * keeps the neighbour's entry alive and checked. */
-INLINE struct hop *destination_hop(void *ctx, u32 index, const struct destination *d, u32 now, bool *asked)
+INLINE struct hop *destination_hop(void *ctx, enum hook hook, u32 index, const struct destination *d, u32 now,
+				    bool *asked)
 {
 	struct lane *lane = LOOKUP(lanes, index);
 	*asked = false;
@@ -118,14 +168,10 @@ INLINE struct hop *destination_hop(void *ctx, u32 index, const struct destinatio
 	lane = OPAQUE(lane);
 	struct hop *hop = &lane->hop;
 	if (unlikely(now - hop->stamp >= ticks_per_second || (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL))) {
-		ask_hop(ctx, hop, &d->address, (d->family == 6) | loopback << 1, NULL);
-		lane->entrances[SIDE_REQUEST].live = 0;
-		if (d->mtu && d->mtu < hop->mtu) /* forwarding heeds a route's own MTU only if it is locked */
-			hop->mtu = d->mtu;
-		if (d->family == 4)
-			heed_path(hop, &d->address, now);
-		u32 head = d->family == 6 ? IPV6_BYTES : IPV4_BYTES;
-		hop->room = hop->mtu >= head + (d->family == 6 ? LEAST_MTU6 : LEAST_MTU4) ? hop->mtu - head : 0;
+		if (hook == HOOK_XDP)
+			renew_xdp(ctx, lane, d, now);
+		else
+			renew_tc(ctx, lane, d, now);
 		*asked = true;
 	}
 	return hop;
@@ -155,7 +201,7 @@ INLINE struct client_hop *slot_of_client(const struct address *client, const str
 }
 
 /* Likewise the next hop to a client of NAT, asked as a router would: only if this host forwards. */
-INLINE struct hop *client_hop(void *ctx, const struct way_back *way, u32 now, bool *asked)
+INLINE struct hop *client_hop(void *ctx, enum hook hook, const struct way_back *way, u32 now, bool *asked)
 {
 	const struct address *source = way->reroute ? &way->anew : &way->source;
 	struct client_hop *slot = slot_of_client(&way->client, source, way->six);
@@ -172,10 +218,10 @@ INLINE struct hop *client_hop(void *ctx, const struct way_back *way, u32 now, bo
 		slot->family = way->six ? 6 : 4;
 		slot->ifindex = way->input;
 		if (way->input)
-			ask_hop(ctx, &slot->hop, &way->client, way->six | way->input << 1, &way->source);
+			ask_hop(ctx, hook, &slot->hop, &way->client, way->six, way->input, &way->source);
 		verdict = way->input ? slot->hop.verdict : HOP_READY;
 		if (way->reroute && (verdict == HOP_READY || verdict == HOP_UNRESOLVED))
-			ask_hop(ctx, &slot->hop, &way->client, way->six | loopback << 1, &way->anew);
+			ask_hop(ctx, hook, &slot->hop, &way->client, way->six, loopback, &way->anew);
 		*asked = true;
 	}
 	return &slot->hop;
@@ -192,7 +238,7 @@ INLINE struct hop *onward_hop(void *ctx, const struct packet *p, enum hook hook,
 		way.client.word[0] = p->tuple.v4.target;
 		way.source.word[0] = p->tuple.v4.source;
 	}
-	return client_hop(ctx, &way, now, asked);
+	return client_hop(ctx, hook, &way, now, asked);
 }
 
 /* How XDP sends to a hop: out of the device that the packet came in by, out of another that is proven able, or not. */

@@ -79,7 +79,7 @@ INLINE bool error_source(struct __sk_buff *skb, struct work *w, struct address *
 	if (!p->six)
 		return false;
 	struct address client = p->tuple.v6.source;
-	ask_hop(skb, &w->hop, &client, 1 | loopback << 1, NULL);
+	ask_hop(skb, HOOK_TC, &w->hop, &client, true, loopback, NULL);
 	if (fib_gives_source && w->hop.verdict != HOP_NO_ROUTE)
 		*source = w->hop.source;
 	return true;
@@ -163,7 +163,7 @@ INLINE int stage_icmp(struct __sk_buff *skb)
 			c->out_bytes += extra + quote;
 		}
 	}
-	ask_hop(skb, &w->hop, &client, six | loopback << 1, NULL);
+	ask_hop(skb, HOOK_TC, &w->hop, &client, six, loopback, NULL);
 	if (w->hop.verdict == HOP_LOCAL && p->own)
 		return to_stack(HOOK_TC); /* the client is this host itself */
 	if (w->hop.verdict == HOP_READY && address_link(skb, &w->hop, HOOK_TC))

@@ -26,7 +26,7 @@ INLINE int reroute(struct __sk_buff *skb, const struct packet *p, const struct a
 	struct way_back way = {.anew = a->source, .six = p->six, .reroute = true};
 	address_to(&way.client, p);
 	bool asked;
-	struct hop *hop = client_hop(skb, &way, now, &asked);
+	struct hop *hop = client_hop(skb, HOOK_TC, &way, now, &asked);
 	if (!hop || (hop->verdict != HOP_READY && hop->verdict != HOP_UNRESOLVED))
 		return to_stack(HOOK_TC);
 	if (hop->ifindex == skb->ifindex) {

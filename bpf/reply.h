@@ -141,7 +141,7 @@ INLINE int stage_reply(void *ctx, enum hook hook)
 		way.source.word[0] = p->tuple.v4.source;
 	}
 	bool asked;
-	struct hop *hop = client_hop(ctx, &way, now, &asked);
+	struct hop *hop = client_hop(ctx, hook, &way, now, &asked);
 	if (!hop)
 		return to_stack(hook);
 	if (!a.masq)

@@ -266,7 +266,7 @@ VERIFIED_ONCE u32 take_entry(u64 addresses, u64 rest, u32 slot, u32 side)
 
 /* An entry that names a slot is in force no more, and free; false: somebody else's. Whoever makes it name none does
  * the rest. */
-INLINE bool clear_entry(u32 at, u32 entry)
+VERIFIED_ONCE int clear_entry(u32 at, u32 entry)
 {
 	u32 *marks = marks_at(at / ENTRIES), none = ~table_key4.slots_mask;
 	struct bucket *bucket = LOOKUP(index4, at / ENTRIES);
@@ -323,7 +323,7 @@ VERIFIED_ONCE int publish_answer(u64 addresses, u64 rest, u32 slot, u32 at)
 /* --- taking out --- */
 
 /* Where a bucket has the entry. */
-INLINE u32 entry_in(u32 number, u32 entry)
+VERIFIED_ONCE u32 entry_in(u32 number, u32 entry)
 {
 	struct bucket *bucket = LOOKUP(index4, number);
 	if (!bucket)

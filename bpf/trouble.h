@@ -83,7 +83,7 @@ INLINE int trouble_request(struct __sk_buff *skb, struct work *w, const struct r
 	bool other_port = w->port != port_to(p);
 	if (!d)
 		return to_stack(HOOK_TC);
-	struct hop *hop = destination_hop(skb, w->chosen, d, ticks(), &asked);
+	struct hop *hop = destination_hop(skb, HOOK_TC, w->chosen, d, ticks(), &asked);
 	if (!hop)
 		return to_stack(HOOK_TC);
 	if (hop->verdict == HOP_NO_ROUTE || hop->verdict == HOP_NO_FORWARDING)

@@ -74,7 +74,7 @@ INLINE int stage_unserved(struct __sk_buff *skb)
 		return answer(skb, w, REASON_UNSERVED, p->six ? 1 : 3, p->six ? 4 : 3, 0);
 	if (!would_pass_on(skb, p, hop) || !age(skb, p, HOOK_TC))
 		return pass(skb, p, HOOK_TC);
-	hop = destination_hop(skb, server, d, ticks(), &asked);
+	hop = destination_hop(skb, HOOK_TC, server, d, ticks(), &asked);
 	if (!hop)
 		return pass(skb, p, HOOK_TC);
 	struct address own = fib_gives_source ? hop->source : d->source;
