@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from unittest import mock
 
-from pylvs.dataplane import abi, bpf, follow, kernel, libbpf, load, maps
+from pylvs.dataplane import abi, attach, bpf, follow, kernel, load, maps
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.libbpf import BpfObject
 from pylvs.dataplane.state import State
@@ -80,18 +80,19 @@ class Host:
         self.ifindex = socket.if_nametoindex("d0")
         self._programs: dict[str, int] = {}
         self._ports = itertools.count(1024)
-        self.open_programs()
 
-    def open_programs(self) -> None:
-        """Take the pinned entry programs, again after they were replaced."""
-        self.close_programs()
-        for name in load.ENTRIES:
-            descriptor = libbpf.open_pin(self.director.state.pin_path(name))
-            assert descriptor is not None
-            self._programs[name.removeprefix("pylvs_")] = descriptor
+    def program(self, name: str) -> int:
+        """The descriptor of an entry program, which stays this host's: "xdp", "tc", "tc_egress", "tc_bare"."""
+        if name not in self._programs:
+            state, entry = self.director.state, f"pylvs_{name}"
+            if not os.path.exists(state.pin_path(entry)):
+                with self.director.batch():
+                    os.close(load.open_entry(state, entry))
+            self._programs[name] = load.open_entry(state, entry)
+        return self._programs[name]
 
     def close_programs(self) -> None:
-        """Give them back."""
+        """Give them back; those that run now are opened when they are asked for."""
         for descriptor in self._programs.values():
             os.close(descriptor)
         self._programs.clear()
@@ -105,7 +106,7 @@ class Host:
             context = struct.pack("<6I", 0, length, 0, self.ifindex, 0, 0)
         else:
             context = struct.pack("<8xI28xI148x", mark, self.ifindex)
-        return bpf.run_program(self._programs[hook], frame, context)
+        return bpf.run_program(self.program(hook), frame, context)
 
     def receive(self, frame: bytes) -> tuple[str, bpf.Run]:
         """The frame's way through both hooks: XDP, and TC if XDP passes it up. The hook that decided, and how."""
@@ -269,10 +270,10 @@ def _take_down(state: State) -> None:
 
 
 @contextmanager
-def new_host(connections: int = 4096, expires: bool = True) -> Iterator[Host]:
+def new_host(connections: int = 4096, expires: bool = True, mode: attach.Mode = "generic") -> Iterator[Host]:
     """A fresh namespace with a Director whose table holds so many connections; the caller is inside until it ends.
 
-    Without `expires` no connection ends by itself.
+    Without `expires` no connection ends by itself. `mode`: how d0 is attached.
     """
     expiry = ExpiryTimer()
     name = f"pylvs-pk{os.getpid()}-{next(_numbers)}"
@@ -290,7 +291,7 @@ def new_host(connections: int = 4096, expires: bool = True) -> Iterator[Host]:
                 if not expires:
                     expiry.stop(director)
                 with director.batch():
-                    follow.request(director.reader, "d0", "generic")
+                    follow.request(director.reader, "d0", mode)
                 host = Host(name, director, expiry)
                 try:
                     yield host

@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -50,9 +51,10 @@ class Host:
 
     def attach(self, mode: Mode, device: str = "d0", egress: bool = False) -> Attachment:
         egress_fd = self.fd("pylvs_egress") if egress else None
-        return attach(
-            device, mode, self.state, tc_fd=self.fd("pylvs_tc"), xdp_fd=self.fd("pylvs_xdp"), egress_fd=egress_fd
-        )
+        return attach(device, mode, self.state, tc_fd=self.fd("pylvs_tc"), open_xdp=self.open_xdp, egress_fd=egress_fd)
+
+    def open_xdp(self) -> AbstractContextManager[int]:
+        return nullcontext(self.fd("pylvs_xdp"))
 
     def seen(self) -> list[int]:
         with ArrayMap.duplicate(self.object.map_fd("seen")) as counts:
@@ -238,7 +240,7 @@ def test_a_device_without_native_xdp_refuses_it_and_keeps_what_it_had(host: Host
     assert "clsact" not in host.qdiscs("br0")
     before = host.attach("tc", "br0")
     with pytest.raises(PylvsError, match="br0: attaching native XDP"):
-        attach("br0", "native", host.state, tc_fd=host.fd("pylvs_egress"), xdp_fd=host.fd("pylvs_xdp"))
+        attach("br0", "native", host.state, tc_fd=host.fd("pylvs_egress"), open_xdp=host.open_xdp)
     assert attached(host.state) == [before], "the failed attempt put back what ran before"
 
 

@@ -151,7 +151,7 @@ def test_the_table_changes_its_size_only_when_it_is_empty_or_may_be_emptied() ->
         service = host.new_key()
         host.serve(service, 1)
         host.director.change_setting("conn_max", 2048)
-        host.open_programs()
+        host.close_programs()
         assert host.director.settings()["conn_max"] == 2048
         host.forwarded(tcp(dport=service.port))
         with pytest.raises(Busy, match="1 connections live"):
@@ -161,7 +161,7 @@ def test_the_table_changes_its_size_only_when_it_is_empty_or_may_be_emptied() ->
         host.forwarded(tcp("A", dport=service.port))
 
         host.director.change_setting("conn_max", 4096, drop=True)
-        host.open_programs()
+        host.close_programs()
         assert not list(host.director.connections())
         assert host.counts(service) == {server4(1): (0, 0)}
         for sport in range(2000, 2000 + 1200):
@@ -178,7 +178,7 @@ def test_peers_that_were_open_before_see_a_table_of_another_size() -> None:
         assert not list(peer.connections())
         assert peer.settings()["conn_max"] == CAPACITY
         host.director.change_setting("conn_max", 2048)
-        host.open_programs()
+        host.close_programs()
         host.forwarded(tcp(dport=service.port))
         assert len(list(peer.connections())) == 1
         assert peer.settings()["conn_max"] == 2048

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.dataplane import attach, bpf, libbpf, load
+from pylvs.dataplane import attach, bpf
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
 from tests.packet import frames
@@ -155,9 +155,7 @@ def test_nobody_elsewhere_reaches_a_loopback_address(director_host: Host) -> Non
 
 def sent(host: Host, frame: bytes) -> bytes:
     """A packet of this host's own, as it leaves by d0."""
-    program = libbpf.open_pin(host.director.state.pin_path(load.EGRESS))
-    assert program is not None
-    done = bpf.run_program(program, frame, struct.pack("<40xI148x", host.ifindex))
+    done = bpf.run_program(host.program("tc_egress"), frame, struct.pack("<40xI148x", host.ifindex))
     assert done.verdict == TC_PASS
     return done.data[14:]
 

@@ -297,7 +297,7 @@ def test_what_was_said_before_there_were_tables_holds_from_their_first_packet_on
         word.stand_by(frozenset({ip_address(VIP4)}), frozenset({ip_address(VIP6)}))
         service = host.new_key()
         host.serve(service)
-        host.open_programs()
+        host.close_programs()
         assert said(host) == roles.Said(frozenset({ip_address(VIP4)}), frozenset({ip_address(VIP6)}))
         leaves_alone(host, segment(service, "S"))
         word.stand_by(frozenset())
@@ -315,7 +315,7 @@ def test_it_outlives_another_size_of_the_table_and_what_a_killed_writer_left(hos
     service = established(host, Method.ROUTE, 4)
     word.stand_by(BOTH)
     host.director.change_setting("conn_max", 8192, drop=True)
-    host.open_programs()
+    host.close_programs()
     leaves_alone(host, segment(service, "S"))
     host.director.tables.book.set(0, "pending", 1)
     host.director.add_service(VirtualService(host.new_key(), "rr"))
@@ -373,7 +373,7 @@ def test_tables_made_after_its_process_was_killed_know_nothing_of_it() -> None:
         assert not os.path.exists(roles.directory(host.director.state.cookie))
         service = host.new_key()
         host.serve(service)
-        host.open_programs()
+        host.close_programs()
         host.forwarded(segment(service, "S"), "tc")
 
 

@@ -91,7 +91,7 @@ def test_another_build_takes_over_under_a_live_connection(other_build: Path) -> 
         assert running is not None
         assert running.digest == digest(other_build) != takeover.ours().digest
         assert not set(programs(host)) & (set(before) - {0})
-        host.open_programs()
+        host.close_programs()
         for sport, server in servers.items():
             assert host.forwarded(tcp("A", sport=sport, dport=80))[:6] == server
         assert state_after_fin(host, 4000) == "LAST_ACK", "the other program decides, about connections made before"

@@ -59,7 +59,7 @@ def at_once(host: Host, hook: str, frames: list[bytes]) -> Both:
             status = 1
             try:
                 with on_cpu(cpu):
-                    _in_step(Runner(host._programs[hook], hook, host.ifindex), frames, mine, other)
+                    _in_step(Runner(host.program(hook), hook, host.ifindex), frames, mine, other)
                 status = 0
             finally:
                 os._exit(status)

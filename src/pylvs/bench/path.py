@@ -18,7 +18,7 @@ from pylvs.dataplane.state import State
 from pylvs.model.errors import Unsupported
 from pylvs.model.service import ServiceKey
 
-_ENTRIES = dict(zip((XDP, TC), load.ENTRIES, strict=False))
+_ENTRIES = {XDP: load.XDP, TC: load.TC}
 
 
 class Path:

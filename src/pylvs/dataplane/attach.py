@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,12 +82,13 @@ def attach(
     state: State,
     *,
     tc_fd: int,
-    xdp_fd: int | None = None,
+    open_xdp: Callable[[], AbstractContextManager[int]] | None = None,
     egress_fd: int | None = None,
     role: str = DIRECTOR,
 ) -> Attachment:
     """Attach at TC and, by mode, at XDP; in place of what this role had there before, whichever mode that was.
 
+    `open_xdp` is asked for the XDP program only if the mode is one of XDP: to load it takes a while.
     Nothing changes when it fails. Raises NoSuchDevice, Busy naming the program that is in the way, Unsupported
     where the driver has not what was asked for, NotPermitted, InvalidOperation.
     """
@@ -94,15 +96,16 @@ def attach(
         raise InvalidOperation(f"{mode}: no such mode; there are: {', '.join(MODES)}")
     found = devices.device(device)
     chosen, reason = (mode, _ON_REQUEST) if mode != "auto" else choose_mode(found)
-    if chosen != "tc" and xdp_fd is None:
+    if chosen != "tc" and open_xdp is None:
         chosen, reason = "tc", "there is no XDP program to attach"
     if chosen in xdp.MODES:
         _refuse_foreign_xdp(found)
     with Netlink() as link, ExitStack() as kept, ExitStack() as undo:  # undo runs, backwards, unless all goes well
+        xdp_fd = kept.enter_context(open_xdp()) if chosen in xdp.MODES and open_xdp else None
         made = _add_clsact(link, found, undo) or _made_clsact(state, found.index)
         _set_side(link, found, tc.INGRESS, role, tc_fd, kept, undo)
         _set_side(link, found, tc.EGRESS, role, egress_fd, kept, undo)
-        if chosen in xdp.MODES and xdp_fd is not None:
+        if xdp_fd is not None:
             chosen, reason = _attach_xdp(link, found, chosen, reason, xdp_fd, insist=mode != "auto")
         if chosen == "tc" and role == DIRECTOR:
             _detach_xdp(link, found)

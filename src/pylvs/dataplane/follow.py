@@ -12,6 +12,7 @@ are looked at where they leave: at TC egress of what is attached, lo excepted, w
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import struct
@@ -27,7 +28,7 @@ from pylvs.dataplane.listing import Reader
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
 from pylvs.model.addresses import Address
-from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, Unsupported
+from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice
 from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.service import ServiceKey
 
@@ -237,10 +238,8 @@ def release(reader: Reader, device: str) -> bool:
 
 @contextlib.contextmanager
 def _entry(state: State, name: str) -> Iterator[int]:
-    """A pinned program."""
-    program = open_pin(state.pin_path(name))
-    if program is None:
-        raise Unsupported(f"{state.path}: the programs are not pinned; pylvs down, and set it up anew")
+    """An entry program, loaded if it was not yet."""
+    program = load.open_entry(state, name)
     try:
         yield program
     finally:
@@ -250,22 +249,23 @@ def _entry(state: State, name: str) -> Iterator[int]:
 def _attach(reader: Reader, device: Device, mode: attach.Mode, egress: bool = False) -> attach.Attachment:
     state = reader.tables.state
     with contextlib.ExitStack() as opened:
-        xdp, tc, tc_egress, tc_bare = (opened.enter_context(_entry(state, name)) for name in load.ENTRIES)
         if device.bare:
             if mode in ("native", "generic"):
                 raise InvalidOperation(
                     f"{device.name}: its packets come without link addresses: --mode tc is its only one"
                 )
-            return attach.attach(device.index, mode, state, tc_fd=tc_bare)
+            return attach.attach(device.index, mode, state, tc_fd=opened.enter_context(_entry(state, load.BARE)))
         slot = device.index % abi.constant("DEVICES")
         other = reader.tables.devices.get(slot, "ifindex")
         if mode != "tc" and other not in (0, device.index):
             if mode != "auto":
                 raise Busy(f"{device.name}: XDP here tells devices apart by index modulo 64, and {other} is taken")
             mode = "tc"
+        tc = opened.enter_context(_entry(state, load.TC))
+        out = opened.enter_context(_entry(state, load.EGRESS)) if egress and not device.loopback else None
+        xdp = functools.partial(_entry, state, load.XDP)
         _write_device(reader.tables, device)
-        out = tc_egress if egress and not device.loopback else None
-        return attach.attach(device.index, mode, state, tc_fd=tc, xdp_fd=xdp, egress_fd=out)
+        return attach.attach(device.index, mode, state, tc_fd=tc, open_xdp=xdp, egress_fd=out)
 
 
 def _write_device(tables: Tables, device: Device) -> None:
@@ -333,10 +333,10 @@ def _follow_own_server(reader: Reader, wanted: bool) -> None:
     """Look at what this host sends while one of its own addresses is a real server."""
     state = reader.tables.state
     bare = {each.index for each in devices.devices() if each.bare}
-    with _entry(state, load.EGRESS) as program:
+    with _entry(state, load.EGRESS) if wanted else contextlib.nullcontext() as program:
         for each in attach.attached(state):
             if each.device != "lo" and each.ifindex not in bare and bool(each.egress) != wanted:
-                attach.set_egress(each.ifindex, program if wanted else None)
+                attach.set_egress(each.ifindex, program)
 
 
 def _in_grace(state: State, empty: bool) -> bool:

@@ -21,6 +21,7 @@ from pylvs.dataplane import failures
 SONAME = "libbpf.so.1"
 _HOW_TO_GET = "install it: apt install libbpf1 (Debian, Ubuntu), dnf install libbpf (Fedora)"
 _KEPT_MESSAGES = 400
+_DEBUGGING = 2  # LIBBPF_DEBUG; less: warnings and information
 _LONGEST_MESSAGE = 1 << 18  # a verifier log can be long; its end is what matters
 
 messages: deque[str] = deque(maxlen=_KEPT_MESSAGES)
@@ -100,10 +101,12 @@ def _capture_messages(loaded: ctypes.CDLL) -> None:
     show = bool(os.environ.get("PYLVS_DEBUG"))
 
     def message(level: int, text_format: bytes, arguments: int) -> int:
+        if level >= _DEBUGGING and not show:
+            return 0  # thousands of lines, which take longer to write down than to come by
         buffer = ctypes.create_string_buffer(_LONGEST_MESSAGE)
         libc.vsnprintf(buffer, c_size_t(_LONGEST_MESSAGE), c_char_p(text_format), c_void_p(arguments))
         text = buffer.value.decode(errors="replace").rstrip("\n")
-        if level < 2:  # warnings and information; debugging text is too much to keep
+        if level < _DEBUGGING:
             messages.extend(text.split("\n"))
         if show:
             print(text, file=sys.stderr)

@@ -3,16 +3,22 @@
 The same way makes a new state, gives it a table of connections of another size, and swaps the program of a newer
 pylvs in under live connections: what is kept is handed to the new copy, the rest is made anew, and the switch is the
 replacement of the entry programs on the devices.
+
+To verify all programs takes a second of CPU, so a state begins with those of TC alone. The entry programs for XDP, for
+devices without link addresses and for TC egress are loaded, each with the stages it calls, when a device first needs
+one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import socket
+import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from pylvs.dataplane import abi, bpf, kernel, libbpf, takeover
 from pylvs.dataplane.book import Book
@@ -25,8 +31,7 @@ from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.settings import SETTINGS
 from pylvs.model.timeouts import Timeouts
 
-ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "pylvs_tc_bare")  # what is attached to devices
-EGRESS = ENTRIES[2]
+XDP, TC, EGRESS, BARE = ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "pylvs_tc_bare")  # attached to devices
 CLOCK = "read_clock"
 ORPHANS = "end_orphans"
 CACHE_SWEEP = "sweep_cache"
@@ -167,9 +172,23 @@ def _new_seeds() -> tuple[int, int]:
     return (secrets.randbits(64) | 1, secrets.randbits(64) | 1)
 
 
-def _open_object(connections: int, seeds: tuple[int, int]) -> BpfObject:
+def _entry_of(program: str) -> str:
+    """The entry program with which a program is loaded: XDP's stages are called by XDP alone."""
+    return XDP if program.startswith("xdp_") else program if program in ENTRIES else TC
+
+
+def _tunnel_secret(seeds: tuple[int, int]) -> int:
+    """The same in every program of a state: XDP and TC give a connection's tunnel packets one source port."""
+    return int.from_bytes(hashlib.blake2s(struct.pack("<2Q", *seeds), digest_size=4).digest(), "little")
+
+
+def _open_object(connections: int, seeds: tuple[int, int], entries: Collection[str]) -> BpfObject:
+    """The object, not loaded yet: of its programs those of these entries."""
     kernel.require()
     opened = BpfObject(abi.shipped().path(takeover.OBJECT))
+    for name in opened.programs():
+        if _entry_of(name) not in entries:
+            opened.skip_program(name)
     for name, size in _sizes(connections).items():
         opened.set_max_entries(name, size)
     abi.shipped().set_variables(
@@ -187,7 +206,7 @@ def _open_object(connections: int, seeds: tuple[int, int]) -> BpfObject:
                 "slots_mask": (1 << _slots(connections).bit_length()) - 1,
             },
             "loopback": socket.if_nametoindex("lo"),
-            "tunnel_secret": int.from_bytes(os.urandom(4), "little"),
+            "tunnel_secret": _tunnel_secret(seeds),
             "fib_gives_source": int(kernel.release() >= (6, 7)),
             "fib_takes_mark": int(kernel.release() >= (6, 10)),
         },
@@ -195,8 +214,8 @@ def _open_object(connections: int, seeds: tuple[int, int]) -> BpfObject:
     return opened
 
 
-def _fill_stages(opened: BpfObject) -> None:
-    """Put every stage's program into the arrays that tail calls look into."""
+def _fill_stages(opened: BpfObject, entries: Collection[str]) -> None:
+    """Put the programs of the stages into the arrays that tail calls look into."""
     stages = abi.shipped().enum("stage")
     schedule = stages["STAGE_SCHEDULE"]
     wanted = {
@@ -207,7 +226,7 @@ def _fill_stages(opened: BpfObject) -> None:
     for name, number in abi.shipped().enum("scheduler").items():
         if name not in ("SCHED_NONE", "SCHEDULERS"):
             wanted[f"schedule_{name.removeprefix('SCHED_').lower()}"] = schedule + number
-    there = set(opened.programs())
+    there = {name for name in opened.programs() if _entry_of(name) in entries}
     for hook in "xdp", "tc":
         with ArrayMap.duplicate(opened.map_fd(f"stages_{hook}")) as stage_map:
             for name, number in wanted.items():
@@ -223,12 +242,36 @@ def _pinned_maps(opened: BpfObject) -> Iterator[tuple[str, str]]:
             yield name, pinned
 
 
-def _pin(opened: BpfObject, state: State, kept: Iterable[str]) -> None:
+def _reuse_maps(opened: BpfObject, tables: Tables, anew: Collection[str] = ()) -> list[str]:
+    """Let an object that is not loaded yet use a state's maps, all but some; their names. Raises Unsupported."""
+    kept = []
+    for name, pinned in _pinned_maps(opened):
+        if name in anew:
+            continue
+        descriptor = libbpf.open_pin(tables.path(pinned))
+        if descriptor is None:
+            raise Unsupported(f"the tables are of another pylvs: they lack {pinned}; run pylvs down, then ipvsadm")
+        try:
+            opened.reuse_map(name, descriptor)
+        except PylvsError:
+            raise Unsupported(
+                f"the tables are of another pylvs: {pinned} differs; run pylvs down, then ipvsadm"
+            ) from None
+        finally:
+            os.close(descriptor)
+        kept.append(name)
+    return kept
+
+
+def _pin_maps(opened: BpfObject, state: State, kept: Collection[str]) -> None:
     os.makedirs(state.pin_path(MAP_DIRECTORY), exist_ok=True)
     for name, pinned in _pinned_maps(opened):
         if name not in kept:
             _replace_pin(opened.map_fd(name), state.pin_path(f"{MAP_DIRECTORY}/{pinned}"))
-    for name in (*ENTRIES, CLOCK, ORPHANS, CACHE_SWEEP):
+
+
+def _pin_programs(opened: BpfObject, state: State, entries: Collection[str]) -> None:
+    for name in (*entries, *((CLOCK, ORPHANS, CACHE_SWEEP) if TC in entries else ())):
         _replace_pin(opened.program_fd(name), state.pin_path(name))
 
 
@@ -255,10 +298,11 @@ def _start_timer(opened: BpfObject) -> None:
 def create(state: State) -> None:
     """Make the maps and programs of a state and pin them into it. Raises NoRoom, Unsupported, NotPermitted."""
     connections, seeds = kernel.connection_limit(), _new_seeds()
-    with _open_object(connections, seeds) as opened:
+    with _open_object(connections, seeds, (TC,)) as opened:
         opened.load()
-        _pin(opened, state, ())
-        _fill_stages(opened)
+        _pin_maps(opened, state, ())
+        _pin_programs(opened, state, (TC,))
+        _fill_stages(opened, (TC,))
         tables = Tables(state)
         _begin_pool(tables, connections, seeds)
         Book(tables).reset(0, 0, 0)
@@ -293,28 +337,41 @@ def reload(state: State, connections: int | None = None) -> None:
     tables = Tables(state)
     capacity = connections or int(tables.pool.get(0, "capacity"))
     anew = {"stages_xdp", "stages_tc", "works", "paces"} | (set(CONNECTION_MAPS) if connections else set())
-    kept = []
+    entries = [name for name in ENTRIES if os.path.exists(state.pin_path(name))]
     seeds = _new_seeds() if connections else tables.pool.get(0, "seeds")
-    with _open_object(capacity, seeds) as opened:
-        for name, pinned in _pinned_maps(opened):
-            if name in anew:
-                continue
-            descriptor = libbpf.open_pin(tables.path(pinned))
-            if descriptor is None:
-                raise Unsupported(f"the tables are of another pylvs: they lack {pinned}; run pylvs down, then ipvsadm")
-            try:
-                opened.reuse_map(name, descriptor)
-            except PylvsError:
-                raise Unsupported(
-                    f"the tables are of another pylvs: {pinned} differs; run pylvs down, then ipvsadm"
-                ) from None
-            finally:
-                os.close(descriptor)
-            kept.append(name)
+    with _open_object(capacity, seeds, entries) as opened:
+        kept = _reuse_maps(opened, tables, anew)
         opened.load()
-        _fill_stages(opened)
-        _pin(opened, state, kept)
+        _fill_stages(opened, entries)
+        _pin_maps(opened, state, kept)
+        _pin_programs(opened, state, entries)
         if connections:
             _begin_pool(Tables(state), connections, seeds)
         _start_timer(opened)
     takeover.note(state)
+
+
+def open_entry(state: State, name: str) -> int:
+    """An entry program of a state, loaded now if none of its devices needed it before. The caller closes it.
+
+    The caller holds the lock. Raises what `create` does; Unsupported where the running programs are another pylvs's.
+    """
+    program = libbpf.open_pin(state.pin_path(name))
+    if program is None and name != TC:
+        _load_entry(state, name)
+        program = libbpf.open_pin(state.pin_path(name))
+    if program is None:
+        raise Unsupported(f"{state.path}: the programs are not pinned; pylvs down, and set it up anew")
+    return program
+
+
+def _load_entry(state: State, name: str) -> None:
+    running = takeover.running(state)
+    if running is None or running.digest != takeover.ours().digest:
+        raise Unsupported(f"the running programs are those of {running or 'another pylvs'}, which alone can add {name}")
+    tables = Tables(state)
+    with _open_object(int(tables.pool.get(0, "capacity")), tables.pool.get(0, "seeds"), (name,)) as opened:
+        _reuse_maps(opened, tables)
+        opened.load()
+        _fill_stages(opened, (name,))
+        _pin_programs(opened, state, (name,))

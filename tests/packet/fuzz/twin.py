@@ -100,8 +100,7 @@ class Twin:
         tables = host.director.tables
         tables.root.set(0, "settings.icmp_per_second", 0)
         self._hashes = [tables._hash(name) for name in ("connections6", "replies6", "names")]
-        programs = host._programs
-        self._xdp, self._tc = (Runner(programs[hook], hook, host.ifindex) for hook in HOOKS)
+        self._xdp, self._tc = (Runner(host.program(hook), hook, host.ifindex) for hook in HOOKS)
         self.word = Standby()
         self._peer = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         self._peer.bind(("d1", 0))
