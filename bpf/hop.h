@@ -34,7 +34,8 @@ INLINE void hop_question(struct bpf_fib_lookup *q, const struct address *to, boo
  * room for the question. */
 INLINE bool is_own_by(void *ctx, struct bpf_fib_lookup *q, const struct address *address, bool six)
 {
-	if (bpf_map_lookup_elem(&locals, address))
+	struct address key = *address; /* Linux 6.1 takes no key from what a global function was given */
+	if (bpf_map_lookup_elem(&locals, &key))
 		return true;
 	hop_question(q, address, six, loopback, NULL);
 	long answer = bpf_fib_lookup(ctx, q, sizeof(*q), BPF_FIB_LOOKUP_DIRECT);

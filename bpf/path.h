@@ -10,7 +10,8 @@ enum { PATH_LIFE_S = 600, PATH_LEAST_MTU = 552 }; /* the kernel's route/mtu_expi
 /* What was learnt of the path to an address, unless it is too old. */
 INLINE struct path *path_to(const struct address *to, u32 now)
 {
-	struct path *path = bpf_map_lookup_elem(&paths, to);
+	struct address key = *to; /* Linux 6.1 takes no key from what a global function was given */
+	struct path *path = bpf_map_lookup_elem(&paths, &key);
 	return path && (s32)(path->until - now) > 0 ? path : NULL;
 }
 

@@ -80,17 +80,15 @@ def _pytest(name: str, *arguments: str) -> Phase:
 
 
 def phases() -> list[Phase]:
-    """The gate, in its order: cheap phases first."""
-    isolated = ["--tx", f"2*popen//python={ISOLATED}", "--dist", "loadfile"]
+    """The gate, in its order: cheap phases first. Tests that wait share a phase with tests that compute."""
+    isolated = ["--tx", f"3*popen//python={ISOLATED}", "--dist", "loadfile"]
     return [
         Phase("ruff check", ["ruff", "check", "-q"]),
         Phase("ruff format", ["ruff", "format", "-q", "--check"]),
         Phase("mypy", ["mypy", "--no-error-summary"]),
         _pytest("unit", "-n", "auto", "--dist", "worksteal", "tests/unit"),
-        _pytest("interop", "-n", "6", "--dist", "worksteal", "tests/interop"),
-        _pytest("conformance", "-n", "6", "--dist", "worksteal", "tests/packet/test_conformance.py"),
-        _pytest("packet", *isolated, "tests/packet", "--ignore", "tests/packet/test_conformance.py"),
-        _pytest("lab", *isolated, "tests/lab"),
+        _pytest("interop", "-n", "8", "--dist", "worksteal", "tests/packet/test_conformance.py", "tests/interop"),
+        _pytest("packet", *isolated, "tests/packet", "--ignore", "tests/packet/test_conformance.py", "tests/lab"),
         Phase("real clock", [ISOLATED, "-m", "pytest", "-q", "-m", "real_clock", "tests"], pytest=True),
     ]
 
