@@ -76,7 +76,7 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _deferred() -> Iterator[None]:
+def deferred() -> Iterator[None]:
     """Hold signals back: one that came while a child process starts would leave that process running, unknown to us."""
     former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *_ENDING))
     try:
@@ -119,7 +119,7 @@ def new_site(role: str, servers: int = SERVERS) -> Iterator[None]:
     """A fresh namespace with a link, servers on it and VIPs; the caller is inside until it ends."""
     name = f"{PREFIX}{os.getpid()}-{role}"
     try:
-        with _deferred():
+        with deferred():
             ip("netns", "add", name)
         with inside_network(f"/run/netns/{name}"):
             _populate(servers)

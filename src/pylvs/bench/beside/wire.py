@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pylvs.bench.site import DEVICE, PREFIX, undisturbed
+from pylvs.bench.site import DEVICE, PREFIX, deferred, undisturbed
 from pylvs.dataplane import follow
 from pylvs.dataplane.state import State
 from pylvs.host.namespaces import inside_network
@@ -70,7 +70,8 @@ class Wire:
     def make(self) -> None:
         """Devices, addresses, permanent neighbours, routes. Raises Unsupported."""
         for role in ROLES:
-            run("ip", "netns", "add", self.netns(role))
+            with deferred():
+                run("ip", "netns", "add", self.netns(role))
             with self.inside(role):
                 for name, value in _SYSCTLS.items():
                     _set(f"ipv4/{name}", value)
