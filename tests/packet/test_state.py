@@ -318,6 +318,27 @@ for text in ("", "x" * 4001, "a\\0b"):
     assert run("shell", namespace, script).split("\n") == ["an umlaut: ü None ['other', 'why'] []"] + ["refused"] * 3
 
 
+def test_a_note_whose_writer_was_killed_is_none(namespace: str) -> None:
+    killed = """
+import os
+from pylvs.dataplane.state import State
+state = State.open(create=True)
+state.set_note("wanted-1", "first")
+os.rename = lambda *_: os._exit(0)
+state.set_note("wanted-1", "second")
+"""
+    run("shell", namespace, killed)
+    script = """
+import os
+from pylvs.dataplane.state import State
+state = State.open()
+print(state.notes(), state.pins(), len(os.listdir(state.path)))
+state.set_note("wanted-1", "third")
+print(state.notes(), len(os.listdir(state.path)))
+"""
+    assert run("shell", namespace, script).split("\n") == ["{'wanted-1': 'first'} [] 3", "{'wanted-1': 'third'} 2"]
+
+
 def test_without_privileges_the_missing_ones_are_named(namespace: str) -> None:
     script = """
 import os

@@ -12,13 +12,13 @@ One directory for each daemon, by default one for each network namespace, gone w
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from pylvs.host import pid_files
 from pylvs.host.namespaces import network_cookie
 from pylvs.host.unix_sockets import address_of
 from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
@@ -66,8 +66,6 @@ class StateDirectory:
             raise NotPermitted(f"{error.filename}: Operation not permitted; run as root") from None
         except OSError as error:
             raise Unsupported(f"{error.filename or self.path}: {error.strerror}; choose another --state-dir") from None
-        os.truncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         self.socket_path.unlink(missing_ok=True)  # of one that was killed
 
     def _make(self) -> None:
@@ -78,21 +76,10 @@ class StateDirectory:
             raise Unsupported(f"{self.path}: others may write to it; chmod go-w, or choose another --state-dir")
 
     def _locked(self) -> int:
-        while True:
-            descriptor = os.open(self.pid_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(descriptor), os.stat(self.pid_path)):
-                    held, descriptor = descriptor, -1
-                    return held
-            except BlockingIOError:
-                owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-                raise Busy(f"pylvs run is there already, process {owner}, with {self.path}; stop it first") from None
-            except FileNotFoundError:
-                pass  # the former daemon just removed it
-            finally:
-                if descriptor >= 0:
-                    os.close(descriptor)
+        try:
+            return pid_files.claim(self.pid_path)
+        except pid_files.Held as other:
+            raise Busy(f"pylvs run is there already, process {other}, with {self.path}; stop it first") from None
 
     def give_back(self) -> None:
         """End being its daemon; what need not survive is removed, and the directory if that is all."""

@@ -19,7 +19,7 @@ from pylvs.dataplane.lock import TIMEOUT_S, Lock
 _NETNS_COOKIE = 71  # SO_NETNS_COOKIE; asm-generic/socket.h
 _LIVING, _BUILDING, _GOING = "net", "new-net", "old-net"  # of a directory's name, before the cookie
 _SENTINEL = "alive"
-_NOTE = "note-"
+_NOTE, _DRAFT = "note-", "draft-"  # of symbolic links: a note, and one that is being written
 _PAUSE_S = 0.02
 _LONGEST_NOTE = 4000  # bytes: a note is the target of a symbolic link
 # r0 = SK_PASS; exit: socket lookup goes on as if the program were not there
@@ -89,7 +89,7 @@ class State:
             os.path.relpath(os.path.join(where, name), self.path)
             for where, _, names in os.walk(self.path)
             for name in names
-            if not name.startswith(_NOTE) and name != _SENTINEL
+            if not name.startswith((_NOTE, _DRAFT)) and name != _SENTINEL
         )
 
     def lock(self, timeout_s: float = TIMEOUT_S) -> Lock:
@@ -178,10 +178,16 @@ class State:
             return
         if not 0 < len(text.encode()) <= _LONGEST_NOTE or "\0" in text:
             raise ValueError(f"note {name}: from 1 to {_LONGEST_NOTE} bytes, without a zero byte")
-        fresh = f"{path}-new{os.getpid()}"
-        libbpf.unpin(fresh)
-        os.symlink(text, fresh)
-        os.rename(fresh, path)
+        drafts = f"{_DRAFT}{name}-"
+        while True:
+            for left in os.listdir(self.path):  # by a process that was killed
+                if left.startswith(drafts):
+                    libbpf.unpin(self.pin_path(left))
+            fresh = self.pin_path(f"{drafts}{os.getpid()}")
+            with suppress(FileNotFoundError, FileExistsError):  # another process writes this note at this moment
+                os.symlink(text, fresh)
+                os.rename(fresh, path)
+                return
 
     def notes(self) -> dict[str, str]:
         """All notes by name."""

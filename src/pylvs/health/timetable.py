@@ -17,6 +17,7 @@ from pylvs.health.outcome import Outcome, Probe
 
 BATCH = 256  # probes started before others of the loop have their turn
 NEVER = float("inf")
+AFTER_FAILURE_S = 1.0  # until the next probe, where the last outcome could not be applied
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +174,12 @@ class Timetable:
             return  # removed meanwhile
         slot.task = None
         slot.took_s = self._loop.time() - slot.started
-        self.put(slot, slot.done(outcome))
+        try:
+            delay_s = slot.done(outcome)
+        except Exception:  # a check that ends is worse than an outcome that is lost: nothing would notice
+            log.exception("an outcome could not be applied; the check goes on")
+            delay_s = AFTER_FAILURE_S
+        self.put(slot, delay_s)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A place is free; this is told of tasks that were cancelled before they began, too."""

@@ -34,8 +34,11 @@ class OtherVersion(PylvsError):
 
 
 def connected(path: Path) -> Pipe:
-    """To whoever listens there, if it is root or this user. Raises NoRouters, NotPermitted, PylvsError."""
-    end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    """To whoever listens there, if it is root or this user. Raises NoRouters, NotPermitted, PylvsError.
+
+    At once: a process that hangs, with its queue of connections full, is an error and not a wait.
+    """
+    end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         with address_of(path) as address:
             end.connect(address)
@@ -48,6 +51,9 @@ def connected(path: Path) -> Pipe:
         raise NoRouters(
             f"no virtual routers run at {path}; start pylvs run with a vrrp_instance, or name its --state-dir"
         ) from None
+    except BlockingIOError:
+        end.close()
+        raise PylvsError(f"{path}: the process of the virtual routers does not answer") from None
     except PermissionError:
         end.close()
         raise NotPermitted(f"{path}: Operation not permitted; run as root") from None

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import gc
 import os
 import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pylvs.host import pid_files
 from pylvs.model.errors import Busy
 from pylvs.model.vrrp import VrrpSettings
 
@@ -47,15 +47,11 @@ def be_punctual(settings: VrrpSettings) -> Punctuality:
 @contextlib.contextmanager
 def alone(path: str) -> Iterator[None]:
     """Only one process at a time holds this file. Raises Busy naming the other."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            other = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise Busy(f"virtual routers run here already, process {other}; stop it first") from None
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        descriptor = pid_files.claim(path)
+    except pid_files.Held as other:
+        raise Busy(f"virtual routers run here already, process {other}; stop it first") from None
+    try:
         yield
         os.unlink(path)
     finally:

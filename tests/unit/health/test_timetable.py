@@ -200,6 +200,28 @@ def test_a_checker_that_raises_is_a_failure_with_a_reason(loop: FakeTimeLoop, ca
     assert "a checker raised" in caplog.text
 
 
+def test_a_check_goes_on_after_an_outcome_that_could_not_be_applied(
+    loop: FakeTimeLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Outcome] = []
+
+    async def probe() -> Outcome:
+        return Outcome(True, "")
+
+    def done(outcome: Outcome) -> float:
+        told.append(outcome)
+        if len(told) == 1:
+            raise ZeroDivisionError
+        return 10
+
+    diary = Diary(loop)
+    diary.timetable.start(loop)
+    diary.timetable.put(diary.of(probe, done), 0)
+    loop.pass_(25)
+    assert len(told) == 4, "at 0, a second later, and every ten seconds"
+    assert "could not be applied" in caplog.text
+
+
 def test_setting_the_clock_changes_nothing() -> None:
     with Stage(service(server(1))) as stage:
         stage.start()

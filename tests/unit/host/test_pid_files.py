@@ -1,0 +1,55 @@
+"""One holder at a time, whatever happens between two system calls."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from pylvs.host import pid_files
+from pylvs.model.errors import Busy
+from pylvs.vrrp.process import alone
+
+
+def give_back(path: Path, descriptor: int) -> None:
+    path.unlink()
+    os.close(descriptor)
+
+
+def test_a_second_holder_hears_of_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    first = pid_files.claim(path)
+    assert path.read_text() == f"{os.getpid()}\n"
+    with pytest.raises(pid_files.Held, match=f"^{os.getpid()}$"):
+        pid_files.claim(path)
+    give_back(path, first)
+    give_back(path, pid_files.claim(path))
+
+
+@pytest.mark.parametrize("claims_again", [True, False])
+def test_the_lock_of_an_unlinked_file_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claims_again: bool
+) -> None:
+    path = tmp_path / "pid"
+    held = [pid_files.claim(path)]
+    lock = fcntl.flock
+
+    def late(descriptor: int, kind: int) -> None:
+        """Between open(2) and flock(2) the holder leaves, and another may come."""
+        monkeypatch.setattr(fcntl, "flock", lock)
+        give_back(path, held.pop())
+        if claims_again:
+            held.append(pid_files.claim(path))
+        lock(descriptor, kind)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    if claims_again:
+        with pytest.raises(Busy), alone(str(path)):
+            pytest.fail("two processes hold the file")
+        give_back(path, held.pop())
+    else:
+        with alone(str(path)):
+            assert path.read_text() == f"{os.getpid()}\n"
+    assert not path.exists()

@@ -1,0 +1,30 @@
+"""Commands and the daemon at the socket of a process that does not answer."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from pylvs.model.errors import PylvsError
+from pylvs.vrrp.client import NoRouters, connected
+from pylvs.vrrp.pipe import Pipe
+
+
+def test_a_process_that_accepts_nobody_is_an_error_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "vrrp"
+    ends: list[Pipe] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+        with pytest.raises(PylvsError, match=f"{path}: the process of the virtual routers does not answer"):
+            ends.extend(connected(path) for _ in range(10))
+    assert ends, "until its queue is full"
+    for end in ends:
+        end.close()
+
+
+def test_nobody_is_there(tmp_path: Path) -> None:
+    with pytest.raises(NoRouters):
+        connected(tmp_path / "vrrp")
