@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from unittest import mock
 
-from pylvs.dataplane import abi, attach, bpf, follow, kernel, load, maps
+from pylvs.dataplane import abi, attach, attachments, bpf, follow, kernel, load, maps
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.libbpf import BpfObject
 from pylvs.dataplane.state import State
@@ -270,10 +270,10 @@ def _take_down(state: State) -> None:
 
 
 @contextmanager
-def new_host(connections: int = 4096, expires: bool = True, mode: attach.Mode = "generic") -> Iterator[Host]:
+def new_host(connections: int = 4096, expires: bool = True, mode: attach.Mode | None = "generic") -> Iterator[Host]:
     """A fresh namespace with a Director whose table holds so many connections; the caller is inside until it ends.
 
-    Without `expires` no connection ends by itself. `mode`: how d0 is attached.
+    Without `expires` no connection ends by itself. `mode`: how d0 is attached by hand; None: it is not.
     """
     expiry = ExpiryTimer()
     name = f"pylvs-pk{os.getpid()}-{next(_numbers)}"
@@ -291,7 +291,9 @@ def new_host(connections: int = 4096, expires: bool = True, mode: attach.Mode = 
                 if not expires:
                     expiry.stop(director)
                 with director.batch():
-                    follow.request(director.reader, "d0", mode)
+                    attachments.release(director.reader, "d1")  # the far end of d0
+                    if mode:
+                        attachments.request(director.reader, "d0", mode)
                 host = Host(name, director, expiry)
                 try:
                     yield host

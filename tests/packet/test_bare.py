@@ -15,7 +15,7 @@ import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
-from pylvs.dataplane import attach, follow
+from pylvs.dataplane import attach, attachments
 from pylvs.model.destination import Method
 from pylvs.model.errors import InvalidOperation
 from tests.packet.host import MAC, VIP4, Host, ip, server4, server_mac
@@ -52,7 +52,7 @@ def wire() -> socket.socket:
 
 def attached(host: Host) -> None:
     with host.director.batch():
-        follow.request(host.director.reader, "t0", "auto")
+        attachments.request(host.director.reader, "t0", "auto")
 
 
 def arriving(descriptor: int, wanted: type[TCP] = TCP) -> bytes:
@@ -107,4 +107,4 @@ def test_packets_of_no_service_reach_the_stack(host: Host) -> None:
 
 def test_xdp_is_refused_there(host: Host) -> None:
     with tun("t0"), pytest.raises(InvalidOperation, match="link addresses"), host.director.batch():
-        follow.request(host.director.reader, "t0", "generic")
+        attachments.request(host.director.reader, "t0", "generic")

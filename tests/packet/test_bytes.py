@@ -11,7 +11,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
-from pylvs.dataplane import follow
+from pylvs.dataplane import attachments
 from pylvs.model.destination import Destination, Method
 from pylvs.model.service import Protocol
 from tests.packet import frames
@@ -276,8 +276,8 @@ def test_native_xdp_takes_a_device_of_jumbo_frames(director_host: Host) -> None:
         for device in "j0", "j1":
             ip("link", "set", device, "up")
         with director_host.director.batch():
-            assert follow.request(director_host.director.reader, "j0", "native").mode == "native"
-            follow.release(director_host.director.reader, "j0")
+            assert attachments.request(director_host.director.reader, "j0", "native").mode == "native"
+            attachments.release(director_host.director.reader, "j0")
     finally:
         ip("link", "del", "j0")
 

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.dataplane import attach, follow, libbpf, load, takeover
+from pylvs.dataplane import attach, attachments, follow, libbpf, load, takeover
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Unsupported
 from tests.packet.frames import tcp
@@ -31,7 +31,7 @@ def test_a_program_is_loaded_when_a_device_first_needs_it() -> None:
         assert held(host) == {load.TC}
         assert host.run(tcp("S", sport=4000, dport=80), "tc").verdict == TC_REDIRECT
         with host.director.batch():
-            follow.request(host.director.reader, "d0", "generic")
+            attachments.request(host.director.reader, "d0", "generic")
         assert (held(host), attached(host)) == ({load.TC, load.XDP}, ("generic", False))
         done = host.run(tcp("A", sport=4000, dport=80), "xdp")
         assert done.verdict == XDP_TX, "a connection that TC has made is carried by XDP"

@@ -134,17 +134,6 @@ def test_what_is_sent_is_looked_at_only_while_a_real_server_is_here(director_hos
     assert egress(director_host) == set()
 
 
-def test_lo_is_attached_while_there_is_a_service(director_host: Host) -> None:
-    def there() -> set[str]:
-        return {each.device for each in attach.attached(director_host.director.state)}
-
-    assert there() == {"d0"}
-    director_host.serve(director_host.new_key(), 1)
-    assert there() == {"d0", "lo"}
-    director_host.director.flush()
-    assert there() == {"d0"}
-
-
 def test_nobody_elsewhere_reaches_a_loopback_address(director_host: Host) -> None:
     service = director_host.new_key()
     serve(director_host, service, LOOPBACK[4], Method.MASQ, 8080)

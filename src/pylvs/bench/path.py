@@ -11,7 +11,7 @@ from pylvs.bench.cases import plain
 from pylvs.bench.frames import SCATTERED, Flows
 from pylvs.bench.probe import FLOWS, SHRINK, TC, WRAPPERS, XDP, Hook, Wrapper
 from pylvs.bench.rows import Measured
-from pylvs.dataplane import abi, follow, load
+from pylvs.dataplane import abi, attachments, load
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.libbpf import open_pin
 from pylvs.dataplane.state import State
@@ -82,7 +82,7 @@ def new_path(role: str, capacity: int, servers: int = site.SERVERS) -> Iterator[
         director.make()
         director.change_setting("conn_max", capacity)
         with director.batch():
-            follow.request(director.reader, site.DEVICE, "generic")
+            attachments.request(director.reader, site.DEVICE, "generic")
         entries = {
             hook: closing.enter_context(_opened(director.state.pin_path(name), name)) for hook, name in _ENTRIES.items()
         }

@@ -22,7 +22,7 @@ from pylvs.model.settings import PREFIX, SETTINGS, known_setting, parse_setting
 )
 def attach(device: str, mode: str) -> None:
     """Run the packet path on DEVICE, whatever the table says, until `pylvs detach` or `pylvs down`."""
-    from pylvs.dataplane import follow
+    from pylvs.dataplane import attachments
     from pylvs.dataplane.attach import Mode
     from pylvs.dataplane.director import open_director
 
@@ -31,7 +31,7 @@ def attach(device: str, mode: str) -> None:
 
     devices.device(device)  # an unknown name must not make tables first
     with director.batch():
-        done = follow.request(director.reader, device, cast(Mode, mode))
+        done = attachments.request(director.reader, device, cast(Mode, mode))
     click.echo(f"{done.device}: {done.mode} ({done.reason})")
 
 
@@ -39,26 +39,27 @@ def attach(device: str, mode: str) -> None:
 @click.argument("device")
 def detach(device: str) -> None:
     """Take the packet path off DEVICE, and keep it off whatever the table says."""
-    from pylvs.dataplane import follow
+    from pylvs.dataplane import attachments
     from pylvs.dataplane.director import open_director
 
     director = open_director()
     if not director.state.exists:
         raise PylvsError(f"{device}: nothing is attached in this network namespace")
     with director.batch():
-        done = follow.release(director.reader, device)
+        done = attachments.release(director.reader, device)
     click.echo(f"{device}: {'detached' if done else 'nothing was attached; it will stay so'}")
 
 
 def _overview() -> dict[str, Any]:
     from pylvs.dataplane import standby, takeover
     from pylvs.dataplane.attach import attached
+    from pylvs.dataplane.attachments import missing
     from pylvs.dataplane.director import open_director
     from pylvs.dataplane.reasons import reason_counts
 
     director = open_director()
     if not director.state.exists:
-        return {"tables": False, "devices": [], "reasons": {}}
+        return {"tables": False, "devices": [], "unattached": [], "reasons": {}}
     tables = director.tables
     roles = standby.in_force(tables)
     return {
@@ -76,6 +77,9 @@ def _overview() -> dict[str, Any]:
                 "tc_egress": each.egress,
             }
             for each in attached(director.state)
+        ],
+        "unattached": [
+            {"device": each.device, "reason": each.reason, "needed": each.needed} for each in missing(director.reader)
         ],
         "standby": sorted(map(str, roles.standby)),
         "master": sorted(map(str, roles.held)),
@@ -101,6 +105,9 @@ def show(as_json: bool) -> None:
         programs = f"TC {each['tc']}" + (f", XDP {each['xdp']}" if each["xdp"] else "")
         programs += f", TC egress {each['tc_egress']}" if each["tc_egress"] else ""
         click.echo(f"{each['device']}: {each['mode']} [{programs}]: {each['reason']}")
+    for each in found["unattached"]:
+        whom = "" if each["needed"] else " (no service or real server needs it)"
+        click.echo(f"{each['device']}: not attached{whom}: {each['reason']}")
     for role, meaning in (("master", "served here"), ("standby", "another director's: packets to it pass untouched")):
         for address in found[role]:
             click.echo(f"{address}: {role} ({meaning})")

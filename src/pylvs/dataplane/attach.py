@@ -24,17 +24,21 @@ MODES: tuple[Mode, ...] = ("auto", "native", "generic", "tc")
 DIRECTOR, REAL_SERVER = "director", "realserver"  # who attaches; each has filters of its own
 _NOTE = "device-"
 _MADE_CLSACT, _FOUND_CLSACT = "made", "found"
-_ON_REQUEST = "on request"
+ON_REQUEST = "on request"
 
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """What runs on a device: `mode` is "native", "generic" or "tc"; program numbers are 0 where none runs."""
+    """What runs on a device: `mode` is "native", "generic" or "tc"; program numbers are 0 where none runs.
+
+    `intended` is the mode that was attached; it is another one where somebody else took XDP off.
+    """
 
     device: str
     ifindex: int
     mode: Mode
     reason: str
+    intended: Mode
     xdp: int = 0
     ingress: int = 0
     egress: int = 0
@@ -85,6 +89,7 @@ def attach(
     open_xdp: Callable[[], AbstractContextManager[int]] | None = None,
     egress_fd: int | None = None,
     role: str = DIRECTOR,
+    reason: str = "",
 ) -> Attachment:
     """Attach at TC and, by mode, at XDP; in place of what this role had there before, whichever mode that was.
 
@@ -95,7 +100,7 @@ def attach(
     if mode not in MODES:
         raise InvalidOperation(f"{mode}: no such mode; there are: {', '.join(MODES)}")
     found = devices.device(device)
-    chosen, reason = (mode, _ON_REQUEST) if mode != "auto" else choose_mode(found)
+    chosen, reason = (mode, reason or ON_REQUEST) if mode != "auto" else choose_mode(found)
     if chosen != "tc" and open_xdp is None:
         chosen, reason = "tc", "there is no XDP program to attach"
     if chosen in xdp.MODES:
@@ -110,8 +115,9 @@ def attach(
         if chosen == "tc" and role == DIRECTOR:
             _detach_xdp(link, found)
         undo.pop_all()
-    state.set_note(_note(found.index, role), f"{_MADE_CLSACT if made else _FOUND_CLSACT} {found.name} {reason}")
-    after = _query(devices.device(found.index), state, role)
+    state.set_note(_note(found.index, role), f"{_MADE_CLSACT if made else _FOUND_CLSACT} {chosen} {reason}")
+    with Netlink() as link:
+        after = _query(link, devices.device(found.index), state, role)
     if after is None:
         raise Busy(f"{found.name}: somebody else took off what was attached")
     return after
@@ -248,14 +254,14 @@ def detach(device: str | int, state: State, role: str = DIRECTOR) -> bool:
 
 def attached(state: State, role: str = DIRECTOR) -> list[Attachment]:
     """All devices of this namespace on which something of this role runs, by their index."""
+    found = []
     with Netlink() as link:
         with_clsact = set(tc.clsact_devices(link))
-    found = []
-    for device in devices.devices():
-        if device.index in with_clsact or device.xdp_native or device.xdp_generic:
-            attachment = _query(device, state, role)
-            if attachment:
-                found.append(attachment)
+        for device in devices.devices():
+            if device.index in with_clsact or device.xdp_native or device.xdp_generic:
+                attachment = _query(link, device, state, role, device.index in with_clsact)
+                if attachment:
+                    found.append(attachment)
     return found
 
 
@@ -267,25 +273,25 @@ def detach_all(state: State, role: str = DIRECTOR) -> list[Attachment]:
     return there
 
 
-def _query(device: Device, state: State, role: str) -> Attachment | None:
+def _query(link: Netlink, device: Device, state: State, role: str, has_clsact: bool = True) -> Attachment | None:
     native, generic = (
         program if role == DIRECTOR and program and xdp.is_ours(program) else 0
         for program in (device.xdp_native, device.xdp_generic)
     )
-    with Netlink() as link:
-        sides = {}
-        has = tc.has_clsact(link, device.index)
-        for side in (tc.INGRESS, tc.EGRESS):
-            ours = tc.our_filter(link, device.index, side, role) if has else None
-            sides[side] = ours.program if ours else 0
+    sides = {}
+    for side in (tc.INGRESS, tc.EGRESS):
+        ours = tc.our_filter(link, device.index, side, role) if has_clsact else None
+        sides[side] = ours.program if ours else 0
     if not (native or generic or any(sides.values())):
         return None
-    note = (state.note(_note(device.index, role)) or "").split(" ", 2) if state.exists else []
+    mode: Mode = "native" if native else "generic" if generic else "tc"
+    _, intended, reason = ((state.note(_note(device.index, role)) if state.exists else None) or "  ").split(" ", 2)
     return Attachment(
         device=device.name,
         ifindex=device.index,
-        mode="native" if native else "generic" if generic else "tc",
-        reason=note[2] if len(note) == 3 and note[1] == device.name else "not known",
+        mode=mode,
+        reason=reason or "not known",
+        intended=intended if intended in MODES else mode,
         xdp=native or generic,
         ingress=sides[tc.INGRESS],
         egress=sides[tc.EGRESS],

@@ -5,7 +5,7 @@ Tools are peers: each opens the same pins, edits under one lock, and may be kill
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from pylvs.dataplane.state import State, collect_dead_states
 from pylvs.dataplane.tables import Tables
 from pylvs.model.connection import Connection
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.director import ServiceRow
+from pylvs.model.director import ServiceRow, Trouble
 from pylvs.model.service import ServiceKey, VirtualService
 from pylvs.model.settings import SETTINGS
 from pylvs.model.statistics import PacketCounts
@@ -97,6 +97,10 @@ class BpfDirector:
     def batch(self) -> AbstractContextManager[None]:
         """Hold the lock over many edits; attachments follow at the end."""
         return self._editor.batch()
+
+    def troubles(self) -> Sequence[Trouble]:
+        """See the protocol."""
+        return self._loaded.troubles if self._loaded else ()
 
     def follow_host(self) -> None:
         """Take over what changed around the tables: this host's addresses, devices and routes.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from pylvs.dataplane import abi, caches, encode, follow, lists, load, marks, standby, takeover
+from pylvs.dataplane import abi, attachments, caches, encode, follow, lists, load, marks, standby, takeover
 from pylvs.dataplane.chunks import list_of
 from pylvs.dataplane.devices import Route, Routes
 from pylvs.dataplane.listing import Reader
@@ -23,6 +23,7 @@ from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.transaction import Transaction
 from pylvs.model import rules
 from pylvs.model.destination import Destination, DestinationKey, Method
+from pylvs.model.director import Trouble
 from pylvs.model.errors import DestinationExists, InvalidOperation, NoSuchDestination, ServiceExists
 from pylvs.model.marks import MarkRule
 from pylvs.model.marks import checked as checked_rule
@@ -41,8 +42,9 @@ class Editor:
         self._depth = 0
         self._routes = Routes()  # asked for in this batch
         self._newcomers: Newcomers | None = None  # of this batch
-        self._changed = follow.Concerns()
+        self._changed = attachments.Concerns()
         self._left_mh: set[int] = set()  # slots of services that do not use mh any more
+        self.troubles: list[Trouble] = []  # devices that the last batch could not attach
 
     @property
     def state(self) -> State:
@@ -88,9 +90,7 @@ class Editor:
             try:
                 if self._depth == 1:
                     self._opened.renew()
-                    if takeover.is_due(self.state):
-                        follow.swap_programs(self.tables)
-                        self._opened.forget_reader()
+                    self._renew_programs()
                     self._opened.settled = True
                     if self.tables.book.get(0, "pending"):
                         recover(self.tables)
@@ -110,8 +110,21 @@ class Editor:
                         self._opened.settled = False
                     left, self._left_mh = self._left_mh, set()
                     self._forget_tables(left)
-                    changed, self._changed = self._changed, follow.Concerns()
-                    follow.follow_table(self.reader, changed)
+                    changed, self._changed = self._changed, attachments.Concerns()
+                    self.troubles = attachments.reconcile(self.reader, changed)
+
+    def _renew_programs(self) -> None:
+        """Run this pylvs's program where that of an older one runs, and end what a killed process began."""
+        begun = load.interrupted(self.state)
+        if begun:
+            from pylvs.dataplane import resize
+
+            resize.go_on(self.reader, begun)
+        elif begun is not None or takeover.is_due(self.state):
+            follow.swap_programs(self.tables)
+        else:
+            return
+        self._opened.forget_reader()
 
     def bring_in(self) -> None:
         """Put in force what was added in this batch, before anything else is looked at or edited."""

@@ -32,6 +32,7 @@ from pylvs.model.settings import SETTINGS
 from pylvs.model.timeouts import Timeouts
 
 XDP, TC, EGRESS, BARE = ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "pylvs_tc_bare")  # attached to devices
+STAGES = ("stages_xdp", "stages_tc")  # arrays that tail calls look into
 CLOCK = "read_clock"
 ORPHANS = "end_orphans"
 CACHE_SWEEP = "sweep_cache"
@@ -53,6 +54,8 @@ CONNECTION_MAPS = (
     "sweepers",
 )
 SERVICES = 16384
+_BEGUN = "loading"  # a note: pins are being replaced
+_FORMER = "former-"  # of a program array that an older program, which still runs on a device, calls into
 _VARIABLE = ".data."  # a map that is a variable to packets, and a pin like others' to Python
 _TIMER_TRIALS, _TIMER_PAUSE_S = 50, 0.01
 ICMP_PER_SECOND = 1000  # errors that one CPU sends
@@ -336,19 +339,48 @@ def reload(state: State, connections: int | None = None) -> None:
     """
     tables = Tables(state)
     capacity = connections or int(tables.pool.get(0, "capacity"))
-    anew = {"stages_xdp", "stages_tc", "works", "paces"} | (set(CONNECTION_MAPS) if connections else set())
+    anew = {*STAGES, "works", "paces"} | (set(CONNECTION_MAPS) if connections else set())
     entries = [name for name in ENTRIES if os.path.exists(state.pin_path(name))]
     seeds = _new_seeds() if connections else tables.pool.get(0, "seeds")
     with _open_object(capacity, seeds, entries) as opened:
         kept = _reuse_maps(opened, tables, anew)
         opened.load()
         _fill_stages(opened, entries)
+        _keep_former(tables)
+        state.set_note(_BEGUN, str(connections or 0))
         _pin_maps(opened, state, kept)
         _pin_programs(opened, state, entries)
         if connections:
             _begin_pool(Tables(state), connections, seeds)
         _start_timer(opened)
     takeover.note(state)
+    state.set_note(_BEGUN, None)
+
+
+def interrupted(state: State) -> int | None:
+    """What a `reload` was called with that was killed while it replaced pins; 0 for no other size; None: none was."""
+    begun = state.note(_BEGUN)
+    return None if begun is None else int(begun)
+
+
+def _keep_former(tables: Tables) -> None:
+    """The kernel empties a program array whose last pin goes, even if a program that runs calls into it."""
+    for name in STAGES:
+        descriptor = libbpf.open_pin(tables.path(name))
+        if descriptor is not None:
+            try:
+                former = tables.path(f"{_FORMER}{bpf.map_info(descriptor).id}")
+            finally:
+                os.close(descriptor)
+            with contextlib.suppress(FileExistsError):  # of an interrupted `reload`
+                os.link(tables.path(name), former)
+
+
+def forget_former(state: State) -> None:
+    """All devices run the programs that are pinned: what older ones called is needed no more."""
+    for name in os.listdir(state.pin_path(MAP_DIRECTORY)):
+        if name.startswith(_FORMER):
+            libbpf.unpin(state.pin_path(f"{MAP_DIRECTORY}/{name}"))
 
 
 def open_entry(state: State, name: str) -> int:

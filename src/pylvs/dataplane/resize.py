@@ -21,6 +21,11 @@ def resize(reader: Reader, connections: int, drop: bool) -> None:
         raise Busy(
             f"net.ipv4.vs.conn_max={connections}: {living} connections live; wait until they end, or --drop them"
         )
+    go_on(reader, connections)
+
+
+def go_on(reader: Reader, connections: int) -> None:
+    """Put a table of this size in place of what is there, or of what a killed process left half done."""
     fresh = follow.swap_programs(reader.tables, connections, prepare=_forget_counts)
     _forget_counts(fresh.tables, 1 << 31)  # what the old program took away meanwhile wrapped around
 

@@ -113,6 +113,9 @@ def _as_program(command: Callable[..., int]) -> int:
     try:
         status = command(sys.argv[1:], director=director, stdin=sys.stdin, stdout=sys.stdout)
         sys.stdout.flush()
+        for each in director.troubles():
+            if each.needed:
+                print(f"ipvsadm: warning: {each.device} is not attached: {each.reason}", file=sys.stderr)
     except BrokenPipeError:
         _forget_output()
         return EXIT_BROKEN_PIPE

@@ -6,7 +6,7 @@ Every editing method is atomic: it happens as a whole or raises a `PylvsError` a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -41,6 +41,15 @@ class ServiceRow:
     destinations: tuple[DestinationRow, ...] = ()
     counters: Counters = Counters()
     rates: Rates = Rates()
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A device that should run the packet path and does not, and why. `needed`: services or servers depend on it."""
+
+    device: str
+    reason: str
+    needed: bool
 
 
 class Director(Protocol):
@@ -99,6 +108,9 @@ class Director(Protocol):
 
     def change_setting(self, name: str, value: int) -> None:
         """Raises NoSuchSetting, InvalidOperation, Busy."""
+
+    def troubles(self) -> Sequence[Trouble]:
+        """The devices that the last edit could not attach. The edit is in force; each later one tries them again."""
 
     def table_size(self) -> int:
         """What listings show as `size=`: the connection table's buckets, 4096 as in IPVS."""

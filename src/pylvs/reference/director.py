@@ -9,14 +9,14 @@ director.advance(60)
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from ipaddress import ip_address
 
 from pylvs.model.addresses import ANY_V4, Address
 from pylvs.model.connection import Connection as ListedConnection
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.director import DestinationRow, ServiceRow
+from pylvs.model.director import DestinationRow, ServiceRow, Trouble
 from pylvs.model.marks import MarkRule, mark_of
 from pylvs.model.marks import Packet as SeenPacket
 from pylvs.model.marks import checked as checked_rule
@@ -185,6 +185,10 @@ class ReferenceDirector:
                 server.totals.clear()
         if key is None:
             self._path.totals.clear()
+
+    def troubles(self) -> Sequence[Trouble]:
+        """See the protocol."""
+        return ()
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
         """Exactly three entries change (4.4); existing connections get them at their next packet."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 from pylvs.model.addresses import Address
 from pylvs.model.connection import Connection
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.director import DestinationRow, ServiceRow
+from pylvs.model.director import DestinationRow, ServiceRow, Trouble
 from pylvs.model.errors import DestinationExists, NoRoom, NoSuchDestination, NoSuchService, ServiceExists
 from pylvs.model.marks import MOST_RULES, MarkRule
 from pylvs.model.marks import checked as checked_rule
@@ -158,6 +158,10 @@ class MemoryDirector:
     def timeouts(self) -> Timeouts:
         """The timeouts in force."""
         return self._timeouts
+
+    def troubles(self) -> Sequence[Trouble]:
+        """See the protocol."""
+        return ()
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
         """Set all three."""

@@ -88,8 +88,8 @@ def test_stretches_of_time_add_up_though_a_program_was_replaced() -> None:
 
 
 def test_the_program_that_sees_a_packet_first_comes_first() -> None:
-    assert list(programs_of(Attachment("d0", 2, "generic", "", xdp=5, ingress=6))) == [XDP, TC]
-    assert programs_of(Attachment("d0", 2, "tc", "", ingress=6, egress=7)) == {TC: 6, EGRESS: 7}
+    assert list(programs_of(Attachment("d0", 2, "generic", "", "generic", xdp=5, ingress=6))) == [XDP, TC]
+    assert programs_of(Attachment("d0", 2, "tc", "", "tc", ingress=6, egress=7)) == {TC: 6, EGRESS: 7}
 
 
 def test_a_line_of_smallest_packets_brings_fifteen_million_a_second() -> None:

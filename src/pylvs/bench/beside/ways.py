@@ -15,7 +15,7 @@ from pathlib import Path
 from pylvs.bench.beside.traffic import Aim
 from pylvs.bench.beside.wire import ANSWERS_BY_DIRECTOR, ANSWERS_DIRECTLY, FAR, VIP, Wire, run
 from pylvs.bench.site import DEVICE
-from pylvs.dataplane import abi, follow, tc, xdp
+from pylvs.dataplane import abi, attachments, follow, tc, xdp
 from pylvs.dataplane.attach import Mode
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.libbpf import BpfObject
@@ -184,7 +184,7 @@ def _pylvs(mode: Mode) -> Callable[[Wire], AbstractContextManager[None]]:
             director.make()
             try:
                 with director.batch():
-                    follow.request(director.reader, DEVICE, mode)
+                    attachments.request(director.reader, DEVICE, mode)
                     _serve(director)
                 yield
             finally:

@@ -1,0 +1,195 @@
+"""Attached devices are desired state: all by which packets come in, whoever came, went, or took a program off."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from pylvs.dataplane import attach, attachments, bpf, follow, load
+from pylvs.model.destination import Destination, DestinationKey, Method
+from pylvs.model.director import Trouble
+from pylvs.model.service import VirtualService
+from tests.packet.frames import CLIENT4, tcp
+from tests.packet.host import TC_REDIRECT, VIP4, Host, ip, key, new_host, server4
+
+SERVICE = key(80)
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    """A host on which nothing was attached by hand; the far end of d0 is taken out."""
+    with new_host(expires=False, mode=None) as made:
+        yield made
+
+
+def there(host: Host) -> dict[str, attach.Attachment]:
+    return {each.device: each for each in attach.attached(host.director.state)}
+
+
+def missing(host: Host) -> list[Trouble]:
+    return attachments.missing(host.director.reader)
+
+
+def any_edit(host: Host) -> None:
+    """One that has nothing to do with devices."""
+    host.director.edit_service(VirtualService(SERVICE, "wlc"))
+    host.director.edit_service(VirtualService(SERVICE, "rr"))
+
+
+def pair(near: str, far: str) -> None:
+    """A veth; its far end is not up, so that nothing comes by it."""
+    ip("link", "add", near, "type", "veth", "peer", "name", far)
+    ip("link", "set", near, "up")
+
+
+def tc(*words: str) -> None:
+    subprocess.run(["tc", *words], check=True, capture_output=True)
+
+
+def test_every_device_by_which_packets_come_in_is_attached(host: Host) -> None:
+    pair("e0", "e1")
+    pair("b0", "b1")
+    ip("link", "add", "br0", "type", "bridge")
+    ip("link", "set", "b0", "master", "br0")
+    assert there(host) == {}
+    host.serve(SERVICE, 1)
+    assert there(host).keys() == {"lo", "d0", "e0", "e1", "br0", "b1"}, "not the bridge's port"
+    assert {each.mode for each in there(host).values()} == {"tc"}
+    assert "veth" in there(host)["d0"].reason
+    assert "no service or real server needs XDP" in there(host)["e0"].reason
+    assert not host.director.troubles()
+    host.director.flush()
+    assert there(host) == {}
+
+
+def test_answers_are_translated_while_connections_live(host: Host) -> None:
+    host.director.add_service(VirtualService(SERVICE))
+    server = Destination(DestinationKey(ip_address(server4(1)), 80), Method.MASQ)
+    host.director.add_destination(SERVICE, server)
+    assert host.run(tcp("S", dport=80), "tc").verdict == TC_REDIRECT
+    answer = tcp("SA", sport=80, dport=4000, source=server4(1), target=CLIENT4)
+    before = host.run(answer, "tc")
+    host.director.delete_destination(SERVICE, server.key)
+    assert there(host).keys() == {"lo", "d0"}, "with the last real server gone"
+    after = host.run(answer, "tc")
+    assert (after.verdict, after.data) == (before.verdict, before.data)
+    host.director.flush()
+    assert there(host).keys() == {"lo", "d0"}, "with the last service gone, while there is a connection"
+
+
+def test_an_edit_brings_back_what_somebody_took_off(host: Host) -> None:
+    host.serve(SERVICE, 1)
+    tc("qdisc", "del", "dev", "d0", "clsact")
+    assert there(host).keys() == {"lo"}
+    (found,) = missing(host)
+    assert (found.device, found.needed) == ("d0", True)
+    assert "the next edit attaches it" in found.reason
+    any_edit(host)
+    assert there(host).keys() == {"lo", "d0"}
+    assert missing(host) == []
+
+
+def test_a_device_that_is_made_again_is_attached_again(host: Host) -> None:
+    host.serve(SERVICE, 1)
+    pair("e0", "e1")
+    ip("addr", "add", "10.88.0.1/24", "dev", "e0")
+    any_edit(host)
+    assert {"e0", "e1"} <= there(host).keys()
+    with host.director.batch():
+        attachments.request(host.director.reader, "e0", "generic")
+        attachments.release(host.director.reader, "e1")
+    ip("link", "del", "e0")
+    pair("e0", "e1")
+    any_edit(host)
+    assert there(host).keys() == {"lo", "d0", "e0"}, "and what was done by hand is remembered"
+    assert there(host)["e0"].mode == "generic"
+
+
+def test_a_renamed_device_keeps_its_reason(host: Host) -> None:
+    host.serve(SERVICE, 1)
+    before = there(host)["d0"]
+    ip("link", "set", "d0", "down")
+    ip("link", "set", "d0", "name", "out7")
+    assert there(host)["out7"] == replace(before, device="out7")
+
+
+def test_a_port_of_a_bridge_is_let_go(host: Host) -> None:
+    host.serve(SERVICE, 1)
+    pair("e0", "e1")
+    any_edit(host)
+    assert "e0" in there(host)
+    ip("link", "add", "br0", "type", "bridge")
+    ip("link", "set", "e0", "master", "br0")
+    any_edit(host)
+    assert there(host).keys() == {"lo", "d0", "e1", "br0"}
+
+
+def test_an_edit_is_whole_though_a_device_is_refused_and_the_device_is_tried_again(host: Host) -> None:
+    tc("qdisc", "add", "dev", "d0", "ingress")
+    host.serve(SERVICE, 1)
+    assert [row.service.key for row in host.director.services()] == [SERVICE]
+    (trouble,) = host.director.troubles()
+    assert (trouble.device, trouble.needed) == ("d0", True)
+    assert "an ingress qdisc of somebody else" in trouble.reason
+    assert missing(host) == [trouble]
+    any_edit(host)
+    assert host.director.troubles() == [trouble]
+    tc("qdisc", "del", "dev", "d0", "ingress")
+    any_edit(host)
+    assert (list(host.director.troubles()), missing(host)) == ([], [])
+    assert "d0" in there(host)
+
+
+def test_what_the_operator_took_out_is_said(host: Host) -> None:
+    host.serve(SERVICE, 1)
+    with host.director.batch():
+        attachments.release(host.director.reader, "d0")
+    any_edit(host)
+    assert there(host).keys() == {"lo"}
+    assert missing(host) == [Trouble("d0", "pylvs detach took it out", True)]
+
+
+# --- another program ---
+
+
+def killed(when: str, host: Host, connections: int | None = None) -> None:
+    """A process that loads the programs anew is killed before it calls a function."""
+    child = os.fork()
+    if not child:
+        try:
+            owner, _, name = when.rpartition(".")
+            module = {"load": load, "attachments": attachments}[owner]
+            setattr(module, name, lambda *_: os._exit(0))
+            with host.director.batch():
+                follow.swap_programs(host.director.tables, connections)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("when", ["load._pin_maps", "load._pin_programs", "load._start_timer", "attachments.reconcile"])
+@pytest.mark.parametrize("connections", [None, 2048])
+def test_packets_are_served_though_a_change_of_programs_was_killed(when: str, connections: int | None) -> None:
+    with new_host(expires=False) as host:
+        host.serve(SERVICE, 1)
+        before = there(host)["d0"]
+        killed(when, host, connections)
+        assert there(host)["d0"] == before
+        for number, hook in (before.xdp, "xdp"), (before.ingress, "tc"):
+            host._programs[hook] = bpf.program_by_id(number)
+        assert host.forwarded(tcp("S", sport=4001, dport=80), "tc")
+        host.receive(tcp("S", sport=4002, dport=80))
+        assert not host.reason("MISSED_STAGE"), "the programs that run reach their stages"
+        host.close_programs()
+        any_edit(host)
+        after = there(host)["d0"]
+        assert not {after.xdp, after.ingress} & {before.xdp, before.ingress}
+        assert load.interrupted(host.director.state) is None
+        assert not [name for name in host.director.state.pins() if "former" in name]
+        assert host.forwarded(tcp("S", sport=4100, dport=80))
+        assert VIP4 in str(host.director.services()[0].service.key)
