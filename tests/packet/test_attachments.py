@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
@@ -16,6 +17,7 @@ from pylvs.model.director import Trouble
 from pylvs.model.service import VirtualService
 from tests.packet.frames import CLIENT4, tcp
 from tests.packet.host import TC_REDIRECT, VIP4, Host, ip, key, new_host, server4
+from tests.packet.waiting import until
 
 SERVICE = key(80)
 
@@ -152,6 +154,44 @@ def test_what_the_operator_took_out_is_said(host: Host) -> None:
     any_edit(host)
     assert there(host).keys() == {"lo"}
     assert missing(host) == [Trouble("d0", "pylvs detach took it out", True)]
+
+
+# --- without an edit ---
+
+
+@pytest.fixture
+def watch(host: Host) -> Iterator[subprocess.Popen[str]]:
+    """`pylvs watch` beside the host's table."""
+    script = "from pylvs.cli.main import main; import sys; sys.argv[:] = ['pylvs', 'watch']; sys.exit(main())"
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) as process:
+        yield process
+        assert process.poll() is None
+        process.kill()
+
+
+def test_a_watcher_attaches_what_comes_and_what_lost_its_program(host: Host, watch: subprocess.Popen[str]) -> None:
+    host.serve(SERVICE, 1)
+    tc("qdisc", "del", "dev", "d0", "clsact")
+    until(lambda: "d0" in there(host), "the watcher mends a device that lost its program")
+    pair("e0", "e1")
+    until(lambda: there(host).keys() == {"lo", "d0", "e0", "e1"}, "the watcher attaches new devices")
+    ip("link", "del", "e0")
+    pair("e0", "e1")
+    until(lambda: there(host).keys() == {"lo", "d0", "e0", "e1"}, "and those that are made again")
+
+
+def test_a_watcher_says_once_what_is_refused_and_tries_again(host: Host, watch: subprocess.Popen[str]) -> None:
+    assert watch.stderr
+    host.serve(SERVICE, 1)
+    tc("qdisc", "del", "dev", "d0", "clsact")
+    until(lambda: "d0" in there(host), "the watcher is there")
+    with host.director.batch():  # while which the watcher waits
+        tc("qdisc", "del", "dev", "d0", "clsact")
+        tc("qdisc", "add", "dev", "d0", "ingress")
+    assert "pylvs: d0 is not attached: an ingress qdisc of somebody else" in watch.stderr.readline()
+    tc("qdisc", "del", "dev", "d0", "ingress")
+    assert watch.stderr.readline() == "pylvs: all devices are attached again\n"
+    assert "d0" in there(host)
 
 
 # --- another program ---

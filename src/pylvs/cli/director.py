@@ -116,6 +116,18 @@ def show(as_json: bool) -> None:
 
 
 @click.command()
+def watch() -> None:
+    """Attach the packet path to devices that come, are made again, or lost it, until interrupted.
+
+    For a machine without pylvs run, which does the same. Without either, the next edit of the table does it.
+    """
+    from pylvs.dataplane.director import open_director
+    from pylvs.dataplane.watch import watch as watch_devices
+
+    watch_devices(open_director(), lambda line: click.echo(f"pylvs: {line}", err=True))
+
+
+@click.command()
 def down() -> None:
     """Detach everything and remove the tables of this network namespace."""
     from pylvs.dataplane.follow import take_down

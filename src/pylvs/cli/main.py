@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "show": ("pylvs.cli.director", "show", "Which device runs what, and why."),
     "attach": ("pylvs.cli.director", "attach", "Run the packet path on a device, in a mode of your choice."),
     "detach": ("pylvs.cli.director", "detach", "Take the packet path off a device."),
+    "watch": ("pylvs.cli.director", "watch", "Follow devices that come and go, where no pylvs run does."),
     "down": ("pylvs.cli.director", "down", "Remove the tables and everything that was attached."),
     "sysctl": ("pylvs.cli.director", "sysctl", "Read and set the net.ipv4.vs settings."),
     "mark": ("pylvs.cli.mark", "mark", "Give packets firewall marks, for services of ipvsadm -f."),

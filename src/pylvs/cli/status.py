@@ -49,7 +49,12 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
         yield from _service(service, now)
     table = told["table"]
     troubles = [table["trouble"]] if table["trouble"] else table["refused"]
-    for title, each in (("not in the table as wanted", troubles), ("differs from the file", told["differs"])):
+    unattached = ("packets that do not come to the services", table["unattached"])
+    for title, each in (
+        unattached,
+        ("not in the table as wanted", troubles),
+        ("differs from the file", told["differs"]),
+    ):
         if each:
             yield ""
             yield f"{title}:"

@@ -39,12 +39,14 @@ from pylvs.daemon.table.keeper import Keeper, Settled
 from pylvs.daemon.table.known import Table, Wish
 from pylvs.daemon.telling.lines import log_event, log_findings
 from pylvs.daemon.virtual_routers import Told, VirtualRouters
+from pylvs.dataplane import watch
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
 from pylvs.host import garbage
 from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import Configuration
 
+LOOK_AROUND_S = 30.0  # at devices and addresses, though the kernel told of no change
 RETRY_S = 1.0  # of the first table and the last edits, where they cannot be made at once
 LAST_EDITS_S = 15.0  # in which it must be possible to take the services out of the table at the end
 
@@ -75,6 +77,7 @@ class Supervisor:
         self._last_wish: Wish | None = None
         self._reload_waits = False  # that a signal asked for
         self._unfollowed = ""  # why addresses and devices could not be followed
+        self._unattached: list[str] = []  # devices that were refused, in words
         self._unkept = False  # what the operator said just now
         self._ending = asyncio.Event()
         self._reloading = asyncio.Lock()  # held until the first table is there
@@ -278,7 +281,10 @@ class Supervisor:
     def _no_forwarding(self) -> str | None:
         """Why services may not be forwarded here, if so; None while nobody knows."""
         last = self.keeper.last
-        trouble = self._unfollowed if last.waits else last.trouble or self._unfollowed
+        unfollowed = self._unfollowed or "; ".join(
+            map(str, (each for each in self.keeper.table.director.troubles() if each.needed))
+        )
+        trouble = unfollowed if last.waits else last.trouble or unfollowed
         return trouble if trouble or self.started_at else None
 
     def _own_of(self, configuration: Configuration) -> kept.Own:
@@ -331,16 +337,28 @@ class Supervisor:
         except PylvsError as error:
             self._log.error(str(error))
 
-    async def _look_around(self) -> None:
+    async def _look_around(self) -> float:
         addresses = await self.editor.do(self._outside.addresses)
         await self.editor.do(self._outside.adapt, self.state)
+        director = self.keeper.table.director
         try:
-            await self.editor.do(self.keeper.table.director.follow_host)
-            self._unfollowed = ""
+            await self.editor.do(director.follow_host)
         except Exception as error:
             self._unfollowed = str(error)
             raise
+        self._unfollowed = ""
+        self._tell_unattached([str(each) for each in director.troubles() if each.needed])
         self.engine.addresses_here(frozenset(addresses))
+        return watch.RETRY_S if director.troubles() else LOOK_AROUND_S
+
+    def _tell_unattached(self, lines: list[str]) -> None:
+        """Devices that are refused: told once, and again when it is over."""
+        for line in lines:
+            if line not in self._unattached:
+                self._log.error(line)
+        if self._unattached and not lines:
+            self._log.info("all devices are attached again")
+        self._unattached = lines
 
     async def _prove_alive(self) -> None:
         while True:

@@ -115,7 +115,7 @@ def _as_program(command: Callable[..., int]) -> int:
         sys.stdout.flush()
         for each in director.troubles():
             if each.needed:
-                print(f"ipvsadm: warning: {each.device} is not attached: {each.reason}", file=sys.stderr)
+                print(f"ipvsadm: warning: {each}", file=sys.stderr)
     except BrokenPipeError:
         _forget_output()
         return EXIT_BROKEN_PIPE

@@ -51,6 +51,9 @@ class Trouble:
     reason: str
     needed: bool
 
+    def __str__(self) -> str:
+        return f"{self.device} is not attached: {self.reason}"
+
 
 class Director(Protocol):
     """What every holder of the tables can do."""

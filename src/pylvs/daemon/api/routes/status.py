@@ -45,6 +45,7 @@ def operations(desk: Desk) -> Iterable[Operation]:
                 "table": {
                     "trouble": last.trouble,
                     "refused": list(last.refused),
+                    "unattached": [str(each) for each in desk.keeper.table.director.troubles() if each.needed],
                     "edits": dict(desk.keeper.counts),
                 },
                 "differs": [*changed_files(files, desk.loaded_at), *overridden(services)],
