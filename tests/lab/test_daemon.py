@@ -156,6 +156,31 @@ def test_what_others_do_to_the_table_is_undone(make_lab: MakeLab, tmp_path: Path
         assert len(set(answers(lab, 6))) == 3
 
 
+def test_a_program_that_others_take_off_comes_back(make_lab: MakeLab, tmp_path: Path) -> None:
+    """`tc qdisc del` of a shaping script; and a qdisc of somebody else in the way, until it goes."""
+    lab, text = web_lab(make_lab)
+    url = f"http://{lab.network.vip}/"
+    device = lab.sh("director", f"ip -o addr show to {lab.network.vip}").split()[1]
+    with daemon(lab, tmp_path, text) as running:
+        until(lambda: len(running.servers()) == 3, "all servers are in the table")
+        assert answers(lab, 3, url=url)
+        lab.sh("director", f"tc qdisc del dev {device} clsact")
+        until(lambda: f"{device}: tc" in lab.sh("director", "pylvs show"), "the program is back")
+        assert answers(lab, 3, url=url)
+        lab.sh(
+            "director",
+            f"tc qdisc del dev {device} clsact; while ! tc qdisc add dev {device} ingress; do"
+            f" tc qdisc del dev {device} clsact; done",
+        )
+        refused = f"{device} is not attached: an ingress qdisc of somebody else"
+        until(lambda: refused in running.log(), "the log says what is in the way")
+        assert refused in lab.sh("director", f"pylvs status --state-dir {running.folder / 'state'}")
+        lab.sh("director", f"tc qdisc del dev {device} ingress")
+        until(lambda: f"{device}: tc" in lab.sh("director", "pylvs show"), "the program is back")
+        assert answers(lab, 3, url=url)
+        assert running.stop() == 0
+
+
 def test_an_address_that_comes_later_is_served_at_once(make_lab: MakeLab, tmp_path: Path) -> None:
     lab, text = web_lab(make_lab)
     vip = lab.network.vip
