@@ -11,7 +11,9 @@ from pylvs.config.schema.checkers import load
 from pylvs.config.schema.reading import Section
 from pylvs.config.schema.scripts import WrittenScript
 from pylvs.config.schema.servers import Server
+from pylvs.config.schema.tracking import Weight
 from pylvs.config.schema.types import did_you_mean
+from pylvs.config.schema.vrrp_types import Named
 from pylvs.config.script_rules import ScriptRules
 from pylvs.host.pcre2 import BadRegex, Regex
 from pylvs.model.checks import (
@@ -222,14 +224,26 @@ class CheckMaker:
         if not name:
             self.left_out(block, "FILE_CHECK has no track_file", "write track_file with a block's name")
             return None
-        files = {str(each.head): each for each in self.document.below("track_file")}
+        files = self._named("track_file")
         path = files[name].value("file", str) if name in files else None
         if not path:
             near = did_you_mean(name, list(files)) or f"write a block track_file {name} with its file"
             self.left_out(block, f"there is no track_file {name} with a file", near)
             return None
-        weight, reverse = block.maybe("weight", tuple) or files[name].value("weight", tuple) or (1, False)
+        of_file = files[name].value("weight", Weight) or Weight(1)
+        weight, reverse = block.maybe("weight", tuple) or (of_file.value, bool(of_file.reverse))
         return FileCheck(path=path, weight=weight, reverse=reverse, pace=FILE_PACE)
+
+    def bfd(self, section: Section) -> None:
+        """BFD_CHECK: there is no such check yet, but its name can be wrong."""
+        setting, sessions = section.setting("name"), self._named("bfd_instance")
+        if setting is not None and setting.value not in sessions:
+            near = did_you_mean(str(setting.value), list(sessions)) or f"write a block bfd_instance {setting.value}"
+            self.findings.error(setting.words[0].place, f"there is no bfd_instance {setting.value}", near)
+
+    def _named(self, kind: str) -> dict[str, Section]:
+        """The blocks of a kind at the top of the file, by their names."""
+        return {each.head.name: each for each in self.document.below(kind) if isinstance(each.head, Named)}
 
     def agent(self, block: EffectiveBlock) -> Check | None:
         """AGENT_CHECK."""

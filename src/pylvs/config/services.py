@@ -103,6 +103,8 @@ class ServiceMaker:
             has_vip=bool(entries.ranges),
         )
         checks = [maker.make(each) for each in block.below(*MAKERS)]
+        for section in block.section.below("BFD_CHECK"):
+            maker.bfd(section)
         destination = _destination(
             server,
             block.get("lvs_method", Forwarding),

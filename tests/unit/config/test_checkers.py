@@ -14,6 +14,7 @@ from pylvs.model.checks import (
     AgentCheck,
     Check,
     DnsCheck,
+    FileCheck,
     HttpCheck,
     LoadCheck,
     LoadSource,
@@ -170,6 +171,32 @@ def test_a_files_check_finds_its_file_by_name(tmp_path: Path) -> None:
     assert only(understanding).servers[0].checks == ()
 
 
+def test_an_unknown_session_is_reported_at_its_own_line() -> None:
+    _, found = said(checked("BFD_CHECK {\n name peer2\n}"))
+    assert found == "8: error: there is no bfd_instance peer2; write a block bfd_instance peer2"
+
+
+@pytest.mark.parametrize("keyword", ["track_file", "vrrp_track_file"])
+@pytest.mark.parametrize(
+    ("own", "weight"), [("", (2, False)), (" weight -3", (-3, False))], ids=["the file's weight", "its own weight"]
+)
+def test_a_files_check_takes_a_track_file_by_either_name(keyword: str, own: str, weight: tuple[int, bool]) -> None:
+    track = f"{keyword} load {{\n file /run/load\n weight 2\n}}\n"
+    router = (
+        "vrrp_instance A {\n interface eth0\n virtual_router_id 51\n virtual_ipaddress {\n 192.0.2.9\n }\n"
+        " track_file {\n load weight 5\n }\n}\n"
+    )
+    service = (
+        "virtual_server 192.0.2.1 80 {\n protocol TCP\n lvs_sched rr\n lvs_method NAT\n"
+        f" real_server 10.0.0.2 80 {{\n FILE_CHECK {{\n track_file load\n{own}\n }}\n }}\n}}\n"
+    )
+    understanding = meaning(track + router + service)
+    assert said(understanding) == []
+    (found,) = only(understanding).servers[0].checks
+    assert isinstance(found, FileCheck)
+    assert (found.path, (found.weight, found.reverse)) == ("/run/load", weight)
+
+
 def test_the_words_of_our_own() -> None:
     agent = check('AGENT_CHECK {\n connect_port 5555\n send "hello there"\n}')
     assert isinstance(agent, AgentCheck)
@@ -280,7 +307,7 @@ def test_probes_are_shared_if_it_is_said() -> None:
             "7: error: FILE_CHECK has no track_file; the check is left out; write track_file with a block's name",
         ),
         (
-            "BFD_CHECK {\n name foo\n}",
+            "BFD_CHECK {\n}",
             (
                 "7: warning: BFD_CHECK is known but does not happen yet; this check is left out; "
                 "use PING_CHECK or TCP_CHECK"
