@@ -51,6 +51,10 @@ WAYS = {
     "ip netns exec": ["ip", "netns", "exec", "{name}"],
     "unshare": ["nsenter", "--net=/run/netns/{name}", "unshare", "-m"],
     "nested": ["unshare", "-m", "ip", "netns", "exec", "{name}", "unshare", "-m"],
+    "another /run": [
+        *("nsenter", "--net=/run/netns/{name}", "unshare", "-m"),
+        *("sh", "-c", 'mount -t tmpfs run /run; exec "$@"', "sh"),
+    ],
     "orphan": ["ip", "netns", "exec", "{name}", "sh", "-c", '(sleep 0.2; exec "$@") & wait_for=0', "sh"],
 }
 

@@ -29,7 +29,8 @@ EXIT_SECURITY = 6
 @click.option("-i", "--config-id", "ids", multiple=True, metavar="ID", help="Read lines that begin with @ID as well.")
 @click.option("--show", "show", is_flag=True, help="Print every setting with its value, and where it comes from.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def check(file: str, ids: tuple[str, ...], show: bool, as_json: bool) -> int:
+@click.option("--strict", is_flag=True, help="Any finding is a failure, notes about this machine as well.")
+def check(file: str, ids: tuple[str, ...], show: bool, as_json: bool, strict: bool) -> int:
     """Read a configuration in keepalived's language and say what is wrong with it.
 
     Nothing is changed. Exit status: 0 nothing found, 5 something found, 6 scripts that are not secure.
@@ -47,12 +48,12 @@ def check(file: str, ids: tuple[str, ...], show: bool, as_json: bool) -> int:
         if show:
             sys.stdout.write(shown(understanding.effective))
         print(one_line(_summary(file, understanding, findings)), file=sys.stderr if findings or show else sys.stdout)
-    return exit_status(findings)
+    return exit_status(findings, strict)
 
 
-def exit_status(findings: Iterable[Finding]) -> int:
-    """What a program is told of the findings; notes are of this machine, and do not count."""
-    counted = [each for each in findings if each.severity is not Severity.NOTE]
+def exit_status(findings: Iterable[Finding], strict: bool = False) -> int:
+    """What a program is told of the findings; notes are of this machine, and count only if it is `strict`."""
+    counted = [each for each in findings if strict or each.severity is not Severity.NOTE]
     if any(each.security for each in counted):
         return EXIT_SECURITY
     return EXIT_FOUND if counted else 0

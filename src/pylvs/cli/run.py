@@ -56,12 +56,14 @@ def run(
 @click.command()
 @click.option("--dry-run", is_flag=True, help="say what would change, and change nothing")
 @click.option("--allow-empty", is_flag=True, help="take a file that says nothing, and empty the table")
+@click.option("--force", is_flag=True, help="take a file with errors, without what is wrong in it")
 @state_dir
-def reload(dry_run: bool, allow_empty: bool, state_dir: Path | None) -> None:
+def reload(dry_run: bool, allow_empty: bool, force: bool, state_dir: Path | None) -> None:
     """Let the daemon read its file again, as a whole or not at all; what did not change is not touched."""
     from pylvs.daemon.api.client import Client
 
-    _, told = Client(state_dir).ask("POST", "/v1/reload", {"dry_run": dry_run, "allow_empty": allow_empty})
+    wanted = {"dry_run": dry_run, "allow_empty": allow_empty, "force": force}
+    _, told = Client(state_dir).ask("POST", "/v1/reload", wanted)
     for finding in told.get("findings", ()):
         place = f"{finding['file']}:{finding['line']}:{finding['column']}"
         advice = f"; {finding['advice']}" if finding["advice"] else ""

@@ -49,9 +49,9 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
         yield from _service(service, now)
     table = told["table"]
     troubles = [table["trouble"]] if table["trouble"] else table["refused"]
-    unattached = ("packets that do not come to the services", table["unattached"])
     for title, each in (
-        unattached,
+        ("left out of the file", told["errors"]),
+        ("packets that do not come to the services", table["unattached"]),
         ("not in the table as wanted", troubles),
         ("differs from the file", told["differs"]),
     ):

@@ -56,8 +56,13 @@ def as_asked(configuration: Configuration, options: Options) -> Configuration:
     return found if options.vrrp else replace(found, vrrp=VrrpConfiguration())
 
 
-def accepted(loaded: Loaded, options: Options, allow_empty: bool) -> Configuration:
-    """The configuration, if it may be run. Raises Refused."""
+def errors(loaded: Loaded) -> list[Finding]:
+    """The findings because of which the file does not do what it says."""
+    return [finding for finding in loaded.findings if finding.severity is Severity.ERROR]
+
+
+def accepted(loaded: Loaded, options: Options, allow_empty: bool, force: bool = True) -> Configuration:
+    """The configuration, if it may be run; with errors only by `force`. Raises Refused."""
     fatal = [finding for finding in loaded.findings if finding.fatal]
     if fatal:
         raise Refused(f"{options.file}: cannot be run: {fatal[0]}", loaded.findings)
@@ -65,6 +70,9 @@ def accepted(loaded: Loaded, options: Options, allow_empty: bool) -> Configurati
     if options.strict and found:
         count = f"{len(found)} finding{'s' if len(found) > 1 else ''}"
         raise Refused(f"{options.file}: {count}, and --strict runs none: {found[0]}", loaded.findings)
+    if (wrong := errors(loaded)) and not force:
+        count = f"{len(wrong)} error{'s' if len(wrong) > 1 else ''}"
+        raise Refused(f"{options.file}: {count}; repair the file, or reload with --force: {wrong[0]}", loaded.findings)
     if loaded.empty and not allow_empty:
         raise Refused(f"{options.file}: says nothing; to empty the table, reload with --allow-empty", loaded.findings)
     return loaded.configuration

@@ -204,20 +204,20 @@ class Supervisor:
 
     # --- reload ---
 
-    async def reload(self, dry_run: bool = False, allow_empty: bool = False) -> Reloaded:
+    async def reload(self, dry_run: bool = False, allow_empty: bool = False, force: bool = False) -> Reloaded:
         """Read the file again and run it, as a whole or not at all. Raises Refused; then nothing has changed.
 
         Several at once are done one after the other.
         """
         async with self._reloading:
-            return await self._reload(dry_run, allow_empty)
+            return await self._reload(dry_run, allow_empty, force)
 
-    async def _reload(self, dry_run: bool, allow_empty: bool) -> Reloaded:
+    async def _reload(self, dry_run: bool, allow_empty: bool, force: bool) -> Reloaded:
         if self._ending.is_set():
             raise Refused("pylvs run is stopping")
         loaded = await asyncio.to_thread(self._outside.load, self.options)
         try:
-            configuration = accepted(loaded, self.options, allow_empty)
+            configuration = accepted(loaded, self.options, allow_empty, force)
         except Refused as refused:
             if not dry_run:
                 log_findings(refused.findings)
@@ -274,7 +274,7 @@ class Supervisor:
         async with self._reloading:
             self._reload_waits = False
             with contextlib.suppress(PylvsError, OSError):  # which is in the log
-                await self._reload(dry_run=False, allow_empty=False)
+                await self._reload(dry_run=False, allow_empty=False, force=False)
 
     # --- what goes on ---
 

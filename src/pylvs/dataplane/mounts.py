@@ -119,8 +119,9 @@ def _path(root: str) -> str | None:
     try:
         if not os.path.islink(f"{path}/{_MARKER}"):
             return None
-        if os.path.samestat(os.stat(POINT), there):
-            return POINT
+        with suppress(FileNotFoundError):  # where /run is another one
+            if os.path.samestat(os.stat(POINT), there):
+                return POINT
         kept = _held.setdefault(there.st_dev, descriptor)
         if kept == descriptor:
             descriptor = -1

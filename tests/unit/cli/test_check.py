@@ -55,6 +55,7 @@ def test_what_is_only_missing_on_this_machine_is_no_finding(file: Path, capsys: 
     file.write_text(GOOD.replace("    protocol", "    quorum_up /no/such/program root\n    protocol"))
     assert run(["check", str(file)]) == 0
     assert "note: /no/such/program is not run" in capsys.readouterr().err
+    assert run(["check", "--strict", str(file)]) == 5
 
 
 @pytest.mark.parametrize("text", [None, GOOD.rsplit("}", 1)[0], "include no-such-file.conf\n" + GOOD])

@@ -98,7 +98,7 @@ def test_a_reload_answers_with_findings_differences_and_edits(world: World) -> N
     ("method", "path", "content", "status", "words"),
     [
         ("POST", "/v1/reload", {"dry_run": 1}, 400, "dry_run: must be true or false"),
-        ("POST", "/v1/reload", {"colour": True}, 400, "it takes dry_run, allow_empty"),
+        ("POST", "/v1/reload", {"colour": True}, 400, "it takes dry_run, allow_empty, force"),
         ("POST", "/v1/reload", [], 400, "must be a JSON object"),
         ("GET", "/v1/reload", None, 405, "GET /v1/reload: Method Not Allowed"),
         ("GET", "/v1/nothing", None, 404, "GET /v1/nothing: Not Found"),

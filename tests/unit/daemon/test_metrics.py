@@ -87,7 +87,9 @@ def test_checks_servers_and_quorums_tell_how_they_stand() -> None:
     unmade = CheckSnapshot(check, None, 0, None, "", None, None, 3.0, False, 1, 0, 0)
     server = ServerSnapshot("web", SERVER, False, True, 99.5, "refused", 0, 4, Override(), False, (made, unmade))
     service = ServiceSnapshot("web", (WEB,), False, 99.5, 2, 1, 0, None, False, False, (server,))
-    found = samples(Facts("1", services=[service], reloads={"done": 2, "refused": 1}, edits={"restored": 5}))
+    reloads = {"done": 2, "refused": 1}
+    found = samples(Facts("1", services=[service], reloads=reloads, errors=3, edits={"restored": 5}))
+    assert found["pylvs_configuration_errors", labels()] == 3
     assert found["pylvs_quorum_up", labels(service="web")] == 0
     is_ = {"service": "web", "server": "10.0.0.2:80"}
     assert found["pylvs_server_up", labels(**is_)] == 0

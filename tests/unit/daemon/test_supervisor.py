@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from pylvs.cli.status import lines as status_lines
 from pylvs.config.findings import Finding, Place, Severity
+from pylvs.daemon.api.client import Client
 from pylvs.daemon.loading import Loaded, Refused
 from pylvs.daemon.options import Options
 from pylvs.health.outcome import Outcome
@@ -234,11 +236,32 @@ def test_a_broken_or_empty_file_changes_nothing(world: World) -> None:
                 await daemon.reload()
             assert world.servers() == {"10.0.0.1", "10.0.0.2"}
             assert daemon.reloads == {"refused": 2}
-            world.write(good, findings=[Finding(PLACE, Severity.ERROR, "an unknown word")])
+            world.write(service(server(1)), findings=[Finding(PLACE, Severity.ERROR, "an unknown word")])
+            for dry_run in True, False:
+                with pytest.raises(Refused, match=r"1 error; .* --force: .*an unknown word"):
+                    await daemon.reload(dry_run)
+            assert world.servers() == {"10.0.0.1", "10.0.0.2"}
+            await daemon.reload(force=True)
+            assert world.servers() == {"10.0.0.1"}
+            world.write(good, findings=[Finding(PLACE, Severity.WARNING, "odd")])
             await daemon.reload()
             world.write()
             await daemon.reload(allow_empty=True)
             assert world.table() == {}
+
+    run(scenario())
+
+
+def test_a_start_with_errors_is_a_start_and_they_stay_visible(world: World) -> None:
+    world.write(service(server(1)), findings=[Finding(PLACE, Severity.ERROR, "an unknown word", "write another")])
+
+    async def scenario() -> None:
+        async with world.daemon():
+            assert world.servers() == {"10.0.0.1"}
+            client = Client(world.state)
+            _, told = await asyncio.to_thread(client.ask, "GET", "/v1/status")
+            assert told["errors"] == ["test.conf:3:5: error: an unknown word; write another"]
+            assert "left out of the file:" in list(status_lines(told))
 
     run(scenario())
 

@@ -30,5 +30,5 @@ class Desk(Protocol):
     started_at: float  # of the first complete table
     loaded_at: float  # of the configuration in force
 
-    async def reload(self, dry_run: bool = False, allow_empty: bool = False) -> Reloaded:
+    async def reload(self, dry_run: bool = False, allow_empty: bool = False, force: bool = False) -> Reloaded:
         """Read the file again and run it, as a whole or not at all. Raises Refused."""

@@ -48,6 +48,7 @@ class Facts:
     services: Sequence[ServiceSnapshot] = ()
     reloads: Mapping[str, int] = field(default_factory=dict)  # by result
     reloaded_at: float | None = None  # the last time that one succeeded, wall clock
+    errors: int | None = None  # in the file that was read then
     edits: Mapping[str, int] = field(default_factory=dict)  # of the table, by why
     routers: Mapping[str, Any] = field(default_factory=dict)  # virtual routers' status
     expiry: Expiry | None = None
@@ -175,5 +176,8 @@ def _daemon(facts: Facts) -> Iterator[Metric]:
     if facts.reloaded_at is not None:
         text = "When a configuration was last put in force, seconds since 1970."
         yield gauge("pylvs_configuration_since_seconds", text, [], [([], facts.reloaded_at)])
+    if facts.errors is not None:
+        text = "Errors in the configuration in force: it does not do all that it says."
+        yield gauge("pylvs_configuration_errors", text, [], [([], facts.errors)])
     edits = [([why], count) for why, count in sorted(facts.edits.items())]
     yield counter("pylvs_table_edits", "Edits of the table, by what they were for.", ["why"], edits)

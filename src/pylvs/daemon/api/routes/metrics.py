@@ -12,6 +12,7 @@ from pylvs import __version__
 from pylvs.daemon.api.desk import Desk
 from pylvs.daemon.api.metrics import CONTENT_TYPE, Facts, exposition
 from pylvs.daemon.api.operations import Operation
+from pylvs.daemon.loading import errors
 
 
 async def page_of(desk: Desk) -> str:
@@ -33,6 +34,7 @@ async def facts_of(desk: Desk) -> Facts:
         desk.engine.snapshot(),
         dict(desk.reloads),
         desk.loaded_at or None,
+        len(errors(desk.loaded)),
         dict(desk.keeper.counts),
         await desk.routers.status(),
         packets.expiry,

@@ -16,6 +16,7 @@ from pylvs.daemon.table.keeper import Settled
 _TAKES = {
     "dry_run": Field(bool, "say what would change, and change nothing"),
     "allow_empty": Field(bool, "take a file that says nothing, and empty the table"),
+    "force": Field(bool, "take a file with errors, without what is wrong in it"),
 }
 
 

@@ -12,6 +12,7 @@ from aiohttp import web
 from pylvs import __version__
 from pylvs.daemon.api.desk import Desk
 from pylvs.daemon.api.operations import Operation, answer
+from pylvs.daemon.loading import errors
 from pylvs.health.overrides import Standing
 from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.destination import DestinationKey
@@ -41,6 +42,7 @@ def operations(desk: Desk) -> Iterable[Operation]:
                 "loaded_at": desk.loaded_at or None,
                 "files": list(files),
                 "findings": len(desk.loaded.findings),
+                "errors": [str(each) for each in errors(desk.loaded)],
                 "reloads": dict(desk.reloads),
                 "table": {
                     "trouble": last.trouble,
