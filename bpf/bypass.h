@@ -50,7 +50,7 @@ INLINE int stage_bypass(struct __sk_buff *skb)
 	w->method = METHOD_BYPASS;
 	w->port = 0;
 	if (c) {
-		u32 direction = direction_in(&root->settings, DIRECTION_INPUT_ONLY);
+		u32 direction = direction_in(&root->settings, DIRECTION_INPUT);
 		if (c->method != METHOD_BYPASS ||
 		    !advance(&c->word, found.slot, false, direction, p->event, NULL, facts_of(root), now))
 			return dropped(HOOK_TC, REASON_DYING);

@@ -309,7 +309,7 @@ INLINE enum made make_connection(struct work *w, struct destination *d, const st
 		return made;
 	u32 slot = new.slot, state = STATE_UDP, at = NO_ENTRY;
 	if (p->protocol != PROTO_UDP)
-		state = next_state(direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY),
+		state = next_state(direction_in(&root->settings, masq || !d ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY),
 				   p->event, STATE_NONE);
 	u32 life = p->quoting ? QUOTED_LIFE_S * ticks_per_second : facts->timeouts[state & (STATES - 1)];
 	u32 expiry = now + life;

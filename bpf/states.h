@@ -26,7 +26,8 @@ enum event {
 	EVENTS,
 };
 
-/* INPUT_ONLY: requests of connections whose replies do not pass here (direct routing, tunnels). */
+/* INPUT_ONLY: requests of connections whose replies do not pass here (direct routing, tunnels; IPVS does not count bypass
+ * among them). */
 enum direction { DIRECTION_INPUT, DIRECTION_OUTPUT, DIRECTION_INPUT_ONLY, SECURE = 4, DIRECTIONS = 8 };
 
 #include "sctp_states.h"

@@ -37,6 +37,7 @@ LIFE = (
     "many_services",
     "sched_dh",
     "sched_dh_mark",
+    "cache_bypass_states",
     "sched_fo",
     "sched_lblc_mark",
     "sched_lblcr_mark",

@@ -52,6 +52,31 @@ def bypass(
     return steps
 
 
+def bypass_states(wire: Wire, plan: Plan, *, family: int = 4, mark: int = 5) -> Steps:
+    """The states of connections that go past a service: its packets are the client's alone, yet not marked as such."""
+    steps = Steps(wire)
+    six = ["-6"] if family == 6 else []
+    steps.under(f"bypass states v{family}")
+    wire.fresh(plan=plan, ip_forward=0)
+    a = wire.addresses(family)
+    wire.sysctl(cache_bypass=1)
+    target = a.far(77)
+    wire.mark("tcp", target, "80", mark)
+    wire.ipvsadm(f"-A -f {mark}{a.option} -s rr")
+    wire.command("ip", *six, "rule", "add", "fwmark", str(mark), "lookup", "100")
+    wire.command("ip", *six, "route", "add", "local", "default", "dev", "lo", "table", "100")
+    for number, flags in enumerate(("S", "S A", "S FA", "S A FA", "S A FA FA", "S A FA A", "S A R", "S A FA R")):
+        for place, each in enumerate(flags.split(), 1):
+            frame = wire.tcp((a.client(1), 2500 + number), (target, 80), each, ip={"ident": 6})
+            steps.send(f"{flags}: {place}", frame)
+    steps.both("states")
+    for number in range(8):
+        client = (a.client(1), 2500 + number)
+        steps.send(f"SYN again {number}", wire.tcp(client, (target, 80), "S", ip={"ident": 6}))
+    steps.both("states after another SYN")
+    return steps
+
+
 def precedence(wire: Wire, plan: Plan, *, family: int = 4, method: str = "dr", mark: int = 7) -> Steps:
     """A mark wins over an address, an address takes the rest, and families are apart; then services come and go."""
     steps = Steps(wire)
