@@ -329,6 +329,34 @@ def test_counters_begin_at_zero_in_a_service_that_takes_a_former_ones_place(dire
     assert director.tables.book.get(0, "service_top") - before < 8, "no slot was used twice"
 
 
+def test_totals_never_go_down_but_by_zeroing_everything(director_host: Host) -> None:
+    director, keys = director_host.director, [director_host.new_key() for _ in range(2)]
+    director.zero()
+
+    def total() -> tuple[int, int]:
+        found = director.packet_counts().totals
+        return found.connections, found.in_packets
+
+    assert total() == (0, 0)
+    for key in keys:
+        director_host.serve(key, 1)
+        for flags in "SA":
+            director_host.forwarded(tcp(flags, dport=key.port))
+    assert total() == (2, 4)
+    director.delete_service(keys[0])
+    assert total() == (2, 4)
+    director_host.serve(keys[0], 1)  # in the place of the former
+    assert total() == (2, 4)
+    director.zero(keys[1])
+    assert total() == (2, 4)
+    director_host.forwarded(tcp("A", dport=keys[1].port))
+    assert total() == (2, 5)
+    director.flush()
+    assert total() == (2, 5)
+    director.zero()
+    assert total() == (0, 0)
+
+
 def test_a_destination_that_comes_back_keeps_what_it_counted_within_its_service(director_host: Host) -> None:
     director = director_host.director
     service = director_host.new_key()

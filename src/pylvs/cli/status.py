@@ -156,5 +156,13 @@ def _of_the_table() -> str:
     rows, packets = director.services(), director.packet_counts()
     connections = sum(each.active + each.inactive for row in rows for each in row.destinations)
     return exposition(
-        Facts(__version__, rows, packets.reasons, connections, packets.connections_limit, expiry=packets.expiry)
+        Facts(
+            __version__,
+            rows,
+            packets.reasons,
+            connections,
+            packets.connections_limit,
+            expiry=packets.expiry,
+            totals=packets.totals,
+        )
     )

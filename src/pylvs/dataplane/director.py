@@ -184,7 +184,8 @@ class BpfDirector:
             return PacketCounts()
         self._opened.renew()
         capacity = self.tables.pool.get(0, "capacity")
-        return PacketCounts(reason_counts(self.tables), capacity, expiry(self.tables))
+        totals = self.reader.statistics.totals()
+        return PacketCounts(reason_counts(self.tables), capacity, expiry(self.tables), totals)
 
     def mark_rules(self) -> list[MarkRule]:
         """See the protocol."""

@@ -250,6 +250,8 @@ class Editor:
         wanted = [self._known(key)] if key else None
         with self.batch():
             statistics = self.reader.statistics
+            if wanted is None:
+                statistics.zero_totals()
             for slot, version in wanted or self.reader.service_slots(self.reader.versions.live):
                 counted = [statistics.counted(place) for place in self.reader.owned(slot, version)]
                 total = tuple(map(sum, zip(*counted, strict=True))) or (0,) * 5

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import astuple
 from typing import Any, TypeVar, cast
 
 from pylvs.dataplane import abi, encode
@@ -18,6 +19,7 @@ from pylvs.model.statistics import Counters, Rates
 
 _READS = 50  # of a table that keeps changing
 _MASK64 = (1 << 64) - 1
+_ZEROED = "zeroed"  # a note: the totals at the last `-Z` of everything
 NO_COUNTS = (0,) * 5
 NO_COUNTERS, NO_RATES = Counters(), Rates()
 _SHOWN = ("address", "active", "inactive", "persistent", "port", "family")
@@ -72,6 +74,20 @@ class Statistics:
         counted = [each for each in map(self.counted, destinations) if any(each)]
         total = tuple(map(sum, zip(*counted, strict=True))) or NO_COUNTS
         return self._less(total, self._tables.service_bases.array, slot)
+
+    def totals(self) -> Counters:
+        """Of all services, those that were deleted among them: a slot's counters go on when it is used again."""
+        top = self._tables.book.get(0, "destination_top")
+        with self.read_at_once(top):
+            total = tuple(map(sum, zip(*map(self.counted, range(top)), strict=True))) or NO_COUNTS
+        zeroed = (self._tables.state.note(_ZEROED) or "0 0 0 0 0").split()
+        return Counters(*[now - int(before) & _MASK64 for now, before in zip(total, zeroed, strict=True)])
+
+    def zero_totals(self) -> None:
+        """They begin at 0 from now on."""
+        state = self._tables.state
+        state.set_note(_ZEROED, None)
+        state.set_note(_ZEROED, " ".join(map(str, astuple(self.totals()))))
 
     def _less(self, counted: tuple[int, ...], bases: Any, slot: int) -> Counters:
         base = self._form.unpack_from(bases.memory, slot * bases.stride)

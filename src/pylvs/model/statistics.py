@@ -63,3 +63,4 @@ class PacketCounts:
     reasons: Mapping[str, int] = field(default_factory=dict)
     connections_limit: int | None = None
     expiry: Expiry | None = None
+    totals: Counters = Counters()  # of all services that there are and were, as in /proc/net/ip_vs_stats

@@ -52,7 +52,7 @@ def test_a_table_has_the_names_and_labels_of_node_exporter() -> None:
         row(MARK, weight=0, active=1, counters=Counters(1, 2, 3, 4, 5)),
         row(ServiceKey.of_mark(FIRST), weight=1, active=1, counters=Counters(9, 9, 9, 9, 9)),  # of a check
     ]
-    found = samples(Facts("1", rows))
+    found = samples(Facts("1", rows, totals=Counters(11, 22, 33, 44, 55)))
     assert found["node_ipvs_connections_total", ()] == 11
     assert found["node_ipvs_incoming_packets_total", ()] == 22
     assert found["node_ipvs_outgoing_packets_total", ()] == 33

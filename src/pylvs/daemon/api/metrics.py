@@ -52,6 +52,7 @@ class Facts:
     edits: Mapping[str, int] = field(default_factory=dict)  # of the table, by why
     routers: Mapping[str, Any] = field(default_factory=dict)  # virtual routers' status
     expiry: Expiry | None = None
+    totals: Counters = Counters()
 
 
 def exposition(facts: Facts) -> str:
@@ -69,7 +70,8 @@ class _Given(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """All metrics."""
-        yield from _table([row for row in self._facts.rows if not is_probe_mark(row.service.key.mark)])
+        rows = [row for row in self._facts.rows if not is_probe_mark(row.service.key.mark)]
+        yield from _table(rows, self._facts.totals)
         yield from _counts(self._facts)
         yield from _checks(self._facts.services)
         yield from _daemon(self._facts)
@@ -91,11 +93,11 @@ def _backends(rows: Sequence[ServiceRow]) -> list[tuple[list[str], DestinationRo
     ]
 
 
-def _table(rows: Sequence[ServiceRow]) -> Iterator[Metric]:
-    total = sum((row.counters for row in rows), Counters())
+def _table(rows: Sequence[ServiceRow], totals: Counters) -> Iterator[Metric]:
     backends = _backends(rows)
     for name, (word, help_) in _COUNTED.items():
-        yield counter(f"node_ipvs_{word}", f"All {help_}, of the services there are.", [], [([], getattr(total, name))])
+        text = f"All {help_}, of the services that there are and were."
+        yield counter(f"node_ipvs_{word}", text, [], [([], getattr(totals, name))])
     gauges = {"connections_active": "active", "connections_inactive": "inactive"}
     for word, attribute in gauges.items():
         text = f"The {attribute} connections of a destination."

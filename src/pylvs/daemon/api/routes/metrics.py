@@ -38,6 +38,7 @@ async def facts_of(desk: Desk) -> Facts:
         dict(desk.keeper.counts),
         await desk.routers.status(),
         packets.expiry,
+        packets.totals,
     )
 
 
