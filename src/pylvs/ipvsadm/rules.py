@@ -30,7 +30,7 @@ def rule_lines(rows: Iterable[ServiceRow], write: endpoints.Writer) -> Iterator[
 
 def _service_name(key: ServiceKey, protocol: int, write: endpoints.Writer) -> str:
     if key.mark:
-        return f"-f {endpoints.mark_text(key.mark)}" + ("" if key.address.version == 4 else " -6")
+        return f"-f {key.mark}" + ("" if key.address.version == 4 else " -6")
     return f"{SERVICES[key.protocol]} {write(key.address, key.port, protocol)}"
 
 
