@@ -35,10 +35,17 @@ def pylvs(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run([*PYLVS, *arguments], input=text, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
+def listed(folder: Path, prefix: str) -> list[str]:
+    """What is in a folder, which may go at this moment."""
+    try:
+        return [str(folder / name) for name in os.listdir(folder) if name.startswith(prefix)]
+    except FileNotFoundError:
+        return []
+
+
 def parts(name: str) -> list[str]:
     """The files of a lab: there are more and more while it is made, and fewer while it is removed."""
-    found = [str(path) for path in Path("/run/netns").glob(f"pylvs-{name}-*")]
-    found += [str(path) for path in PINS.glob(f"{name}-*")]
+    found = listed(Path("/run/netns"), f"pylvs-{name}-") + listed(PINS, f"{name}-")
     if (STATE / name).exists():
         found.append(str(STATE / name))
     return found

@@ -151,7 +151,7 @@ def falls_to(name: str, process: subprocess.Popen[bytes], left: int) -> None:
 
 
 def test_an_interrupted_down_is_finished(lab_name: str) -> None:
-    for left in (10, 8, 4, 1):  # of 11: namespaces of 3 hosts and the bridges, pins, the state
+    for left in (10, 8, 4, 1):  # of 12: namespaces of 3 hosts and the bridges, pins, the state
         build(lab_name, design("dr", 1), bare=True)
         with subprocess.Popen([*PYLVS, "lab", "down", lab_name], stdout=subprocess.DEVNULL) as process:
             falls_to(lab_name, process, left)

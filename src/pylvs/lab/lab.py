@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pylvs.dataplane.lock import Lock
 from pylvs.host import realserver
 from pylvs.host.namespaces import NAMED, Mount, inside_network, mount, network_cookie, unmount
 from pylvs.lab import boot, setup
@@ -125,7 +126,7 @@ def open_lab(name: str) -> Lab:
 def labs() -> list[tuple[str, str]]:
     """(name, "up" or "half-made") of all. Raises NotPermitted."""
     _need_machine()
-    names = {path.name for path in STATE.glob("*") if path.is_dir()}
+    names = {path.name for path in _listed(STATE) if path.is_dir()}
     return [(name, _state(name) or "half-made") for name in sorted(names)]
 
 
@@ -200,11 +201,19 @@ def _remains(name: str) -> bool:
 
 
 def _namespaces(name: str) -> list[Path]:
-    return sorted(NAMED.glob(f"{PREFIX}{name}-*")) if NAMED.is_dir() else []
+    return _listed(NAMED, f"{PREFIX}{name}-")
 
 
 def _pins(name: str) -> list[Path]:
-    return sorted(PINS.glob(f"{name}-*")) if PINS.is_dir() else []
+    return _listed(PINS, f"{name}-")
+
+
+def _listed(folder: Path, prefix: str = "") -> list[Path]:
+    """What is in a folder; nothing if the last lab took it away at this moment."""
+    try:
+        return sorted(folder / name for name in os.listdir(folder) if name.startswith(prefix))
+    except FileNotFoundError:
+        return []
 
 
 def _state(name: str) -> str:
@@ -241,7 +250,7 @@ def _steps(lab: Lab, lock: int, signals: Held) -> list[Callable[[], None]]:
     return [
         (STATE / lab.name).mkdir,
         lambda: _describe(lab, "half-made"),
-        _private_pins,
+        lambda: _private_pins(lab.name),
         lambda: finish(_ip(setup.namespaces(lab.name, lab.network), lock)),
         lambda: finish((NETWORK_HOST, _start(quiet, setup.quiet_switches(), lock))),
         lambda: finish(_ip(setup.wires(lab.name, lab.network), lock, net)),
@@ -251,14 +260,24 @@ def _steps(lab: Lab, lock: int, signals: Held) -> list[Callable[[], None]]:
     ]
 
 
-def _private_pins() -> None:
-    """A folder whose mounts no other mount namespace gets to see: the kernel wants that for pinning such."""
-    PINS.mkdir(parents=True, exist_ok=True)
-    # os.path.ismount looks at devices, and a folder bound to itself stays on its own.
-    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    if not any(line.split()[4] == str(PINS) for line in mounts):
-        mount(str(PINS), PINS, flags=Mount.BIND)
-        mount("", PINS, flags=Mount.PRIVATE)
+def _private_pins(name: str) -> None:
+    """A folder whose mounts no other mount namespace gets to see: the kernel wants that for pinning such.
+
+    A file of the lab keeps it: another lab, the last till now, may be going at this moment.
+    """
+    PINS.parent.mkdir(parents=True, exist_ok=True)
+    with _pins_lock():
+        PINS.mkdir(exist_ok=True)
+        # os.path.ismount looks at devices, and a folder bound to itself stays on its own.
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+        if not any(line.split()[4] == str(PINS) for line in mounts):
+            mount(str(PINS), PINS, flags=Mount.BIND)
+            mount("", PINS, flags=Mount.PRIVATE)
+        (PINS / f"{name}-").touch()
+
+
+def _pins_lock() -> Lock:
+    return Lock(str(PINS.parent), what="the labs of this machine")
 
 
 def _ip(lines: Sequence[str], lock: int, namespace: Path | None = None) -> tuple[str, subprocess.Popen[str]]:
@@ -337,11 +356,12 @@ def _remove(name: str) -> None:
     for pin in _pins(name):
         _drop(pin)
     shutil.rmtree(STATE / name, ignore_errors=True)
-    if PINS.is_dir() and not any(PINS.iterdir()):
-        with contextlib.suppress(OSError):
-            unmount(PINS)
-        with contextlib.suppress(OSError):
-            PINS.rmdir()
+    with contextlib.suppress(FileNotFoundError), _pins_lock():
+        if not _listed(PINS):
+            with contextlib.suppress(OSError):
+                unmount(PINS)
+            with contextlib.suppress(OSError):
+                PINS.rmdir()
 
 
 def _remove_tables(name: str, places: Mapping[str, Path]) -> None:
