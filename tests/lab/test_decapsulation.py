@@ -114,6 +114,21 @@ def test_one_kind_alone_and_more_later(lab: Lab) -> None:
     assert answered(lab) == every_mixture("gre", "gre+csum", "gue-other-port")
 
 
+@pytest.mark.parametrize("words", ["up 10.0.0.100 fd00:10::100 --tun-type gre", "down fd00:10::100"])
+def test_a_device_that_went_is_no_hindrance(lab: Lab, words: str) -> None:
+    lab.sh("rs1", "ip link add e0 type veth peer name e1; ip link set e0 up")
+    lab.sh("rs1", "pylvs realserver up 10.0.0.100 fd00:10::100 --tun-type gre")
+    gone = "the program at e0 has gone"
+    assert gone not in lab.run("rs1", ["pylvs", "realserver", "status"]).stdout
+    lab.sh("rs1", "ip link del e0")
+    assert gone in lab.run("rs1", ["pylvs", "realserver", "status"]).stdout
+    assert "e0 is gone, and the program at its ingress" in lab.sh("rs1", f"pylvs realserver {words}")
+    assert gone not in lab.run("rs1", ["pylvs", "realserver", "status"]).stdout
+    assert status(lab).startswith("by a program at eth0: ")
+    lab.sh("rs1", "pylvs realserver down")
+    assert answered(lab) == []
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

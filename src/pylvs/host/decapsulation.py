@@ -62,6 +62,7 @@ def up(memory: Memory, route: IPRoute, vips: Sequence[Address], concerned: Seque
         tunnels = [kind for kind in sorted(kinds) if kind != TunnelKind.IPIP or vip.version in lacking]
         if tunnels:
             by_program[vip] = tunnels
+    done += ingress.forget_gone(memory, route)
     if by_program or memory.programs:
         names = list(dict.fromkeys([*memory.programs, *(each.name for each in concerned)]))
         done += ingress.attach(memory, route, by_program, kinds.get(TunnelKind.GUE, []), names)

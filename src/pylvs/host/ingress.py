@@ -17,7 +17,7 @@ from pylvs.dataplane.bpf import describe_program
 from pylvs.dataplane.libbpf import BpfObject, check, library
 from pylvs.dataplane.maps import HashMap, Map, PerCpuArray
 from pylvs.dataplane.netlink import Netlink, NetlinkError
-from pylvs.host.addresses import Device, device
+from pylvs.host.addresses import Device, device, devices
 from pylvs.host.memory import Memory
 from pylvs.model.addresses import Address
 from pylvs.model.destination import TunnelKind
@@ -63,6 +63,15 @@ def attach(
                 done.append(f"a program at the ingress of {name} unwraps packets")
     memory.unwrapped = known
     return done
+
+
+def forget_gone(memory: Memory, route: IPRoute) -> list[str]:
+    """Devices that went, or were renamed, took the program along; in lines."""
+    there = {each.name for each in devices(route)}
+    gone = [name for name in memory.programs if name not in there]
+    memory.programs[:] = [name for name in memory.programs if name in there]
+    memory.qdiscs[:] = [name for name in memory.qdiscs if name in there]
+    return [f"{name} is gone, and the program at its ingress" for name in gone]
 
 
 def detach(memory: Memory, route: IPRoute) -> list[str]:

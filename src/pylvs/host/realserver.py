@@ -33,7 +33,7 @@ from pylvs.host.memory import Memory, changing, load
 from pylvs.host.namespaces import network_cookie
 from pylvs.model.addresses import Address
 from pylvs.model.destination import Tunnel
-from pylvs.model.errors import InvalidOperation, NotPermitted, PylvsError
+from pylvs.model.errors import InvalidOperation, NoSuchDevice, NotPermitted, PylvsError
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -230,7 +230,8 @@ def _restore(memory: Memory, route: IPRoute) -> list[str]:
     done = [f"{name} is as before" for name in names if name not in left]
     done += [f"{name} was changed since, and stays" for name in left]
     for name in memory.devices_up:
-        set_up(route, device(route, name), False)
-        done.append(f"{name} is down")
+        with contextlib.suppress(NoSuchDevice):
+            set_up(route, device(route, name), False)
+            done.append(f"{name} is down")
     memory.devices_up.clear()
     return done
