@@ -50,11 +50,19 @@ def run_save(
     names: Names | None = None,
 ) -> int:
     """`ipvsadm-save [-n]`: the table as rules; other options print two lines of help, other words are ignored."""
-    if any(word.startswith("-") and word != "-n" for word in words):
-        print(SAVE_HELP, file=stderr or sys.stderr)
-        return EXIT_SAVE_HELP
+    if _asks_for_help(words):
+        return _help_of_save(stderr or sys.stderr)
     numeric = ["-n"] if "-n" in words else []
     return _session(director, stdin, stdout, stderr, names).run(["-S", *numeric]).status
+
+
+def _asks_for_help(words: Sequence[str]) -> bool:
+    return any(word.startswith("-") and word != "-n" for word in words)
+
+
+def _help_of_save(stderr: IO[str]) -> int:
+    print(SAVE_HELP, file=stderr)
+    return EXIT_SAVE_HELP
 
 
 def run_restore(
@@ -79,8 +87,8 @@ def main() -> int:
 
 
 def save() -> int:
-    """`ipvsadm-save`."""
-    return _as_program(run_save)
+    """`ipvsadm-save`: a script, which looks at its options before it asks ipvsadm, and so the kernel, for anything."""
+    return _help_of_save(sys.stderr) if _asks_for_help(sys.argv[1:]) else _as_program(run_save)
 
 
 def restore() -> int:

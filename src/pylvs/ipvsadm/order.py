@@ -27,7 +27,7 @@ def sorted_services(rows: Iterable[ServiceRow]) -> list[ServiceRow]:
 
 
 def sorted_destinations(rows: Iterable[DestinationRow]) -> list[DestinationRow]:
-    """By family, address, port."""
+    """By address, port. An IPv4 address is compared with the first word of an IPv6 one."""
     return _sorted(rows, _destination_key)
 
 
@@ -38,7 +38,7 @@ def _service_key(row: ServiceRow) -> Key:
 
 def _destination_key(row: DestinationRow) -> Key:
     key = row.destination.key
-    return (key.address.version, *_words(key.address), key.port)
+    return (*_words(key.address), key.port)
 
 
 def _words(address: Address) -> Key:

@@ -61,3 +61,16 @@ def test_without_the_privilege(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Ca
             assert replay.Result(out, err, status) == wanted
             tried += 1
     assert tried
+
+
+def test_the_wrappers_help_needs_no_privilege(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> MemoryDirector:
+        raise NotPermitted("CAP_NET_ADMIN is missing")
+
+    monkeypatch.setattr(program, "open_director", refuse)
+    monkeypatch.setattr(sys, "argv", ["ipvsadm-save", "-q"])
+    assert program.save() == 1
+    assert capfd.readouterr() == ("", f"{program.SAVE_HELP}\n")
+    monkeypatch.setattr(sys, "argv", ["ipvsadm-save", "-n"])
+    assert program.save() == 2
+    assert "Usage" not in capfd.readouterr().err
