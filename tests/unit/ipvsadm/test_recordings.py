@@ -63,7 +63,9 @@ def test_without_the_privilege(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Ca
     assert tried
 
 
-def test_the_wrappers_help_needs_no_privilege(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_wrappers_help_needs_no_privilege(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     def refuse() -> MemoryDirector:
         raise NotPermitted("CAP_NET_ADMIN is missing")
 
