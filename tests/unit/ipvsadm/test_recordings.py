@@ -63,7 +63,7 @@ def test_without_the_privilege(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Ca
     assert tried
 
 
-def test_the_wrappers_help_needs_no_privilege(
+def test_the_help_of_save_needs_no_privilege(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def refuse() -> MemoryDirector:
