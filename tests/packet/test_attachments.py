@@ -63,6 +63,7 @@ def test_every_device_by_which_packets_come_in_is_attached(host: Host) -> None:
     assert there(host).keys() == {"lo", "d0", "e0", "e1", "br0", "b1"}, "not the bridge's port"
     assert {each.mode for each in there(host).values()} == {"tc"}
     assert "veth" in there(host)["d0"].reason
+    assert "loopback" in there(host)["lo"].reason
     assert "no service or real server needs XDP" in there(host)["e0"].reason
     assert not host.director.troubles()
     host.director.flush()

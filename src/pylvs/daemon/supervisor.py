@@ -43,6 +43,7 @@ from pylvs.dataplane import watch
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
 from pylvs.host import garbage
+from pylvs.model.director import unattached
 from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import Configuration
 
@@ -281,9 +282,7 @@ class Supervisor:
     def _no_forwarding(self) -> str | None:
         """Why services may not be forwarded here, if so; None while nobody knows."""
         last = self.keeper.last
-        unfollowed = self._unfollowed or "; ".join(
-            map(str, (each for each in self.keeper.table.director.troubles() if each.needed))
-        )
+        unfollowed = self._unfollowed or "; ".join(unattached(self.keeper.table.director))
         trouble = unfollowed if last.waits else last.trouble or unfollowed
         return trouble if trouble or self.started_at else None
 
@@ -347,7 +346,7 @@ class Supervisor:
             self._unfollowed = str(error)
             raise
         self._unfollowed = ""
-        self._tell_unattached([str(each) for each in director.troubles() if each.needed])
+        self._tell_unattached(unattached(director))
         self.engine.addresses_here(frozenset(addresses))
         return watch.RETRY_S if director.troubles() else LOOK_AROUND_S
 

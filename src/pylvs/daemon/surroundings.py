@@ -10,10 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from pylvs.dataplane.watch import RETRY_S, drain, listen
-
-_GATHER_S = 0.05  # what comes together is looked at together
-_SHARE = 4  # at most every fifth part of the time is spent on looking
+from pylvs.dataplane.watch import GATHER_S, RETRY_S, SHARE, drain, listen
 
 
 class Surroundings:
@@ -45,11 +42,11 @@ class Surroundings:
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), again_s)
-            await asyncio.sleep(_GATHER_S)
+            await asyncio.sleep(GATHER_S)
             self._changed.clear()
             begin, again_s = time.monotonic(), RETRY_S
             try:
                 again_s = await self._look()
             except Exception as error:
                 structlog.get_logger().error("addresses and devices could not be followed", reason=str(error))
-            await asyncio.sleep(_SHARE * (time.monotonic() - begin))
+            await asyncio.sleep(SHARE * (time.monotonic() - begin))

@@ -31,7 +31,7 @@ ON_REQUEST = "on request"
 class Attachment:
     """What runs on a device: `mode` is "native", "generic" or "tc"; program numbers are 0 where none runs.
 
-    `intended` is the mode that was attached; it is another one where somebody else took XDP off.
+    `intended` is the mode that pylvs attached. It differs from `mode` after another program has removed XDP.
     """
 
     device: str
@@ -252,12 +252,15 @@ def detach(device: str | int, state: State, role: str = DIRECTOR) -> bool:
     return done
 
 
-def attached(state: State, role: str = DIRECTOR) -> list[Attachment]:
-    """All devices of this namespace on which something of this role runs, by their index."""
+def attached(state: State, role: str = DIRECTOR, everything: list[Device] | None = None) -> list[Attachment]:
+    """All devices of this namespace on which something of this role runs, by their index.
+
+    `everything` spares a dump of the devices.
+    """
     found = []
     with Netlink() as link:
         with_clsact = set(tc.clsact_devices(link))
-        for device in devices.devices():
+        for device in everything or devices.devices():
             if device.index in with_clsact or device.xdp_native or device.xdp_generic:
                 attachment = _query(link, device, state, role, device.index in with_clsact)
                 if attachment:

@@ -279,33 +279,33 @@ def reconcile(reader: Reader, changes: Concerns) -> list[Trouble]:
     looked at. A device that is refused is tried again at the next call.
     """
     state = reader.tables.state
+    notes = state.notes()
     everything = devices.devices()
     by_index = {each.index: each for each in everything}
-    there = {each.ifindex: each for each in attach.attached(state)}
+    there = {each.ifindex: each for each in attach.attached(state, everything=everything)}
     in_use = _is_in_use(reader)
     concerns = _concerns_of(reader) if changes.shrunk else changes
-    needed = _note_needed(reader, concerns, everything, changes.shrunk)
-    own_server = _note_own_server(state, concerns.own_server, changes.shrunk)
-    by_hand = _by_hand(state, everything)
+    needed = _note_needed(reader, notes, concerns, everything, changes.shrunk)
+    own_server = _note_own_server(state, notes, concerns.own_server, changes.shrunk)
+    by_hand = _by_hand(notes, everything)
     wanted: dict[int, attach.Mode] = {}
     for device in everything if in_use else ():
         if _comes_in_by(device, by_index):
-            wanted[device.index] = "auto" if device.index in needed else "tc"
+            wanted[device.index] = "auto" if device.index in needed or device.loopback else "tc"
     wanted = {index: mode for index, mode in (wanted | by_hand).items() if mode is not None}
     running, changed, troubles = _Running(state), False, {}
     for index, mode in sorted(wanted.items()):
         device, before = by_index[index], there.get(index)
         if before and running.is_right(before, device, mode, own_server):
             continue
-        usual = index not in by_hand and index not in needed and not device.loopback
         try:
-            _attach(reader, device, mode, own_server, _NOT_NEEDED if usual else "")
+            _attach(reader, device, mode, own_server, "" if index in by_hand else _NOT_NEEDED)
             changed = True
         except NoSuchDevice:
             continue  # it went away at this moment
         except PylvsError as error:
             troubles[index] = Trouble(device.name, str(error).removeprefix(f"{device.name}: "), index in needed)
-    grace = _in_grace(state, empty=not in_use)
+    grace = _in_grace(state, notes, empty=not in_use)
     for index in sorted(set(there) - set(wanted)):
         if there[index].mode == "native" and grace and index not in by_hand:
             continue
@@ -313,7 +313,7 @@ def reconcile(reader: Reader, changes: Concerns) -> list[Trouble]:
             changed |= attach.detach(index, state)
     if changed:
         _note_devices(reader)
-    _note_troubles(state, troubles)
+    _note_troubles(state, notes, troubles)
     if not troubles:
         load.forget_former(state)
     return list(troubles.values())
@@ -322,10 +322,11 @@ def reconcile(reader: Reader, changes: Concerns) -> list[Trouble]:
 def missing(reader: Reader) -> list[Trouble]:
     """The devices that services and real servers need and that are not attached, as it is now, and why."""
     state = reader.tables.state
+    notes = state.notes()
     everything = devices.devices()
-    there = {each.ifindex for each in attach.attached(state)}
-    by_hand = _by_hand(state, everything)
-    noted = _numbered(state, _TROUBLE)
+    there = {each.ifindex for each in attach.attached(state, everything=everything)}
+    by_hand = _by_hand(notes, everything)
+    noted = _numbered(notes, _TROUBLE)
     needed = _needed_devices(_concerns_of(reader), everything, standby.in_force(reader.tables).all)
     found = []
     for device in everything:
@@ -355,17 +356,17 @@ def _comes_in_by(device: Device, by_index: Mapping[int, Device]) -> bool:
     return not device.master or (master is not None and master.kind == "vrf")
 
 
-def _numbered(state: State, prefix: str) -> dict[int, str]:
+def _numbered(notes: Mapping[str, str], prefix: str) -> dict[int, str]:
     """The notes about devices, by their numbers."""
-    return {int(name.removeprefix(prefix)): text for name, text in state.notes().items() if name.startswith(prefix)}
+    return {int(name.removeprefix(prefix)): text for name, text in notes.items() if name.startswith(prefix)}
 
 
-def _by_hand(state: State, everything: list[Device]) -> dict[int, attach.Mode | None]:
+def _by_hand(notes: Mapping[str, str], everything: list[Device]) -> dict[int, attach.Mode | None]:
     """What the operator said of devices; None: taken out. A device that was made again is known by its name."""
     by_name = {each.name: each.index for each in everything}
     there = {each.index for each in everything}
     found: dict[int, attach.Mode | None] = {}
-    for index, text in sorted(_numbered(state, _WANTED).items()):
+    for index, text in sorted(_numbered(notes, _WANTED).items()):
         mode, _, name = text.partition(" ")
         now = index if index in there else by_name.get(name)
         if now is not None:
@@ -373,11 +374,13 @@ def _by_hand(state: State, everything: list[Device]) -> dict[int, attach.Mode | 
     return found
 
 
-def _note_needed(reader: Reader, concerns: Concerns, everything: list[Device], whole: bool) -> set[int]:
+def _note_needed(
+    reader: Reader, notes: Mapping[str, str], concerns: Concerns, everything: list[Device], whole: bool
+) -> set[int]:
     """The devices that services and real servers need, kept from edit to edit."""
     state = reader.tables.state
-    noted = set(_numbered(state, _NEEDED))
-    found = set(noted) & {each.index for each in everything} if not whole else set()
+    noted = set(_numbered(notes, _NEEDED))
+    found = noted & {each.index for each in everything} if not whole else set()
     if concerns:
         found |= _needed_devices(concerns, everything, standby.in_force(reader.tables).all)
     for index in found - noted:
@@ -387,17 +390,17 @@ def _note_needed(reader: Reader, concerns: Concerns, everything: list[Device], w
     return found
 
 
-def _note_own_server(state: State, own_server: bool, whole: bool) -> bool:
+def _note_own_server(state: State, notes: Mapping[str, str], own_server: bool, whole: bool) -> bool:
     """Whether a real server is on this host, kept from edit to edit."""
-    noted = state.note(_OWN_SERVER) is not None
+    noted = _OWN_SERVER in notes
     found = own_server or (noted and not whole)
     if found != noted:
         state.set_note(_OWN_SERVER, "yes" if found else None)
     return found
 
 
-def _note_troubles(state: State, troubles: Mapping[int, Trouble]) -> None:
-    noted = _numbered(state, _TROUBLE)
+def _note_troubles(state: State, notes: Mapping[str, str], troubles: Mapping[int, Trouble]) -> None:
+    noted = _numbered(notes, _TROUBLE)
     for index in noted.keys() - troubles.keys():
         state.set_note(f"{_TROUBLE}{index}", None)
     for index, trouble in troubles.items():
@@ -405,13 +408,13 @@ def _note_troubles(state: State, troubles: Mapping[int, Trouble]) -> None:
             state.set_note(f"{_TROUBLE}{index}", trouble.reason)
 
 
-def _in_grace(state: State, empty: bool) -> bool:
+def _in_grace(state: State, notes: Mapping[str, str], empty: bool) -> bool:
+    since = notes.get(_IDLE)
     if not empty:
-        if state.note(_IDLE):
+        if since:
             state.set_note(_IDLE, None)
         return True
     now = int(time.clock_gettime(time.CLOCK_BOOTTIME))
-    since = state.note(_IDLE)
     if since is None:
         state.set_note(_IDLE, str(now))
         return True

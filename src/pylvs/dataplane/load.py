@@ -400,7 +400,10 @@ def open_entry(state: State, name: str) -> int:
 def _load_entry(state: State, name: str) -> None:
     running = takeover.running(state)
     if running is None or running.digest != takeover.ours().digest:
-        raise Unsupported(f"the running programs are those of {running or 'another pylvs'}, which alone can add {name}")
+        raise Unsupported(
+            f"the running programs are those of {running or 'another pylvs'}, which alone can add {name};"
+            " attach with that one, or save the table, run pylvs down and restore it"
+        )
     tables = Tables(state)
     with _open_object(int(tables.pool.get(0, "capacity")), tables.pool.get(0, "seeds"), (name,)) as opened:
         _reuse_maps(opened, tables)

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable
 
 from pylvs.dataplane.director import BpfDirector
+from pylvs.model.director import unattached
 from pylvs.model.errors import PylvsError
 
 # RTMGRP_LINK, TC, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE
 _GROUPS = 0x1 | 0x8 | 0x10 | 0x40 | 0x100 | 0x400
 RETRY_S = 5.0  # after a device was refused, or the tables were locked
-_GATHER_S = 0.05  # what comes together is looked at together
-_SHARE = 4  # at most every fifth part of the time is spent on looking
+GATHER_S = 0.05  # what comes together is looked at together
+SHARE = 4  # at most every fifth part of the time is spent on looking
 _READ_BYTES = 1 << 16
 _MESSAGES = 1000  # read at a time
 
@@ -61,9 +62,9 @@ def watch(director: BpfDirector, say: Callable[[str], None] = lambda line: print
             if told and not found:
                 say("all devices are attached again")
             told = found
-            time.sleep(_SHARE * (time.monotonic() - begin))
+            time.sleep(SHARE * (time.monotonic() - begin))
             select.select([kernel], [], [], RETRY_S if told else None)
-            time.sleep(_GATHER_S)
+            time.sleep(GATHER_S)
             drain(kernel)
 
 
@@ -72,9 +73,9 @@ def _look(director: BpfDirector) -> list[str]:
     try:
         if director.edition():  # finds tables that were made since
             director.follow_host()
-        return [str(each) for each in director.troubles() if each.needed]
+        return unattached(director)
     except (PylvsError, OSError) as error:
         return [str(error)]
 
 
-__all__ = ["RETRY_S", "drain", "listen", "watch"]
+__all__ = ["GATHER_S", "RETRY_S", "SHARE", "drain", "listen", "watch"]

@@ -55,6 +55,11 @@ class Trouble:
         return f"{self.device} is not attached: {self.reason}"
 
 
+def unattached(director: Director) -> list[str]:
+    """Describe the devices that services or real servers need and that the last edit could not attach."""
+    return [str(each) for each in director.troubles() if each.needed]
+
+
 class Director(Protocol):
     """What every holder of the tables can do."""
 

@@ -16,7 +16,7 @@ from pylvs.daemon.loading import errors
 from pylvs.health.overrides import Standing
 from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.destination import DestinationKey
-from pylvs.model.director import DestinationRow, ServiceRow
+from pylvs.model.director import DestinationRow, ServiceRow, unattached
 from pylvs.model.service import ServiceKey
 
 Counts = Mapping[tuple[ServiceKey, DestinationKey], DestinationRow]
@@ -47,7 +47,7 @@ def operations(desk: Desk) -> Iterable[Operation]:
                 "table": {
                     "trouble": last.trouble,
                     "refused": list(last.refused),
-                    "unattached": [str(each) for each in desk.keeper.table.director.troubles() if each.needed],
+                    "unattached": unattached(desk.keeper.table.director),
                     "edits": dict(desk.keeper.counts),
                 },
                 "differs": [*changed_files(files, desk.loaded_at), *overridden(services)],
