@@ -32,7 +32,7 @@ FOLDERS = (Path("/var/tmp"), Path(tempfile.gettempdir()))
 # any test run; a process in another PID namespace cannot be seen from here.
 PREFIXES = (
     *("oracle.", "pylvs-conformance.", "pylvs-keepalived.", "pylvs-open-", "pylvs-cli-", "pylvs-times-"),
-    *("pylvs-vrrp-", "pylvs-traffic-"),
+    *("pylvs-vrrp-", "pylvs-traffic-", "pylvs dev.", "pylvs-commands-", "pylvs-guest.", "oracle-vm.", "oracle-record."),
 )
 OLD_S = 6 * 3600
 LAB = r"t{0}x\d+|tut[a-z_]+{0}"

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+from pylvs.host.namespaces import NAMED
 from pylvs.lab.lab import Lab
-from pylvs.lab.places import PINS, STATE
+from pylvs.lab.places import PINS, STATE, listed
 
 PYLVS = [sys.executable, "-c", "from pylvs.cli.main import main; main()"]
 PATIENCE_S = 120  # the machine may be busy with other tests
@@ -35,17 +36,9 @@ def pylvs(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run([*PYLVS, *arguments], input=text, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
-def listed(folder: Path, prefix: str) -> list[str]:
-    """What is in a folder, which may go at this moment."""
-    try:
-        return [str(folder / name) for name in os.listdir(folder) if name.startswith(prefix)]
-    except FileNotFoundError:
-        return []
-
-
 def parts(name: str) -> list[str]:
     """The files of a lab: there are more and more while it is made, and fewer while it is removed."""
-    found = listed(Path("/run/netns"), f"pylvs-{name}-") + listed(PINS, f"{name}-")
+    found = [str(path) for path in (*listed(NAMED, f"pylvs-{name}-"), *listed(PINS, f"{name}-"))]
     if (STATE / name).exists():
         found.append(str(STATE / name))
     return found

@@ -157,7 +157,7 @@ def test_what_others_do_to_the_table_is_undone(make_lab: MakeLab, tmp_path: Path
 
 
 def test_a_program_that_others_take_off_comes_back(make_lab: MakeLab, tmp_path: Path) -> None:
-    """`tc qdisc del` of a shaping script; and a qdisc of somebody else in the way, until it goes."""
+    """A shaping script removes clsact; then another tool's ingress qdisc occupies the hook until it is removed."""
     lab, text = web_lab(make_lab)
     url = f"http://{lab.network.vip}/"
     device = lab.sh("director", f"ip -o addr show to {lab.network.vip}").split()[1]

@@ -74,6 +74,17 @@ def test_names_of_users_are_not_names_of_tests() -> None:
         assert not re.fullmatch(sweep.LAB.format(12), name), name
 
 
+def test_every_folder_that_tests_make_can_be_swept() -> None:
+    """Their names stand in the calls that make them, in Python and in shell."""
+    made = re.compile(r"""(?:TemporaryDirectory|mkdtemp)\([^)\n]*prefix="([^"]+)"|mktemp -d /var/tmp/([\w-]+\.)""")
+    texts = [
+        path.read_bytes().decode(errors="replace") for path in Path(sweep.__file__).parent.rglob("*") if path.is_file()
+    ]
+    found = {one or other for text in texts for one, other in made.findall(text)}
+    assert len(found) > 10
+    assert not [name for name in found if not name.startswith(sweep.PREFIXES)]
+
+
 def test_a_folder_goes_when_it_is_old_and_nobody_uses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "FOLDERS", (tmp_path,))
     names = ("oracle.left", "oracle.used", "oracle.new", "pylvs-conformance.left", "others")

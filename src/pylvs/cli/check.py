@@ -52,7 +52,7 @@ def check(file: str, ids: tuple[str, ...], show: bool, as_json: bool, strict: bo
 
 
 def exit_status(findings: Iterable[Finding], strict: bool = False) -> int:
-    """What a program is told of the findings; notes are of this machine, and count only if it is `strict`."""
+    """Return the exit status for these findings. Notes about this machine count only with `strict`."""
     counted = [each for each in findings if strict or each.severity is not Severity.NOTE]
     if any(each.security for each in counted):
         return EXIT_SECURITY

@@ -21,7 +21,7 @@ from pylvs.host.namespaces import NAMED, Mount, inside_network, mount, network_c
 from pylvs.lab import boot, setup
 from pylvs.lab.interrupts import STEP_S, Held, held
 from pylvs.lab.network import DIRECTOR, NETWORK_HOST, PREFIX, Host, Network, without_configuration
-from pylvs.lab.places import DESCRIPTION, MARK, PINS, STATE, Place, environment
+from pylvs.lab.places import DESCRIPTION, MARK, PINS, STATE, Place, environment, listed
 from pylvs.lab.processes import end_all, identity, living_in
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, Unsupported
 
@@ -126,7 +126,7 @@ def open_lab(name: str) -> Lab:
 def labs() -> list[tuple[str, str]]:
     """(name, "up" or "half-made") of all. Raises NotPermitted."""
     _need_machine()
-    names = {path.name for path in _listed(STATE) if path.is_dir()}
+    names = {path.name for path in listed(STATE) if path.is_dir()}
     return [(name, _state(name) or "half-made") for name in sorted(names)]
 
 
@@ -201,19 +201,11 @@ def _remains(name: str) -> bool:
 
 
 def _namespaces(name: str) -> list[Path]:
-    return _listed(NAMED, f"{PREFIX}{name}-")
+    return listed(NAMED, f"{PREFIX}{name}-")
 
 
 def _pins(name: str) -> list[Path]:
-    return _listed(PINS, f"{name}-")
-
-
-def _listed(folder: Path, prefix: str = "") -> list[Path]:
-    """What is in a folder; nothing if the last lab took it away at this moment."""
-    try:
-        return sorted(folder / name for name in os.listdir(folder) if name.startswith(prefix))
-    except FileNotFoundError:
-        return []
+    return listed(PINS, f"{name}-")
 
 
 def _state(name: str) -> str:
@@ -357,7 +349,7 @@ def _remove(name: str) -> None:
         _drop(pin)
     shutil.rmtree(STATE / name, ignore_errors=True)
     with contextlib.suppress(FileNotFoundError), _pins_lock():
-        if not _listed(PINS):
+        if not listed(PINS):
             with contextlib.suppress(OSError):
                 unmount(PINS)
             with contextlib.suppress(OSError):

@@ -58,6 +58,14 @@ def checked_name(name: str) -> str:
     return name
 
 
+def listed(folder: Path, prefix: str = "") -> list[Path]:
+    """Return what is in a folder; nothing if it is missing, because the last lab removes the shared folders."""
+    try:
+        return sorted(folder / name for name in os.listdir(folder) if name.startswith(prefix))
+    except FileNotFoundError:
+        return []
+
+
 def environment(outer: Mapping[str, str] | None = None) -> dict[str, str]:
     """The user's environment as it makes sense inside a host: its own PATH first, and no proxies."""
     kept = {

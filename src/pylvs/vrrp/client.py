@@ -34,9 +34,9 @@ class OtherVersion(PylvsError):
 
 
 def connected(path: Path) -> Pipe:
-    """To whoever listens there, if it is root or this user. Raises NoRouters, NotPermitted, PylvsError.
+    """Connect to the process that listens there, if root or this user runs it, without waiting.
 
-    At once: a process that hangs, with its queue of connections full, is an error and not a wait.
+    Raises NoRouters, NotPermitted, and PylvsError if the queue of connections is full because the process hangs.
     """
     end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
