@@ -121,3 +121,24 @@ def test_a_crash_is_never_repeated(run_gate: Gate) -> None:
 def test_a_reason_is_demanded_of_each_mark(run_gate: Gate) -> None:
     status, _ = run_gate("@pytest.mark.real_clock\n" + GOOD)
     assert status == 1
+
+
+@pytest.mark.usefixtures("run_gate")
+def test_a_phase_without_tests_fails_unless_it_may_be_empty(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "test_0.py").write_text(GOOD)
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "real_clock", "test_0.py"]
+    gate.FOLDER.mkdir()
+    assert gate.run(gate.Phase("marked", command, pytest=True)).status != 0
+    assert "deselected" in capfd.readouterr().out
+    assert gate.run(gate.Phase("marked", command, pytest=True, may_be_empty=True)).status == 0
+    assert "deselected" not in capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("run_gate")
+def test_a_phase_that_may_be_empty_shows_what_its_tests_say(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "test_0.py").write_text(BAD)
+    command = [sys.executable, "-m", "pytest", "-q", "test_0.py"]
+    gate.FOLDER.mkdir()
+    result = gate.run(gate.Phase("marked", command, pytest=True, may_be_empty=True))
+    assert (result.status, len(result.failed)) == (1, 1)
+    assert "assert 1 == 2" in capfd.readouterr().out
