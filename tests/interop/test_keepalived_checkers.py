@@ -69,6 +69,10 @@ class Case:
             return 5 if self.ours else 2
         return 2 if self.block.startswith("UDP") and "require_reply" not in self.block else 60
 
+    def server(self) -> str:
+        """Return its protocol and port, as keepalived's log names them: TCP and UDP may have the same port."""
+        return f"{self.protocol().lower()}:{self.port}"
+
     def wanted(self) -> bool:
         return self.up if self.ours is None else self.ours
 
@@ -219,16 +223,15 @@ async def listen(case: Case, stack: contextlib.AsyncExitStack, tls: ssl.SSLConte
         case.port = stack.enter_context(servers.closed()).port
 
 
-def verdicts(log: str) -> dict[int, bool]:
-    """Which real servers keepalived has found to be up or down so far, by their ports; of DNS it tells no success."""
-    found: dict[int, bool] = {}
+def verdicts(log: str) -> dict[str, bool]:
+    """Which real servers keepalived has found to be up or down so far; of DNS it tells no success."""
+    found: dict[str, bool] = {}
     for line in log.splitlines():
-        if at := re.search(r"\[127\.0\.0\.1\]:tcp:(\d+)|\[127\.0\.0\.1\]:udp:(\d+)", line):
-            port = int(at[1] or at[2])
+        if at := re.search(r"\[127\.0\.0\.1\]:((?:tcp|udp):\d+)", line):
             if "succe" in line and "not" not in line:
-                found.setdefault(port, True)
+                found.setdefault(at[1], True)
             elif "Removing service" in line:
-                found[port] = False
+                found[at[1]] = False
     return found
 
 
@@ -248,25 +251,26 @@ async def both(folder: Path, told: list[Case]) -> dict[str, tuple[bool, Outcome]
         file.write_text(text)
         log = file.with_suffix(".log")
         with real.running(file, real.preload(folder)):
-            silent = {case.port for case in told if case.block.startswith("DNS") and case.up}
+            silent = {case.server() for case in told if case.block.startswith("DNS") and case.up}
             deadline = time.monotonic() + PATIENCE_S
             while time.monotonic() < deadline:
                 await asyncio.sleep(0.1)
                 found = verdicts(log.read_text(errors="replace"))
-                if all(case.port in found or (case.port in silent and case.heard) for case in told):
+                if all(case.server() in found or (case.server() in silent and case.heard) for case in told):
                     break
         found = verdicts(log.read_text(errors="replace")) | dict.fromkeys(silent - found.keys(), True)
-        missing = [case.name for case in told if case.port not in found]
+        missing = [case.name for case in told if case.server() not in found]
         assert not missing, f"keepalived did not say: {missing}\n{log.read_text(errors='replace')}"
         configuration, findings = build(read(str(file))[0])
         assert not [finding for finding in findings if finding.fatal], findings
         checks = {
-            service.servers[0].destination.key.port: service.servers[0].checks[0] for service in configuration.services
+            f"{key.protocol.name.lower()}:{server.destination.key.port}": server.checks[0]
+            for key, server in ((service.keys[0], service.servers[0]) for service in configuration.services)
         }
         for case in told:
             case.heard.append([])  # from here on it is us
-        outcomes = await asyncio.gather(*(probe_of(checks[case.port], Context())() for case in told))
-        return {case.name: (found[case.port], ours) for case, ours in zip(told, outcomes, strict=True)}
+        outcomes = await asyncio.gather(*(probe_of(checks[case.server()], Context())() for case in told))
+        return {case.name: (found[case.server()], ours) for case, ours in zip(told, outcomes, strict=True)}
 
 
 def test_servers_are_up_and_down_as_keepalived_says(tmp_path: Path) -> None:

@@ -220,6 +220,33 @@ def test_a_mount_that_was_given_up_is_not_taken_for_the_one_in_use(namespace: st
         assert " True second " in done.stdout, done.stderr
 
 
+def test_the_bpffs_of_a_container_is_not_used_from_outside() -> None:
+    inside = "\n".join(
+        [
+            "mount -t tmpfs run /run",
+            "mkdir /run/netns",
+            "ip netns add inside",
+            shlex.join(["nsenter", "--net=/run/netns/inside", sys.executable, "-c", f"import sys\n{CREATE}", "inside"]),
+            "exec sleep 600",
+        ]
+    )
+    container = ["unshare", "--fork", "--kill-child", "--pid", "--mount", "--mount-proc", "sh", "-ec", inside]
+    steps = [
+        "mkfifo /run/made",
+        f"{shlex.join(container)} >/run/made &",
+        "read made </run/made",
+        shlex.join(command("shell", ALONE, CREATE, "outside")),
+        "kill -KILL $!",
+        "wait $! 2>/dev/null || true",
+        shlex.join(command("shell", ALONE, LOOK)),
+    ]
+    # As in a sandbox, whose process 1 has more capabilities than the others: they cannot enter its mount namespace.
+    less = "-sys_ptrace,-sys_time"
+    words = ["setpriv", "--bounding-set", less, "--inh-caps", less, "sh", "-ec", "\n".join(steps)]
+    made, seen = alone(shlex.join(words))
+    assert seen.startswith(f"{made} True outside ['mark'] ")
+
+
 def test_the_state_of_a_dead_namespace_is_collected_and_no_other(namespace: str) -> None:
     other = f"{namespace}x"
     subprocess.run(["ip", "netns", "add", other], check=True)

@@ -2,7 +2,8 @@
 
 `ip netns exec` and `unshare -m` make mount namespaces whose mounts die with them, so it is mounted in the outermost
 one that can be entered: PID 1's, else that of the oldest process, and reached through /proc/PID/root.
-A marker in the file system says that it is in use: a copy of a mount that was given up has none.
+A marker in the file system says that it is in use: a copy of a mount that was given up has none. A container whose /run
+is its own mounts one of its own, which ends with it: processes outside never use it.
 """
 
 from __future__ import annotations
@@ -140,9 +141,20 @@ def _roots() -> Iterator[str]:
     else:
         for process in _ancestors():
             yield f"/proc/{process}/root"
-        for process in _namespaces():
-            yield f"/proc/{process}/root"
+        outermost, *others = _namespaces() or [os.getpid()]
+        yield f"/proc/{outermost}/root"
+        for process in others:
+            if _same_run(process, outermost):
+                yield f"/proc/{process}/root"
     yield ""
+
+
+def _same_run(process: int, other: int) -> bool:
+    """Whether DIRECTORY is the same one for two processes: else one of them runs in a container."""
+    try:
+        return os.path.samefile(f"/proc/{process}/root{DIRECTORY}", f"/proc/{other}/root{DIRECTORY}")
+    except OSError:
+        return False
 
 
 def _outermost() -> int:

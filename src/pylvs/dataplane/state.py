@@ -21,6 +21,7 @@ _LIVING, _BUILDING, _GOING = "net", "new-net", "old-net"  # of a directory's nam
 _SENTINEL = "alive"
 _NOTE, _DRAFT = "note-", "draft-"  # of symbolic links: a note, and one that is being written
 _PAUSE_S = 0.02
+_ALL = "the states of this machine"
 _LONGEST_NOTE = 4000  # bytes: a note is the target of a symbolic link
 # r0 = SK_PASS; exit: socket lookup goes on as if the program were not there
 _DO_NOTHING = struct.pack("<BBhi", 0xB7, 0, 0, 1) + struct.pack("<BBhi", 0x95, 0, 0, 0)
@@ -103,12 +104,16 @@ class State:
         Raises StateExists when the namespace has one by now, Busy when somebody else is long at it.
         """
         with self._site(timeout_s) as fresh:
+            # Under the lock of all states, so that another builder of this one finds either `fresh` or the whole state.
+            everything = Lock(os.path.dirname(fresh.path), timeout_s, _ALL)
             try:
                 fresh._watch_namespace()
                 yield fresh
-                os.rename(fresh.path, self.path)
+                with everything:
+                    os.rename(fresh.path, self.path)
             except BaseException:
-                _delete(fresh.path)
+                with everything:
+                    _delete(fresh.path)
                 raise
 
     @contextmanager
@@ -206,7 +211,7 @@ class State:
         if not root:
             return
         try:
-            with Lock(root, what="the states of this machine"):
+            with Lock(root, what=_ALL):
                 _remove(root, os.path.basename(self.path))
         except FileNotFoundError:
             return
@@ -270,7 +275,7 @@ def collect_dead_states() -> list[int]:
         return []
     gone = []
     try:
-        with Lock(root, 0, "the states of this machine"):
+        with Lock(root, 0, _ALL):
             for name in sorted(os.listdir(root)):
                 cookie = _cookie(name)
                 if cookie is None or name == own:
