@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from pylvs.bench import (
@@ -27,6 +27,7 @@ from pylvs.bench import (
 from pylvs.bench.ending import EXIT_FAILED, status_of
 from pylvs.bench.record import Record
 from pylvs.bench.rows import ROWS
+from pylvs.model.dataclass import dataclass
 
 PARTS = ("packets", "schedulers", "cores", "commands", "large", "connections", "daemon", "checks", "vrrp")
 _DOCUMENTS = Path("docs")

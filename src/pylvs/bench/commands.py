@@ -10,7 +10,6 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pylvs
 from pylvs.bench import site
 from pylvs.bench.rows import Measured
 from pylvs.dataplane.director import open_director
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Protocol, ServiceKey, VirtualService

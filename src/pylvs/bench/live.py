@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pylvs.bench import probe
@@ -22,6 +21,7 @@ from pylvs.dataplane.libbpf import BpfObject
 from pylvs.dataplane.reasons import reason_counts
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError, Unsupported
 
 LINE_RATE = 10e9 / 8 / 84  # packets a second that a 10 Gbit/s line carries: 64 bytes, preamble and gap

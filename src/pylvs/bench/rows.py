@@ -6,9 +6,9 @@ back; the other rows in units of their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from statistics import median
 
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.scheduler import SCHEDULERS
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import ip_address
 from typing import Any
@@ -21,6 +20,7 @@ from pylvs.health.engine import Engine
 from pylvs.health.history import ServerName
 from pylvs.health.overrides import Standing
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import DestinationKey
 from pylvs.model.director import ServiceRow
 from pylvs.model.errors import PylvsError, Unsupported

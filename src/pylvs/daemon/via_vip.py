@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -22,6 +22,7 @@ from pylvs.health.outcome import Outcome, Probe
 from pylvs.model import probe_marks
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Check, Target, goes_via_vip, targets_of
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService

@@ -11,7 +11,6 @@ import contextlib
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -19,6 +18,7 @@ import structlog
 from pylvs.daemon.api.news import News
 from pylvs.daemon.router_link import RouterLink, Unanswered
 from pylvs.daemon.state_dir import StateDirectory
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration

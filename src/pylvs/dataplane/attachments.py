@@ -19,7 +19,6 @@ import os
 import struct
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import cast
 
 from pylvs.dataplane import abi, attach, bpf, devices, encode, load, standby
@@ -29,6 +28,7 @@ from pylvs.dataplane.listing import Reader
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.director import Trouble
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
 from pylvs.model.probe_marks import is_probe_mark
@@ -58,7 +58,7 @@ def _spread_out(everything: list[Device]) -> set[int]:
     }
 
 
-@dataclass
+@dataclass(slots=True)
 class Concerns:
     """What of a table decides how devices are attached."""
 

@@ -10,7 +10,6 @@ import fcntl
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ from pylvs.dataplane.netlink import (
 )
 from pylvs.dataplane.netlink import text as text_attribute
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import NoSuchDevice
 
 Network = IPv4Network | IPv6Network

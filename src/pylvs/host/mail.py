@@ -9,13 +9,13 @@ import asyncio
 import socket
 import time
 from collections import deque
-from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import formatdate
 
 import structlog
 
 from pylvs.host.smtp import Refused, deliver
+from pylvs.model.dataclass import dataclass
 from pylvs.model.printing import one_line
 from pylvs.model.wanted import Mail
 

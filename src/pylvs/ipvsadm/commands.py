@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import IO
 
@@ -19,6 +18,7 @@ from pylvs.ipvsadm.parsing import parse
 from pylvs.ipvsadm.request import Request
 from pylvs.ipvsadm.restore import command_lines, input_lines
 from pylvs.ipvsadm.rules import rule_lines
+from pylvs.model.dataclass import dataclass
 from pylvs.model.director import Director, ServiceRow
 from pylvs.model.errors import PylvsError
 from pylvs.model.probe_marks import is_probe_mark

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pylvs.model.connection import Connection
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.service import ServiceKey, VirtualService
 from pylvs.model.statistics import Counters, Rates

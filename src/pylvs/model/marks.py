@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from enum import IntFlag
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.errors import InvalidOperation
 
 ALL_BITS: Final = 0xFFFFFFFF

@@ -7,7 +7,6 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import structlog
 
@@ -15,6 +14,7 @@ from pylvs.daemon.table.editor import Editor
 from pylvs.daemon.table.edits import AddService, Edit
 from pylvs.daemon.table.known import Outdated, Plan, Table, Wish
 from pylvs.daemon.table.reconcile import Failure
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, PylvsError
 
 LOOK_EVERY_S = 2.0  # at the table, for what others did to it

@@ -13,12 +13,12 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 import structlog
 
 from pylvs.host import inotify
 from pylvs.host.inotify import Inotify
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import TrackFile
 from pylvs.vrrp.aide.messages import FileNumber
 

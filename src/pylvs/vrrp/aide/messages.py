@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
 

@@ -10,10 +10,10 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import structlog
 
+from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import TrackProcess
 from pylvs.vrrp.aide.messages import ProcessesWell
 
