@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import astuple
 from typing import NamedTuple
 
 from pylvs.bench import probe
@@ -123,7 +124,7 @@ def between(before: Reading, after: Reading, programs: Mapping[str, int], counti
         after.moment - before.moment,
         next(iter(used.values())).runs,
         used,
-        Traffic(*(now - then for now, then in zip(after.traffic, before.traffic, strict=True))),
+        Traffic(*(now - then for now, then in zip(astuple(after.traffic), astuple(before.traffic), strict=True))),
         {name: count for name, count in reasons.items() if count},
     )
 

@@ -10,11 +10,14 @@ import json
 import os
 import struct as _struct
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Unsupported
 
+TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
+    from typing import Any
+
     from pylvs.dataplane.libbpf import BpfObject
 
 OBJECTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "objects")
@@ -22,7 +25,8 @@ _LETTERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _REBUILD = "the eBPF objects were not built; in a source tree: python hatch_build.py"
 
 
-class Field(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Field:
     """A place in a structure. `format` is that of the struct module; `length` is 0 for what is no array."""
 
     name: str
@@ -33,7 +37,8 @@ class Field(NamedTuple):
     type: str  # of a nested structure, else empty
 
 
-class Variable(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Variable:
     """A variable of an object's data sections."""
 
     section: str

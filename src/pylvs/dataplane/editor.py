@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from pylvs.dataplane import abi, attachments, caches, encode, follow, lists, load, marks, standby, takeover
 from pylvs.dataplane.chunks import list_of
@@ -31,6 +30,10 @@ from pylvs.model.scheduler import SCHEDULERS
 from pylvs.model.service import ServiceKey, VirtualService
 from pylvs.model.settings import checked, known_setting
 from pylvs.model.timeouts import Timeouts
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Editor:

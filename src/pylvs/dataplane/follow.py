@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import struct
 from collections.abc import Callable
 
@@ -13,6 +12,7 @@ from pylvs.dataplane.bitmaps import set_bit
 from pylvs.dataplane.listing import Reader
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
+from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
 
 _FORWARDING = "forwarding-"

@@ -14,9 +14,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
-from typing import Any
 
 from pylvs.dataplane import failures
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 SONAME = "libbpf.so.1"
 _HOW_TO_GET = "install it: apt install libbpf1 (Debian, Ubuntu), dnf install libbpf (Fedora)"

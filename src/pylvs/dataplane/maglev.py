@@ -12,11 +12,14 @@ import time
 from array import array
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
 
 from pylvs.dataplane import abi
 from pylvs.dataplane.book import WAIT_MS
 from pylvs.dataplane.tables import Tables
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 _MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1
 _WEIGHT_BITS = 6  # weights are scaled down to about so many bits
@@ -146,7 +149,7 @@ class MaglevTables:
     def _destinations(self, version: int, entries: bytes) -> list[tuple[int, int]]:
         table, found = self._tables.destinations.array, []
         for place, weight in self._member.iter_unpack(entries):
-            address, port = self._destination.unpack_from(table.memory, place * table.stride)
+            address, port = self._destination.unpack_from(table.upto(place), place * table.stride)
             found.append((fold(address, int.from_bytes(port, "big"), version), weight))
         return found
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import socket
-
 from pylvs.ipvsadm.options import Command
+from pylvs.model import sockets as socket
 from pylvs.model.addresses import ANY_V4, Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
 
-from pylvs.model.connection import Connection
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.service import ServiceKey, VirtualService
 from pylvs.model.statistics import Counters, Rates
-from pylvs.model.timeouts import Timeouts
 
+TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
+    from typing import Protocol
+
+    from pylvs.model.connection import Connection
     from pylvs.model.marks import MarkRule
+    from pylvs.model.timeouts import Timeouts
+else:
+    Protocol = object
 
 
 @dataclass(frozen=True, slots=True)

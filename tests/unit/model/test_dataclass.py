@@ -59,7 +59,7 @@ def test_it_is_filled_as_the_originals_are() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'fourth'"):
         Derived(1, fourth=1)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="positional"):
-        Changing(1)  # type: ignore[misc]
+        Changing(1)  # type: ignore[call-arg]
 
 
 def test_a_frozen_one_stays_as_it_is() -> None:
