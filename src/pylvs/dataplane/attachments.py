@@ -28,9 +28,9 @@ from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.director import Trouble
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
 from pylvs.model.probe_marks import is_probe_mark
+from pylvs.model.rows import Trouble
 from pylvs.model.service import ServiceKey
 
 TYPE_CHECKING = False  # without importing typing

@@ -13,7 +13,7 @@ from pylvs.dataplane.opened import Opened
 from pylvs.dataplane.state import State, collect_dead_states
 from pylvs.dataplane.tables import Tables
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.director import ServiceRow, Trouble
+from pylvs.model.rows import ServiceRow, Trouble
 from pylvs.model.service import ServiceKey, VirtualService
 
 TYPE_CHECKING = False  # without importing typing

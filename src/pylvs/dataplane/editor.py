@@ -22,10 +22,10 @@ from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.transaction import Transaction
 from pylvs.model import rules
 from pylvs.model.destination import Destination, DestinationKey, Method
-from pylvs.model.director import Trouble
 from pylvs.model.errors import DestinationExists, InvalidOperation, NoSuchDestination, ServiceExists
 from pylvs.model.marks import MarkRule
 from pylvs.model.marks import checked as checked_rule
+from pylvs.model.rows import Trouble
 from pylvs.model.scheduler import SCHEDULERS
 from pylvs.model.service import ServiceKey, VirtualService
 from pylvs.model.settings import checked, known_setting

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pylvs.dataplane import abi, encode
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.versions import Versions
-from pylvs.model.director import DestinationRow, ServiceRow
+from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.statistics import Counters, Rates
 
 TYPE_CHECKING = False  # without importing typing

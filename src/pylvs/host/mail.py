@@ -12,8 +12,7 @@ from collections import deque
 from email.message import EmailMessage
 from email.utils import formatdate
 
-import structlog
-
+from pylvs.host.logs import get_logger
 from pylvs.host.smtp import Refused, deliver
 from pylvs.model.dataclass import dataclass
 from pylvs.model.printing import one_line
@@ -41,7 +40,7 @@ class Outbox:
         self._waiting: deque[Alert] = deque()
         self._task: asyncio.Task[None] | None = None
         self._lost = 0
-        self._log = structlog.get_logger()
+        self._log = get_logger()
 
     @property
     def busy(self) -> bool:

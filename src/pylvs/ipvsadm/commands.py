@@ -17,7 +17,6 @@ from pylvs.ipvsadm.options import Command, Given
 from pylvs.ipvsadm.parsing import parse
 from pylvs.ipvsadm.request import Request
 from pylvs.model.dataclass import dataclass
-from pylvs.model.director import Director, ServiceRow
 from pylvs.model.errors import PylvsError
 from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.service import ServiceKey
@@ -25,6 +24,9 @@ from pylvs.model.service import ServiceKey
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import IO
+
+    from pylvs.model.director import Director
+    from pylvs.model.rows import ServiceRow
 
 LINES_AT_ONCE = 256
 

@@ -133,7 +133,7 @@ def _as_program(command: Callable[..., int]) -> int:
     try:
         status = command(sys.argv[1:], director=director, stdin=sys.stdin, stdout=sys.stdout)
         sys.stdout.flush()
-        from pylvs.model.director import unattached
+        from pylvs.model.rows import unattached
 
         for line in unattached(director):
             print(f"ipvsadm: warning: {line}", file=sys.stderr)

@@ -13,7 +13,7 @@ from operator import itemgetter
 
 from pylvs.ipvsadm.values import as_int
 from pylvs.model.addresses import Address
-from pylvs.model.director import DestinationRow, ServiceRow
+from pylvs.model.rows import DestinationRow, ServiceRow
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
 
-import structlog
 from aiohttp import web
 
 from pylvs.daemon.api import routes
@@ -22,6 +21,7 @@ from pylvs.daemon.api.desk import Desk
 from pylvs.daemon.api.metrics_port import MetricsPort
 from pylvs.daemon.api.operations import answer
 from pylvs.daemon.api.routes.metrics import page_of
+from pylvs.host.logs import get_logger
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDestination, NoSuchService, OutOfRange, PylvsError
 from pylvs.model.wanted import GlobalSettings
 
@@ -102,7 +102,7 @@ async def _errors_in_words(request: web.Request, handler: Handler) -> web.Stream
     except PylvsError as error:
         return answer({"error": str(error)}, _status(error))
     except Exception:
-        structlog.get_logger().exception(f"{request.method} {request.path} failed: this is a bug")
+        get_logger().exception(f"{request.method} {request.path} failed: this is a bug")
         return answer({"error": "this is a bug of pylvs; its log has the trace"}, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 

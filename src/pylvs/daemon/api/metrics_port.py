@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import structlog
 from aiohttp import web
 
 from pylvs.daemon.api.metrics import CONTENT_TYPE
+from pylvs.host.logs import get_logger
 from pylvs.model.addresses import Address, endpoint
 
 At = tuple[Address, int]
@@ -20,7 +20,7 @@ class MetricsPort:
         self._page = page
         self._runner: web.AppRunner | None = None
         self._at: At | None = None
-        self._log = structlog.get_logger()
+        self._log = get_logger()
 
     async def follow(self, at: At | None) -> None:
         """Answer there from now on, and nowhere with None. What does not work is logged: nothing else depends on it."""

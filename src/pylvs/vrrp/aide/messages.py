@@ -50,7 +50,7 @@ class LowerHeard:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A line for the log: `level` as structlog names it, and fields."""
+    """A line for the log: `level` by its name in `pylvs.host.logs`, and fields."""
 
     level: str
     text: str
