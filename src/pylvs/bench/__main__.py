@@ -98,12 +98,14 @@ def _measure(parts: Sequence[str], sizes: Sizes) -> Record:
     if "commands" in parts:
         progress("commands: a small table")
         results |= commands.measure_small(sizes.commands)
+        results |= commands.measure_start(sizes.commands)
     if "large" in parts:
         results |= commands.measure_one(sizes.commands)
         results |= commands.measure_large(sizes.commands, progress)
     if "connections" in parts:
         results |= connections.measure(sizes.commands, progress)
     if "daemon" in parts:
+        results |= daemon.measure_small(sizes.commands, progress)
         results |= daemon.measure(sizes.commands, progress)
     if "checks" in parts:
         results |= checks.measure(sizes.checks, progress)
