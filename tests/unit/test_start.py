@@ -23,6 +23,7 @@ UNUSED = "aiohttp attr dns http.client multidict prometheus_client pyroute2 rich
     ],
 )
 def test_a_process_starts_without(modules: str, unwanted: str) -> None:
-    code = f"import sys, {', '.join(modules.split())}; print(*[name for name in {unwanted.split()} if name in sys.modules])"
+    imports = ", ".join(modules.split())
+    code = f"import sys, {imports}; print(*[name for name in {unwanted.split()} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

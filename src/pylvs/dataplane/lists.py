@@ -6,7 +6,7 @@ import math
 from functools import cache
 from struct import Struct
 
-from pylvs.dataplane import abi, caches, cursors, encode
+from pylvs.dataplane import abi, cursors, encode
 from pylvs.dataplane.maglev import MaglevTables
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.transaction import Transaction
@@ -73,6 +73,8 @@ def write_list(
 
 def change_scheduler(edit: Transaction, slot: int, version: dict[str, Any], fields: dict[str, Any]) -> None:
     """The scheduler that these fields name begins with the list as it is (IPVS-SEMANTICS 1.4)."""
+    from pylvs.dataplane import caches
+
     change_list(edit, slot, version, fields, "LIST_INIT")
     fields.update(caches.began(edit, fields))
     fill_table(edit, slot, version, fields, members(edit.tables, version), "LIST_INIT")

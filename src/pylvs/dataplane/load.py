@@ -26,7 +26,6 @@ from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import MAP_DIRECTORY, Tables
 from pylvs.model import sockets as socket
 from pylvs.model.errors import PylvsError, Unsupported
-from pylvs.model.settings import SETTINGS
 from pylvs.model.timeouts import Timeouts
 
 XDP, TC, EGRESS, BARE = ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "pylvs_tc_bare")  # attached to devices
@@ -311,6 +310,8 @@ def create(state: State) -> None:
         _begin_pool(tables, connections, seeds)
         Book(tables).reset(0, 0, 0)
         set_timeouts(tables, 1, Timeouts())
+        from pylvs.model.settings import SETTINGS
+
         for setting in SETTINGS.values():
             if setting.name != "conn_max":
                 tables.root.set(0, f"settings.{setting.name}", setting.default)

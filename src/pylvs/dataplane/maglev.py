@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import struct
 import time
-from array import array
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
@@ -19,6 +18,7 @@ from pylvs.dataplane.tables import Tables
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
+    from array import array
     from typing import Any
 
 _MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1
@@ -82,6 +82,8 @@ def places(destinations: Sequence[tuple[int, int]]) -> array[int] | None:
         if weight
     ]
     size, left = abi.constant("MAGLEV_SLOTS"), abi.constant("MAGLEV_SLOTS")
+    from array import array  # late, here and below: most services use another scheduler
+
     taken, found = bytearray(size), array("H", bytes(2 * size))
     while True:
         for walker in walkers:
@@ -101,6 +103,8 @@ def places(destinations: Sequence[tuple[int, int]]) -> array[int] | None:
 
 def _shifted(old: bytes, change: str, position: int) -> array[int]:
     """A table that is not filled anew, for there are too many destinations, with the places they have now."""
+    from array import array
+
     nobody, found = abi.constant("MAGLEV_NOBODY"), array("H", old)
     for slot, place in enumerate(found):
         if change == "LIST_ADD" and place < nobody:

@@ -6,7 +6,7 @@ import os
 import struct
 from functools import cache
 
-from pylvs.dataplane import abi, bpf, encode, kernel, load
+from pylvs.dataplane import abi, bpf, encode, load
 from pylvs.dataplane.bitmaps import set_bit, write_bitmaps
 from pylvs.dataplane.book import now_s
 from pylvs.dataplane.devices import Route
@@ -184,6 +184,8 @@ class DestinationSlots:
 
     def _note_ports(self) -> None:
         """This host's local port range, which GUE takes its source ports from (IPVS-SEMANTICS 7.4)."""
+        from pylvs.dataplane import kernel
+
         low, high = kernel.local_ports()
         self.tables.root.set(0, "port_low", low)
         self.tables.root.set(0, "port_high", high)

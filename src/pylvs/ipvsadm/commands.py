@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from pylvs.ipvsadm import wording
 from pylvs.ipvsadm.complaints import EXIT_LISTING, EXIT_REFUSED, Complaint, try_help
 from pylvs.ipvsadm.endpoints import Writer, numeric, with_names
 from pylvs.ipvsadm.names import Names
@@ -62,6 +61,8 @@ class Session:
             print(complaint.text, file=self._stderr)
             return Outcome(complaint.status, complaint.final)
         except PylvsError as error:
+            from pylvs.ipvsadm import wording
+
             print(wording.refusal(error, request.command), file=self._stderr)
             if request.command is Command.LIST:
                 return Outcome(EXIT_LISTING, final=True)
@@ -150,6 +151,8 @@ class Session:
         rules = self._director.mark_rules()
         if give_mark(rules, key.mark, key.address.version) or not (rules or self._stderr.isatty()):
             return
+        from pylvs.ipvsadm import wording
+
         print(wording.no_rule(key), file=self._stderr)
 
     def _zero(self, request: Request) -> None:

@@ -1,7 +1,7 @@
 """`dataclass`, `field` and `replace` of the module dataclasses, without what those cost at import.
 
 The module dataclasses imports inspect and compiles about seven methods of every class, which was most of the start of
-`ipvsadm` and of `pylvs run`. Here classes share all methods but `__init__`, which is compiled for the first instance.
+`ipvsadm` and of `pylvs run`. Here classes share their methods, and one with many instances gets a compiled `__init__`.
 Type checkers see the originals. `fields`, `asdict` and `is_dataclass` of dataclasses take these classes, too.
 
 `slots=True` is required; `frozen`, `eq` and `kw_only` are supported, `order` and InitVar are not.
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _UNSET: Any = object()
+_UNCOMPILED = 20  # instances that are made without a compiled `__init__`
 
 
 def _dataclass(
@@ -54,64 +55,108 @@ class _Field:
 
 
 def _build(cls: type[Any], frozen: bool, eq: bool, kw_only: bool) -> type[Any]:
-    """The class with slots in the place of its annotations, and with the methods of a dataclass."""
+    """The class with slots in the place of its annotations, and with the methods of a dataclass.
+
+    All that can wait for the first use of the class waits: see `_Late`.
+    """
     members = dict(cls.__dict__)
-    fields: dict[str, _Field] = {}
-    inherited: set[str] = set()
-    for base in reversed(cls.__mro__[1:]):
-        fields.update(base.__dict__.get("__record__", ()))
-        slots = base.__dict__.get("__slots__", ())
-        inherited.update((slots,) if isinstance(slots, str) else slots)
-    for name, annotation in members.get("__annotations__", {}).items():
-        if not annotation.startswith("ClassVar"):
-            default = members.pop(name, _UNSET)
-            each = default if isinstance(default, _Field) else _Field(default=default)
-            each.type, each.kw_only = annotation, kw_only
-            fields[name] = each
+    names = [name for name, each in members.get("__annotations__", {}).items() if not each.startswith("ClassVar")]
+    declared = {name: members.pop(name, _UNSET) for name in names}
+    inherited = {name for base in cls.__mro__[1:-1] for name in base.__dict__.get("__slots__", ())}
     members.pop("__dict__", None)
     members.pop("__weakref__", None)
-    members["__slots__"] = tuple(name for name in fields if name not in inherited)
-    members["__record__"] = fields
-    members["__dataclass_fields__"] = _Original(frozen, eq, kw_only)
-    members["__dataclass_params__"] = _Original(frozen, eq, kw_only)
-    positional = tuple(name for name, each in fields.items() if each.init and not each.kw_only)
-    members.setdefault("__match_args__", positional)
+    members["__slots__"] = tuple(name for name in names if name not in inherited)
+    members["__declared__"] = declared, kw_only, {"frozen": frozen, "eq": eq, "kw_only": kw_only}
+    members |= _LATE
     members.setdefault("__repr__", _repr)
+    members.setdefault("__init__", _init)
     members["__reduce__"] = _reduce
     if frozen:
         members["__setattr__"], members["__delattr__"] = _refuse_setting, _refuse_deleting
     if eq:
-        _compare(members, [name for name, each in fields.items() if each.compare], frozen)
+        if "__hash__" not in members or (members["__hash__"] is None and "__eq__" in members):
+            members["__hash__"] = _hash if frozen else None
+        members.setdefault("__eq__", _eq)
     metaclass: Any = type(cls)
     made: type[Any] = metaclass(cls.__name__, cls.__bases__, members)
-    if "__init__" not in members:
-        made.__init__ = _first_init(made, frozen)
     return made
 
 
-def _compare(members: dict[str, Any], names: list[str], frozen: bool) -> None:
-    values: Callable[[Any], Any] = attrgetter(*names) if names else lambda _: ()
+class _Late:
+    """An attribute of a class that is computed when it is asked for."""
 
-    def __eq__(self: Any, other: Any) -> bool:  # noqa: N807
-        return values(self) == values(other) if other.__class__ is self.__class__ else NotImplemented
+    def __init__(self, name: str, compute: Callable[[Any], Any]) -> None:
+        self._name, self._compute = name, compute
 
-    own_hash = "__hash__" in members and not (members["__hash__"] is None and "__eq__" in members)
-    members.setdefault("__eq__", __eq__)
-    if not own_hash:
-        members["__hash__"] = (lambda self: hash(values(self))) if frozen else None
-
-
-def _first_init(cls: Any, frozen: bool) -> Any:
-    """An `__init__` that compiles the real one: most classes of a command never have an instance."""
-
-    def __init__(self: Any, *values: Any, **named: Any) -> None:  # noqa: N807
-        cls.__init__ = made = _compile_init(cls, frozen)
-        made(self, *values, **named)
-
-    return __init__
+    def __get__(self, _instance: Any, cls: Any) -> Any:
+        value = self._compute(cls)
+        setattr(cls, self._name, value)
+        return value
 
 
-def _compile_init(cls: Any, frozen: bool) -> Any:
+def _record(cls: Any) -> dict[str, _Field]:
+    """The fields by name, those of base classes first."""
+    found: dict[str, _Field] = {}
+    for base in reversed(cls.__mro__):
+        if "__declared__" in base.__dict__:
+            declared, kw_only, _ = base.__declared__
+            for name, default in declared.items():
+                each = found[name] = default if isinstance(default, _Field) else _Field(default=default)
+                each.type, each.kw_only = base.__annotations__[name], kw_only
+    return found
+
+
+def _values(cls: Any) -> Callable[[Any], Any]:
+    """What is compared and hashed."""
+    names = [name for name, each in cls.__record__.items() if each.compare]
+    return attrgetter(*names) if names else _no_values
+
+
+def _no_values(_instance: Any) -> tuple[()]:
+    return ()
+
+
+def _eq(self: Any, other: Any) -> Any:
+    if other.__class__ is not self.__class__:
+        return NotImplemented
+    values = self.__values__
+    return values(self) == values(other)
+
+
+def _hash(self: Any) -> int:
+    return hash(self.__values__(self))
+
+
+def _init(self: Any, *values: Any, **named: Any) -> None:
+    """Fill the first instances field by field; compile an `__init__` for a class that has more of them."""
+    cls = next(base for base in self.__class__.__mro__ if "__declared__" in base.__dict__)
+    if cls.__instances__ < _UNCOMPILED and _fill(self, cls.__record__, values, dict(named)):
+        cls.__instances__ += 1
+        if hasattr(cls, "__post_init__"):
+            self.__post_init__()
+        return
+    cls.__init__ = made = _compile_init(cls)
+    made(self, *values, **named)
+
+
+def _fill(self: Any, fields: dict[str, _Field], values: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    """Whether the values are those of an instance; the compiled method says what is wrong with others."""
+    given = iter(values)
+    for name, each in fields.items():
+        value = next(given, _UNSET) if each.init and not each.kw_only else _UNSET
+        if value is _UNSET and each.init:
+            value = named.pop(name, _UNSET)
+        if value is _UNSET:
+            value = each.default if each.default_factory is _UNSET else each.default_factory()
+        if value is not _UNSET:
+            object.__setattr__(self, name, value)
+        elif each.init:
+            return False
+    return not named and next(given, _UNSET) is _UNSET
+
+
+def _compile_init(cls: Any) -> Any:
+    frozen = cls.__declared__[2]["frozen"]
     positional, keywords, lines = ["self"], list[str](), list[str]()
     known: dict[str, Any] = {"_UNSET": _UNSET}
     for name, each in cls.__record__.items():
@@ -171,30 +216,34 @@ def _refuse_deleting(_self: Any, name: str) -> None:
     raise FrozenInstanceError(f"cannot delete field {name!r}")
 
 
-class _Original:
-    """What functions of the module dataclasses read of a class, made when the first of them asks."""
+def _original(cls: Any) -> Any:
+    """The same as a class of the module dataclasses, for functions of that module."""
+    import dataclasses
 
-    def __init__(self, frozen: bool, eq: bool, kw_only: bool) -> None:
-        self._options: dict[str, Any] = {"frozen": frozen, "eq": eq, "kw_only": kw_only}
-        self._name = ""
+    rows = []
+    for name, each in cls.__record__.items():
+        options: dict[str, Any] = {key: getattr(each, key) for key in ("init", "repr", "compare", "kw_only")}
+        for key in "default", "default_factory":
+            if getattr(each, key) is not _UNSET:
+                options[key] = getattr(each, key)
+        rows.append((name, each.type, dataclasses.field(**options)))
+    return dataclasses.make_dataclass(cls.__name__, rows, **cls.__declared__[2])
 
-    def __set_name__(self, _cls: type[Any], name: str) -> None:
-        self._name = name
 
-    def __get__(self, _instance: Any, cls: Any) -> Any:
-        import dataclasses
+def _positional(cls: Any) -> tuple[str, ...]:
+    return tuple(name for name, each in cls.__record__.items() if each.init and not each.kw_only)
 
-        rows = []
-        for name, each in cls.__record__.items():
-            options: dict[str, Any] = {key: getattr(each, key) for key in ("init", "repr", "compare", "kw_only")}
-            for key in "default", "default_factory":
-                if getattr(each, key) is not _UNSET:
-                    options[key] = getattr(each, key)
-            rows.append((name, each.type, dataclasses.field(**options)))
-        made: Any = dataclasses.make_dataclass(cls.__name__, rows, **self._options)
-        cls.__dataclass_params__, cls.__dataclass_fields__ = made.__dataclass_params__, made.__dataclass_fields__
-        return getattr(made, self._name)
 
+_LATE = {
+    name: _Late(name, compute)
+    for name, compute in (
+        ("__record__", _record),
+        ("__values__", _values),
+        ("__match_args__", _positional),
+        ("__dataclass_fields__", lambda cls: _original(cls).__dataclass_fields__),
+        ("__dataclass_params__", lambda cls: _original(cls).__dataclass_params__),
+    )
+} | {"__instances__": 0}
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass
