@@ -100,7 +100,7 @@ def compile_object(source: Path, target: Path, root: Path) -> None:
 
 
 def build(root: Path, sources: Path | None = None, objects: Path | None = None) -> list[Path]:
-    """Compile every `*.bpf.c` and describe the objects in `abi.json`; the paths of what was made.
+    """Compile every `*.bpf.c` and describe the objects in `abi.json` and `abi.txt`; the paths of what was made.
 
     Nothing half-made is left: the directory is replaced as a whole once everything is ready. Raises BuildError.
     """

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.dataplane import attach, attachments, follow, libbpf, load, takeover
+from pylvs.model.dataclass import replace
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Unsupported
 from tests.packet.frames import tcp
@@ -51,7 +52,7 @@ def test_a_new_program_brings_what_the_devices_need() -> None:
 
 def test_another_pylvs_adds_no_program_to_those_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
     with new_host(mode="tc") as host:
-        other = takeover.ours()._replace(digest="0123456789abcdef", version="9.9")
+        other = replace(takeover.ours(), digest="0123456789abcdef", version="9.9")
         with host.director.state.lock():
             monkeypatch.setattr(takeover, "running", lambda _: other)
             with pytest.raises(Unsupported, match=r"those of pylvs 9\.9 .*pylvs_xdp"):

@@ -46,6 +46,7 @@ def change(objects: Path, **fields: str) -> None:
     description = json.loads((objects / "abi.json").read_text())
     description["objects"]["director"] |= fields
     (objects / "abi.json").write_text(json.dumps(description))
+    (objects / "abi.txt").write_text(layout.lines(description))
 
 
 def as_build(objects: Path, script: str, version: str = "") -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from pylvs.bench import (
@@ -27,6 +27,7 @@ from pylvs.bench import (
 from pylvs.bench.ending import EXIT_FAILED, status_of
 from pylvs.bench.record import Record
 from pylvs.bench.rows import ROWS
+from pylvs.model.dataclass import dataclass
 
 PARTS = ("packets", "schedulers", "cores", "commands", "large", "connections", "daemon", "checks", "vrrp")
 _DOCUMENTS = Path("docs")
@@ -97,12 +98,14 @@ def _measure(parts: Sequence[str], sizes: Sizes) -> Record:
     if "commands" in parts:
         progress("commands: a small table")
         results |= commands.measure_small(sizes.commands)
+        results |= commands.measure_start(sizes.commands)
     if "large" in parts:
         results |= commands.measure_one(sizes.commands)
         results |= commands.measure_large(sizes.commands, progress)
     if "connections" in parts:
         results |= connections.measure(sizes.commands, progress)
     if "daemon" in parts:
+        results |= daemon.measure_small(sizes.commands, progress)
         results |= daemon.measure(sizes.commands, progress)
     if "checks" in parts:
         results |= checks.measure(sizes.checks, progress)

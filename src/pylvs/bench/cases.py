@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import ip_address
 
 from pylvs.bench import site
 from pylvs.bench.frames import ACK, IN_ORDER, SCATTERED, SYN, Flows, Frame
 from pylvs.bench.probe import FLOWS, SAME, SAME6, SAME_TC, SHRINK, TC, TC_REDIRECT, XDP, XDP_REDIRECT, XDP_TX, Wrapper
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
 

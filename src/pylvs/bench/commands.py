@@ -10,7 +10,6 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pylvs
 from pylvs.bench import site
 from pylvs.bench.rows import Measured
 from pylvs.dataplane.director import open_director
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
@@ -151,6 +151,31 @@ def measure_small(size: Size) -> dict[str, Measured]:
         for _ in range(size.rounds):
             _run("-Ln", into=warm, scale=1000, environment=installed)
     return {"first_add": first, "list_small_cold": cold, "list_small_warm": warm}
+
+
+def measure_start(size: Size) -> dict[str, Measured]:
+    """The processor's time of a listing and of edits, each in times of a Python that does nothing, beside it."""
+    service, server = f"-t {site.VIP}:{PORT}", f"-r {FIRST_SERVER}"
+    commands = {
+        "start_list": "-Ln",
+        "start_add": f"-a {service} {server} -g",
+        "start_edit": f"-e {service} {server} -g -w 2",
+        "start_delete": f"-d {service} {server}",
+    }
+    found = {name: Measured() for name in commands}
+    with site.new_site("start"), tempfile.TemporaryDirectory(prefix=site.PREFIX, dir=_ON_DISK) as cache:
+        installed = _as_installed(cache)
+        _run(f"-A {service}", environment=installed)
+        for number in range(size.rounds + 1):
+            used = _children_s()
+            subprocess.run([sys.executable, "-I", "-c", "pass"], check=True)
+            nothing = _children_s() - used
+            for name, words in commands.items():
+                used = _children_s()
+                _run(words, environment=installed)
+                if number:  # the first round writes the compiled modules
+                    found[name].samples.append((_children_s() - used) / nothing)
+    return found
 
 
 def measure_one(size: Size) -> dict[str, Measured]:

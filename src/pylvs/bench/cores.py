@@ -10,7 +10,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import ip_address
 from statistics import mean
 
@@ -20,6 +19,7 @@ from pylvs.bench.frames import ACK, IN_ORDER, SCATTERED, SYN, Flows, Frame
 from pylvs.bench.path import Overheads, Path, new_path
 from pylvs.bench.probe import FLOWS, WrongPath, on_one_cpu
 from pylvs.bench.rows import Measured
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import VirtualService

@@ -1,4 +1,4 @@
-"""What `pylvs run` costs with a large configuration: until the first complete table, and for a reload of one change."""
+"""What `pylvs run` costs: memory with a small configuration; with a large one the start, and a reload of one change."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from pylvs.model.service import Protocol, ServiceKey
 
 _FIRST_VIP, _FIRST_SERVER = IPv4Address("10.66.128.0"), IPv4Address("10.66.2.0")
 _PATIENCE_S = 900.0
+_CHECKED_S = 3.0  # in which each check was made
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -47,6 +48,18 @@ def configuration(services: int, changed: int = 0) -> str:
         "}"
         for number in range(services)
     )
+
+
+_SMALL = "".join(
+    f"virtual_server {_FIRST_VIP} {port} {{\n    lb_algo wlc\n    lb_kind DR\n    protocol TCP\n"
+    + "".join(
+        f"    real_server {_FIRST_SERVER + server} {port} {{\n        HTTP_GET {{\n            url {{\n"
+        "                path /\n                status_code 200\n            }\n        }\n    }\n"
+        for server in range(2)
+    )
+    + "}\n"
+    for port in (80, 8080)
+)
 
 
 def _processor_s(process: int) -> float:
@@ -77,6 +90,44 @@ class Manager:
     def close(self) -> None:
         """No more."""
         self._socket.close()
+
+
+def _memory_mb(process: int) -> tuple[float, float]:
+    """What is resident, and how much of that is anonymous."""
+    sizes = {}
+    for line in Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines():
+        name, _, text = line.partition(":")
+        if name in ("VmRSS", "RssAnon"):
+            sizes[name] = int(text.split()[0]) / 1000
+    return sizes["VmRSS"], sizes["RssAnon"]
+
+
+def measure_small(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
+    """Two services with checks: memory once checks are made, and the processor's time of the start."""
+    resident, anonymous, start = Measured(), Measured(), Measured()
+    progress("daemon: 2 services")
+    with tempfile.TemporaryDirectory(prefix="pylvs-bench-") as name, site.new_site("small-daemon"):
+        folder = Path(name)
+        file, log = folder / "keepalived.conf", folder / "log"
+        file.write_text(_SMALL)
+        open_director().make()  # what loading takes is the kernel's time
+        command = [sys.executable, "-c", "from pylvs.cli.main import main; main()"]
+        command += ["run", "-f", str(file), "--state-dir", str(folder / "state")]
+        for _ in range(size.whole):
+            with contextlib.closing(Manager(folder / "notify")) as manager, open(log, "wb") as output:
+                environment = os.environ | {"NOTIFY_SOCKET": str(manager.path)}
+                daemon = subprocess.Popen(command, stderr=output, env=environment)
+                try:
+                    manager.wait_for("READY", daemon, log)
+                    start.samples.append(_processor_s(daemon.pid))
+                    time.sleep(_CHECKED_S)
+                    for measured, value in zip((resident, anonymous), _memory_mb(daemon.pid), strict=True):
+                        measured.samples.append(value)
+                finally:
+                    daemon.kill()  # its table goes with the namespace
+                    daemon.wait()
+            manager.path.unlink()
+    return {"daemon_memory": resident, "daemon_memory_own": anonymous, "daemon_small": start}
 
 
 def _weight() -> int:

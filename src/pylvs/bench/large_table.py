@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from ipaddress import ip_address
 
 from pylvs.bench import probe, site
@@ -19,6 +18,7 @@ from pylvs.bench.probe import WrongPath
 from pylvs.bench.rows import Measured
 from pylvs.dataplane import abi
 from pylvs.dataplane.load import CONNECTION_MAPS
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Protocol, ServiceKey, VirtualService

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple
 from typing import NamedTuple
 
 from pylvs.bench import probe
@@ -22,6 +22,7 @@ from pylvs.dataplane.libbpf import BpfObject
 from pylvs.dataplane.reasons import reason_counts
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError, Unsupported
 
 LINE_RATE = 10e9 / 8 / 84  # packets a second that a 10 Gbit/s line carries: 64 bytes, preamble and gap
@@ -123,7 +124,7 @@ def between(before: Reading, after: Reading, programs: Mapping[str, int], counti
         after.moment - before.moment,
         next(iter(used.values())).runs,
         used,
-        Traffic(*(now - then for now, then in zip(after.traffic, before.traffic, strict=True))),
+        Traffic(*(now - then for now, then in zip(astuple(after.traffic), astuple(before.traffic), strict=True))),
         {name: count for name, count in reasons.items() if count},
     )
 

@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import accumulate
 
 from pylvs.dataplane import abi
 from pylvs.dataplane.tables import Tables
+from pylvs.model.dataclass import dataclass, field
 
 LIMIT_MS = 1
 MOMENT_S = 0.02  # between looks

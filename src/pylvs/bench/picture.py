@@ -6,11 +6,11 @@ SVG, written here: it needs nothing, and is readable on light and on dark pages 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from html import escape
 
 from pylvs.bench.record import Record
 from pylvs.bench.rows import FLOOR, FLOOR_TC, ROWS, Row, value_of
+from pylvs.model.dataclass import dataclass
 
 _WIDTH, _MARGIN, _LABELS, _NUMBERS = 880, 20, 380, 60
 _BAR, _GAP, _HEAD = 13, 9, 34  # heights: of a bar, between rows, of a group's heading

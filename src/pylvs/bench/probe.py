@@ -8,13 +8,13 @@ import struct
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from pylvs.bench import site
 from pylvs.bench.frames import Flows, Frame
 from pylvs.dataplane import abi, bpf
 from pylvs.dataplane.libbpf import BpfObject
 from pylvs.dataplane.maps import ArrayMap, PerCpuArray
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError, Unsupported
 
 OBJECT = "bench"

@@ -6,12 +6,12 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pylvs.bench.rows import FLOOR, ROWS, SCHEDULER_FLOOR, SCHEDULER_ROWS, Measured, Row, value_of
 from pylvs.dataplane import takeover
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 
 

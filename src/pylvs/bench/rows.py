@@ -6,9 +6,9 @@ back; the other rows in units of their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from statistics import median
 
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.scheduler import SCHEDULERS
 
 
@@ -18,7 +18,7 @@ class Row:
 
     name: str
     label: str
-    unit: str  # "ratio", "s", "ms", "us", "ns", "%", "MB", "bytes", or none; "x": a gain, the more the better
+    unit: str  # "ratio", "times", "s", "ms", "us", "ns", "%", "MB", "bytes", or none; "x": a gain, the more the better
     katran: float | None = None
     must: float | None = None
     then: float | None = None
@@ -60,6 +60,13 @@ ROWS = (
     Row("list_connections_memory", "memory of ipvsadm meanwhile", "MB"),
     Row("list_small_cold", "ipvsadm -Ln on a small table, whole process, cold", "ms", None, 150, 80),
     Row("list_small_warm", "ipvsadm -Ln on a small table, whole process, warm", "ms", None, 150, 80),
+    Row("start_list", "ipvsadm -Ln on it: processor of python3 -I -c pass", "times", None, 3),
+    Row("start_add", "ipvsadm -a", "times", None, 3),
+    Row("start_edit", "ipvsadm -e", "times", None, 3),
+    Row("start_delete", "ipvsadm -d", "times", None, 3),
+    Row("daemon_memory", "pylvs run, 2 services with 4 HTTP checks: resident memory", "MB", None, 60),
+    Row("daemon_memory_own", "of which anonymous", "MB"),
+    Row("daemon_small", "processor until its table is in the kernel, tables made before", "s", None, 0.5),
     Row("daemon_start", "pylvs run, {services:,} services: until the first complete table", "s"),
     Row("daemon_reload", "reload of them, of which one changed", "s"),
     Row("check_tcp", "processor of a TCP check, {checked:,} servers, each every {every:g} s", "us", None, 250),

@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from pylvs.bench import record, report, site
@@ -23,6 +22,7 @@ from pylvs.bench.pace import LIMIT_MS, MOMENT_S, Pace, Watch, watched
 from pylvs.bench.path import Overheads
 from pylvs.bench.probe import FLOWS, SAME
 from pylvs.bench.rows import FLOOR, SCALE_ROWS, Measured
+from pylvs.model.dataclass import dataclass, field
 
 MOST = 1 << 24  # flows of the harness's walk
 _ROUNDING_S = 0.25  # the path counts in ticks of an eighth of a second

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from ipaddress import ip_address
 
 from pylvs.bench import site
@@ -12,6 +11,7 @@ from pylvs.bench.frames import IN_ORDER, SYN, Flows
 from pylvs.bench.path import Overheads, Path, new_path
 from pylvs.bench.probe import FLOWS, SAME, WrongPath
 from pylvs.bench.rows import SCHEDULED, SCHEDULED_SERVERS, SCHEDULER_FLOOR, Measured, scheduler_row
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.service import VirtualService
 

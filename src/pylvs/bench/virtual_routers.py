@@ -16,13 +16,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from pylvs.bench import site
 from pylvs.bench.daemon import DaemonFailed, Manager
 from pylvs.bench.rows import Measured
 from pylvs.host.socket_filter import enlarge
+from pylvs.model.dataclass import dataclass, field
 
 INTERVAL_S = 0.01
 RELOAD_EVERY_S = 5.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -83,7 +84,7 @@ def _described(sample: Sample) -> dict[str, Any]:
         "ns_a_packet": cost,
         "processor_percent": sample.processor,
         "cores_at_10_gbit": None if cost is None else cores_at_line_rate(cost),
-        "device": sample.traffic._asdict(),
+        "device": asdict(sample.traffic),
         "programs": {hook: {"runs": used.runs, "ns_a_run": used.ns_a_run} for hook, used in sample.programs.items()},
         "reasons": dict(sample.reasons),
     }

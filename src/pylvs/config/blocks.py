@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from pylvs.config.findings import Findings, Place
 from pylvs.config.tree import Node, Word
 from pylvs.config.words import Brace
+from pylvs.model.dataclass import dataclass, field
 
 DEEPEST = 32  # blocks within blocks; keepalived's own go six deep
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pylvs.config.findings import Findings
 from pylvs.config.lines import Line
+from pylvs.model.dataclass import dataclass
 
 MOST_TEXT = 32 << 20  # characters: three times what 100,000 real servers with a check each need
 MOST_OF_A_LINE = 1 << 16  # characters, before and after variables are replaced in it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from pylvs.config import service_rules
 from pylvs.config.collection import no_collection
@@ -18,6 +17,7 @@ from pylvs.config.settings import settings_of, with_scripts
 from pylvs.config.tree import Document
 from pylvs.config.vrrp.building import vrrp_of
 from pylvs.host import interfaces
+from pylvs.model.dataclass import dataclass
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedService
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from pylvs.config.effective import EffectiveBlock
 from pylvs.config.findings import Findings
@@ -34,6 +33,7 @@ from pylvs.model.checks import (
     UdpCheck,
     Url,
 )
+from pylvs.model.dataclass import dataclass
 
 # keepalived is told by inotify: the same within a second.
 FILE_PACE = Pace(delay_loop_s=1.0, retry=0, warmup_s=0.0)

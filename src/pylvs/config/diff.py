@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from ipaddress import IPv4Address
 from typing import Any, TypeVar
 
 from pylvs.config.wording import Difference, changes, compared, destination_words, listed, text_of
 from pylvs.model.checks import Check, FileCheck, HttpCheck, MiscCheck, targets_of
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import DestinationKey
 from pylvs.model.service import ServiceFlag, ServiceKey
 from pylvs.model.vrrp import VrrpConfiguration

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
@@ -14,6 +14,7 @@ from pylvs.config.schema.nouns import Block, Keyword, State, Twice
 from pylvs.config.schema.reading import Section, Setting
 from pylvs.config.tree import Word
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass, field
 
 T = TypeVar("T")
 

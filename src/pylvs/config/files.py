@@ -8,11 +8,11 @@ import re
 import stat
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fnmatch import translate
 from itertools import pairwise
 
 from pylvs.config.budget import MOST_TEXT
+from pylvs.model.dataclass import dataclass
 
 MOST_NAMES = 10_000  # of one include
 MOST_LOOKED_AT = 100_000  # directory entries for one include

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from pylvs.config.effective import EffectiveBlock
 from pylvs.config.findings import Findings
@@ -14,6 +13,7 @@ from pylvs.config.schema.servers import GroupService, MarkService, Server
 from pylvs.config.schema.types import did_you_mean
 from pylvs.config.tree import Word
 from pylvs.model.addresses import endpoint
+from pylvs.model.dataclass import dataclass
 from pylvs.model.service import Protocol, ServiceKey
 
 VERSIONS: Mapping[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}

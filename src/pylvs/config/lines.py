@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from pylvs.config.findings import Place
+from pylvs.model.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

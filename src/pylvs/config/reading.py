@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
 
 from pylvs.config.blocks import tree
 from pylvs.config.budget import MOST_OF_A_LINE, MOST_TEXT, Budget
@@ -23,6 +22,7 @@ from pylvs.config.sequences import SEQUENCE, Sequence, parsed
 from pylvs.config.tree import Document, Word
 from pylvs.config.variables import DEFINITION, Variables, without_comment
 from pylvs.config.words import BANG, HASH, SPACE, SPACES, Brace, Lexer
+from pylvs.model.dataclass import dataclass, field
 
 DEEPEST_INCLUDE = 32
 MOST_FILES = 10_000

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from pylvs.config.findings import Finding, Severity
 from pylvs.config.tree import Document
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.printing import visible
 
 WIDEST = 100  # characters of a source line that are shown

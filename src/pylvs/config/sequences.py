@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from pylvs.model.dataclass import dataclass
 
 SEQUENCE = re.compile(r"~(SEQx?|LST)[ \t]*(?=\()")
 

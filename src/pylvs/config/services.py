@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from pylvs.config.checkers import MAKERS, CheckMaker
 from pylvs.config.effective import EffectiveBlock
 from pylvs.config.findings import Findings
@@ -15,6 +13,7 @@ from pylvs.config.schema.servers import Server
 from pylvs.config.script_rules import ScriptRules
 from pylvs.config.service_rules import version_of
 from pylvs.config.tree import Word
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.scripts import Script
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 
 from pylvs.config.findings import Place
+from pylvs.model.dataclass import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,12 @@ import os
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from pylvs.config.budget import MOST_OF_A_LINE, Budget
 from pylvs.config.findings import Findings
 from pylvs.config.lines import Line
 from pylvs.config.words import BANG, HASH, REFERENCE
+from pylvs.model.dataclass import dataclass, field
 
 DEFINITION = re.compile(r"\$([A-Za-z_]\w*)=[ \t]*", re.ASCII)
 MOST_ROUNDS = 64  # values within values within values

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum, Flag
 from functools import cache
 from typing import Any
 
 from pylvs.model.checks import Target
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.scripts import Script
 

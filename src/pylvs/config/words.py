@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 
 from pylvs.config.findings import Findings, Place
 from pylvs.config.lines import Line
 from pylvs.config.tree import Word
+from pylvs.model.dataclass import dataclass
 
 ESCAPED = frozenset(
     (

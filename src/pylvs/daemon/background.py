@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-import structlog
-
+from pylvs.host.logs import get_logger
 from pylvs.model.errors import PylvsError
 
 PAUSE_S = 1.0  # before what failed is begun again
@@ -48,16 +47,16 @@ class Background:
         try:
             await work
         except (PylvsError, OSError) as error:
-            structlog.get_logger().error(str(error))
+            get_logger().error(str(error))
         except Exception:
-            structlog.get_logger().exception("this is a bug")
+            get_logger().exception("this is a bug")
 
     async def _always(self, work: Callable[[], Awaitable[None]], what: str) -> None:
         while True:
             try:
                 await work()
             except (PylvsError, OSError) as error:
-                structlog.get_logger().error(f"{what} failed and begins again: {error}")
+                get_logger().error(f"{what} failed and begins again: {error}")
             except Exception:
-                structlog.get_logger().exception(f"{what} failed and begins again: this is a bug")
+                get_logger().exception(f"{what} failed and begins again: this is a bug")
             await asyncio.sleep(PAUSE_S)

@@ -8,19 +8,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import ip_address
 from typing import Any
-
-import structlog
 
 from pylvs.daemon.api.news import News
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.engine import Engine
 from pylvs.health.history import ServerName
 from pylvs.health.overrides import Standing
+from pylvs.host.logs import get_logger
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import DestinationKey
 from pylvs.model.director import ServiceRow
 from pylvs.model.errors import PylvsError, Unsupported
@@ -83,7 +82,7 @@ class Drains:
         self._state = state
         self._news = news
         self._drains: dict[int, Drain] = {}
-        self._log = structlog.get_logger()
+        self._log = get_logger()
 
     def begin(
         self,

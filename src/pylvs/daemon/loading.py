@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from pylvs.config.findings import Finding, Severity
 from pylvs.daemon.options import Options
 from pylvs.daemon.table.keeper import Settled
 from pylvs.daemon.virtual_routers import Told
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration

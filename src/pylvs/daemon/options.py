@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from pylvs.host.logs import Format
+from pylvs.model.dataclass import dataclass
 
 DEFAULT_FILE = "/etc/keepalived/keepalived.conf"
 

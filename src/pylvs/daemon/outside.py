@@ -7,8 +7,6 @@ import os
 import subprocess
 from collections.abc import Iterable
 
-import structlog
-
 from pylvs.config.diff import differences
 from pylvs.daemon.loader import Loader
 from pylvs.daemon.loading import Loaded
@@ -26,6 +24,7 @@ from pylvs.health.checkers.context import Context
 from pylvs.health.checkers.registry import probe_of
 from pylvs.health.events import Event
 from pylvs.health.outcome import Probe
+from pylvs.host.logs import get_logger
 from pylvs.host.own_python import command
 from pylvs.host.processes import Processes
 from pylvs.model.addresses import Address
@@ -82,7 +81,7 @@ class Machine:
             try:
                 os.setpriority(os.PRIO_PROCESS, 0, self._nice)
             except OSError as error:
-                structlog.get_logger().error(f"checker_priority {self._nice}: {error.strerror}")
+                get_logger().error(f"checker_priority {self._nice}: {error.strerror}")
         self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
         if self._begun:
             self._last = settings.shutdown_script, settings.shutdown_script_timeout_s
@@ -108,7 +107,7 @@ class Machine:
         if script is None:
             return
         ended = await self._processes.run(script, timeout_s)
-        log = structlog.get_logger()
+        log = get_logger()
         tell = log.info if ended.status == 0 and not ended.timed_out else log.warning
         tell(f"{what} has run", script=str(script), end=str(ended))
         for line in ended.lines():

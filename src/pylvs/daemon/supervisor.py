@@ -18,8 +18,6 @@ import time
 from collections import Counter
 from functools import partial
 
-import structlog
-
 from pylvs.daemon import kept
 from pylvs.daemon.api.control import Control
 from pylvs.daemon.api.news import News
@@ -43,6 +41,7 @@ from pylvs.dataplane import watch
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
 from pylvs.host import garbage
+from pylvs.host.logs import get_logger
 from pylvs.model.director import unattached
 from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import Configuration
@@ -82,7 +81,7 @@ class Supervisor:
         self._unkept = False  # what the operator said just now
         self._ending = asyncio.Event()
         self._reloading = asyncio.Lock()  # held until the first table is there
-        self._log = structlog.get_logger()
+        self._log = get_logger()
 
     # --- life ---
 

@@ -8,9 +8,8 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from pylvs.dataplane.watch import GATHER_S, RETRY_S, SHARE, drain, listen
+from pylvs.host.logs import get_logger
 
 
 class Surroundings:
@@ -48,5 +47,5 @@ class Surroundings:
             try:
                 again_s = await self._look()
             except Exception as error:
-                structlog.get_logger().error("addresses and devices could not be followed", reason=str(error))
+                get_logger().error("addresses and devices could not be followed", reason=str(error))
             await asyncio.sleep(SHARE * (time.monotonic() - begin))

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-
-import structlog
 
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.checkers.context import Context
 from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome, Probe
+from pylvs.host.logs import get_logger
 from pylvs.model import probe_marks
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Check, Target, goes_via_vip, targets_of
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
@@ -46,7 +46,7 @@ class ViaVip:
         self._marks: dict[Way, int] = {}
         self._vips: frozenset[Address] = frozenset()
         self._last = -1
-        self._log = structlog.get_logger()
+        self._log = get_logger()
 
     def configure(self, configuration: Configuration) -> None:
         """Marks for what this configuration checks so; a server that stays keeps its own."""

@@ -11,14 +11,13 @@ import contextlib
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
-
-import structlog
 
 from pylvs.daemon.api.news import News
 from pylvs.daemon.router_link import RouterLink, Unanswered
 from pylvs.daemon.state_dir import StateDirectory
+from pylvs.host.logs import get_logger
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
@@ -50,7 +49,7 @@ class VirtualRouters:
         self._trouble = ""  # why the process is not as it should be
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
-        self._log = structlog.get_logger()
+        self._log = get_logger()
 
     # --- what the daemon says ---
 

@@ -10,16 +10,20 @@ import errno
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
-from typing import Literal
 
 from pylvs.dataplane import bpf, devices, tc, xdp
 from pylvs.dataplane.devices import Device
 from pylvs.dataplane.netlink import Netlink, NetlinkError
 from pylvs.dataplane.state import State
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, InvalidOperation, PylvsError
 
-Mode = Literal["auto", "native", "generic", "tc"]
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Mode = Literal["auto", "native", "generic", "tc"]
+
 MODES: tuple[Mode, ...] = ("auto", "native", "generic", "tc")
 DIRECTOR, REAL_SERVER = "director", "realserver"  # who attaches; each has filters of its own
 _NOTE = "device-"

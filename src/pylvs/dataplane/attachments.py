@@ -19,8 +19,6 @@ import os
 import struct
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import cast
 
 from pylvs.dataplane import abi, attach, bpf, devices, encode, load, standby
 from pylvs.dataplane.devices import Device
@@ -29,10 +27,15 @@ from pylvs.dataplane.listing import Reader
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
 from pylvs.model.addresses import Address
-from pylvs.model.director import Trouble
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
 from pylvs.model.probe_marks import is_probe_mark
+from pylvs.model.rows import Trouble
 from pylvs.model.service import ServiceKey
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 GRACE_S = 60  # attaching native XDP resets many cards: after the last service went, it stays so long
 _WANTED, _OFF = "wanted-", "off"  # by hand: mode and name of a device, by its number
@@ -58,7 +61,7 @@ def _spread_out(everything: list[Device]) -> set[int]:
     }
 
 
-@dataclass
+@dataclass(slots=True)
 class Concerns:
     """What of a table decides how devices are attached."""
 
@@ -89,7 +92,7 @@ def _concerns_of(reader: Reader) -> Concerns:
     by_nat = abi.constant("DESTINATION_USED_BY_NAT")
     top = reader.tables.book.get(0, "destination_top")
     own = {encode.address_bytes(each) for each in devices.local_addresses()}
-    for address, family, used, deleted_s in form.iter_unpack(table.array.memory[: top * table.array.stride]):
+    for address, family, used, deleted_s in form.iter_unpack(table.array.elements(0, top)):
         if not used or deleted_s:
             continue
         if used == by_nat:
@@ -370,7 +373,8 @@ def _by_hand(notes: Mapping[str, str], everything: list[Device]) -> dict[int, at
         mode, _, name = text.partition(" ")
         now = index if index in there else by_name.get(name)
         if now is not None:
-            found[now] = None if mode == _OFF else cast(attach.Mode, mode)
+            noted: Any = mode  # a Mode, as `request` wrote it
+            found[now] = None if mode == _OFF else noted
     return found
 
 

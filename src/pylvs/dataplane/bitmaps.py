@@ -7,10 +7,13 @@ of NAT destinations, virtual addresses (other servers answer with them) and this
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 from pylvs.dataplane import abi
 from pylvs.dataplane.tables import Tables
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 _ALL_ONES = (1 << 64) - 1
 

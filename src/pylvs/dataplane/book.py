@@ -39,18 +39,18 @@ class Book:
     # --- chains: the next slot is kept in a field that packets do not look at ---
 
     def _link(self, records: Records, slot: int) -> int:
-        return int(_LINK.unpack_from(records.array.memory, slot * records.array.stride + self._service_link)[0])
+        return int(_LINK.unpack_from(records.array.upto(slot), slot * records.array.stride + self._service_link)[0])
 
     def _set_link(self, records: Records, slot: int, following: int) -> None:
-        _LINK.pack_into(records.array.memory, slot * records.array.stride + self._service_link, following)
+        _LINK.pack_into(records.array.upto(slot), slot * records.array.stride + self._service_link, following)
 
     def _chunk_next(self, chunk: int) -> int:
         members = self._tables.members
-        return int(_LINK.unpack_from(members.memory, chunk * members.stride + self._member_link)[0])
+        return int(_LINK.unpack_from(members.upto(chunk), chunk * members.stride + self._member_link)[0])
 
     def _set_chunk_next(self, chunk: int, following: int) -> None:
         members = self._tables.members
-        _LINK.pack_into(members.memory, chunk * members.stride + self._member_link, following)
+        _LINK.pack_into(members.upto(chunk), chunk * members.stride + self._member_link, following)
 
     # --- services ---
 
@@ -186,7 +186,7 @@ class Book:
 
     def _destination_next(self, slot: int) -> int:
         array = self._tables.destinations.array
-        return int(_LINK.unpack_from(array.memory, slot * array.stride + self._destination_link)[0])
+        return int(_LINK.unpack_from(array.upto(slot), slot * array.stride + self._destination_link)[0])
 
     def revive(self, slots: set[int]) -> None:
         """These deleted destinations are listed again."""

@@ -6,10 +6,10 @@ import ctypes
 import errno
 import os
 import struct
-from typing import NamedTuple
 
 from pylvs.dataplane import failures
 from pylvs.dataplane.libbpf import check, library
+from pylvs.model.dataclass import dataclass
 
 # linux/bpf.h
 PROG_TYPE_SCHED_CLS = 3
@@ -21,7 +21,8 @@ _INFO_SIZE = 256
 _RUN_TIME = 0  # BPF_STATS_RUN_TIME
 
 
-class MapInfo(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class MapInfo:
     """What the kernel says of a map."""
 
     type: int
@@ -33,7 +34,8 @@ class MapInfo(NamedTuple):
     name: str
 
 
-class ProgramInfo(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ProgramInfo:
     """What the kernel says of a program; `tag` is a digest of its instructions."""
 
     type: int
@@ -43,14 +45,16 @@ class ProgramInfo(NamedTuple):
     map_ids: tuple[int, ...]
 
 
-class Runs(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Runs:
     """How often a program ran while the kernel kept run statistics, and how long that took in all."""
 
     runs: int
     time_ns: int
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Run:
     """What a program did to a made-up packet; `duration_ns` is the mean of one round."""
 
     verdict: int

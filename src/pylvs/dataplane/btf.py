@@ -7,8 +7,9 @@ Format: Documentation/bpf/btf.rst of the kernel; ELF of 64 bits, little-endian.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Any
+
+from pylvs.model.dataclass import dataclass
 
 INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, FUNC_PROTO, VAR, DATASEC = range(
     1, 16

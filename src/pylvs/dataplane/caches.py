@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from pylvs.dataplane import abi, bpf, load
 from pylvs.dataplane.libbpf import open_pin
 from pylvs.dataplane.state import State
 from pylvs.dataplane.transaction import Transaction
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def remembers(version: dict[str, Any]) -> bool:

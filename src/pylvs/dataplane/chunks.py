@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.versions import Versions
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def list_class(count: int) -> int:
@@ -28,7 +31,7 @@ def gaps(used: list[tuple[int, int]], classes: int) -> Iterator[tuple[int, int]]
 def list_of(tables: Tables, version: dict[str, Any]) -> list[int]:
     """The slots of a service's destinations, in list order."""
     members, count = tables.members, version["count"]
-    words = members.memory[version["list"] * members.stride :][: count * members.stride].cast("I")
+    words = members.elements(version["list"], count).cast("I")
     return list(words[:: members.stride // 4]) if count else []
 
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
 
 from pylvs.dataplane import abi
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 _WRR_WEIGHT_BITS, _WRR_PLACE_BITS, _WRR_VERSION_BITS = 31, 20, 13  # as in schedulers/wrr.h
 

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import closing
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import NamedTuple
 
 from pylvs.dataplane.netlink import (
     GENERIC,
@@ -26,7 +24,9 @@ from pylvs.dataplane.netlink import (
     octets,
 )
 from pylvs.dataplane.netlink import text as text_attribute
+from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import NoSuchDevice
 
 Network = IPv4Network | IPv6Network
@@ -95,7 +95,8 @@ class Route:
         return self.kind == LOCAL_ROUTE
 
 
-class Traffic(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Traffic:
     """What a device counted: packets and bytes that came in and went out, and those that it lost."""
 
     in_packets: int
@@ -296,7 +297,7 @@ def strips_vlan_tags(label: str) -> bool:
     value = array.array("I", [_GET_FLAGS, 0])
     pointer, _ = value.buffer_info()
     request = struct.pack("@16sP", label.encode(), pointer).ljust(40, b"\0")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
         try:
             fcntl.ioctl(probe, _SIOCETHTOOL, request)
         except OSError:

@@ -7,25 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
 from pylvs.dataplane.listing import Reader
 from pylvs.dataplane.opened import Opened
-from pylvs.dataplane.reasons import expiry, reason_counts
 from pylvs.dataplane.state import State, collect_dead_states
 from pylvs.dataplane.tables import Tables
-from pylvs.model.connection import Connection
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.director import ServiceRow, Trouble
+from pylvs.model.rows import ServiceRow, Trouble
 from pylvs.model.service import ServiceKey, VirtualService
-from pylvs.model.settings import SETTINGS
-from pylvs.model.statistics import PacketCounts
-from pylvs.model.timeouts import Timeouts
 
+TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from pylvs.dataplane.editor import Editor
     from pylvs.dataplane.slots import DestinationSlots
+    from pylvs.model.connection import Connection
     from pylvs.model.marks import MarkRule
+    from pylvs.model.statistics import PacketCounts
+    from pylvs.model.timeouts import Timeouts
 
 TABLE_SIZE = 4096  # the buckets that listings show, as IPVS's default
 
@@ -180,6 +178,9 @@ class BpfDirector:
 
     def packet_counts(self) -> PacketCounts:
         """What happened to packets beyond being forwarded; nothing while there are no tables."""
+        from pylvs.dataplane.reasons import expiry, reason_counts
+        from pylvs.model.statistics import PacketCounts
+
         if not self.state.exists:
             return PacketCounts()
         self._opened.renew()
@@ -197,22 +198,26 @@ class BpfDirector:
 
     def timeouts(self) -> Timeouts:
         """See the protocol."""
+        from pylvs.model.timeouts import Timeouts
+
         if not self.state.exists:
             return Timeouts()
         return Timeouts(*self.reader.versions.facts().get("timeouts_s"))
 
     def settings(self) -> Mapping[str, int]:
         """See the protocol."""
-        self._opened.renew()
-        return {name: self._setting(name) for name in SETTINGS}
+        from pylvs.model.settings import SETTINGS
 
-    def _setting(self, name: str) -> int:
+        self._opened.renew()
+        return {name: self._setting(name, setting.default) for name, setting in SETTINGS.items()}
+
+    def _setting(self, name: str, default: int) -> int:
         if name == "conn_max":
             from pylvs.dataplane import kernel
 
             return int(self.tables.pool.get(0, "capacity")) if self.state.exists else kernel.connection_limit()
         if not self.state.exists:
-            return SETTINGS[name].default
+            return default
         return int(self.tables.root.get(0, f"settings.{name}"))
 
 

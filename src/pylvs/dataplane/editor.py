@@ -7,30 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
-from pylvs.dataplane import abi, attachments, caches, encode, follow, lists, load, marks, standby, takeover
+from pylvs.dataplane import abi, attachments, encode, follow, lists, load, standby, takeover
 from pylvs.dataplane.chunks import list_of
 from pylvs.dataplane.devices import Route, Routes
 from pylvs.dataplane.listing import Reader
 from pylvs.dataplane.maglev import MaglevTables
-from pylvs.dataplane.newcomers import Newcomers
 from pylvs.dataplane.opened import Opened
-from pylvs.dataplane.recover import recover
 from pylvs.dataplane.slots import DestinationSlots
 from pylvs.dataplane.state import State, StateExists
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.transaction import Transaction
 from pylvs.model import rules
 from pylvs.model.destination import Destination, DestinationKey, Method
-from pylvs.model.director import Trouble
 from pylvs.model.errors import DestinationExists, InvalidOperation, NoSuchDestination, ServiceExists
-from pylvs.model.marks import MarkRule
-from pylvs.model.marks import checked as checked_rule
+from pylvs.model.rows import Trouble
 from pylvs.model.scheduler import SCHEDULERS
 from pylvs.model.service import ServiceKey, VirtualService
-from pylvs.model.settings import checked, known_setting
-from pylvs.model.timeouts import Timeouts
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pylvs.dataplane.newcomers import Newcomers
+    from pylvs.model.marks import MarkRule
+    from pylvs.model.timeouts import Timeouts
 
 
 class Editor:
@@ -93,6 +94,8 @@ class Editor:
                     self._renew_programs()
                     self._opened.settled = True
                     if self.tables.book.get(0, "pending"):
+                        from pylvs.dataplane.recover import recover
+
                         recover(self.tables)
                     standby.settle(self.tables)
                     follow.refresh_locals(self.tables)
@@ -179,6 +182,8 @@ class Editor:
             with self.batch():
                 self.add_service(service)
             return
+        from pylvs.dataplane.newcomers import Newcomers  # late: edits of destinations do without
+
         if self._newcomers and not self._newcomers.whole:
             self.bring_in()
         self._newcomers = self._newcomers or Newcomers(self.reader)
@@ -187,6 +192,8 @@ class Editor:
 
     def edit_service(self, service: VirtualService) -> None:
         """See the protocol."""
+        from pylvs.dataplane import caches  # late: edits of destinations do without
+
         self._known(service.key)
         rules.check_service(service, SCHEDULERS)
         maglev = MaglevTables(self.tables)
@@ -220,6 +227,8 @@ class Editor:
             self._delete_services(edit, self.reader.service_slots(edit.live))
 
     def _delete_services(self, edit: Transaction, doomed: list[tuple[int, dict[str, Any]]]) -> None:
+        from pylvs.dataplane import caches  # late: edits of destinations do without
+
         maglev = MaglevTables(self.tables)
         going = [(slot, version, list_of(self.tables, version)) for slot, version in doomed]
         for slot, version, listed in going:
@@ -354,6 +363,9 @@ class Editor:
 
     def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
         """See the protocol."""
+        from pylvs.dataplane import marks
+        from pylvs.model.marks import checked as checked_rule
+
         with self.batch():
             fresh = [checked_rule(rule) for rule in change(marks.read(self.tables, self.reader.versions.facts()))]
             with Transaction(self.tables) as edit:
@@ -369,6 +381,8 @@ class Editor:
 
     def change_setting(self, name: str, value: int, drop: bool = False) -> None:
         """See the protocol; `drop` lets a new conn_max end the connections that live."""
+        from pylvs.model.settings import checked, known_setting
+
         setting = known_setting(name)
         checked(setting, value)
         with self.batch():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import socket
 import struct
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
 
+from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.scheduler import scheduler_name, scheduler_number
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 ADDRESS_BYTES = 16
 LONGEST_TICKS = 0x7FFFFFFF  # beyond, a tick in the future would look past

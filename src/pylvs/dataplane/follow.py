@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import struct
 from collections.abc import Callable
 
-from pylvs.dataplane import attach, attachments, devices, encode, load, marks, roles
+from pylvs.dataplane import attach, attachments, devices, encode, load, roles
 from pylvs.dataplane.bitmaps import set_bit
 from pylvs.dataplane.listing import Reader
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
+from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
 
 _FORWARDING = "forwarding-"
@@ -43,8 +43,8 @@ def refresh_accept_local(tables: Tables) -> None:
     """Note the devices where the kernel takes packets from outside whose source is an address of this host."""
     wanted = set()
     for each in os.listdir(_CONF):
-        with contextlib.suppress(OSError), open(f"{_CONF}/{each}/accept_local", encoding="ascii") as file:
-            if file.read().strip() != "0":
+        with contextlib.suppress(OSError), open(f"{_CONF}/{each}/accept_local", "rb") as file:
+            if file.read().strip() != b"0":
                 wanted.add(struct.pack("<I", 0 if each == "all" else socket.if_nametoindex(each)))
     there = set(tables.accept_locals.keys())
     for key in wanted - there:
@@ -56,6 +56,10 @@ def refresh_accept_local(tables: Tables) -> None:
 def refresh_marks(reader: Reader) -> None:
     """Bring up to date what the rules of marks, and services of marks, take from this host: devices, policy routing."""
     facts = reader.versions.facts()
+    if not (facts.get("mark_rules")[0] or facts.get("marks")[0] or len(reader.tables.routed_marks)):
+        return
+    from pylvs.dataplane import marks  # late: most tables have none
+
     marks.refresh_devices(reader.tables, facts)
     if facts.get("marks")[0] or len(reader.tables.routed_marks):
         services = reader.service_slots(reader.versions.live)

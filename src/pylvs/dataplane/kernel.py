@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 
 from pylvs.dataplane import libbpf
@@ -18,6 +17,8 @@ _UNLIMITED = 1 << 62
 
 def release() -> tuple[int, int]:
     """Version and patch level of the running kernel."""
+    import re  # late: only to make the tables asks for the version
+
     match = re.match(r"(\d+)\.(\d+)", os.uname().release)
     return (int(match[1]), int(match[2])) if match else (0, 0)
 

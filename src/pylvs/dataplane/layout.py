@@ -1,4 +1,4 @@
-"""Turns the BTF of the object files into the one description of their maps that Python reads (`abi.json`).
+"""Turns the BTF of the object files into the description of their maps that Python reads (`abi.json`, `abi.txt`).
 
 Runs when the objects are built, never at run time. Bit-fields are refused: two readers would disagree about them.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pylvs.dataplane import btf
+from pylvs.dataplane.abi import format_of
 from pylvs.dataplane.btf import Btf, Elf, LayoutError
 
 Description = dict[str, Any]
@@ -193,10 +194,27 @@ def describe(objects: Mapping[str, bytes]) -> Description:
     return whole
 
 
+def lines(whole: Description) -> str:
+    """What every command reads of a description: structures, enumerations, digests."""
+    found = []
+    for name, structure in whole["structs"].items():
+        fields = [
+            f"{each['name']}:{each['offset']}:{each['size']}:{format_of(each)}:{each['count']}:{each.get('type', '')}"
+            for each in structure["fields"]
+        ]
+        found.append(["struct", name, str(structure["size"]), *fields])
+    for name, values in whole["enums"].items():
+        found.append(["enum", name or "-", *(f"{label}={value}" for label, value in values.items())])
+    found += [["object", name, each["digest"], each["tables"]] for name, each in whole["objects"].items()]
+    return "".join(" ".join(words) + "\n" for words in sorted(found))
+
+
 def write(directory: Path) -> Path:
-    """Describe every object in a directory in `abi.json` beside them."""
+    """Describe every object in a directory in `abi.json` and `abi.txt` beside them."""
     suffix = ".bpf.o"
     objects = {each.name.removesuffix(suffix): each.read_bytes() for each in directory.glob(f"*{suffix}")}
     target = directory / "abi.json"
-    target.write_text(json.dumps(describe(objects), indent=1, sort_keys=True) + "\n")
+    whole = describe(objects)
+    target.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
+    target.with_suffix(".txt").write_text(lines(whole))
     return target

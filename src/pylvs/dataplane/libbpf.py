@@ -14,9 +14,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
-from typing import Any
 
 from pylvs.dataplane import failures
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 SONAME = "libbpf.so.1"
 _HOW_TO_GET = "install it: apt install libbpf1 (Debian, Ubuntu), dnf install libbpf (Fedora)"
@@ -27,8 +30,6 @@ _LONGEST_MESSAGE = 1 << 18  # a verifier log can be long; its end is what matter
 messages: deque[str] = deque(maxlen=_KEPT_MESSAGES)
 _library: ctypes.CDLL | None = None
 _keep: list[Any] = []  # the callback must outlive the library's use of it
-
-_PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_object__open_file": (c_void_p, (c_char_p, c_void_p)),
@@ -71,7 +72,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_enable_stats": (c_int, (c_int,)),
     "bpf_link_create": (c_int, (c_int, c_int, c_int, c_void_p)),
     "libbpf_num_possible_cpus": (c_int, ()),
-    "libbpf_set_print": (c_void_p, (_PRINT,)),
+    "libbpf_set_print": (c_void_p, (c_void_p,)),
 }
 
 
@@ -91,12 +92,15 @@ def library() -> ctypes.CDLL:
             raise failures.Unsupported(f"{SONAME} is too old: it lacks {name}; 1.1 or newer is needed") from None
         function.restype = result
         function.argtypes = arguments
-    _capture_messages(loaded)
     _library = loaded
     return loaded
 
 
 def _capture_messages(loaded: ctypes.CDLL) -> None:
+    """Only what concerns objects tells messages."""
+    if _keep:
+        return
+    printer = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
     libc = ctypes.CDLL(None)
     show = bool(os.environ.get("PYLVS_DEBUG"))
 
@@ -112,7 +116,7 @@ def _capture_messages(loaded: ctypes.CDLL) -> None:
             print(text, file=sys.stderr)
         return 0
 
-    callback = _PRINT(message)
+    callback = printer(message)
     _keep.append(callback)
     loaded.libbpf_set_print(callback)
 
@@ -142,6 +146,7 @@ class BpfObject:
     def __init__(self, path: os.PathLike[str] | str) -> None:
         """Open without loading. Raises Unsupported where libbpf is missing, PylvsError for a file it cannot read."""
         self._lib = library()
+        _capture_messages(self._lib)
         self.path = os.fspath(path)
         messages.clear()
         with _undisturbed():

@@ -8,14 +8,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple
-from typing import Any, TypeVar, cast
 
 from pylvs.dataplane import abi, encode
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.versions import Versions
-from pylvs.model.director import DestinationRow, ServiceRow
+from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.statistics import Counters, Rates
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    Result = TypeVar("Result")
 
 _READS = 50  # of a table that keeps changing
 _MASK64 = (1 << 64) - 1
@@ -24,7 +28,6 @@ NO_COUNTS = (0,) * 5
 NO_COUNTERS, NO_RATES = Counters(), Rates()
 _SHOWN = ("address", "active", "inactive", "persistent", "port", "family")
 _MEMBER = ("destination", "weight", "upper", "lower", "method", "tunnel")
-Result = TypeVar("Result")
 
 
 class Statistics:
@@ -87,17 +90,19 @@ class Statistics:
         """They begin at 0 from now on."""
         state = self._tables.state
         state.set_note(_ZEROED, None)
-        state.set_note(_ZEROED, " ".join(map(str, astuple(self.totals()))))
+        now = self.totals()
+        counted = (now.connections, now.in_packets, now.out_packets, now.in_bytes, now.out_bytes)
+        state.set_note(_ZEROED, " ".join(map(str, counted)))
 
     def _less(self, counted: tuple[int, ...], bases: Any, slot: int) -> Counters:
-        base = self._form.unpack_from(bases.memory, slot * bases.stride)
+        base = self._form.unpack_from(bases.upto(slot), slot * bases.stride)
         if base == counted:
             return NO_COUNTERS
         return Counters(*[one - other & _MASK64 for one, other in zip(counted, base, strict=True)])
 
     def set_base(self, bases: Any, slot: int, values: tuple[int, ...]) -> None:
         """Note from where a destination's or a service's counters begin."""
-        self._form.pack_into(bases.array.memory, slot * bases.array.stride, *[value & _MASK64 for value in values])
+        self._form.pack_into(bases.array.upto(slot), slot * bases.array.stride, *[value & _MASK64 for value in values])
 
     def begin(self, slot: int, counted: tuple[int, ...]) -> None:
         """A destination's counters and rates begin at 0, now that so much was counted."""
@@ -107,7 +112,7 @@ class Statistics:
     def rates(self, destinations: Iterable[int]) -> Rates:
         """Events per second of destinations together, rounded as the kernel shows them (IPVS-SEMANTICS 9.3)."""
         estimates, averages = self._tables.estimates.array, self._averages.unpack_from
-        read = (averages(estimates.memory, slot * estimates.stride) for slot in destinations)
+        read = (averages(estimates.upto(slot), slot * estimates.stride) for slot in destinations)
         busy = [each for each in read if any(each)]
         if not busy:
             return NO_RATES
@@ -119,7 +124,7 @@ class Statistics:
 
     def base(self, bases: Any, slot: int) -> tuple[int, ...]:
         """Where they begin."""
-        return self._form.unpack_from(bases.array.memory, slot * bases.array.stride)
+        return self._form.unpack_from(bases.array.upto(slot), slot * bases.array.stride)
 
 
 class Reader:
@@ -185,7 +190,7 @@ class Reader:
         form = abi.struct("destination").view("used", "service", "service_birth")
         top = self.tables.book.get(0, "destination_top")
         found: dict[tuple[int, int], list[int]] = {}
-        memory = destinations.array.memory[: top * destinations.array.stride]
+        memory = destinations.array.elements(0, top)
         for slot, (used, service, birth) in enumerate(form.iter_unpack(memory)):
             if used:
                 found.setdefault((service, birth), []).append(slot)
@@ -194,15 +199,14 @@ class Reader:
     def members(self, version: dict[str, Any]) -> Iterator[tuple[int, int, int, int, int, int]]:
         """Slots of a service's destinations in list order, each with weight, upper, lower, method, tunnel."""
         array = self.tables.members
-        start = version["list"] * array.stride
-        members = array.memory[start : start + version["count"] * array.stride]
-        return cast("Iterator[tuple[int, int, int, int, int, int]]", self._member.iter_unpack(members))
+        members = array.elements(version["list"], version["count"])
+        return self._member.iter_unpack(members)
 
     def _row(self, slot: int, version: dict[str, Any], owned: list[int]) -> ServiceRow:
         rows, statistics = [], self.statistics
         table, shown = self.tables.destinations.array, self._shown.unpack_from
         for place, *member in self.members(version):
-            address, active, inactive, persistent, port, family = shown(table.memory, place * table.stride)
+            address, active, inactive, persistent, port, family = shown(table.upto(place), place * table.stride)
             destination = encode.destination_of(address, family, port, *member)
             counters, rates = statistics.destination(place), statistics.rates((place,))
             rows.append(DestinationRow(destination, active, inactive, persistent, counters, rates))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from functools import cache
 from struct import Struct
-from typing import Any
 
-from pylvs.dataplane import abi, caches, cursors, encode
+from pylvs.dataplane import abi, cursors, encode
 from pylvs.dataplane.maglev import MaglevTables
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.transaction import Transaction
 from pylvs.model.destination import Destination
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def packed(slot: int, destination: Destination, last_weight: int = 0) -> bytes:
@@ -40,16 +43,15 @@ def last_weight(entry: bytes) -> int:
 
 def members(tables: Tables, version: dict[str, Any]) -> bytes:
     """The entries of a service's list."""
-    stride = tables.members.stride
-    start = version["list"] * stride
-    return bytes(tables.members.memory[start : start + version["count"] * stride])
+    return bytes(tables.members.elements(version["list"], version["count"]))
 
 
 def place(edit: Transaction, entries: bytes) -> int:
     """Put a list where none is: its first member. Raises NoRoom."""
     array = edit.tables.members
-    start = edit.book.take_list(len(entries) // array.stride)
-    array.memory[start * array.stride : start * array.stride + len(entries)] = entries
+    count = len(entries) // array.stride
+    start = edit.book.take_list(count)
+    array.elements(start, count)[:] = entries
     return start
 
 
@@ -71,6 +73,8 @@ def write_list(
 
 def change_scheduler(edit: Transaction, slot: int, version: dict[str, Any], fields: dict[str, Any]) -> None:
     """The scheduler that these fields name begins with the list as it is (IPVS-SEMANTICS 1.4)."""
+    from pylvs.dataplane import caches
+
     change_list(edit, slot, version, fields, "LIST_INIT")
     fields.update(caches.began(edit, fields))
     fill_table(edit, slot, version, fields, members(edit.tables, version), "LIST_INIT")

@@ -12,10 +12,7 @@ one.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import secrets
-import socket
 import struct
 import time
 from collections.abc import Collection, Iterator
@@ -27,8 +24,8 @@ from pylvs.dataplane.libbpf import BpfObject
 from pylvs.dataplane.maps import ArrayMap
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import MAP_DIRECTORY, Tables
+from pylvs.model import sockets as socket
 from pylvs.model.errors import PylvsError, Unsupported
-from pylvs.model.settings import SETTINGS
 from pylvs.model.timeouts import Timeouts
 
 XDP, TC, EGRESS, BARE = ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "pylvs_tc_bare")  # attached to devices
@@ -172,7 +169,8 @@ def _sizes(connections: int) -> dict[str, int]:
 
 def _new_seeds() -> tuple[int, int]:
     """Of the hash of IPv4 connections: odd."""
-    return (secrets.randbits(64) | 1, secrets.randbits(64) | 1)
+    first, second = struct.unpack("<2Q", os.urandom(16))
+    return first | 1, second | 1
 
 
 def _entry_of(program: str) -> str:
@@ -182,6 +180,8 @@ def _entry_of(program: str) -> str:
 
 def _tunnel_secret(seeds: tuple[int, int]) -> int:
     """The same in every program of a state: XDP and TC give a connection's tunnel packets one source port."""
+    import hashlib  # late: edits import this module, too
+
     return int.from_bytes(hashlib.blake2s(struct.pack("<2Q", *seeds), digest_size=4).digest(), "little")
 
 
@@ -310,6 +310,8 @@ def create(state: State) -> None:
         _begin_pool(tables, connections, seeds)
         Book(tables).reset(0, 0, 0)
         set_timeouts(tables, 1, Timeouts())
+        from pylvs.model.settings import SETTINGS
+
         for setting in SETTINGS.values():
             if setting.name != "conn_max":
                 tables.root.set(0, f"settings.{setting.name}", setting.default)

@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 import struct
 import time
-from array import array
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
 
 from pylvs.dataplane import abi
 from pylvs.dataplane.book import WAIT_MS
 from pylvs.dataplane.tables import Tables
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from array import array
+    from typing import Any
 
 _MASK32, _MASK64 = (1 << 32) - 1, (1 << 64) - 1
 _WEIGHT_BITS = 6  # weights are scaled down to about so many bits
@@ -79,6 +82,8 @@ def places(destinations: Sequence[tuple[int, int]]) -> array[int] | None:
         if weight
     ]
     size, left = abi.constant("MAGLEV_SLOTS"), abi.constant("MAGLEV_SLOTS")
+    from array import array  # late, here and below: most services use another scheduler
+
     taken, found = bytearray(size), array("H", bytes(2 * size))
     while True:
         for walker in walkers:
@@ -98,6 +103,8 @@ def places(destinations: Sequence[tuple[int, int]]) -> array[int] | None:
 
 def _shifted(old: bytes, change: str, position: int) -> array[int]:
     """A table that is not filled anew, for there are too many destinations, with the places they have now."""
+    from array import array
+
     nobody, found = abi.constant("MAGLEV_NOBODY"), array("H", old)
     for slot, place in enumerate(found):
         if change == "LIST_ADD" and place < nobody:
@@ -146,7 +153,7 @@ class MaglevTables:
     def _destinations(self, version: int, entries: bytes) -> list[tuple[int, int]]:
         table, found = self._tables.destinations.array, []
         for place, weight in self._member.iter_unpack(entries):
-            address, port = self._destination.unpack_from(table.memory, place * table.stride)
+            address, port = self._destination.unpack_from(table.upto(place), place * table.stride)
             found.append((fold(address, int.from_bytes(port, "big"), version), weight))
         return found
 

@@ -12,10 +12,15 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TypeVar
 
 from pylvs.dataplane import bpf, failures, libbpf
 from pylvs.dataplane.libbpf import library
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    Self = TypeVar("Self", bound="Map")
 
 ANY, NOEXIST, EXIST = 0, 1, 2  # BPF_ANY, BPF_NOEXIST, BPF_EXIST
 MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
@@ -24,8 +29,8 @@ INNER_MAP = 1 << 12  # BPF_F_INNER_MAP: arrays within a map may differ in length
 
 _BATCH = 4096  # elements of one batch call
 _PAGE = mmap.PAGESIZE
+_FIRST_MAPPED = 1 << 15  # bytes of an array
 _WINDOW = 1 << 22  # bytes of a large array that are in memory at once
-Self = TypeVar("Self", bound="Map")
 
 
 class Map:
@@ -294,33 +299,76 @@ class PerCpuArray(ArrayMap):
 class MmapArray(Map):
     """An array made with BPF_F_MMAPABLE, as memory: what is stored, packets see at once.
 
-    `words` holds 64-bit words: an assignment to one is a single store. Elements are `stride` bytes apart.
+    Elements are `stride` bytes apart. Most tables are nearly empty, and each mapped page costs time and counts as this
+    process's memory: `upto` and `store` map as much as was used so far. `memory` and `words` map the whole array;
+    `words` holds 64-bit words: an assignment to one is a single store.
     """
 
     def __init__(self, descriptor: int, info: bpf.MapInfo | None = None, writable: bool = True) -> None:
         """Take over an open descriptor of a map that can be mapped; Unsupported when it cannot."""
         super().__init__(descriptor, info)
         self.stride = (self.value_size + 7) & ~7
-        length = (self.stride * self.max_entries + _PAGE - 1) // _PAGE * _PAGE
-        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        self._protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        self._map(1)
+
+    def _map(self, count: int) -> None:
+        """Map so many elements and about as many more. Who holds a view of the former mapping may go on using it."""
+        size = self.stride * min(max(2 * count, _FIRST_MAPPED // self.stride), self.max_entries)
         try:
-            self._memory = mmap.mmap(self.fd, length, mmap.MAP_SHARED, protection)
+            self._memory = mmap.mmap(self.fd, -(-size // _PAGE) * _PAGE, mmap.MAP_SHARED, self._protection)
         except OSError as error:
             raise failures.failure(error.errno or 0, f"mapping {self.name} into memory") from None
-        self.memory = memoryview(self._memory)[: self.stride * self.max_entries]
-        self.words = self.memory.cast("Q")
+        self._mapped = size // self.stride
+        self._view = memoryview(self._memory)[:size]
+        self._words = self._view.cast("Q")
+
+    @property
+    def memory(self) -> memoryview:
+        """All elements."""
+        if self._mapped < self.max_entries:
+            self._map(self.max_entries)
+        return self._view
+
+    @property
+    def words(self) -> memoryview:
+        """All elements as 64-bit words."""
+        if self._mapped < self.max_entries:
+            self._map(self.max_entries)
+        return self._words
+
+    def upto(self, index: int) -> memoryview:
+        """The elements up to this one, and maybe more. Raises IndexError."""
+        if index >= self._mapped:
+            self._check(index)
+            self._map(index + 1)
+        return self._view
+
+    def elements(self, start: int, count: int) -> memoryview:
+        """So many elements, live. Raises IndexError."""
+        memory = self.upto(start + count - 1) if count else self._view
+        return memory[start * self.stride : (start + count) * self.stride]
+
+    def store(self, index: int, offset: int, word: int) -> None:
+        """Write the 64-bit word at an offset of an element by a single store. Raises IndexError."""
+        if index >= self._mapped:
+            self._check(index)
+            self._map(index + 1)
+        self._words[(index * self.stride + offset) // 8] = word
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < self.max_entries:
+            raise IndexError(f"map {self.name}: no element {index} of {self.max_entries}")
 
     def value(self, index: int) -> memoryview:
         """The bytes of an element, live. Raises IndexError."""
-        if not 0 <= index < self.max_entries:
-            raise IndexError(f"map {self.name}: no element {index} of {self.max_entries}")
-        return self.memory[index * self.stride : index * self.stride + self.value_size]
+        self._check(index)
+        return self.upto(index)[index * self.stride : index * self.stride + self.value_size]
 
     def close(self) -> None:
         """Unmap and give the descriptor back. Views that others hold keep the memory mapped."""
-        if self.fd >= 0 and hasattr(self, "words"):
-            self.words.release()
-            self.memory.release()
+        if self.fd >= 0 and hasattr(self, "_words"):
+            self._words.release()
+            self._view.release()
             with suppress(BufferError):  # somebody still looks at an element; the mapping goes with the last view
                 self._memory.close()
         super().close()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any
 
 from pylvs.dataplane import abi, devices, encode
 from pylvs.dataplane.book import WAIT_MS
 from pylvs.dataplane.facts import Facts
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.transaction import Transaction
+from pylvs.model import sockets as socket
 from pylvs.model.errors import NoRoom
 from pylvs.model.marks import MarkRule, Network, Not
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def _device_number(name: str) -> int:

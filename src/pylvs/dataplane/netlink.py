@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import struct
 from collections.abc import Iterator
 
 from pylvs.dataplane import failures
+from pylvs.model import sockets as socket
 
 REQUEST, ACK, ROOT_DUMP = 0x1, 0x4, 0x300
 REPLACE, EXCL, CREATE = 0x100, 0x200, 0x400

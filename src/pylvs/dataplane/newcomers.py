@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import struct
 from contextlib import ExitStack
-from typing import Any
 
 from pylvs.dataplane import abi, caches, cursors, encode, lists, load
 from pylvs.dataplane.bitmaps import set_all_bits, set_bit
@@ -22,6 +21,10 @@ from pylvs.model.destination import Destination
 from pylvs.model.errors import DestinationExists
 from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.service import ServiceKey, VirtualService
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Newcomer:

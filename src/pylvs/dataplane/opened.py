@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 from pylvs.dataplane import encode, takeover
 from pylvs.dataplane.listing import Reader
@@ -11,6 +10,10 @@ from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
 from pylvs.model.errors import NoSuchService
 from pylvs.model.service import ServiceKey
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Opened:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 from pylvs.dataplane import abi, encode
 from pylvs.dataplane.bitmaps import write_bitmaps
@@ -12,6 +11,10 @@ from pylvs.dataplane.chunks import chunks, gaps, list_of
 from pylvs.dataplane.maglev import MaglevTables
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.versions import Versions
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def recover(tables: Tables) -> None:
@@ -75,8 +78,7 @@ def _settle_members(tables: Tables, present: dict[int, dict[str, Any]]) -> None:
     form = abi.struct("member").view("destination", "upper", "lower")
     destinations, array = tables.destinations, tables.members
     for slot, version in present.items():
-        start = version["list"] * array.stride
-        for place, upper, lower in form.iter_unpack(array.memory[start : start + version["count"] * array.stride]):
+        for place, upper, lower in form.iter_unpack(array.elements(version["list"], version["count"])):
             wanted = {"upper": upper, "lower": lower, "service": slot, "service_birth": version["birth"]}
             for name, value in wanted.items():
                 if destinations.get(place, name) != value:

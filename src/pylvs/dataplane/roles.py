@@ -14,9 +14,9 @@ import ipaddress
 import os
 import struct
 import time
-from dataclasses import dataclass
 
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, NotPermitted, PylvsError
 
 DIRECTORY = "/run/pylvs/roles"

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-import socket
 import struct
 from functools import cache
-from typing import Any
 
-from pylvs.dataplane import abi, bpf, encode, kernel, load
+from pylvs.dataplane import abi, bpf, encode, load
 from pylvs.dataplane.bitmaps import set_bit, write_bitmaps
 from pylvs.dataplane.book import now_s
 from pylvs.dataplane.devices import Route
 from pylvs.dataplane.libbpf import open_pin
 from pylvs.dataplane.listing import Reader
 from pylvs.dataplane.transaction import Transaction
+from pylvs.model import sockets as socket
 from pylvs.model.destination import Destination, DestinationKey, Method, TunnelKind
 from pylvs.model.service import ServiceKey
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 REVIVAL_S = 180  # a deleted destination without connections can be revived so long (IPVS-SEMANTICS 1.8)
 SWEEP_S = 10  # deleted destinations are looked through at most so often
@@ -141,7 +144,7 @@ class DestinationSlots:
     def beyond_revival(self, place: int) -> bool:
         """Whether IPVS would have forgotten a deleted destination by now."""
         array = self.tables.destinations.array
-        *referring, deleted_s = _deleted_form().unpack_from(array.memory, place * array.stride)
+        *referring, deleted_s = _deleted_form().unpack_from(array.upto(place), place * array.stride)
         return not any(referring) and now_s() - deleted_s >= REVIVAL_S
 
     def adopt(self, place: int, slot: int, version: dict[str, Any], anew: bool) -> None:
@@ -181,6 +184,8 @@ class DestinationSlots:
 
     def _note_ports(self) -> None:
         """This host's local port range, which GUE takes its source ports from (IPVS-SEMANTICS 7.4)."""
+        from pylvs.dataplane import kernel
+
         low, high = kernel.local_ports()
         self.tables.root.set(0, "port_low", low)
         self.tables.root.set(0, "port_high", high)

@@ -7,14 +7,14 @@ hangs on its namespace and does nothing; the kernel itself tells by it whether t
 from __future__ import annotations
 
 import os
-import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 from pylvs.dataplane import bpf, failures, libbpf, mounts
 from pylvs.dataplane.lock import TIMEOUT_S, Lock
+from pylvs.model import sockets as socket
 
 _NETNS_COOKIE = 71  # SO_NETNS_COOKIE; asm-generic/socket.h
 _LIVING, _BUILDING, _GOING = "net", "new-net", "old-net"  # of a directory's name, before the cookie
@@ -29,7 +29,7 @@ _DO_NOTHING = struct.pack("<BBhi", 0xB7, 0, 0, 1) + struct.pack("<BBhi", 0x95, 0
 
 def netns_cookie() -> int:
     """The identity of the network namespace of the calling thread. Raises Unsupported before Linux 5.14."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as probe:
         try:
             return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _NETNS_COOKIE, 8), "little")
         except OSError:

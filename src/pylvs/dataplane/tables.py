@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import struct
 from functools import cached_property
-from typing import Any
 
 from pylvs.dataplane import abi, maps
 from pylvs.dataplane.state import State
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
 
 MAP_DIRECTORY = "maps"
 
@@ -33,7 +36,7 @@ class Records:
     def get(self, index: int, name: str) -> Any:
         """One field: an integer, a tuple or bytes."""
         offset, form, single = self._form(name)
-        values = form.unpack_from(self.array.memory, index * self.array.stride + offset)
+        values = form.unpack_from(self.array.upto(index), index * self.array.stride + offset)
         return values[0] if single else values
 
     def set(self, index: int, name: str, *values: Any) -> None:
@@ -41,27 +44,27 @@ class Records:
         offset, form, single = self._form(name)
         place = index * self.array.stride + offset
         if single and form.size == 8 and place % 8 == 0:
-            self.array.words[place // 8] = values[0]
+            self.array.store(index, offset, values[0])
         else:
-            form.pack_into(self.array.memory, place, *values)
+            form.pack_into(self.array.upto(index), place, *values)
 
     def read(self, index: int) -> dict[str, Any]:
         """All fields."""
-        return self.codec.unpack_from(self.array.memory, index * self.array.stride, whole=True)
+        return self.codec.unpack_from(self.array.upto(index), index * self.array.stride, whole=True)
 
     def write(self, index: int, values: dict[str, Any]) -> None:
         """Write these fields and leave the others."""
-        self.codec.pack_into(self.array.memory, index * self.array.stride, values)
+        self.codec.pack_into(self.array.upto(index), index * self.array.stride, values)
 
     def replace(self, index: int, element: bytes) -> None:
         """Write all fields, packed."""
         start = index * self.array.stride
-        self.array.memory[start : start + len(element)] = element
+        self.array.upto(index)[start : start + len(element)] = element
 
     def clear(self, index: int) -> None:
         """Zero all fields."""
         start = index * self.array.stride
-        self.array.memory[start : start + self.array.stride] = bytes(self.array.stride)
+        self.array.upto(index)[start : start + self.array.stride] = bytes(self.array.stride)
 
 
 class Tables:

@@ -6,18 +6,18 @@ connections at the next edit; where it differs, every command but `pylvs down` r
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import pylvs
 from pylvs.dataplane import abi
 from pylvs.dataplane.state import State
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Unsupported
 
 OBJECT = "director"
 _NOTE = "object"
 
 
-class Build(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Build:
     """A build of the data plane: digests of its tables' layout and of its object, and the version of its pylvs."""
 
     tables: str
@@ -36,12 +36,13 @@ def ours() -> Build:
 def running(state: State) -> Build | None:
     """The build that a state runs; None where it does not tell."""
     words = (state.note(_NOTE) or "").split()
-    return Build(*words) if len(words) == len(Build._fields) else None
+    return Build(*words) if len(words) == 3 else None
 
 
 def note(state: State) -> None:
     """The state runs this build from now on."""
-    state.set_note(_NOTE, " ".join(ours()))
+    build = ours()
+    state.set_note(_NOTE, f"{build.tables} {build.digest} {build.version}")
 
 
 def check(state: State) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import struct
-from typing import NamedTuple
 
 from pylvs.dataplane.netlink import (
     CREATE,
@@ -19,6 +18,7 @@ from pylvs.dataplane.netlink import (
     text,
     u32,
 )
+from pylvs.model.dataclass import dataclass
 
 INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS), and of egress
 _CLSACT, _CLSACT_HANDLE = 0xFFFFFFF1, 0xFFFF0000
@@ -35,7 +35,8 @@ NAME_PREFIX = "pylvs-"
 PRIORITIES = {"realserver": 4, "director": 5}
 
 
-class Filter(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Filter:
     """A filter on one side of a device; `program` is 0 and `label` the kind for what is not BPF."""
 
     priority: int

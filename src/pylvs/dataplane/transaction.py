@@ -14,7 +14,6 @@ from __future__ import annotations
 from types import TracebackType
 
 from pylvs.dataplane.book import Book
-from pylvs.dataplane.recover import recover
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.versions import MASK32, Versions
 from pylvs.model.probe_marks import is_probe_mark
@@ -40,6 +39,8 @@ class Transaction(Versions):
 
     def __enter__(self) -> Transaction:
         if self.tables.book.get(0, "pending"):
+            from pylvs.dataplane.recover import recover
+
             recover(self.tables)
         self.tables.book.set(0, "pending", 1)
         self.book.settle()
@@ -76,4 +77,6 @@ class Transaction(Versions):
         if kind is None and self._committed:
             self.tables.book.set(0, "pending", 0)
             return
+        from pylvs.dataplane.recover import recover
+
         recover(self.tables)

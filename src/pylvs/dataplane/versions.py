@@ -6,11 +6,15 @@ An edit writes the other halves, with the next generation, and then stores that 
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 from pylvs.dataplane import abi
-from pylvs.dataplane.facts import Facts
 from pylvs.dataplane.tables import Tables
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pylvs.dataplane.facts import Facts
 
 MASK32 = 0xFFFFFFFF
 
@@ -42,8 +46,8 @@ class Versions:
     def _generations(self, slot: int) -> tuple[int, int]:
         array, place = self.tables.services.array, self._generation
         base = slot * array.stride + place
-        (one,) = struct.unpack_from("<I", array.memory, base)
-        (other,) = struct.unpack_from("<I", array.memory, base + self._codec.size)
+        (one,) = struct.unpack_from("<I", array.upto(slot), base)
+        (other,) = struct.unpack_from("<I", array.upto(slot), base + self._codec.size)
         return one, other
 
     def _place(self, slot: int, half: int) -> int:
@@ -52,19 +56,19 @@ class Versions:
     def version(self, slot: int, live: int | None = None) -> dict[str, Any]:
         """The fields of a service's version in force."""
         half = half_in_force(self._generations(slot), self.live if live is None else live)
-        return self._codec.unpack_from(self.tables.services.array.memory, self._place(slot, half), whole=True)
+        return self._codec.unpack_from(self.tables.services.array.upto(slot), self._place(slot, half), whole=True)
 
     def write_version(self, slot: int, generation: int, fields: dict[str, Any]) -> None:
         """Write the half that is not in force: its generation first, so that no packet takes it half-written."""
         half = 1 - half_in_force(self._generations(slot), self.live)
-        memory, place = self.tables.services.array.memory, self._place(slot, half)
+        memory, place = self.tables.services.array.upto(slot), self._place(slot, half)
         struct.pack_into("<I", memory, place + self._generation, generation)
         self._codec.pack_row_into(memory, place, {**fields, "generation": generation})
 
     def new_service(self, slot: int, generation: int) -> None:
         """Both halves of a fresh slot: absent in all generations before this one."""
         self.tables.services.clear(slot)
-        memory = self.tables.services.array.memory
+        memory = self.tables.services.array.upto(slot)
         struct.pack_into("<I", memory, self._place(slot, 0) + self._generation, generation - 1 & MASK32)
         struct.pack_into("<I", memory, self._place(slot, 1) + self._generation, generation - 2 & MASK32)
 
@@ -75,7 +79,7 @@ class Versions:
             if later(mine, live):
                 struct.pack_into(
                     "<I",
-                    self.tables.services.array.memory,
+                    self.tables.services.array.upto(slot),
                     self._place(slot, half) + self._generation,
                     theirs - 1 & MASK32,
                 )
@@ -109,9 +113,10 @@ class Versions:
     def store_state(self, slot: int, half: int, generation: int, flags: int) -> None:
         """Write one half of a destination's states."""
         destinations = self.tables.destinations
-        place = slot * destinations.array.stride + destinations.codec.offset("states") + 8 * half
-        destinations.array.words[place // 8] = generation << 32 | flags
+        destinations.array.store(slot, destinations.codec.offset("states") + 8 * half, generation << 32 | flags)
 
     def facts(self, generation: int | None = None) -> Facts:
         """The facts of a generation, of the one in force by default."""
+        from pylvs.dataplane.facts import Facts  # late: listings do without
+
         return Facts(self.tables, self.live if generation is None else generation)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 
 from pylvs.health.check_state import CheckState, SharedKey, sets_weight
 from pylvs.health.events import Event
@@ -12,6 +11,7 @@ from pylvs.health.servers import Link, ServerState
 from pylvs.health.services import ServiceState
 from pylvs.health.timetable import Slot
 from pylvs.model.checks import Check, goes_via_vip
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import DestinationKey
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pylvs.health.outcome import Outcome
 from pylvs.health.timetable import Slot
 from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check, FileCheck, HttpCheck, LoadCheck, MiscCheck
+from pylvs.model.dataclass import dataclass, field
 
 if TYPE_CHECKING:
     from pylvs.health.servers import ServerState

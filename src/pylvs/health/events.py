@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pylvs.health.overrides import Override
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import DestinationKey
 
 

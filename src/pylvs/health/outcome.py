@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+from pylvs.model.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

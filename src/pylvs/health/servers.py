@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pylvs.health.check_state import CheckState, sets_weight
 from pylvs.health.events import (
@@ -17,6 +17,7 @@ from pylvs.health.events import (
 )
 from pylvs.health.outcome import Outcome
 from pylvs.health.overrides import NOTHING_SAID, Override, Standing
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import MAX_WEIGHT, Destination, DestinationKey
 from pylvs.model.wanted import WantedServer
 

@@ -8,8 +8,8 @@ import os
 import pwd
 import shutil
 import stat
-from dataclasses import dataclass
 
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 
 SCRIPT_USER = "keepalived_script"  # keepalived's default, where the machine has it

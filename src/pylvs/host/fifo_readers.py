@@ -6,8 +6,7 @@ import asyncio
 import math
 from dataclasses import replace
 
-import structlog
-
+from pylvs.host.logs import get_logger
 from pylvs.host.processes import Processes
 from pylvs.model.scripts import Script
 
@@ -22,7 +21,7 @@ class Reader:
         self._script = replace(script, arguments=(*script.arguments, path))
         self._processes = processes
         self._last = False
-        self._log = structlog.get_logger()
+        self._log = get_logger()
         self._task = asyncio.get_running_loop().create_task(self._keep_running())
 
     def last(self) -> None:

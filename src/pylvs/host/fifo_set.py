@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable
 
-import structlog
-
 from pylvs.host.fifo_readers import Reader
 from pylvs.host.fifos import FifoWriter
+from pylvs.host.logs import get_logger
 from pylvs.host.processes import Processes
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import Fifo
@@ -22,7 +21,7 @@ class FifoSet:
         self._readers = Processes()  # for programs that run for ever
         self._open: dict[Fifo, tuple[FifoWriter, Reader | None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
-        self._log = structlog.get_logger()
+        self._log = get_logger()
 
     def configure(self, fifos: Iterable[Fifo], settings: GlobalSettings, foreign: Collection[str] = ()) -> None:
         """These from now on; those that stay are not touched. At `foreign` paths, another process runs the reader."""

@@ -11,9 +11,8 @@ import os
 import stat
 from collections import deque
 
-import structlog
-
 from pylvs.host.accounts import script_account
+from pylvs.host.logs import get_logger
 from pylvs.model.errors import PylvsError
 
 MOST_WAITING = 10_000  # lines that do not fit into the pipe; what is older gives way
@@ -36,7 +35,7 @@ class FifoWriter:
         self._waiting: deque[bytes] = deque()
         self._watched = False
         self._lost = 0
-        self._log = structlog.get_logger()
+        self._log = get_logger()
 
     def write(self, line: str) -> None:
         """A line, now or once there is room."""

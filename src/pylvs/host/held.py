@@ -7,10 +7,10 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 
 from pylvs.host.rtnetlink import CREATE, REPLACE, Request, RouteSocket, attribute, text, u32
 from pylvs.model.addresses import family_of
+from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import FOREVER, HeldAddress
 
 NEW, DELETE = 20, 21  # RTM_NEWADDR, RTM_DELADDR

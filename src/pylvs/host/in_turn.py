@@ -7,8 +7,7 @@ from collections import deque
 from collections.abc import Hashable, Mapping
 from typing import Generic, TypeVar
 
-import structlog
-
+from pylvs.host.logs import get_logger
 from pylvs.host.processes import Processes
 from pylvs.model.scripts import Script
 
@@ -27,7 +26,7 @@ class InTurn(Generic[Subject]):
         self._processes = processes
         self._waiting: dict[Subject, deque[Turn]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._log = structlog.get_logger()
+        self._log = get_logger()
 
     def put(self, subject: Subject, what: str, script: Script, where: Mapping[str, str]) -> None:
         """One more for this subject; `what` and `where` name it in the log."""

@@ -3,41 +3,66 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
-
-import structlog
 
 from pylvs.model.printing import one_line
 
 Format = Literal["text", "json"]
-Fields = MutableMapping[str, Any]
+Write = Callable[[str, dict[str, Any]], None]  # a level and fields, `event` among them
 _JOURNAL = "JOURNAL_STREAM"  # device and inode of the stream that systemd's journal reads; it notes the time itself
 _SEVERITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}  # of syslog, before a line: sd-daemon(3)
 
 
+class Logger:
+    """Logs events with fields; all of them write to where `set_up` said last."""
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Log what happens in good order."""
+        _write("info", {**fields, "event": event})
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Log what an operator should look at."""
+        _write("warning", {**fields, "event": event})
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Log what failed."""
+        _write("error", {**fields, "event": event})
+
+    def exception(self, event: str, **fields: Any) -> None:
+        """Log what failed, with the trace of the exception that is being handled."""
+        _write("error", {**fields, "event": event, "exception": _trace(sys.exc_info()[1])})
+
+    def log(self, level: str, event: str, **fields: Any) -> None:
+        """Log at a level by name; nothing below "info"."""
+        if level != "debug":
+            _write(level, {**fields, "event": event})
+
+
+def get_logger() -> Logger:
+    """The logger."""
+    return _LOGGER
+
+
 def set_up(form: Format, stream: TextIO | None = None, environment: Mapping[str, str] | None = None) -> None:
-    """Let all logs come out in this form: structlog's, and those that libraries write through `logging`."""
+    """Let all logs come out in this form, those that libraries write through `logging` among them."""
     out = (sys.stderr or io.StringIO()) if stream is None else stream  # there is none where it was closed
     journal = form == "text" and _is_journal(out, os.environ if environment is None else environment)
-    steps: list[Any] = [structlog.processors.add_log_level]
-    if not journal:
-        steps.append(structlog.processors.TimeStamper("iso", utc=form == "json", key="time"))
-    steps.append(structlog.processors.format_exc_info)
-    if form == "json":
-        steps.append(structlog.processors.JSONRenderer(default=str, ensure_ascii=False))
-    else:
-        steps.append(_journal_line if journal else _line)
-    structlog.configure(
-        processors=steps,
-        logger_factory=lambda *_: _Output(out),
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        cache_logger_on_first_use=False,
-    )
+    line = _journal_line if journal else _json if form == "json" else _line
+    write_with(lambda level, fields: _put(out, line(level, fields)))
     logging.basicConfig(handlers=[_FromLibraries()], level=logging.WARNING, force=True)
+
+
+def write_with(write: Write) -> Write:
+    """Let this function have all logs from now on; the one that had them before."""
+    global _write
+    former, _write = _write, write
+    return former
 
 
 def _is_journal(out: TextIO, given: Mapping[str, str]) -> bool:
@@ -48,42 +73,52 @@ def _is_journal(out: TextIO, given: Mapping[str, str]) -> bool:
     return given.get(_JOURNAL) == f"{there.st_dev}:{there.st_ino}"
 
 
-def _line(_logger: object, _method: str, fields: Fields) -> str:
+def _json(level: str, fields: dict[str, Any]) -> str:
+    trace = {name: fields.pop(name) for name in ("exception",) if name in fields}
+    fields |= {"level": level, "time": datetime.now(UTC).isoformat().replace("+00:00", "Z"), **trace}
+    return json.dumps(fields, default=str, ensure_ascii=False)
+
+
+def _line(level: str, fields: dict[str, Any]) -> str:
     """`2026-01-31T12:00:00.123456 info: server down (service=..., reason=...)`."""
-    return f"{fields.pop('time')} {_words(fields)}"
+    return f"{datetime.now().isoformat()} {_words(level, fields)}"
 
 
-def _journal_line(_logger: object, _method: str, fields: Fields) -> str:
-    return f"<{_SEVERITIES.get(fields['level'], 6)}>{_words(fields)}"
+def _journal_line(level: str, fields: dict[str, Any]) -> str:
+    return f"<{_SEVERITIES.get(level, 6)}>{_words(level, fields)}"
 
 
-def _words(fields: Fields) -> str:
-    level, event, trace = fields.pop("level"), fields.pop("event"), fields.pop("exception", "")
-    more = ", ".join(f"{name}={value}" for name, value in fields.items())
-    line = one_line(f"{level}: {event}{f' ({more})' if more else ''}")
+def _words(level: str, fields: dict[str, Any]) -> str:
+    more = ", ".join(f"{name}={value}" for name, value in fields.items() if name not in ("event", "exception"))
+    line = one_line(f"{level}: {fields['event']}{f' ({more})' if more else ''}")
+    trace = fields.get("exception")
     return f"{line}\n{trace}" if trace else line
 
 
-class _Output:
-    """Where lines go. That nobody reads them is no reason to end."""
+def _put(out: TextIO, line: str) -> None:
+    """That nobody reads the lines is no reason to end."""
+    try:
+        out.write(line + "\n")
+        out.flush()
+    except (OSError, ValueError):
+        pass
 
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
 
-    def msg(self, line: str) -> None:
-        try:
-            self._out.write(line + "\n")
-            self._out.flush()
-        except (OSError, ValueError):
-            pass
+def _trace(error: BaseException | None) -> str:
+    import traceback
 
-    debug = info = warning = error = critical = exception = msg
+    return "".join(traceback.format_exception(error)).rstrip("\n") if error else ""
 
 
 class _FromLibraries(logging.Handler):
     """What aiohttp, asyncio and others have to say."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        trace = record.exc_info if record.exc_info and record.exc_info[0] else None
-        log = structlog.get_logger()
-        log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=trace)
+        fields: dict[str, Any] = {"logger": record.name, "event": record.getMessage()}
+        if record.exc_info and record.exc_info[1]:
+            fields["exception"] = _trace(record.exc_info[1])
+        _write(record.levelname.lower(), fields)
+
+
+_LOGGER = Logger()
+_write: Write = lambda level, fields: _put(sys.stderr or io.StringIO(), _line(level, fields))  # noqa: E731

@@ -9,13 +9,12 @@ import asyncio
 import socket
 import time
 from collections import deque
-from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import formatdate
 
-import structlog
-
+from pylvs.host.logs import get_logger
 from pylvs.host.smtp import Refused, deliver
+from pylvs.model.dataclass import dataclass
 from pylvs.model.printing import one_line
 from pylvs.model.wanted import Mail
 
@@ -41,7 +40,7 @@ class Outbox:
         self._waiting: deque[Alert] = deque()
         self._task: asyncio.Task[None] | None = None
         self._lost = 0
-        self._log = structlog.get_logger()
+        self._log = get_logger()
 
     @property
     def busy(self) -> bool:

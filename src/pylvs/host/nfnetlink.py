@@ -9,7 +9,6 @@ import errno
 import socket
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from pylvs.host.rtnetlink import (
     ACK,
@@ -24,6 +23,7 @@ from pylvs.host.rtnetlink import (
     text,
     walk,
 )
+from pylvs.model.dataclass import dataclass
 
 NETLINK_NETFILTER, SUBSYSTEM = 12, 10
 BATCH_BEGIN, BATCH_END = 16, 17

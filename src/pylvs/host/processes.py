@@ -17,12 +17,12 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pylvs
 from pylvs.host.accounts import SCRIPT_USER, Account, script_account
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.scripts import Script
 

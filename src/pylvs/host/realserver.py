@@ -11,7 +11,6 @@ import contextlib
 import os
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +31,7 @@ from pylvs.host.addresses import (
 from pylvs.host.memory import Memory, changing, load
 from pylvs.host.namespaces import network_cookie
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Tunnel
 from pylvs.model.errors import InvalidOperation, NoSuchDevice, NotPermitted, PylvsError
 

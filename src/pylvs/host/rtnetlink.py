@@ -12,9 +12,9 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from pylvs.dataplane.netlink import ACK, CREATE, EXCL, REPLACE, REQUEST, attribute, attributes, name, nested, text, u32
+from pylvs.model.dataclass import dataclass
 
 __all__ = [
     "ACK",

@@ -7,10 +7,10 @@ another device; the rest are on the devices that they name, or on a VMAC of thei
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
 
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import HeldAddress
 from pylvs.model.vrrp import VrrpInstance, VrrpSettings
 

@@ -1,29 +1,31 @@
-"""Doing what a request asks for, with a Director."""
+"""Doing what a request asks for, with a Director.
+
+Scripts call ipvsadm once for each change of a server: what a command does not need is imported by those that do.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import IO
 
-from pylvs.ipvsadm import daemons, helptext, wording
 from pylvs.ipvsadm.complaints import EXIT_LISTING, EXIT_REFUSED, Complaint, try_help
-from pylvs.ipvsadm.connections import connection_lines
 from pylvs.ipvsadm.endpoints import Writer, numeric, with_names
-from pylvs.ipvsadm.listing import table, version_line, view_of
 from pylvs.ipvsadm.names import Names
 from pylvs.ipvsadm.options import Command, Given
 from pylvs.ipvsadm.parsing import parse
 from pylvs.ipvsadm.request import Request
-from pylvs.ipvsadm.restore import command_lines, input_lines
-from pylvs.ipvsadm.rules import rule_lines
-from pylvs.model.director import Director, ServiceRow
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.service import ServiceKey
-from pylvs.model.timeouts import Timeouts
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import IO
+
+    from pylvs.model.director import Director
+    from pylvs.model.rows import ServiceRow
 
 LINES_AT_ONCE = 256
 
@@ -59,6 +61,8 @@ class Session:
             print(complaint.text, file=self._stderr)
             return Outcome(complaint.status, complaint.final)
         except PylvsError as error:
+            from pylvs.ipvsadm import wording
+
             print(wording.refusal(error, request.command), file=self._stderr)
             if request.command is Command.LIST:
                 return Outcome(EXIT_LISTING, final=True)
@@ -66,6 +70,8 @@ class Session:
 
     def restore(self, lines: Iterable[str]) -> Outcome:
         """Do command lines one after another; those already done stay done when a later one ends it."""
+        from pylvs.ipvsadm.restore import command_lines
+
         outcome = Outcome()
         for words in command_lines(lines):
             outcome = self.run(words, restoring=True)
@@ -74,11 +80,10 @@ class Session:
         return outcome
 
     def _do(self, request: Request, restoring: bool) -> Outcome:
-        if request.command is Command.HELP:
-            self._stdout.write(helptext.HELP)
-            return Outcome(final=True)
-        if request.command is Command.VERSION:
-            self._stdout.write(helptext.VERSION)
+        if request.command in (Command.HELP, Command.VERSION):
+            from pylvs.ipvsadm import helptext
+
+            self._stdout.write(helptext.HELP if request.command is Command.HELP else helptext.VERSION)
             return Outcome(final=True)
         if request.command is Command.RESTORE:
             if restoring:
@@ -87,12 +92,16 @@ class Session:
         if request.command is Command.LIST:
             self._list(request)
         elif request.command is Command.SAVE:
+            from pylvs.ipvsadm.rules import rule_lines
+
             self._write(rule_lines(self._services(), self._writer(request)))
         else:
             self._edit(request)
         return Outcome()
 
     def _restore_input(self) -> Outcome:
+        from pylvs.ipvsadm.restore import input_lines
+
         lines = input_lines(self._stdin)
         # Typed by hand, each line counts at once; else the tables are held only while the lines are worked off.
         with contextlib.nullcontext() if self._stdin.isatty() else self._director.batch():
@@ -121,11 +130,17 @@ class Session:
                 self._zero(request)
             case Command.SET:
                 tcp, tcp_fin, udp = request.timeouts_s
+                from pylvs.model.timeouts import Timeouts
+
                 now = director.timeouts()
                 director.set_timeouts(Timeouts(tcp or now.tcp_s, tcp_fin or now.tcp_fin_s, udp or now.udp_s))
             case Command.START_DAEMON:
+                from pylvs.ipvsadm import daemons
+
                 daemons.start(request, director.services())
             case Command.STOP_DAEMON:
+                from pylvs.ipvsadm import daemons
+
                 daemons.stop()
 
     def _warn_of_mark(self, key: ServiceKey) -> None:
@@ -136,6 +151,8 @@ class Session:
         rules = self._director.mark_rules()
         if give_mark(rules, key.mark, key.address.version) or not (rules or self._stderr.isatty()):
             return
+        from pylvs.ipvsadm import wording
+
         print(wording.no_rule(key), file=self._stderr)
 
     def _zero(self, request: Request) -> None:
@@ -146,6 +163,8 @@ class Session:
     def _list(self, request: Request) -> None:
         given = request.given
         if Given.CONNECTION in given:
+            from pylvs.ipvsadm.connections import connection_lines
+
             lines = connection_lines(
                 self._director.connections(), self._writer(request), engines=Given.PERSISTENT_CONN in given
             )
@@ -157,6 +176,8 @@ class Session:
             self._list_table(request)
 
     def _list_table(self, request: Request) -> None:
+        from pylvs.ipvsadm.listing import table, version_line, view_of
+
         if Given.SERVICE_ADDRESS in request.given:
             rows = [self._director.service(request.service_key())]
         else:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import socket
 from collections.abc import Iterable
 
 from pylvs.ipvsadm.request import Request
+from pylvs.model import sockets as socket
 from pylvs.model.addresses import family_of
-from pylvs.model.director import ServiceRow
 from pylvs.model.errors import InvalidOperation, NoSuchDevice, PylvsError, Unsupported
+from pylvs.model.rows import ServiceRow
 
 DEFAULT_INTERFACE = "eth0"
 

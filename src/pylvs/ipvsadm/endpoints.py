@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
 from pylvs.ipvsadm.names import Names
+from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
 
 LONGEST = 59  # letters of host:port

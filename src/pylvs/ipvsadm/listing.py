@@ -9,7 +9,7 @@ from pylvs.ipvsadm import endpoints, numbers, order
 from pylvs.ipvsadm.flags import flag_words
 from pylvs.ipvsadm.options import Given
 from pylvs.model.destination import Destination, Method, TunnelFlag, TunnelKind
-from pylvs.model.director import DestinationRow, ServiceRow
+from pylvs.model.rows import DestinationRow, ServiceRow
 from pylvs.model.service import NETMASK_V4_ALL, NETMASK_V6_ALL, ServiceFlag, VirtualService
 from pylvs.model.statistics import Counters, Rates
 

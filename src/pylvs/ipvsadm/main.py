@@ -1,4 +1,7 @@
-"""Entry points of `ipvsadm`, `ipvsadm-save` and `ipvsadm-restore`."""
+"""Entry points of `ipvsadm`, `ipvsadm-save` and `ipvsadm-restore`.
+
+Everything else is imported after the garbage collector was switched off: it would look through all of it several times.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,18 @@ import gc
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import IO
 
-from pylvs.ipvsadm.commands import Session
 from pylvs.ipvsadm.complaints import EXIT_ARGUMENTS, EXIT_LISTING
-from pylvs.ipvsadm.names import Names, SystemNames
-from pylvs.ipvsadm.restore import without_comments
-from pylvs.ipvsadm.wording import cannot_open
-from pylvs.model.director import Director, unattached
 from pylvs.model.errors import PylvsError
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import IO
+
+    from pylvs.ipvsadm.commands import Session
+    from pylvs.ipvsadm.names import Names
+    from pylvs.model.director import Director
 
 EXIT_BROKEN_PIPE = 128 + 13  # as if ended by SIGPIPE
 EXIT_INTERRUPTED = 128 + 2  # as if ended by SIGINT
@@ -75,6 +80,8 @@ def run_restore(
     names: Names | None = None,
 ) -> int:
     """`ipvsadm-restore`: the rules on stdin take the place of the table; words are ignored."""
+    from pylvs.ipvsadm.restore import without_comments
+
     rules = io.StringIO(without_comments(stdin.read()))
     session = _session(director, rules, stdout, stderr, names)
     session.run(["-C"])
@@ -106,6 +113,9 @@ def open_director() -> Director:
 def _session(
     director: Director, stdin: IO[str], stdout: IO[str], stderr: IO[str] | None, names: Names | None
 ) -> Session:
+    from pylvs.ipvsadm.commands import Session
+    from pylvs.ipvsadm.names import SystemNames
+
     return Session(director, names or SystemNames(), stdin, stdout, stderr or sys.stderr)
 
 
@@ -116,11 +126,15 @@ def _as_program(command: Callable[..., int]) -> int:
     try:
         director = open_director()
     except PylvsError as error:
+        from pylvs.ipvsadm.wording import cannot_open
+
         print(cannot_open(error), file=sys.stderr)
         return EXIT_ARGUMENTS
     try:
         status = command(sys.argv[1:], director=director, stdin=sys.stdin, stdout=sys.stdout)
         sys.stdout.flush()
+        from pylvs.model.rows import unattached
+
         for line in unattached(director):
             print(f"ipvsadm: warning: {line}", file=sys.stderr)
     except BrokenPipeError:
@@ -136,6 +150,8 @@ def _as_program(command: Callable[..., int]) -> int:
         what = f" {error.filename}" if error.filename else ""
         print(f"ipvsadm: cannot read or write{what}: {error.strerror or error}", file=sys.stderr)
         return EXIT_LISTING
+    finally:
+        gc.freeze()  # the interpreter collects once more at its end
     return status
 
 

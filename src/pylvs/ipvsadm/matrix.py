@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple
 
 from pylvs.ipvsadm.complaints import Complaint
 from pylvs.ipvsadm.options import ORDER, Command, Given
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Method, TunnelKind
 
 Options = frozenset[str]
 
 
-class Rule(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rule:
     """What a command needs, what it takes besides, and of which it takes one at most."""
 
     needs: Options = frozenset()

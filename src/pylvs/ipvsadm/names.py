@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 from ipaddress import IPv4Address
-from typing import Protocol
 
+from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object
 
 TRANSPORTS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPROTO_SCTP: "sctp"}
 REMEMBERED = 4096  # names kept while a long listing runs

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from enum import Enum, IntEnum
-from typing import NamedTuple
+
+from pylvs.model.dataclass import dataclass
 
 
 class Command(Enum):
@@ -113,7 +114,8 @@ class Takes(IntEnum):
     MAYBE = 2  # the next word, unless that begins with a dash
 
 
-class Option(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Option:
     """One spelling; a command has `command`, the others what they are in `Given`."""
 
     long: str

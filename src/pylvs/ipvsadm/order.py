@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterable
 from functools import cmp_to_key
 from ipaddress import IPv4Address
 from operator import itemgetter
-from typing import TypeVar
 
 from pylvs.ipvsadm.values import as_int
 from pylvs.model.addresses import Address
-from pylvs.model.director import DestinationRow, ServiceRow
+from pylvs.model.rows import DestinationRow, ServiceRow
 
-Row = TypeVar("Row")
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    Row = TypeVar("Row")
+
 Key = tuple[int, ...]
 HALF_THE_SPACE = 1 << 31
 

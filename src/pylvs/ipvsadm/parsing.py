@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 
 from pylvs.ipvsadm.arguments import Unreadable, Words
@@ -13,6 +12,7 @@ from pylvs.ipvsadm.names import Names
 from pylvs.ipvsadm.options import Command
 from pylvs.ipvsadm.request import Request
 from pylvs.ipvsadm.setters import SETTERS, checked_timeout
+from pylvs.model import sockets as socket
 from pylvs.model.addresses import family_of
 from pylvs.model.destination import Method
 from pylvs.model.service import ServiceFlag

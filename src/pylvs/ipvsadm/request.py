@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-from dataclasses import dataclass, field
-
 from pylvs.ipvsadm.options import Command
+from pylvs.model import sockets as socket
 from pylvs.model.addresses import ANY_V4, Address
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.scheduler import DEFAULT_SCHEDULER
 from pylvs.model.service import NETMASK_V4_ALL, NETMASK_V6_ALL, Protocol, ServiceFlag, ServiceKey, VirtualService

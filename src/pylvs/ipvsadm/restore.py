@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import IO
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import IO
 
 PROGRAM = "ipvsadm"  # this word is skipped wherever it stands
 

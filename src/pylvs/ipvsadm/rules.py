@@ -8,7 +8,7 @@ from pylvs.ipvsadm import endpoints, order
 from pylvs.ipvsadm.flags import flag_words
 from pylvs.ipvsadm.listing import masked
 from pylvs.model.destination import Destination, Method, TunnelFlag, TunnelKind
-from pylvs.model.director import ServiceRow
+from pylvs.model.rows import ServiceRow
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
 
 SERVICES = {Protocol.TCP: "-t", Protocol.UDP: "-u", Protocol.SCTP: "--sctp-service"}

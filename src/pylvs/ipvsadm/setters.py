@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 
 from pylvs.ipvsadm.complaints import Complaint
 from pylvs.ipvsadm.names import Names
 from pylvs.ipvsadm.request import WHOLE_ADDRESS, Request
 from pylvs.ipvsadm.values import MAX_PORT, as_int, dotted_quad, endpoint, ipv4, ipv6, leading_number, whole_number
+from pylvs.model import sockets as socket
 from pylvs.model.addresses import family_of
 from pylvs.model.destination import MAX_WEIGHT, Method, TunnelFlag, TunnelKind
 from pylvs.model.rules import MAX_PREFIX, MAX_THRESHOLD

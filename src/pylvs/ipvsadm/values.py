@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
-import re
-import socket
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
 
 from pylvs.ipvsadm.names import Names
+from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 
 MAX_PORT = 65535
 LONG_DIGITS = 19  # more significant digits than this never fit a C long
 LONG_MIN, LONG_MAX = -(1 << 63), (1 << 63) - 1
-_WHOLE = re.compile(r"[ \t\n\v\f\r]*[+-]?[0-9]+\Z")
-_LEADING = re.compile(r"[ \t\n\v\f\r]*([+-]?)([0-9]+)")
+_BLANKS, _DIGITS = " \t\n\v\f\r", "0123456789"
 
 
 def whole_number(text: str, lowest: int, highest: int) -> int | None:
     """A decimal number as strtol reads it, nothing behind it, within its bounds."""
     if text.isdecimal() and text.isascii() and len(text) < LONG_DIGITS:
         number = int(text)  # as most are written
-    elif _WHOLE.match(text):
-        number = leading_number(text)
     else:
-        return None
+        _, digits, behind = _parts(text)
+        if not digits or behind:
+            return None
+        number = leading_number(text)
     return number if lowest <= number <= highest else None
 
 
 def leading_number(text: str) -> int:
     """The number a text begins with, as strtol reads it; 0 if it does not begin with one."""
-    found = _LEADING.match(text)
-    if not found:
-        return 0
-    sign, digits = found[1], found[2].lstrip("0")
+    sign, digits, _ = _parts(text)
+    digits = digits.lstrip("0")
     if len(digits) > LONG_DIGITS:
         return LONG_MIN if sign == "-" else LONG_MAX
     number = int(digits or "0")
     return max(-number, LONG_MIN) if sign == "-" else min(number, LONG_MAX)
+
+
+def _parts(text: str) -> tuple[str, str, str]:
+    """Sign and digits that a text begins with, and what follows them."""
+    text = text.lstrip(_BLANKS)
+    sign = text[:1] if text.startswith(("+", "-")) else ""
+    behind = text[len(sign) :].lstrip(_DIGITS)
+    return sign, text[len(sign) : len(text) - len(behind)], behind
 
 
 def as_int(number: int) -> int:
@@ -45,7 +50,8 @@ def as_int(number: int) -> int:
     return ((number + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
 
 
-class Endpoint(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Endpoint:
     """An address, and the port if one was written with it."""
 
     address: Address

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 
@@ -12,6 +11,7 @@ from pylvs.host.namespaces import inside_network
 from pylvs.lab.lab import Lab
 from pylvs.lab.network import Host
 from pylvs.lab.setup import port_name
+from pylvs.model.dataclass import dataclass
 
 ETH_P_ALL, PACKET_OUTGOING = 3, 4
 ETHER, ETHER_IPV4, ETHER_IPV6 = 14, 0x0800, 0x86DD

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from pylvs.lab.interrupts import STEP_S, Held, held
 from pylvs.lab.network import DIRECTOR, NETWORK_HOST, PREFIX, Host, Network, without_configuration
 from pylvs.lab.places import DESCRIPTION, MARK, PINS, STATE, Place, environment, listed
 from pylvs.lab.processes import end_all, identity, living_in
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, Unsupported
 
 TOOLS = {

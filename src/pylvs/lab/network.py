@@ -6,8 +6,10 @@ Everything is text, so that `lab.json` is this and nothing else.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
+
+from pylvs.model.dataclass import dataclass, field
 
 NETWORK_HOST = "net"  # the namespace that holds the bridges
 PREFIX = "pylvs-"

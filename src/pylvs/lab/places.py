@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from pylvs.host.namespaces import NAMED
 from pylvs.lab.network import PREFIX
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import InvalidOperation
 
 STATE = Path("/run/pylvs/lab")  # one folder for each lab: lab.json, and where its hosts' disks are mounted

@@ -16,11 +16,11 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from pathlib import Path
 from typing import Any
 
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import InvalidOperation
 
 AnyInterface = IPv4Interface | IPv6Interface

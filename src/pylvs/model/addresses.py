@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 from ipaddress import IPv4Address, IPv6Address
+
+from pylvs.model import sockets as socket
 
 Address = IPv4Address | IPv6Address
 ANY_V4 = IPv4Address(0)

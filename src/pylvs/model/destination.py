@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from ipaddress import ip_address
 
 from pylvs.model.addresses import Address, endpoint
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import InvalidOperation
 
 MAX_WEIGHT = 0x7FFFFFFF

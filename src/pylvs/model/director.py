@@ -8,56 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pylvs.model.connection import Connection
 from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.rows import DestinationRow, ServiceRow, Trouble, unattached
 from pylvs.model.service import ServiceKey, VirtualService
-from pylvs.model.statistics import Counters, Rates
-from pylvs.model.timeouts import Timeouts
 
 if TYPE_CHECKING:
+    from pylvs.model.connection import Connection
     from pylvs.model.marks import MarkRule
+    from pylvs.model.timeouts import Timeouts
 
-
-@dataclass(frozen=True, slots=True)
-class DestinationRow:
-    """A destination and its counts."""
-
-    destination: Destination
-    active: int = 0
-    inactive: int = 0
-    persistent: int = 0
-    counters: Counters = Counters()
-    rates: Rates = Rates()
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceRow:
-    """A service with its destinations in list order, the newest first (IPVS-SEMANTICS 1.6)."""
-
-    service: VirtualService
-    destinations: tuple[DestinationRow, ...] = ()
-    counters: Counters = Counters()
-    rates: Rates = Rates()
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """A device that should run the packet path and does not, and why. `needed`: services or servers depend on it."""
-
-    device: str
-    reason: str
-    needed: bool
-
-    def __str__(self) -> str:
-        return f"{self.device} is not attached: {self.reason}"
-
-
-def unattached(director: Director) -> list[str]:
-    """Describe the devices that services or real servers need and that the last edit could not attach."""
-    return [str(each) for each in director.troubles() if each.needed]
+__all__ = ["DestinationRow", "Director", "ServiceRow", "Trouble", "unattached"]
 
 
 class Director(Protocol):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from enum import IntFlag
 from ipaddress import IPv4Network, IPv6Network
-from typing import Final
 
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass, replace
 from pylvs.model.errors import InvalidOperation
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Final
 
 ALL_BITS: Final = 0xFFFFFFFF
 MOST_RULES: Final = 1024

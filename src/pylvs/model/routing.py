@@ -5,10 +5,10 @@ Tables, scopes, protocols and types of service are rtnetlink's numbers (rtnetlin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 
 Interface = IPv4Interface | IPv6Interface  # an address with its prefix length
 Network = IPv4Network | IPv6Network

@@ -6,10 +6,10 @@ calls these first: an added service must be new before it is checked; a destinat
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Collection
 from ipaddress import IPv4Address, IPv6Address
 
+from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.destination import MAX_WEIGHT, Destination, Method, TunnelKind
 from pylvs.model.errors import InvalidOperation, NoSuchScheduler, OutOfRange

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from ipaddress import IPv4Address
 
+from pylvs.model import sockets as socket
 from pylvs.model.addresses import ANY_V4, ANY_V6, Address, endpoint, family_of
+from pylvs.model.dataclass import dataclass
 from pylvs.model.scheduler import DEFAULT_SCHEDULER
 
 NETMASK_V4_ALL = 0xFFFFFFFF

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import InvalidOperation, NoSuchSetting
 
 LONGEST_S = 21474836  # that the kernel takes for a time, at 100 ticks a second

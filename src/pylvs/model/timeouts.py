@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pylvs.model.dataclass import dataclass
 
 LONGEST_S = 2678400  # ipvsadm's limit: 31 days
 

@@ -5,11 +5,11 @@ Times are in seconds. What an operator left out is filled in already: from `glob
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import HeldAddress, Route, RoutingRule
 from pylvs.model.scripts import Script
 

@@ -8,9 +8,10 @@ written out where they are called.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import InvalidOperation
 from pylvs.model.marks import ALL_BITS, MOST_RANGES, MOST_RULES, NOTHING_TURNED, MarkRule, Not, Ranges, checked
 

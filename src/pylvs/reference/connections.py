@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Method
 from pylvs.reference.packet import Packet
 from pylvs.reference.server import Server

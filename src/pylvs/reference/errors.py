@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from pylvs.model.dataclass import dataclass
 from pylvs.reference.forwarding import ipv4, ipv6
 from pylvs.reference.packet import ICMP, ICMP6, Packet
 from pylvs.reference.sums import checksum, pseudo_header

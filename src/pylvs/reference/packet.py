@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from pylvs.model.dataclass import dataclass
 from pylvs.reference import sctp
 from pylvs.reference.states import SYN
 from pylvs.reference.sums import total

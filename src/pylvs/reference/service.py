@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.scheduler import NO_SCHEDULER
 from pylvs.model.service import ServiceFlag, VirtualService
 from pylvs.reference.schedulers import SCHEDULERS, Asking, Scheduler

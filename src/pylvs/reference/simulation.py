@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.service import Protocol, ServiceKey
 from pylvs.reference.connections import Key
 from pylvs.reference.director import ReferenceDirector

@@ -6,10 +6,11 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from pylvs.model.addresses import Address
 from pylvs.model.connection import Connection
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow, Trouble
 from pylvs.model.errors import DestinationExists, NoRoom, NoSuchDestination, NoSuchService, ServiceExists

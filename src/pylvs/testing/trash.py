@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import DestinationKey
 from pylvs.model.director import DestinationRow
 from pylvs.model.service import ServiceKey

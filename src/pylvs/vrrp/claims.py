@@ -7,9 +7,9 @@ end (RFC 5227, 2.4).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.vrrp.frames import Claim
 
 TOLD_EVERY_S = 60.0  # of the same address and claimant

@@ -6,10 +6,10 @@ Both are written byte for byte as keepalived writes them, and read from whoever 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.vrrp.packet import checksum
 
 ETH_P_ARP, ETH_P_IPV6 = 0x0806, 0x86DD

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass
 from typing import Any
 
+from pylvs.model.dataclass import dataclass
 from pylvs.vrrp.machine import Become, State, Why
 
 KEPT = 64  # transitions

@@ -6,12 +6,13 @@ Fixed addresses, routes and rules, which stay whoever is master, are held the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pylvs.host import held, routes
 from pylvs.host.held import Outcome, Placed
 from pylvs.host.news import RouteKey, RuleKey
 from pylvs.host.vmac_plan import Plan
+from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import Route, RoutingRule
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.vrrp.watching import Change, RouteGone, RuleGone

@@ -7,10 +7,11 @@ keeps no addresses, sends nothing and waits for nothing. Every transition has a 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import OWNER
 from pylvs.vrrp.packet import Advertisement, comparable
 

@@ -7,12 +7,12 @@ name, under which it is counted; a packet with anything wrong decides nothing.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import Authentication
 
 PROTOCOL = 112

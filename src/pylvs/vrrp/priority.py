@@ -8,8 +8,8 @@ keepalived. A file gives a number instead, which the weight multiplies.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import OWNER, Track
 
 LEAST, MOST = 1, OWNER - 1

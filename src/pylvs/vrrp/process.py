@@ -11,9 +11,9 @@ import gc
 import os
 import resource
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from pylvs.host import pid_files
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy
 from pylvs.model.vrrp import VrrpSettings
 

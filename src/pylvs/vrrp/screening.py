@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass
 
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import Authentication, OldChecksum, Peer, VrrpInstance
 from pylvs.vrrp.packet import PASSWORD_BYTES, TTL, Advertisement, Dropped, Flaw, comparable, decode, has_pseudo_header
 from pylvs.vrrp.seal import AH_PROTOCOL, Window, opened

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hmac
 import struct
-from dataclasses import dataclass
 
+from pylvs.model.dataclass import dataclass
 from pylvs.vrrp.packet import PASSWORD_BYTES, PROTOCOL, Dropped, Flaw
 
 AH_PROTOCOL = 51

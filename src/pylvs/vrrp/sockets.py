@@ -12,7 +12,6 @@ import errno
 import socket
 import struct
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
@@ -29,6 +28,7 @@ from pylvs.host.socket_filter import (
     enlarge,
 )
 from pylvs.model.addresses import ANY_V4, Address
+from pylvs.model.dataclass import dataclass
 from pylvs.vrrp.packet import PROTOCOL, TRAFFIC_CLASS, TTL
 from pylvs.vrrp.seal import AH_BYTES, AH_PROTOCOL
 

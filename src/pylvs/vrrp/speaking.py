@@ -6,9 +6,9 @@ Pure. What does not change is built once, for each priority; an advertisement co
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import Authentication, OldChecksum, VrrpInstance
 from pylvs.vrrp.packet import (
     MOST_ADDRESSES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 from pylvs.host import news
@@ -13,6 +13,7 @@ from pylvs.host.news import AddressNews, LinkNews, News, RouteKey, RouteNews, Ru
 from pylvs.host.rtnetlink import RouteSocket, receive_all
 from pylvs.host.socket_filter import DROP, EQUALS, LOAD_1, LOAD_2, TAKE, attach, enlarge
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, SCOPE_HOST, SCOPE_LINK
 
 # Multicast groups of rtnetlink(7).

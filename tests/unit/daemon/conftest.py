@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from pylvs.host import garbage, logs
 from tests.waiting import PATIENCE_S
@@ -41,8 +40,9 @@ def said() -> Iterator[io.StringIO]:
     """The lines that were logged."""
     out = io.StringIO()
     handlers, level = logging.root.handlers[:], logging.root.level
+    former = logs.write_with(lambda *_: None)
     logs.set_up("text", out, {})
     yield out
-    structlog.reset_defaults()
+    logs.write_with(former)
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)

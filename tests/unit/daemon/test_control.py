@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from pylvs.cli.run import reload as reload_command
 from pylvs.config.findings import Finding, Place, Severity
-from pylvs.daemon.api import control
+from pylvs.daemon.api import application
 from pylvs.daemon.api.client import Client, NoDaemon
 from pylvs.model.errors import PylvsError
 from tests.unit.daemon.daemons import World, run, server, service
@@ -45,7 +45,7 @@ def test_the_socket_is_for_root_alone(world: World, monkeypatch: pytest.MonkeyPa
     client = Client(world.state)
     (mode,) = asked(world, lambda: stat.S_IMODE((world.state / "control").stat().st_mode))
     assert mode == 0o600
-    monkeypatch.setattr(control, "_CREDENTIALS", _Stranger())
+    monkeypatch.setattr(application, "_CREDENTIALS", _Stranger())
     ((status, content),) = asked(world, lambda: client.ask("POST", "/v1/reload"))
     assert (status, content) == (403, {"error": "root alone may ask this daemon"})
 

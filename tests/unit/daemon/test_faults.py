@@ -17,7 +17,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from pylvs.cli import main
 from pylvs.daemon import kept
-from pylvs.daemon.api import control
+from pylvs.daemon.api import application
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.metrics import exposition
 from pylvs.daemon.api.routes import events, metrics, status
@@ -199,7 +199,7 @@ def test_nobody_is_answered_whose_name_nobody_can_tell() -> None:
     async def scenario() -> None:
         request = make_mocked_request("POST", "/v1/reload")
         request._protocol.transport = None
-        assert (await control._root_alone(request, never)).status == 403
+        assert (await application._root_alone(request, never)).status == 403
 
     run(scenario())
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(scope="session")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with `small.bpf.o` and `abi.json`."""
+    """The folder with `small.bpf.o`, `abi.json` and `abi.txt`."""
     target = tmp_path_factory.mktemp("small") / "objects"
     hatch_build.build(ROOT, Path(__file__).parent / "programs", target)
     return target

@@ -100,7 +100,7 @@ def test_objects_that_were_not_built_say_how_to_build_them(tmp_path: Path) -> No
 
 
 def test_reading_the_description_builds_nothing_that_is_not_asked_for(objects: Path) -> None:
-    """Every command pays for it: the whole description in one go of json, and a codec for each structure that is used.
+    """Every command pays for it: the lines of the description, and a codec for each structure that is used.
 
     Calls are counted, since they are the same on every machine; how long they take, the bench measures of commands.
     """

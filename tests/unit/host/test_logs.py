@@ -9,8 +9,6 @@ import os
 from ipaddress import ip_address
 from pathlib import Path
 
-import structlog
-
 from pylvs.daemon.telling.lines import log_event
 from pylvs.health.events import CheckFailed, QuorumGained, ServerDown
 from pylvs.host import logs
@@ -24,7 +22,7 @@ def test_a_line_for_people() -> None:
     out = io.StringIO()
     logs.set_up("text", out, {})
     log_event(DOWN)
-    structlog.get_logger().info("two\nlines")
+    logs.get_logger().info("two\nlines")
     first, second = out.getvalue().splitlines()
     assert first.split(" ", 1)[1] == "warning: server down (service=web, server=10.0.0.1:80, reason=connection refused)"
     assert second.split(" ", 1)[1] == "info: two lines"
@@ -49,7 +47,7 @@ def test_the_journal_gets_levels_and_writes_the_time_itself(tmp_path: Path) -> N
     with open(tmp_path / "journal", "w+") as out:
         there = os.fstat(out.fileno())
         logs.set_up("text", out, {"JOURNAL_STREAM": f"{there.st_dev}:{there.st_ino}"})
-        structlog.get_logger().warning("odd", where="here")
+        logs.get_logger().warning("odd", where="here")
         out.seek(0)
         assert out.read() == "<4>warning: odd (where=here)\n"
 
@@ -62,7 +60,7 @@ def test_libraries_and_faults_come_out_the_same_way() -> None:
     try:
         raise ValueError("why")
     except ValueError:
-        structlog.get_logger().exception("this is a bug")
+        logs.get_logger().exception("this is a bug")
     lines = out.getvalue().splitlines()
     assert lines[0].endswith(" warning: strange request (logger=aiohttp.server)")
     assert lines[1].endswith(" error: this is a bug")
@@ -74,7 +72,7 @@ def test_a_log_that_nobody_reads_harms_nothing() -> None:
     os.close(read)
     with os.fdopen(write, "w", buffering=1) as out:
         logs.set_up("text", out, {})
-        structlog.get_logger().info("anybody there?")
+        logs.get_logger().info("anybody there?")
         os.dup2(os.open(os.devnull, os.O_WRONLY), write)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pylvs.ipvsadm.endpoints import numeric
 from pylvs.ipvsadm.numbers import cut, whole
 from pylvs.ipvsadm.order import sorted_services
-from pylvs.ipvsadm.values import as_int, endpoint, leading_number, whole_number
+from pylvs.ipvsadm.values import Endpoint, as_int, endpoint, leading_number, whole_number
 from pylvs.model.addresses import Address
 from pylvs.model.director import ServiceRow
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
@@ -55,7 +55,7 @@ def test_an_int_keeps_the_low_bits(number: int) -> None:
 
 @given(addresses, st.integers(0, 65535))
 def test_what_is_written_is_read_back(address: Address, port: int) -> None:
-    assert endpoint(numeric(address, port), TCP, NAMES) == (address, port)
+    assert endpoint(numeric(address, port), TCP, NAMES) == Endpoint(address, port)
 
 
 @given(st.text())

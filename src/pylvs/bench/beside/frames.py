@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 from statistics import mean, median
 
@@ -18,6 +17,7 @@ from pylvs.bench.beside.wire import CLIENT, FAR, MACS, Wire
 from pylvs.dataplane import abi, bpf
 from pylvs.dataplane.libbpf import BpfObject
 from pylvs.dataplane.maps import ArrayMap
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 
 TCP, UDP = 6, 17

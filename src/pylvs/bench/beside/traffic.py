@@ -6,10 +6,10 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from pylvs.bench.beside.wire import Wire
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError, Unsupported
 
 SOURCE = Path(__file__).with_name("traffic.c")

@@ -8,7 +8,6 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.libbpf import BpfObject
 from pylvs.dataplane.netlink import Netlink
 from pylvs.dataplane.state import State
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Unsupported
 from pylvs.model.service import Protocol, ServiceKey, VirtualService

@@ -10,13 +10,13 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from pylvs.bench.site import DEVICE, PREFIX, deferred, undisturbed
 from pylvs.dataplane import follow
 from pylvs.dataplane.state import State
 from pylvs.host.namespaces import inside_network
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError, Unsupported
 
 FAR = "w0"

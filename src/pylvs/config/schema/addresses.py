@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
@@ -11,6 +10,7 @@ from pylvs.config.schema.types import address_of, did_you_mean
 from pylvs.config.tree import Word
 from pylvs.host.iproute2 import Names, named
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import FOREVER, HeldAddress, Interface
 
 LONGEST_NAME = 15  # IFNAMSIZ - 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pylvs.config.schema.addresses import HeldLine
 from pylvs.config.schema.nouns import Block, Keyword, State, Twice, Type, Words
 from pylvs.config.schema.routes import RouteLine
@@ -11,6 +9,7 @@ from pylvs.config.schema.rules import RuleLine
 from pylvs.config.schema.types import Seconds, choice
 from pylvs.config.schema.vrrp_types import DEVICE, NAME, Device, EveryWord
 from pylvs.config.tree import Word
+from pylvs.model.dataclass import dataclass
 
 LONGEST_S = 4294.967295  # 32 bits of microseconds
 LONGEST_LINK_DELAY_S = 255.0

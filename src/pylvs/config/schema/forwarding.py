@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from pylvs.config.findings import Severity
 from pylvs.config.schema.nouns import Type, Words, Wrong
 from pylvs.config.schema.types import did_you_mean, number_of, port_of
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.scheduler import DEFAULT_SCHEDULER, SCHEDULERS
 from pylvs.model.service import Protocol

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pylvs.config.schema import vrrp_globals
 from pylvs.config.schema.mail import MAIL
 from pylvs.config.schema.nouns import Block, Keyword, State, Type, Words, Wrong
 from pylvs.config.schema.scripts import SCRIPT, USER
 from pylvs.config.schema.types import FLAG, TEXT, Endpoint, Integer, Texts, did_you_mean, number_of
+from pylvs.model.dataclass import dataclass
 from pylvs.model.timeouts import LONGEST_S, Timeouts
 
 ANY = Texts()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from pylvs.config.schema.nouns import Block, Twice, Type, Words, Wrong
 from pylvs.config.schema.types import MARK, TEXT, address_of, choice, port_of
 from pylvs.config.tree import Word
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 
 FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
 FAMILY = choice(*FAMILIES)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pylvs.config.schema.nouns import Block, Keyword, Type, Words, Wrong
 from pylvs.config.schema.types import FLAG, TEXT, Seconds, Text, Texts, port_of
+from pylvs.model.dataclass import dataclass
 
 SMTP_PORT = 25
 

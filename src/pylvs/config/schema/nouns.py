@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic, TypeVar
 
 from pylvs.config.findings import Finding, Severity
 from pylvs.config.tree import Node, Word
+from pylvs.model.dataclass import dataclass, field
 
 T_co = TypeVar("T_co", covariant=True)
 

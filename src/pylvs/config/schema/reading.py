@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pylvs.config.findings import Finding, Findings, Severity
 from pylvs.config.schema.nouns import Block, Keyword, State, Twice, Type, Words, Wrong
 from pylvs.config.schema.strangers import stranger
 from pylvs.config.tree import Node, Word
+from pylvs.model.dataclass import dataclass, field
 
 T = TypeVar("T")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from ipaddress import ip_network
 
 from pylvs.config.schema.addresses import interface_of
@@ -13,6 +12,7 @@ from pylvs.config.schema.types import address_of, did_you_mean, number_of
 from pylvs.config.tree import Word
 from pylvs.host.iproute2 import Names, named
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, TABLE_MAIN, Network, NextHop, Route
 
 MOST = 0xFFFFFFFF

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from pylvs.config.schema.nouns import Type, Words, Wrong
@@ -14,6 +13,7 @@ from pylvs.config.schema.types import did_you_mean, number_of
 from pylvs.config.tree import Word
 from pylvs.host.iproute2 import Names
 from pylvs.host.iproute2 import number_of as plain_number
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, RoutingRule
 
 ACTIONS = ("nop", "blackhole", "unreachable", "prohibit")

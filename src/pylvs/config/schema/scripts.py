@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from pylvs.config.schema.nouns import Type, Words, Wrong
 from pylvs.config.tree import Word
 from pylvs.config.words import arguments
+from pylvs.model.dataclass import dataclass
 from pylvs.model.scripts import Script
 
 OPENS = re.compile(r"<[ \t]*/")  # "</dev/tcp/127.0.0.1/80": no program, but a redirection, which a shell must make

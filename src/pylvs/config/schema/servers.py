@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pylvs.config.schema.checkers import CHECKERS
 from pylvs.config.schema.forwarding import FORWARDING, GRANULARITY, PERSISTENCE, PROTOCOL, SCHEDULER
 from pylvs.config.schema.groups import FAMILY, MarkWords
@@ -13,6 +11,7 @@ from pylvs.config.schema.scripts import SCRIPT
 from pylvs.config.schema.types import BARE, FLAG, TEXT, Integer, address_of, number_of, port_of
 from pylvs.config.tree import Word
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import MAX_WEIGHT
 
 MOST = 0xFFFFFFFF

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pylvs.config.schema.nouns import Type, Words, Wrong
 from pylvs.config.schema.types import number_of
 from pylvs.config.tree import Word
+from pylvs.model.dataclass import dataclass
 
 MOST = 253  # of a priority of 1 to 254
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from pylvs.config.schema.nouns import Type, Words, Wrong
 from pylvs.config.tree import Word
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 
 MAX_INTEGER = 0x7FFFFFFF
 MAX_SECONDS = 4294.0  # keepalived keeps microseconds in 32 bits

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from pylvs.config.schema.fixed import LONGEST_S
 from pylvs.config.schema.nouns import Block, Keyword, State, Type, Words, Wrong
@@ -11,6 +10,7 @@ from pylvs.config.schema.scripts import SCRIPT
 from pylvs.config.schema.types import BARE, FLAG, TEXT, Integer, Seconds, Texts, number_of
 from pylvs.config.schema.vrrp_instance import COUNT
 from pylvs.config.schema.vrrp_types import AT_LEAST_ONE, DEVICE, ExtraType, MulticastType
+from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import MULTICAST_V4, MULTICAST_V6, Fifo
 
 ANY = Texts()

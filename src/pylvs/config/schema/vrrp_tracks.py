@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from pylvs.config.schema.nouns import Block, Keyword, State, Twice, Type, Words, Wrong
 from pylvs.config.schema.scripts import SCRIPT, SCRIPT_ALONE, USER, WrittenScript
 from pylvs.config.schema.tracking import Watching, WeightOf
 from pylvs.config.schema.types import BARE, FLAG, Integer, Seconds, Text, choice, number_of
 from pylvs.config.schema.vrrp_types import NAME, AtLeastOne
+from pylvs.model.dataclass import dataclass
 
 LONGEST_S = 4294
 LONGEST_DELAY_S = 3600.0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from pylvs.config.schema.addresses import short_name
 from pylvs.config.schema.nouns import Type, Words, Wrong
 from pylvs.config.schema.types import address_of, number_of
 from pylvs.config.tree import Word
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import OldChecksum, Peer, Vmac
 
 MAC = re.compile(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){4,5}\Z")

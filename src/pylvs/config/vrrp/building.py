@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from pylvs.config.effective import EffectiveBlock
 from pylvs.config.findings import Findings
@@ -16,6 +15,7 @@ from pylvs.config.vrrp.groups import Taken, group_of
 from pylvs.config.vrrp.instances import InstanceMaker, Made
 from pylvs.config.vrrp.known import Known
 from pylvs.config.vrrp.rules import Preferences
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import HeldAddress, Route, RoutingRule
 from pylvs.model.vrrp import VrrpConfiguration, VrrpGroup
 

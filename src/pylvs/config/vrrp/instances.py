@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv6Address
 
 from pylvs.config.effective import EffectiveBlock, How
@@ -20,6 +20,7 @@ from pylvs.config.vrrp.known import Known
 from pylvs.config.vrrp.rules import Preferences
 from pylvs.config.vrrp.tracks import data_plane_of, tracks_of, unweighted, unweighted_data_plane
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import HeldAddress
 from pylvs.model.scripts import Script
 from pylvs.model.vrrp import (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from pylvs.config.findings import Findings
 from pylvs.config.tree import Word
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import TrackFile, TrackProcess, VrrpScript
 
 ETHERNET_MTU = 1500

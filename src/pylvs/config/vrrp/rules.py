@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pylvs.config.effective import EffectiveBlock
 from pylvs.config.findings import Findings
 from pylvs.config.schema.rules import Ruled
+from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import RoutingRule
 
 FIRST = 16384

@@ -1,110 +1,89 @@
 """The daemon's API: HTTP with JSON on a UNIX socket that root alone may use.
 
-What it can be asked is in `routes`, one file a group. A handler answers with `answer`, and raises a PylvsError for what
-cannot be done: its text becomes `{"error": "..."}`.
+What it can be asked is in `routes`, one file a group. aiohttp takes 17 MB and the time of a hundred edits, so it is
+imported when the first client connects, or at once where the configuration wants metrics over TCP.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import importlib
 import os
 import socket
-import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
-from http import HTTPStatus
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
 
-import structlog
-from aiohttp import web
+from pylvs.daemon.background import Background
+from pylvs.model.errors import PylvsError
 
-from pylvs.daemon.api import routes
-from pylvs.daemon.api.desk import Desk
-from pylvs.daemon.api.metrics_port import MetricsPort
-from pylvs.daemon.api.operations import answer
-from pylvs.daemon.api.routes.metrics import page_of
-from pylvs.model.errors import Busy, InvalidOperation, NoSuchDestination, NoSuchService, OutOfRange, PylvsError
-from pylvs.model.wanted import GlobalSettings
+if TYPE_CHECKING:
+    from aiohttp import web
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
-_SHUTDOWN_S = 1.0  # for requests that are under way at the end
-_MOST_BYTES = 1 << 20  # of a request
-_STATUSES: dict[type[PylvsError], HTTPStatus] = {
-    NoSuchService: HTTPStatus.NOT_FOUND,
-    NoSuchDestination: HTTPStatus.NOT_FOUND,
-    InvalidOperation: HTTPStatus.BAD_REQUEST,
-    OutOfRange: HTTPStatus.BAD_REQUEST,
-    Busy: HTTPStatus.SERVICE_UNAVAILABLE,
-}
+    from pylvs.daemon.api.desk import Desk
+    from pylvs.daemon.api.metrics_port import MetricsPort
+    from pylvs.model.wanted import GlobalSettings
+
+_WAITING = 128  # clients that may connect before they are accepted
 
 
 class Control:
-    """The socket and its application."""
+    """The socket and what answers there."""
 
     def __init__(self, desk: Desk) -> None:
-        self._state = desk.state
-        self._settings = desk.engine.configuration.settings
-        self._metrics = MetricsPort(partial(page_of, desk))
-        self.application = web.Application(middlewares=[_root_alone, _errors_in_words], client_max_size=_MOST_BYTES)
-        self.application.add_routes(each.route() for each in routes.all_operations(desk))
+        self._desk = desk
+        self._runner: web.AppRunner | None = None
+        self._metrics: MetricsPort | None = None
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
         """Within, requests are answered. Raises PylvsError where the socket cannot be made."""
-        runner = web.AppRunner(self.application, access_log=None, shutdown_timeout=_SHUTDOWN_S)
-        await runner.setup()
+        listener = self._listener()
+        loop = asyncio.get_running_loop()
         try:
-            await web.SockSite(runner, self._listener()).start()  # which closes it at the end
-            await self.follow(self._settings)
-            yield
+            async with Background() as background:
+
+                def begin() -> None:
+                    loop.remove_reader(listener)
+                    background.start(self._answer(listener))
+
+                loop.add_reader(listener, begin)  # when the first client connects
+                await self.follow(self._desk.engine.configuration.settings)
+                yield
         finally:
-            await self._metrics.close()
-            await runner.cleanup()
+            loop.remove_reader(listener)
+            if self._metrics is not None:
+                await self._metrics.close()
+            if self._runner is not None:
+                await self._runner.cleanup()
+            listener.close()
 
     async def follow(self, settings: GlobalSettings) -> None:
         """Serve the metrics where these settings say."""
-        await self._metrics.follow(settings.metrics_address)
+        if self._metrics is None and settings.metrics_address is not None:
+            self._metrics = (await _imported("pylvs.daemon.api.metrics_port")).of_desk(self._desk)
+        if self._metrics is not None:
+            await self._metrics.follow(settings.metrics_address)
+
+    async def _answer(self, listener: socket.socket) -> None:
+        self._runner = await (await _imported("pylvs.daemon.api.application")).begin(self._desk, listener)
 
     def _listener(self) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
-            with self._state.socket_address() as address:
+            with self._desk.state.socket_address() as address:
                 before = os.umask(0o177)
                 try:
                     listener.bind(address)
                 finally:
                     os.umask(before)
+            listener.listen(_WAITING)
         except OSError as error:
             listener.close()
-            raise PylvsError(f"{self._state.socket_path}: {error.strerror}") from None
+            raise PylvsError(f"{self._desk.state.socket_path}: {error.strerror}") from None
         return listener
 
 
-@web.middleware
-async def _root_alone(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Whoever gets at the socket in spite of its mode is refused, unless it is root or the daemon's own user."""
-    peer = request.transport.get_extra_info("socket") if request.transport else None
-    if peer is None:  # gone already, and nobody knows who it was
-        return answer({"error": "who asks must wait for the answer"}, HTTPStatus.FORBIDDEN)
-    if peer.family == socket.AF_UNIX:
-        _, user, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-        if user not in (0, os.geteuid()):
-            return answer({"error": "root alone may ask this daemon"}, HTTPStatus.FORBIDDEN)
-    return await handler(request)
-
-
-@web.middleware
-async def _errors_in_words(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        return answer({"error": f"{request.method} {request.path}: {error.reason}"}, error.status)
-    except PylvsError as error:
-        return answer({"error": str(error)}, _status(error))
-    except Exception:
-        structlog.get_logger().exception(f"{request.method} {request.path} failed: this is a bug")
-        return answer({"error": "this is a bug of pylvs; its log has the trace"}, HTTPStatus.INTERNAL_SERVER_ERROR)
-
-
-def _status(error: PylvsError) -> HTTPStatus:
-    return next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), HTTPStatus.CONFLICT)
+async def _imported(name: str) -> Any:
+    """A module, imported by a thread: checks go on meanwhile."""
+    return await asyncio.to_thread(importlib.import_module, name)

@@ -7,7 +7,6 @@ what it has no name for begins with `pylvs_`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client.core import Metric
@@ -17,6 +16,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from pylvs.daemon.api import router_metrics
 from pylvs.daemon.api.families import counter, gauge
 from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.director import DestinationRow, ServiceRow
 from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.service import ServiceKey

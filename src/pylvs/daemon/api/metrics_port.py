@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
-import structlog
 from aiohttp import web
 
+from pylvs.daemon.api.desk import Desk
 from pylvs.daemon.api.metrics import CONTENT_TYPE
+from pylvs.daemon.api.routes.metrics import page_of
+from pylvs.host.logs import get_logger
 from pylvs.model.addresses import Address, endpoint
 
 At = tuple[Address, int]
+
+
+def of_desk(desk: Desk) -> MetricsPort:
+    """The port of a daemon."""
+    return MetricsPort(partial(page_of, desk))
 
 
 class MetricsPort:
@@ -20,7 +28,7 @@ class MetricsPort:
         self._page = page
         self._runner: web.AppRunner | None = None
         self._at: At | None = None
-        self._log = structlog.get_logger()
+        self._log = get_logger()
 
     async def follow(self, at: At | None) -> None:
         """Answer there from now on, and nowhere with None. What does not work is logged: nothing else depends on it."""

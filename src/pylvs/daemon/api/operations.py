@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
 
 from pylvs.daemon.api.news import json_line
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import InvalidOperation
 
 Handler = Callable[[web.Request, Mapping[str, Any]], Awaitable[web.StreamResponse]]

@@ -7,14 +7,13 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-import structlog
 
 from pylvs.daemon.table.editor import Editor
 from pylvs.daemon.table.edits import AddService, Edit
 from pylvs.daemon.table.known import Outdated, Plan, Table, Wish
 from pylvs.daemon.table.reconcile import Failure
+from pylvs.host.logs import get_logger
+from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, PylvsError
 
 LOOK_EVERY_S = 2.0  # at the table, for what others did to it
@@ -53,7 +52,7 @@ class Keeper:
         self._lock = asyncio.Lock()
         self._woken = asyncio.Event()
         self._told: tuple[str, ...] = ()  # of what goes wrong, so that it is said once
-        self._log = structlog.get_logger()
+        self._log = get_logger()
 
     def wake(self) -> None:
         """The wish may have changed."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from pylvs.daemon.table import reconcile
 from pylvs.daemon.table.edits import AddService, Edit
 from pylvs.daemon.table.image import Image, image_of, note
 from pylvs.daemon.table.reconcile import Failure
+from pylvs.model.dataclass import dataclass
 from pylvs.model.director import Director, ServiceRow
 from pylvs.model.errors import Busy, PylvsError
 from pylvs.model.probe_marks import is_probe_mark

@@ -7,7 +7,6 @@ So a service has a server at every moment at which either table gives it one.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 
 from pylvs.daemon.table.edits import (
     AddDestination,
@@ -19,6 +18,7 @@ from pylvs.daemon.table.edits import (
     EditService,
 )
 from pylvs.daemon.table.image import Entry, Seen, plain
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import ServiceKey

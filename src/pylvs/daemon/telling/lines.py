@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import fields
 
-import structlog
-
 from pylvs.config.findings import Finding, Severity
 from pylvs.health.events import CheckFailed, Event, QuorumGained, QuorumLost, ServerDown, ServerEvent, SorryServerIn
+from pylvs.host.logs import get_logger
 
 _WARN = (ServerDown, QuorumLost, SorryServerIn)
 _PLAIN = {field.name for field in fields(ServerEvent)} | {"override"}  # which the reason tells in words
@@ -27,7 +26,7 @@ def log_event(event: Event) -> None:
     }
     if isinstance(event, ServerEvent):
         more["server"] = str(event.server)
-    log = structlog.get_logger()
+    log = get_logger()
     expected = getattr(event, "ending", False)
     tell = log.warning if isinstance(event, _WARN) and not expected else log.info
     tell(event.name.replace("_", " "), service=event.service, **more, reason=event.reason)
@@ -35,7 +34,7 @@ def log_event(event: Event) -> None:
 
 def log_findings(findings: Iterable[Finding]) -> None:
     """One line each."""
-    log = structlog.get_logger()
+    log = get_logger()
     for finding in findings:
         tell = {Severity.ERROR: log.error, Severity.NOTE: log.info}.get(finding.severity, log.warning)
         advice = f"; {finding.advice}" if finding.advice else ""

@@ -8,10 +8,10 @@ with a mark, a device and a source, at a cost of microseconds. RFC 9112 says how
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 from pylvs.health.checkers.conversation import Conversation
 from pylvs.health.checkers.failures import CheckFailed, quoted
+from pylvs.model.dataclass import dataclass
 
 HEAD_LIMIT = 1 << 16  # bytes of status line and header fields
 BODY_LIMIT = 16 << 20  # bytes of a body that are read, and kept where an expression is to be searched in them

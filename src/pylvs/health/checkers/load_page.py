@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pylvs.model.checks import LoadCheck, LoadSource
+from pylvs.model.dataclass import dataclass, field
 
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample

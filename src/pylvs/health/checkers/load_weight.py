@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from pylvs.model.checks import LoadCheck
+from pylvs.model.dataclass import dataclass
 
 _MOST = 2.0  # times full: what is beyond that counts as this, or the way back would take long
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
+from pylvs.model.dataclass import dataclass, field
 from pylvs.reference.hashing import bucket, fold
 from pylvs.reference.server import Server
 

@@ -10,8 +10,7 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
-import structlog
-
+from pylvs.host.logs import get_logger
 from pylvs.host.processes import Processes
 from pylvs.model.vrrp import VrrpConfiguration, VrrpScript
 from pylvs.vrrp.aide.files import TrackFiles
@@ -55,7 +54,7 @@ class Aide:
         self._over = asyncio.Event()
         self._finish = False
         self._sending = False
-        self._log = structlog.get_logger()
+        self._log = get_logger()
 
     async def serve(self) -> None:
         """Until the end."""

@@ -13,12 +13,11 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-
-import structlog
 
 from pylvs.host import inotify
 from pylvs.host.inotify import Inotify
+from pylvs.host.logs import get_logger
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import TrackFile
 from pylvs.vrrp.aide.messages import FileNumber
 
@@ -54,7 +53,7 @@ class TrackFiles:
 
     def __init__(self, report: Callable[[FileNumber], None]) -> None:
         self._report = report
-        self._log = structlog.get_logger()
+        self._log = get_logger()
         self._watches: dict[str, _Watch] = {}
         self._folders: dict[str, int] = {}  # with their numbers
         self._looking: asyncio.Task[None] | None = None

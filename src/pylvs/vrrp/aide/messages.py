@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import GlobalSettings
 
@@ -50,7 +50,7 @@ class LowerHeard:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A line for the log: `level` as structlog names it, and fields."""
+    """A line for the log: `level` by its name in `pylvs.host.logs`, and fields."""
 
     level: str
     text: str

@@ -10,10 +10,9 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
-import structlog
-
+from pylvs.host.logs import get_logger
+from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import TrackProcess
 from pylvs.vrrp.aide.messages import ProcessesWell
 
@@ -175,7 +174,7 @@ class Watch:
         self._well: bool | None = None
         self._count = 0
         self._later: asyncio.TimerHandle | None = None  # a change that must last before it counts
-        self._log = structlog.get_logger()
+        self._log = get_logger()
 
     def see(self, count: int) -> None:
         """So many run now."""

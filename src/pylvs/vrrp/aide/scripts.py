@@ -11,8 +11,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable
 
-import structlog
-
+from pylvs.host.logs import get_logger
 from pylvs.host.processes import Ended, Processes
 from pylvs.model.vrrp import VrrpScript
 from pylvs.vrrp.aide.messages import ScriptWell
@@ -76,7 +75,7 @@ class _Watch:
         self.script = script
         self._processes, self._report = processes, report
         self._verdict = Verdict()
-        self._log = structlog.get_logger()
+        self._log = get_logger()
         self.task = asyncio.get_running_loop().create_task(self._keep_running())
 
     def end(self) -> None:

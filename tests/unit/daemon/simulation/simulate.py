@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-import structlog
-
+from pylvs.host import logs
 from pylvs.host.accounts import Account
 from tests.unit.daemon.simulation.daemon import Daemon, SimControl, SimEngine, SimSurroundings
 from tests.unit.daemon.simulation.faults import CURRENT, Disk, Killed, ScriptProcess
@@ -41,22 +40,21 @@ class Result:
 
 
 class _Logger:
-    """Structlog's, for one world."""
+    """Takes what daemons of one world log."""
 
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def __call__(self, _logger: Any, method: str, fields: Any) -> Any:
+    def __call__(self, level: str, fields: dict[str, Any]) -> None:
         daemon = CURRENT.get()
         if daemon is not None and daemon.killed:
-            raise structlog.DropEvent
-        self.world.tell("log {}: {}", method, dict(fields))
+            return
+        self.world.tell("log {}: {}", level, dict(fields))
         if isinstance(daemon, Daemon):
             daemon.logged(fields)
         text = str(fields["event"])
-        if method == "exception" or any(each in text for each in BUG_WORDS):
+        if "exception" in fields or any(each in text for each in BUG_WORDS):
             self.world.failed(Violation(f"the log says: {fields}"))
-        raise structlog.DropEvent
 
 
 class _Handler(logging.Handler):
@@ -81,14 +79,10 @@ class _Handler(logging.Handler):
 def _replaced(world: World) -> Iterator[None]:
     """Within, daemons meet this world."""
     handler, root = _Handler(world), logging.root
-    former, level, said = root.handlers[:], root.level, structlog.get_config()
+    former, level = root.handlers[:], root.level
     root.handlers[:] = [handler]
     ScriptProcess.world = world
-    structlog.configure(
-        processors=[_Logger(world)],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        cache_logger_on_first_use=False,
-    )
+    said = logs.write_with(_Logger(world))
     supervisor = "pylvs.daemon.supervisor"
     nobody = Account("nobody", 65534, 65534)
     try:
@@ -106,7 +100,7 @@ def _replaced(world: World) -> Iterator[None]:
         ):
             yield
     finally:
-        structlog.configure(**said)
+        logs.write_with(said)
         root.handlers[:] = former
         root.setLevel(level)
         del ScriptProcess.world

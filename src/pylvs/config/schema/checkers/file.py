@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pylvs.config.schema.nouns import Block, Keyword, State, Twice, Type, Words
 from pylvs.config.schema.types import FLAG, MAX_INTEGER, TEXT, Integer
+from pylvs.model.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from pylvs.config.schema.checkers.target import TARGET
 from pylvs.config.schema.nouns import Block, Keyword, State, Twice, Type, Words, Wrong
 from pylvs.config.schema.pace import MOST_RETRIES, pace
 from pylvs.config.schema.types import FLAG, TEXT, Integer, Text, Texts, choice, did_you_mean
 from pylvs.host.pcre2 import OPTIONS
+from pylvs.model.dataclass import dataclass
 
 DELAY_BEFORE_RETRY_S = 3.0
 CODE = re.compile(r"[1-5][0-9]{2}\Z")

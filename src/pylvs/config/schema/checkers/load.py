@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from pylvs.config.schema.checkers.target import CONNECTION
 from pylvs.config.schema.nouns import Block, Keyword, Twice, Type, Words, Wrong
 from pylvs.config.schema.pace import pace
 from pylvs.config.schema.types import FLAG, Integer, Real, Text, did_you_mean
 from pylvs.model.checks import LoadSource
+from pylvs.model.dataclass import dataclass
 
 PORT = 9100  # node_exporter's
 METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*(\{[^{}]*\})?\Z")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pylvs.config.schema.checkers.target import TARGET
 from pylvs.config.schema.nouns import Block, Keyword, Twice, Type, Words, Wrong
 from pylvs.config.schema.pace import pace
 from pylvs.config.schema.types import Integer
 from pylvs.model.checks import Pattern
+from pylvs.model.dataclass import dataclass
 
 ANYTHING = Pattern()
 

@@ -1,0 +1,253 @@
+"""`dataclass`, `field` and `replace` of the module dataclasses, without what those cost at import.
+
+The module dataclasses imports inspect and compiles about seven methods of every class, which was most of the start of
+`ipvsadm` and of `pylvs run`. Here classes share their methods, and one with many instances gets a compiled `__init__`.
+Type checkers see the originals. `fields`, `asdict` and `is_dataclass` of dataclasses take these classes, too.
+
+`slots=True` is required; `frozen`, `eq` and `kw_only` are supported, `order` and InitVar are not.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+
+TYPE_CHECKING = False  # typing costs as much as dataclasses; type checkers know this name
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_UNSET: Any = object()
+_UNCOMPILED = 20  # instances that are made without a compiled `__init__`
+
+
+def _dataclass(
+    *, slots: bool, frozen: bool = False, eq: bool = True, kw_only: bool = False
+) -> Callable[[type[Any]], type[Any]]:
+    if not slots:
+        raise TypeError("slots=True is required; other dataclasses are those of the module dataclasses")
+    return lambda cls: _build(cls, frozen, eq, kw_only)
+
+
+def _replace(instance: Any, /, **changes: Any) -> Any:
+    for name, each in instance.__record__.items():
+        if each.init and name not in changes:
+            changes[name] = getattr(instance, name)
+    return instance.__class__(**changes)
+
+
+class _Field:
+    """How one field is initialized, compared and shown."""
+
+    __slots__ = ("compare", "default", "default_factory", "init", "kw_only", "repr", "type")
+
+    def __init__(
+        self,
+        *,
+        default: Any = _UNSET,
+        default_factory: Any = _UNSET,
+        init: bool = True,
+        repr: bool = True,
+        compare: bool = True,
+    ) -> None:
+        self.default, self.default_factory = default, default_factory
+        self.init, self.repr, self.compare = init, repr, compare
+        self.type, self.kw_only = "", False
+
+
+def _build(cls: type[Any], frozen: bool, eq: bool, kw_only: bool) -> type[Any]:
+    """The class with slots in the place of its annotations, and with the methods of a dataclass.
+
+    All that can wait for the first use of the class waits: see `_Late`.
+    """
+    members = dict(cls.__dict__)
+    names = [name for name, each in members.get("__annotations__", {}).items() if not each.startswith("ClassVar")]
+    declared = {name: members.pop(name, _UNSET) for name in names}
+    inherited = {name for base in cls.__mro__[1:-1] for name in base.__dict__.get("__slots__", ())}
+    members.pop("__dict__", None)
+    members.pop("__weakref__", None)
+    members["__slots__"] = tuple(name for name in names if name not in inherited)
+    members["__declared__"] = declared, kw_only, {"frozen": frozen, "eq": eq, "kw_only": kw_only}
+    members |= _LATE
+    members.setdefault("__repr__", _repr)
+    members.setdefault("__init__", _init)
+    members["__reduce__"] = _reduce
+    if frozen:
+        members["__setattr__"], members["__delattr__"] = _refuse_setting, _refuse_deleting
+    if eq:
+        if "__hash__" not in members or (members["__hash__"] is None and "__eq__" in members):
+            members["__hash__"] = _hash if frozen else None
+        members.setdefault("__eq__", _eq)
+    metaclass: Any = type(cls)
+    made: type[Any] = metaclass(cls.__name__, cls.__bases__, members)
+    return made
+
+
+class _Late:
+    """An attribute of a class that is computed when it is asked for."""
+
+    def __init__(self, name: str, compute: Callable[[Any], Any]) -> None:
+        self._name, self._compute = name, compute
+
+    def __get__(self, _instance: Any, cls: Any) -> Any:
+        value = self._compute(cls)
+        setattr(cls, self._name, value)
+        return value
+
+
+def _record(cls: Any) -> dict[str, _Field]:
+    """The fields by name, those of base classes first."""
+    found: dict[str, _Field] = {}
+    for base in reversed(cls.__mro__):
+        if "__declared__" in base.__dict__:
+            declared, kw_only, _ = base.__declared__
+            for name, default in declared.items():
+                each = found[name] = default if isinstance(default, _Field) else _Field(default=default)
+                each.type, each.kw_only = base.__annotations__[name], kw_only
+    return found
+
+
+def _values(cls: Any) -> Callable[[Any], Any]:
+    """What is compared and hashed."""
+    names = [name for name, each in cls.__record__.items() if each.compare]
+    return attrgetter(*names) if names else _no_values
+
+
+def _no_values(_instance: Any) -> tuple[()]:
+    return ()
+
+
+def _eq(self: Any, other: Any) -> Any:
+    if other.__class__ is not self.__class__:
+        return NotImplemented
+    values = self.__values__
+    return values(self) == values(other)
+
+
+def _hash(self: Any) -> int:
+    return hash(self.__values__(self))
+
+
+def _init(self: Any, *values: Any, **named: Any) -> None:
+    """Fill the first instances field by field; compile an `__init__` for a class that has more of them."""
+    cls = next(base for base in self.__class__.__mro__ if "__declared__" in base.__dict__)
+    if cls.__instances__ < _UNCOMPILED and _fill(self, cls.__record__, values, dict(named)):
+        cls.__instances__ += 1
+        if hasattr(cls, "__post_init__"):
+            self.__post_init__()
+        return
+    cls.__init__ = made = _compile_init(cls)
+    made(self, *values, **named)
+
+
+def _fill(self: Any, fields: dict[str, _Field], values: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    """Whether the values are those of an instance; the compiled method says what is wrong with others."""
+    given = iter(values)
+    for name, each in fields.items():
+        value = next(given, _UNSET) if each.init and not each.kw_only else _UNSET
+        if value is _UNSET and each.init:
+            value = named.pop(name, _UNSET)
+        if value is _UNSET:
+            value = each.default if each.default_factory is _UNSET else each.default_factory()
+        if value is not _UNSET:
+            object.__setattr__(self, name, value)
+        elif each.init:
+            return False
+    return not named and next(given, _UNSET) is _UNSET
+
+
+def _compile_init(cls: Any) -> Any:
+    frozen = cls.__declared__[2]["frozen"]
+    positional, keywords, lines = ["self"], list[str](), list[str]()
+    known: dict[str, Any] = {"_UNSET": _UNSET}
+    for name, each in cls.__record__.items():
+        value, default = name, ""
+        if each.default_factory is not _UNSET:
+            known[f"_make_{name}"] = each.default_factory
+            value = f"_make_{name}() if {name} is _UNSET else {name}" if each.init else f"_make_{name}()"
+            default = "=_UNSET"
+        elif each.default is not _UNSET:
+            known[f"_default_{name}"] = each.default
+            value = name if each.init else f"_default_{name}"
+            default = f"=_default_{name}"
+        elif not each.init:
+            continue  # `__post_init__` sets it
+        if each.init:
+            (keywords if each.kw_only else positional).append(name + default)
+        known[f"_set_{name}"] = getattr(cls, name).__set__
+        lines.append(f"_set_{name}(self, {value})" if frozen else f"self.{name} = {value}")
+    if hasattr(cls, "__post_init__"):
+        lines.append("self.__post_init__()")
+    if keywords:
+        positional.append("*")
+    body = "\n    ".join(lines or ["pass"])
+    exec(f"def __init__({', '.join(positional + keywords)}):\n    {body}", known)
+    init = known["__init__"]
+    init.__qualname__ = f"{cls.__qualname__}.__init__"
+    return init
+
+
+def _repr(self: Any) -> str:
+    shown = (f"{name}={getattr(self, name)!r}" for name, each in self.__record__.items() if each.repr)
+    return f"{self.__class__.__qualname__}({', '.join(shown)})"
+
+
+def _reduce(self: Any) -> Any:
+    """For copy and pickle, which could not set the fields of a frozen class."""
+    values = {name: getattr(self, name) for name in self.__record__ if hasattr(self, name)}
+    return _restored, (self.__class__, values)
+
+
+def _restored(cls: Any, values: dict[str, Any]) -> Any:
+    made = cls.__new__(cls)
+    for name, value in values.items():
+        getattr(cls, name).__set__(made, value)
+    return made
+
+
+def _refuse_setting(_self: Any, name: str, _value: Any) -> None:
+    from dataclasses import FrozenInstanceError
+
+    raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+
+def _refuse_deleting(_self: Any, name: str) -> None:
+    from dataclasses import FrozenInstanceError
+
+    raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+
+def _original(cls: Any) -> Any:
+    """The same as a class of the module dataclasses, for functions of that module."""
+    import dataclasses
+
+    rows = []
+    for name, each in cls.__record__.items():
+        options: dict[str, Any] = {key: getattr(each, key) for key in ("init", "repr", "compare", "kw_only")}
+        for key in "default", "default_factory":
+            if getattr(each, key) is not _UNSET:
+                options[key] = getattr(each, key)
+        rows.append((name, each.type, dataclasses.field(**options)))
+    return dataclasses.make_dataclass(cls.__name__, rows, **cls.__declared__[2])
+
+
+def _positional(cls: Any) -> tuple[str, ...]:
+    return tuple(name for name, each in cls.__record__.items() if each.init and not each.kw_only)
+
+
+_LATE = {
+    name: _Late(name, compute)
+    for name, compute in (
+        ("__record__", _record),
+        ("__values__", _values),
+        ("__match_args__", _positional),
+        ("__dataclass_fields__", lambda cls: _original(cls).__dataclass_fields__),
+        ("__dataclass_params__", lambda cls: _original(cls).__dataclass_params__),
+    )
+} | {"__instances__": 0}
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass as dataclass
+    from dataclasses import field as field
+    from dataclasses import replace as replace
+else:
+    dataclass, field, replace = _dataclass, _Field, _replace

@@ -1,0 +1,65 @@
+"""What an ordinary listing and ordinary edits import, on tables that exist. Scripts call ipvsadm for each change."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.packet.host import Host
+
+EXPENSIVE = {"asyncio", "dataclasses", "hashlib", "inspect", "json", "random", "re", "secrets", "socket", "typing"}
+OF_EDITS = {"pylvs.dataplane.editor", "pylvs.dataplane.attachments", "pylvs.dataplane.devices", "pylvs.ipvsadm.rules"}
+OF_OTHERS = {
+    "pylvs.dataplane.caches",
+    "pylvs.dataplane.connections",
+    "pylvs.dataplane.marks",
+    "pylvs.dataplane.newcomers",
+    "pylvs.dataplane.recover",
+    "pylvs.ipvsadm.connections",
+    "pylvs.ipvsadm.daemons",
+    "pylvs.ipvsadm.helptext",
+    "pylvs.ipvsadm.restore",
+    "pylvs.ipvsadm.wording",
+    "pylvs.model.connection",
+    "pylvs.model.director",
+    "pylvs.model.marks",
+    "pylvs.model.settings",
+}
+SERVICE, SERVER = "-t 10.0.0.99:80", "-r 10.0.0.21:80"
+RUN = """
+import sys
+before = set(sys.modules)
+from pylvs.ipvsadm.main import main
+status = main()
+print(*set(sys.modules) - before, file=sys.stderr)
+sys.exit(status)
+"""
+
+
+def imported_by(words: str) -> set[str]:
+    """The modules that `ipvsadm WORDS` imports."""
+    command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path += {sys.path!r}\n{RUN}", *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.split())
+
+
+@pytest.fixture
+def service(director_host: Host) -> None:
+    """A service with a server besides the one that the commands are about."""
+    director_host.director.flush()
+    imported_by(f"-A {SERVICE} -s wlc")
+    imported_by(f"-a {SERVICE} -r 10.0.0.22:80 -g")
+
+
+@pytest.mark.usefixtures("service")
+def test_a_listing_imports_what_reads() -> None:
+    assert imported_by("-Ln") & (EXPENSIVE | OF_EDITS | OF_OTHERS) == set()
+
+
+@pytest.mark.usefixtures("service")
+def test_an_edit_of_a_server_imports_what_edits_servers() -> None:
+    for words in (f"-a {SERVICE} {SERVER} -g", f"-e {SERVICE} {SERVER} -g -w 2", f"-d {SERVICE} {SERVER}"):
+        assert imported_by(words) & (EXPENSIVE | OF_OTHERS) == set(), words

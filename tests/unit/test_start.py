@@ -1,0 +1,29 @@
+"""What a process may not import before it does its work: each of these costs milliseconds or megabytes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+FOR_TYPES = "annotationlib dataclasses inspect typing typing_extensions"
+UNUSED = "aiohttp attr dns http.client multidict prometheus_client pyroute2 rich structlog unittest"
+
+
+@pytest.mark.parametrize(
+    ("modules", "unwanted"),
+    [
+        # an edit and a listing: what they import while they run is in tests/packet/test_start.py
+        ("pylvs.ipvsadm.main pylvs.ipvsadm.commands pylvs.ipvsadm.listing", f"asyncio click json socket {FOR_TYPES}"),
+        ("pylvs.dataplane.director pylvs.dataplane.editor", f"asyncio hashlib random secrets socket {FOR_TYPES}"),
+        # the daemon, with two checks of HTTP
+        ("pylvs.cli.main pylvs.cli.run", f"asyncio {UNUSED}"),
+        ("pylvs.daemon.outside pylvs.daemon.supervisor pylvs.health.checkers.http", UNUSED),
+    ],
+)
+def test_a_process_starts_without(modules: str, unwanted: str) -> None:
+    imports = ", ".join(modules.split())
+    code = f"import sys, {imports}; print(*[name for name in {unwanted.split()} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
