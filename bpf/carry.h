@@ -117,7 +117,7 @@ INLINE int carry_new(void *ctx, const struct packet *p, struct target *t, const 
 INLINE void note_entrance(struct xdp_md *ctx, const struct destination *d, u32 index, u32 state, enum side side,
 			  const struct root *root, u64 live)
 {
-	struct lane *lane = LOOKUP(lanes, index);
+	struct lane *lane = lane_of(index);
 	struct device *device = LOOKUP(devices, ctx->ingress_ifindex & (DEVICES - 1));
 	if (!lane || !device || d->family != 4 || !(state & DESTINATION_AVAILABLE))
 		return;
@@ -135,7 +135,7 @@ INLINE void note_entrance(struct xdp_md *ctx, const struct destination *d, u32 i
 /* Requests may; those of other tunnels than IP in IP may not. */
 INLINE void note_quick(struct xdp_md *ctx, const struct hop *hop, const struct target *t, const struct root *root, u64 live)
 {
-	struct lane *lane = LOOKUP(lanes, t->index);
+	struct lane *lane = lane_of(t->index);
 	if (!lane || hop->verdict != HOP_READY || t->state >> DESTINATION_TUNNEL)
 		return;
 	lane->outer_source = fib_gives_source ? hop->source.word[0] : t->destination->source.word[0];
@@ -170,7 +170,8 @@ INLINE int carry_known(void *ctx, const struct packet *p, const struct found *fo
 		note_quick(ctx, hop, &t, root, live);
 	}
 	u32 direction = direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
-	if (unlikely(!advance(word, slot, c->controlled, direction, p->event, t.destination, &root->facts[live & 1], now)))
+	if (unlikely(!advance(word, slot, c->controlled, direction, p->event, t.destination, &root->facts[live & 1], now,
+			      hook)))
 		return dropped(hook, REASON_DYING);
 	account_request(t.index, p, 0);
 	if (hook == HOOK_TC && unlikely(!easy(ctx, p, &t, hop, hook)))

@@ -152,7 +152,7 @@ INLINE void assure(u32 slot)
 
 enum moved { MOVED, MOVED_NOT /* it is being removed */, MOVED_BY_OTHERS /* meanwhile; `old` is what it is now */ };
 
-/* What a packet is to a connection, in one number for `advance_again`. */
+/* What a packet is to a connection, in one number for `advance_apart`. */
 enum { STEP_DIRECTION = 0, STEP_EVENT = 8, STEP_CONTROLLED = 16 };
 
 INLINE enum moved advance_once(u64 *word, u64 *old_word, u32 slot, bool controlled, u32 direction, u32 event,
@@ -182,8 +182,9 @@ INLINE enum moved advance_once(u64 *word, u64 *old_word, u32 slot, bool controll
 	return MOVED;
 }
 
-/* Another CPU has moved it on at this moment: again, at most twice. Then others are doing so. */
-VERIFIED_ONCE int advance_again(u64 *word, u32 slot, u32 step, struct destination *d, u32 now)
+/* `advance` out of line, verified once. If another CPU moves the connection at the same time: again, at most twice. Then
+ * others are doing so. */
+VERIFIED_ONCE int advance_apart(u64 *word, u32 slot, u32 step, struct destination *d, u32 now)
 {
 	if (!word)
 		return MOVED;
@@ -200,13 +201,16 @@ VERIFIED_ONCE int advance_again(u64 *word, u32 slot, u32 step, struct destinatio
 /* Move the connection on by one packet. False if it is being removed. Once a reply was seen, the requests of direct
  * routing and tunnels follow the same table as NAT's. */
 INLINE bool advance(u64 *word, u32 slot, bool controlled, u32 direction, u32 event, struct destination *d,
-		    const struct facts *facts, u32 now)
+		    const struct facts *facts, u32 now, enum hook hook)
 {
-	u64 old = READ_ONCE(*word);
-	u32 moved = advance_once(word, &old, slot, controlled, direction, event, d, facts, now);
+	u32 moved = MOVED_BY_OTHERS;
+	if (hook == HOOK_XDP) { /* where a call counts */
+		u64 old = READ_ONCE(*word);
+		moved = advance_once(word, &old, slot, controlled, direction, event, d, facts, now);
+	}
 	if (unlikely(moved == MOVED_BY_OTHERS)) {
 		u32 step = direction << STEP_DIRECTION | event << STEP_EVENT | (u32)controlled << STEP_CONTROLLED;
-		moved = advance_again(word, slot, step, d, now);
+		moved = advance_apart(word, slot, step, d, now);
 	}
 	return likely(moved != MOVED_NOT);
 }

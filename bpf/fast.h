@@ -181,7 +181,7 @@ INLINE int fast_request(struct xdp_md *ctx, const struct wide *w, const struct r
 	u32 index = c->destination, now = ticks(), length = wide_length(w), method = c->method;
 	be16 port = c->port;
 	u64 live = READ_ONCE(root->live);
-	struct lane *lane = LOOKUP(lanes, index);
+	struct lane *lane = lane_of(index);
 	if (unlikely(!lane))
 		return NOT_FAST;
 	lane = OPAQUE(lane);
@@ -239,7 +239,7 @@ INLINE int fast_answer(struct xdp_md *ctx, const struct wide *w, const struct ro
 	u32 now = ticks(), length = wide_length(w), state = word >> WORD_STATE & (STATE_BITS | ANSWERED_BIT);
 	be32 virtual = place->tuple.target, real = w->source;
 	be16 port = place->tuple.target_port;
-	struct lane *lane = LOOKUP(lanes, c->destination);
+	struct lane *lane = lane_of(c->destination);
 	if (unlikely(!lane))
 		return NOT_FAST;
 	lane = OPAQUE(lane);

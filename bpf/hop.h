@@ -162,7 +162,7 @@ VERIFIED_ONCE int renew_tc(struct __sk_buff *ctx, struct lane *lane, const struc
 INLINE struct hop *destination_hop(void *ctx, enum hook hook, u32 index, const struct destination *d, u32 now,
 				    bool *asked)
 {
-	struct lane *lane = LOOKUP(lanes, index);
+	struct lane *lane = lane_of(index);
 	*asked = false;
 	if (!lane)
 		return NULL;
@@ -201,6 +201,33 @@ INLINE struct client_hop *slot_of_client(const struct address *client, const str
 	return LOOKUP(client_hops, place & (HOP_SLOTS - 1));
 }
 
+/* Ask for the next hop to a client anew. */
+INLINE int renew_client(void *ctx, enum hook hook, struct client_hop *slot, const struct way_back *way)
+{
+	if (!slot || !way)
+		return 0;
+	slot->address = way->client;
+	slot->source = way->reroute ? way->anew : way->source;
+	slot->family = way->six ? 6 : 4;
+	slot->ifindex = way->input;
+	if (way->input)
+		ask_hop(ctx, hook, &slot->hop, &way->client, way->six, way->input, &way->source);
+	u32 verdict = way->input ? slot->hop.verdict : HOP_READY;
+	if (way->reroute && (verdict == HOP_READY || verdict == HOP_UNRESOLVED))
+		ask_hop(ctx, hook, &slot->hop, &way->client, way->six, loopback, &way->anew);
+	return 0;
+}
+
+VERIFIED_ONCE int renew_client_xdp(struct xdp_md *ctx, struct client_hop *slot, const struct way_back *way)
+{
+	return renew_client(ctx, HOOK_XDP, slot, way);
+}
+
+VERIFIED_ONCE int renew_client_tc(struct __sk_buff *ctx, struct client_hop *slot, const struct way_back *way)
+{
+	return renew_client(ctx, HOOK_TC, slot, way);
+}
+
 /* Likewise the next hop to a client of NAT, asked as a router would: only if this host forwards. */
 INLINE struct hop *client_hop(void *ctx, enum hook hook, const struct way_back *way, u32 now, bool *asked)
 {
@@ -214,15 +241,10 @@ INLINE struct hop *client_hop(void *ctx, enum hook hook, const struct way_back *
 		    same_address(&slot->address, &way->client, way->six) && same_address(&slot->source, source, way->six);
 	if (unlikely(!same || now - slot->hop.stamp >= ticks_per_second ||
 		     (verdict != HOP_READY && verdict != HOP_LOCAL))) {
-		slot->address = way->client;
-		slot->source = *source;
-		slot->family = way->six ? 6 : 4;
-		slot->ifindex = way->input;
-		if (way->input)
-			ask_hop(ctx, hook, &slot->hop, &way->client, way->six, way->input, &way->source);
-		verdict = way->input ? slot->hop.verdict : HOP_READY;
-		if (way->reroute && (verdict == HOP_READY || verdict == HOP_UNRESOLVED))
-			ask_hop(ctx, hook, &slot->hop, &way->client, way->six, loopback, &way->anew);
+		if (hook == HOOK_XDP)
+			renew_client_xdp(ctx, slot, way);
+		else
+			renew_client_tc(ctx, slot, way);
 		*asked = true;
 	}
 	return &slot->hop;

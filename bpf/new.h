@@ -171,10 +171,13 @@ INLINE int open_anew(void *ctx, struct work *w, const struct root *root, u32 liv
 		return facts->marks && !holds_for_mark(ctx, w, mark) ? to_stack(hook) : dropped(hook, REASON_SHORT);
 	bool opens = p->quoting || is_opener(p, &root->settings);
 	struct service_match found;
-	bool by_mark = find_marked(&found, p->six, mark, live);
+	u32 slot = service_of_mark(p->six, mark, live);
+	bool by_mark = slot != NO_SERVICE;
 	if (unlikely(probe) && !by_mark)
 		return dropped(hook, REASON_NO_DESTINATION); /* never to whichever server the address's service chooses */
-	if ((!by_mark && !find_service(&found, p, facts, live)) || !believable(ctx, p, hook))
+	if (!by_mark)
+		slot = service_of_address(p, facts, live);
+	if (slot == NO_SERVICE || !match(&found, slot, live) || !believable(ctx, p, hook))
 		return to_stack(hook);
 	struct service_state *state = LOOKUP(service_states, found.slot);
 	if (!state)

@@ -77,7 +77,7 @@ INLINE void give_credit(struct magazine *m)
 }
 
 /* Slots for a CPU that has none; false: there are none. */
-NOINLINE bool fetch_slots(struct free_slots *own, bool six)
+VERIFIED_ONCE int fetch_slots(struct free_slots *own, u32 six)
 {
 	struct bundle bundle;
 	struct pool *pool = LOOKUP(pools, 0);
@@ -93,7 +93,7 @@ NOINLINE bool fetch_slots(struct free_slots *own, bool six)
 		APART(none, 4);
 	}
 	if (none) {
-		u32 *fresh = &pool->fresh[six];
+		u32 *fresh = &pool->fresh[six & 1];
 		if (READ_ONCE(*fresh) >= total)
 			return false;
 		first = __sync_fetch_and_add(fresh, BUNDLE);

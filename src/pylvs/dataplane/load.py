@@ -161,7 +161,8 @@ def _sizes(connections: int) -> dict[str, int]:
     sizes |= {"controls": first6 + slots6, "looks": -(-(first6 + slots6) // abi.constant("LOOKS"))}
     bundle = abi.constant("BUNDLE")
     sizes |= {"free_slots4": _slots(connections) // bundle, "free_slots6": slots6 // bundle}
-    sizes |= dict.fromkeys(("destinations", "destination_bases", "lanes", "estimates", "names"), destinations)
+    sizes |= dict.fromkeys(("destinations", "destination_bases", "estimates", "names"), destinations)
+    sizes["lanes"] = -(-destinations // abi.constant("LANES"))
     sizes |= dict.fromkeys(("services", "services4", "services6", "service_states", "service_bases"), SERVICES)
     sizes["members"] = 2 * destinations
     sizes |= dict.fromkeys(("cache", "cache_queue"), _CACHED)
