@@ -94,7 +94,7 @@ INLINE int forward_answer(void *ctx, struct work *w, const struct answer *a, str
 		return dropped(hook, REASON_DYING);
 	if (hook == HOOK_XDP) {
 		u64 live = READ_ONCE(root->live);
-		note_entrance(ctx, a->destination, a->index, destination_flags(a->destination, live), SIDE_ANSWER, root, live);
+		note_entrance(ctx, a->destination, a->index, destination_flags(a->destination, live), SIDE_ANSWER, live);
 	}
 	if (hook == HOOK_TC && !plain) {
 		w->replying = 1;
