@@ -260,7 +260,7 @@ VERIFIED_ONCE u32 free_entry_in(u32 number, u32 first, u32 entry)
 		return NO_ENTRY;
 #pragma nounroll
 	for (u32 i = 0; i < ENTRIES; i++) {
-		u32 n = (first ^ i) & (ENTRIES - 1);
+		u32 n = OPAQUE(first ^ i) & (ENTRIES - 1); /* Linux 6.1 forgets bounds over an exclusive or */
 		if (!READ_ONCE(bucket->entry[n]) && !__sync_val_compare_and_swap(&bucket->entry[n], 0, entry))
 			return number * ENTRIES + n;
 	}
