@@ -218,7 +218,7 @@ INLINE int fast_request(struct xdp_md *ctx, const struct wide *w, const struct r
 INLINE struct hop *known_client_hop(be32 client, be32 source, u32 input, u32 now)
 {
 	struct address to = {.word[0] = client}, from = {.word[0] = source};
-	struct client_hop *slot = slot_of_client(&to, &from, false);
+	struct client_hop *slot = LOOKUP(client_hops, index_of_client(&to, &from, false));
 	if (unlikely(!slot) || unlikely(slot->family != 4) || unlikely(slot->ifindex != input) ||
 	    unlikely(slot->address.word[0] != client) || unlikely(slot->source.word[0] != source) ||
 	    unlikely(slot->hop.verdict != HOP_READY) || unlikely(now - slot->hop.stamp >= ticks_per_second))

@@ -195,59 +195,57 @@ struct way_back {
 	bool reroute; /* snat_reroute: it leaves as this host would send it from its new source (IPVS-SEMANTICS 7.3) */
 };
 
-INLINE struct client_hop *slot_of_client(const struct address *client, const struct address *source, bool six)
+INLINE u32 index_of_client(const struct address *client, const struct address *source, bool six)
 {
-	u32 place = address_hash(client, six) ^ source->word[six ? 3 : 0] >> 24;
-	return LOOKUP(client_hops, place & (HOP_SLOTS - 1));
+	return (address_hash(client, six) ^ source->word[six ? 3 : 0] >> 24) & (HOP_SLOTS - 1);
 }
 
-/* Ask for the next hop to a client anew. */
-INLINE int renew_client(void *ctx, enum hook hook, struct client_hop *slot, const struct way_back *way)
+enum { CLIENT_HOP_ASKED = 1u << 31 };
+
+/* Where in `client_hops` the next hop to a client is; CLIENT_HOP_ASKED: this packet asked for it. */
+INLINE u32 client_hop_index(void *ctx, enum hook hook, const struct way_back *way, u32 now)
 {
-	if (!slot || !way)
+	if (!way)
 		return 0;
+	const struct address *source = way->reroute ? &way->anew : &way->source;
+	u32 index = index_of_client(&way->client, source, way->six);
+	struct client_hop *slot = LOOKUP(client_hops, index);
+	if (!slot)
+		return index;
+	u32 verdict = slot->hop.verdict;
+	bool same = slot->family == (way->six ? 6 : 4) && slot->ifindex == way->input &&
+		    same_address(&slot->address, &way->client, way->six) && same_address(&slot->source, source, way->six);
+	if (likely(same && now - slot->hop.stamp < ticks_per_second && (verdict == HOP_READY || verdict == HOP_LOCAL)))
+		return index;
 	slot->address = way->client;
-	slot->source = way->reroute ? way->anew : way->source;
+	slot->source = *source;
 	slot->family = way->six ? 6 : 4;
 	slot->ifindex = way->input;
 	if (way->input)
 		ask_hop(ctx, hook, &slot->hop, &way->client, way->six, way->input, &way->source);
-	u32 verdict = way->input ? slot->hop.verdict : HOP_READY;
+	verdict = way->input ? slot->hop.verdict : HOP_READY;
 	if (way->reroute && (verdict == HOP_READY || verdict == HOP_UNRESOLVED))
 		ask_hop(ctx, hook, &slot->hop, &way->client, way->six, loopback, &way->anew);
-	return 0;
+	return index | CLIENT_HOP_ASKED;
 }
 
-VERIFIED_ONCE int renew_client_xdp(struct xdp_md *ctx, struct client_hop *slot, const struct way_back *way)
+VERIFIED_ONCE u32 client_hop_index_xdp(struct xdp_md *ctx, const struct way_back *way, u32 now)
 {
-	return renew_client(ctx, HOOK_XDP, slot, way);
+	return client_hop_index(ctx, HOOK_XDP, way, now);
 }
 
-VERIFIED_ONCE int renew_client_tc(struct __sk_buff *ctx, struct client_hop *slot, const struct way_back *way)
+VERIFIED_ONCE u32 client_hop_index_tc(struct __sk_buff *ctx, const struct way_back *way, u32 now)
 {
-	return renew_client(ctx, HOOK_TC, slot, way);
+	return client_hop_index(ctx, HOOK_TC, way, now);
 }
 
 /* Likewise the next hop to a client of NAT, asked as a router would: only if this host forwards. */
 INLINE struct hop *client_hop(void *ctx, enum hook hook, const struct way_back *way, u32 now, bool *asked)
 {
-	const struct address *source = way->reroute ? &way->anew : &way->source;
-	struct client_hop *slot = slot_of_client(&way->client, source, way->six);
-	*asked = false;
-	if (!slot)
-		return NULL;
-	u32 verdict = slot->hop.verdict;
-	bool same = slot->family == (way->six ? 6 : 4) && slot->ifindex == way->input &&
-		    same_address(&slot->address, &way->client, way->six) && same_address(&slot->source, source, way->six);
-	if (unlikely(!same || now - slot->hop.stamp >= ticks_per_second ||
-		     (verdict != HOP_READY && verdict != HOP_LOCAL))) {
-		if (hook == HOOK_XDP)
-			renew_client_xdp(ctx, slot, way);
-		else
-			renew_client_tc(ctx, slot, way);
-		*asked = true;
-	}
-	return &slot->hop;
+	u32 index = hook == HOOK_XDP ? client_hop_index_xdp(ctx, way, now) : client_hop_index_tc(ctx, way, now);
+	struct client_hop *slot = LOOKUP(client_hops, index & (HOP_SLOTS - 1));
+	*asked = index & CLIENT_HOP_ASKED;
+	return slot ? &OPAQUE(slot)->hop : NULL;
 }
 
 /* Where a router in this host's place would send the packet. */

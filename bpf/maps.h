@@ -150,9 +150,10 @@ INLINE u32 ticks(void)
 	return (u32)(bpf_jiffies64() >> tick_shift);
 }
 
-INLINE void count(u32 reason)
+VERIFIED_ONCE int count(u32 reason)
 {
 	u64 *counter = LOOKUP(reasons, reason);
 	if (counter)
 		*counter += 1;
+	return 0;
 }

@@ -168,7 +168,7 @@ INLINE int open_anew(void *ctx, struct work *w, const struct root *root, u32 liv
 		mark = w->seen.mark;
 	}
 	if (unlikely(!p->whole) || p->cut) /* with firewall marks, packets that pass through come this way, too */
-		return facts->marks && !holds_for_mark(ctx, w, mark) ? to_stack(hook) : dropped(hook, REASON_SHORT);
+		return facts->marks && !holds_for_mark(ctx, w, mark, hook) ? to_stack(hook) : dropped(hook, REASON_SHORT);
 	bool opens = p->quoting || is_opener(p, &root->settings);
 	struct service_match found;
 	u32 slot = service_of_mark(p->six, mark, live);
@@ -185,7 +185,7 @@ INLINE int open_anew(void *ctx, struct work *w, const struct root *root, u32 liv
 	note_service(w, &found);
 	be16 source_port = port_from(p);
 	be16 target_port = port_to(p);
-	if (!probe && (by_mark ? !holds_for_mark(ctx, w, mark) : !holds_target(ctx, state, p, now))) {
+	if (!probe && (by_mark ? !holds_for_mark(ctx, w, mark, hook) : !holds_target(ctx, state, p, now, hook))) {
 		if (opens)
 			count(REASON_NOT_LOCAL);
 		return to_stack(hook);

@@ -85,8 +85,10 @@ INLINE const union tuple *marked_tuple(const struct work *w)
 /* Whether the routing tables call an address local for packets of a mark: as a rule of policy routing (`fwmark`) may,
  * or because the address is this host's. Where the kernel cannot be asked about a mark, the Director's snapshot of
  * those rules decides. */
-INLINE bool holds_for_mark(void *ctx, const struct work *w, u32 mark)
+INLINE bool routes_here(void *ctx, const struct work *w, u32 mark)
 {
+	if (!w)
+		return false;
 	const struct packet *p = &w->packet;
 	const union tuple *tuple = marked_tuple(w);
 	struct address target = {};
@@ -108,12 +110,25 @@ INLINE bool holds_for_mark(void *ctx, const struct work *w, u32 mark)
 	return is_routers(&target);
 }
 
-/* Whether this host holds the packet's target address; looked up again every tick, so that a virtual address which
- * comes or goes is noticed within an eighth of a second. Of a virtual router's its role decides, at once. */
-INLINE bool holds_target(void *ctx, struct service_state *state, const struct packet *p, u32 now)
+VERIFIED_ONCE int holds_for_mark_xdp(struct xdp_md *ctx, const struct work *w, u32 mark)
 {
-	if (likely(state->held_at == now))
-		return state->held;
+	return routes_here(ctx, w, mark);
+}
+
+VERIFIED_ONCE int holds_for_mark_tc(struct __sk_buff *ctx, const struct work *w, u32 mark)
+{
+	return routes_here(ctx, w, mark);
+}
+
+INLINE bool holds_for_mark(void *ctx, const struct work *w, u32 mark, enum hook hook)
+{
+	return hook == HOOK_XDP ? holds_for_mark_xdp(ctx, w, mark) : holds_for_mark_tc(ctx, w, mark);
+}
+
+INLINE bool ask_held(void *ctx, struct service_state *state, const struct packet *p, u32 now)
+{
+	if (!state || !p)
+		return false;
 	struct address target = {};
 	address_to(&target, p);
 	struct bpf_fib_lookup question;
@@ -124,4 +139,23 @@ INLINE bool holds_target(void *ctx, struct service_state *state, const struct pa
 	barrier();
 	state->held_at = now;
 	return held;
+}
+
+VERIFIED_ONCE int ask_held_xdp(struct xdp_md *ctx, struct service_state *state, const struct packet *p, u32 now)
+{
+	return ask_held(ctx, state, p, now);
+}
+
+VERIFIED_ONCE int ask_held_tc(struct __sk_buff *ctx, struct service_state *state, const struct packet *p, u32 now)
+{
+	return ask_held(ctx, state, p, now);
+}
+
+/* Whether this host holds the packet's target address; looked up again every tick, so that a virtual address which
+ * comes or goes is noticed within an eighth of a second. Of a virtual router's its role decides, at once. */
+INLINE bool holds_target(void *ctx, struct service_state *state, const struct packet *p, u32 now, enum hook hook)
+{
+	if (likely(state->held_at == now))
+		return state->held;
+	return hook == HOOK_XDP ? ask_held_xdp(ctx, state, p, now) : ask_held_tc(ctx, state, p, now);
 }
