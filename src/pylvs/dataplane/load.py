@@ -4,9 +4,9 @@ The same way makes a new state, gives it a table of connections of another size,
 pylvs in under live connections: what is kept is handed to the new copy, the rest is made anew, and the switch is the
 replacement of the entry programs on the devices.
 
-To verify all programs takes a second of CPU, so a state begins with those of TC alone. The entry programs for XDP, for
-devices without link addresses and for TC egress are loaded, each with the stages it calls, when a device first needs
-one.
+The verifier takes about 1 µs of CPU for each instruction that it looks at, so a state begins with the programs of TC
+alone. The entry programs for XDP, for devices without link addresses and for TC egress are loaded, each with the stages
+it calls, when a device first needs one.
 """
 
 from __future__ import annotations
