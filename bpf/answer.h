@@ -83,10 +83,10 @@ INLINE bool answer_stands_by(const struct answer *a, const struct packet *p, con
 }
 
 /* State and counters; false if the connection is being removed. */
-INLINE bool note_answer(const struct answer *a, const struct packet *p, const struct root *root, u32 now)
+INLINE bool note_answer(const struct answer *a, const struct packet *p, const struct root *root, u32 now, enum hook hook)
 {
 	u32 direction = direction_in(&root->settings, DIRECTION_OUTPUT);
-	if (!advance(a->word, a->slot, a->controlled, direction, p->event, a->destination, facts_of(root), now))
+	if (!advance(a->word, a->slot, a->controlled, direction, p->event, a->destination, facts_of(root), now, hook))
 		return false;
 	if (likely(destination_flags(a->destination, READ_ONCE(root->live)) & DESTINATION_AVAILABLE))
 		account_reply(a->index, p);

@@ -52,7 +52,7 @@ INLINE int stage_bypass(struct __sk_buff *skb)
 	if (c) {
 		u32 direction = direction_in(&root->settings, DIRECTION_INPUT);
 		if (c->method != METHOD_BYPASS ||
-		    !advance(&c->word, found.slot, false, direction, p->event, NULL, facts_of(root), now))
+		    !advance(&c->word, found.slot, false, direction, p->event, NULL, facts_of(root), now, HOOK_TC))
 			return dropped(HOOK_TC, REASON_DYING);
 		return send_past(skb, w);
 	}

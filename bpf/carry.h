@@ -113,16 +113,14 @@ INLINE int carry_new(void *ctx, const struct packet *p, struct target *t, const 
 	return send(ctx, p, t, hop, &root->settings, hook);
 }
 
-/* What follows on this side may take the fast path: the destination is available, and nothing about it asks for more. */
-INLINE void note_entrance(struct xdp_md *ctx, const struct destination *d, u32 index, u32 state, enum side side,
-			  const struct root *root, u64 live)
+VERIFIED_ONCE int write_entrance(struct xdp_md *ctx, const struct destination *d, u32 index, u32 side, u64 live)
 {
-	struct lane *lane = LOOKUP(lanes, index);
+	struct lane *lane = lane_of(index);
 	struct device *device = LOOKUP(devices, ctx->ingress_ifindex & (DEVICES - 1));
-	if (!lane || !device || d->family != 4 || !(state & DESTINATION_AVAILABLE))
-		return;
-	const struct facts *facts = &root->facts[live & 1];
-	struct entrance *entrance = &lane->entrances[side];
+	if (!lane || !device || !d)
+		return 0;
+	const struct facts *facts = &the_root()->facts[live & 1];
+	struct entrance *entrance = &lane->entrances[side & 1];
 	lane->life_tcp = facts->timeouts[STATE_ESTABLISHED];
 	lane->life_udp = facts->timeouts[STATE_UDP];
 	lane->real = d->address.word[0];
@@ -130,16 +128,24 @@ INLINE void note_entrance(struct xdp_md *ctx, const struct destination *d, u32 i
 	entrance->input = device->ifindex;
 	__builtin_memcpy(entrance->mac, device->mac, 6);
 	entrance->live = live;
+	return 0;
+}
+
+/* What follows on this side may take the fast path: the destination is available, and nothing about it asks for more. */
+INLINE void note_entrance(struct xdp_md *ctx, const struct destination *d, u32 index, u32 state, enum side side, u64 live)
+{
+	if (d->family == 4 && state & DESTINATION_AVAILABLE)
+		write_entrance(ctx, d, index, side, live);
 }
 
 /* Requests may; those of other tunnels than IP in IP may not. */
-INLINE void note_quick(struct xdp_md *ctx, const struct hop *hop, const struct target *t, const struct root *root, u64 live)
+INLINE void note_quick(struct xdp_md *ctx, const struct hop *hop, const struct target *t, u64 live)
 {
-	struct lane *lane = LOOKUP(lanes, t->index);
+	struct lane *lane = lane_of(t->index);
 	if (!lane || hop->verdict != HOP_READY || t->state >> DESTINATION_TUNNEL)
 		return;
 	lane->outer_source = fib_gives_source ? hop->source.word[0] : t->destination->source.word[0];
-	note_entrance(ctx, t->destination, t->index, t->state, SIDE_REQUEST, root, live);
+	note_entrance(ctx, t->destination, t->index, t->state, SIDE_REQUEST, live);
 }
 
 /* A packet of a connection that is not a candidate for being scheduled anew. */
@@ -167,10 +173,11 @@ INLINE int carry_known(void *ctx, const struct packet *p, const struct found *fo
 	if (hook == HOOK_XDP) {
 		if (!xdp_can(ctx, p, &t, hop, asked))
 			return to_tc();
-		note_quick(ctx, hop, &t, root, live);
+		note_quick(ctx, hop, &t, live);
 	}
 	u32 direction = direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
-	if (unlikely(!advance(word, slot, c->controlled, direction, p->event, t.destination, &root->facts[live & 1], now)))
+	if (unlikely(!advance(word, slot, c->controlled, direction, p->event, t.destination, &root->facts[live & 1], now,
+			      hook)))
 		return dropped(hook, REASON_DYING);
 	account_request(t.index, p, 0);
 	if (hook == HOOK_TC && unlikely(!easy(ctx, p, &t, hop, hook)))

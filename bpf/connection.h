@@ -135,6 +135,7 @@ INLINE void move_count(struct destination *d, u32 from, u32 to)
 {
 	if (!d || is_active(from) == is_active(to))
 		return;
+	d = OPAQUE(d);
 	__sync_fetch_and_add(is_active(to) ? &d->active : &d->inactive, 1);
 	__sync_fetch_and_add(is_active(from) ? &d->active : &d->inactive, -1);
 }
@@ -152,8 +153,18 @@ INLINE void assure(u32 slot)
 
 enum moved { MOVED, MOVED_NOT /* it is being removed */, MOVED_BY_OTHERS /* meanwhile; `old` is what it is now */ };
 
-/* What a packet is to a connection, in one number for `advance_again`. */
+/* What a packet is to a connection, in one number for `advance_apart`. */
 enum { STEP_DIRECTION = 0, STEP_EVENT = 8, STEP_CONTROLLED = 16 };
+
+/* The word after a packet. */
+INLINE u64 word_after(u64 old, u32 direction, u32 event, const struct facts *facts, u32 now)
+{
+	u32 seen_from = direction & ~(u32)(old >> (WORD_ANSWERED - 1) & DIRECTION_INPUT_ONLY);
+	u32 next = next_state(seen_from, event, word_state(old));
+	u32 expiry = now + facts->timeouts[next & (STATES - 1)];
+	u64 kept = old & (0xffffULL << WORD_GENERATION | 1ULL << WORD_ANSWERED);
+	return kept | (u64)(direction & DIRECTION_OUTPUT) << WORD_ANSWERED | (u64)next << WORD_STATE | expiry;
+}
 
 INLINE enum moved advance_once(u64 *word, u64 *old_word, u32 slot, bool controlled, u32 direction, u32 event,
 			       struct destination *d, const struct facts *facts, u32 now)
@@ -161,12 +172,8 @@ INLINE enum moved advance_once(u64 *word, u64 *old_word, u32 slot, bool controll
 	u64 old = *old_word;
 	if (unlikely(word_dying(old)))
 		return MOVED_NOT;
-	u32 state = word_state(old);
-	u32 seen_from = direction & ~(u32)(old >> (WORD_ANSWERED - 1) & DIRECTION_INPUT_ONLY);
-	u32 next = next_state(seen_from, event, state);
-	u32 expiry = now + facts->timeouts[next & (STATES - 1)];
-	u64 kept = old & (0xffffULL << WORD_GENERATION | 1ULL << WORD_ANSWERED);
-	u64 new = kept | (u64)(direction & DIRECTION_OUTPUT) << WORD_ANSWERED | (u64)next << WORD_STATE | expiry;
+	u64 new = word_after(old, direction, event, facts, now);
+	u32 state = word_state(old), next = word_state(new), expiry = new;
 	if (new == old)
 		return MOVED;
 	u64 seen = __sync_val_compare_and_swap(word, old, new);
@@ -182,8 +189,8 @@ INLINE enum moved advance_once(u64 *word, u64 *old_word, u32 slot, bool controll
 	return MOVED;
 }
 
-/* Another CPU has moved it on at this moment: again, at most twice. Then others are doing so. */
-VERIFIED_ONCE int advance_again(u64 *word, u32 slot, u32 step, struct destination *d, u32 now)
+/* `advance` in general. If other CPUs move the connection at the same time: again, at most twice. */
+VERIFIED_ONCE int advance_apart(u64 *word, u32 slot, u32 step, struct destination *d, u32 now)
 {
 	if (!word)
 		return MOVED;
@@ -191,23 +198,31 @@ VERIFIED_ONCE int advance_again(u64 *word, u32 slot, u32 step, struct destinatio
 	u32 direction = step >> STEP_DIRECTION & (DIRECTIONS - 1), event = step >> STEP_EVENT & (EVENTS - 1);
 	bool controlled = step >> STEP_CONTROLLED & 1;
 	const struct facts *facts = facts_of(the_root());
-	enum moved moved = advance_once(word, &old, slot, controlled, direction, event, d, facts, now);
-	if (moved == MOVED_BY_OTHERS)
+	enum moved moved = MOVED_BY_OTHERS;
+#pragma nounroll
+	for (u32 i = 0; i < 3 && moved == MOVED_BY_OTHERS; i++)
 		moved = advance_once(word, &old, slot, controlled, direction, event, d, facts, now);
 	return moved;
+}
+
+/* Whether the connection stays in its state, which is usual, and now lives longer. */
+INLINE bool goes_on(u64 *word, u32 direction, u32 event, const struct facts *facts, u32 now)
+{
+	u64 old = READ_ONCE(*word), new = word_after(old, direction, event, facts, now);
+	if (unlikely(word_dying(old)) || word_state(new) != word_state(old) || (s32)((u32)new - (u32)old) < 0)
+		return false;
+	return new == old || __sync_val_compare_and_swap(word, old, new) == old;
 }
 
 /* Move the connection on by one packet. False if it is being removed. Once a reply was seen, the requests of direct
  * routing and tunnels follow the same table as NAT's. */
 INLINE bool advance(u64 *word, u32 slot, bool controlled, u32 direction, u32 event, struct destination *d,
-		    const struct facts *facts, u32 now)
+		    const struct facts *facts, u32 now, enum hook hook)
 {
-	u64 old = READ_ONCE(*word);
-	u32 moved = advance_once(word, &old, slot, controlled, direction, event, d, facts, now);
-	if (unlikely(moved == MOVED_BY_OTHERS)) {
-		u32 step = direction << STEP_DIRECTION | event << STEP_EVENT | (u32)controlled << STEP_CONTROLLED;
-		moved = advance_again(word, slot, step, d, now);
-	}
+	if (hook == HOOK_XDP && likely(goes_on(word, direction, event, facts, now))) /* a call costs there */
+		return true;
+	u32 step = direction << STEP_DIRECTION | event << STEP_EVENT | (u32)controlled << STEP_CONTROLLED;
+	u32 moved = advance_apart(word, slot, step, d, now);
 	return likely(moved != MOVED_NOT);
 }
 

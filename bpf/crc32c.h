@@ -5,7 +5,7 @@
 #pragma once
 #include "trouble.h"
 
-enum { CRC_PIECE = 512, CRC_AT = 8 /* in the SCTP header */ };
+enum { CRC_PIECE = 128, CRC_AT = 8 /* in the SCTP header */ };
 
 /* clang-format off */
 static const u32 crc32c_table[256] = { /* of the polynomial 0x1EDC6F41, bits reversed */

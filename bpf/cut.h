@@ -119,43 +119,46 @@ static int cut_step(u32 index, struct cutting *c)
 	return 0;
 }
 
-INLINE bool read_head4(struct __sk_buff *skb, struct cutting *c)
+/* The IP header that all pieces begin with, into w->head; its length, or 0. */
+VERIFIED_ONCE u32 read_head4(struct __sk_buff *skb, struct work *w)
 {
-	struct ipv4 *ip = (void *)c->w->head;
+	if (!w)
+		return 0;
+	struct ipv4 *ip = (void *)w->head;
 	wipe(ip, HEADER_BUFFER);
 	if (bpf_skb_load_bytes(skb, ETHER, ip, IPV4_BYTES))
-		return false;
+		return 0;
 	u32 head = OPAQUE((ip->version_words & 15u) << 2);
-	c->head = head;
-	return head >= IPV4_BYTES && IS_LENGTH(head, HEADER_BUFFER) && !bpf_skb_load_bytes(skb, ETHER, ip, head);
+	if (head < IPV4_BYTES || !IS_LENGTH(head, HEADER_BUFFER) || bpf_skb_load_bytes(skb, ETHER, ip, head))
+		return 0;
+	return head;
 }
 
-/* The fragment header stands behind hop-by-hop and routing headers, and destination options before the latter. */
-INLINE bool read_head6(struct __sk_buff *skb, struct cutting *c)
+/* Likewise. The fragment header stands behind hop-by-hop and routing headers, and destination options before the latter. */
+VERIFIED_ONCE u32 read_head6(struct __sk_buff *skb, struct work *w)
 {
 	u32 at = ETHER + IPV6_BYTES, named_at = 6;
 	bool routed = false;
 	u8 next;
-	if (bpf_skb_load_bytes(skb, ETHER + 6, &next, 1))
-		return false;
+	if (!w || bpf_skb_load_bytes(skb, ETHER + 6, &next, 1))
+		return 0;
 	for (int i = 0; i < EXTENSIONS; i++) {
 		u8 head[2];
 		if (next != EXTENSION_HOP && next != EXTENSION_ROUTING && !(next == EXTENSION_TARGET && !routed))
 			break;
 		routed |= next == EXTENSION_ROUTING;
 		if (bpf_skb_load_bytes(skb, at, head, 2))
-			return false;
+			return 0;
 		named_at = at - ETHER;
 		at += (head[1] + 1) << 3;
 		next = head[0];
 	}
 	u32 head = OPAQUE(at - ETHER);
-	if (!IS_LENGTH(head, CUT_HEAD) || bpf_skb_load_bytes(skb, ETHER, c->w->head, head))
-		return false;
-	c->w->head[named_at & (CUT_HEAD - 1)] = PROTO_FRAGMENT;
-	*(u64 *)&c->w->head[head & ~7u] = next | (u64)bpf_get_prandom_u32() << 32;
-	c->head = head + FRAGMENT_BYTES;
-	return true;
+	if (!IS_LENGTH(head, CUT_HEAD) || bpf_skb_load_bytes(skb, ETHER, w->head, head))
+		return 0;
+	w->head[named_at & (CUT_HEAD - 1)] = PROTO_FRAGMENT;
+	*(u64 *)&w->head[head & ~7u] = next | (u64)bpf_get_prandom_u32() << 32;
+	return head + FRAGMENT_BYTES;
 }
 
 /* Whether the pieces that came can leave as they are: the kernel's conditions for buffers it did not copy. A port
@@ -189,8 +192,10 @@ INLINE int stage_cut(struct __sk_buff *skb)
 		c.ifindex = w->hop.ifindex;
 	if (!gathered)
 		w->pieces.passing = 0;
-	if ((!round && w->hop.verdict != HOP_READY) || skb->gso_size ||
-	    !(c.six ? read_head6(skb, &c) : read_head4(skb, &c)) || (!round && w->mtu < c.head + 8))
+	if ((!round && w->hop.verdict != HOP_READY) || skb->gso_size)
+		return dropped(HOOK_TC, REASON_FRAGMENT_FAILED);
+	c.head = c.six ? read_head6(skb, w) : read_head4(skb, w);
+	if (!c.head || (!round && w->mtu < c.head + 8))
 		return dropped(HOOK_TC, REASON_FRAGMENT_FAILED);
 	c.step = w->mtu - c.head;
 	if (c.step > CUT_PIECE)

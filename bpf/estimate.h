@@ -26,7 +26,7 @@ struct summed {
 
 static int sum_cpu(u32 cpu, struct summed *s)
 {
-	struct lane *lane = bpf_map_lookup_percpu_elem(&lanes, &s->slot, cpu);
+	struct lane *lane = lane_of_cpu(s->slot, cpu);
 	if (!lane)
 		return 1;
 	const struct counters *c = &lane->counters;

@@ -181,7 +181,7 @@ INLINE int fast_request(struct xdp_md *ctx, const struct wide *w, const struct r
 	u32 index = c->destination, now = ticks(), length = wide_length(w), method = c->method;
 	be16 port = c->port;
 	u64 live = READ_ONCE(root->live);
-	struct lane *lane = LOOKUP(lanes, index);
+	struct lane *lane = lane_of(index);
 	if (unlikely(!lane))
 		return NOT_FAST;
 	lane = OPAQUE(lane);
@@ -218,7 +218,7 @@ INLINE int fast_request(struct xdp_md *ctx, const struct wide *w, const struct r
 INLINE struct hop *known_client_hop(be32 client, be32 source, u32 input, u32 now)
 {
 	struct address to = {.word[0] = client}, from = {.word[0] = source};
-	struct client_hop *slot = slot_of_client(&to, &from, false);
+	struct client_hop *slot = LOOKUP(client_hops, index_of_client(&to, &from, false));
 	if (unlikely(!slot) || unlikely(slot->family != 4) || unlikely(slot->ifindex != input) ||
 	    unlikely(slot->address.word[0] != client) || unlikely(slot->source.word[0] != source) ||
 	    unlikely(slot->hop.verdict != HOP_READY) || unlikely(now - slot->hop.stamp >= ticks_per_second))
@@ -239,7 +239,7 @@ INLINE int fast_answer(struct xdp_md *ctx, const struct wide *w, const struct ro
 	u32 now = ticks(), length = wide_length(w), state = word >> WORD_STATE & (STATE_BITS | ANSWERED_BIT);
 	be32 virtual = place->tuple.target, real = w->source;
 	be16 port = place->tuple.target_port;
-	struct lane *lane = LOOKUP(lanes, c->destination);
+	struct lane *lane = lane_of(c->destination);
 	if (unlikely(!lane))
 		return NOT_FAST;
 	lane = OPAQUE(lane);

@@ -132,8 +132,10 @@ INLINE void piece6(struct __sk_buff *skb, const struct work *w, struct piece *f)
 }
 
 /* Whether a first IPv6 fragment lacks part of the headers that it must hold (RFC 8200 4.5). */
-INLINE bool is_headless(struct __sk_buff *skb, const struct work *w, const struct piece *f)
+VERIFIED_ONCE int is_headless(struct __sk_buff *skb, const struct work *w, const struct piece *f)
 {
+	if (!w || !f)
+		return true;
 	u32 at = f->payload_at, end = ETHER + w->packet.length;
 	u8 next = w->packet.protocol;
 	for (int i = 0; i < EXTENSIONS; i++) {

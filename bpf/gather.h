@@ -147,9 +147,16 @@ static int way_step(u32 way, struct placing *s)
 	return 0;
 }
 
+VERIFIED_ONCE int wipe_gather(struct gather *g)
+{
+	if (g)
+		wipe(g, __builtin_offsetof(struct gather, headers));
+	return 0;
+}
+
 INLINE void start_gather(struct gather *g, const struct piece *f, u32 now)
 {
-	wipe(g, __builtin_offsetof(struct gather, headers));
+	wipe_gather(g);
 	g->source = f->source;
 	g->target = f->target;
 	g->id = f->id;

@@ -162,7 +162,7 @@ VERIFIED_ONCE int renew_tc(struct __sk_buff *ctx, struct lane *lane, const struc
 INLINE struct hop *destination_hop(void *ctx, enum hook hook, u32 index, const struct destination *d, u32 now,
 				    bool *asked)
 {
-	struct lane *lane = LOOKUP(lanes, index);
+	struct lane *lane = lane_of(index);
 	*asked = false;
 	if (!lane)
 		return NULL;
@@ -195,37 +195,57 @@ struct way_back {
 	bool reroute; /* snat_reroute: it leaves as this host would send it from its new source (IPVS-SEMANTICS 7.3) */
 };
 
-INLINE struct client_hop *slot_of_client(const struct address *client, const struct address *source, bool six)
+INLINE u32 index_of_client(const struct address *client, const struct address *source, bool six)
 {
-	u32 place = address_hash(client, six) ^ source->word[six ? 3 : 0] >> 24;
-	return LOOKUP(client_hops, place & (HOP_SLOTS - 1));
+	return (address_hash(client, six) ^ source->word[six ? 3 : 0] >> 24) & (HOP_SLOTS - 1);
+}
+
+enum { CLIENT_HOP_ASKED = 1u << 31 };
+
+/* Where in `client_hops` the next hop to a client is; CLIENT_HOP_ASKED: this packet asked for it. */
+INLINE u32 client_hop_index(void *ctx, enum hook hook, const struct way_back *way, u32 now)
+{
+	if (!way)
+		return 0;
+	const struct address *source = way->reroute ? &way->anew : &way->source;
+	u32 index = index_of_client(&way->client, source, way->six);
+	struct client_hop *slot = LOOKUP(client_hops, index);
+	if (!slot)
+		return index;
+	u32 verdict = slot->hop.verdict;
+	bool same = slot->family == (way->six ? 6 : 4) && slot->ifindex == way->input &&
+		    same_address(&slot->address, &way->client, way->six) && same_address(&slot->source, source, way->six);
+	if (likely(same && now - slot->hop.stamp < ticks_per_second && (verdict == HOP_READY || verdict == HOP_LOCAL)))
+		return index;
+	slot->address = way->client;
+	slot->source = *source;
+	slot->family = way->six ? 6 : 4;
+	slot->ifindex = way->input;
+	if (way->input)
+		ask_hop(ctx, hook, &slot->hop, &way->client, way->six, way->input, &way->source);
+	verdict = way->input ? slot->hop.verdict : HOP_READY;
+	if (way->reroute && (verdict == HOP_READY || verdict == HOP_UNRESOLVED))
+		ask_hop(ctx, hook, &slot->hop, &way->client, way->six, loopback, &way->anew);
+	return index | CLIENT_HOP_ASKED;
+}
+
+VERIFIED_ONCE u32 client_hop_index_xdp(struct xdp_md *ctx, const struct way_back *way, u32 now)
+{
+	return client_hop_index(ctx, HOOK_XDP, way, now);
+}
+
+VERIFIED_ONCE u32 client_hop_index_tc(struct __sk_buff *ctx, const struct way_back *way, u32 now)
+{
+	return client_hop_index(ctx, HOOK_TC, way, now);
 }
 
 /* Likewise the next hop to a client of NAT, asked as a router would: only if this host forwards. */
 INLINE struct hop *client_hop(void *ctx, enum hook hook, const struct way_back *way, u32 now, bool *asked)
 {
-	const struct address *source = way->reroute ? &way->anew : &way->source;
-	struct client_hop *slot = slot_of_client(&way->client, source, way->six);
-	*asked = false;
-	if (!slot)
-		return NULL;
-	u32 verdict = slot->hop.verdict;
-	bool same = slot->family == (way->six ? 6 : 4) && slot->ifindex == way->input &&
-		    same_address(&slot->address, &way->client, way->six) && same_address(&slot->source, source, way->six);
-	if (unlikely(!same || now - slot->hop.stamp >= ticks_per_second ||
-		     (verdict != HOP_READY && verdict != HOP_LOCAL))) {
-		slot->address = way->client;
-		slot->source = *source;
-		slot->family = way->six ? 6 : 4;
-		slot->ifindex = way->input;
-		if (way->input)
-			ask_hop(ctx, hook, &slot->hop, &way->client, way->six, way->input, &way->source);
-		verdict = way->input ? slot->hop.verdict : HOP_READY;
-		if (way->reroute && (verdict == HOP_READY || verdict == HOP_UNRESOLVED))
-			ask_hop(ctx, hook, &slot->hop, &way->client, way->six, loopback, &way->anew);
-		*asked = true;
-	}
-	return &slot->hop;
+	u32 index = hook == HOOK_XDP ? client_hop_index_xdp(ctx, way, now) : client_hop_index_tc(ctx, way, now);
+	struct client_hop *slot = LOOKUP(client_hops, index & (HOP_SLOTS - 1));
+	*asked = index & CLIENT_HOP_ASKED;
+	return slot ? &OPAQUE(slot)->hop : NULL;
 }
 
 /* Where a router in this host's place would send the packet. */

@@ -36,6 +36,13 @@ INLINE bool may_answer(const struct root *root)
 	return true;
 }
 
+VERIFIED_ONCE int wipe_quote(struct copy *copy)
+{
+	if (copy)
+		wipe(copy->bytes, QUOTE_BUFFER);
+	return 0;
+}
+
 INLINE u32 sum_of_quote(struct copy *copy)
 {
 	u32 sum = bpf_csum_diff(NULL, 0, (be32 *)copy->bytes, 512, 0);
@@ -113,7 +120,7 @@ INLINE int stage_icmp(struct __sk_buff *skb)
 		quote = most;
 	if (!quote || (skb->len != ETHER + quote && bpf_skb_change_tail(skb, ETHER + quote, 0)))
 		return dropped(HOOK_TC, REASON_SHORT);
-	wipe(copy->bytes, QUOTE_BUFFER);
+	wipe_quote(copy);
 	u32 quoted = OPAQUE(quote);
 	if (!IS_LENGTH(quoted, QUOTE6) || bpf_skb_load_bytes(skb, ETHER, copy->bytes, quoted))
 		return dropped(HOOK_TC, REASON_SHORT);

@@ -55,7 +55,7 @@ INLINE int send_off(struct __sk_buff *skb)
 		return to_stack(HOOK_TC);
 	struct answer a;
 	u32 now = ticks();
-	if (!find_answer(&a, &p) || answer_stands_by(&a, &p, root) || !note_answer(&a, &p, root, now))
+	if (!find_answer(&a, &p) || answer_stands_by(&a, &p, root) || !note_answer(&a, &p, root, now, HOOK_TC))
 		return to_stack(HOOK_TC);
 	if (!a.masq || !nat(skb, &p, NAT_REPLY, &a.source, a.port, HOOK_TC) || !root->settings.snat_reroute)
 		return to_stack(HOOK_TC);

@@ -82,7 +82,7 @@ STACK_MAP(free_slots6, struct bundle, 64);
 
 /* per CPU */
 PERCPU_MAP(client_hops, struct client_hop, HOP_SLOTS);
-PERCPU_MAP(lanes, struct lane, 64);
+PERCPU_MAP(lanes, struct lanes, 8); /* by destination / LANES */
 PERCPU_MAP(reasons, u64, REASONS);
 PERCPU_MAP(limiters, struct limiter, 1);
 PERCPU_MAP(copies, struct copy, 1);
@@ -122,11 +122,27 @@ const volatile u32 tunnel_secret = 0; /* keys the source ports of GUE */
 const volatile u32 fib_gives_source = 0; /* bpf_fib_lookup knows BPF_FIB_LOOKUP_SRC (6.7) */
 const volatile u32 fib_takes_mark = 0; /* bpf_fib_lookup knows BPF_FIB_LOOKUP_MARK (6.10) */
 
-/* Of a destination: what its lane begins with, so that no address is computed of NULL. */
-INLINE struct counters *counters_at(u32 index)
+INLINE struct lane *lane_in(struct lanes *some, u32 destination)
 {
-	struct lane *lane = LOOKUP(lanes, index);
-	return &lane->counters;
+	return some ? &OPAQUE(some)->of[destination % LANES] : NULL;
+}
+
+/* What this CPU keeps of a destination. */
+INLINE struct lane *lane_of(u32 destination)
+{
+	return lane_in(LOOKUP(lanes, destination / LANES), destination);
+}
+
+INLINE struct lane *lane_of_cpu(u32 destination, u32 cpu)
+{
+	u32 number = destination / LANES;
+	return lane_in(bpf_map_lookup_percpu_elem(&lanes, &number, cpu), destination);
+}
+
+INLINE struct counters *counters_at(u32 destination)
+{
+	struct lane *lane = lane_of(destination);
+	return lane ? &lane->counters : NULL;
 }
 
 INLINE u32 ticks(void)
@@ -134,9 +150,10 @@ INLINE u32 ticks(void)
 	return (u32)(bpf_jiffies64() >> tick_shift);
 }
 
-INLINE void count(u32 reason)
+VERIFIED_ONCE int count(u32 reason)
 {
 	u64 *counter = LOOKUP(reasons, reason);
 	if (counter)
 		*counter += 1;
+	return 0;
 }

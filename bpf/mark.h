@@ -34,15 +34,25 @@ INLINE bool in_network(const struct address *a, const struct address *network, c
 	return !apart;
 }
 
-INLINE bool in_ranges(u32 port, const struct port_range *ranges, u32 count)
+struct port_ranges {
+	struct port_range each[PORT_RANGES];
+};
+
+VERIFIED_ONCE int in_port_ranges(u32 port, const struct port_ranges *ranges, u32 count)
 {
-	for (u32 i = 0; i < PORT_RANGES; i++) {
-		if (i >= count)
-			return false;
-		if (port >= ranges[i].first && port <= ranges[i].last)
+	if (!ranges)
+		return false;
+#pragma nounroll
+	for (u32 i = 0; i < PORT_RANGES && i < count; i++) {
+		if (port >= ranges->each[i].first && port <= ranges->each[i].last)
 			return true;
 	}
 	return false;
+}
+
+INLINE bool in_ranges(u32 port, const struct port_range *ranges, u32 count)
+{
+	return in_port_ranges(port, (const void *)ranges, count);
 }
 
 /* Whether a rule's answer, turned round by its flag, is yes. */

@@ -168,13 +168,16 @@ INLINE int open_anew(void *ctx, struct work *w, const struct root *root, u32 liv
 		mark = w->seen.mark;
 	}
 	if (unlikely(!p->whole) || p->cut) /* with firewall marks, packets that pass through come this way, too */
-		return facts->marks && !holds_for_mark(ctx, w, mark) ? to_stack(hook) : dropped(hook, REASON_SHORT);
+		return facts->marks && !holds_for_mark(ctx, w, mark, hook) ? to_stack(hook) : dropped(hook, REASON_SHORT);
 	bool opens = p->quoting || is_opener(p, &root->settings);
 	struct service_match found;
-	bool by_mark = find_marked(&found, p->six, mark, live);
+	u32 slot = service_of_mark(p->six, mark, live);
+	bool by_mark = slot != NO_SERVICE;
 	if (unlikely(probe) && !by_mark)
 		return dropped(hook, REASON_NO_DESTINATION); /* never to whichever server the address's service chooses */
-	if ((!by_mark && !find_service(&found, p, facts, live)) || !believable(ctx, p, hook))
+	if (!by_mark)
+		slot = service_of_address(p, facts, live);
+	if (slot == NO_SERVICE || !match(&found, slot, live) || !believable(ctx, p, hook))
 		return to_stack(hook);
 	struct service_state *state = LOOKUP(service_states, found.slot);
 	if (!state)
@@ -182,7 +185,7 @@ INLINE int open_anew(void *ctx, struct work *w, const struct root *root, u32 liv
 	note_service(w, &found);
 	be16 source_port = port_from(p);
 	be16 target_port = port_to(p);
-	if (!probe && (by_mark ? !holds_for_mark(ctx, w, mark) : !holds_target(ctx, state, p, now))) {
+	if (!probe && (by_mark ? !holds_for_mark(ctx, w, mark, hook) : !holds_target(ctx, state, p, now, hook))) {
 		if (opens)
 			count(REASON_NOT_LOCAL);
 		return to_stack(hook);

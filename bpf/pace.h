@@ -25,7 +25,7 @@ INLINE u64 note_go(struct pace *pace, u64 began)
 	pace->cpu = bpf_get_smp_processor_id();
 	if (spent > pace->longest_ns)
 		pace->longest_ns = spent;
-	pace->lengths[class & (PACE_CLASSES - 1)] += 1;
+	pace->lengths[OPAQUE(class) & (PACE_CLASSES - 1)] += 1;
 	return spent;
 }
 

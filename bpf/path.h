@@ -33,7 +33,7 @@ struct forgetting {
 
 static int forget_step(u32 cpu, struct forgetting *f)
 {
-	struct lane *lane = bpf_map_lookup_percpu_elem(&lanes, &f->index, cpu);
+	struct lane *lane = lane_of_cpu(f->index, cpu);
 	if (!lane)
 		return 1;
 	WRITE_ONCE(lane->hop.verdict, HOP_UNKNOWN);

@@ -18,7 +18,7 @@ INLINE u32 lowest_bit(u64 bits)
 }
 
 /* The next place after `at` where a fragment starts; `end` if there is none. */
-NOINLINE u32 next_start(const struct pieces *pieces, u32 at, u32 end)
+VERIFIED_ONCE u32 next_start(const struct pieces *pieces, u32 at, u32 end)
 {
 	u32 bit = at / 8 + 1;
 	if (!pieces)

@@ -55,7 +55,7 @@ INLINE int pass_answer(void *ctx, const struct work *w, const struct answer *a, 
 	if (hook == HOOK_XDP)
 		return passes ? to_tc() : to_stack(hook);
 	if (passes && believable(ctx, p, hook))
-		note_answer(a, p, root, now);
+		note_answer(a, p, root, now, hook);
 	return hop->verdict == HOP_LOCAL ? to_stack(hook) : pass(ctx, p, hook);
 }
 
@@ -68,7 +68,7 @@ INLINE int deliver_answer(void *ctx, struct work *w, const struct answer *a, con
 		return to_tc();
 	if (!p->whole)
 		return dropped(hook, REASON_SHORT);
-	if (!note_answer(a, p, root, now))
+	if (!note_answer(a, p, root, now, hook))
 		return dropped(hook, REASON_DYING);
 	if (!nat(ctx, p, NAT_REPLY, &a->source, a->port, hook))
 		return dropped(hook, REASON_SHORT);
@@ -90,11 +90,11 @@ INLINE int forward_answer(void *ctx, struct work *w, const struct answer *a, str
 		return to_tc();
 	if (unlikely(!p->whole))
 		return dropped(hook, REASON_SHORT);
-	if (!note_answer(a, p, root, now))
+	if (!note_answer(a, p, root, now, hook))
 		return dropped(hook, REASON_DYING);
 	if (hook == HOOK_XDP) {
 		u64 live = READ_ONCE(root->live);
-		note_entrance(ctx, a->destination, a->index, destination_flags(a->destination, live), SIDE_ANSWER, root, live);
+		note_entrance(ctx, a->destination, a->index, destination_flags(a->destination, live), SIDE_ANSWER, live);
 	}
 	if (hook == HOOK_TC && !plain) {
 		w->replying = 1;

@@ -77,7 +77,7 @@ INLINE void give_credit(struct magazine *m)
 }
 
 /* Slots for a CPU that has none; false: there are none. */
-NOINLINE bool fetch_slots(struct free_slots *own, bool six)
+VERIFIED_ONCE int fetch_slots(struct free_slots *own, u32 six)
 {
 	struct bundle bundle;
 	struct pool *pool = LOOKUP(pools, 0);
@@ -93,7 +93,7 @@ NOINLINE bool fetch_slots(struct free_slots *own, bool six)
 		APART(none, 4);
 	}
 	if (none) {
-		u32 *fresh = &pool->fresh[six];
+		u32 *fresh = &pool->fresh[six & 1];
 		if (READ_ONCE(*fresh) >= total)
 			return false;
 		first = __sync_fetch_and_add(fresh, BUNDLE);
@@ -208,19 +208,20 @@ INLINE void empty_place(u32 slot)
 }
 
 /* `apart`: by a program that packets may interrupt (end_orphans before Linux 6.3), which has a magazine of its own. */
-INLINE void give_up(bool six, u32 slot, bool apart)
+VERIFIED_ONCE int give_up(u32 six, u32 slot, u32 apart)
 {
 	struct magazine *m = apart ? LOOKUP(orphans_magazine, 0) : LOOKUP(magazines, 0);
 	look_at(slot, 0);
 	if (!six)
 		empty_place(slot);
 	if (!m)
-		return;
-	give_slot(m, six, slot);
+		return 0;
+	give_slot(m, six & 1, slot);
 	if (apart)
 		give_credit_at_once();
 	else
 		give_credit(m);
+	return 0;
 }
 
 INLINE enum made publish4(const struct tuple4 *tuple, const struct found *made)

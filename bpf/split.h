@@ -97,7 +97,7 @@ INLINE bool write_segment(struct splitting *s, const struct destination *d, cons
 	w->packet.length = s->network + s->transport + size;
 	fill_tunnel(&header, &w->packet, root, w->state, more);
 	seal(&header, &w->packet, d, &w->hop, w->state, more, sum);
-	if (!put_in_front(s->skb, w, d, root->settings.pmtu_disc, &header, more))
+	if (!put_in_front(s->skb, w, d, &header, more))
 		return false;
 	u32 network = OPAQUE(s->network), transport = OPAQUE(s->transport);
 	if (!IS_LENGTH(network, IP_MOST) || bpf_skb_store_bytes(s->skb, at, super->ip, network, 0))

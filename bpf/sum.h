@@ -29,6 +29,17 @@ struct summing {
 	u32 sum;
 };
 
+struct sum_piece {
+	u8 bytes[SUM_PIECE];
+};
+
+VERIFIED_ONCE int wipe_sum_piece(struct sum_piece *piece)
+{
+	if (piece)
+		wipe(piece, sizeof(*piece));
+	return 0;
+}
+
 /* A step of bpf_loop: the next piece of the frame. */
 static int sum_step(u32 index, struct summing *s)
 {
@@ -36,7 +47,7 @@ static int sum_step(u32 index, struct summing *s)
 	if (!size)
 		return 1;
 	if (size < SUM_PIECE)
-		wipe(s->buffer, SUM_PIECE);
+		wipe_sum_piece((void *)s->buffer);
 	u32 length = OPAQUE(size);
 	if (!IS_LENGTH(length, SUM_PIECE) || bpf_skb_load_bytes(s->skb, s->at, s->buffer, length))
 		return 1;

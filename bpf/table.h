@@ -126,6 +126,13 @@ INLINE u32 tagged_in(const struct bucket *bucket, u32 tag)
 	return found;
 }
 
+/* Whether a slot's place matches. */
+VERIFIED_ONCE int matches_slot(u32 slot, u64 addresses, u64 rest, u32 side)
+{
+	struct place4 *place = LOOKUP(connections4, slot);
+	return place && matches(place, addresses, rest, side);
+}
+
 /* Which of a bucket's entries, out of the marked ones, names the tuple's place: a spot, its slot in the lower half. */
 VERIFIED_ONCE u64 search(u32 number, u32 marks, u32 tag, u64 addresses, u64 rest)
 {
@@ -137,8 +144,7 @@ VERIFIED_ONCE u64 search(u32 number, u32 marks, u32 tag, u64 addresses, u64 rest
 		u32 slot = READ_ONCE(bucket->entry[i]) ^ tag;
 		if (!(marks & 1) || slot > table_key4.slots_mask)
 			continue;
-		struct place4 *place = LOOKUP(connections4, slot);
-		if (place && matches(place, addresses, rest, side))
+		if (matches_slot(slot, addresses, rest, side))
 			return (u64)(number * ENTRIES + i) << 32 | slot;
 	}
 	return (u64)NO_ENTRY << 32;
@@ -167,13 +173,21 @@ INLINE u32 marks_of(u32 number)
 	return marks ? READ_ONCE(*marks) : 0;
 }
 
-INLINE struct spot find_elsewhere(const struct hashed *h, u64 addresses, u64 rest, u32 own, enum side side)
+/* A spot, as `search` returns it. */
+VERIFIED_ONCE u64 find_elsewhere(u64 addresses, u64 rest, u32 own, u32 side)
 {
-	u32 second = second_bucket_of(h, side);
-	struct spot found = {NO_ENTRY, 0};
-	for (u32 i = 0; i < OTHER_BUCKETS && found.at == NO_ENTRY; i++)
-		found = find_in(second + i, marks_of(second + i), h->tag, addresses, rest, own);
-	return found;
+	struct hashed h = hash_of(addresses, rest, side);
+	u32 second = second_bucket_of(&h, side);
+#pragma nounroll
+	for (u32 i = 0; i < OTHER_BUCKETS; i++) {
+		u32 number = second + i, marks = marks_of(number);
+		if (number == own / ENTRIES)
+			marks &= ~(1u << own % ENTRIES);
+		u64 spot = search(number, marks, h.tag, addresses, rest);
+		if (spot >> 32 != NO_ENTRY)
+			return spot;
+	}
+	return (u64)NO_ENTRY << 32;
 }
 
 INLINE struct spot find_with(const struct hashed *h, u32 marks, u64 addresses, u64 rest, u32 own, enum side side)
@@ -181,7 +195,8 @@ INLINE struct spot find_with(const struct hashed *h, u32 marks, u64 addresses, u
 	struct spot found = find_in(h->bucket, marks, h->tag, addresses, rest, own);
 	if (likely(found.at != NO_ENTRY) || likely(marks < MARK_ELSEWHERE))
 		return found;
-	return find_elsewhere(h, addresses, rest, own, side);
+	u64 spot = find_elsewhere(addresses, rest, own, side);
+	return (struct spot){spot >> 32, spot};
 }
 
 /* The slot of the connection that a tuple's packets belong to, by any entry; 0: of none. */
@@ -238,13 +253,14 @@ INLINE bool has_tuple(u32 slot, u64 addresses, u64 rest)
 
 /* --- putting in: fill the place, take an entry, then mark it or give it back --- */
 
-INLINE u32 free_entry_in(u32 number, u32 first, u32 entry)
+VERIFIED_ONCE u32 free_entry_in(u32 number, u32 first, u32 entry)
 {
 	struct bucket *bucket = LOOKUP(index4, number);
 	if (!bucket)
 		return NO_ENTRY;
+#pragma nounroll
 	for (u32 i = 0; i < ENTRIES; i++) {
-		u32 n = first ^ i;
+		u32 n = OPAQUE(first ^ i) & (ENTRIES - 1); /* Linux 6.1 forgets bounds over an exclusive or */
 		if (!READ_ONCE(bucket->entry[n]) && !__sync_val_compare_and_swap(&bucket->entry[n], 0, entry))
 			return number * ENTRIES + n;
 	}
@@ -259,6 +275,7 @@ VERIFIED_ONCE u32 take_entry(u64 addresses, u64 rest, u32 slot, u32 side)
 	if (likely(at != NO_ENTRY))
 		return at;
 	u32 second = second_bucket_of(&h, side);
+#pragma nounroll
 	for (u32 i = 0; i < OTHER_BUCKETS && at == NO_ENTRY; i++)
 		at = free_entry_in(second + i, 0, slot ^ h.tag);
 	return at;

@@ -186,10 +186,13 @@ INLINE void seal(union tunnel_header *h, const struct packet *p, const struct de
 }
 
 /* Into the room made in front: link header, outer header, the tunnel's. */
-INLINE bool put_in_front(struct __sk_buff *skb, const struct work *w, const struct destination *d, bool pmtu_disc,
-			 const union tunnel_header *header, u32 more)
+VERIFIED_ONCE int put_in_front(struct __sk_buff *skb, const struct work *w, const struct destination *d,
+			       const union tunnel_header *header, u32 more)
 {
+	if (!w || !d || !header)
+		return false;
 	const struct packet *p = &w->packet;
+	bool pmtu_disc = the_root()->settings.pmtu_disc;
 	u8 protocol = tunnel_kind(w->state) == TUNNEL_GUE ? PROTO_UDP : PROTO_GRE;
 	if (d->family == 6) {
 		struct outer6 outer;
@@ -232,7 +235,7 @@ INLINE int wrap_tc(struct __sk_buff *skb, struct work *w, const struct destinati
 		seal(&header, p, d, &w->hop, w->state, more, sum_of_packet(skb, copy, p));
 	if (!make_room(skb, w, d, more))
 		return dropped(HOOK_TC, skb->gso_size ? REASON_SUPER : REASON_NO_HEADROOM);
-	if (!put_in_front(skb, w, d, root->settings.pmtu_disc, &header, more))
+	if (!put_in_front(skb, w, d, &header, more))
 		return dropped(HOOK_TC, REASON_SHORT);
 	return w->resolve ? finish(skb, w) : transmit(skb, &w->hop, d->family == 6, HOOK_TC);
 }

@@ -61,8 +61,11 @@ INLINE bool nat_xdp(void *ctx, const struct packet *p, enum nat_side side, const
 	return true;
 }
 
-INLINE bool nat_tc(void *ctx, const struct packet *p, enum nat_side side, const struct address *to, be16 to_port)
+VERIFIED_ONCE int nat_tc(struct __sk_buff *ctx, const struct packet *p, u32 side, const struct address *to, u32 port_to_be)
 {
+	if (!p || !to)
+		return false;
+	be16 to_port = port_to_be;
 	u32 check = p->l4 + (p->protocol == PROTO_TCP ? 16 : 6);
 	u32 port = p->l4 + (side == NAT_REQUEST ? 2 : 0);
 	u64 udp = p->protocol == PROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;

@@ -68,36 +68,44 @@ INLINE void fill_outer6(struct outer6 *o, const struct packet *p, const struct d
 	o->ip.target = d->address;
 }
 
+/* `encapsulate` at TC. */
+VERIFIED_ONCE int encapsulate_tc(struct __sk_buff *skb, const struct packet *p, const struct destination *d,
+				 const struct hop *hop, u32 to_be_cut)
+{
+	if (!p || !d || !hop)
+		return false;
+	bool six = d->family == 6;
+	u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
+	if (!to_be_cut)
+		flags |= six ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
+	if (bpf_skb_adjust_room(skb, outer_bytes(d), BPF_ADJ_ROOM_MAC, flags))
+		return false;
+	if (six) {
+		struct outer6 outer;
+		fill_outer6(&outer, p, d, hop, ip_in_ip(p), 0);
+		return !bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0);
+	}
+	struct outer4 outer;
+	fill_outer4(&outer, p, d, hop, ip_in_ip(p), 0, root_value.settings.pmtu_disc);
+	return !bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0);
+}
+
 /* Make room in front and put Ethernet and outer IP headers there. The inner header has been aged. `to_be_cut`: the result
  * will be cut into fragments, so it must be a plain packet to the kernel, no encapsulated one. */
 INLINE bool encapsulate(void *ctx, const struct packet *p, const struct destination *d, const struct hop *hop,
 			bool pmtu_disc, bool to_be_cut, enum hook hook)
 {
-	bool six = d->family == 6;
-	if (hook == HOOK_XDP) { /* the room is there already */
-		void *data = frame_start(ctx, hook), *end = frame_end(ctx, hook);
-		if (six) {
-			if (data + sizeof(struct outer6) > end)
-				return false;
-			fill_outer6(data, p, d, hop, ip_in_ip(p), 0);
-		} else {
-			if (data + sizeof(struct outer4) > end)
-				return false;
-			fill_outer4(data, p, d, hop, ip_in_ip(p), 0, pmtu_disc);
-		}
-		return true;
+	if (hook == HOOK_TC)
+		return encapsulate_tc(ctx, p, d, hop, to_be_cut);
+	void *data = frame_start(ctx, hook), *end = frame_end(ctx, hook); /* the room is there already */
+	if (d->family == 6) {
+		if (data + sizeof(struct outer6) > end)
+			return false;
+		fill_outer6(data, p, d, hop, ip_in_ip(p), 0);
+	} else {
+		if (data + sizeof(struct outer4) > end)
+			return false;
+		fill_outer4(data, p, d, hop, ip_in_ip(p), 0, pmtu_disc);
 	}
-	u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
-	if (!to_be_cut)
-		flags |= six ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
-	if (bpf_skb_adjust_room(ctx, outer_bytes(d), BPF_ADJ_ROOM_MAC, flags))
-		return false;
-	if (six) {
-		struct outer6 outer;
-		fill_outer6(&outer, p, d, hop, ip_in_ip(p), 0);
-		return !bpf_skb_store_bytes(ctx, 0, &outer, sizeof(outer), 0);
-	}
-	struct outer4 outer;
-	fill_outer4(&outer, p, d, hop, ip_in_ip(p), 0, pmtu_disc);
-	return !bpf_skb_store_bytes(ctx, 0, &outer, sizeof(outer), 0);
+	return true;
 }

@@ -1,8 +1,10 @@
-"""Which entry programs a state holds: those of TC from the beginning, each other one once a device needs it."""
+"""What a state loads: the programs of TC at first, each other entry once a device needs it; and what that costs."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import struct
 from ipaddress import ip_address
 
 import pytest
@@ -12,7 +14,7 @@ from pylvs.model.dataclass import replace
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Unsupported
 from tests.packet.frames import tcp
-from tests.packet.host import OWN4, TC_REDIRECT, XDP_TX, Host, key, new_host
+from tests.packet.host import OWN4, SERVERS, TC_REDIRECT, XDP_TX, Host, key, new_host
 
 
 def held(host: Host) -> set[str]:
@@ -38,6 +40,39 @@ def test_a_program_is_loaded_when_a_device_first_needs_it() -> None:
         assert done.verdict == XDP_TX, "a connection that TC has made is carried by XDP"
         host.director.add_destination(key(80), Destination(DestinationKey(ip_address(OWN4), 80), Method.MASQ))
         assert (held(host), attached(host)) == ({load.TC, load.XDP, load.EGRESS}, ("generic", True))
+
+
+def verified(descriptor: int) -> int:
+    """The instructions that the verifier looked at for a program, each as often as it did (struct bpf_prog_info)."""
+    info = ctypes.create_string_buffer(256)
+    size = ctypes.c_uint32(len(info))
+    libbpf.check(libbpf.library().bpf_obj_get_info_by_fd(descriptor, info, ctypes.byref(size)), "asking for a program")
+    return int(struct.unpack_from("<I", info, 216)[0])
+
+
+@pytest.mark.parametrize(("entry", "most"), [(load.TC, 260_000), (load.XDP, 125_000)])
+def test_the_first_edit_waits_for_no_more_of_the_verifier_than_this(entry: str, most: int) -> None:
+    with new_host(mode="tc"), load._open_object(4096, (1, 1), (entry,)) as opened:
+        opened.load()
+        loaded = [name for name in opened.programs() if load._entry_of(name) == entry]
+        assert sum(verified(opened.program_fd(name)) for name in loaded) < most
+
+
+def test_each_destination_counts_for_itself() -> None:
+    """Per-CPU memory of several destinations is one element of a map."""
+    with new_host(mode="tc") as host:
+        services = [key(port) for port in (80, 81, 82)]
+        for each in services:
+            host.serve(each, SERVERS)
+        for number, each in enumerate(services, 1):
+            for client in range(number * SERVERS):
+                done = host.run(tcp("S", sport=4000 + client, dport=each.port), "tc")
+                assert done.verdict == TC_REDIRECT
+        wanted = {each: [number] * SERVERS for number, each in enumerate(services, 1)}
+        at_once, one_by_one = host.director.services(), map(host.director.service, services)
+        for rows in at_once, one_by_one:
+            found = {row.service.key: [each.counters.connections for each in row.destinations] for row in rows}
+            assert found == wanted
 
 
 def test_a_new_program_brings_what_the_devices_need() -> None:

@@ -10,7 +10,7 @@ import errno
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from pylvs.dataplane import bpf, failures, libbpf
@@ -244,8 +244,14 @@ class ArrayMap(Map):
             raise IndexError(f"map {self.name}: no element {index} of {self.max_entries}")
 
 
+def _sums(rows: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(map(sum, zip(*rows, strict=True)))
+
+
 class PerCpuArray(ArrayMap):
-    """An array with a value for each possible processor."""
+    """An array with a value for each possible processor. A value may hold several `records` of the same size."""
+
+    records = 1
 
     def _width(self) -> int:
         self.cpus = libbpf.possible_cpus()
@@ -258,35 +264,42 @@ class PerCpuArray(ArrayMap):
         assert raw is not None  # a per-CPU array has no empty slots
         return [raw[i * self.stride : i * self.stride + self.value_size] for i in range(self.cpus)]
 
-    def sums(self, index: int, width: int | None = None) -> tuple[int, ...]:
-        """The sums over all processors of the 64-bit counters that a value begins with: so many, or all of it."""
+    def _counters(self, width: int | None) -> struct.Struct:
+        """The 64-bit counters that a record begins with: so many, or all of it."""
+        size = self.stride // self.records
+        return struct.Struct(f"<{size // 8}Q" if width is None else f"<{width}Q{size - 8 * width}x")
+
+    def sums(self, record: int, width: int | None = None) -> tuple[int, ...]:
+        """The sums over all processors of the 64-bit counters that a record begins with: so many, or all of it."""
+        index, at = divmod(record, self.records)
         raw = self.get(index)
         assert raw is not None
-        width = width or self.stride // 8
-        words = self._counters(width).unpack(raw)
-        return tuple(sum(words[i::width]) for i in range(width))
-
-    def _counters(self, width: int) -> struct.Struct:
-        return struct.Struct("<" + f"{width}Q{self.stride - 8 * width}x" * self.cpus)
+        form = self._counters(width)
+        return _sums(form.unpack_from(raw, cpu * self.stride + at * form.size) for cpu in range(self.cpus))
 
     def all_sums(self, first: int | None = None, width: int | None = None) -> list[tuple[int, ...]]:
-        """`sums` of every element, or of at least the first so many, in few calls."""
-        width = width or self.stride // 8
-        wanted = self.max_entries if first is None else min(first, self.max_entries)
-        size = max(1, min(wanted, (1 << 20) // (self.stride * self.cpus)))
+        """`sums` of every record, or of at least the first so many, in few calls."""
+        most = self.max_entries * self.records
+        wanted = most if first is None else min(first, most)
+        size = max(1, min(-(-wanted // self.records), (1 << 20) // (self.stride * self.cpus)))
         keys = ctypes.create_string_buffer(4 * size)
         values = ctypes.create_string_buffer(self.stride * self.cpus * size)
         place = ctypes.create_string_buffer(4)
         found: list[tuple[int, ...]] = []
-        one, zeros = self._counters(width), (0,) * width
+        form, step = self._counters(width), self.records * self.cpus
+        zeros = [(0,) * len(form.unpack(bytes(form.size)))] * self.records
         while len(found) < wanted:
             count = ctypes.c_uint32(size)
             start = place if found else None
             result = self._lib.bpf_map_lookup_batch(self.fd, start, place, keys, values, ctypes.byref(count), None)
             if result and ctypes.get_errno() not in (errno.ENOENT, errno.EINTR):
                 raise self._failed("listing")
-            rows = one.iter_unpack(memoryview(values)[: one.size * count.value])
-            found += [tuple(sum(words[i::width]) for i in range(width)) if any(words) else zeros for words in rows]
+            rows = list(form.iter_unpack(memoryview(values)[: form.size * step * count.value]))
+            for begin in range(0, len(rows), step):  # the records of one processor follow each other
+                each = rows[begin : begin + step]
+                found += (
+                    [_sums(each[at :: self.records]) for at in range(self.records)] if any(map(any, each)) else zeros
+                )
             if result and ctypes.get_errno() == errno.ENOENT:
                 break
         return found

@@ -211,7 +211,9 @@ class Tables:
     @cached_property
     def statistics(self) -> maps.PerCpuArray:
         """What each processor keeps of destinations, by their slots: counters first."""
-        return self._per_cpu("lanes")
+        lanes = self._per_cpu("lanes")
+        lanes.records = abi.constant("LANES")
+        return lanes
 
     @cached_property
     def estimates(self) -> Records:

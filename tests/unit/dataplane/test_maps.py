@@ -104,6 +104,22 @@ def test_per_cpu_values_sum_up(count: int) -> None:
         assert array.sums(0) == (7 * cpus, 8 * cpus)
 
 
+@pytest.mark.parametrize("count", [1, 20000])
+def test_records_of_a_per_cpu_value_sum_up_one_by_one(count: int) -> None:
+    with PerCpuArray(libbpf.create_map(PERCPU_ARRAY, "percpu", 4, 3 * 24, count)) as array:
+        array.records = 3
+        cpus = libbpf.possible_cpus()
+        array.put(count - 1, b"".join(struct.pack("<9Q", *range(1, 10)) for _ in range(cpus)))
+        wanted = [tuple(cpus * each for each in row) for row in ((1, 2), (4, 5), (7, 8))]
+        assert [array.sums(3 * (count - 1) + at, 2) for at in range(3)] == wanted
+        every = array.all_sums(width=2)
+        assert len(every) == 3 * count
+        assert every[-3:] == wanted
+        assert set(every[:-3]) <= {(0, 0)}
+        assert array.all_sums(3 * count - 1, 2) == every
+        assert len(array.all_sums(2, 2)) == 3
+
+
 def test_mapped_memory_and_calls_see_the_same_words() -> None:
     descriptor = libbpf.create_map(ARRAY, "mapped", 4, 12, 1000, MMAPABLE)
     with MmapArray(descriptor) as mapped, ArrayMap.duplicate(descriptor) as array:
