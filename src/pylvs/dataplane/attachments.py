@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from pylvs.dataplane import abi, attach, bpf, devices, encode, load, standby
+from pylvs.dataplane import abi, attach, bpf, devices, encode, load, loopback, standby
 from pylvs.dataplane.devices import Device
 from pylvs.dataplane.libbpf import open_pin
 from pylvs.dataplane.listing import Reader
@@ -171,6 +171,8 @@ def release(reader: Reader, device: str) -> bool:
     """`pylvs detach`: take it off, and leave it off whatever the table says. False if nothing was there."""
     found = devices.device(device)
     done = attach.detach(found.index, reader.tables.state)
+    if found.loopback:
+        loopback.accept_local(reader.tables.state, reader.tables.state.notes(), False)
     reader.tables.state.set_note(f"{_WANTED}{found.index}", f"{_OFF} {found.name}")
     _note_devices(reader)
     return done
@@ -316,7 +318,11 @@ def reconcile(reader: Reader, changes: Concerns) -> list[Trouble]:
     _note_troubles(state, notes, troubles)
     if not troubles:
         load.forget_former(state)
-    return list(troubles.values())
+    own_clients = any(each.version == 4 for each in concerns.by_nat) or (
+        loopback.accepts_local(notes) and not changes.shrunk
+    )
+    by_lo = any(by_index[index].loopback for index in wanted)
+    return [*troubles.values(), *loopback.accept_local(state, notes, own_clients and by_lo)]
 
 
 def missing(reader: Reader) -> list[Trouble]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from pylvs.dataplane import abi, attachments, caches, encode, follow, lists, load, marks, standby, takeover
+from pylvs.dataplane import abi, attachments, caches, encode, follow, lists, load, loopback, marks, standby, takeover
 from pylvs.dataplane.chunks import list_of
 from pylvs.dataplane.devices import Route, Routes
 from pylvs.dataplane.listing import Reader
@@ -76,7 +76,7 @@ class Editor:
             with suppress(StateExists), self.state.building() as fresh:  # a peer may have been faster
                 load.create(fresh)
             self._opened.again()
-            follow.prepare_host(self.state)
+            loopback.forward(self.state)
         self._opened.renew()
 
     @contextmanager

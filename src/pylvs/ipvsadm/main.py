@@ -15,7 +15,7 @@ from pylvs.ipvsadm.complaints import EXIT_ARGUMENTS, EXIT_LISTING
 from pylvs.ipvsadm.names import Names, SystemNames
 from pylvs.ipvsadm.restore import without_comments
 from pylvs.ipvsadm.wording import cannot_open
-from pylvs.model.director import Director, unattached
+from pylvs.model.director import Director, warnings
 from pylvs.model.errors import PylvsError
 
 EXIT_BROKEN_PIPE = 128 + 13  # as if ended by SIGPIPE
@@ -121,7 +121,7 @@ def _as_program(command: Callable[..., int]) -> int:
     try:
         status = command(sys.argv[1:], director=director, stdin=sys.stdin, stdout=sys.stdout)
         sys.stdout.flush()
-        for line in unattached(director):
+        for line in warnings(director):
             print(f"ipvsadm: warning: {line}", file=sys.stderr)
     except BrokenPipeError:
         _forget_output()
