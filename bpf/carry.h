@@ -121,7 +121,7 @@ INLINE void note_entrance(struct xdp_md *ctx, const struct destination *d, u32 i
 	struct device *device = LOOKUP(devices, ctx->ingress_ifindex & (DEVICES - 1));
 	if (!lane || !device || d->family != 4 || !(state & DESTINATION_AVAILABLE))
 		return;
-	const struct facts *facts = &root->facts[live & 1];
+	const struct facts *facts = facts_in(root, live);
 	struct entrance *entrance = &lane->entrances[side];
 	lane->life_tcp = facts->timeouts[STATE_ESTABLISHED];
 	lane->life_udp = facts->timeouts[STATE_UDP];
@@ -170,7 +170,7 @@ INLINE int carry_known(void *ctx, const struct packet *p, const struct found *fo
 		note_quick(ctx, hop, &t, root, live);
 	}
 	u32 direction = direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
-	if (unlikely(!advance(word, slot, c->controlled, direction, p->event, t.destination, &root->facts[live & 1], now)))
+	if (unlikely(!advance(word, slot, c->controlled, direction, p->event, t.destination, facts_in(root, live), now)))
 		return dropped(hook, REASON_DYING);
 	account_request(t.index, p, 0);
 	if (hook == HOOK_TC && unlikely(!easy(ctx, p, &t, hop, hook)))

@@ -233,7 +233,12 @@ INLINE struct root *the_root(void)
 	return &root_value;
 }
 
+INLINE const struct facts *facts_in(const struct root *root, u64 live)
+{
+	return &AFTER(root, live)->facts[live & 1];
+}
+
 INLINE const struct facts *facts_of(const struct root *root)
 {
-	return &root->facts[READ_ONCE(root->live) & 1];
+	return facts_in(root, READ_ONCE(root->live));
 }

@@ -213,8 +213,11 @@ def _attach(reader: Reader, device: Device, mode: attach.Mode, own_server: bool,
 
 def _write_device(tables: Tables, device: Device) -> None:
     slot = device.index % abi.constant("DEVICES")
-    if not device.loopback and tables.devices.get(slot, "ifindex") in (0, device.index):
-        tables.devices.write(slot, {"ifindex": device.index, "mac": device.mac, "present": 1})
+    fields = {"ifindex": device.index, "mac": device.mac, "present": 1}
+    if device.loopback or tables.devices.get(slot, "ifindex") not in (0, device.index):
+        return
+    if any(tables.devices.get(slot, name) != value for name, value in fields.items()):  # XDP may be reading it
+        tables.devices.write(slot, fields)
 
 
 def _note_devices(reader: Reader) -> None:

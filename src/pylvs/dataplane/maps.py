@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from pylvs.dataplane import bpf, failures, libbpf
 from pylvs.dataplane.libbpf import library
+from pylvs.dataplane.ordering import full_barrier
 
 ANY, NOEXIST, EXIST = 0, 1, 2  # BPF_ANY, BPF_NOEXIST, BPF_EXIST
 MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
@@ -294,7 +295,8 @@ class PerCpuArray(ArrayMap):
 class MmapArray(Map):
     """An array made with BPF_F_MMAPABLE, as memory: what is stored, packets see at once.
 
-    `words` holds 64-bit words: an assignment to one is a single store. Elements are `stride` bytes apart.
+    `words` and `halves` hold 64-bit and 32-bit words: an assignment to one is a single store, where `struct.pack_into`
+    writes byte by byte. Elements are `stride` bytes apart.
     """
 
     def __init__(self, descriptor: int, info: bpf.MapInfo | None = None, writable: bool = True) -> None:
@@ -309,6 +311,17 @@ class MmapArray(Map):
             raise failures.failure(error.errno or 0, f"mapping {self.name} into memory") from None
         self.memory = memoryview(self._memory)[: self.stride * self.max_entries]
         self.words = self.memory.cast("Q")
+        self.halves = self.memory.cast("I")
+
+    def publish(self, place: int, word: int) -> None:
+        """Store a 64-bit word by which packets find what was written before.
+
+        Every CPU that sees it sees all that was written before; one that sees what is written afterwards sees it.
+        Raises Unsupported, and stores nothing.
+        """
+        full_barrier()
+        self.words[place] = word
+        full_barrier()
 
     def value(self, index: int) -> memoryview:
         """The bytes of an element, live. Raises IndexError."""
@@ -320,6 +333,7 @@ class MmapArray(Map):
         """Unmap and give the descriptor back. Views that others hold keep the memory mapped."""
         if self.fd >= 0 and hasattr(self, "words"):
             self.words.release()
+            self.halves.release()
             self.memory.release()
             with suppress(BufferError):  # somebody still looks at an element; the mapping goes with the last view
                 self._memory.close()

@@ -11,10 +11,11 @@ from pylvs.dataplane import abi, maps
 from pylvs.dataplane.state import State
 
 MAP_DIRECTORY = "maps"
+_MASK32 = 0xFFFFFFFF
 
 
 class Records:
-    """An array of structures in shared memory. A 64-bit field is written by a single store."""
+    """An array of structures in shared memory. A field of 32 or 64 bits is written by a single store."""
 
     def __init__(self, array: maps.MmapArray, structure: str) -> None:
         self.array = array
@@ -42,8 +43,15 @@ class Records:
         place = index * self.array.stride + offset
         if single and form.size == 8 and place % 8 == 0:
             self.array.words[place // 8] = values[0]
+        elif single and form.size == 4 and place % 4 == 0:
+            self.array.halves[place // 4] = values[0] & _MASK32
         else:
             form.pack_into(self.array.memory, place, *values)
+
+    def publish(self, index: int, name: str, value: int) -> None:
+        """Write the 64-bit field by which packets find what was written before (`MmapArray.publish`)."""
+        offset, _form, _single = self._form(name)
+        self.array.publish((index * self.array.stride + offset) // 8, value)
 
     def read(self, index: int) -> dict[str, Any]:
         """All fields."""
