@@ -14,6 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from scapy.layers.inet import IP, UDP
 
 from pylvs.dataplane import attach, attachments, loopback
 from pylvs.host.namespaces import inside_network
@@ -21,6 +22,8 @@ from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import warnings
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
 from tests.packet.host import OWN4, OWN6, VIP4, VIP6, Host, ip, server4
+from tests.packet.test_bare import CLIENT as BEHIND_TUN
+from tests.packet.test_bare import arriving, tun
 from tests.packet.waiting import PATIENCE_S
 
 NEAR, SERVER = {4: "10.78.0.1", 6: "fd78::1"}, {4: "10.78.0.2", 6: "fd78::2"}
@@ -178,6 +181,30 @@ def test_whichever_hook_and_whoever_sums(host: Host, behind: str, mode: attach.M
         attachments.request(host.director.reader, "s0", mode)
     exchange_tcp(nat(host, Protocol.TCP, VIP4), OWN4)
     exchange_udp(nat(host, Protocol.UDP, VIP4), OWN4, 4000)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_first_packet_waits_for_the_real_servers_link_address(host: Host, family: int) -> None:
+    service = nat(host, Protocol.UDP, VIP[family])
+    ip("neigh", "flush", "dev", "s0")
+    exchange_udp(service, OWN[family], 5)
+
+
+def test_a_real_server_behind_a_device_without_link_addresses(host: Host) -> None:
+    with tun("t0") as far, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        service = host.new_key(Protocol.UDP)
+        host.director.add_service(VirtualService(service, "rr"))
+        host.director.add_destination(
+            service, Destination(DestinationKey(ip_address(BEHIND_TUN), REAL_PORT), Method.MASQ)
+        )
+        client.settimeout(PATIENCE_S)
+        client.bind((OWN4, 0))
+        client.sendto(b"question", (VIP4, service.port))
+        request = IP(arriving(far, UDP))
+        assert (request.src, request.dst, request[UDP].dport) == (OWN4, BEHIND_TUN, REAL_PORT)
+        answer = IP(src=BEHIND_TUN, dst=OWN4) / UDP(sport=REAL_PORT, dport=request[UDP].sport) / b"answer"
+        os.write(far, bytes(answer))
+        assert client.recvfrom(100) == (b"answer", (VIP4, service.port))
 
 
 @pytest.mark.parametrize("source", [OWN4, VIP4])
