@@ -185,6 +185,16 @@ int bench_tc(struct __sk_buff *ctx)
 	return TC_DROPPED;
 }
 
+SEC("tc")
+int bench_tc6(struct __sk_buff *ctx)
+{
+	struct bench_plan *plan = the_plan();
+	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES6))
+		return TC_DROPPED;
+	bpf_tail_call(ctx, &bench_target_tc, 0);
+	return TC_DROPPED;
+}
+
 /* --- what stands in for the path --- */
 
 /* The floor of all ratios: as little as forwarding can be. */

@@ -96,8 +96,7 @@ INLINE bool began_change(struct cached *entry)
 
 INLINE void ended_change(struct cached *entry)
 {
-	barrier();
-	WRITE_ONCE(entry->busy, 0);
+	__sync_lock_test_and_set(&entry->busy, 0); /* what was changed is there before */
 }
 
 static int release_step(u32 number, struct cache_key *key)

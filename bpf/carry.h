@@ -119,7 +119,7 @@ VERIFIED_ONCE int write_entrance(struct xdp_md *ctx, const struct destination *d
 	struct device *device = LOOKUP(devices, ctx->ingress_ifindex & (DEVICES - 1));
 	if (!lane || !device || !d)
 		return 0;
-	const struct facts *facts = &the_root()->facts[live & 1];
+	const struct facts *facts = facts_in(the_root(), live);
 	struct entrance *entrance = &lane->entrances[side & 1];
 	lane->life_tcp = facts->timeouts[STATE_ESTABLISHED];
 	lane->life_udp = facts->timeouts[STATE_UDP];
@@ -176,7 +176,7 @@ INLINE int carry_known(void *ctx, const struct packet *p, const struct found *fo
 		note_quick(ctx, hop, &t, live);
 	}
 	u32 direction = direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
-	if (unlikely(!advance(word, slot, c->controlled, direction, p->event, t.destination, &root->facts[live & 1], now,
+	if (unlikely(!advance(word, slot, c->controlled, direction, p->event, t.destination, facts_in(root, live), now,
 			      hook)))
 		return dropped(hook, REASON_DYING);
 	account_request(t.index, p, 0);

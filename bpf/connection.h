@@ -61,6 +61,7 @@ INLINE u64 *connection_word(const struct found *found)
 /* Flags of a destination in the generation in force. */
 INLINE u32 destination_flags(const struct destination *d, u32 live)
 {
+	d = AFTER(d, live);
 	u64 newer = READ_ONCE(d->states[0]), older = READ_ONCE(d->states[1]);
 	if ((s32)((u32)(older >> 32) - (u32)(newer >> 32)) > 0) {
 		u64 swap = newer;
@@ -78,6 +79,7 @@ INLINE u32 method_in(u32 flags)
 /* And its weight: half 0 or 1 as the flags (dataplane/versions.py writes both). */
 INLINE s32 destination_weight(const struct destination *d, u32 live)
 {
+	d = AFTER(d, live);
 	u32 first = READ_ONCE(d->states[0]) >> 32, second = READ_ONCE(d->states[1]) >> 32;
 	bool newer = (s32)(second - first) > 0;
 	bool reached = (s32)(live - (newer ? second : first)) >= 0;

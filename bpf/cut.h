@@ -109,7 +109,7 @@ static int cut_step(u32 index, struct cutting *c)
 	    !(c->six ? write_head6(c, size, more) : write_head4(c, size, more)) ||
 	    bpf_skb_store_bytes(c->skb, ETHER + c->head, &c->copy->bytes[OPAQUE(c->offset) & CUT_MASK], size, 0))
 		return 1;
-	c->skb->tc_index = c->w->pieces.passing == PASSING_ON ? CUT_FOR_STACK : 0;
+	c->skb->tc_index = c->w->pieces.passing == PASSING_ON ? FOR_STACK : 0;
 	if (bpf_clone_redirect(c->skb, c->ifindex, c->w->pieces.passing == PASSING_ON ? BPF_F_INGRESS : 0))
 		return 1;
 	if (!c->six && !c->offset)

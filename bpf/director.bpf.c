@@ -51,6 +51,15 @@ INLINE bool odd_stands_by(void *ctx, const struct packet *p, const struct root *
 	return stands_by(root, &target, p->six);
 }
 
+/* Whether `to_own_client` sent it here. */
+INLINE bool for_stack(struct __sk_buff *skb)
+{
+	if (likely(skb->tc_index != FOR_STACK))
+		return false;
+	skb->tc_index = 0;
+	return true;
+}
+
 INLINE int receive(void *ctx, const struct root *root, enum hook hook)
 {
 	void *data = frame_start(ctx, hook), *end = frame_end(ctx, hook);
@@ -63,6 +72,8 @@ INLINE int receive(void *ctx, const struct root *root, enum hook hook)
 	if (hook == HOOK_XDP && !is_for_this_host(ether, input_device(ctx, hook)))
 		return to_stack(hook);
 	struct packet p = {.own = hook == HOOK_TC && input_device(ctx, hook) == loopback};
+	if (p.own && for_stack(ctx))
+		return to_stack(hook);
 	enum parsed parsed = six ? parse6(ctx, data, end, &p, root, hook) : parse4(ctx, data, end, &p, root, hook);
 	if (likely(parsed == PARSED_PLAIN))
 		return dispatch(ctx, &p, root, hook);

@@ -141,7 +141,7 @@ INLINE int stage_error_carry(struct __sk_buff *skb)
 	if (masq && !translate(skb, w, d, sum))
 		return dropped(HOOK_TC, REASON_SHORT);
 	if (server && !w->error_passes)
-		return to_stack(HOOK_TC); /* the client is this host itself */
+		return to_own_client(skb, p);
 	if (!server && w->error_passes && !age_as_routed(skb, p))
 		return dropped(HOOK_TC, REASON_SHORT);
 	w->replying = server;

@@ -116,7 +116,7 @@ static int sweep_slot(u32 i, struct slice *slice)
 	u32 noted = READ_ONCE(line->at[i]);
 	if (!noted || (s32)(noted - slice->now) > 0)
 		return 0;
-	u32 next = look(slice->at * LOOKS + i, slice->now);
+	u32 next = look(AFTER((u64)slice->at * LOOKS + i, noted), slice->now);
 	if (next)
 		__sync_val_compare_and_swap(&line->at[i], noted, next);
 	else
@@ -158,8 +158,9 @@ static int thin_slot(u32 i, struct slice *slice)
 	struct looks *line = LOOKUP(looks, slice->at);
 	if (!line || i >= LOOKS)
 		return 1;
-	if (READ_ONCE(line->at[i]))
-		thin(slice->at * LOOKS + i);
+	u32 noted = READ_ONCE(line->at[i]);
+	if (noted)
+		thin(AFTER((u64)slice->at * LOOKS + i, noted));
 	return 0;
 }
 

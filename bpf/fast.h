@@ -75,7 +75,8 @@ INLINE bool wide_in_bitmap(const u64 *bits, be32 address)
 /* Whether an address is perhaps one for which another director is MASTER. */
 INLINE bool may_stand_by(const struct root *root, be32 address)
 {
-	return unlikely(root->standby) && wide_in_bitmap(root->standby_bits, address);
+	u64 side = READ_ONCE(root->standby);
+	return unlikely(side) && wide_in_bitmap(AFTER(root, side)->standby_bits, address);
 }
 
 /* Bits of a connection's word from WORD_STATE on: its state, and that it is not dying; and that a reply was seen. */

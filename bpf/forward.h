@@ -118,9 +118,20 @@ INLINE bool address_link(void *ctx, const struct hop *hop, enum hook hook)
 	return true;
 }
 
-/* Out through the kernel's neighbour code, which resolves the next hop and keeps it alive. */
-INLINE int transmit_neighbour(const struct hop *hop, bool six)
+/* A packet of this host's own has the route by lo that it came with. A packet that waits for its next hop's link address
+ * would get the one of that route's: zeroes. A tunnel's key takes the route's place; only devices of `external` mode read
+ * it. */
+INLINE void forget_route(struct __sk_buff *skb)
 {
+	struct bpf_tunnel_key none = {};
+	bpf_skb_set_tunnel_key(skb, &none, sizeof(none), 0);
+}
+
+/* Out through the kernel's neighbour code, which resolves the next hop and keeps it alive. */
+INLINE int transmit_neighbour(struct __sk_buff *skb, const struct hop *hop, bool six)
+{
+	if (unlikely(skb->ifindex == loopback) && hop->ifindex != loopback)
+		forget_route(skb);
 	struct bpf_redir_neigh next = {.nh_family = six ? FAMILY_V6 : FAMILY_V4};
 	if (six)
 		__builtin_memcpy(next.ipv6_nh, &hop->gateway, sizeof(hop->gateway));
@@ -134,7 +145,7 @@ INLINE int transmit_neighbour(const struct hop *hop, bool six)
 INLINE int transmit(void *ctx, const struct hop *hop, bool six, enum hook hook)
 {
 	if (hook == HOOK_TC)
-		return transmit_neighbour(hop, six);
+		return transmit_neighbour(ctx, hop, six);
 	return sent_by(hop, hop->ifindex == input_device(ctx, hook) ? WAY_BACK : WAY_ACROSS);
 }
 

@@ -213,7 +213,7 @@ INLINE int stage_fragment(struct __sk_buff *skb)
 		return to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	struct piece f = {.id = w->fragment_id, .ecn = 1u << (p->tos & 3)};
-	if (skb->tc_index == CUT_FOR_STACK) { /* STAGE_CUT sent it round */
+	if (skb->tc_index == FOR_STACK) { /* STAGE_CUT sent it round */
 		skb->tc_index = 0;
 		return to_stack(HOOK_TC);
 	}

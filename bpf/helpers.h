@@ -25,9 +25,20 @@ typedef _Bool bool;
 #define VERIFIED_ONCE __attribute__((noinline))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
+/* Holds back the compiler alone. What CPUs keep in order: docs/architecture.md, "Memory order". */
 #define barrier() __asm__ volatile("" ::: "memory")
 #define READ_ONCE(x) (*(const volatile __typeof__(x) *)&(x))
 #define WRITE_ONCE(x, v) (*(volatile __typeof__(x) *)&(x) = (v))
+
+/* The same pointer, or 64-bit index. Loads by way of it come after the load of `value` on every CPU: an address
+ * dependency, which the compiler does not see through. Two instructions, and no fence. */
+#define AFTER(address, value) \
+	({ \
+		__typeof__(address) address_ = (address); \
+		u64 nothing_ = (value); \
+		__asm__ volatile("%1 &= 0\n\t%0 += %1" : "+r"(address_), "+r"(nothing_)); \
+		address_; \
+	})
 
 /* Never called. Of types that only pointers in __sk_buff name, clang describes none, and lists them in the order of addresses
  * in its own memory: the same source gave other bytes now and then. A parameter's type is described like any other. */
@@ -52,6 +63,7 @@ HELPER(10, long, bpf_l3_csum_replace, void *skb, u32 offset, u64 from, u64 to, u
 HELPER(11, long, bpf_l4_csum_replace, void *skb, u32 offset, u64 from, u64 to, u64 flags);
 HELPER(12, long, bpf_tail_call, void *ctx, void *programs, u32 index);
 HELPER(13, long, bpf_clone_redirect, void *skb, u32 ifindex, u64 flags);
+HELPER(21, long, bpf_skb_set_tunnel_key, void *skb, const struct bpf_tunnel_key *key, u32 size, u64 flags);
 HELPER(23, long, bpf_redirect, u32 ifindex, u64 flags);
 HELPER(26, long, bpf_skb_load_bytes, const void *skb, u32 offset, void *to, u32 length);
 HELPER(28, s64, bpf_csum_diff, be32 *from, u32 from_size, be32 *to, u32 to_size, u32 seed);

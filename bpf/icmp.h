@@ -176,6 +176,6 @@ INLINE int stage_icmp(struct __sk_buff *skb)
 	if (w->hop.verdict == HOP_READY && address_link(skb, &w->hop, HOOK_TC))
 		return transmit(skb, &w->hop, six, HOOK_TC);
 	if (w->hop.verdict == HOP_UNRESOLVED)
-		return transmit_neighbour(&w->hop, six);
+		return transmit_neighbour(skb, &w->hop, six);
 	return dropped(HOOK_TC, REASON_NO_ROUTE);
 }

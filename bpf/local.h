@@ -34,7 +34,7 @@ INLINE int reroute(struct __sk_buff *skb, const struct packet *p, const struct a
 			address_link(skb, hop, HOOK_TC);
 		return to_stack(HOOK_TC);
 	}
-	return transmit_neighbour(hop, p->six);
+	return transmit_neighbour(skb, hop, p->six);
 }
 
 /* At TC egress: what this host itself sends, and only that; nothing is ever dropped here. */

@@ -158,7 +158,7 @@ INLINE int to_scheduler(void *ctx, struct work *w, enum hook hook)
 INLINE int open_anew(void *ctx, struct work *w, const struct root *root, u32 live, u32 now, u32 probe, enum hook hook)
 {
 	struct packet *p = &w->packet;
-	const struct facts *facts = &root->facts[live & 1];
+	const struct facts *facts = facts_in(root, live);
 	if (is_ipsec(p->protocol))
 		return to_stack(hook);
 	u32 mark = probe;
@@ -223,7 +223,7 @@ INLINE int stage_new(void *ctx, enum hook hook)
 		return to_stack(hook);
 	struct packet *p = &w->packet;
 	u32 live = READ_ONCE(root->live), now = ticks(), probe = probe_mark(ctx, p, hook);
-	if (!root->facts[live & 1].services[p->six])
+	if (!facts_in(root, live)->services[p->six])
 		return to_stack(hook); /* no service of this family: IPVS takes no part */
 
 	w->leaving = NOBODY;

@@ -73,9 +73,10 @@ INLINE int deliver_answer(void *ctx, struct work *w, const struct answer *a, con
 	if (!nat(ctx, p, NAT_REPLY, &a->source, a->port, hook))
 		return dropped(hook, REASON_SHORT);
 	w->hop.verdict = HOP_LOCAL;
+	w->replying = 1;
 	if (p->protocol == PROTO_SCTP && a->port != port_from(p))
 		return go_on(ctx, hook, STAGE_CRC);
-	return to_stack(hook);
+	return to_own_client(ctx, p);
 }
 
 INLINE int forward_answer(void *ctx, struct work *w, const struct answer *a, struct hop *hop,

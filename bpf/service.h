@@ -14,6 +14,7 @@ struct service_match {
 
 INLINE struct service_version *version_in_force(struct service *service, u32 live)
 {
+	service = AFTER(service, live);
 	struct service_version *newer = &service->versions[0], *older = &service->versions[1];
 	if ((s32)(READ_ONCE(older->generation) - READ_ONCE(newer->generation)) > 0) {
 		newer = &service->versions[1];

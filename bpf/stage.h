@@ -55,7 +55,7 @@ enum error_side { SIDE_CLIENT, SIDE_SERVER /* of NAT */, SIDE_PLAIN /* server's 
 
 /* How a packet that came in fragments came (IPVS-SEMANTICS 7.1 end). */
 enum { PIECE_WORDS = 32, CUT_HEAD = 256, PASSING_ON = 2,
-       CUT_FOR_STACK = 0x7079 /* tc_index of what was sent round */ };
+       FOR_STACK = 0x7079 /* tc_index of what comes in once more, for the stack */ };
 struct pieces {
 	u32 largest; /* longest fragment, with its IP headers */
 	u32 df; /* IPv4: it had DF */
@@ -199,6 +199,18 @@ INLINE int go_on_with(void *ctx, const struct packet *p, enum hook hook, u32 sta
 	return go_on(ctx, hook, stage);
 }
 
+/* A translated answer to a client on this host. Its source is an address of this host, which IPv4 routing refuses from
+ * a device whose accept_local is 0 (fib_validate_source). So it comes in once more by lo, where packets have such
+ * sources and pylvs sets accept_local; `receive` leaves it to the stack there. What came by lo has its route already. */
+INLINE int to_own_client(struct __sk_buff *skb, const struct packet *p)
+{
+	u8 link[6] = {}; /* lo's: other packets would count as another host's */
+	if (p->six || p->own || bpf_skb_store_bytes(skb, 0, link, sizeof(link), 0))
+		return to_stack(HOOK_TC);
+	skb->tc_index = FOR_STACK;
+	return bpf_redirect(loopback, BPF_F_INGRESS);
+}
+
 /* XDP leaves the packet, untouched and uncounted, to the TC program behind it. */
 INLINE int to_tc(void)
 {
@@ -221,7 +233,12 @@ INLINE struct root *the_root(void)
 	return &root_value;
 }
 
+INLINE const struct facts *facts_in(const struct root *root, u64 live)
+{
+	return &AFTER(root, live)->facts[live & 1];
+}
+
 INLINE const struct facts *facts_of(const struct root *root)
 {
-	return &root->facts[READ_ONCE(root->live) & 1];
+	return facts_in(root, READ_ONCE(root->live));
 }

@@ -24,10 +24,11 @@ INLINE bool in_bitmap(const u64 *bits, u32 hash)
 /* Whether an address stands by. Callers look at `root->standby` first. */
 INLINE bool stands_by(const struct root *root, const struct address *address, bool six)
 {
-	if (!in_bitmap(root->standby_bits, address_hash(address, six)))
+	u64 side = READ_ONCE(root->standby); /* first: the set in force has its bits from before it was until after */
+	if (!in_bitmap(AFTER(root, side)->standby_bits, address_hash(address, six)))
 		return false;
-	u8 *sets = bpf_map_lookup_elem(&standby, address);
-	return sets && *sets & READ_ONCE(root->standby);
+	u8 *sets = bpf_map_lookup_elem(&standby, AFTER(address, side));
+	return sets && *sets & side;
 }
 
 /* Whether it is of a virtual router here. One that does not stand by is this host's, though no device may have it yet. */

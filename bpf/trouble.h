@@ -47,10 +47,10 @@ INLINE u32 cut_at(const struct work *w, u32 length, bool too_long)
 INLINE int finish(struct __sk_buff *skb, struct work *w)
 {
 	if (w->hop.verdict == HOP_LOCAL)
-		return to_stack(HOOK_TC);
+		return w->replying ? to_own_client(skb, &w->packet) : to_stack(HOOK_TC);
 	if (w->mtu)
 		return go_on(skb, HOOK_TC, STAGE_CUT);
-	return transmit_neighbour(&w->hop, w->outer_six);
+	return transmit_neighbour(skb, &w->hop, w->outer_six);
 }
 
 /* Likewise, but for a checksum that is computed anew. */

@@ -19,7 +19,7 @@ struct serving {
 
 static int serving_step(u32 index, struct serving *s)
 {
-	struct destination *d = LOOKUP(destinations, index);
+	struct destination *d = LOOKUP(destinations, AFTER((u64)index, s->live));
 	if (!d)
 		return 1;
 	if (d->used != DESTINATION_USED_BY_NAT || d->port != s->port || d->family != (s->packet->six ? 6 : 4) ||

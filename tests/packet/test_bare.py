@@ -55,12 +55,12 @@ def attached(host: Host) -> None:
         attachments.request(host.director.reader, "t0", "auto")
 
 
-def arriving(descriptor: int, wanted: type[TCP] = TCP) -> bytes:
-    """The next TCP packet or frame that can be read there."""
+def arriving(descriptor: int, wanted: type[TCP | UDP] = TCP) -> bytes:
+    """The next packet or frame of TCP, or UDP, that can be read there."""
     end = time.monotonic() + PATIENCE_S
     while select.select([descriptor], [], [], max(end - time.monotonic(), 0))[0]:
         data = os.read(descriptor, 4096)
-        if wanted in (IP(data) if data[0] >> 4 == 4 and data[9] == 6 else Ether(data)):
+        if wanted in (IP(data) if data[0] >> 4 == 4 and data[9] in (6, 17) else Ether(data)):
             return data
     raise AssertionError("nothing came")
 

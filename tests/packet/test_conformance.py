@@ -35,6 +35,7 @@ LIFE = (
     "extension_headers",
     "ip_options",
     "many_services",
+    "own_client",
     "sched_dh",
     "sched_dh_mark",
     "cache_bypass_states",

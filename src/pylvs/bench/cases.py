@@ -5,13 +5,27 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from pylvs.bench import site
-from pylvs.bench.frames import ACK, IN_ORDER, SCATTERED, SYN, Flows, Frame
-from pylvs.bench.probe import FLOWS, SAME, SAME6, SAME_TC, SHRINK, TC, TC_REDIRECT, XDP, XDP_REDIRECT, XDP_TX, Wrapper
+from pylvs.bench.frames import ACK, IN_ORDER, SCATTERED, SYN, Flows, Frame, Question
+from pylvs.bench.probe import (
+    FLOWS,
+    SAME,
+    SAME6,
+    SAME6_TC,
+    SAME_TC,
+    SHRINK,
+    TC,
+    TC_REDIRECT,
+    XDP,
+    XDP_REDIRECT,
+    XDP_TX,
+    Wrapper,
+)
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
 
 CLIENT, CLIENT6 = "198.18.0.7", "fd67::7"
+FAR, FAR6 = "198.19.0.9", "fd68::9"  # other hosts, for whose packets this one is a router
 MANY_CLIENTS = "10.128.0.0"  # the first client of the random flows,
 THREAD_CLIENTS = "10.144.0.0"  # of those across services,
 NEW_CLIENTS, STICKY_CLIENTS, LIMITED_CLIENTS = "10.160.0.0", "10.162.0.0", "10.164.0.0"  # and of the new ones
@@ -144,6 +158,23 @@ class Case:
     flows: Flows | None = None
 
 
+def _foreign() -> list[Case]:
+    """What passes on an attached device: packets that concern no service, of this host, to others, and no IP at all."""
+    frames = {
+        "routed": (Frame(CLIENT, FAR, CLIENT_PORT, 443), SAME, SAME_TC),
+        "udp": (Frame(CLIENT, site.OWN, CLIENT_PORT, 53, protocol=Protocol.UDP), SAME, SAME_TC),
+        "arp": (Question(site.ROUTER, site.OWN, 0, 0), SAME, SAME_TC),
+    }
+    if site.has_ipv6():
+        frames["six"] = (Frame(CLIENT6, site.OWN6, CLIENT_PORT, 22), SAME6, SAME6_TC)
+        frames["six_routed"] = (Frame(CLIENT6, FAR6, CLIENT_PORT, 443), SAME6, SAME6_TC)
+    found = []
+    for name, (frame, at_xdp, at_tc) in frames.items():
+        found.append(Case(f"foreign_{name}", frame, (), at_xdp, (XDP.passes,)))
+        found.append(Case(f"tc_foreign_{name}", frame, (), at_tc, (TC.passes,)))
+    return found
+
+
 def cases(size: Size) -> list[Case]:
     """Packets that make no connection."""
     reply = Frame(site.server(1), CLIENT, NAT_PORT, CLIENT_PORT, ACK, site.server_mac(1))
@@ -169,7 +200,7 @@ def cases(size: Size) -> list[Case]:
         found.append(Case(name, request(MANY, source=MANY_CLIENTS), (key(MANY),), FLOWS, flows=flows))
     if site.has_ipv6():
         found.append(Case("one_six", _six(ACK), (key(SIX),), SAME6))
-    return found
+    return found + _foreign()
 
 
 @dataclass(frozen=True, slots=True)

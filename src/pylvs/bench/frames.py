@@ -12,7 +12,7 @@ from pylvs.bench import site
 from pylvs.model.addresses import Address
 from pylvs.model.service import Protocol
 
-_ETHER_IPV4, _ETHER_IPV6, _DONT_FRAGMENT = 0x0800, 0x86DD, 0x4000
+_ETHER_IPV4, _ETHER_ARP, _ETHER_IPV6, _DONT_FRAGMENT = 0x0800, 0x0806, 0x86DD, 0x4000
 _TTL = 64
 _SEGMENT = 20  # bytes behind the IP header: TCP's, or UDP's header and 12 of data
 ACK, SYN, FIN = 0x10, 0x02, 0x01
@@ -100,3 +100,15 @@ class Frame:
                 "services": flows.services - 1,
             }
         return values
+
+
+@dataclass(frozen=True)
+class Question(Frame):
+    """Its sender asks by ARP for the link address of its target."""
+
+    def packed(self) -> bytes:
+        """The frame, padded to 54 bytes."""
+        head = struct.pack("!HHBBH", 1, _ETHER_IPV4, 6, 4, 1)  # Ethernet, IPv4, request
+        sender = _mac(self.source_mac) + self.client.packed
+        link = b"\xff" * 6 + _mac(self.source_mac) + struct.pack("!H", _ETHER_ARP)
+        return (link + head + sender + bytes(6) + ip_address(self.target).packed).ljust(54, b"\0")

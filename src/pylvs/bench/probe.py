@@ -48,8 +48,8 @@ class Wrapper:
 
 SAME, SHRINK, FLOWS = map(Wrapper, ("bench_same", "bench_shrink", "bench_flows"))
 SAME6, FLOWS6 = Wrapper("bench_same6", version=6), Wrapper("bench_flows6", version=6)
-SAME_TC = Wrapper("bench_tc", TC)
-WRAPPERS = (SAME, SAME6, SHRINK, FLOWS, SAME_TC)
+SAME_TC, SAME6_TC = Wrapper("bench_tc", TC), Wrapper("bench_tc6", TC, version=6)
+WRAPPERS = (SAME, SAME6, SHRINK, FLOWS, SAME_TC, SAME6_TC)
 
 
 class Probe:

@@ -26,9 +26,25 @@ class Row:
 
 
 FLOOR, FLOOR_TC = "floor", "tc_floor"
+_FOREIGN = {
+    "foreign_routed": "the same, TCP to another host",
+    "foreign_udp": "the same, UDP to this host",
+    "foreign_six": "the same, TCP over IPv6 to this host",
+    "foreign_six_routed": "the same, TCP over IPv6 to another host",
+    "foreign_arp": "the same, ARP",
+}
+
+
+def foreign_rows(hook: str, floor: str) -> tuple[Row, ...]:
+    """What packets of no service pay on a device that is attached for the sake of others."""
+    label = "TC: " if hook else ""
+    return tuple(Row(hook + name, label + text, "ratio", floor=floor) for name, text in _FOREIGN.items())
+
+
 ROWS = (
     Row(FLOOR, "floor: swap the MAC addresses, XDP_TX", "ratio"),
     Row("no_service", "packet of no service", "ratio", 2.6, 1.8, 1.4),
+    *foreign_rows("", FLOOR),
     Row("one_dr", "established TCP, one flow, DR", "ratio", None, 2.7, 2.3),
     Row("one_tun", "established TCP, one flow, TUN", "ratio", 5.2, 3.4, 3.0),
     Row("nat_forth", "established TCP, one flow, NAT, client to server", "ratio", None, 3.6, 3.2),
@@ -46,6 +62,7 @@ ROWS = (
     Row("new_limited", "new connection, real servers with -x and -y", "ratio"),
     Row(FLOOR_TC, "floor at TC: swap the MAC addresses, redirect", "ratio", floor=FLOOR_TC),
     Row("tc_no_service", "TC: packet of no service", "ratio", floor=FLOOR_TC),
+    *foreign_rows("tc_", FLOOR_TC),
     Row("tc_one_dr", "TC: established TCP, one flow, DR", "ratio", floor=FLOOR_TC),
     Row("tc_nat_forth", "TC: established TCP, one flow, NAT, client to server", "ratio", floor=FLOOR_TC),
     Row("tc_nat_back", "TC: established TCP, one flow, NAT, server to client", "ratio", floor=FLOOR_TC),

@@ -42,7 +42,7 @@ from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
 from pylvs.host import garbage
 from pylvs.host.logs import get_logger
-from pylvs.model.director import unattached
+from pylvs.model.rows import unattached, warnings
 from pylvs.model.errors import PylvsError
 from pylvs.model.wanted import Configuration
 
@@ -345,7 +345,7 @@ class Supervisor:
             self._unfollowed = str(error)
             raise
         self._unfollowed = ""
-        self._tell_unattached(unattached(director))
+        self._tell_unattached(warnings(director))
         self.engine.addresses_here(frozenset(addresses))
         return watch.RETRY_S if director.troubles() else LOOK_AROUND_S
 

@@ -6,6 +6,7 @@ clsact was made here, which are notes of the state.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from pylvs.dataplane.devices import Device
 from pylvs.dataplane.netlink import Netlink, NetlinkError
 from pylvs.dataplane.state import State
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import Busy, InvalidOperation, PylvsError
+from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -276,7 +277,8 @@ def detach_all(state: State, role: str = DIRECTOR) -> list[Attachment]:
     """Take this role off every device; what was there."""
     there = attached(state, role)
     for each in there:
-        detach(each.ifindex, state, role)
+        with contextlib.suppress(NoSuchDevice):  # it went away at this moment
+            detach(each.ifindex, state, role)
     return there
 
 

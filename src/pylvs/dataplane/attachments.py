@@ -20,7 +20,7 @@ import struct
 import time
 from collections.abc import Iterator, Mapping
 
-from pylvs.dataplane import abi, attach, bpf, devices, encode, load, standby
+from pylvs.dataplane import abi, attach, bpf, devices, encode, load, loopback, standby
 from pylvs.dataplane.devices import Device
 from pylvs.dataplane.libbpf import open_pin
 from pylvs.dataplane.listing import Reader
@@ -174,6 +174,8 @@ def release(reader: Reader, device: str) -> bool:
     """`pylvs detach`: take it off, and leave it off whatever the table says. False if nothing was there."""
     found = devices.device(device)
     done = attach.detach(found.index, reader.tables.state)
+    if found.loopback:
+        loopback.accept_local(reader.tables.state, reader.tables.state.notes(), False)
     reader.tables.state.set_note(f"{_WANTED}{found.index}", f"{_OFF} {found.name}")
     _note_devices(reader)
     return done
@@ -214,8 +216,11 @@ def _attach(reader: Reader, device: Device, mode: attach.Mode, own_server: bool,
 
 def _write_device(tables: Tables, device: Device) -> None:
     slot = device.index % abi.constant("DEVICES")
-    if not device.loopback and tables.devices.get(slot, "ifindex") in (0, device.index):
-        tables.devices.write(slot, {"ifindex": device.index, "mac": device.mac, "present": 1})
+    fields = {"ifindex": device.index, "mac": device.mac, "present": 1}
+    if device.loopback or tables.devices.get(slot, "ifindex") not in (0, device.index):
+        return
+    if any(tables.devices.get(slot, name) != value for name, value in fields.items()):  # XDP may be reading it
+        tables.devices.write(slot, fields)
 
 
 def _note_devices(reader: Reader) -> None:
@@ -319,7 +324,11 @@ def reconcile(reader: Reader, changes: Concerns) -> list[Trouble]:
     _note_troubles(state, notes, troubles)
     if not troubles:
         load.forget_former(state)
-    return list(troubles.values())
+    own_clients = any(each.version == 4 for each in concerns.by_nat) or (
+        loopback.accepts_local(notes) and not changes.shrunk
+    )
+    by_lo = any(by_index[index].loopback for index in wanted)
+    return [*troubles.values(), *loopback.accept_local(state, notes, own_clients and by_lo)]
 
 
 def missing(reader: Reader) -> list[Trouble]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from pylvs.dataplane import abi, attachments, encode, follow, lists, load, standby, takeover
+from pylvs.dataplane import abi, attachments, encode, follow, lists, load, loopback, standby, takeover
 from pylvs.dataplane.chunks import list_of
 from pylvs.dataplane.devices import Route, Routes
 from pylvs.dataplane.listing import Reader
@@ -77,7 +77,7 @@ class Editor:
             with suppress(StateExists), self.state.building() as fresh:  # a peer may have been faster
                 load.create(fresh)
             self._opened.again()
-            follow.prepare_host(self.state)
+            loopback.forward(self.state)
         self._opened.renew()
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What of this host follows the table: the snapshots of what is local, forwarding of lo, another program, the end."""
+"""What of this host follows the table: the snapshots of what is local, another program, the end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import struct
 from collections.abc import Callable
 
-from pylvs.dataplane import attach, attachments, devices, encode, load, roles
+from pylvs.dataplane import attach, attachments, devices, encode, load, loopback, roles
 from pylvs.dataplane.bitmaps import set_bit
 from pylvs.dataplane.listing import Reader
 from pylvs.dataplane.state import State
@@ -15,9 +15,7 @@ from pylvs.dataplane.tables import Tables
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
 
-_FORWARDING = "forwarding-"
 _CONF = "/proc/sys/net/ipv4/conf"
-_SYSCTLS = {"ipv4": "/proc/sys/net/ipv4/conf/lo/forwarding", "ipv6": "/proc/sys/net/ipv6/conf/lo/forwarding"}
 
 
 # --- addresses ---
@@ -68,26 +66,7 @@ def refresh_marks(reader: Reader) -> None:
         )
 
 
-# --- forwarding of lo: how the routing tables are asked with ip_forward=0 ---
-
-
-def prepare_host(state: State) -> None:
-    """Switch lo's forwarding on, which turns nothing else on; what it was is noted."""
-    for name, path in _SYSCTLS.items():
-        with contextlib.suppress(FileNotFoundError), open(path, "r+", encoding="ascii") as file:
-            before = file.read().strip()
-            if before != "1":
-                state.set_note(_FORWARDING + name, before)
-                file.seek(0)
-                file.write("1")
-
-
-def _restore_host(state: State) -> None:
-    for name, path in _SYSCTLS.items():
-        before = state.note(_FORWARDING + name)
-        if before is not None:
-            with contextlib.suppress(OSError), open(path, "w", encoding="ascii") as file:
-                file.write(before)
+# --- another program, the end ---
 
 
 def swap_programs(
@@ -103,7 +82,7 @@ def swap_programs(
     fresh = Reader(Tables(state))
     if prepare:
         prepare(fresh.tables)
-    attachments.reconcile(fresh, attachments.Concerns())
+    attachments.reconcile(fresh, attachments.Concerns(shrunk=True))
     return fresh
 
 
@@ -113,7 +92,7 @@ def take_down(state: State) -> list[str]:
         return []
     with state.lock():
         gone = [each.device for each in attach.detach_all(state)]
-        _restore_host(state)
+        loopback.restore(state)
     state.remove()
     roles.forget(state.cookie)
     return gone
@@ -121,7 +100,6 @@ def take_down(state: State) -> list[str]:
 
 __all__ = [
     "is_local",
-    "prepare_host",
     "refresh_accept_local",
     "refresh_locals",
     "swap_programs",

@@ -317,7 +317,7 @@ def create(state: State) -> None:
             if setting.name != "conn_max":
                 tables.root.set(0, f"settings.{setting.name}", setting.default)
         tables.root.set(0, "settings.icmp_per_second", ICMP_PER_SECOND)
-        tables.root.set(0, "live", 1)
+        tables.root.publish(0, "live", 1)
         _start_timer(opened)
     takeover.note(state)
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 
 from pylvs.dataplane import bpf, failures, libbpf
 from pylvs.dataplane.libbpf import library
+from pylvs.dataplane.ordering import full_barrier
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ NO_PREALLOC = 1  # BPF_F_NO_PREALLOC
 INNER_MAP = 1 << 12  # BPF_F_INNER_MAP: arrays within a map may differ in length
 
 _BATCH = 4096  # elements of one batch call
+_MASK32 = 0xFFFFFFFF
 _PAGE = mmap.PAGESIZE
 _FIRST_MAPPED = 1 << 15  # bytes of an array
 _WINDOW = 1 << 22  # bytes of a large array that are in memory at once
@@ -239,6 +241,21 @@ class ArrayMap(Map):
             raise self._failed("deleting from")
         return True
 
+    def store_half(self, index: int, offset: int, word: int) -> None:
+        """Write the 32-bit word at an offset of an element by a single store. Raises IndexError."""
+        self.upto(index)
+        self._halves[(index * self.stride + offset) // 4] = word & _MASK32
+
+    def publish(self, index: int, offset: int, word: int) -> None:
+        """Store a 64-bit word by which packets find what was written before.
+
+        Every CPU that sees it sees all that was written before; one that sees what is written afterwards sees it.
+        Raises IndexError; Unsupported, and stores nothing.
+        """
+        full_barrier()
+        self.store(index, offset, word)
+        full_barrier()
+
     def _check(self, index: int) -> None:
         if not 0 <= index < self.max_entries:
             raise IndexError(f"map {self.name}: no element {index} of {self.max_entries}")
@@ -314,7 +331,7 @@ class MmapArray(Map):
 
     Elements are `stride` bytes apart. Most tables are nearly empty, and each mapped page costs time and counts as this
     process's memory: `upto` and `store` map as much as was used so far. `memory` and `words` map the whole array;
-    `words` holds 64-bit words: an assignment to one is a single store.
+    `words` holds 64-bit words: an assignment to one is a single store, where `struct.pack_into` writes byte by byte.
     """
 
     def __init__(self, descriptor: int, info: bpf.MapInfo | None = None, writable: bool = True) -> None:
@@ -333,7 +350,7 @@ class MmapArray(Map):
             raise failures.failure(error.errno or 0, f"mapping {self.name} into memory") from None
         self._mapped = size // self.stride
         self._view = memoryview(self._memory)[:size]
-        self._words = self._view.cast("Q")
+        self._words, self._halves = self._view.cast("Q"), self._view.cast("I")
 
     @property
     def memory(self) -> memoryview:
@@ -368,6 +385,21 @@ class MmapArray(Map):
             self._map(index + 1)
         self._words[(index * self.stride + offset) // 8] = word
 
+    def store_half(self, index: int, offset: int, word: int) -> None:
+        """Write the 32-bit word at an offset of an element by a single store. Raises IndexError."""
+        self.upto(index)
+        self._halves[(index * self.stride + offset) // 4] = word & _MASK32
+
+    def publish(self, index: int, offset: int, word: int) -> None:
+        """Store a 64-bit word by which packets find what was written before.
+
+        Every CPU that sees it sees all that was written before; one that sees what is written afterwards sees it.
+        Raises IndexError; Unsupported, and stores nothing.
+        """
+        full_barrier()
+        self.store(index, offset, word)
+        full_barrier()
+
     def _check(self, index: int) -> None:
         if not 0 <= index < self.max_entries:
             raise IndexError(f"map {self.name}: no element {index} of {self.max_entries}")
@@ -381,6 +413,7 @@ class MmapArray(Map):
         """Unmap and give the descriptor back. Views that others hold keep the memory mapped."""
         if self.fd >= 0 and hasattr(self, "_words"):
             self._words.release()
+            self._halves.release()
             self._view.release()
             with suppress(BufferError):  # somebody still looks at an element; the mapping goes with the last view
                 self._memory.close()

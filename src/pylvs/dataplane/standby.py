@@ -134,7 +134,7 @@ def write(tables: Tables, said: Said) -> None:
     for index, word in enumerate(bits):
         if word & ~words[place + index]:
             words[place + index] |= word
-    tables.root.set(0, "standby", side if standby else 0)
+    tables.root.publish(0, "standby", side if standby else 0)
     for index, word in enumerate(bits):
         if words[place + index] != word:
             words[place + index] = word

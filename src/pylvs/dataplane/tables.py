@@ -45,8 +45,14 @@ class Records:
         place = index * self.array.stride + offset
         if single and form.size == 8 and place % 8 == 0:
             self.array.store(index, offset, values[0])
+        elif single and form.size == 4 and place % 4 == 0:
+            self.array.store_half(index, offset, values[0])
         else:
             form.pack_into(self.array.upto(index), place, *values)
+
+    def publish(self, index: int, name: str, value: int) -> None:
+        """Write the 64-bit field by which packets find what was written before (`MmapArray.publish`)."""
+        self.array.publish(index, self._form(name)[0], value)
 
     def read(self, index: int) -> dict[str, Any]:
         """All fields."""

@@ -68,8 +68,8 @@ class Transaction(Versions):
             self.change_fact("ftp", by)
 
     def commit(self) -> None:
-        """The store that is the edit."""
-        self.tables.root.set(0, "live", self.generation)
+        """The store that is the edit. Raises Unsupported."""
+        self.tables.root.publish(0, "live", self.generation)
         self._live = self.generation
         self._committed = True
 

@@ -53,36 +53,38 @@ class Versions:
     def _place(self, slot: int, half: int) -> int:
         return slot * self.tables.services.array.stride + half * self._codec.size
 
+    def _store_generation(self, slot: int, half: int, generation: int) -> None:
+        """By one store: a packet that reads half a number could take a half that is not in force."""
+        self.tables.services.array.store_half(slot, half * self._codec.size + self._generation, generation)
+
     def version(self, slot: int, live: int | None = None) -> dict[str, Any]:
         """The fields of a service's version in force."""
         half = half_in_force(self._generations(slot), self.live if live is None else live)
         return self._codec.unpack_from(self.tables.services.array.upto(slot), self._place(slot, half), whole=True)
 
     def write_version(self, slot: int, generation: int, fields: dict[str, Any]) -> None:
-        """Write the half that is not in force: its generation first, so that no packet takes it half-written."""
+        """Write the half that is not in force; no packet takes it before `live` has reached its generation."""
         half = 1 - half_in_force(self._generations(slot), self.live)
         memory, place = self.tables.services.array.upto(slot), self._place(slot, half)
-        struct.pack_into("<I", memory, place + self._generation, generation)
-        self._codec.pack_row_into(memory, place, {**fields, "generation": generation})
+        row, size = bytearray(self._codec.size), 4
+        self._codec.pack_row_into(row, 0, fields)
+        self._store_generation(slot, half, generation)
+        before, behind = slice(self._generation), slice(self._generation + size, self._codec.size)
+        for part in before, behind:
+            memory[place + (part.start or 0) : place + part.stop] = row[part]
 
     def new_service(self, slot: int, generation: int) -> None:
         """Both halves of a fresh slot: absent in all generations before this one."""
         self.tables.services.clear(slot)
-        memory = self.tables.services.array.upto(slot)
-        struct.pack_into("<I", memory, self._place(slot, 0) + self._generation, generation - 1 & MASK32)
-        struct.pack_into("<I", memory, self._place(slot, 1) + self._generation, generation - 2 & MASK32)
+        self._store_generation(slot, 0, generation - 1)
+        self._store_generation(slot, 1, generation - 2)
 
     def withdraw_version(self, slot: int, live: int) -> None:
         """Make a half that lies beyond `live` the older one."""
         one, other = self._generations(slot)
         for half, (mine, theirs) in enumerate(((one, other), (other, one))):
             if later(mine, live):
-                struct.pack_into(
-                    "<I",
-                    self.tables.services.array.upto(slot),
-                    self._place(slot, half) + self._generation,
-                    theirs - 1 & MASK32,
-                )
+                self._store_generation(slot, half, theirs - 1)
 
     def _states(self, slot: int) -> tuple[int, int]:
         one, other = self.tables.destinations.get(slot, "states")
@@ -98,9 +100,10 @@ class Versions:
         """Write a destination's other half, by one store; its weight, before that, stays if none is given."""
         one, other = self._states(slot)
         half = 1 - half_in_force((one >> 32, other >> 32), self.live)
-        weights = list(self.tables.destinations.get(slot, "weights"))
-        weights[half] = weights[1 - half] if weight is None else weight
-        self.tables.destinations.set(slot, "weights", *weights)
+        destinations = self.tables.destinations
+        if weight is None:
+            weight = destinations.get(slot, "weights")[1 - half]
+        destinations.array.store_half(slot, destinations.codec.offset("weights") + 4 * half, weight)
         self.store_state(slot, half, generation, flags)
 
     def withdraw_flags(self, slot: int, live: int) -> None:

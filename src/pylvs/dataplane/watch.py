@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from pylvs.dataplane.director import BpfDirector
-from pylvs.model.director import unattached
+from pylvs.model.director import warnings
 from pylvs.model.errors import PylvsError
 
 # RTMGRP_LINK, TC, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE
@@ -73,7 +73,7 @@ def _look(director: BpfDirector) -> list[str]:
     try:
         if director.edition():  # finds tables that were made since
             director.follow_host()
-        return unattached(director)
+        return warnings(director)
     except (PylvsError, OSError) as error:
         return [str(error)]
 

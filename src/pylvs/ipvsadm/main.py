@@ -133,9 +133,9 @@ def _as_program(command: Callable[..., int]) -> int:
     try:
         status = command(sys.argv[1:], director=director, stdin=sys.stdin, stdout=sys.stdout)
         sys.stdout.flush()
-        from pylvs.model.rows import unattached
+        from pylvs.model.rows import warnings
 
-        for line in unattached(director):
+        for line in warnings(director):
             print(f"ipvsadm: warning: {line}", file=sys.stderr)
     except BrokenPipeError:
         _forget_output()

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.rows import DestinationRow, ServiceRow, Trouble, unattached
+from pylvs.model.rows import DestinationRow, ServiceRow, Trouble, unattached, warnings
 from pylvs.model.service import ServiceKey, VirtualService
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pylvs.model.marks import MarkRule
     from pylvs.model.timeouts import Timeouts
 
-__all__ = ["DestinationRow", "Director", "ServiceRow", "Trouble", "unattached"]
+__all__ = ["DestinationRow", "Director", "ServiceRow", "Trouble", "unattached", "warnings"]
 
 
 class Director(Protocol):

@@ -36,16 +36,25 @@ class ServiceRow:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A device that should run the packet path and does not, and why. `needed`: services or servers depend on it."""
+    """A device that should run the packet path and does not, and why. `needed`: services or servers depend on it.
+
+    `attached`: it runs the packet path, but lacks something else.
+    """
 
     device: str
     reason: str
     needed: bool
+    attached: bool = False
 
     def __str__(self) -> str:
-        return f"{self.device} is not attached: {self.reason}"
+        return f"{self.device}{'' if self.attached else ' is not attached'}: {self.reason}"
 
 
 def unattached(director: Director) -> list[str]:
     """Describe the devices that services or real servers need and that the last edit could not attach."""
     return [str(each) for each in director.troubles() if each.needed]
+
+
+def warnings(director: Director) -> list[str]:
+    """Describe what the last edit could not do for devices, as far as an operator may miss it."""
+    return [str(each) for each in director.troubles() if each.needed or each.attached]

@@ -55,6 +55,8 @@ class Kernel:
         assert (index, name) == (0, "standby")
         self.words[abi.struct("root").offset("standby") >> 3] = value
 
+    publish = set
+
     # as a packet
 
     def stands_by(self, address: Address) -> bool:
