@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +20,7 @@ from pylvs.ipvsadm.parsing import parse
 from pylvs.ipvsadm.request import Request
 from pylvs.ipvsadm.restore import command_lines, input_lines
 from pylvs.ipvsadm.rules import rule_lines
+from pylvs.model.destination import Method
 from pylvs.model.director import Director, ServiceRow
 from pylvs.model.errors import PylvsError
 from pylvs.model.probe_marks import is_probe_mark
@@ -26,6 +28,7 @@ from pylvs.model.service import ServiceKey
 from pylvs.model.timeouts import Timeouts
 
 LINES_AT_ONCE = 256
+FTP_PORT = 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ class Session:
                 director.delete_service(request.service_key())
             case Command.ADD_SERVER:
                 director.add_destination(request.service_key(), request.destination())
+                self._warn_of_ftp(request)
             case Command.EDIT_SERVER:
                 director.edit_destination(request.service_key(), request.destination())
             case Command.DELETE_SERVER:
@@ -137,6 +141,12 @@ class Session:
         if give_mark(rules, key.mark, key.address.version) or not (rules or self._stderr.isatty()):
             return
         print(wording.no_rule(key), file=self._stderr)
+
+    def _warn_of_ftp(self, request: Request) -> None:
+        """Tell a person at a terminal; scripts see what the real ipvsadm prints: nothing."""
+        is_ftp = request.port == FTP_PORT and request.protocol == socket.IPPROTO_TCP
+        if is_ftp and request.method is Method.MASQ and self._stderr.isatty():
+            print(wording.ftp_by_nat(), file=self._stderr)
 
     def _zero(self, request: Request) -> None:
         one = Given.SERVICE_ADDRESS in request.given
