@@ -1,7 +1,14 @@
-"""The real ldirectord keeps our table by our ipvsadm: servers come, go and come back, and its end empties the table."""
+"""The real ldirectord keeps our table by our ipvsadm: servers come, go and come back, and its end empties the table.
+
+How our ipvsadm comes to the place where ldirectord looks for it is a page of the documents, which is tried as well.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -40,3 +47,32 @@ def test_servers_that_die_leave_and_come_back_and_the_end_empties_the_table(tmp_
             site.await_that(site.serves_all, "they come back")
         assert list(site.services()) == []
         assert {call.split()[0] for call in site.calls()} == {"0"}, "no ipvsadm call was refused"
+
+
+# Whatever is written to where the package keeps its programs, and to dpkg's notes, is written elsewhere.
+ASIDE = """
+set -e
+mount -t tmpfs aside "$ASIDE"
+for folder in /usr/sbin /var/lib/dpkg; do
+    mkdir -p "$ASIDE/upper$folder" "$ASIDE/work$folder"
+    mount -t overlay aside -o "lowerdir=$folder,upperdir=$ASIDE/upper$folder,workdir=$ASIDE/work$folder" "$folder"
+done
+looks() { for each in ipvsadm ipvsadm-save ipvsadm-restore; do readlink "/sbin/$each" || echo "its own"; done; }
+"""
+
+
+def test_the_documents_put_our_ipvsadm_where_others_call_it_and_back(tmp_path: Path, repository: Path) -> None:
+    there, back = re.findall(r"```sh\n(.*?)```", (repository / "docs/how-to/replace-ipvsadm.md").read_text(), re.DOTALL)
+    ours = Path(sys.executable).parent
+    script = f"{ASIDE}\nlooks\n{there}\nlooks\nls /sbin/ipvsadm*.kernel | grep -c .\n{back}\nlooks\n"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        env=os.environ | {"ASIDE": str(tmp_path), "PATH": f"{ours}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if "divers" not in line]
+    linked = [f"{ours}/ipvsadm", f"{ours}/ipvsadm-save", f"{ours}/ipvsadm-restore"]
+    assert said == ["its own"] * 3 + linked + ["3"] + ["its own"] * 3
