@@ -166,7 +166,7 @@ def test_detaching_warns_that_connections_are_reset(host: Host) -> None:
     assert host.run(tcp("S", dport=80), "tc").verdict == TC_REDIRECT
     done = CliRunner().invoke(detach, ["d0"])
     assert (done.exit_code, done.stdout) == (0, "d0: detached\n")
-    assert done.stderr.startswith("pylvs: d0: warning: there are established connections")
+    assert done.stderr.startswith("pylvs: d0: warning: connections are in the table")
     assert done.stderr.count("\n") == 1
 
 

@@ -49,8 +49,8 @@ def detach(device: str) -> None:
         done = attachments.release(director.reader, device)
     if done and next(iter(director.connections()), None):
         click.echo(
-            f"pylvs: {device}: warning: there are established connections; their next packet that comes in by {device}"
-            " goes to this host's own stack, which resets them",
+            f"pylvs: {device}: warning: connections are in the table; the next packet of one that comes in by {device}"
+            " goes to this host's own stack, which resets the connection",
             err=True,
         )
     click.echo(f"{device}: {'detached' if done else 'nothing was attached; it will stay so'}")

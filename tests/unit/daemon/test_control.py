@@ -137,7 +137,7 @@ def test_a_malformed_request_is_one_line_in_the_log(world: World, said: io.Strin
     assert answer.startswith(b"HTTP/1.0 400 ")
     assert good == 200
     lines = said.getvalue()[before:].splitlines()
-    about = [line for line in lines if "Error handling request" in line]
+    about = [line for line in lines if "malformed request refused" in line]
     assert len(about) == 1
     assert "warning" in about[0]
     assert "Invalid header value" in about[0]

@@ -118,7 +118,7 @@ def _one_line(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, HttpProcessingError):
         reason = " ".join(error.message.split())[:_LONGEST_REASON]
-        record.msg, record.args = f"{record.getMessage().strip()}: {reason}", ()
+        record.msg, record.args = "malformed request refused: %s", (reason,)
         record.exc_info, record.levelno = None, logging.WARNING
     return True
 
