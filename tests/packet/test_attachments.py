@@ -99,6 +99,16 @@ def test_an_edit_brings_back_what_somebody_took_off(host: Host) -> None:
     assert missing(host) == []
 
 
+def test_a_device_that_came_after_the_last_edit_is_told(host: Host) -> None:
+    host.serve(SERVICE, 1)
+    pair("e0", "e1")
+    found = {each.device: (each.needed, each.reason) for each in missing(host)}
+    assert found.keys() == {"e0", "e1"}
+    assert all(not needed and "the next edit attaches it" in reason for needed, reason in found.values())
+    any_edit(host)
+    assert missing(host) == []
+
+
 def test_a_device_that_is_made_again_is_attached_again(host: Host) -> None:
     host.serve(SERVICE, 1)
     pair("e0", "e1")
