@@ -141,6 +141,23 @@ def test_a_killed_daemon_harms_nobody_and_the_next_one_knows_who_is_down(make_la
         assert seen.asked > 0
 
 
+def test_a_restart_as_by_the_unit_file_breaks_no_connection(
+    make_lab: MakeLab, tmp_path: Path, repository: Path
+) -> None:
+    unit = (repository / "packaging/pylvs.service").read_text()
+    (start,) = re.findall(r"^ExecStart=\S+ run (.*)", unit, re.MULTILINE)
+    words = start.replace("-f /etc/keepalived/keepalived.conf", "").split()
+    lab, text = web_lab(make_lab)
+    with daemon(lab, tmp_path, text, *words) as running:
+        with traffic(lab, lab.network.vip) as seen:
+            for _ in range(3):
+                assert running.stop() == 0
+                running.start()
+        assert seen.wrong == ()
+        assert seen.asked > 0
+        assert len(running.servers()) == 3
+
+
 def test_what_others_do_to_the_table_is_undone(make_lab: MakeLab, tmp_path: Path) -> None:
     lab, text = web_lab(make_lab)
     with daemon(lab, tmp_path, text) as running:

@@ -10,7 +10,9 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
+from click.testing import CliRunner
 
+from pylvs.cli.director import detach
 from pylvs.dataplane import attach, attachments, bpf, follow, load
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import Trouble
@@ -97,6 +99,16 @@ def test_an_edit_brings_back_what_somebody_took_off(host: Host) -> None:
     assert missing(host) == []
 
 
+def test_a_device_that_came_after_the_last_edit_is_told(host: Host) -> None:
+    host.serve(SERVICE, 1)
+    pair("e0", "e1")
+    found = {each.device: (each.needed, each.reason) for each in missing(host)}
+    assert found.keys() == {"e0", "e1"}
+    assert all(not needed and "the next edit attaches it" in reason for needed, reason in found.values())
+    any_edit(host)
+    assert missing(host) == []
+
+
 def test_a_device_that_is_made_again_is_attached_again(host: Host) -> None:
     host.serve(SERVICE, 1)
     pair("e0", "e1")
@@ -155,6 +167,17 @@ def test_what_the_operator_took_out_is_said(host: Host) -> None:
     any_edit(host)
     assert there(host).keys() == {"lo"}
     assert missing(host) == [Trouble("d0", "pylvs detach took it out", True)]
+
+
+def test_detaching_warns_that_connections_are_reset(host: Host) -> None:
+    host.serve(SERVICE, 1)
+    quiet = CliRunner().invoke(detach, ["lo"])
+    assert (quiet.exit_code, quiet.stdout, quiet.stderr) == (0, "lo: detached\n", "")
+    assert host.run(tcp("S", dport=80), "tc").verdict == TC_REDIRECT
+    done = CliRunner().invoke(detach, ["d0"])
+    assert (done.exit_code, done.stdout) == (0, "d0: detached\n")
+    assert done.stderr.startswith("pylvs: d0: warning: connections are in the table")
+    assert done.stderr.count("\n") == 1
 
 
 # --- without an edit ---

@@ -105,7 +105,7 @@ def test_without_a_barrier_nothing_is_published_where_it_is_needed(director_host
     service, director = director_host.new_key(), director_host.director
     director_host.serve(service, 1)
     with (
-        mock.patch.object(ordering.os, "uname", return_value=os.uname_result(("", "", "", "", machine))),
+        mock.patch.object(os, "uname", return_value=os.uname_result(("", "", "", "", machine))),
         mock.patch.object(ordering, "_GENERIC", -1),
         pytest.raises(Unsupported, match="membarrier"),
     ):

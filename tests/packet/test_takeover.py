@@ -76,6 +76,11 @@ def programs(host: Host) -> list[int]:
     return [number for each in attach.attached(host.director.state) for number in (each.ingress, each.xdp)]
 
 
+def reasons_of(host: Host) -> list[str]:
+    """Why each device runs what it runs, as `pylvs show` tells."""
+    return [each.reason for each in attach.attached(host.director.state)]
+
+
 def test_another_build_takes_over_under_a_live_connection(other_build: Path) -> None:
     with new_host(expires=False) as host:
         host.serve(key(80), 2)
@@ -83,7 +88,7 @@ def test_another_build_takes_over_under_a_live_connection(other_build: Path) -> 
             host.forwarded(tcp(sport=sport, dport=80))
         servers = {sport: host.forwarded(tcp("A", sport=sport, dport=80))[:6] for sport in (3999, 4000, 4001)}
         assert state_after_fin(host, 3999) == "FIN_WAIT"
-        before = programs(host)
+        before, reasons = programs(host), reasons_of(host)
         assert as_build(other_build, LIST).returncode == 0
         assert programs(host) == before, "looking changes nothing"
         done = as_build(other_build, EDIT)
@@ -92,6 +97,7 @@ def test_another_build_takes_over_under_a_live_connection(other_build: Path) -> 
         assert running is not None
         assert running.digest == digest(other_build) != takeover.ours().digest
         assert not set(programs(host)) & (set(before) - {0})
+        assert reasons_of(host) == reasons
         host.close_programs()
         for sport, server in servers.items():
             assert host.forwarded(tcp("A", sport=sport, dport=80))[:6] == server

@@ -47,6 +47,12 @@ def detach(device: str) -> None:
         raise PylvsError(f"{device}: nothing is attached in this network namespace")
     with director.batch():
         done = attachments.release(director.reader, device)
+    if done and next(iter(director.connections()), None):
+        click.echo(
+            f"pylvs: {device}: warning: connections are in the table; the next packet of one that comes in by {device}"
+            " goes to this host's own stack, which resets the connection",
+            err=True,
+        )
     click.echo(f"{device}: {'detached' if done else 'nothing was attached; it will stay so'}")
 
 

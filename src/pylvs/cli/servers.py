@@ -48,10 +48,19 @@ def _words(server: str, service: str | None, **more: Any) -> dict[str, Any]:
 @service
 @click.option("--deadline", help="give up after this time, with weight 0: 90s, 10m, 2h; default: never")
 @click.option("--force", is_flag=True, help="at the deadline take it out of the table, whoever is connected")
+@click.option(
+    "--active-only", is_flag=True, help="wait for active connections alone, not for finished ones that still time out"
+)
 @click.option("--no-wait", is_flag=True, help="do not wait for the end: the daemon goes on by itself")
 @state_dir
 def drain(
-    server: str, service: str | None, deadline: str | None, force: bool, no_wait: bool, state_dir: Path | None
+    server: str,
+    service: str | None,
+    deadline: str | None,
+    force: bool,
+    active_only: bool,
+    no_wait: bool,
+    state_dir: Path | None,
 ) -> None:
     """Nothing new for SERVER; when nothing is connected to it any more, take it out of the table.
 
@@ -60,14 +69,16 @@ def drain(
     if force and deadline is None:
         raise click.UsageError("--force goes with --deadline")
     limit = None if deadline is None else seconds(deadline)
-    begun = asked(state_dir, "POST", "/v1/drain", _words(server, service, deadline_s=limit, force=force))
+    words = _words(server, service, deadline_s=limit, force=force, active_only=active_only)
+    begun = asked(state_dir, "POST", "/v1/drain", words)
     _told(begun["servers"], "weight 0, draining", _STAYS)
     if no_wait:
         return
     ended = _followed(begun, state_dir)
     left = f"{ended['active']} active and {ended['inactive']} inactive connections"
     if ended["stage"] == "removed":
-        click.echo("drained: out of the table")
+        rest = f" with {ended['inactive']} inactive connections" if ended["inactive"] else ""
+        click.echo(f"drained: out of the table{rest}")
     elif ended["stage"] == "forced":
         click.echo(f"out of the table with {left}")
     elif ended["stage"] == "late":

@@ -25,6 +25,7 @@ from pylvs.model.director import ServiceRow
 from pylvs.model.errors import PylvsError, Unsupported
 
 LOOK_EVERY_S = 0.5
+LOOKS_ACTIVE_ONLY = 2  # a connection in its handshake is inactive: at the second look it is active, or given up
 REMEMBERED = 100  # drains that are over
 KEPT = "drains"
 
@@ -50,11 +51,13 @@ class Drain:
     began_at: float
     deadline_at: float | None = None
     force: bool = False
+    active_only: bool = False  # does not wait for inactive connections
     stage: Stage = Stage.WAITING
     active: int = 0
     inactive: int = 0
     persistent: int = 0  # templates: their clients come back to this server
     most: int = field(default=0, compare=False)  # connections that it began with, for a progress bar
+    unused: int = field(default=0, compare=False)  # looks in a row that found no connection to wait for
     ends_at: float | None = field(default=None, compare=False)  # the deadline by the monotonic clock
 
     def encoded(self) -> dict[str, Any]:
@@ -65,6 +68,7 @@ class Drain:
             "began_at": self.began_at,
             "deadline_at": self.deadline_at,
             "force": self.force,
+            "active_only": self.active_only,
             "stage": self.stage.value,
             "active": self.active,
             "inactive": self.inactive,
@@ -90,6 +94,7 @@ class Drains:
         service: str | None,
         deadline_s: float | None,
         force: bool,
+        active_only: bool = False,
     ) -> Drain:
         """Weight 0 now, and out of the table when nothing is connected. Raises as the engine's `drain`."""
         names = self._engine.drain(server, service)
@@ -100,7 +105,7 @@ class Drains:
             other.servers = rest or other.servers
         now = time.time()
         number = max(self._drains, default=0) + 1
-        drain = Drain(number, names, now, None if deadline_s is None else now + deadline_s, force)
+        drain = Drain(number, names, now, None if deadline_s is None else now + deadline_s, force, active_only)
         drain.ends_at = None if deadline_s is None else time.monotonic() + deadline_s
         self._drains[number] = drain
         self._forget()
@@ -118,6 +123,7 @@ class Drains:
             for row in self._state.read(KEPT) or ():
                 names = tuple((name, DestinationKey(ip_address(to), port)) for name, to, port in row["servers"])
                 drain = Drain(row["number"], names, row["began_at"], row["deadline_at"], row["force"])
+                drain.active_only = row.get("active_only", False)  # older ones did not have it
                 if drain.deadline_at is not None:
                     drain.ends_at = time.monotonic() + max(0.0, drain.deadline_at - time.time())
                 self._drains[drain.number] = drain
@@ -156,7 +162,9 @@ class Drains:
         drain.most = max(drain.most, connected)
         seen = any(each.destination.weight for each in found)  # its weight is not 0 yet: more may come
         late = drain.ends_at is not None and time.monotonic() >= drain.ends_at
-        if not connected and not seen:
+        waits = drain.active if drain.active_only else connected
+        drain.unused = 0 if waits or seen else drain.unused + 1
+        if drain.unused >= (LOOKS_ACTIVE_ONLY if drain.active_only else 1):
             self._remove(drain, still, Stage.REMOVED)
         elif late and drain.force:
             self._remove(drain, still, Stage.FORCED)
@@ -196,6 +204,7 @@ class Drains:
                 "began_at": drain.began_at,
                 "deadline_at": drain.deadline_at,
                 "force": drain.force,
+                "active_only": drain.active_only,
             }
             for drain in self._waiting()
         ]

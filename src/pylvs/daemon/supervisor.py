@@ -42,8 +42,8 @@ from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
 from pylvs.host import garbage
 from pylvs.host.logs import get_logger
-from pylvs.model.rows import unattached, warnings
 from pylvs.model.errors import PylvsError
+from pylvs.model.rows import unattached, warnings
 from pylvs.model.wanted import Configuration
 
 LOOK_AROUND_S = 30.0  # at devices and addresses, though the kernel told of no change

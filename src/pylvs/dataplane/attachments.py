@@ -332,17 +332,20 @@ def reconcile(reader: Reader, changes: Concerns) -> list[Trouble]:
 
 
 def missing(reader: Reader) -> list[Trouble]:
-    """The devices that services and real servers need and that are not attached, as it is now, and why."""
+    """The devices that should be attached and are not, as it is now, and why; those taken out only where needed."""
     state = reader.tables.state
     notes = state.notes()
     everything = devices.devices()
+    by_index = {each.index: each for each in everything}
     there = {each.ifindex for each in attach.attached(state, everything=everything)}
     by_hand = _by_hand(notes, everything)
+    in_use = _is_in_use(reader)
     noted = _numbered(notes, _TROUBLE)
     needed = _needed_devices(_concerns_of(reader), everything, standby.in_force(reader.tables).all)
     found = []
     for device in everything:
-        if device.index in there or not (device.index in needed or device.index in noted):
+        wanted = in_use and device.index not in by_hand and _comes_in_by(device, by_index)
+        if device.index in there or not (wanted or device.index in needed or device.index in noted):
             continue
         reason = "it came, or its program was taken off, after the last edit; the next edit attaches it"
         if device.index in by_hand and by_hand[device.index] is None:

@@ -241,21 +241,6 @@ class ArrayMap(Map):
             raise self._failed("deleting from")
         return True
 
-    def store_half(self, index: int, offset: int, word: int) -> None:
-        """Write the 32-bit word at an offset of an element by a single store. Raises IndexError."""
-        self.upto(index)
-        self._halves[(index * self.stride + offset) // 4] = word & _MASK32
-
-    def publish(self, index: int, offset: int, word: int) -> None:
-        """Store a 64-bit word by which packets find what was written before.
-
-        Every CPU that sees it sees all that was written before; one that sees what is written afterwards sees it.
-        Raises IndexError; Unsupported, and stores nothing.
-        """
-        full_barrier()
-        self.store(index, offset, word)
-        full_barrier()
-
     def _check(self, index: int) -> None:
         if not 0 <= index < self.max_entries:
             raise IndexError(f"map {self.name}: no element {index} of {self.max_entries}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from pylvs.health.check_state import CheckState, SharedKey, sets_weight
-from pylvs.health.events import Event
+from pylvs.health.events import Event, ServerAdded
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.health.servers import Link, ServerState
 from pylvs.health.services import ServiceState
@@ -16,6 +16,7 @@ from pylvs.model.destination import DestinationKey
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 
 CONFIGURED = "the configuration changed"
+ADDED = "new in the configuration"
 REMOVED = "taken out of the configuration"
 
 # Makes the probe of one check of one server of one service (of a shared check: the first that has it). It raises
@@ -103,9 +104,19 @@ class Assembly:
             if key in servers:
                 continue  # named twice: the first counts
             state = before.pop(key, None)
+            servers[key] = server = self._server(wanted, each, state, new_probes, built)
             if state is None:
                 built.replacement.servers_added += 1
-            servers[key] = self._server(wanted, each, state, new_probes, built)
+                built.events.append(
+                    ServerAdded(
+                        at=built.at,
+                        service=wanted.name,
+                        server=key,
+                        reason=ADDED,
+                        weight=each.destination.weight,
+                        up=server.up,
+                    )
+                )
         self._end(service, before.values(), False, built)
         service.wanted, service.servers = wanted, servers
         for state in servers.values():

@@ -32,6 +32,14 @@ class ServerEvent(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServerAdded(ServerEvent):
+    """A reload brought the server into the service; `up`: it serves before its first check. Runs no script."""
+
+    weight: int
+    up: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerUp(ServerEvent):
     """All checks of the server are good; `weight` is what it has now. Runs notify_up."""
 

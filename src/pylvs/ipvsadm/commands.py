@@ -16,9 +16,10 @@ from pylvs.ipvsadm.options import Command, Given
 from pylvs.ipvsadm.parsing import parse
 from pylvs.ipvsadm.request import Request
 from pylvs.model.dataclass import dataclass
+from pylvs.model.destination import Method
 from pylvs.model.errors import PylvsError
 from pylvs.model.probe_marks import is_probe_mark
-from pylvs.model.service import ServiceKey
+from pylvs.model.service import Protocol, ServiceKey
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pylvs.model.rows import ServiceRow
 
 LINES_AT_ONCE = 256
+FTP_PORT = 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,7 @@ class Session:
                 director.delete_service(request.service_key())
             case Command.ADD_SERVER:
                 director.add_destination(request.service_key(), request.destination())
+                self._warn_of_ftp(request)
             case Command.EDIT_SERVER:
                 director.edit_destination(request.service_key(), request.destination())
             case Command.DELETE_SERVER:
@@ -154,6 +157,14 @@ class Session:
         from pylvs.ipvsadm import wording
 
         print(wording.no_rule(key), file=self._stderr)
+
+    def _warn_of_ftp(self, request: Request) -> None:
+        """Tell a person at a terminal; scripts see what the real ipvsadm prints: nothing."""
+        is_ftp = request.port == FTP_PORT and request.protocol == Protocol.TCP
+        if is_ftp and request.method is Method.MASQ and self._stderr.isatty():
+            from pylvs.ipvsadm import wording
+
+            print(wording.ftp_by_nat(), file=self._stderr)
 
     def _zero(self, request: Request) -> None:
         one = Given.SERVICE_ADDRESS in request.given

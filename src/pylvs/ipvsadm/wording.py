@@ -36,6 +36,15 @@ def no_rule(key: ServiceKey) -> str:
     )
 
 
+def ftp_by_nat() -> str:
+    """A warning about a real server of FTP whose data connections NAT will not find."""
+    return (
+        "ipvsadm: warning: the addresses in FTP's control connection are not translated, so passive mode (PASV, EPSV)"
+        " fails with -m; use -g or -i with a persistent service (-p), or give the server the virtual address and a"
+        " service for each of its passive ports"
+    )
+
+
 def cannot_open(error: errors.PylvsError) -> str:
     """What is said when the tables cannot be reached at all."""
     if isinstance(error, errors.NotPermitted):

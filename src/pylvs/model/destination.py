@@ -69,6 +69,17 @@ class Destination:
     tunnel: Tunnel = Tunnel()
 
 
+def _server_pattern() -> str:
+    word, port = "[0-9A-Fa-f]{1,4}", "([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+    byte = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+    shortened = (f"({word}:){{1,{before}}}(:{word}){{1,{7 - before}}}" for before in range(1, 7))
+    ipv6 = "|".join((f"({word}:){{7}}{word}", f"({word}:){{1,7}}:", *shortened, f":(:{word}){{1,7}}", "::"))
+    return rf"^({byte}(\.{byte}){{3}}(:{port})?|{ipv6}|\[({ipv6})\](:{port})?)$"
+
+
+SERVER_PATTERN = _server_pattern()  # what `server_named` takes, as a regular expression of JSON Schema
+
+
 def server_named(text: str) -> DestinationKey | Address:
     """`10.0.0.2:80` or `[2001:db8::2]:80`: one server; `10.0.0.2` or `2001:db8::2`: each at this address.
 

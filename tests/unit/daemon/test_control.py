@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import re
+import socket
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +112,36 @@ def test_a_wrong_question_is_answered_in_words(
     ((got, told),) = asked(world, lambda: Client(world.state).ask(method, path, content))
     assert got == status
     assert words in told["error"]
+
+
+def test_a_wrong_method_is_told_the_right_ones(world: World) -> None:
+    def allowed() -> str | None:
+        with Client(world.state).stream("TRACE", "/v1/reload") as response:
+            assert response.status == 405
+            return response.headers["Allow"]
+
+    assert asked(world, allowed) == ["POST"]
+
+
+def test_a_malformed_request_is_one_line_in_the_log(world: World, said: io.StringIO) -> None:
+    def malformed() -> bytes:
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.connect(str(world.state / "control"))
+            stream.sendall(b"GET /v1/status HTTP/1.1\r\nHost: pylvs\r\nX: a\0b\r\n\r\n")
+            return stream.recv(100)
+
+    before, (answer, good) = (
+        len(said.getvalue()),
+        asked(world, malformed, lambda: Client(world.state).ask("GET", "/v1/status")[0]),
+    )
+    assert answer.startswith(b"HTTP/1.0 400 ")
+    assert good == 200
+    lines = said.getvalue()[before:].splitlines()
+    about = [line for line in lines if "malformed request refused" in line]
+    assert len(about) == 1
+    assert "warning" in about[0]
+    assert "Invalid header value" in about[0]
+    assert not [line for line in lines if "Traceback" in line]
 
 
 def test_without_a_daemon_the_place_is_named(tmp_path: Path) -> None:

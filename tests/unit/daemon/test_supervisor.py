@@ -188,6 +188,20 @@ def test_a_daemon_that_is_cancelled_leaves_no_probe(world: World, monkeypatch: p
     run(scenario())
 
 
+def test_a_server_that_a_reload_brings_in_has_a_line_in_the_log(world: World, said: io.StringIO) -> None:
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+            assert "server added" not in said.getvalue()
+            world.write(service(server(1), server(2), server(3, weight=5)))
+            await daemon.reload()
+
+    run(scenario())
+    (line,) = [line.split(" ", 1)[1] for line in said.getvalue().splitlines() if "server added" in line]
+    assert line == (
+        f"info: server added (service={WEB}, weight=5, up=True, server=10.0.0.3:80, reason=new in the configuration)"
+    )
+
+
 def test_the_garbage_is_settled_at_the_start_and_at_each_reload(world: World, settled: list[int]) -> None:
     async def scenario() -> None:
         async with world.daemon() as daemon:

@@ -17,8 +17,9 @@ from click.testing import CliRunner, Result
 
 from pylvs.cli import servers as verbs
 from pylvs.cli import status as views
+from pylvs.daemon import drains
 from pylvs.daemon.api.client import Client
-from pylvs.model.destination import DestinationKey
+from pylvs.model.destination import SERVER_PATTERN, DestinationKey
 from tests.unit.daemon.daemons import OTHER, WEB, World, address, run, server, service, until
 from tests.waiting import PATIENCE_S
 
@@ -104,6 +105,32 @@ def test_at_its_deadline_a_drain_is_reported_or_forced(world: World) -> None:
     assert forced.exit_code == 0
     assert "out of the table with 1 active and 0 inactive connections" in forced.output
     assert after == {str(address(2))}
+
+
+def test_a_drain_can_leave_out_inactive_connections(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection in its handshake is inactive, too: it has until the next look to become active."""
+    monkeypatch.setattr(drains, "LOOK_EVERY_S", 3600.0)  # the test looks
+
+    async def scenario() -> None:
+        async with world.daemon() as daemon:
+
+            async def look(active: int, inactive: int) -> str:
+                world.tables.count(WEB, DestinationKey(address(1), 80), active=active, inactive=inactive)
+                await daemon.drains.look()
+                return daemon.drains.all()[0].stage.value
+
+            words = (verbs.drain, FIRST, "--active-only")
+            drain = asyncio.create_task(asyncio.to_thread(invoked, world, *words))
+            await until(lambda: daemon.drains.all() and weight_of(world, 1) == 0)
+            assert await look(active=0, inactive=1) == "waiting"
+            assert await look(active=1, inactive=7) == "waiting"
+            assert await look(active=0, inactive=8) == "waiting"
+            assert await look(active=0, inactive=8) == "removed"
+            done = await drain
+            assert (done.exit_code, weight_of(world, 1)) == (0, None)
+            assert done.output.endswith("drained: out of the table with 8 inactive connections\n")
+
+    run(scenario())
 
 
 def test_a_drain_is_called_off_by_enable(world: World) -> None:
@@ -248,6 +275,9 @@ def test_the_api_is_described(world: World) -> None:
     assert document["openapi"].startswith("3.")
     body = document["paths"]["/v1/weight"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["required"] == ["server", "weight"]
+    assert body["properties"]["server"]["pattern"] == SERVER_PATTERN
+    (one, *_) = document["paths"]["/v1/history"]["get"]["parameters"]
+    assert one["schema"] == {"type": "string", "pattern": SERVER_PATTERN}
     assert known == (400, {"error": "weight: is missing: 0 to 2147483647; null gives the word back"})
 
 

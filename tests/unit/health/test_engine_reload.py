@@ -39,7 +39,7 @@ def test_a_change_beside_leaves_servers_as_they_were() -> None:
         assert stage.table() == {1: 1, 4: 1}
         assert stage.engine.service_snapshot("web").servers[:2] == before[:2]
         assert [event.name for event in stage.engine.history(key(2))][-1] == "server_down"
-        assert stage.names() == ["server_down 3"]
+        assert stage.names() == ["server_added 4", "server_down 3"]
         assert stage.engine.wanted()[0].service.scheduler == "rr"
 
 

@@ -75,7 +75,7 @@ def test_a_service_that_joins_knows_what_is_known() -> None:
         stage.names()
         stage.replace(*services(3))
         assert stage.table(vip(3)) == {1: 1}
-        assert stage.names() == ["server_down 2", "quorum_gained"]
+        assert stage.names() == ["server_added 1", "server_added 2", "server_down 2", "quorum_gained"]
         stage.replace(*services(3)[:1])
         stage.revive(2)
         stage.names()

@@ -5,6 +5,7 @@ A handler answers with `answer`, and raises a PylvsError for what cannot be done
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import struct
@@ -12,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from pylvs.daemon.api import routes
 from pylvs.daemon.api.desk import Desk
@@ -23,6 +25,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _SHUTDOWN_S = 1.0  # for requests that are under way at the end
 _MOST_BYTES = 1 << 20  # of a request
+_LONGEST_REASON = 200  # characters, in the log
 _STATUSES: dict[type[PylvsError], HTTPStatus] = {
     NoSuchService: HTTPStatus.NOT_FOUND,
     NoSuchDestination: HTTPStatus.NOT_FOUND,
@@ -36,6 +39,7 @@ async def begin(desk: Desk, listener: socket.socket) -> web.AppRunner:
     """Answer requests on this socket until the runner is cleaned up, which closes the socket."""
     application = web.Application(middlewares=[_root_alone, _errors_in_words], client_max_size=_MOST_BYTES)
     application.add_routes(each.route() for each in routes.all_operations(desk))
+    logging.getLogger("aiohttp.server").addFilter(_one_line)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     await web.SockSite(runner, listener).start()
@@ -60,12 +64,25 @@ async def _errors_in_words(request: web.Request, handler: Handler) -> web.Stream
     try:
         return await handler(request)
     except web.HTTPException as error:
-        return answer({"error": f"{request.method} {request.path}: {error.reason}"}, error.status)
+        refusal = answer({"error": f"{request.method} {request.path}: {error.reason}"}, error.status)
+        if "Allow" in error.headers:  # RFC 9110, 15.5.6
+            refusal.headers["Allow"] = error.headers["Allow"]
+        return refusal
     except PylvsError as error:
         return answer({"error": str(error)}, _status(error))
     except Exception:
         get_logger().exception(f"{request.method} {request.path} failed: this is a bug")
         return answer({"error": "this is a bug of pylvs; its log has the trace"}, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def _one_line(record: logging.LogRecord) -> bool:
+    """A malformed request is its sender's fault: aiohttp's trace of it would only hide other lines."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        reason = " ".join(error.message.split())[:_LONGEST_REASON]
+        record.msg, record.args = "malformed request refused: %s", (reason,)
+        record.exc_info, record.levelno = None, logging.WARNING
+    return True
 
 
 def _status(error: PylvsError) -> HTTPStatus:

@@ -22,12 +22,13 @@ _SCHEMAS = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One value that an operation takes; `nullable` takes null as well."""
+    """One value that an operation takes; `nullable` takes null as well, `pattern` tells which strings it takes."""
 
     kind: type
     help: str
     required: bool = False
     nullable: bool = False
+    pattern: str = ""
 
     def checked(self, name: str, value: Any) -> Any:
         """The value, if it is one of this field. Raises InvalidOperation."""
@@ -41,8 +42,13 @@ class Field:
 
     def schema(self) -> dict[str, Any]:
         """As JSON Schema."""
+        return {**self.type_schema(), "description": self.help}
+
+    def type_schema(self) -> dict[str, Any]:
+        """The same without its description."""
         word = _SCHEMAS[self.kind]
-        return {"type": [word, "null"] if self.nullable else word, "description": self.help}
+        pattern = {"pattern": self.pattern} if self.pattern else {}
+        return {"type": [word, "null"] if self.nullable else word, **pattern}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,7 @@ class Operation:
                     "in": "query",
                     "required": each.required,
                     "description": each.help,
-                    "schema": {"type": _SCHEMAS[each.kind]},
+                    "schema": each.type_schema() | {"type": _SCHEMAS[each.kind]},  # no query has null
                 }
                 for name, each in self.takes.items()
             ]

@@ -12,19 +12,25 @@ from pylvs.daemon.api.news import encoded
 from pylvs.daemon.api.operations import Field, Operation, answer
 from pylvs.daemon.api.routes.status import server_encoded
 from pylvs.health.history import ServerName
-from pylvs.model.destination import server_named
+from pylvs.model.destination import SERVER_PATTERN, server_named
 from pylvs.model.errors import OutOfRange
 
 Given = Mapping[str, Any]
 
 LONGEST_DRAIN_S = 366 * 86400.0
-_SERVER = Field(str, "ADDRESS or ADDRESS:PORT of the real server; without a port, each at this address", required=True)
-_ANY_SERVER = Field(str, "ADDRESS or ADDRESS:PORT of the real server; without it, every server")
+_SERVER = Field(
+    str,
+    "ADDRESS or ADDRESS:PORT of the real server; without a port, each at this address",
+    required=True,
+    pattern=SERVER_PATTERN,
+)
+_ANY_SERVER = Field(str, "ADDRESS or ADDRESS:PORT of the real server; without it, every server", pattern=SERVER_PATTERN)
 _SERVICE = Field(str, "the virtual server as status names it; without it, each that has the server")
 _NAMED = {"server": _SERVER, "service": _SERVICE}
 _DRAIN = {
     "deadline_s": Field(float, "seconds until it is given up, with weight 0; null waits for ever", nullable=True),
     "force": Field(bool, "at the deadline take it out of the table all the same"),
+    "active_only": Field(bool, "wait for active connections alone"),
 }
 _WEIGHT = {"weight": Field(int, "0 to 2147483647; null gives the word back", required=True, nullable=True)}
 
@@ -57,7 +63,8 @@ def operations(desk: Desk) -> Iterable[Operation]:
         if deadline_s is not None and not 0 <= deadline_s <= LONGEST_DRAIN_S:
             raise OutOfRange(f"deadline_s: must be from 0 to {LONGEST_DRAIN_S:.0f}")
         server = server_named(given["server"])
-        begun = drains.begin(server, given.get("service"), deadline_s, given.get("force", False))
+        active_only = given.get("active_only", False)
+        begun = drains.begin(server, given.get("service"), deadline_s, given.get("force", False), active_only)
         await desk.keeper.settle()
         return answer(begun.encoded())
 

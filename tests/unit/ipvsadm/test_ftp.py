@@ -1,0 +1,44 @@
+"""FTP by NAT: a person at a terminal is told what will not work, and the command does what it was asked."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from pylvs.ipvsadm.main import run
+from pylvs.testing import MemoryDirector
+
+
+class Terminal(io.StringIO):
+    """What a person looks at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def said(words: str, stderr: io.StringIO) -> str:
+    """What comes out on stderr of adding a real server to a service."""
+    director = MemoryDirector()
+    service, _, server = words.partition(" -r ")
+    for line in f"-A {service}", f"-a {service} -r {server}":
+        output = io.StringIO()
+        assert run(line.split(), director=director, stdin=io.StringIO(), stdout=output, stderr=stderr) == 0
+        assert output.getvalue() == ""
+    assert len(director.services()[0].destinations) == 1
+    return stderr.getvalue()
+
+
+def test_nat_of_port_21_is_warned_of_at_a_terminal() -> None:
+    text = said("-t 192.0.2.1:21 -r 10.0.0.2 -m", Terminal())
+    assert text.startswith("ipvsadm: warning: the addresses in FTP's control connection are not translated")
+    assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", ["-t 192.0.2.1:21 -r 10.0.0.2 -g", "-t 192.0.2.1:80 -r 10.0.0.2 -m"])
+def test_other_methods_and_ports_are_not(words: str) -> None:
+    assert said(words, Terminal()) == ""
+
+
+def test_a_script_sees_nothing() -> None:
+    assert said("-t 192.0.2.1:21 -r 10.0.0.2 -m", io.StringIO()) == ""
