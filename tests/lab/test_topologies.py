@@ -64,6 +64,15 @@ def test_large_requests_arrive_whole(lab: Lab) -> None:
     assert [lab.sh("client", script) for _ in range(2)] == ["1000000 bytes\n"] * 2
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_director_is_a_client_of_nat(make_lab: MakeLab, version: int) -> None:
+    lab = make_lab("nat", version=version)
+    script = (
+        "curl -s --max-time 60 http://VIP/; curl -s --max-time 60 -o /dev/null -w '%{size_download}' http://VIP/big"
+    )
+    assert lab.sh("director", script).endswith(f" server!\n{10 << 20}")
+
+
 def test_one_server_and_many(make_lab: MakeLab) -> None:
     lab = make_lab("dr", servers=12)
     assert shared_evenly(answers(lab, 12), 12)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
+from unittest import mock
 
 import pytest
 from click.testing import CliRunner
@@ -257,3 +258,14 @@ def test_packets_are_served_though_a_change_of_programs_was_killed(when: str, co
         assert not [name for name in host.director.state.pins() if "former" in name]
         assert host.forwarded(tcp("S", sport=4100, dport=80))
         assert VIP4 in str(host.director.services()[0].service.key)
+
+
+def test_everything_is_detached_though_a_device_goes_away_meanwhile(host: Host) -> None:
+    pair("g0", "g1")
+    host.serve(SERVICE, 1)
+    found = attach.attached(host.director.state)
+    assert {"d0", "g0"} <= {each.device for each in found}
+    ip("link", "del", "g0")
+    with mock.patch.object(attach, "attached", return_value=found):
+        assert attach.detach_all(host.director.state) == found
+    assert there(host) == {}
