@@ -143,7 +143,7 @@ def joined(samples: Sequence[Sample]) -> Sample:
         sum(sample.seconds for sample in samples),
         sum(sample.packets for sample in samples),
         programs,
-        Traffic(*map(sum, zip(*(sample.traffic for sample in samples), strict=True))),
+        Traffic(*map(sum, zip(*(astuple(sample.traffic) for sample in samples), strict=True))),
         reasons,
     )
 

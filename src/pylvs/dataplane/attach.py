@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     Mode = Literal["auto", "native", "generic", "tc"]
+else:
+    Mode = str
 
 MODES: tuple[Mode, ...] = ("auto", "native", "generic", "tc")
 DIRECTOR, REAL_SERVER = "director", "realserver"  # who attaches; each has filters of its own

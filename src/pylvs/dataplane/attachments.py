@@ -20,7 +20,7 @@ import struct
 import time
 from collections.abc import Iterator, Mapping
 
-from pylvs.dataplane import abi, attach, bpf, devices, encode, load, loopback, standby
+from pylvs.dataplane import abi, attach, bpf, devices, encode, load, loopback
 from pylvs.dataplane.devices import Device
 from pylvs.dataplane.libbpf import open_pin
 from pylvs.dataplane.listing import Reader
@@ -341,7 +341,7 @@ def missing(reader: Reader) -> list[Trouble]:
     by_hand = _by_hand(notes, everything)
     in_use = _is_in_use(reader)
     noted = _numbered(notes, _TROUBLE)
-    needed = _needed_devices(_concerns_of(reader), everything, standby.in_force(reader.tables).all)
+    needed = _needed_devices(_concerns_of(reader), everything, _router_addresses(reader))
     found = []
     for device in everything:
         wanted = in_use and device.index not in by_hand and _comes_in_by(device, by_index)
@@ -371,6 +371,13 @@ def _comes_in_by(device: Device, by_index: Mapping[int, Device]) -> bool:
     return not device.master or (master is not None and master.kind == "vrf")
 
 
+def _router_addresses(reader: Reader) -> frozenset[Address]:
+    """The addresses of this host's virtual routers."""
+    from pylvs.dataplane import standby  # late: most hosts have no virtual router
+
+    return standby.in_force(reader.tables).all
+
+
 def _numbered(notes: Mapping[str, str], prefix: str) -> dict[int, str]:
     """The notes about devices, by their numbers."""
     return {int(name.removeprefix(prefix)): text for name, text in notes.items() if name.startswith(prefix)}
@@ -398,7 +405,7 @@ def _note_needed(
     noted = set(_numbered(notes, _NEEDED))
     found = noted & {each.index for each in everything} if not whole else set()
     if concerns:
-        found |= _needed_devices(concerns, everything, standby.in_force(reader.tables).all)
+        found |= _needed_devices(concerns, everything, _router_addresses(reader))
     for index in found - noted:
         state.set_note(f"{_NEEDED}{index}", "by a service or a real server")
     for index in noted - found:

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from pylvs.dataplane import abi, attachments, encode, follow, lists, load, loopback, standby, takeover
+from pylvs.dataplane import abi, attachments, encode, follow, lists, load, loopback, roles, takeover
 from pylvs.dataplane.chunks import list_of
 from pylvs.dataplane.devices import Route, Routes
 from pylvs.dataplane.listing import Reader
-from pylvs.dataplane.maglev import MaglevTables
 from pylvs.dataplane.opened import Opened
 from pylvs.dataplane.slots import DestinationSlots
 from pylvs.dataplane.state import State, StateExists
@@ -97,7 +96,10 @@ class Editor:
                         from pylvs.dataplane.recover import recover
 
                         recover(self.tables)
-                    standby.settle(self.tables)
+                    if roles.read(self.state.cookie) is not None:
+                        from pylvs.dataplane import standby  # late: most hosts have no virtual router
+
+                        standby.settle(self.tables)
                     follow.refresh_locals(self.tables)
                     follow.refresh_accept_local(self.tables)
                     follow.refresh_marks(self.reader)
@@ -146,6 +148,10 @@ class Editor:
                 pass
 
     def _forget_tables(self, slots: set[int]) -> None:
+        if not slots:
+            return
+        from pylvs.dataplane.maglev import MaglevTables
+
         maglev, versions = MaglevTables(self.tables), self.reader.versions
         done = [slot for slot in slots if not maglev.uses(versions.version(slot))]
         if done:
@@ -193,6 +199,7 @@ class Editor:
     def edit_service(self, service: VirtualService) -> None:
         """See the protocol."""
         from pylvs.dataplane import caches  # late: edits of destinations do without
+        from pylvs.dataplane.maglev import MaglevTables
 
         self._known(service.key)
         rules.check_service(service, SCHEDULERS)
@@ -228,6 +235,7 @@ class Editor:
 
     def _delete_services(self, edit: Transaction, doomed: list[tuple[int, dict[str, Any]]]) -> None:
         from pylvs.dataplane import caches  # late: edits of destinations do without
+        from pylvs.dataplane.maglev import MaglevTables
 
         maglev = MaglevTables(self.tables)
         going = [(slot, version, list_of(self.tables, version)) for slot, version in doomed]

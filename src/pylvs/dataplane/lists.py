@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from struct import Struct
 
 from pylvs.dataplane import abi, cursors, encode
-from pylvs.dataplane.maglev import MaglevTables
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.transaction import Transaction
 from pylvs.model.destination import Destination
@@ -64,11 +62,20 @@ def write_list(
     fields = version | {"list": place(edit, entries), "count": count}
     offset = abi.struct("member").offset("weight") // 4
     weights = [each for each in memoryview(entries).cast("i")[offset :: stride // 4] if each > 0] if count else []
-    fields["gcd"] = math.gcd(*weights) or 1
+    fields["gcd"] = _gcd(weights)
     fields["max_weight"] = max(weights, default=fields["gcd"] - 1) - (fields["gcd"] - 1)
     change_list(edit, slot, version, fields, change, position)
     fill_table(edit, slot, version, fields, entries, change, position)
     edit.write_version(slot, edit.generation, fields)
+
+
+def _gcd(weights: list[int]) -> int:
+    """The greatest common divisor, 1 of none."""
+    if len(set(weights)) == 1:
+        return weights[0]
+    import math  # late: most servers have one weight
+
+    return math.gcd(*weights) or 1
 
 
 def change_scheduler(edit: Transaction, slot: int, version: dict[str, Any], fields: dict[str, Any]) -> None:
@@ -90,6 +97,10 @@ def fill_table(
     position: int = 0,
 ) -> None:
     """Put what mh looks choices up in beside what is in force."""
+    if fields["scheduler"] != abi.constant("SCHED_MH"):
+        return
+    from pylvs.dataplane.maglev import MaglevTables  # late: most services use another scheduler
+
     maglev = MaglevTables(edit.tables)
     if maglev.uses(fields):
         maglev.write(slot, version, fields, entries, change, position)

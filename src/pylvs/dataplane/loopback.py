@@ -8,10 +8,13 @@ host. No packet from outside comes in by lo, so other devices go on refusing suc
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 
 from pylvs.dataplane.state import State
-from pylvs.model.director import Trouble
+from pylvs.model.rows import Trouble
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _CONF = "/proc/sys/net/{}/conf/lo/{}"
 _FORWARDING, _ACCEPT_LOCAL = "forwarding-", "accept-local"

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from pylvs.ipvsadm.complaints import EXIT_LISTING, EXIT_REFUSED, Complaint, try_help
-from pylvs.ipvsadm.endpoints import Writer, numeric, with_names
 from pylvs.ipvsadm.names import Names
 from pylvs.ipvsadm.options import Command, Given
 from pylvs.ipvsadm.parsing import parse
@@ -18,13 +17,13 @@ from pylvs.ipvsadm.request import Request
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Method
 from pylvs.model.errors import PylvsError
-from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.service import Protocol, ServiceKey
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import IO
 
+    from pylvs.ipvsadm.endpoints import Writer
     from pylvs.model.director import Director
     from pylvs.model.rows import ServiceRow
 
@@ -208,7 +207,11 @@ class Session:
 
     def _services(self) -> list[ServiceRow]:
         """All but those of the daemon's checks through a virtual address, which are nobody's to keep or restore."""
+        from pylvs.model.probe_marks import is_probe_mark
+
         return [row for row in self._director.services() if not is_probe_mark(row.service.key.mark)]
 
     def _writer(self, request: Request) -> Writer:
+        from pylvs.ipvsadm.endpoints import numeric, with_names
+
         return numeric if Given.NUMERIC in request.given else with_names(self._names)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from enum import Enum, IntEnum
 
-from pylvs.model.dataclass import dataclass
-
 
 class Command(Enum):
     """What to do; the value is the command's name in messages."""
@@ -114,15 +112,24 @@ class Takes(IntEnum):
     MAYBE = 2  # the next word, unless that begins with a dash
 
 
-@dataclass(frozen=True, slots=True)
 class Option:
     """One spelling; a command has `command`, the others what they are in `Given`."""
 
-    long: str
-    short: str = ""
-    takes: Takes = Takes.NOTHING
-    command: Command | None = None
-    given: str = NOTHING
+    __slots__ = ("command", "given", "long", "short", "takes")
+
+    def __init__(
+        self,
+        long: str,
+        short: str = "",
+        takes: Takes = Takes.NOTHING,
+        command: Command | None = None,
+        given: str = NOTHING,
+    ) -> None:
+        self.long = long
+        self.short = short
+        self.takes = takes
+        self.command = command
+        self.given = given
 
 
 _COMMANDS = (

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from pylvs.ipvsadm.arguments import Unreadable, Words
 from pylvs.ipvsadm.complaints import Complaint, not_understood, try_help
-from pylvs.ipvsadm.flags import read_flags
 from pylvs.ipvsadm.matrix import check_command, check_listing, check_tunnel
 from pylvs.ipvsadm.names import Names
 from pylvs.ipvsadm.options import Command
@@ -31,6 +30,8 @@ def parse(words: Sequence[str], names: Names) -> Request:
     _read_options(reader, request, names)
     _read_words_aside(reader, request)
     if request.flag_words:
+        from pylvs.ipvsadm.flags import read_flags
+
         request.flags |= read_flags(request.flag_words, request.scheduler)
     _check(request)
     return request

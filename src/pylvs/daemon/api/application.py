@@ -81,7 +81,7 @@ def _one_line(record: logging.LogRecord) -> bool:
     if isinstance(error, HttpProcessingError):
         reason = " ".join(error.message.split())[:_LONGEST_REASON]
         record.msg, record.args = "malformed request refused: %s", (reason,)
-        record.exc_info, record.levelno = None, logging.WARNING
+        record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
     return True
 
 
