@@ -135,6 +135,30 @@ def test_mapped_memory_and_calls_see_the_same_words() -> None:
             mapped.value(1000)
 
 
+def test_an_array_is_mapped_as_far_as_it_is_used() -> None:
+    def mapped_bytes() -> int:
+        with open("/proc/self/maps", encoding="utf-8") as file:
+            ranges = [line.split()[0].split("-") for line in file if "bpf-map" in line]
+        return sum(int(end, 16) - int(start, 16) for start, end in ranges)
+
+    count, before = 100_000, mapped_bytes()
+    descriptor = libbpf.create_map(ARRAY, "growing", 4, 64, count, MMAPABLE)
+    with MmapArray(descriptor) as mapped, ArrayMap.duplicate(descriptor) as array:
+        early = mapped.elements(3, 2)
+        assert mapped_bytes() - before < 1 << 16
+        mapped.store(20_000, 8, 5)
+        assert 20_000 * 64 < mapped_bytes() - before < 50_000 * 64
+        assert array.get(20_000) == struct.pack("<QQ48x", 0, 5)
+        array.put(3, bytes(63) + b"x")
+        assert bytes(early) == bytes(63) + b"x" + bytes(64), "a view of the former mapping is live"
+        assert mapped.upto(count - 1)[count * 64 - 64 :] == bytes(64)
+        for wrong in (lambda: mapped.upto(count), lambda: mapped.store(count, 0, 1), lambda: mapped.elements(count, 1)):
+            with pytest.raises(IndexError):
+                wrong()
+        early.release()
+    assert mapped_bytes() == before
+
+
 def test_a_large_array_is_read_in_parts_and_whole() -> None:
     """More than is in memory at once, and not a whole number of parts."""
     count, part = 150_001, 1 << 16
