@@ -50,6 +50,8 @@ def failure(
         error = _not_permitted(doing, needed)
     elif number in (errno.ENOMEM, errno.ENOSPC, errno.E2BIG):
         error = _no_room(number, doing)
+    elif number == errno.EMFILE:
+        error = KernelRefused(f"{doing}: Too many open files: raise this process's limit (ulimit -n) to 1024")
     elif number in (errno.EBUSY, errno.EEXIST):
         error = Busy(f"{doing}: {os.strerror(number)}")
     elif number >= _LIBBPF_ERRORS:
@@ -81,7 +83,7 @@ def load_failure(number: int, name: str, log: Iterable[str]) -> PylvsError:
     doing = f"loading {name}"
     if number == errno.EPERM or (number == errno.EACCES and missing_capabilities("CAP_BPF", "CAP_NET_ADMIN")):
         return failure(errno.EPERM, doing, lines)
-    if number in (errno.ENOMEM, errno.ENODEV) or _map_too_large(number, lines):
+    if number in (errno.ENOMEM, errno.ENODEV, errno.EMFILE) or _map_too_large(number, lines):
         return failure(number, doing, lines)
     if number == errno.ENOENT and missing_capabilities("CAP_BPF"):
         return failure(errno.EPERM, doing, lines)

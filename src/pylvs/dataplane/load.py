@@ -12,12 +12,13 @@ it calls, when a device first needs one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 import time
 from collections.abc import Collection, Iterator
 
-from pylvs.dataplane import abi, bpf, kernel, libbpf, takeover
+from pylvs.dataplane import abi, bpf, failures, kernel, libbpf, takeover
 from pylvs.dataplane.book import Book
 from pylvs.dataplane.facts import Facts
 from pylvs.dataplane.libbpf import BpfObject
@@ -51,6 +52,7 @@ CONNECTION_MAPS = (
     "sweepers",
 )
 SERVICES = 16384
+_DESCRIPTORS = 512  # open files while the object is loaded: each map and program, and what the process has open besides
 _BEGUN = "loading"  # a note: pins are being replaced
 _FORMER = "former-"  # of a program array that an older program, which still runs on a device, calls into
 _VARIABLE = ".data."  # a map that is a variable to packets, and a pin like others' to Python
@@ -186,9 +188,21 @@ def _tunnel_secret(seeds: tuple[int, int]) -> int:
     return int.from_bytes(hashlib.blake2s(struct.pack("<2Q", *seeds), digest_size=4).digest(), "little")
 
 
+def _allow_descriptors() -> None:
+    """Raise the limit of open files where it is too low for all maps and programs. Raises KernelRefused."""
+    import resource  # late: only loading needs it
+
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit < _DESCRIPTORS:
+        if most < _DESCRIPTORS:
+            raise failures.failure(errno.EMFILE, f"loading {takeover.OBJECT}")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, most))
+
+
 def _open_object(connections: int, seeds: tuple[int, int], entries: Collection[str]) -> BpfObject:
     """The object, not loaded yet: of its programs those of these entries."""
     kernel.require()
+    _allow_descriptors()
     opened = BpfObject(abi.shipped().path(takeover.OBJECT))
     for name in opened.programs():
         if _entry_of(name) not in entries:
