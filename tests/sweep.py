@@ -31,7 +31,7 @@ FOLDERS = (Path("/var/tmp"), Path(tempfile.gettempdir()))
 # Folders have no record: guests and tests make them. One is left over if no process uses it, and if it is older than
 # any test run; a process in another PID namespace cannot be seen from here.
 PREFIXES = (
-    *("oracle.", "pylvs-conformance.", "pylvs-keepalived.", "pylvs-open-", "pylvs-cli-", "pylvs-times-"),
+    *("oracle.", "pylvs-conformance.", "pylvs-keepalived.", "pylvs-open-", "pylvs-ld-", "pylvs-cli-", "pylvs-times-"),
     *("pylvs-vrrp-", "pylvs-traffic-", "pylvs dev.", "pylvs-commands-", "pylvs-guest.", "oracle-vm.", "oracle-record."),
 )
 OLD_S = 6 * 3600
