@@ -36,7 +36,9 @@ arrived), for each virtual router:
 8. **One master within 3 adv + Skew_Time**, by the slowest clock, plus three of the longest delays: an advertisement on
    its way may put the take-over off, a worse router may be first by one delay, and its answer takes another. With
    preempt_delay that time and one more Active_Down_Interval pass. A sync group looks again each interval whether all
-   of its members may be master. No router is in FAULT without a reason.
+   of its members may be master. Where routers of version 3 have different intervals, the former master's last
+   advertisement may arrive after the new master's first one. A backup then counts by the former interval (6.4.2), and
+   may be master for one adv more. No router is in FAULT without a reason.
 9. **It is the best** of the routers that can be master, if all of them preempt. With equal priorities any of the best.
 10. **It stays** for two more Active_Down_Intervals: nobody changes state any more.
 """
@@ -421,7 +423,13 @@ class Checker:
             bound += (patience + 3 * adv + skew) * SLOWEST + delay
         if self._simulated.hosts[0].configuration.groups:
             bound += 2 * adv * SLOWEST
+        if any(self._have_different_intervals(vrid) for vrid in self._by_vrid[0]):
+            bound += adv * SLOWEST + 3 * delay
         return bound
+
+    def _have_different_intervals(self, vrid: int) -> bool:
+        instances = [each.instance for each in self._all(vrid)]
+        return instances[0].version == 3 and len({each.advert_interval_s for each in instances}) > 1
 
     def watch_s(self) -> float:
         """For so long it must stay."""
