@@ -130,17 +130,6 @@ def attach(
     return after
 
 
-def set_egress(device: int, program: int | None, role: str = DIRECTOR) -> None:
-    """Let a device on which this role is attached run a program at TC egress as well, or none.
-
-    Raises NoSuchDevice, Busy naming the filter that is in the way, NotPermitted.
-    """
-    found = devices.device(device)
-    with Netlink() as link, ExitStack() as kept, ExitStack() as undo:
-        _set_side(link, found, tc.EGRESS, role, program, kept, undo)
-        undo.pop_all()
-
-
 def _add_clsact(link: Netlink, device: Device, undo: ExitStack) -> bool:
     """Put clsact on the device; whether that was needed."""
     try:

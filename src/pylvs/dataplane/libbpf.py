@@ -43,10 +43,6 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_map__fd": (c_int, (c_void_p,)),
     "bpf_map__set_max_entries": (c_int, (c_void_p, c_uint32)),
     "bpf_map__max_entries": (c_uint32, (c_void_p,)),
-    "bpf_map__set_map_flags": (c_int, (c_void_p, c_uint32)),
-    "bpf_map__map_flags": (c_uint32, (c_void_p,)),
-    "bpf_map__set_autocreate": (c_int, (c_void_p, ctypes.c_bool)),
-    "bpf_map__set_inner_map_fd": (c_int, (c_void_p, c_int)),
     "bpf_map__reuse_fd": (c_int, (c_void_p, c_int)),
     "bpf_map__initial_value": (c_void_p, (c_void_p, POINTER(c_size_t))),
     "bpf_map__set_initial_value": (c_int, (c_void_p, c_void_p, c_size_t)),
@@ -202,24 +198,6 @@ class BpfObject:
         """Before loading: how many elements the map will have."""
         check(self._lib.bpf_map__set_max_entries(self._map(name), count), f"sizing map {name} to {count}")
 
-    def set_inner_map(self, name: str, descriptor: int) -> None:
-        """Before loading: the maps within this map of maps are like that one (see `create_map`), not as declared.
-
-        The descriptor may be closed after loading. (libbpf 1.1 crashes when the declared one is resized instead.)
-        """
-        done = self._lib.bpf_map__set_inner_map_fd(self._map(name), descriptor)
-        check(done, f"describing the maps within {name}")
-
-    def add_map_flags(self, name: str, flags: int) -> None:
-        """Before loading: set flags besides those that the source gives it."""
-        found = self._map(name)
-        flags |= self._lib.bpf_map__map_flags(found)
-        check(self._lib.bpf_map__set_map_flags(found, flags), f"setting flags of map {name}")
-
-    def skip_map(self, name: str) -> None:
-        """Before loading: do not create this map (no loaded program may use it)."""
-        check(self._lib.bpf_map__set_autocreate(self._map(name), False), f"leaving out map {name}")
-
     def skip_program(self, name: str) -> None:
         """Before loading: do not load this program."""
         check(self._lib.bpf_program__set_autoload(self._program(name), False), f"leaving out program {name}")
@@ -258,14 +236,6 @@ class BpfObject:
     def program_fd(self, name: str) -> int:
         """The descriptor of a loaded program; it stays the object's."""
         return check(self._lib.bpf_program__fd(self._program(name)), f"asking for program {name}")
-
-    def pin_map(self, name: str, path: str) -> None:
-        """Pin a loaded map. Raises Busy when something is pinned there."""
-        pin(self.map_fd(name), path)
-
-    def pin_program(self, name: str, path: str) -> None:
-        """Pin a loaded program. Raises Busy when something is pinned there."""
-        pin(self.program_fd(name), path)
 
 
 def create_map(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
@@ -162,8 +161,3 @@ def has_family(route: IPRoute, family: int, names: set[str]) -> bool:
         each.device in names and family_of(each.address) == family and not each.address.is_link_local
         for each in holdings(route)
     )
-
-
-def family_name(family: int) -> str:
-    """ "IPv4" or "IPv6"."""
-    return "IPv4" if family == socket.AF_INET else "IPv6"

@@ -7,7 +7,6 @@ from pylvs.reference.network import Hop
 from pylvs.reference.packet import (
     DONT_FRAGMENT,
     END,
-    ETHER_BYTES,
     FRAGMENT,
     GRE,
     IPIP,
@@ -218,8 +217,3 @@ def _cut6(ip: bytes, mtu: int) -> list[bytes]:
         head = ip[:4] + (8 + len(piece)).to_bytes(2, "big") + bytes((FRAGMENT, ip[7])) + ip[8:40]
         pieces.append(head + bytes((ip[6], 0)) + (offset | more).to_bytes(2, "big") + bytes(4) + piece)
     return pieces
-
-
-def without_link(frame: bytes) -> bytes:
-    """The IP packet of a frame."""
-    return frame[ETHER_BYTES:]

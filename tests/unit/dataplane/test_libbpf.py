@@ -12,7 +12,7 @@ import pytest
 
 from pylvs.dataplane import bpf, failures, libbpf
 from pylvs.dataplane.libbpf import BpfObject
-from pylvs.dataplane.maps import INNER_MAP, ArrayMap, HashMap, PerCpuArray
+from pylvs.dataplane.maps import HashMap, PerCpuArray
 from pylvs.model.errors import Busy, NoRoom, NotPermitted, PylvsError, Unsupported
 
 PACKET = bytes(64)
@@ -51,22 +51,6 @@ def test_a_reused_map_is_shared_by_two_objects(small: BpfObject, objects: Path) 
         second.load()
         bpf.run_program(second.program_fd("small_xdp"), PACKET)
     assert PerCpuArray.duplicate(small.map_fd("hits")).sums(0) == (1,)
-
-
-def test_the_maps_within_a_map_take_the_size_of_the_template(small: BpfObject) -> None:
-    template = libbpf.create_map(ARRAY, "template", 4, 4, 5, INNER_MAP)
-    small.set_inner_map("tables", template)
-    small.load()
-    os.close(template)
-    tables = ArrayMap.duplicate(small.map_fd("tables"))
-    assert tables.get(0) is None
-    inner = libbpf.create_map(ARRAY, "inner", 4, 4, 77, INNER_MAP)
-    tables.put_descriptor(0, inner)
-    assert bpf.run_program(small.program_fd("small_tc"), PACKET).verdict == 0
-    assert tables.get(0) == bpf.map_info(inner).id.to_bytes(4, "little")
-    assert tables.remove(0)
-    assert not tables.remove(0)
-    os.close(inner)
 
 
 def test_information_on_a_program_names_its_maps(small: BpfObject) -> None:
@@ -158,6 +142,6 @@ def test_pins_come_and_go(small: BpfObject, tmp_path: Path) -> None:
     assert not libbpf.unpin(str(tmp_path / "nothing"))
     small.load()
     with pytest.raises(PylvsError):  # not a bpffs
-        small.pin_map("words", str(tmp_path / "words"))
+        libbpf.pin(small.map_fd("words"), str(tmp_path / "words"))
     with pytest.raises(FileNotFoundError):
         HashMap.open(str(tmp_path / "words"))

@@ -21,7 +21,6 @@ from pylvs.config.vrrp.rules import Preferences
 from pylvs.config.vrrp.tracks import data_plane_of, tracks_of, unweighted, unweighted_data_plane
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
-from pylvs.model.routing import HeldAddress
 from pylvs.model.scripts import Script
 from pylvs.model.vrrp import (
     MULTICAST_V4,
@@ -296,8 +295,3 @@ def notify_of(block: EffectiveBlock, scripts: ScriptRules) -> Notify:
         priority_changes=block.get("notify_priority_changes", bool),
         smtp_alert=block.get("smtp_alert", bool),
     )
-
-
-def held_addresses(blocks: Iterator[EffectiveBlock]) -> tuple[HeldAddress, ...]:
-    """Every address of these blocks of lines."""
-    return tuple(each.address for block in blocks for each in block.section.lines(Held))
