@@ -11,7 +11,7 @@ import io
 import os
 import sys
 
-from pylvs.ipvsadm.complaints import EXIT_ARGUMENTS, EXIT_LISTING
+from pylvs.ipvsadm.messages import EXIT_ARGUMENTS, EXIT_LISTING
 from pylvs.model.errors import PylvsError
 
 TYPE_CHECKING = False  # without importing typing
@@ -80,7 +80,7 @@ def run_restore(
     names: Names | None = None,
 ) -> int:
     """`ipvsadm-restore`: the rules on stdin take the place of the table; words are ignored."""
-    from pylvs.ipvsadm.restore import without_comments
+    from pylvs.ipvsadm.rules import without_comments
 
     rules = io.StringIO(without_comments(stdin.read()))
     session = _session(director, rules, stdout, stderr, names)
@@ -126,7 +126,7 @@ def _as_program(command: Callable[..., int]) -> int:
     try:
         director = open_director()
     except PylvsError as error:
-        from pylvs.ipvsadm.wording import cannot_open
+        from pylvs.ipvsadm.messages import cannot_open
 
         print(cannot_open(error), file=sys.stderr)
         return EXIT_ARGUMENTS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pylvs.ipvsadm.messages import Complaint
 from pylvs.ipvsadm.options import Command
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import ANY_V4, Address
@@ -10,7 +11,7 @@ from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel,
 from pylvs.model.scheduler import DEFAULT_SCHEDULER
 from pylvs.model.service import NETMASK_V4_ALL, NETMASK_V6_ALL, Protocol, ServiceFlag, ServiceKey, VirtualService
 
-PLAIN = Tunnel()
+NO_TUNNEL = Tunnel()
 WHOLE_ADDRESS = -1  # the netmask where none is given
 
 
@@ -70,7 +71,43 @@ class Request:
 
     def destination(self) -> Destination:
         """The destination as it shall be."""
-        tunnel = PLAIN
+        tunnel = NO_TUNNEL
         if self.method is Method.TUNNEL:
             tunnel = Tunnel(self.tunnel_kind, self.tunnel_port, self.tunnel_flags)
         return Destination(self.destination_key(), self.method, self.weight, self.upper, self.lower, tunnel)
+
+
+# --- flags -----------------------------------------------------------------------------------------------------------
+# The scheduler's flags of a service, as `-b` takes them and listings show them.
+
+
+GENERIC_FLAGS = {"flag-1": ServiceFlag.SCHED_1, "flag-2": ServiceFlag.SCHED_2, "flag-3": ServiceFlag.SCHED_3}
+SCHEDULER_FLAGS = {
+    "sh": {"sh-fallback": ServiceFlag.SCHED_1, "sh-port": ServiceFlag.SCHED_2},
+    "mh": {"mh-fallback": ServiceFlag.SCHED_1, "mh-port": ServiceFlag.SCHED_2},
+}
+ANY_FLAG = ServiceFlag.SCHED_1 | ServiceFlag.SCHED_2 | ServiceFlag.SCHED_3
+
+
+def read_flags(words: str, scheduler: str) -> ServiceFlag:
+    """The flags of a comma-separated list; raises Complaint. Empty parts are skipped."""
+    flags = ServiceFlag(0)
+    for word in filter(None, words.split(",")):
+        own = SCHEDULER_FLAGS.get(scheduler, {})
+        if word in own:
+            flags |= own[word]
+        elif word in GENERIC_FLAGS:
+            flags |= GENERIC_FLAGS[word]
+        elif any(word in others for others in SCHEDULER_FLAGS.values()):
+            raise Complaint(f"incompatible scheduler flag `{word}'")
+        else:
+            raise Complaint(f"invalid scheduler flag `{word}'")
+    return flags
+
+
+def flag_words(service: VirtualService) -> str | None:
+    """The flags of a service by their names, "" if none of them has one; None if it has no flags."""
+    if not service.flags & ANY_FLAG:
+        return None
+    known = SCHEDULER_FLAGS.get(service.scheduler, GENERIC_FLAGS)
+    return ",".join(word for word, flag in known.items() if flag & service.flags)
