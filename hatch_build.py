@@ -106,7 +106,7 @@ def build(root: Path, sources: Path | None = None, objects: Path | None = None) 
     """
     root = root.resolve()
     sources = sources or root / "bpf"
-    objects = objects or root / "src" / "pylvs" / "dataplane" / "objects"
+    objects = objects or root / "src" / "pylvs" / "bpf" / "objects"
     objects.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pylvs-objects-") as name:
         made = Path(name)
@@ -125,15 +125,16 @@ def build(root: Path, sources: Path | None = None, objects: Path | None = None) 
 
 
 def _describe(root: Path, objects: Path) -> None:
-    sys.path.insert(0, str(root / "src"))
+    paths = [str(root), str(root / "src")]
+    sys.path[:0] = paths
     try:
-        from pylvs.dataplane import layout
+        from tools import layout
 
         layout.write(objects)
     except ValueError as error:
         raise BuildError(f"the objects cannot be described: {error}") from error
     finally:
-        sys.path.remove(str(root / "src"))
+        del sys.path[: len(paths)]
 
 
 class CustomBuildHook(BuildHookInterface):

@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from pylvs.host.namespaces import inside_network
 from pylvs.lab import power
 from pylvs.lab.connections import staying
 from pylvs.lab.lab import Lab, build, take_down
@@ -24,6 +23,7 @@ from pylvs.lab.pause import Pause, watched
 from pylvs.lab.setup import port_name
 from pylvs.lab.topologies import design
 from pylvs.model.errors import Unsupported
+from pylvs.system.namespaces import inside_network
 from tests.lab.conftest import MakeLab
 from tests.lab.support import PATIENCE_S, PYLVS, answers, neighbours, remains, shared_evenly, until
 from tests.lab.tutorial import KEEPALIVED, VIP, machines

@@ -13,8 +13,9 @@ from unittest import mock
 import pytest
 from click.testing import CliRunner
 
+from pylvs.bpf import syscalls
 from pylvs.cli.director import detach
-from pylvs.dataplane import attach, attachments, bpf, follow, load
+from pylvs.dataplane import attach, attachments, follow, load
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import Trouble
 from pylvs.model.service import VirtualService
@@ -246,7 +247,7 @@ def test_packets_are_served_though_a_change_of_programs_was_killed(when: str, co
         killed(when, host, connections)
         assert there(host)["d0"] == before
         for number, hook in (before.xdp, "xdp"), (before.ingress, "tc"):
-            host._programs[hook] = bpf.program_by_id(number)
+            host._programs[hook] = syscalls.program_by_id(number)
         assert host.forwarded(tcp("S", sport=4001, dport=80), "tc")
         host.receive(tcp("S", sport=4002, dport=80))
         assert not host.reason("MISSED_STAGE"), "the programs that run reach their stages"

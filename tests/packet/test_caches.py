@@ -12,8 +12,9 @@ from unittest import mock
 import pytest
 from scapy.utils import checksum
 
-from pylvs.dataplane import abi, bpf, caches, load
-from pylvs.dataplane.libbpf import open_pin
+from pylvs.bpf import abi, syscalls
+from pylvs.bpf.libbpf import open_pin
+from pylvs.dataplane import caches, load
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
 from tests.packet.frames import udp
@@ -90,7 +91,7 @@ def test_a_cache_of_a_whole_service_goes_in_several_goes_and_what_others_remembe
         host.director.delete_service(large)
     left = [len(table)]
     with sweep_program(host) as program:
-        while bpf.run_program(program, bytes(64)).verdict:
+        while syscalls.run_program(program, bytes(64)).verdict:
             left.append(len(table))
             assert remembered(host, large) == left[-1] - 100
     assert len(left) > 4

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.dataplane import abi
+from pylvs.bpf import abi
 from pylvs.dataplane.book import WAIT_MS
 from pylvs.dataplane.chunks import list_class
 from pylvs.dataplane.listing import Reader

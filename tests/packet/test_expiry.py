@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from pylvs.bpf.maps import HashMap
 from pylvs.dataplane import load
-from pylvs.dataplane.maps import HashMap
 from pylvs.model.destination import Method
 from pylvs.model.service import Protocol, ServiceKey
 from pylvs.model.timeouts import Timeouts

@@ -9,7 +9,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.dataplane import attach, attachments, follow, libbpf, load, takeover
+from pylvs.bpf import libbpf
+from pylvs.dataplane import attach, attachments, follow, load, takeover
 from pylvs.model.dataclass import replace
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Unsupported

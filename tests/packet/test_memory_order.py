@@ -17,7 +17,8 @@ from unittest import mock
 
 import pytest
 
-from pylvs.dataplane import abi, maps, ordering, standby
+from pylvs.bpf import abi, maps, memory_order
+from pylvs.dataplane import standby
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.roles import Said
 from pylvs.dataplane.tables import Tables
@@ -106,7 +107,7 @@ def test_without_a_barrier_nothing_is_published_where_it_is_needed(director_host
     director_host.serve(service, 1)
     with (
         mock.patch.object(os, "uname", return_value=os.uname_result(("", "", "", "", machine))),
-        mock.patch.object(ordering, "_GENERIC", -1),
+        mock.patch.object(memory_order, "_GENERIC", -1),
         pytest.raises(Unsupported, match="membarrier"),
     ):
         director.edit_service(VirtualService(service, "wlc"))
@@ -116,8 +117,8 @@ def test_without_a_barrier_nothing_is_published_where_it_is_needed(director_host
 
 
 def test_this_kernel_has_the_barrier() -> None:
-    with mock.patch.object(ordering, "_ORDERED", ()):
-        ordering.full_barrier()
+    with mock.patch.object(memory_order, "_ORDERED", ()):
+        memory_order.full_barrier()
 
 
 def _watch(path: str, place: int, allowed: set[int], peer: Connection) -> None:

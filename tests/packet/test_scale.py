@@ -11,9 +11,9 @@ import pytest
 
 from pylvs.bench.large_table import DR, ready
 from pylvs.bench.pace import Pace
-from pylvs.bench.probe import WrongPath
 from pylvs.bench.rows import SCALE_ROWS, Measured
 from pylvs.bench.site import PREFIX
+from pylvs.measure.harness import WrongPath
 from tests.packet.table import shorten
 from tests.packet.waiting import until
 

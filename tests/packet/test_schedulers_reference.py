@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.dataplane import abi, load
+from pylvs.bpf import abi
+from pylvs.dataplane import load
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.scheduler import SCHEDULERS
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService

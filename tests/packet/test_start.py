@@ -10,7 +10,7 @@ import pytest
 from tests.packet.host import Host
 
 EXPENSIVE = {"asyncio", "dataclasses", "hashlib", "inspect", "json", "random", "re", "secrets", "socket", "typing"}
-OF_EDITS = {"pylvs.dataplane.editor", "pylvs.dataplane.attachments", "pylvs.dataplane.devices", "pylvs.ipvsadm.rules"}
+OF_EDITS = {"pylvs.dataplane.editor", "pylvs.dataplane.attachments", "pylvs.netlink.links", "pylvs.ipvsadm.rules"}
 OF_OTHERS = {
     "pylvs.dataplane.caches",
     "pylvs.dataplane.connections",

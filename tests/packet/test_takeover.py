@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.dataplane import abi, attach, btf, layout, takeover
+from pylvs.bpf import abi
+from pylvs.dataplane import attach, takeover
 from tests.packet.frames import tcp
 from tests.packet.host import Host, key, new_host
+from tools import btf, layout
 
 INPUT_ONLY, FIN, EVENTS = 2, 1, 16  # in bpf/states.h: a direction, an event, and the number of events
 SOURCE = Path(__file__).resolve().parents[2] / "src"

@@ -15,10 +15,10 @@ from pylvs.dataplane import follow
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.standby import Standby
 from pylvs.dataplane.state import State
-from pylvs.host.namespaces import inside_network
 from pylvs.model.addresses import Address
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from pylvs.system.namespaces import inside_network
 from tests.packet.host import ip
 from tests.packet.waiting import PATIENCE_S
 

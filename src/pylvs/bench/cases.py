@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 from pylvs.bench import site
 from pylvs.bench.frames import ACK, IN_ORDER, SCATTERED, SYN, Flows, Frame, Question
-from pylvs.bench.probe import (
+from pylvs.measure.harness import (
     FLOWS,
     SAME,
     SAME6,

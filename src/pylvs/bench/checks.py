@@ -18,10 +18,10 @@ from pylvs.config.reading import read
 from pylvs.health.checkers.context import Context
 from pylvs.health.checkers.registry import probe_of
 from pylvs.health.engine import Engine
-from pylvs.host import garbage
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.wanted import Configuration
+from pylvs.system import garbage
 
 FIRST_SERVER = IPv4Address("127.1.0.1")  # lo answers for all of 127.0.0.0/8, and nginx on each of them
 PORT = 80

@@ -17,8 +17,8 @@ from pylvs.bench import site
 from pylvs.bench.cases import key, request
 from pylvs.bench.frames import ACK, IN_ORDER, SCATTERED, SYN, Flows, Frame
 from pylvs.bench.path import Overheads, Path, new_path
-from pylvs.bench.probe import FLOWS, WrongPath, on_one_cpu
 from pylvs.bench.rows import Measured
+from pylvs.measure.harness import FLOWS, WrongPath, on_one_cpu
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import PylvsError

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 
-from pylvs.bench import probe, site
+from pylvs.bench import site
 from pylvs.bench.commands import program
 from pylvs.bench.frames import ACK, FIN, IN_ORDER, SCATTERED, SYN, Flows, Frame
 from pylvs.bench.path import Path, new_path
-from pylvs.bench.probe import WrongPath
 from pylvs.bench.rows import Measured
-from pylvs.dataplane import abi
+from pylvs.bpf import abi
 from pylvs.dataplane.load import CONNECTION_MAPS
+from pylvs.measure import harness as probe
+from pylvs.measure.harness import WrongPath
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import PylvsError

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 
-from pylvs.dataplane import abi
+from pylvs.bpf import abi
 from pylvs.dataplane.tables import Tables
 from pylvs.model.dataclass import dataclass, field
 

@@ -22,9 +22,9 @@ from pylvs.bench.cases import (
 )
 from pylvs.bench.frames import IN_ORDER, SYN, Flows
 from pylvs.bench.path import Overheads, Path, new_path
-from pylvs.bench.probe import FLOWS, SAME, SAME_TC, Wrapper, WrongPath
 from pylvs.bench.rows import FLOOR, FLOOR_TC, Measured
 from pylvs.dataplane.load import CONNECTION_MAPS
+from pylvs.measure.harness import FLOWS, SAME, SAME_TC, Wrapper, WrongPath
 
 __all__ = ["QUICK", "Bench", "Size", "ready"]
 

@@ -6,15 +6,17 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from pylvs.bench import probe, site
+from pylvs.bench import site
 from pylvs.bench.cases import plain
 from pylvs.bench.frames import SCATTERED, Flows
-from pylvs.bench.probe import FLOWS, SHRINK, TC, WRAPPERS, XDP, Hook, Wrapper
 from pylvs.bench.rows import Measured
-from pylvs.dataplane import abi, attachments, load
+from pylvs.bpf import abi
+from pylvs.bpf.libbpf import open_pin
+from pylvs.dataplane import attachments, load
 from pylvs.dataplane.director import BpfDirector
-from pylvs.dataplane.libbpf import open_pin
 from pylvs.dataplane.state import State
+from pylvs.measure import harness as probe
+from pylvs.measure.harness import FLOWS, SHRINK, TC, WRAPPERS, XDP, Hook, Wrapper
 from pylvs.model.errors import Unsupported
 from pylvs.model.service import ServiceKey
 

@@ -20,8 +20,8 @@ from pylvs.bench.ending import EXIT_FAILED, status_of
 from pylvs.bench.large_table import DR, IPV6, NAT, Kind, LargeTable, ready
 from pylvs.bench.pace import LIMIT_MS, MOMENT_S, Pace, Watch, watched
 from pylvs.bench.path import Overheads
-from pylvs.bench.probe import FLOWS, SAME
 from pylvs.bench.rows import FLOOR, SCALE_ROWS, Measured
+from pylvs.measure.harness import FLOWS, SAME
 from pylvs.model.dataclass import dataclass, field
 
 MOST = 1 << 24  # flows of the harness's walk

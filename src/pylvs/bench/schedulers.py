@@ -9,8 +9,8 @@ from pylvs.bench import site
 from pylvs.bench.cases import NEW_CLIENTS, NEW_WALK, key, request
 from pylvs.bench.frames import IN_ORDER, SYN, Flows
 from pylvs.bench.path import Overheads, Path, new_path
-from pylvs.bench.probe import FLOWS, SAME, WrongPath
 from pylvs.bench.rows import SCHEDULED, SCHEDULED_SERVERS, SCHEDULER_FLOOR, Measured, scheduler_row
+from pylvs.measure.harness import FLOWS, SAME, WrongPath
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.service import VirtualService

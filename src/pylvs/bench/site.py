@@ -11,8 +11,8 @@ from types import FrameType
 
 from pylvs.dataplane import follow
 from pylvs.dataplane.state import State
-from pylvs.host.namespaces import inside_network
 from pylvs.model.errors import PylvsError, Unsupported
+from pylvs.system.namespaces import inside_network
 
 PREFIX = "pylvs-bench-"
 DEVICE = "d0"

@@ -21,8 +21,8 @@ from pathlib import Path
 from pylvs.bench import site
 from pylvs.bench.daemon import DaemonFailed, Manager
 from pylvs.bench.rows import Measured
-from pylvs.host.socket_filter import enlarge
 from pylvs.model.dataclass import dataclass, field
+from pylvs.system.socket_filter import enlarge
 
 INTERVAL_S = 0.01
 RELOAD_EVERY_S = 5.0

@@ -27,9 +27,9 @@ def attach(device: str, mode: str) -> None:
     from pylvs.dataplane.director import open_director
 
     director = open_director()
-    from pylvs.dataplane import devices
+    from pylvs.netlink import links
 
-    devices.device(device)  # an unknown name must not make tables first
+    links.device(device)  # an unknown name must not make tables first
     with director.batch():
         done = attachments.request(director.reader, device, cast(Mode, mode))
     click.echo(f"{done.device}: {done.mode} ({done.reason})")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from pylvs.dataplane.watch import GATHER_S, RETRY_S, SHARE, drain, listen
-from pylvs.host.logs import get_logger
+from pylvs.system.logs import get_logger
 
 
 class Surroundings:

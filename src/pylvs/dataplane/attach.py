@@ -12,12 +12,13 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 
-from pylvs.dataplane import bpf, devices, tc, xdp
-from pylvs.dataplane.devices import Device
-from pylvs.dataplane.netlink import Netlink, NetlinkError
+from pylvs.bpf import syscalls
 from pylvs.dataplane.state import State
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
+from pylvs.netlink import links, tc, xdp
+from pylvs.netlink.codec import Netlink, NetlinkError
+from pylvs.netlink.links import Device
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -69,15 +70,13 @@ def choose_mode(device: Device, everything: list[Device] | None = None) -> tuple
             return "tc", f"{_foreign(program)} is at XDP already"
     if device.master:
         return "tc", "it is a port of another device (bridge, bond or VRF)"
-    vlans = [
-        each.name for each in everything or devices.devices() if each.kind == "vlan" and each.lower == device.index
-    ]
-    if vlans and devices.strips_vlan_tags(device.name):
+    vlans = [each.name for each in everything or links.devices() if each.kind == "vlan" and each.lower == device.index]
+    if vlans and links.strips_vlan_tags(device.name):
         return "tc", f"{vlans[0]} stands on it and the card takes VLAN tags off, unseen by XDP (ethtool: rxvlan)"
-    features = devices.native_xdp(device.index)
+    features = links.native_xdp(device.index)
     if features is None:
         return "native", "nobody else's program is at XDP, and the driver takes it"
-    if not features & devices.XDP_BASIC:
+    if not features & links.XDP_BASIC:
         return "tc", "its driver has no native XDP"
     return "native", "its driver has native XDP and nobody else's program is there"
 
@@ -106,7 +105,7 @@ def attach(
     """
     if mode not in MODES:
         raise InvalidOperation(f"{mode}: no such mode; there are: {', '.join(MODES)}")
-    found = devices.device(device)
+    found = links.device(device)
     chosen, reason = (mode, reason or ON_REQUEST) if mode != "auto" else choose_mode(found)
     if chosen != "tc" and open_xdp is None:
         chosen, reason = "tc", "there is no XDP program to attach"
@@ -124,7 +123,7 @@ def attach(
         undo.pop_all()
     state.set_note(_note(found.index, role), f"{_MADE_CLSACT if made else _FOUND_CLSACT} {chosen} {reason}")
     with Netlink() as link:
-        after = _query(link, devices.device(found.index), state, role)
+        after = _query(link, links.device(found.index), state, role)
     if after is None:
         raise Busy(f"{found.name}: somebody else took off what was attached")
     return after
@@ -153,7 +152,7 @@ def _set_side(
     before = tc.our_filter(link, device.index, side, role)
     try:
         if before is not None:
-            old = bpf.program_by_id(before.program)
+            old = syscalls.program_by_id(before.program)
             kept.callback(os.close, old)
             undo.callback(tc.set_filter, link, device.index, side, role, old)
         elif program is not None:
@@ -201,7 +200,7 @@ def _attach_xdp(link: Netlink, device: Device, mode: Mode, reason: str, program:
 
 def _restore_xdp(link: Netlink, device: Device, mode: Mode, program: int) -> None:
     try:
-        descriptor = bpf.program_by_id(program)
+        descriptor = syscalls.program_by_id(program)
     except PylvsError:
         return  # nothing else held it: TC alone goes on
     try:
@@ -239,7 +238,7 @@ def detach(device: str | int, state: State, role: str = DIRECTOR) -> bool:
 
     Raises NoSuchDevice, NotPermitted.
     """
-    found = devices.device(device)
+    found = links.device(device)
     with Netlink() as link:
         done = role == DIRECTOR and _detach_xdp(link, found)
         done = _detach_tc(link, found, role, _made_clsact(state, found.index)) or done
@@ -256,7 +255,7 @@ def attached(state: State, role: str = DIRECTOR, everything: list[Device] | None
     found = []
     with Netlink() as link:
         with_clsact = set(tc.clsact_devices(link))
-        for device in everything or devices.devices():
+        for device in everything or links.devices():
             if device.index in with_clsact or device.xdp_native or device.xdp_generic:
                 attachment = _query(link, device, state, role, device.index in with_clsact)
                 if attachment:

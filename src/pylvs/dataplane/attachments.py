@@ -20,9 +20,9 @@ import struct
 import time
 from collections.abc import Iterator, Mapping
 
-from pylvs.dataplane import abi, attach, bpf, devices, encode, load, loopback
-from pylvs.dataplane.devices import Device
-from pylvs.dataplane.libbpf import open_pin
+from pylvs.bpf import abi, syscalls
+from pylvs.bpf.libbpf import open_pin
+from pylvs.dataplane import attach, encode, load, loopback
 from pylvs.dataplane.listing import Reader
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
@@ -32,6 +32,8 @@ from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
 from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.rows import Trouble
 from pylvs.model.service import ServiceKey
+from pylvs.netlink import links
+from pylvs.netlink.links import Device
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ def _concerns_of(reader: Reader) -> Concerns:
     form = table.codec.view("address", "family", "used", "deleted_s")
     by_nat = abi.constant("DESTINATION_USED_BY_NAT")
     top = reader.tables.book.get(0, "destination_top")
-    own = {encode.address_bytes(each) for each in devices.local_addresses()}
+    own = {encode.address_bytes(each) for each in links.local_addresses()}
     for address, family, used, deleted_s in form.iter_unpack(table.array.elements(0, top)):
         if not used or deleted_s:
             continue
@@ -107,10 +109,10 @@ def _needed_devices(concerns: Concerns, everything: list[Device], of_routers: fr
     by_index = {each.index: each for each in everything}
     found = _spread_out(everything) if concerns.marks else set()
     if concerns.virtual & of_routers:
-        networks = [(index, network) for index, own, network in devices.links() if own not in of_routers]
+        networks = [(index, network) for index, own, network in links.links() if own not in of_routers]
         for address in concerns.virtual & of_routers:
             found |= _towards_router(address, holders, everything, networks)
-    with devices.Routes() as routes:
+    with links.Routes() as routes:
         for address in concerns.virtual - of_routers:
             found |= _towards_virtual(address, holders, by_index, everything, routes)
         for address in concerns.by_nat:
@@ -124,7 +126,7 @@ def _towards_router(
     address: Address,
     holders: dict[Address, Device],
     everything: list[Device],
-    networks: list[tuple[int, devices.Network]],
+    networks: list[tuple[int, links.Network]],
 ) -> set[int]:
     """Where packets to an address of a virtual router come in, now or after its next change of roles."""
     linked = {index for index, network in networks if address in network}
@@ -142,7 +144,7 @@ def _towards_virtual(
     holders: dict[Address, Device],
     by_index: dict[int, Device],
     everything: list[Device],
-    routes: devices.Routes,
+    routes: links.Routes,
 ) -> set[int]:
     holder = holders.get(address)
     if holder is None:
@@ -162,7 +164,7 @@ def _can_carry(device: Device) -> bool:
 
 def request(reader: Reader, device: str, mode: attach.Mode) -> attach.Attachment:
     """`pylvs attach`: attach now, and keep it so whatever the table says. Raises what `attach.attach` does."""
-    found, state = devices.device(device), reader.tables.state
+    found, state = links.device(device), reader.tables.state
     done = _attach(reader, found, mode, state.note(_OWN_SERVER) is not None)
     state.set_note(f"{_WANTED}{found.index}", f"{mode} {found.name}")
     state.set_note(f"{_TROUBLE}{found.index}", None)
@@ -172,7 +174,7 @@ def request(reader: Reader, device: str, mode: attach.Mode) -> attach.Attachment
 
 def release(reader: Reader, device: str) -> bool:
     """`pylvs detach`: take it off, and leave it off whatever the table says. False if nothing was there."""
-    found = devices.device(device)
+    found = links.device(device)
     done = attach.detach(found.index, reader.tables.state)
     if found.loopback:
         loopback.accept_local(reader.tables.state, reader.tables.state.notes(), False)
@@ -232,8 +234,8 @@ def _note_devices(reader: Reader) -> None:
     if by_xdp:
         native = any(each.mode == "native" for each in by_xdp)
         for each in there:
-            features = devices.native_xdp(each.ifindex) or 0 if each.mode == "native" else 0
-            if not native or features & devices.XDP_TRANSMIT:
+            features = links.native_xdp(each.ifindex) or 0 if each.mode == "native" else 0
+            if not native or features & links.XDP_TRANSMIT:
                 able.add(each.ifindex)
     held = {int.from_bytes(key, "little") for key in list(tables.transmitters.keys())}
     for index in able - held:
@@ -275,7 +277,7 @@ def _number_of(pin: str) -> int:
     if program is None:
         return 0
     try:
-        return bpf.program_info(program).id
+        return syscalls.program_info(program).id
     finally:
         os.close(program)
 
@@ -288,7 +290,7 @@ def reconcile(reader: Reader, changes: Concerns) -> list[Trouble]:
     """
     state = reader.tables.state
     notes = state.notes()
-    everything = devices.devices()
+    everything = links.devices()
     by_index = {each.index: each for each in everything}
     there = {each.ifindex: each for each in attach.attached(state, everything=everything)}
     in_use = _is_in_use(reader)
@@ -335,7 +337,7 @@ def missing(reader: Reader) -> list[Trouble]:
     """The devices that should be attached and are not, as it is now, and why; those taken out only where needed."""
     state = reader.tables.state
     notes = state.notes()
-    everything = devices.devices()
+    everything = links.devices()
     by_index = {each.index: each for each in everything}
     there = {each.ifindex for each in attach.attached(state, everything=everything)}
     by_hand = _by_hand(notes, everything)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from pylvs.dataplane import abi
+from pylvs.bpf import abi
 from pylvs.dataplane.tables import Tables
 
 TYPE_CHECKING = False  # without importing typing

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import time
 
-from pylvs.dataplane import abi
+from pylvs.bpf import abi
 from pylvs.dataplane.chunks import gaps, list_class, lists_in_force
 from pylvs.dataplane.tables import Records, Tables
 from pylvs.model.errors import NoRoom

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from pylvs.dataplane import abi, bpf, load
-from pylvs.dataplane.libbpf import open_pin
+from pylvs.bpf import abi, syscalls
+from pylvs.bpf.libbpf import open_pin
+from pylvs.dataplane import load
 from pylvs.dataplane.state import State
 from pylvs.dataplane.transaction import Transaction
 
@@ -32,7 +33,7 @@ def sweep(state: State) -> None:
     program = open_pin(state.pin_path(load.CACHE_SWEEP))
     if program is not None:
         try:
-            while bpf.run_program(program, bytes(64)).verdict:
+            while syscalls.run_program(program, bytes(64)).verdict:
                 pass
         finally:
             os.close(program)

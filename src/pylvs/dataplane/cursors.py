@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 
-from pylvs.dataplane import abi
+from pylvs.bpf import abi
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:

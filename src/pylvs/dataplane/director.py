@@ -213,7 +213,7 @@ class BpfDirector:
 
     def _setting(self, name: str, default: int) -> int:
         if name == "conn_max":
-            from pylvs.dataplane import kernel
+            from pylvs.bpf import kernel
 
             return int(self.tables.pool.get(0, "capacity")) if self.state.exists else kernel.connection_limit()
         if not self.state.exists:

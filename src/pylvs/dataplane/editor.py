@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from pylvs.dataplane import abi, attachments, encode, follow, lists, load, loopback, roles, takeover
+from pylvs.bpf import abi
+from pylvs.dataplane import attachments, encode, follow, lists, load, loopback, roles, takeover
 from pylvs.dataplane.chunks import list_of
-from pylvs.dataplane.devices import Route, Routes
 from pylvs.dataplane.listing import Reader
 from pylvs.dataplane.opened import Opened
 from pylvs.dataplane.slots import DestinationSlots
@@ -23,6 +23,7 @@ from pylvs.model.errors import DestinationExists, InvalidOperation, NoSuchDestin
 from pylvs.model.rows import Trouble
 from pylvs.model.scheduler import SCHEDULERS
 from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.netlink.links import Route, Routes
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:

@@ -7,13 +7,14 @@ import os
 import struct
 from collections.abc import Callable
 
-from pylvs.dataplane import attach, attachments, devices, encode, load, loopback, roles
+from pylvs.dataplane import attach, attachments, encode, load, loopback, roles
 from pylvs.dataplane.bitmaps import set_bit
 from pylvs.dataplane.listing import Reader
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
+from pylvs.netlink import links
 
 _CONF = "/proc/sys/net/ipv4/conf"
 
@@ -23,12 +24,12 @@ _CONF = "/proc/sys/net/ipv4/conf"
 
 def is_local(address: Address) -> bool:
     """Whether a device of this host has the address."""
-    return address in devices.local_addresses()
+    return address in links.local_addresses()
 
 
 def refresh_locals(tables: Tables) -> None:
     """Bring the snapshot of local addresses up to date."""
-    wanted = {encode.address_bytes(each) for each in devices.local_addresses()}
+    wanted = {encode.address_bytes(each) for each in links.local_addresses()}
     there = {key for key, _ in tables.locals.items()}
     for key in wanted - there:
         set_bit(tables, "reply_bits", key, 6 if any(key[4:]) else 4)

@@ -9,7 +9,8 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from pylvs.dataplane import abi, encode
+from pylvs.bpf import abi
+from pylvs.dataplane import encode
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.versions import Versions
 from pylvs.model.rows import DestinationRow, ServiceRow

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 from struct import Struct
 
-from pylvs.dataplane import abi, cursors, encode
+from pylvs.bpf import abi
+from pylvs.dataplane import cursors, encode
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.transaction import Transaction
 from pylvs.model.destination import Destination

@@ -18,16 +18,18 @@ import struct
 import time
 from collections.abc import Collection, Iterator
 
-from pylvs.dataplane import abi, bpf, failures, kernel, libbpf, takeover
+from pylvs.bpf import abi, kernel, libbpf, syscalls
+from pylvs.bpf.libbpf import BpfObject
+from pylvs.bpf.maps import ArrayMap
+from pylvs.dataplane import takeover
 from pylvs.dataplane.book import Book
 from pylvs.dataplane.facts import Facts
-from pylvs.dataplane.libbpf import BpfObject
-from pylvs.dataplane.maps import ArrayMap
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import MAP_DIRECTORY, Tables
 from pylvs.model import sockets as socket
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.timeouts import Timeouts
+from pylvs.system import kernel_errors
 
 XDP, TC, EGRESS, BARE = ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "pylvs_tc_bare")  # attached to devices
 STAGES = ("stages_xdp", "stages_tc")  # arrays that tail calls look into
@@ -105,7 +107,7 @@ def clock(state: State) -> int:
     if program is None:
         return 0
     try:
-        return bpf.run_program(program, bytes(64)).verdict & 0xFFFFFFFF
+        return syscalls.run_program(program, bytes(64)).verdict & 0xFFFFFFFF
     finally:
         os.close(program)
 
@@ -195,7 +197,7 @@ def _allow_descriptors() -> None:
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit < _DESCRIPTORS:
         if most < _DESCRIPTORS:
-            raise failures.failure(errno.EMFILE, f"loading {takeover.OBJECT}")
+            raise kernel_errors.failure(errno.EMFILE, f"loading {takeover.OBJECT}")
         resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, most))
 
 
@@ -305,7 +307,7 @@ def _start_timer(opened: BpfObject) -> None:
     """Start the timers. Recent kernels take a timer's memory without waiting for a lock and may find none: again."""
     for name in "start_expiry", "start_estimator", "start_cache_sweep":
         for _ in range(_TIMER_TRIALS):
-            run = bpf.run_program(opened.program_fd(name), bytes(64))
+            run = syscalls.run_program(opened.program_fd(name), bytes(64))
             if not run.verdict:
                 break
             time.sleep(_TIMER_PAUSE_S)
@@ -386,7 +388,7 @@ def _keep_former(tables: Tables) -> None:
         descriptor = libbpf.open_pin(tables.path(name))
         if descriptor is not None:
             try:
-                former = tables.path(f"{_FORMER}{bpf.map_info(descriptor).id}")
+                former = tables.path(f"{_FORMER}{syscalls.map_info(descriptor).id}")
             finally:
                 os.close(descriptor)
             with contextlib.suppress(FileExistsError):  # of an interrupted `reload`

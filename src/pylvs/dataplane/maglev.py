@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from pylvs.dataplane import abi
+from pylvs.bpf import abi
 from pylvs.dataplane.book import WAIT_MS
 from pylvs.dataplane.tables import Tables
 

@@ -9,9 +9,9 @@ import math
 import struct
 from contextlib import ExitStack
 
-from pylvs.dataplane import abi, caches, cursors, encode, lists, load
+from pylvs.bpf import abi
+from pylvs.dataplane import caches, cursors, encode, lists, load
 from pylvs.dataplane.bitmaps import set_all_bits, set_bit
-from pylvs.dataplane.devices import Route
 from pylvs.dataplane.listing import Reader
 from pylvs.dataplane.maglev import MaglevTables
 from pylvs.dataplane.recover import recover
@@ -21,6 +21,7 @@ from pylvs.model.destination import Destination
 from pylvs.model.errors import DestinationExists
 from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.netlink.links import Route
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:

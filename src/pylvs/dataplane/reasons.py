@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pylvs.dataplane import abi
+from pylvs.bpf import abi
 from pylvs.dataplane.tables import Tables
 from pylvs.model.statistics import Expiry
 

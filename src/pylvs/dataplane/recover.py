@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from pylvs.dataplane import abi, encode
+from pylvs.bpf import abi
+from pylvs.dataplane import encode
 from pylvs.dataplane.bitmaps import write_bitmaps
 from pylvs.dataplane.book import Book, now_s
 from pylvs.dataplane.chunks import chunks, gaps, list_of

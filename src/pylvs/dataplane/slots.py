@@ -6,16 +6,17 @@ import os
 import struct
 from functools import cache
 
-from pylvs.dataplane import abi, bpf, encode, load
+from pylvs.bpf import abi, syscalls
+from pylvs.bpf.libbpf import open_pin
+from pylvs.dataplane import encode, load
 from pylvs.dataplane.bitmaps import set_bit, write_bitmaps
 from pylvs.dataplane.book import now_s
-from pylvs.dataplane.devices import Route
-from pylvs.dataplane.libbpf import open_pin
 from pylvs.dataplane.listing import Reader
 from pylvs.dataplane.transaction import Transaction
 from pylvs.model import sockets as socket
 from pylvs.model.destination import Destination, DestinationKey, Method, TunnelKind
 from pylvs.model.service import ServiceKey
+from pylvs.netlink.links import Route
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class DestinationSlots:
 
     def _note_ports(self) -> None:
         """This host's local port range, which GUE takes its source ports from (IPVS-SEMANTICS 7.4)."""
-        from pylvs.dataplane import kernel
+        from pylvs.bpf import kernel
 
         low, high = kernel.local_ports()
         self.tables.root.set(0, "port_low", low)
@@ -207,7 +208,7 @@ class DestinationSlots:
         if program is not None:
             try:
                 for _ in range(2 if templates else 1):  # a template goes after its connections
-                    while bpf.run_program(program, bytes(64)).verdict:
+                    while syscalls.run_program(program, bytes(64)).verdict:
                         pass
             finally:
                 os.close(program)

@@ -11,14 +11,15 @@ import contextlib
 import ipaddress
 import struct
 
-from pylvs.dataplane import abi, encode, libbpf, roles, takeover
+from pylvs.bpf import abi, libbpf
+from pylvs.dataplane import encode, roles, takeover
 from pylvs.dataplane.bitmaps import address_bit
-from pylvs.dataplane.lock import Lock
 from pylvs.dataplane.roles import Said
 from pylvs.dataplane.state import State, netns_cookie
 from pylvs.dataplane.tables import Tables
 from pylvs.model.addresses import Address
 from pylvs.model.errors import Busy, NoRoom
+from pylvs.system.lock import Lock
 
 _WAIT_S = 0.001
 

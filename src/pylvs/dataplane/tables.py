@@ -6,7 +6,7 @@ import os
 import struct
 from functools import cached_property
 
-from pylvs.dataplane import abi, maps
+from pylvs.bpf import abi, maps
 from pylvs.dataplane.state import State
 
 TYPE_CHECKING = False  # without importing typing

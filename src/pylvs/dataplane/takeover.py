@@ -7,7 +7,7 @@ connections at the next edit; where it differs, every command but `pylvs down` r
 from __future__ import annotations
 
 import pylvs
-from pylvs.dataplane import abi
+from pylvs.bpf import abi
 from pylvs.dataplane.state import State
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Unsupported

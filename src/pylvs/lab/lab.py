@@ -14,9 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pylvs.dataplane.lock import Lock
-from pylvs.host import realserver
-from pylvs.host.namespaces import NAMED, Mount, inside_network, mount, network_cookie, unmount
 from pylvs.lab import boot, setup
 from pylvs.lab.interrupts import STEP_S, Held, held
 from pylvs.lab.network import DIRECTOR, NETWORK_HOST, PREFIX, Host, Network, without_configuration
@@ -24,6 +21,9 @@ from pylvs.lab.places import DESCRIPTION, MARK, PINS, STATE, Place, environment,
 from pylvs.lab.processes import end_all, identity, living_in
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, Unsupported
+from pylvs.realserver import vip
+from pylvs.system.lock import Lock
+from pylvs.system.namespaces import NAMED, Mount, inside_network, mount, network_cookie, unmount
 
 TOOLS = {
     "ip": "iproute2",
@@ -377,7 +377,7 @@ def _remove_tables(name: str, places: Mapping[str, Path]) -> None:
 def _forget_realserver(namespace: Path) -> None:
     """What `pylvs realserver` remembers of a namespace goes with it."""
     with contextlib.suppress(OSError, PylvsError), inside_network(namespace):
-        memory = realserver.memory_path(network_cookie())
+        memory = vip.memory_path(network_cookie())
         memory.unlink(missing_ok=True)
         memory.parent.rmdir()  # only if it is empty
 

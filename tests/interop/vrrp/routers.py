@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pylvs.dataplane import follow
 from pylvs.dataplane.state import State
-from pylvs.host.namespaces import inside_network
 from pylvs.lab.processes import identity, kill_all
+from pylvs.system.namespaces import inside_network
 from tests.interop.keepalived import PROGRAM
 from tests.interop.vrrp.observer import AH, VRRP
 from tests.interop.vrrp.segment import Segment

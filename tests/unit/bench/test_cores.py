@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pylvs.bench.cores import Chunk, gain, overlapping
-from pylvs.bench.probe import WrongPath
+from pylvs.measure.harness import WrongPath
 
 
 def test_two_processors_that_share_nothing_do_twice_as_much() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pylvs.bench.pace import Pace
-from pylvs.dataplane import abi
+from pylvs.bpf import abi
 
 
 def pace(goes: dict[int, int], spent_ns: int = 0, ended: int = 0) -> Pace:

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon import via_vip
+from pylvs.daemon import probe_routing, via_vip
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.via_vip import KEPT, ViaVip
 from pylvs.health.assembly import Assembly
 from pylvs.health.checkers.context import Context
 from pylvs.health.outcome import Outcome, Probe
-from pylvs.host import probe_routing
 from pylvs.model import checks
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, Pace, SmtpCheck, Target, TcpCheck

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.dataplane import abi
+from pylvs.bpf import abi
 from pylvs.dataplane.cursors import followed
 
 STATELESS = ["SCHED_NONE", "SCHED_LC", "SCHED_WLC"]

@@ -8,7 +8,8 @@ from ipaddress import IPv4Address, IPv6Address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.dataplane import abi, encode
+from pylvs.bpf import abi
+from pylvs.dataplane import encode
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.scheduler import SCHEDULERS
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService

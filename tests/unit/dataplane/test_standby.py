@@ -9,7 +9,8 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.dataplane import abi, encode, standby
+from pylvs.bpf import abi
+from pylvs.dataplane import encode, standby
 from pylvs.dataplane.bitmaps import address_bit
 from pylvs.dataplane.roles import Said
 from pylvs.dataplane.tables import Tables

@@ -14,9 +14,9 @@ from statistics import mean, median
 
 from pylvs.bench.beside.traffic import Aim, Lost, Taken
 from pylvs.bench.beside.wire import CLIENT, FAR, MACS, Wire
-from pylvs.dataplane import abi, bpf
-from pylvs.dataplane.libbpf import BpfObject
-from pylvs.dataplane.maps import ArrayMap
+from pylvs.bpf import abi, syscalls
+from pylvs.bpf.libbpf import BpfObject
+from pylvs.bpf.maps import ArrayMap
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 
@@ -93,7 +93,7 @@ class Frames:
         for left in reversed(range(_TRIES)):
             before = self._counted()
             try:
-                done = bpf.run_program(self._source, sent, repeat=number, flags=_LIVE)
+                done = syscalls.run_program(self._source, sent, repeat=number, flags=_LIVE)
             except PylvsError as error:
                 if error.errno != errno.EINTR or not left:
                     raise

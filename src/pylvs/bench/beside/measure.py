@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
-from pylvs.bench import probe
 from pylvs.bench.beside import frames, traffic, ways
 from pylvs.bench.beside.frames import Frames
 from pylvs.bench.beside.traffic import Taken, Traffic
 from pylvs.bench.beside.ways import NAT, WAYS, Way
 from pylvs.bench.beside.wire import Wire, new_wire
-from pylvs.dataplane.libbpf import BpfObject
+from pylvs.bpf.libbpf import BpfObject
+from pylvs.measure import harness
 from pylvs.model.errors import PylvsError
 
 PROTOCOLS = {"udp": frames.UDP, "tcp": frames.TCP}
@@ -68,7 +68,7 @@ def read(plain: dict[str, object]) -> Found:
 
 @contextmanager
 def _site(program: Path, size: Size) -> Iterator[tuple[Wire, Traffic, BpfObject]]:
-    with probe.on_one_cpu(), new_wire() as wire, traffic.running(wire, program, size.part) as sending:
+    with harness.on_one_cpu(), new_wire() as wire, traffic.running(wire, program, size.part) as sending:
         sending.wait(ways.ROUTED.aims[ways.DR])
         with ways.loaded() as opened:
             yield wire, sending, opened

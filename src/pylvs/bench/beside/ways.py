@@ -14,16 +14,18 @@ from pathlib import Path
 from pylvs.bench.beside.traffic import Aim
 from pylvs.bench.beside.wire import ANSWERS_BY_DIRECTOR, ANSWERS_DIRECTLY, FAR, VIP, Wire, run
 from pylvs.bench.site import DEVICE
-from pylvs.dataplane import abi, attachments, follow, tc, xdp
+from pylvs.bpf import abi
+from pylvs.bpf.libbpf import BpfObject
+from pylvs.dataplane import attachments, follow
 from pylvs.dataplane.attach import Mode
 from pylvs.dataplane.director import BpfDirector
-from pylvs.dataplane.libbpf import BpfObject
-from pylvs.dataplane.netlink import Netlink
 from pylvs.dataplane.state import State
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Unsupported
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from pylvs.netlink import tc, xdp
+from pylvs.netlink.codec import Netlink
 
 DR, NAT = "DR", "NAT"  # answers past the director, and through it
 PORT, NAT_PORT, SERVER_PORT = 5000, 5001, 8080

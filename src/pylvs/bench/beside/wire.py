@@ -15,9 +15,9 @@ from pathlib import Path
 from pylvs.bench.site import DEVICE, PREFIX, deferred, undisturbed
 from pylvs.dataplane import follow
 from pylvs.dataplane.state import State
-from pylvs.host.namespaces import inside_network
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError, Unsupported
+from pylvs.system.namespaces import inside_network
 
 FAR = "w0"
 ROLES = ("director", "wire", "client", "server")

@@ -1,0 +1,1 @@
+"""What packets cost: the harness and the run statistics of attached programs."""
