@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tools import btf
 from pylvs.bpf.abi import format_of
+from tools import btf
 from tools.btf import Btf, Elf, LayoutError
 
 Description = dict[str, Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pylvs.bench.pace import Pace
+from bench.pace import Pace
 from pylvs.bpf import abi
 
 

@@ -1,1 +1,0 @@
-"""What packets cost: the harness and the run statistics of attached programs."""
