@@ -15,7 +15,8 @@ from bench.rows import Measured
 from pylvs.bpf import abi
 from pylvs.bpf.libbpf import open_pin
 from pylvs.cli.meter import on_one_cpu
-from pylvs.dataplane import attachments, load
+from pylvs.dataplane import load
+from pylvs.dataplane.devices import attachments
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.model.errors import Unsupported

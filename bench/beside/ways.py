@@ -16,8 +16,8 @@ from bench.beside.wire import ANSWERS_BY_DIRECTOR, ANSWERS_DIRECTLY, FAR, VIP, W
 from bench.site import DEVICE
 from pylvs.bpf import abi
 from pylvs.bpf.libbpf import BpfObject
-from pylvs.dataplane import attachments, follow
-from pylvs.dataplane.attach import Mode
+from pylvs.dataplane.devices import attachments, policy
+from pylvs.dataplane.devices.attach import Mode
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.model.dataclass import dataclass
@@ -190,7 +190,7 @@ def _pylvs(mode: Mode) -> Callable[[Wire], AbstractContextManager[None]]:
                     _serve(director)
                 yield
             finally:
-                follow.take_down(State.open())
+                policy.take_down(State.open())
 
     return ready
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.site import DEVICE, PREFIX, deferred, undisturbed
-from pylvs.dataplane import follow
+from pylvs.dataplane.devices import policy
 from pylvs.dataplane.state import State
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError, Unsupported
@@ -132,7 +132,7 @@ class Wire:
         """Everything, as far as it came."""
         if os.path.exists(self.path("director")):
             with contextlib.suppress(OSError, PylvsError), self.inside("director"):
-                follow.take_down(State.open())
+                policy.take_down(State.open())
         for role in reversed(ROLES):
             if os.path.exists(self.path(role)):
                 with contextlib.suppress(PylvsError):

@@ -18,7 +18,8 @@ from unittest import mock
 
 from pylvs.bpf import abi, kernel, maps, syscalls
 from pylvs.bpf.libbpf import BpfObject
-from pylvs.dataplane import attach, attachments, follow, load
+from pylvs.dataplane import load
+from pylvs.dataplane.devices import attach, attachments, policy
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
 from pylvs.model.addresses import Address
@@ -265,9 +266,9 @@ def _take_down(state: State) -> None:
     """Others on this machine may be making their tables at this moment, one after the other."""
     for _ in range(5):
         with suppress(Busy):
-            follow.take_down(state)
+            policy.take_down(state)
             return
-    follow.take_down(state)
+    policy.take_down(state)
 
 
 @contextmanager

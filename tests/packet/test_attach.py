@@ -18,8 +18,8 @@ import pytest
 import hatch_build
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import ArrayMap
-from pylvs.dataplane import attach as hooks
-from pylvs.dataplane.attach import Attachment, Mode, attach, attached, choose_mode, detach, detach_all
+from pylvs.dataplane.devices import attach as hooks
+from pylvs.dataplane.devices.attach import Attachment, Mode, attach, attached, choose_mode, detach, detach_all
 from pylvs.dataplane.state import State
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
 from pylvs.netlink import codec, links, tc, xdp

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from pylvs.bpf import syscalls
 from pylvs.cli.director import detach
-from pylvs.dataplane import attach, attachments, follow, load
+from pylvs.dataplane import load
+from pylvs.dataplane.devices import attach, attachments, policy
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import Trouble
 from pylvs.model.service import VirtualService
@@ -232,7 +233,7 @@ def killed(when: str, host: Host, connections: int | None = None) -> None:
             module = {"load": load, "attachments": attachments}[owner]
             setattr(module, name, lambda *_: os._exit(0))
             with host.director.batch():
-                follow.swap_programs(host.director.tables, connections)
+                policy.swap_programs(host.director.tables, connections)
         finally:
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0

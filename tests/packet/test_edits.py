@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pylvs.bpf import abi
-from pylvs.dataplane.book import WAIT_MS
-from pylvs.dataplane.chunks import list_class
-from pylvs.dataplane.listing import Reader
+from pylvs.dataplane.reader import Reader
+from pylvs.dataplane.slot_allocator import WAIT_MS, list_class
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.director import Director
 from pylvs.model.errors import NoRoom, PylvsError

@@ -16,8 +16,8 @@ import pytest
 
 from pylvs.cli import meter as live
 from pylvs.cli.main import run
-from pylvs.dataplane import attachments
-from pylvs.dataplane.attach import Mode
+from pylvs.dataplane.devices import attachments
+from pylvs.dataplane.devices.attach import Mode
 from pylvs.model.errors import PylvsError
 from tests.packet.frames import tcp
 from tests.packet.host import Host

@@ -18,11 +18,11 @@ from unittest import mock
 import pytest
 
 from pylvs.bpf import abi, maps, memory_order
-from pylvs.dataplane import standby
+from pylvs.dataplane import vip_roles
 from pylvs.dataplane.director import BpfDirector
-from pylvs.dataplane.roles import Said
+from pylvs.dataplane.generations import MASK32, Versions
+from pylvs.dataplane.role_notes import Said
 from pylvs.dataplane.tables import Tables
-from pylvs.dataplane.versions import MASK32, Versions
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Unsupported
 from pylvs.model.service import ServiceKey, VirtualService
@@ -96,9 +96,9 @@ def test_a_new_service_is_published_so(director_host: Host) -> None:
 def test_roles_are_published_so(director_host: Host) -> None:
     tables = director_host.director.tables
     addresses = frozenset({IPv4Address(VIP4)})
-    assert published(tables, "standby", lambda: standby.write(tables, Said(standby=addresses))) == (0, 1)
-    assert published(tables, "standby", lambda: standby.write(tables, Said(held=addresses))) == (1, 0)
-    standby.write(tables, Said())
+    assert published(tables, "standby", lambda: vip_roles.write(tables, Said(standby=addresses))) == (0, 1)
+    assert published(tables, "standby", lambda: vip_roles.write(tables, Said(held=addresses))) == (1, 0)
+    vip_roles.write(tables, Said())
 
 
 @pytest.mark.parametrize("machine", ["aarch64", "riscv64"])

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.bpf import syscalls
-from pylvs.dataplane import attach
+from pylvs.dataplane.devices import attach
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
 from tests.packet import frames

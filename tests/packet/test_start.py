@@ -10,13 +10,18 @@ import pytest
 from tests.packet.host import Host
 
 EXPENSIVE = {"asyncio", "dataclasses", "hashlib", "inspect", "json", "random", "re", "secrets", "socket", "typing"}
-OF_EDITS = {"pylvs.dataplane.editor", "pylvs.dataplane.attachments", "pylvs.netlink.links", "pylvs.ipvsadm.rules"}
+OF_EDITS = {
+    "pylvs.dataplane.editor",
+    "pylvs.dataplane.devices.attachments",
+    "pylvs.netlink.links",
+    "pylvs.ipvsadm.rules",
+}
 OF_OTHERS = {
-    "pylvs.dataplane.caches",
+    "pylvs.dataplane.lblc_cache",
     "pylvs.dataplane.connections",
     "pylvs.dataplane.marks",
-    "pylvs.dataplane.newcomers",
-    "pylvs.dataplane.recover",
+    "pylvs.dataplane.bulk_add",
+    "pylvs.dataplane.transaction",
     "pylvs.ipvsadm.listing",
     "pylvs.ipvsadm.commands",
     "pylvs.ipvsadm.helptext",

@@ -16,9 +16,9 @@ from typing import NamedTuple
 from pylvs.bpf import abi, syscalls
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.syscalls import Runs
-from pylvs.dataplane import attach
-from pylvs.dataplane.attach import Attachment
-from pylvs.dataplane.reasons import reason_counts
+from pylvs.dataplane.devices import attach
+from pylvs.dataplane.devices.attach import Attachment
+from pylvs.dataplane.reader import reason_counts
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
 from pylvs.model.dataclass import dataclass, field

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from pylvs.dataplane.standby import Standby
+from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.printing import one_line

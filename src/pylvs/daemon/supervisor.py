@@ -37,7 +37,7 @@ from pylvs.daemon.table.keeper import Keeper, Settled
 from pylvs.daemon.table.known import Table, Wish
 from pylvs.daemon.telling.lines import log_event, log_findings
 from pylvs.daemon.virtual_routers import Told, VirtualRouters
-from pylvs.dataplane import watch
+from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
 from pylvs.model.errors import PylvsError

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
-from pylvs.dataplane.listing import Reader
-from pylvs.dataplane.opened import Opened
+from pylvs.dataplane.reader import Reader, expiry, reason_counts
 from pylvs.dataplane.state import State, collect_dead_states
+from pylvs.dataplane.table_handle import Opened
 from pylvs.dataplane.tables import Tables
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.rows import ServiceRow, Trouble
@@ -18,8 +18,8 @@ from pylvs.model.service import ServiceKey, VirtualService
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
+    from pylvs.dataplane.destination_slots import DestinationSlots
     from pylvs.dataplane.editor import Editor
-    from pylvs.dataplane.slots import DestinationSlots
     from pylvs.model.connection import Connection
     from pylvs.model.marks import MarkRule
     from pylvs.model.statistics import PacketCounts
@@ -178,7 +178,6 @@ class BpfDirector:
 
     def packet_counts(self) -> PacketCounts:
         """What happened to packets beyond being forwarded; nothing while there are no tables."""
-        from pylvs.dataplane.reasons import expiry, reason_counts
         from pylvs.model.statistics import PacketCounts
 
         if not self.state.exists:

@@ -21,11 +21,10 @@ from collections.abc import Collection, Iterator
 from pylvs.bpf import abi, kernel, libbpf, syscalls
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import ArrayMap
-from pylvs.dataplane import takeover
-from pylvs.dataplane.book import Book
-from pylvs.dataplane.facts import Facts
+from pylvs.dataplane import upgrade
+from pylvs.dataplane.slot_allocator import Book
 from pylvs.dataplane.state import State
-from pylvs.dataplane.tables import MAP_DIRECTORY, Tables
+from pylvs.dataplane.tables import MAP_DIRECTORY, Facts, Tables
 from pylvs.model import sockets as socket
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.timeouts import Timeouts
@@ -197,7 +196,7 @@ def _allow_descriptors() -> None:
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit < _DESCRIPTORS:
         if most < _DESCRIPTORS:
-            raise kernel_errors.failure(errno.EMFILE, f"loading {takeover.OBJECT}")
+            raise kernel_errors.failure(errno.EMFILE, f"loading {upgrade.OBJECT}")
         resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, most))
 
 
@@ -205,7 +204,7 @@ def _open_object(connections: int, seeds: tuple[int, int], entries: Collection[s
     """The object, not loaded yet: of its programs those of these entries."""
     kernel.require()
     _allow_descriptors()
-    opened = BpfObject(abi.shipped().path(takeover.OBJECT))
+    opened = BpfObject(abi.shipped().path(upgrade.OBJECT))
     for name in opened.programs():
         if _entry_of(name) not in entries:
             opened.skip_program(name)
@@ -258,7 +257,7 @@ def _pinned_maps(opened: BpfObject) -> Iterator[tuple[str, str]]:
     """The maps of a state, and what each one's pin is called: all but those of plain data."""
     for name in opened.maps():
         pinned = name.removeprefix(_VARIABLE)
-        if not (pinned.startswith((".", takeover.OBJECT)) or "rodata" in pinned):
+        if not (pinned.startswith((".", upgrade.OBJECT)) or "rodata" in pinned):
             yield name, pinned
 
 
@@ -335,7 +334,7 @@ def create(state: State) -> None:
         tables.root.set(0, "settings.icmp_per_second", ICMP_PER_SECOND)
         tables.root.publish(0, "live", 1)
         _start_timer(opened)
-    takeover.note(state)
+    upgrade.note(state)
 
 
 def _begin_pool(tables: Tables, connections: int, seeds: tuple[int, int]) -> None:
@@ -372,7 +371,7 @@ def reload(state: State, connections: int | None = None) -> None:
         if connections:
             _begin_pool(Tables(state), connections, seeds)
         _start_timer(opened)
-    takeover.note(state)
+    upgrade.note(state)
     state.set_note(_BEGUN, None)
 
 
@@ -417,8 +416,8 @@ def open_entry(state: State, name: str) -> int:
 
 
 def _load_entry(state: State, name: str) -> None:
-    running = takeover.running(state)
-    if running is None or running.digest != takeover.ours().digest:
+    running = upgrade.running(state)
+    if running is None or running.digest != upgrade.ours().digest:
         raise Unsupported(
             f"the running programs are those of {running or 'another pylvs'}, which alone can add {name};"
             " attach with that one, or save the table, run pylvs down and restore it"

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from pylvs.bpf import abi
-from pylvs.dataplane.book import WAIT_MS
+from pylvs.dataplane.slot_allocator import WAIT_MS
 from pylvs.dataplane.tables import Tables
 
 TYPE_CHECKING = False  # without importing typing

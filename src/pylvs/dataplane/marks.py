@@ -8,9 +8,8 @@ from ipaddress import IPv4Network, IPv6Network
 
 from pylvs.bpf import abi
 from pylvs.dataplane import encode
-from pylvs.dataplane.book import WAIT_MS
-from pylvs.dataplane.facts import Facts
-from pylvs.dataplane.tables import Tables
+from pylvs.dataplane.slot_allocator import WAIT_MS
+from pylvs.dataplane.tables import Facts, Tables
 from pylvs.dataplane.transaction import Transaction
 from pylvs.model import sockets as socket
 from pylvs.model.errors import NoRoom

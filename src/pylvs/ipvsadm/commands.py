@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from pylvs.ipvsadm.messages import EXIT_LISTING, EXIT_REFUSED, Complaint, try_help
-from pylvs.ipvsadm.names import Names
+from pylvs.ipvsadm.names import Names, numeric, with_names
 from pylvs.ipvsadm.options import Command, Given
 from pylvs.ipvsadm.parsing import parse
 from pylvs.ipvsadm.request import Request
@@ -212,7 +212,6 @@ class Session:
         return [row for row in self._director.services() if not is_probe_mark(row.service.key.mark)]
 
     def _writer(self, request: Request) -> Writer:
-        from pylvs.ipvsadm.names import numeric, with_names
 
         return numeric if Given.NUMERIC in request.given else with_names(self._names)
 

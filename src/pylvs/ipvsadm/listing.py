@@ -14,10 +14,9 @@ from pylvs.ipvsadm.options import Given
 from pylvs.ipvsadm.request import flag_words
 from pylvs.ipvsadm.setters import as_int
 from pylvs.model.addresses import Address
-from pylvs.model.connection import PROTOCOL_TEMPLATE, Connection
 from pylvs.model.destination import Destination, Method, TunnelFlag, TunnelKind
 from pylvs.model.rows import DestinationRow, ServiceRow
-from pylvs.model.service import NETMASK_V4_ALL, NETMASK_V6_ALL, Protocol, ServiceFlag, VirtualService
+from pylvs.model.service import NETMASK_V4_ALL, NETMASK_V6_ALL, PROTOCOL_TEMPLATE, Protocol, ServiceFlag, VirtualService
 from pylvs.model.statistics import Counters, Rates
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -64,6 +63,8 @@ def low(number: int) -> int:
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import TypeVar
+
+    from pylvs.model.connection import Connection
 
     Row = TypeVar("Row")
 

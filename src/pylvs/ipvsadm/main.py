@@ -11,7 +11,7 @@ import io
 import os
 import sys
 
-from pylvs.ipvsadm.messages import EXIT_ARGUMENTS, EXIT_LISTING
+from pylvs.ipvsadm.messages import EXIT_ARGUMENTS, EXIT_LISTING, cannot_open
 from pylvs.model.errors import PylvsError
 
 TYPE_CHECKING = False  # without importing typing
@@ -126,8 +126,6 @@ def _as_program(command: Callable[..., int]) -> int:
     try:
         director = open_director()
     except PylvsError as error:
-        from pylvs.ipvsadm.messages import cannot_open
-
         print(cannot_open(error), file=sys.stderr)
         return EXIT_ARGUMENTS
     try:

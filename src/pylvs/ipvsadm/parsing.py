@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from pylvs.ipvsadm.messages import Complaint, not_understood, try_help
 from pylvs.ipvsadm.names import Names
 from pylvs.ipvsadm.options import BY_LETTER, BY_NAME, BY_WORD, ORDER, Command, Given, Option, Takes
-from pylvs.ipvsadm.request import Request
+from pylvs.ipvsadm.request import Request, read_flags
 from pylvs.ipvsadm.setters import SETTERS, checked_timeout
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import family_of
@@ -231,8 +231,6 @@ def parse(words: Sequence[str], names: Names) -> Request:
     _read_options(reader, request, names)
     _read_words_aside(reader, request)
     if request.flag_words:
-        from pylvs.ipvsadm.request import read_flags
-
         request.flags |= read_flags(request.flag_words, request.scheduler)
     _check(request)
     return request

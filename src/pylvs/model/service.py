@@ -12,6 +12,7 @@ from pylvs.model.scheduler import DEFAULT_SCHEDULER
 
 NETMASK_V4_ALL = 0xFFFFFFFF
 NETMASK_V6_ALL = 128
+PROTOCOL_TEMPLATE = 0  # the protocol of a firewall mark's template, listed as "IP"
 
 
 class Protocol(IntEnum):

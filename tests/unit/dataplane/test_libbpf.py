@@ -129,7 +129,7 @@ def test_loading_the_library_starts_no_process_and_imports_nothing() -> None:
     """As `ctypes.util.find_library` would, which runs a compiler, or ldconfig."""
     source = str(Path(__file__).resolve().parents[3] / "src")
     script = (
-        "import sys\nfrom pylvs.dataplane import libbpf\n"
+        "import sys\nfrom pylvs.bpf import libbpf\n"
         "events = set()\nsys.addaudithook(lambda event, _: events.add(event))\n"
         "libbpf.library()\nprint(*events & {'os.fork', 'os.posix_spawn', 'subprocess.Popen', 'import'}, 'end')"
     )

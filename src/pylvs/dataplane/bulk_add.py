@@ -10,13 +10,12 @@ import struct
 from contextlib import ExitStack
 
 from pylvs.bpf import abi
-from pylvs.dataplane import caches, cursors, encode, lists, load
-from pylvs.dataplane.bitmaps import set_all_bits, set_bit
-from pylvs.dataplane.listing import Reader
+from pylvs.dataplane import encode, lblc_cache, load, server_lists
+from pylvs.dataplane.destination_slots import DestinationSlots
+from pylvs.dataplane.encode import set_all_bits, set_bit
 from pylvs.dataplane.maglev import MaglevTables
-from pylvs.dataplane.recover import recover
-from pylvs.dataplane.slots import DestinationSlots
-from pylvs.dataplane.transaction import Transaction
+from pylvs.dataplane.reader import Reader
+from pylvs.dataplane.transaction import Transaction, recover
 from pylvs.model.destination import Destination
 from pylvs.model.errors import DestinationExists
 from pylvs.model.probe_marks import is_probe_mark
@@ -46,9 +45,9 @@ class Newcomer:
     def add(self, name: bytes, place: int, destination: Destination) -> None:
         """One comes to the head of the list; the scheduler's cursor follows as if it had been the only one."""
         fields, weight = self.fields, destination.weight
-        self.cursor = cursors.followed(self.cursor, fields)
+        self.cursor = server_lists.followed(self.cursor, fields)
         self.names.add(name)
-        self.entries.append(lists.packed(place, destination))
+        self.entries.append(server_lists.packed(place, destination))
         self._gcd, self._most = math.gcd(self._gcd, weight), max(self._most, weight)
         self.count += 1
         self.growth = self.count if self.count & (self.count - 1) == 0 else 0
@@ -84,7 +83,7 @@ class Newcomers:
         self.whole = False
         edit.new_service(slot, edit.generation)
         fields = encode.version_fields(service, load.ticks_per_second())
-        fields |= caches.began(edit, fields)
+        fields |= lblc_cache.began(edit, fields)
         fields |= {"birth": edit.generation, "list_version": 1, "edit": abi.constant("LIST_INIT")}
         fields |= {"list": 0, "count": 0, "gcd": 1, "max_weight": 0, "table": 0}
         tables.service_states.clear(slot)
@@ -140,8 +139,8 @@ class Newcomers:
         edit, slot, fields = self._edit, newcomer.slot, newcomer.fields
         if newcomer.entries:
             entries = b"".join(reversed(newcomer.entries))
-            fields |= {"list": lists.place(edit, entries), "count": newcomer.count}
-            lists.fill_table(edit, slot, dict(fields), fields, entries, "LIST_ADD")
+            fields |= {"list": server_lists.place(edit, entries), "count": newcomer.count}
+            server_lists.fill_table(edit, slot, dict(fields), fields, entries, "LIST_ADD")
         if newcomer.cursor:
             self._tables.service_states.set(slot, "cursor", newcomer.cursor)
         edit.write_version(slot, edit.generation, fields)

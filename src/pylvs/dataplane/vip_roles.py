@@ -12,9 +12,9 @@ import ipaddress
 import struct
 
 from pylvs.bpf import abi, libbpf
-from pylvs.dataplane import encode, roles, takeover
-from pylvs.dataplane.bitmaps import address_bit
-from pylvs.dataplane.roles import Said
+from pylvs.dataplane import encode, role_notes, upgrade
+from pylvs.dataplane.encode import address_bit
+from pylvs.dataplane.role_notes import Said
 from pylvs.dataplane.state import State, netns_cookie
 from pylvs.dataplane.tables import Tables
 from pylvs.model.addresses import Address
@@ -31,7 +31,7 @@ class Standby:
         """Nothing is said before the first call. Raises Busy where another process does, NotPermitted, Unsupported."""
         abi.struct("root")  # now, and not at a take-over
         libbpf.library()
-        self._keeper = roles.Keeper(netns_cookie())
+        self._keeper = role_notes.Keeper(netns_cookie())
         self._tables: Tables | None = None
         self._mark = 0  # of the tables that are open
 
@@ -75,7 +75,7 @@ class Standby:
             self._tables = None
             return None
         if mark != self._mark:
-            takeover.check(self._tables.state)
+            upgrade.check(self._tables.state)
             self._tables, self._mark = Tables(self._tables.state), mark
         return self._tables
 
@@ -83,13 +83,13 @@ class Standby:
 def settle(tables: Tables) -> None:
     """Put what the process of the virtual routers says into the tables, if they say otherwise. Raises Busy."""
     cookie = tables.state.cookie
-    said = roles.read(cookie)
+    said = role_notes.read(cookie)
     while said is not None and not _says(tables, said):
-        with contextlib.suppress(FileNotFoundError), Lock(roles.directory(cookie), what="the roles"):
-            said = roles.read(cookie)
+        with contextlib.suppress(FileNotFoundError), Lock(role_notes.directory(cookie), what="the roles"):
+            said = role_notes.read(cookie)
             if said is not None:
                 write(tables, said)
-        said = roles.read(cookie)
+        said = role_notes.read(cookie)
 
 
 def in_force(tables: Tables) -> Said:

@@ -7,9 +7,10 @@ import os
 import struct
 from collections.abc import Callable
 
-from pylvs.dataplane import attach, attachments, encode, load, loopback, roles
-from pylvs.dataplane.bitmaps import set_bit
-from pylvs.dataplane.listing import Reader
+from pylvs.dataplane import encode, load, role_notes
+from pylvs.dataplane.devices import attach, attachments, loopback
+from pylvs.dataplane.encode import set_bit
+from pylvs.dataplane.reader import Reader
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
 from pylvs.model import sockets as socket
@@ -95,7 +96,7 @@ def take_down(state: State) -> list[str]:
         gone = [each.device for each in attach.detach_all(state)]
         loopback.restore(state)
     state.remove()
-    roles.forget(state.cookie)
+    role_notes.forget(state.cookie)
     return gone
 
 

@@ -22,8 +22,9 @@ from collections.abc import Iterator, Mapping
 
 from pylvs.bpf import abi, syscalls
 from pylvs.bpf.libbpf import open_pin
-from pylvs.dataplane import attach, encode, load, loopback
-from pylvs.dataplane.listing import Reader
+from pylvs.dataplane import encode, load
+from pylvs.dataplane.devices import attach, loopback
+from pylvs.dataplane.reader import Reader
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
 from pylvs.model.addresses import Address
@@ -375,9 +376,9 @@ def _comes_in_by(device: Device, by_index: Mapping[int, Device]) -> bool:
 
 def _router_addresses(reader: Reader) -> frozenset[Address]:
     """The addresses of this host's virtual routers."""
-    from pylvs.dataplane import standby  # late: most hosts have no virtual router
+    from pylvs.dataplane import vip_roles  # late: most hosts have no virtual router
 
-    return standby.in_force(reader.tables).all
+    return vip_roles.in_force(reader.tables).all
 
 
 def _numbered(notes: Mapping[str, str], prefix: str) -> dict[int, str]:

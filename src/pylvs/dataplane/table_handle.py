@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from pylvs.dataplane import encode, takeover
-from pylvs.dataplane.listing import Reader
+from pylvs.dataplane import encode, upgrade
+from pylvs.dataplane.reader import Reader
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
 from pylvs.model.errors import NoSuchService
@@ -44,7 +44,7 @@ class Opened:
         mark = self.tables.mark()
         if mark != self.mark:
             if mark:
-                takeover.check(self.state)
+                upgrade.check(self.state)
             self.mark, self.tables, self._reader = mark, Tables(self.state), None
 
     def again(self) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import struct
 
 from pylvs.bpf import abi
-from pylvs.dataplane.tables import Tables
+from pylvs.dataplane.tables import Facts, Tables
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any
 
-    from pylvs.dataplane.facts import Facts
+    from pylvs.dataplane.tables import Facts
 
 MASK32 = 0xFFFFFFFF
 
@@ -120,6 +120,5 @@ class Versions:
 
     def facts(self, generation: int | None = None) -> Facts:
         """The facts of a generation, of the one in force by default."""
-        from pylvs.dataplane.facts import Facts  # late: listings do without
 
         return Facts(self.tables, self.live if generation is None else generation)

@@ -9,9 +9,9 @@ from functools import cache
 from pylvs.bpf import abi, syscalls
 from pylvs.bpf.libbpf import open_pin
 from pylvs.dataplane import encode, load
-from pylvs.dataplane.bitmaps import set_bit, write_bitmaps
-from pylvs.dataplane.book import now_s
-from pylvs.dataplane.listing import Reader
+from pylvs.dataplane.encode import set_bit, write_bitmaps
+from pylvs.dataplane.reader import Reader
+from pylvs.dataplane.slot_allocator import now_s
 from pylvs.dataplane.transaction import Transaction
 from pylvs.model import sockets as socket
 from pylvs.model.destination import Destination, DestinationKey, Method, TunnelKind
