@@ -153,7 +153,7 @@ class _SlowGuest:
 def test_what_a_guest_made_of_an_example_is_what_the_attempt_that_counts_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "scripted", lambda steps: steps)
     monkeypatch.setattr(live, "difference", lambda steps, made: (0, "a frame is missing") if made["late"] else None)
-    monkeypatch.setattr(live.ledger, "record", lambda *entry: None)
+    monkeypatch.setattr(ledger, "record", lambda *entry: None)
     guest, report = _SlowGuest(), live.Report()
     made = live.compare(guest, [[], [], []], report)  # type: ignore[arg-type]
     assert not report.differences

@@ -15,7 +15,8 @@ from pylvs.dataplane.destination_slots import DestinationSlots
 from pylvs.dataplane.encode import set_all_bits, set_bit
 from pylvs.dataplane.maglev import MaglevTables
 from pylvs.dataplane.reader import Reader
-from pylvs.dataplane.transaction import Transaction, recover
+from pylvs.dataplane.recovery import recover
+from pylvs.dataplane.transaction import Transaction
 from pylvs.model.destination import Destination
 from pylvs.model.errors import DestinationExists
 from pylvs.model.probe_marks import is_probe_mark

@@ -17,7 +17,7 @@ from pylvs.dataplane.slot_allocator import list_of
 from pylvs.dataplane.state import State, StateExists
 from pylvs.dataplane.table_handle import Opened
 from pylvs.dataplane.tables import Tables
-from pylvs.dataplane.transaction import Transaction, recover
+from pylvs.dataplane.transaction import Transaction
 from pylvs.model import rules
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import DestinationExists, InvalidOperation, NoSuchDestination, ServiceExists
@@ -95,6 +95,8 @@ class Editor:
                     self._renew_programs()
                     self._opened.settled = True
                     if self.tables.book.get(0, "pending"):
+                        from pylvs.dataplane.recovery import recover  # late: only a writer that died leaves something
+
                         recover(self.tables)
                     if role_notes.read(self.state.cookie) is not None:
                         from pylvs.dataplane import vip_roles  # late: most hosts have no virtual router
