@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from bench import site
 from bench.frames import Flows, Frame
-from pylvs.bpf import abi, syscalls
+from pylvs.bpf import abi, kernel
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import ArrayMap, PerCpuArray
 from pylvs.cli.meter import OBJECT
@@ -81,13 +81,13 @@ class Probe:
         """The program that the harness jumps to."""
         self._targets[wrapper.hook].put_descriptor(0, target)
 
-    def run(self, wrapper: Wrapper, target: int, repeat: int) -> tuple[float, syscalls.Run]:
+    def run(self, wrapper: Wrapper, target: int, repeat: int) -> tuple[float, kernel.Run]:
         """Nanoseconds of a round, the harness included, and what became of the last frame."""
         self.wait_uncounted()
         self.aim(wrapper, target)
         return self.go(wrapper, repeat)
 
-    def go(self, wrapper: Wrapper, repeat: int) -> tuple[float, syscalls.Run]:
+    def go(self, wrapper: Wrapper, repeat: int) -> tuple[float, kernel.Run]:
         """Likewise, for what was aimed at.
 
         Taken from this thread's processor time: the kernel's own figure has no fractions.
@@ -103,9 +103,9 @@ class Probe:
         """Until nobody has the kernel time the runs of programs: it costs more than the floor. Raises Unsupported."""
         program = self.own(XDP.empty)
         for _ in range(int(_PATIENCE_S / _PAUSE_S)):
-            before = syscalls.program_runs(program)
-            syscalls.run_program(program, self._frame)
-            if syscalls.program_runs(program) == before:
+            before = kernel.program_runs(program)
+            kernel.run_program(program, self._frame)
+            if kernel.program_runs(program) == before:
                 return
             time.sleep(_PAUSE_S)
         raise Unsupported(
@@ -113,14 +113,14 @@ class Probe:
             "sysctl kernel.bpf_stats_enabled=0, and no bpftool prog profile or pylvs bench --live meanwhile"
         )
 
-    def _timed(self, program: int, hook: Hook, repeat: int) -> tuple[float, syscalls.Run]:
+    def _timed(self, program: int, hook: Hook, repeat: int) -> tuple[float, kernel.Run]:
         device = socket.if_nametoindex(site.DEVICE)
         if hook is XDP:
             context = struct.pack("<6I", 0, len(self._frame), 0, device, 0, 0)
         else:
             context = struct.pack("<40xI148x", device)  # struct __sk_buff
         before = time.thread_time_ns()
-        done = syscalls.run_program(program, self._frame, context, repeat)
+        done = kernel.run_program(program, self._frame, context, repeat)
         return (time.thread_time_ns() - before) / repeat, done
 
 

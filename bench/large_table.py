@@ -22,8 +22,7 @@ from pylvs.dataplane.load import CONNECTION_MAPS
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import PylvsError
-from pylvs.model.service import Protocol, ServiceKey, VirtualService
-from pylvs.model.timeouts import Timeouts
+from pylvs.model.service import Protocol, ServiceKey, Timeouts, VirtualService
 
 PORT, CLIENT_PORT = 80, 40000
 CLIENTS, CLIENTS6 = "10.128.0.0", "fd77::a80:0"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from statistics import median
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.scheduler import SCHEDULERS
+from pylvs.model.service import SCHEDULERS
 
 
 @dataclass(frozen=True, slots=True)

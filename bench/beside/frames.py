@@ -14,7 +14,7 @@ from statistics import mean, median
 
 from bench.beside.traffic import Aim, Lost, Taken
 from bench.beside.wire import CLIENT, FAR, MACS, Wire
-from pylvs.bpf import abi, syscalls
+from pylvs.bpf import abi, kernel
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import ArrayMap
 from pylvs.model.dataclass import dataclass
@@ -93,7 +93,7 @@ class Frames:
         for left in reversed(range(_TRIES)):
             before = self._counted()
             try:
-                done = syscalls.run_program(self._source, sent, repeat=number, flags=_LIVE)
+                done = kernel.run_program(self._source, sent, repeat=number, flags=_LIVE)
             except PylvsError as error:
                 if error.errno != errno.EINTR or not left:
                     raise

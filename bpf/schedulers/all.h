@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * Every scheduler. A new one is a new file, a line here, a number in abi.h's enum scheduler and its name in
- * src/pylvs/model/scheduler.py.
+ * src/pylvs/model/service.py.
  */
 #pragma once
 #include "dh.h"

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from unittest import mock
 
-from pylvs.bpf import abi, kernel, maps, syscalls
+from pylvs.bpf import abi, kernel, maps
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments, policy
@@ -101,16 +101,16 @@ class Host:
 
     # --- frames ---
 
-    def run(self, frame: bytes, hook: str = "xdp", mark: int = 0) -> syscalls.Run:
+    def run(self, frame: bytes, hook: str = "xdp", mark: int = 0) -> kernel.Run:
         """What one program makes of a frame that comes in by d0; at TC a filter before may have given it a mark."""
         length = len(frame)
         if hook == "xdp":
             context = struct.pack("<6I", 0, length, 0, self.ifindex, 0, 0)
         else:
             context = struct.pack("<8xI28xI148x", mark, self.ifindex)
-        return syscalls.run_program(self.program(hook), frame, context)
+        return kernel.run_program(self.program(hook), frame, context)
 
-    def receive(self, frame: bytes) -> tuple[str, syscalls.Run]:
+    def receive(self, frame: bytes) -> tuple[str, kernel.Run]:
         """The frame's way through both hooks: XDP, and TC if XDP passes it up. The hook that decided, and how."""
         done = self.run(frame, "xdp")
         if done.verdict != XDP_PASS:
@@ -217,7 +217,7 @@ class ExpiryTimer:
 
     def start(self) -> None:
         """Start the stopped timer."""
-        until(lambda: not syscalls.run_program(self._start, bytes(64)).verdict, "memory for a timer")
+        until(lambda: not kernel.run_program(self._start, bytes(64)).verdict, "memory for a timer")
 
     def run(self, director: BpfDirector) -> None:
         """Start the stopped timer, and stop it after it looked at each connection at least once."""

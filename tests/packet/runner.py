@@ -7,7 +7,7 @@ import errno
 import os
 import struct
 
-from pylvs.bpf import syscalls
+from pylvs.bpf import kernel
 from pylvs.bpf.libbpf import library
 
 SHORTEST = 14 + 40
@@ -25,7 +25,7 @@ class Runner:
         self._out = ctypes.create_string_buffer(ROOM)
         self._context = ctypes.create_string_buffer(context, len(context))
         self._is_xdp = hook == "xdp"
-        self._options = syscalls._TestOptions(sz=ctypes.sizeof(syscalls._TestOptions), repeat=1)
+        self._options = kernel._TestOptions(sz=ctypes.sizeof(kernel._TestOptions), repeat=1)
         self._options.data_out = ctypes.addressof(self._out)
         self._options.ctx_in = ctypes.addressof(self._context)
         self._options.ctx_size_in = len(context)

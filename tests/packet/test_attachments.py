@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 from click.testing import CliRunner
 
-from pylvs.bpf import syscalls
+from pylvs.bpf import kernel
 from pylvs.cli.director import detach
 from pylvs.dataplane import load
 from pylvs.dataplane.devices import attach, attachments, policy
@@ -248,7 +248,7 @@ def test_packets_are_served_though_a_change_of_programs_was_killed(when: str, co
         killed(when, host, connections)
         assert there(host)["d0"] == before
         for number, hook in (before.xdp, "xdp"), (before.ingress, "tc"):
-            host._programs[hook] = syscalls.program_by_id(number)
+            host._programs[hook] = kernel.program_by_id(number)
         assert host.forwarded(tcp("S", sport=4001, dport=80), "tc")
         host.receive(tcp("S", sport=4002, dport=80))
         assert not host.reason("MISSED_STAGE"), "the programs that run reach their stages"

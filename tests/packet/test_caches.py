@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 from scapy.utils import checksum
 
-from pylvs.bpf import abi, syscalls
+from pylvs.bpf import abi, kernel
 from pylvs.bpf.libbpf import open_pin
 from pylvs.dataplane import lblc_cache, load
 from pylvs.model.destination import Destination, DestinationKey
@@ -91,7 +91,7 @@ def test_a_cache_of_a_whole_service_goes_in_several_goes_and_what_others_remembe
         host.director.delete_service(large)
     left = [len(table)]
     with sweep_program(host) as program:
-        while syscalls.run_program(program, bytes(64)).verdict:
+        while kernel.run_program(program, bytes(64)).verdict:
             left.append(len(table))
             assert remembered(host, large) == left[-1] - 100
     assert len(left) > 4

@@ -17,16 +17,14 @@ from unittest import mock
 
 import pytest
 
-from pylvs.bpf import abi, maps, memory_order
+from pylvs.bpf import abi, maps
 from pylvs.dataplane import vip_roles
 from pylvs.dataplane.director import BpfDirector
-from pylvs.dataplane.generations import MASK32, Versions
 from pylvs.dataplane.role_notes import Said
-from pylvs.dataplane.tables import Tables
+from pylvs.dataplane.tables import MASK32, Tables, Versions
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Unsupported
-from pylvs.model.service import ServiceKey, VirtualService
-from pylvs.model.timeouts import Timeouts
+from pylvs.model.service import ServiceKey, Timeouts, VirtualService
 from tests.packet.host import VIP4, Host, server4
 
 Edit = Callable[[BpfDirector, ServiceKey], object]
@@ -107,7 +105,7 @@ def test_without_a_barrier_nothing_is_published_where_it_is_needed(director_host
     director_host.serve(service, 1)
     with (
         mock.patch.object(os, "uname", return_value=os.uname_result(("", "", "", "", machine))),
-        mock.patch.object(memory_order, "_GENERIC", -1),
+        mock.patch.object(maps, "_GENERIC", -1),
         pytest.raises(Unsupported, match="membarrier"),
     ):
         director.edit_service(VirtualService(service, "wlc"))
@@ -117,8 +115,8 @@ def test_without_a_barrier_nothing_is_published_where_it_is_needed(director_host
 
 
 def test_this_kernel_has_the_barrier() -> None:
-    with mock.patch.object(memory_order, "_ORDERED", ()):
-        memory_order.full_barrier()
+    with mock.patch.object(maps, "_ORDERED", ()):
+        maps.full_barrier()
 
 
 def _watch(path: str, place: int, allowed: set[int], peer: Connection) -> None:

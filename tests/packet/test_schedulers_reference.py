@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from pylvs.bpf import abi
 from pylvs.dataplane import load
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.scheduler import SCHEDULERS
-from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import SCHEDULERS, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference import schedulers as reference
 from pylvs.reference.schedulers.lblc import LocalityLeastConnections
 from pylvs.reference.schedulers.lblcr import ReplicatedLocality

@@ -13,12 +13,38 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
-from pylvs.bpf import libbpf, syscalls
+from pylvs.bpf import kernel, libbpf
 from pylvs.bpf.libbpf import library
-from pylvs.bpf.memory_order import full_barrier
+from pylvs.model.errors import Unsupported
 from pylvs.system import kernel_errors
 
 TYPE_CHECKING = False  # without importing typing
+
+# --- memory order ----------------------------------------------------------------------------------------------------
+# The memory order of what Python writes and packets read (docs/architecture.md, "Memory order").
+
+
+_GLOBAL_EXPEDITED = 1 << 1  # MEMBARRIER_CMD_GLOBAL_EXPEDITED, Linux 4.16
+_NUMBERS = {"x86_64": 324, "ppc64le": 365}
+_GENERIC = 283  # of membarrier(2) on arm64, riscv64 and all newer ones (asm-generic/unistd.h)
+_ORDERED = ("x86_64",)  # where CPUs keep stores in order (TSO): a barrier may be missing
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def full_barrier() -> None:
+    """Order all accesses before against all after it, on every CPU. Raises Unsupported.
+
+    membarrier(2) runs smp_mb() on the calling CPU; only processes that registered for it are interrupted, none of ours.
+    """
+    machine = os.uname().machine
+    if _libc.syscall(_NUMBERS.get(machine, _GENERIC), _GLOBAL_EXPEDITED, 0, 0) and machine not in _ORDERED:
+        reason = os.strerror(ctypes.get_errno())
+        raise Unsupported(f"membarrier(2): {reason}: without it no edit of the tables is safe on {machine}")
+
+
+# --- maps ------------------------------------------------------------------------------------------------------------
+
 if TYPE_CHECKING:
     from typing import TypeVar
 
@@ -39,10 +65,10 @@ _WINDOW = 1 << 22  # bytes of a large array that are in memory at once
 class Map:
     """What all kinds of map share."""
 
-    def __init__(self, descriptor: int, info: syscalls.MapInfo | None = None) -> None:
+    def __init__(self, descriptor: int, info: kernel.MapInfo | None = None) -> None:
         """Take over an open descriptor."""
         self.fd = descriptor
-        self.info = info or syscalls.map_info(descriptor)
+        self.info = info or kernel.map_info(descriptor)
         self.name = self.info.name
         self.key_size = self.info.key_size
         self.value_size = self.info.value_size
@@ -320,7 +346,7 @@ class MmapArray(Map):
     `words` holds 64-bit words: an assignment to one is a single store, where `struct.pack_into` writes byte by byte.
     """
 
-    def __init__(self, descriptor: int, info: syscalls.MapInfo | None = None, writable: bool = True) -> None:
+    def __init__(self, descriptor: int, info: kernel.MapInfo | None = None, writable: bool = True) -> None:
         """Take over an open descriptor of a map that can be mapped; Unsupported when it cannot."""
         super().__init__(descriptor, info)
         self.stride = (self.value_size + 7) & ~7
@@ -423,3 +449,6 @@ class LargeArray(Map):
             return mmap.mmap(self.fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
         except OSError as error:
             raise kernel_errors.failure(error.errno or 0, f"mapping {self.name} into memory") from None
+
+
+__all__ = ["full_barrier"]

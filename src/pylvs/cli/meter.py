@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import astuple
 from typing import NamedTuple
 
-from pylvs.bpf import abi, syscalls
+from pylvs.bpf import abi, kernel
+from pylvs.bpf.kernel import Runs
 from pylvs.bpf.libbpf import BpfObject
-from pylvs.bpf.syscalls import Runs
 from pylvs.dataplane.devices import attach
 from pylvs.dataplane.devices.attach import Attachment
 from pylvs.dataplane.reader import reason_counts
@@ -179,10 +179,10 @@ class Meter:
         self.programs = programs_of(self.attachment)
         for number in self.programs.values():
             if number not in self._open:
-                self._open[number] = syscalls.program_by_id(number)
+                self._open[number] = kernel.program_by_id(number)
         return Reading(
             time.monotonic(),
-            {number: syscalls.program_runs(descriptor) for number, descriptor in self._open.items()},
+            {number: kernel.program_runs(descriptor) for number, descriptor in self._open.items()},
             links.traffic(self.attachment.ifindex),
             reason_counts(self._tables),
         )
@@ -238,7 +238,7 @@ def _measure_machine(closing: ExitStack) -> Machine:
         harness.load()
         empty, swap, far = (harness.program_fd(f"bench_{name}") for name in ("empty", "swap", "far"))
         without = _least_alone(empty)
-        closing.callback(os.close, syscalls.keep_run_statistics())
+        closing.callback(os.close, kernel.keep_run_statistics())
         burden = _least_alone(empty) - without
         counting = _least_counted(empty)
         floor, read = _least_counted(swap) - counting, _least_counted(far) - counting
@@ -250,7 +250,7 @@ def _least_alone(program: int) -> float:
     found = []
     for _ in range(_ROUNDS):
         before = time.thread_time_ns()
-        syscalls.run_program(program, _FRAME, repeat=_REPEAT)
+        kernel.run_program(program, _FRAME, repeat=_REPEAT)
         found.append((time.thread_time_ns() - before) / _REPEAT)
     return min(found)
 
@@ -259,9 +259,9 @@ def _least_counted(program: int) -> float:
     """Nanoseconds of a round as the kernel's statistics have it."""
     found = []
     for _ in range(_ROUNDS):
-        before = syscalls.program_runs(program)
-        syscalls.run_program(program, _FRAME, repeat=_REPEAT)
-        after = syscalls.program_runs(program)
+        before = kernel.program_runs(program)
+        kernel.run_program(program, _FRAME, repeat=_REPEAT)
+        after = kernel.program_runs(program)
         runs = after.runs - before.runs
         if not runs:
             raise Unsupported(f"this kernel ({os.uname().release}) keeps no statistics of eBPF programs")

@@ -19,7 +19,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.errors import PylvsError
-from pylvs.model.probe_marks import FIRST, MASK
+from pylvs.model.service import FIRST, MASK
 from pylvs.netlink.links import Routes, local_addresses
 from pylvs.realserver.addresses import explained, netlink
 from pylvs.system import sysctl

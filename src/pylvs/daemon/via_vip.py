@@ -17,7 +17,7 @@ from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.checkers.context import Context
 from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome, Probe
-from pylvs.model import probe_marks
+from pylvs.model import service as probe_marks
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Check, Target, goes_via_vip, targets_of
 from pylvs.model.dataclass import dataclass

@@ -19,8 +19,7 @@ from pylvs.dataplane.recovery import recover
 from pylvs.dataplane.transaction import Transaction
 from pylvs.model.destination import Destination
 from pylvs.model.errors import DestinationExists
-from pylvs.model.probe_marks import is_probe_mark
-from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.service import ServiceKey, VirtualService, is_probe_mark
 from pylvs.netlink.links import Route
 
 TYPE_CHECKING = False  # without importing typing

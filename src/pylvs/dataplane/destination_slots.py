@@ -6,7 +6,7 @@ import os
 import struct
 from functools import cache
 
-from pylvs.bpf import abi, syscalls
+from pylvs.bpf import abi, kernel
 from pylvs.bpf.libbpf import open_pin
 from pylvs.dataplane import encode, load
 from pylvs.dataplane.encode import set_bit, write_bitmaps
@@ -208,7 +208,7 @@ class DestinationSlots:
         if program is not None:
             try:
                 for _ in range(2 if templates else 1):  # a template goes after its connections
-                    while syscalls.run_program(program, bytes(64)).verdict:
+                    while kernel.run_program(program, bytes(64)).verdict:
                         pass
             finally:
                 os.close(program)

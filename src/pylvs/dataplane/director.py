@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
-from pylvs.dataplane.reader import Reader, expiry, reason_counts
+from pylvs.dataplane.reader import Opened, Reader, expiry, reason_counts
 from pylvs.dataplane.state import State, collect_dead_states
-from pylvs.dataplane.table_handle import Opened
 from pylvs.dataplane.tables import Tables
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.rows import ServiceRow, Trouble
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
     from pylvs.dataplane.editor import Editor
     from pylvs.model.connection import Connection
     from pylvs.model.marks import MarkRule
-    from pylvs.model.statistics import PacketCounts
-    from pylvs.model.timeouts import Timeouts
+    from pylvs.model.rows import PacketCounts
+    from pylvs.model.service import Timeouts
 
 TABLE_SIZE = 4096  # the buckets that listings show, as IPVS's default
 
@@ -178,7 +177,7 @@ class BpfDirector:
 
     def packet_counts(self) -> PacketCounts:
         """What happened to packets beyond being forwarded; nothing while there are no tables."""
-        from pylvs.model.statistics import PacketCounts
+        from pylvs.model.rows import PacketCounts
 
         if not self.state.exists:
             return PacketCounts()
@@ -197,7 +196,7 @@ class BpfDirector:
 
     def timeouts(self) -> Timeouts:
         """See the protocol."""
-        from pylvs.model.timeouts import Timeouts
+        from pylvs.model.service import Timeouts
 
         if not self.state.exists:
             return Timeouts()

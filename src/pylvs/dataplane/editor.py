@@ -11,19 +11,17 @@ from contextlib import contextmanager, suppress
 from pylvs.bpf import abi
 from pylvs.dataplane import encode, load, role_notes, server_lists, upgrade
 from pylvs.dataplane.destination_slots import DestinationSlots
-from pylvs.dataplane.devices import attachments, loopback, policy
-from pylvs.dataplane.reader import Reader
+from pylvs.dataplane.devices import attachments, policy
+from pylvs.dataplane.reader import Opened, Reader
 from pylvs.dataplane.slot_allocator import list_of
 from pylvs.dataplane.state import State, StateExists
-from pylvs.dataplane.table_handle import Opened
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.transaction import Transaction
 from pylvs.model import rules
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import DestinationExists, InvalidOperation, NoSuchDestination, ServiceExists
 from pylvs.model.rows import Trouble
-from pylvs.model.scheduler import SCHEDULERS
-from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.service import SCHEDULERS, ServiceKey, VirtualService
 from pylvs.netlink.links import Route, Routes
 
 TYPE_CHECKING = False  # without importing typing
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 
     from pylvs.dataplane.bulk_add import Newcomers
     from pylvs.model.marks import MarkRule
-    from pylvs.model.timeouts import Timeouts
+    from pylvs.model.service import Timeouts
 
 
 class Editor:
@@ -78,7 +76,7 @@ class Editor:
             with suppress(StateExists), self.state.building() as fresh:  # a peer may have been faster
                 load.create(fresh)
             self._opened.again()
-            loopback.forward(self.state)
+            policy.forward(self.state)
         self._opened.renew()
 
     @contextmanager
@@ -124,7 +122,9 @@ class Editor:
         """Run this pylvs's program where that of an older one runs, and end what a killed process began."""
         begun = load.interrupted(self.state)
         if begun:
-            upgrade.go_on(self.reader, begun)
+            from pylvs.dataplane import resize  # late: only a killed process leaves this
+
+            resize.go_on(self.reader, begun)
         elif begun is not None or upgrade.is_due(self.state):
             policy.swap_programs(self.tables)
         else:
@@ -398,5 +398,7 @@ class Editor:
                 self.tables.root.set(0, f"settings.{setting.name}", value)
                 return
 
-            upgrade.resize(self.reader, value, drop)
+            from pylvs.dataplane import resize
+
+            resize.resize(self.reader, value, drop)
             self._opened.renew()

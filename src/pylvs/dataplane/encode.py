@@ -10,8 +10,7 @@ from pylvs.dataplane.tables import Tables
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
-from pylvs.model.scheduler import scheduler_name, scheduler_number
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService, scheduler_name, scheduler_number
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:

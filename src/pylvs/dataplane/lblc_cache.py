@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pylvs.bpf import abi, syscalls
+from pylvs.bpf import abi, kernel
 from pylvs.bpf.libbpf import open_pin
 from pylvs.dataplane import load
 from pylvs.dataplane.state import State
@@ -33,7 +33,7 @@ def sweep(state: State) -> None:
     program = open_pin(state.pin_path(load.CACHE_SWEEP))
     if program is not None:
         try:
-            while syscalls.run_program(program, bytes(64)).verdict:
+            while kernel.run_program(program, bytes(64)).verdict:
                 pass
         finally:
             os.close(program)

@@ -18,7 +18,7 @@ import struct
 import time
 from collections.abc import Collection, Iterator
 
-from pylvs.bpf import abi, kernel, libbpf, syscalls
+from pylvs.bpf import abi, kernel, libbpf
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import ArrayMap
 from pylvs.dataplane import upgrade
@@ -27,7 +27,7 @@ from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import MAP_DIRECTORY, Facts, Tables
 from pylvs.model import sockets as socket
 from pylvs.model.errors import PylvsError, Unsupported
-from pylvs.model.timeouts import Timeouts
+from pylvs.model.service import Timeouts
 from pylvs.system import kernel_errors
 
 XDP, TC, EGRESS, BARE = ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "pylvs_tc_bare")  # attached to devices
@@ -106,7 +106,7 @@ def clock(state: State) -> int:
     if program is None:
         return 0
     try:
-        return syscalls.run_program(program, bytes(64)).verdict & 0xFFFFFFFF
+        return kernel.run_program(program, bytes(64)).verdict & 0xFFFFFFFF
     finally:
         os.close(program)
 
@@ -306,7 +306,7 @@ def _start_timer(opened: BpfObject) -> None:
     """Start the timers. Recent kernels take a timer's memory without waiting for a lock and may find none: again."""
     for name in "start_expiry", "start_estimator", "start_cache_sweep":
         for _ in range(_TIMER_TRIALS):
-            run = syscalls.run_program(opened.program_fd(name), bytes(64))
+            run = kernel.run_program(opened.program_fd(name), bytes(64))
             if not run.verdict:
                 break
             time.sleep(_TIMER_PAUSE_S)
@@ -387,7 +387,7 @@ def _keep_former(tables: Tables) -> None:
         descriptor = libbpf.open_pin(tables.path(name))
         if descriptor is not None:
             try:
-                former = tables.path(f"{_FORMER}{syscalls.map_info(descriptor).id}")
+                former = tables.path(f"{_FORMER}{kernel.map_info(descriptor).id}")
             finally:
                 os.close(descriptor)
             with contextlib.suppress(FileExistsError):  # of an interrupted `reload`

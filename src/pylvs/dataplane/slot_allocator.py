@@ -7,8 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from pylvs.bpf import abi
-from pylvs.dataplane.generations import Versions
-from pylvs.dataplane.tables import Records, Tables
+from pylvs.dataplane.tables import Records, Tables, Versions
 from pylvs.model.errors import NoRoom
 
 TYPE_CHECKING = False  # without importing typing

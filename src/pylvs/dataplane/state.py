@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 
-from pylvs.bpf import libbpf, syscalls
+from pylvs.bpf import kernel, libbpf
 from pylvs.dataplane import mounts
 from pylvs.model import sockets as socket
 from pylvs.system import kernel_errors
@@ -147,13 +147,13 @@ class State:
             lock.__exit__(None, None, None)
 
     def _watch_namespace(self) -> None:
-        program = syscalls.load_instructions(
-            syscalls.PROG_TYPE_SK_LOOKUP, "pylvs_alive", _DO_NOTHING, syscalls.ATTACH_SK_LOOKUP
+        program = kernel.load_instructions(
+            kernel.PROG_TYPE_SK_LOOKUP, "pylvs_alive", _DO_NOTHING, kernel.ATTACH_SK_LOOKUP
         )
         try:
             namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                link = syscalls.create_link(program, namespace, syscalls.ATTACH_SK_LOOKUP)
+                link = kernel.create_link(program, namespace, kernel.ATTACH_SK_LOOKUP)
             finally:
                 os.close(namespace)
         finally:
@@ -170,7 +170,7 @@ class State:
         if link is None:
             return True
         try:
-            return syscalls.link_netns(link) != 0
+            return kernel.link_netns(link) != 0
         finally:
             os.close(link)
 

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from pylvs.dataplane.generations import MASK32, Versions
 from pylvs.dataplane.slot_allocator import Book
-from pylvs.dataplane.tables import Tables
-from pylvs.model.probe_marks import is_probe_mark
-from pylvs.model.service import ServiceKey
+from pylvs.dataplane.tables import MASK32, Tables, Versions
+from pylvs.model.service import ServiceKey, is_probe_mark
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:

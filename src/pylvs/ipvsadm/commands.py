@@ -136,7 +136,7 @@ class Session:
                 self._zero(request)
             case Command.SET:
                 tcp, tcp_fin, udp = request.timeouts_s
-                from pylvs.model.timeouts import Timeouts
+                from pylvs.model.service import Timeouts
 
                 now = director.timeouts()
                 director.set_timeouts(Timeouts(tcp or now.tcp_s, tcp_fin or now.tcp_fin_s, udp or now.udp_s))
@@ -207,7 +207,7 @@ class Session:
 
     def _services(self) -> list[ServiceRow]:
         """All but those of the daemon's checks through a virtual address, which are nobody's to keep or restore."""
-        from pylvs.model.probe_marks import is_probe_mark
+        from pylvs.model.service import is_probe_mark
 
         return [row for row in self._director.services() if not is_probe_mark(row.service.key.mark)]
 

@@ -11,13 +11,11 @@ from operator import itemgetter
 from pylvs.ipvsadm import names
 from pylvs.ipvsadm.names import Writer
 from pylvs.ipvsadm.options import Given
-from pylvs.ipvsadm.request import flag_words
-from pylvs.ipvsadm.setters import as_int
+from pylvs.ipvsadm.request import as_int, flag_words
 from pylvs.model.addresses import Address
 from pylvs.model.destination import Destination, Method, TunnelFlag, TunnelKind
-from pylvs.model.rows import DestinationRow, ServiceRow
+from pylvs.model.rows import Counters, DestinationRow, Rates, ServiceRow
 from pylvs.model.service import NETMASK_V4_ALL, NETMASK_V6_ALL, PROTOCOL_TEMPLATE, Protocol, ServiceFlag, VirtualService
-from pylvs.model.statistics import Counters, Rates
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
 # How counters are written: nine columns wide, cut (not rounded) to K, M, G or T where they are larger.

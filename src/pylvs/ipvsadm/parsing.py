@@ -8,8 +8,7 @@ from collections.abc import Set as AbstractSet
 from pylvs.ipvsadm.messages import Complaint, not_understood, try_help
 from pylvs.ipvsadm.names import Names
 from pylvs.ipvsadm.options import BY_LETTER, BY_NAME, BY_WORD, ORDER, Command, Given, Option, Takes
-from pylvs.ipvsadm.request import Request, read_flags
-from pylvs.ipvsadm.setters import SETTERS, checked_timeout
+from pylvs.ipvsadm.request import SETTERS, Request, checked_timeout, read_flags
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import family_of
 from pylvs.model.dataclass import dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 
-from pylvs.bpf import syscalls
+from pylvs.bpf import kernel
 from pylvs.model.errors import PylvsError
 from pylvs.netlink.codec import Netlink, nested, u32
 
@@ -25,7 +25,7 @@ def set_program(link: Netlink, ifindex: int, mode: str, program: int, instead_of
     expected = -1
     try:
         if instead_of:
-            expected = syscalls.program_by_id(instead_of)
+            expected = kernel.program_by_id(instead_of)
             members += [u32(_EXPECTED, expected), u32(_FLAGS, MODES[mode] | _REPLACE)]
         else:
             members.append(u32(_FLAGS, MODES[mode] | _IF_NOEXIST))
@@ -44,6 +44,6 @@ def is_ours(program: int) -> bool:
 def program_name(program: int) -> str:
     """The name of a program by its number; empty when it has none or went away."""
     try:
-        return syscalls.describe_program(program).name
+        return kernel.describe_program(program).name
     except PylvsError:
         return ""

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pylvs
+from pylvs.bpf.kernel import describe_program
 from pylvs.bpf.libbpf import BpfObject, check, library
 from pylvs.bpf.maps import HashMap, Map, PerCpuArray
-from pylvs.bpf.syscalls import describe_program
 from pylvs.model.addresses import Address
 from pylvs.model.destination import TunnelKind
 from pylvs.model.errors import Busy, PylvsError, Unsupported

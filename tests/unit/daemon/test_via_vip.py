@@ -21,8 +21,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, Pace, SmtpCheck, Target, TcpCheck
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelKind
 from pylvs.model.errors import PylvsError
-from pylvs.model.probe_marks import COUNT, FIRST, is_probe_mark
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey
+from pylvs.model.service import COUNT, FIRST, Protocol, ServiceFlag, ServiceKey, is_probe_mark
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 
 VIP, VIP6, OWN = ip_address("192.0.2.1"), ip_address("2001:db8::1"), ip_address("10.0.0.1")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.bpf import libbpf, syscalls
+from pylvs.bpf import kernel, libbpf
 from pylvs.bpf.libbpf import BpfObject
 from pylvs.bpf.maps import HashMap, PerCpuArray
 from pylvs.model.errors import Busy, NoRoom, NotPermitted, PylvsError, Unsupported
@@ -31,7 +31,7 @@ def test_an_object_names_its_maps_and_programs(small: BpfObject) -> None:
 def test_sizes_set_before_loading_are_those_of_the_loaded_map(small: BpfObject) -> None:
     small.set_max_entries("records", 1000)
     small.load()
-    info = syscalls.map_info(small.map_fd("records"))
+    info = kernel.map_info(small.map_fd("records"))
     assert (info.max_entries, info.key_size, info.value_size, info.name) == (1000, 8, 64, "records")
 
 
@@ -40,7 +40,7 @@ def test_read_only_data_set_before_loading_is_what_the_program_reads(small: BpfO
     with pytest.raises(KeyError):
         small.set_data(".rodata", 4096, b"x")
     small.load()
-    done = syscalls.run_program(small.program_fd("small_xdp"), PACKET, repeat=10)
+    done = kernel.run_program(small.program_fd("small_xdp"), PACKET, repeat=10)
     assert (done.verdict, done.data) == (XDP_PASS, PACKET)
     assert PerCpuArray.duplicate(small.map_fd("hits")).sums(0) == (50,)
 
@@ -50,16 +50,16 @@ def test_a_reused_map_is_shared_by_two_objects(small: BpfObject, objects: Path) 
     with BpfObject(objects / "small.bpf.o") as second:
         second.reuse_map("hits", small.map_fd("hits"))
         second.load()
-        syscalls.run_program(second.program_fd("small_xdp"), PACKET)
+        kernel.run_program(second.program_fd("small_xdp"), PACKET)
     assert PerCpuArray.duplicate(small.map_fd("hits")).sums(0) == (1,)
 
 
 def test_information_on_a_program_names_its_maps(small: BpfObject) -> None:
     small.load()
-    info = syscalls.program_info(small.program_fd("small_tc"))
-    assert (info.type, info.name) == (syscalls.PROG_TYPE_SCHED_CLS, "small_tc")
-    assert syscalls.map_info(small.map_fd("words")).id in info.map_ids
-    assert syscalls.describe_program(info.id) == info
+    info = kernel.program_info(small.program_fd("small_tc"))
+    assert (info.type, info.name) == (kernel.PROG_TYPE_SCHED_CLS, "small_tc")
+    assert kernel.map_info(small.map_fd("words")).id in info.map_ids
+    assert kernel.describe_program(info.id) == info
 
 
 def test_a_table_too_large_for_memory_is_no_room_in_one_line(small: BpfObject) -> None:

@@ -8,8 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.scheduler import KERNEL_SCHEDULERS
-from pylvs.model.service import ServiceFlag
+from pylvs.model.service import KERNEL_SCHEDULERS, ServiceFlag
 from pylvs.reference.hashing import bucket, fold, siphash13
 from pylvs.reference.schedulers import SCHEDULERS, Asking
 from pylvs.reference.schedulers.mh import KEY_1, KEY_2, SLOTS

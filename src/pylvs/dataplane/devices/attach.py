@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 
-from pylvs.bpf import syscalls
+from pylvs.bpf import kernel
 from pylvs.dataplane.state import State
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
@@ -152,7 +152,7 @@ def _set_side(
     before = tc.our_filter(link, device.index, side, role)
     try:
         if before is not None:
-            old = syscalls.program_by_id(before.program)
+            old = kernel.program_by_id(before.program)
             kept.callback(os.close, old)
             undo.callback(tc.set_filter, link, device.index, side, role, old)
         elif program is not None:
@@ -200,7 +200,7 @@ def _attach_xdp(link: Netlink, device: Device, mode: Mode, reason: str, program:
 
 def _restore_xdp(link: Netlink, device: Device, mode: Mode, program: int) -> None:
     try:
-        descriptor = syscalls.program_by_id(program)
+        descriptor = kernel.program_by_id(program)
     except PylvsError:
         return  # nothing else held it: TC alone goes on
     try:

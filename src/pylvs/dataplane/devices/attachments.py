@@ -20,19 +20,18 @@ import struct
 import time
 from collections.abc import Iterator, Mapping
 
-from pylvs.bpf import abi, syscalls
+from pylvs.bpf import abi, kernel
 from pylvs.bpf.libbpf import open_pin
 from pylvs.dataplane import encode, load
-from pylvs.dataplane.devices import attach, loopback
+from pylvs.dataplane.devices import attach, policy
 from pylvs.dataplane.reader import Reader
 from pylvs.dataplane.state import State
 from pylvs.dataplane.tables import Tables
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
-from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.rows import Trouble
-from pylvs.model.service import ServiceKey
+from pylvs.model.service import ServiceKey, is_probe_mark
 from pylvs.netlink import links
 from pylvs.netlink.links import Device
 
@@ -178,7 +177,7 @@ def release(reader: Reader, device: str) -> bool:
     found = links.device(device)
     done = attach.detach(found.index, reader.tables.state)
     if found.loopback:
-        loopback.accept_local(reader.tables.state, reader.tables.state.notes(), False)
+        policy.accept_local(reader.tables.state, reader.tables.state.notes(), False)
     reader.tables.state.set_note(f"{_WANTED}{found.index}", f"{_OFF} {found.name}")
     _note_devices(reader)
     return done
@@ -278,7 +277,7 @@ def _number_of(pin: str) -> int:
     if program is None:
         return 0
     try:
-        return syscalls.program_info(program).id
+        return kernel.program_info(program).id
     finally:
         os.close(program)
 
@@ -328,10 +327,10 @@ def reconcile(reader: Reader, changes: Concerns) -> list[Trouble]:
     if not troubles:
         load.forget_former(state)
     own_clients = any(each.version == 4 for each in concerns.by_nat) or (
-        loopback.accepts_local(notes) and not changes.shrunk
+        policy.accepts_local(notes) and not changes.shrunk
     )
     by_lo = any(by_index[index].loopback for index in wanted)
-    return [*troubles.values(), *loopback.accept_local(state, notes, own_clients and by_lo)]
+    return [*troubles.values(), *policy.accept_local(state, notes, own_clients and by_lo)]
 
 
 def missing(reader: Reader) -> list[Trouble]:
