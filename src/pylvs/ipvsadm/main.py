@@ -17,7 +17,7 @@ from pylvs.model.errors import PylvsError
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import IO
+    from typing import IO, NoReturn
 
     from pylvs.ipvsadm.commands import Session
     from pylvs.ipvsadm.names import Names
@@ -103,6 +103,30 @@ def restore() -> int:
     return _as_program(run_restore)
 
 
+def ipvsadm_script() -> None:
+    """The console script `ipvsadm`."""
+    _leave(main())
+
+
+def save_script() -> None:
+    """The console script `ipvsadm-save`."""
+    _leave(save())
+
+
+def restore_script() -> None:
+    """The console script `ipvsadm-restore`."""
+    _leave(restore())
+
+
+def _leave(status: int) -> NoReturn:
+    """Exit without the interpreter's finalization: 1 ms of CPU to free what the kernel frees anyway."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(status)
+
+
 def open_director() -> Director:
     """The tables of this network namespace. Raises NotPermitted, Unsupported, NoRoom."""
     from pylvs.dataplane.director import open_director as open_tables
@@ -148,8 +172,6 @@ def _as_program(command: Callable[..., int]) -> int:
         what = f" {error.filename}" if error.filename else ""
         print(f"ipvsadm: cannot read or write{what}: {error.strerror or error}", file=sys.stderr)
         return EXIT_LISTING
-    finally:
-        gc.freeze()  # the interpreter collects once more at its end
     return status
 
 

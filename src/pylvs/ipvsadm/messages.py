@@ -50,7 +50,7 @@ WORDS: dict[type[errors.PylvsError], str] = {
 HINT = "Are you sure that IP Virtual Server is built in the kernel or as module?"
 
 
-def refusal(error: errors.PylvsError, command: Command) -> str:
+def refusal(error: errors.PylvsError, command: str) -> str:
     """What the command says about an error of the tables."""
     if isinstance(error, errors.NoSuchService) and command in SERVER_COMMANDS:
         return "Service not defined"

@@ -59,7 +59,7 @@ _DAEMON_OPTIONS = frozenset(
     }
 )
 
-COMMANDS: Mapping[Command, Rule] = {
+COMMANDS: Mapping[str, Rule] = {
     Command.ADD_SERVICE: Rule(_SERVICE, _SERVICE_OPTIONS),
     Command.EDIT_SERVICE: Rule(_SERVICE, _SERVICE_OPTIONS),
     Command.DELETE_SERVICE: Rule(_SERVICE),
@@ -82,9 +82,9 @@ TUNNELS: Mapping[TunnelKind, Rule] = {
 }
 
 
-def check_command(command: Command, given: AbstractSet[str]) -> None:
+def check_command(command: str, given: AbstractSet[str]) -> None:
     """Raises a Complaint about the first option that is missing, superfluous or in conflict."""
-    _check_combination(COMMANDS[command], given, f"the '{command.value}' command")
+    _check_combination(COMMANDS[command], given, f"the '{command}' command")
 
 
 def check_tunnel(method: Method, kind: TunnelKind, given: AbstractSet[str]) -> None:

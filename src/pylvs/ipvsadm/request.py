@@ -7,7 +7,6 @@ from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.ipvsadm.messages import Complaint
 from pylvs.ipvsadm.names import Names
-from pylvs.ipvsadm.options import Command
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import ANY_V4, Address, family_of
 from pylvs.model.dataclass import dataclass, field
@@ -33,7 +32,7 @@ WHOLE_ADDRESS = -1  # the netmask where none is given
 class Request:
     """A command with its options; while words are read, what has been read so far."""
 
-    command: Command
+    command: str
     given: set[str] = field(default_factory=set)
 
     protocol: int = 0
