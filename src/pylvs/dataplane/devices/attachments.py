@@ -375,6 +375,8 @@ def _comes_in_by(device: Device, by_index: Mapping[int, Device]) -> bool:
 
 def _router_addresses(reader: Reader) -> frozenset[Address]:
     """The addresses of this host's virtual routers."""
+    if not any(True for _ in reader.tables.standby.items()):
+        return frozenset()
     from pylvs.dataplane import vip_roles  # late: most hosts have no virtual router
 
     return vip_roles.in_force(reader.tables).all
