@@ -5,7 +5,7 @@
  * Python puts the program to be measured, or one of the empty ones below, into `bench_target`. What writing anew costs
  * is measured with these and taken off; docs/performance.md tells how.
  */
-#include "swap.h"
+#include "lib/swap.h"
 
 enum bench_numbers {
 	BENCH_BYTES = 54, /* Ethernet, IPv4 and TCP headers, or UDP's with as much behind it */

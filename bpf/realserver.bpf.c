@@ -6,7 +6,7 @@
  * untouched, fragments of the outer packet too (nobody here could put them together). Checksums of the tunnel are
  * verified; GUE's remote checksum offload (draft-herbert-remotecsumoffload) is undone.
  */
-#include "sum.h"
+#include "lib/csum_frame.h"
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/in.h>
@@ -256,7 +256,7 @@ INLINE bool for_a_vip(struct __sk_buff *skb, const struct outer *outer, u8 *ecn)
 /* --- checksums --- */
 
 /* Sum of a part of the frame, folded; `whole` tells whether all of it was there. */
-INLINE u16 sum_of(struct __sk_buff *skb, u32 at, u32 length, u32 sum, bool *whole)
+INLINE u16 sum_of_part(struct __sk_buff *skb, u32 at, u32 length, u32 sum, bool *whole)
 {
 	u32 zero = 0;
 	struct piece *piece = bpf_map_lookup_elem(&pieces, &zero);
@@ -307,7 +307,7 @@ INLINE bool intact(struct __sk_buff *skb, const struct outer *outer, const struc
 			sum = bpf_csum_diff(NULL, 0, (be32 *)route->ipv6_dst, 16, sum);
 		}
 	}
-	u16 found = sum_of(skb, ETH_HLEN + outer->length, outer->payload, sum, &whole);
+	u16 found = sum_of_part(skb, ETH_HLEN + outer->length, outer->payload, sum, &whole);
 	return whole && (found == 0xffff || unfinished(skb, outer));
 }
 
@@ -319,7 +319,7 @@ INLINE bool complete(struct __sk_buff *skb, const struct outer *outer)
 	if (skb->gso_size || outer->payload <= outer->between || outer->sum_at < outer->sum_start ||
 	    outer->sum_at + 2 > length)
 		return false;
-	u16 check = ~sum_of(skb, inside + outer->sum_start, length - outer->sum_start, 0, &whole);
+	u16 check = ~sum_of_part(skb, inside + outer->sum_start, length - outer->sum_start, 0, &whole);
 	check = check ?: 0xffff; /* the same number; to UDP 0 means "none" */
 	return whole && !bpf_skb_store_bytes(skb, inside + outer->sum_at, &check, 2, BPF_F_RECOMPUTE_CSUM);
 }

@@ -7,7 +7,7 @@
  * Client and server share the director's link. The last byte of one's MAC address is that of the other with WIRE_PAIR
  * of its bits turned, so a frame needs no table to reach the other one.
  */
-#include "swap.h"
+#include "lib/swap.h"
 #include <linux/pkt_cls.h>
 
 enum wire_numbers {

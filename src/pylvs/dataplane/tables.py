@@ -74,7 +74,7 @@ class Records:
 
 
 class Tables:
-    """Every map of a state by its name in bpf/maps.h."""
+    """Every map of a state by its name in bpf/abi/."""
 
     def __init__(self, state: State) -> None:
         self.state = state

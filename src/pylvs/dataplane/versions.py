@@ -25,7 +25,7 @@ def later(one: int, other: int) -> bool:
 
 
 def half_in_force(generations: tuple[int, int], live: int) -> int:
-    """Which of a pair counts, as version_in_force in bpf/service.h decides."""
+    """Which of a pair counts, as version_in_force in bpf/lb/service.h decides."""
     newer = 1 if later(generations[1], generations[0]) else 0
     return 1 - newer if later(generations[newer], live) else newer
 

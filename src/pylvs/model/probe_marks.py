@@ -1,6 +1,6 @@
 """The firewall marks of checks through a virtual address (`via vip`): each names the one real server that it asks.
 
-They count only on packets of the director's own sockets, so no packet from outside can have one. `bpf/abi_marks.h` has
+They count only on packets of the director's own sockets, so no packet from outside can have one. `bpf/abi/marks.h` has
 the same numbers; `ipvsadm` does not list their services.
 """
 

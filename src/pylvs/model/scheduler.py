@@ -1,4 +1,4 @@
-"""The schedulers of IPVS by name. Their numbers are those of `bpf/abi.h`."""
+"""The schedulers of IPVS by name. Their numbers are those of `bpf/abi/config.h`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Take a connection out of the table.
+ */
+#pragma once
+#include "conntrack/slots.h"
+#include "conntrack/update.h"
+
+INLINE void reply_key6(struct tuple6 *key, const struct tuple6 *request, const struct address *real, be16 port)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->source = *real;
+	key->target = request->source;
+	key->source_port = port;
+	key->target_port = request->source_port;
+	key->protocol = request->protocol;
+}
+
+NOINLINE int remove_reply6(const struct tuple6 *request, const struct destination *d, u32 slot, be16 port)
+{
+	struct tuple6 key;
+	if (!request || !d)
+		return 0;
+	reply_key6(&key, request, &d->address, port);
+	struct reply6 *reply = bpf_map_lookup_elem(&replies6, &key);
+	if (reply && reply->slot == slot)
+		bpf_map_delete_elem(&replies6, &key);
+	return 0;
+}
+
+INLINE void remove_reply(const union tuple *request, bool six, const struct destination *d, u32 slot, be16 port)
+{
+	if (six) {
+		remove_reply6(&request->v6, d, slot, port);
+		return;
+	}
+	struct key4 key = answer_key4(&request->v4, d->address.word[0], port);
+	hide(key.addresses, key.rest, slot, SIDE_ANSWER);
+}
+
+/* The template lets go of one connection. One whose last connection was killed, and that was never assured, ends. */
+INLINE void release_template(u32 slot, bool killed)
+{
+	struct control *mine = control_of(slot);
+	struct control *template = mine ? control_of(mine->template) : NULL;
+	if (!template)
+		return;
+	u32 before = __sync_fetch_and_add(&template->controls, -1);
+	if (killed && before == 1 && !template->assured)
+		WRITE_ONCE(template->timeout, 0), look_at(mine->template, ticks() ?: 1);
+}
+
+/* Aged; killed, which may end its template, too, for its destination's sake or not; or leaving: it counts on until its
+ * ports are scheduled anew. */
+enum ending { ENDING_AGED, ENDING_KILLED, ENDING_ORPHANED, ENDING_LEAVING };
+
+/* The word that was seen was this tuple's: its generation will tell if it no longer is. */
+INLINE bool is_still(const union tuple *tuple, bool six, u32 slot)
+{
+	struct key4 key = key4_of(&tuple->v4);
+	return six || has_tuple(slot, key.addresses, key.rest);
+}
+
+/* Take the connection out of the table, if nobody else does. `word` is as it was last seen. */
+INLINE bool end_connection(const union tuple *tuple, bool six, const struct found *found, u64 *word, u64 seen,
+			   struct destination *d, enum ending ending)
+{
+	struct connection copy = *found->connection;
+	u32 slot = found->slot;
+	if (word_dying(seen) || !is_still(tuple, six, slot) ||
+	    __sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_DYING) != seen)
+		return false;
+	if (d && copy.method == METHOD_MASQ)
+		remove_reply(tuple, six, d, slot, copy.port);
+	if (ending != ENDING_LEAVING)
+		release_count(d, word_state(seen));
+	if (unlikely(copy.controlled))
+		release_template(slot, ending != ENDING_AGED && ending != ENDING_LEAVING);
+	take_out(tuple, six, slot, ending == ENDING_ORPHANED);
+	return true;
+}

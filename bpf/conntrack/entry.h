@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * A connection's entry: its state word, and what its slot has in other maps.
+ */
+#pragma once
+#include "abi/config.h"
+#include "abi/conntrack.h"
+
+INLINE u64 make_word(u32 state, u32 expiry, u16 generation)
+{
+	return (u64)generation << WORD_GENERATION | (u64)state << WORD_STATE | expiry;
+}
+
+INLINE u32 word_state(u64 word)
+{
+	return word >> WORD_STATE & (STATES - 1);
+}
+
+/* Whether a packet of the server's was seen: IPVS's flag NOOUTPUT is gone then, for good (IPVS-SEMANTICS 4.3). */
+INLINE bool word_answered(u64 word)
+{
+	return word >> WORD_ANSWERED & 1;
+}
+
+INLINE bool word_dying(u64 word)
+{
+	return word >> WORD_DYING & 1;
+}
+
+/* A connection that a tuple has, and its slot. */
+struct found {
+	struct connection *connection;
+	u32 slot;
+};
+
+/* NAT over IPv6 has its word where answers find it by the slot alone. */
+INLINE u64 *word_of6(u32 slot)
+{
+	return LOOKUP(words6, slot - first_slot6);
+}
+
+/* What persistence keeps of a slot. */
+INLINE struct control *control_of(u32 slot)
+{
+	return LOOKUP(controls, slot);
+}
+
+INLINE void look_at(u32 slot, u32 tick)
+{
+	struct looks *line = LOOKUP(looks, slot / LOOKS);
+	if (line)
+		WRITE_ONCE(line->at[slot % LOOKS], tick);
+}
+
+/* Whether who made it has finished; before that nobody else ends it. */
+INLINE bool is_made(u32 slot)
+{
+	struct looks *line = LOOKUP(looks, slot / LOOKS);
+	return line && READ_ONCE(line->at[slot % LOOKS]);
+}
+
+INLINE u64 *connection_word(const struct found *found)
+{
+	struct connection *c = found->connection;
+	return unlikely(found->slot >= first_slot6) && c->method == METHOD_MASQ ? word_of6(found->slot) : &c->word;
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Find the connection of a tuple, in the table of its family.
+ */
+#pragma once
+#include "conntrack/entry.h"
+#include "conntrack/table4.h"
+#include "parse/packet.h"
+
+INLINE struct found find_tuple(const union tuple *key, bool six)
+{
+	struct found found = {};
+	if (six) {
+		struct connection6 *value = bpf_map_lookup_elem(&connections6, &key->v6);
+		if (value)
+			found = (struct found){&value->connection, value->slot};
+		return found;
+	}
+	struct key4 words = key4_of(&key->v4);
+	struct place4 *place = find_place(words.addresses, words.rest, SIDE_REQUEST, &found.slot);
+	if (place)
+		found.connection = &place->connection;
+	return found;
+}
+
+INLINE struct found find_connection(const struct packet *p)
+{
+	return find_tuple(&p->tuple, p->six);
+}
+
+/* The same two ends, seen from the other. */
+INLINE void turn(union tuple *to, const union tuple *from, bool six)
+{
+	__builtin_memset(to, 0, sizeof(*to));
+	if (six) {
+		to->v6.source = from->v6.target;
+		to->v6.target = from->v6.source;
+		to->v6.source_port = from->v6.target_port;
+		to->v6.target_port = from->v6.source_port;
+		to->v6.protocol = from->v6.protocol;
+	} else {
+		to->v4.source = from->v4.target;
+		to->v4.target = from->v4.source;
+		to->v4.source_port = from->v4.target_port;
+		to->v4.target_port = from->v4.source_port;
+		to->v4.protocol = from->v4.protocol;
+	}
+}

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Which connection a server's packet belongs to (IPVS-SEMANTICS 2.7 step 3): NAT's by the real server's address and
+ * port, the others' by the virtual ones, which their servers answer with.
+ */
+#pragma once
+#include "conntrack/lookup.h"
+#include "conntrack/update.h"
+#include "fwd/account.h"
+#include "policy/vrrp_role.h"
+
+struct answer {
+	u32 slot;
+	u32 index; /* destination */
+	u64 *word;
+	struct destination *destination;
+	struct address source; /* the virtual address */
+	be16 port;
+	bool controlled;
+	bool masq;
+};
+
+INLINE bool find_translated(struct answer *a, const struct packet *p)
+{
+	if (p->six) {
+		struct reply6 *found = bpf_map_lookup_elem(&replies6, &p->tuple.v6);
+		if (!found)
+			return false;
+		a->slot = found->slot;
+		a->index = found->destination;
+		a->source = found->address;
+		a->port = found->port;
+		a->controlled = found->controlled;
+		a->word = word_of6(a->slot);
+	} else {
+		struct key4 key = key4_of(&p->tuple.v4);
+		struct place4 *place = find_answered(key.addresses, key.rest, &a->slot);
+		if (!place)
+			return false;
+		a->index = place->connection.destination;
+		a->source.word[0] = place->tuple.target;
+		a->port = place->tuple.target_port;
+		a->controlled = place->connection.controlled;
+		a->word = &place->connection.word;
+	}
+	a->masq = true;
+	return true;
+}
+
+INLINE bool find_untranslated(struct answer *a, const struct packet *p)
+{
+	union tuple request;
+	turn(&request, &p->tuple, p->six);
+	struct found found = find_tuple(&request, p->six);
+	struct connection *c = found.connection;
+	if (!c || c->method == METHOD_MASQ)
+		return false;
+	a->slot = found.slot;
+	a->index = c->destination;
+	a->controlled = c->controlled;
+	a->masq = false;
+	a->word = &c->word;
+	return true;
+}
+
+INLINE bool find_answer(struct answer *a, const struct packet *p)
+{
+	__builtin_memset(a, 0, sizeof(*a));
+	if (!find_translated(a, p) && !find_untranslated(a, p))
+		return false;
+	a->destination = LOOKUP(destinations, a->index);
+	return a->word && a->destination;
+}
+
+/* Whether the virtual address that it is from stands by. */
+INLINE bool answer_stands_by(const struct answer *a, const struct packet *p, const struct root *root)
+{
+	if (likely(!root->standby))
+		return false;
+	struct address virtual = {};
+	if (a->masq)
+		virtual = a->source;
+	else
+		address_from(&virtual, p);
+	return stands_by(root, &virtual, p->six);
+}
+
+/* State and counters; false if the connection is being removed. */
+INLINE bool note_answer(const struct answer *a, const struct packet *p, const struct root *root, u32 now, enum hook hook)
+{
+	u32 direction = direction_in(&root->settings, DIRECTION_OUTPUT);
+	if (!advance(a->word, a->slot, a->controlled, direction, p->event, a->destination, facts_of(root), now, hook))
+		return false;
+	if (likely(destination_flags(a->destination, READ_ONCE(root->live)) & DESTINATION_AVAILABLE))
+		account_reply(a->index, p);
+	if (unlikely(a->controlled) && p->protocol == PROTO_UDP)
+		assure(a->slot);
+	return true;
+}

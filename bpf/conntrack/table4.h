@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * The table of IPv4 connections: places that lie side by side, and an index to them. (IPv6 has the kernel's hash map.)
+ *
+ * A place is half a cache line; its number is the connection's slot, and never changes. The index has buckets of as many
+ * entries as a cache line holds: a tuple's hash names the bucket and the entry in it that is tried first. An entry is a slot,
+ * with some more of the hash in the bits that slots leave over, so that hardly any other place is looked at. A connection of
+ * NAT has another entry, among those of answers, which are a second half. So a packet of a known connection waits for two
+ * lines, of which the first is in a small part of the memory; a new connection, whose place comes after the last one's,
+ * waits for the first alone.
+ * Where a bucket is full, entries are in one of four others, and its marks say so. The hash is keyed, so that nobody
+ * outside can choose tuples that meet.
+ *
+ * There is no lock. Who puts a connection in fills its place, takes a free entry by compare-exchange, and then sets the
+ * entry's mark: that exchange says which were there before, so of two CPUs with the same tuple the later one knows, and takes
+ * its own out; where one is in another bucket, perhaps both. What goes loses its entry to nobody, then the mark, then the
+ * entry is free, then the tuple goes; a reader may still hold the place, as with any hash map (connection.h). Nobody ends
+ * what has no look noted yet (slots.h): its maker has not finished.
+ */
+#pragma once
+#include "abi/config.h"
+#include "abi/conntrack.h"
+
+enum {
+	MARK_ALL = (1 << ENTRIES) - 1,
+	MARK_ELSEWHERE = 1 << ENTRIES, /* in the upper half: how many that belong here are in another bucket */
+};
+
+#define NO_ENTRY 0xffffffffu
+
+/* Wide words of a tuple: addresses; ports, protocol, kind and number. */
+struct key4 {
+	u64 addresses;
+	u64 rest;
+};
+
+INLINE struct key4 key4_of(const struct tuple4 *tuple)
+{
+	const u64 *words = (const void *)tuple;
+	return (struct key4){words[0], words[1]};
+}
+
+/* Where one side's half of the index begins. */
+INLINE u32 first_of(enum side side, u32 buckets)
+{
+	return side == SIDE_ANSWER ? buckets + OTHER_BUCKETS : 0;
+}
+
+struct hashed {
+	u64 mixed;
+	u32 bucket;
+	u32 first; /* entry that is tried first */
+	u32 tag; /* what is told of the hash in an entry */
+};
+
+/* Multiply-shift over two words, with secret odd factors (Dietzfelbinger 1996), and once more, for ports that follow each
+ * other shall not. */
+INLINE struct hashed hash_of(u64 addresses, u64 rest, enum side side)
+{
+	const volatile struct table_key *key = OPAQUE(&table_key4); /* one address for all of it */
+	u32 buckets = key->buckets;
+	u64 factor = key->seeds[0], mixed = addresses * factor + rest * key->seeds[1];
+	mixed = (mixed ^ mixed >> 32) * factor;
+	u64 part = (mixed >> 32) * buckets;
+	u32 bucket = (part >> 32) + first_of(side, buckets);
+	return (struct hashed){mixed, bucket, part >> 28 & (ENTRIES - 1), (u32)mixed & ~key->slots_mask};
+}
+
+/* The first of four buckets where entries are when theirs is full. */
+INLINE u32 second_bucket_of(const struct hashed *h, enum side side)
+{
+	u32 buckets = table_key4.buckets;
+	u64 mixed = (h->mixed ^ h->mixed >> 29) * table_key4.seeds[1];
+	return ((mixed >> 32) * buckets >> 32) + first_of(side, buckets);
+}
+
+INLINE bool stands_in(const struct place4 *place, u64 addresses, u64 rest)
+{
+	const u64 *words = (const void *)&place->tuple;
+	return words[0] == addresses && words[1] == rest;
+}
+
+/* Whether a packet with these words is from the real server of NAT to the client whose place it is. The server's
+ * address is its destination's. */
+INLINE bool is_answered(const struct place4 *place, u64 addresses, u64 rest)
+{
+	const u64 *words = (const void *)&place->tuple;
+	return (u32)words[0] == (u32)(addresses >> 32) && (u16)words[1] == (u16)(rest >> 16) &&
+	       (words[1] ^ rest) >> 32 == 0 && place->connection.port == (u16)rest &&
+	       place->connection.method == METHOD_MASQ;
+}
+
+/* Whether a packet of a side perhaps belongs to the place's connection: of an answer the server's address is open. */
+INLINE bool may_match(const struct place4 *place, u64 addresses, u64 rest, enum side side)
+{
+	return side == SIDE_ANSWER ? is_answered(place, addresses, rest) : stands_in(place, addresses, rest);
+}
+
+/* Whether an answer is from the place's own real server. */
+INLINE bool is_served(const struct place4 *place, u64 addresses)
+{
+	const struct destination *d = LOOKUP(destinations, place->connection.destination);
+	return d && d->address.word[0] == (u32)addresses;
+}
+
+INLINE bool matches(const struct place4 *place, u64 addresses, u64 rest, enum side side)
+{
+	return may_match(place, addresses, rest, side) && (side == SIDE_REQUEST || is_served(place, addresses));
+}
+
+struct spot {
+	u32 at; /* or NO_ENTRY */
+	u32 slot;
+};
+
+/* How many of a bucket's entries have the tag: asked without a branch, for nobody could tell before the line has come
+ * which way it goes. */
+INLINE u32 tagged_in(const struct bucket *bucket, u32 tag)
+{
+	const u64 *pairs = (const void *)bucket;
+	u64 both = (u64)tag << 32 | tag, beyond = (u64)table_key4.slots_mask + 1, found = 0;
+#pragma unroll
+	for (u32 i = 0; i < ENTRIES / 2; i++) {
+		u64 pair = READ_ONCE(pairs[i]) ^ both;
+		u64 low = OPAQUE((u32)pair - beyond), high = OPAQUE((pair >> 32) - beyond); /* below 0: a slot */
+		found = OPAQUE(found + (low >> 63) + (high >> 63));
+	}
+	return found;
+}
+
+/* Whether a slot's place matches. */
+VERIFIED_ONCE int matches_slot(u32 slot, u64 addresses, u64 rest, u32 side)
+{
+	struct place4 *place = LOOKUP(connections4, slot);
+	return place && matches(place, addresses, rest, side);
+}
+
+/* Which of a bucket's entries, out of the marked ones, names the tuple's place: a spot, its slot in the lower half. */
+VERIFIED_ONCE u64 search(u32 number, u32 marks, u32 tag, u64 addresses, u64 rest)
+{
+	struct bucket *bucket = LOOKUP(index4, number);
+	enum side side = number < first_of(SIDE_ANSWER, table_key4.buckets) ? SIDE_REQUEST : SIDE_ANSWER;
+	marks = bucket ? marks & MARK_ALL : 0;
+#pragma nounroll
+	for (u32 i = 0; i < ENTRIES && marks; i++, marks >>= 1) {
+		u32 slot = READ_ONCE(bucket->entry[i]) ^ tag;
+		if (!(marks & 1) || slot > table_key4.slots_mask)
+			continue;
+		if (matches_slot(slot, addresses, rest, side))
+			return (u64)(number * ENTRIES + i) << 32 | slot;
+	}
+	return (u64)NO_ENTRY << 32;
+}
+
+/* Likewise; not the asker's own entry, if it has one. */
+INLINE struct spot find_in(u32 number, u32 marks, u32 tag, u64 addresses, u64 rest, u32 own)
+{
+	struct bucket *bucket = LOOKUP(index4, number);
+	bool has_own = number == own / ENTRIES;
+	if (!bucket || !(marks & MARK_ALL) || likely(tagged_in(bucket, tag) <= has_own))
+		return (struct spot){NO_ENTRY, 0};
+	u64 spot = search(number, has_own ? marks & ~(1u << own % ENTRIES) : marks, tag, addresses, rest);
+	return (struct spot){spot >> 32, spot};
+}
+
+INLINE u32 *marks_at(u32 number)
+{
+	struct marks *some = LOOKUP(marks4, number / ENTRIES);
+	return some ? &some->of[number % ENTRIES] : NULL;
+}
+
+INLINE u32 marks_of(u32 number)
+{
+	u32 *marks = marks_at(number);
+	return marks ? READ_ONCE(*marks) : 0;
+}
+
+/* A spot, as `search` returns it. */
+VERIFIED_ONCE u64 find_elsewhere(u64 addresses, u64 rest, u32 own, u32 side)
+{
+	struct hashed h = hash_of(addresses, rest, side);
+	u32 second = second_bucket_of(&h, side);
+#pragma nounroll
+	for (u32 i = 0; i < OTHER_BUCKETS; i++) {
+		u32 number = second + i, marks = marks_of(number);
+		if (number == own / ENTRIES)
+			marks &= ~(1u << own % ENTRIES);
+		u64 spot = search(number, marks, h.tag, addresses, rest);
+		if (spot >> 32 != NO_ENTRY)
+			return spot;
+	}
+	return (u64)NO_ENTRY << 32;
+}
+
+INLINE struct spot find_with(const struct hashed *h, u32 marks, u64 addresses, u64 rest, u32 own, enum side side)
+{
+	struct spot found = find_in(h->bucket, marks, h->tag, addresses, rest, own);
+	if (likely(found.at != NO_ENTRY) || likely(marks < MARK_ELSEWHERE))
+		return found;
+	u64 spot = find_elsewhere(addresses, rest, own, side);
+	return (struct spot){spot >> 32, spot};
+}
+
+/* The slot of the connection that a tuple's packets belong to, by any entry; 0: of none. */
+VERIFIED_ONCE u32 find_slot(u64 addresses, u64 rest, u32 side)
+{
+	struct hashed h = hash_of(addresses, rest, side);
+	return find_with(&h, marks_of(h.bucket), addresses, rest, NO_ENTRY, side).slot;
+}
+
+INLINE struct place4 *find_anywhere(u64 addresses, u64 rest, enum side side, u32 *slot)
+{
+	*slot = find_slot(addresses, rest, side);
+	return *slot ? LOOKUP(connections4, *slot) : NULL;
+}
+
+/* The slot in one of the two entries that are tried first, if its tag is right: else it is beyond all places. */
+INLINE u32 slot_in(const struct bucket *bucket, const struct hashed *h, u32 which)
+{
+	return READ_ONCE(bucket->entry[h->first ^ which]) ^ h->tag;
+}
+
+/* The place of the connection that a tuple's packets may belong to, and its slot. */
+INLINE struct place4 *find_place(u64 addresses, u64 rest, enum side side, u32 *slot)
+{
+	struct hashed h = hash_of(addresses, rest, side);
+	struct bucket *bucket = LOOKUP(index4, h.bucket);
+	if (!bucket)
+		return NULL;
+#pragma unroll
+	for (u32 i = 0; i < 2; i++) {
+		*slot = slot_in(bucket, &h, i);
+		struct place4 *place = LOOKUP(connections4, *slot);
+		if (likely(place) && likely(may_match(place, addresses, rest, side)))
+			return place;
+	}
+	return find_anywhere(addresses, rest, side, slot);
+}
+
+/* Likewise, of the connection whose answer it is for certain. */
+INLINE struct place4 *find_answered(u64 addresses, u64 rest, u32 *slot)
+{
+	struct place4 *place = find_place(addresses, rest, SIDE_ANSWER, slot);
+	if (!place || likely(is_served(place, addresses)))
+		return place;
+	return find_anywhere(addresses, rest, SIDE_ANSWER, slot);
+}
+
+/* Whether a slot's place has this tuple. */
+INLINE bool has_tuple(u32 slot, u64 addresses, u64 rest)
+{
+	struct place4 *place = LOOKUP(connections4, slot);
+	return place && stands_in(place, addresses, rest);
+}
+
+/* --- putting in: fill the place, take an entry, then mark it or give it back --- */
+
+VERIFIED_ONCE u32 free_entry_in(u32 number, u32 first, u32 entry)
+{
+	struct bucket *bucket = LOOKUP(index4, number);
+	if (!bucket)
+		return NO_ENTRY;
+#pragma nounroll
+	for (u32 i = 0; i < ENTRIES; i++) {
+		u32 n = OPAQUE(first ^ i) & (ENTRIES - 1); /* Linux 6.1 forgets bounds over an exclusive or */
+		if (!READ_ONCE(bucket->entry[n]) && !__sync_val_compare_and_swap(&bucket->entry[n], 0, entry))
+			return number * ENTRIES + n;
+	}
+	return NO_ENTRY;
+}
+
+/* Take an entry for a slot whose place is filled. */
+VERIFIED_ONCE u32 take_entry(u64 addresses, u64 rest, u32 slot, u32 side)
+{
+	struct hashed h = hash_of(addresses, rest, side);
+	u32 at = free_entry_in(h.bucket, h.first, slot ^ h.tag);
+	if (likely(at != NO_ENTRY))
+		return at;
+	u32 second = second_bucket_of(&h, side);
+#pragma nounroll
+	for (u32 i = 0; i < OTHER_BUCKETS && at == NO_ENTRY; i++)
+		at = free_entry_in(second + i, 0, slot ^ h.tag);
+	return at;
+}
+
+/* An entry that names a slot is in force no more, and free; false: somebody else's. Whoever makes it name none does
+ * the rest. */
+VERIFIED_ONCE int clear_entry(u32 at, u32 entry)
+{
+	u32 *marks = marks_at(at / ENTRIES), none = ~table_key4.slots_mask;
+	struct bucket *bucket = LOOKUP(index4, at / ENTRIES);
+	if (!bucket || !marks || __sync_val_compare_and_swap(&bucket->entry[at % ENTRIES], entry, none) != entry)
+		return false;
+	__sync_fetch_and_and(marks, ~(1u << at % ENTRIES));
+	__sync_lock_test_and_set(&bucket->entry[at % ENTRIES], 0);
+	return true;
+}
+
+INLINE u32 add_to_marks(u32 number, u32 more)
+{
+	u32 *marks = marks_at(number);
+	return marks ? __sync_fetch_and_add(marks, more) : 0;
+}
+
+/* Likewise, one that was published. */
+INLINE void withdraw(const struct hashed *h, u32 at, u32 slot)
+{
+	if (clear_entry(at, slot ^ h->tag) && at / ENTRIES != h->bucket)
+		add_to_marks(h->bucket, -MARK_ELSEWHERE);
+}
+
+/* The entry counts from now on: one looks for it in its bucket, else elsewhere. What was there before, by the marks of the
+ * bucket where it belongs; of an entry elsewhere also MARK_ELSEWHERE, for others may be there too. */
+INLINE u32 publish_entry(const struct hashed *h, u32 at)
+{
+	u32 *marks = marks_at(at / ENTRIES);
+	u32 before = marks ? __sync_fetch_and_or(marks, 1u << at % ENTRIES) : 0;
+	return likely(at / ENTRIES == h->bucket) ? before : add_to_marks(h->bucket, MARK_ELSEWHERE) | MARK_ELSEWHERE;
+}
+
+/* From now on the tuple is found in its place. False: it was found before, in another one, and this one's entry is gone. */
+VERIFIED_ONCE int publish_request(u64 addresses, u64 rest, u32 slot, u32 at)
+{
+	struct hashed h = hash_of(addresses, rest, SIDE_REQUEST);
+	u32 before = publish_entry(&h, at);
+	if (likely(!before) || find_with(&h, before, addresses, rest, at, SIDE_REQUEST).at == NO_ENTRY)
+		return true;
+	withdraw(&h, at, slot);
+	return false;
+}
+
+/* From now on answers find the connection; no longer an older one that they found (4.1). */
+VERIFIED_ONCE int publish_answer(u64 addresses, u64 rest, u32 slot, u32 at)
+{
+	struct hashed h = hash_of(addresses, rest, SIDE_ANSWER);
+	struct spot older = find_with(&h, publish_entry(&h, at), addresses, rest, at, SIDE_ANSWER);
+	if (unlikely(older.at != NO_ENTRY))
+		withdraw(&h, older.at, older.slot);
+	return 0;
+}
+
+/* --- taking out --- */
+
+/* Where a bucket has the entry. */
+VERIFIED_ONCE u32 entry_in(u32 number, u32 entry)
+{
+	struct bucket *bucket = LOOKUP(index4, number);
+	if (!bucket)
+		return NO_ENTRY;
+#pragma nounroll
+	for (u32 i = 0; i < ENTRIES; i++) {
+		if (READ_ONCE(bucket->entry[i]) == entry)
+			return number * ENTRIES + i;
+	}
+	return NO_ENTRY;
+}
+
+/* The tuple finds the slot no more, whose place keeps it. Nobody else has an entry of this slot. */
+VERIFIED_ONCE int hide(u64 addresses, u64 rest, u32 slot, u32 side)
+{
+	struct hashed h = hash_of(addresses, rest, side);
+	u32 at = entry_in(h.bucket, slot ^ h.tag);
+	if (unlikely(at == NO_ENTRY) && marks_of(h.bucket) >= MARK_ELSEWHERE) {
+		u32 second = second_bucket_of(&h, side);
+#pragma nounroll
+		for (u32 i = 0; i < OTHER_BUCKETS && at == NO_ENTRY; i++)
+			at = entry_in(second + i, slot ^ h.tag);
+	}
+	if (likely(at != NO_ENTRY))
+		withdraw(&h, at, slot);
+	return 0;
+}
+
+/* What took an entry, and never published it, gives it back. */
+VERIFIED_ONCE int untake(u64 addresses, u64 rest, u32 slot, u32 at)
+{
+	return clear_entry(at, slot ^ hash_of(addresses, rest, SIDE_ANSWER).tag); /* either side's */
+}
+
+/* Of the packets that the real server answers with. */
+INLINE struct key4 answer_key4(const struct tuple4 *request, be32 real, be16 port)
+{
+	return (struct key4){real | (u64)request->source << 32,
+			     port | (u64)request->source_port << 16 | (u64)request->protocol << 32};
+}

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * GRE and GUE tunnels (RFC 2784; draft-ietf-intarea-gue; IPVS-SEMANTICS 7.4): an outer IP header, a short header of
+ * the tunnel, the packet. The packet has been aged, and counted.
+ *
+ * Checksums over the packet are TC's: XDP passes the packets of such tunnels up. Of a packet whose own transport
+ * checksum is still to be computed (from this machine's other namespaces, or merged by GRO), that part will sum to what
+ * its pseudo header's sum, which stands in the field now, lacks to zero; so nothing of its payload needs to be read.
+ */
+#pragma once
+#include "ctx/scratch.h"
+#include "fwd/ipip.h"
+#include "lb/destination.h"
+#include "lib/csum_frame.h"
+
+union tunnel_header {
+	struct gre gre;
+	struct gue gue;
+	u8 bytes[20];
+};
+
+INLINE u32 stirred(u32 hash, u32 word)
+{
+	hash = (hash ^ word) * 0x9e3779b1u;
+	return hash ^ hash >> 15;
+}
+
+INLINE u32 flow_hash(const struct packet *p)
+{
+	u32 hash = tunnel_secret ^ p->protocol;
+	if (p->six) {
+#pragma unroll
+		for (int i = 0; i < 4; i++)
+			hash = stirred(stirred(hash, p->tuple.v6.source.word[i]), p->tuple.v6.target.word[i]);
+		hash = stirred(hash, (u32)p->tuple.v6.source_port << 16 | p->tuple.v6.target_port);
+	} else {
+		hash = stirred(stirred(hash, p->tuple.v4.source), p->tuple.v4.target);
+		hash = stirred(hash, (u32)p->tuple.v4.source_port << 16 | p->tuple.v4.target_port);
+	}
+	return stirred(hash, tunnel_secret);
+}
+
+INLINE be16 entropy_port(const struct packet *p, const struct root *root)
+{
+	u32 low = root->port_low, high = root->port_high;
+	return to_be16(low + (u32)((u64)flow_hash(p) * (high - low) >> 32));
+}
+
+INLINE void fill_gre(struct gre *gre, const struct packet *p, u32 flags)
+{
+	gre->flags = flags & TUNNEL_CSUM ? to_be16(GRE_SUM_PRESENT) : 0;
+	gre->protocol = p->six ? to_be16(ETHER_IPV6) : to_be16(ETHER_IPV4);
+	gre->check = 0;
+	gre->reserved = 0;
+}
+
+INLINE void fill_gue(struct gue *gue, const struct packet *p, const struct root *root, u32 state, u32 bytes)
+{
+	gue->udp.source = entropy_port(p, root);
+	gue->udp.target = to_be16(state >> (DESTINATION_TUNNEL + 4));
+	gue->udp.length = to_be16(p->length + bytes);
+	gue->udp.check = 0;
+	gue->version_control_words = 0;
+	gue->protocol = ip_in_ip(p);
+	gue->flags = 0;
+}
+
+INLINE u8 fill_tunnel(union tunnel_header *h, const struct packet *p, const struct root *root, u32 state, u32 bytes)
+{
+	if (tunnel_kind(state) == TUNNEL_GRE) {
+		fill_gre(&h->gre, p, tunnel_flags(state));
+		return PROTO_GRE;
+	}
+	fill_gue(&h->gue, p, root, state, bytes);
+	return PROTO_UDP;
+}
+
+/* Whether the kernel has yet to compute the packet's transport checksum: such a field it leaves alone when told of a
+ * change that is not the pseudo header's. */
+INLINE bool unfinished(struct __sk_buff *skb, const struct packet *p)
+{
+	u32 at = p->l4 + (p->protocol == PROTO_TCP ? 16 : 6);
+	u16 before, after;
+	if (!p->whole || p->odd & (ODDITY_GATHERED | ODDITY_FRAGMENT) || p->no_sum)
+		return false;
+	if (p->protocol != PROTO_TCP && p->protocol != PROTO_UDP)
+		return false;
+	if (bpf_skb_load_bytes(skb, at, &before, 2) || bpf_l4_csum_replace(skb, at, 0, 1, 2) ||
+	    bpf_skb_load_bytes(skb, at, &after, 2))
+		return false;
+	return before == after || bpf_skb_store_bytes(skb, at, &before, 2, 0);
+}
+
+/* The sum of the packet as it will be when its own checksums are right, from its IP header on. */
+INLINE u32 sum_of_packet(struct __sk_buff *skb, struct copy *copy, const struct packet *p)
+{
+	if (!unfinished(skb, p))
+		return sum_of(skb, copy->bytes, ETHER, p->length, 0);
+	u16 pseudo = 0;
+	bpf_skb_load_bytes(skb, p->l4 + (p->protocol == PROTO_TCP ? 16 : 6), &pseudo, 2);
+	return sum_of(skb, copy->bytes, ETHER, p->l4 - ETHER, (u16)~pseudo);
+}
+
+INLINE u64 sum_of_halves(const u8 *bytes, u32 size)
+{
+	const u16 *half = (const void *)bytes;
+	u64 sum = 0;
+#pragma unroll
+	for (u32 i = 0; i < 10; i++)
+		if (i < size / 2)
+			sum += half[i];
+	return sum;
+}
+
+INLINE u64 sum_of_addresses(const struct packet *p, const struct destination *d, const struct hop *hop)
+{
+	bool six = d->family == 6;
+	const struct address *source = fib_gives_source ? &hop->source : &d->source;
+	return sum_words(source, six ? 4 : 1, false) + sum_words(&d->address, six ? 4 : 1, false);
+}
+
+/* The checksum of the tunnel's header over itself and a packet that sums to `sum`. */
+INLINE void seal(union tunnel_header *h, const struct packet *p, const struct destination *d, const struct hop *hop,
+		 u32 state, u32 more, u64 sum)
+{
+	if (tunnel_kind(state) == TUNNEL_GRE) {
+		h->gre.check = ~folded(sum + sum_of_halves(h->bytes, GRE_BYTES));
+		return;
+	}
+	sum += sum_of_addresses(p, d, hop) + to_be16(PROTO_UDP) + to_be16(p->length + more);
+	u16 check = ~folded(sum + sum_of_halves(h->bytes, UDP_BYTES + GUE_BYTES));
+	h->gue.udp.check = check ?: 0xffff;
+}
+
+/* Into the room made in front: link header, outer header, the tunnel's. */
+VERIFIED_ONCE int put_in_front(struct __sk_buff *skb, const struct work *w, const struct destination *d,
+			       const union tunnel_header *header, u32 more)
+{
+	if (!w || !d || !header)
+		return false;
+	const struct packet *p = &w->packet;
+	bool pmtu_disc = the_root()->settings.pmtu_disc;
+	u8 protocol = tunnel_kind(w->state) == TUNNEL_GUE ? PROTO_UDP : PROTO_GRE;
+	if (d->family == 6) {
+		struct outer6 outer;
+		fill_outer6(&outer, p, d, &w->hop, protocol, more);
+		if (bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0))
+			return false;
+	} else {
+		struct outer4 outer;
+		fill_outer4(&outer, p, d, &w->hop, protocol, more, pmtu_disc);
+		if (bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0))
+			return false;
+	}
+	more = OPAQUE(more);
+	return IS_LENGTH(more, sizeof(*header)) &&
+	       !bpf_skb_store_bytes(skb, ETHER + outer_bytes(d), header, more, 0);
+}
+
+INLINE bool make_room(struct __sk_buff *skb, const struct work *w, const struct destination *d, u32 more)
+{
+	u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
+	if (!w->mtu) { /* else to be cut: a plain packet to the kernel, no encapsulated one */
+		flags |= d->family == 6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
+		flags |= tunnel_kind(w->state) == TUNNEL_GUE ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP : BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
+	}
+	return !bpf_skb_adjust_room(skb, outer_bytes(d) + more, BPF_ADJ_ROOM_MAC, flags);
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * IP-in-IP tunnels: an outer header from this host to the real server (IPVS-SEMANTICS 7.4). Any family in any. The
+ * other tunnels, GRE and GUE, are wrap.h's, which uses the same outer header.
+ */
+#pragma once
+#include "abi/config.h"
+#include "abi/percpu.h"
+#include "ctx/ctx.h"
+#include "lib/headers.h"
+#include "parse/packet.h"
+
+/* Congestion experienced becomes ECT(0) outside. */
+INLINE u8 outer_tos(u8 tos)
+{
+	return (tos & 3) == 3 ? tos & ~1 : tos;
+}
+
+/* Bytes of the outer IP header. */
+INLINE u32 outer_bytes(const struct destination *d)
+{
+	return d->family == 6 ? IPV6_BYTES : IPV4_BYTES;
+}
+
+INLINE u8 ip_in_ip(const struct packet *p)
+{
+	return p->six ? PROTO_IPV6 : PROTO_IPIP;
+}
+
+/* `more` bytes of another header follow the outer one. */
+INLINE void fill_outer4(struct outer4 *o, const struct packet *p, const struct destination *d, const struct hop *hop,
+			u8 protocol, u32 more, bool pmtu_disc)
+{
+	bool df = !p->six && p->df && pmtu_disc;
+	__builtin_memcpy(o->ether.target, hop->target_mac, 6);
+	__builtin_memcpy(o->ether.source, hop->source_mac, 6);
+	o->ether.kind = to_be16(ETHER_IPV4);
+	o->ip.version_words = 0x45;
+	o->ip.tos = outer_tos(p->tos);
+	o->ip.length = to_be16(p->length + IPV4_BYTES + more);
+	bool numbered = !df || (p->own && p->protocol == PROTO_UDP); /* sockets let their UDP be cut all the same */
+	o->ip.id = !numbered ? 0 : ((u16)bpf_get_prandom_u32() ?: 1);
+	o->ip.fragment = df ? to_be16(IPV4_DF) : 0;
+	o->ip.ttl = p->ttl - 1;
+	o->ip.protocol = protocol;
+	o->ip.check = 0;
+	o->ip.source = fib_gives_source ? hop->source.word[0] : d->source.word[0];
+	o->ip.target = d->address.word[0];
+	o->ip.check = ~header_sum(&o->ip);
+}
+
+INLINE void fill_outer6(struct outer6 *o, const struct packet *p, const struct destination *d, const struct hop *hop,
+			u8 protocol, u32 more)
+{
+	__builtin_memcpy(o->ether.target, hop->target_mac, 6);
+	__builtin_memcpy(o->ether.source, hop->source_mac, 6);
+	o->ether.kind = to_be16(ETHER_IPV6);
+	o->ip.version_class_flow = to_be32(0x60000000 | (u32)outer_tos(p->tos) << 20);
+	o->ip.length = to_be16(p->length + more);
+	o->ip.next = protocol;
+	o->ip.hops = p->ttl - 1;
+	o->ip.source = fib_gives_source ? hop->source : d->source;
+	o->ip.target = d->address;
+}
+
+/* `encapsulate` at TC. */
+VERIFIED_ONCE int encapsulate_tc(struct __sk_buff *skb, const struct packet *p, const struct destination *d,
+				 const struct hop *hop, u32 to_be_cut)
+{
+	if (!p || !d || !hop)
+		return false;
+	bool six = d->family == 6;
+	u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
+	if (!to_be_cut)
+		flags |= six ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
+	if (bpf_skb_adjust_room(skb, outer_bytes(d), BPF_ADJ_ROOM_MAC, flags))
+		return false;
+	if (six) {
+		struct outer6 outer;
+		fill_outer6(&outer, p, d, hop, ip_in_ip(p), 0);
+		return !bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0);
+	}
+	struct outer4 outer;
+	fill_outer4(&outer, p, d, hop, ip_in_ip(p), 0, root_value.settings.pmtu_disc);
+	return !bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0);
+}
+
+/* Make room in front and put Ethernet and outer IP headers there. The inner header has been aged. `to_be_cut`: the result
+ * will be cut into fragments, so it must be a plain packet to the kernel, no encapsulated one. */
+INLINE bool encapsulate(void *ctx, const struct packet *p, const struct destination *d, const struct hop *hop,
+			bool pmtu_disc, bool to_be_cut, enum hook hook)
+{
+	if (hook == HOOK_TC)
+		return encapsulate_tc(ctx, p, d, hop, to_be_cut);
+	void *data = frame_start(ctx, hook), *end = frame_end(ctx, hook); /* the room is there already */
+	if (d->family == 6) {
+		if (data + sizeof(struct outer6) > end)
+			return false;
+		fill_outer6(data, p, d, hop, ip_in_ip(p), 0);
+	} else {
+		if (data + sizeof(struct outer4) > end)
+			return false;
+		fill_outer4(data, p, d, hop, ip_in_ip(p), 0, pmtu_disc);
+	}
+	return true;
+}

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Next hops: which device, which MAC addresses, which MTU. Answers of the kernel's routing and neighbour tables, kept
+ * per destination (and per client, for NAT replies) and CPU for a second.
+ *
+ * The kernel is asked as if the packet had come in by lo, whose forwarding is on: direct routing and tunnels work
+ * with ip_forward=0, as in IPVS.
+ */
+#pragma once
+#include "abi/config.h"
+#include "ctx/ctx.h"
+#include "fwd/pmtu.h"
+#include "lib/headers.h"
+#include "parse/packet.h"
+
+enum { LEAST_MTU4 = 68, LEAST_MTU6 = 1280 }; /* RFC 791, RFC 8200 5 */
+
+INLINE void hop_question(struct bpf_fib_lookup *q, const struct address *to, bool six, u32 input,
+			 const struct address *from)
+{
+	__builtin_memset(q, 0, sizeof(*q));
+	q->ifindex = input;
+	q->tot_len = 1; /* asks for the MTU */
+	if (six) {
+		q->family = FAMILY_V6;
+		__builtin_memcpy(q->ipv6_dst, to, sizeof(*to));
+		if (from)
+			__builtin_memcpy(q->ipv6_src, from, sizeof(*from));
+	} else {
+		q->family = FAMILY_V4;
+		q->ipv4_dst = to->word[0];
+		if (from)
+			q->ipv4_src = from->word[0];
+	}
+}
+
+/* Whether an address that the routing tables do not forward is this host's own. Routing answers alike for a local
+ * address and for no route at all: the snapshot of local addresses decides, else a route to it in the main table. `q` is
+ * room for the question. */
+INLINE bool is_own_by(void *ctx, struct bpf_fib_lookup *q, const struct address *address, bool six)
+{
+	struct address key = *address; /* Linux 6.1 takes no key from what a global function was given */
+	if (bpf_map_lookup_elem(&locals, &key))
+		return true;
+	hop_question(q, address, six, loopback, NULL);
+	long answer = bpf_fib_lookup(ctx, q, sizeof(*q), BPF_FIB_LOOKUP_DIRECT);
+	return answer == BPF_FIB_LKUP_RET_SUCCESS || answer == BPF_FIB_LKUP_RET_NO_NEIGH;
+}
+
+INLINE bool is_own(void *ctx, const struct address *address, bool six)
+{
+	struct bpf_fib_lookup question;
+	return is_own_by(ctx, &question, address, six);
+}
+
+/* Whether routing delivers to this host what it would not forward. */
+INLINE bool delivers_by(void *ctx, struct bpf_fib_lookup *q, const struct address *to, bool six)
+{
+	hop_question(q, to, six, loopback, NULL);
+	return bpf_fib_lookup(ctx, q, sizeof(*q), 0) == BPF_FIB_LKUP_RET_NOT_FWDED && is_own_by(ctx, q, to, six);
+}
+
+INLINE bool delivers(void *ctx, const struct address *to, bool six)
+{
+	struct bpf_fib_lookup question;
+	return delivers_by(ctx, &question, to, six);
+}
+
+INLINE int ask_kernel(void *ctx, struct hop *hop, const struct address *to, u32 six_and_input, const struct address *from)
+{
+	struct bpf_fib_lookup question;
+	bool six = six_and_input & 1;
+	if (!hop || !to)
+		return 0;
+	hop_question(&question, to, six, six_and_input >> 1, from);
+	u32 flags = fib_gives_source && !from ? BPF_FIB_LOOKUP_SRC : 0;
+	long answer = bpf_fib_lookup(ctx, &question, sizeof(question), flags);
+	hop->stamp = ticks();
+	hop->ifindex = question.ifindex;
+	hop->mtu = question.mtu_result;
+	if (six) {
+		__builtin_memcpy(&hop->gateway, question.ipv6_dst, sizeof(hop->gateway));
+		__builtin_memcpy(&hop->source, question.ipv6_src, sizeof(hop->source));
+	} else {
+		hop->gateway.word[0] = question.ipv4_dst;
+		hop->source.word[0] = question.ipv4_src;
+	}
+	switch (answer) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+		hop->verdict = HOP_READY;
+		__builtin_memcpy(hop->target_mac, question.dmac, 6);
+		__builtin_memcpy(hop->source_mac, question.smac, 6);
+		break;
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+		/* Before the neighbour is known the kernel tells the MTU only of a packet too long for it. */
+		hop_question(&question, to, six, six_and_input >> 1, from);
+		question.tot_len = 0xffff;
+		bpf_fib_lookup(ctx, &question, sizeof(question), 0);
+		hop->mtu = question.mtu_result;
+		hop->verdict = HOP_UNRESOLVED;
+		break;
+	case BPF_FIB_LKUP_RET_FWD_DISABLED:
+		hop->verdict = delivers_by(ctx, &question, to, six) ? HOP_LOCAL : HOP_NO_FORWARDING;
+		break;
+	case BPF_FIB_LKUP_RET_NOT_FWDED:
+		hop->verdict = is_own_by(ctx, &question, to, six) ? HOP_LOCAL : HOP_NO_ROUTE;
+		break;
+	default:
+		hop->verdict = HOP_NO_ROUTE;
+	}
+	return 0;
+}
+
+/* The next hop to an address. The kernel knows the type of a context only by its declaration, so each hook has its own. */
+VERIFIED_ONCE int ask_hop_xdp(struct xdp_md *ctx, struct hop *hop, const struct address *to, u32 six_and_input,
+			      const struct address *from)
+{
+	return ask_kernel(ctx, hop, to, six_and_input, from);
+}
+
+VERIFIED_ONCE int ask_hop_tc(struct __sk_buff *ctx, struct hop *hop, const struct address *to, u32 six_and_input,
+			     const struct address *from)
+{
+	return ask_kernel(ctx, hop, to, six_and_input, from);
+}
+
+/* `from`, if given, is the source that rules of policy routing see. */
+INLINE void ask_hop(void *ctx, enum hook hook, struct hop *hop, const struct address *to, bool six, u32 input,
+		    const struct address *from)
+{
+	if (hook == HOOK_XDP)
+		ask_hop_xdp(ctx, hop, to, six | input << 1, from);
+	else
+		ask_hop_tc(ctx, hop, to, six | input << 1, from);
+}
+
+/* Ask for the next hop to a destination again; what was noted of it for quick packets no longer holds. */
+INLINE int renew(void *ctx, enum hook hook, struct lane *lane, const struct destination *d, u32 now)
+{
+	if (!lane || !d)
+		return 0;
+	struct hop *hop = &lane->hop;
+	ask_hop(ctx, hook, hop, &d->address, d->family == 6, loopback, NULL);
+	lane->entrances[SIDE_REQUEST].live = 0;
+	if (d->mtu && d->mtu < hop->mtu) /* forwarding heeds a route's own MTU only if it is locked */
+		hop->mtu = d->mtu;
+	if (d->family == 4)
+		heed_path(hop, &d->address, now);
+	u32 head = d->family == 6 ? IPV6_BYTES : IPV4_BYTES;
+	hop->room = hop->mtu >= head + (d->family == 6 ? LEAST_MTU6 : LEAST_MTU4) ? hop->mtu - head : 0;
+	return 0;
+}
+
+VERIFIED_ONCE int renew_xdp(struct xdp_md *ctx, struct lane *lane, const struct destination *d, u32 now)
+{
+	return renew(ctx, HOOK_XDP, lane, d, now);
+}
+
+VERIFIED_ONCE int renew_tc(struct __sk_buff *ctx, struct lane *lane, const struct destination *d, u32 now)
+{
+	return renew(ctx, HOOK_TC, lane, d, now);
+}
+
+/* The next hop to a destination, at most a second old; anything but a ready one is asked for again. `asked` tells
+ * that this packet caused the question: XDP leaves one now and then to TC, whose way through the kernel's neighbour code
+ * keeps the neighbour's entry alive and checked. */
+INLINE struct hop *destination_hop(void *ctx, enum hook hook, u32 index, const struct destination *d, u32 now,
+				    bool *asked)
+{
+	struct lane *lane = lane_of(index);
+	*asked = false;
+	if (!lane)
+		return NULL;
+	lane = OPAQUE(lane);
+	struct hop *hop = &lane->hop;
+	if (unlikely(now - hop->stamp >= ticks_per_second || (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL))) {
+		if (hook == HOOK_XDP)
+			renew_xdp(ctx, lane, d, now);
+		else
+			renew_tc(ctx, lane, d, now);
+		*asked = true;
+	}
+	return hop;
+}
+
+/* A reply on its way to a client of NAT. */
+struct way_back {
+	struct address client;
+	struct address source; /* as it came */
+	struct address anew; /* the virtual address, as it leaves */
+	u32 input; /* device; 0: sent by this host itself */
+	bool six;
+	bool reroute; /* snat_reroute: it leaves as this host would send it from its new source (IPVS-SEMANTICS 7.3) */
+};
+
+INLINE u32 index_of_client(const struct address *client, const struct address *source, bool six)
+{
+	return (address_hash(client, six) ^ source->word[six ? 3 : 0] >> 24) & (HOP_SLOTS - 1);
+}
+
+enum { CLIENT_HOP_ASKED = 1u << 31 };
+
+/* Where in `client_hops` the next hop to a client is; CLIENT_HOP_ASKED: this packet asked for it. */
+INLINE u32 client_hop_index(void *ctx, enum hook hook, const struct way_back *way, u32 now)
+{
+	if (!way)
+		return 0;
+	const struct address *source = way->reroute ? &way->anew : &way->source;
+	u32 index = index_of_client(&way->client, source, way->six);
+	struct client_hop *slot = LOOKUP(client_hops, index);
+	if (!slot)
+		return index;
+	u32 verdict = slot->hop.verdict;
+	bool same = slot->family == (way->six ? 6 : 4) && slot->ifindex == way->input &&
+		    same_address(&slot->address, &way->client, way->six) && same_address(&slot->source, source, way->six);
+	if (likely(same && now - slot->hop.stamp < ticks_per_second && (verdict == HOP_READY || verdict == HOP_LOCAL)))
+		return index;
+	slot->address = way->client;
+	slot->source = *source;
+	slot->family = way->six ? 6 : 4;
+	slot->ifindex = way->input;
+	if (way->input)
+		ask_hop(ctx, hook, &slot->hop, &way->client, way->six, way->input, &way->source);
+	verdict = way->input ? slot->hop.verdict : HOP_READY;
+	if (way->reroute && (verdict == HOP_READY || verdict == HOP_UNRESOLVED))
+		ask_hop(ctx, hook, &slot->hop, &way->client, way->six, loopback, &way->anew);
+	return index | CLIENT_HOP_ASKED;
+}
+
+VERIFIED_ONCE u32 client_hop_index_xdp(struct xdp_md *ctx, const struct way_back *way, u32 now)
+{
+	return client_hop_index(ctx, HOOK_XDP, way, now);
+}
+
+VERIFIED_ONCE u32 client_hop_index_tc(struct __sk_buff *ctx, const struct way_back *way, u32 now)
+{
+	return client_hop_index(ctx, HOOK_TC, way, now);
+}
+
+/* Likewise the next hop to a client of NAT, asked as a router would: only if this host forwards. */
+INLINE struct hop *client_hop(void *ctx, enum hook hook, const struct way_back *way, u32 now, bool *asked)
+{
+	u32 index = hook == HOOK_XDP ? client_hop_index_xdp(ctx, way, now) : client_hop_index_tc(ctx, way, now);
+	struct client_hop *slot = LOOKUP(client_hops, index & (HOP_SLOTS - 1));
+	*asked = index & CLIENT_HOP_ASKED;
+	return slot ? &OPAQUE(slot)->hop : NULL;
+}
+
+/* Where a router in this host's place would send the packet. */
+INLINE struct hop *onward_hop(void *ctx, const struct packet *p, enum hook hook, u32 now, bool *asked)
+{
+	struct way_back way = {.input = input_device(ctx, hook), .six = p->six};
+	if (p->six) {
+		way.client = p->tuple.v6.target;
+		way.source = p->tuple.v6.source;
+	} else {
+		way.client.word[0] = p->tuple.v4.target;
+		way.source.word[0] = p->tuple.v4.source;
+	}
+	return client_hop(ctx, hook, &way, now, asked);
+}
+
+/* How XDP sends to a hop: out of the device that the packet came in by, out of another that is proven able, or not. */
+enum way { WAY_BACK, WAY_ACROSS, WAY_NONE };
+
+INLINE enum way way_to(const struct hop *hop, u32 input)
+{
+	u32 ifindex = hop->ifindex;
+	if (likely(ifindex == input))
+		return WAY_BACK;
+	return bpf_map_lookup_elem(&transmitters, &ifindex) ? WAY_ACROSS : WAY_NONE;
+}
+
+INLINE int sent_by(const struct hop *hop, enum way way)
+{
+	return likely(way == WAY_BACK) ? (int)XDP_TX : (int)bpf_redirect_map(&transmitters, hop->ifindex, 0);
+}
+
+INLINE bool xdp_reaches(void *ctx, const struct hop *hop)
+{
+	return way_to(hop, input_device(ctx, HOOK_XDP)) != WAY_NONE;
+}

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * The classifier: which firewall mark a packet without a connection has. Netfilter sets marks only after XDP and TC
+ * have seen the packet, so pylvs has rules of its own, asked as netfilter asks those of a mangle table: one after the
+ * other, each may change the mark, the last word counts, and a rule that matches may send the packet past others.
+ *
+ * The mark that a packet has already (from a filter of tc) is where they begin. XDP does not see that mark: what then
+ * depends on it is left to the TC program.
+ */
+#pragma once
+#include "lb/service.h"
+
+enum { LINK_SOURCE = 6 /* offset in a frame */, TCP_FLAGS = 13 /* offset in a segment */ };
+
+/* The mark of a check of this host's own through a virtual address, 0 for every other packet. */
+INLINE u32 probe_mark(void *ctx, const struct packet *p, enum hook hook)
+{
+	if (likely(!p->own) || hook == HOOK_XDP)
+		return 0;
+	u32 mark = ((struct __sk_buff *)ctx)->mark;
+	return mark >> PROBE_MARKS_SHIFT == PROBE_MARKS >> PROBE_MARKS_SHIFT ? mark : 0;
+}
+
+struct asking {
+	struct work *work;
+	u32 first;
+};
+
+INLINE bool in_network(const struct address *a, const struct address *network, const struct address *mask)
+{
+	u32 apart = (a->word[0] & mask->word[0]) ^ network->word[0];
+	apart |= (a->word[1] & mask->word[1]) ^ network->word[1];
+	apart |= (a->word[2] & mask->word[2]) ^ network->word[2];
+	apart |= (a->word[3] & mask->word[3]) ^ network->word[3];
+	return !apart;
+}
+
+struct port_ranges {
+	struct port_range each[PORT_RANGES];
+};
+
+VERIFIED_ONCE int in_port_ranges(u32 port, const struct port_ranges *ranges, u32 count)
+{
+	if (!ranges)
+		return false;
+#pragma nounroll
+	for (u32 i = 0; i < PORT_RANGES && i < count; i++) {
+		if (port >= ranges->each[i].first && port <= ranges->each[i].last)
+			return true;
+	}
+	return false;
+}
+
+INLINE bool in_ranges(u32 port, const struct port_range *ranges, u32 count)
+{
+	return in_port_ranges(port, (const void *)ranges, count);
+}
+
+/* Whether a rule's answer, turned round by its flag, is yes. */
+INLINE bool says(bool yes, u32 flags, u32 turned)
+{
+	return yes != !!(flags & turned);
+}
+
+INLINE bool rule_matches_addresses(const struct mark_rule *r, const union tuple *tuple, bool six)
+{
+	struct address source = {}, target = {};
+	if (six) {
+		source = tuple->v6.source;
+		target = tuple->v6.target;
+	} else {
+		source.word[0] = tuple->v4.source;
+		target.word[0] = tuple->v4.target;
+	}
+	return says(in_network(&source, &r->source, &r->source_mask), r->flags, MARK_NOT_SOURCE) &&
+	       says(in_network(&target, &r->target, &r->target_mask), r->flags, MARK_NOT_TARGET);
+}
+
+INLINE bool rule_matches_ports(const struct mark_rule *r, const struct packet *p)
+{
+	u32 source = from_be16(port_from(p));
+	u32 target = from_be16(port_to(p));
+	if (!(r->source_ranges | r->target_ranges))
+		return true;
+	if (!has_ports(p->protocol) || p->quoting)
+		return false;
+	return (!r->source_ranges ||
+		says(in_ranges(source, r->source_ports, r->source_ranges), r->flags, MARK_NOT_SOURCE_PORTS)) &&
+	       (!r->target_ranges ||
+		says(in_ranges(target, r->target_ports, r->target_ranges), r->flags, MARK_NOT_TARGET_PORTS));
+}
+
+INLINE bool rule_matches(const struct mark_rule *r, const struct work *w, struct seen *seen)
+{
+	const struct packet *p = &w->packet;
+	u32 flags = r->flags, protocol = p->protocol;
+	if (p->quoting)
+		protocol = p->six ? PROTO_ICMP6 : PROTO_ICMP;
+	if (r->family && r->family != (p->six ? 6 : 4))
+		return false;
+	if (r->protocol && !says(r->protocol == protocol, flags, MARK_NOT_PROTOCOL))
+		return false;
+	if (r->device && !says(r->device == seen->device, flags, MARK_NOT_DEVICE))
+		return false;
+	if (flags & MARK_BY_TOS && !says((p->tos & r->tos_mask) == r->tos, flags, MARK_NOT_TOS))
+		return false;
+	if (flags & MARK_BY_TCP_FLAGS) {
+		if (protocol != PROTO_TCP ||
+		    !says((seen->tcp_flags & r->tcp_flags_mask) == r->tcp_flags, flags, MARK_NOT_TCP_FLAGS))
+			return false;
+	}
+	if (flags & MARK_BY_LINK) {
+		const u16 *a = (const void *)seen->link, *b = (const void *)r->link;
+		if (!says(!((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2])), flags, MARK_NOT_LINK))
+			return false;
+	}
+	if (!rule_matches_addresses(r, marked_tuple(w), p->six) || !rule_matches_ports(r, p))
+		return false;
+	if (flags & MARK_BY_MARK) {
+		if (r->asked_mark_mask & ~seen->known)
+			seen->unsure = 1;
+		return says((seen->mark & r->asked_mark_mask) == r->asked_mark, flags, MARK_NOT_MARK);
+	}
+	return true;
+}
+
+static int mark_step(u32 index, struct asking *asking)
+{
+	struct work *w = asking->work;
+	struct seen *seen = &w->seen;
+	if (index < seen->next)
+		return 0;
+	struct mark_rule *r = LOOKUP(mark_rules, asking->first + index);
+	if (!r)
+		return 1;
+	u32 skip = r->else_skip;
+	if (rule_matches(r, w, seen)) {
+		seen->mark = (seen->mark & ~r->mask) ^ r->value;
+		seen->known |= r->mask;
+		skip = r->then_skip;
+	}
+	seen->next = index + 1 + skip;
+	return seen->unsure != 0;
+}
+
+/* The packet's mark, in w->seen.mark; false if only TC can tell. What is then left to the stack has the mark there, too:
+ * policy routing goes by it, as it would by netfilter's. */
+INLINE bool find_mark(void *ctx, struct work *w, const struct facts *facts, enum hook hook)
+{
+	struct seen *seen = &w->seen;
+	struct packet *p = &w->packet;
+	struct asking asking = {.work = w, .first = facts->first_mark_rule};
+	seen->mark = hook == HOOK_TC ? ((struct __sk_buff *)ctx)->mark : 0;
+	seen->known = hook == HOOK_TC ? ~0u : 0;
+	seen->unsure = 0;
+	seen->next = 0;
+	u32 count = facts->mark_rules;
+	if (count) {
+		u8 link[8] = {}, flags = 0;
+		u32 at = p->l4 + TCP_FLAGS;
+		seen->device = input_device(ctx, hook);
+		if (hook == HOOK_XDP) {
+			bpf_xdp_load_bytes(ctx, LINK_SOURCE, link, 6);
+			if (p->protocol == PROTO_TCP)
+				bpf_xdp_load_bytes(ctx, at, &flags, 1);
+		} else {
+			bpf_skb_load_bytes(ctx, LINK_SOURCE, link, 6);
+			if (p->protocol == PROTO_TCP)
+				bpf_skb_load_bytes(ctx, at, &flags, 1);
+		}
+		__builtin_memcpy(seen->link, link, 6);
+		seen->tcp_flags = flags;
+		bpf_loop(count < MARK_RULES ? count : MARK_RULES, mark_step, &asking, 0);
+		if (hook == HOOK_TC)
+			((struct __sk_buff *)ctx)->mark = seen->mark;
+	}
+	return !seen->unsure && seen->known == ~0u;
+}

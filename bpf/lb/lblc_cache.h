@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * What lblc and lblcr remember of a service's targets (IPVS-SEMANTICS 3.9, 3.10): to which destination, or destinations,
+ * connections to an address go. The service's cursor counts the entries: epoch << 32 | entries.
+ *
+ * Each member holds its destination (`cached`): a deleted one's slot is not used again while it is remembered.
+ * Packets put parts in, the sweep alone takes them out (cache_sweep.h): so each part's key is in the queue just once.
+ */
+#pragma once
+#include "lb/schedule.h"
+
+enum cache_limits {
+	CACHE_SIZE = 16384, /* entries of a service beyond which unused ones are removed */
+	CACHE_MOST = CACHE_SIZE + CACHE_SIZE / 2, /* no more are made */
+	CACHE_PERIOD = 30, /* minutes from one look at the expiration that is set to the next */
+};
+
+struct cache_sweeper {
+	struct bpf_timer timer;
+	u32 parts; /* in the map, atomic */
+	u32 round; /* number of the timer's latest */
+	u32 left; /* parts to look at until it is over */
+	u32 asked; /* likewise of a round that somebody else runs */
+};
+ARRAY_MAP(cache_sweepers, struct cache_sweeper, 1, 0);
+
+struct { /* the order in which parts are looked at */
+	MAP_UINT(type, BPF_MAP_TYPE_QUEUE);
+	MAP_UINT(max_entries, 128);
+	MAP_TYPE(value, struct cache_key);
+} cache_queue SEC(".maps");
+
+INLINE void count_parts(s32 by)
+{
+	struct cache_sweeper *sweeper = LOOKUP(cache_sweepers, 0);
+	if (sweeper)
+		__sync_fetch_and_add(&sweeper->parts, by);
+}
+
+/* --- members hold their destinations --- */
+
+INLINE void hold(u32 destination, s32 by)
+{
+	struct destination *d = destination != NOTHING ? LOOKUP(destinations, destination) : NULL;
+	if (d)
+		__sync_fetch_and_add(&d->cached, by);
+}
+
+INLINE void release_members(struct cached *part)
+{
+	for (u32 i = 0; i < CACHE_MEMBERS; i++)
+		hold(__sync_lock_test_and_set(&part->members[i], NOTHING), -1);
+}
+
+/* --- the count of entries --- */
+
+INLINE bool admitted(u64 *cursor, u32 epoch)
+{
+	for (int attempt = 0; attempt < 4; attempt++) {
+		u64 seen = READ_ONCE(*cursor);
+		u32 entries = seen >> 32 == epoch ? (u32)seen : 0;
+		if (entries >= CACHE_MOST)
+			return false;
+		if (__sync_val_compare_and_swap(cursor, seen, (u64)epoch << 32 | (entries + 1)) == seen)
+			return true;
+	}
+	return false;
+}
+
+INLINE void dismissed(u64 *cursor, u32 epoch)
+{
+	for (int attempt = 0; attempt < 4; attempt++) {
+		u64 seen = READ_ONCE(*cursor);
+		if (seen >> 32 != epoch || !(u32)seen || __sync_val_compare_and_swap(cursor, seen, seen - 1) == seen)
+			return;
+	}
+}
+
+/* --- entries --- */
+
+/* Whether the last look at a service's whole cache, one each half hour since its scheduler began, found an entry
+ * unused for so many seconds. */
+INLINE bool outlived(u32 used, u32 epoch_tick, u32 now, u32 expiration_s)
+{
+	u32 period = CACHE_PERIOD * minute, since = now - epoch_tick;
+	if (!period || (s32)since < 0 || since < period)
+		return false;
+	u32 looked = now - since % period;
+	return (s32)(looked - used) >= 0 && looked - used >= (u64)expiration_s * minute / 60;
+}
+
+INLINE bool began_change(struct cached *entry)
+{
+	return __sync_val_compare_and_swap(&entry->busy, 0, 1) == 0;
+}
+
+INLINE void ended_change(struct cached *entry)
+{
+	__sync_lock_test_and_set(&entry->busy, 0); /* what was changed is there before */
+}
+
+static int release_step(u32 number, struct cache_key *key)
+{
+	key->part = number;
+	struct cached *part = bpf_map_lookup_elem(&cache, key);
+	if (!part)
+		return 1;
+	release_members(part);
+	return 0;
+}
+
+/* An entry begins anew, without any destination. */
+INLINE void begin_anew(const struct cache_key *key, struct cached *entry, u32 now)
+{
+	struct cache_key at = *key;
+	bpf_loop(entry->count / CACHE_MEMBERS + 1, release_step, &at, 0);
+	entry->count = 0;
+	entry->changed = now;
+	WRITE_ONCE(entry->used, now);
+}
+
+INLINE void key_of_target(struct cache_key *key, const struct work *w)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->epoch = w->epoch;
+	key->target = hashed_target(&w->packet);
+}
+
+/* What is remembered of the packet's target; of what outlived its expiration, nothing. */
+INLINE struct cached *remembered(const struct cache_key *key, const struct work *w, u32 now, u32 expiration_s)
+{
+	struct cached *entry = bpf_map_lookup_elem(&cache, key);
+	if (!entry)
+		return NULL;
+	if (!outlived(entry->used, w->epoch_tick, now, expiration_s)) {
+		WRITE_ONCE(entry->used, now);
+	} else if (began_change(entry)) {
+		if (outlived(entry->used, w->epoch_tick, now, expiration_s))
+			begin_anew(key, entry, now);
+		ended_change(entry);
+	}
+	return entry;
+}
+
+/* Put in a part with one member. */
+INLINE bool put_part(const struct cache_key *key, u32 service, u32 now, u32 member)
+{
+	struct cached fresh = {.service = service, .used = now, .changed = now, .count = 1, .members = {member}};
+	for (u32 i = 1; i < CACHE_MEMBERS; i++)
+		fresh.members[i] = NOTHING;
+	hold(member, 1);
+	bool made = !bpf_map_update_elem(&cache, key, &fresh, BPF_NOEXIST);
+	if (made && !bpf_map_push_elem(&cache_queue, key, 0)) {
+		count_parts(1);
+		return true;
+	}
+	if (made)
+		bpf_map_delete_elem(&cache, key);
+	hold(member, -1);
+	return false;
+}
+
+/* Remember a destination for the packet's target, unless there are too many entries: then the choice counts anyway. */
+INLINE void remember(const struct cache_key *key, const struct candidates *c, u32 now, u32 destination)
+{
+	u32 epoch = c->work->epoch;
+	if (admitted(c->cursor, epoch) && !put_part(key, c->work->service, now, destination))
+		dismissed(c->cursor, epoch);
+}
+
+/* --- choosing --- */
+
+static int idle_step(u32 index, struct candidates *c)
+{
+	struct candidate it;
+	if (!at_place(c, index, &it))
+		return 1;
+	if (2 * (s64)(s32)it.destination->active >= it.member->weight)
+		return 0;
+	c->work->best = index;
+	return 1;
+}
+
+/* More active connections than its weight, while some destination has fewer than half of its own. */
+INLINE bool crowded(struct candidates *c, const struct destination *d, s32 weight)
+{
+	if ((s32)d->active <= weight)
+		return false;
+	c->work->best = NOBODY;
+	bpf_loop(c->count, idle_step, c, 0);
+	return c->work->best != NOBODY;
+}
+
+static int place_step(u32 index, struct candidates *c)
+{
+	struct member *member = LOOKUP(members, c->list + index);
+	if (!member)
+		return 1;
+	if (member->destination != c->place)
+		return 0;
+	c->work->best = index;
+	return 1;
+}
+
+/* Where a destination stands in the list; NOBODY if it does not. */
+INLINE u32 place_of(struct candidates *c, u32 destination)
+{
+	c->work->best = NOBODY;
+	c->place = destination;
+	bpf_loop(c->count, place_step, c, 0);
+	return c->work->best;
+}
+
+INLINE u32 destination_at(const struct candidates *c, u32 place)
+{
+	struct candidate it;
+	return at_place(c, place, &it) ? it.member->destination : NOTHING;
+}

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * What schedulers share. A scheduler is one file in schedulers/ with one function
+ *
+ *	static u32 schedule_NAME(struct candidates *c)
+ *
+ * that returns the place of its choice in the list, or NOBODY. SCHEDULER(name, number) makes its two programs.
+ * Lists run newest destination first; ties are won by the earlier in the list (IPVS-SEMANTICS 3.1).
+ *
+ * State lives in the service's cursor, outside the switched tables, and is advanced by compare-exchange. A cursor
+ * names the version of the list it points into; one that is a version behind follows the edit that was made. Python
+ * brings it up to date before it makes another, so it is never two behind.
+ */
+#pragma once
+#include "abi/config.h"
+#include "ctx/scratch.h"
+
+struct candidates {
+	u32 list;
+	u32 count;
+	u32 list_version;
+	u32 edit;
+	u32 edit_position;
+	u32 gcd;
+	u32 max_weight;
+	u64 *cursor;
+	struct work *work;
+	/* of a walk */
+	u32 place; /* where it stands */
+	s32 least_weight; /* of a destination to be taken */
+};
+
+struct candidate {
+	struct member *member;
+	struct destination *destination;
+};
+
+/* The destination at a place of the list; false beyond its end. */
+INLINE bool at_place(const struct candidates *c, u32 place, struct candidate *found)
+{
+	found->member = LOOKUP(members, c->list + place);
+	if (!found->member)
+		return false;
+	found->destination = LOOKUP(destinations, found->member->destination);
+	return found->destination;
+}
+
+INLINE bool usable(const struct candidate *it)
+{
+	return it->member->weight > 0 && !it->destination->overloaded;
+}
+
+/* IPVS's measure of load: 256 times the active connections plus the inactive, 32 bits (3.1). */
+INLINE u32 overhead(const struct destination *d)
+{
+	return (d->active << 8) + d->inactive;
+}
+
+/* Walk on from c->place to the first usable destination of at least c->least_weight; work.best is its place. */
+static int walk_step(u32 index, struct candidates *c)
+{
+	struct candidate it;
+	if (!at_place(c, c->place + index, &it))
+		return 1;
+	if (!usable(&it) || it.member->weight < c->least_weight)
+		return 0;
+	c->work->best = c->place + index;
+	return 1;
+}
+
+INLINE u32 first_from(struct candidates *c, u32 place, u32 end, s32 least_weight)
+{
+	c->work->best = NOBODY;
+	c->place = place;
+	c->least_weight = least_weight;
+	if (place < end)
+		bpf_loop(end - place, walk_step, c, 0);
+	return c->work->best;
+}
+
+/* IPVS's hash of an address, 8 bits of it folded to 32 bits (3.11). */
+INLINE u32 address_fold(const struct address *a, bool six)
+{
+	u32 folded = from_be32(a->word[0]);
+	if (six)
+		folded ^= from_be32(a->word[1]) ^ from_be32(a->word[2]) ^ from_be32(a->word[3]);
+	return folded;
+}
+
+/* The target that schedulers hash. An ICMP error is scheduled by the reply that it quotes, whose target is the client;
+ * the packet's tuple is turned by then (IPVS-SEMANTICS 8.4). */
+INLINE struct address hashed_target(const struct packet *p)
+{
+	struct address target = {};
+	if (p->six)
+		target = p->quoting ? p->tuple.v6.source : p->tuple.v6.target;
+	else
+		target.word[0] = p->quoting ? p->tuple.v4.source : p->tuple.v4.target;
+	return target;
+}
+
+INLINE u32 bucket_of(u32 folded)
+{
+	return (folded * 0x61C88647u) >> 24;
+}
+
+/* What sh and mh hash of a client: its address, and its port where the service's flags say so. */
+INLINE u32 client_fold(const struct work *w)
+{
+	const struct packet *p = &w->packet;
+	struct address source = {};
+	u32 port = 0;
+	if (p->six) {
+		source = p->tuple.v6.source;
+		port = from_be16(p->tuple.v6.source_port);
+	} else {
+		source.word[0] = p->tuple.v4.source;
+		port = from_be16(p->tuple.v4.source_port);
+	}
+	return address_fold(&source, p->six) + (w->service_flags & SERVICE_BY_PORT ? port : 0);
+}
+
+#define SCHEDULER(name, number) \
+	INLINE int run_##name(void *ctx, enum hook hook) \
+	{ \
+		struct work *w = work_of(hook); \
+		if (!w) \
+			return to_stack(hook); \
+		struct service_state *state = LOOKUP(service_states, w->service); \
+		if (!state) \
+			return to_stack(hook); \
+		struct candidates c = { \
+			.list = w->list, \
+			.count = w->count, \
+			.list_version = w->list_version, \
+			.edit = w->edit, \
+			.edit_position = w->edit_position, \
+			.gcd = w->gcd, \
+			.max_weight = w->max_weight, \
+			.cursor = &state->cursor, \
+			.work = w, \
+		}; \
+		u32 place = w->count ? schedule_##name(&c) : NOBODY; \
+		struct candidate it; \
+		w->chosen = NOBODY; \
+		if (place != NOBODY && at_place(&c, place, &it)) \
+			choose(w, it.member, it.destination); \
+		return go_on(ctx, hook, STAGE_CONNECT); \
+	} \
+	SEC("xdp.frags") \
+	int xdp_schedule_##name(struct xdp_md *ctx) \
+	{ \
+		return run_##name(ctx, HOOK_XDP); \
+	} \
+	SEC("tc") \
+	int tc_schedule_##name(struct __sk_buff *ctx) \
+	{ \
+		return run_##name(ctx, HOOK_TC); \
+	}
+
+/* Note the choice for the stages that follow. */
+INLINE void choose(struct work *w, const struct member *member, const struct destination *d)
+{
+	w->chosen = member->destination;
+	w->method = member->method;
+	be16 asked = port_to(&w->packet);
+	w->port = d->port ?: asked;
+}

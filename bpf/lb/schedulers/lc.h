@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * lc, least connections (IPVS-SEMANTICS 3.4): the least overhead, compared unsigned; weights other than 0 do not
+ * matter. No state.
+ */
+#pragma once
+#include "lb/schedule.h"
+
+static int lc_step(u32 index, struct candidates *c)
+{
+	struct candidate it;
+	if (!at_place(c, index, &it))
+		return 1;
+	if (!usable(&it))
+		return 0;
+	u32 load = overhead(it.destination);
+	if (c->work->best == NOBODY || load < c->work->best_load) {
+		c->work->best = index;
+		c->work->best_load = load;
+	}
+	return 0;
+}
+
+static u32 schedule_lc(struct candidates *c)
+{
+	c->work->best = NOBODY;
+	bpf_loop(c->count, lc_step, c, 0);
+	return c->work->best;
+}
+
+SCHEDULER(lc, SCHED_LC)

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Which service a packet without a connection belongs to (IPVS-SEMANTICS 1.2), and whether this host holds its
+ * address.
+ */
+#pragma once
+#include "abi/marks.h"
+#include "ctx/scratch.h"
+#include "fwd/nexthop.h"
+#include "policy/vrrp_role.h"
+
+#define NO_SERVICE 0xffffffffu
+
+struct service_match {
+	u32 slot;
+	struct service_version *version;
+};
+
+INLINE struct service_version *version_in_force(struct service *service, u32 live)
+{
+	service = AFTER(service, live);
+	struct service_version *newer = &service->versions[0], *older = &service->versions[1];
+	if ((s32)(READ_ONCE(older->generation) - READ_ONCE(newer->generation)) > 0) {
+		newer = &service->versions[1];
+		older = &service->versions[0];
+	}
+	return (s32)(live - newer->generation) >= 0 ? newer : older;
+}
+
+/* The slot, if its service is in force; else NO_SERVICE. */
+INLINE u32 slot_in_force(const u32 *slot, u32 live)
+{
+	struct service *service = slot ? LOOKUP(services, *slot) : NULL;
+	return service && version_in_force(service, live)->present ? *slot : NO_SERVICE;
+}
+
+/* The slot of the service in force of the packet's address and a port, or NO_SERVICE. */
+VERIFIED_ONCE u32 service_at(const struct packet *p, u32 port, u32 live)
+{
+	if (!p)
+		return NO_SERVICE;
+	if (p->six) {
+		struct service_key6 key = {.address = p->tuple.v6.target, .port = port, .protocol = p->protocol};
+		return slot_in_force(bpf_map_lookup_elem(&services6, &key), live);
+	}
+	struct service_key4 key = {.address = p->tuple.v4.target, .port = port, .protocol = p->protocol};
+	return slot_in_force(bpf_map_lookup_elem(&services4, &key), live);
+}
+
+INLINE u32 service_of_address(const struct packet *p, const struct facts *facts, u32 live)
+{
+	be16 port = port_to(p);
+	u32 number = from_be16(port), slot = service_at(p, port, live);
+	if (slot == NO_SERVICE && facts->ftp && p->protocol == PROTO_TCP && (number == PORT_FTP_DATA || number >= 1024))
+		slot = service_at(p, to_be16(PORT_FTP), live);
+	if (slot == NO_SERVICE && facts->zero_ports)
+		slot = service_at(p, 0, live);
+	return slot;
+}
+
+/* The service of a firewall mark, which wins over one of the packet's address (1.2). */
+VERIFIED_ONCE u32 service_of_mark(u32 six, u32 mark, u32 live)
+{
+	if (!mark)
+		return NO_SERVICE;
+	if (six) {
+		struct service_key6 key = {.address = {.word = {mark}}};
+		return slot_in_force(bpf_map_lookup_elem(&services6, &key), live);
+	}
+	struct service_key4 key = {.address = mark};
+	return slot_in_force(bpf_map_lookup_elem(&services4, &key), live);
+}
+
+INLINE bool match(struct service_match *found, u32 slot, u32 live)
+{
+	struct service *service = LOOKUP(services, slot);
+	if (!service)
+		return false;
+	found->slot = slot;
+	found->version = version_in_force(service, live);
+	return true;
+}
+
+/* Whose mark it is: of an ICMP error that is scheduled by what it quotes, its own. */
+INLINE const union tuple *marked_tuple(const struct work *w)
+{
+	return w->packet.quoting ? &w->outer : &w->packet.tuple;
+}
+
+/* Whether the routing tables call an address local for packets of a mark: as a rule of policy routing (`fwmark`) may,
+ * or because the address is this host's. Where the kernel cannot be asked about a mark, the Director's snapshot of
+ * those rules decides. */
+INLINE bool routes_here(void *ctx, const struct work *w, u32 mark)
+{
+	if (!w)
+		return false;
+	const struct packet *p = &w->packet;
+	const union tuple *tuple = marked_tuple(w);
+	struct address target = {};
+	if (p->six)
+		target = tuple->v6.target;
+	else
+		target.word[0] = tuple->v4.target;
+	struct bpf_fib_lookup question;
+	hop_question(&question, &target, p->six, loopback, NULL);
+	if (fib_takes_mark)
+		question.mark = mark;
+	long answer = bpf_fib_lookup(ctx, &question, sizeof(question), fib_takes_mark ? BPF_FIB_LOOKUP_MARK : 0);
+	bool forwarded = answer != BPF_FIB_LKUP_RET_NOT_FWDED;
+	if (!forwarded && is_own(ctx, &target, p->six))
+		return true;
+	struct routed_mark routed = {.mark = mark, .family = p->six ? 6 : 4};
+	if (mark && !(fib_takes_mark && forwarded) && bpf_map_lookup_elem(&routed_marks, &routed))
+		return true;
+	return is_routers(&target);
+}
+
+VERIFIED_ONCE int holds_for_mark_xdp(struct xdp_md *ctx, const struct work *w, u32 mark)
+{
+	return routes_here(ctx, w, mark);
+}
+
+VERIFIED_ONCE int holds_for_mark_tc(struct __sk_buff *ctx, const struct work *w, u32 mark)
+{
+	return routes_here(ctx, w, mark);
+}
+
+INLINE bool holds_for_mark(void *ctx, const struct work *w, u32 mark, enum hook hook)
+{
+	return hook == HOOK_XDP ? holds_for_mark_xdp(ctx, w, mark) : holds_for_mark_tc(ctx, w, mark);
+}
+
+INLINE bool ask_held(void *ctx, struct service_state *state, const struct packet *p, u32 now)
+{
+	if (!state || !p)
+		return false;
+	struct address target = {};
+	address_to(&target, p);
+	struct bpf_fib_lookup question;
+	hop_question(&question, &target, p->six, loopback, NULL);
+	bool held = (bpf_fib_lookup(ctx, &question, sizeof(question), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
+		     is_own(ctx, &target, p->six)) || is_routers(&target);
+	state->held = held;
+	barrier();
+	state->held_at = now;
+	return held;
+}
+
+VERIFIED_ONCE int ask_held_xdp(struct xdp_md *ctx, struct service_state *state, const struct packet *p, u32 now)
+{
+	return ask_held(ctx, state, p, now);
+}
+
+VERIFIED_ONCE int ask_held_tc(struct __sk_buff *ctx, struct service_state *state, const struct packet *p, u32 now)
+{
+	return ask_held(ctx, state, p, now);
+}
+
+/* Whether this host holds the packet's target address; looked up again every tick, so that a virtual address which
+ * comes or goes is noticed within an eighth of a second. Of a virtual router's its role decides, at once. */
+INLINE bool holds_target(void *ctx, struct service_state *state, const struct packet *p, u32 now, enum hook hook)
+{
+	if (likely(state->held_at == now))
+		return state->held;
+	return hook == HOOK_XDP ? ask_held_xdp(ctx, state, p, now) : ask_held_tc(ctx, state, p, now);
+}

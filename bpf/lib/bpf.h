@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * The kernel's helper functions by number (include/uapi/linux/bpf.h), maps in the form that libbpf reads, what every
+ * program uses of C, and what keeps compiler and verifier from assuming too much.
+ */
+#pragma once
+#include <linux/bpf.h>
+#include <linux/types.h>
+
+typedef __u8 u8;
+typedef __u16 u16;
+typedef __u32 u32;
+typedef __u64 u64;
+typedef __s32 s32;
+typedef __s64 s64;
+typedef __be16 be16;
+typedef __be32 be32;
+typedef _Bool bool;
+#define true 1
+#define false 0
+#define NULL ((void *)0)
+
+#define SEC(name) __attribute__((section(name), used))
+#define INLINE static inline __attribute__((always_inline))
+#define NOINLINE static __attribute__((noinline))
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+/* Holds back the compiler alone. What CPUs keep in order: docs/architecture.md, "Memory order". */
+#define barrier() __asm__ volatile("" ::: "memory")
+#define READ_ONCE(x) (*(const volatile __typeof__(x) *)&(x))
+#define WRITE_ONCE(x, v) (*(volatile __typeof__(x) *)&(x) = (v))
+
+/* The same pointer, or 64-bit index. Loads by way of it come after the load of `value` on every CPU: an address
+ * dependency, which the compiler does not see through. Two instructions, and no fence. */
+#define AFTER(address, value) \
+	({ \
+		__typeof__(address) address_ = (address); \
+		u64 nothing_ = (value); \
+		__asm__ volatile("%1 &= 0\n\t%0 += %1" : "+r"(address_), "+r"(nothing_)); \
+		address_; \
+	})
+
+/* Never called. Of types that only pointers in __sk_buff name, clang describes none, and lists them in the order of addresses
+ * in its own memory: the same source gave other bytes now and then. A parameter's type is described like any other. */
+__attribute__((used)) static int describe_types(struct bpf_flow_keys *keys, struct bpf_sock *sk)
+{
+	return 0;
+}
+
+/* BTF-defined maps, as libbpf reads them */
+#define MAP_UINT(name, value) int(*name)[value]
+#define MAP_TYPE(name, value) __typeof__(value) *name
+
+#define ARRAY_MAP(name, value_type, entries, flag_bits) \
+	struct { \
+		MAP_UINT(type, BPF_MAP_TYPE_ARRAY); \
+		MAP_UINT(max_entries, entries); \
+		MAP_UINT(map_flags, flag_bits); \
+		MAP_TYPE(key, u32); \
+		MAP_TYPE(value, value_type); \
+	} name SEC(".maps")
+
+#define PERCPU_MAP(name, value_type, entries) \
+	struct { \
+		MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY); \
+		MAP_UINT(max_entries, entries); \
+		MAP_TYPE(key, u32); \
+		MAP_TYPE(value, value_type); \
+	} name SEC(".maps")
+
+#define HASH_MAP(name, key_type, value_type, entries, flag_bits) \
+	struct { \
+		MAP_UINT(type, BPF_MAP_TYPE_HASH); \
+		MAP_UINT(max_entries, entries); \
+		MAP_UINT(map_flags, flag_bits); \
+		MAP_TYPE(key, key_type); \
+		MAP_TYPE(value, value_type); \
+	} name SEC(".maps")
+
+#define STACK_MAP(name, value_type, entries) \
+	struct { \
+		MAP_UINT(type, BPF_MAP_TYPE_STACK); \
+		MAP_UINT(max_entries, entries); \
+		MAP_TYPE(value, value_type); \
+	} name SEC(".maps")
+
+#define LOOKUP(map, index) \
+	({ \
+		u32 index_ = (index); \
+		bpf_map_lookup_elem(&(map), &index_); \
+	})
+
+/* A global function: the verifier looks at it once, for any arguments of their types, not at each call. */
+#define VERIFIED_ONCE __attribute__((noinline))
+
+#define HELPER(id, type, name, ...) static type (*const name)(__VA_ARGS__) __attribute__((unused)) = (void *)(id)
+HELPER(1, void *, bpf_map_lookup_elem, void *map, const void *key);
+HELPER(2, long, bpf_map_update_elem, void *map, const void *key, const void *value, u64 flags);
+HELPER(3, long, bpf_map_delete_elem, void *map, const void *key);
+HELPER(5, u64, bpf_ktime_get_ns, void);
+HELPER(7, u32, bpf_get_prandom_u32, void);
+HELPER(8, u32, bpf_get_smp_processor_id, void);
+HELPER(9, long, bpf_skb_store_bytes, void *skb, u32 offset, const void *from, u32 length, u64 flags);
+HELPER(10, long, bpf_l3_csum_replace, void *skb, u32 offset, u64 from, u64 to, u64 size);
+HELPER(11, long, bpf_l4_csum_replace, void *skb, u32 offset, u64 from, u64 to, u64 flags);
+HELPER(12, long, bpf_tail_call, void *ctx, void *programs, u32 index);
+HELPER(13, long, bpf_clone_redirect, void *skb, u32 ifindex, u64 flags);
+HELPER(21, long, bpf_skb_set_tunnel_key, void *skb, const struct bpf_tunnel_key *key, u32 size, u64 flags);
+HELPER(23, long, bpf_redirect, u32 ifindex, u64 flags);
+HELPER(26, long, bpf_skb_load_bytes, const void *skb, u32 offset, void *to, u32 length);
+HELPER(28, s64, bpf_csum_diff, be32 *from, u32 from_size, be32 *to, u32 to_size, u32 seed);
+HELPER(38, long, bpf_skb_change_tail, void *skb, u32 length, u64 flags);
+HELPER(39, long, bpf_skb_pull_data, void *skb, u32 length);
+HELPER(44, long, bpf_xdp_adjust_head, void *xdp, int delta);
+HELPER(50, long, bpf_skb_adjust_room, void *skb, s32 difference, u32 mode, u64 flags);
+HELPER(51, long, bpf_redirect_map, void *map, u64 key, u64 flags);
+HELPER(65, long, bpf_xdp_adjust_tail, void *xdp, int delta);
+HELPER(43, long, bpf_skb_change_head, void *skb, u32 length, u64 flags);
+HELPER(68, long, bpf_skb_load_bytes_relative, const void *skb, u32 offset, void *to, u32 length, u32 start);
+HELPER(69, long, bpf_fib_lookup, void *ctx, struct bpf_fib_lookup *params, int length, u32 flags);
+HELPER(87, long, bpf_map_push_elem, void *map, const void *value, u64 flags);
+HELPER(88, long, bpf_map_pop_elem, void *map, void *value);
+HELPER(118, u64, bpf_jiffies64, void);
+HELPER(152, long, bpf_redirect_neigh, u32 ifindex, struct bpf_redir_neigh *params, int length, u64 flags);
+HELPER(164, long, bpf_for_each_map_elem, void *map, void *callback, void *context, u64 flags);
+HELPER(169, long, bpf_timer_init, struct bpf_timer *timer, void *map, u64 flags);
+HELPER(170, long, bpf_timer_set_callback, struct bpf_timer *timer, void *callback);
+HELPER(171, long, bpf_timer_start, struct bpf_timer *timer, u64 nanoseconds, u64 flags);
+HELPER(181, long, bpf_loop, u32 count, void *callback, void *context, u64 flags);
+HELPER(195, void *, bpf_map_lookup_percpu_elem, void *map, const void *key, u32 cpu);
+HELPER(188, u64, bpf_xdp_get_buff_len, void *xdp);
+HELPER(189, long, bpf_xdp_load_bytes, void *xdp, u32 offset, void *to, u32 length);
+HELPER(208, u64, bpf_ktime_get_tai_ns, void);
+
+#define swap16(x) __builtin_bswap16(x)
+#define swap32(x) __builtin_bswap32(x)
+#define to_be16(x) ((be16)swap16((u16)(x)))
+#define to_be32(x) ((be32)swap32((u32)(x)))
+#define from_be16(x) swap16((u16)(x))
+#define from_be32(x) swap32((u32)(x))
+
+/* What stands so many bytes on, however it is aligned. */
+#define WORD_AT(type, base, offset) (*(type *)((void *)(base) + (offset)))
+
+/* Zeroes; `bytes` a multiple of 8. For blocks that are too long for an inlined memset. */
+INLINE void wipe(void *at, u32 bytes)
+{
+	for (u32 i = 0; i < bytes / 8; i++)
+		*(volatile u64 *)(at + 8 * i) = 0;
+}
+
+/* A value whose bounds the compiler does not know: the checks that follow stay in the program, on the very register
+ * that is used then, for the verifier to see. */
+#define OPAQUE(x) \
+	({ \
+		__typeof__(x) hidden_ = (x); \
+		__asm__ volatile("" : "+r"(hidden_)); \
+		hidden_; \
+	})
+
+/* Whether a length, OPAQUE before, is from 1 to `most`. Linux 6.1 draws no bound from "is not 0". */
+#define IS_LENGTH(length, most) ((length) >= OPAQUE(1) && (length) <= (most))
+
+/* Keeps calls that differ by their map alone from being merged into one: the kernel inlines a lookup only where it knows
+ * the map. `number` must differ. */
+#define APART(result, number) __asm__ volatile("" : "+r"(result) : "i"(number))
+
+/* Before bpf_loop: the verifier shall know nothing of these numbers, all 32 bits long, of a context on the stack; a
+ * pointer less a pointer may be anything to it. Linux 6.1 looks at a single step: what it knows of a number then it takes
+ * to be so at every step, and on every path to the loop, and leaves out the branches that are then never taken. */
+#define FORGET(context, first, last) forget_numbers((u32 *)&(context).first, (u32 *)&(context).last)
+INLINE void forget_numbers(u32 *first, const u32 *last)
+{
+	u64 nothing;
+	__asm__ volatile("%0 = r10\n\t%0 -= r10" : "=r"(nothing));
+#pragma unroll
+	for (u32 i = 0; i <= last - first; i++)
+		first[i] += nothing;
+}

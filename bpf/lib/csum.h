@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * The internet checksum (RFC 1071) of numbers.
+ */
+#pragma once
+#include "lib/bpf.h"
+
+/* Of a sum below 2^48: more words than a frame has. */
+INLINE u16 folded(u64 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum + (sum >> 16);
+}
+
+/* Whether what has its checksum in it sums up to what folds to 0xffff, so is a multiple of 65535. Of a multiple of an odd
+ * number, the product with its inverse modulo 2^64 is the quotient; of anything else it is greater than any quotient. */
+INLINE bool is_right(u64 sum)
+{
+	return sum * 0xfffefffefffeffffULL <= 0x0001000100010001ULL;
+}
+
+INLINE u16 checked_anew(u16 check, u64 difference)
+{
+	return ~folded((u16)~check + difference);
+}

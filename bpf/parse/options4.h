@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * IPv4 options as the kernel's input has dealt with them before IPVS sees a packet (IPVS-SEMANTICS 7.1 end; RFC 791):
+ * record route and timestamps get this host's address and time, broken options are the stack's to answer, source
+ * routes are refused. What changes is noted first and written only when the packet is to be forwarded or answered.
+ */
+#pragma once
+#include "abi/config.h"
+#include "ctx/scratch.h"
+#include "lib/headers.h"
+
+enum { OPTION_END = 0, OPTION_NOP = 1, OPTION_RECORD_ROUTE = 7, OPTION_TIMESTAMP = 68, OPTION_LOOSE_ROUTE = 0x83,
+       OPTION_STRICT_ROUTE = 0x89, OPTIONS_BYTES = 40, HEADER_BUFFER = 64,
+       STAMP_ONLY = 0, STAMP_ADDRESS = 1, STAMP_NAMED = 3, MS_PER_DAY = 86400000 };
+
+enum options_verdict { OPTIONS_FINE, OPTIONS_BROKEN, OPTIONS_SOURCE_ROUTED };
+
+struct walking {
+	struct options *options;
+	u32 at;
+	u32 verdict;
+};
+
+/* Milliseconds since midnight UT. */
+INLINE be32 time_of_day(void)
+{
+	return to_be32(bpf_ktime_get_tai_ns() / 1000000 % MS_PER_DAY);
+}
+
+INLINE u8 option_byte(const struct options *o, u32 at)
+{
+	return o->bytes[OPAQUE(at) & (HEADER_BUFFER - 1)];
+}
+
+INLINE void set_option_byte(struct options *o, u32 at, u8 value)
+{
+	o->bytes[OPAQUE(at) & (HEADER_BUFFER - 1)] = value;
+	o->changed = 1;
+}
+
+INLINE void set_option_word(struct options *o, u32 at, be32 value)
+{
+	for (int i = 0; i < 4; i++)
+		set_option_byte(o, at + i, value >> 8 * i);
+}
+
+INLINE be32 option_word(const struct options *o, u32 at)
+{
+	be32 value = 0;
+	for (int i = 0; i < 4; i++)
+		value |= (u32)option_byte(o, at + i) << 8 * i;
+	return value;
+}
+
+INLINE bool record_noted(struct options *o, u32 at, u32 length)
+{
+	u32 pointer = option_byte(o, at + 2);
+	if (o->route_at || length < 3 || pointer < 4)
+		return false;
+	o->route_at = at;
+	if (pointer > length)
+		return true;
+	if (pointer + 3 > length)
+		return false;
+	o->route_address_at = at + pointer - 1;
+	set_option_byte(o, at + 2, pointer + 4);
+	return true;
+}
+
+INLINE bool is_own4(be32 address)
+{
+	struct address own = {.word[0] = address};
+	return bpf_map_lookup_elem(&locals, &own);
+}
+
+INLINE bool stamp_noted(struct options *o, u32 at, u32 length)
+{
+	u32 pointer = option_byte(o, at + 2), flags = option_byte(o, at + 3), kind = flags & 15;
+	if (o->stamp_at || length < 4 || pointer < 5)
+		return false;
+	o->stamp_at = at;
+	if (pointer > length) {
+		if (kind == STAMP_NAMED)
+			return true;
+		if (flags >> 4 == 15)
+			return false;
+		set_option_byte(o, at + 3, flags + 16);
+		return true;
+	}
+	u32 addressed = kind == STAMP_ADDRESS || kind == STAMP_NAMED ? 4 : 0;
+	if (pointer + 3 + addressed > length)
+		return false;
+	if (kind != STAMP_ONLY && !addressed)
+		return true;
+	if (kind == STAMP_NAMED && !is_own4(option_word(o, at + pointer - 1)))
+		return true;
+	if (kind == STAMP_ADDRESS)
+		o->stamp_address_at = at + pointer - 1;
+	o->stamped = 1;
+	set_option_word(o, at + pointer - 1 + addressed, time_of_day());
+	set_option_byte(o, at + 2, pointer + 4 + addressed);
+	return true;
+}
+
+static int option_step(u32 index, struct walking *walk)
+{
+	struct options *o = walk->options;
+	u32 at = walk->at;
+	if (at >= o->size)
+		return 1;
+	u8 kind = option_byte(o, at);
+	if (o->ended || kind == OPTION_END) {
+		o->ended = 1;
+		if (kind != OPTION_END)
+			set_option_byte(o, at, OPTION_END);
+	}
+	if (o->ended || kind == OPTION_NOP) {
+		walk->at = at + 1;
+		return 0;
+	}
+	u32 length = option_byte(o, at + 1);
+	bool fine = at + 1 < o->size && length >= 2 && at + length <= o->size;
+	if (fine && kind == OPTION_RECORD_ROUTE)
+		fine = record_noted(o, at, length);
+	if (fine && kind == OPTION_TIMESTAMP)
+		fine = stamp_noted(o, at, length);
+	if (fine && (kind == OPTION_LOOSE_ROUTE || kind == OPTION_STRICT_ROUTE)) {
+		fine = walk->verdict == OPTIONS_FINE && length >= 3 && option_byte(o, at + 2) >= 4;
+		walk->verdict = OPTIONS_SOURCE_ROUTED;
+	}
+	walk->at = at + length;
+	if (fine)
+		return 0;
+	walk->verdict = OPTIONS_BROKEN;
+	return 1;
+}
+
+/* The header is in `o->bytes`, zeroes behind it. */
+INLINE enum options_verdict walk_options(struct options *o)
+{
+	struct walking walk = {.options = o, .at = IPV4_BYTES};
+	o->changed = o->ended = o->stamped = 0;
+	o->route_at = o->route_address_at = o->stamp_at = o->stamp_address_at = 0;
+	FORGET(walk, at, verdict);
+	bpf_loop(OPTIONS_BYTES, option_step, &walk, 0);
+	return walk.verdict;
+}
+
+INLINE bool sum_options(struct __sk_buff *skb, struct work *w)
+{
+	struct ipv4 *ip = (void *)w->options.bytes;
+	if (!(w->packet.odd & ODDITY_STALE))
+		return true;
+	w->packet.odd &= ~ODDITY_STALE;
+	ip->check = 0;
+	ip->check = ~folded(bpf_csum_diff(NULL, 0, (be32 *)w->options.bytes, HEADER_BUFFER, 0));
+	return !bpf_skb_store_bytes(skb, ETHER, ip, IPV4_BYTES, 0);
+}
+
+/* Once, before anything else of the header changes: this host's address, and all that was noted. Like the kernel's, the
+ * header keeps its old checksum until the packet leaves; errors about it quote that. The kernel has summed that of a
+ * packet put together from fragments. */
+INLINE bool write_options(struct __sk_buff *skb, struct work *w, be32 own)
+{
+	struct options *o = &w->options;
+	u32 size = OPAQUE(o->size);
+	if (!(w->packet.odd & ODDITY_RECORD))
+		return true;
+	w->packet.odd = (w->packet.odd & ~ODDITY_RECORD) | ODDITY_STALE;
+	if (o->route_address_at)
+		set_option_word(o, o->route_address_at, own);
+	if (o->stamp_address_at)
+		set_option_word(o, o->stamp_address_at, own);
+	if (!IS_LENGTH(size, HEADER_BUFFER) || bpf_skb_store_bytes(skb, ETHER, o->bytes, size, 0))
+		return false;
+	return !(w->packet.odd & ODDITY_GATHERED) || sum_options(skb, w);
+}
+
+/* --- what an error to the sender repeats of them --- */
+
+struct echoing {
+	const struct options *from;
+	struct options *to;
+	u32 from_at;
+};
+
+static int echo_step(u32 index, struct echoing *e)
+{
+	set_option_byte(e->to, e->to->size + index, option_byte(e->from, e->from_at + index));
+	return 0;
+}
+
+/* Copies an option behind the others; where it went. */
+INLINE u32 echoed(const struct options *from, struct options *to, u32 at)
+{
+	struct echoing e = {.from = from, .to = to, .from_at = at};
+	u32 length = option_byte(from, at + 1), went = to->size;
+	if (length > OPTIONS_BYTES)
+		length = OPTIONS_BYTES;
+	bpf_loop(length, echo_step, &e, 0);
+	to->size += length;
+	return went;
+}
+
+INLINE bool echo_route(const struct options *from, struct options *to, be32 own)
+{
+	u32 at = echoed(from, to, from->route_at), length = option_byte(to, at + 1), pointer = option_byte(to, at + 2);
+	if (!from->route_address_at || pointer > length)
+		return true;
+	if (pointer + 3 > length)
+		return false;
+	set_option_word(to, at + pointer - 1, own);
+	set_option_byte(to, at + 2, pointer + 4);
+	return true;
+}
+
+INLINE bool echo_stamp(const struct options *from, struct options *to, be32 own)
+{
+	u32 at = echoed(from, to, from->stamp_at), length = option_byte(to, at + 1), pointer = option_byte(to, at + 2);
+	bool named = (option_byte(to, at + 3) & 15) == STAMP_NAMED;
+	if (pointer > length)
+		return true;
+	if (from->stamp_address_at) {
+		if (pointer + 3 > length)
+			return false;
+		set_option_word(to, at + pointer - 1, own);
+		pointer += 4;
+	}
+	if (from->stamped) {
+		if (pointer + 3 > length)
+			return false;
+		if (named && pointer + 7 <= length && is_own4(option_word(to, at + pointer - 1)))
+			pointer += 4;
+		else if (named)
+			return true;
+		set_option_word(to, at + pointer - 1, time_of_day());
+		pointer += 4;
+	}
+	set_option_byte(to, at + 2, pointer);
+	return true;
+}
+
+/* Options of an error about the packet whose options are in `from`, `to->size` bytes behind an IPv4 header's place;
+ * false where the kernel then sends none. */
+INLINE bool echo_options(const struct options *from, struct options *to, be32 own)
+{
+	wipe(to, sizeof(*to));
+	to->size = IPV4_BYTES;
+	if (from->route_at && !echo_route(from, to, own))
+		return false;
+	if (from->stamp_at && !echo_stamp(from, to, own))
+		return false;
+	to->size = (to->size + 3) & ~3u;
+	return true;
+}

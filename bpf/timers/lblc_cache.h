@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Once a minute a bpf_timer looks through what lblc and lblcr remember (IPVS-SEMANTICS 3.9): entries go whose service
+ * or scheduler went, that outlived their expiration, or that were unused for six minutes while there are too many.
+ *
+ * No walk through a hash map can be interrupted and taken up again. So the keys stand in a queue: each is taken from its
+ * front, and if its part stays, put at its end. A round is as many as there are parts, in goes that the clock ends.
+ */
+#pragma once
+#include "lb/lblc_cache.h"
+#include "lb/service.h"
+#include "timers/budget.h"
+
+enum cache_sweep_limits {
+	CACHE_IDLE = 6, /* minutes */
+	CACHE_RELIEF = CACHE_SIZE / 2, /* entries of a service that go in one round for there being too many */
+	CACHE_CLOCK_EVERY = 16, /* parts between looks at the clock */
+	CACHE_SWEEP_NS = 1000000000,
+	CACHE_SWEEP_SECONDS = 60,
+};
+
+struct cache_go {
+	u64 until; /* ns */
+	u32 now;
+	u32 round; /* 0: somebody else's than the timer's, in which nothing goes for there being too many */
+	u32 done; /* parts */
+	u32 empty; /* the queue was */
+};
+
+/* Whether this entry is one of those that must go because its service has too many. */
+INLINE bool relieves(struct service_state *state, const struct cached *entry, const struct cache_key *key,
+		     const struct cache_go *go)
+{
+	u64 cursor = READ_ONCE(state->cursor);
+	if (state->relief != go->round) {
+		u32 entries = cursor >> 32 == key->epoch ? (u32)cursor : 0;
+		u32 goal = entries > CACHE_SIZE ? (entries - CACHE_SIZE) * 4 / 3 : 0;
+		state->relief_left = goal < CACHE_RELIEF ? goal : CACHE_RELIEF;
+		state->relief = go->round;
+	}
+	if (!state->relief_left || (s32)(go->now - entry->used) < (s32)(CACHE_IDLE * minute))
+		return false;
+	state->relief_left -= 1;
+	return true;
+}
+
+/* Whether a part must go. */
+INLINE bool is_past(const struct cache_key *key, const struct cached *part, const struct cache_go *go)
+{
+	struct root *root = the_root();
+	struct service *service = LOOKUP(services, part->service);
+	struct service_state *state = LOOKUP(service_states, part->service);
+	if (!service || !state)
+		return false;
+	const struct service_version *v = version_in_force(service, READ_ONCE(root->live));
+	bool plain = v->scheduler == SCHED_LBLC, sets = v->scheduler == SCHED_LBLCR;
+	if (!v->present || !(plain || sets) || v->epoch != key->epoch)
+		return true;
+	if (key->part) { /* goes with its first */
+		struct cache_key first = *key;
+		first.part = 0;
+		return !bpf_map_lookup_elem(&cache, &first);
+	}
+	const struct settings *settings = &root->settings;
+	return outlived(part->used, v->epoch_tick, go->now,
+			plain ? settings->lblc_expiration : settings->lblcr_expiration) ||
+	       (go->round && relieves(state, part, key, go));
+}
+
+/* Take a part out, whose key is in the queue no more, and let its members go. */
+INLINE void remove_cached(const struct cache_key *key, struct cached *part)
+{
+	struct service_state *state = LOOKUP(service_states, part->service);
+	release_members(part);
+	if (bpf_map_delete_elem(&cache, key))
+		return;
+	count_parts(-1);
+	if (state && !key->part)
+		dismissed(&state->cursor, key->epoch);
+}
+
+static int cache_step(u32 index, struct cache_go *go)
+{
+	struct cache_key key;
+	go->empty = bpf_map_pop_elem(&cache_queue, &key) != 0;
+	if (go->empty)
+		return 1;
+	struct cached *part = bpf_map_lookup_elem(&cache, &key);
+	if (part && (is_past(&key, part, go) || bpf_map_push_elem(&cache_queue, &key, 0)))
+		remove_cached(&key, part);
+	go->done = index + 1;
+	return index % CACHE_CLOCK_EVERY == CACHE_CLOCK_EVERY - 1 && (s64)(bpf_ktime_get_ns() - go->until) >= 0;
+}
+
+/* One go of a round that has so many parts left, 0: of a new one. How many are left then. */
+INLINE u32 look_through_cache(const struct cache_sweeper *sweeper, u32 left, struct cache_go *go)
+{
+	u32 count = left ?: READ_ONCE(sweeper->parts);
+	if (count)
+		bpf_loop(count, cache_step, go, 0);
+	return go->empty || go->done >= count ? 0 : count - go->done;
+}
+
+/* Run by whoever ends a service that remembers targets, or gives it another scheduler, until it returns 0. */
+SEC("tc")
+int sweep_cache(struct __sk_buff *skb)
+{
+	struct cache_sweeper *sweeper = LOOKUP(cache_sweepers, 0);
+	if (!sweeper)
+		return 0;
+	struct cache_go go = {.until = bpf_ktime_get_ns() + GO_NS, .now = ticks()};
+	sweeper->asked = look_through_cache(sweeper, sweeper->asked, &go);
+	return sweeper->asked != 0;
+}
+
+static int cache_timer(void *map, u32 *key, struct cache_sweeper *sweeper)
+{
+	u64 began = bpf_ktime_get_ns();
+	if (!sweeper->left)
+		sweeper->round = sweeper->round + 1 ?: 1;
+	struct cache_go go = {.until = began + GO_NS, .now = ticks(), .round = sweeper->round};
+	sweeper->left = look_through_cache(sweeper, sweeper->left, &go);
+	u64 pause = pause_after(bpf_ktime_get_ns() - began);
+	bpf_timer_start(&sweeper->timer, sweeper->left ? pause : (u64)CACHE_SWEEP_SECONDS * CACHE_SWEEP_NS, 0);
+	return 0;
+}
+
+TIMER_STARTER(start_cache_sweep, cache_sweeper, cache_sweepers, cache_timer, (u64)CACHE_SWEEP_SECONDS * CACHE_SWEEP_NS)
