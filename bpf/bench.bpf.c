@@ -146,13 +146,13 @@ int bench_flows(struct xdp_md *ctx)
 		return aborted(ctx);
 	u32 flow = next_flow(plan);
 	u32 client = plan->address + flow / BENCH_FLOWS_AN_ADDRESS;
-	u32 sum = plan->sum + to_be16(client >> 16) + to_be16(client);
+	u32 sum = plan->sum + bpf_htons(client >> 16) + bpf_htons(client);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
-	u16 port = to_be16(BENCH_FIRST_PORT + flow % BENCH_FLOWS_AN_ADDRESS);
-	u16 target = to_be16(plan->port + (flow & plan->services));
+	u16 port = bpf_htons(BENCH_FIRST_PORT + flow % BENCH_FLOWS_AN_ADDRESS);
+	u16 target = bpf_htons(plan->port + (flow & plan->services));
 	WORD_AT(volatile u64, to, BENCH_CHECK - 2) =
-		WORD_AT(const volatile u16, plan->frame, BENCH_CHECK - 2) | (~sum & 0xffff) << 16 | (u64)to_be32(client) << 32;
+		WORD_AT(const volatile u16, plan->frame, BENCH_CHECK - 2) | (~sum & 0xffff) << 16 | (u64)bpf_htonl(client) << 32;
 	WORD_AT(volatile u32, to, BENCH_PORTS) = (u32)target << 16 | port;
 	bpf_tail_call(ctx, &bench_target, 0);
 	return aborted(ctx);
@@ -169,8 +169,8 @@ int bench_flows6(struct xdp_md *ctx)
 	if (to + BENCH_BYTES6 > (void *)(long)ctx->data_end)
 		return aborted(ctx);
 	u32 flow = next_flow(plan);
-	WORD_AT(volatile u32, to, BENCH_SOURCE6) = to_be32(plan->address + flow / BENCH_FLOWS_AN_ADDRESS);
-	WORD_AT(volatile u16, to, BENCH_PORTS6) = to_be16(BENCH_FIRST_PORT + flow % BENCH_FLOWS_AN_ADDRESS);
+	WORD_AT(volatile u32, to, BENCH_SOURCE6) = bpf_htonl(plan->address + flow / BENCH_FLOWS_AN_ADDRESS);
+	WORD_AT(volatile u16, to, BENCH_PORTS6) = bpf_htons(BENCH_FIRST_PORT + flow % BENCH_FLOWS_AN_ADDRESS);
 	bpf_tail_call(ctx, &bench_target, 0);
 	return aborted(ctx);
 }
@@ -201,14 +201,14 @@ int bench_tc6(struct __sk_buff *ctx)
 SEC("xdp.frags")
 int bench_swap(struct xdp_md *ctx)
 {
-	return swap_addresses((void *)(long)ctx->data, (void *)(long)ctx->data_end) ? (int)XDP_TX : aborted(ctx);
+	return swap_macs((void *)(long)ctx->data, (void *)(long)ctx->data_end) ? (int)XDP_TX : aborted(ctx);
 }
 
 /* And at TC. */
 SEC("tc")
 int bench_tc_swap(struct __sk_buff *ctx)
 {
-	if (!swap_addresses((void *)(long)ctx->data, (void *)(long)ctx->data_end))
+	if (!swap_macs((void *)(long)ctx->data, (void *)(long)ctx->data_end))
 		return TC_DROPPED;
 	return bpf_redirect(ctx->ifindex, 0);
 }

@@ -2,13 +2,13 @@
  * The director's packet path. One object, two hooks: XDP for speed, TC ingress for completeness.
  *
  *	a frame for this host -> parse -> known connection? -> refresh, count, forward        (the fast path: this file)
- *	                           |          no -> STAGE_NEW -> scheduler -> STAGE_CONNECT   (new.h, schedulers/)
- *	                           |                                     table full -> STAGE_STATELESS
- *	                           |-> from a NAT real server -> STAGE_REPLY
- *	                           `-> options, extension headers, cut short -> STAGE_ODD     (TC)
+ *	                           |          no -> PROG_NEW -> scheduler -> PROG_CONNECT   (new.h, schedulers/)
+ *	                           |                                     table full -> PROG_HASH_FALLBACK
+ *	                           |-> from a NAT real server -> PROG_REPLY
+ *	                           `-> options, extension headers, cut short -> PROG_PARSE_SLOW     (TC)
  *
- * XDP hands what it cannot finish, untouched, to TC behind it; there STAGE_TROUBLE, STAGE_SUM, STAGE_CUT and
- * STAGE_ICMP do the rest with the kernel's help. STAGE_WRAP tunnels otherwise than by IP in IP. Packets of no service
+ * XDP hands what it cannot finish, untouched, to TC behind it; there PROG_FWD_SLOW, PROG_UDP_CSUM, PROG_FRAGMENT and
+ * PROG_ICMP_SEND do the rest with the kernel's help. PROG_ENCAP tunnels otherwise than by IP in IP. Packets of no service
  * pass.
  */
 #include "abi/constants.h"
@@ -49,22 +49,22 @@
 #include "timers/lblc_cache.h"
 
 /* Of what is no plain packet: its target from the frame, for no more of it has been read. */
-INLINE bool odd_stands_by(void *ctx, const struct packet *p, const struct root *root, enum hook hook)
+INLINE bool slow_is_standby(void *ctx, const struct packet *p, const struct root *root, enum hook hook)
 {
-	void *header = frame_start(ctx, hook) + ETHER, *end = frame_end(ctx, hook);
+	void *header = ctx_data(ctx, hook) + ETH_HLEN, *end = ctx_data_end(ctx, hook);
 	struct address target = {};
-	if (p->six) {
-		struct ipv6 *ip = header;
+	if (p->is_ipv6) {
+		struct ipv6_header *ip = header;
 		if ((void *)(ip + 1) > end)
 			return false;
-		target = ip->target;
+		target = ip->daddr;
 	} else {
-		struct ipv4 *ip = header;
+		struct ipv4_header *ip = header;
 		if ((void *)(ip + 1) > end)
 			return false;
-		target.word[0] = ip->target;
+		target.word[0] = ip->daddr;
 	}
-	return stands_by(root, &target, p->six);
+	return is_standby(root, &target, p->is_ipv6);
 }
 
 /* Whether `to_own_client` sent it here. */
@@ -78,30 +78,30 @@ INLINE bool for_stack(struct __sk_buff *skb)
 
 INLINE int receive(void *ctx, const struct root *root, enum hook hook)
 {
-	void *data = frame_start(ctx, hook), *end = frame_end(ctx, hook);
-	const struct ether *ether = data;
+	void *data = ctx_data(ctx, hook), *end = ctx_data_end(ctx, hook);
+	const struct eth_header *ether = data;
 	if ((void *)(ether + 1) > end)
-		return to_stack(hook);
-	bool six = ether->kind == to_be16(ETHER_IPV6);
-	if (!six && ether->kind != to_be16(ETHER_IPV4))
-		return to_stack(hook);
-	if (hook == HOOK_XDP && !is_for_this_host(ether, input_device(ctx, hook)))
-		return to_stack(hook);
-	struct packet p = {.own = hook == HOOK_TC && input_device(ctx, hook) == loopback};
-	if (p.own && for_stack(ctx))
-		return to_stack(hook);
-	enum parsed parsed = six ? parse6(ctx, data, end, &p, root, hook) : parse4(ctx, data, end, &p, root, hook);
+		return pass_to_stack(hook);
+	bool is_ipv6 = ether->h_proto == bpf_htons(ETH_P_IPV6);
+	if (!is_ipv6 && ether->h_proto != bpf_htons(ETH_P_IP))
+		return pass_to_stack(hook);
+	if (hook == HOOK_XDP && !is_for_this_host(ether, ctx_ifindex(ctx, hook)))
+		return pass_to_stack(hook);
+	struct packet p = {.from_host = hook == HOOK_TC && ctx_ifindex(ctx, hook) == loopback};
+	if (p.from_host && for_stack(ctx))
+		return pass_to_stack(hook);
+	enum parsed parsed = is_ipv6 ? parse6(ctx, data, end, &p, root, hook) : parse4(ctx, data, end, &p, root, hook);
 	if (likely(parsed == PARSED_PLAIN))
-		return dispatch(ctx, &p, root, hook);
-	if (parsed == PARSED_FOREIGN || (root->standby && odd_stands_by(ctx, &p, root, hook)))
-		return to_stack(hook);
-	return hook == HOOK_XDP ? to_tc() : go_on_with(ctx, &p, hook, STAGE_ODD);
+		return fwd_packet(ctx, &p, root, hook);
+	if (parsed == PARSED_FOREIGN || (root->standby && slow_is_standby(ctx, &p, root, hook)))
+		return pass_to_stack(hook);
+	return hook == HOOK_XDP ? pass_to_tc() : tail_call_with(ctx, &p, hook, PROG_PARSE_SLOW);
 }
 
 SEC("xdp.frags")
 int pylvs_xdp(struct xdp_md *ctx)
 {
-	const struct root *root = the_root();
+	const struct root *root = get_root();
 	int verdict = fast(ctx, root);
 	return likely(verdict != NOT_FAST) ? verdict : receive(ctx, root, HOOK_XDP);
 }
@@ -110,35 +110,35 @@ int pylvs_xdp(struct xdp_md *ctx)
  * from its IP header on, and what they redirect leaves without a link header. */
 INLINE bool starts_at_link(struct __sk_buff *skb)
 {
-	const struct ether *ether = frame_start(skb, HOOK_TC);
-	return (void *)(ether + 1) <= frame_end(skb, HOOK_TC) && ether->kind == skb->protocol;
+	const struct eth_header *ether = ctx_data(skb, HOOK_TC);
+	return (void *)(ether + 1) <= ctx_data_end(skb, HOOK_TC) && ether->h_proto == skb->protocol;
 }
 
 /* Adding a link header makes the kernel measure it anew; what stood there is put back. */
 INLINE bool restored_link(struct __sk_buff *skb)
 {
-	struct ether ether;
+	struct eth_header ether;
 	return !bpf_skb_load_bytes_relative(skb, 0, &ether, sizeof(ether), BPF_HDR_START_MAC) &&
-	       ether.kind == skb->protocol && !bpf_skb_change_head(skb, ETHER, 0) &&
+	       ether.h_proto == skb->protocol && !bpf_skb_change_head(skb, ETH_HLEN, 0) &&
 	       !bpf_skb_store_bytes(skb, 0, &ether, sizeof(ether), 0);
 }
 
-enum { HEADERS = ETHER + IPV6_BYTES + TCP_BYTES, PACKET_HOST = 0 };
+enum { HEADERS = ETH_HLEN + IPV6_HLEN + TCP_HLEN, PACKET_HOST = 0 };
 
 INLINE int receive_tc(struct __sk_buff *ctx)
 {
-	if (unlikely(frame_start(ctx, HOOK_TC) + HEADERS > frame_end(ctx, HOOK_TC)) && ctx->len > ctx->data_end - ctx->data)
+	if (unlikely(ctx_data(ctx, HOOK_TC) + HEADERS > ctx_data_end(ctx, HOOK_TC)) && ctx->len > ctx->data_end - ctx->data)
 		bpf_skb_pull_data(ctx, ctx->len < HEADERS ? ctx->len : HEADERS);
-	return receive(ctx, the_root(), HOOK_TC);
+	return receive(ctx, get_root(), HOOK_TC);
 }
 
 SEC("tc")
 int pylvs_tc(struct __sk_buff *ctx)
 {
 	if (ctx->pkt_type != PACKET_HOST || ctx->vlan_present)
-		return to_stack(HOOK_TC);
+		return pass_to_stack(HOOK_TC);
 	if (unlikely(!starts_at_link(ctx)) && !restored_link(ctx))
-		return to_stack(HOOK_TC);
+		return pass_to_stack(HOOK_TC);
 	return receive_tc(ctx);
 }
 
@@ -147,11 +147,11 @@ int pylvs_tc(struct __sk_buff *ctx)
 SEC("tc")
 int pylvs_tc_bare(struct __sk_buff *ctx)
 {
-	struct ether ether = {.kind = ctx->protocol};
-	if (ctx->pkt_type != PACKET_HOST || (ether.kind != to_be16(ETHER_IPV4) && ether.kind != to_be16(ETHER_IPV6)))
-		return to_stack(HOOK_TC);
-	if (bpf_skb_change_head(ctx, ETHER, 0) || bpf_skb_store_bytes(ctx, 0, &ether, sizeof(ether), 0))
-		return to_stack(HOOK_TC);
+	struct eth_header ether = {.h_proto = ctx->protocol};
+	if (ctx->pkt_type != PACKET_HOST || (ether.h_proto != bpf_htons(ETH_P_IP) && ether.h_proto != bpf_htons(ETH_P_IPV6)))
+		return pass_to_stack(HOOK_TC);
+	if (bpf_skb_change_head(ctx, ETH_HLEN, 0) || bpf_skb_store_bytes(ctx, 0, &ether, sizeof(ether), 0))
+		return pass_to_stack(HOOK_TC);
 	return receive_tc(ctx);
 }
 
@@ -160,52 +160,48 @@ SEC("tc")
 int pylvs_tc_egress(struct __sk_buff *ctx)
 {
 	if (ctx->ingress_ifindex || ctx->vlan_present)
-		return to_stack(HOOK_TC); /* came in somewhere */
-	if (unlikely(frame_start(ctx, HOOK_TC) + HEADERS > frame_end(ctx, HOOK_TC)) && ctx->len > ctx->data_end - ctx->data)
+		return pass_to_stack(HOOK_TC); /* came in somewhere */
+	if (unlikely(ctx_data(ctx, HOOK_TC) + HEADERS > ctx_data_end(ctx, HOOK_TC)) && ctx->len > ctx->data_end - ctx->data)
 		bpf_skb_pull_data(ctx, ctx->len < HEADERS ? ctx->len : HEADERS);
-	return send_off(ctx);
+	return process_egress(ctx);
 }
 
-#define STAGE_BOTH(name) \
+#define PROG_XDP_AND_TC(name) \
 	SEC("xdp.frags") \
 	int xdp_##name(struct xdp_md *ctx) \
 	{ \
-		return stage_##name(ctx, HOOK_XDP); \
+		return prog_##name(ctx, HOOK_XDP); \
 	} \
+	PROG_TC(name, HOOK_TC)
+#define PROG_TC(name, ...) \
 	SEC("tc") \
 	int tc_##name(struct __sk_buff *ctx) \
 	{ \
-		return stage_##name(ctx, HOOK_TC); \
-	}
-#define STAGE_OF_TC(name) \
-	SEC("tc") \
-	int tc_##name(struct __sk_buff *ctx) \
-	{ \
-		return stage_##name(ctx); \
+		return prog_##name(ctx, ##__VA_ARGS__); \
 	}
 
-STAGE_BOTH(new)
-STAGE_BOTH(persist)
-STAGE_BOTH(connect)
-STAGE_BOTH(stateless)
-STAGE_BOTH(reply)
-STAGE_BOTH(wrap)
-STAGE_OF_TC(odd)
-STAGE_OF_TC(fragment)
-STAGE_OF_TC(error)
-STAGE_OF_TC(bypass)
-STAGE_OF_TC(error_carry)
-STAGE_OF_TC(error_tunnel)
-STAGE_OF_TC(unserved)
-STAGE_OF_TC(trouble)
-STAGE_OF_TC(icmp)
-STAGE_OF_TC(sum)
-STAGE_OF_TC(crc)
-STAGE_OF_TC(cut)
-STAGE_OF_TC(split)
+PROG_XDP_AND_TC(new)
+PROG_XDP_AND_TC(persist)
+PROG_XDP_AND_TC(connect)
+PROG_XDP_AND_TC(hash_fallback)
+PROG_XDP_AND_TC(reply)
+PROG_XDP_AND_TC(encap)
+PROG_TC(parse_slow)
+PROG_TC(defrag)
+PROG_TC(icmp_receive)
+PROG_TC(icmp_forward)
+PROG_TC(icmp_tunnel)
+PROG_TC(icmp_send)
+PROG_TC(nat_orphan)
+PROG_TC(bypass)
+PROG_TC(fwd_slow)
+PROG_TC(udp_csum)
+PROG_TC(sctp_csum)
+PROG_TC(fragment)
+PROG_TC(gso_segment)
 
 /* what Python reads from BTF and no program uses */
 const volatile struct constants constants __attribute__((used)) = {};
-const volatile enum stage stages __attribute__((used)) = STAGE_NEW;
+const volatile enum prog progs __attribute__((used)) = PROG_NEW;
 
 char _license[] SEC("license") = "Dual MIT/GPL";

@@ -18,11 +18,11 @@
 #define MOST_VIPS 4096
 #define MOST_PORTS 64
 #define IPV4_FRAGMENT 0x3fff /* more fragments, or an offset: not DF */
-#define IPV4_OFFSET 0x1fff
+#define IP_OFFSET 0x1fff
 #define ECN_MASK 3
 #define ECN_CE 3
-#define FAMILY_V4 2 /* AF_INET and AF_INET6, which no UAPI header tells */
-#define FAMILY_V6 10
+#define AF_INET 2 /* AF_INET and AF_INET6, which no UAPI header tells */
+#define AF_INET6 10
 #define ETHERTYPE_AT 12
 
 HELPER(31, long, bpf_skb_change_proto, void *skb, be16 protocol, u64 flags);
@@ -61,7 +61,7 @@ struct {
 
 
 struct piece {
-	u8 bytes[SUM_PIECE];
+	u8 bytes[CSUM_CHUNK];
 };
 
 struct {
@@ -85,9 +85,9 @@ struct gue {
 	be16 sum_at;	/* and where it belongs */
 };
 
-#define GRE_SUM to_be16(0x8000)
-#define GUE_PRIVATE to_be16(1)
-#define GUE_REMCSUM to_be32(0x80000000)
+#define GRE_SUM bpf_htons(0x8000)
+#define GUE_PRIVATE bpf_htons(1)
+#define GUE_REMCSUM bpf_htonl(0x80000000)
 #define GUE_WORDS 31 /* of options; version and control bit stand above */
 
 struct outer {
@@ -138,17 +138,17 @@ INLINE bool outer_v4(struct __sk_buff *skb, struct outer *outer, struct bpf_fib_
 	struct iphdr ip;
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return false;
-	if (ip.version != 4 || ip.ihl < 5 || !is_tunnel(ip.protocol) || from_be16(ip.tot_len) < ip.ihl * 4)
+	if (ip.version != 4 || ip.ihl < 5 || !is_tunnel(ip.protocol) || bpf_ntohs(ip.tot_len) < ip.ihl * 4)
 		return false;
 	outer->length = ip.ihl * 4;
-	outer->payload = from_be16(ip.tot_len) - outer->length;
+	outer->payload = bpf_ntohs(ip.tot_len) - outer->length;
 	outer->protocol = ip.protocol;
 	outer->ecn = ip.tos & ECN_MASK;
-	outer->fragment = ip.frag_off & to_be16(IPV4_FRAGMENT);
-	outer->first = !(ip.frag_off & to_be16(IPV4_OFFSET));
-	route->family = FAMILY_V4;
+	outer->fragment = ip.frag_off & bpf_htons(IPV4_FRAGMENT);
+	outer->first = !(ip.frag_off & bpf_htons(IP_OFFSET));
+	route->family = AF_INET;
 	route->l4_protocol = ip.protocol;
-	route->tot_len = from_be16(ip.tot_len);
+	route->tot_len = bpf_ntohs(ip.tot_len);
 	route->ipv4_src = ip.saddr;
 	route->ipv4_dst = ip.daddr;
 	return true;
@@ -162,14 +162,14 @@ INLINE bool outer_v6(struct __sk_buff *skb, struct outer *outer, struct bpf_fib_
 	if (ip.version != 6 || !is_tunnel(ip.nexthdr))
 		return false;
 	outer->length = sizeof(ip);
-	outer->payload = from_be16(ip.payload_len);
+	outer->payload = bpf_ntohs(ip.payload_len);
 	outer->protocol = ip.nexthdr;
 	outer->ecn = (ip.flow_lbl[0] >> 4) & ECN_MASK;
 	outer->fragment = false; /* a fragment has an extension header first */
 	outer->first = true;
-	route->family = FAMILY_V6;
+	route->family = AF_INET6;
 	route->l4_protocol = ip.nexthdr;
-	route->tot_len = from_be16(ip.payload_len);
+	route->tot_len = bpf_ntohs(ip.payload_len);
 	__builtin_memcpy(route->ipv6_src, &ip.saddr, sizeof(ip.saddr));
 	__builtin_memcpy(route->ipv6_dst, &ip.daddr, sizeof(ip.daddr));
 	return true;
@@ -186,8 +186,8 @@ INLINE bool between_gre(struct __sk_buff *skb, struct outer *outer)
 		return false;
 	outer->summed = gre.flags;
 	outer->between = sizeof(gre) + (gre.flags ? 4 : 0);
-	outer->inner = gre.protocol == to_be16(ETH_P_IP) ? IPPROTO_IPIP : IPPROTO_IPV6;
-	return gre.protocol == to_be16(ETH_P_IP) || gre.protocol == to_be16(ETH_P_IPV6);
+	outer->inner = gre.protocol == bpf_htons(ETH_P_IP) ? IPPROTO_IPIP : IPPROTO_IPV6;
+	return gre.protocol == bpf_htons(ETH_P_IP) || gre.protocol == bpf_htons(ETH_P_IPV6);
 }
 
 /* GUE: version 0, data, no options but the remote checksum. */
@@ -210,8 +210,8 @@ INLINE bool between_gue(struct __sk_buff *skb, struct outer *outer)
 		    bpf_skb_load_bytes(skb, at + sizeof(udp), &gue, sizeof(gue)) || gue.private_flags != GUE_REMCSUM)
 			return false;
 		outer->remote = true;
-		outer->sum_start = from_be16(gue.sum_start);
-		outer->sum_at = from_be16(gue.sum_at);
+		outer->sum_start = bpf_ntohs(gue.sum_start);
+		outer->sum_at = bpf_ntohs(gue.sum_at);
 	}
 	return outer->inner == IPPROTO_IPIP || outer->inner == IPPROTO_IPV6;
 }
@@ -256,23 +256,23 @@ INLINE bool for_a_vip(struct __sk_buff *skb, const struct outer *outer, u8 *ecn)
 /* --- checksums --- */
 
 /* Sum of a part of the frame, folded; `whole` tells whether all of it was there. */
-INLINE u16 sum_of_part(struct __sk_buff *skb, u32 at, u32 length, u32 sum, bool *whole)
+INLINE u16 csum_part(struct __sk_buff *skb, u32 at, u32 length, u32 sum, bool *whole)
 {
 	u32 zero = 0;
 	struct piece *piece = bpf_map_lookup_elem(&pieces, &zero);
 	*whole = false;
 	if (!piece)
 		return 0;
-	struct summing s = {.skb = skb, .buffer = piece->bytes, .at = at, .left = length, .sum = sum};
-	FORGET(s, at, sum);
-	bpf_loop(65536 / SUM_PIECE + 1, sum_step, &s, 0);
+	struct csum_frame_ctx s = {.skb = skb, .buffer = piece->bytes, .at = at, .left = length, .sum = sum};
+	FORGET_BOUNDS(s, at, sum);
+	bpf_loop(65536 / CSUM_CHUNK + 1, csum_step, &s, 0);
 	*whole = !s.left;
-	return folded(s.sum);
+	return csum_fold(s.sum);
 }
 
 /* Whether the kernel has yet to compute the inner packet's own checksum, for it came from another namespace of this
  * machine: such a field it leaves alone when told of a change. The tunnel's checksum counts the one to come. */
-INLINE bool unfinished(struct __sk_buff *skb, const struct outer *outer)
+INLINE bool is_csum_partial(struct __sk_buff *skb, const struct outer *outer)
 {
 	u32 at = ETH_HLEN + outer->length + outer->between;
 	u16 before, after;
@@ -298,8 +298,8 @@ INLINE bool intact(struct __sk_buff *skb, const struct outer *outer, const struc
 	if (!outer->summed || skb->gso_size)
 		return true;
 	if (outer->tunnel == TUNNEL_GUE) {
-		sum = to_be16(IPPROTO_UDP) + to_be16(outer->payload);
-		if (route->family == FAMILY_V4) {
+		sum = bpf_htons(IPPROTO_UDP) + bpf_htons(outer->payload);
+		if (route->family == AF_INET) {
 			be32 ends[2] = {route->ipv4_src, route->ipv4_dst};
 			sum = bpf_csum_diff(NULL, 0, ends, sizeof(ends), sum);
 		} else {
@@ -307,8 +307,8 @@ INLINE bool intact(struct __sk_buff *skb, const struct outer *outer, const struc
 			sum = bpf_csum_diff(NULL, 0, (be32 *)route->ipv6_dst, 16, sum);
 		}
 	}
-	u16 found = sum_of_part(skb, ETH_HLEN + outer->length, outer->payload, sum, &whole);
-	return whole && (found == 0xffff || unfinished(skb, outer));
+	u16 found = csum_part(skb, ETH_HLEN + outer->length, outer->payload, sum, &whole);
+	return whole && (found == 0xffff || is_csum_partial(skb, outer));
 }
 
 /* Put in the checksum that the sender left to us. */
@@ -319,7 +319,7 @@ INLINE bool complete(struct __sk_buff *skb, const struct outer *outer)
 	if (skb->gso_size || outer->payload <= outer->between || outer->sum_at < outer->sum_start ||
 	    outer->sum_at + 2 > length)
 		return false;
-	u16 check = ~sum_of_part(skb, inside + outer->sum_start, length - outer->sum_start, 0, &whole);
+	u16 check = ~csum_part(skb, inside + outer->sum_start, length - outer->sum_start, 0, &whole);
 	check = check ?: 0xffff; /* the same number; to UDP 0 means "none" */
 	return whole && !bpf_skb_store_bytes(skb, inside + outer->sum_at, &check, 2, BPF_F_RECOMPUTE_CSUM);
 }
@@ -330,12 +330,12 @@ INLINE bool complete(struct __sk_buff *skb, const struct outer *outer)
 INLINE bool unwrap(struct __sk_buff *skb, const struct outer *outer)
 {
 	s32 length = outer->length + outer->between;
-	be16 inner = outer->inner == IPPROTO_IPIP ? to_be16(ETH_P_IP) : to_be16(ETH_P_IPV6);
+	be16 inner = outer->inner == IPPROTO_IPIP ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
 	const s32 between = sizeof(struct ipv6hdr) - sizeof(struct iphdr);
 	if (skb->protocol != inner) {
 		if (bpf_skb_change_proto(skb, inner, 0))
 			return false;
-		length += inner == to_be16(ETH_P_IP) ? -between : between;
+		length += inner == bpf_htons(ETH_P_IP) ? -between : between;
 		if (bpf_skb_store_bytes(skb, ETHERTYPE_AT, &inner, sizeof(inner), 0))
 			return false;
 	}
@@ -349,12 +349,12 @@ INLINE bool mark_congestion(struct __sk_buff *skb, const struct outer *outer)
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &word, sizeof(word)))
 		return false;
 	if (outer->inner == IPPROTO_IPIP) {
-		be16 marked = word | to_be16(ECN_CE);
+		be16 marked = word | bpf_htons(ECN_CE);
 		if (bpf_l3_csum_replace(skb, ETH_HLEN + __builtin_offsetof(struct iphdr, check), word, marked, sizeof(word)))
 			return false;
 		return !bpf_skb_store_bytes(skb, ETH_HLEN, &marked, sizeof(marked), 0);
 	}
-	word |= to_be16(ECN_CE << 4); /* the class's lowest bits, in the second byte's upper half */
+	word |= bpf_htons(ECN_CE << 4); /* the class's lowest bits, in the second byte's upper half */
 	return !bpf_skb_store_bytes(skb, ETH_HLEN, &word, sizeof(word), 0);
 }
 
@@ -366,10 +366,10 @@ int decapsulate(struct __sk_buff *skb)
 	u8 ecn = 0;
 	if (skb->pkt_type != PACKET_HOST)
 		return TC_ACT_UNSPEC;
-	if (skb->protocol == to_be16(ETH_P_IP)) {
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		if (!outer_v4(skb, &outer, &route))
 			return TC_ACT_UNSPEC;
-	} else if (skb->protocol == to_be16(ETH_P_IPV6)) {
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		if (!outer_v6(skb, &outer, &route))
 			return TC_ACT_UNSPEC;
 	} else {

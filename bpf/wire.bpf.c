@@ -46,7 +46,7 @@ INLINE struct wire_plan *the_plan(void)
 INLINE bool turned(void *data, void *end)
 {
 	u16 *mac = data;
-	if (data + 14 > end || mac[6] != __builtin_bswap16(0x0800) || !swap_addresses(mac, end))
+	if (data + 14 > end || mac[6] != __builtin_bswap16(0x0800) || !swap_macs(mac, end))
 		return false;
 	((u8 *)data)[5] ^= WIRE_PAIR;
 	return true;

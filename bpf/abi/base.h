@@ -127,7 +127,7 @@ PERCPU_MAP(reasons, u64, REASONS);
 
 VERIFIED_ONCE int count(u32 reason)
 {
-	u64 *counter = LOOKUP(reasons, reason);
+	u64 *counter = map_elem(reasons, reason);
 	if (counter)
 		*counter += 1;
 	return 0;

@@ -284,7 +284,7 @@ struct {
 	MAP_UINT(value_size, sizeof(u32));
 } transmitters SEC(".maps");
 
-INLINE struct root *the_root(void)
+INLINE struct root *get_root(void)
 {
 	return &root_value;
 }

@@ -100,13 +100,13 @@ struct {
 
 INLINE struct lane *lane_in(struct lanes *some, u32 destination)
 {
-	return some ? &OPAQUE(some)->of[destination % LANES] : NULL;
+	return some ? &barrier_var(some)->of[destination % LANES] : NULL;
 }
 
 /* What this CPU keeps of a destination. */
 INLINE struct lane *lane_of(u32 destination)
 {
-	return lane_in(LOOKUP(lanes, destination / LANES), destination);
+	return lane_in(map_elem(lanes, destination / LANES), destination);
 }
 
 INLINE struct lane *lane_of_cpu(u32 destination, u32 cpu)

@@ -15,7 +15,7 @@ INLINE void reply_key6(struct tuple6 *key, const struct tuple6 *request, const s
 	key->protocol = request->protocol;
 }
 
-NOINLINE int remove_reply6(const struct tuple6 *request, const struct destination *d, u32 slot, be16 port)
+NOINLINE int remove_reverse6(const struct tuple6 *request, const struct destination *d, u32 slot, be16 port)
 {
 	struct tuple6 key;
 	if (!request || !d)
@@ -27,14 +27,14 @@ NOINLINE int remove_reply6(const struct tuple6 *request, const struct destinatio
 	return 0;
 }
 
-INLINE void remove_reply(const union tuple *request, bool six, const struct destination *d, u32 slot, be16 port)
+INLINE void remove_reverse(const union tuple *request, bool is_ipv6, const struct destination *d, u32 slot, be16 port)
 {
-	if (six) {
-		remove_reply6(&request->v6, d, slot, port);
+	if (is_ipv6) {
+		remove_reverse6(&request->v6, d, slot, port);
 		return;
 	}
-	struct key4 key = answer_key4(&request->v4, d->address.word[0], port);
-	hide(key.addresses, key.rest, slot, SIDE_ANSWER);
+	struct key4 key = reply_key4(&request->v4, d->address.word[0], port);
+	unlink_entry(key.addresses, key.rest, slot, SIDE_ANSWER);
 }
 
 /* The template lets go of one connection. One whose last connection was killed, and that was never assured, ends. */
@@ -46,35 +46,35 @@ INLINE void release_template(u32 slot, bool killed)
 		return;
 	u32 before = __sync_fetch_and_add(&template->controls, -1);
 	if (killed && before == 1 && !template->assured)
-		WRITE_ONCE(template->timeout, 0), look_at(mine->template, ticks() ?: 1);
+		WRITE_ONCE(template->timeout, 0), set_expiry_tick(mine->template, ticks() ?: 1);
 }
 
 /* Aged; killed, which may end its template, too, for its destination's sake or not; or leaving: it counts on until its
  * ports are scheduled anew. */
-enum ending { ENDING_AGED, ENDING_KILLED, ENDING_ORPHANED, ENDING_LEAVING };
+enum end_reason { END_EXPIRED, END_KILLED, END_ORPHAN, END_REPLACED };
 
 /* The word that was seen was this tuple's: its generation will tell if it no longer is. */
-INLINE bool is_still(const union tuple *tuple, bool six, u32 slot)
+INLINE bool is_still(const union tuple *tuple, bool is_ipv6, u32 slot)
 {
 	struct key4 key = key4_of(&tuple->v4);
-	return six || has_tuple(slot, key.addresses, key.rest);
+	return is_ipv6 || has_tuple(slot, key.addresses, key.rest);
 }
 
 /* Take the connection out of the table, if nobody else does. `word` is as it was last seen. */
-INLINE bool end_connection(const union tuple *tuple, bool six, const struct found *found, u64 *word, u64 seen,
-			   struct destination *d, enum ending ending)
+INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found *found, u64 *word, u64 seen,
+			   struct destination *d, enum end_reason ending)
 {
 	struct connection copy = *found->connection;
 	u32 slot = found->slot;
-	if (word_dying(seen) || !is_still(tuple, six, slot) ||
+	if (word_dying(seen) || !is_still(tuple, is_ipv6, slot) ||
 	    __sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_DYING) != seen)
 		return false;
 	if (d && copy.method == METHOD_MASQ)
-		remove_reply(tuple, six, d, slot, copy.port);
-	if (ending != ENDING_LEAVING)
-		release_count(d, word_state(seen));
+		remove_reverse(tuple, is_ipv6, d, slot, copy.port);
+	if (ending != END_REPLACED)
+		uncount_conn(d, word_state(seen));
 	if (unlikely(copy.controlled))
-		release_template(slot, ending != ENDING_AGED && ending != ENDING_LEAVING);
-	take_out(tuple, six, slot, ending == ENDING_ORPHANED);
+		release_template(slot, ending != END_EXPIRED && ending != END_REPLACED);
+	remove_conn(tuple, is_ipv6, slot, ending == END_ORPHAN);
 	return true;
 }

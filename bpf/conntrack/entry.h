@@ -35,26 +35,26 @@ struct found {
 /* NAT over IPv6 has its word where answers find it by the slot alone. */
 INLINE u64 *word_of6(u32 slot)
 {
-	return LOOKUP(words6, slot - first_slot6);
+	return map_elem(words6, slot - first_slot6);
 }
 
 /* What persistence keeps of a slot. */
 INLINE struct control *control_of(u32 slot)
 {
-	return LOOKUP(controls, slot);
+	return map_elem(controls, slot);
 }
 
-INLINE void look_at(u32 slot, u32 tick)
+INLINE void set_expiry_tick(u32 slot, u32 tick)
 {
-	struct looks *line = LOOKUP(looks, slot / LOOKS);
+	struct looks *line = map_elem(looks, slot / LOOKS);
 	if (line)
 		WRITE_ONCE(line->at[slot % LOOKS], tick);
 }
 
 /* Whether who made it has finished; before that nobody else ends it. */
-INLINE bool is_made(u32 slot)
+INLINE bool is_complete(u32 slot)
 {
-	struct looks *line = LOOKUP(looks, slot / LOOKS);
+	struct looks *line = map_elem(looks, slot / LOOKS);
 	return line && READ_ONCE(line->at[slot % LOOKS]);
 }
 

@@ -6,17 +6,17 @@
 #include "conntrack/table4.h"
 #include "parse/packet.h"
 
-INLINE struct found find_tuple(const union tuple *key, bool six)
+INLINE struct found find_tuple(const union tuple *key, bool is_ipv6)
 {
 	struct found found = {};
-	if (six) {
+	if (is_ipv6) {
 		struct connection6 *value = bpf_map_lookup_elem(&connections6, &key->v6);
 		if (value)
 			found = (struct found){&value->connection, value->slot};
 		return found;
 	}
 	struct key4 words = key4_of(&key->v4);
-	struct place4 *place = find_place(words.addresses, words.rest, SIDE_REQUEST, &found.slot);
+	struct place4 *place = find_conn4(words.addresses, words.rest, SIDE_REQUEST, &found.slot);
 	if (place)
 		found.connection = &place->connection;
 	return found;
@@ -24,14 +24,14 @@ INLINE struct found find_tuple(const union tuple *key, bool six)
 
 INLINE struct found find_connection(const struct packet *p)
 {
-	return find_tuple(&p->tuple, p->six);
+	return find_tuple(&p->tuple, p->is_ipv6);
 }
 
 /* The same two ends, seen from the other. */
-INLINE void turn(union tuple *to, const union tuple *from, bool six)
+INLINE void tuple_reverse(union tuple *to, const union tuple *from, bool is_ipv6)
 {
 	__builtin_memset(to, 0, sizeof(*to));
-	if (six) {
+	if (is_ipv6) {
 		to->v6.source = from->v6.target;
 		to->v6.target = from->v6.source;
 		to->v6.source_port = from->v6.target_port;

@@ -10,10 +10,10 @@
 #include "ctx/scratch.h"
 #include "lib/headers.h"
 
-INLINE void mask_client(struct address *client, u32 netmask, bool six)
+INLINE void mask_client(struct address *client, u32 netmask, bool is_ipv6)
 {
-	if (!six) {
-		client->word[0] &= to_be32(netmask);
+	if (!is_ipv6) {
+		client->word[0] &= bpf_htonl(netmask);
 		return;
 	}
 #pragma unroll
@@ -22,38 +22,38 @@ INLINE void mask_client(struct address *client, u32 netmask, bool six)
 		if (bits <= 0)
 			client->word[i] = 0;
 		else if (bits < 32)
-			client->word[i] &= to_be32(~0u << (32 - bits));
+			client->word[i] &= bpf_htonl(~0u << (32 - bits));
 	}
 }
 
 INLINE be16 asked_port(const struct packet *p)
 {
-	return port_to(p);
+	return packet_dport(p);
 }
 
 /* Whether the template is for the very port of the service, and names the real server's. */
-INLINE bool of_one_port(const struct work *w)
+INLINE bool is_for_one_port(const struct scratch *w)
 {
-	return asked_port(&w->packet) == w->service_port && w->service_port != to_be16(PORT_FTP);
+	return asked_port(&w->packet) == w->service_port && w->service_port != bpf_htons(PORT_FTP);
 }
 
 /* A service of one port has a template for each client; FTP's and those of all ports share one over their ports, and
  * that of a firewall mark over protocols and addresses, too: the mark stands for them (5.1). */
-INLINE void template_key(struct work *w)
+INLINE void template_key(struct scratch *w)
 {
 	const struct packet *p = &w->packet;
-	be16 port = of_one_port(w) ? w->service_port : 0;
-	bool marked = w->mark && !of_one_port(w);
+	be16 port = is_for_one_port(w) ? w->service_port : 0;
+	bool marked = w->mark && !is_for_one_port(w);
 	u8 protocol = marked ? 0 : p->protocol;
 	union tuple *key = &w->template_tuple;
 	struct address client = {};
-	if (p->six) {
+	if (p->is_ipv6) {
 		client = p->tuple.v6.source;
 		mask_client(&client, w->netmask, true);
 		key->v6.source = client;
 		key->v6.target = p->tuple.v6.target;
 		if (marked)
-			key->v6.target = (struct address){.word = {to_be32(w->mark)}};
+			key->v6.target = (struct address){.word = {bpf_htonl(w->mark)}};
 		key->v6.source_port = 0;
 		key->v6.target_port = port;
 		key->v6.protocol = protocol;
@@ -64,7 +64,7 @@ INLINE void template_key(struct work *w)
 	client.word[0] = p->tuple.v4.source;
 	mask_client(&client, w->netmask, false);
 	key->v4.source = client.word[0];
-	key->v4.target = marked ? to_be32(w->mark) : p->tuple.v4.target;
+	key->v4.target = marked ? bpf_htonl(w->mark) : p->tuple.v4.target;
 	key->v4.source_port = 0;
 	key->v4.target_port = port;
 	key->v4.protocol = protocol;
@@ -72,19 +72,19 @@ INLINE void template_key(struct work *w)
 	key->v4.number = 0;
 }
 
-INLINE struct found find_template(const struct work *w)
+INLINE struct found find_template(const struct scratch *w)
 {
-	return find_tuple(&w->template_tuple, w->packet.six);
+	return find_tuple(&w->template_tuple, w->packet.is_ipv6);
 }
 
 /* In its place, where no packet finds it any more. */
 INLINE void retire4(u32 slot, u64 word)
 {
-	struct place4 *place = LOOKUP(connections4, slot);
+	struct place4 *place = map_elem(connections4, slot);
 	if (!place)
 		return;
-	struct key4 key = key4_of(&OPAQUE(place)->tuple);
-	hide(key.addresses, key.rest, slot, SIDE_REQUEST);
+	struct key4 key = key4_of(&barrier_var(place)->tuple);
+	unlink_entry(key.addresses, key.rest, slot, SIDE_REQUEST);
 	place->connection.port = 0xffff;
 	place->tuple.kind = TUPLE_RETIRED;
 	place->tuple.number = slot;
@@ -96,7 +96,7 @@ INLINE void retire4(u32 slot, u64 word)
 INLINE void retire6(const struct found *template, u64 word)
 {
 	struct connection6 copy = {.connection = *template->connection, .slot = template->slot};
-	struct registered *registered = LOOKUP(registry6, copy.slot - first_slot6);
+	struct registered *registered = map_elem(registry6, copy.slot - first_slot6);
 	if (!registered)
 		return;
 	struct tuple6 key = registered->tuple;
@@ -111,45 +111,45 @@ INLINE void retire6(const struct found *template, u64 word)
 }
 
 /* Its destination went: the template stays listed, with port 65535, until its time is up (5.4). */
-INLINE void retire_template(struct work *w, const struct found *template)
+INLINE void retire_template(struct scratch *w, const struct found *template)
 {
 	u64 *word = &template->connection->word, seen = READ_ONCE(*word);
-	if (word_dying(seen) || !is_made(template->slot))
+	if (word_dying(seen) || !is_complete(template->slot))
 		return;
 	if (__sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_DYING) != seen)
 		return;
-	if (w->packet.six)
+	if (w->packet.is_ipv6)
 		retire6(template, seen);
 	else
 		retire4(template->slot, seen);
 }
 
 /* Make the client's template for the destination just chosen; if another CPU was first, its choice counts. */
-INLINE bool make_template(struct work *w, u32 now)
+INLINE bool make_template(struct scratch *w, u32 now)
 {
-	struct destination *d = LOOKUP(destinations, w->chosen);
+	struct destination *d = map_elem(destinations, w->chosen);
 	if (!d)
 		return false;
-	bool six = w->packet.six;
-	struct connection c = {.destination = w->chosen, .port = of_one_port(w) ? d->port : 0, .method = METHOD_LOCAL};
+	bool is_ipv6 = w->packet.is_ipv6;
+	struct connection c = {.destination = w->chosen, .port = is_for_one_port(w) ? d->port : 0, .method = METHOD_LOCAL};
 	struct found new = {.connection = &c};
 	u32 expiry = now + w->timeout;
-	enum made made = reserve(&w->template_tuple, six, &new);
-	if (likely(made == MADE)) {
+	enum create_result made = reserve(&w->template_tuple, is_ipv6, &new);
+	if (likely(made == CREATED)) {
 		struct control *control = control_of(new.slot);
 		if (control)
 			*control = (struct control){.timeout = w->timeout};
 		c.word |= make_word(STATE_TEMPLATE, expiry, 0);
-		bind_count(d, STATE_TEMPLATE);
+		count_conn(d, STATE_TEMPLATE);
 		w->template = new.slot;
-		made = publish(&w->template_tuple, six, &new);
-		if (likely(made == MADE)) {
-			look_at(new.slot, expiry ?: 1);
+		made = publish(&w->template_tuple, is_ipv6, &new);
+		if (likely(made == CREATED)) {
+			set_expiry_tick(new.slot, expiry ?: 1);
 			return true;
 		}
-		release_count(d, STATE_TEMPLATE);
+		uncount_conn(d, STATE_TEMPLATE);
 	}
-	if (made != MADE_EXISTS)
+	if (made != CREATE_EXISTS)
 		return false;
 	struct found winner = find_template(w);
 	if (!winner.connection)
@@ -160,7 +160,7 @@ INLINE bool make_template(struct work *w, u32 now)
 }
 
 /* A connection is about to be made under the template: it lives on from now (5.3). */
-INLINE void hold_template(struct work *w, u32 now)
+INLINE void hold_template(struct scratch *w, u32 now)
 {
 	struct control *control = control_of(w->template);
 	struct found found = find_template(w);
@@ -176,7 +176,7 @@ INLINE void hold_template(struct work *w, u32 now)
 }
 
 /* No connection came of it after all. */
-INLINE void let_template_go(struct work *w)
+INLINE void unhold_template(struct scratch *w)
 {
 	struct control *control = w->template != NO_TEMPLATE ? control_of(w->template) : NULL;
 	if (control)

@@ -8,7 +8,7 @@
 #include "fwd/account.h"
 #include "policy/vrrp_role.h"
 
-struct answer {
+struct reply_conn {
 	u32 slot;
 	u32 index; /* destination */
 	u64 *word;
@@ -19,9 +19,9 @@ struct answer {
 	bool masq;
 };
 
-INLINE bool find_translated(struct answer *a, const struct packet *p)
+INLINE bool find_nat_reply(struct reply_conn *a, const struct packet *p)
 {
-	if (p->six) {
+	if (p->is_ipv6) {
 		struct reply6 *found = bpf_map_lookup_elem(&replies6, &p->tuple.v6);
 		if (!found)
 			return false;
@@ -33,7 +33,7 @@ INLINE bool find_translated(struct answer *a, const struct packet *p)
 		a->word = word_of6(a->slot);
 	} else {
 		struct key4 key = key4_of(&p->tuple.v4);
-		struct place4 *place = find_answered(key.addresses, key.rest, &a->slot);
+		struct place4 *place = find_reply4(key.addresses, key.rest, &a->slot);
 		if (!place)
 			return false;
 		a->index = place->connection.destination;
@@ -46,11 +46,11 @@ INLINE bool find_translated(struct answer *a, const struct packet *p)
 	return true;
 }
 
-INLINE bool find_untranslated(struct answer *a, const struct packet *p)
+INLINE bool find_plain_reply(struct reply_conn *a, const struct packet *p)
 {
 	union tuple request;
-	turn(&request, &p->tuple, p->six);
-	struct found found = find_tuple(&request, p->six);
+	tuple_reverse(&request, &p->tuple, p->is_ipv6);
+	struct found found = find_tuple(&request, p->is_ipv6);
 	struct connection *c = found.connection;
 	if (!c || c->method == METHOD_MASQ)
 		return false;
@@ -62,17 +62,17 @@ INLINE bool find_untranslated(struct answer *a, const struct packet *p)
 	return true;
 }
 
-INLINE bool find_answer(struct answer *a, const struct packet *p)
+INLINE bool find_reply(struct reply_conn *a, const struct packet *p)
 {
 	__builtin_memset(a, 0, sizeof(*a));
-	if (!find_translated(a, p) && !find_untranslated(a, p))
+	if (!find_nat_reply(a, p) && !find_plain_reply(a, p))
 		return false;
-	a->destination = LOOKUP(destinations, a->index);
+	a->destination = map_elem(destinations, a->index);
 	return a->word && a->destination;
 }
 
 /* Whether the virtual address that it is from stands by. */
-INLINE bool answer_stands_by(const struct answer *a, const struct packet *p, const struct root *root)
+INLINE bool reply_is_standby(const struct reply_conn *a, const struct packet *p, const struct root *root)
 {
 	if (likely(!root->standby))
 		return false;
@@ -80,19 +80,19 @@ INLINE bool answer_stands_by(const struct answer *a, const struct packet *p, con
 	if (a->masq)
 		virtual = a->source;
 	else
-		address_from(&virtual, p);
-	return stands_by(root, &virtual, p->six);
+		packet_saddr(&virtual, p);
+	return is_standby(root, &virtual, p->is_ipv6);
 }
 
 /* State and counters; false if the connection is being removed. */
-INLINE bool note_answer(const struct answer *a, const struct packet *p, const struct root *root, u32 now, enum hook hook)
+INLINE bool update_reply(const struct reply_conn *a, const struct packet *p, const struct root *root, u32 now, enum hook hook)
 {
 	u32 direction = direction_in(&root->settings, DIRECTION_OUTPUT);
-	if (!advance(a->word, a->slot, a->controlled, direction, p->event, a->destination, facts_of(root), now, hook))
+	if (!update_state(a->word, a->slot, a->controlled, direction, p->event, a->destination, facts_of(root), now, hook))
 		return false;
 	if (likely(destination_flags(a->destination, READ_ONCE(root->live)) & DESTINATION_AVAILABLE))
 		account_reply(a->index, p);
-	if (unlikely(a->controlled) && p->protocol == PROTO_UDP)
+	if (unlikely(a->controlled) && p->protocol == IPPROTO_UDP)
 		assure(a->slot);
 	return true;
 }

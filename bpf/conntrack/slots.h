@@ -8,11 +8,11 @@
 #include "conntrack/table4.h"
 
 enum { CREDITS = BUNDLE, /* that a CPU takes or gives back at once */
-       AMPLE = 1024 }; /* while so many are left; else one by one, so that the last is found wherever it is */
+       PLENTY = 1024 }; /* while so many are left; else one by one, so that the last is found wherever it is */
 
-INLINE bool is_ample(const struct pool *pool)
+INLINE bool has_plenty(const struct pool *pool)
 {
-	return READ_ONCE(pool->used) + AMPLE <= pool->capacity;
+	return READ_ONCE(pool->used) + PLENTY <= pool->capacity;
 }
 
 /* Room for one more connection, out of the pool's capacity. */
@@ -22,10 +22,10 @@ INLINE bool take_credit(struct magazine *m)
 		m->credits -= 1;
 		return true;
 	}
-	struct pool *pool = LOOKUP(pools, 0);
+	struct pool *pool = map_elem(pools, 0);
 	if (!pool)
 		return false;
-	if (likely(is_ample(pool))) {
+	if (likely(has_plenty(pool))) {
 		__sync_fetch_and_add(&pool->used, CREDITS);
 		m->credits = CREDITS - 1;
 		return true;
@@ -38,17 +38,17 @@ INLINE bool take_credit(struct magazine *m)
 
 INLINE void give_credit_at_once(void)
 {
-	struct pool *pool = LOOKUP(pools, 0);
+	struct pool *pool = map_elem(pools, 0);
 	if (pool)
 		__sync_fetch_and_add(&pool->used, -1);
 }
 
 INLINE void give_credit(struct magazine *m)
 {
-	struct pool *pool = LOOKUP(pools, 0);
+	struct pool *pool = map_elem(pools, 0);
 	if (!pool)
 		return;
-	if (unlikely(!is_ample(pool))) {
+	if (unlikely(!has_plenty(pool))) {
 		__sync_fetch_and_add(&pool->used, -1);
 		return;
 	}
@@ -60,23 +60,23 @@ INLINE void give_credit(struct magazine *m)
 }
 
 /* Slots for a CPU that has none; false: there are none. */
-VERIFIED_ONCE int fetch_slots(struct free_slots *own, u32 six)
+VERIFIED_ONCE int refill_slots(struct free_slots *own, u32 is_ipv6)
 {
 	struct bundle bundle;
-	struct pool *pool = LOOKUP(pools, 0);
+	struct pool *pool = map_elem(pools, 0);
 	if (!own || !pool)
 		return false;
-	u32 first = 0, total = six ? slots6 : slots4, base = six ? first_slot6 : 1;
+	u32 first = 0, total = is_ipv6 ? slots6 : slots4, base = is_ipv6 ? first_slot6 : 1;
 	long none;
-	if (six) {
+	if (is_ipv6) {
 		none = bpf_map_pop_elem(&free_slots6, &bundle);
-		APART(none, 6);
+		NO_MERGE(none, 6);
 	} else {
 		none = bpf_map_pop_elem(&free_slots4, &bundle);
-		APART(none, 4);
+		NO_MERGE(none, 4);
 	}
 	if (none) {
-		u32 *fresh = &pool->fresh[six & 1];
+		u32 *fresh = &pool->fresh[is_ipv6 & 1];
 		if (READ_ONCE(*fresh) >= total)
 			return false;
 		first = __sync_fetch_and_add(fresh, BUNDLE);
@@ -92,26 +92,26 @@ VERIFIED_ONCE int fetch_slots(struct free_slots *own, u32 six)
 }
 
 /* 0: none. */
-INLINE u32 take_slot(struct magazine *m, bool six)
+INLINE u32 take_slot(struct magazine *m, bool is_ipv6)
 {
-	struct free_slots *own = &m->free[six];
-	if (unlikely(!own->count) && !fetch_slots(own, six))
+	struct free_slots *own = &m->free[is_ipv6];
+	if (unlikely(!own->count) && !refill_slots(own, is_ipv6))
 		return 0;
 	own->count -= 1;
 	return own->slots[own->count % MAGAZINE];
 }
 
-INLINE void give_slot(struct magazine *m, bool six, u32 slot)
+INLINE void give_slot(struct magazine *m, bool is_ipv6, u32 slot)
 {
-	struct free_slots *own = &m->free[six];
+	struct free_slots *own = &m->free[is_ipv6];
 	if (unlikely(own->count >= MAGAZINE)) {
 		long error;
-		if (six) {
+		if (is_ipv6) {
 			error = bpf_map_push_elem(&free_slots6, &own->slots[BUNDLE], 0);
-			APART(error, 6);
+			NO_MERGE(error, 6);
 		} else {
 			error = bpf_map_push_elem(&free_slots4, &own->slots[BUNDLE], 0);
-			APART(error, 4);
+			NO_MERGE(error, 4);
 		}
 		if (error)
 			return; /* not in memory that was set aside */
@@ -142,50 +142,50 @@ INLINE bool any_from(const struct pool *pool, u32 at)
 
 /* --- putting in and taking out --- */
 
-enum made { MADE, MADE_FULL, MADE_EXISTS };
+enum create_result { CREATED, CREATE_FULL, CREATE_EXISTS };
 
 /* Make room for a tuple, which is not found yet: a slot, and the generation of its word. What follows is publish or
- * give_up. */
-INLINE enum made reserve(const union tuple *tuple, bool six, struct found *made)
+ * unreserve. */
+INLINE enum create_result reserve(const union tuple *tuple, bool is_ipv6, struct found *made)
 {
-	struct magazine *m = LOOKUP(magazines, 0);
+	struct magazine *m = map_elem(magazines, 0);
 	if (!m || !take_credit(m))
-		return MADE_FULL;
-	made->slot = take_slot(m, six);
+		return CREATE_FULL;
+	made->slot = take_slot(m, is_ipv6);
 	if (unlikely(!made->slot)) {
 		give_credit(m);
-		return MADE_FULL;
+		return CREATE_FULL;
 	}
 	made->connection->word = (u64)m->generation++ << WORD_GENERATION;
-	if (six) {
-		struct registered *registered = LOOKUP(registry6, made->slot - first_slot6);
+	if (is_ipv6) {
+		struct registered *registered = map_elem(registry6, made->slot - first_slot6);
 		if (registered)
 			registered->tuple = tuple->v6;
 	}
-	return MADE;
+	return CREATED;
 }
 
 /* The place is nobody's any more. */
-INLINE void empty_place(u32 slot)
+INLINE void clear_conn4(u32 slot)
 {
-	struct place4 *place = LOOKUP(connections4, slot);
+	struct place4 *place = map_elem(connections4, slot);
 	if (!place)
 		return;
-	u64 *words = (void *)&OPAQUE(place)->tuple;
+	u64 *words = (void *)&barrier_var(place)->tuple;
 	WRITE_ONCE(words[1], 0);
 	WRITE_ONCE(words[0], 0);
 }
 
 /* `apart`: by a program that packets may interrupt (end_orphans before Linux 6.3), which has a magazine of its own. */
-VERIFIED_ONCE int give_up(u32 six, u32 slot, u32 apart)
+VERIFIED_ONCE int unreserve(u32 is_ipv6, u32 slot, u32 apart)
 {
-	struct magazine *m = apart ? LOOKUP(orphans_magazine, 0) : LOOKUP(magazines, 0);
-	look_at(slot, 0);
-	if (!six)
-		empty_place(slot);
+	struct magazine *m = apart ? map_elem(orphans_magazine, 0) : map_elem(magazines, 0);
+	set_expiry_tick(slot, 0);
+	if (!is_ipv6)
+		clear_conn4(slot);
 	if (!m)
 		return 0;
-	give_slot(m, six & 1, slot);
+	give_slot(m, is_ipv6 & 1, slot);
 	if (apart)
 		give_credit_at_once();
 	else
@@ -193,45 +193,45 @@ VERIFIED_ONCE int give_up(u32 six, u32 slot, u32 apart)
 	return 0;
 }
 
-INLINE enum made publish4(const struct tuple4 *tuple, const struct found *made)
+INLINE enum create_result publish4(const struct tuple4 *tuple, const struct found *made)
 {
 	struct key4 key = key4_of(tuple);
-	struct place4 *place = LOOKUP(connections4, made->slot);
+	struct place4 *place = map_elem(connections4, made->slot);
 	if (!place)
-		return MADE_FULL;
+		return CREATE_FULL;
 	place->connection = *made->connection;
 	barrier();
 	place->tuple = *tuple; /* without which the expirer takes no place for filled */
 	u32 at = take_entry(key.addresses, key.rest, made->slot, SIDE_REQUEST);
 	if (likely(at != NO_ENTRY) && likely(publish_request(key.addresses, key.rest, made->slot, at)))
-		return MADE;
+		return CREATED;
 	made->connection->word = __sync_fetch_and_or(&place->connection.word, 1ULL << WORD_DYING);
-	give_up(false, made->slot, false);
-	return at == NO_ENTRY ? MADE_FULL : MADE_EXISTS;
+	unreserve(false, made->slot, false);
+	return at == NO_ENTRY ? CREATE_FULL : CREATE_EXISTS;
 }
 
 /* Put in what was reserved: from now on packets find it. If another CPU was faster, or memory is short, nothing is
  * reserved any more; the connection then has the word that is left. */
-INLINE enum made publish(const union tuple *tuple, bool six, const struct found *made)
+INLINE enum create_result publish(const union tuple *tuple, bool is_ipv6, const struct found *made)
 {
-	if (!six)
+	if (!is_ipv6)
 		return publish4(&tuple->v4, made);
 	struct connection6 value = {.connection = *made->connection, .slot = made->slot};
 	long error = bpf_map_update_elem(&connections6, &tuple->v6, &value, BPF_NOEXIST);
 	if (likely(!error))
-		return MADE;
-	give_up(six, made->slot, false);
-	return error == -17 /* EEXIST */ ? MADE_EXISTS : MADE_FULL;
+		return CREATED;
+	unreserve(is_ipv6, made->slot, false);
+	return error == -17 /* EEXIST */ ? CREATE_EXISTS : CREATE_FULL;
 }
 
 /* Take out what nobody else ends, its word is dying, and let its slot go. */
-INLINE void take_out(const union tuple *tuple, bool six, u32 slot, bool apart)
+INLINE void remove_conn(const union tuple *tuple, bool is_ipv6, u32 slot, bool apart)
 {
-	if (six) {
+	if (is_ipv6) {
 		bpf_map_delete_elem(&connections6, &tuple->v6);
 	} else {
 		struct key4 key = key4_of(&tuple->v4);
-		hide(key.addresses, key.rest, slot, SIDE_REQUEST);
+		unlink_entry(key.addresses, key.rest, slot, SIDE_REQUEST);
 	}
-	give_up(six, slot, apart);
+	unreserve(is_ipv6, slot, apart);
 }

@@ -56,7 +56,7 @@ struct hashed {
  * other shall not. */
 INLINE struct hashed hash_of(u64 addresses, u64 rest, enum side side)
 {
-	const volatile struct table_key *key = OPAQUE(&table_key4); /* one address for all of it */
+	const volatile struct table_key *key = barrier_var(&table_key4); /* one address for all of it */
 	u32 buckets = key->buckets;
 	u64 factor = key->seeds[0], mixed = addresses * factor + rest * key->seeds[1];
 	mixed = (mixed ^ mixed >> 32) * factor;
@@ -73,7 +73,7 @@ INLINE u32 second_bucket_of(const struct hashed *h, enum side side)
 	return ((mixed >> 32) * buckets >> 32) + first_of(side, buckets);
 }
 
-INLINE bool stands_in(const struct place4 *place, u64 addresses, u64 rest)
+INLINE bool is_tuple(const struct place4 *place, u64 addresses, u64 rest)
 {
 	const u64 *words = (const void *)&place->tuple;
 	return words[0] == addresses && words[1] == rest;
@@ -81,7 +81,7 @@ INLINE bool stands_in(const struct place4 *place, u64 addresses, u64 rest)
 
 /* Whether a packet with these words is from the real server of NAT to the client whose place it is. The server's
  * address is its destination's. */
-INLINE bool is_answered(const struct place4 *place, u64 addresses, u64 rest)
+INLINE bool is_reply_tuple(const struct place4 *place, u64 addresses, u64 rest)
 {
 	const u64 *words = (const void *)&place->tuple;
 	return (u32)words[0] == (u32)(addresses >> 32) && (u16)words[1] == (u16)(rest >> 16) &&
@@ -92,37 +92,37 @@ INLINE bool is_answered(const struct place4 *place, u64 addresses, u64 rest)
 /* Whether a packet of a side perhaps belongs to the place's connection: of an answer the server's address is open. */
 INLINE bool may_match(const struct place4 *place, u64 addresses, u64 rest, enum side side)
 {
-	return side == SIDE_ANSWER ? is_answered(place, addresses, rest) : stands_in(place, addresses, rest);
+	return side == SIDE_ANSWER ? is_reply_tuple(place, addresses, rest) : is_tuple(place, addresses, rest);
 }
 
 /* Whether an answer is from the place's own real server. */
-INLINE bool is_served(const struct place4 *place, u64 addresses)
+INLINE bool is_from_its_server(const struct place4 *place, u64 addresses)
 {
-	const struct destination *d = LOOKUP(destinations, place->connection.destination);
+	const struct destination *d = map_elem(destinations, place->connection.destination);
 	return d && d->address.word[0] == (u32)addresses;
 }
 
 INLINE bool matches(const struct place4 *place, u64 addresses, u64 rest, enum side side)
 {
-	return may_match(place, addresses, rest, side) && (side == SIDE_REQUEST || is_served(place, addresses));
+	return may_match(place, addresses, rest, side) && (side == SIDE_REQUEST || is_from_its_server(place, addresses));
 }
 
-struct spot {
+struct index_spot {
 	u32 at; /* or NO_ENTRY */
 	u32 slot;
 };
 
 /* How many of a bucket's entries have the tag: asked without a branch, for nobody could tell before the line has come
  * which way it goes. */
-INLINE u32 tagged_in(const struct bucket *bucket, u32 tag)
+INLINE u32 count_tagged(const struct bucket *bucket, u32 tag)
 {
 	const u64 *pairs = (const void *)bucket;
 	u64 both = (u64)tag << 32 | tag, beyond = (u64)table_key4.slots_mask + 1, found = 0;
 #pragma unroll
 	for (u32 i = 0; i < ENTRIES / 2; i++) {
 		u64 pair = READ_ONCE(pairs[i]) ^ both;
-		u64 low = OPAQUE((u32)pair - beyond), high = OPAQUE((pair >> 32) - beyond); /* below 0: a slot */
-		found = OPAQUE(found + (low >> 63) + (high >> 63));
+		u64 low = barrier_var((u32)pair - beyond), high = barrier_var((pair >> 32) - beyond); /* below 0: a slot */
+		found = barrier_var(found + (low >> 63) + (high >> 63));
 	}
 	return found;
 }
@@ -130,14 +130,14 @@ INLINE u32 tagged_in(const struct bucket *bucket, u32 tag)
 /* Whether a slot's place matches. */
 VERIFIED_ONCE int matches_slot(u32 slot, u64 addresses, u64 rest, u32 side)
 {
-	struct place4 *place = LOOKUP(connections4, slot);
+	struct place4 *place = map_elem(connections4, slot);
 	return place && matches(place, addresses, rest, side);
 }
 
 /* Which of a bucket's entries, out of the marked ones, names the tuple's place: a spot, its slot in the lower half. */
-VERIFIED_ONCE u64 search(u32 number, u32 marks, u32 tag, u64 addresses, u64 rest)
+VERIFIED_ONCE u64 search_bucket(u32 number, u32 marks, u32 tag, u64 addresses, u64 rest)
 {
-	struct bucket *bucket = LOOKUP(index4, number);
+	struct bucket *bucket = map_elem(index4, number);
 	enum side side = number < first_of(SIDE_ANSWER, table_key4.buckets) ? SIDE_REQUEST : SIDE_ANSWER;
 	marks = bucket ? marks & MARK_ALL : 0;
 #pragma nounroll
@@ -152,19 +152,19 @@ VERIFIED_ONCE u64 search(u32 number, u32 marks, u32 tag, u64 addresses, u64 rest
 }
 
 /* Likewise; not the asker's own entry, if it has one. */
-INLINE struct spot find_in(u32 number, u32 marks, u32 tag, u64 addresses, u64 rest, u32 own)
+INLINE struct index_spot find_in(u32 number, u32 marks, u32 tag, u64 addresses, u64 rest, u32 own)
 {
-	struct bucket *bucket = LOOKUP(index4, number);
+	struct bucket *bucket = map_elem(index4, number);
 	bool has_own = number == own / ENTRIES;
-	if (!bucket || !(marks & MARK_ALL) || likely(tagged_in(bucket, tag) <= has_own))
-		return (struct spot){NO_ENTRY, 0};
-	u64 spot = search(number, has_own ? marks & ~(1u << own % ENTRIES) : marks, tag, addresses, rest);
-	return (struct spot){spot >> 32, spot};
+	if (!bucket || !(marks & MARK_ALL) || likely(count_tagged(bucket, tag) <= has_own))
+		return (struct index_spot){NO_ENTRY, 0};
+	u64 spot = search_bucket(number, has_own ? marks & ~(1u << own % ENTRIES) : marks, tag, addresses, rest);
+	return (struct index_spot){spot >> 32, spot};
 }
 
 INLINE u32 *marks_at(u32 number)
 {
-	struct marks *some = LOOKUP(marks4, number / ENTRIES);
+	struct marks *some = map_elem(marks4, number / ENTRIES);
 	return some ? &some->of[number % ENTRIES] : NULL;
 }
 
@@ -184,20 +184,20 @@ VERIFIED_ONCE u64 find_elsewhere(u64 addresses, u64 rest, u32 own, u32 side)
 		u32 number = second + i, marks = marks_of(number);
 		if (number == own / ENTRIES)
 			marks &= ~(1u << own % ENTRIES);
-		u64 spot = search(number, marks, h.tag, addresses, rest);
+		u64 spot = search_bucket(number, marks, h.tag, addresses, rest);
 		if (spot >> 32 != NO_ENTRY)
 			return spot;
 	}
 	return (u64)NO_ENTRY << 32;
 }
 
-INLINE struct spot find_with(const struct hashed *h, u32 marks, u64 addresses, u64 rest, u32 own, enum side side)
+INLINE struct index_spot find_with(const struct hashed *h, u32 marks, u64 addresses, u64 rest, u32 own, enum side side)
 {
-	struct spot found = find_in(h->bucket, marks, h->tag, addresses, rest, own);
+	struct index_spot found = find_in(h->bucket, marks, h->tag, addresses, rest, own);
 	if (likely(found.at != NO_ENTRY) || likely(marks < MARK_ELSEWHERE))
 		return found;
 	u64 spot = find_elsewhere(addresses, rest, own, side);
-	return (struct spot){spot >> 32, spot};
+	return (struct index_spot){spot >> 32, spot};
 }
 
 /* The slot of the connection that a tuple's packets belong to, by any entry; 0: of none. */
@@ -207,10 +207,10 @@ VERIFIED_ONCE u32 find_slot(u64 addresses, u64 rest, u32 side)
 	return find_with(&h, marks_of(h.bucket), addresses, rest, NO_ENTRY, side).slot;
 }
 
-INLINE struct place4 *find_anywhere(u64 addresses, u64 rest, enum side side, u32 *slot)
+INLINE struct place4 *find_conn4_slow(u64 addresses, u64 rest, enum side side, u32 *slot)
 {
 	*slot = find_slot(addresses, rest, side);
-	return *slot ? LOOKUP(connections4, *slot) : NULL;
+	return *slot ? map_elem(connections4, *slot) : NULL;
 }
 
 /* The slot in one of the two entries that are tried first, if its tag is right: else it is beyond all places. */
@@ -220,48 +220,48 @@ INLINE u32 slot_in(const struct bucket *bucket, const struct hashed *h, u32 whic
 }
 
 /* The place of the connection that a tuple's packets may belong to, and its slot. */
-INLINE struct place4 *find_place(u64 addresses, u64 rest, enum side side, u32 *slot)
+INLINE struct place4 *find_conn4(u64 addresses, u64 rest, enum side side, u32 *slot)
 {
 	struct hashed h = hash_of(addresses, rest, side);
-	struct bucket *bucket = LOOKUP(index4, h.bucket);
+	struct bucket *bucket = map_elem(index4, h.bucket);
 	if (!bucket)
 		return NULL;
 #pragma unroll
 	for (u32 i = 0; i < 2; i++) {
 		*slot = slot_in(bucket, &h, i);
-		struct place4 *place = LOOKUP(connections4, *slot);
+		struct place4 *place = map_elem(connections4, *slot);
 		if (likely(place) && likely(may_match(place, addresses, rest, side)))
 			return place;
 	}
-	return find_anywhere(addresses, rest, side, slot);
+	return find_conn4_slow(addresses, rest, side, slot);
 }
 
 /* Likewise, of the connection whose answer it is for certain. */
-INLINE struct place4 *find_answered(u64 addresses, u64 rest, u32 *slot)
+INLINE struct place4 *find_reply4(u64 addresses, u64 rest, u32 *slot)
 {
-	struct place4 *place = find_place(addresses, rest, SIDE_ANSWER, slot);
-	if (!place || likely(is_served(place, addresses)))
+	struct place4 *place = find_conn4(addresses, rest, SIDE_ANSWER, slot);
+	if (!place || likely(is_from_its_server(place, addresses)))
 		return place;
-	return find_anywhere(addresses, rest, SIDE_ANSWER, slot);
+	return find_conn4_slow(addresses, rest, SIDE_ANSWER, slot);
 }
 
 /* Whether a slot's place has this tuple. */
 INLINE bool has_tuple(u32 slot, u64 addresses, u64 rest)
 {
-	struct place4 *place = LOOKUP(connections4, slot);
-	return place && stands_in(place, addresses, rest);
+	struct place4 *place = map_elem(connections4, slot);
+	return place && is_tuple(place, addresses, rest);
 }
 
 /* --- putting in: fill the place, take an entry, then mark it or give it back --- */
 
 VERIFIED_ONCE u32 free_entry_in(u32 number, u32 first, u32 entry)
 {
-	struct bucket *bucket = LOOKUP(index4, number);
+	struct bucket *bucket = map_elem(index4, number);
 	if (!bucket)
 		return NO_ENTRY;
 #pragma nounroll
 	for (u32 i = 0; i < ENTRIES; i++) {
-		u32 n = OPAQUE(first ^ i) & (ENTRIES - 1); /* Linux 6.1 forgets bounds over an exclusive or */
+		u32 n = barrier_var(first ^ i) & (ENTRIES - 1); /* Linux 6.1 forgets bounds over an exclusive or */
 		if (!READ_ONCE(bucket->entry[n]) && !__sync_val_compare_and_swap(&bucket->entry[n], 0, entry))
 			return number * ENTRIES + n;
 	}
@@ -287,7 +287,7 @@ VERIFIED_ONCE u32 take_entry(u64 addresses, u64 rest, u32 slot, u32 side)
 VERIFIED_ONCE int clear_entry(u32 at, u32 entry)
 {
 	u32 *marks = marks_at(at / ENTRIES), none = ~table_key4.slots_mask;
-	struct bucket *bucket = LOOKUP(index4, at / ENTRIES);
+	struct bucket *bucket = map_elem(index4, at / ENTRIES);
 	if (!bucket || !marks || __sync_val_compare_and_swap(&bucket->entry[at % ENTRIES], entry, none) != entry)
 		return false;
 	__sync_fetch_and_and(marks, ~(1u << at % ENTRIES));
@@ -329,10 +329,10 @@ VERIFIED_ONCE int publish_request(u64 addresses, u64 rest, u32 slot, u32 at)
 }
 
 /* From now on answers find the connection; no longer an older one that they found (4.1). */
-VERIFIED_ONCE int publish_answer(u64 addresses, u64 rest, u32 slot, u32 at)
+VERIFIED_ONCE int publish_reply(u64 addresses, u64 rest, u32 slot, u32 at)
 {
 	struct hashed h = hash_of(addresses, rest, SIDE_ANSWER);
-	struct spot older = find_with(&h, publish_entry(&h, at), addresses, rest, at, SIDE_ANSWER);
+	struct index_spot older = find_with(&h, publish_entry(&h, at), addresses, rest, at, SIDE_ANSWER);
 	if (unlikely(older.at != NO_ENTRY))
 		withdraw(&h, older.at, older.slot);
 	return 0;
@@ -343,7 +343,7 @@ VERIFIED_ONCE int publish_answer(u64 addresses, u64 rest, u32 slot, u32 at)
 /* Where a bucket has the entry. */
 VERIFIED_ONCE u32 entry_in(u32 number, u32 entry)
 {
-	struct bucket *bucket = LOOKUP(index4, number);
+	struct bucket *bucket = map_elem(index4, number);
 	if (!bucket)
 		return NO_ENTRY;
 #pragma nounroll
@@ -355,7 +355,7 @@ VERIFIED_ONCE u32 entry_in(u32 number, u32 entry)
 }
 
 /* The tuple finds the slot no more, whose place keeps it. Nobody else has an entry of this slot. */
-VERIFIED_ONCE int hide(u64 addresses, u64 rest, u32 slot, u32 side)
+VERIFIED_ONCE int unlink_entry(u64 addresses, u64 rest, u32 slot, u32 side)
 {
 	struct hashed h = hash_of(addresses, rest, side);
 	u32 at = entry_in(h.bucket, slot ^ h.tag);
@@ -371,13 +371,13 @@ VERIFIED_ONCE int hide(u64 addresses, u64 rest, u32 slot, u32 side)
 }
 
 /* What took an entry, and never published it, gives it back. */
-VERIFIED_ONCE int untake(u64 addresses, u64 rest, u32 slot, u32 at)
+VERIFIED_ONCE int release_entry(u64 addresses, u64 rest, u32 slot, u32 at)
 {
 	return clear_entry(at, slot ^ hash_of(addresses, rest, SIDE_ANSWER).tag); /* either side's */
 }
 
 /* Of the packets that the real server answers with. */
-INLINE struct key4 answer_key4(const struct tuple4 *request, be32 real, be16 port)
+INLINE struct key4 reply_key4(const struct tuple4 *request, be32 real, be16 port)
 {
 	return (struct key4){real | (u64)request->source << 32,
 			     port | (u64)request->source_port << 16 | (u64)request->protocol << 32};

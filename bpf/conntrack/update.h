@@ -17,18 +17,18 @@ INLINE u32 *count_of(struct destination *d, u32 state)
 }
 
 /* Bypass connections have no destination, and count nowhere. */
-INLINE void bind_count(struct destination *d, u32 state)
+INLINE void count_conn(struct destination *d, u32 state)
 {
 	if (!d)
 		return;
-	d = OPAQUE(d); /* no address is computed of it before */
+	d = barrier_var(d); /* no address is computed of it before */
 	__sync_fetch_and_add(count_of(d, state), 1);
 	if (unlikely(d->upper) && d->active + d->inactive >= d->upper)
 		d->overloaded = 1;
 }
 
 /* Whether it has room again. */
-INLINE void note_release(struct destination *d)
+INLINE void note_removed(struct destination *d)
 {
 	if (likely(!d->overloaded))
 		return;
@@ -37,28 +37,28 @@ INLINE void note_release(struct destination *d)
 		d->overloaded = 0;
 }
 
-INLINE void release_count(struct destination *d, u32 state)
+INLINE void uncount_conn(struct destination *d, u32 state)
 {
 	if (!d)
 		return;
-	d = OPAQUE(d);
+	d = barrier_var(d);
 	__sync_fetch_and_add(count_of(d, state), -1);
-	note_release(d);
+	note_removed(d);
 }
 
 /* A connection of one packet comes and goes (4.10). */
-INLINE void note_passing(struct destination *d)
+INLINE void count_one_packet(struct destination *d)
 {
 	if (unlikely(d->upper) && d->active + d->inactive + 1 >= d->upper)
 		d->overloaded = 1;
-	note_release(d);
+	note_removed(d);
 }
 
 INLINE void move_count(struct destination *d, u32 from, u32 to)
 {
 	if (!d || is_active(from) == is_active(to))
 		return;
-	d = OPAQUE(d);
+	d = barrier_var(d);
 	__sync_fetch_and_add(is_active(to) ? &d->active : &d->inactive, 1);
 	__sync_fetch_and_add(is_active(from) ? &d->active : &d->inactive, -1);
 }
@@ -72,9 +72,9 @@ INLINE void assure(u32 slot)
 		WRITE_ONCE(template->assured, 1);
 }
 
-enum moved { MOVED, MOVED_NOT /* it is being removed */, MOVED_BY_OTHERS /* meanwhile; `old` is what it is now */ };
+enum update_result { UPDATED, UPDATE_DYING /* it is being removed */, UPDATE_RACED /* meanwhile; `old` is what it is now */ };
 
-/* What a packet is to a connection, in one number for `advance_apart`. */
+/* What a packet is to a connection, in one number for `update_state_slow`. */
 enum { STEP_DIRECTION = 0, STEP_EVENT = 8, STEP_CONTROLLED = 16 };
 
 /* The word after a packet. */
@@ -87,47 +87,47 @@ INLINE u64 word_after(u64 old, u32 direction, u32 event, const struct facts *fac
 	return kept | (u64)(direction & DIRECTION_OUTPUT) << WORD_ANSWERED | (u64)next << WORD_STATE | expiry;
 }
 
-INLINE enum moved advance_once(u64 *word, u64 *old_word, u32 slot, bool controlled, u32 direction, u32 event,
+INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, bool controlled, u32 direction, u32 event,
 			       struct destination *d, const struct facts *facts, u32 now)
 {
 	u64 old = *old_word;
 	if (unlikely(word_dying(old)))
-		return MOVED_NOT;
+		return UPDATE_DYING;
 	u64 new = word_after(old, direction, event, facts, now);
 	u32 state = word_state(old), next = word_state(new), expiry = new;
 	if (new == old)
-		return MOVED;
+		return UPDATED;
 	u64 seen = __sync_val_compare_and_swap(word, old, new);
 	if (unlikely(seen != old)) {
 		*old_word = seen;
-		return MOVED_BY_OTHERS;
+		return UPDATE_RACED;
 	}
 	move_count(d, state, next);
 	if (unlikely(controlled) && is_established(next) && state != next)
 		assure(slot);
 	if ((s32)(expiry - (u32)old) < 0)
-		look_at(slot, expiry ?: 1);
-	return MOVED;
+		set_expiry_tick(slot, expiry ?: 1);
+	return UPDATED;
 }
 
 /* `advance` in general. If other CPUs move the connection at the same time: again, at most twice. */
-VERIFIED_ONCE int advance_apart(u64 *word, u32 slot, u32 step, struct destination *d, u32 now)
+VERIFIED_ONCE int update_state_slow(u64 *word, u32 slot, u32 step, struct destination *d, u32 now)
 {
 	if (!word)
-		return MOVED;
+		return UPDATED;
 	u64 old = READ_ONCE(*word);
 	u32 direction = step >> STEP_DIRECTION & (DIRECTIONS - 1), event = step >> STEP_EVENT & (EVENTS - 1);
 	bool controlled = step >> STEP_CONTROLLED & 1;
-	const struct facts *facts = facts_of(the_root());
-	enum moved moved = MOVED_BY_OTHERS;
+	const struct facts *facts = facts_of(get_root());
+	enum update_result moved = UPDATE_RACED;
 #pragma nounroll
-	for (u32 i = 0; i < 3 && moved == MOVED_BY_OTHERS; i++)
-		moved = advance_once(word, &old, slot, controlled, direction, event, d, facts, now);
+	for (u32 i = 0; i < 3 && moved == UPDATE_RACED; i++)
+		moved = update_state_once(word, &old, slot, controlled, direction, event, d, facts, now);
 	return moved;
 }
 
 /* Whether the connection stays in its state, which is usual, and now lives longer. */
-INLINE bool goes_on(u64 *word, u32 direction, u32 event, const struct facts *facts, u32 now)
+INLINE bool refresh(u64 *word, u32 direction, u32 event, const struct facts *facts, u32 now)
 {
 	u64 old = READ_ONCE(*word), new = word_after(old, direction, event, facts, now);
 	if (unlikely(word_dying(old)) || word_state(new) != word_state(old) || (s32)((u32)new - (u32)old) < 0)
@@ -137,12 +137,12 @@ INLINE bool goes_on(u64 *word, u32 direction, u32 event, const struct facts *fac
 
 /* Move the connection on by one packet. False if it is being removed. Once a reply was seen, the requests of direct
  * routing and tunnels follow the same table as NAT's. */
-INLINE bool advance(u64 *word, u32 slot, bool controlled, u32 direction, u32 event, struct destination *d,
+INLINE bool update_state(u64 *word, u32 slot, bool controlled, u32 direction, u32 event, struct destination *d,
 		    const struct facts *facts, u32 now, enum hook hook)
 {
-	if (hook == HOOK_XDP && likely(goes_on(word, direction, event, facts, now))) /* a call costs there */
+	if (hook == HOOK_XDP && likely(refresh(word, direction, event, facts, now))) /* a call costs there */
 		return true;
 	u32 step = direction << STEP_DIRECTION | event << STEP_EVENT | (u32)controlled << STEP_CONTROLLED;
-	u32 moved = advance_apart(word, slot, step, d, now);
-	return likely(moved != MOVED_NOT);
+	u32 moved = update_state_slow(word, slot, step, d, now);
+	return likely(moved != UPDATE_DYING);
 }

@@ -6,47 +6,47 @@
 
 enum hook { HOOK_XDP, HOOK_TC };
 
-INLINE void *frame_start(void *ctx, enum hook hook)
+INLINE void *ctx_data(void *ctx, enum hook hook)
 {
 	if (hook == HOOK_XDP)
 		return (void *)(long)((struct xdp_md *)ctx)->data;
 	return (void *)(long)((struct __sk_buff *)ctx)->data;
 }
 
-INLINE void *frame_end(void *ctx, enum hook hook)
+INLINE void *ctx_data_end(void *ctx, enum hook hook)
 {
 	if (hook == HOOK_XDP)
 		return (void *)(long)((struct xdp_md *)ctx)->data_end;
 	return (void *)(long)((struct __sk_buff *)ctx)->data_end;
 }
 
-INLINE u32 frame_length(void *ctx, enum hook hook)
+INLINE u32 ctx_len(void *ctx, enum hook hook)
 {
 	if (hook == HOOK_XDP)
 		return bpf_xdp_get_buff_len(ctx);
 	return ((struct __sk_buff *)ctx)->len;
 }
 
-INLINE u32 input_device(void *ctx, enum hook hook)
+INLINE u32 ctx_ifindex(void *ctx, enum hook hook)
 {
 	if (hook == HOOK_XDP)
 		return ((struct xdp_md *)ctx)->ingress_ifindex;
 	return ((struct __sk_buff *)ctx)->ifindex;
 }
 
-INLINE int to_stack(enum hook hook)
+INLINE int pass_to_stack(enum hook hook)
 {
 	return hook == HOOK_XDP ? (int)XDP_PASS : -1 /* TC_ACT_UNSPEC: other filters may follow */;
 }
 
-INLINE int dropped(enum hook hook, u32 reason)
+INLINE int drop(enum hook hook, u32 reason)
 {
 	count(reason);
 	return hook == HOOK_XDP ? (int)XDP_DROP : 2 /* TC_ACT_SHOT */;
 }
 
 /* XDP leaves the packet, untouched and uncounted, to the TC program behind it. */
-INLINE int to_tc(void)
+INLINE int pass_to_tc(void)
 {
 	count(REASON_TO_TC);
 	return XDP_PASS;
@@ -54,7 +54,7 @@ INLINE int to_tc(void)
 
 /* At TC, give the frame another length. Its tail cannot be cut below where the kernel once saw a transport header: then bytes behind the
  * IP header go instead, which serves as well, for all of them are about to be written. */
-INLINE bool resized(struct __sk_buff *skb, u32 length)
+INLINE bool resize_frame(struct __sk_buff *skb, u32 length)
 {
 	if (!bpf_skb_change_tail(skb, length, 0))
 		return true;

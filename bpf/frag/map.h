@@ -18,14 +18,14 @@ INLINE u32 lowest_bit(u64 bits)
 }
 
 /* The next place after `at` where a fragment starts; `end` if there is none. */
-VERIFIED_ONCE u32 next_start(const struct pieces *pieces, u32 at, u32 end)
+VERIFIED_ONCE u32 next_start(const struct frag_map *pieces, u32 at, u32 end)
 {
 	u32 bit = at / 8 + 1;
 	if (!pieces)
 		return end;
-	for (u32 i = 0; i < PIECE_WORDS; i++) {
-		u32 word = OPAQUE(bit) / 64;
-		if (word >= PIECE_WORDS)
+	for (u32 i = 0; i < FRAG_WORDS; i++) {
+		u32 word = barrier_var(bit) / 64;
+		if (word >= FRAG_WORDS)
 			break;
 		u64 left = pieces->starts[word] >> (bit & 63);
 		if (left) {

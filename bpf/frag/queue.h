@@ -4,7 +4,7 @@
  *
  * The rules are those of the kernel's own queues: what lies within a run of fragments that came one after another is a
  * repetition and ignored; what overlaps otherwise, or contradicts the packet's end, costs IPv4 (overlaps: IPv6, too)
- * all that had come. A gathering stands in one of GATHER_WAYS places that its key hashes to, behind one lock; when all
+ * all that had come. A gathering stands in one of DEFRAG_WAYS places that its key hashes to, behind one lock; when all
  * are taken the oldest gives way.
  */
 #pragma once
@@ -12,15 +12,15 @@
 #include "lib/headers.h"
 
 enum {
-	GATHER_SETS = 32,
-	GATHER_WAYS = 8,
-	GATHER_PAYLOAD = 15872, /* bytes that one packet may carry; TC makes no longer ones (SKB_MAX_ALLOC) */
-	GATHER_CHUNK = 2048,
-	GATHER_HEAD = 256, /* of headers before the fragment header */
-	GATHER_BYTES = PIECE_WORDS * 64 * 8 + GATHER_CHUNK,
-	GATHER_TRIES = 4096, /* to get the lock, before the fragment is dropped */
-	GATHER_SECONDS4 = 30, /* net.ipv4.ipfrag_time */
-	GATHER_SECONDS6 = 60, /* IPV6_FRAG_TIMEOUT */
+	DEFRAG_SETS = 32,
+	DEFRAG_WAYS = 8,
+	DEFRAG_PAYLOAD = 15872, /* bytes that one packet may carry; TC makes no longer ones (SKB_MAX_ALLOC) */
+	DEFRAG_CHUNK = 2048,
+	DEFRAG_HEAD = 256, /* of headers before the fragment header */
+	DEFRAG_BYTES = FRAG_WORDS * 64 * 8 + DEFRAG_CHUNK,
+	DEFRAG_LOCK_TRIES = 4096, /* to get the lock, before the fragment is dropped */
+	DEFRAG_TIMEOUT4_S = 30, /* net.ipv4.ipfrag_time */
+	DEFRAG_TIMEOUT6_S = 60, /* IPV6_FRAG_TIMEOUT */
 };
 
 struct gather {
@@ -41,18 +41,18 @@ struct gather {
 	u32 next; /* IPv6: what the fragment header names */
 	u32 room; /* bytes that the kernel's buffer of the first one has behind it */
 	u32 ecn; /* a bit for each codepoint seen */
-	u64 covered[PIECE_WORDS]; /* a bit for each 8 bytes */
-	u64 starts[PIECE_WORDS]; /* a fragment starts there */
-	u64 runs[PIECE_WORDS]; /* a run starts there */
-	u8 headers[GATHER_HEAD];
-	u8 bytes[GATHER_BYTES];
+	u64 covered[FRAG_WORDS]; /* a bit for each 8 bytes */
+	u64 starts[FRAG_WORDS]; /* a fragment starts there */
+	u64 runs[FRAG_WORDS]; /* a run starts there */
+	u8 headers[DEFRAG_HEAD];
+	u8 bytes[DEFRAG_BYTES];
 };
 
-ARRAY_MAP(gathers, struct gather, GATHER_SETS * GATHER_WAYS, 0);
-ARRAY_MAP(gather_locks, u32, GATHER_SETS, 0);
+ARRAY_MAP(gathers, struct gather, DEFRAG_SETS * DEFRAG_WAYS, 0);
+ARRAY_MAP(gather_locks, u32, DEFRAG_SETS, 0);
 
 /* A fragment that came in. */
-struct piece {
+struct fragment {
 	struct address source;
 	struct address target;
 	u32 id;
@@ -64,29 +64,29 @@ struct piece {
 	u32 df;
 	u32 ecn;
 	u32 payload_at; /* in the frame */
-	u32 six;
+	u32 is_ipv6;
 	u32 length; /* of the fragment as the kernel measures it */
 };
 
-enum gathered { GATHER_HELD, GATHER_WHOLE, GATHER_REPEATED, GATHER_CONFLICT, GATHER_REFUSED };
+enum defrag_result { DEFRAG_HELD, DEFRAG_COMPLETE, DEFRAG_DUPLICATE, DEFRAG_CONFLICT, DEFRAG_REFUSED };
 
 /* --- places --- */
 
-struct locking {
+struct lock_ctx {
 	u32 *lock;
 	u32 mine;
 };
 
-static int lock_step(u32 index, struct locking *l)
+static int lock_step(u32 index, struct lock_ctx *l)
 {
 	l->mine = __sync_val_compare_and_swap(l->lock, 0, 1) == 0;
 	return l->mine;
 }
 
-INLINE bool locked(u32 *lock)
+INLINE bool try_lock(u32 *lock)
 {
-	struct locking l = {.lock = lock};
-	bpf_loop(GATHER_TRIES, lock_step, &l, 0);
+	struct lock_ctx l = {.lock = lock};
+	bpf_loop(DEFRAG_LOCK_TRIES, lock_step, &l, 0);
 	return l.mine;
 }
 
@@ -95,15 +95,15 @@ INLINE void unlock(u32 *lock)
 	__sync_lock_test_and_set(lock, 0);
 }
 
-INLINE u32 gather_set(const struct piece *f)
+INLINE u32 set_of(const struct fragment *f)
 {
 	u32 hash = f->id ^ f->kind << 16;
 	for (int i = 0; i < 4; i++)
 		hash = (hash ^ f->source.word[i] ^ f->target.word[i] << 1) * 0x9E3779B1u;
-	return hash >> 16 & (GATHER_SETS - 1);
+	return hash >> 16 & (DEFRAG_SETS - 1);
 }
 
-INLINE bool is_of(const struct gather *g, const struct piece *f)
+INLINE bool is_of(const struct gather *g, const struct fragment *f)
 {
 	if (g->id != f->id || g->kind != f->kind)
 		return false;
@@ -113,8 +113,8 @@ INLINE bool is_of(const struct gather *g, const struct piece *f)
 	return !other;
 }
 
-struct placing {
-	const struct piece *f;
+struct find_ctx {
+	const struct fragment *f;
 	u32 set;
 	u32 now;
 	u32 found; /* a place; NOTHING: none */
@@ -122,16 +122,16 @@ struct placing {
 	u32 age; /* of the one at `spare`; the greatest of all for a free one */
 };
 
-static int way_step(u32 way, struct placing *s)
+static int way_step(u32 way, struct find_ctx *s)
 {
-	u32 place = s->set * GATHER_WAYS + way;
-	struct gather *g = LOOKUP(gathers, place);
+	u32 place = s->set * DEFRAG_WAYS + way;
+	struct gather *g = map_elem(gathers, place);
 	if (!g)
 		return 1;
 	u32 age = NOTHING;
 	if (g->kind) {
 		age = s->now - g->born;
-		if (age >= (g->kind >> 8 & 1 ? GATHER_SECONDS6 : GATHER_SECONDS4) * ticks_per_second) {
+		if (age >= (g->kind >> 8 & 1 ? DEFRAG_TIMEOUT6_S : DEFRAG_TIMEOUT4_S) * ticks_per_second) {
 			count(REASON_FRAGMENT_TIMEOUT);
 			g->kind = 0;
 			age = NOTHING;
@@ -147,16 +147,16 @@ static int way_step(u32 way, struct placing *s)
 	return 0;
 }
 
-VERIFIED_ONCE int wipe_gather(struct gather *g)
+VERIFIED_ONCE int zero_queue(struct gather *g)
 {
 	if (g)
-		wipe(g, __builtin_offsetof(struct gather, headers));
+		memzero(g, __builtin_offsetof(struct gather, headers));
 	return 0;
 }
 
-INLINE void start_gather(struct gather *g, const struct piece *f, u32 now)
+INLINE void start_queue(struct gather *g, const struct fragment *f, u32 now)
 {
-	wipe_gather(g);
+	zero_queue(g);
 	g->source = f->source;
 	g->target = f->target;
 	g->id = f->id;
@@ -166,20 +166,20 @@ INLINE void start_gather(struct gather *g, const struct piece *f, u32 now)
 }
 
 /* The fragment's gathering; a new one if there is none and `make`. */
-INLINE struct gather *gather_of(const struct piece *f, u32 set, bool make)
+INLINE struct gather *find_queue(const struct fragment *f, u32 set, bool make)
 {
-	struct placing s = {.f = f, .set = set, .now = ticks(), .found = NOTHING, .spare = NOTHING};
-	FORGET(s, spare, age);
-	bpf_loop(GATHER_WAYS, way_step, &s, 0);
+	struct find_ctx s = {.f = f, .set = set, .now = ticks(), .found = NOTHING, .spare = NOTHING};
+	FORGET_BOUNDS(s, spare, age);
+	bpf_loop(DEFRAG_WAYS, way_step, &s, 0);
 	bool found = s.found != NOTHING;
-	struct gather *g = LOOKUP(gathers, found ? s.found : s.spare);
+	struct gather *g = map_elem(gathers, found ? s.found : s.spare);
 	if (!g || found)
 		return g;
 	if (!make)
 		return NULL;
 	if (g->kind)
 		count(REASON_FRAGMENT_DISPLACED);
-	start_gather(g, f, s.now);
+	start_queue(g, f, s.now);
 	return g;
 }
 
@@ -190,7 +190,7 @@ INLINE u64 bits_below(s32 bit)
 	return bit >= 64 ? ~0ull : bit <= 0 ? 0 : (1ull << (bit & 63)) - 1;
 }
 
-struct covering {
+struct cover_ctx {
 	struct gather *g;
 	u32 from; /* in units of 8 bytes */
 	u32 to;
@@ -200,9 +200,9 @@ struct covering {
 	u64 runs; /* that start inside */
 };
 
-static int cover_step(u32 index, struct covering *c)
+static int cover_step(u32 index, struct cover_ctx *c)
 {
-	u32 word = (c->from / 64 + index) & (PIECE_WORDS - 1);
+	u32 word = (c->from / 64 + index) & (FRAG_WORDS - 1);
 	s32 base = word * 64;
 	u64 mask = bits_below((s32)c->to - base) & ~bits_below((s32)c->from - base);
 	u64 inside = mask & ~(bits_below((s32)c->from + 1 - base) & mask);
@@ -215,23 +215,23 @@ static int cover_step(u32 index, struct covering *c)
 	return 0;
 }
 
-INLINE void cover(struct covering *c)
+INLINE void cover(struct cover_ctx *c)
 {
 	u32 first = c->from / 64, last = (c->to - 1) / 64;
-	FORGET(*c, from, set);
+	FORGET_BOUNDS(*c, from, set);
 	bpf_loop(last - first + 1, cover_step, c, 0);
 }
 
 /* Note the fragment's place; whether it is new, a repetition or in conflict with others. */
-INLINE enum gathered note_piece(struct gather *g, const struct piece *f)
+INLINE enum defrag_result mark_covered(struct gather *g, const struct fragment *f)
 {
-	struct covering c = {.g = g, .from = f->offset / 8, .to = (f->end + 7) / 8};
+	struct cover_ctx c = {.g = g, .from = f->offset / 8, .to = (f->end + 7) / 8};
 	cover(&c);
 	if (c.there)
-		return c.missing || c.runs ? GATHER_CONFLICT : GATHER_REPEATED;
+		return c.missing || c.runs ? DEFRAG_CONFLICT : DEFRAG_DUPLICATE;
 	c.set = 1;
 	cover(&c);
-	u32 word = c.from / 64 & (PIECE_WORDS - 1);
+	u32 word = c.from / 64 & (FRAG_WORDS - 1);
 	u64 bit = 1ull << (c.from & 63);
 	g->starts[word] |= bit;
 	if (!g->came || f->offset != g->tail)
@@ -239,11 +239,11 @@ INLINE enum gathered note_piece(struct gather *g, const struct piece *f)
 	if (f->end > g->tail)
 		g->tail = f->end;
 	g->came += f->end - f->offset;
-	return GATHER_HELD;
+	return DEFRAG_HELD;
 }
 
 /* Note where the packet ends; false for a fragment that contradicts what is known. */
-INLINE bool note_end(struct gather *g, const struct piece *f)
+INLINE bool note_end(struct gather *g, const struct fragment *f)
 {
 	if (!f->more) {
 		if (f->end < g->length || (g->ended && f->end != g->length))
@@ -258,7 +258,7 @@ INLINE bool note_end(struct gather *g, const struct piece *f)
 	return f->end != f->offset;
 }
 
-struct loading {
+struct copy_ctx {
 	struct __sk_buff *skb;
 	struct gather *g;
 	u32 from;
@@ -266,10 +266,10 @@ struct loading {
 	u32 left;
 };
 
-static int load_step(u32 index, struct loading *l)
+static int load_step(u32 index, struct copy_ctx *l)
 {
-	u32 size = OPAQUE(l->left < GATHER_CHUNK ? l->left : GATHER_CHUNK), to = OPAQUE(l->to);
-	if (!IS_LENGTH(size, GATHER_CHUNK) || to > GATHER_PAYLOAD)
+	u32 size = barrier_var(l->left < DEFRAG_CHUNK ? l->left : DEFRAG_CHUNK), to = barrier_var(l->to);
+	if (!IS_LENGTH(size, DEFRAG_CHUNK) || to > DEFRAG_PAYLOAD)
 		return 1;
 	if (bpf_skb_load_bytes(l->skb, l->from, &l->g->bytes[to], size))
 		return 1;
@@ -280,11 +280,11 @@ static int load_step(u32 index, struct loading *l)
 }
 
 /* Copy a fragment aside. Its place has been checked. */
-INLINE bool copied(struct __sk_buff *skb, struct gather *g, const struct piece *f)
+INLINE bool copy_fragment(struct __sk_buff *skb, struct gather *g, const struct fragment *f)
 {
-	struct loading l = {.skb = skb, .g = g, .from = f->payload_at, .to = f->offset, .left = f->end - f->offset};
-	FORGET(l, from, left);
-	bpf_loop(GATHER_PAYLOAD / GATHER_CHUNK + 1, load_step, &l, 0);
+	struct copy_ctx l = {.skb = skb, .g = g, .from = f->payload_at, .to = f->offset, .left = f->end - f->offset};
+	FORGET_BOUNDS(l, from, left);
+	bpf_loop(DEFRAG_PAYLOAD / DEFRAG_CHUNK + 1, load_step, &l, 0);
 	return !l.left;
 }
 
@@ -300,28 +300,28 @@ INLINE u32 room_behind(u32 received, u32 used)
 	return size - 320 - 2 - used;
 }
 
-INLINE bool first_noted(struct __sk_buff *skb, struct gather *g, const struct piece *f, u32 next_at, u32 next)
+INLINE bool note_first(struct __sk_buff *skb, struct gather *g, const struct fragment *f, u32 next_at, u32 next)
 {
-	u32 size = OPAQUE(f->six ? f->head - 8 : f->head);
-	wipe(g->headers, 64);
-	if (!IS_LENGTH(size, GATHER_HEAD) || bpf_skb_load_bytes(skb, ETHER, g->headers, size))
+	u32 size = barrier_var(f->is_ipv6 ? f->head - 8 : f->head);
+	memzero(g->headers, 64);
+	if (!IS_LENGTH(size, DEFRAG_HEAD) || bpf_skb_load_bytes(skb, ETH_HLEN, g->headers, size))
 		return false;
 	g->head = size;
 	g->next_at = next_at;
 	g->next = next;
-	g->room = room_behind(skb->len, ETHER + f->head + f->end);
+	g->room = room_behind(skb->len, ETH_HLEN + f->head + f->end);
 	return true;
 }
 
-INLINE enum gathered add_piece(struct __sk_buff *skb, struct gather *g, const struct piece *f, u32 next_at, u32 next)
+INLINE enum defrag_result add_fragment(struct __sk_buff *skb, struct gather *g, const struct fragment *f, u32 next_at, u32 next)
 {
 	if (!note_end(g, f))
-		return f->six ? GATHER_REFUSED : GATHER_CONFLICT;
-	enum gathered place = note_piece(g, f);
-	if (place != GATHER_HELD)
+		return f->is_ipv6 ? DEFRAG_REFUSED : DEFRAG_CONFLICT;
+	enum defrag_result place = mark_covered(g, f);
+	if (place != DEFRAG_HELD)
 		return place;
-	if (!copied(skb, g, f) || (!f->offset && !first_noted(skb, g, f, next_at, next)))
-		return GATHER_CONFLICT;
+	if (!copy_fragment(skb, g, f) || (!f->offset && !note_first(skb, g, f, next_at, next)))
+		return DEFRAG_CONFLICT;
 	g->ecn |= f->ecn;
 	if (f->length > g->largest)
 		g->largest = f->length;
@@ -329,5 +329,5 @@ INLINE enum gathered add_piece(struct __sk_buff *skb, struct gather *g, const st
 		g->largest_df = f->length;
 	if (f->offset && f->head < g->least_head)
 		g->least_head = f->head;
-	return g->head && g->ended && g->came == g->length ? GATHER_WHOLE : GATHER_HELD;
+	return g->head && g->ended && g->came == g->length ? DEFRAG_COMPLETE : DEFRAG_HELD;
 }

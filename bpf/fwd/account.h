@@ -28,7 +28,7 @@ INLINE void account_reply(u32 destination, const struct packet *p)
 /* Deleted destinations count nothing, though their connections live on. */
 INLINE struct counters *counters_of(u32 index, const struct root *root)
 {
-	struct destination *d = LOOKUP(destinations, index);
+	struct destination *d = map_elem(destinations, index);
 	if (!d || !(destination_flags(d, READ_ONCE(root->live)) & DESTINATION_AVAILABLE))
 		return NULL;
 	return counters_at(index);

@@ -18,7 +18,7 @@ union tunnel_header {
 	u8 bytes[20];
 };
 
-INLINE u32 stirred(u32 hash, u32 word)
+INLINE u32 hash_mix(u32 hash, u32 word)
 {
 	hash = (hash ^ word) * 0x9e3779b1u;
 	return hash ^ hash >> 15;
@@ -27,28 +27,28 @@ INLINE u32 stirred(u32 hash, u32 word)
 INLINE u32 flow_hash(const struct packet *p)
 {
 	u32 hash = tunnel_secret ^ p->protocol;
-	if (p->six) {
+	if (p->is_ipv6) {
 #pragma unroll
 		for (int i = 0; i < 4; i++)
-			hash = stirred(stirred(hash, p->tuple.v6.source.word[i]), p->tuple.v6.target.word[i]);
-		hash = stirred(hash, (u32)p->tuple.v6.source_port << 16 | p->tuple.v6.target_port);
+			hash = hash_mix(hash_mix(hash, p->tuple.v6.source.word[i]), p->tuple.v6.target.word[i]);
+		hash = hash_mix(hash, (u32)p->tuple.v6.source_port << 16 | p->tuple.v6.target_port);
 	} else {
-		hash = stirred(stirred(hash, p->tuple.v4.source), p->tuple.v4.target);
-		hash = stirred(hash, (u32)p->tuple.v4.source_port << 16 | p->tuple.v4.target_port);
+		hash = hash_mix(hash_mix(hash, p->tuple.v4.source), p->tuple.v4.target);
+		hash = hash_mix(hash, (u32)p->tuple.v4.source_port << 16 | p->tuple.v4.target_port);
 	}
-	return stirred(hash, tunnel_secret);
+	return hash_mix(hash, tunnel_secret);
 }
 
 INLINE be16 entropy_port(const struct packet *p, const struct root *root)
 {
 	u32 low = root->port_low, high = root->port_high;
-	return to_be16(low + (u32)((u64)flow_hash(p) * (high - low) >> 32));
+	return bpf_htons(low + (u32)((u64)flow_hash(p) * (high - low) >> 32));
 }
 
 INLINE void fill_gre(struct gre *gre, const struct packet *p, u32 flags)
 {
-	gre->flags = flags & TUNNEL_CSUM ? to_be16(GRE_SUM_PRESENT) : 0;
-	gre->protocol = p->six ? to_be16(ETHER_IPV6) : to_be16(ETHER_IPV4);
+	gre->flags = flags & TUNNEL_CSUM ? bpf_htons(GRE_SUM_PRESENT) : 0;
+	gre->protocol = p->is_ipv6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
 	gre->check = 0;
 	gre->reserved = 0;
 }
@@ -56,11 +56,11 @@ INLINE void fill_gre(struct gre *gre, const struct packet *p, u32 flags)
 INLINE void fill_gue(struct gue *gue, const struct packet *p, const struct root *root, u32 state, u32 bytes)
 {
 	gue->udp.source = entropy_port(p, root);
-	gue->udp.target = to_be16(state >> (DESTINATION_TUNNEL + 4));
-	gue->udp.length = to_be16(p->length + bytes);
+	gue->udp.target = bpf_htons(state >> (DESTINATION_TUNNEL + 4));
+	gue->udp.length = bpf_htons(p->length + bytes);
 	gue->udp.check = 0;
 	gue->version_control_words = 0;
-	gue->protocol = ip_in_ip(p);
+	gue->protocol = inner_protocol(p);
 	gue->flags = 0;
 }
 
@@ -68,21 +68,21 @@ INLINE u8 fill_tunnel(union tunnel_header *h, const struct packet *p, const stru
 {
 	if (tunnel_kind(state) == TUNNEL_GRE) {
 		fill_gre(&h->gre, p, tunnel_flags(state));
-		return PROTO_GRE;
+		return IPPROTO_GRE;
 	}
 	fill_gue(&h->gue, p, root, state, bytes);
-	return PROTO_UDP;
+	return IPPROTO_UDP;
 }
 
 /* Whether the kernel has yet to compute the packet's transport checksum: such a field it leaves alone when told of a
  * change that is not the pseudo header's. */
-INLINE bool unfinished(struct __sk_buff *skb, const struct packet *p)
+INLINE bool is_csum_partial(struct __sk_buff *skb, const struct packet *p)
 {
-	u32 at = p->l4 + (p->protocol == PROTO_TCP ? 16 : 6);
+	u32 at = p->l4 + (p->protocol == IPPROTO_TCP ? 16 : 6);
 	u16 before, after;
-	if (!p->whole || p->odd & (ODDITY_GATHERED | ODDITY_FRAGMENT) || p->no_sum)
+	if (!p->l4_complete || p->slow_flags & (SLOW_REASSEMBLED | SLOW_FIRST_FRAGMENT) || p->no_csum)
 		return false;
-	if (p->protocol != PROTO_TCP && p->protocol != PROTO_UDP)
+	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
 		return false;
 	if (bpf_skb_load_bytes(skb, at, &before, 2) || bpf_l4_csum_replace(skb, at, 0, 1, 2) ||
 	    bpf_skb_load_bytes(skb, at, &after, 2))
@@ -93,11 +93,11 @@ INLINE bool unfinished(struct __sk_buff *skb, const struct packet *p)
 /* The sum of the packet as it will be when its own checksums are right, from its IP header on. */
 INLINE u32 sum_of_packet(struct __sk_buff *skb, struct copy *copy, const struct packet *p)
 {
-	if (!unfinished(skb, p))
-		return sum_of(skb, copy->bytes, ETHER, p->length, 0);
+	if (!is_csum_partial(skb, p))
+		return csum_frame(skb, copy->bytes, ETH_HLEN, p->length, 0);
 	u16 pseudo = 0;
-	bpf_skb_load_bytes(skb, p->l4 + (p->protocol == PROTO_TCP ? 16 : 6), &pseudo, 2);
-	return sum_of(skb, copy->bytes, ETHER, p->l4 - ETHER, (u16)~pseudo);
+	bpf_skb_load_bytes(skb, p->l4 + (p->protocol == IPPROTO_TCP ? 16 : 6), &pseudo, 2);
+	return csum_frame(skb, copy->bytes, ETH_HLEN, p->l4 - ETH_HLEN, (u16)~pseudo);
 }
 
 INLINE u64 sum_of_halves(const u8 *bytes, u32 size)
@@ -113,33 +113,33 @@ INLINE u64 sum_of_halves(const u8 *bytes, u32 size)
 
 INLINE u64 sum_of_addresses(const struct packet *p, const struct destination *d, const struct hop *hop)
 {
-	bool six = d->family == 6;
+	bool is_ipv6 = d->family == 6;
 	const struct address *source = fib_gives_source ? &hop->source : &d->source;
-	return sum_words(source, six ? 4 : 1, false) + sum_words(&d->address, six ? 4 : 1, false);
+	return address_sum(source, is_ipv6 ? 4 : 1, false) + address_sum(&d->address, is_ipv6 ? 4 : 1, false);
 }
 
 /* The checksum of the tunnel's header over itself and a packet that sums to `sum`. */
-INLINE void seal(union tunnel_header *h, const struct packet *p, const struct destination *d, const struct hop *hop,
+INLINE void write_tunnel_csum(union tunnel_header *h, const struct packet *p, const struct destination *d, const struct hop *hop,
 		 u32 state, u32 more, u64 sum)
 {
 	if (tunnel_kind(state) == TUNNEL_GRE) {
-		h->gre.check = ~folded(sum + sum_of_halves(h->bytes, GRE_BYTES));
+		h->gre.check = ~csum_fold(sum + sum_of_halves(h->bytes, GRE_HLEN));
 		return;
 	}
-	sum += sum_of_addresses(p, d, hop) + to_be16(PROTO_UDP) + to_be16(p->length + more);
-	u16 check = ~folded(sum + sum_of_halves(h->bytes, UDP_BYTES + GUE_BYTES));
+	sum += sum_of_addresses(p, d, hop) + bpf_htons(IPPROTO_UDP) + bpf_htons(p->length + more);
+	u16 check = ~csum_fold(sum + sum_of_halves(h->bytes, UDP_HLEN + GUE_HLEN));
 	h->gue.udp.check = check ?: 0xffff;
 }
 
 /* Into the room made in front: link header, outer header, the tunnel's. */
-VERIFIED_ONCE int put_in_front(struct __sk_buff *skb, const struct work *w, const struct destination *d,
+VERIFIED_ONCE int push_headers(struct __sk_buff *skb, const struct scratch *w, const struct destination *d,
 			       const union tunnel_header *header, u32 more)
 {
 	if (!w || !d || !header)
 		return false;
 	const struct packet *p = &w->packet;
-	bool pmtu_disc = the_root()->settings.pmtu_disc;
-	u8 protocol = tunnel_kind(w->state) == TUNNEL_GUE ? PROTO_UDP : PROTO_GRE;
+	bool pmtu_disc = get_root()->settings.pmtu_disc;
+	u8 protocol = tunnel_kind(w->state) == TUNNEL_GUE ? IPPROTO_UDP : IPPROTO_GRE;
 	if (d->family == 6) {
 		struct outer6 outer;
 		fill_outer6(&outer, p, d, &w->hop, protocol, more);
@@ -151,17 +151,17 @@ VERIFIED_ONCE int put_in_front(struct __sk_buff *skb, const struct work *w, cons
 		if (bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0))
 			return false;
 	}
-	more = OPAQUE(more);
+	more = barrier_var(more);
 	return IS_LENGTH(more, sizeof(*header)) &&
-	       !bpf_skb_store_bytes(skb, ETHER + outer_bytes(d), header, more, 0);
+	       !bpf_skb_store_bytes(skb, ETH_HLEN + outer_hlen(d), header, more, 0);
 }
 
-INLINE bool make_room(struct __sk_buff *skb, const struct work *w, const struct destination *d, u32 more)
+INLINE bool push_room(struct __sk_buff *skb, const struct scratch *w, const struct destination *d, u32 more)
 {
 	u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
 	if (!w->mtu) { /* else to be cut: a plain packet to the kernel, no encapsulated one */
 		flags |= d->family == 6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
 		flags |= tunnel_kind(w->state) == TUNNEL_GUE ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP : BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
 	}
-	return !bpf_skb_adjust_room(skb, outer_bytes(d) + more, BPF_ADJ_ROOM_MAC, flags);
+	return !bpf_skb_adjust_room(skb, outer_hlen(d) + more, BPF_ADJ_ROOM_MAC, flags);
 }

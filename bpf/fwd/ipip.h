@@ -16,50 +16,50 @@ INLINE u8 outer_tos(u8 tos)
 }
 
 /* Bytes of the outer IP header. */
-INLINE u32 outer_bytes(const struct destination *d)
+INLINE u32 outer_hlen(const struct destination *d)
 {
-	return d->family == 6 ? IPV6_BYTES : IPV4_BYTES;
+	return d->family == 6 ? IPV6_HLEN : IPV4_HLEN;
 }
 
-INLINE u8 ip_in_ip(const struct packet *p)
+INLINE u8 inner_protocol(const struct packet *p)
 {
-	return p->six ? PROTO_IPV6 : PROTO_IPIP;
+	return p->is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IPIP;
 }
 
 /* `more` bytes of another header follow the outer one. */
 INLINE void fill_outer4(struct outer4 *o, const struct packet *p, const struct destination *d, const struct hop *hop,
 			u8 protocol, u32 more, bool pmtu_disc)
 {
-	bool df = !p->six && p->df && pmtu_disc;
-	__builtin_memcpy(o->ether.target, hop->target_mac, 6);
-	__builtin_memcpy(o->ether.source, hop->source_mac, 6);
-	o->ether.kind = to_be16(ETHER_IPV4);
-	o->ip.version_words = 0x45;
+	bool df = !p->is_ipv6 && p->df && pmtu_disc;
+	__builtin_memcpy(o->ether.h_dest, hop->target_mac, 6);
+	__builtin_memcpy(o->ether.h_source, hop->source_mac, 6);
+	o->ether.h_proto = bpf_htons(ETH_P_IP);
+	o->ip.version_ihl = 0x45;
 	o->ip.tos = outer_tos(p->tos);
-	o->ip.length = to_be16(p->length + IPV4_BYTES + more);
-	bool numbered = !df || (p->own && p->protocol == PROTO_UDP); /* sockets let their UDP be cut all the same */
+	o->ip.tot_len = bpf_htons(p->length + IPV4_HLEN + more);
+	bool numbered = !df || (p->from_host && p->protocol == IPPROTO_UDP); /* sockets let their UDP be cut all the same */
 	o->ip.id = !numbered ? 0 : ((u16)bpf_get_prandom_u32() ?: 1);
-	o->ip.fragment = df ? to_be16(IPV4_DF) : 0;
+	o->ip.frag_off = df ? bpf_htons(IP_DF) : 0;
 	o->ip.ttl = p->ttl - 1;
 	o->ip.protocol = protocol;
 	o->ip.check = 0;
-	o->ip.source = fib_gives_source ? hop->source.word[0] : d->source.word[0];
-	o->ip.target = d->address.word[0];
-	o->ip.check = ~header_sum(&o->ip);
+	o->ip.saddr = fib_gives_source ? hop->source.word[0] : d->source.word[0];
+	o->ip.daddr = d->address.word[0];
+	o->ip.check = ~ipv4_header_sum(&o->ip);
 }
 
 INLINE void fill_outer6(struct outer6 *o, const struct packet *p, const struct destination *d, const struct hop *hop,
 			u8 protocol, u32 more)
 {
-	__builtin_memcpy(o->ether.target, hop->target_mac, 6);
-	__builtin_memcpy(o->ether.source, hop->source_mac, 6);
-	o->ether.kind = to_be16(ETHER_IPV6);
-	o->ip.version_class_flow = to_be32(0x60000000 | (u32)outer_tos(p->tos) << 20);
-	o->ip.length = to_be16(p->length + more);
-	o->ip.next = protocol;
-	o->ip.hops = p->ttl - 1;
-	o->ip.source = fib_gives_source ? hop->source : d->source;
-	o->ip.target = d->address;
+	__builtin_memcpy(o->ether.h_dest, hop->target_mac, 6);
+	__builtin_memcpy(o->ether.h_source, hop->source_mac, 6);
+	o->ether.h_proto = bpf_htons(ETH_P_IPV6);
+	o->ip.version_class_flow = bpf_htonl(0x60000000 | (u32)outer_tos(p->tos) << 20);
+	o->ip.payload_len = bpf_htons(p->length + more);
+	o->ip.nexthdr = protocol;
+	o->ip.hop_limit = p->ttl - 1;
+	o->ip.saddr = fib_gives_source ? hop->source : d->source;
+	o->ip.daddr = d->address;
 }
 
 /* `encapsulate` at TC. */
@@ -68,19 +68,19 @@ VERIFIED_ONCE int encapsulate_tc(struct __sk_buff *skb, const struct packet *p, 
 {
 	if (!p || !d || !hop)
 		return false;
-	bool six = d->family == 6;
+	bool is_ipv6 = d->family == 6;
 	u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
 	if (!to_be_cut)
-		flags |= six ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
-	if (bpf_skb_adjust_room(skb, outer_bytes(d), BPF_ADJ_ROOM_MAC, flags))
+		flags |= is_ipv6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
+	if (bpf_skb_adjust_room(skb, outer_hlen(d), BPF_ADJ_ROOM_MAC, flags))
 		return false;
-	if (six) {
+	if (is_ipv6) {
 		struct outer6 outer;
-		fill_outer6(&outer, p, d, hop, ip_in_ip(p), 0);
+		fill_outer6(&outer, p, d, hop, inner_protocol(p), 0);
 		return !bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0);
 	}
 	struct outer4 outer;
-	fill_outer4(&outer, p, d, hop, ip_in_ip(p), 0, root_value.settings.pmtu_disc);
+	fill_outer4(&outer, p, d, hop, inner_protocol(p), 0, root_value.settings.pmtu_disc);
 	return !bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0);
 }
 
@@ -91,15 +91,15 @@ INLINE bool encapsulate(void *ctx, const struct packet *p, const struct destinat
 {
 	if (hook == HOOK_TC)
 		return encapsulate_tc(ctx, p, d, hop, to_be_cut);
-	void *data = frame_start(ctx, hook), *end = frame_end(ctx, hook); /* the room is there already */
+	void *data = ctx_data(ctx, hook), *end = ctx_data_end(ctx, hook); /* the room is there already */
 	if (d->family == 6) {
 		if (data + sizeof(struct outer6) > end)
 			return false;
-		fill_outer6(data, p, d, hop, ip_in_ip(p), 0);
+		fill_outer6(data, p, d, hop, inner_protocol(p), 0);
 	} else {
 		if (data + sizeof(struct outer4) > end)
 			return false;
-		fill_outer4(data, p, d, hop, ip_in_ip(p), 0, pmtu_disc);
+		fill_outer4(data, p, d, hop, inner_protocol(p), 0, pmtu_disc);
 	}
 	return true;
 }

@@ -14,19 +14,19 @@
 
 enum { LEAST_MTU4 = 68, LEAST_MTU6 = 1280 }; /* RFC 791, RFC 8200 5 */
 
-INLINE void hop_question(struct bpf_fib_lookup *q, const struct address *to, bool six, u32 input,
+INLINE void fib_params(struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6, u32 input,
 			 const struct address *from)
 {
 	__builtin_memset(q, 0, sizeof(*q));
 	q->ifindex = input;
 	q->tot_len = 1; /* asks for the MTU */
-	if (six) {
-		q->family = FAMILY_V6;
+	if (is_ipv6) {
+		q->family = AF_INET6;
 		__builtin_memcpy(q->ipv6_dst, to, sizeof(*to));
 		if (from)
 			__builtin_memcpy(q->ipv6_src, from, sizeof(*from));
 	} else {
-		q->family = FAMILY_V4;
+		q->family = AF_INET;
 		q->ipv4_dst = to->word[0];
 		if (from)
 			q->ipv4_src = from->word[0];
@@ -36,48 +36,48 @@ INLINE void hop_question(struct bpf_fib_lookup *q, const struct address *to, boo
 /* Whether an address that the routing tables do not forward is this host's own. Routing answers alike for a local
  * address and for no route at all: the snapshot of local addresses decides, else a route to it in the main table. `q` is
  * room for the question. */
-INLINE bool is_own_by(void *ctx, struct bpf_fib_lookup *q, const struct address *address, bool six)
+INLINE bool is_own_address_by(void *ctx, struct bpf_fib_lookup *q, const struct address *address, bool is_ipv6)
 {
 	struct address key = *address; /* Linux 6.1 takes no key from what a global function was given */
 	if (bpf_map_lookup_elem(&locals, &key))
 		return true;
-	hop_question(q, address, six, loopback, NULL);
+	fib_params(q, address, is_ipv6, loopback, NULL);
 	long answer = bpf_fib_lookup(ctx, q, sizeof(*q), BPF_FIB_LOOKUP_DIRECT);
 	return answer == BPF_FIB_LKUP_RET_SUCCESS || answer == BPF_FIB_LKUP_RET_NO_NEIGH;
 }
 
-INLINE bool is_own(void *ctx, const struct address *address, bool six)
+INLINE bool is_own_address(void *ctx, const struct address *address, bool is_ipv6)
 {
 	struct bpf_fib_lookup question;
-	return is_own_by(ctx, &question, address, six);
+	return is_own_address_by(ctx, &question, address, is_ipv6);
 }
 
 /* Whether routing delivers to this host what it would not forward. */
-INLINE bool delivers_by(void *ctx, struct bpf_fib_lookup *q, const struct address *to, bool six)
+INLINE bool delivers_by(void *ctx, struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6)
 {
-	hop_question(q, to, six, loopback, NULL);
-	return bpf_fib_lookup(ctx, q, sizeof(*q), 0) == BPF_FIB_LKUP_RET_NOT_FWDED && is_own_by(ctx, q, to, six);
+	fib_params(q, to, is_ipv6, loopback, NULL);
+	return bpf_fib_lookup(ctx, q, sizeof(*q), 0) == BPF_FIB_LKUP_RET_NOT_FWDED && is_own_address_by(ctx, q, to, is_ipv6);
 }
 
-INLINE bool delivers(void *ctx, const struct address *to, bool six)
+INLINE bool delivers(void *ctx, const struct address *to, bool is_ipv6)
 {
 	struct bpf_fib_lookup question;
-	return delivers_by(ctx, &question, to, six);
+	return delivers_by(ctx, &question, to, is_ipv6);
 }
 
-INLINE int ask_kernel(void *ctx, struct hop *hop, const struct address *to, u32 six_and_input, const struct address *from)
+INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input, const struct address *from)
 {
 	struct bpf_fib_lookup question;
-	bool six = six_and_input & 1;
+	bool is_ipv6 = ipv6_and_input & 1;
 	if (!hop || !to)
 		return 0;
-	hop_question(&question, to, six, six_and_input >> 1, from);
+	fib_params(&question, to, is_ipv6, ipv6_and_input >> 1, from);
 	u32 flags = fib_gives_source && !from ? BPF_FIB_LOOKUP_SRC : 0;
 	long answer = bpf_fib_lookup(ctx, &question, sizeof(question), flags);
 	hop->stamp = ticks();
 	hop->ifindex = question.ifindex;
 	hop->mtu = question.mtu_result;
-	if (six) {
+	if (is_ipv6) {
 		__builtin_memcpy(&hop->gateway, question.ipv6_dst, sizeof(hop->gateway));
 		__builtin_memcpy(&hop->source, question.ipv6_src, sizeof(hop->source));
 	} else {
@@ -92,17 +92,17 @@ INLINE int ask_kernel(void *ctx, struct hop *hop, const struct address *to, u32 
 		break;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
 		/* Before the neighbour is known the kernel tells the MTU only of a packet too long for it. */
-		hop_question(&question, to, six, six_and_input >> 1, from);
+		fib_params(&question, to, is_ipv6, ipv6_and_input >> 1, from);
 		question.tot_len = 0xffff;
 		bpf_fib_lookup(ctx, &question, sizeof(question), 0);
 		hop->mtu = question.mtu_result;
 		hop->verdict = HOP_UNRESOLVED;
 		break;
 	case BPF_FIB_LKUP_RET_FWD_DISABLED:
-		hop->verdict = delivers_by(ctx, &question, to, six) ? HOP_LOCAL : HOP_NO_FORWARDING;
+		hop->verdict = delivers_by(ctx, &question, to, is_ipv6) ? HOP_LOCAL : HOP_NO_FORWARDING;
 		break;
 	case BPF_FIB_LKUP_RET_NOT_FWDED:
-		hop->verdict = is_own_by(ctx, &question, to, six) ? HOP_LOCAL : HOP_NO_ROUTE;
+		hop->verdict = is_own_address_by(ctx, &question, to, is_ipv6) ? HOP_LOCAL : HOP_NO_ROUTE;
 		break;
 	default:
 		hop->verdict = HOP_NO_ROUTE;
@@ -111,53 +111,53 @@ INLINE int ask_kernel(void *ctx, struct hop *hop, const struct address *to, u32 
 }
 
 /* The next hop to an address. The kernel knows the type of a context only by its declaration, so each hook has its own. */
-VERIFIED_ONCE int ask_hop_xdp(struct xdp_md *ctx, struct hop *hop, const struct address *to, u32 six_and_input,
+VERIFIED_ONCE int lookup_hop_xdp(struct xdp_md *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input,
 			      const struct address *from)
 {
-	return ask_kernel(ctx, hop, to, six_and_input, from);
+	return lookup_fib(ctx, hop, to, ipv6_and_input, from);
 }
 
-VERIFIED_ONCE int ask_hop_tc(struct __sk_buff *ctx, struct hop *hop, const struct address *to, u32 six_and_input,
+VERIFIED_ONCE int lookup_hop_tc(struct __sk_buff *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input,
 			     const struct address *from)
 {
-	return ask_kernel(ctx, hop, to, six_and_input, from);
+	return lookup_fib(ctx, hop, to, ipv6_and_input, from);
 }
 
 /* `from`, if given, is the source that rules of policy routing see. */
-INLINE void ask_hop(void *ctx, enum hook hook, struct hop *hop, const struct address *to, bool six, u32 input,
+INLINE void lookup_hop(void *ctx, enum hook hook, struct hop *hop, const struct address *to, bool is_ipv6, u32 input,
 		    const struct address *from)
 {
 	if (hook == HOOK_XDP)
-		ask_hop_xdp(ctx, hop, to, six | input << 1, from);
+		lookup_hop_xdp(ctx, hop, to, is_ipv6 | input << 1, from);
 	else
-		ask_hop_tc(ctx, hop, to, six | input << 1, from);
+		lookup_hop_tc(ctx, hop, to, is_ipv6 | input << 1, from);
 }
 
 /* Ask for the next hop to a destination again; what was noted of it for quick packets no longer holds. */
-INLINE int renew(void *ctx, enum hook hook, struct lane *lane, const struct destination *d, u32 now)
+INLINE int refresh_hop(void *ctx, enum hook hook, struct lane *lane, const struct destination *d, u32 now)
 {
 	if (!lane || !d)
 		return 0;
 	struct hop *hop = &lane->hop;
-	ask_hop(ctx, hook, hop, &d->address, d->family == 6, loopback, NULL);
+	lookup_hop(ctx, hook, hop, &d->address, d->family == 6, loopback, NULL);
 	lane->entrances[SIDE_REQUEST].live = 0;
 	if (d->mtu && d->mtu < hop->mtu) /* forwarding heeds a route's own MTU only if it is locked */
 		hop->mtu = d->mtu;
 	if (d->family == 4)
-		heed_path(hop, &d->address, now);
-	u32 head = d->family == 6 ? IPV6_BYTES : IPV4_BYTES;
+		apply_pmtu(hop, &d->address, now);
+	u32 head = d->family == 6 ? IPV6_HLEN : IPV4_HLEN;
 	hop->room = hop->mtu >= head + (d->family == 6 ? LEAST_MTU6 : LEAST_MTU4) ? hop->mtu - head : 0;
 	return 0;
 }
 
-VERIFIED_ONCE int renew_xdp(struct xdp_md *ctx, struct lane *lane, const struct destination *d, u32 now)
+VERIFIED_ONCE int refresh_hop_xdp(struct xdp_md *ctx, struct lane *lane, const struct destination *d, u32 now)
 {
-	return renew(ctx, HOOK_XDP, lane, d, now);
+	return refresh_hop(ctx, HOOK_XDP, lane, d, now);
 }
 
-VERIFIED_ONCE int renew_tc(struct __sk_buff *ctx, struct lane *lane, const struct destination *d, u32 now)
+VERIFIED_ONCE int refresh_hop_tc(struct __sk_buff *ctx, struct lane *lane, const struct destination *d, u32 now)
 {
-	return renew(ctx, HOOK_TC, lane, d, now);
+	return refresh_hop(ctx, HOOK_TC, lane, d, now);
 }
 
 /* The next hop to a destination, at most a second old; anything but a ready one is asked for again. `asked` tells
@@ -170,86 +170,86 @@ INLINE struct hop *destination_hop(void *ctx, enum hook hook, u32 index, const s
 	*asked = false;
 	if (!lane)
 		return NULL;
-	lane = OPAQUE(lane);
+	lane = barrier_var(lane);
 	struct hop *hop = &lane->hop;
 	if (unlikely(now - hop->stamp >= ticks_per_second || (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL))) {
 		if (hook == HOOK_XDP)
-			renew_xdp(ctx, lane, d, now);
+			refresh_hop_xdp(ctx, lane, d, now);
 		else
-			renew_tc(ctx, lane, d, now);
+			refresh_hop_tc(ctx, lane, d, now);
 		*asked = true;
 	}
 	return hop;
 }
 
 /* A reply on its way to a client of NAT. */
-struct way_back {
+struct reply_route {
 	struct address client;
 	struct address source; /* as it came */
 	struct address anew; /* the virtual address, as it leaves */
 	u32 input; /* device; 0: sent by this host itself */
-	bool six;
+	bool is_ipv6;
 	bool reroute; /* snat_reroute: it leaves as this host would send it from its new source (IPVS-SEMANTICS 7.3) */
 };
 
-INLINE u32 index_of_client(const struct address *client, const struct address *source, bool six)
+INLINE u32 index_of_client(const struct address *client, const struct address *source, bool is_ipv6)
 {
-	return (address_hash(client, six) ^ source->word[six ? 3 : 0] >> 24) & (HOP_SLOTS - 1);
+	return (address_hash(client, is_ipv6) ^ source->word[is_ipv6 ? 3 : 0] >> 24) & (HOP_SLOTS - 1);
 }
 
 enum { CLIENT_HOP_ASKED = 1u << 31 };
 
 /* Where in `client_hops` the next hop to a client is; CLIENT_HOP_ASKED: this packet asked for it. */
-INLINE u32 client_hop_index(void *ctx, enum hook hook, const struct way_back *way, u32 now)
+INLINE u32 client_hop_index(void *ctx, enum hook hook, const struct reply_route *way, u32 now)
 {
 	if (!way)
 		return 0;
 	const struct address *source = way->reroute ? &way->anew : &way->source;
-	u32 index = index_of_client(&way->client, source, way->six);
-	struct client_hop *slot = LOOKUP(client_hops, index);
+	u32 index = index_of_client(&way->client, source, way->is_ipv6);
+	struct client_hop *slot = map_elem(client_hops, index);
 	if (!slot)
 		return index;
 	u32 verdict = slot->hop.verdict;
-	bool same = slot->family == (way->six ? 6 : 4) && slot->ifindex == way->input &&
-		    same_address(&slot->address, &way->client, way->six) && same_address(&slot->source, source, way->six);
+	bool same = slot->family == (way->is_ipv6 ? 6 : 4) && slot->ifindex == way->input &&
+		    same_address(&slot->address, &way->client, way->is_ipv6) && same_address(&slot->source, source, way->is_ipv6);
 	if (likely(same && now - slot->hop.stamp < ticks_per_second && (verdict == HOP_READY || verdict == HOP_LOCAL)))
 		return index;
 	slot->address = way->client;
 	slot->source = *source;
-	slot->family = way->six ? 6 : 4;
+	slot->family = way->is_ipv6 ? 6 : 4;
 	slot->ifindex = way->input;
 	if (way->input)
-		ask_hop(ctx, hook, &slot->hop, &way->client, way->six, way->input, &way->source);
+		lookup_hop(ctx, hook, &slot->hop, &way->client, way->is_ipv6, way->input, &way->source);
 	verdict = way->input ? slot->hop.verdict : HOP_READY;
 	if (way->reroute && (verdict == HOP_READY || verdict == HOP_UNRESOLVED))
-		ask_hop(ctx, hook, &slot->hop, &way->client, way->six, loopback, &way->anew);
+		lookup_hop(ctx, hook, &slot->hop, &way->client, way->is_ipv6, loopback, &way->anew);
 	return index | CLIENT_HOP_ASKED;
 }
 
-VERIFIED_ONCE u32 client_hop_index_xdp(struct xdp_md *ctx, const struct way_back *way, u32 now)
+VERIFIED_ONCE u32 client_hop_index_xdp(struct xdp_md *ctx, const struct reply_route *way, u32 now)
 {
 	return client_hop_index(ctx, HOOK_XDP, way, now);
 }
 
-VERIFIED_ONCE u32 client_hop_index_tc(struct __sk_buff *ctx, const struct way_back *way, u32 now)
+VERIFIED_ONCE u32 client_hop_index_tc(struct __sk_buff *ctx, const struct reply_route *way, u32 now)
 {
 	return client_hop_index(ctx, HOOK_TC, way, now);
 }
 
 /* Likewise the next hop to a client of NAT, asked as a router would: only if this host forwards. */
-INLINE struct hop *client_hop(void *ctx, enum hook hook, const struct way_back *way, u32 now, bool *asked)
+INLINE struct hop *client_hop(void *ctx, enum hook hook, const struct reply_route *way, u32 now, bool *asked)
 {
 	u32 index = hook == HOOK_XDP ? client_hop_index_xdp(ctx, way, now) : client_hop_index_tc(ctx, way, now);
-	struct client_hop *slot = LOOKUP(client_hops, index & (HOP_SLOTS - 1));
+	struct client_hop *slot = map_elem(client_hops, index & (HOP_SLOTS - 1));
 	*asked = index & CLIENT_HOP_ASKED;
-	return slot ? &OPAQUE(slot)->hop : NULL;
+	return slot ? &barrier_var(slot)->hop : NULL;
 }
 
 /* Where a router in this host's place would send the packet. */
-INLINE struct hop *onward_hop(void *ctx, const struct packet *p, enum hook hook, u32 now, bool *asked)
+INLINE struct hop *router_hop(void *ctx, const struct packet *p, enum hook hook, u32 now, bool *asked)
 {
-	struct way_back way = {.input = input_device(ctx, hook), .six = p->six};
-	if (p->six) {
+	struct reply_route way = {.input = ctx_ifindex(ctx, hook), .is_ipv6 = p->is_ipv6};
+	if (p->is_ipv6) {
 		way.client = p->tuple.v6.target;
 		way.source = p->tuple.v6.source;
 	} else {
@@ -260,22 +260,22 @@ INLINE struct hop *onward_hop(void *ctx, const struct packet *p, enum hook hook,
 }
 
 /* How XDP sends to a hop: out of the device that the packet came in by, out of another that is proven able, or not. */
-enum way { WAY_BACK, WAY_ACROSS, WAY_NONE };
+enum xmit_way { XMIT_TX, XMIT_REDIRECT, XMIT_NONE };
 
-INLINE enum way way_to(const struct hop *hop, u32 input)
+INLINE enum xmit_way xmit_way_to(const struct hop *hop, u32 input)
 {
 	u32 ifindex = hop->ifindex;
 	if (likely(ifindex == input))
-		return WAY_BACK;
-	return bpf_map_lookup_elem(&transmitters, &ifindex) ? WAY_ACROSS : WAY_NONE;
+		return XMIT_TX;
+	return bpf_map_lookup_elem(&transmitters, &ifindex) ? XMIT_REDIRECT : XMIT_NONE;
 }
 
-INLINE int sent_by(const struct hop *hop, enum way way)
+INLINE int xdp_xmit(const struct hop *hop, enum xmit_way way)
 {
-	return likely(way == WAY_BACK) ? (int)XDP_TX : (int)bpf_redirect_map(&transmitters, hop->ifindex, 0);
+	return likely(way == XMIT_TX) ? (int)XDP_TX : (int)bpf_redirect_map(&transmitters, hop->ifindex, 0);
 }
 
 INLINE bool xdp_reaches(void *ctx, const struct hop *hop)
 {
-	return way_to(hop, input_device(ctx, HOOK_XDP)) != WAY_NONE;
+	return xmit_way_to(hop, ctx_ifindex(ctx, HOOK_XDP)) != XMIT_NONE;
 }

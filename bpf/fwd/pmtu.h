@@ -9,7 +9,7 @@
 enum { PATH_LIFE_S = 600, PATH_LEAST_MTU = 552 }; /* the kernel's route/mtu_expires and route/min_pmtu */
 
 /* What was learnt of the path to an address, unless it is too old. */
-INLINE struct path *path_to(const struct address *to, u32 now)
+INLINE struct path *pmtu_of(const struct address *to, u32 now)
 {
 	struct address key = *to; /* Linux 6.1 takes no key from what a global function was given */
 	struct path *path = bpf_map_lookup_elem(&paths, &key);
@@ -17,9 +17,9 @@ INLINE struct path *path_to(const struct address *to, u32 now)
 }
 
 /* A destination's route has just been asked for: a smaller MTU that was learnt counts. */
-INLINE void heed_path(struct hop *hop, const struct address *to, u32 now)
+INLINE void apply_pmtu(struct hop *hop, const struct address *to, u32 now)
 {
-	struct path *path = path_to(to, now);
+	struct path *path = pmtu_of(to, now);
 	if (!path)
 		return;
 	WRITE_ONCE(path->used, 1);
@@ -27,12 +27,12 @@ INLINE void heed_path(struct hop *hop, const struct address *to, u32 now)
 		hop->mtu = path->mtu;
 }
 
-struct forgetting {
+struct invalidate_ctx {
 	u32 index;
 	u32 pad;
 };
 
-static int forget_step(u32 cpu, struct forgetting *f)
+static int invalidate_step(u32 cpu, struct invalidate_ctx *f)
 {
 	struct lane *lane = lane_of_cpu(f->index, cpu);
 	if (!lane)
@@ -43,18 +43,18 @@ static int forget_step(u32 cpu, struct forgetting *f)
 }
 
 /* No CPU sends to this destination by the route that it had. */
-INLINE void forget_hops(u32 index)
+INLINE void invalidate_hops(u32 index)
 {
-	struct forgetting f = {.index = index};
-	bpf_loop(4096, forget_step, &f, 0);
+	struct invalidate_ctx f = {.index = index};
+	bpf_loop(4096, invalidate_step, &f, 0);
 }
 
 /* An error told that `mtu` is the path's. `route` is the MTU without any such news. The result is the MTU by which
  * packets have been sent so far, for that is what the kernel reports to whoever sent the too long packet: the new one
  * counts only after its first use. */
-INLINE u32 learn_path(const struct address *to, u32 mtu, u32 route, u32 now)
+INLINE u32 update_pmtu(const struct address *to, u32 mtu, u32 route, u32 now)
 {
-	struct path *path = path_to(to, now);
+	struct path *path = pmtu_of(to, now);
 	u32 old = path ? path->mtu : route, sent_by = path && path->used ? path->mtu : route;
 	u32 until = now + PATH_LIFE_S * ticks_per_second;
 	if (old < mtu)

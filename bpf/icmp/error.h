@@ -3,9 +3,9 @@
  * packet is a request, as sent to it; from the client's side it is a reply, as the client saw it. What concerns no
  * connection is the stack's.
  *
- *	STAGE_ERROR -> whose connection? -> STAGE_ERROR_CARRY -> checksum, rewriting -> STAGE_TROUBLE
- *	           |-> a tunnel's packet -> STAGE_ERROR_TUNNEL -> STAGE_ICMP
- *	           `-> schedule_icmp     -> STAGE_NEW -> scheduler -> STAGE_CONNECT -> STAGE_ERROR_CARRY
+ *	PROG_ICMP_RECEIVE -> whose connection? -> PROG_ICMP_FORWARD -> checksum, rewriting -> PROG_FWD_SLOW
+ *	           |-> a tunnel's packet -> PROG_ICMP_TUNNEL -> PROG_ICMP_SEND
+ *	           `-> schedule_icmp     -> PROG_NEW -> scheduler -> PROG_CONNECT -> PROG_ICMP_FORWARD
  */
 #pragma once
 #include "conntrack/lookup.h"
@@ -16,31 +16,31 @@
 
 enum { ICMP4_UNREACHABLE = 3, ICMP4_QUENCH = 4, ICMP4_EXCEEDED = 11, ICMP4_TOO_BIG = 4 /* code */, ICMP6_INFORMATION = 128 };
 
-INLINE bool is_error(u8 type, bool six)
+INLINE bool is_error(u8 type, bool is_ipv6)
 {
-	if (six)
+	if (is_ipv6)
 		return type < ICMP6_INFORMATION;
 	return type == ICMP4_UNREACHABLE || type == ICMP4_QUENCH || type == ICMP4_EXCEEDED;
 }
 
 INLINE bool may_be_tunnel(u8 protocol)
 {
-	return protocol == PROTO_IPIP || protocol == PROTO_GRE || protocol == PROTO_UDP;
+	return protocol == IPPROTO_IPIP || protocol == IPPROTO_GRE || protocol == IPPROTO_UDP;
 }
 
 /* Whether a router in this host's place would hand the error on. */
-INLINE bool would_pass_on(struct __sk_buff *skb, const struct packet *p, const struct hop *hop)
+INLINE bool is_forwardable(struct __sk_buff *skb, const struct packet *p, const struct hop *hop)
 {
 	return (hop->verdict == HOP_READY || hop->verdict == HOP_UNRESOLVED) && p->ttl > 1 &&
 	       fit(segment_length(skb, p, HOOK_TC), hop->mtu, 0, p, false) != FITS_NOT;
 }
 
 /* The quote is a reply: its connection is the client's. */
-INLINE bool from_client_side(struct work *w)
+INLINE bool find_from_client(struct scratch *w)
 {
-	bool six = w->packet.six;
-	turn(&w->template_tuple, &w->quote.tuple, six);
-	struct connection *c = find_tuple(&w->template_tuple, six).connection;
+	bool is_ipv6 = w->packet.is_ipv6;
+	tuple_reverse(&w->template_tuple, &w->inner.tuple, is_ipv6);
+	struct connection *c = find_tuple(&w->template_tuple, is_ipv6).connection;
 	if (!c)
 		return false;
 	w->chosen = c->destination;
@@ -51,12 +51,12 @@ INLINE bool from_client_side(struct work *w)
 }
 
 /* The quote is a request to a NAT real server. */
-INLINE bool from_nat_side(struct work *w)
+INLINE bool find_from_nat_server(struct scratch *w)
 {
-	bool six = w->packet.six;
-	turn(&w->template_tuple, &w->quote.tuple, six);
+	bool is_ipv6 = w->packet.is_ipv6;
+	tuple_reverse(&w->template_tuple, &w->inner.tuple, is_ipv6);
 	struct address source = {};
-	if (six) {
+	if (is_ipv6) {
 		struct reply6 *found = bpf_map_lookup_elem(&replies6, &w->template_tuple.v6);
 		if (!found)
 			return false;
@@ -66,7 +66,7 @@ INLINE bool from_nat_side(struct work *w)
 	} else {
 		struct key4 key = key4_of(&w->template_tuple.v4);
 		u32 slot;
-		struct place4 *found = find_answered(key.addresses, key.rest, &slot);
+		struct place4 *found = find_reply4(key.addresses, key.rest, &slot);
 		if (!found)
 			return false;
 		w->chosen = found->connection.destination;
@@ -80,9 +80,9 @@ INLINE bool from_nat_side(struct work *w)
 }
 
 /* The quote is a request that another method left as it was, so there is nothing to change. */
-INLINE bool from_plain_side(struct work *w)
+INLINE bool find_from_plain_server(struct scratch *w)
 {
-	struct connection *c = find_tuple(&w->quote.tuple, w->packet.six).connection;
+	struct connection *c = find_tuple(&w->inner.tuple, w->packet.is_ipv6).connection;
 	if (!c || c->method == METHOD_MASQ)
 		return false;
 	w->chosen = c->destination;
@@ -91,46 +91,46 @@ INLINE bool from_plain_side(struct work *w)
 	return true;
 }
 
-INLINE bool from_server_side(struct work *w)
+INLINE bool find_from_server(struct scratch *w)
 {
-	return from_nat_side(w) || from_plain_side(w);
+	return find_from_nat_server(w) || find_from_plain_server(w);
 }
 
 /* Whether the virtual address of the quoted packet stands by: its target, or its source if it is a reply. */
-INLINE bool quote_stands_by(const struct quote *q, bool six, const struct root *root)
+INLINE bool inner_is_standby(const struct icmp_inner *q, bool is_ipv6, const struct root *root)
 {
 	struct address source = {}, target = {};
 	if (likely(!root->standby))
 		return false;
-	if (six) {
+	if (is_ipv6) {
 		source = q->tuple.v6.source;
 		target = q->tuple.v6.target;
 	} else {
 		source.word[0] = q->tuple.v4.source;
 		target.word[0] = q->tuple.v4.target;
 	}
-	return stands_by(root, &source, six) || stands_by(root, &target, six);
+	return is_standby(root, &source, is_ipv6) || is_standby(root, &target, is_ipv6);
 }
 
 /* About no connection: with schedule_icmp it makes one, as if its client had sent (8.4). */
-INLINE int schedule_quote(struct __sk_buff *skb, struct work *w, const struct root *root)
+INLINE int schedule_inner(struct __sk_buff *skb, struct scratch *w, const struct root *root)
 {
 	struct packet *p = &w->packet;
-	struct quote *q = &w->quote;
+	struct icmp_inner *q = &w->inner;
 	if (!root->settings.schedule_icmp || !has_ports(q->protocol))
-		return pass(skb, p, HOOK_TC);
+		return pass_packet(skb, p, HOOK_TC);
 	if (!q->known)
-		return dropped(HOOK_TC, REASON_SHORT);
+		return drop(HOOK_TC, REASON_SHORT);
 	w->outer = p->tuple;
 	w->error_side = SIDE_CLIENT;
-	turn(&p->tuple, &q->tuple, p->six);
+	tuple_reverse(&p->tuple, &q->tuple, p->is_ipv6);
 	p->protocol = q->protocol;
-	p->quoting = 1;
-	return go_on(skb, HOOK_TC, STAGE_NEW);
+	p->by_inner = 1;
+	return tail_call(skb, HOOK_TC, PROG_NEW);
 }
 
 /* Sum of the ICMP message, without the pseudo header of ICMPv6; 0xffff when the checksum of ICMP is right. */
 INLINE u16 message_sum(struct __sk_buff *skb, const struct packet *p, struct copy *copy)
 {
-	return folded(sum_of(skb, copy->bytes, p->l4, p->length + ETHER - p->l4, 0));
+	return csum_fold(csum_frame(skb, copy->bytes, p->l4, p->length + ETH_HLEN - p->l4, 0));
 }

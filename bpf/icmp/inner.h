@@ -6,11 +6,11 @@
 #include "ctx/scratch.h"
 #include "lib/headers.h"
 
-enum { EXTENSION_FRAGMENT = 44, QUOTED_EXTENSIONS = 8 };
+enum { MAX_INNER_EXTENSIONS = 8 };
 
-INLINE void quote_ports(struct quote *q, const struct ports *ports, u8 protocol, bool six)
+INLINE void set_inner_ports(struct icmp_inner *q, const struct ports *ports, u8 protocol, bool is_ipv6)
 {
-	if (six) {
+	if (is_ipv6) {
 		q->tuple.v6.source_port = ports->source;
 		q->tuple.v6.target_port = ports->target;
 		q->tuple.v6.protocol = protocol;
@@ -24,51 +24,51 @@ INLINE void quote_ports(struct quote *q, const struct ports *ports, u8 protocol,
 
 /* Protocol and ports as a connection of the quoted packet has them. Of a later fragment of IPv4, too, IPVS takes what
  * stands there for ports: it then has to match a connection by chance. */
-INLINE void quote_transport(struct __sk_buff *skb, struct quote *q, u32 end, bool six)
+INLINE void parse_inner_transport(struct __sk_buff *skb, struct icmp_inner *q, u32 end, bool is_ipv6)
 {
-	struct ports ports = {.source = to_be16(PORT_IKE), .target = to_be16(PORT_IKE)};
+	struct ports ports = {.source = bpf_htons(PORT_IKE), .target = bpf_htons(PORT_IKE)};
 	if (is_ipsec(q->protocol)) {
 		if (!q->later)
-			quote_ports(q, &ports, PROTO_UDP, six);
+			set_inner_ports(q, &ports, IPPROTO_UDP, is_ipv6);
 		return;
 	}
 	if (!has_ports(q->protocol) || q->l4 + 4 > end || bpf_skb_load_bytes(skb, q->l4, &ports, 4))
 		return;
-	quote_ports(q, &ports, q->protocol, six);
+	set_inner_ports(q, &ports, q->protocol, is_ipv6);
 }
 
-INLINE bool read_quote4(struct __sk_buff *skb, struct quote *q, u32 end)
+INLINE bool parse_inner4(struct __sk_buff *skb, struct icmp_inner *q, u32 end)
 {
-	struct ipv4 ip;
-	if (q->at + IPV4_BYTES > end || bpf_skb_load_bytes(skb, q->at, &ip, sizeof(ip)) || ip.version_words >> 4 != 4)
+	struct ipv4_header ip;
+	if (q->at + IPV4_HLEN > end || bpf_skb_load_bytes(skb, q->at, &ip, sizeof(ip)) || ip.version_ihl >> 4 != 4)
 		return false;
-	u32 size = (ip.version_words & 15) << 2;
-	if (size < IPV4_BYTES || q->at + size > end)
+	u32 size = (ip.version_ihl & 15) << 2;
+	if (size < IPV4_HLEN || q->at + size > end)
 		return false;
 	q->l4 = q->at + size;
 	q->protocol = ip.protocol;
 	q->tos = ip.tos;
-	q->df = (ip.fragment & to_be16(IPV4_DF)) != 0;
-	q->later = (ip.fragment & to_be16(IPV4_OFFSET)) != 0;
-	q->tuple.v4.source = ip.source;
-	q->tuple.v4.target = ip.target;
+	q->df = (ip.frag_off & bpf_htons(IP_DF)) != 0;
+	q->later = (ip.frag_off & bpf_htons(IP_OFFSET)) != 0;
+	q->tuple.v4.source = ip.saddr;
+	q->tuple.v4.target = ip.daddr;
 	return true;
 }
 
 /* Extension headers are walked as IPVS walks them: AH is one of them. */
-INLINE bool read_quote6(struct __sk_buff *skb, struct quote *q, u32 end)
+INLINE bool parse_inner6(struct __sk_buff *skb, struct icmp_inner *q, u32 end)
 {
-	struct ipv6 ip;
-	if (q->at + IPV6_BYTES > end || bpf_skb_load_bytes(skb, q->at, &ip, sizeof(ip)) ||
-	    (ip.version_class_flow & to_be32(0xf0000000)) != to_be32(0x60000000))
+	struct ipv6_header ip;
+	if (q->at + IPV6_HLEN > end || bpf_skb_load_bytes(skb, q->at, &ip, sizeof(ip)) ||
+	    (ip.version_class_flow & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000))
 		return false;
-	q->tuple.v6.source = ip.source;
-	q->tuple.v6.target = ip.target;
-	u32 at = q->at + IPV6_BYTES;
-	u8 next = ip.next;
-	for (int i = 0; i < QUOTED_EXTENSIONS; i++) {
+	q->tuple.v6.source = ip.saddr;
+	q->tuple.v6.target = ip.daddr;
+	u32 at = q->at + IPV6_HLEN;
+	u8 next = ip.nexthdr;
+	for (int i = 0; i < MAX_INNER_EXTENSIONS; i++) {
 		u8 head[4];
-		bool fragment = next == EXTENSION_FRAGMENT, ah = next == PROTO_AH;
+		bool fragment = next == IPPROTO_FRAGMENT, ah = next == IPPROTO_AH;
 		if (next != 0 && next != 43 && next != 60 && !fragment && !ah)
 			break;
 		if (at + 8 > end || bpf_skb_load_bytes(skb, at, head, 4))
@@ -85,12 +85,12 @@ INLINE bool read_quote6(struct __sk_buff *skb, struct quote *q, u32 end)
 
 /* Read the packet quoted at `at`, in an error that ends at `end`. False if it makes no sense; `known` tells whether a
  * connection could be meant. */
-INLINE bool read_quote(struct __sk_buff *skb, struct quote *q, u32 at, u32 end, bool six)
+INLINE bool parse_inner(struct __sk_buff *skb, struct icmp_inner *q, u32 at, u32 end, bool is_ipv6)
 {
 	__builtin_memset(q, 0, sizeof(*q));
 	q->at = at;
-	if (six ? !read_quote6(skb, q, end) : !read_quote4(skb, q, end))
+	if (is_ipv6 ? !parse_inner6(skb, q, end) : !parse_inner4(skb, q, end))
 		return false;
-	quote_transport(skb, q, end, six);
+	parse_inner_transport(skb, q, end, is_ipv6);
 	return true;
 }

@@ -8,51 +8,51 @@
 #include "icmp/inner.h"
 #include "icmp/send.h"
 
-INLINE int stage_error(struct __sk_buff *skb)
+INLINE int prog_icmp_receive(struct __sk_buff *skb)
 {
-	struct work *w = work_of(HOOK_TC);
-	struct root *root = the_root();
+	struct scratch *w = scratch_of(HOOK_TC);
+	struct root *root = get_root();
 	if (!w)
-		return to_stack(HOOK_TC);
+		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
-	bool six = p->six, asked;
-	if (!facts_of(root)->services[six])
-		return pass(skb, p, HOOK_TC);
+	bool is_ipv6 = p->is_ipv6, asked;
+	if (!facts_of(root)->services[is_ipv6])
+		return pass_packet(skb, p, HOOK_TC);
 	struct icmp_header icmp;
-	u32 end = ETHER + p->length;
-	if (p->l4 + ICMP_BYTES > end || bpf_skb_load_bytes(skb, p->l4, &icmp, sizeof(icmp)))
-		return dropped(HOOK_TC, REASON_SHORT);
-	if (!is_error(icmp.type, six) || !read_quote(skb, &w->quote, p->l4 + ICMP_BYTES, end, six))
-		return pass(skb, p, HOOK_TC);
-	if (unlikely(quote_stands_by(&w->quote, six, root)))
-		return pass(skb, p, HOOK_TC);
+	u32 end = ETH_HLEN + p->length;
+	if (p->l4 + ICMP_HLEN > end || bpf_skb_load_bytes(skb, p->l4, &icmp, sizeof(icmp)))
+		return drop(HOOK_TC, REASON_SHORT);
+	if (!is_error(icmp.type, is_ipv6) || !parse_inner(skb, &w->inner, p->l4 + ICMP_HLEN, end, is_ipv6))
+		return pass_packet(skb, p, HOOK_TC);
+	if (unlikely(inner_is_standby(&w->inner, is_ipv6, root)))
+		return pass_packet(skb, p, HOOK_TC);
 	w->error_type = icmp.type;
 	w->error_code = icmp.code;
-	w->error_rest = from_be32(icmp.rest);
-	p->whole = 1;
-	p->no_sum = p->syn = p->rst = p->cut = 0;
+	w->error_rest = bpf_ntohl(icmp.rest);
+	p->l4_complete = 1;
+	p->no_csum = p->syn = p->rst = p->no_chunk = 0;
 	p->event = EVENT_KEEP;
 
-	struct hop *hop = onward_hop(skb, p, HOOK_TC, ticks(), &asked);
+	struct hop *hop = router_hop(skb, p, HOOK_TC, ticks(), &asked);
 	if (!hop)
-		return pass(skb, p, HOOK_TC);
+		return pass_packet(skb, p, HOOK_TC);
 	bool here = hop->verdict == HOP_LOCAL;
-	if (!here && !would_pass_on(skb, p, hop))
-		return pass(skb, p, HOOK_TC);
+	if (!here && !is_forwardable(skb, p, hop))
+		return pass_packet(skb, p, HOOK_TC);
 	w->hop = *hop;
-	w->error_passes = !here;
+	w->icmp_transit = !here;
 	/* An error to this host is asked for a reply first; one that passes, for a request (IPVS-SEMANTICS 2.1). */
-	bool found = w->quote.known && (here ? from_server_side(w) || from_client_side(w) :
-					       from_client_side(w) || from_server_side(w));
-	if (found && w->error_side == SIDE_SERVER && root->standby && stands_by(root, &w->virtual_address, six))
-		return pass(skb, p, HOOK_TC);
+	bool found = w->inner.known && (here ? find_from_server(w) || find_from_client(w) :
+					       find_from_client(w) || find_from_server(w));
+	if (found && w->error_side == SIDE_SERVER && root->standby && is_standby(root, &w->virtual_address, is_ipv6))
+		return pass_packet(skb, p, HOOK_TC);
 	if (found && w->error_side == SIDE_PLAIN) {
 		account_out(w->chosen, p->length, root);
-		return pass(skb, p, HOOK_TC);
+		return pass_packet(skb, p, HOOK_TC);
 	}
 	if (found)
-		return go_on(skb, HOOK_TC, STAGE_ERROR_CARRY);
-	if (here && !six && !w->quote.later && may_be_tunnel(w->quote.protocol))
-		return go_on(skb, HOOK_TC, STAGE_ERROR_TUNNEL);
-	return schedule_quote(skb, w, root);
+		return tail_call(skb, HOOK_TC, PROG_ICMP_FORWARD);
+	if (here && !is_ipv6 && !w->inner.later && may_be_tunnel(w->inner.protocol))
+		return tail_call(skb, HOOK_TC, PROG_ICMP_TUNNEL);
+	return schedule_inner(skb, w, root);
 }

@@ -6,16 +6,16 @@
 #include "fwd/send.h"
 #include "parse/options4.h"
 
-enum { QUOTE4 = 548, QUOTE6 = 1232, QUOTE_BUFFER = 1280, ICMP_BYTES = 8, ICMP_TTL = 64, ICMP_TOS = 0xc0, TOS_KEPT = 0x1e };
+enum { ICMP4_MAX_INNER = 548, ICMP6_MAX_INNER = 1232, INNER_BUFFER = 1280, ICMP_HLEN = 8, ICMP_TTL = 64, ICMP_TOS = 0xc0, TOS_KEPT = 0x1e };
 
 struct error6 {
-	struct ipv6 ip;
+	struct ipv6_header ip;
 	struct icmp_header icmp;
 } __attribute__((packed));
 
-INLINE bool may_answer(const struct root *root)
+INLINE bool may_send(const struct root *root)
 {
-	struct limiter *limiter = LOOKUP(limiters, 0);
+	struct limiter *limiter = map_elem(limiters, 0);
 	u32 rate = root->settings.icmp_per_second, second = ticks() / ticks_per_second;
 	if (!rate || !limiter)
 		return true;
@@ -29,146 +29,146 @@ INLINE bool may_answer(const struct root *root)
 	return true;
 }
 
-VERIFIED_ONCE int wipe_quote(struct copy *copy)
+VERIFIED_ONCE int zero_inner(struct copy *copy)
 {
 	if (copy)
-		wipe(copy->bytes, QUOTE_BUFFER);
+		memzero(copy->bytes, INNER_BUFFER);
 	return 0;
 }
 
-INLINE u32 sum_of_quote(struct copy *copy)
+INLINE u32 inner_sum(struct copy *copy)
 {
 	u32 sum = bpf_csum_diff(NULL, 0, (be32 *)copy->bytes, 512, 0);
 	sum = bpf_csum_diff(NULL, 0, (be32 *)(copy->bytes + 512), 512, sum);
-	return bpf_csum_diff(NULL, 0, (be32 *)(copy->bytes + 1024), QUOTE_BUFFER - 1024, sum);
+	return bpf_csum_diff(NULL, 0, (be32 *)(copy->bytes + 1024), INNER_BUFFER - 1024, sum);
 }
 
 /* A packet from this machine's other namespaces may carry an unfinished checksum (only the pseudo header's sum), which
  * the sending device completes when the error leaves. Then the error's own checksum must count the completed one. */
-INLINE u32 completed(const struct packet *p, const struct copy *copy, u32 quote, u32 sum)
+INLINE u32 completed_sum(const struct packet *p, const struct copy *copy, u32 quote, u32 sum)
 {
-	if (p->protocol != PROTO_TCP && p->protocol != PROTO_UDP)
+	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
 		return sum;
-	u32 head = p->l4 - ETHER, at = head + (p->protocol == PROTO_TCP ? 16 : 6);
-	if (at + 2 > quote || at > QUOTE_BUFFER - 2 || (head & 3))
+	u32 head = p->l4 - ETH_HLEN, at = head + (p->protocol == IPPROTO_TCP ? 16 : 6);
+	if (at + 2 > quote || at > INNER_BUFFER - 2 || (head & 3))
 		return sum;
 	u16 field = *(u16 *)(copy->bytes + at);
-	u32 pseudo = bpf_csum_diff(NULL, 0, (be32 *)(copy->bytes + (p->six ? 8 : 12)), p->six ? 32 : 8, 0);
-	pseudo = folded((u64)pseudo + to_be16(p->protocol) + to_be16(p->length - head));
+	u32 pseudo = bpf_csum_diff(NULL, 0, (be32 *)(copy->bytes + (p->is_ipv6 ? 8 : 12)), p->is_ipv6 ? 32 : 8, 0);
+	pseudo = csum_fold((u64)pseudo + bpf_htons(p->protocol) + bpf_htons(p->length - head));
 	if (pseudo != field)
 		return sum;
 	u16 header = 0xffff; /* what a right IPv4 header sums to */
-	if (p->six && head <= 508)
-		header = folded(bpf_csum_diff(NULL, 0, (be32 *)copy->bytes, OPAQUE(head) & 508, 0));
-	u16 segment = folded((u64)sum + (u16)~header);
-	if (quote == p->length && folded((u64)segment + pseudo) == 0xffff)
+	if (p->is_ipv6 && head <= 508)
+		header = csum_fold(bpf_csum_diff(NULL, 0, (be32 *)copy->bytes, barrier_var(head) & 508, 0));
+	u16 segment = csum_fold((u64)sum + (u16)~header);
+	if (quote == p->length && csum_fold((u64)segment + pseudo) == 0xffff)
 		return sum; /* it looks unfinished, but is right */
 	u16 complete = ~segment;
-	return folded((u64)sum + (u16)~field + complete);
+	return csum_fold((u64)sum + (u16)~field + complete);
 }
 
 /* The source of an error: the virtual address, if it is this host's. To one that only policy routing calls local, for
  * a firewall mark, IPv4's errors find no route, and IPv6's come from the address that routing chooses. */
-INLINE bool error_source(struct __sk_buff *skb, struct work *w, struct address *source)
+INLINE bool error_source(struct __sk_buff *skb, struct scratch *w, struct address *source)
 {
 	const struct packet *p = &w->packet;
-	address_to(source, p);
-	struct root *root = the_root();
-	if (likely(!facts_of(root)->marks) || delivers(skb, source, p->six))
+	packet_daddr(source, p);
+	struct root *root = get_root();
+	if (likely(!facts_of(root)->marks) || delivers(skb, source, p->is_ipv6))
 		return true;
-	if (!p->six)
+	if (!p->is_ipv6)
 		return false;
 	struct address client = p->tuple.v6.source;
-	ask_hop(skb, HOOK_TC, &w->hop, &client, true, loopback, NULL);
+	lookup_hop(skb, HOOK_TC, &w->hop, &client, true, loopback, NULL);
 	if (fib_gives_source && w->hop.verdict != HOP_NO_ROUTE)
 		*source = w->hop.source;
 	return true;
 }
 
-INLINE int stage_icmp(struct __sk_buff *skb)
+INLINE int prog_icmp_send(struct __sk_buff *skb)
 {
-	struct work *w = work_of(HOOK_TC);
-	struct root *root = the_root();
-	struct copy *copy = LOOKUP(copies, 0);
+	struct scratch *w = scratch_of(HOOK_TC);
+	struct root *root = get_root();
+	struct copy *copy = map_elem(copies, 0);
 	if (!w || !copy)
-		return to_stack(HOOK_TC);
+		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
-	bool six = p->six;
-	u32 most = six ? QUOTE6 : QUOTE4, quote = skb->len - ETHER;
-	if (!may_answer(root))
-		return dropped(HOOK_TC, REASON_ICMP_LIMITED);
+	bool is_ipv6 = p->is_ipv6;
+	u32 most = is_ipv6 ? ICMP6_MAX_INNER : ICMP4_MAX_INNER, quote = skb->len - ETH_HLEN;
+	if (!may_send(root))
+		return drop(HOOK_TC, REASON_ICMP_LIMITED);
 	struct address source = {};
 	if (!error_source(skb, w, &source))
-		return dropped(HOOK_TC, REASON_NO_ROUTE);
-	wipe(&w->echo, sizeof(w->echo));
-	w->echo.size = six ? IPV6_BYTES : IPV4_BYTES;
-	if (p->odd & ODDITY_OPTIONS && (!write_options(skb, w, p->tuple.v4.target) ||
+		return drop(HOOK_TC, REASON_NO_ROUTE);
+	memzero(&w->echo, sizeof(w->echo));
+	w->echo.size = is_ipv6 ? IPV6_HLEN : IPV4_HLEN;
+	if (p->slow_flags & SLOW_OPTIONS && (!write_options(skb, w, p->tuple.v4.target) ||
 					!echo_options(&w->options, &w->echo, p->tuple.v4.target)))
-		return dropped(HOOK_TC, REASON_SHORT);
-	if (!six)
-		most -= w->echo.size - IPV4_BYTES;
+		return drop(HOOK_TC, REASON_SHORT);
+	if (!is_ipv6)
+		most -= w->echo.size - IPV4_HLEN;
 	if (quote > p->length)
 		quote = p->length;
 	if (quote > most)
 		quote = most;
-	if (!quote || (skb->len != ETHER + quote && bpf_skb_change_tail(skb, ETHER + quote, 0)))
-		return dropped(HOOK_TC, REASON_SHORT);
-	wipe_quote(copy);
-	u32 quoted = OPAQUE(quote);
-	if (!IS_LENGTH(quoted, QUOTE6) || bpf_skb_load_bytes(skb, ETHER, copy->bytes, quoted))
-		return dropped(HOOK_TC, REASON_SHORT);
-	u32 sum = completed(p, copy, quote, sum_of_quote(copy));
-	u32 extra = w->echo.size + ICMP_BYTES;
+	if (!quote || (skb->len != ETH_HLEN + quote && bpf_skb_change_tail(skb, ETH_HLEN + quote, 0)))
+		return drop(HOOK_TC, REASON_SHORT);
+	zero_inner(copy);
+	u32 quoted = barrier_var(quote);
+	if (!IS_LENGTH(quoted, ICMP6_MAX_INNER) || bpf_skb_load_bytes(skb, ETH_HLEN, copy->bytes, quoted))
+		return drop(HOOK_TC, REASON_SHORT);
+	u32 sum = completed_sum(p, copy, quote, inner_sum(copy));
+	u32 extra = w->echo.size + ICMP_HLEN;
 	if (bpf_skb_adjust_room(skb, extra, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
-		return dropped(HOOK_TC, REASON_NO_HEADROOM);
+		return drop(HOOK_TC, REASON_NO_HEADROOM);
 
-	struct icmp_header icmp = {.type = w->error_type, .code = w->error_code, .rest = to_be32(w->error_rest)};
-	u64 total = (u64)sum + to_be16(w->error_type << 8 | w->error_code) + to_be32(w->error_rest);
+	struct icmp_header icmp = {.type = w->error_type, .code = w->error_code, .rest = bpf_htonl(w->error_rest)};
+	u64 total = (u64)sum + bpf_htons(w->error_type << 8 | w->error_code) + bpf_htonl(w->error_rest);
 	struct address client = {};
-	if (six) {
+	if (is_ipv6) {
 		struct error6 e = {};
-		e.ip.version_class_flow = to_be32(0x60000000);
-		e.ip.length = to_be16(ICMP_BYTES + quote);
-		e.ip.next = PROTO_ICMP6;
-		e.ip.hops = ICMP_TTL;
-		e.ip.source = source;
-		e.ip.target = client = p->tuple.v6.source;
-		total += sum_words(&p->tuple.v6.source, 4, false) + sum_words(&source, 4, false);
-		total += to_be16(PROTO_ICMP6) + to_be16(ICMP_BYTES + quote);
-		icmp.check = ~folded(total);
+		e.ip.version_class_flow = bpf_htonl(0x60000000);
+		e.ip.payload_len = bpf_htons(ICMP_HLEN + quote);
+		e.ip.nexthdr = IPPROTO_ICMPV6;
+		e.ip.hop_limit = ICMP_TTL;
+		e.ip.saddr = source;
+		e.ip.daddr = client = p->tuple.v6.source;
+		total += address_sum(&p->tuple.v6.source, 4, false) + address_sum(&source, 4, false);
+		total += bpf_htons(IPPROTO_ICMPV6) + bpf_htons(ICMP_HLEN + quote);
+		icmp.check = ~csum_fold(total);
 		e.icmp = icmp;
-		if (bpf_skb_store_bytes(skb, ETHER, &e, sizeof(e), 0))
-			return dropped(HOOK_TC, REASON_SHORT);
+		if (bpf_skb_store_bytes(skb, ETH_HLEN, &e, sizeof(e), 0))
+			return drop(HOOK_TC, REASON_SHORT);
 	} else {
-		struct ipv4 *ip = (void *)w->echo.bytes;
-		u32 size = OPAQUE(w->echo.size);
-		ip->version_words = 0x40 | size >> 2;
+		struct ipv4_header *ip = (void *)w->echo.bytes;
+		u32 size = barrier_var(w->echo.size);
+		ip->version_ihl = 0x40 | size >> 2;
 		ip->tos = ICMP_TOS | (p->tos & TOS_KEPT);
-		ip->length = to_be16(extra + quote);
+		ip->tot_len = bpf_htons(extra + quote);
 		ip->id = (u16)bpf_get_prandom_u32() ?: 1;
 		ip->ttl = ICMP_TTL;
-		ip->protocol = PROTO_ICMP;
-		ip->source = p->tuple.v4.target;
-		ip->target = client.word[0] = p->tuple.v4.source;
-		ip->check = ~folded(bpf_csum_diff(NULL, 0, (be32 *)w->echo.bytes, HEADER_BUFFER, 0));
-		icmp.check = ~folded(total);
-		if (!IS_LENGTH(size, HEADER_BUFFER) || bpf_skb_store_bytes(skb, ETHER, w->echo.bytes, size, 0) ||
-		    bpf_skb_store_bytes(skb, ETHER + size, &icmp, sizeof(icmp), 0))
-			return dropped(HOOK_TC, REASON_SHORT);
+		ip->protocol = IPPROTO_ICMP;
+		ip->saddr = p->tuple.v4.target;
+		ip->daddr = client.word[0] = p->tuple.v4.source;
+		ip->check = ~csum_fold(bpf_csum_diff(NULL, 0, (be32 *)w->echo.bytes, HEADER_BUFFER, 0));
+		icmp.check = ~csum_fold(total);
+		if (!IS_LENGTH(size, HEADER_BUFFER) || bpf_skb_store_bytes(skb, ETH_HLEN, w->echo.bytes, size, 0) ||
+		    bpf_skb_store_bytes(skb, ETH_HLEN + size, &icmp, sizeof(icmp), 0))
+			return drop(HOOK_TC, REASON_SHORT);
 	}
-	if (w->chosen != NOBODY && w->method != METHOD_MASQ) { /* IPVS sees it leave as a reply (8.2) */
+	if (w->chosen != NO_INDEX && w->method != METHOD_MASQ) { /* IPVS sees it leave as a reply (8.2) */
 		struct counters *c = counters_at(w->chosen);
 		if (c) {
 			c->out_packets += 1;
 			c->out_bytes += extra + quote;
 		}
 	}
-	ask_hop(skb, HOOK_TC, &w->hop, &client, six, loopback, NULL);
-	if (w->hop.verdict == HOP_LOCAL && p->own)
-		return to_stack(HOOK_TC); /* the client is this host itself */
-	if (w->hop.verdict == HOP_READY && address_link(skb, &w->hop, HOOK_TC))
-		return transmit(skb, &w->hop, six, HOOK_TC);
+	lookup_hop(skb, HOOK_TC, &w->hop, &client, is_ipv6, loopback, NULL);
+	if (w->hop.verdict == HOP_LOCAL && p->from_host)
+		return pass_to_stack(HOOK_TC); /* the client is this host itself */
+	if (w->hop.verdict == HOP_READY && set_macs(skb, &w->hop, HOOK_TC))
+		return xmit(skb, &w->hop, is_ipv6, HOOK_TC);
 	if (w->hop.verdict == HOP_UNRESOLVED)
-		return transmit_neighbour(skb, &w->hop, six);
-	return dropped(HOOK_TC, REASON_NO_ROUTE);
+		return xmit_neigh(skb, &w->hop, is_ipv6);
+	return drop(HOOK_TC, REASON_NO_ROUTE);
 }

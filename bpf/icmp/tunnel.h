@@ -9,43 +9,43 @@
 #include "icmp/inner.h"
 #include "icmp/send.h"
 
-enum { MTU_LEAST_REPORTED = 68 + IPV4_BYTES };
+enum { MTU_LEAST_REPORTED = 68 + IPV4_HLEN };
 
 /* The MTU of the route to a destination, whatever was learnt of the path. */
-INLINE u32 route_mtu(struct __sk_buff *skb, struct work *w, const struct destination *d)
+INLINE u32 route_mtu(struct __sk_buff *skb, struct scratch *w, const struct destination *d)
 {
-	ask_hop(skb, HOOK_TC, &w->hop, &d->address, false, loopback, NULL);
+	lookup_hop(skb, HOOK_TC, &w->hop, &d->address, false, loopback, NULL);
 	return d->mtu && d->mtu < w->hop.mtu ? d->mtu : w->hop.mtu;
 }
 
 /* What a "fragmentation needed" teaches; false if the client need not know. */
-INLINE bool learn(struct __sk_buff *skb, struct work *w, const struct destination *d)
+INLINE bool note_pmtu(struct __sk_buff *skb, struct scratch *w, const struct destination *d)
 {
 	u32 mtu = w->error_rest & 0xffff, route = route_mtu(skb, w, d);
 	if (route)
-		mtu = learn_path(&d->address, mtu, route, ticks());
-	forget_hops(w->chosen);
+		mtu = update_pmtu(&d->address, mtu, route, ticks());
+	invalidate_hops(w->chosen);
 	if (mtu > MTU_LEAST_REPORTED)
-		mtu -= IPV4_BYTES;
+		mtu -= IPV4_HLEN;
 	w->error_rest = mtu;
-	return w->quote.df;
+	return w->inner.df;
 }
 
 /* What is left of the frame is the client's packet as it was quoted; it becomes the error's quotation. */
-INLINE int report(struct __sk_buff *skb, struct work *w, const struct root *root)
+INLINE int report_to_client(struct __sk_buff *skb, struct scratch *w, const struct root *root)
 {
 	struct packet *p = &w->packet;
-	u32 cut = w->quote.at - ETHER;
+	u32 cut = w->inner.at - ETH_HLEN;
 	p->length -= cut;
-	p->tos = w->quote.tos;
-	p->tuple = w->quote.tuple;
+	p->tos = w->inner.tos;
+	p->tuple = w->inner.tuple;
 	p->l4 = 0xffff; /* nothing in it is to be completed on the way */
 	account_out(w->chosen, p->length, root);
-	if (w->quote.later) /* errors are about first fragments (RFC 1122 3.2.2) */
-		return dropped(HOOK_TC, REASON_SHORT);
+	if (w->inner.later) /* errors are about first fragments (RFC 1122 3.2.2) */
+		return drop(HOOK_TC, REASON_SHORT);
 	if (cut > 4095 || bpf_skb_adjust_room(skb, -(s32)cut, BPF_ADJ_ROOM_MAC, 0))
-		return dropped(HOOK_TC, REASON_SHORT);
-	return go_on(skb, HOOK_TC, STAGE_ICMP);
+		return drop(HOOK_TC, REASON_SHORT);
+	return tail_call(skb, HOOK_TC, PROG_ICMP_SEND);
 }
 
 struct tunnel_head { /* what stands between the two IP headers of a tunnel's packet */
@@ -55,7 +55,7 @@ struct tunnel_head { /* what stands between the two IP headers of a tunnel's pac
 };
 
 /* Like IPVS: version 0 of each, GRE with no more than a checksum, GUE with data; IPv4 behind it. */
-INLINE bool read_tunnel_head(struct __sk_buff *skb, const struct quote *q, struct tunnel_head *head)
+INLINE bool read_tunnel_head(struct __sk_buff *skb, const struct icmp_inner *q, struct tunnel_head *head)
 {
 	be16 gre[2];
 	struct {
@@ -64,27 +64,27 @@ INLINE bool read_tunnel_head(struct __sk_buff *skb, const struct quote *q, struc
 		be16 flags;
 	} gue;
 	*head = (struct tunnel_head){.kind = TUNNEL_IPIP};
-	if (q->protocol == PROTO_IPIP)
+	if (q->protocol == IPPROTO_IPIP)
 		return true;
-	if (q->protocol == PROTO_GRE) {
-		if (bpf_skb_load_bytes(skb, q->l4, gre, sizeof(gre)) || gre[0] & ~to_be16(0x8000) ||
-		    gre[1] != to_be16(ETHER_IPV4))
+	if (q->protocol == IPPROTO_GRE) {
+		if (bpf_skb_load_bytes(skb, q->l4, gre, sizeof(gre)) || gre[0] & ~bpf_htons(0x8000) ||
+		    gre[1] != bpf_htons(ETH_P_IP))
 			return false;
 		head->kind = TUNNEL_GRE;
-		head->bytes = GRE_BYTES + (gre[0] ? GRE_SUM_BYTES : 0);
+		head->bytes = GRE_HLEN + (gre[0] ? GRE_CSUM_LEN : 0);
 		return true;
 	}
 	if (bpf_skb_load_bytes(skb, q->l4, &gue, sizeof(gue)) || gue.version_control_words >> 5 ||
-	    gue.protocol != PROTO_IPIP)
+	    gue.protocol != IPPROTO_IPIP)
 		return false;
 	head->kind = TUNNEL_GUE;
-	head->bytes = UDP_BYTES + GUE_BYTES + (gue.version_control_words << 2);
-	head->port = from_be16(gue.target);
+	head->bytes = UDP_HLEN + GUE_HLEN + (gue.version_control_words << 2);
+	head->port = bpf_ntohs(gue.target);
 	return true;
 }
 
 /* Whether packets to this destination are wrapped so. */
-INLINE bool wraps_so(const struct destination *d, u32 state, const struct tunnel_head *head, be32 server)
+INLINE bool matches_tunnel(const struct destination *d, u32 state, const struct tunnel_head *head, be32 server)
 {
 	return state & DESTINATION_AVAILABLE && method_in(state) == METHOD_TUNNEL && d->family == 4 &&
 	       d->address.word[0] == server && tunnel_kind(state) == head->kind &&
@@ -92,41 +92,41 @@ INLINE bool wraps_so(const struct destination *d, u32 state, const struct tunnel
 }
 
 /* Find the connection of the packet inside the tunnel's: its destination is w->chosen. */
-INLINE bool find_tunnelled(struct __sk_buff *skb, struct work *w, const struct root *root)
+INLINE bool find_tunnel_conn(struct __sk_buff *skb, struct scratch *w, const struct root *root)
 {
 	struct tunnel_head head;
-	struct quote *q = &w->quote;
+	struct icmp_inner *q = &w->inner;
 	be32 server = q->tuple.v4.target;
 	if (!read_tunnel_head(skb, q, &head) ||
-	    !read_quote(skb, q, q->l4 + head.bytes, ETHER + w->packet.length, false) || !q->known)
+	    !parse_inner(skb, q, q->l4 + head.bytes, ETH_HLEN + w->packet.length, false) || !q->known)
 		return false;
 	struct connection *c = find_tuple(&q->tuple, false).connection;
-	struct destination *d = c ? LOOKUP(destinations, c->destination) : NULL;
-	if (!d || !wraps_so(d, destination_flags(d, READ_ONCE(root->live)), &head, server))
+	struct destination *d = c ? map_elem(destinations, c->destination) : NULL;
+	if (!d || !matches_tunnel(d, destination_flags(d, READ_ONCE(root->live)), &head, server))
 		return false;
 	w->chosen = c->destination;
 	return true;
 }
 
-INLINE int stage_error_tunnel(struct __sk_buff *skb)
+INLINE int prog_icmp_tunnel(struct __sk_buff *skb)
 {
-	struct work *w = work_of(HOOK_TC);
-	struct root *root = the_root();
-	struct copy *copy = LOOKUP(copies, 0);
+	struct scratch *w = scratch_of(HOOK_TC);
+	struct root *root = get_root();
+	struct copy *copy = map_elem(copies, 0);
 	if (!w || !copy)
-		return to_stack(HOOK_TC);
+		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
-	if (!find_tunnelled(skb, w, root)) { /* an ordinary packet's after all */
-		read_quote(skb, &w->quote, p->l4 + ICMP_BYTES, ETHER + p->length, false);
-		return schedule_quote(skb, w, root);
+	if (!find_tunnel_conn(skb, w, root)) { /* an ordinary packet's after all */
+		parse_inner(skb, &w->inner, p->l4 + ICMP_HLEN, ETH_HLEN + p->length, false);
+		return schedule_inner(skb, w, root);
 	}
-	struct destination *d = LOOKUP(destinations, w->chosen);
-	if (!d || quote_stands_by(&w->quote, false, root))
-		return to_stack(HOOK_TC);
+	struct destination *d = map_elem(destinations, w->chosen);
+	if (!d || inner_is_standby(&w->inner, false, root))
+		return pass_to_stack(HOOK_TC);
 	w->method = METHOD_TUNNEL;
-	if (!trimmed(skb, p, HOOK_TC) || message_sum(skb, p, copy) != 0xffff)
-		return dropped(HOOK_TC, REASON_BAD_SUM);
-	if (w->error_type == ICMP4_UNREACHABLE && w->error_code == ICMP4_TOO_BIG && !learn(skb, w, d))
-		return dropped(HOOK_TC, REASON_PATH_MTU);
-	return report(skb, w, root);
+	if (!trim_padding(skb, p, HOOK_TC) || message_sum(skb, p, copy) != 0xffff)
+		return drop(HOOK_TC, REASON_BAD_SUM);
+	if (w->error_type == ICMP4_UNREACHABLE && w->error_code == ICMP4_TOO_BIG && !note_pmtu(skb, w, d))
+		return drop(HOOK_TC, REASON_PATH_MTU);
+	return report_to_client(skb, w, root);
 }

@@ -44,13 +44,13 @@ INLINE u32 tunnel_flags(u32 state)
 }
 
 /* Bytes between the outer IP header and the inner one, of a destination in this state. */
-INLINE u32 between(u32 state)
+INLINE u32 tunnel_hlen(u32 state)
 {
 	switch (tunnel_kind(state)) {
 	case TUNNEL_GRE:
-		return GRE_BYTES + (tunnel_flags(state) & TUNNEL_CSUM ? GRE_SUM_BYTES : 0);
+		return GRE_HLEN + (tunnel_flags(state) & TUNNEL_CSUM ? GRE_CSUM_LEN : 0);
 	case TUNNEL_GUE:
-		return UDP_BYTES + GUE_BYTES;
+		return UDP_HLEN + GUE_HLEN;
 	default:
 		return 0;
 	}

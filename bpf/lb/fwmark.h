@@ -14,14 +14,14 @@ enum { LINK_SOURCE = 6 /* offset in a frame */, TCP_FLAGS = 13 /* offset in a se
 /* The mark of a check of this host's own through a virtual address, 0 for every other packet. */
 INLINE u32 probe_mark(void *ctx, const struct packet *p, enum hook hook)
 {
-	if (likely(!p->own) || hook == HOOK_XDP)
+	if (likely(!p->from_host) || hook == HOOK_XDP)
 		return 0;
 	u32 mark = ((struct __sk_buff *)ctx)->mark;
 	return mark >> PROBE_MARKS_SHIFT == PROBE_MARKS >> PROBE_MARKS_SHIFT ? mark : 0;
 }
 
-struct asking {
-	struct work *work;
+struct mark_ctx {
+	struct scratch *work;
 	u32 first;
 };
 
@@ -56,80 +56,80 @@ INLINE bool in_ranges(u32 port, const struct port_range *ranges, u32 count)
 }
 
 /* Whether a rule's answer, turned round by its flag, is yes. */
-INLINE bool says(bool yes, u32 flags, u32 turned)
+INLINE bool match_inverted(bool yes, u32 flags, u32 turned)
 {
 	return yes != !!(flags & turned);
 }
 
-INLINE bool rule_matches_addresses(const struct mark_rule *r, const union tuple *tuple, bool six)
+INLINE bool rule_matches_addresses(const struct mark_rule *r, const union tuple *tuple, bool is_ipv6)
 {
 	struct address source = {}, target = {};
-	if (six) {
+	if (is_ipv6) {
 		source = tuple->v6.source;
 		target = tuple->v6.target;
 	} else {
 		source.word[0] = tuple->v4.source;
 		target.word[0] = tuple->v4.target;
 	}
-	return says(in_network(&source, &r->source, &r->source_mask), r->flags, MARK_NOT_SOURCE) &&
-	       says(in_network(&target, &r->target, &r->target_mask), r->flags, MARK_NOT_TARGET);
+	return match_inverted(in_network(&source, &r->source, &r->source_mask), r->flags, MARK_NOT_SOURCE) &&
+	       match_inverted(in_network(&target, &r->target, &r->target_mask), r->flags, MARK_NOT_TARGET);
 }
 
 INLINE bool rule_matches_ports(const struct mark_rule *r, const struct packet *p)
 {
-	u32 source = from_be16(port_from(p));
-	u32 target = from_be16(port_to(p));
+	u32 source = bpf_ntohs(packet_sport(p));
+	u32 target = bpf_ntohs(packet_dport(p));
 	if (!(r->source_ranges | r->target_ranges))
 		return true;
-	if (!has_ports(p->protocol) || p->quoting)
+	if (!has_ports(p->protocol) || p->by_inner)
 		return false;
 	return (!r->source_ranges ||
-		says(in_ranges(source, r->source_ports, r->source_ranges), r->flags, MARK_NOT_SOURCE_PORTS)) &&
+		match_inverted(in_ranges(source, r->source_ports, r->source_ranges), r->flags, MARK_NOT_SOURCE_PORTS)) &&
 	       (!r->target_ranges ||
-		says(in_ranges(target, r->target_ports, r->target_ranges), r->flags, MARK_NOT_TARGET_PORTS));
+		match_inverted(in_ranges(target, r->target_ports, r->target_ranges), r->flags, MARK_NOT_TARGET_PORTS));
 }
 
-INLINE bool rule_matches(const struct mark_rule *r, const struct work *w, struct seen *seen)
+INLINE bool rule_matches(const struct mark_rule *r, const struct scratch *w, struct mark_state *seen)
 {
 	const struct packet *p = &w->packet;
 	u32 flags = r->flags, protocol = p->protocol;
-	if (p->quoting)
-		protocol = p->six ? PROTO_ICMP6 : PROTO_ICMP;
-	if (r->family && r->family != (p->six ? 6 : 4))
+	if (p->by_inner)
+		protocol = p->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
+	if (r->family && r->family != (p->is_ipv6 ? 6 : 4))
 		return false;
-	if (r->protocol && !says(r->protocol == protocol, flags, MARK_NOT_PROTOCOL))
+	if (r->protocol && !match_inverted(r->protocol == protocol, flags, MARK_NOT_PROTOCOL))
 		return false;
-	if (r->device && !says(r->device == seen->device, flags, MARK_NOT_DEVICE))
+	if (r->device && !match_inverted(r->device == seen->device, flags, MARK_NOT_DEVICE))
 		return false;
-	if (flags & MARK_BY_TOS && !says((p->tos & r->tos_mask) == r->tos, flags, MARK_NOT_TOS))
+	if (flags & MARK_BY_TOS && !match_inverted((p->tos & r->tos_mask) == r->tos, flags, MARK_NOT_TOS))
 		return false;
 	if (flags & MARK_BY_TCP_FLAGS) {
-		if (protocol != PROTO_TCP ||
-		    !says((seen->tcp_flags & r->tcp_flags_mask) == r->tcp_flags, flags, MARK_NOT_TCP_FLAGS))
+		if (protocol != IPPROTO_TCP ||
+		    !match_inverted((seen->tcp_flags & r->tcp_flags_mask) == r->tcp_flags, flags, MARK_NOT_TCP_FLAGS))
 			return false;
 	}
 	if (flags & MARK_BY_LINK) {
 		const u16 *a = (const void *)seen->link, *b = (const void *)r->link;
-		if (!says(!((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2])), flags, MARK_NOT_LINK))
+		if (!match_inverted(!((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2])), flags, MARK_NOT_LINK))
 			return false;
 	}
-	if (!rule_matches_addresses(r, marked_tuple(w), p->six) || !rule_matches_ports(r, p))
+	if (!rule_matches_addresses(r, marked_tuple(w), p->is_ipv6) || !rule_matches_ports(r, p))
 		return false;
 	if (flags & MARK_BY_MARK) {
 		if (r->asked_mark_mask & ~seen->known)
 			seen->unsure = 1;
-		return says((seen->mark & r->asked_mark_mask) == r->asked_mark, flags, MARK_NOT_MARK);
+		return match_inverted((seen->mark & r->asked_mark_mask) == r->asked_mark, flags, MARK_NOT_MARK);
 	}
 	return true;
 }
 
-static int mark_step(u32 index, struct asking *asking)
+static int mark_step(u32 index, struct mark_ctx *walk)
 {
-	struct work *w = asking->work;
-	struct seen *seen = &w->seen;
+	struct scratch *w = walk->work;
+	struct mark_state *seen = &w->seen;
 	if (index < seen->next)
 		return 0;
-	struct mark_rule *r = LOOKUP(mark_rules, asking->first + index);
+	struct mark_rule *r = map_elem(mark_rules, walk->first + index);
 	if (!r)
 		return 1;
 	u32 skip = r->else_skip;
@@ -144,11 +144,11 @@ static int mark_step(u32 index, struct asking *asking)
 
 /* The packet's mark, in w->seen.mark; false if only TC can tell. What is then left to the stack has the mark there, too:
  * policy routing goes by it, as it would by netfilter's. */
-INLINE bool find_mark(void *ctx, struct work *w, const struct facts *facts, enum hook hook)
+INLINE bool find_mark(void *ctx, struct scratch *w, const struct facts *facts, enum hook hook)
 {
-	struct seen *seen = &w->seen;
+	struct mark_state *seen = &w->seen;
 	struct packet *p = &w->packet;
-	struct asking asking = {.work = w, .first = facts->first_mark_rule};
+	struct mark_ctx walk = {.work = w, .first = facts->first_mark_rule};
 	seen->mark = hook == HOOK_TC ? ((struct __sk_buff *)ctx)->mark : 0;
 	seen->known = hook == HOOK_TC ? ~0u : 0;
 	seen->unsure = 0;
@@ -157,19 +157,19 @@ INLINE bool find_mark(void *ctx, struct work *w, const struct facts *facts, enum
 	if (count) {
 		u8 link[8] = {}, flags = 0;
 		u32 at = p->l4 + TCP_FLAGS;
-		seen->device = input_device(ctx, hook);
+		seen->device = ctx_ifindex(ctx, hook);
 		if (hook == HOOK_XDP) {
 			bpf_xdp_load_bytes(ctx, LINK_SOURCE, link, 6);
-			if (p->protocol == PROTO_TCP)
+			if (p->protocol == IPPROTO_TCP)
 				bpf_xdp_load_bytes(ctx, at, &flags, 1);
 		} else {
 			bpf_skb_load_bytes(ctx, LINK_SOURCE, link, 6);
-			if (p->protocol == PROTO_TCP)
+			if (p->protocol == IPPROTO_TCP)
 				bpf_skb_load_bytes(ctx, at, &flags, 1);
 		}
 		__builtin_memcpy(seen->link, link, 6);
 		seen->tcp_flags = flags;
-		bpf_loop(count < MARK_RULES ? count : MARK_RULES, mark_step, &asking, 0);
+		bpf_loop(count < MARK_RULES ? count : MARK_RULES, mark_step, &walk, 0);
 		if (hook == HOOK_TC)
 			((struct __sk_buff *)ctx)->mark = seen->mark;
 	}

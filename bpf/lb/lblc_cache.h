@@ -31,16 +31,16 @@ struct { /* the order in which parts are looked at */
 
 INLINE void count_parts(s32 by)
 {
-	struct cache_sweeper *sweeper = LOOKUP(cache_sweepers, 0);
+	struct cache_sweeper *sweeper = map_elem(cache_sweepers, 0);
 	if (sweeper)
 		__sync_fetch_and_add(&sweeper->parts, by);
 }
 
 /* --- members hold their destinations --- */
 
-INLINE void hold(u32 destination, s32 by)
+INLINE void ref_destination(u32 destination, s32 by)
 {
-	struct destination *d = destination != NOTHING ? LOOKUP(destinations, destination) : NULL;
+	struct destination *d = destination != NOTHING ? map_elem(destinations, destination) : NULL;
 	if (d)
 		__sync_fetch_and_add(&d->cached, by);
 }
@@ -48,12 +48,12 @@ INLINE void hold(u32 destination, s32 by)
 INLINE void release_members(struct cached *part)
 {
 	for (u32 i = 0; i < CACHE_MEMBERS; i++)
-		hold(__sync_lock_test_and_set(&part->members[i], NOTHING), -1);
+		ref_destination(__sync_lock_test_and_set(&part->members[i], NOTHING), -1);
 }
 
 /* --- the count of entries --- */
 
-INLINE bool admitted(u64 *cursor, u32 epoch)
+INLINE bool count_entry(u64 *cursor, u32 epoch)
 {
 	for (int attempt = 0; attempt < 4; attempt++) {
 		u64 seen = READ_ONCE(*cursor);
@@ -66,7 +66,7 @@ INLINE bool admitted(u64 *cursor, u32 epoch)
 	return false;
 }
 
-INLINE void dismissed(u64 *cursor, u32 epoch)
+INLINE void uncount_entry(u64 *cursor, u32 epoch)
 {
 	for (int attempt = 0; attempt < 4; attempt++) {
 		u64 seen = READ_ONCE(*cursor);
@@ -79,7 +79,7 @@ INLINE void dismissed(u64 *cursor, u32 epoch)
 
 /* Whether the last look at a service's whole cache, one each half hour since its scheduler began, found an entry
  * unused for so many seconds. */
-INLINE bool outlived(u32 used, u32 epoch_tick, u32 now, u32 expiration_s)
+INLINE bool is_expired(u32 used, u32 epoch_tick, u32 now, u32 expiration_s)
 {
 	u32 period = CACHE_PERIOD * minute, since = now - epoch_tick;
 	if (!period || (s32)since < 0 || since < period)
@@ -88,12 +88,12 @@ INLINE bool outlived(u32 used, u32 epoch_tick, u32 now, u32 expiration_s)
 	return (s32)(looked - used) >= 0 && looked - used >= (u64)expiration_s * minute / 60;
 }
 
-INLINE bool began_change(struct cached *entry)
+INLINE bool begin_change(struct cached *entry)
 {
 	return __sync_val_compare_and_swap(&entry->busy, 0, 1) == 0;
 }
 
-INLINE void ended_change(struct cached *entry)
+INLINE void end_change(struct cached *entry)
 {
 	__sync_lock_test_and_set(&entry->busy, 0); /* what was changed is there before */
 }
@@ -109,7 +109,7 @@ static int release_step(u32 number, struct cache_key *key)
 }
 
 /* An entry begins anew, without any destination. */
-INLINE void begin_anew(const struct cache_key *key, struct cached *entry, u32 now)
+INLINE void reset_entry(const struct cache_key *key, struct cached *entry, u32 now)
 {
 	struct cache_key at = *key;
 	bpf_loop(entry->count / CACHE_MEMBERS + 1, release_step, &at, 0);
@@ -118,7 +118,7 @@ INLINE void begin_anew(const struct cache_key *key, struct cached *entry, u32 no
 	WRITE_ONCE(entry->used, now);
 }
 
-INLINE void key_of_target(struct cache_key *key, const struct work *w)
+INLINE void key_of_target(struct cache_key *key, const struct scratch *w)
 {
 	__builtin_memset(key, 0, sizeof(*key));
 	key->epoch = w->epoch;
@@ -126,17 +126,17 @@ INLINE void key_of_target(struct cache_key *key, const struct work *w)
 }
 
 /* What is remembered of the packet's target; of what outlived its expiration, nothing. */
-INLINE struct cached *remembered(const struct cache_key *key, const struct work *w, u32 now, u32 expiration_s)
+INLINE struct cached *cache_find(const struct cache_key *key, const struct scratch *w, u32 now, u32 expiration_s)
 {
 	struct cached *entry = bpf_map_lookup_elem(&cache, key);
 	if (!entry)
 		return NULL;
-	if (!outlived(entry->used, w->epoch_tick, now, expiration_s)) {
+	if (!is_expired(entry->used, w->epoch_tick, now, expiration_s)) {
 		WRITE_ONCE(entry->used, now);
-	} else if (began_change(entry)) {
-		if (outlived(entry->used, w->epoch_tick, now, expiration_s))
-			begin_anew(key, entry, now);
-		ended_change(entry);
+	} else if (begin_change(entry)) {
+		if (is_expired(entry->used, w->epoch_tick, now, expiration_s))
+			reset_entry(key, entry, now);
+		end_change(entry);
 	}
 	return entry;
 }
@@ -147,7 +147,7 @@ INLINE bool put_part(const struct cache_key *key, u32 service, u32 now, u32 memb
 	struct cached fresh = {.service = service, .used = now, .changed = now, .count = 1, .members = {member}};
 	for (u32 i = 1; i < CACHE_MEMBERS; i++)
 		fresh.members[i] = NOTHING;
-	hold(member, 1);
+	ref_destination(member, 1);
 	bool made = !bpf_map_update_elem(&cache, key, &fresh, BPF_NOEXIST);
 	if (made && !bpf_map_push_elem(&cache_queue, key, 0)) {
 		count_parts(1);
@@ -155,16 +155,16 @@ INLINE bool put_part(const struct cache_key *key, u32 service, u32 now, u32 memb
 	}
 	if (made)
 		bpf_map_delete_elem(&cache, key);
-	hold(member, -1);
+	ref_destination(member, -1);
 	return false;
 }
 
 /* Remember a destination for the packet's target, unless there are too many entries: then the choice counts anyway. */
-INLINE void remember(const struct cache_key *key, const struct candidates *c, u32 now, u32 destination)
+INLINE void cache_add(const struct cache_key *key, const struct candidates *c, u32 now, u32 destination)
 {
 	u32 epoch = c->work->epoch;
-	if (admitted(c->cursor, epoch) && !put_part(key, c->work->service, now, destination))
-		dismissed(c->cursor, epoch);
+	if (count_entry(c->cursor, epoch) && !put_part(key, c->work->service, now, destination))
+		uncount_entry(c->cursor, epoch);
 }
 
 /* --- choosing --- */
@@ -172,7 +172,7 @@ INLINE void remember(const struct cache_key *key, const struct candidates *c, u3
 static int idle_step(u32 index, struct candidates *c)
 {
 	struct candidate it;
-	if (!at_place(c, index, &it))
+	if (!at_pos(c, index, &it))
 		return 1;
 	if (2 * (s64)(s32)it.destination->active >= it.member->weight)
 		return 0;
@@ -181,37 +181,37 @@ static int idle_step(u32 index, struct candidates *c)
 }
 
 /* More active connections than its weight, while some destination has fewer than half of its own. */
-INLINE bool crowded(struct candidates *c, const struct destination *d, s32 weight)
+INLINE bool is_overloaded(struct candidates *c, const struct destination *d, s32 weight)
 {
 	if ((s32)d->active <= weight)
 		return false;
-	c->work->best = NOBODY;
+	c->work->best = NO_INDEX;
 	bpf_loop(c->count, idle_step, c, 0);
-	return c->work->best != NOBODY;
+	return c->work->best != NO_INDEX;
 }
 
-static int place_step(u32 index, struct candidates *c)
+static int pos_step(u32 index, struct candidates *c)
 {
-	struct member *member = LOOKUP(members, c->list + index);
+	struct member *member = map_elem(members, c->list + index);
 	if (!member)
 		return 1;
-	if (member->destination != c->place)
+	if (member->destination != c->pos)
 		return 0;
 	c->work->best = index;
 	return 1;
 }
 
-/* Where a destination stands in the list; NOBODY if it does not. */
-INLINE u32 place_of(struct candidates *c, u32 destination)
+/* Where a destination stands in the list; NO_INDEX if it does not. */
+INLINE u32 pos_of(struct candidates *c, u32 destination)
 {
-	c->work->best = NOBODY;
-	c->place = destination;
-	bpf_loop(c->count, place_step, c, 0);
+	c->work->best = NO_INDEX;
+	c->pos = destination;
+	bpf_loop(c->count, pos_step, c, 0);
 	return c->work->best;
 }
 
-INLINE u32 destination_at(const struct candidates *c, u32 place)
+INLINE u32 destination_at(const struct candidates *c, u32 pos)
 {
 	struct candidate it;
-	return at_place(c, place, &it) ? it.member->destination : NOTHING;
+	return at_pos(c, pos, &it) ? it.member->destination : NOTHING;
 }

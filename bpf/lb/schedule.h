@@ -3,7 +3,7 @@
  *
  *	static u32 schedule_NAME(struct candidates *c)
  *
- * that returns the place of its choice in the list, or NOBODY. SCHEDULER(name, number) makes its two programs.
+ * that returns the place of its choice in the list, or NO_INDEX. SCHEDULER(name, number) makes its two programs.
  * Lists run newest destination first; ties are won by the earlier in the list (IPVS-SEMANTICS 3.1).
  *
  * State lives in the service's cursor, outside the switched tables, and is advanced by compare-exchange. A cursor
@@ -23,9 +23,9 @@ struct candidates {
 	u32 gcd;
 	u32 max_weight;
 	u64 *cursor;
-	struct work *work;
+	struct scratch *work;
 	/* of a walk */
-	u32 place; /* where it stands */
+	u32 pos; /* where it stands */
 	s32 least_weight; /* of a destination to be taken */
 };
 
@@ -35,12 +35,12 @@ struct candidate {
 };
 
 /* The destination at a place of the list; false beyond its end. */
-INLINE bool at_place(const struct candidates *c, u32 place, struct candidate *found)
+INLINE bool at_pos(const struct candidates *c, u32 pos, struct candidate *found)
 {
-	found->member = LOOKUP(members, c->list + place);
+	found->member = map_elem(members, c->list + pos);
 	if (!found->member)
 		return false;
-	found->destination = LOOKUP(destinations, found->member->destination);
+	found->destination = map_elem(destinations, found->member->destination);
 	return found->destination;
 }
 
@@ -59,30 +59,30 @@ INLINE u32 overhead(const struct destination *d)
 static int walk_step(u32 index, struct candidates *c)
 {
 	struct candidate it;
-	if (!at_place(c, c->place + index, &it))
+	if (!at_pos(c, c->pos + index, &it))
 		return 1;
 	if (!usable(&it) || it.member->weight < c->least_weight)
 		return 0;
-	c->work->best = c->place + index;
+	c->work->best = c->pos + index;
 	return 1;
 }
 
-INLINE u32 first_from(struct candidates *c, u32 place, u32 end, s32 least_weight)
+INLINE u32 first_from(struct candidates *c, u32 pos, u32 end, s32 least_weight)
 {
-	c->work->best = NOBODY;
-	c->place = place;
+	c->work->best = NO_INDEX;
+	c->pos = pos;
 	c->least_weight = least_weight;
-	if (place < end)
-		bpf_loop(end - place, walk_step, c, 0);
+	if (pos < end)
+		bpf_loop(end - pos, walk_step, c, 0);
 	return c->work->best;
 }
 
 /* IPVS's hash of an address, 8 bits of it folded to 32 bits (3.11). */
-INLINE u32 address_fold(const struct address *a, bool six)
+INLINE u32 address_fold(const struct address *a, bool is_ipv6)
 {
-	u32 folded = from_be32(a->word[0]);
-	if (six)
-		folded ^= from_be32(a->word[1]) ^ from_be32(a->word[2]) ^ from_be32(a->word[3]);
+	u32 folded = bpf_ntohl(a->word[0]);
+	if (is_ipv6)
+		folded ^= bpf_ntohl(a->word[1]) ^ bpf_ntohl(a->word[2]) ^ bpf_ntohl(a->word[3]);
 	return folded;
 }
 
@@ -91,10 +91,10 @@ INLINE u32 address_fold(const struct address *a, bool six)
 INLINE struct address hashed_target(const struct packet *p)
 {
 	struct address target = {};
-	if (p->six)
-		target = p->quoting ? p->tuple.v6.source : p->tuple.v6.target;
+	if (p->is_ipv6)
+		target = p->by_inner ? p->tuple.v6.source : p->tuple.v6.target;
 	else
-		target.word[0] = p->quoting ? p->tuple.v4.source : p->tuple.v4.target;
+		target.word[0] = p->by_inner ? p->tuple.v4.source : p->tuple.v4.target;
 	return target;
 }
 
@@ -104,30 +104,30 @@ INLINE u32 bucket_of(u32 folded)
 }
 
 /* What sh and mh hash of a client: its address, and its port where the service's flags say so. */
-INLINE u32 client_fold(const struct work *w)
+INLINE u32 client_fold(const struct scratch *w)
 {
 	const struct packet *p = &w->packet;
 	struct address source = {};
 	u32 port = 0;
-	if (p->six) {
+	if (p->is_ipv6) {
 		source = p->tuple.v6.source;
-		port = from_be16(p->tuple.v6.source_port);
+		port = bpf_ntohs(p->tuple.v6.source_port);
 	} else {
 		source.word[0] = p->tuple.v4.source;
-		port = from_be16(p->tuple.v4.source_port);
+		port = bpf_ntohs(p->tuple.v4.source_port);
 	}
-	return address_fold(&source, p->six) + (w->service_flags & SERVICE_BY_PORT ? port : 0);
+	return address_fold(&source, p->is_ipv6) + (w->service_flags & SERVICE_BY_PORT ? port : 0);
 }
 
 #define SCHEDULER(name, number) \
 	INLINE int run_##name(void *ctx, enum hook hook) \
 	{ \
-		struct work *w = work_of(hook); \
+		struct scratch *w = scratch_of(hook); \
 		if (!w) \
-			return to_stack(hook); \
-		struct service_state *state = LOOKUP(service_states, w->service); \
+			return pass_to_stack(hook); \
+		struct service_state *state = map_elem(service_states, w->service); \
 		if (!state) \
-			return to_stack(hook); \
+			return pass_to_stack(hook); \
 		struct candidates c = { \
 			.list = w->list, \
 			.count = w->count, \
@@ -139,12 +139,12 @@ INLINE u32 client_fold(const struct work *w)
 			.cursor = &state->cursor, \
 			.work = w, \
 		}; \
-		u32 place = w->count ? schedule_##name(&c) : NOBODY; \
+		u32 pos = w->count ? schedule_##name(&c) : NO_INDEX; \
 		struct candidate it; \
-		w->chosen = NOBODY; \
-		if (place != NOBODY && at_place(&c, place, &it)) \
+		w->chosen = NO_INDEX; \
+		if (pos != NO_INDEX && at_pos(&c, pos, &it)) \
 			choose(w, it.member, it.destination); \
-		return go_on(ctx, hook, STAGE_CONNECT); \
+		return tail_call(ctx, hook, PROG_CONNECT); \
 	} \
 	SEC("xdp.frags") \
 	int xdp_schedule_##name(struct xdp_md *ctx) \
@@ -158,10 +158,10 @@ INLINE u32 client_fold(const struct work *w)
 	}
 
 /* Note the choice for the stages that follow. */
-INLINE void choose(struct work *w, const struct member *member, const struct destination *d)
+INLINE void choose(struct scratch *w, const struct member *member, const struct destination *d)
 {
 	w->chosen = member->destination;
 	w->method = member->method;
-	be16 asked = port_to(&w->packet);
+	be16 asked = packet_dport(&w->packet);
 	w->port = d->port ?: asked;
 }

@@ -29,7 +29,7 @@ INLINE struct service_version *version_in_force(struct service *service, u32 liv
 /* The slot, if its service is in force; else NO_SERVICE. */
 INLINE u32 slot_in_force(const u32 *slot, u32 live)
 {
-	struct service *service = slot ? LOOKUP(services, *slot) : NULL;
+	struct service *service = slot ? map_elem(services, *slot) : NULL;
 	return service && version_in_force(service, live)->present ? *slot : NO_SERVICE;
 }
 
@@ -38,7 +38,7 @@ VERIFIED_ONCE u32 service_at(const struct packet *p, u32 port, u32 live)
 {
 	if (!p)
 		return NO_SERVICE;
-	if (p->six) {
+	if (p->is_ipv6) {
 		struct service_key6 key = {.address = p->tuple.v6.target, .port = port, .protocol = p->protocol};
 		return slot_in_force(bpf_map_lookup_elem(&services6, &key), live);
 	}
@@ -48,21 +48,21 @@ VERIFIED_ONCE u32 service_at(const struct packet *p, u32 port, u32 live)
 
 INLINE u32 service_of_address(const struct packet *p, const struct facts *facts, u32 live)
 {
-	be16 port = port_to(p);
-	u32 number = from_be16(port), slot = service_at(p, port, live);
-	if (slot == NO_SERVICE && facts->ftp && p->protocol == PROTO_TCP && (number == PORT_FTP_DATA || number >= 1024))
-		slot = service_at(p, to_be16(PORT_FTP), live);
+	be16 port = packet_dport(p);
+	u32 number = bpf_ntohs(port), slot = service_at(p, port, live);
+	if (slot == NO_SERVICE && facts->ftp && p->protocol == IPPROTO_TCP && (number == PORT_FTP_DATA || number >= 1024))
+		slot = service_at(p, bpf_htons(PORT_FTP), live);
 	if (slot == NO_SERVICE && facts->zero_ports)
 		slot = service_at(p, 0, live);
 	return slot;
 }
 
 /* The service of a firewall mark, which wins over one of the packet's address (1.2). */
-VERIFIED_ONCE u32 service_of_mark(u32 six, u32 mark, u32 live)
+VERIFIED_ONCE u32 service_of_mark(u32 is_ipv6, u32 mark, u32 live)
 {
 	if (!mark)
 		return NO_SERVICE;
-	if (six) {
+	if (is_ipv6) {
 		struct service_key6 key = {.address = {.word = {mark}}};
 		return slot_in_force(bpf_map_lookup_elem(&services6, &key), live);
 	}
@@ -70,9 +70,9 @@ VERIFIED_ONCE u32 service_of_mark(u32 six, u32 mark, u32 live)
 	return slot_in_force(bpf_map_lookup_elem(&services4, &key), live);
 }
 
-INLINE bool match(struct service_match *found, u32 slot, u32 live)
+INLINE bool load_service(struct service_match *found, u32 slot, u32 live)
 {
-	struct service *service = LOOKUP(services, slot);
+	struct service *service = map_elem(services, slot);
 	if (!service)
 		return false;
 	found->slot = slot;
@@ -81,85 +81,85 @@ INLINE bool match(struct service_match *found, u32 slot, u32 live)
 }
 
 /* Whose mark it is: of an ICMP error that is scheduled by what it quotes, its own. */
-INLINE const union tuple *marked_tuple(const struct work *w)
+INLINE const union tuple *marked_tuple(const struct scratch *w)
 {
-	return w->packet.quoting ? &w->outer : &w->packet.tuple;
+	return w->packet.by_inner ? &w->outer : &w->packet.tuple;
 }
 
 /* Whether the routing tables call an address local for packets of a mark: as a rule of policy routing (`fwmark`) may,
  * or because the address is this host's. Where the kernel cannot be asked about a mark, the Director's snapshot of
  * those rules decides. */
-INLINE bool routes_here(void *ctx, const struct work *w, u32 mark)
+INLINE bool routes_here(void *ctx, const struct scratch *w, u32 mark)
 {
 	if (!w)
 		return false;
 	const struct packet *p = &w->packet;
 	const union tuple *tuple = marked_tuple(w);
 	struct address target = {};
-	if (p->six)
+	if (p->is_ipv6)
 		target = tuple->v6.target;
 	else
 		target.word[0] = tuple->v4.target;
 	struct bpf_fib_lookup question;
-	hop_question(&question, &target, p->six, loopback, NULL);
+	fib_params(&question, &target, p->is_ipv6, loopback, NULL);
 	if (fib_takes_mark)
 		question.mark = mark;
 	long answer = bpf_fib_lookup(ctx, &question, sizeof(question), fib_takes_mark ? BPF_FIB_LOOKUP_MARK : 0);
 	bool forwarded = answer != BPF_FIB_LKUP_RET_NOT_FWDED;
-	if (!forwarded && is_own(ctx, &target, p->six))
+	if (!forwarded && is_own_address(ctx, &target, p->is_ipv6))
 		return true;
-	struct routed_mark routed = {.mark = mark, .family = p->six ? 6 : 4};
+	struct routed_mark routed = {.mark = mark, .family = p->is_ipv6 ? 6 : 4};
 	if (mark && !(fib_takes_mark && forwarded) && bpf_map_lookup_elem(&routed_marks, &routed))
 		return true;
-	return is_routers(&target);
+	return is_vrrp_address(&target);
 }
 
-VERIFIED_ONCE int holds_for_mark_xdp(struct xdp_md *ctx, const struct work *w, u32 mark)
+VERIFIED_ONCE int holds_for_mark_xdp(struct xdp_md *ctx, const struct scratch *w, u32 mark)
 {
 	return routes_here(ctx, w, mark);
 }
 
-VERIFIED_ONCE int holds_for_mark_tc(struct __sk_buff *ctx, const struct work *w, u32 mark)
+VERIFIED_ONCE int holds_for_mark_tc(struct __sk_buff *ctx, const struct scratch *w, u32 mark)
 {
 	return routes_here(ctx, w, mark);
 }
 
-INLINE bool holds_for_mark(void *ctx, const struct work *w, u32 mark, enum hook hook)
+INLINE bool holds_for_mark(void *ctx, const struct scratch *w, u32 mark, enum hook hook)
 {
 	return hook == HOOK_XDP ? holds_for_mark_xdp(ctx, w, mark) : holds_for_mark_tc(ctx, w, mark);
 }
 
-INLINE bool ask_held(void *ctx, struct service_state *state, const struct packet *p, u32 now)
+INLINE bool lookup_local(void *ctx, struct service_state *state, const struct packet *p, u32 now)
 {
 	if (!state || !p)
 		return false;
 	struct address target = {};
-	address_to(&target, p);
+	packet_daddr(&target, p);
 	struct bpf_fib_lookup question;
-	hop_question(&question, &target, p->six, loopback, NULL);
+	fib_params(&question, &target, p->is_ipv6, loopback, NULL);
 	bool held = (bpf_fib_lookup(ctx, &question, sizeof(question), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
-		     is_own(ctx, &target, p->six)) || is_routers(&target);
+		     is_own_address(ctx, &target, p->is_ipv6)) || is_vrrp_address(&target);
 	state->held = held;
 	barrier();
 	state->held_at = now;
 	return held;
 }
 
-VERIFIED_ONCE int ask_held_xdp(struct xdp_md *ctx, struct service_state *state, const struct packet *p, u32 now)
+VERIFIED_ONCE int lookup_local_xdp(struct xdp_md *ctx, struct service_state *state, const struct packet *p, u32 now)
 {
-	return ask_held(ctx, state, p, now);
+	return lookup_local(ctx, state, p, now);
 }
 
-VERIFIED_ONCE int ask_held_tc(struct __sk_buff *ctx, struct service_state *state, const struct packet *p, u32 now)
+VERIFIED_ONCE int lookup_local_tc(struct __sk_buff *ctx, struct service_state *state, const struct packet *p, u32 now)
 {
-	return ask_held(ctx, state, p, now);
+	return lookup_local(ctx, state, p, now);
 }
 
 /* Whether this host holds the packet's target address; looked up again every tick, so that a virtual address which
  * comes or goes is noticed within an eighth of a second. Of a virtual router's its role decides, at once. */
-INLINE bool holds_target(void *ctx, struct service_state *state, const struct packet *p, u32 now, enum hook hook)
+INLINE bool is_local_daddr(void *ctx, struct service_state *state, const struct packet *p, u32 now, enum hook hook)
 {
 	if (likely(state->held_at == now))
 		return state->held;
-	return hook == HOOK_XDP ? ask_held_xdp(ctx, state, p, now) : ask_held_tc(ctx, state, p, now);
+	return hook == HOOK_XDP ? lookup_local_xdp(ctx, state, p, now) : lookup_local_tc(ctx, state, p, now);
 }

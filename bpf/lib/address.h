@@ -4,10 +4,10 @@
 #pragma once
 #include "abi/base.h"
 
-INLINE u32 address_hash(const struct address *address, bool six)
+INLINE u32 address_hash(const struct address *address, bool is_ipv6)
 {
 	u32 folded = address->word[0];
-	if (six)
+	if (is_ipv6)
 		folded ^= address->word[1] ^ address->word[2] ^ address->word[3];
 	return (folded * 0x61C88647u) >> (32 - HASH_BITS);
 }
@@ -17,14 +17,14 @@ INLINE bool in_bitmap(const u64 *bits, u32 hash)
 	return bits[(hash >> 6) & (BITMAP_WORDS - 1)] >> (hash & 63) & 1;
 }
 
-INLINE bool same_address(const struct address *a, const struct address *b, bool six)
+INLINE bool same_address(const struct address *a, const struct address *b, bool is_ipv6)
 {
 	if (a->word[0] != b->word[0])
 		return false;
-	return !six || !((a->word[1] ^ b->word[1]) | (a->word[2] ^ b->word[2]) | (a->word[3] ^ b->word[3]));
+	return !is_ipv6 || !((a->word[1] ^ b->word[1]) | (a->word[2] ^ b->word[2]) | (a->word[3] ^ b->word[3]));
 }
 
-INLINE u64 sum_words(const struct address *a, int words, bool inverted)
+INLINE u64 address_sum(const struct address *a, int words, bool inverted)
 {
 	u64 sum = 0;
 #pragma unroll
@@ -37,6 +37,6 @@ INLINE u64 sum_words(const struct address *a, int words, bool inverted)
 INLINE bool is_loopback_address(const struct address *address, u32 family)
 {
 	if (family == 6)
-		return !(address->word[0] | address->word[1] | address->word[2]) && address->word[3] == to_be32(1);
-	return from_be32(address->word[0]) >> 24 == 127;
+		return !(address->word[0] | address->word[1] | address->word[2]) && address->word[3] == bpf_htonl(1);
+	return bpf_ntohl(address->word[0]) >> 24 == 127;
 }

@@ -83,7 +83,7 @@ __attribute__((used)) static int describe_types(struct bpf_flow_keys *keys, stru
 		MAP_TYPE(value, value_type); \
 	} name SEC(".maps")
 
-#define LOOKUP(map, index) \
+#define map_elem(map, index) \
 	({ \
 		u32 index_ = (index); \
 		bpf_map_lookup_elem(&(map), &index_); \
@@ -133,16 +133,16 @@ HELPER(208, u64, bpf_ktime_get_tai_ns, void);
 
 #define swap16(x) __builtin_bswap16(x)
 #define swap32(x) __builtin_bswap32(x)
-#define to_be16(x) ((be16)swap16((u16)(x)))
-#define to_be32(x) ((be32)swap32((u32)(x)))
-#define from_be16(x) swap16((u16)(x))
-#define from_be32(x) swap32((u32)(x))
+#define bpf_htons(x) ((be16)swap16((u16)(x)))
+#define bpf_htonl(x) ((be32)swap32((u32)(x)))
+#define bpf_ntohs(x) swap16((u16)(x))
+#define bpf_ntohl(x) swap32((u32)(x))
 
 /* What stands so many bytes on, however it is aligned. */
 #define WORD_AT(type, base, offset) (*(type *)((void *)(base) + (offset)))
 
 /* Zeroes; `bytes` a multiple of 8. For blocks that are too long for an inlined memset. */
-INLINE void wipe(void *at, u32 bytes)
+INLINE void memzero(void *at, u32 bytes)
 {
 	for (u32 i = 0; i < bytes / 8; i++)
 		*(volatile u64 *)(at + 8 * i) = 0;
@@ -150,25 +150,25 @@ INLINE void wipe(void *at, u32 bytes)
 
 /* A value whose bounds the compiler does not know: the checks that follow stay in the program, on the very register
  * that is used then, for the verifier to see. */
-#define OPAQUE(x) \
+#define barrier_var(x) \
 	({ \
 		__typeof__(x) hidden_ = (x); \
 		__asm__ volatile("" : "+r"(hidden_)); \
 		hidden_; \
 	})
 
-/* Whether a length, OPAQUE before, is from 1 to `most`. Linux 6.1 draws no bound from "is not 0". */
-#define IS_LENGTH(length, most) ((length) >= OPAQUE(1) && (length) <= (most))
+/* Whether a length, barrier_var before, is from 1 to `most`. Linux 6.1 draws no bound from "is not 0". */
+#define IS_LENGTH(length, most) ((length) >= barrier_var(1) && (length) <= (most))
 
 /* Keeps calls that differ by their map alone from being merged into one: the kernel inlines a lookup only where it knows
  * the map. `number` must differ. */
-#define APART(result, number) __asm__ volatile("" : "+r"(result) : "i"(number))
+#define NO_MERGE(result, number) __asm__ volatile("" : "+r"(result) : "i"(number))
 
 /* Before bpf_loop: the verifier shall know nothing of these numbers, all 32 bits long, of a context on the stack; a
  * pointer less a pointer may be anything to it. Linux 6.1 looks at a single step: what it knows of a number then it takes
  * to be so at every step, and on every path to the loop, and leaves out the branches that are then never taken. */
-#define FORGET(context, first, last) forget_numbers((u32 *)&(context).first, (u32 *)&(context).last)
-INLINE void forget_numbers(u32 *first, const u32 *last)
+#define FORGET_BOUNDS(context, first, last) forget_bounds((u32 *)&(context).first, (u32 *)&(context).last)
+INLINE void forget_bounds(u32 *first, const u32 *last)
 {
 	u64 nothing;
 	__asm__ volatile("%0 = r10\n\t%0 -= r10" : "=r"(nothing));

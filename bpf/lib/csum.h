@@ -5,7 +5,7 @@
 #include "lib/bpf.h"
 
 /* Of a sum below 2^48: more words than a frame has. */
-INLINE u16 folded(u64 sum)
+INLINE u16 csum_fold(u64 sum)
 {
 	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
@@ -14,12 +14,12 @@ INLINE u16 folded(u64 sum)
 
 /* Whether what has its checksum in it sums up to what folds to 0xffff, so is a multiple of 65535. Of a multiple of an odd
  * number, the product with its inverse modulo 2^64 is the quotient; of anything else it is greater than any quotient. */
-INLINE bool is_right(u64 sum)
+INLINE bool csum_is_right(u64 sum)
 {
 	return sum * 0xfffefffefffeffffULL <= 0x0001000100010001ULL;
 }
 
-INLINE u16 checked_anew(u16 check, u64 difference)
+INLINE u16 csum_replace(u16 check, u64 difference)
 {
-	return ~folded((u16)~check + difference);
+	return ~csum_fold((u16)~check + difference);
 }

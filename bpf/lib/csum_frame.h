@@ -4,49 +4,49 @@
 #pragma once
 #include "lib/csum.h"
 
-enum { SUM_PIECE = 512 };
+enum { CSUM_CHUNK = 512 };
 
-struct summing {
+struct csum_frame_ctx {
 	struct __sk_buff *skb;
-	u8 *buffer; /* of SUM_PIECE bytes */
+	u8 *buffer; /* of CSUM_CHUNK bytes */
 	u32 at;
 	u32 left;
 	u32 sum;
 };
 
-struct sum_piece {
-	u8 bytes[SUM_PIECE];
+struct csum_chunk {
+	u8 bytes[CSUM_CHUNK];
 };
 
-VERIFIED_ONCE int wipe_sum_piece(struct sum_piece *piece)
+VERIFIED_ONCE int zero_csum_chunk(struct csum_chunk *piece)
 {
 	if (piece)
-		wipe(piece, sizeof(*piece));
+		memzero(piece, sizeof(*piece));
 	return 0;
 }
 
 /* A step of bpf_loop: the next piece of the frame. */
-static int sum_step(u32 index, struct summing *s)
+static int csum_step(u32 index, struct csum_frame_ctx *s)
 {
-	u32 size = s->left < SUM_PIECE ? s->left : SUM_PIECE;
+	u32 size = s->left < CSUM_CHUNK ? s->left : CSUM_CHUNK;
 	if (!size)
 		return 1;
-	if (size < SUM_PIECE)
-		wipe_sum_piece((void *)s->buffer);
-	u32 length = OPAQUE(size);
-	if (!IS_LENGTH(length, SUM_PIECE) || bpf_skb_load_bytes(s->skb, s->at, s->buffer, length))
+	if (size < CSUM_CHUNK)
+		zero_csum_chunk((void *)s->buffer);
+	u32 length = barrier_var(size);
+	if (!IS_LENGTH(length, CSUM_CHUNK) || bpf_skb_load_bytes(s->skb, s->at, s->buffer, length))
 		return 1;
-	s->sum = bpf_csum_diff(NULL, 0, (be32 *)s->buffer, SUM_PIECE, s->sum);
+	s->sum = bpf_csum_diff(NULL, 0, (be32 *)s->buffer, CSUM_CHUNK, s->sum);
 	s->at += size;
 	s->left -= size;
 	return 0;
 }
 
-/* Sum of `length` bytes of the frame from `at` on. `buffer` has SUM_PIECE bytes. */
-INLINE u32 sum_of(struct __sk_buff *skb, u8 *buffer, u32 at, u32 length, u32 sum)
+/* Sum of `length` bytes of the frame from `at` on. `buffer` has CSUM_CHUNK bytes. */
+INLINE u32 csum_frame(struct __sk_buff *skb, u8 *buffer, u32 at, u32 length, u32 sum)
 {
-	struct summing s = {.skb = skb, .buffer = buffer, .at = at, .left = length, .sum = sum};
-	FORGET(s, at, sum);
-	bpf_loop(65536 / SUM_PIECE, sum_step, &s, 0);
+	struct csum_frame_ctx s = {.skb = skb, .buffer = buffer, .at = at, .left = length, .sum = sum};
+	FORGET_BOUNDS(s, at, sum);
+	bpf_loop(65536 / CSUM_CHUNK, csum_step, &s, 0);
 	return s.sum;
 }

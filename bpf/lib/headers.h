@@ -4,64 +4,53 @@
 #pragma once
 #include "abi/base.h"
 #include "lib/csum.h"
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/in6.h>
 
 enum numbers {
-	ETHER = 14,
-	ETHER_IPV4 = 0x0800,
-	ETHER_IPV6 = 0x86dd,
-	PROTO_ICMP = 1,
-	PROTO_IPIP = 4,
-	PROTO_TCP = 6,
-	PROTO_UDP = 17,
-	PROTO_IPV6 = 41,
-	PROTO_FRAGMENT = 44,
-	PROTO_GRE = 47,
-	PROTO_ESP = 50,
-	PROTO_AH = 51,
-	PROTO_ICMP6 = 58,
-	PROTO_SCTP = 132,
-	FAMILY_V4 = 2, /* AF_INET */
-	FAMILY_V6 = 10,
-	IPV4_BYTES = 20,
-	IPV6_BYTES = 40,
-	TCP_BYTES = 20,
-	UDP_BYTES = 8,
-	IPV4_DF = 0x4000,
-	IPV4_MF = 0x2000,
-	IPV4_OFFSET = 0x1fff,
+	AF_INET = 2, /* of the C library, which no UAPI header has */
+	AF_INET6 = 10,
+	IPV4_HLEN = 20,
+	IPV6_HLEN = 40,
+	TCP_HLEN = 20,
+	UDP_HLEN = 8,
+	IP_DF = 0x4000,
+	IP_MF = 0x2000,
+	IP_OFFSET = 0x1fff,
 	PORT_FTP_DATA = 20,
 	PORT_FTP = 21,
 	PORT_IKE = 500,
 };
 
-enum { GRE_BYTES = 4, GRE_SUM_BYTES = 4, GUE_BYTES = 4, REMCSUM_BYTES = 8 };
+enum { GRE_HLEN = 4, GRE_CSUM_LEN = 4, GUE_HLEN = 4, REMCSUM_BYTES = 8 };
 
-struct ether {
-	u8 target[6];
-	u8 source[6];
-	be16 kind;
+struct eth_header {
+	u8 h_dest[6];
+	u8 h_source[6];
+	be16 h_proto;
 } __attribute__((packed));
 
-struct ipv4 {
-	u8 version_words;
+struct ipv4_header {
+	u8 version_ihl;
 	u8 tos;
-	be16 length;
+	be16 tot_len;
 	be16 id;
-	be16 fragment;
+	be16 frag_off;
 	u8 ttl;
 	u8 protocol;
 	u16 check;
-	be32 source;
-	be32 target;
+	be32 saddr;
+	be32 daddr;
 } __attribute__((packed, aligned(2)));
 
-struct ipv6 {
+struct ipv6_header {
 	be32 version_class_flow;
-	be16 length;
-	u8 next;
-	u8 hops;
-	struct address source;
-	struct address target;
+	be16 payload_len;
+	u8 nexthdr;
+	u8 hop_limit;
+	struct address saddr;
+	struct address daddr;
 } __attribute__((packed, aligned(2)));
 
 struct ports {
@@ -103,34 +92,34 @@ struct icmp_header {
 } __attribute__((packed));
 
 struct outer4 {
-	struct ether ether;
-	struct ipv4 ip;
+	struct eth_header ether;
+	struct ipv4_header ip;
 } __attribute__((packed));
 
 struct outer6 {
-	struct ether ether;
-	struct ipv6 ip;
+	struct eth_header ether;
+	struct ipv6_header ip;
 } __attribute__((packed));
 
 /* Sum of an IPv4 header without options; 0xffff when its checksum is right. */
-INLINE u16 header_sum(const struct ipv4 *ip)
+INLINE u16 ipv4_header_sum(const struct ipv4_header *ip)
 {
 	const u16 *half = (const void *)ip;
 	u32 sum = 0;
 #pragma unroll
 	for (int i = 0; i < 10; i++)
 		sum += half[i];
-	return folded(sum);
+	return csum_fold(sum);
 }
 
 /* Protocols whose first packet may open a connection. */
 INLINE bool has_ports(u8 protocol)
 {
-	return protocol == PROTO_TCP || protocol == PROTO_UDP || protocol == PROTO_SCTP;
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
 }
 
 /* IPsec, which rides on the connection of its key exchange (IPVS-SEMANTICS 4.7). */
 INLINE bool is_ipsec(u8 protocol)
 {
-	return protocol == PROTO_AH || protocol == PROTO_ESP;
+	return protocol == IPPROTO_AH || protocol == IPPROTO_ESP;
 }

@@ -4,7 +4,7 @@
 #pragma once
 #include "lib/bpf.h"
 
-INLINE bool swap_addresses(u16 *mac, void *end)
+INLINE bool swap_macs(u16 *mac, void *end)
 {
 	if ((void *)(mac + 6) > end)
 		return false;

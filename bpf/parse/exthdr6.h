@@ -4,16 +4,16 @@
 #pragma once
 #include "lib/headers.h"
 
-enum { EXTENSION_HOP = 0, EXTENSION_ROUTING = 43, EXTENSION_AH = 51, EXTENSION_TARGET = 60, EXTENSIONS = 8 };
+enum { MAX_EXTENSIONS = 8 /* that are walked, at most */ };
 
-INLINE bool is_known6(u8 next)
+INLINE bool is_transport6(u8 next)
 {
-	return has_ports(next) || next == PROTO_ICMP6 || next == PROTO_ESP;
+	return has_ports(next) || next == IPPROTO_ICMPV6 || next == IPPROTO_ESP;
 }
 
 INLINE bool is_extension(u8 next)
 {
-	return next == EXTENSION_HOP || next == EXTENSION_ROUTING || next == EXTENSION_TARGET || next == EXTENSION_AH;
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS || next == IPPROTO_AH;
 }
 
 struct extension {

@@ -7,14 +7,13 @@
 #include "abi/config.h"
 #include "ctx/scratch.h"
 #include "lib/headers.h"
+#include <linux/ip.h>
 
-enum { OPTION_END = 0, OPTION_NOP = 1, OPTION_RECORD_ROUTE = 7, OPTION_TIMESTAMP = 68, OPTION_LOOSE_ROUTE = 0x83,
-       OPTION_STRICT_ROUTE = 0x89, OPTIONS_BYTES = 40, HEADER_BUFFER = 64,
-       STAMP_ONLY = 0, STAMP_ADDRESS = 1, STAMP_NAMED = 3, MS_PER_DAY = 86400000 };
+enum { OPTIONS_BYTES = 40, HEADER_BUFFER = 64, MS_PER_DAY = 86400000 };
 
 enum options_verdict { OPTIONS_FINE, OPTIONS_BROKEN, OPTIONS_SOURCE_ROUTED };
 
-struct walking {
+struct options_walk {
 	struct options *options;
 	u32 at;
 	u32 verdict;
@@ -23,17 +22,17 @@ struct walking {
 /* Milliseconds since midnight UT. */
 INLINE be32 time_of_day(void)
 {
-	return to_be32(bpf_ktime_get_tai_ns() / 1000000 % MS_PER_DAY);
+	return bpf_htonl(bpf_ktime_get_tai_ns() / 1000000 % MS_PER_DAY);
 }
 
 INLINE u8 option_byte(const struct options *o, u32 at)
 {
-	return o->bytes[OPAQUE(at) & (HEADER_BUFFER - 1)];
+	return o->bytes[barrier_var(at) & (HEADER_BUFFER - 1)];
 }
 
 INLINE void set_option_byte(struct options *o, u32 at, u8 value)
 {
-	o->bytes[OPAQUE(at) & (HEADER_BUFFER - 1)] = value;
+	o->bytes[barrier_var(at) & (HEADER_BUFFER - 1)] = value;
 	o->changed = 1;
 }
 
@@ -51,7 +50,7 @@ INLINE be32 option_word(const struct options *o, u32 at)
 	return value;
 }
 
-INLINE bool record_noted(struct options *o, u32 at, u32 length)
+INLINE bool note_record_route(struct options *o, u32 at, u32 length)
 {
 	u32 pointer = option_byte(o, at + 2);
 	if (o->route_at || length < 3 || pointer < 4)
@@ -72,28 +71,28 @@ INLINE bool is_own4(be32 address)
 	return bpf_map_lookup_elem(&locals, &own);
 }
 
-INLINE bool stamp_noted(struct options *o, u32 at, u32 length)
+INLINE bool note_timestamp(struct options *o, u32 at, u32 length)
 {
 	u32 pointer = option_byte(o, at + 2), flags = option_byte(o, at + 3), kind = flags & 15;
 	if (o->stamp_at || length < 4 || pointer < 5)
 		return false;
 	o->stamp_at = at;
 	if (pointer > length) {
-		if (kind == STAMP_NAMED)
+		if (kind == IPOPT_TS_PRESPEC)
 			return true;
 		if (flags >> 4 == 15)
 			return false;
 		set_option_byte(o, at + 3, flags + 16);
 		return true;
 	}
-	u32 addressed = kind == STAMP_ADDRESS || kind == STAMP_NAMED ? 4 : 0;
+	u32 addressed = kind == IPOPT_TS_TSANDADDR || kind == IPOPT_TS_PRESPEC ? 4 : 0;
 	if (pointer + 3 + addressed > length)
 		return false;
-	if (kind != STAMP_ONLY && !addressed)
+	if (kind != IPOPT_TS_TSONLY && !addressed)
 		return true;
-	if (kind == STAMP_NAMED && !is_own4(option_word(o, at + pointer - 1)))
+	if (kind == IPOPT_TS_PRESPEC && !is_own4(option_word(o, at + pointer - 1)))
 		return true;
-	if (kind == STAMP_ADDRESS)
+	if (kind == IPOPT_TS_TSANDADDR)
 		o->stamp_address_at = at + pointer - 1;
 	o->stamped = 1;
 	set_option_word(o, at + pointer - 1 + addressed, time_of_day());
@@ -101,29 +100,29 @@ INLINE bool stamp_noted(struct options *o, u32 at, u32 length)
 	return true;
 }
 
-static int option_step(u32 index, struct walking *walk)
+static int option_step(u32 index, struct options_walk *walk)
 {
 	struct options *o = walk->options;
 	u32 at = walk->at;
 	if (at >= o->size)
 		return 1;
 	u8 kind = option_byte(o, at);
-	if (o->ended || kind == OPTION_END) {
+	if (o->ended || kind == IPOPT_END) {
 		o->ended = 1;
-		if (kind != OPTION_END)
-			set_option_byte(o, at, OPTION_END);
+		if (kind != IPOPT_END)
+			set_option_byte(o, at, IPOPT_END);
 	}
-	if (o->ended || kind == OPTION_NOP) {
+	if (o->ended || kind == IPOPT_NOOP) {
 		walk->at = at + 1;
 		return 0;
 	}
 	u32 length = option_byte(o, at + 1);
 	bool fine = at + 1 < o->size && length >= 2 && at + length <= o->size;
-	if (fine && kind == OPTION_RECORD_ROUTE)
-		fine = record_noted(o, at, length);
-	if (fine && kind == OPTION_TIMESTAMP)
-		fine = stamp_noted(o, at, length);
-	if (fine && (kind == OPTION_LOOSE_ROUTE || kind == OPTION_STRICT_ROUTE)) {
+	if (fine && kind == IPOPT_RR)
+		fine = note_record_route(o, at, length);
+	if (fine && kind == IPOPT_TIMESTAMP)
+		fine = note_timestamp(o, at, length);
+	if (fine && (kind == IPOPT_LSRR || kind == IPOPT_SSRR)) {
 		fine = walk->verdict == OPTIONS_FINE && length >= 3 && option_byte(o, at + 2) >= 4;
 		walk->verdict = OPTIONS_SOURCE_ROUTED;
 	}
@@ -137,62 +136,62 @@ static int option_step(u32 index, struct walking *walk)
 /* The header is in `o->bytes`, zeroes behind it. */
 INLINE enum options_verdict walk_options(struct options *o)
 {
-	struct walking walk = {.options = o, .at = IPV4_BYTES};
+	struct options_walk walk = {.options = o, .at = IPV4_HLEN};
 	o->changed = o->ended = o->stamped = 0;
 	o->route_at = o->route_address_at = o->stamp_at = o->stamp_address_at = 0;
-	FORGET(walk, at, verdict);
+	FORGET_BOUNDS(walk, at, verdict);
 	bpf_loop(OPTIONS_BYTES, option_step, &walk, 0);
 	return walk.verdict;
 }
 
-INLINE bool sum_options(struct __sk_buff *skb, struct work *w)
+INLINE bool sum_options(struct __sk_buff *skb, struct scratch *w)
 {
-	struct ipv4 *ip = (void *)w->options.bytes;
-	if (!(w->packet.odd & ODDITY_STALE))
+	struct ipv4_header *ip = (void *)w->options.bytes;
+	if (!(w->packet.slow_flags & SLOW_STALE_CSUM))
 		return true;
-	w->packet.odd &= ~ODDITY_STALE;
+	w->packet.slow_flags &= ~SLOW_STALE_CSUM;
 	ip->check = 0;
-	ip->check = ~folded(bpf_csum_diff(NULL, 0, (be32 *)w->options.bytes, HEADER_BUFFER, 0));
-	return !bpf_skb_store_bytes(skb, ETHER, ip, IPV4_BYTES, 0);
+	ip->check = ~csum_fold(bpf_csum_diff(NULL, 0, (be32 *)w->options.bytes, HEADER_BUFFER, 0));
+	return !bpf_skb_store_bytes(skb, ETH_HLEN, ip, IPV4_HLEN, 0);
 }
 
 /* Once, before anything else of the header changes: this host's address, and all that was noted. Like the kernel's, the
  * header keeps its old checksum until the packet leaves; errors about it quote that. The kernel has summed that of a
  * packet put together from fragments. */
-INLINE bool write_options(struct __sk_buff *skb, struct work *w, be32 own)
+INLINE bool write_options(struct __sk_buff *skb, struct scratch *w, be32 own)
 {
 	struct options *o = &w->options;
-	u32 size = OPAQUE(o->size);
-	if (!(w->packet.odd & ODDITY_RECORD))
+	u32 size = barrier_var(o->size);
+	if (!(w->packet.slow_flags & SLOW_RECORD_OPTIONS))
 		return true;
-	w->packet.odd = (w->packet.odd & ~ODDITY_RECORD) | ODDITY_STALE;
+	w->packet.slow_flags = (w->packet.slow_flags & ~SLOW_RECORD_OPTIONS) | SLOW_STALE_CSUM;
 	if (o->route_address_at)
 		set_option_word(o, o->route_address_at, own);
 	if (o->stamp_address_at)
 		set_option_word(o, o->stamp_address_at, own);
-	if (!IS_LENGTH(size, HEADER_BUFFER) || bpf_skb_store_bytes(skb, ETHER, o->bytes, size, 0))
+	if (!IS_LENGTH(size, HEADER_BUFFER) || bpf_skb_store_bytes(skb, ETH_HLEN, o->bytes, size, 0))
 		return false;
-	return !(w->packet.odd & ODDITY_GATHERED) || sum_options(skb, w);
+	return !(w->packet.slow_flags & SLOW_REASSEMBLED) || sum_options(skb, w);
 }
 
 /* --- what an error to the sender repeats of them --- */
 
-struct echoing {
+struct options_echo {
 	const struct options *from;
 	struct options *to;
 	u32 from_at;
 };
 
-static int echo_step(u32 index, struct echoing *e)
+static int echo_step(u32 index, struct options_echo *e)
 {
 	set_option_byte(e->to, e->to->size + index, option_byte(e->from, e->from_at + index));
 	return 0;
 }
 
 /* Copies an option behind the others; where it went. */
-INLINE u32 echoed(const struct options *from, struct options *to, u32 at)
+INLINE u32 echo_option(const struct options *from, struct options *to, u32 at)
 {
-	struct echoing e = {.from = from, .to = to, .from_at = at};
+	struct options_echo e = {.from = from, .to = to, .from_at = at};
 	u32 length = option_byte(from, at + 1), went = to->size;
 	if (length > OPTIONS_BYTES)
 		length = OPTIONS_BYTES;
@@ -203,7 +202,7 @@ INLINE u32 echoed(const struct options *from, struct options *to, u32 at)
 
 INLINE bool echo_route(const struct options *from, struct options *to, be32 own)
 {
-	u32 at = echoed(from, to, from->route_at), length = option_byte(to, at + 1), pointer = option_byte(to, at + 2);
+	u32 at = echo_option(from, to, from->route_at), length = option_byte(to, at + 1), pointer = option_byte(to, at + 2);
 	if (!from->route_address_at || pointer > length)
 		return true;
 	if (pointer + 3 > length)
@@ -215,8 +214,8 @@ INLINE bool echo_route(const struct options *from, struct options *to, be32 own)
 
 INLINE bool echo_stamp(const struct options *from, struct options *to, be32 own)
 {
-	u32 at = echoed(from, to, from->stamp_at), length = option_byte(to, at + 1), pointer = option_byte(to, at + 2);
-	bool named = (option_byte(to, at + 3) & 15) == STAMP_NAMED;
+	u32 at = echo_option(from, to, from->stamp_at), length = option_byte(to, at + 1), pointer = option_byte(to, at + 2);
+	bool named = (option_byte(to, at + 3) & 15) == IPOPT_TS_PRESPEC;
 	if (pointer > length)
 		return true;
 	if (from->stamp_address_at) {
@@ -243,8 +242,8 @@ INLINE bool echo_stamp(const struct options *from, struct options *to, be32 own)
  * false where the kernel then sends none. */
 INLINE bool echo_options(const struct options *from, struct options *to, be32 own)
 {
-	wipe(to, sizeof(*to));
-	to->size = IPV4_BYTES;
+	memzero(to, sizeof(*to));
+	to->size = IPV4_HLEN;
 	if (from->route_at && !echo_route(from, to, own))
 		return false;
 	if (from->stamp_at && !echo_stamp(from, to, own))

@@ -6,7 +6,7 @@
 #include "lib/headers.h"
 #include "parse/packet.h"
 
-enum { SCTP_BYTES = 12, CHUNK_BYTES = 4 };
+enum { SCTP_HLEN = 12, CHUNK_HLEN = 4 };
 
 struct chunk {
 	u8 kind;
@@ -17,7 +17,7 @@ struct chunk {
 /* The head of a chunk at an offset of the frame, if it lies within the packet. */
 INLINE bool load_chunk(struct __sk_buff *skb, const struct packet *p, u32 at, struct chunk *chunk)
 {
-	return at + CHUNK_BYTES <= ETHER + p->length && !bpf_skb_load_bytes(skb, at, chunk, sizeof(*chunk));
+	return at + CHUNK_HLEN <= ETH_HLEN + p->length && !bpf_skb_load_bytes(skb, at, chunk, sizeof(*chunk));
 }
 
 /* What the chunk at an offset does to the association: a COOKIE ECHO or ACK gives way to an ABORT right behind it. */
@@ -26,8 +26,8 @@ INLINE u8 chunk_event(struct __sk_buff *skb, const struct packet *p, u32 at)
 	struct chunk chunk, next;
 	if (!load_chunk(skb, p, at, &chunk))
 		return EVENT_KEEP;
-	u32 length = from_be16(chunk.length);
-	if ((chunk.kind == CHUNK_COOKIE_ECHO || chunk.kind == CHUNK_COOKIE_ACK) && length >= CHUNK_BYTES &&
+	u32 length = bpf_ntohs(chunk.length);
+	if ((chunk.kind == CHUNK_COOKIE_ECHO || chunk.kind == CHUNK_COOKIE_ACK) && length >= CHUNK_HLEN &&
 	    load_chunk(skb, p, at + ((length + 3) & ~3u), &next) && next.kind == CHUNK_ABORT)
 		return EVENT_ABORT;
 	return sctp_event(chunk.kind);
@@ -38,14 +38,14 @@ INLINE u8 chunk_event(struct __sk_buff *skb, const struct packet *p, u32 at)
 INLINE void parse_sctp(struct __sk_buff *skb, struct packet *p, u32 left)
 {
 	struct chunk first;
-	p->whole = left >= SCTP_BYTES;
-	p->no_sum = 1;
-	if (load_chunk(skb, p, p->l4 + SCTP_BYTES, &first)) {
+	p->l4_complete = left >= SCTP_HLEN;
+	p->no_csum = 1;
+	if (load_chunk(skb, p, p->l4 + SCTP_HLEN, &first)) {
 		p->syn = first.kind == CHUNK_INIT;
 		p->rst = first.kind == CHUNK_ABORT;
 		/* The kernel's state machine looks for it right behind the IPv6 header, whatever stands there. */
-		p->event = chunk_event(skb, p, (p->six ? ETHER + IPV6_BYTES : p->l4) + SCTP_BYTES);
+		p->event = chunk_event(skb, p, (p->is_ipv6 ? ETH_HLEN + IPV6_HLEN : p->l4) + SCTP_HLEN);
 	} else {
-		p->cut = 1;
+		p->no_chunk = 1;
 	}
 }

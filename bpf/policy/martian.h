@@ -7,22 +7,22 @@
 #include "parse/packet.h"
 
 /* Whether the kernel's input would take the source for one that a packet from outside can have. */
-INLINE bool believable(void *ctx, const struct packet *p, enum hook hook)
+INLINE bool is_valid_source(void *ctx, const struct packet *p, enum hook hook)
 {
-	u32 input = input_device(ctx, hook), all = 0;
+	u32 input = ctx_ifindex(ctx, hook), all = 0;
 	struct address source = {};
-	if (p->own)
+	if (p->from_host)
 		return true;
-	if (p->six) {
+	if (p->is_ipv6) {
 		const struct address *a = &p->tuple.v6.source;
-		bool one = !(a->word[0] | a->word[1] | a->word[2]) && a->word[3] == to_be32(1);
-		return !one && (a->word[0] & to_be32(0xff000000)) != to_be32(0xff000000);
+		bool one = !(a->word[0] | a->word[1] | a->word[2]) && a->word[3] == bpf_htonl(1);
+		return !one && (a->word[0] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000);
 	}
 	source.word[0] = p->tuple.v4.source;
-	u32 first = from_be32(source.word[0]) >> 24;
+	u32 first = bpf_ntohl(source.word[0]) >> 24;
 	if (first == 0 || first == 127 || first >> 4 == 14 || source.word[0] == 0xffffffff)
 		return false;
-	if (likely(!p->reply) || !bpf_map_lookup_elem(&locals, &source))
+	if (likely(!p->maybe_rs) || !bpf_map_lookup_elem(&locals, &source))
 		return true;
 	return bpf_map_lookup_elem(&accept_locals, &input) || bpf_map_lookup_elem(&accept_locals, &all);
 }

@@ -6,12 +6,12 @@
 #pragma once
 #include "conntrack/entry.h"
 
-enum defence { DEFENCE_ON = 3, THIN_EACH = 32 /* a second ends one half-open connection of so many */,
-	       THIN_SLICE = 512 /* elements of `looks` in one go, at most */ };
+enum synflood { SYNFLOOD_ON = 3, DROP_ONE_OF = 32 /* a second ends one half-open connection of so many */,
+	       DROP_SLICE = 512 /* elements of `looks` in one go, at most */ };
 
-INLINE bool in_turn_to_drop(const struct settings *settings)
+INLINE bool should_drop_packet(const struct settings *settings)
 {
-	struct pool *pool = LOOKUP(pools, 0);
+	struct pool *pool = map_elem(pools, 0);
 	if (!pool || __sync_fetch_and_add(&pool->drop_left, -1) > 1)
 		return false;
 	WRITE_ONCE(pool->drop_left, settings->am_droprate);
@@ -39,9 +39,9 @@ INLINE u32 lines_used(const struct pool *pool)
 	return lines_used4(pool) + (READ_ONCE(pool->fresh[1]) + LOOKS - 1) / LOOKS;
 }
 
-/* How many of them to look at this second: one of THIN_EACH, rounded by chance. */
-INLINE u32 lines_to_thin(const struct pool *pool)
+/* How many of them to look at this second: one of DROP_ONE_OF, rounded by chance. */
+INLINE u32 lines_to_drop(const struct pool *pool)
 {
 	u32 lines = lines_used(pool);
-	return lines / THIN_EACH + (bpf_get_prandom_u32() % THIN_EACH < lines % THIN_EACH);
+	return lines / DROP_ONE_OF + (bpf_get_prandom_u32() % DROP_ONE_OF < lines % DROP_ONE_OF);
 }

@@ -8,70 +8,70 @@
 #include "lb/to_scheduler.h"
 
 /* No room for another connection: without state, or for NAT not at all. */
-INLINE int full(void *ctx, struct work *w, enum hook hook)
+INLINE int table_full(void *ctx, struct scratch *w, enum hook hook)
 {
-	leave(w);
-	if (w->method == METHOD_MASQ || w->packet.quoting)
-		return dropped(hook, REASON_TABLE_FULL_DROPPED);
-	return go_on(ctx, hook, STAGE_STATELESS);
+	drop_old_ref(w);
+	if (w->method == METHOD_MASQ || w->packet.by_inner)
+		return drop(hook, REASON_TABLE_FULL_DROPPED);
+	return tail_call(ctx, hook, PROG_HASH_FALLBACK);
 }
 
 /* Send the first packet; for an ICMP error, made to fit the connection (8.4). */
-INLINE int carry_first(void *ctx, struct work *w, struct target *t, const struct root *root, u32 now,
+INLINE int fwd_first(void *ctx, struct scratch *w, struct real_server *t, const struct root *root, u32 now,
 		       enum hook hook)
 {
 	struct counters *c = counters_at(t->index);
-	if (likely(!w->packet.quoting))
-		return carry_new(ctx, &w->packet, t, root, now, 1, hook);
+	if (likely(!w->packet.by_inner))
+		return fwd_new(ctx, &w->packet, t, root, now, 1, hook);
 	if (c)
 		c->connections += 1;
 	w->port = t->port;
-	return go_on(ctx, hook, STAGE_ERROR_CARRY);
+	return tail_call(ctx, hook, PROG_ICMP_FORWARD);
 }
 
-INLINE int stage_connect(void *ctx, enum hook hook)
+INLINE int prog_connect(void *ctx, enum hook hook)
 {
-	struct work *w = work_of(hook);
-	struct root *root = the_root();
+	struct scratch *w = scratch_of(hook);
+	struct root *root = get_root();
 	if (!w)
-		return to_stack(hook);
+		return pass_to_stack(hook);
 	struct packet *p = &w->packet;
-	if (w->chosen == NOBODY)
-		return refuse(ctx, w, hook);
+	if (w->chosen == NO_INDEX)
+		return reject_no_destination(ctx, w, hook);
 	u32 now = ticks();
 	if (w->service_flags & SERVICE_PERSISTENT && w->template == NO_TEMPLATE && !make_template(w, now))
-		return full(ctx, w, hook);
-	struct target t = {.index = w->chosen, .method = w->method};
-	t.destination = LOOKUP(destinations, t.index);
+		return table_full(ctx, w, hook);
+	struct real_server t = {.index = w->chosen, .method = w->method};
+	t.destination = map_elem(destinations, t.index);
 	if (!t.destination)
-		return to_stack(hook);
+		return pass_to_stack(hook);
 	if (w->template != NO_TEMPLATE) {
 		be16 asked = asked_port(p);
 		w->port = asked == w->service_port && t.destination->port ? t.destination->port : asked;
 		hold_template(w, now);
 	}
 	t.port = w->port;
-	if (w->service_flags & SERVICE_ONE_PACKET && p->protocol == PROTO_UDP) {
-		let_template_go(w);
-		note_passing(t.destination);
-		leave(w);
-		return carry_first(ctx, w, &t, root, now, hook);
+	if (w->service_flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP) {
+		unhold_template(w);
+		count_one_packet(t.destination);
+		drop_old_ref(w);
+		return fwd_first(ctx, w, &t, root, now, hook);
 	}
-	enum made made = make_connection(w, t.destination, root, now);
-	leave(w);
+	enum create_result made = create_conn(w, t.destination, root, now);
+	drop_old_ref(w);
 	switch (made) {
-	case MADE:
-		return carry_first(ctx, w, &t, root, now, hook);
-	case MADE_EXISTS: {
-		let_template_go(w);
+	case CREATED:
+		return fwd_first(ctx, w, &t, root, now, hook);
+	case CREATE_EXISTS: {
+		unhold_template(w);
 		struct found winner = find_connection(p);
-		if (!winner.connection || p->quoting)
-			return dropped(hook, REASON_DYING);
-		return carry_known(ctx, p, &winner, root, now, hook);
+		if (!winner.connection || p->by_inner)
+			return drop(hook, REASON_DYING);
+		return fwd_known(ctx, p, &winner, root, now, hook);
 	}
-	case MADE_FULL:
-		let_template_go(w);
+	case CREATE_FULL:
+		unhold_template(w);
 		break;
 	}
-	return full(ctx, w, hook);
+	return table_full(ctx, w, hook);
 }

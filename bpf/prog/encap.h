@@ -5,55 +5,55 @@
 #include "fwd/gre_gue.h"
 #include "fwd/send.h"
 
-INLINE int wrap_xdp(struct xdp_md *ctx, struct work *w, const struct destination *d, const struct root *root)
+INLINE int encap_xdp(struct xdp_md *ctx, struct scratch *w, const struct destination *d, const struct root *root)
 {
 	struct packet *p = &w->packet;
-	bool gue = tunnel_kind(w->state) == TUNNEL_GUE, six = d->family == 6;
-	u32 more = gue ? UDP_BYTES + GUE_BYTES : GRE_BYTES, outer = outer_bytes(d);
+	bool gue = tunnel_kind(w->state) == TUNNEL_GUE, is_ipv6 = d->family == 6;
+	u32 more = gue ? UDP_HLEN + GUE_HLEN : GRE_HLEN, outer = outer_hlen(d);
 	if (bpf_xdp_adjust_head(ctx, -(int)(outer + more)))
-		return dropped(HOOK_XDP, REASON_NO_HEADROOM);
-	void *data = frame_start(ctx, HOOK_XDP), *end = frame_end(ctx, HOOK_XDP);
-	if (data + ETHER + IPV6_BYTES + UDP_BYTES + GUE_BYTES > end)
-		return dropped(HOOK_XDP, REASON_SHORT);
+		return drop(HOOK_XDP, REASON_NO_HEADROOM);
+	void *data = ctx_data(ctx, HOOK_XDP), *end = ctx_data_end(ctx, HOOK_XDP);
+	if (data + ETH_HLEN + IPV6_HLEN + UDP_HLEN + GUE_HLEN > end)
+		return drop(HOOK_XDP, REASON_SHORT);
 	union tunnel_header header;
 	u8 protocol = fill_tunnel(&header, p, root, w->state, more);
-	if (six)
+	if (is_ipv6)
 		fill_outer6(data, p, d, &w->hop, protocol, more);
 	else
 		fill_outer4(data, p, d, &w->hop, protocol, more, root->settings.pmtu_disc);
-	void *at = six ? data + sizeof(struct outer6) : data + sizeof(struct outer4);
-	__builtin_memcpy(at, header.bytes, GRE_BYTES);
+	void *at = is_ipv6 ? data + sizeof(struct outer6) : data + sizeof(struct outer4);
+	__builtin_memcpy(at, header.bytes, GRE_HLEN);
 	if (gue)
-		__builtin_memcpy(at + GRE_BYTES, header.bytes + GRE_BYTES, UDP_BYTES + GUE_BYTES - GRE_BYTES);
-	return transmit(ctx, &w->hop, six, HOOK_XDP);
+		__builtin_memcpy(at + GRE_HLEN, header.bytes + GRE_HLEN, UDP_HLEN + GUE_HLEN - GRE_HLEN);
+	return xmit(ctx, &w->hop, is_ipv6, HOOK_XDP);
 }
 
-INLINE int wrap_tc(struct __sk_buff *skb, struct work *w, const struct destination *d, const struct root *root)
+INLINE int encap_tc(struct __sk_buff *skb, struct scratch *w, const struct destination *d, const struct root *root)
 {
 	struct packet *p = &w->packet;
-	u32 more = between(w->state);
-	struct copy *copy = LOOKUP(copies, 0);
+	u32 more = tunnel_hlen(w->state);
+	struct copy *copy = map_elem(copies, 0);
 	union tunnel_header header = {};
 	if (!copy)
-		return to_stack(HOOK_TC);
+		return pass_to_stack(HOOK_TC);
 	if (tunnel_flags(w->state) && skb->gso_size)
-		return go_on(skb, HOOK_TC, STAGE_SPLIT);
+		return tail_call(skb, HOOK_TC, PROG_GSO_SEGMENT);
 	fill_tunnel(&header, p, root, w->state, more);
 	if (tunnel_flags(w->state))
-		seal(&header, p, d, &w->hop, w->state, more, sum_of_packet(skb, copy, p));
-	if (!make_room(skb, w, d, more))
-		return dropped(HOOK_TC, skb->gso_size ? REASON_SUPER : REASON_NO_HEADROOM);
-	if (!put_in_front(skb, w, d, &header, more))
-		return dropped(HOOK_TC, REASON_SHORT);
-	return w->resolve ? finish(skb, w) : transmit(skb, &w->hop, d->family == 6, HOOK_TC);
+		write_tunnel_csum(&header, p, d, &w->hop, w->state, more, sum_of_packet(skb, copy, p));
+	if (!push_room(skb, w, d, more))
+		return drop(HOOK_TC, skb->gso_size ? REASON_SUPER : REASON_NO_HEADROOM);
+	if (!push_headers(skb, w, d, &header, more))
+		return drop(HOOK_TC, REASON_SHORT);
+	return w->resolve ? xmit_finished(skb, w) : xmit(skb, &w->hop, d->family == 6, HOOK_TC);
 }
 
-INLINE int stage_wrap(void *ctx, enum hook hook)
+INLINE int prog_encap(void *ctx, enum hook hook)
 {
-	struct work *w = work_of(hook);
-	struct root *root = the_root();
-	struct destination *d = w ? LOOKUP(destinations, w->chosen) : NULL;
+	struct scratch *w = scratch_of(hook);
+	struct root *root = get_root();
+	struct destination *d = w ? map_elem(destinations, w->chosen) : NULL;
 	if (!w || !d)
-		return to_stack(hook);
-	return hook == HOOK_XDP ? wrap_xdp(ctx, w, d, root) : wrap_tc(ctx, w, d, root);
+		return pass_to_stack(hook);
+	return hook == HOOK_XDP ? encap_xdp(ctx, w, d, root) : encap_tc(ctx, w, d, root);
 }

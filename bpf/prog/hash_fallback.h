@@ -9,12 +9,12 @@
 enum { STATELESS_S = 900 };
 
 struct rendezvous {
-	struct work *work; /* whose `best` is a destination here, with its score for a load */
+	struct scratch *work; /* whose `best` is a destination here, with its score for a load */
 	u32 client;
 	u32 method;
 };
 
-INLINE u32 mixed(u32 x)
+INLINE u32 hash32(u32 x)
 {
 	x ^= x >> 16;
 	x *= 0x7feb352du;
@@ -25,15 +25,15 @@ INLINE u32 mixed(u32 x)
 
 static int rendezvous_step(u32 index, struct rendezvous *r)
 {
-	struct member *m = LOOKUP(members, r->work->list + index);
-	struct destination *d = m ? LOOKUP(destinations, m->destination) : NULL;
+	struct member *m = map_elem(members, r->work->list + index);
+	struct destination *d = m ? map_elem(destinations, m->destination) : NULL;
 	if (!d)
 		return 1;
 	if (m->weight <= 0 || m->method == METHOD_MASQ)
 		return 0;
 	u32 key = d->address.word[0] ^ d->address.word[1] ^ d->address.word[2] ^ d->address.word[3] ^ d->port;
-	u32 score = mixed(r->client ^ mixed(key));
-	if (r->work->best == NOBODY || score > r->work->best_load) {
+	u32 score = hash32(r->client ^ hash32(key));
+	if (r->work->best == NO_INDEX || score > r->work->best_load) {
 		r->work->best = m->destination;
 		r->work->best_load = score;
 		r->method = m->method;
@@ -41,34 +41,34 @@ static int rendezvous_step(u32 index, struct rendezvous *r)
 	return 0;
 }
 
-INLINE int stage_stateless(void *ctx, enum hook hook)
+INLINE int prog_hash_fallback(void *ctx, enum hook hook)
 {
-	struct work *w = work_of(hook);
-	struct root *root = the_root();
+	struct scratch *w = scratch_of(hook);
+	struct root *root = get_root();
 	if (!w)
-		return to_stack(hook);
+		return pass_to_stack(hook);
 	struct packet *p = &w->packet;
-	struct service_state *state = LOOKUP(service_states, w->service);
+	struct service_state *state = map_elem(service_states, w->service);
 	u32 now = ticks();
 	if (!state)
-		return to_stack(hook);
+		return pass_to_stack(hook);
 	struct rendezvous r = {.work = w};
-	if (p->six) {
+	if (p->is_ipv6) {
 		const struct address *a = &p->tuple.v6.source;
 		r.client = a->word[0] ^ a->word[1] ^ a->word[2] ^ a->word[3] ^ p->tuple.v6.source_port;
 	} else {
 		r.client = p->tuple.v4.source ^ p->tuple.v4.source_port;
 	}
-	w->best = NOBODY;
+	w->best = NO_INDEX;
 	bpf_loop(w->count, rendezvous_step, &r, 0);
-	if (w->best == NOBODY)
-		return p->syn || p->protocol == PROTO_UDP ? dropped(hook, REASON_TABLE_FULL_DROPPED) : to_stack(hook);
-	if (p->syn || p->protocol == PROTO_UDP)
+	if (w->best == NO_INDEX)
+		return p->syn || p->protocol == IPPROTO_UDP ? drop(hook, REASON_TABLE_FULL_DROPPED) : pass_to_stack(hook);
+	if (p->syn || p->protocol == IPPROTO_UDP)
 		WRITE_ONCE(state->stateless_until, (now + STATELESS_S * ticks_per_second) ?: 1);
-	struct target t = {.index = w->best, .method = r.method, .port = w->port};
-	t.destination = LOOKUP(destinations, t.index);
+	struct real_server t = {.index = w->best, .method = r.method, .port = w->port};
+	t.destination = map_elem(destinations, t.index);
 	if (!t.destination)
-		return to_stack(hook);
+		return pass_to_stack(hook);
 	count(REASON_TABLE_FULL_STATELESS);
-	return carry_new(ctx, p, &t, root, now, 0, hook);
+	return fwd_new(ctx, p, &t, root, now, 0, hook);
 }

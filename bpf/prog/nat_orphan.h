@@ -5,29 +5,29 @@
 #pragma once
 #include "icmp/error.h"
 
-struct serving {
+struct orphan_search {
 	const struct packet *packet;
 	const struct root *root;
 	struct address address;
 	be16 port;
 	u16 pad;
 	u32 live;
-	u32 found; /* a destination, or NOBODY */
+	u32 found; /* a destination, or NO_INDEX */
 	u32 pad2;
 };
 
-static int serving_step(u32 index, struct serving *s)
+static int server_step(u32 index, struct orphan_search *s)
 {
-	struct destination *d = LOOKUP(destinations, AFTER((u64)index, s->live));
+	struct destination *d = map_elem(destinations, AFTER((u64)index, s->live));
 	if (!d)
 		return 1;
-	if (d->used != DESTINATION_USED_BY_NAT || d->port != s->port || d->family != (s->packet->six ? 6 : 4) ||
+	if (d->used != DESTINATION_USED_BY_NAT || d->port != s->port || d->family != (s->packet->is_ipv6 ? 6 : 4) ||
 	    d->address.word[0] != s->address.word[0] || (!d->mark && d->protocol != s->packet->protocol))
 		return 0;
 	if (d->address.word[1] != s->address.word[1] || d->address.word[2] != s->address.word[2] ||
 	    d->address.word[3] != s->address.word[3])
 		return 0;
-	if (s->root->standby && stands_by(s->root, &d->virtual_address, s->packet->six))
+	if (s->root->standby && is_standby(s->root, &d->virtual_address, s->packet->is_ipv6))
 		return 0; /* the other director knows its connections */
 	u32 flags = destination_flags(d, s->live);
 	if (!(flags & DESTINATION_AVAILABLE) || method_in(flags) != METHOD_MASQ)
@@ -36,12 +36,12 @@ static int serving_step(u32 index, struct serving *s)
 	return 1;
 }
 
-/* The NAT destination that the packet's source is, or NOBODY. */
-INLINE u32 served_by(const struct packet *p, const struct root *root)
+/* The NAT destination that the packet's source is, or NO_INDEX. */
+INLINE u32 server_of(const struct packet *p, const struct root *root)
 {
-	struct serving s = {.packet = p, .root = root, .live = READ_ONCE(root->live), .found = NOBODY};
-	struct book *book = LOOKUP(books, 0);
-	if (p->six) {
+	struct orphan_search s = {.packet = p, .root = root, .live = READ_ONCE(root->live), .found = NO_INDEX};
+	struct book *book = map_elem(books, 0);
+	if (p->is_ipv6) {
 		s.address = p->tuple.v6.source;
 		s.port = p->tuple.v6.source_port;
 	} else {
@@ -49,37 +49,37 @@ INLINE u32 served_by(const struct packet *p, const struct root *root)
 		s.port = p->tuple.v4.source_port;
 	}
 	if (book)
-		bpf_loop(book->destination_top, serving_step, &s, 0);
+		bpf_loop(book->destination_top, server_step, &s, 0);
 	return s.found;
 }
 
-INLINE int stage_unserved(struct __sk_buff *skb)
+INLINE int prog_nat_orphan(struct __sk_buff *skb)
 {
-	struct work *w = work_of(HOOK_TC);
-	struct root *root = the_root();
+	struct scratch *w = scratch_of(HOOK_TC);
+	struct root *root = get_root();
 	bool asked;
 	if (!w)
-		return to_stack(HOOK_TC);
+		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
-	u32 server = p->rst || !has_ports(p->protocol) ? NOBODY : served_by(p, root);
-	struct destination *d = LOOKUP(destinations, server);
-	if (server == NOBODY || !d)
-		return p->request ? go_on(skb, HOOK_TC, STAGE_NEW) : pass(skb, p, HOOK_TC);
-	struct hop *hop = onward_hop(skb, p, HOOK_TC, ticks(), &asked);
+	u32 server = p->rst || !has_ports(p->protocol) ? NO_INDEX : server_of(p, root);
+	struct destination *d = map_elem(destinations, server);
+	if (server == NO_INDEX || !d)
+		return p->maybe_vip ? tail_call(skb, HOOK_TC, PROG_NEW) : pass_packet(skb, p, HOOK_TC);
+	struct hop *hop = router_hop(skb, p, HOOK_TC, ticks(), &asked);
 	if (!hop)
-		return pass(skb, p, HOOK_TC);
-	w->chosen = NOBODY;
+		return pass_packet(skb, p, HOOK_TC);
+	w->chosen = NO_INDEX;
 	if (hop->verdict == HOP_LOCAL) /* the error comes from the address that was asked for */
-		return answer(skb, w, REASON_UNSERVED, p->six ? 1 : 3, p->six ? 4 : 3, 0);
-	if (!would_pass_on(skb, p, hop) || !age(skb, p, HOOK_TC))
-		return pass(skb, p, HOOK_TC);
+		return send_icmp_error(skb, w, REASON_UNSERVED, p->is_ipv6 ? 1 : 3, p->is_ipv6 ? 4 : 3, 0);
+	if (!is_forwardable(skb, p, hop) || !dec_ttl(skb, p, HOOK_TC))
+		return pass_packet(skb, p, HOOK_TC);
 	hop = destination_hop(skb, HOOK_TC, server, d, ticks(), &asked);
 	if (!hop)
-		return pass(skb, p, HOOK_TC);
+		return pass_packet(skb, p, HOOK_TC);
 	struct address own = fib_gives_source ? hop->source : d->source;
-	if (p->six)
+	if (p->is_ipv6)
 		p->tuple.v6.target = own;
 	else
 		p->tuple.v4.target = own.word[0];
-	return answer(skb, w, REASON_UNSERVED, p->six ? 1 : 3, p->six ? 4 : 3, 0);
+	return send_icmp_error(skb, w, REASON_UNSERVED, p->is_ipv6 ? 1 : 3, p->is_ipv6 ? 4 : 3, 0);
 }

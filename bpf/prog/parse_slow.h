@@ -5,29 +5,29 @@
 #include "fwd/conn.h"
 #include "parse/slow.h"
 
-INLINE int stage_odd(struct __sk_buff *skb)
+INLINE int prog_parse_slow(struct __sk_buff *skb)
 {
-	struct work *w = work_of(HOOK_TC);
-	struct root *root = the_root();
+	struct scratch *w = scratch_of(HOOK_TC);
+	struct root *root = get_root();
 	if (!w)
-		return to_stack(HOOK_TC);
+		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
-	enum odd fine = p->six ? parse_odd6(skb, w) : parse_odd4(skb, w);
-	if (fine == ODD_FRAGMENT)
-		return go_on(skb, HOOK_TC, STAGE_FRAGMENT);
-	if (fine == ODD_FINE && p->protocol == (p->six ? PROTO_ICMP6 : PROTO_ICMP))
-		return go_on(skb, HOOK_TC, STAGE_ERROR);
-	if (fine == ODD_FINE && !has_ports(p->protocol) && !is_ipsec(p->protocol))
-		fine = ODD_TO_STACK;
-	if (fine == ODD_FINE)
-		fine = parse_odd_transport(skb, p);
-	if (fine == ODD_TO_STACK)
-		return pass(skb, p, HOOK_TC);
-	if (p->odd & ODDITY_GATHERED && w->pieces.passing)
-		p->request = 0;
-	if (fine == ODD_DROP)
-		return dropped(HOOK_TC, REASON_SOURCE_ROUTED);
-	if (fine == ODD_SHORT)
-		return facts_of(root)->services[p->six] ? dropped(HOOK_TC, REASON_SHORT) : to_stack(HOOK_TC);
-	return dispatch(skb, p, root, HOOK_TC);
+	enum slow_result fine = p->is_ipv6 ? parse_slow6(skb, w) : parse_slow4(skb, w);
+	if (fine == PARSE_FRAGMENT)
+		return tail_call(skb, HOOK_TC, PROG_DEFRAG);
+	if (fine == PARSE_DONE && p->protocol == (p->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+		return tail_call(skb, HOOK_TC, PROG_ICMP_RECEIVE);
+	if (fine == PARSE_DONE && !has_ports(p->protocol) && !is_ipsec(p->protocol))
+		fine = PARSE_TO_STACK;
+	if (fine == PARSE_DONE)
+		fine = parse_slow_transport(skb, p);
+	if (fine == PARSE_TO_STACK)
+		return pass_packet(skb, p, HOOK_TC);
+	if (p->slow_flags & SLOW_REASSEMBLED && w->pieces.passing)
+		p->maybe_vip = 0;
+	if (fine == PARSE_DROP)
+		return drop(HOOK_TC, REASON_SOURCE_ROUTED);
+	if (fine == PARSE_SHORT)
+		return facts_of(root)->services[p->is_ipv6] ? drop(HOOK_TC, REASON_SHORT) : pass_to_stack(HOOK_TC);
+	return fwd_packet(skb, p, root, HOOK_TC);
 }

@@ -9,113 +9,113 @@
 #include "fwd/conn.h"
 #include "policy/martian.h"
 
-INLINE u32 onward_length(void *ctx, const struct work *w, enum hook hook)
+INLINE u32 onward_length(void *ctx, const struct scratch *w, enum hook hook)
 {
 	return hook == HOOK_TC ? judged_length(ctx, w) : w->packet.length;
 }
 
 /* What no router would pass on. IPv4 fragments with DF are as long as they came when they leave. */
-INLINE bool stuck(void *ctx, const struct work *w, const struct hop *hop, enum hook hook)
+INLINE bool cannot_route(void *ctx, const struct scratch *w, const struct hop *hop, enum hook hook)
 {
 	const struct packet *p = &w->packet;
-	bool cut = hook == HOOK_TC && p->odd & ODDITY_GATHERED;
+	bool cut = hook == HOOK_TC && p->slow_flags & SLOW_REASSEMBLED;
 	return p->ttl <= 1 || fit(onward_length(ctx, w, hook), hop->mtu, 0, p, cut) == FITS_NOT;
 }
 
-INLINE bool leads_on(const struct hop *hop)
+INLINE bool is_routable(const struct hop *hop)
 {
 	return hop->verdict == HOP_READY || hop->verdict == HOP_UNRESOLVED;
 }
 
 /* Of direct routing or a tunnel: the stack carries it, if it can. */
-INLINE int pass_answer(void *ctx, const struct work *w, const struct answer *a, const struct hop *hop,
+INLINE int pass_reply(void *ctx, const struct scratch *w, const struct reply_conn *a, const struct hop *hop,
 		       const struct root *root, u32 now, enum hook hook)
 {
 	const struct packet *p = &w->packet;
-	bool passes = hop->verdict == HOP_LOCAL || (leads_on(hop) && !stuck(ctx, w, hop, hook));
+	bool passes = hop->verdict == HOP_LOCAL || (is_routable(hop) && !cannot_route(ctx, w, hop, hook));
 	if (hook == HOOK_XDP)
-		return passes ? to_tc() : to_stack(hook);
-	if (passes && believable(ctx, p, hook))
-		note_answer(a, p, root, now, hook);
-	return hop->verdict == HOP_LOCAL ? to_stack(hook) : pass(ctx, p, hook);
+		return passes ? pass_to_tc() : pass_to_stack(hook);
+	if (passes && is_valid_source(ctx, p, hook))
+		update_reply(a, p, root, now, hook);
+	return hop->verdict == HOP_LOCAL ? pass_to_stack(hook) : pass_packet(ctx, p, hook);
 }
 
 /* Of NAT, to a client on this host. */
-INLINE int deliver_answer(void *ctx, struct work *w, const struct answer *a, const struct root *root, u32 now,
+INLINE int deliver_reply(void *ctx, struct scratch *w, const struct reply_conn *a, const struct root *root, u32 now,
 			  enum hook hook)
 {
 	const struct packet *p = &w->packet;
 	if (hook == HOOK_XDP)
-		return to_tc();
-	if (!p->whole)
-		return dropped(hook, REASON_SHORT);
-	if (!note_answer(a, p, root, now, hook))
-		return dropped(hook, REASON_DYING);
+		return pass_to_tc();
+	if (!p->l4_complete)
+		return drop(hook, REASON_SHORT);
+	if (!update_reply(a, p, root, now, hook))
+		return drop(hook, REASON_DYING);
 	if (!nat(ctx, p, NAT_REPLY, &a->source, a->port, hook))
-		return dropped(hook, REASON_SHORT);
+		return drop(hook, REASON_SHORT);
 	w->hop.verdict = HOP_LOCAL;
-	w->replying = 1;
-	if (p->protocol == PROTO_SCTP && a->port != port_from(p))
-		return go_on(ctx, hook, STAGE_CRC);
+	w->is_reply = 1;
+	if (p->protocol == IPPROTO_SCTP && a->port != packet_sport(p))
+		return tail_call(ctx, hook, PROG_SCTP_CSUM);
 	return to_own_client(ctx, p);
 }
 
-INLINE int forward_answer(void *ctx, struct work *w, const struct answer *a, struct hop *hop,
+INLINE int forward_reply(void *ctx, struct scratch *w, const struct reply_conn *a, struct hop *hop,
 			  const struct root *root, u32 now, enum hook hook)
 {
 	struct packet *p = &w->packet;
-	if (!leads_on(hop) || stuck(ctx, w, hop, hook))
-		return pass(ctx, p, hook);
+	if (!is_routable(hop) || cannot_route(ctx, w, hop, hook))
+		return pass_packet(ctx, p, hook);
 	bool fits = onward_length(ctx, w, hook) <= hop->mtu;
-	bool plain = hop->verdict == HOP_READY && fits && !p->no_sum && !p->odd && p->whole;
+	bool plain = hop->verdict == HOP_READY && fits && !p->no_csum && !p->slow_flags && p->l4_complete;
 	if (hook == HOOK_XDP && (!plain || !xdp_reaches(ctx, hop)))
-		return to_tc();
-	if (unlikely(!p->whole))
-		return dropped(hook, REASON_SHORT);
-	if (!note_answer(a, p, root, now, hook))
-		return dropped(hook, REASON_DYING);
+		return pass_to_tc();
+	if (unlikely(!p->l4_complete))
+		return drop(hook, REASON_SHORT);
+	if (!update_reply(a, p, root, now, hook))
+		return drop(hook, REASON_DYING);
 	if (hook == HOOK_XDP) {
 		u64 live = READ_ONCE(root->live);
-		note_entrance(ctx, a->destination, a->index, destination_flags(a->destination, live), SIDE_ANSWER, live);
+		allow_fast(ctx, a->destination, a->index, destination_flags(a->destination, live), SIDE_ANSWER, live);
 	}
 	if (hook == HOOK_TC && !plain) {
-		w->replying = 1;
+		w->is_reply = 1;
 		w->chosen = a->index;
 		w->reply_port = a->port;
 		w->virtual_address = a->source;
 		w->hop = *hop;
-		return go_on(ctx, hook, STAGE_TROUBLE);
+		return tail_call(ctx, hook, PROG_FWD_SLOW);
 	}
-	if (!trimmed(ctx, p, hook) || !direct(ctx, p, hop, hook) || !nat(ctx, p, NAT_REPLY, &a->source, a->port, hook))
-		return dropped(hook, REASON_SHORT);
-	return transmit(ctx, hop, p->six, hook);
+	if (!trim_padding(ctx, p, hook) || !direct(ctx, p, hop, hook) || !nat(ctx, p, NAT_REPLY, &a->source, a->port, hook))
+		return drop(hook, REASON_SHORT);
+	return xmit(ctx, hop, p->is_ipv6, hook);
 }
 
-INLINE int unknown_reply(void *ctx, const struct packet *p, const struct root *root, enum hook hook)
+INLINE int unmatched_reply(void *ctx, const struct packet *p, const struct root *root, enum hook hook)
 {
 	if (root->settings.nat_icmp_send && has_ports(p->protocol))
-		return hook == HOOK_XDP ? to_tc() : go_on(ctx, hook, STAGE_UNSERVED);
-	return p->request ? go_on(ctx, hook, STAGE_NEW) : pass(ctx, p, hook);
+		return hook == HOOK_XDP ? pass_to_tc() : tail_call(ctx, hook, PROG_NAT_ORPHAN);
+	return p->maybe_vip ? tail_call(ctx, hook, PROG_NEW) : pass_packet(ctx, p, hook);
 }
 
-INLINE int stage_reply(void *ctx, enum hook hook)
+INLINE int prog_reply(void *ctx, enum hook hook)
 {
-	struct work *w = work_of(hook);
-	struct root *root = the_root();
+	struct scratch *w = scratch_of(hook);
+	struct root *root = get_root();
 	if (!w)
-		return to_stack(hook);
+		return pass_to_stack(hook);
 	struct packet *p = &w->packet;
 	u32 now = ticks();
-	if (!facts_of(root)->services[p->six])
-		return pass(ctx, p, hook);
-	struct answer a;
-	if (!find_answer(&a, p))
-		return unknown_reply(ctx, p, root, hook);
-	if (unlikely(answer_stands_by(&a, p, root)))
-		return pass(ctx, p, hook);
-	struct way_back way = {.anew = a.source, .input = input_device(ctx, hook), .six = p->six,
+	if (!facts_of(root)->services[p->is_ipv6])
+		return pass_packet(ctx, p, hook);
+	struct reply_conn a;
+	if (!find_reply(&a, p))
+		return unmatched_reply(ctx, p, root, hook);
+	if (unlikely(reply_is_standby(&a, p, root)))
+		return pass_packet(ctx, p, hook);
+	struct reply_route way = {.anew = a.source, .input = ctx_ifindex(ctx, hook), .is_ipv6 = p->is_ipv6,
 			       .reroute = a.masq && root->settings.snat_reroute};
-	if (p->six) {
+	if (p->is_ipv6) {
 		way.client = p->tuple.v6.target;
 		way.source = p->tuple.v6.source;
 	} else {
@@ -125,10 +125,10 @@ INLINE int stage_reply(void *ctx, enum hook hook)
 	bool asked;
 	struct hop *hop = client_hop(ctx, hook, &way, now, &asked);
 	if (!hop)
-		return to_stack(hook);
+		return pass_to_stack(hook);
 	if (!a.masq)
-		return pass_answer(ctx, w, &a, hop, root, now, hook);
+		return pass_reply(ctx, w, &a, hop, root, now, hook);
 	if (hop->verdict == HOP_LOCAL)
-		return deliver_answer(ctx, w, &a, root, now, hook);
-	return forward_answer(ctx, w, &a, hop, root, now, hook);
+		return deliver_reply(ctx, w, &a, root, now, hook);
+	return forward_reply(ctx, w, &a, hop, root, now, hook);
 }

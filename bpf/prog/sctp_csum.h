@@ -44,7 +44,7 @@ static const u32 crc32c_table[256] = { /* of the polynomial 0x1EDC6F41, bits rev
 };
 /* clang-format on */
 
-struct crc {
+struct crc_ctx {
 	struct __sk_buff *skb;
 	u8 *buffer;
 	u32 at;
@@ -52,12 +52,12 @@ struct crc {
 	u32 value;
 };
 
-static int crc_step(u32 index, struct crc *c)
+static int crc_step(u32 index, struct crc_ctx *c)
 {
 	u32 size = c->left < CRC_PIECE ? c->left : CRC_PIECE;
 	if (!size)
 		return 1;
-	u32 length = OPAQUE(size), value = c->value;
+	u32 length = barrier_var(size), value = c->value;
 	if (!IS_LENGTH(length, CRC_PIECE) || bpf_skb_load_bytes(c->skb, c->at, c->buffer, length))
 		return 1;
 	for (u32 i = 0; i < CRC_PIECE && i < length; i++)
@@ -70,9 +70,9 @@ static int crc_step(u32 index, struct crc *c)
 
 /* A packet from this machine's other namespaces may still be without a checksum: the sending device computes it. The
  * kernel shows that by this alone: the tail of such a packet cannot be cut off within the field. */
-INLINE bool is_unfinished(struct __sk_buff *skb, const struct packet *p, struct copy *copy)
+INLINE bool is_sctp_csum_partial(struct __sk_buff *skb, const struct packet *p, struct copy *copy)
 {
-	u32 start = p->l4 + CRC_AT + 1, size = OPAQUE(ETHER + p->length - start);
+	u32 start = p->l4 + CRC_AT + 1, size = barrier_var(ETH_HLEN + p->length - start);
 	if (skb->gso_size || !IS_LENGTH(size, COPY_BYTES) || bpf_skb_load_bytes(skb, start, copy->bytes, size))
 		return true;
 	if (bpf_skb_change_tail(skb, start, 0))
@@ -82,25 +82,25 @@ INLINE bool is_unfinished(struct __sk_buff *skb, const struct packet *p, struct 
 	return false;
 }
 
-INLINE int stage_crc(struct __sk_buff *skb)
+INLINE int prog_sctp_csum(struct __sk_buff *skb)
 {
-	struct work *w = work_of(HOOK_TC);
-	struct copy *copy = LOOKUP(copies, 0);
+	struct scratch *w = scratch_of(HOOK_TC);
+	struct copy *copy = map_elem(copies, 0);
 	if (!w || !copy)
-		return to_stack(HOOK_TC);
+		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	u32 field, none = 0;
 	if (bpf_skb_load_bytes(skb, p->l4 + CRC_AT, &field, 4))
-		return dropped(HOOK_TC, REASON_SHORT);
-	if (!field && is_unfinished(skb, p, copy))
-		return finish(skb, w);
-	struct crc c = {.skb = skb, .buffer = copy->bytes, .at = p->l4, .left = p->length + ETHER - p->l4, .value = ~0u};
+		return drop(HOOK_TC, REASON_SHORT);
+	if (!field && is_sctp_csum_partial(skb, p, copy))
+		return xmit_finished(skb, w);
+	struct crc_ctx c = {.skb = skb, .buffer = copy->bytes, .at = p->l4, .left = p->length + ETH_HLEN - p->l4, .value = ~0u};
 	if (bpf_skb_store_bytes(skb, p->l4 + CRC_AT, &none, 4, 0))
-		return dropped(HOOK_TC, REASON_SHORT);
-	FORGET(c, at, value);
+		return drop(HOOK_TC, REASON_SHORT);
+	FORGET_BOUNDS(c, at, value);
 	bpf_loop(65536 / CRC_PIECE, crc_step, &c, 0);
 	field = ~c.value; /* stands with its lowest byte first */
 	if (c.left || bpf_skb_store_bytes(skb, p->l4 + CRC_AT, &field, 4, 0))
-		return dropped(HOOK_TC, REASON_SHORT);
-	return finish(skb, w);
+		return drop(HOOK_TC, REASON_SHORT);
+	return xmit_finished(skb, w);
 }

@@ -5,16 +5,16 @@
 #include "abi/conntrack.h"
 
 enum pace_limits {
-	GO_NS = 250000, /* after which a go ends: packets of this CPU wait for it */
-	PAUSE_LEAST_NS = 50000, /* between goes of one round: as long as the go was, so it takes half of a CPU at most */
-	PAUSE_MOST_NS = 1000000,
+	RUN_NS = 250000, /* after which a go ends: packets of this CPU wait for it */
+	PAUSE_MIN_NS = 50000, /* between goes of one round: as long as the go was, so it takes half of a CPU at most */
+	PAUSE_MAX_NS = 1000000,
 	CLOCK_EVERY = 64, /* steps between looks at the clock, where a step is short */
 };
 
 ARRAY_MAP(paces, struct pace, 1, BPF_F_MMAPABLE);
 
 /* Note a go that began then. How long it was. */
-INLINE u64 note_go(struct pace *pace, u64 began)
+INLINE u64 note_run(struct pace *pace, u64 began)
 {
 	u64 spent = bpf_ktime_get_ns() - began;
 	u32 class = 0;
@@ -25,15 +25,15 @@ INLINE u64 note_go(struct pace *pace, u64 began)
 	pace->cpu = bpf_get_smp_processor_id();
 	if (spent > pace->longest_ns)
 		pace->longest_ns = spent;
-	pace->lengths[OPAQUE(class) & (PACE_CLASSES - 1)] += 1;
+	pace->lengths[barrier_var(class) & (PACE_CLASSES - 1)] += 1;
 	return spent;
 }
 
 INLINE u64 pause_after(u64 spent)
 {
-	if (spent < PAUSE_LEAST_NS)
-		return PAUSE_LEAST_NS;
-	return spent < PAUSE_MOST_NS ? spent : PAUSE_MOST_NS;
+	if (spent < PAUSE_MIN_NS)
+		return PAUSE_MIN_NS;
+	return spent < PAUSE_MAX_NS ? spent : PAUSE_MAX_NS;
 }
 
 /* A program that the loader runs once, and again when a newer object takes over: it sets the callback of the timer in
@@ -42,7 +42,7 @@ INLINE u64 pause_after(u64 spent)
 	SEC("tc") \
 	int name(struct __sk_buff *skb) \
 	{ \
-		struct type *of = LOOKUP(map, 0); \
+		struct type *of = map_elem(map, 0); \
 		if (!of) \
 			return 1; \
 		bpf_timer_init(&of->timer, &map, 1 /* CLOCK_MONOTONIC */); \

@@ -21,12 +21,12 @@ struct estimator {
 };
 ARRAY_MAP(estimators, struct estimator, 1, 0);
 
-struct summed {
+struct counter_sum {
 	u32 slot;
 	struct counters counters;
 };
 
-static int sum_cpu(u32 cpu, struct summed *s)
+static int sum_cpu(u32 cpu, struct counter_sum *s)
 {
 	struct lane *lane = lane_of_cpu(s->slot, cpu);
 	if (!lane)
@@ -40,43 +40,43 @@ static int sum_cpu(u32 cpu, struct summed *s)
 	return 0;
 }
 
-INLINE void approach(s64 *average, u64 *last, u64 now, u32 scale)
+INLINE void move_average(s64 *average, u64 *last, u64 now, u32 scale)
 {
 	s64 rate = (now - *last) << scale;
 	*average += (rate - *average) >> 2;
 	*last = now;
 }
 
-struct estimating {
+struct estimate_ctx {
 	u32 first;
 };
 
-static int estimate_step(u32 index, struct estimating *e)
+static int estimate_step(u32 index, struct estimate_ctx *e)
 {
-	struct summed s = {.slot = e->first + index};
-	struct destination *d = LOOKUP(destinations, s.slot);
-	struct estimate *estimate = LOOKUP(estimates, s.slot);
+	struct counter_sum s = {.slot = e->first + index};
+	struct destination *d = map_elem(destinations, s.slot);
+	struct estimate *estimate = map_elem(estimates, s.slot);
 	if (!d || !estimate)
 		return 1;
 	if (!d->used)
 		return 0;
 	bpf_loop(ESTIMATE_CPUS, sum_cpu, &s, 0);
-	approach(&estimate->averages[0], &estimate->last[0], s.counters.connections, 9);
-	approach(&estimate->averages[1], &estimate->last[1], s.counters.in_packets, 9);
-	approach(&estimate->averages[2], &estimate->last[2], s.counters.out_packets, 9);
-	approach(&estimate->averages[3], &estimate->last[3], s.counters.in_bytes, 4);
-	approach(&estimate->averages[4], &estimate->last[4], s.counters.out_bytes, 4);
+	move_average(&estimate->averages[0], &estimate->last[0], s.counters.connections, 9);
+	move_average(&estimate->averages[1], &estimate->last[1], s.counters.in_packets, 9);
+	move_average(&estimate->averages[2], &estimate->last[2], s.counters.out_packets, 9);
+	move_average(&estimate->averages[3], &estimate->last[3], s.counters.in_bytes, 4);
+	move_average(&estimate->averages[4], &estimate->last[4], s.counters.out_bytes, 4);
 	return 0;
 }
 
 static int estimate(void *map, u32 *key, struct estimator *estimator)
 {
-	struct book *book = LOOKUP(books, 0);
-	if (!the_root()->settings.run_estimation) {
+	struct book *book = map_elem(books, 0);
+	if (!get_root()->settings.run_estimation) {
 		bpf_timer_start(&estimator->timer, ESTIMATE_EVERY_NS, 0);
 		return 0;
 	}
-	struct estimating e = {.first = estimator->next};
+	struct estimate_ctx e = {.first = estimator->next};
 	u32 top = book ? book->destination_top : 0;
 	u32 count = top > e.first ? top - e.first : 0;
 	if (count > ESTIMATE_SLICE)

@@ -32,30 +32,30 @@ struct slice { /* of `looks`, whose elements are lines here */
 	u32 pad;
 };
 
-INLINE bool is_over(const struct slice *slice)
+INLINE bool is_time_up(const struct slice *slice)
 {
 	return (s64)(bpf_ktime_get_ns() - slice->until) >= 0;
 }
 
-struct held {
+struct slot_conn {
 	union tuple tuple;
 	struct found found;
-	bool six;
+	bool is_ipv6;
 };
 
 /* The connection that a slot belongs to; false while it is being made or ended elsewhere. */
-INLINE bool held_by(u32 slot, struct held *held)
+INLINE bool conn_of_slot(u32 slot, struct slot_conn *held)
 {
-	held->six = slot >= first_slot6;
-	if (!held->six) {
-		struct place4 *place = LOOKUP(connections4, slot);
+	held->is_ipv6 = slot >= first_slot6;
+	if (!held->is_ipv6) {
+		struct place4 *place = map_elem(connections4, slot);
 		if (!place || !place->tuple.target)
 			return false;
 		held->tuple.v4 = place->tuple;
 		held->found = (struct found){&place->connection, slot};
 		return true;
 	}
-	struct registered *registered = LOOKUP(registry6, slot - first_slot6);
+	struct registered *registered = map_elem(registry6, slot - first_slot6);
 	if (!registered)
 		return false;
 	held->tuple.v6 = registered->tuple;
@@ -64,14 +64,14 @@ INLINE bool held_by(u32 slot, struct held *held)
 }
 
 /* End the slot's connection, or return the tick at which to look again (0: nothing more to do). */
-VERIFIED_ONCE u32 look(u32 slot, u32 now)
+VERIFIED_ONCE u32 expire_slot(u32 slot, u32 now)
 {
-	struct held held;
-	if (!held_by(slot, &held))
+	struct slot_conn held;
+	if (!conn_of_slot(slot, &held))
 		return now + ticks_per_second;
 	struct connection *c = held.found.connection;
 	u64 *word = connection_word(&held.found);
-	struct destination *d = LOOKUP(destinations, c->destination);
+	struct destination *d = map_elem(destinations, c->destination);
 	if (!word || (!d && c->method != METHOD_BYPASS))
 		return now + ticks_per_second;
 	u64 seen = READ_ONCE(*word);
@@ -86,11 +86,11 @@ VERIFIED_ONCE u32 look(u32 slot, u32 now)
 			return (now + minute) ?: 1;
 		}
 		if (control && !control->timeout) /* its last connection was killed */
-			return end_connection(&held.tuple, held.six, &held.found, word, seen, d, ENDING_AGED) ? 0 : now + 1;
+			return end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_EXPIRED) ? 0 : now + 1;
 	}
 	if ((s32)((u32)seen - now) > 0)
 		return (u32)seen ?: 1;
-	return end_connection(&held.tuple, held.six, &held.found, word, seen, d, ENDING_AGED) ? 0 : now + 1;
+	return end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_EXPIRED) ? 0 : now + 1;
 }
 
 #define BOTH(x) ((u64)(u32)(x) << 32 | (u32)(x))
@@ -106,20 +106,20 @@ INLINE bool is_due(const struct looks *line, u32 now)
 		u64 noted = READ_ONCE(pairs[i]);
 		u64 any = (noted & BOTH(0x7fffffff)) + BOTH(0x7fffffff) | noted; /* highest bits: not 0 */
 		/* and not after now; one pair after the other: not all fit registers */
-		due = OPAQUE(due | any & (noted - after_now));
+		due = barrier_var(due | any & (noted - after_now));
 	}
 	return due & BOTH(0x80000000);
 }
 
 static int sweep_slot(u32 i, struct slice *slice)
 {
-	struct looks *line = LOOKUP(looks, slice->at);
+	struct looks *line = map_elem(looks, slice->at);
 	if (!line || i >= LOOKS)
 		return 1;
 	u32 noted = READ_ONCE(line->at[i]);
 	if (!noted || (s32)(noted - slice->now) > 0)
 		return 0;
-	u32 next = look(AFTER((u64)slice->at * LOOKS + i, noted), slice->now);
+	u32 next = expire_slot(AFTER((u64)slice->at * LOOKS + i, noted), slice->now);
 	if (next)
 		__sync_val_compare_and_swap(&line->at[i], noted, next);
 	else
@@ -130,68 +130,68 @@ static int sweep_slot(u32 i, struct slice *slice)
 static int sweep_line(u32 index, struct slice *slice)
 {
 	u32 at = slice->first + index;
-	struct looks *line = LOOKUP(looks, at);
+	struct looks *line = map_elem(looks, at);
 	if (!line)
 		return 1;
 	slice->done = index + 1;
 	if (likely(!is_due(line, slice->now)))
-		return index % CLOCK_EVERY == CLOCK_EVERY - 1 && is_over(slice);
+		return index % CLOCK_EVERY == CLOCK_EVERY - 1 && is_time_up(slice);
 	slice->at = at;
 	bpf_loop(LOOKS, sweep_slot, slice, 0);
-	return is_over(slice);
+	return is_time_up(slice);
 }
 
 /* End the slot's connection if it is half open. */
-VERIFIED_ONCE int thin(u32 slot)
+VERIFIED_ONCE int drop_half_open(u32 slot)
 {
-	struct held held;
-	if (!held_by(slot, &held))
+	struct slot_conn held;
+	if (!conn_of_slot(slot, &held))
 		return 0;
 	struct connection *c = held.found.connection;
 	u64 *word = connection_word(&held.found);
-	struct destination *d = LOOKUP(destinations, c->destination);
+	struct destination *d = map_elem(destinations, c->destination);
 	u64 seen = word ? READ_ONCE(*word) : 0;
 	if (word && d && is_half_open(word_state(seen), slot))
-		end_connection(&held.tuple, held.six, &held.found, word, seen, d, ENDING_KILLED);
+		end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_KILLED);
 	return 0;
 }
 
-static int thin_slot(u32 i, struct slice *slice)
+static int drop_half_open_slot(u32 i, struct slice *slice)
 {
-	struct looks *line = LOOKUP(looks, slice->at);
+	struct looks *line = map_elem(looks, slice->at);
 	if (!line || i >= LOOKS)
 		return 1;
 	u32 noted = READ_ONCE(line->at[i]);
 	if (noted)
-		thin(AFTER((u64)slice->at * LOOKS + i, noted));
+		drop_half_open(AFTER((u64)slice->at * LOOKS + i, noted));
 	return 0;
 }
 
 /* Any line: what a flood made lies side by side. Those of IPv6 follow those of IPv4 that were ever used. */
-static int thin_line(u32 index, struct slice *slice)
+static int drop_half_open_line(u32 index, struct slice *slice)
 {
 	u32 any = bpf_get_prandom_u32() % (slice->first ?: 1);
 	slice->at = any < slice->now ? any : first_slot6 / LOOKS + any - slice->now;
 	slice->done = index + 1;
-	bpf_loop(LOOKS, thin_slot, slice, 0);
-	return is_over(slice);
+	bpf_loop(LOOKS, drop_half_open_slot, slice, 0);
+	return is_time_up(slice);
 }
 
 /* drop_entry's work of a second, in goes of their own. True while there is more of it. */
-INLINE bool thinned(struct pool *pool, const struct settings *settings, u64 until)
+INLINE bool dropped_half_open(struct pool *pool, const struct settings *settings, u64 until)
 {
-	if (settings->drop_entry != DEFENCE_ON)
+	if (settings->drop_entry != SYNFLOOD_ON)
 		return false;
 	struct slice all = {.first = lines_used(pool), .now = lines_used4(pool), .until = until};
-	u32 count = pool->thin < THIN_SLICE ? pool->thin : THIN_SLICE;
+	u32 count = pool->thin < DROP_SLICE ? pool->thin : DROP_SLICE;
 	if (count)
-		bpf_loop(count, thin_line, &all, 0);
+		bpf_loop(count, drop_half_open_line, &all, 0);
 	pool->thin = all.done ? pool->thin - all.done : 0;
 	return pool->thin;
 }
 
 /* One go of a round. True while there is more of the round. */
-INLINE bool swept(struct pool *pool, u64 until, struct pace *pace)
+INLINE bool sweep_run(struct pool *pool, u64 until, struct pace *pace)
 {
 	u32 at = pool->sweep_at * LOOKS, lines = (end_of_range(pool, &at) + LOOKS - 1) / LOOKS;
 	if (!READ_ONCE(pool->used)) /* before the first connection nothing is swept */
@@ -207,21 +207,21 @@ INLINE bool swept(struct pool *pool, u64 until, struct pace *pace)
 	pool->sweep_at = 0;
 	pool->sweeps += 1;
 	if (pool->sweeps % ROUNDS_A_SECOND == 0)
-		pool->thin = lines_to_thin(pool);
+		pool->thin = lines_to_drop(pool);
 	return false;
 }
 
 static int sweep(void *map, u32 *key, struct sweeper *sweeper)
 {
 	u64 began = bpf_ktime_get_ns();
-	struct pool *pool = LOOKUP(pools, 0);
-	struct root *root = the_root();
-	struct pace *pace = LOOKUP(paces, 0);
+	struct pool *pool = map_elem(pools, 0);
+	struct root *root = get_root();
+	struct pace *pace = map_elem(paces, 0);
 	if (!pool || !pace)
 		return 0;
-	u64 until = began + GO_NS;
-	bool more = thinned(pool, &root->settings, until) || swept(pool, until, pace);
-	u64 spent = note_go(pace, began);
+	u64 until = began + RUN_NS;
+	bool more = dropped_half_open(pool, &root->settings, until) || sweep_run(pool, until, pace);
+	u64 spent = note_run(pace, began);
 	bpf_timer_start(&sweeper->timer, more ? pause_after(spent) : ROUND_NS, 0);
 	return 0;
 }
@@ -230,12 +230,12 @@ static int sweep(void *map, u32 *key, struct sweeper *sweeper)
  * too, once its connections have: in a second round. */
 VERIFIED_ONCE int end_orphan(u32 slot, u32 live)
 {
-	struct held held;
-	if (!held_by(slot, &held))
+	struct slot_conn held;
+	if (!conn_of_slot(slot, &held))
 		return 0;
 	struct connection *c = held.found.connection;
 	u64 *word = connection_word(&held.found);
-	struct destination *d = LOOKUP(destinations, c->destination);
+	struct destination *d = map_elem(destinations, c->destination);
 	if (!word || !d || destination_flags(d, live) & DESTINATION_AVAILABLE)
 		return 0;
 	u64 seen = READ_ONCE(*word);
@@ -244,21 +244,21 @@ VERIFIED_ONCE int end_orphan(u32 slot, u32 live)
 		if (control && control->controls)
 			return 0;
 	}
-	end_connection(&held.tuple, held.six, &held.found, word, seen, d, ENDING_ORPHANED);
+	end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_ORPHAN);
 	return 0;
 }
 
-struct orphans {
+struct orphan_ctx {
 	u64 until; /* ns */
 	u32 first;
 	u32 live;
 	u32 done;
 };
 
-static int orphan_step(u32 index, struct orphans *o)
+static int orphan_step(u32 index, struct orphan_ctx *o)
 {
 	u32 slot = o->first + index;
-	if (is_made(slot))
+	if (is_complete(slot))
 		end_orphan(slot, o->live);
 	o->done = index + 1;
 	return index % CLOCK_EVERY == CLOCK_EVERY - 1 && (s64)(bpf_ktime_get_ns() - o->until) >= 0;
@@ -268,11 +268,11 @@ static int orphan_step(u32 index, struct orphans *o)
 SEC("tc")
 int end_orphans(struct __sk_buff *skb)
 {
-	struct pool *pool = LOOKUP(pools, 0);
-	struct root *root = the_root();
+	struct pool *pool = map_elem(pools, 0);
+	struct root *root = get_root();
 	if (!pool)
 		return 0;
-	struct orphans o = {.first = pool->purge_at, .live = READ_ONCE(root->live), .until = bpf_ktime_get_ns() + GO_NS};
+	struct orphan_ctx o = {.first = pool->purge_at, .live = READ_ONCE(root->live), .until = bpf_ktime_get_ns() + RUN_NS};
 	u32 end = end_of_range(pool, &o.first);
 	u32 count = end > o.first ? end - o.first : 0;
 	if (count > SLICE_ORPHANS)

@@ -18,7 +18,7 @@ enum cache_sweep_limits {
 	CACHE_SWEEP_SECONDS = 60,
 };
 
-struct cache_go {
+struct cache_run {
 	u64 until; /* ns */
 	u32 now;
 	u32 round; /* 0: somebody else's than the timer's, in which nothing goes for there being too many */
@@ -27,8 +27,8 @@ struct cache_go {
 };
 
 /* Whether this entry is one of those that must go because its service has too many. */
-INLINE bool relieves(struct service_state *state, const struct cached *entry, const struct cache_key *key,
-		     const struct cache_go *go)
+INLINE bool must_relieve(struct service_state *state, const struct cached *entry, const struct cache_key *key,
+		     const struct cache_run *go)
 {
 	u64 cursor = READ_ONCE(state->cursor);
 	if (state->relief != go->round) {
@@ -44,11 +44,11 @@ INLINE bool relieves(struct service_state *state, const struct cached *entry, co
 }
 
 /* Whether a part must go. */
-INLINE bool is_past(const struct cache_key *key, const struct cached *part, const struct cache_go *go)
+INLINE bool must_remove(const struct cache_key *key, const struct cached *part, const struct cache_run *go)
 {
-	struct root *root = the_root();
-	struct service *service = LOOKUP(services, part->service);
-	struct service_state *state = LOOKUP(service_states, part->service);
+	struct root *root = get_root();
+	struct service *service = map_elem(services, part->service);
+	struct service_state *state = map_elem(service_states, part->service);
 	if (!service || !state)
 		return false;
 	const struct service_version *v = version_in_force(service, READ_ONCE(root->live));
@@ -61,38 +61,38 @@ INLINE bool is_past(const struct cache_key *key, const struct cached *part, cons
 		return !bpf_map_lookup_elem(&cache, &first);
 	}
 	const struct settings *settings = &root->settings;
-	return outlived(part->used, v->epoch_tick, go->now,
+	return is_expired(part->used, v->epoch_tick, go->now,
 			plain ? settings->lblc_expiration : settings->lblcr_expiration) ||
-	       (go->round && relieves(state, part, key, go));
+	       (go->round && must_relieve(state, part, key, go));
 }
 
 /* Take a part out, whose key is in the queue no more, and let its members go. */
 INLINE void remove_cached(const struct cache_key *key, struct cached *part)
 {
-	struct service_state *state = LOOKUP(service_states, part->service);
+	struct service_state *state = map_elem(service_states, part->service);
 	release_members(part);
 	if (bpf_map_delete_elem(&cache, key))
 		return;
 	count_parts(-1);
 	if (state && !key->part)
-		dismissed(&state->cursor, key->epoch);
+		uncount_entry(&state->cursor, key->epoch);
 }
 
-static int cache_step(u32 index, struct cache_go *go)
+static int cache_step(u32 index, struct cache_run *go)
 {
 	struct cache_key key;
 	go->empty = bpf_map_pop_elem(&cache_queue, &key) != 0;
 	if (go->empty)
 		return 1;
 	struct cached *part = bpf_map_lookup_elem(&cache, &key);
-	if (part && (is_past(&key, part, go) || bpf_map_push_elem(&cache_queue, &key, 0)))
+	if (part && (must_remove(&key, part, go) || bpf_map_push_elem(&cache_queue, &key, 0)))
 		remove_cached(&key, part);
 	go->done = index + 1;
 	return index % CACHE_CLOCK_EVERY == CACHE_CLOCK_EVERY - 1 && (s64)(bpf_ktime_get_ns() - go->until) >= 0;
 }
 
 /* One go of a round that has so many parts left, 0: of a new one. How many are left then. */
-INLINE u32 look_through_cache(const struct cache_sweeper *sweeper, u32 left, struct cache_go *go)
+INLINE u32 sweep_parts(const struct cache_sweeper *sweeper, u32 left, struct cache_run *go)
 {
 	u32 count = left ?: READ_ONCE(sweeper->parts);
 	if (count)
@@ -104,11 +104,11 @@ INLINE u32 look_through_cache(const struct cache_sweeper *sweeper, u32 left, str
 SEC("tc")
 int sweep_cache(struct __sk_buff *skb)
 {
-	struct cache_sweeper *sweeper = LOOKUP(cache_sweepers, 0);
+	struct cache_sweeper *sweeper = map_elem(cache_sweepers, 0);
 	if (!sweeper)
 		return 0;
-	struct cache_go go = {.until = bpf_ktime_get_ns() + GO_NS, .now = ticks()};
-	sweeper->asked = look_through_cache(sweeper, sweeper->asked, &go);
+	struct cache_run go = {.until = bpf_ktime_get_ns() + RUN_NS, .now = ticks()};
+	sweeper->asked = sweep_parts(sweeper, sweeper->asked, &go);
 	return sweeper->asked != 0;
 }
 
@@ -117,8 +117,8 @@ static int cache_timer(void *map, u32 *key, struct cache_sweeper *sweeper)
 	u64 began = bpf_ktime_get_ns();
 	if (!sweeper->left)
 		sweeper->round = sweeper->round + 1 ?: 1;
-	struct cache_go go = {.until = began + GO_NS, .now = ticks(), .round = sweeper->round};
-	sweeper->left = look_through_cache(sweeper, sweeper->left, &go);
+	struct cache_run go = {.until = began + RUN_NS, .now = ticks(), .round = sweeper->round};
+	sweeper->left = sweep_parts(sweeper, sweeper->left, &go);
 	u64 pause = pause_after(bpf_ktime_get_ns() - began);
 	bpf_timer_start(&sweeper->timer, sweeper->left ? pause : (u64)CACHE_SWEEP_SECONDS * CACHE_SWEEP_NS, 0);
 	return 0;

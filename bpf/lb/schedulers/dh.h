@@ -9,9 +9,9 @@ static u32 schedule_dh(struct candidates *c)
 {
 	const struct packet *p = &c->work->packet;
 	struct address target = hashed_target(p);
-	u32 place = bucket_of(address_fold(&target, p->six)) % c->count;
+	u32 pos = bucket_of(address_fold(&target, p->is_ipv6)) % c->count;
 	struct candidate it;
-	return at_place(c, place, &it) && usable(&it) ? place : NOBODY;
+	return at_pos(c, pos, &it) && usable(&it) ? pos : NO_INDEX;
 }
 
 SCHEDULER(dh, SCHED_DH)

@@ -4,10 +4,10 @@
 #pragma once
 #include "lb/schedule.h"
 
-INLINE void take_heavier(struct candidates *c, u32 place, const struct candidate *it)
+INLINE void take_heavier(struct candidates *c, u32 pos, const struct candidate *it)
 {
 	if (it->member->weight > c->work->best_weight) {
-		c->work->best = place;
+		c->work->best = pos;
 		c->work->best_weight = it->member->weight;
 	}
 }
@@ -15,7 +15,7 @@ INLINE void take_heavier(struct candidates *c, u32 place, const struct candidate
 static int fo_step(u32 index, struct candidates *c)
 {
 	struct candidate it;
-	if (!at_place(c, index, &it))
+	if (!at_pos(c, index, &it))
 		return 1;
 	if (usable(&it))
 		take_heavier(c, index, &it);
@@ -24,7 +24,7 @@ static int fo_step(u32 index, struct candidates *c)
 
 static u32 schedule_fo(struct candidates *c)
 {
-	c->work->best = NOBODY;
+	c->work->best = NO_INDEX;
 	c->work->best_weight = 0;
 	bpf_loop(c->count, fo_step, c, 0);
 	return c->work->best;

@@ -9,32 +9,32 @@
 
 static u32 schedule_lblc(struct candidates *c)
 {
-	struct root *root = the_root();
+	struct root *root = get_root();
 	struct cache_key key;
 	key_of_target(&key, c->work);
 	u32 now = ticks(), live = READ_ONCE(root->live), before = NOTHING;
-	struct cached *entry = remembered(&key, c->work, now, root->settings.lblc_expiration);
+	struct cached *entry = cache_find(&key, c->work, now, root->settings.lblc_expiration);
 	if (entry) {
 		before = READ_ONCE(entry->members[0]);
-		struct destination *d = LOOKUP(destinations, before);
+		struct destination *d = map_elem(destinations, before);
 		if (d && destination_flags(d, live) & DESTINATION_AVAILABLE) {
 			s32 weight = destination_weight(d, live);
-			u32 place = weight > 0 && !crowded(c, d, weight) ? place_of(c, before) : NOBODY;
-			if (place != NOBODY)
-				return place;
+			u32 pos = weight > 0 && !is_overloaded(c, d, weight) ? pos_of(c, before) : NO_INDEX;
+			if (pos != NO_INDEX)
+				return pos;
 		}
 	}
-	u32 place = schedule_wlc(c);
-	u32 chosen = place != NOBODY ? destination_at(c, place) : NOTHING;
+	u32 pos = schedule_wlc(c);
+	u32 chosen = pos != NO_INDEX ? destination_at(c, pos) : NOTHING;
 	if (chosen == NOTHING)
-		return NOBODY;
+		return NO_INDEX;
 	if (!entry) {
-		remember(&key, c, now, chosen);
+		cache_add(&key, c, now, chosen);
 	} else if (chosen != before && __sync_val_compare_and_swap(&entry->members[0], before, chosen) == before) {
-		hold(chosen, 1);
-		hold(before, -1);
+		ref_destination(chosen, 1);
+		ref_destination(before, -1);
 	}
-	return place;
+	return pos;
 }
 
 SCHEDULER(lblc, SCHED_LBLC)

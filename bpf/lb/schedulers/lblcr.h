@@ -17,35 +17,35 @@ struct set_walk {
 	u32 live;
 	u32 count;
 	u32 wanted; /* destination */
-	u32 place; /* in the set */
+	u32 pos; /* in the set */
 };
 
 /* The set's member at a place, counted from the oldest; NULL if it is gone meanwhile. */
-INLINE u32 *set_member(struct set_walk *s, u32 place)
+INLINE u32 *set_member(struct set_walk *s, u32 pos)
 {
-	s->key.part = place / CACHE_MEMBERS;
+	s->key.part = pos / CACHE_MEMBERS;
 	struct cached *part = bpf_map_lookup_elem(&cache, &s->key);
-	return part ? &part->members[place % CACHE_MEMBERS] : NULL;
+	return part ? &part->members[pos % CACHE_MEMBERS] : NULL;
 }
 
-INLINE struct destination *set_destination(struct set_walk *s, u32 place)
+INLINE struct destination *set_destination(struct set_walk *s, u32 pos)
 {
-	u32 *member = set_member(s, place);
-	return member ? LOOKUP(destinations, *member) : NULL;
+	u32 *member = set_member(s, pos);
+	return member ? map_elem(destinations, *member) : NULL;
 }
 
 static int set_least_step(u32 index, struct set_walk *s)
 {
 	struct candidates *c = s->c;
-	u32 place = s->count - 1 - index;
-	struct destination *d = set_destination(s, place);
+	u32 pos = s->count - 1 - index;
+	struct destination *d = set_destination(s, pos);
 	if (!d)
 		return 1;
 	s32 weight = destination_weight(d, s->live), load = overhead(d);
 	if (weight <= 0 || d->overloaded || !(destination_flags(d, s->live) & DESTINATION_AVAILABLE))
 		return 0;
-	if (c->work->best == NOBODY || (s64)(s32)c->work->best_load * weight > (s64)load * c->work->best_weight) {
-		c->work->best = place;
+	if (c->work->best == NO_INDEX || (s64)(s32)c->work->best_load * weight > (s64)load * c->work->best_weight) {
+		c->work->best = pos;
 		c->work->best_load = load;
 		c->work->best_weight = weight;
 	}
@@ -55,15 +55,15 @@ static int set_least_step(u32 index, struct set_walk *s)
 static int set_most_step(u32 index, struct set_walk *s)
 {
 	struct candidates *c = s->c;
-	u32 place = s->count - 1 - index;
-	struct destination *d = set_destination(s, place);
+	u32 pos = s->count - 1 - index;
+	struct destination *d = set_destination(s, pos);
 	if (!d)
 		return 1;
 	s32 weight = destination_weight(d, s->live), load = overhead(d);
 	if (weight <= 0)
 		return 0;
-	if (c->work->best == NOBODY || (s64)(s32)c->work->best_load * weight < (s64)load * c->work->best_weight) {
-		c->work->best = place;
+	if (c->work->best == NO_INDEX || (s64)(s32)c->work->best_load * weight < (s64)load * c->work->best_weight) {
+		c->work->best = pos;
 		c->work->best_load = load;
 		c->work->best_weight = weight;
 	}
@@ -77,15 +77,15 @@ static int set_find_step(u32 index, struct set_walk *s)
 		return 1;
 	if (*member != s->wanted)
 		return 0;
-	s->place = index;
+	s->pos = index;
 	return 1;
 }
 
 static int set_shift_step(u32 index, struct set_walk *s)
 {
-	u32 *next = set_member(s, s->place + index + 1);
+	u32 *next = set_member(s, s->pos + index + 1);
 	u32 value = next ? *next : NOTHING;
-	u32 *member = set_member(s, s->place + index);
+	u32 *member = set_member(s, s->pos + index);
 	if (member)
 		WRITE_ONCE(*member, value);
 	return !next || !member;
@@ -94,19 +94,19 @@ static int set_shift_step(u32 index, struct set_walk *s)
 /* The most loaded member leaves the set; those that joined later move up. */
 INLINE void set_shrink(struct set_walk *s, struct cached *entry, u32 now)
 {
-	s->c->work->best = NOBODY;
+	s->c->work->best = NO_INDEX;
 	bpf_loop(s->count, set_most_step, s, 0);
-	s->place = s->c->work->best;
-	u32 *leaving = s->place != NOBODY ? set_member(s, s->place) : NULL;
-	if (!leaving)
+	s->pos = s->c->work->best;
+	u32 *old_destination = s->pos != NO_INDEX ? set_member(s, s->pos) : NULL;
+	if (!old_destination)
 		return;
-	u32 destination = *leaving, last = s->count - 1;
-	if (last > s->place)
-		bpf_loop(last - s->place, set_shift_step, s, 0);
+	u32 destination = *old_destination, last = s->count - 1;
+	if (last > s->pos)
+		bpf_loop(last - s->pos, set_shift_step, s, 0);
 	u32 *vacant = set_member(s, last);
 	if (vacant)
 		WRITE_ONCE(*vacant, NOTHING);
-	hold(destination, -1);
+	ref_destination(destination, -1);
 	entry->count = last;
 	entry->changed = now;
 }
@@ -116,14 +116,14 @@ INLINE void set_join(struct set_walk *s, struct cached *entry, u32 now, u32 dest
 {
 	s->wanted = destination;
 	s->count = entry->count;
-	s->place = NOBODY;
+	s->pos = NO_INDEX;
 	bpf_loop(s->count, set_find_step, s, 0);
-	if (s->place != NOBODY)
+	if (s->pos != NO_INDEX)
 		return;
 	u32 *vacant = set_member(s, s->count);
 	if (vacant) {
-		hold(destination, 1);
-		hold(__sync_lock_test_and_set(vacant, destination), -1);
+		ref_destination(destination, 1);
+		ref_destination(__sync_lock_test_and_set(vacant, destination), -1);
 	} else if (!put_part(&s->key, s->c->work->service, now, destination)) {
 		return;
 	}
@@ -138,41 +138,41 @@ INLINE bool set_is_old(const struct cached *entry, u32 now, u32 expiration_s)
 
 static u32 schedule_lblcr(struct candidates *c)
 {
-	struct root *root = the_root();
+	struct root *root = get_root();
 	u32 now = ticks(), expiration_s = root->settings.lblcr_expiration;
-	struct set_walk s = {.c = c, .live = READ_ONCE(root->live), .place = NOBODY};
+	struct set_walk s = {.c = c, .live = READ_ONCE(root->live), .pos = NO_INDEX};
 	key_of_target(&s.key, c->work);
-	struct cached *entry = remembered(&s.key, c->work, now, expiration_s);
+	struct cached *entry = cache_find(&s.key, c->work, now, expiration_s);
 	if (entry) {
 		s.count = entry->count;
-		c->work->best = NOBODY;
+		c->work->best = NO_INDEX;
 		bpf_loop(s.count, set_least_step, &s, 0);
-		u32 *least = c->work->best != NOBODY ? set_member(&s, c->work->best) : NULL;
+		u32 *least = c->work->best != NO_INDEX ? set_member(&s, c->work->best) : NULL;
 		u32 best = least ? *least : NOTHING;
-		if (set_is_old(entry, now, expiration_s) && began_change(entry)) {
+		if (set_is_old(entry, now, expiration_s) && begin_change(entry)) {
 			if (set_is_old(entry, now, expiration_s)) {
 				s.count = entry->count;
 				set_shrink(&s, entry, now);
 			}
-			ended_change(entry);
+			end_change(entry);
 		}
-		struct destination *d = best != NOTHING ? LOOKUP(destinations, best) : NULL;
-		u32 place = d && !crowded(c, d, destination_weight(d, s.live)) ? place_of(c, best) : NOBODY;
-		if (place != NOBODY)
-			return place;
+		struct destination *d = best != NOTHING ? map_elem(destinations, best) : NULL;
+		u32 pos = d && !is_overloaded(c, d, destination_weight(d, s.live)) ? pos_of(c, best) : NO_INDEX;
+		if (pos != NO_INDEX)
+			return pos;
 	}
-	u32 place = schedule_wlc(c);
-	u32 chosen = place != NOBODY ? destination_at(c, place) : NOTHING;
+	u32 pos = schedule_wlc(c);
+	u32 chosen = pos != NO_INDEX ? destination_at(c, pos) : NOTHING;
 	if (chosen == NOTHING)
-		return NOBODY;
+		return NO_INDEX;
 	if (!entry) {
 		s.key.part = 0;
-		remember(&s.key, c, now, chosen);
-	} else if (began_change(entry)) {
+		cache_add(&s.key, c, now, chosen);
+	} else if (begin_change(entry)) {
 		set_join(&s, entry, now, chosen);
-		ended_change(entry);
+		end_change(entry);
 	}
-	return place;
+	return pos;
 }
 
 SCHEDULER(lblcr, SCHED_LBLCR)

@@ -8,12 +8,12 @@
 static int lc_step(u32 index, struct candidates *c)
 {
 	struct candidate it;
-	if (!at_place(c, index, &it))
+	if (!at_pos(c, index, &it))
 		return 1;
 	if (!usable(&it))
 		return 0;
 	u32 load = overhead(it.destination);
-	if (c->work->best == NOBODY || load < c->work->best_load) {
+	if (c->work->best == NO_INDEX || load < c->work->best_load) {
 		c->work->best = index;
 		c->work->best_load = load;
 	}
@@ -22,7 +22,7 @@ static int lc_step(u32 index, struct candidates *c)
 
 static u32 schedule_lc(struct candidates *c)
 {
-	c->work->best = NOBODY;
+	c->work->best = NO_INDEX;
 	bpf_loop(c->count, lc_step, c, 0);
 	return c->work->best;
 }

@@ -53,32 +53,32 @@ INLINE u32 siphash13(u32 value, u64 k)
 /* The place of the slot's destination in the list, if it is usable. */
 INLINE u32 mh_in_slot(const struct mh_walk *walk, u32 hash)
 {
-	u32 slot = OPAQUE(hash % MAGLEV_SLOTS);
+	u32 slot = barrier_var(hash % MAGLEV_SLOTS);
 	if (slot >= MAGLEV_SLOTS)
-		return NOBODY;
-	u32 place = walk->table->places[slot];
+		return NO_INDEX;
+	u32 pos = walk->table->places[slot];
 	struct candidate it;
-	return place < walk->c->count && at_place(walk->c, place, &it) && usable(&it) ? place : NOBODY;
+	return pos < walk->c->count && at_pos(walk->c, pos, &it) && usable(&it) ? pos : NO_INDEX;
 }
 
 static int mh_fallback_step(u32 step, struct mh_walk *walk)
 {
 	u32 again = (step + walk->slot) % MAGLEV_SLOTS + walk->client;
 	walk->found = mh_in_slot(walk, siphash13(again, MAGLEV_KEY_1));
-	return walk->found != NOBODY;
+	return walk->found != NO_INDEX;
 }
 
 static u32 schedule_mh(struct candidates *c)
 {
-	struct work *w = c->work;
-	struct mh_walk walk = {.c = c, .table = LOOKUP(maglev_tables, w->service << 1 | w->table)};
+	struct scratch *w = c->work;
+	struct mh_walk walk = {.c = c, .table = map_elem(maglev_tables, w->service << 1 | w->table)};
 	if (!walk.table)
-		return NOBODY;
+		return NO_INDEX;
 	walk.client = client_fold(w);
 	u32 hash = siphash13(walk.client, MAGLEV_KEY_1);
 	walk.slot = hash % MAGLEV_SLOTS;
 	walk.found = mh_in_slot(&walk, hash);
-	if (walk.found == NOBODY && w->service_flags & SERVICE_FALLBACK)
+	if (walk.found == NO_INDEX && w->service_flags & SERVICE_FALLBACK)
 		bpf_loop(MAGLEV_SLOTS, mh_fallback_step, &walk, 0);
 	return walk.found;
 }

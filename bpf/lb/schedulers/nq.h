@@ -7,7 +7,7 @@
 static int nq_step(u32 index, struct candidates *c)
 {
 	struct candidate it;
-	if (!at_place(c, index, &it))
+	if (!at_pos(c, index, &it))
 		return 1;
 	if (!usable(&it))
 		return 0;
@@ -21,7 +21,7 @@ static int nq_step(u32 index, struct candidates *c)
 
 static u32 schedule_nq(struct candidates *c)
 {
-	c->work->best = NOBODY;
+	c->work->best = NO_INDEX;
 	bpf_loop(c->count, nq_step, c, 0);
 	return c->work->best;
 }

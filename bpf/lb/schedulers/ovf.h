@@ -7,7 +7,7 @@
 static int ovf_step(u32 index, struct candidates *c)
 {
 	struct candidate it;
-	if (!at_place(c, index, &it))
+	if (!at_pos(c, index, &it))
 		return 1;
 	if (usable(&it) && it.destination->active <= (u32)it.member->weight)
 		take_heavier(c, index, &it);
@@ -16,7 +16,7 @@ static int ovf_step(u32 index, struct candidates *c)
 
 static u32 schedule_ovf(struct candidates *c)
 {
-	c->work->best = NOBODY;
+	c->work->best = NO_INDEX;
 	c->work->best_weight = 0;
 	bpf_loop(c->count, ovf_step, c, 0);
 	return c->work->best;

@@ -23,22 +23,22 @@ INLINE u32 rr_position(const struct candidates *c, u64 cursor)
 
 static u32 schedule_rr(struct candidates *c)
 {
-	u32 place = NOBODY;
+	u32 pos = NO_INDEX;
 	for (int attempt = 0; attempt < 3; attempt++) {
 		u64 seen = READ_ONCE(*c->cursor);
 		u32 position = rr_position(c, seen);
 		if (position > c->count)
 			position = 0;
-		place = first_from(c, position, c->count, 1);
-		if (place == NOBODY)
-			place = first_from(c, 0, position, 1);
-		if (place == NOBODY)
-			return NOBODY;
-		u64 next = (u64)(u16)c->list_version << 32 | (place + 1);
+		pos = first_from(c, position, c->count, 1);
+		if (pos == NO_INDEX)
+			pos = first_from(c, 0, position, 1);
+		if (pos == NO_INDEX)
+			return NO_INDEX;
+		u64 next = (u64)(u16)c->list_version << 32 | (pos + 1);
 		if (__sync_val_compare_and_swap(c->cursor, seen, next) == seen)
 			break;
 	}
-	return place;
+	return pos;
 }
 
 SCHEDULER(rr, SCHED_RR)

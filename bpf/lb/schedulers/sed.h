@@ -5,11 +5,11 @@
 #include "lb/schedule.h"
 
 /* Whether this destination beats the best so far; if so it is the best. */
-INLINE void sed_weigh(struct candidates *c, u32 place, const struct candidate *it)
+INLINE void sed_weigh(struct candidates *c, u32 pos, const struct candidate *it)
 {
 	s32 load = it->destination->active + 1;
-	if (c->work->best == NOBODY || (s64)(s32)c->work->best_load * it->member->weight > (s64)load * c->work->best_weight) {
-		c->work->best = place;
+	if (c->work->best == NO_INDEX || (s64)(s32)c->work->best_load * it->member->weight > (s64)load * c->work->best_weight) {
+		c->work->best = pos;
 		c->work->best_load = load;
 		c->work->best_weight = it->member->weight;
 	}
@@ -18,7 +18,7 @@ INLINE void sed_weigh(struct candidates *c, u32 place, const struct candidate *i
 static int sed_step(u32 index, struct candidates *c)
 {
 	struct candidate it;
-	if (!at_place(c, index, &it))
+	if (!at_pos(c, index, &it))
 		return 1;
 	if (usable(&it))
 		sed_weigh(c, index, &it);
@@ -27,7 +27,7 @@ static int sed_step(u32 index, struct candidates *c)
 
 static u32 schedule_sed(struct candidates *c)
 {
-	c->work->best = NOBODY;
+	c->work->best = NO_INDEX;
 	bpf_loop(c->count, sed_step, c, 0);
 	return c->work->best;
 }

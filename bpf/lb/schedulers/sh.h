@@ -24,10 +24,10 @@ INLINE u32 sh_share(const struct member *member)
 
 static int sh_step(u32 index, struct sh_walk *walk)
 {
-	struct member *member = LOOKUP(members, walk->c->list + index);
+	struct member *member = map_elem(members, walk->c->list + index);
 	if (!member)
 		return 1;
-	struct work *w = walk->c->work;
+	struct scratch *w = walk->c->work;
 	u32 share = sh_share(member);
 	if (w->left >= share) {
 		w->left -= share;
@@ -37,22 +37,22 @@ static int sh_step(u32 index, struct sh_walk *walk)
 	return 1;
 }
 
-/* Whether the bucket's destination is usable; walk->found is then its place, else NOBODY. */
+/* Whether the bucket's destination is usable; walk->found is then its place, else NO_INDEX. */
 INLINE bool sh_in_bucket(struct sh_walk *walk, u32 bucket)
 {
-	struct work *w = walk->c->work;
-	walk->found = NOBODY;
+	struct scratch *w = walk->c->work;
+	walk->found = NO_INDEX;
 	w->left = w->sum ? bucket % w->sum : bucket;
 	bpf_loop(walk->c->count, sh_step, walk, 0);
-	if (walk->found == NOBODY && !w->sum && w->left < bucket) { /* the list's end: what it has in all */
+	if (walk->found == NO_INDEX && !w->sum && w->left < bucket) { /* the list's end: what it has in all */
 		w->sum = bucket - w->left;
 		w->left = bucket % w->sum;
 		bpf_loop(walk->c->count, sh_step, walk, 0);
 	}
 	struct candidate it;
-	if (walk->found != NOBODY && !(at_place(walk->c, walk->found, &it) && usable(&it)))
-		walk->found = NOBODY;
-	return walk->found != NOBODY;
+	if (walk->found != NO_INDEX && !(at_pos(walk->c, walk->found, &it) && usable(&it)))
+		walk->found = NO_INDEX;
+	return walk->found != NO_INDEX;
 }
 
 static int sh_fallback_step(u32 step, struct sh_walk *walk)
@@ -63,7 +63,7 @@ static int sh_fallback_step(u32 step, struct sh_walk *walk)
 static u32 schedule_sh(struct candidates *c)
 {
 	u32 flags = c->work->service_flags;
-	struct sh_walk walk = {.c = c, .found = NOBODY};
+	struct sh_walk walk = {.c = c, .found = NO_INDEX};
 	walk.index = bucket_of(client_fold(c->work));
 	c->work->sum = 0;
 	if (!sh_in_bucket(&walk, walk.index) && flags & SERVICE_FALLBACK)

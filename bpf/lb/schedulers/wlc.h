@@ -8,12 +8,12 @@
 static int wlc_step(u32 index, struct candidates *c)
 {
 	struct candidate it;
-	if (!at_place(c, index, &it))
+	if (!at_pos(c, index, &it))
 		return 1;
 	if (!usable(&it))
 		return 0;
 	s32 load = overhead(it.destination);
-	if (c->work->best == NOBODY || (s64)(s32)c->work->best_load * it.member->weight > (s64)load * c->work->best_weight) {
+	if (c->work->best == NO_INDEX || (s64)(s32)c->work->best_load * it.member->weight > (s64)load * c->work->best_weight) {
 		c->work->best = index;
 		c->work->best_load = load;
 		c->work->best_weight = it.member->weight;
@@ -23,7 +23,7 @@ static int wlc_step(u32 index, struct candidates *c)
 
 static u32 schedule_wlc(struct candidates *c)
 {
-	c->work->best = NOBODY;
+	c->work->best = NO_INDEX;
 	bpf_loop(c->count, wlc_step, c, 0);
 	return c->work->best;
 }

@@ -39,7 +39,7 @@ INLINE struct wrr wrr_unpack(const struct candidates *c, u64 cursor)
 static int wrr_heaviest_step(u32 index, struct candidates *c)
 {
 	struct candidate it;
-	if (!at_place(c, index, &it))
+	if (!at_pos(c, index, &it))
 		return 1;
 	if (usable(&it) && it.member->weight > c->work->best_weight)
 		c->work->best_weight = it.member->weight;
@@ -48,17 +48,17 @@ static int wrr_heaviest_step(u32 index, struct candidates *c)
 
 static u32 schedule_wrr(struct candidates *c)
 {
-	u32 place = NOBODY;
+	u32 pos = NO_INDEX;
 	if (!c->max_weight)
-		return NOBODY;
+		return NO_INDEX;
 	for (int attempt = 0; attempt < 3; attempt++) {
 		u64 seen = READ_ONCE(*c->cursor);
 		struct wrr at = wrr_unpack(c, seen), next;
 		if (at.position > c->count)
 			at.position = 0;
 		next = at;
-		place = first_from(c, at.position, c->count, at.weight);
-		if (place == NOBODY) {
+		pos = first_from(c, at.position, c->count, at.weight);
+		if (pos == NO_INDEX) {
 			u32 gcd = c->gcd ?: 1;
 			c->work->best_weight = 0;
 			bpf_loop(c->count, wrr_heaviest_step, c, 0);
@@ -67,7 +67,7 @@ static u32 schedule_wrr(struct candidates *c)
 				next.weight = at.weight > gcd ? at.weight - gcd : c->max_weight;
 				if (next.weight > heaviest)
 					next.weight -= (next.weight - heaviest + gcd - 1) / gcd * gcd;
-				place = first_from(c, 0, c->count, next.weight);
+				pos = first_from(c, 0, c->count, next.weight);
 			} else if (at.position && at.weight <= gcd) { /* the last pass ended where the first began */
 				next.weight = 1;
 			} else {
@@ -75,12 +75,12 @@ static u32 schedule_wrr(struct candidates *c)
 				next.weight = c->max_weight;
 			}
 		}
-		if (place != NOBODY)
-			next.position = place + 1;
+		if (pos != NO_INDEX)
+			next.position = pos + 1;
 		if (__sync_val_compare_and_swap(c->cursor, seen, wrr_pack(c, next)) == seen)
 			break;
 	}
-	return place;
+	return pos;
 }
 
 SCHEDULER(wrr, SCHED_WRR)
