@@ -49,9 +49,9 @@
 #include "timers/lblc_cache.h"
 
 /* Of what is no plain packet: its target from the frame, for no more of it has been read. */
-INLINE bool slow_is_standby(void *ctx, const struct packet *p, const struct root *root, enum hook hook)
+INLINE bool slow_is_standby(struct ctx ctx, const struct packet *p, const struct root *root)
 {
-	void *header = ctx_data(ctx, hook) + ETH_HLEN, *end = ctx_data_end(ctx, hook);
+	void *header = ctx_data(ctx) + ETH_HLEN, *end = ctx_data_end(ctx);
 	struct address target = {};
 	if (p->is_ipv6) {
 		struct ipv6_header *ip = header;
@@ -76,26 +76,26 @@ INLINE bool for_stack(struct __sk_buff *skb)
 	return true;
 }
 
-INLINE int receive(void *ctx, const struct root *root, enum hook hook)
+INLINE int receive(struct ctx ctx, const struct root *root)
 {
-	void *data = ctx_data(ctx, hook), *end = ctx_data_end(ctx, hook);
+	void *data = ctx_data(ctx), *end = ctx_data_end(ctx);
 	const struct eth_header *ether = data;
 	if ((void *)(ether + 1) > end)
-		return pass_to_stack(hook);
+		return pass_to_stack(ctx.hook);
 	bool is_ipv6 = ether->h_proto == bpf_htons(ETH_P_IPV6);
 	if (!is_ipv6 && ether->h_proto != bpf_htons(ETH_P_IP))
-		return pass_to_stack(hook);
-	if (hook == HOOK_XDP && !is_for_this_host(ether, ctx_ifindex(ctx, hook)))
-		return pass_to_stack(hook);
-	struct packet p = {.from_host = hook == HOOK_TC && ctx_ifindex(ctx, hook) == loopback};
-	if (p.from_host && for_stack(ctx))
-		return pass_to_stack(hook);
-	enum parsed parsed = is_ipv6 ? parse6(ctx, data, end, &p, root, hook) : parse4(ctx, data, end, &p, root, hook);
+		return pass_to_stack(ctx.hook);
+	if (ctx.hook == HOOK_XDP && !is_for_this_host(ether, ctx_ifindex(ctx)))
+		return pass_to_stack(ctx.hook);
+	struct packet p = {.from_host = ctx.hook == HOOK_TC && ctx_ifindex(ctx) == loopback};
+	if (p.from_host && for_stack(ctx.raw))
+		return pass_to_stack(ctx.hook);
+	enum parsed parsed = is_ipv6 ? parse6(ctx, data, end, &p, root) : parse4(ctx, data, end, &p, root);
 	if (likely(parsed == PARSED_PLAIN))
-		return fwd_packet(ctx, &p, root, hook);
-	if (parsed == PARSED_FOREIGN || (root->standby && slow_is_standby(ctx, &p, root, hook)))
-		return pass_to_stack(hook);
-	return hook == HOOK_XDP ? pass_to_tc() : tail_call_with(ctx, &p, hook, PROG_PARSE_SLOW);
+		return fwd_packet(ctx, &p, root);
+	if (parsed == PARSED_FOREIGN || (root->standby && slow_is_standby(ctx, &p, root)))
+		return pass_to_stack(ctx.hook);
+	return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call_with(ctx, &p, PROG_PARSE_SLOW);
 }
 
 SEC("xdp.frags")
@@ -103,15 +103,15 @@ int pylvs_xdp(struct xdp_md *ctx)
 {
 	const struct root *root = get_root();
 	int verdict = fast(ctx, root);
-	return likely(verdict != NOT_FAST) ? verdict : receive(ctx, root, HOOK_XDP);
+	return likely(verdict != NOT_FAST) ? verdict : receive(xdp_ctx(ctx), root);
 }
 
 /* Since Linux 6.9 a packet that generic XDP had to copy comes to TC with a link header of length 0: programs see it
  * from its IP header on, and what they redirect leaves without a link header. */
 INLINE bool starts_at_link(struct __sk_buff *skb)
 {
-	const struct eth_header *ether = ctx_data(skb, HOOK_TC);
-	return (void *)(ether + 1) <= ctx_data_end(skb, HOOK_TC) && ether->h_proto == skb->protocol;
+	const struct eth_header *ether = ctx_data(tc_ctx(skb));
+	return (void *)(ether + 1) <= ctx_data_end(tc_ctx(skb)) && ether->h_proto == skb->protocol;
 }
 
 /* Adding a link header makes the kernel measure it anew; what stood there is put back. */
@@ -127,9 +127,9 @@ enum { HEADERS = ETH_HLEN + IPV6_HLEN + TCP_HLEN, PACKET_HOST = 0 };
 
 INLINE int receive_tc(struct __sk_buff *ctx)
 {
-	if (unlikely(ctx_data(ctx, HOOK_TC) + HEADERS > ctx_data_end(ctx, HOOK_TC)) && ctx->len > ctx->data_end - ctx->data)
+	if (unlikely(ctx_data(tc_ctx(ctx)) + HEADERS > ctx_data_end(tc_ctx(ctx))) && ctx->len > ctx->data_end - ctx->data)
 		bpf_skb_pull_data(ctx, ctx->len < HEADERS ? ctx->len : HEADERS);
-	return receive(ctx, get_root(), HOOK_TC);
+	return receive(tc_ctx(ctx), get_root());
 }
 
 SEC("tc")
@@ -161,7 +161,7 @@ int pylvs_tc_egress(struct __sk_buff *ctx)
 {
 	if (ctx->ingress_ifindex || ctx->vlan_present)
 		return pass_to_stack(HOOK_TC); /* came in somewhere */
-	if (unlikely(ctx_data(ctx, HOOK_TC) + HEADERS > ctx_data_end(ctx, HOOK_TC)) && ctx->len > ctx->data_end - ctx->data)
+	if (unlikely(ctx_data(tc_ctx(ctx)) + HEADERS > ctx_data_end(tc_ctx(ctx))) && ctx->len > ctx->data_end - ctx->data)
 		bpf_skb_pull_data(ctx, ctx->len < HEADERS ? ctx->len : HEADERS);
 	return process_egress(ctx);
 }
@@ -170,14 +170,18 @@ int pylvs_tc_egress(struct __sk_buff *ctx)
 	SEC("xdp.frags") \
 	int xdp_##name(struct xdp_md *ctx) \
 	{ \
-		return prog_##name(ctx, HOOK_XDP); \
+		return prog_##name(xdp_ctx(ctx)); \
 	} \
-	PROG_TC(name, HOOK_TC)
-#define PROG_TC(name, ...) \
 	SEC("tc") \
 	int tc_##name(struct __sk_buff *ctx) \
 	{ \
-		return prog_##name(ctx, ##__VA_ARGS__); \
+		return prog_##name(tc_ctx(ctx)); \
+	}
+#define PROG_TC(name) \
+	SEC("tc") \
+	int tc_##name(struct __sk_buff *ctx) \
+	{ \
+		return prog_##name(ctx); \
 	}
 
 PROG_XDP_AND_TC(new)

@@ -6,32 +6,53 @@
 
 enum hook { HOOK_XDP, HOOK_TC };
 
-INLINE void *ctx_data(void *ctx, enum hook hook)
+/* A packet's context and its hook. All functions that take one are inlined, so the hook is a constant in them and costs
+ * nothing. A global function has one for each hook instead: the verifier knows a context by its declared type. */
+struct ctx {
+	union {
+		void *raw;
+		struct xdp_md *xdp;
+		struct __sk_buff *skb;
+	};
+	enum hook hook;
+};
+
+INLINE struct ctx xdp_ctx(struct xdp_md *xdp)
 {
-	if (hook == HOOK_XDP)
-		return (void *)(long)((struct xdp_md *)ctx)->data;
-	return (void *)(long)((struct __sk_buff *)ctx)->data;
+	return (struct ctx){.xdp = xdp, .hook = HOOK_XDP};
 }
 
-INLINE void *ctx_data_end(void *ctx, enum hook hook)
+INLINE struct ctx tc_ctx(struct __sk_buff *skb)
 {
-	if (hook == HOOK_XDP)
-		return (void *)(long)((struct xdp_md *)ctx)->data_end;
-	return (void *)(long)((struct __sk_buff *)ctx)->data_end;
+	return (struct ctx){.skb = skb, .hook = HOOK_TC};
 }
 
-INLINE u32 ctx_len(void *ctx, enum hook hook)
+INLINE void *ctx_data(struct ctx ctx)
 {
-	if (hook == HOOK_XDP)
-		return bpf_xdp_get_buff_len(ctx);
-	return ((struct __sk_buff *)ctx)->len;
+	if (ctx.hook == HOOK_XDP)
+		return (void *)(long)ctx.xdp->data;
+	return (void *)(long)ctx.skb->data;
 }
 
-INLINE u32 ctx_ifindex(void *ctx, enum hook hook)
+INLINE void *ctx_data_end(struct ctx ctx)
 {
-	if (hook == HOOK_XDP)
-		return ((struct xdp_md *)ctx)->ingress_ifindex;
-	return ((struct __sk_buff *)ctx)->ifindex;
+	if (ctx.hook == HOOK_XDP)
+		return (void *)(long)ctx.xdp->data_end;
+	return (void *)(long)ctx.skb->data_end;
+}
+
+INLINE u32 ctx_len(struct ctx ctx)
+{
+	if (ctx.hook == HOOK_XDP)
+		return bpf_xdp_get_buff_len(ctx.raw);
+	return ctx.skb->len;
+}
+
+INLINE u32 ctx_ifindex(struct ctx ctx)
+{
+	if (ctx.hook == HOOK_XDP)
+		return ctx.xdp->ingress_ifindex;
+	return ctx.skb->ifindex;
 }
 
 INLINE int pass_to_stack(enum hook hook)

@@ -137,13 +137,13 @@ INLINE struct scratch *scratch_of(enum hook hook)
 	return map_elem(works, hook);
 }
 
-INLINE int tail_call_with(void *ctx, const struct packet *p, enum hook hook, u32 stage)
+INLINE int tail_call_with(struct ctx ctx, const struct packet *p, u32 stage)
 {
-	struct scratch *work = scratch_of(hook);
+	struct scratch *work = scratch_of(ctx.hook);
 	if (!work)
-		return pass_to_stack(hook);
+		return pass_to_stack(ctx.hook);
 	work->packet = *p;
-	return tail_call(ctx, hook, stage);
+	return tail_call(ctx, stage);
 }
 
 /* A translated answer to a client on this host. Its source is an address of this host, which IPv4 routing refuses from
@@ -159,11 +159,11 @@ INLINE int to_own_client(struct __sk_buff *skb, const struct packet *p)
 }
 
 /* The stack shall have it. What came in fragments and is for another host goes there as it came. */
-INLINE int pass_packet(void *ctx, const struct packet *p, enum hook hook)
+INLINE int pass_packet(struct ctx ctx, const struct packet *p)
 {
 	struct scratch *w = scratch_of(HOOK_TC);
-	if (hook == HOOK_XDP || !(p->slow_flags & SLOW_REASSEMBLED) || !w || !w->pieces.passing)
-		return pass_to_stack(hook);
+	if (ctx.hook == HOOK_XDP || !(p->slow_flags & SLOW_REASSEMBLED) || !w || !w->pieces.passing)
+		return pass_to_stack(ctx.hook);
 	w->pieces.passing = TO_STACK_AGAIN;
-	return tail_call(ctx, hook, PROG_FRAGMENT);
+	return tail_call(ctx, PROG_FRAGMENT);
 }

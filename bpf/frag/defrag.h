@@ -161,7 +161,7 @@ INLINE int forward_unreassembled(struct __sk_buff *skb, struct scratch *w)
 	if (w->fragment & ~7u)
 		return pass_to_stack(HOOK_TC);
 	w->packet.slow_flags = SLOW_FIRST_FRAGMENT;
-	return tail_call(skb, HOOK_TC, PROG_PARSE_SLOW);
+	return tail_call(tc_ctx(skb), PROG_PARSE_SLOW);
 }
 
 INLINE bool is_for_host(void *ctx, const struct fragment *f)
@@ -256,5 +256,5 @@ INLINE int prog_defrag(struct __sk_buff *skb)
 		break;
 	}
 	p->slow_flags = SLOW_REASSEMBLED;
-	return tail_call(skb, HOOK_TC, PROG_PARSE_SLOW);
+	return tail_call(tc_ctx(skb), PROG_PARSE_SLOW);
 }

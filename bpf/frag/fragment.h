@@ -209,7 +209,7 @@ INLINE int prog_fragment(struct __sk_buff *skb)
 	u32 payload = barrier_var(c.payload);
 	if (!IS_LENGTH(payload, FRAGMENT_PAYLOAD) ||
 	    bpf_skb_load_bytes(skb, skb->len - payload, copy->bytes, payload) ||
-	    (!round && !set_macs(skb, &w->hop, HOOK_TC)))
+	    (!round && !set_macs(tc_ctx(skb), &w->hop)))
 		return drop(HOOK_TC, REASON_FRAGMENT_FAILED);
 	FORGET_BOUNDS(c, head, failed);
 	bpf_loop(FRAGMENT_PAYLOAD / 8 + 1, fragment_step, &c, 0);

@@ -22,18 +22,18 @@ struct real_server {
 	be16 port;
 };
 
-INLINE bool no_slowpath(void *ctx, const struct packet *p, const struct real_server *t, const struct hop *hop, enum hook hook)
+INLINE bool no_slowpath(struct ctx ctx, const struct packet *p, const struct real_server *t, const struct hop *hop)
 {
 	u32 most = max_len(t->method, t->state, t->destination->family == 6, hop);
 	return likely(hop->verdict == HOP_READY) && likely(p->ttl > 1) && !p->slow_flags && p->l4_complete &&
-	       fit(segment_length(ctx, p, hook), most, 0, p, false) == FITS &&
+	       fit(segment_length(ctx, p), most, 0, p, false) == FITS &&
 	       !(t->method == METHOD_MASQ && p->no_csum) && !(t->method == METHOD_TUNNEL && tunnel_flags(t->state));
 }
 
 /* What XDP can send itself. */
 INLINE bool xdp_can(void *ctx, const struct packet *p, const struct real_server *t, const struct hop *hop, bool asked)
 {
-	if (!no_slowpath(ctx, p, t, hop, HOOK_XDP) || !xdp_reaches(ctx, hop))
+	if (!no_slowpath(xdp_ctx(ctx), p, t, hop) || !xdp_reaches(ctx, hop))
 		return false;
 	if (unlikely(asked) && (hop->stamp / ticks_per_second & 15) == 0)
 		return false; /* now and then the kernel must see that the neighbour is used */
@@ -41,42 +41,42 @@ INLINE bool xdp_can(void *ctx, const struct packet *p, const struct real_server 
 }
 
 /* A tunnel other than IP in IP: PROG_ENCAP puts its headers in front. */
-INLINE int encap_tunnel(void *ctx, const struct packet *p, const struct real_server *t, const struct hop *hop, enum hook hook)
+INLINE int encap_tunnel(struct ctx ctx, const struct packet *p, const struct real_server *t, const struct hop *hop)
 {
-	struct scratch *w = scratch_of(hook);
+	struct scratch *w = scratch_of(ctx.hook);
 	if (!w)
-		return drop(hook, REASON_MISSED_STAGE);
+		return drop(ctx.hook, REASON_MISSED_STAGE);
 	w->packet = *p;
 	w->hop = *hop;
 	w->chosen = t->index;
 	w->state = t->state;
 	w->mtu = 0;
 	w->resolve = 0;
-	return tail_call(ctx, hook, PROG_ENCAP);
+	return tail_call(ctx, PROG_ENCAP);
 }
 
 /* Change the packet and send it. Everything has been checked and counted. */
-INLINE int send(void *ctx, const struct packet *p, const struct real_server *t, const struct hop *hop,
-		const struct settings *settings, enum hook hook)
+INLINE int send(struct ctx ctx, const struct packet *p, const struct real_server *t, const struct hop *hop,
+		const struct settings *settings)
 {
-	if (!trim_padding(ctx, p, hook))
-		return drop(hook, REASON_SHORT);
+	if (!trim_padding(ctx, p))
+		return drop(ctx.hook, REASON_SHORT);
 	if (t->method == METHOD_TUNNEL) {
-		if (!dec_ttl(ctx, p, hook))
-			return drop(hook, REASON_SHORT);
+		if (!dec_ttl(ctx, p))
+			return drop(ctx.hook, REASON_SHORT);
 		if (unlikely(t->state >> DESTINATION_TUNNEL))
-			return encap_tunnel(ctx, p, t, hop, hook);
-		if (hook == HOOK_XDP && bpf_xdp_adjust_head(ctx, -(int)outer_hlen(t->destination)))
-			return drop(hook, REASON_NO_HEADROOM);
-		if (!encapsulate(ctx, p, t->destination, hop, settings->pmtu_disc, false, hook))
-			return drop(hook, REASON_NO_HEADROOM);
-		return xmit(ctx, hop, t->destination->family == 6, hook);
+			return encap_tunnel(ctx, p, t, hop);
+		if (ctx.hook == HOOK_XDP && bpf_xdp_adjust_head(ctx.raw, -(int)outer_hlen(t->destination)))
+			return drop(ctx.hook, REASON_NO_HEADROOM);
+		if (!encapsulate(ctx, p, t->destination, hop, settings->pmtu_disc, false))
+			return drop(ctx.hook, REASON_NO_HEADROOM);
+		return xmit(ctx, hop, t->destination->family == 6);
 	}
-	if (!direct(ctx, p, hop, hook))
-		return drop(hook, REASON_SHORT);
-	if (t->method == METHOD_MASQ && !nat(ctx, p, NAT_REQUEST, &t->destination->address, t->port, hook))
-		return drop(hook, REASON_SHORT);
-	return xmit(ctx, hop, p->is_ipv6, hook);
+	if (!direct(ctx, p, hop))
+		return drop(ctx.hook, REASON_SHORT);
+	if (t->method == METHOD_MASQ && !nat(ctx, p, NAT_REQUEST, &t->destination->address, t->port))
+		return drop(ctx.hook, REASON_SHORT);
+	return xmit(ctx, hop, p->is_ipv6);
 }
 
 /* TC: hand a packet that needs more than `send` to PROG_FWD_SLOW. It has been counted. */
@@ -91,20 +91,20 @@ INLINE int fwd_slow(void *ctx, const struct packet *p, const struct real_server 
 	w->state = t->state;
 	w->port = t->port;
 	w->is_reply = 0;
-	return tail_call(ctx, HOOK_TC, PROG_FWD_SLOW);
+	return tail_call(tc_ctx(ctx), PROG_FWD_SLOW);
 }
 
 /* A packet of a connection just made, or of none: count it and send it. */
-INLINE int fwd_new(void *ctx, const struct packet *p, struct real_server *t, const struct root *root, u32 now,
-		     u32 connections, enum hook hook)
+INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t, const struct root *root, u32 now,
+		     u32 connections)
 {
 	bool asked;
 	t->state = destination_flags(t->destination, READ_ONCE(root->live));
-	struct hop *hop = destination_hop(ctx, hook, t->index, t->destination, now, &asked);
+	struct hop *hop = destination_hop(ctx, t->index, t->destination, now, &asked);
 	if (!hop)
-		return pass_to_stack(hook);
-	if (hook == HOOK_XDP) {
-		if (!xdp_can(ctx, p, t, hop, asked)) {
+		return pass_to_stack(ctx.hook);
+	if (ctx.hook == HOOK_XDP) {
+		if (!xdp_can(ctx.raw, p, t, hop, asked)) {
 			struct counters *c = counters_at(t->index);
 			if (c)
 				c->connections += connections; /* TC counts the packet */
@@ -112,9 +112,9 @@ INLINE int fwd_new(void *ctx, const struct packet *p, struct real_server *t, con
 		}
 	}
 	account_request(t->index, p, connections);
-	if (hook == HOOK_TC && !no_slowpath(ctx, p, t, hop, hook))
-		return fwd_slow(ctx, p, t);
-	return send(ctx, p, t, hop, &root->settings, hook);
+	if (ctx.hook == HOOK_TC && !no_slowpath(ctx, p, t, hop))
+		return fwd_slow(ctx.raw, p, t);
+	return send(ctx, p, t, hop, &root->settings);
 }
 
 VERIFIED_ONCE int write_entrance(struct xdp_md *ctx, const struct destination *d, u32 index, u32 side, u64 live)
@@ -153,8 +153,7 @@ INLINE void allow_fast_request(struct xdp_md *ctx, const struct hop *hop, const 
 }
 
 /* A packet of a connection that is not a candidate for being scheduled anew. */
-INLINE int fwd_known(void *ctx, const struct packet *p, const struct found *found, const struct root *root, u32 now,
-		       enum hook hook)
+INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found *found, const struct root *root, u32 now)
 {
 	struct connection *c = found->connection;
 	struct real_server t = {.index = c->destination, .method = c->method, .port = c->port};
@@ -164,29 +163,29 @@ INLINE int fwd_known(void *ctx, const struct packet *p, const struct found *foun
 	t.destination = map_elem(destinations, t.index);
 	if (!word || !t.destination) {
 		if (c->method != METHOD_BYPASS)
-			return pass_to_stack(hook);
-		return hook == HOOK_XDP ? pass_to_tc() : tail_call_with(ctx, p, hook, PROG_BYPASS);
+			return pass_to_stack(ctx.hook);
+		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call_with(ctx, p, PROG_BYPASS);
 	}
 	t.state = destination_flags(t.destination, live);
 	if (unlikely(!(t.state & DESTINATION_AVAILABLE)))
-		return tail_call_with(ctx, p, hook, PROG_NEW);
+		return tail_call_with(ctx, p, PROG_NEW);
 	bool asked, masq = t.method == METHOD_MASQ;
-	struct hop *hop = destination_hop(ctx, hook, t.index, t.destination, now, &asked);
+	struct hop *hop = destination_hop(ctx, t.index, t.destination, now, &asked);
 	if (!hop)
-		return pass_to_stack(hook);
-	if (hook == HOOK_XDP) {
-		if (!xdp_can(ctx, p, &t, hop, asked))
+		return pass_to_stack(ctx.hook);
+	if (ctx.hook == HOOK_XDP) {
+		if (!xdp_can(ctx.raw, p, &t, hop, asked))
 			return pass_to_tc();
-		allow_fast_request(ctx, hop, &t, live);
+		allow_fast_request(ctx.raw, hop, &t, live);
 	}
 	u32 direction = direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
 	if (unlikely(!update_state(word, slot, c->controlled, direction, p->event, t.destination, facts_in(root, live), now,
-			      hook)))
-		return drop(hook, REASON_DYING);
+			      ctx.hook)))
+		return drop(ctx.hook, REASON_DYING);
 	account_request(t.index, p, 0);
-	if (hook == HOOK_TC && unlikely(!no_slowpath(ctx, p, &t, hop, hook)))
-		return fwd_slow(ctx, p, &t);
-	return send(ctx, p, &t, hop, &root->settings, hook);
+	if (ctx.hook == HOOK_TC && unlikely(!no_slowpath(ctx, p, &t, hop)))
+		return fwd_slow(ctx.raw, p, &t);
+	return send(ctx, p, &t, hop, &root->settings);
 }
 
 /* Whether it is to a virtual address for which another director is MASTER. */
@@ -197,15 +196,15 @@ INLINE bool daddr_is_standby(const struct packet *p, const struct root *root)
 	return is_standby(root, &target, p->is_ipv6);
 }
 
-INLINE int fwd_packet(void *ctx, struct packet *p, const struct root *root, enum hook hook)
+INLINE int fwd_packet(struct ctx ctx, struct packet *p, const struct root *root)
 {
 	if (p->maybe_vip) {
 		if (unlikely(root->standby) && daddr_is_standby(p, root))
-			return pass_to_stack(hook);
+			return pass_to_stack(ctx.hook);
 		struct found found = find_connection(p);
 		if (likely(found.connection) && likely(!p->syn))
-			return fwd_known(ctx, p, &found, root, ticks(), hook);
+			return fwd_known(ctx, p, &found, root, ticks());
 		p->no_conn = !found.connection;
 	}
-	return tail_call_with(ctx, p, hook, p->maybe_rs ? PROG_REPLY : PROG_NEW);
+	return tail_call_with(ctx, p, p->maybe_rs ? PROG_REPLY : PROG_NEW);
 }

@@ -65,8 +65,8 @@ INLINE bool is_fast(const void *data, const void *end, struct fast_headers *w)
 /* UDP without a checksum, which NAT at XDP cannot keep right. */
 INLINE bool has_no_udp_csum(struct xdp_md *ctx)
 {
-	void *data = ctx_data(ctx, HOOK_XDP);
-	return data + FAST_BYTES > ctx_data_end(ctx, HOOK_XDP) || !WORD_AT(const u16, data, ETH_HLEN + IPV4_HLEN + 6);
+	void *data = ctx_data(xdp_ctx(ctx));
+	return data + FAST_BYTES > ctx_data_end(xdp_ctx(ctx)) || !WORD_AT(const u16, data, ETH_HLEN + IPV4_HLEN + 6);
 }
 
 INLINE bool addr_in_bitmap(const u64 *bits, be32 address)
@@ -109,14 +109,14 @@ INLINE u32 dec_ttl_word(const struct fast_headers *w)
 /* Link padding goes, as the kernel cuts it off; false: it cannot. */
 INLINE bool trim_padding_fast(struct xdp_md *ctx, u32 length)
 {
-	u32 there = ctx_data_end(ctx, HOOK_XDP) - ctx_data(ctx, HOOK_XDP);
+	u32 there = ctx_data_end(xdp_ctx(ctx)) - ctx_data(xdp_ctx(ctx));
 	return likely(there == ETH_HLEN + length) || !bpf_xdp_adjust_tail(ctx, (int)(ETH_HLEN + length) - (int)there);
 }
 
 INLINE int fast_direct(struct xdp_md *ctx, const struct fast_headers *w, const struct hop *hop, enum xmit_way way)
 {
-	void *data = ctx_data(ctx, HOOK_XDP);
-	if (data + ETH_HLEN + IPV4_HLEN > ctx_data_end(ctx, HOOK_XDP))
+	void *data = ctx_data(xdp_ctx(ctx));
+	if (data + ETH_HLEN + IPV4_HLEN > ctx_data_end(xdp_ctx(ctx)))
 		return drop(HOOK_XDP, REASON_SHORT);
 	write_macs(data, hop);
 	WORD_AT(u32, data, ETH_HLEN + 8) = dec_ttl_word(w);
@@ -130,8 +130,8 @@ INLINE int fast_tunnel(struct xdp_md *ctx, const struct fast_headers *w, const s
 	const struct hop *hop = &lane->hop;
 	if (bpf_xdp_adjust_head(ctx, -IPV4_HLEN))
 		return drop(HOOK_XDP, REASON_NO_HEADROOM);
-	void *data = ctx_data(ctx, HOOK_XDP);
-	if (data + ETH_HLEN + 2 * IPV4_HLEN > ctx_data_end(ctx, HOOK_XDP))
+	void *data = ctx_data(xdp_ctx(ctx));
+	if (data + ETH_HLEN + 2 * IPV4_HLEN > ctx_data_end(xdp_ctx(ctx)))
 		return drop(HOOK_XDP, REASON_NO_HEADROOM);
 	bool df = w->piece >> WORD_FRAG_OFF & bpf_htons(IP_DF) && settings->pmtu_disc;
 	u32 piece = df ? (u32)bpf_htons(IP_DF) << WORD_FRAG_OFF : (u16)bpf_get_prandom_u32() ?: 1;
@@ -156,7 +156,7 @@ INLINE int fast_tunnel(struct xdp_md *ctx, const struct fast_headers *w, const s
 INLINE int fast_nat(struct xdp_md *ctx, const struct fast_headers *w, enum nat_side side, be32 to, be16 to_port,
 		    const struct hop *hop, enum xmit_way way)
 {
-	void *data = ctx_data(ctx, HOOK_XDP), *end = ctx_data_end(ctx, HOOK_XDP);
+	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
 	bool tcp = fast_protocol(w) == IPPROTO_TCP;
 	u16 *sum = data + ETH_HLEN + IPV4_HLEN + (tcp ? 16 : 6);
 	if (data + ETH_HLEN + IPV4_HLEN + UDP_HLEN > end || (void *)(sum + 1) > end)
@@ -276,7 +276,7 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 /* A verdict, or NOT_FAST. */
 INLINE int fast(struct xdp_md *ctx, const struct root *root)
 {
-	void *data = ctx_data(ctx, HOOK_XDP), *end = ctx_data_end(ctx, HOOK_XDP);
+	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
 	if (unlikely(data + FAST_BYTES > end) || WORD_AT(const u16, data, 12) != bpf_htons(ETH_P_IP))
 		return NOT_FAST;
 	struct fast_headers w = {.source = WORD_AT(u32, data, ETH_HLEN + 12), .target = WORD_AT(u32, data, ETH_HLEN + 16)};

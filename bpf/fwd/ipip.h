@@ -86,12 +86,12 @@ VERIFIED_ONCE int encapsulate_tc(struct __sk_buff *skb, const struct packet *p, 
 
 /* Make room in front and put Ethernet and outer IP headers there. The inner header has been aged. `to_be_cut`: the result
  * will be cut into fragments, so it must be a plain packet to the kernel, no encapsulated one. */
-INLINE bool encapsulate(void *ctx, const struct packet *p, const struct destination *d, const struct hop *hop,
-			bool pmtu_disc, bool to_be_cut, enum hook hook)
+INLINE bool encapsulate(struct ctx ctx, const struct packet *p, const struct destination *d, const struct hop *hop,
+			bool pmtu_disc, bool to_be_cut)
 {
-	if (hook == HOOK_TC)
-		return encapsulate_tc(ctx, p, d, hop, to_be_cut);
-	void *data = ctx_data(ctx, hook), *end = ctx_data_end(ctx, hook); /* the room is there already */
+	if (ctx.hook == HOOK_TC)
+		return encapsulate_tc(ctx.raw, p, d, hop, to_be_cut);
+	void *data = ctx_data(ctx), *end = ctx_data_end(ctx); /* the room is there already */
 	if (d->family == 6) {
 		if (data + sizeof(struct outer6) > end)
 			return false;

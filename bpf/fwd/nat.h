@@ -11,7 +11,7 @@ enum nat_side { NAT_REQUEST, NAT_REPLY };
 
 INLINE bool nat_xdp(void *ctx, const struct packet *p, enum nat_side side, const struct address *to, be16 to_port)
 {
-	void *data = ctx_data(ctx, HOOK_XDP), *end = ctx_data_end(ctx, HOOK_XDP);
+	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
 	u32 l4 = ETH_HLEN + (p->is_ipv6 ? IPV6_HLEN : IPV4_HLEN);
 	u8 *transport = data + l4;
 	if ((void *)(transport + UDP_HLEN) > end)
@@ -88,8 +88,7 @@ VERIFIED_ONCE int nat_tc(struct __sk_buff *ctx, const struct packet *p, u32 side
 	return true;
 }
 
-INLINE bool nat(void *ctx, const struct packet *p, enum nat_side side, const struct address *to, be16 to_port,
-		enum hook hook)
+INLINE bool nat(struct ctx ctx, const struct packet *p, enum nat_side side, const struct address *to, be16 to_port)
 {
-	return hook == HOOK_XDP ? nat_xdp(ctx, p, side, to, to_port) : nat_tc(ctx, p, side, to, to_port);
+	return ctx.hook == HOOK_XDP ? nat_xdp(ctx.raw, p, side, to, to_port) : nat_tc(ctx.raw, p, side, to, to_port);
 }

@@ -124,22 +124,22 @@ VERIFIED_ONCE int lookup_hop_tc(struct __sk_buff *ctx, struct hop *hop, const st
 }
 
 /* `from`, if given, is the source that rules of policy routing see. */
-INLINE void lookup_hop(void *ctx, enum hook hook, struct hop *hop, const struct address *to, bool is_ipv6, u32 input,
+INLINE void lookup_hop(struct ctx ctx, struct hop *hop, const struct address *to, bool is_ipv6, u32 input,
 		    const struct address *from)
 {
-	if (hook == HOOK_XDP)
-		lookup_hop_xdp(ctx, hop, to, is_ipv6 | input << 1, from);
+	if (ctx.hook == HOOK_XDP)
+		lookup_hop_xdp(ctx.raw, hop, to, is_ipv6 | input << 1, from);
 	else
-		lookup_hop_tc(ctx, hop, to, is_ipv6 | input << 1, from);
+		lookup_hop_tc(ctx.raw, hop, to, is_ipv6 | input << 1, from);
 }
 
 /* Ask for the next hop to a destination again; what was noted of it for quick packets no longer holds. */
-INLINE int refresh_hop(void *ctx, enum hook hook, struct lane *lane, const struct destination *d, u32 now)
+INLINE int refresh_hop(struct ctx ctx, struct lane *lane, const struct destination *d, u32 now)
 {
 	if (!lane || !d)
 		return 0;
 	struct hop *hop = &lane->hop;
-	lookup_hop(ctx, hook, hop, &d->address, d->family == 6, loopback, NULL);
+	lookup_hop(ctx, hop, &d->address, d->family == 6, loopback, NULL);
 	lane->entrances[SIDE_REQUEST].live = 0;
 	if (d->mtu && d->mtu < hop->mtu) /* forwarding heeds a route's own MTU only if it is locked */
 		hop->mtu = d->mtu;
@@ -152,18 +152,18 @@ INLINE int refresh_hop(void *ctx, enum hook hook, struct lane *lane, const struc
 
 VERIFIED_ONCE int refresh_hop_xdp(struct xdp_md *ctx, struct lane *lane, const struct destination *d, u32 now)
 {
-	return refresh_hop(ctx, HOOK_XDP, lane, d, now);
+	return refresh_hop(xdp_ctx(ctx), lane, d, now);
 }
 
 VERIFIED_ONCE int refresh_hop_tc(struct __sk_buff *ctx, struct lane *lane, const struct destination *d, u32 now)
 {
-	return refresh_hop(ctx, HOOK_TC, lane, d, now);
+	return refresh_hop(tc_ctx(ctx), lane, d, now);
 }
 
 /* The next hop to a destination, at most a second old; anything but a ready one is asked for again. `asked` tells
  * that this packet caused the question: XDP leaves one now and then to TC, whose way through the kernel's neighbour code
  * keeps the neighbour's entry alive and checked. */
-INLINE struct hop *destination_hop(void *ctx, enum hook hook, u32 index, const struct destination *d, u32 now,
+INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct destination *d, u32 now,
 				    bool *asked)
 {
 	struct lane *lane = lane_of(index);
@@ -173,10 +173,10 @@ INLINE struct hop *destination_hop(void *ctx, enum hook hook, u32 index, const s
 	lane = barrier_var(lane);
 	struct hop *hop = &lane->hop;
 	if (unlikely(now - hop->stamp >= ticks_per_second || (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL))) {
-		if (hook == HOOK_XDP)
-			refresh_hop_xdp(ctx, lane, d, now);
+		if (ctx.hook == HOOK_XDP)
+			refresh_hop_xdp(ctx.raw, lane, d, now);
 		else
-			refresh_hop_tc(ctx, lane, d, now);
+			refresh_hop_tc(ctx.raw, lane, d, now);
 		*asked = true;
 	}
 	return hop;
@@ -200,7 +200,7 @@ INLINE u32 index_of_client(const struct address *client, const struct address *s
 enum { CLIENT_HOP_ASKED = 1u << 31 };
 
 /* Where in `client_hops` the next hop to a client is; CLIENT_HOP_ASKED: this packet asked for it. */
-INLINE u32 client_hop_index(void *ctx, enum hook hook, const struct reply_route *way, u32 now)
+INLINE u32 client_hop_index(struct ctx ctx, const struct reply_route *way, u32 now)
 {
 	if (!way)
 		return 0;
@@ -219,36 +219,36 @@ INLINE u32 client_hop_index(void *ctx, enum hook hook, const struct reply_route 
 	slot->family = way->is_ipv6 ? 6 : 4;
 	slot->ifindex = way->input;
 	if (way->input)
-		lookup_hop(ctx, hook, &slot->hop, &way->client, way->is_ipv6, way->input, &way->source);
+		lookup_hop(ctx, &slot->hop, &way->client, way->is_ipv6, way->input, &way->source);
 	verdict = way->input ? slot->hop.verdict : HOP_READY;
 	if (way->reroute && (verdict == HOP_READY || verdict == HOP_UNRESOLVED))
-		lookup_hop(ctx, hook, &slot->hop, &way->client, way->is_ipv6, loopback, &way->anew);
+		lookup_hop(ctx, &slot->hop, &way->client, way->is_ipv6, loopback, &way->anew);
 	return index | CLIENT_HOP_ASKED;
 }
 
 VERIFIED_ONCE u32 client_hop_index_xdp(struct xdp_md *ctx, const struct reply_route *way, u32 now)
 {
-	return client_hop_index(ctx, HOOK_XDP, way, now);
+	return client_hop_index(xdp_ctx(ctx), way, now);
 }
 
 VERIFIED_ONCE u32 client_hop_index_tc(struct __sk_buff *ctx, const struct reply_route *way, u32 now)
 {
-	return client_hop_index(ctx, HOOK_TC, way, now);
+	return client_hop_index(tc_ctx(ctx), way, now);
 }
 
 /* Likewise the next hop to a client of NAT, asked as a router would: only if this host forwards. */
-INLINE struct hop *client_hop(void *ctx, enum hook hook, const struct reply_route *way, u32 now, bool *asked)
+INLINE struct hop *client_hop(struct ctx ctx, const struct reply_route *way, u32 now, bool *asked)
 {
-	u32 index = hook == HOOK_XDP ? client_hop_index_xdp(ctx, way, now) : client_hop_index_tc(ctx, way, now);
+	u32 index = ctx.hook == HOOK_XDP ? client_hop_index_xdp(ctx.raw, way, now) : client_hop_index_tc(ctx.raw, way, now);
 	struct client_hop *slot = map_elem(client_hops, index & (HOP_SLOTS - 1));
 	*asked = index & CLIENT_HOP_ASKED;
 	return slot ? &barrier_var(slot)->hop : NULL;
 }
 
 /* Where a router in this host's place would send the packet. */
-INLINE struct hop *router_hop(void *ctx, const struct packet *p, enum hook hook, u32 now, bool *asked)
+INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p, u32 now, bool *asked)
 {
-	struct reply_route way = {.input = ctx_ifindex(ctx, hook), .is_ipv6 = p->is_ipv6};
+	struct reply_route way = {.input = ctx_ifindex(ctx), .is_ipv6 = p->is_ipv6};
 	if (p->is_ipv6) {
 		way.client = p->tuple.v6.target;
 		way.source = p->tuple.v6.source;
@@ -256,7 +256,7 @@ INLINE struct hop *router_hop(void *ctx, const struct packet *p, enum hook hook,
 		way.client.word[0] = p->tuple.v4.target;
 		way.source.word[0] = p->tuple.v4.source;
 	}
-	return client_hop(ctx, hook, &way, now, asked);
+	return client_hop(ctx, &way, now, asked);
 }
 
 /* How XDP sends to a hop: out of the device that the packet came in by, out of another that is proven able, or not. */
@@ -277,5 +277,5 @@ INLINE int xdp_xmit(const struct hop *hop, enum xmit_way way)
 
 INLINE bool xdp_reaches(void *ctx, const struct hop *hop)
 {
-	return xmit_way_to(hop, ctx_ifindex(ctx, HOOK_XDP)) != XMIT_NONE;
+	return xmit_way_to(hop, ctx_ifindex(xdp_ctx(ctx))) != XMIT_NONE;
 }

@@ -24,11 +24,11 @@ INLINE u32 max_len(u32 method, u32 state, bool is_ipv6, const struct hop *hop)
 }
 
 /* Length that counts against the MTU: a super-packet is judged by its segments. */
-INLINE u32 segment_length(void *ctx, const struct packet *p, enum hook hook)
+INLINE u32 segment_length(struct ctx ctx, const struct packet *p)
 {
-	if (hook == HOOK_XDP)
+	if (ctx.hook == HOOK_XDP)
 		return p->length;
-	struct __sk_buff *skb = ctx;
+	struct __sk_buff *skb = ctx.raw;
 	if (likely(!skb->gso_size))
 		return p->length;
 	if (skb->gso_size == GSO_BY_FRAGMENTS)
@@ -46,13 +46,13 @@ INLINE u32 segment_length(void *ctx, const struct packet *p, enum hook hook)
 INLINE u32 judged_length(void *ctx, const struct scratch *w)
 {
 	const struct packet *p = &w->packet;
-	return p->is_ipv6 && p->slow_flags & SLOW_REASSEMBLED ? w->pieces.largest : segment_length(ctx, p, HOOK_TC);
+	return p->is_ipv6 && p->slow_flags & SLOW_REASSEMBLED ? w->pieces.largest : segment_length(tc_ctx(ctx), p);
 }
 
 /* Time to live one less; the caller knows that it is more than 1. */
-INLINE bool dec_ttl(void *ctx, const struct packet *p, enum hook hook)
+INLINE bool dec_ttl(struct ctx ctx, const struct packet *p)
 {
-	void *data = ctx_data(ctx, hook), *end = ctx_data_end(ctx, hook);
+	void *data = ctx_data(ctx), *end = ctx_data_end(ctx);
 	if (p->is_ipv6) {
 		struct ipv6_header *ip = data + ETH_HLEN;
 		if ((void *)(ip + 1) > end)
@@ -75,29 +75,29 @@ INLINE void write_macs(void *data, const struct hop *hop)
 	WORD_AT(u32, data, 8) = WORD_AT(const u32, hop->target_mac, 8);
 }
 
-INLINE bool set_macs(void *ctx, const struct hop *hop, enum hook hook)
+INLINE bool set_macs(struct ctx ctx, const struct hop *hop)
 {
-	struct eth_header *ether = ctx_data(ctx, hook);
-	if ((void *)(ether + 1) > ctx_data_end(ctx, hook))
+	struct eth_header *ether = ctx_data(ctx);
+	if ((void *)(ether + 1) > ctx_data_end(ctx))
 		return false;
 	write_macs(ether, hop);
 	return true;
 }
 
-INLINE bool direct(void *ctx, const struct packet *p, const struct hop *hop, enum hook hook)
+INLINE bool direct(struct ctx ctx, const struct packet *p, const struct hop *hop)
 {
-	return dec_ttl(ctx, p, hook) && set_macs(ctx, hop, hook);
+	return dec_ttl(ctx, p) && set_macs(ctx, hop);
 }
 
 /* Cut link padding and other bytes behind the packet off, as the kernel does before IPVS sees it. */
-INLINE bool trim_padding(void *ctx, const struct packet *p, enum hook hook)
+INLINE bool trim_padding(struct ctx ctx, const struct packet *p)
 {
 	u32 wanted = ETH_HLEN + p->length;
-	if (hook == HOOK_XDP) {
-		u32 there = ctx_data_end(ctx, hook) - ctx_data(ctx, hook);
-		return likely(there <= wanted) || !bpf_xdp_adjust_tail(ctx, (int)wanted - (int)there);
+	if (ctx.hook == HOOK_XDP) {
+		u32 there = ctx_data_end(ctx) - ctx_data(ctx);
+		return likely(there <= wanted) || !bpf_xdp_adjust_tail(ctx.raw, (int)wanted - (int)there);
 	}
-	struct __sk_buff *skb = ctx;
+	struct __sk_buff *skb = ctx.raw;
 	return likely(skb->len <= wanted) || skb->gso_size || !bpf_skb_change_tail(skb, wanted, 0);
 }
 
@@ -135,11 +135,11 @@ INLINE int xmit_neigh(struct __sk_buff *skb, const struct hop *hop, bool is_ipv6
 
 /* Out by the hop's device. XDP needs both MACs in place; at TC the kernel's neighbour code puts them there, which knows
  * of a new link address at once. `six` tells what the frame is as it leaves. */
-INLINE int xmit(void *ctx, const struct hop *hop, bool is_ipv6, enum hook hook)
+INLINE int xmit(struct ctx ctx, const struct hop *hop, bool is_ipv6)
 {
-	if (hook == HOOK_TC)
-		return xmit_neigh(ctx, hop, is_ipv6);
-	return xdp_xmit(hop, hop->ifindex == ctx_ifindex(ctx, hook) ? XMIT_TX : XMIT_REDIRECT);
+	if (ctx.hook == HOOK_TC)
+		return xmit_neigh(ctx.raw, hop, is_ipv6);
+	return xdp_xmit(hop, hop->ifindex == ctx_ifindex(ctx) ? XMIT_TX : XMIT_REDIRECT);
 }
 
 /* --- accounting (IPVS-SEMANTICS 9.1) --- */
@@ -159,7 +159,7 @@ INLINE int send_icmp_error(struct __sk_buff *skb, struct scratch *w, u32 reason,
 	w->error_type = type;
 	w->error_code = code;
 	w->error_rest = rest;
-	return tail_call(skb, HOOK_TC, PROG_ICMP_SEND);
+	return tail_call(tc_ctx(skb), PROG_ICMP_SEND);
 }
 
 /* Length at which the packet, so long when it is finished, is cut; 0: it leaves whole. What came in fragments leaves in
@@ -187,7 +187,7 @@ INLINE int xmit_finished(struct __sk_buff *skb, struct scratch *w)
 	if (w->hop.verdict == HOP_LOCAL)
 		return w->is_reply ? to_own_client(skb, &w->packet) : pass_to_stack(HOOK_TC);
 	if (w->mtu)
-		return tail_call(skb, HOOK_TC, PROG_FRAGMENT);
+		return tail_call(tc_ctx(skb), PROG_FRAGMENT);
 	return xmit_neigh(skb, &w->hop, w->outer_is_ipv6);
 }
 
@@ -196,8 +196,8 @@ INLINE int xmit_nat(struct __sk_buff *skb, struct scratch *w, bool other_port)
 {
 	u8 protocol = w->packet.protocol;
 	if (protocol == IPPROTO_UDP && w->packet.no_csum)
-		return tail_call(skb, HOOK_TC, PROG_UDP_CSUM);
+		return tail_call(tc_ctx(skb), PROG_UDP_CSUM);
 	if (protocol == IPPROTO_SCTP && other_port)
-		return tail_call(skb, HOOK_TC, PROG_SCTP_CSUM);
+		return tail_call(tc_ctx(skb), PROG_SCTP_CSUM);
 	return xmit_finished(skb, w);
 }

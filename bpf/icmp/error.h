@@ -32,7 +32,7 @@ INLINE bool may_be_tunnel(u8 protocol)
 INLINE bool is_forwardable(struct __sk_buff *skb, const struct packet *p, const struct hop *hop)
 {
 	return (hop->verdict == HOP_READY || hop->verdict == HOP_UNRESOLVED) && p->ttl > 1 &&
-	       fit(segment_length(skb, p, HOOK_TC), hop->mtu, 0, p, false) != FITS_NOT;
+	       fit(segment_length(tc_ctx(skb), p), hop->mtu, 0, p, false) != FITS_NOT;
 }
 
 /* The quote is a reply: its connection is the client's. */
@@ -118,7 +118,7 @@ INLINE int schedule_inner(struct __sk_buff *skb, struct scratch *w, const struct
 	struct packet *p = &w->packet;
 	struct icmp_inner *q = &w->inner;
 	if (!root->settings.schedule_icmp || !has_ports(q->protocol))
-		return pass_packet(skb, p, HOOK_TC);
+		return pass_packet(tc_ctx(skb), p);
 	if (!q->known)
 		return drop(HOOK_TC, REASON_SHORT);
 	w->outer = p->tuple;
@@ -126,7 +126,7 @@ INLINE int schedule_inner(struct __sk_buff *skb, struct scratch *w, const struct
 	tuple_reverse(&p->tuple, &q->tuple, p->is_ipv6);
 	p->protocol = q->protocol;
 	p->by_inner = 1;
-	return tail_call(skb, HOOK_TC, PROG_NEW);
+	return tail_call(tc_ctx(skb), PROG_NEW);
 }
 
 /* Sum of the ICMP message, without the pseudo header of ICMPv6; 0xffff when the checksum of ICMP is right. */

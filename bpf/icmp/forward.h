@@ -97,7 +97,7 @@ INLINE bool translate(struct __sk_buff *skb, struct scratch *w, const struct des
 /* An error that passes through has been routed before IPVS sees it: its time to live is one less already. */
 INLINE bool dec_ttl_as_routed(struct __sk_buff *skb, struct packet *p)
 {
-	if (!dec_ttl(skb, p, HOOK_TC))
+	if (!dec_ttl(tc_ctx(skb), p))
 		return false;
 	p->ttl -= 1;
 	return true;
@@ -140,5 +140,5 @@ INLINE int prog_icmp_forward(struct __sk_buff *skb)
 		return drop(HOOK_TC, REASON_SHORT);
 	w->is_reply = server;
 	w->state = destination_flags(d, READ_ONCE(root->live));
-	return tail_call(skb, HOOK_TC, PROG_FWD_SLOW);
+	return tail_call(tc_ctx(skb), PROG_FWD_SLOW);
 }

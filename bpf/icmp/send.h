@@ -79,7 +79,7 @@ INLINE bool error_source(struct __sk_buff *skb, struct scratch *w, struct addres
 	if (!p->is_ipv6)
 		return false;
 	struct address client = p->tuple.v6.source;
-	lookup_hop(skb, HOOK_TC, &w->hop, &client, true, loopback, NULL);
+	lookup_hop(tc_ctx(skb), &w->hop, &client, true, loopback, NULL);
 	if (fib_gives_source && w->hop.verdict != HOP_NO_ROUTE)
 		*source = w->hop.source;
 	return true;
@@ -163,11 +163,11 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 			c->out_bytes += extra + quote;
 		}
 	}
-	lookup_hop(skb, HOOK_TC, &w->hop, &client, is_ipv6, loopback, NULL);
+	lookup_hop(tc_ctx(skb), &w->hop, &client, is_ipv6, loopback, NULL);
 	if (w->hop.verdict == HOP_LOCAL && p->from_host)
 		return pass_to_stack(HOOK_TC); /* the client is this host itself */
-	if (w->hop.verdict == HOP_READY && set_macs(skb, &w->hop, HOOK_TC))
-		return xmit(skb, &w->hop, is_ipv6, HOOK_TC);
+	if (w->hop.verdict == HOP_READY && set_macs(tc_ctx(skb), &w->hop))
+		return xmit(tc_ctx(skb), &w->hop, is_ipv6);
 	if (w->hop.verdict == HOP_UNRESOLVED)
 		return xmit_neigh(skb, &w->hop, is_ipv6);
 	return drop(HOOK_TC, REASON_NO_ROUTE);

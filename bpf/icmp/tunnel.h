@@ -14,7 +14,7 @@ enum { MTU_LEAST_REPORTED = 68 + IPV4_HLEN };
 /* The MTU of the route to a destination, whatever was learnt of the path. */
 INLINE u32 route_mtu(struct __sk_buff *skb, struct scratch *w, const struct destination *d)
 {
-	lookup_hop(skb, HOOK_TC, &w->hop, &d->address, false, loopback, NULL);
+	lookup_hop(tc_ctx(skb), &w->hop, &d->address, false, loopback, NULL);
 	return d->mtu && d->mtu < w->hop.mtu ? d->mtu : w->hop.mtu;
 }
 
@@ -45,7 +45,7 @@ INLINE int report_to_client(struct __sk_buff *skb, struct scratch *w, const stru
 		return drop(HOOK_TC, REASON_SHORT);
 	if (cut > 4095 || bpf_skb_adjust_room(skb, -(s32)cut, BPF_ADJ_ROOM_MAC, 0))
 		return drop(HOOK_TC, REASON_SHORT);
-	return tail_call(skb, HOOK_TC, PROG_ICMP_SEND);
+	return tail_call(tc_ctx(skb), PROG_ICMP_SEND);
 }
 
 struct tunnel_head { /* what stands between the two IP headers of a tunnel's packet */
@@ -124,7 +124,7 @@ INLINE int prog_icmp_tunnel(struct __sk_buff *skb)
 	if (!d || inner_is_standby(&w->inner, false, root))
 		return pass_to_stack(HOOK_TC);
 	w->method = METHOD_TUNNEL;
-	if (!trim_padding(skb, p, HOOK_TC) || message_sum(skb, p, copy) != 0xffff)
+	if (!trim_padding(tc_ctx(skb), p) || message_sum(skb, p, copy) != 0xffff)
 		return drop(HOOK_TC, REASON_BAD_SUM);
 	if (w->error_type == ICMP4_UNREACHABLE && w->error_code == ICMP4_TOO_BIG && !note_pmtu(skb, w, d))
 		return drop(HOOK_TC, REASON_PATH_MTU);

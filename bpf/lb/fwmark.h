@@ -12,11 +12,11 @@
 enum { LINK_SOURCE = 6 /* offset in a frame */, TCP_FLAGS = 13 /* offset in a segment */ };
 
 /* The mark of a check of this host's own through a virtual address, 0 for every other packet. */
-INLINE u32 probe_mark(void *ctx, const struct packet *p, enum hook hook)
+INLINE u32 probe_mark(struct ctx ctx, const struct packet *p)
 {
-	if (likely(!p->from_host) || hook == HOOK_XDP)
+	if (likely(!p->from_host) || ctx.hook == HOOK_XDP)
 		return 0;
-	u32 mark = ((struct __sk_buff *)ctx)->mark;
+	u32 mark = ctx.skb->mark;
 	return mark >> PROBE_MARKS_SHIFT == PROBE_MARKS >> PROBE_MARKS_SHIFT ? mark : 0;
 }
 
@@ -144,34 +144,34 @@ static int mark_step(u32 index, struct mark_ctx *walk)
 
 /* The packet's mark, in w->seen.mark; false if only TC can tell. What is then left to the stack has the mark there, too:
  * policy routing goes by it, as it would by netfilter's. */
-INLINE bool find_mark(void *ctx, struct scratch *w, const struct facts *facts, enum hook hook)
+INLINE bool find_mark(struct ctx ctx, struct scratch *w, const struct facts *facts)
 {
 	struct mark_state *seen = &w->seen;
 	struct packet *p = &w->packet;
 	struct mark_ctx walk = {.work = w, .first = facts->first_mark_rule};
-	seen->mark = hook == HOOK_TC ? ((struct __sk_buff *)ctx)->mark : 0;
-	seen->known = hook == HOOK_TC ? ~0u : 0;
+	seen->mark = ctx.hook == HOOK_TC ? ctx.skb->mark : 0;
+	seen->known = ctx.hook == HOOK_TC ? ~0u : 0;
 	seen->unsure = 0;
 	seen->next = 0;
 	u32 count = facts->mark_rules;
 	if (count) {
 		u8 link[8] = {}, flags = 0;
 		u32 at = p->l4 + TCP_FLAGS;
-		seen->device = ctx_ifindex(ctx, hook);
-		if (hook == HOOK_XDP) {
-			bpf_xdp_load_bytes(ctx, LINK_SOURCE, link, 6);
+		seen->device = ctx_ifindex(ctx);
+		if (ctx.hook == HOOK_XDP) {
+			bpf_xdp_load_bytes(ctx.raw, LINK_SOURCE, link, 6);
 			if (p->protocol == IPPROTO_TCP)
-				bpf_xdp_load_bytes(ctx, at, &flags, 1);
+				bpf_xdp_load_bytes(ctx.raw, at, &flags, 1);
 		} else {
-			bpf_skb_load_bytes(ctx, LINK_SOURCE, link, 6);
+			bpf_skb_load_bytes(ctx.raw, LINK_SOURCE, link, 6);
 			if (p->protocol == IPPROTO_TCP)
-				bpf_skb_load_bytes(ctx, at, &flags, 1);
+				bpf_skb_load_bytes(ctx.raw, at, &flags, 1);
 		}
 		__builtin_memcpy(seen->link, link, 6);
 		seen->tcp_flags = flags;
 		bpf_loop(count < MARK_RULES ? count : MARK_RULES, mark_step, &walk, 0);
-		if (hook == HOOK_TC)
-			((struct __sk_buff *)ctx)->mark = seen->mark;
+		if (ctx.hook == HOOK_TC)
+			ctx.skb->mark = seen->mark;
 	}
 	return !seen->unsure && seen->known == ~0u;
 }

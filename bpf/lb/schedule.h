@@ -120,14 +120,14 @@ INLINE u32 client_fold(const struct scratch *w)
 }
 
 #define SCHEDULER(name, number) \
-	INLINE int run_##name(void *ctx, enum hook hook) \
+	INLINE int run_##name(struct ctx ctx) \
 	{ \
-		struct scratch *w = scratch_of(hook); \
+		struct scratch *w = scratch_of(ctx.hook); \
 		if (!w) \
-			return pass_to_stack(hook); \
+			return pass_to_stack(ctx.hook); \
 		struct service_state *state = map_elem(service_states, w->service); \
 		if (!state) \
-			return pass_to_stack(hook); \
+			return pass_to_stack(ctx.hook); \
 		struct candidates c = { \
 			.list = w->list, \
 			.count = w->count, \
@@ -144,17 +144,17 @@ INLINE u32 client_fold(const struct scratch *w)
 		w->chosen = NO_INDEX; \
 		if (pos != NO_INDEX && at_pos(&c, pos, &it)) \
 			choose(w, it.member, it.destination); \
-		return tail_call(ctx, hook, PROG_CONNECT); \
+		return tail_call(ctx, PROG_CONNECT); \
 	} \
 	SEC("xdp.frags") \
 	int xdp_schedule_##name(struct xdp_md *ctx) \
 	{ \
-		return run_##name(ctx, HOOK_XDP); \
+		return run_##name(xdp_ctx(ctx)); \
 	} \
 	SEC("tc") \
 	int tc_schedule_##name(struct __sk_buff *ctx) \
 	{ \
-		return run_##name(ctx, HOOK_TC); \
+		return run_##name(tc_ctx(ctx)); \
 	}
 
 /* Note the choice for the stages that follow. */

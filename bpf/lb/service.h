@@ -124,9 +124,9 @@ VERIFIED_ONCE int holds_for_mark_tc(struct __sk_buff *ctx, const struct scratch 
 	return routes_here(ctx, w, mark);
 }
 
-INLINE bool holds_for_mark(void *ctx, const struct scratch *w, u32 mark, enum hook hook)
+INLINE bool holds_for_mark(struct ctx ctx, const struct scratch *w, u32 mark)
 {
-	return hook == HOOK_XDP ? holds_for_mark_xdp(ctx, w, mark) : holds_for_mark_tc(ctx, w, mark);
+	return ctx.hook == HOOK_XDP ? holds_for_mark_xdp(ctx.raw, w, mark) : holds_for_mark_tc(ctx.raw, w, mark);
 }
 
 INLINE bool lookup_local(void *ctx, struct service_state *state, const struct packet *p, u32 now)
@@ -157,9 +157,9 @@ VERIFIED_ONCE int lookup_local_tc(struct __sk_buff *ctx, struct service_state *s
 
 /* Whether this host holds the packet's target address; looked up again every tick, so that a virtual address which
  * comes or goes is noticed within an eighth of a second. Of a virtual router's its role decides, at once. */
-INLINE bool is_local_daddr(void *ctx, struct service_state *state, const struct packet *p, u32 now, enum hook hook)
+INLINE bool is_local_daddr(struct ctx ctx, struct service_state *state, const struct packet *p, u32 now)
 {
 	if (likely(state->held_at == now))
 		return state->held;
-	return hook == HOOK_XDP ? lookup_local_xdp(ctx, state, p, now) : lookup_local_tc(ctx, state, p, now);
+	return ctx.hook == HOOK_XDP ? lookup_local_xdp(ctx.raw, state, p, now) : lookup_local_tc(ctx.raw, state, p, now);
 }

@@ -26,37 +26,37 @@ INLINE bool may_bypass(const struct packet *p)
 }
 
 /* No destination: an error to the client. But of FTP's service only the control connection is answered (2.6). */
-INLINE int reject_no_destination(void *ctx, struct scratch *w, enum hook hook)
+INLINE int reject_no_destination(struct ctx ctx, struct scratch *w)
 {
 	drop_old_ref(w);
-	if (hook == HOOK_XDP)
+	if (ctx.hook == HOOK_XDP)
 		return pass_to_tc();
 	struct packet *p = &w->packet;
 	be16 port = packet_dport(p);
 	if (w->service_port == bpf_htons(PORT_FTP) && port != bpf_htons(PORT_FTP))
-		return pass_to_stack(hook);
+		return pass_to_stack(ctx.hook);
 	if (p->by_inner)
-		return drop(hook, REASON_NO_DESTINATION);
+		return drop(ctx.hook, REASON_NO_DESTINATION);
 	struct root *root = get_root();
 	if (w->mark && root->settings.cache_bypass && may_bypass(p))
-		return tail_call(ctx, hook, PROG_BYPASS);
+		return tail_call(ctx, PROG_BYPASS);
 	count(REASON_NO_DESTINATION);
 	w->error_type = p->is_ipv6 ? 1 : 3;
 	w->error_code = p->is_ipv6 ? 4 : 3;
 	w->error_rest = 0;
-	return tail_call(ctx, hook, PROG_ICMP_SEND);
+	return tail_call(ctx, PROG_ICMP_SEND);
 }
 
-INLINE int to_scheduler(void *ctx, struct scratch *w, enum hook hook)
+INLINE int to_scheduler(struct ctx ctx, struct scratch *w)
 {
 	switch (w->scheduler) { /* a tail call to a place known beforehand is a jump */
 #define TO(number) \
 	case number: \
-		return tail_call(ctx, hook, PROG_SCHEDULE + number);
+		return tail_call(ctx, PROG_SCHEDULE + number);
 		TO(SCHED_RR) TO(SCHED_WRR) TO(SCHED_LC) TO(SCHED_WLC) TO(SCHED_SED) TO(SCHED_NQ) TO(SCHED_FO)
 		TO(SCHED_OVF) TO(SCHED_DH) TO(SCHED_SH) TO(SCHED_MH) TO(SCHED_LBLC) TO(SCHED_LBLCR)
 #undef TO
 	default:
-		return reject_no_destination(ctx, w, hook);
+		return reject_no_destination(ctx, w);
 	}
 }

@@ -59,7 +59,7 @@ INLINE bool is_slow_protocol(u8 protocol)
 	return protocol == IPPROTO_ICMP || protocol == IPPROTO_SCTP || is_ipsec(protocol);
 }
 
-INLINE enum parsed parse4(void *ctx, void *data, void *end, struct packet *p, const struct root *root, enum hook hook)
+INLINE enum parsed parse4(struct ctx ctx, void *data, void *end, struct packet *p, const struct root *root)
 {
 	struct ipv4_header *ip = data + ETH_HLEN;
 	if ((void *)(ip + 1) > end || ip->version_ihl >> 4 != 4)
@@ -77,7 +77,7 @@ INLINE enum parsed parse4(void *ctx, void *data, void *end, struct packet *p, co
 	u32 length = bpf_ntohs(ip->tot_len);
 	if (ipv4_header_sum(ip) != 0xffff || length < IPV4_HLEN)
 		return PARSED_FOREIGN;
-	if (data + ETH_HLEN + length > end && ETH_HLEN + length > ctx_len(ctx, hook))
+	if (data + ETH_HLEN + length > end && ETH_HLEN + length > ctx_len(ctx))
 		return PARSED_FOREIGN;
 	p->length = length;
 	p->ttl = ip->ttl;
@@ -89,7 +89,7 @@ INLINE enum parsed parse4(void *ctx, void *data, void *end, struct packet *p, co
 	return parse_transport(data, end, p, ETH_HLEN + IPV4_HLEN, length - IPV4_HLEN);
 }
 
-INLINE enum parsed parse6(void *ctx, void *data, void *end, struct packet *p, const struct root *root, enum hook hook)
+INLINE enum parsed parse6(struct ctx ctx, void *data, void *end, struct packet *p, const struct root *root)
 {
 	struct ipv6_header *ip = data + ETH_HLEN;
 	if ((void *)(ip + 1) > end || (ip->version_class_flow & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000))
@@ -103,7 +103,7 @@ INLINE enum parsed parse6(void *ctx, void *data, void *end, struct packet *p, co
 	if (!(p->maybe_vip | p->maybe_rs))
 		return p->protocol == IPPROTO_ICMPV6 ? PARSED_SLOW : PARSED_FOREIGN;
 	u32 length = bpf_ntohs(ip->payload_len) + IPV6_HLEN;
-	if (data + ETH_HLEN + length > end && ETH_HLEN + length > ctx_len(ctx, hook))
+	if (data + ETH_HLEN + length > end && ETH_HLEN + length > ctx_len(ctx))
 		return PARSED_FOREIGN;
 	p->tuple.v6.protocol = ip->nexthdr;
 	p->length = length;

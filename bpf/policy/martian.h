@@ -7,9 +7,9 @@
 #include "parse/packet.h"
 
 /* Whether the kernel's input would take the source for one that a packet from outside can have. */
-INLINE bool is_valid_source(void *ctx, const struct packet *p, enum hook hook)
+INLINE bool is_valid_source(struct ctx ctx, const struct packet *p)
 {
-	u32 input = ctx_ifindex(ctx, hook), all = 0;
+	u32 input = ctx_ifindex(ctx), all = 0;
 	struct address source = {};
 	if (p->from_host)
 		return true;

@@ -14,7 +14,7 @@ INLINE int forward_past(struct __sk_buff *skb, struct scratch *w)
 	struct reply_route way = {.is_ipv6 = p->is_ipv6, .reroute = true};
 	bool asked;
 	packet_daddr(&way.client, p);
-	struct hop *hop = client_hop(skb, HOOK_TC, &way, ticks(), &asked);
+	struct hop *hop = client_hop(tc_ctx(skb), &way, ticks(), &asked);
 	if (!hop)
 		return pass_to_stack(HOOK_TC);
 	if (hop->verdict == HOP_LOCAL)
@@ -27,13 +27,13 @@ INLINE int forward_past(struct __sk_buff *skb, struct scratch *w)
 		return send_icmp_error(skb, w, REASON_TTL, p->is_ipv6 ? 3 : 11, 0, 0);
 	enum fit fits = fit(judged_length(skb, w), hop->mtu, 0, p, false);
 	if (fits == FITS_NOT) {
-		dec_ttl(skb, p, HOOK_TC); /* the quotation shows it as it would have left */
+		dec_ttl(tc_ctx(skb), p); /* the quotation shows it as it would have left */
 		return send_icmp_error(skb, w, REASON_TOO_BIG, p->is_ipv6 ? 2 : 3, p->is_ipv6 ? 0 : 4, hop->mtu);
 	}
 	w->hop = *hop;
 	w->outer_is_ipv6 = p->is_ipv6;
 	w->mtu = fragment_size(w, p->length, fits == FITS_IN_FRAGMENTS);
-	if (!sum_options(skb, w) || !trim_padding(skb, p, HOOK_TC) || !dec_ttl(skb, p, HOOK_TC))
+	if (!sum_options(skb, w) || !trim_padding(tc_ctx(skb), p) || !dec_ttl(tc_ctx(skb), p))
 		return drop(HOOK_TC, REASON_SHORT);
 	return xmit_finished(skb, w);
 }

@@ -8,43 +8,42 @@
 #include "lb/to_scheduler.h"
 
 /* No room for another connection: without state, or for NAT not at all. */
-INLINE int table_full(void *ctx, struct scratch *w, enum hook hook)
+INLINE int table_full(struct ctx ctx, struct scratch *w)
 {
 	drop_old_ref(w);
 	if (w->method == METHOD_MASQ || w->packet.by_inner)
-		return drop(hook, REASON_TABLE_FULL_DROPPED);
-	return tail_call(ctx, hook, PROG_HASH_FALLBACK);
+		return drop(ctx.hook, REASON_TABLE_FULL_DROPPED);
+	return tail_call(ctx, PROG_HASH_FALLBACK);
 }
 
 /* Send the first packet; for an ICMP error, made to fit the connection (8.4). */
-INLINE int fwd_first(void *ctx, struct scratch *w, struct real_server *t, const struct root *root, u32 now,
-		       enum hook hook)
+INLINE int fwd_first(struct ctx ctx, struct scratch *w, struct real_server *t, const struct root *root, u32 now)
 {
 	struct counters *c = counters_at(t->index);
 	if (likely(!w->packet.by_inner))
-		return fwd_new(ctx, &w->packet, t, root, now, 1, hook);
+		return fwd_new(ctx, &w->packet, t, root, now, 1);
 	if (c)
 		c->connections += 1;
 	w->port = t->port;
-	return tail_call(ctx, hook, PROG_ICMP_FORWARD);
+	return tail_call(ctx, PROG_ICMP_FORWARD);
 }
 
-INLINE int prog_connect(void *ctx, enum hook hook)
+INLINE int prog_connect(struct ctx ctx)
 {
-	struct scratch *w = scratch_of(hook);
+	struct scratch *w = scratch_of(ctx.hook);
 	struct root *root = get_root();
 	if (!w)
-		return pass_to_stack(hook);
+		return pass_to_stack(ctx.hook);
 	struct packet *p = &w->packet;
 	if (w->chosen == NO_INDEX)
-		return reject_no_destination(ctx, w, hook);
+		return reject_no_destination(ctx, w);
 	u32 now = ticks();
 	if (w->service_flags & SERVICE_PERSISTENT && w->template == NO_TEMPLATE && !make_template(w, now))
-		return table_full(ctx, w, hook);
+		return table_full(ctx, w);
 	struct real_server t = {.index = w->chosen, .method = w->method};
 	t.destination = map_elem(destinations, t.index);
 	if (!t.destination)
-		return pass_to_stack(hook);
+		return pass_to_stack(ctx.hook);
 	if (w->template != NO_TEMPLATE) {
 		be16 asked = asked_port(p);
 		w->port = asked == w->service_port && t.destination->port ? t.destination->port : asked;
@@ -55,23 +54,23 @@ INLINE int prog_connect(void *ctx, enum hook hook)
 		unhold_template(w);
 		count_one_packet(t.destination);
 		drop_old_ref(w);
-		return fwd_first(ctx, w, &t, root, now, hook);
+		return fwd_first(ctx, w, &t, root, now);
 	}
 	enum create_result made = create_conn(w, t.destination, root, now);
 	drop_old_ref(w);
 	switch (made) {
 	case CREATED:
-		return fwd_first(ctx, w, &t, root, now, hook);
+		return fwd_first(ctx, w, &t, root, now);
 	case CREATE_EXISTS: {
 		unhold_template(w);
 		struct found winner = find_connection(p);
 		if (!winner.connection || p->by_inner)
-			return drop(hook, REASON_DYING);
-		return fwd_known(ctx, p, &winner, root, now, hook);
+			return drop(ctx.hook, REASON_DYING);
+		return fwd_known(ctx, p, &winner, root, now);
 	}
 	case CREATE_FULL:
 		unhold_template(w);
 		break;
 	}
-	return table_full(ctx, w, hook);
+	return table_full(ctx, w);
 }

@@ -15,12 +15,12 @@ INLINE int reroute(struct __sk_buff *skb, const struct packet *p, const struct r
 	struct reply_route way = {.anew = a->source, .is_ipv6 = p->is_ipv6, .reroute = true};
 	packet_daddr(&way.client, p);
 	bool asked;
-	struct hop *hop = client_hop(skb, HOOK_TC, &way, now, &asked);
+	struct hop *hop = client_hop(tc_ctx(skb), &way, now, &asked);
 	if (!hop || (hop->verdict != HOP_READY && hop->verdict != HOP_UNRESOLVED))
 		return pass_to_stack(HOOK_TC);
 	if (hop->ifindex == skb->ifindex) {
 		if (hop->verdict == HOP_READY)
-			set_macs(skb, hop, HOOK_TC);
+			set_macs(tc_ctx(skb), hop);
 		return pass_to_stack(HOOK_TC);
 	}
 	return xmit_neigh(skb, hop, p->is_ipv6);
@@ -29,7 +29,7 @@ INLINE int reroute(struct __sk_buff *skb, const struct packet *p, const struct r
 /* At TC egress: what this host itself sends, and only that; nothing is ever dropped here. */
 INLINE int process_egress(struct __sk_buff *skb)
 {
-	void *data = ctx_data(skb, HOOK_TC), *end = ctx_data_end(skb, HOOK_TC);
+	void *data = ctx_data(tc_ctx(skb)), *end = ctx_data_end(tc_ctx(skb));
 	const struct eth_header *ether = data;
 	struct root *root = get_root();
 	struct packet p = {};
@@ -37,16 +37,16 @@ INLINE int process_egress(struct __sk_buff *skb)
 	if ((void *)(ether + 1) > end)
 		return pass_to_stack(HOOK_TC);
 	if (ether->h_proto == bpf_htons(ETH_P_IP))
-		parsed = parse4(skb, data, end, &p, root, HOOK_TC);
+		parsed = parse4(tc_ctx(skb), data, end, &p, root);
 	else if (ether->h_proto == bpf_htons(ETH_P_IPV6))
-		parsed = parse6(skb, data, end, &p, root, HOOK_TC);
+		parsed = parse6(tc_ctx(skb), data, end, &p, root);
 	if (parsed != PARSED_PLAIN || !p.maybe_rs || !facts_of(root)->services[p.is_ipv6])
 		return pass_to_stack(HOOK_TC);
 	struct reply_conn a;
 	u32 now = ticks();
 	if (!find_reply(&a, &p) || reply_is_standby(&a, &p, root) || !update_reply(&a, &p, root, now, HOOK_TC))
 		return pass_to_stack(HOOK_TC);
-	if (!a.masq || !nat(skb, &p, NAT_REPLY, &a.source, a.port, HOOK_TC) || !root->settings.snat_reroute)
+	if (!a.masq || !nat(tc_ctx(skb), &p, NAT_REPLY, &a.source, a.port) || !root->settings.snat_reroute)
 		return pass_to_stack(HOOK_TC);
 	return reroute(skb, &p, &a, now);
 }

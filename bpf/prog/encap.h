@@ -12,7 +12,7 @@ INLINE int encap_xdp(struct xdp_md *ctx, struct scratch *w, const struct destina
 	u32 more = gue ? UDP_HLEN + GUE_HLEN : GRE_HLEN, outer = outer_hlen(d);
 	if (bpf_xdp_adjust_head(ctx, -(int)(outer + more)))
 		return drop(HOOK_XDP, REASON_NO_HEADROOM);
-	void *data = ctx_data(ctx, HOOK_XDP), *end = ctx_data_end(ctx, HOOK_XDP);
+	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
 	if (data + ETH_HLEN + IPV6_HLEN + UDP_HLEN + GUE_HLEN > end)
 		return drop(HOOK_XDP, REASON_SHORT);
 	union tunnel_header header;
@@ -25,7 +25,7 @@ INLINE int encap_xdp(struct xdp_md *ctx, struct scratch *w, const struct destina
 	__builtin_memcpy(at, header.bytes, GRE_HLEN);
 	if (gue)
 		__builtin_memcpy(at + GRE_HLEN, header.bytes + GRE_HLEN, UDP_HLEN + GUE_HLEN - GRE_HLEN);
-	return xmit(ctx, &w->hop, is_ipv6, HOOK_XDP);
+	return xmit(xdp_ctx(ctx), &w->hop, is_ipv6);
 }
 
 INLINE int encap_tc(struct __sk_buff *skb, struct scratch *w, const struct destination *d, const struct root *root)
@@ -37,7 +37,7 @@ INLINE int encap_tc(struct __sk_buff *skb, struct scratch *w, const struct desti
 	if (!copy)
 		return pass_to_stack(HOOK_TC);
 	if (tunnel_flags(w->state) && skb->gso_size)
-		return tail_call(skb, HOOK_TC, PROG_GSO_SEGMENT);
+		return tail_call(tc_ctx(skb), PROG_GSO_SEGMENT);
 	fill_tunnel(&header, p, root, w->state, more);
 	if (tunnel_flags(w->state))
 		write_tunnel_csum(&header, p, d, &w->hop, w->state, more, sum_of_packet(skb, copy, p));
@@ -45,15 +45,15 @@ INLINE int encap_tc(struct __sk_buff *skb, struct scratch *w, const struct desti
 		return drop(HOOK_TC, skb->gso_size ? REASON_SUPER : REASON_NO_HEADROOM);
 	if (!push_headers(skb, w, d, &header, more))
 		return drop(HOOK_TC, REASON_SHORT);
-	return w->resolve ? xmit_finished(skb, w) : xmit(skb, &w->hop, d->family == 6, HOOK_TC);
+	return w->resolve ? xmit_finished(skb, w) : xmit(tc_ctx(skb), &w->hop, d->family == 6);
 }
 
-INLINE int prog_encap(void *ctx, enum hook hook)
+INLINE int prog_encap(struct ctx ctx)
 {
-	struct scratch *w = scratch_of(hook);
+	struct scratch *w = scratch_of(ctx.hook);
 	struct root *root = get_root();
 	struct destination *d = w ? map_elem(destinations, w->chosen) : NULL;
 	if (!w || !d)
-		return pass_to_stack(hook);
-	return hook == HOOK_XDP ? encap_xdp(ctx, w, d, root) : encap_tc(ctx, w, d, root);
+		return pass_to_stack(ctx.hook);
+	return ctx.hook == HOOK_XDP ? encap_xdp(ctx.raw, w, d, root) : encap_tc(ctx.raw, w, d, root);
 }

@@ -13,8 +13,8 @@ INLINE int fwd_slow_reply(struct __sk_buff *skb, struct scratch *w)
 	struct packet *p = &w->packet;
 	w->outer_is_ipv6 = p->is_ipv6;
 	w->mtu = fragment_size(w, p->length, judged_length(skb, w) > w->hop.mtu);
-	if (!write_options(skb, w, w->virtual_address.word[0]) || !sum_options(skb, w) || !trim_padding(skb, p, HOOK_TC) ||
-	    !dec_ttl(skb, p, HOOK_TC) || !(is_icmp(p) || nat(skb, p, NAT_REPLY, &w->virtual_address, w->reply_port, HOOK_TC)))
+	if (!write_options(skb, w, w->virtual_address.word[0]) || !sum_options(skb, w) || !trim_padding(tc_ctx(skb), p) ||
+	    !dec_ttl(tc_ctx(skb), p) || !(is_icmp(p) || nat(tc_ctx(skb), p, NAT_REPLY, &w->virtual_address, w->reply_port)))
 		return drop(HOOK_TC, REASON_SHORT);
 	return xmit_nat(skb, w, w->reply_port != packet_sport(p));
 }
@@ -27,7 +27,7 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 	bool other_port = w->port != packet_dport(p);
 	if (!d)
 		return pass_to_stack(HOOK_TC);
-	struct hop *hop = destination_hop(skb, HOOK_TC, w->chosen, d, ticks(), &asked);
+	struct hop *hop = destination_hop(tc_ctx(skb), w->chosen, d, ticks(), &asked);
 	if (!hop)
 		return pass_to_stack(HOOK_TC);
 	if (hop->verdict == HOP_NO_ROUTE || hop->verdict == HOP_NO_FORWARDING)
@@ -40,7 +40,7 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 			return pass_to_stack(HOOK_TC);
 		if (!p->from_host && is_loopback_address(&d->address, d->family))
 			return drop(HOOK_TC, REASON_LOCAL_REFUSED);
-		if (!p->l4_complete || !nat(skb, p, NAT_REQUEST, &d->address, w->port, HOOK_TC))
+		if (!p->l4_complete || !nat(tc_ctx(skb), p, NAT_REQUEST, &d->address, w->port))
 			return drop(HOOK_TC, REASON_SHORT);
 		w->hop = *hop;
 		return xmit_nat(skb, w, other_port);
@@ -58,23 +58,23 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 		return drop(HOOK_TC, REASON_NARROW);
 	enum fit fits = fit(judged_length(skb, w), most, 0, p, cut);
 	if (fits == FITS_NOT) {
-		dec_ttl(skb, p, HOOK_TC); /* the quotation shows it as it would have left */
+		dec_ttl(tc_ctx(skb), p); /* the quotation shows it as it would have left */
 		return send_icmp_error(skb, w, REASON_TOO_BIG, p->is_ipv6 ? 2 : 3, p->is_ipv6 ? 0 : 4, most);
 	}
 	w->hop = *hop;
 	w->outer_is_ipv6 = tunnel ? d->family == 6 : p->is_ipv6;
 	w->mtu = fragment_size(w, p->length + hop->mtu - most, fits == FITS_IN_FRAGMENTS);
 	w->resolve = 1;
-	if ((masq && !p->l4_complete) || !sum_options(skb, w) || !trim_padding(skb, p, HOOK_TC) || !dec_ttl(skb, p, HOOK_TC))
+	if ((masq && !p->l4_complete) || !sum_options(skb, w) || !trim_padding(tc_ctx(skb), p) || !dec_ttl(tc_ctx(skb), p))
 		return drop(HOOK_TC, REASON_SHORT);
 	if (masq) {
-		if (!nat(skb, p, NAT_REQUEST, &d->address, w->port, HOOK_TC))
+		if (!nat(tc_ctx(skb), p, NAT_REQUEST, &d->address, w->port))
 			return drop(HOOK_TC, REASON_SHORT);
 		return xmit_nat(skb, w, other_port);
 	}
 	if (tunnel && w->state >> DESTINATION_TUNNEL)
-		return tail_call(skb, HOOK_TC, PROG_ENCAP);
-	if (tunnel && !encapsulate(skb, p, d, hop, root->settings.pmtu_disc, w->mtu, HOOK_TC))
+		return tail_call(tc_ctx(skb), PROG_ENCAP);
+	if (tunnel && !encapsulate(tc_ctx(skb), p, d, hop, root->settings.pmtu_disc, w->mtu))
 		return drop(HOOK_TC, REASON_NO_HEADROOM);
 	return xmit_finished(skb, w);
 }

@@ -41,17 +41,17 @@ static int rendezvous_step(u32 index, struct rendezvous *r)
 	return 0;
 }
 
-INLINE int prog_hash_fallback(void *ctx, enum hook hook)
+INLINE int prog_hash_fallback(struct ctx ctx)
 {
-	struct scratch *w = scratch_of(hook);
+	struct scratch *w = scratch_of(ctx.hook);
 	struct root *root = get_root();
 	if (!w)
-		return pass_to_stack(hook);
+		return pass_to_stack(ctx.hook);
 	struct packet *p = &w->packet;
 	struct service_state *state = map_elem(service_states, w->service);
 	u32 now = ticks();
 	if (!state)
-		return pass_to_stack(hook);
+		return pass_to_stack(ctx.hook);
 	struct rendezvous r = {.work = w};
 	if (p->is_ipv6) {
 		const struct address *a = &p->tuple.v6.source;
@@ -62,13 +62,13 @@ INLINE int prog_hash_fallback(void *ctx, enum hook hook)
 	w->best = NO_INDEX;
 	bpf_loop(w->count, rendezvous_step, &r, 0);
 	if (w->best == NO_INDEX)
-		return p->syn || p->protocol == IPPROTO_UDP ? drop(hook, REASON_TABLE_FULL_DROPPED) : pass_to_stack(hook);
+		return p->syn || p->protocol == IPPROTO_UDP ? drop(ctx.hook, REASON_TABLE_FULL_DROPPED) : pass_to_stack(ctx.hook);
 	if (p->syn || p->protocol == IPPROTO_UDP)
 		WRITE_ONCE(state->stateless_until, (now + STATELESS_S * ticks_per_second) ?: 1);
 	struct real_server t = {.index = w->best, .method = r.method, .port = w->port};
 	t.destination = map_elem(destinations, t.index);
 	if (!t.destination)
-		return pass_to_stack(hook);
+		return pass_to_stack(ctx.hook);
 	count(REASON_TABLE_FULL_STATELESS);
-	return fwd_new(ctx, p, &t, root, now, 0, hook);
+	return fwd_new(ctx, p, &t, root, now, 0);
 }

@@ -64,18 +64,18 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb)
 	u32 server = p->rst || !has_ports(p->protocol) ? NO_INDEX : server_of(p, root);
 	struct destination *d = map_elem(destinations, server);
 	if (server == NO_INDEX || !d)
-		return p->maybe_vip ? tail_call(skb, HOOK_TC, PROG_NEW) : pass_packet(skb, p, HOOK_TC);
-	struct hop *hop = router_hop(skb, p, HOOK_TC, ticks(), &asked);
+		return p->maybe_vip ? tail_call(tc_ctx(skb), PROG_NEW) : pass_packet(tc_ctx(skb), p);
+	struct hop *hop = router_hop(tc_ctx(skb), p, ticks(), &asked);
 	if (!hop)
-		return pass_packet(skb, p, HOOK_TC);
+		return pass_packet(tc_ctx(skb), p);
 	w->chosen = NO_INDEX;
 	if (hop->verdict == HOP_LOCAL) /* the error comes from the address that was asked for */
 		return send_icmp_error(skb, w, REASON_UNSERVED, p->is_ipv6 ? 1 : 3, p->is_ipv6 ? 4 : 3, 0);
-	if (!is_forwardable(skb, p, hop) || !dec_ttl(skb, p, HOOK_TC))
-		return pass_packet(skb, p, HOOK_TC);
-	hop = destination_hop(skb, HOOK_TC, server, d, ticks(), &asked);
+	if (!is_forwardable(skb, p, hop) || !dec_ttl(tc_ctx(skb), p))
+		return pass_packet(tc_ctx(skb), p);
+	hop = destination_hop(tc_ctx(skb), server, d, ticks(), &asked);
 	if (!hop)
-		return pass_packet(skb, p, HOOK_TC);
+		return pass_packet(tc_ctx(skb), p);
 	struct address own = fib_gives_source ? hop->source : d->source;
 	if (p->is_ipv6)
 		p->tuple.v6.target = own;

@@ -103,91 +103,91 @@ INLINE void note_service(struct scratch *w, const struct service_match *found)
 }
 
 /* The way of a packet without a connection: to a stage that goes on with it; what returns is a verdict. */
-INLINE int open_conn(void *ctx, struct scratch *w, const struct root *root, u32 live, u32 now, u32 probe, enum hook hook)
+INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root, u32 live, u32 now, u32 probe)
 {
 	struct packet *p = &w->packet;
 	const struct facts *facts = facts_in(root, live);
 	if (is_ipsec(p->protocol))
-		return pass_to_stack(hook);
+		return pass_to_stack(ctx.hook);
 	u32 mark = probe;
 	if (unlikely(facts->marks) && !probe) {
-		if (!find_mark(ctx, w, facts, hook))
-			return pass_to_stack(hook); /* XDP: the TC program sees what a filter of tc marked */
+		if (!find_mark(ctx, w, facts))
+			return pass_to_stack(ctx.hook); /* XDP: the TC program sees what a filter of tc marked */
 		mark = w->seen.mark;
 	}
 	if (unlikely(!p->l4_complete) || p->no_chunk) /* with firewall marks, packets that pass through come this way, too */
-		return facts->marks && !holds_for_mark(ctx, w, mark, hook) ? pass_to_stack(hook) : drop(hook, REASON_SHORT);
+		return facts->marks && !holds_for_mark(ctx, w, mark) ? pass_to_stack(ctx.hook) : drop(ctx.hook, REASON_SHORT);
 	bool opens = p->by_inner || is_opener(p, &root->settings);
 	struct service_match found;
 	u32 slot = service_of_mark(p->is_ipv6, mark, live);
 	bool by_mark = slot != NO_SERVICE;
 	if (unlikely(probe) && !by_mark)
-		return drop(hook, REASON_NO_DESTINATION); /* never to whichever server the address's service chooses */
+		return drop(ctx.hook, REASON_NO_DESTINATION); /* never to whichever server the address's service chooses */
 	if (!by_mark)
 		slot = service_of_address(p, facts, live);
-	if (slot == NO_SERVICE || !load_service(&found, slot, live) || !is_valid_source(ctx, p, hook))
-		return pass_to_stack(hook);
+	if (slot == NO_SERVICE || !load_service(&found, slot, live) || !is_valid_source(ctx, p))
+		return pass_to_stack(ctx.hook);
 	struct service_state *state = map_elem(service_states, found.slot);
 	if (!state)
-		return pass_to_stack(hook);
+		return pass_to_stack(ctx.hook);
 	note_service(w, &found);
 	be16 source_port = packet_sport(p);
 	be16 target_port = packet_dport(p);
-	if (!probe && (by_mark ? !holds_for_mark(ctx, w, mark, hook) : !is_local_daddr(ctx, state, p, now, hook))) {
+	if (!probe && (by_mark ? !holds_for_mark(ctx, w, mark) : !is_local_daddr(ctx, state, p, now))) {
 		if (opens)
 			count(REASON_NOT_LOCAL);
-		return pass_to_stack(hook);
+		return pass_to_stack(ctx.hook);
 	}
 	if (!opens) {
 		if (!in_stateless_time(state, now))
-			return pass_to_stack(hook);
+			return pass_to_stack(ctx.hook);
 		drop_old_ref(w);
-		return tail_call(ctx, hook, PROG_HASH_FALLBACK);
+		return tail_call(ctx, PROG_HASH_FALLBACK);
 	}
 	if (unlikely(root->settings.drop_packet == SYNFLOOD_ON)) {
-		if (hook == HOOK_XDP)
+		if (ctx.hook == HOOK_XDP)
 			return pass_to_tc(); /* the count goes on once for each packet */
 		if (should_drop_packet(&root->settings))
-			return drop(hook, REASON_DEFENCE);
+			return drop(ctx.hook, REASON_DEFENCE);
 	}
 	if (source_port == bpf_htons(PORT_FTP_DATA))
-		return pass_to_stack(hook);
-	if (hook == HOOK_XDP && p->ttl <= 1)
+		return pass_to_stack(ctx.hook);
+	if (ctx.hook == HOOK_XDP && p->ttl <= 1)
 		return pass_to_tc();
-	if (hook == HOOK_XDP && found.version->flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP)
+	if (ctx.hook == HOOK_XDP && found.version->flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP)
 		return pass_to_tc(); /* no connection remembers the choice if XDP then cannot finish */
 	if (w->service_flags & SERVICE_PERSISTENT)
-		return tail_call(ctx, hook, PROG_PERSIST);
+		return tail_call(ctx, PROG_PERSIST);
 	if (!by_mark && found.version->port != bpf_ntohs(target_port)) /* of all ports, or FTP's: only with persistence */
-		return reject_no_destination(ctx, w, hook);
-	return to_scheduler(ctx, w, hook);
+		return reject_no_destination(ctx, w);
+	return to_scheduler(ctx, w);
 }
 
-INLINE int prog_new(void *ctx, enum hook hook)
+INLINE int prog_new(struct ctx ctx)
 {
-	struct scratch *w = scratch_of(hook);
+	struct scratch *w = scratch_of(ctx.hook);
 	struct root *root = get_root();
 	if (!w)
-		return pass_to_stack(hook);
+		return pass_to_stack(ctx.hook);
 	struct packet *p = &w->packet;
-	u32 live = READ_ONCE(root->live), now = ticks(), probe = probe_mark(ctx, p, hook);
+	u32 live = READ_ONCE(root->live), now = ticks(), probe = probe_mark(ctx, p);
 	if (!facts_in(root, live)->services[p->is_ipv6])
-		return pass_to_stack(hook); /* no service of this family: IPVS takes no part */
+		return pass_to_stack(ctx.hook); /* no service of this family: IPVS takes no part */
 
 	w->old_destination = NO_INDEX;
 	struct found found = {};
 	if (!p->no_conn || p->by_inner)
 		found = find_connection(p);
 	if (found.connection && p->by_inner)
-		return drop(hook, REASON_DYING); /* made just now, on another CPU */
+		return drop(ctx.hook, REASON_DYING); /* made just now, on another CPU */
 	if (found.connection) {
-		switch (settle(w, &found, root, live, probe, hook)) {
+		switch (settle(w, &found, root, live, probe, ctx.hook)) {
 		case EXISTING_KNOWN:
-			return fwd_known(ctx, p, &found, root, now, hook);
+			return fwd_known(ctx, p, &found, root, now);
 		case EXISTING_SILENT:
-			return drop(hook, REASON_UNAVAILABLE);
+			return drop(ctx.hook, REASON_UNAVAILABLE);
 		case EXISTING_DYING:
-			return drop(hook, REASON_DYING);
+			return drop(ctx.hook, REASON_DYING);
 		case EXISTING_FOR_TC:
 			return pass_to_tc();
 		case EXISTING_NONE:
@@ -195,17 +195,17 @@ INLINE int prog_new(void *ctx, enum hook hook)
 		}
 	}
 
-	int verdict = open_conn(ctx, w, root, live, now, probe, hook);
+	int verdict = open_conn(ctx, w, root, live, now, probe);
 	drop_old_ref(w); /* no stage went on */
 	return verdict;
 }
 
-INLINE int prog_persist(void *ctx, enum hook hook)
+INLINE int prog_persist(struct ctx ctx)
 {
-	struct scratch *w = scratch_of(hook);
+	struct scratch *w = scratch_of(ctx.hook);
 	struct root *root = get_root();
 	if (!w)
-		return pass_to_stack(hook);
+		return pass_to_stack(ctx.hook);
 	template_key(w);
 	struct found found = find_template(w);
 	struct connection *template = found.connection;
@@ -215,14 +215,14 @@ INLINE int prog_persist(void *ctx, enum hook hook)
 		if (flags & DESTINATION_AVAILABLE &&
 		    !(flags & DESTINATION_QUIESCED && root->settings.expire_quiescent_template)) {
 			/* Handed to TC afterwards, its SYN would end there what it had opened here. */
-			if (hook == HOOK_XDP && root->settings.expire_nodest_conn && flags & DESTINATION_QUIESCED)
+			if (ctx.hook == HOOK_XDP && root->settings.expire_nodest_conn && flags & DESTINATION_QUIESCED)
 				return pass_to_tc();
 			w->chosen = template->destination;
 			w->template = found.slot;
 			w->method = method_in(flags);
-			return tail_call(ctx, hook, PROG_CONNECT);
+			return tail_call(ctx, PROG_CONNECT);
 		}
 		retire_template(w, &found);
 	}
-	return to_scheduler(ctx, w, hook);
+	return to_scheduler(ctx, w);
 }
