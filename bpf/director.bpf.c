@@ -52,19 +52,19 @@
 INLINE bool slow_is_standby(struct ctx ctx, const struct packet *p, const struct root *root)
 {
 	void *header = ctx_data(ctx) + ETH_HLEN, *end = ctx_data_end(ctx);
-	struct address target = {};
+	struct address daddr = {};
 	if (p->is_ipv6) {
 		struct ipv6_header *ip = header;
 		if ((void *)(ip + 1) > end)
 			return false;
-		target = ip->daddr;
+		daddr = ip->daddr;
 	} else {
 		struct ipv4_header *ip = header;
 		if ((void *)(ip + 1) > end)
 			return false;
-		target.word[0] = ip->daddr;
+		daddr.word[0] = ip->daddr;
 	}
-	return is_standby(root, &target, p->is_ipv6);
+	return is_standby(root, &daddr, p->is_ipv6);
 }
 
 /* Whether `to_own_client` sent it here. */

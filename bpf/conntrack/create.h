@@ -19,7 +19,7 @@ INLINE u32 add_reverse(const struct packet *p, const struct destination *d, cons
 	}
 	struct tuple6 key;
 	reply_key6(&key, &p->tuple.v6, &d->address, w->port);
-	struct reply6 value = {.slot = slot, .destination = w->chosen, .address = p->tuple.v6.target,
+	struct reply6 value = {.slot = slot, .destination = w->destination, .address = p->tuple.v6.target,
 			       .port = p->tuple.v6.target_port, .controlled = w->template != NO_TEMPLATE};
 	return bpf_map_update_elem(&replies6, &key, &value, BPF_ANY) ? NO_ENTRY : 0;
 }
@@ -45,7 +45,7 @@ INLINE void undo_reverse(const struct packet *p, const struct destination *d, co
 	}
 	struct found winner = find_connection(p);
 	struct connection *c = winner.connection;
-	if (c && c->method == METHOD_MASQ && c->destination == w->chosen && c->port == w->port)
+	if (c && c->method == METHOD_MASQ && c->destination == w->destination && c->port == w->port)
 		add_reverse(p, d, w, winner.slot);
 	else
 		remove_reverse(&p->tuple, true, d, slot, w->port);
@@ -57,11 +57,11 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	struct packet *p = &w->packet;
 	const struct facts *facts = facts_of(root);
 	bool masq = d && w->method == METHOD_MASQ, controlled = w->template != NO_TEMPLATE;
-	struct connection c = {.destination = w->chosen, .port = w->port, .method = w->method, .controlled = controlled};
+	struct connection c = {.destination = w->destination, .port = w->port, .method = w->method, .controlled = controlled};
 	struct found new = {.connection = &c};
-	enum create_result made = reserve(&p->tuple, p->is_ipv6, &new);
-	if (unlikely(made != CREATED))
-		return made;
+	enum create_result result = reserve(&p->tuple, p->is_ipv6, &new);
+	if (unlikely(result != CREATED))
+		return result;
 	u32 slot = new.slot, state = STATE_UDP, at = NO_ENTRY;
 	if (p->protocol != IPPROTO_UDP)
 		state = next_state(direction_in(&root->settings, masq || !d ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY),
@@ -80,12 +80,12 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 		at = add_reverse(p, d, w, slot);
 		if (unlikely(at == NO_ENTRY)) {
 			unreserve(p->is_ipv6, slot, false);
-			made = CREATE_FULL;
+			result = CREATE_FULL;
 		}
 	}
-	if (likely(made == CREATED))
-		made = publish(&p->tuple, p->is_ipv6, &new);
-	if (likely(made == CREATED)) {
+	if (likely(result == CREATED))
+		result = publish(&p->tuple, p->is_ipv6, &new);
+	if (likely(result == CREATED)) {
 		if (masq)
 			publish_reverse(p, d, w->port, slot, at);
 		set_expiry_tick(slot, expiry ?: 1); /* last: who looks for connections by their slots begins there */
@@ -96,5 +96,5 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	if (masq)
 		undo_reverse(p, d, w, slot, at);
 	uncount_conn(d, word_state(c.word));
-	return made;
+	return result;
 }

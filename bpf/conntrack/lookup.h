@@ -16,9 +16,9 @@ INLINE struct found find_tuple(const union tuple *key, bool is_ipv6)
 		return found;
 	}
 	struct key4 words = key4_of(&key->v4);
-	struct place4 *place = find_conn4(words.addresses, words.rest, SIDE_REQUEST, &found.slot);
-	if (place)
-		found.connection = &place->connection;
+	struct place4 *conn = find_conn4(words.addresses, words.rest, SIDE_REQUEST, &found.slot);
+	if (conn)
+		found.connection = &conn->connection;
 	return found;
 }
 

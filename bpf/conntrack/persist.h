@@ -80,16 +80,16 @@ INLINE struct found find_template(const struct scratch *w)
 /* In its place, where no packet finds it any more. */
 INLINE void retire4(u32 slot, u64 word)
 {
-	struct place4 *place = map_elem(connections4, slot);
-	if (!place)
+	struct place4 *conn = map_elem(connections4, slot);
+	if (!conn)
 		return;
-	struct key4 key = key4_of(&barrier_var(place)->tuple);
+	struct key4 key = key4_of(&barrier_var(conn)->tuple);
 	unlink_entry(key.addresses, key.rest, slot, SIDE_REQUEST);
-	place->connection.port = 0xffff;
-	place->tuple.kind = TUPLE_RETIRED;
-	place->tuple.number = slot;
-	place->tuple.target_port = 0xffff;
-	WRITE_ONCE(place->connection.word, word);
+	conn->connection.port = 0xffff;
+	conn->tuple.kind = TUPLE_RETIRED;
+	conn->tuple.number = slot;
+	conn->tuple.target_port = 0xffff;
+	WRITE_ONCE(conn->connection.word, word);
 }
 
 /* Under another tuple. */
@@ -127,35 +127,35 @@ INLINE void retire_template(struct scratch *w, const struct found *template)
 /* Make the client's template for the destination just chosen; if another CPU was first, its choice counts. */
 INLINE bool make_template(struct scratch *w, u32 now)
 {
-	struct destination *d = map_elem(destinations, w->chosen);
+	struct destination *d = map_elem(destinations, w->destination);
 	if (!d)
 		return false;
 	bool is_ipv6 = w->packet.is_ipv6;
-	struct connection c = {.destination = w->chosen, .port = is_for_one_port(w) ? d->port : 0, .method = METHOD_LOCAL};
+	struct connection c = {.destination = w->destination, .port = is_for_one_port(w) ? d->port : 0, .method = METHOD_LOCAL};
 	struct found new = {.connection = &c};
 	u32 expiry = now + w->timeout;
-	enum create_result made = reserve(&w->template_tuple, is_ipv6, &new);
-	if (likely(made == CREATED)) {
+	enum create_result result = reserve(&w->template_tuple, is_ipv6, &new);
+	if (likely(result == CREATED)) {
 		struct control *control = control_of(new.slot);
 		if (control)
 			*control = (struct control){.timeout = w->timeout};
 		c.word |= make_word(STATE_TEMPLATE, expiry, 0);
 		count_conn(d, STATE_TEMPLATE);
 		w->template = new.slot;
-		made = publish(&w->template_tuple, is_ipv6, &new);
-		if (likely(made == CREATED)) {
+		result = publish(&w->template_tuple, is_ipv6, &new);
+		if (likely(result == CREATED)) {
 			set_expiry_tick(new.slot, expiry ?: 1);
 			return true;
 		}
 		uncount_conn(d, STATE_TEMPLATE);
 	}
-	if (made != CREATE_EXISTS)
+	if (result != CREATE_EXISTS)
 		return false;
 	struct found winner = find_template(w);
 	if (!winner.connection)
 		return false;
 	w->template = winner.slot;
-	w->chosen = winner.connection->destination;
+	w->destination = winner.connection->destination;
 	return true;
 }
 

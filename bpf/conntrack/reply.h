@@ -33,14 +33,14 @@ INLINE bool find_nat_reply(struct reply_conn *a, const struct packet *p)
 		a->word = word_of6(a->slot);
 	} else {
 		struct key4 key = key4_of(&p->tuple.v4);
-		struct place4 *place = find_reply4(key.addresses, key.rest, &a->slot);
-		if (!place)
+		struct place4 *conn = find_reply4(key.addresses, key.rest, &a->slot);
+		if (!conn)
 			return false;
-		a->index = place->connection.destination;
-		a->source.word[0] = place->tuple.target;
-		a->port = place->tuple.target_port;
-		a->controlled = place->connection.controlled;
-		a->word = &place->connection.word;
+		a->index = conn->connection.destination;
+		a->source.word[0] = conn->tuple.target;
+		a->port = conn->tuple.target_port;
+		a->controlled = conn->connection.controlled;
+		a->word = &conn->connection.word;
 	}
 	a->masq = true;
 	return true;

@@ -146,19 +146,19 @@ enum create_result { CREATED, CREATE_FULL, CREATE_EXISTS };
 
 /* Make room for a tuple, which is not found yet: a slot, and the generation of its word. What follows is publish or
  * unreserve. */
-INLINE enum create_result reserve(const union tuple *tuple, bool is_ipv6, struct found *made)
+INLINE enum create_result reserve(const union tuple *tuple, bool is_ipv6, struct found *new_conn)
 {
 	struct magazine *m = map_elem(magazines, 0);
 	if (!m || !take_credit(m))
 		return CREATE_FULL;
-	made->slot = take_slot(m, is_ipv6);
-	if (unlikely(!made->slot)) {
+	new_conn->slot = take_slot(m, is_ipv6);
+	if (unlikely(!new_conn->slot)) {
 		give_credit(m);
 		return CREATE_FULL;
 	}
-	made->connection->word = (u64)m->generation++ << WORD_GENERATION;
+	new_conn->connection->word = (u64)m->generation++ << WORD_GENERATION;
 	if (is_ipv6) {
-		struct registered *registered = map_elem(registry6, made->slot - first_slot6);
+		struct registered *registered = map_elem(registry6, new_conn->slot - first_slot6);
 		if (registered)
 			registered->tuple = tuple->v6;
 	}
@@ -168,10 +168,10 @@ INLINE enum create_result reserve(const union tuple *tuple, bool is_ipv6, struct
 /* The place is nobody's any more. */
 INLINE void clear_conn4(u32 slot)
 {
-	struct place4 *place = map_elem(connections4, slot);
-	if (!place)
+	struct place4 *conn = map_elem(connections4, slot);
+	if (!conn)
 		return;
-	u64 *words = (void *)&barrier_var(place)->tuple;
+	u64 *words = (void *)&barrier_var(conn)->tuple;
 	WRITE_ONCE(words[1], 0);
 	WRITE_ONCE(words[0], 0);
 }
@@ -193,34 +193,34 @@ VERIFIED_ONCE int unreserve(u32 is_ipv6, u32 slot, u32 apart)
 	return 0;
 }
 
-INLINE enum create_result publish4(const struct tuple4 *tuple, const struct found *made)
+INLINE enum create_result publish4(const struct tuple4 *tuple, const struct found *new_conn)
 {
 	struct key4 key = key4_of(tuple);
-	struct place4 *place = map_elem(connections4, made->slot);
-	if (!place)
+	struct place4 *conn = map_elem(connections4, new_conn->slot);
+	if (!conn)
 		return CREATE_FULL;
-	place->connection = *made->connection;
+	conn->connection = *new_conn->connection;
 	barrier();
-	place->tuple = *tuple; /* without which the expirer takes no place for filled */
-	u32 at = take_entry(key.addresses, key.rest, made->slot, SIDE_REQUEST);
-	if (likely(at != NO_ENTRY) && likely(publish_request(key.addresses, key.rest, made->slot, at)))
+	conn->tuple = *tuple; /* without which the expirer takes no place for filled */
+	u32 at = take_entry(key.addresses, key.rest, new_conn->slot, SIDE_REQUEST);
+	if (likely(at != NO_ENTRY) && likely(publish_request(key.addresses, key.rest, new_conn->slot, at)))
 		return CREATED;
-	made->connection->word = __sync_fetch_and_or(&place->connection.word, 1ULL << WORD_DYING);
-	unreserve(false, made->slot, false);
+	new_conn->connection->word = __sync_fetch_and_or(&conn->connection.word, 1ULL << WORD_DYING);
+	unreserve(false, new_conn->slot, false);
 	return at == NO_ENTRY ? CREATE_FULL : CREATE_EXISTS;
 }
 
 /* Put in what was reserved: from now on packets find it. If another CPU was faster, or memory is short, nothing is
  * reserved any more; the connection then has the word that is left. */
-INLINE enum create_result publish(const union tuple *tuple, bool is_ipv6, const struct found *made)
+INLINE enum create_result publish(const union tuple *tuple, bool is_ipv6, const struct found *new_conn)
 {
 	if (!is_ipv6)
-		return publish4(&tuple->v4, made);
-	struct connection6 value = {.connection = *made->connection, .slot = made->slot};
+		return publish4(&tuple->v4, new_conn);
+	struct connection6 value = {.connection = *new_conn->connection, .slot = new_conn->slot};
 	long error = bpf_map_update_elem(&connections6, &tuple->v6, &value, BPF_NOEXIST);
 	if (likely(!error))
 		return CREATED;
-	unreserve(is_ipv6, made->slot, false);
+	unreserve(is_ipv6, new_conn->slot, false);
 	return error == -17 /* EEXIST */ ? CREATE_EXISTS : CREATE_FULL;
 }
 

@@ -73,38 +73,38 @@ INLINE u32 second_bucket_of(const struct hashed *h, enum side side)
 	return ((mixed >> 32) * buckets >> 32) + first_of(side, buckets);
 }
 
-INLINE bool is_tuple(const struct place4 *place, u64 addresses, u64 rest)
+INLINE bool is_tuple(const struct place4 *conn, u64 addresses, u64 rest)
 {
-	const u64 *words = (const void *)&place->tuple;
+	const u64 *words = (const void *)&conn->tuple;
 	return words[0] == addresses && words[1] == rest;
 }
 
 /* Whether a packet with these words is from the real server of NAT to the client whose place it is. The server's
  * address is its destination's. */
-INLINE bool is_reply_tuple(const struct place4 *place, u64 addresses, u64 rest)
+INLINE bool is_reply_tuple(const struct place4 *conn, u64 addresses, u64 rest)
 {
-	const u64 *words = (const void *)&place->tuple;
+	const u64 *words = (const void *)&conn->tuple;
 	return (u32)words[0] == (u32)(addresses >> 32) && (u16)words[1] == (u16)(rest >> 16) &&
-	       (words[1] ^ rest) >> 32 == 0 && place->connection.port == (u16)rest &&
-	       place->connection.method == METHOD_MASQ;
+	       (words[1] ^ rest) >> 32 == 0 && conn->connection.port == (u16)rest &&
+	       conn->connection.method == METHOD_MASQ;
 }
 
 /* Whether a packet of a side perhaps belongs to the place's connection: of an answer the server's address is open. */
-INLINE bool may_match(const struct place4 *place, u64 addresses, u64 rest, enum side side)
+INLINE bool may_match(const struct place4 *conn, u64 addresses, u64 rest, enum side side)
 {
-	return side == SIDE_ANSWER ? is_reply_tuple(place, addresses, rest) : is_tuple(place, addresses, rest);
+	return side == SIDE_ANSWER ? is_reply_tuple(conn, addresses, rest) : is_tuple(conn, addresses, rest);
 }
 
 /* Whether an answer is from the place's own real server. */
-INLINE bool is_from_its_server(const struct place4 *place, u64 addresses)
+INLINE bool is_from_its_server(const struct place4 *conn, u64 addresses)
 {
-	const struct destination *d = map_elem(destinations, place->connection.destination);
+	const struct destination *d = map_elem(destinations, conn->connection.destination);
 	return d && d->address.word[0] == (u32)addresses;
 }
 
-INLINE bool matches(const struct place4 *place, u64 addresses, u64 rest, enum side side)
+INLINE bool matches(const struct place4 *conn, u64 addresses, u64 rest, enum side side)
 {
-	return may_match(place, addresses, rest, side) && (side == SIDE_REQUEST || is_from_its_server(place, addresses));
+	return may_match(conn, addresses, rest, side) && (side == SIDE_REQUEST || is_from_its_server(conn, addresses));
 }
 
 struct index_spot {
@@ -130,8 +130,8 @@ INLINE u32 count_tagged(const struct bucket *bucket, u32 tag)
 /* Whether a slot's place matches. */
 VERIFIED_ONCE int matches_slot(u32 slot, u64 addresses, u64 rest, u32 side)
 {
-	struct place4 *place = map_elem(connections4, slot);
-	return place && matches(place, addresses, rest, side);
+	struct place4 *conn = map_elem(connections4, slot);
+	return conn && matches(conn, addresses, rest, side);
 }
 
 /* Which of a bucket's entries, out of the marked ones, names the tuple's place: a spot, its slot in the lower half. */
@@ -229,9 +229,9 @@ INLINE struct place4 *find_conn4(u64 addresses, u64 rest, enum side side, u32 *s
 #pragma unroll
 	for (u32 i = 0; i < 2; i++) {
 		*slot = slot_in(bucket, &h, i);
-		struct place4 *place = map_elem(connections4, *slot);
-		if (likely(place) && likely(may_match(place, addresses, rest, side)))
-			return place;
+		struct place4 *conn = map_elem(connections4, *slot);
+		if (likely(conn) && likely(may_match(conn, addresses, rest, side)))
+			return conn;
 	}
 	return find_conn4_slow(addresses, rest, side, slot);
 }
@@ -239,17 +239,17 @@ INLINE struct place4 *find_conn4(u64 addresses, u64 rest, enum side side, u32 *s
 /* Likewise, of the connection whose answer it is for certain. */
 INLINE struct place4 *find_reply4(u64 addresses, u64 rest, u32 *slot)
 {
-	struct place4 *place = find_conn4(addresses, rest, SIDE_ANSWER, slot);
-	if (!place || likely(is_from_its_server(place, addresses)))
-		return place;
+	struct place4 *conn = find_conn4(addresses, rest, SIDE_ANSWER, slot);
+	if (!conn || likely(is_from_its_server(conn, addresses)))
+		return conn;
 	return find_conn4_slow(addresses, rest, SIDE_ANSWER, slot);
 }
 
 /* Whether a slot's place has this tuple. */
 INLINE bool has_tuple(u32 slot, u64 addresses, u64 rest)
 {
-	struct place4 *place = map_elem(connections4, slot);
-	return place && is_tuple(place, addresses, rest);
+	struct place4 *conn = map_elem(connections4, slot);
+	return conn && is_tuple(conn, addresses, rest);
 }
 
 /* --- putting in: fill the place, take an entry, then mark it or give it back --- */

@@ -84,7 +84,7 @@ struct scratch {
 	u32 table; /* mh */
 	u32 epoch; /* lblc, lblcr */
 	u32 epoch_tick;
-	u32 chosen; /* destination, or NO_INDEX */
+	u32 destination; /* that the scheduler chose, or NO_INDEX */
 	u32 method;
 	u32 state; /* of the chosen destination: its tunnel */
 	u32 resolve; /* the kernel's neighbour code shall send it */
@@ -137,13 +137,13 @@ INLINE struct scratch *scratch_of(enum hook hook)
 	return map_elem(works, hook);
 }
 
-INLINE int tail_call_with(struct ctx ctx, const struct packet *p, u32 stage)
+INLINE int tail_call_with(struct ctx ctx, const struct packet *p, u32 prog)
 {
-	struct scratch *work = scratch_of(ctx.hook);
-	if (!work)
+	struct scratch *w = scratch_of(ctx.hook);
+	if (!w)
 		return pass_to_stack(ctx.hook);
-	work->packet = *p;
-	return tail_call(ctx, stage);
+	w->packet = *p;
+	return tail_call(ctx, prog);
 }
 
 /* A translated answer to a client on this host. Its source is an address of this host, which IPv4 routing refuses from

@@ -39,12 +39,12 @@ PROGRAM_ARRAY(stages_xdp);
 PROGRAM_ARRAY(stages_tc);
 
 /* Go on in another program. What follows runs only if that program is missing: the packet goes to the stack. */
-INLINE int tail_call(struct ctx ctx, u32 stage)
+INLINE int tail_call(struct ctx ctx, u32 prog)
 {
 	if (ctx.hook == HOOK_XDP)
-		bpf_tail_call(ctx.raw, &stages_xdp, stage);
+		bpf_tail_call(ctx.raw, &stages_xdp, prog);
 	else
-		bpf_tail_call(ctx.raw, &stages_tc, stage);
+		bpf_tail_call(ctx.raw, &stages_tc, prog);
 	count(REASON_MISSED_STAGE);
 	return pass_to_stack(ctx.hook);
 }

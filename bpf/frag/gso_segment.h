@@ -108,7 +108,7 @@ INLINE bool write_segment(struct segment_ctx *s, const struct destination *d, co
 static int segment_step(u32 index, struct segment_ctx *s)
 {
 	u32 offset = index * s->step;
-	struct destination *d = map_elem(destinations, s->w->chosen);
+	struct destination *d = map_elem(destinations, s->w->destination);
 	struct root *root = get_root();
 	if (offset >= s->payload || !d)
 		return 1;
@@ -157,7 +157,7 @@ INLINE bool copy_super(struct segment_ctx *s)
 INLINE int prog_gso_segment(struct __sk_buff *skb)
 {
 	struct scratch *w = scratch_of(HOOK_TC);
-	struct destination *d = w ? map_elem(destinations, w->chosen) : NULL;
+	struct destination *d = w ? map_elem(destinations, w->destination) : NULL;
 	struct super *super = map_elem(supers, bpf_get_smp_processor_id());
 	if (!w || !d || !super)
 		return pass_to_stack(HOOK_TC);

@@ -31,11 +31,11 @@ INLINE bool no_slowpath(struct ctx ctx, const struct packet *p, const struct rea
 }
 
 /* What XDP can send itself. */
-INLINE bool xdp_can(void *ctx, const struct packet *p, const struct real_server *t, const struct hop *hop, bool asked)
+INLINE bool xdp_can(void *ctx, const struct packet *p, const struct real_server *t, const struct hop *hop, bool looked_up)
 {
 	if (!no_slowpath(xdp_ctx(ctx), p, t, hop) || !xdp_reaches(ctx, hop))
 		return false;
-	if (unlikely(asked) && (hop->stamp / ticks_per_second & 15) == 0)
+	if (unlikely(looked_up) && (hop->stamp / ticks_per_second & 15) == 0)
 		return false; /* now and then the kernel must see that the neighbour is used */
 	return true;
 }
@@ -48,7 +48,7 @@ INLINE int encap_tunnel(struct ctx ctx, const struct packet *p, const struct rea
 		return drop(ctx.hook, REASON_MISSED_STAGE);
 	w->packet = *p;
 	w->hop = *hop;
-	w->chosen = t->index;
+	w->destination = t->index;
 	w->state = t->state;
 	w->mtu = 0;
 	w->resolve = 0;
@@ -86,7 +86,7 @@ INLINE int fwd_slow(void *ctx, const struct packet *p, const struct real_server 
 	if (!w)
 		return drop(HOOK_TC, REASON_MISSED_STAGE);
 	w->packet = *p;
-	w->chosen = t->index;
+	w->destination = t->index;
 	w->method = t->method;
 	w->state = t->state;
 	w->port = t->port;
@@ -98,13 +98,13 @@ INLINE int fwd_slow(void *ctx, const struct packet *p, const struct real_server 
 INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t, const struct root *root, u32 now,
 		     u32 connections)
 {
-	bool asked;
+	bool looked_up;
 	t->state = destination_flags(t->destination, READ_ONCE(root->live));
-	struct hop *hop = destination_hop(ctx, t->index, t->destination, now, &asked);
+	struct hop *hop = destination_hop(ctx, t->index, t->destination, now, &looked_up);
 	if (!hop)
 		return pass_to_stack(ctx.hook);
 	if (ctx.hook == HOOK_XDP) {
-		if (!xdp_can(ctx.raw, p, t, hop, asked)) {
+		if (!xdp_can(ctx.raw, p, t, hop, looked_up)) {
 			struct counters *c = counters_at(t->index);
 			if (c)
 				c->connections += connections; /* TC counts the packet */
@@ -169,12 +169,12 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	t.state = destination_flags(t.destination, live);
 	if (unlikely(!(t.state & DESTINATION_AVAILABLE)))
 		return tail_call_with(ctx, p, PROG_NEW);
-	bool asked, masq = t.method == METHOD_MASQ;
-	struct hop *hop = destination_hop(ctx, t.index, t.destination, now, &asked);
+	bool looked_up, masq = t.method == METHOD_MASQ;
+	struct hop *hop = destination_hop(ctx, t.index, t.destination, now, &looked_up);
 	if (!hop)
 		return pass_to_stack(ctx.hook);
 	if (ctx.hook == HOOK_XDP) {
-		if (!xdp_can(ctx.raw, p, &t, hop, asked))
+		if (!xdp_can(ctx.raw, p, &t, hop, looked_up))
 			return pass_to_tc();
 		allow_fast_request(ctx.raw, hop, &t, live);
 	}
@@ -191,9 +191,9 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 /* Whether it is to a virtual address for which another director is MASTER. */
 INLINE bool daddr_is_standby(const struct packet *p, const struct root *root)
 {
-	struct address target = {};
-	packet_daddr(&target, p);
-	return is_standby(root, &target, p->is_ipv6);
+	struct address daddr = {};
+	packet_daddr(&daddr, p);
+	return is_standby(root, &daddr, p->is_ipv6);
 }
 
 INLINE int fwd_packet(struct ctx ctx, struct packet *p, const struct root *root)

@@ -13,37 +13,37 @@ enum { NOT_FAST = -1, FAST_BYTES = ETH_HLEN + IPV4_HLEN + TCP_HLEN };
 
 /* An IPv4 header without options and what follows it, as it lies in the frame. */
 struct fast_headers {
-	u32 head; /* version, service, length */
-	u32 piece; /* number, fragment */
-	u32 middle; /* time to live, protocol, checksum */
-	be32 source;
-	be32 target;
+	u32 version_tos_len; /* version, service, length */
+	u32 id_frag; /* number, fragment */
+	u32 ttl_protocol_check; /* time to live, protocol, checksum */
+	be32 saddr;
+	be32 daddr;
 	u32 ports;
-	u32 link; /* target's link address */
-	u16 link_end;
+	u32 dmac; /* target's link address */
+	u16 dmac_end;
 };
 
 enum { WORD_TOT_LEN = 16, WORD_FRAG_OFF = 16, WORD_PROTOCOL = 8, WORD_CHECK = 16 }; /* where they begin in those words */
 
 INLINE u32 fast_tot_len(const struct fast_headers *w)
 {
-	return bpf_ntohs(w->head >> WORD_TOT_LEN);
+	return bpf_ntohs(w->version_tos_len >> WORD_TOT_LEN);
 }
 
 INLINE u8 fast_protocol(const struct fast_headers *w)
 {
-	return w->middle >> WORD_PROTOCOL;
+	return w->ttl_protocol_check >> WORD_PROTOCOL;
 }
 
 INLINE u64 header_words(const struct fast_headers *w)
 {
-	return (u64)w->head + w->piece + w->middle + w->source + w->target;
+	return (u64)w->version_tos_len + w->id_frag + w->ttl_protocol_check + w->saddr + w->daddr;
 }
 
 /* Whether the frame comes in where the lane's last one did on the general path, and is for this host. */
 INLINE bool matches_entrance(const struct fast_headers *w, const struct entrance *entrance, u64 live, u32 input)
 {
-	u32 first = w->link ^ WORD_AT(const u32, entrance->mac, 0), last = w->link_end ^ WORD_AT(const u16, entrance->mac, 4);
+	u32 first = w->dmac ^ WORD_AT(const u32, entrance->mac, 0), last = w->dmac_end ^ WORD_AT(const u16, entrance->mac, 4);
 	return likely(entrance->live == live) && likely(!(first | last | (entrance->input ^ input)));
 }
 
@@ -51,7 +51,7 @@ INLINE bool matches_entrance(const struct fast_headers *w, const struct entrance
 INLINE bool is_fast(const void *data, const void *end, struct fast_headers *w)
 {
 	u32 length = fast_tot_len(w);
-	if ((u8)w->head != 0x45 || w->piece >> WORD_FRAG_OFF & 0xff3f || data + ETH_HLEN + length > end)
+	if ((u8)w->version_tos_len != 0x45 || w->id_frag >> WORD_FRAG_OFF & 0xff3f || data + ETH_HLEN + length > end)
 		return false;
 	if (fast_protocol(w) == IPPROTO_TCP) {
 		if ((WORD_AT(const u8, data, ETH_HLEN + IPV4_HLEN + 13) & 0x17) != 0x10 || length < IPV4_HLEN + TCP_HLEN)
@@ -101,9 +101,9 @@ INLINE bool refresh_expiry(u64 *word, u64 old, u32 expiry)
 INLINE u32 dec_ttl_word(const struct fast_headers *w)
 {
 	u32 more = 1u << WORD_CHECK;
-	if (unlikely(w->middle >= 0xfffeu << WORD_CHECK))
+	if (unlikely(w->ttl_protocol_check >= 0xfffeu << WORD_CHECK))
 		more += more;
-	return w->middle - 1 + more;
+	return w->ttl_protocol_check - 1 + more;
 }
 
 /* Link padding goes, as the kernel cuts it off; false: it cannot. */
@@ -133,21 +133,21 @@ INLINE int fast_tunnel(struct xdp_md *ctx, const struct fast_headers *w, const s
 	void *data = ctx_data(xdp_ctx(ctx));
 	if (data + ETH_HLEN + 2 * IPV4_HLEN > ctx_data_end(xdp_ctx(ctx)))
 		return drop(HOOK_XDP, REASON_NO_HEADROOM);
-	bool df = w->piece >> WORD_FRAG_OFF & bpf_htons(IP_DF) && settings->pmtu_disc;
-	u32 piece = df ? (u32)bpf_htons(IP_DF) << WORD_FRAG_OFF : (u16)bpf_get_prandom_u32() ?: 1;
+	bool df = w->id_frag >> WORD_FRAG_OFF & bpf_htons(IP_DF) && settings->pmtu_disc;
+	u32 id_frag = df ? (u32)bpf_htons(IP_DF) << WORD_FRAG_OFF : (u16)bpf_get_prandom_u32() ?: 1;
 	struct fast_headers outer = {
-		.head = 0x45 | outer_tos(w->head >> 8) << 8 | (u32)bpf_htons(fast_tot_len(w) + IPV4_HLEN) << WORD_TOT_LEN,
-		.piece = piece,
-		.middle = ((u8)w->middle - 1) | IPPROTO_IPIP << WORD_PROTOCOL,
-		.source = lane->outer_source,
-		.target = lane->real,
+		.version_tos_len = 0x45 | outer_tos(w->version_tos_len >> 8) << 8 | (u32)bpf_htons(fast_tot_len(w) + IPV4_HLEN) << WORD_TOT_LEN,
+		.id_frag = id_frag,
+		.ttl_protocol_check = ((u8)w->ttl_protocol_check - 1) | IPPROTO_IPIP << WORD_PROTOCOL,
+		.saddr = lane->outer_source,
+		.daddr = lane->real,
 	};
-	outer.middle |= (u32)(u16)~csum_fold(header_words(&outer)) << WORD_CHECK;
+	outer.ttl_protocol_check |= (u32)(u16)~csum_fold(header_words(&outer)) << WORD_CHECK;
 	write_macs(data, hop);
 	WORD_AT(u16, data, 12) = bpf_htons(ETH_P_IP);
-	WORD_AT(u64, data, ETH_HLEN) = outer.head | (u64)outer.piece << 32;
-	WORD_AT(u64, data, ETH_HLEN + 8) = outer.middle | (u64)outer.source << 32;
-	WORD_AT(u32, data, ETH_HLEN + 16) = outer.target;
+	WORD_AT(u64, data, ETH_HLEN) = outer.version_tos_len | (u64)outer.id_frag << 32;
+	WORD_AT(u64, data, ETH_HLEN + 8) = outer.ttl_protocol_check | (u64)outer.saddr << 32;
+	WORD_AT(u32, data, ETH_HLEN + 16) = outer.daddr;
 	WORD_AT(u32, data, ETH_HLEN + IPV4_HLEN + 8) = dec_ttl_word(w);
 	return xdp_xmit(hop, way);
 }
@@ -161,7 +161,7 @@ INLINE int fast_nat(struct xdp_md *ctx, const struct fast_headers *w, enum nat_s
 	u16 *sum = data + ETH_HLEN + IPV4_HLEN + (tcp ? 16 : 6);
 	if (data + ETH_HLEN + IPV4_HLEN + UDP_HLEN > end || (void *)(sum + 1) > end)
 		return drop(HOOK_XDP, REASON_SHORT);
-	be32 from = side == NAT_REQUEST ? w->target : w->source;
+	be32 from = side == NAT_REQUEST ? w->daddr : w->saddr;
 	be16 from_port = side == NAT_REQUEST ? w->ports >> 16 : w->ports;
 	u64 difference = (u64)(u32)~from + to, with_port = difference + (u16)~from_port + to_port;
 	u16 anew = csum_replace(*sum, with_port);
@@ -176,12 +176,12 @@ INLINE int fast_nat(struct xdp_md *ctx, const struct fast_headers *w, enum nat_s
 
 INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const struct root *root, u32 input)
 {
-	u64 addresses = w->source | (u64)w->target << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
+	u64 addresses = w->saddr | (u64)w->daddr << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
 	u32 slot;
-	struct place4 *place = find_conn4(addresses, rest, SIDE_REQUEST, &slot);
-	if (unlikely(!place))
+	struct place4 *conn = find_conn4(addresses, rest, SIDE_REQUEST, &slot);
+	if (unlikely(!conn))
 		return NOT_FAST;
-	struct connection *c = &place->connection;
+	struct connection *c = &conn->connection;
 	u32 index = c->destination, now = ticks(), length = fast_tot_len(w), method = c->method;
 	be16 port = c->port;
 	u64 live = READ_ONCE(root->live);
@@ -203,7 +203,7 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 		life = lane->life_udp;
 	}
 	enum xmit_way way = xmit_way_to(hop, input);
-	if (unlikely((u8)w->middle <= 1) || unlikely(length > most) || unlikely(way == XMIT_NONE))
+	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > most) || unlikely(way == XMIT_NONE))
 		return NOT_FAST;
 	if (unlikely(!refresh_expiry(&c->word, word, now + life)))
 		return NOT_FAST;
@@ -233,16 +233,16 @@ INLINE struct hop *known_client_hop(be32 client, be32 source, u32 input, u32 now
 /* An answer of a NAT real server. */
 INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const struct root *root, u32 input)
 {
-	u64 addresses = w->source | (u64)w->target << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
+	u64 addresses = w->saddr | (u64)w->daddr << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
 	u32 slot;
-	struct place4 *place = find_conn4(addresses, rest, SIDE_ANSWER, &slot);
-	if (unlikely(!place))
+	struct place4 *conn = find_conn4(addresses, rest, SIDE_ANSWER, &slot);
+	if (unlikely(!conn))
 		return NOT_FAST;
-	struct connection *c = &place->connection;
+	struct connection *c = &conn->connection;
 	u64 word = READ_ONCE(c->word);
 	u32 now = ticks(), length = fast_tot_len(w), state = word >> WORD_STATE & (STATE_BITS | ANSWERED_BIT);
-	be32 virtual = place->tuple.target, real = w->source;
-	be16 port = place->tuple.target_port;
+	be32 virtual = conn->tuple.target, real = w->saddr;
+	be16 port = conn->tuple.target_port;
 	struct lane *lane = lane_of(c->destination);
 	if (unlikely(!lane))
 		return NOT_FAST;
@@ -251,11 +251,11 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 	if (unlikely(!matches_entrance(w, entrance, READ_ONCE(root->live), input)) || unlikely(lane->real != real) ||
 	    unlikely(now - entrance->stamp >= ticks_per_second))
 		return NOT_FAST;
-	const struct hop *hop = known_client_hop(w->target, root->settings.snat_reroute ? virtual : real, input, now);
+	const struct hop *hop = known_client_hop(w->daddr, root->settings.snat_reroute ? virtual : real, input, now);
 	if (unlikely(!hop))
 		return NOT_FAST;
 	enum xmit_way way = xmit_way_to(hop, input);
-	if (unlikely((u8)w->middle <= 1) || unlikely(length > hop->mtu) || unlikely(way == XMIT_NONE) ||
+	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > hop->mtu) || unlikely(way == XMIT_NONE) ||
 	    unlikely(may_be_standby(root, virtual)))
 		return NOT_FAST;
 	u32 life = lane->life_tcp;
@@ -279,19 +279,19 @@ INLINE int fast(struct xdp_md *ctx, const struct root *root)
 	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
 	if (unlikely(data + FAST_BYTES > end) || WORD_AT(const u16, data, 12) != bpf_htons(ETH_P_IP))
 		return NOT_FAST;
-	struct fast_headers w = {.source = WORD_AT(u32, data, ETH_HLEN + 12), .target = WORD_AT(u32, data, ETH_HLEN + 16)};
-	bool request = addr_in_bitmap(root->vip_bits, w.target);
-	if (!request && !addr_in_bitmap(root->reply_bits, w.source))
+	struct fast_headers w = {.saddr = WORD_AT(u32, data, ETH_HLEN + 12), .daddr = WORD_AT(u32, data, ETH_HLEN + 16)};
+	bool request = addr_in_bitmap(root->vip_bits, w.daddr);
+	if (!request && !addr_in_bitmap(root->reply_bits, w.saddr))
 		return WORD_AT(u8, data, ETH_HLEN + 9) == IPPROTO_ICMP ? NOT_FAST : (int)XDP_PASS;
 	barrier(); /* few registers: no word is read before it is needed */
-	w.head = WORD_AT(u32, data, ETH_HLEN);
-	w.piece = WORD_AT(u32, data, ETH_HLEN + 4);
-	w.middle = WORD_AT(u32, data, ETH_HLEN + 8);
+	w.version_tos_len = WORD_AT(u32, data, ETH_HLEN);
+	w.id_frag = WORD_AT(u32, data, ETH_HLEN + 4);
+	w.ttl_protocol_check = WORD_AT(u32, data, ETH_HLEN + 8);
 	w.ports = WORD_AT(u32, data, ETH_HLEN + 20);
 	u32 input = ctx->ingress_ifindex;
-	if (unlikely(!is_fast(data, end, &w)) || unlikely(may_be_standby(root, w.target)))
+	if (unlikely(!is_fast(data, end, &w)) || unlikely(may_be_standby(root, w.daddr)))
 		return NOT_FAST;
-	w.link = WORD_AT(u32, data, 0);
-	w.link_end = WORD_AT(u16, data, 4);
+	w.dmac = WORD_AT(u32, data, 0);
+	w.dmac_end = WORD_AT(u16, data, 4);
 	return request ? fast_request(ctx, &w, root, input) : fast_reply(ctx, &w, root, input);
 }

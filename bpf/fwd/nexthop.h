@@ -164,10 +164,10 @@ VERIFIED_ONCE int refresh_hop_tc(struct __sk_buff *ctx, struct lane *lane, const
  * that this packet caused the question: XDP leaves one now and then to TC, whose way through the kernel's neighbour code
  * keeps the neighbour's entry alive and checked. */
 INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct destination *d, u32 now,
-				    bool *asked)
+				    bool *looked_up)
 {
 	struct lane *lane = lane_of(index);
-	*asked = false;
+	*looked_up = false;
 	if (!lane)
 		return NULL;
 	lane = barrier_var(lane);
@@ -177,7 +177,7 @@ INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct desti
 			refresh_hop_xdp(ctx.raw, lane, d, now);
 		else
 			refresh_hop_tc(ctx.raw, lane, d, now);
-		*asked = true;
+		*looked_up = true;
 	}
 	return hop;
 }
@@ -197,9 +197,9 @@ INLINE u32 index_of_client(const struct address *client, const struct address *s
 	return (address_hash(client, is_ipv6) ^ source->word[is_ipv6 ? 3 : 0] >> 24) & (HOP_SLOTS - 1);
 }
 
-enum { CLIENT_HOP_ASKED = 1u << 31 };
+enum { CLIENT_HOP_LOOKED_UP = 1u << 31 };
 
-/* Where in `client_hops` the next hop to a client is; CLIENT_HOP_ASKED: this packet asked for it. */
+/* Where in `client_hops` the next hop to a client is; CLIENT_HOP_LOOKED_UP: this packet asked for it. */
 INLINE u32 client_hop_index(struct ctx ctx, const struct reply_route *way, u32 now)
 {
 	if (!way)
@@ -223,7 +223,7 @@ INLINE u32 client_hop_index(struct ctx ctx, const struct reply_route *way, u32 n
 	verdict = way->input ? slot->hop.verdict : HOP_READY;
 	if (way->reroute && (verdict == HOP_READY || verdict == HOP_UNRESOLVED))
 		lookup_hop(ctx, &slot->hop, &way->client, way->is_ipv6, loopback, &way->anew);
-	return index | CLIENT_HOP_ASKED;
+	return index | CLIENT_HOP_LOOKED_UP;
 }
 
 VERIFIED_ONCE u32 client_hop_index_xdp(struct xdp_md *ctx, const struct reply_route *way, u32 now)
@@ -237,16 +237,16 @@ VERIFIED_ONCE u32 client_hop_index_tc(struct __sk_buff *ctx, const struct reply_
 }
 
 /* Likewise the next hop to a client of NAT, asked as a router would: only if this host forwards. */
-INLINE struct hop *client_hop(struct ctx ctx, const struct reply_route *way, u32 now, bool *asked)
+INLINE struct hop *client_hop(struct ctx ctx, const struct reply_route *way, u32 now, bool *looked_up)
 {
 	u32 index = ctx.hook == HOOK_XDP ? client_hop_index_xdp(ctx.raw, way, now) : client_hop_index_tc(ctx.raw, way, now);
 	struct client_hop *slot = map_elem(client_hops, index & (HOP_SLOTS - 1));
-	*asked = index & CLIENT_HOP_ASKED;
+	*looked_up = index & CLIENT_HOP_LOOKED_UP;
 	return slot ? &barrier_var(slot)->hop : NULL;
 }
 
 /* Where a router in this host's place would send the packet. */
-INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p, u32 now, bool *asked)
+INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p, u32 now, bool *looked_up)
 {
 	struct reply_route way = {.input = ctx_ifindex(ctx), .is_ipv6 = p->is_ipv6};
 	if (p->is_ipv6) {
@@ -256,7 +256,7 @@ INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p, u32 now, b
 		way.client.word[0] = p->tuple.v4.target;
 		way.source.word[0] = p->tuple.v4.source;
 	}
-	return client_hop(ctx, &way, now, asked);
+	return client_hop(ctx, &way, now, looked_up);
 }
 
 /* How XDP sends to a hop: out of the device that the packet came in by, out of another that is proven able, or not. */

@@ -43,7 +43,7 @@ INLINE bool find_from_client(struct scratch *w)
 	struct connection *c = find_tuple(&w->template_tuple, is_ipv6).connection;
 	if (!c)
 		return false;
-	w->chosen = c->destination;
+	w->destination = c->destination;
 	w->method = c->method;
 	w->port = c->port;
 	w->error_side = SIDE_CLIENT;
@@ -55,25 +55,25 @@ INLINE bool find_from_nat_server(struct scratch *w)
 {
 	bool is_ipv6 = w->packet.is_ipv6;
 	tuple_reverse(&w->template_tuple, &w->inner.tuple, is_ipv6);
-	struct address source = {};
+	struct address saddr = {};
 	if (is_ipv6) {
 		struct reply6 *found = bpf_map_lookup_elem(&replies6, &w->template_tuple.v6);
 		if (!found)
 			return false;
-		w->chosen = found->destination;
+		w->destination = found->destination;
 		w->reply_port = found->port;
-		source = found->address;
+		saddr = found->address;
 	} else {
 		struct key4 key = key4_of(&w->template_tuple.v4);
 		u32 slot;
 		struct place4 *found = find_reply4(key.addresses, key.rest, &slot);
 		if (!found)
 			return false;
-		w->chosen = found->connection.destination;
+		w->destination = found->connection.destination;
 		w->reply_port = found->tuple.target_port;
-		source.word[0] = found->tuple.target;
+		saddr.word[0] = found->tuple.target;
 	}
-	w->virtual_address = source;
+	w->virtual_address = saddr;
 	w->method = METHOD_MASQ;
 	w->error_side = SIDE_SERVER;
 	return true;
@@ -85,7 +85,7 @@ INLINE bool find_from_plain_server(struct scratch *w)
 	struct connection *c = find_tuple(&w->inner.tuple, w->packet.is_ipv6).connection;
 	if (!c || c->method == METHOD_MASQ)
 		return false;
-	w->chosen = c->destination;
+	w->destination = c->destination;
 	w->method = c->method;
 	w->error_side = SIDE_PLAIN;
 	return true;
@@ -99,17 +99,17 @@ INLINE bool find_from_server(struct scratch *w)
 /* Whether the virtual address of the quoted packet stands by: its target, or its source if it is a reply. */
 INLINE bool inner_is_standby(const struct icmp_inner *q, bool is_ipv6, const struct root *root)
 {
-	struct address source = {}, target = {};
+	struct address saddr = {}, daddr = {};
 	if (likely(!root->standby))
 		return false;
 	if (is_ipv6) {
-		source = q->tuple.v6.source;
-		target = q->tuple.v6.target;
+		saddr = q->tuple.v6.source;
+		daddr = q->tuple.v6.target;
 	} else {
-		source.word[0] = q->tuple.v4.source;
-		target.word[0] = q->tuple.v4.target;
+		saddr.word[0] = q->tuple.v4.source;
+		daddr.word[0] = q->tuple.v4.target;
 	}
-	return is_standby(root, &source, is_ipv6) || is_standby(root, &target, is_ipv6);
+	return is_standby(root, &saddr, is_ipv6) || is_standby(root, &daddr, is_ipv6);
 }
 
 /* About no connection: with schedule_icmp it makes one, as if its client had sent (8.4). */

@@ -117,14 +117,14 @@ INLINE int prog_icmp_forward(struct __sk_buff *skb)
 		p->protocol = is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
 		p->by_inner = 0;
 	}
-	struct destination *d = map_elem(destinations, w->chosen);
+	struct destination *d = map_elem(destinations, w->destination);
 	if (!d)
 		return pass_to_stack(HOOK_TC);
 	u16 sum = !is_ipv6 || masq ? message_sum(skb, p, copy) : 0;
 	/* IPVS forgets the pseudo header where it checks ICMPv6, so hardly any passes. */
 	if ((!is_ipv6 || server) && sum != 0xffff)
 		return drop(HOOK_TC, REASON_BAD_SUM);
-	struct counters *c = counters_of(w->chosen, root);
+	struct counters *c = counters_of(w->destination, root);
 	if (c && server) {
 		c->out_packets += 1;
 		c->out_bytes += p->length;

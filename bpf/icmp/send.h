@@ -69,19 +69,19 @@ INLINE u32 completed_sum(const struct packet *p, const struct copy *copy, u32 qu
 
 /* The source of an error: the virtual address, if it is this host's. To one that only policy routing calls local, for
  * a firewall mark, IPv4's errors find no route, and IPv6's come from the address that routing chooses. */
-INLINE bool error_source(struct __sk_buff *skb, struct scratch *w, struct address *source)
+INLINE bool error_source(struct __sk_buff *skb, struct scratch *w, struct address *saddr)
 {
 	const struct packet *p = &w->packet;
-	packet_daddr(source, p);
+	packet_daddr(saddr, p);
 	struct root *root = get_root();
-	if (likely(!facts_of(root)->marks) || delivers(skb, source, p->is_ipv6))
+	if (likely(!facts_of(root)->marks) || delivers(skb, saddr, p->is_ipv6))
 		return true;
 	if (!p->is_ipv6)
 		return false;
 	struct address client = p->tuple.v6.source;
 	lookup_hop(tc_ctx(skb), &w->hop, &client, true, loopback, NULL);
 	if (fib_gives_source && w->hop.verdict != HOP_NO_ROUTE)
-		*source = w->hop.source;
+		*saddr = w->hop.source;
 	return true;
 }
 
@@ -97,8 +97,8 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 	u32 most = is_ipv6 ? ICMP6_MAX_INNER : ICMP4_MAX_INNER, quote = skb->len - ETH_HLEN;
 	if (!may_send(root))
 		return drop(HOOK_TC, REASON_ICMP_LIMITED);
-	struct address source = {};
-	if (!error_source(skb, w, &source))
+	struct address saddr = {};
+	if (!error_source(skb, w, &saddr))
 		return drop(HOOK_TC, REASON_NO_ROUTE);
 	memzero(&w->echo, sizeof(w->echo));
 	w->echo.size = is_ipv6 ? IPV6_HLEN : IPV4_HLEN;
@@ -131,9 +131,9 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 		e.ip.payload_len = bpf_htons(ICMP_HLEN + quote);
 		e.ip.nexthdr = IPPROTO_ICMPV6;
 		e.ip.hop_limit = ICMP_TTL;
-		e.ip.saddr = source;
+		e.ip.saddr = saddr;
 		e.ip.daddr = client = p->tuple.v6.source;
-		total += address_sum(&p->tuple.v6.source, 4, false) + address_sum(&source, 4, false);
+		total += address_sum(&p->tuple.v6.source, 4, false) + address_sum(&saddr, 4, false);
 		total += bpf_htons(IPPROTO_ICMPV6) + bpf_htons(ICMP_HLEN + quote);
 		icmp.check = ~csum_fold(total);
 		e.icmp = icmp;
@@ -156,8 +156,8 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 		    bpf_skb_store_bytes(skb, ETH_HLEN + size, &icmp, sizeof(icmp), 0))
 			return drop(HOOK_TC, REASON_SHORT);
 	}
-	if (w->chosen != NO_INDEX && w->method != METHOD_MASQ) { /* IPVS sees it leave as a reply (8.2) */
-		struct counters *c = counters_at(w->chosen);
+	if (w->destination != NO_INDEX && w->method != METHOD_MASQ) { /* IPVS sees it leave as a reply (8.2) */
+		struct counters *c = counters_at(w->destination);
 		if (c) {
 			c->out_packets += 1;
 			c->out_bytes += extra + quote;

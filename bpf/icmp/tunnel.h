@@ -24,7 +24,7 @@ INLINE bool note_pmtu(struct __sk_buff *skb, struct scratch *w, const struct des
 	u32 mtu = w->error_rest & 0xffff, route = route_mtu(skb, w, d);
 	if (route)
 		mtu = update_pmtu(&d->address, mtu, route, ticks());
-	invalidate_hops(w->chosen);
+	invalidate_hops(w->destination);
 	if (mtu > MTU_LEAST_REPORTED)
 		mtu -= IPV4_HLEN;
 	w->error_rest = mtu;
@@ -40,7 +40,7 @@ INLINE int report_to_client(struct __sk_buff *skb, struct scratch *w, const stru
 	p->tos = w->inner.tos;
 	p->tuple = w->inner.tuple;
 	p->l4 = 0xffff; /* nothing in it is to be completed on the way */
-	account_out(w->chosen, p->length, root);
+	account_out(w->destination, p->length, root);
 	if (w->inner.later) /* errors are about first fragments (RFC 1122 3.2.2) */
 		return drop(HOOK_TC, REASON_SHORT);
 	if (cut > 4095 || bpf_skb_adjust_room(skb, -(s32)cut, BPF_ADJ_ROOM_MAC, 0))
@@ -104,7 +104,7 @@ INLINE bool find_tunnel_conn(struct __sk_buff *skb, struct scratch *w, const str
 	struct destination *d = c ? map_elem(destinations, c->destination) : NULL;
 	if (!d || !matches_tunnel(d, destination_flags(d, READ_ONCE(root->live)), &head, server))
 		return false;
-	w->chosen = c->destination;
+	w->destination = c->destination;
 	return true;
 }
 
@@ -120,7 +120,7 @@ INLINE int prog_icmp_tunnel(struct __sk_buff *skb)
 		parse_inner(skb, &w->inner, p->l4 + ICMP_HLEN, ETH_HLEN + p->length, false);
 		return schedule_inner(skb, w, root);
 	}
-	struct destination *d = map_elem(destinations, w->chosen);
+	struct destination *d = map_elem(destinations, w->destination);
 	if (!d || inner_is_standby(&w->inner, false, root))
 		return pass_to_stack(HOOK_TC);
 	w->method = METHOD_TUNNEL;

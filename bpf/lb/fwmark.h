@@ -63,30 +63,30 @@ INLINE bool match_inverted(bool yes, u32 flags, u32 turned)
 
 INLINE bool rule_matches_addresses(const struct mark_rule *r, const union tuple *tuple, bool is_ipv6)
 {
-	struct address source = {}, target = {};
+	struct address saddr = {}, daddr = {};
 	if (is_ipv6) {
-		source = tuple->v6.source;
-		target = tuple->v6.target;
+		saddr = tuple->v6.source;
+		daddr = tuple->v6.target;
 	} else {
-		source.word[0] = tuple->v4.source;
-		target.word[0] = tuple->v4.target;
+		saddr.word[0] = tuple->v4.source;
+		daddr.word[0] = tuple->v4.target;
 	}
-	return match_inverted(in_network(&source, &r->source, &r->source_mask), r->flags, MARK_NOT_SOURCE) &&
-	       match_inverted(in_network(&target, &r->target, &r->target_mask), r->flags, MARK_NOT_TARGET);
+	return match_inverted(in_network(&saddr, &r->source, &r->source_mask), r->flags, MARK_NOT_SOURCE) &&
+	       match_inverted(in_network(&daddr, &r->target, &r->target_mask), r->flags, MARK_NOT_TARGET);
 }
 
 INLINE bool rule_matches_ports(const struct mark_rule *r, const struct packet *p)
 {
-	u32 source = bpf_ntohs(packet_sport(p));
-	u32 target = bpf_ntohs(packet_dport(p));
+	u32 sport = bpf_ntohs(packet_sport(p));
+	u32 dport = bpf_ntohs(packet_dport(p));
 	if (!(r->source_ranges | r->target_ranges))
 		return true;
 	if (!has_ports(p->protocol) || p->by_inner)
 		return false;
 	return (!r->source_ranges ||
-		match_inverted(in_ranges(source, r->source_ports, r->source_ranges), r->flags, MARK_NOT_SOURCE_PORTS)) &&
+		match_inverted(in_ranges(sport, r->source_ports, r->source_ranges), r->flags, MARK_NOT_SOURCE_PORTS)) &&
 	       (!r->target_ranges ||
-		match_inverted(in_ranges(target, r->target_ports, r->target_ranges), r->flags, MARK_NOT_TARGET_PORTS));
+		match_inverted(in_ranges(dport, r->target_ports, r->target_ranges), r->flags, MARK_NOT_TARGET_PORTS));
 }
 
 INLINE bool rule_matches(const struct mark_rule *r, const struct scratch *w, struct mark_state *seen)

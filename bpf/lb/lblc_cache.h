@@ -118,11 +118,11 @@ INLINE void reset_entry(const struct cache_key *key, struct cached *entry, u32 n
 	WRITE_ONCE(entry->used, now);
 }
 
-INLINE void key_of_target(struct cache_key *key, const struct scratch *w)
+INLINE void cache_key_of(struct cache_key *key, const struct scratch *w)
 {
 	__builtin_memset(key, 0, sizeof(*key));
 	key->epoch = w->epoch;
-	key->target = hashed_target(&w->packet);
+	key->target = hashed_daddr(&w->packet);
 }
 
 /* What is remembered of the packet's target; of what outlived its expiration, nothing. */
@@ -148,12 +148,12 @@ INLINE bool put_part(const struct cache_key *key, u32 service, u32 now, u32 memb
 	for (u32 i = 1; i < CACHE_MEMBERS; i++)
 		fresh.members[i] = NOTHING;
 	ref_destination(member, 1);
-	bool made = !bpf_map_update_elem(&cache, key, &fresh, BPF_NOEXIST);
-	if (made && !bpf_map_push_elem(&cache_queue, key, 0)) {
+	bool added = !bpf_map_update_elem(&cache, key, &fresh, BPF_NOEXIST);
+	if (added && !bpf_map_push_elem(&cache_queue, key, 0)) {
 		count_parts(1);
 		return true;
 	}
-	if (made)
+	if (added)
 		bpf_map_delete_elem(&cache, key);
 	ref_destination(member, -1);
 	return false;

@@ -88,14 +88,14 @@ INLINE u32 address_fold(const struct address *a, bool is_ipv6)
 
 /* The target that schedulers hash. An ICMP error is scheduled by the reply that it quotes, whose target is the client;
  * the packet's tuple is turned by then (IPVS-SEMANTICS 8.4). */
-INLINE struct address hashed_target(const struct packet *p)
+INLINE struct address hashed_daddr(const struct packet *p)
 {
-	struct address target = {};
+	struct address daddr = {};
 	if (p->is_ipv6)
-		target = p->by_inner ? p->tuple.v6.source : p->tuple.v6.target;
+		daddr = p->by_inner ? p->tuple.v6.source : p->tuple.v6.target;
 	else
-		target.word[0] = p->by_inner ? p->tuple.v4.source : p->tuple.v4.target;
-	return target;
+		daddr.word[0] = p->by_inner ? p->tuple.v4.source : p->tuple.v4.target;
+	return daddr;
 }
 
 INLINE u32 bucket_of(u32 folded)
@@ -107,16 +107,16 @@ INLINE u32 bucket_of(u32 folded)
 INLINE u32 client_fold(const struct scratch *w)
 {
 	const struct packet *p = &w->packet;
-	struct address source = {};
+	struct address saddr = {};
 	u32 port = 0;
 	if (p->is_ipv6) {
-		source = p->tuple.v6.source;
+		saddr = p->tuple.v6.source;
 		port = bpf_ntohs(p->tuple.v6.source_port);
 	} else {
-		source.word[0] = p->tuple.v4.source;
+		saddr.word[0] = p->tuple.v4.source;
 		port = bpf_ntohs(p->tuple.v4.source_port);
 	}
-	return address_fold(&source, p->is_ipv6) + (w->service_flags & SERVICE_BY_PORT ? port : 0);
+	return address_fold(&saddr, p->is_ipv6) + (w->service_flags & SERVICE_BY_PORT ? port : 0);
 }
 
 #define SCHEDULER(name, number) \
@@ -141,7 +141,7 @@ INLINE u32 client_fold(const struct scratch *w)
 		}; \
 		u32 pos = w->count ? schedule_##name(&c) : NO_INDEX; \
 		struct candidate it; \
-		w->chosen = NO_INDEX; \
+		w->destination = NO_INDEX; \
 		if (pos != NO_INDEX && at_pos(&c, pos, &it)) \
 			choose(w, it.member, it.destination); \
 		return tail_call(ctx, PROG_CONNECT); \
@@ -160,7 +160,7 @@ INLINE u32 client_fold(const struct scratch *w)
 /* Note the choice for the stages that follow. */
 INLINE void choose(struct scratch *w, const struct member *member, const struct destination *d)
 {
-	w->chosen = member->destination;
+	w->destination = member->destination;
 	w->method = member->method;
 	be16 asked = packet_dport(&w->packet);
 	w->port = d->port ?: asked;

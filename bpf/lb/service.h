@@ -95,23 +95,23 @@ INLINE bool routes_here(void *ctx, const struct scratch *w, u32 mark)
 		return false;
 	const struct packet *p = &w->packet;
 	const union tuple *tuple = marked_tuple(w);
-	struct address target = {};
+	struct address daddr = {};
 	if (p->is_ipv6)
-		target = tuple->v6.target;
+		daddr = tuple->v6.target;
 	else
-		target.word[0] = tuple->v4.target;
+		daddr.word[0] = tuple->v4.target;
 	struct bpf_fib_lookup question;
-	fib_params(&question, &target, p->is_ipv6, loopback, NULL);
+	fib_params(&question, &daddr, p->is_ipv6, loopback, NULL);
 	if (fib_takes_mark)
 		question.mark = mark;
 	long answer = bpf_fib_lookup(ctx, &question, sizeof(question), fib_takes_mark ? BPF_FIB_LOOKUP_MARK : 0);
 	bool forwarded = answer != BPF_FIB_LKUP_RET_NOT_FWDED;
-	if (!forwarded && is_own_address(ctx, &target, p->is_ipv6))
+	if (!forwarded && is_own_address(ctx, &daddr, p->is_ipv6))
 		return true;
 	struct routed_mark routed = {.mark = mark, .family = p->is_ipv6 ? 6 : 4};
 	if (mark && !(fib_takes_mark && forwarded) && bpf_map_lookup_elem(&routed_marks, &routed))
 		return true;
-	return is_vrrp_address(&target);
+	return is_vrrp_address(&daddr);
 }
 
 VERIFIED_ONCE int holds_for_mark_xdp(struct xdp_md *ctx, const struct scratch *w, u32 mark)
@@ -133,12 +133,12 @@ INLINE bool lookup_local(void *ctx, struct service_state *state, const struct pa
 {
 	if (!state || !p)
 		return false;
-	struct address target = {};
-	packet_daddr(&target, p);
+	struct address daddr = {};
+	packet_daddr(&daddr, p);
 	struct bpf_fib_lookup question;
-	fib_params(&question, &target, p->is_ipv6, loopback, NULL);
+	fib_params(&question, &daddr, p->is_ipv6, loopback, NULL);
 	bool held = (bpf_fib_lookup(ctx, &question, sizeof(question), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
-		     is_own_address(ctx, &target, p->is_ipv6)) || is_vrrp_address(&target);
+		     is_own_address(ctx, &daddr, p->is_ipv6)) || is_vrrp_address(&daddr);
 	state->held = held;
 	barrier();
 	state->held_at = now;

@@ -20,9 +20,9 @@ INLINE bool may_bypass(const struct packet *p)
 {
 	if (p->is_ipv6)
 		return (u8)p->tuple.v6.target.word[0] != 0xff;
-	struct address target = {.word = {p->tuple.v4.target}};
+	struct address daddr = {.word = {p->tuple.v4.target}};
 	u32 first = (u8)p->tuple.v4.target;
-	return first && first < 224 && !bpf_map_lookup_elem(&locals, &target);
+	return first && first < 224 && !bpf_map_lookup_elem(&locals, &daddr);
 }
 
 /* No destination: an error to the client. But of FTP's service only the control connection is answered (2.6). */

@@ -67,7 +67,7 @@ INLINE void packet_daddr(struct address *to, const struct packet *p)
 
 INLINE bool is_loopback_source(const struct packet *p)
 {
-	struct address source = {};
-	packet_saddr(&source, p);
-	return is_loopback_address(&source, p->is_ipv6 ? 6 : 4);
+	struct address saddr = {};
+	packet_saddr(&saddr, p);
+	return is_loopback_address(&saddr, p->is_ipv6 ? 6 : 4);
 }

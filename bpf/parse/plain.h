@@ -64,9 +64,9 @@ INLINE enum parsed parse4(struct ctx ctx, void *data, void *end, struct packet *
 	struct ipv4_header *ip = data + ETH_HLEN;
 	if ((void *)(ip + 1) > end || ip->version_ihl >> 4 != 4)
 		return PARSED_FOREIGN;
-	struct address source = {.word[0] = ip->saddr}, target = {.word[0] = ip->daddr};
-	p->maybe_vip = in_bitmap(root->vip_bits, address_hash(&target, false));
-	p->maybe_rs = in_bitmap(root->reply_bits, address_hash(&source, false));
+	struct address saddr = {.word[0] = ip->saddr}, daddr = {.word[0] = ip->daddr};
+	p->maybe_vip = in_bitmap(root->vip_bits, address_hash(&daddr, false));
+	p->maybe_rs = in_bitmap(root->reply_bits, address_hash(&saddr, false));
 	p->protocol = ip->protocol;
 	if (!(p->maybe_vip | p->maybe_rs)) /* errors come from routers and about tunnels, too */
 		return p->protocol == IPPROTO_ICMP ? PARSED_SLOW : PARSED_FOREIGN;

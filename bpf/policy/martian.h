@@ -10,7 +10,7 @@
 INLINE bool is_valid_source(struct ctx ctx, const struct packet *p)
 {
 	u32 input = ctx_ifindex(ctx), all = 0;
-	struct address source = {};
+	struct address saddr = {};
 	if (p->from_host)
 		return true;
 	if (p->is_ipv6) {
@@ -18,11 +18,11 @@ INLINE bool is_valid_source(struct ctx ctx, const struct packet *p)
 		bool one = !(a->word[0] | a->word[1] | a->word[2]) && a->word[3] == bpf_htonl(1);
 		return !one && (a->word[0] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000);
 	}
-	source.word[0] = p->tuple.v4.source;
-	u32 first = bpf_ntohl(source.word[0]) >> 24;
-	if (first == 0 || first == 127 || first >> 4 == 14 || source.word[0] == 0xffffffff)
+	saddr.word[0] = p->tuple.v4.source;
+	u32 first = bpf_ntohl(saddr.word[0]) >> 24;
+	if (first == 0 || first == 127 || first >> 4 == 14 || saddr.word[0] == 0xffffffff)
 		return false;
-	if (likely(!p->maybe_rs) || !bpf_map_lookup_elem(&locals, &source))
+	if (likely(!p->maybe_rs) || !bpf_map_lookup_elem(&locals, &saddr))
 		return true;
 	return bpf_map_lookup_elem(&accept_locals, &input) || bpf_map_lookup_elem(&accept_locals, &all);
 }

@@ -12,9 +12,9 @@ INLINE int forward_past(struct __sk_buff *skb, struct scratch *w)
 {
 	struct packet *p = &w->packet;
 	struct reply_route way = {.is_ipv6 = p->is_ipv6, .reroute = true};
-	bool asked;
+	bool looked_up;
 	packet_daddr(&way.client, p);
-	struct hop *hop = client_hop(tc_ctx(skb), &way, ticks(), &asked);
+	struct hop *hop = client_hop(tc_ctx(skb), &way, ticks(), &looked_up);
 	if (!hop)
 		return pass_to_stack(HOOK_TC);
 	if (hop->verdict == HOP_LOCAL)
@@ -48,7 +48,7 @@ INLINE int prog_bypass(struct __sk_buff *skb)
 	u32 now = ticks();
 	struct found found = find_connection(p);
 	struct connection *c = found.connection;
-	w->chosen = NO_INDEX;
+	w->destination = NO_INDEX;
 	w->method = METHOD_BYPASS;
 	w->port = 0;
 	if (c) {

@@ -35,18 +35,18 @@ INLINE int prog_connect(struct ctx ctx)
 	if (!w)
 		return pass_to_stack(ctx.hook);
 	struct packet *p = &w->packet;
-	if (w->chosen == NO_INDEX)
+	if (w->destination == NO_INDEX)
 		return reject_no_destination(ctx, w);
 	u32 now = ticks();
 	if (w->service_flags & SERVICE_PERSISTENT && w->template == NO_TEMPLATE && !make_template(w, now))
 		return table_full(ctx, w);
-	struct real_server t = {.index = w->chosen, .method = w->method};
+	struct real_server t = {.index = w->destination, .method = w->method};
 	t.destination = map_elem(destinations, t.index);
 	if (!t.destination)
 		return pass_to_stack(ctx.hook);
 	if (w->template != NO_TEMPLATE) {
-		be16 asked = asked_port(p);
-		w->port = asked == w->service_port && t.destination->port ? t.destination->port : asked;
+		be16 looked_up = asked_port(p);
+		w->port = looked_up == w->service_port && t.destination->port ? t.destination->port : looked_up;
 		hold_template(w, now);
 	}
 	t.port = w->port;
@@ -56,9 +56,9 @@ INLINE int prog_connect(struct ctx ctx)
 		drop_old_ref(w);
 		return fwd_first(ctx, w, &t, root, now);
 	}
-	enum create_result made = create_conn(w, t.destination, root, now);
+	enum create_result result = create_conn(w, t.destination, root, now);
 	drop_old_ref(w);
-	switch (made) {
+	switch (result) {
 	case CREATED:
 		return fwd_first(ctx, w, &t, root, now);
 	case CREATE_EXISTS: {

@@ -14,8 +14,8 @@ INLINE int reroute(struct __sk_buff *skb, const struct packet *p, const struct r
 {
 	struct reply_route way = {.anew = a->source, .is_ipv6 = p->is_ipv6, .reroute = true};
 	packet_daddr(&way.client, p);
-	bool asked;
-	struct hop *hop = client_hop(tc_ctx(skb), &way, now, &asked);
+	bool looked_up;
+	struct hop *hop = client_hop(tc_ctx(skb), &way, now, &looked_up);
 	if (!hop || (hop->verdict != HOP_READY && hop->verdict != HOP_UNRESOLVED))
 		return pass_to_stack(HOOK_TC);
 	if (hop->ifindex == skb->ifindex) {

@@ -52,7 +52,7 @@ INLINE int prog_encap(struct ctx ctx)
 {
 	struct scratch *w = scratch_of(ctx.hook);
 	struct root *root = get_root();
-	struct destination *d = w ? map_elem(destinations, w->chosen) : NULL;
+	struct destination *d = w ? map_elem(destinations, w->destination) : NULL;
 	if (!w || !d)
 		return pass_to_stack(ctx.hook);
 	return ctx.hook == HOOK_XDP ? encap_xdp(ctx.raw, w, d, root) : encap_tc(ctx.raw, w, d, root);

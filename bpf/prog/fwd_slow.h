@@ -22,12 +22,12 @@ INLINE int fwd_slow_reply(struct __sk_buff *skb, struct scratch *w)
 INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const struct root *root)
 {
 	struct packet *p = &w->packet;
-	struct destination *d = map_elem(destinations, w->chosen);
-	bool asked, icmp = is_icmp(p), masq = w->method == METHOD_MASQ && !icmp;
+	struct destination *d = map_elem(destinations, w->destination);
+	bool looked_up, icmp = is_icmp(p), masq = w->method == METHOD_MASQ && !icmp;
 	bool other_port = w->port != packet_dport(p);
 	if (!d)
 		return pass_to_stack(HOOK_TC);
-	struct hop *hop = destination_hop(tc_ctx(skb), w->chosen, d, ticks(), &asked);
+	struct hop *hop = destination_hop(tc_ctx(skb), w->destination, d, ticks(), &looked_up);
 	if (!hop)
 		return pass_to_stack(HOOK_TC);
 	if (hop->verdict == HOP_NO_ROUTE || hop->verdict == HOP_NO_FORWARDING)

@@ -57,7 +57,7 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb)
 {
 	struct scratch *w = scratch_of(HOOK_TC);
 	struct root *root = get_root();
-	bool asked;
+	bool looked_up;
 	if (!w)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
@@ -65,15 +65,15 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb)
 	struct destination *d = map_elem(destinations, server);
 	if (server == NO_INDEX || !d)
 		return p->maybe_vip ? tail_call(tc_ctx(skb), PROG_NEW) : pass_packet(tc_ctx(skb), p);
-	struct hop *hop = router_hop(tc_ctx(skb), p, ticks(), &asked);
+	struct hop *hop = router_hop(tc_ctx(skb), p, ticks(), &looked_up);
 	if (!hop)
 		return pass_packet(tc_ctx(skb), p);
-	w->chosen = NO_INDEX;
+	w->destination = NO_INDEX;
 	if (hop->verdict == HOP_LOCAL) /* the error comes from the address that was asked for */
 		return send_icmp_error(skb, w, REASON_UNSERVED, p->is_ipv6 ? 1 : 3, p->is_ipv6 ? 4 : 3, 0);
 	if (!is_forwardable(skb, p, hop) || !dec_ttl(tc_ctx(skb), p))
 		return pass_packet(tc_ctx(skb), p);
-	hop = destination_hop(tc_ctx(skb), server, d, ticks(), &asked);
+	hop = destination_hop(tc_ctx(skb), server, d, ticks(), &looked_up);
 	if (!hop)
 		return pass_packet(tc_ctx(skb), p);
 	struct address own = fib_gives_source ? hop->source : d->source;

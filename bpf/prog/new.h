@@ -98,7 +98,7 @@ INLINE void note_service(struct scratch *w, const struct service_match *found)
 	w->netmask = v->netmask;
 	w->service_port = bpf_htons(v->port);
 	w->mark = v->mark;
-	w->chosen = NO_INDEX;
+	w->destination = NO_INDEX;
 	w->template = NO_TEMPLATE;
 }
 
@@ -217,7 +217,7 @@ INLINE int prog_persist(struct ctx ctx)
 			/* Handed to TC afterwards, its SYN would end there what it had opened here. */
 			if (ctx.hook == HOOK_XDP && root->settings.expire_nodest_conn && flags & DESTINATION_QUIESCED)
 				return pass_to_tc();
-			w->chosen = template->destination;
+			w->destination = template->destination;
 			w->template = found.slot;
 			w->method = method_in(flags);
 			return tail_call(ctx, PROG_CONNECT);

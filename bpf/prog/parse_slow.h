@@ -12,22 +12,22 @@ INLINE int prog_parse_slow(struct __sk_buff *skb)
 	if (!w)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
-	enum slow_result fine = p->is_ipv6 ? parse_slow6(skb, w) : parse_slow4(skb, w);
-	if (fine == PARSE_FRAGMENT)
+	enum slow_result result = p->is_ipv6 ? parse_slow6(skb, w) : parse_slow4(skb, w);
+	if (result == PARSE_FRAGMENT)
 		return tail_call(tc_ctx(skb), PROG_DEFRAG);
-	if (fine == PARSE_DONE && p->protocol == (p->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+	if (result == PARSE_DONE && p->protocol == (p->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
 		return tail_call(tc_ctx(skb), PROG_ICMP_RECEIVE);
-	if (fine == PARSE_DONE && !has_ports(p->protocol) && !is_ipsec(p->protocol))
-		fine = PARSE_TO_STACK;
-	if (fine == PARSE_DONE)
-		fine = parse_slow_transport(skb, p);
-	if (fine == PARSE_TO_STACK)
+	if (result == PARSE_DONE && !has_ports(p->protocol) && !is_ipsec(p->protocol))
+		result = PARSE_TO_STACK;
+	if (result == PARSE_DONE)
+		result = parse_slow_transport(skb, p);
+	if (result == PARSE_TO_STACK)
 		return pass_packet(tc_ctx(skb), p);
 	if (p->slow_flags & SLOW_REASSEMBLED && w->pieces.passing)
 		p->maybe_vip = 0;
-	if (fine == PARSE_DROP)
+	if (result == PARSE_DROP)
 		return drop(HOOK_TC, REASON_SOURCE_ROUTED);
-	if (fine == PARSE_SHORT)
+	if (result == PARSE_SHORT)
 		return facts_of(root)->services[p->is_ipv6] ? drop(HOOK_TC, REASON_SHORT) : pass_to_stack(HOOK_TC);
 	return fwd_packet(tc_ctx(skb), p, root);
 }

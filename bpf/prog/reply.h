@@ -79,7 +79,7 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 	}
 	if (ctx.hook == HOOK_TC && !plain) {
 		w->is_reply = 1;
-		w->chosen = a->index;
+		w->destination = a->index;
 		w->reply_port = a->port;
 		w->virtual_address = a->source;
 		w->hop = *hop;
@@ -121,8 +121,8 @@ INLINE int prog_reply(struct ctx ctx)
 		way.client.word[0] = p->tuple.v4.target;
 		way.source.word[0] = p->tuple.v4.source;
 	}
-	bool asked;
-	struct hop *hop = client_hop(ctx, &way, now, &asked);
+	bool looked_up;
+	struct hop *hop = client_hop(ctx, &way, now, &looked_up);
 	if (!hop)
 		return pass_to_stack(ctx.hook);
 	if (!a.masq)

@@ -48,11 +48,11 @@ INLINE bool conn_of_slot(u32 slot, struct slot_conn *held)
 {
 	held->is_ipv6 = slot >= first_slot6;
 	if (!held->is_ipv6) {
-		struct place4 *place = map_elem(connections4, slot);
-		if (!place || !place->tuple.target)
+		struct place4 *conn = map_elem(connections4, slot);
+		if (!conn || !conn->tuple.target)
 			return false;
-		held->tuple.v4 = place->tuple;
-		held->found = (struct found){&place->connection, slot};
+		held->tuple.v4 = conn->tuple;
+		held->found = (struct found){&conn->connection, slot};
 		return true;
 	}
 	struct registered *registered = map_elem(registry6, slot - first_slot6);

@@ -8,8 +8,8 @@
 static u32 schedule_dh(struct candidates *c)
 {
 	const struct packet *p = &c->work->packet;
-	struct address target = hashed_target(p);
-	u32 pos = bucket_of(address_fold(&target, p->is_ipv6)) % c->count;
+	struct address daddr = hashed_daddr(p);
+	u32 pos = bucket_of(address_fold(&daddr, p->is_ipv6)) % c->count;
 	struct candidate it;
 	return at_pos(c, pos, &it) && usable(&it) ? pos : NO_INDEX;
 }

@@ -11,7 +11,7 @@ static u32 schedule_lblc(struct candidates *c)
 {
 	struct root *root = get_root();
 	struct cache_key key;
-	key_of_target(&key, c->work);
+	cache_key_of(&key, c->work);
 	u32 now = ticks(), live = READ_ONCE(root->live), before = NOTHING;
 	struct cached *entry = cache_find(&key, c->work, now, root->settings.lblc_expiration);
 	if (entry) {

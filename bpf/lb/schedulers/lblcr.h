@@ -141,7 +141,7 @@ static u32 schedule_lblcr(struct candidates *c)
 	struct root *root = get_root();
 	u32 now = ticks(), expiration_s = root->settings.lblcr_expiration;
 	struct set_walk s = {.c = c, .live = READ_ONCE(root->live), .pos = NO_INDEX};
-	key_of_target(&s.key, c->work);
+	cache_key_of(&s.key, c->work);
 	struct cached *entry = cache_find(&s.key, c->work, now, expiration_s);
 	if (entry) {
 		s.count = entry->count;
