@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The part of the contract that is about connections: their tuples, their words, their entries and slots.
+ * The contract with Python, part 2: connections, their tuples, state words, entries and slots.
  */
 #pragma once
 #include "abi/base.h"
 
-/* Of a connection. */
+/* By which side's packets an index entry finds a connection. */
 enum side { SIDE_REQUEST, SIDE_ANSWER };
 
 struct tuple4 {
@@ -14,8 +14,8 @@ struct tuple4 {
 	be16 target_port;
 	u8 protocol;
 	u8 kind; /* enum tuple_kind */
-	u16 number; /* tells retired templates apart */
-} __attribute__((aligned(8))); /* compared in wide words */
+	u16 number; /* distinguishes retired templates */
+} __attribute__((aligned(8))); /* for comparisons of 8 bytes */
 
 struct tuple6 {
 	struct address source;
@@ -27,8 +27,8 @@ struct tuple6 {
 	u16 number;
 };
 
-/* A persistence template has the masked client without port, and the virtual address; a retired one, whose
- * destination went, stays listed until its time is up. */
+/* A persistence template has the masked client without port, and the virtual address. A retired template has lost its
+ * destination; it stays listed until its timeout. */
 enum tuple_kind { TUPLE_CONNECTION, TUPLE_TEMPLATE, TUPLE_RETIRED };
 
 union tuple {
@@ -36,22 +36,22 @@ union tuple {
 	struct tuple6 v6;
 };
 
-/* The word of a connection, changed by compare-exchange; the tick alone also by a plain store (prolong in fast.h):
- * bits 0-31 tick of expiry, 32-39 state, 40 dying, 41 a reply was seen, 48-63 generation. */
+/* A connection's state word, changed by compare-exchange. The fast path may also store the expiry tick alone. Bits
+ * 0-31: expiry tick, 32-39: state, 40: being removed, 41: a reply was seen, 48-63: generation. */
 enum word_bits { WORD_STATE = 32, WORD_DYING = 40, WORD_ANSWERED = 41, WORD_GENERATION = 48 };
 
 struct connection {
-	u64 word; /* unused for NAT over IPv6, whose two directions share words6 */
+	u64 word; /* unused by NAT over IPv6: both directions share `words6` */
 	u32 destination;
 	be16 port; /* of the real server */
 	u8 method;
-	u8 controlled; /* made under a template, which its control names */
+	u8 controlled; /* created under a template, which its `control` names */
 };
 
-/* A place in the table of IPv4 connections, half a cache line, by slot: bpf/table.h. */
+/* An entry of the IPv4 connection table: half a cache line, indexed by slot (conntrack/table4.h). */
 struct place4 {
 	struct connection connection;
-	struct tuple4 tuple; /* without a target: nobody's */
+	struct tuple4 tuple; /* free if its daddr is 0 */
 };
 
 struct connection6 {
@@ -60,31 +60,31 @@ struct connection6 {
 	u32 pad;
 };
 
-/* Of the index: 0, or a slot and a part of its tuple's hash. */
+/* A bucket of the index. An entry is 0, or a slot XOR some bits of the tuple's hash. */
 struct bucket {
 	u32 entry[ENTRIES];
 };
 
 struct table_key {
-	u64 seeds[2]; /* of the hash: odd */
-	u32 buckets; /* of each half of the index; some more follow for what belongs to full ones */
-	u32 slots_mask; /* bits of an entry that name a slot */
+	u64 seeds[2]; /* of the hash; odd */
+	u32 buckets; /* of each half of the index, without its overflow buckets */
+	u32 slots_mask; /* bits of an index entry that hold the slot */
 };
 
-/* Which of their entries are in force, of so many buckets. */
+/* Bitmaps of the entries in force, one for each bucket. */
 struct marks {
 	u32 of[ENTRIES];
 };
 
-/* What persistence keeps of a connection or a template. */
+/* Persistence data of a connection or a template, by slot. */
 struct control {
 	u32 template; /* of a connection: its template's slot */
-	u32 controls; /* of a template: connections made under it that live */
+	u32 controls; /* of a template: live connections under it */
 	u32 timeout; /* of a template, in ticks */
-	u32 assured; /* of a template: one of them was established */
+	u32 assured; /* of a template: a connection under it was established */
 };
 
-struct reply6 { /* what a real server's answer needs */
+struct reply6 { /* the reverse entry of NAT over IPv6 */
 	u32 slot;
 	u32 destination;
 	struct address address;
@@ -92,35 +92,35 @@ struct reply6 { /* what a real server's answer needs */
 	u16 controlled;
 };
 
-struct registered { /* whose connection a slot of IPv6 is */
+struct registered { /* owner of an IPv6 slot */
 	struct tuple6 tuple;
 };
 
-struct looks { /* ticks at which the expirer looks at each slot again; 0: free */
+struct looks { /* ticks at which the expiry timer visits each slot; 0: free */
 	u32 at[LOOKS];
 };
 
 struct pool {
-	u32 fresh[2]; /* slots of IPv4, and of IPv6, that were ever used */
-	u32 capacity; /* connections and templates of both families */
-	u32 used; /* of them, with what CPUs keep for themselves; atomic */
-	u32 sweep_at; /* where the expirer goes on */
-	u32 sweeps; /* rounds it has made */
-	u32 purge_at; /* where the search for orphans goes on */
-	u32 thin; /* elements of `looks` still to be thinned this second */
-	s32 drop_left; /* packets until one is dropped */
+	u32 fresh[2]; /* slots of IPv4 and of IPv6 that were ever used */
+	u32 capacity; /* limit of connections and templates, both families together */
+	u32 used; /* credits in use, including those that CPUs reserve; atomic */
+	u32 sweep_at; /* next element for the expiry timer */
+	u32 sweeps; /* rounds of the expiry timer */
+	u32 purge_at; /* next slot for the search for orphans */
+	u32 thin; /* elements of `looks` that drop_entry still visits in this second */
+	s32 drop_left; /* packets until drop_packet drops one */
 	u64 seeds[2]; /* of the hash of IPv4 connections */
 };
 
-enum pace_classes { PACE_CLASSES = 16, PACE_FIRST_NS = 15625 /* 1 ms is the sixth doubling */ };
+enum pace_classes { PACE_CLASSES = 16, PACE_FIRST_NS = 15625 /* 1 ms is the sixth class */ };
 
-struct pace { /* how long the expirer held its CPU */
+struct pace { /* run time of the expiry timer */
 	u64 goes;
-	u64 spent_ns; /* in all of them */
-	u64 longest_ns; /* in one of them; whoever reads may set it to 0 */
+	u64 spent_ns; /* total */
+	u64 longest_ns; /* of one run; a reader may reset it to 0 */
 	u64 ended; /* connections */
-	u64 cpu; /* of the last one */
-	u64 lengths[PACE_CLASSES]; /* goes shorter than PACE_FIRST_NS << n; the last: all longer ones */
+	u64 cpu; /* of the last run */
+	u64 lengths[PACE_CLASSES]; /* runs shorter than PACE_FIRST_NS << n; the last class: all others */
 };
 
 struct free_slots {
@@ -140,7 +140,7 @@ struct magazine {
 
 ARRAY_MAP(connections4, struct place4, 2048, BPF_F_MMAPABLE);
 
-ARRAY_MAP(index4, struct bucket, 256, BPF_F_MMAPABLE); /* which aligns its lines */
+ARRAY_MAP(index4, struct bucket, 256, BPF_F_MMAPABLE); /* BPF_F_MMAPABLE aligns the buckets to cache lines */
 
 ARRAY_MAP(marks4, struct marks, 16, BPF_F_MMAPABLE);
 

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * BTF keeps the enumerations that a variable has: by this one Python finds them.
+ * Exports enumerations to Python: BTF contains those that a variable uses.
  */
 #pragma once
 #include "abi/config.h"
 #include "abi/conntrack.h"
 #include "abi/marks.h"
 
-/* BTF keeps the enumerations that a variable has. */
 struct constants {
 	enum abi abi;
 	enum limits limits;

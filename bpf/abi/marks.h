@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The part of the contract that is about firewall marks: rules that say which packets have which mark.
+ * The contract with Python, part 3: rules that give packets firewall marks.
  */
 #pragma once
 #include "abi/base.h"
 
-/* Marks of checks that the director makes through a virtual address: only on packets of its own sockets do they mean
- * anything, and there the service of such a mark, with its one real server, goes before every rule. */
+/* Marks of health checks through a virtual address. They count only on packets of the director's own sockets. The
+ * service of such a mark has one real server, and takes precedence over all rules. */
 enum probe_marks {
 	PROBE_MARKS = 0x50560000,
-	PROBE_MARKS_SHIFT = 16, /* the bits below tell them apart */
+	PROBE_MARKS_SHIFT = 16, /* the bits below distinguish the checks */
 };
 
-/* What a rule asks of a packet, and which answers it turns round. */
+/* Conditions of a rule; MARK_NOT_ flags negate them. */
 enum mark_flag {
 	MARK_NOT_SOURCE = 1 << 0,
 	MARK_NOT_TARGET = 1 << 1,
@@ -29,22 +29,22 @@ enum mark_flag {
 	MARK_BY_MARK = 1 << 19,
 };
 
-struct port_range { /* host order, both included */
+struct port_range { /* host order, inclusive */
 	u16 first;
 	u16 last;
 };
 
-struct mark_rule { /* lists are never changed, only replaced */
-	struct address source; /* masked */
+struct mark_rule { /* an edit replaces whole lists */
+	struct address source; /* already masked */
 	struct address source_mask;
 	struct address target;
 	struct address target_mask;
 	u32 flags;
-	u32 mask; /* of a packet that matches: mark = (mark & ~mask) ^ value */
+	u32 mask; /* of a matching packet: mark = (mark & ~mask) ^ value */
 	u32 value;
-	u32 then_skip; /* after a match, so many rules are passed over */
-	u32 else_skip; /* otherwise so many */
-	u32 device; /* of input; 0: any; NOTHING: one that is not there */
+	u32 then_skip; /* rules to skip after a match */
+	u32 else_skip; /* rules to skip otherwise */
+	u32 device; /* ingress ifindex; 0: any; NOTHING: a device that does not exist */
 	u32 asked_mark;
 	u32 asked_mark_mask;
 	u8 family; /* 4, 6, or 0 for both */
@@ -53,15 +53,15 @@ struct mark_rule { /* lists are never changed, only replaced */
 	u8 tos_mask;
 	u8 tcp_flags;
 	u8 tcp_flags_mask;
-	u8 link[6]; /* of the sender */
-	u16 source_ranges; /* how many; 0: any port */
+	u8 link[6]; /* MAC address of the sender */
+	u16 source_ranges; /* number of ranges; 0: any port */
 	u16 target_ranges;
 	struct port_range source_ports[PORT_RANGES];
 	struct port_range target_ports[PORT_RANGES];
-	char device_name[16]; /* Python's: devices are found anew by their name */
+	char device_name[16]; /* Python's: finds the device again by name */
 };
 
-struct routed_mark { /* a mark whose packets policy routing calls local, wherever they go */
+struct routed_mark { /* a mark whose packets policy routing delivers locally */
 	u32 mark;
 	u32 family; /* 4 or 6 */
 };

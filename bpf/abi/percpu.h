@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The part of the contract that each CPU writes for itself: counters, next hops; and averages of the counters.
+ * The contract with Python, part 4: what each CPU keeps for itself (counters, next hops), and averages of counters.
  */
 #pragma once
 #include "abi/base.h"
@@ -12,7 +12,7 @@ struct counters {
 	u64 out_bytes;
 };
 
-/* Of a destination: averages of connections, packets and bytes each way, fixed point, and the counts last seen. */
+/* Of a destination: averages of connections, packets and bytes in each direction, fixed point, and the last counts. */
 struct estimate {
 	s64 averages[5];
 	u64 last[5];
@@ -20,23 +20,23 @@ struct estimate {
 
 enum hop_verdict { HOP_UNKNOWN, HOP_READY, HOP_UNRESOLVED, HOP_NO_ROUTE, HOP_LOCAL, HOP_NO_FORWARDING };
 
-struct hop { /* where packets to an address leave */
-	u32 stamp; /* tick of the question */
+struct hop { /* a cached FIB lookup */
+	u32 stamp; /* tick of the lookup */
 	u32 ifindex;
 	u8 target_mac[6];
 	u8 source_mac[6];
 	u32 mtu;
-	u32 room; /* for a packet in an IP-in-IP tunnel; 0: less than IP demands */
+	u32 room; /* inner MTU of an IPIP tunnel; 0: below IP's minimum */
 	u32 verdict;
 	struct address gateway; /* next hop on the link */
-	struct address source; /* the address this host would use */
+	struct address source; /* preferred source address */
 };
 
-/* Where packets come in that the fast path may take without another question (fast.h). */
+/* Where the fast path may receive packets of a destination: an ingress device that the general path has checked. */
 struct entrance {
-	u64 live; /* the generation in which it may; 0: none */
-	u32 stamp; /* tick at which it was noted */
-	u32 input; /* the device, and its link address */
+	u64 live; /* config generation for which this is valid; 0: none */
+	u32 stamp; /* tick of the check */
+	u32 input; /* ifindex, and its MAC address */
 	u8 mac[6];
 	u8 pad[2];
 };
@@ -44,32 +44,32 @@ struct entrance {
 struct lane { /* what a CPU keeps of a destination */
 	struct counters counters;
 	struct hop hop;
-	struct entrance entrances[2]; /* of requests, of NAT's answers */
-	u32 life_tcp; /* of an established connection, in their generation, in ticks */
+	struct entrance entrances[2]; /* of requests, and of NAT's replies */
+	u32 life_tcp; /* timeouts of established connections in that generation, in ticks */
 	u32 life_udp;
-	be32 real; /* the destination's address, and the source of tunnels to it */
+	be32 real; /* address of the destination, and saddr of tunnels to it */
 	be32 outer_source;
 };
 
-/* Of destinations that follow each other. The kernel allocates each element of a per-CPU array separately, which made up
- * half of the time that all maps of a state take. */
+/* Consecutive destinations share an element, because the kernel allocates each element of a per-CPU array separately.
+ * Single elements made up half of the time to create all maps. */
 struct lanes {
 	struct lane of[LANES];
 };
 
-/* The MTU of the path to an IPv4 address, as an ICMP error told it: a kernel's route exception. */
+/* The path MTU to an IPv4 address, reported by an ICMP error: like a route exception of the kernel. */
 struct path {
 	u32 mtu;
-	u32 until; /* tick */
-	u32 used; /* packets have been sent by it */
+	u32 until; /* expiry tick */
+	u32 used; /* packets were sent by it */
 	u32 pad;
 };
 
 struct client_hop {
 	struct address address;
-	struct address source; /* which the reply leaves with */
+	struct address source; /* saddr of the reply as it leaves */
 	u32 family;
-	u32 ifindex; /* of input; 0: sent by this host */
+	u32 ifindex; /* ingress device; 0: sent by this host */
 	struct hop hop;
 };
 
@@ -86,11 +86,11 @@ ARRAY_MAP(estimates, struct estimate, 64, BPF_F_MMAPABLE);
 
 PERCPU_MAP(client_hops, struct client_hop, HOP_SLOTS);
 
-PERCPU_MAP(lanes, struct lanes, 8); /* by destination / LANES */
+PERCPU_MAP(lanes, struct lanes, 8); /* index: destination / LANES */
 
 PERCPU_MAP(limiters, struct limiter, 1);
 
-/* what errors told of the paths to tunnel real servers, by their IPv4 address */
+/* Path MTUs to tunnel destinations, by IPv4 address. */
 struct {
 	MAP_UINT(type, BPF_MAP_TYPE_LRU_HASH);
 	MAP_UINT(max_entries, 4096);
@@ -103,7 +103,7 @@ INLINE struct lane *lane_in(struct lanes *some, u32 destination)
 	return some ? &barrier_var(some)->of[destination % LANES] : NULL;
 }
 
-/* What this CPU keeps of a destination. */
+/* Return this CPU's data of a destination. */
 INLINE struct lane *lane_of(u32 destination)
 {
 	return lane_in(map_elem(lanes, destination / LANES), destination);

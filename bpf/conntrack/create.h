@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Make a connection, and for NAT the reverse entry that finds it by the real server's packets (IPVS-SEMANTICS 4).
+ * Create a connection, and for NAT its reverse entry, which finds it by the real server's packets (IPVS-SEMANTICS 4).
  */
 #pragma once
 #include "conntrack/end.h"
@@ -7,10 +7,10 @@
 #include "ctx/scratch.h"
 #include "lib/headers.h"
 
-enum { INNER_LIFE_S = 3 }; /* of a connection that no packet of its own has made (8.4) */
+enum { INNER_LIFE_S = 3 }; /* lifetime of a connection created by an ICMP error about it (8.4) */
 
-/* Room for what finds the connection by its answers: of IPv4 an entry of the index, or NO_ENTRY. The newest connection
- * answers for a real server's packets, as in IPVS (4.1); of IPv6 from now on. */
+/* Add the reverse entry; return an index entry for IPv4, or NO_ENTRY. The newest connection receives a real server's
+ * packets, as in IPVS (4.1): for IPv6 from now on, for IPv4 from publish_reverse on. */
 INLINE u32 add_reverse(const struct packet *p, const struct destination *d, const struct scratch *w, u32 slot)
 {
 	if (!p->is_ipv6) {
@@ -32,8 +32,8 @@ INLINE void publish_reverse(const struct packet *p, const struct destination *d,
 	publish_reply(key.addresses, key.rest, slot, at);
 }
 
-/* No connection came of it. Of IPv6 both CPUs may have chosen the same server: its answers are then the winner's, whose
- * entry was overwritten. */
+/* Remove the reverse entry again. For IPv6, two CPUs may have chosen the same server: then the loser has overwritten
+ * the winner's entry, and restores it. */
 INLINE void undo_reverse(const struct packet *p, const struct destination *d, const struct scratch *w, u32 slot, u32 at)
 {
 	if (at == NO_ENTRY)
@@ -51,7 +51,7 @@ INLINE void undo_reverse(const struct packet *p, const struct destination *d, co
 		remove_reverse(&p->tuple, true, d, slot, w->port);
 }
 
-/* Put a new connection to the chosen destination into the table, in the state that its first packet makes. */
+/* Insert a connection to the chosen destination, in the state that its first packet causes. */
 INLINE enum create_result create_conn(struct scratch *w, struct destination *d, const struct root *root, u32 now)
 {
 	struct packet *p = &w->packet;
@@ -88,7 +88,7 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	if (likely(result == CREATED)) {
 		if (masq)
 			publish_reverse(p, d, w->port, slot, at);
-		set_expiry_tick(slot, expiry ?: 1); /* last: who looks for connections by their slots begins there */
+		set_expiry_tick(slot, expiry ?: 1); /* last: walks over slots skip those without a tick */
 		if (controlled && is_established(state)) /* sloppy_tcp, sloppy_sctp */
 			assure(slot);
 		return CREATED;

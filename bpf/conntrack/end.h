@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Take a connection out of the table.
+ * Remove a connection from the table.
  */
 #pragma once
 #include "conntrack/slots.h"
@@ -37,7 +37,8 @@ INLINE void remove_reverse(const union tuple *request, bool is_ipv6, const struc
 	unlink_entry(key.addresses, key.rest, slot, SIDE_ANSWER);
 }
 
-/* The template lets go of one connection. One whose last connection was killed, and that was never assured, ends. */
+/* Drop a connection's reference to its template. A template that was never assured ends with its last connection, if
+ * that was killed. */
 INLINE void release_template(u32 slot, bool killed)
 {
 	struct control *mine = control_of(slot);
@@ -49,18 +50,19 @@ INLINE void release_template(u32 slot, bool killed)
 		WRITE_ONCE(template->timeout, 0), set_expiry_tick(mine->template, ticks() ?: 1);
 }
 
-/* Aged; killed, which may end its template, too, for its destination's sake or not; or leaving: it counts on until its
- * ports are scheduled anew. */
+/* EXPIRED: its timeout. KILLED: drop_entry. ORPHAN: its destination was deleted. REPLACED: a new connection takes its
+ * tuple; it still counts until that is scheduled. KILLED and ORPHAN may end the template. */
 enum end_reason { END_EXPIRED, END_KILLED, END_ORPHAN, END_REPLACED };
 
-/* The word that was seen was this tuple's: its generation will tell if it no longer is. */
+/* Whether the word that was read belonged to this tuple. If the slot changes hands later, the word's generation
+ * differs. */
 INLINE bool is_still(const union tuple *tuple, bool is_ipv6, u32 slot)
 {
 	struct key4 key = key4_of(&tuple->v4);
 	return is_ipv6 || has_tuple(slot, key.addresses, key.rest);
 }
 
-/* Take the connection out of the table, if nobody else does. `word` is as it was last seen. */
+/* Remove the connection, unless another CPU does. `seen` is the word as last read. */
 INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found *found, u64 *word, u64 seen,
 			   struct destination *d, enum end_reason ending)
 {

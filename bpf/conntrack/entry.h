@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * A connection's entry: its state word, and what its slot has in other maps.
+ * Accessors of a connection: its state word, and what other maps have for its slot.
  */
 #pragma once
 #include "abi/config.h"
@@ -15,7 +15,7 @@ INLINE u32 word_state(u64 word)
 	return word >> WORD_STATE & (STATES - 1);
 }
 
-/* Whether a packet of the server's was seen: IPVS's flag NOOUTPUT is gone then, for good (IPVS-SEMANTICS 4.3). */
+/* Whether a packet of the server was seen. From then on IPVS's flag NOOUTPUT is off (IPVS-SEMANTICS 4.3). */
 INLINE bool word_answered(u64 word)
 {
 	return word >> WORD_ANSWERED & 1;
@@ -26,19 +26,19 @@ INLINE bool word_dying(u64 word)
 	return word >> WORD_DYING & 1;
 }
 
-/* A connection that a tuple has, and its slot. */
+/* A connection and its slot. */
 struct found {
 	struct connection *connection;
 	u32 slot;
 };
 
-/* NAT over IPv6 has its word where answers find it by the slot alone. */
+/* The state word of NAT over IPv6, which replies find by the slot alone. */
 INLINE u64 *word_of6(u32 slot)
 {
 	return map_elem(words6, slot - first_slot6);
 }
 
-/* What persistence keeps of a slot. */
+/* Persistence data of a slot. */
 INLINE struct control *control_of(u32 slot)
 {
 	return map_elem(controls, slot);
@@ -51,7 +51,7 @@ INLINE void set_expiry_tick(u32 slot, u32 tick)
 		WRITE_ONCE(line->at[slot % LOOKS], tick);
 }
 
-/* Whether who made it has finished; before that nobody else ends it. */
+/* Whether the CPU that created it has finished. No other CPU ends it before. */
 INLINE bool is_complete(u32 slot)
 {
 	struct looks *line = map_elem(looks, slot / LOOKS);

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * What a packet says to a connection's state machine: a TCP packet's flags, the first chunk of SCTP's.
+ * Events of a connection's state machine: TCP flags, the type of SCTP's first chunk.
  */
 #pragma once
 #include "lib/bpf.h"
 
-/* Of a TCP packet, the first of its flags that is set. */
+/* For a TCP packet with several flags see tcp_event. */
 enum event {
 	EVENT_SYN,
 	EVENT_FIN,
 	EVENT_ACK,
 	EVENT_RST,
-	EVENT_NONE, /* TCP without any of these */
-	EVENT_KEEP, /* nothing: UDP, and what is cut short */
+	EVENT_NONE, /* TCP without any of the flags above */
+	EVENT_KEEP, /* no change: UDP, truncated headers */
 	EVENT_DATA,
 	EVENT_INIT,
 	EVENT_INIT_ACK,
@@ -54,7 +54,7 @@ enum sctp_chunk {
 	CHUNK_SHUTDOWN_COMPLETE,
 };
 
-/* Kinds that move no association, unknown ones among them, count as data. */
+/* Chunks that do not change the state, including unknown ones, count as data. */
 INLINE u8 sctp_event(u8 chunk)
 {
 	switch (chunk) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Find the connection of a tuple, in the table of its family.
+ * Look up the connection of a tuple, in the table of its family.
  */
 #pragma once
 #include "conntrack/entry.h"
@@ -27,7 +27,7 @@ INLINE struct found find_connection(const struct packet *p)
 	return find_tuple(&p->tuple, p->is_ipv6);
 }
 
-/* The same two ends, seen from the other. */
+/* Swap the ends of a tuple. */
 INLINE void tuple_reverse(union tuple *to, const union tuple *from, bool is_ipv6)
 {
 	__builtin_memset(to, 0, sizeof(*to));

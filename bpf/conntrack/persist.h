@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Persistence (IPVS-SEMANTICS 5): a template notes which destination a client was given, and outlives its
- * connections. It stands in the connection table under a key of its own kind: the client, masked, without port, and
- * the virtual address. While connections made under it live it cannot go.
+ * Persistence (IPVS-SEMANTICS 5). A template stores a client's destination, and outlives the client's connections. It
+ * is an entry of the connection table whose tuple has the masked client, no client port, and the virtual address. It
+ * cannot expire while connections refer to it.
  */
 #pragma once
 #include "conntrack/lookup.h"
@@ -31,14 +31,14 @@ INLINE be16 asked_port(const struct packet *p)
 	return packet_dport(p);
 }
 
-/* Whether the template is for the very port of the service, and names the real server's. */
+/* Whether the template covers the service's own port only, so that it can store the real server's port. */
 INLINE bool is_for_one_port(const struct scratch *w)
 {
 	return asked_port(&w->packet) == w->service_port && w->service_port != bpf_htons(PORT_FTP);
 }
 
-/* A service of one port has a template for each client; FTP's and those of all ports share one over their ports, and
- * that of a firewall mark over protocols and addresses, too: the mark stands for them (5.1). */
+/* A service with one port has a template per client. The template of FTP, or of all ports, covers all of the client's
+ * ports. That of a firewall mark covers all protocols and addresses, too (5.1). */
 INLINE void template_key(struct scratch *w)
 {
 	const struct packet *p = &w->packet;
@@ -77,7 +77,7 @@ INLINE struct found find_template(const struct scratch *w)
 	return find_tuple(&w->template_tuple, w->packet.is_ipv6);
 }
 
-/* In its place, where no packet finds it any more. */
+/* Keep the template in its slot, but unlink it. */
 INLINE void retire4(u32 slot, u64 word)
 {
 	struct place4 *conn = map_elem(connections4, slot);
@@ -92,7 +92,7 @@ INLINE void retire4(u32 slot, u64 word)
 	WRITE_ONCE(conn->connection.word, word);
 }
 
-/* Under another tuple. */
+/* Move the template to a tuple that no packet has. */
 INLINE void retire6(const struct found *template, u64 word)
 {
 	struct connection6 copy = {.connection = *template->connection, .slot = template->slot};
@@ -110,7 +110,7 @@ INLINE void retire6(const struct found *template, u64 word)
 	bpf_map_delete_elem(&connections6, &key);
 }
 
-/* Its destination went: the template stays listed, with port 65535, until its time is up (5.4). */
+/* Retire a template whose destination is gone. It stays listed, with port 65535, until its timeout (5.4). */
 INLINE void retire_template(struct scratch *w, const struct found *template)
 {
 	u64 *word = &template->connection->word, seen = READ_ONCE(*word);
@@ -124,7 +124,7 @@ INLINE void retire_template(struct scratch *w, const struct found *template)
 		retire4(template->slot, seen);
 }
 
-/* Make the client's template for the destination just chosen; if another CPU was first, its choice counts. */
+/* Create the client's template for the chosen destination. If another CPU was first, take over its choice. */
 INLINE bool make_template(struct scratch *w, u32 now)
 {
 	struct destination *d = map_elem(destinations, w->destination);
@@ -159,7 +159,7 @@ INLINE bool make_template(struct scratch *w, u32 now)
 	return true;
 }
 
-/* A connection is about to be made under the template: it lives on from now (5.3). */
+/* Take a reference for a connection that will be created, and refresh the template (5.3). */
 INLINE void hold_template(struct scratch *w, u32 now)
 {
 	struct control *control = control_of(w->template);
@@ -175,7 +175,7 @@ INLINE void hold_template(struct scratch *w, u32 now)
 					    make_word(STATE_TEMPLATE, expiry, seen >> WORD_GENERATION));
 }
 
-/* No connection came of it after all. */
+/* Drop the reference again: no connection was created. */
 INLINE void unhold_template(struct scratch *w)
 {
 	struct control *control = w->template != NO_TEMPLATE ? control_of(w->template) : NULL;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Which connection a server's packet belongs to (IPVS-SEMANTICS 2.7 step 3): NAT's by the real server's address and
- * port, the others' by the virtual ones, which their servers answer with.
+ * Find the connection of a real server's packet (IPVS-SEMANTICS 2.7 step 3). NAT servers send from their own address
+ * and port, the others from the virtual ones.
  */
 #pragma once
 #include "conntrack/lookup.h"
@@ -10,10 +10,10 @@
 
 struct reply_conn {
 	u32 slot;
-	u32 index; /* destination */
+	u32 index; /* of the destination */
 	u64 *word;
 	struct destination *destination;
-	struct address source; /* the virtual address */
+	struct address source; /* the virtual address: saddr of the translated reply */
 	be16 port;
 	bool controlled;
 	bool masq;
@@ -71,7 +71,7 @@ INLINE bool find_reply(struct reply_conn *a, const struct packet *p)
 	return a->word && a->destination;
 }
 
-/* Whether the virtual address that it is from stands by. */
+/* Whether the reply's virtual address is standby. */
 INLINE bool reply_is_standby(const struct reply_conn *a, const struct packet *p, const struct root *root)
 {
 	if (likely(!root->standby))
@@ -84,7 +84,7 @@ INLINE bool reply_is_standby(const struct reply_conn *a, const struct packet *p,
 	return is_standby(root, &virtual, p->is_ipv6);
 }
 
-/* State and counters; false if the connection is being removed. */
+/* Update state and counters. Return false if the connection is being removed. */
 INLINE bool update_reply(const struct reply_conn *a, const struct packet *p, const struct root *root, u32 now, enum hook hook)
 {
 	u32 direction = direction_in(&root->settings, DIRECTION_OUTPUT);

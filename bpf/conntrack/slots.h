@@ -1,21 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Slots: what a connection or a template has by a number, IPv4's first, then IPv6's. Those that were given back are used
- * again, those of a bundle one after the other, so that connections made in turn lie side by side. Both families share the
- * capacity, of which each CPU keeps some credits, as it does of free slots, so that CPUs seldom meet.
+ * Allocation of slots. A slot numbers a connection or template in all maps: first those of IPv4, then those of IPv6.
+ *
+ * Each CPU keeps a pool of free slots and of credits (the right to one more connection), and refills it in bundles, so
+ * CPUs seldom share a cache line. The slots of a bundle are consecutive, so consecutive connections are neighbours in
+ * memory. Both families share the credits.
  */
 #pragma once
 #include "conntrack/entry.h"
 #include "conntrack/table4.h"
 
-enum { CREDITS = BUNDLE, /* that a CPU takes or gives back at once */
-       PLENTY = 1024 }; /* while so many are left; else one by one, so that the last is found wherever it is */
+enum { CREDITS = BUNDLE, /* that move at once between a CPU and the pool */
+       PLENTY = 1024 }; /* with fewer free credits, move them one by one: any CPU can then take the last one */
 
 INLINE bool has_plenty(const struct pool *pool)
 {
 	return READ_ONCE(pool->used) + PLENTY <= pool->capacity;
 }
 
-/* Room for one more connection, out of the pool's capacity. */
+/* Take the right to one more connection. */
 INLINE bool take_credit(struct magazine *m)
 {
 	if (likely(m->credits)) {
@@ -59,7 +61,7 @@ INLINE void give_credit(struct magazine *m)
 	__sync_fetch_and_add(&pool->used, -CREDITS);
 }
 
-/* Slots for a CPU that has none; false: there are none. */
+/* Refill a CPU's empty pool of slots. Return false if there are no slots. */
 VERIFIED_ONCE int refill_slots(struct free_slots *own, u32 is_ipv6)
 {
 	struct bundle bundle;
@@ -91,7 +93,7 @@ VERIFIED_ONCE int refill_slots(struct free_slots *own, u32 is_ipv6)
 	return true;
 }
 
-/* 0: none. */
+/* Return 0 if there is none. */
 INLINE u32 take_slot(struct magazine *m, bool is_ipv6)
 {
 	struct free_slots *own = &m->free[is_ipv6];
@@ -114,14 +116,14 @@ INLINE void give_slot(struct magazine *m, bool is_ipv6, u32 slot)
 			NO_MERGE(error, 4);
 		}
 		if (error)
-			return; /* not in memory that was set aside */
+			return; /* cannot happen: the map has room for all slots */
 		own->count = BUNDLE;
 	}
 	own->slots[own->count % MAGAZINE] = slot;
 	own->count += 1;
 }
 
-/* Slots that were ever used are in two ranges: where the one ends that `at` is in, which is moved to the next first. */
+/* Used slots form two ranges. Move `at` forward to the next one, and return the end of its range. */
 INLINE u32 end_of_range(const struct pool *pool, u32 *at)
 {
 	u32 fresh4 = READ_ONCE(pool->fresh[0]), fresh6 = READ_ONCE(pool->fresh[1]);
@@ -140,12 +142,11 @@ INLINE bool any_from(const struct pool *pool, u32 at)
 	return at < end;
 }
 
-/* --- putting in and taking out --- */
+/* --- insert and remove --- */
 
 enum create_result { CREATED, CREATE_FULL, CREATE_EXISTS };
 
-/* Make room for a tuple, which is not found yet: a slot, and the generation of its word. What follows is publish or
- * unreserve. */
+/* Reserve a slot, and choose the generation of its state word. Afterwards call publish or unreserve. */
 INLINE enum create_result reserve(const union tuple *tuple, bool is_ipv6, struct found *new_conn)
 {
 	struct magazine *m = map_elem(magazines, 0);
@@ -165,7 +166,7 @@ INLINE enum create_result reserve(const union tuple *tuple, bool is_ipv6, struct
 	return CREATED;
 }
 
-/* The place is nobody's any more. */
+/* Mark the entry as free. */
 INLINE void clear_conn4(u32 slot)
 {
 	struct place4 *conn = map_elem(connections4, slot);
@@ -176,7 +177,7 @@ INLINE void clear_conn4(u32 slot)
 	WRITE_ONCE(words[0], 0);
 }
 
-/* `apart`: by a program that packets may interrupt (end_orphans before Linux 6.3), which has a magazine of its own. */
+/* `apart`: the caller is end_orphans, which packets can interrupt before Linux 6.3; it has a pool of its own. */
 VERIFIED_ONCE int unreserve(u32 is_ipv6, u32 slot, u32 apart)
 {
 	struct magazine *m = apart ? map_elem(orphans_magazine, 0) : map_elem(magazines, 0);
@@ -201,7 +202,7 @@ INLINE enum create_result publish4(const struct tuple4 *tuple, const struct foun
 		return CREATE_FULL;
 	conn->connection = *new_conn->connection;
 	barrier();
-	conn->tuple = *tuple; /* without which the expirer takes no place for filled */
+	conn->tuple = *tuple; /* Store the tuple last: without a tuple the expiry timer takes the entry for free. */
 	u32 at = take_entry(key.addresses, key.rest, new_conn->slot, SIDE_REQUEST);
 	if (likely(at != NO_ENTRY) && likely(publish_request(key.addresses, key.rest, new_conn->slot, at)))
 		return CREATED;
@@ -210,8 +211,8 @@ INLINE enum create_result publish4(const struct tuple4 *tuple, const struct foun
 	return at == NO_ENTRY ? CREATE_FULL : CREATE_EXISTS;
 }
 
-/* Put in what was reserved: from now on packets find it. If another CPU was faster, or memory is short, nothing is
- * reserved any more; the connection then has the word that is left. */
+/* Insert what was reserved: from now on packets find it. On failure (another CPU was first, or the table is full)
+ * nothing is reserved any more, and the connection's word is the one that was left. */
 INLINE enum create_result publish(const union tuple *tuple, bool is_ipv6, const struct found *new_conn)
 {
 	if (!is_ipv6)
@@ -224,7 +225,7 @@ INLINE enum create_result publish(const union tuple *tuple, bool is_ipv6, const 
 	return error == -17 /* EEXIST */ ? CREATE_EXISTS : CREATE_FULL;
 }
 
-/* Take out what nobody else ends, its word is dying, and let its slot go. */
+/* Remove a connection whose word this CPU has marked as dying, and free its slot. */
 INLINE void remove_conn(const union tuple *tuple, bool is_ipv6, u32 slot, bool apart)
 {
 	if (is_ipv6) {

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The states that packets move connections through (IPVS-SEMANTICS 4.3 to 4.6): one table for all protocols, looked up
- * once for each packet. Its rows are in tcp_states.h and sctp_states.h; UDP has one state alone.
+ * Connection states (IPVS-SEMANTICS 4.3 to 4.6): one table for all protocols, with one lookup per packet. state_tcp.h
+ * and state_sctp.h have its rows; UDP has a single state.
  */
 #pragma once
 #include "abi/config.h"
 #include "conntrack/state_sctp.h"
 #include "conntrack/state_tcp.h"
 
-/* INPUT_ONLY: requests of connections whose replies do not pass here (direct routing, tunnels; IPVS does not count bypass
- * among them). */
+/* INPUT_ONLY: requests of connections whose replies bypass this host (direct routing, tunnels). IPVS does not count the
+ * bypass method among them. */
 enum direction { DIRECTION_INPUT, DIRECTION_OUTPUT, DIRECTION_INPUT_ONLY, SECURE = 4, DIRECTIONS = 8 };
 
 #define KEPT \
@@ -24,9 +24,9 @@ static const u8 next_states[DIRECTIONS][EVENTS][STATES] = {
 	[SECURE + DIRECTION_INPUT_ONLY] = {TCP_SECURE_INPUT_ONLY SCTP_INPUT_ONLY KEPT},
 };
 
-enum { SECURE_TCP_ON = 3 }; /* modes 1 and 2 wait for memory to run short, which this table cannot */
+enum { SECURE_TCP_ON = 3 }; /* modes 1 and 2 react to low memory, which a table allocated beforehand cannot have */
 
-/* The set of tables for a direction, by the mode of secure_tcp. */
+/* Return the rows for a direction, by the mode of secure_tcp. */
 INLINE u32 direction_in(const struct settings *settings, enum direction direction)
 {
 	return direction | (settings->secure_tcp == SECURE_TCP_ON ? SECURE : 0);
@@ -37,14 +37,14 @@ INLINE u32 next_state(u32 direction, u32 event, u32 state)
 	return next_states[direction & (DIRECTIONS - 1)][event & (EVENTS - 1)][state & (STATES - 1)];
 }
 
-/* Whether a listing counts a connection in this state as active. */
+/* Whether listings count this state as active. */
 INLINE bool is_active(u32 state)
 {
 	return (1u << STATE_ESTABLISHED | 1u << STATE_SYN_SENT | 1u << STATE_SYN_RECV | 1u << STATE_SYNACK |
 		1u << STATE_SCTP_ESTABLISHED) >> state & 1;
 }
 
-/* Whether a template becomes ASSURED by a connection under it that comes into this state (5.3). */
+/* Whether a connection in this state makes its template ASSURED (5.3). */
 INLINE bool is_established(u32 state)
 {
 	return state == STATE_ESTABLISHED || state == STATE_SCTP_ESTABLISHED;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * IPVS's SCTP state machine (IPVS-SEMANTICS 4.6; kernel net/netfilter/ipvs/ip_vs_proto_sctp.c): what a packet's first
- * chunk makes of an association's state, by the direction that this host sees. states.h puts the rows into the table.
+ * IPVS's SCTP state machine (IPVS-SEMANTICS 4.6; net/netfilter/ipvs/ip_vs_proto_sctp.c in the kernel): the next state
+ * by the packet's first chunk, for each direction.
  */
 #pragma once
 #include "abi/base.h"
 #include "conntrack/event.h"
 
-/* The states by the letters of the rows. */
+/* Short names of states for the rows. */
 enum sctp_letters {
 	SCTP_NO = STATE_NONE,
 	SCTP_I1 = STATE_SCTP_INIT1,

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * IPVS's TCP state machine (IPVS-SEMANTICS 4.4; kernel net/netfilter/ipvs/ip_vs_proto_tcp.c): what a packet's flags
- * make of a connection's state, by the direction that this host sees. states.h puts the rows into the table.
+ * IPVS's TCP state machine (IPVS-SEMANTICS 4.4; net/netfilter/ipvs/ip_vs_proto_tcp.c in the kernel): the next state by
+ * the packet's flags, for each direction.
  */
 #pragma once
 #include "abi/base.h"
 #include "conntrack/event.h"
 
-/* The states by the letters of the rows. */
+/* Short names of states for the rows. */
 enum tcp_letters {
 	TCP_NO = STATE_NONE,
 	TCP_ES = STATE_ESTABLISHED,
@@ -50,7 +50,7 @@ enum tcp_letters {
 	[EVENT_RST]  = TCP_ROW(CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL), \
 	TCP_WITHOUT_FLAGS
 
-/* secure_tcp (IPVS-SEMANTICS 4.4): a SYN alone does not make a connection look half-open */
+/* secure_tcp (IPVS-SEMANTICS 4.4): a SYN alone does not make a connection half-open. */
 #define TCP_SECURE_INPUT \
 	[EVENT_SYN]  = TCP_ROW(SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SA), \
 	[EVENT_FIN]  = TCP_ROW(CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, SA), \

@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The table of IPv4 connections: places that lie side by side, and an index to them. (IPv6 has the kernel's hash map.)
+ * The table of IPv4 connections: an array of entries, and a hash index to it. IPv6 uses a hash map of the kernel.
  *
- * A place is half a cache line; its number is the connection's slot, and never changes. The index has buckets of as many
- * entries as a cache line holds: a tuple's hash names the bucket and the entry in it that is tried first. An entry is a slot,
- * with some more of the hash in the bits that slots leave over, so that hardly any other place is looked at. A connection of
- * NAT has another entry, among those of answers, which are a second half. So a packet of a known connection waits for two
- * lines, of which the first is in a small part of the memory; a new connection, whose place comes after the last one's,
- * waits for the first alone.
- * Where a bucket is full, entries are in one of four others, and its marks say so. The hash is keyed, so that nobody
- * outside can choose tuples that meet.
+ * `connections4` has an entry of half a cache line for each slot. `index4` has buckets of one cache line each. A
+ * tuple's hash selects the bucket, and the two index entries that are tried first. An index entry is a slot, XORed with
+ * hash bits above the slot's, so a lookup rarely reads a wrong connection. NAT connections have a second index entry,
+ * by replies, in the second half of the index. So a packet of a known connection waits for two cache lines, the first
+ * of them in a small memory. A new connection waits for the first only, because its entry follows the previous one's.
  *
- * There is no lock. Who puts a connection in fills its place, takes a free entry by compare-exchange, and then sets the
- * entry's mark: that exchange says which were there before, so of two CPUs with the same tuple the later one knows, and takes
- * its own out; where one is in another bucket, perhaps both. What goes loses its entry to nobody, then the mark, then the
- * entry is free, then the tuple goes; a reader may still hold the place, as with any hash map (connection.h). Nobody ends
- * what has no look noted yet (slots.h): its maker has not finished.
+ * If a bucket is full, its entries overflow into one of four other buckets, and its mark word counts them. The hash is
+ * keyed, so a client cannot choose colliding tuples.
+ *
+ * There is no lock. To insert, a CPU fills the entry, claims a free index entry by compare-exchange, then sets its mark
+ * by an atomic operation that returns the marks before. So of two CPUs with the same tuple the later one finds the
+ * other's entry, and removes its own. If one entry is in an overflow bucket, both CPUs may remove theirs. Removal
+ * invalidates the index entry, clears its mark, frees it, then clears the tuple. A reader may still hold the
+ * connection, as with any hash map. A slot without an expiry tick is never removed: its creator has not finished.
  */
 #pragma once
 #include "abi/config.h"
@@ -22,12 +22,12 @@
 
 enum {
 	MARK_ALL = (1 << ENTRIES) - 1,
-	MARK_ELSEWHERE = 1 << ENTRIES, /* in the upper half: how many that belong here are in another bucket */
+	MARK_ELSEWHERE = 1 << ENTRIES, /* in the upper half: the number of entries that overflowed from this bucket */
 };
 
 #define NO_ENTRY 0xffffffffu
 
-/* Wide words of a tuple: addresses; ports, protocol, kind and number. */
+/* A tuple as two words: the addresses; ports, protocol, kind and number. */
 struct key4 {
 	u64 addresses;
 	u64 rest;
@@ -39,7 +39,7 @@ INLINE struct key4 key4_of(const struct tuple4 *tuple)
 	return (struct key4){words[0], words[1]};
 }
 
-/* Where one side's half of the index begins. */
+/* Return the first bucket of one side's half of the index. */
 INLINE u32 first_of(enum side side, u32 buckets)
 {
 	return side == SIDE_ANSWER ? buckets + OTHER_BUCKETS : 0;
@@ -48,15 +48,15 @@ INLINE u32 first_of(enum side side, u32 buckets)
 struct hashed {
 	u64 mixed;
 	u32 bucket;
-	u32 first; /* entry that is tried first */
-	u32 tag; /* what is told of the hash in an entry */
+	u32 first; /* index entry to try first */
+	u32 tag; /* hash bits in an index entry */
 };
 
-/* Multiply-shift over two words, with secret odd factors (Dietzfelbinger 1996), and once more, for ports that follow each
- * other shall not. */
+/* Multiply-shift over two words, with secret odd factors (Dietzfelbinger 1996). A second round separates consecutive
+ * ports, which would cluster otherwise. */
 INLINE struct hashed hash_of(u64 addresses, u64 rest, enum side side)
 {
-	const volatile struct table_key *key = barrier_var(&table_key4); /* one address for all of it */
+	const volatile struct table_key *key = barrier_var(&table_key4); /* one base address for all its fields */
 	u32 buckets = key->buckets;
 	u64 factor = key->seeds[0], mixed = addresses * factor + rest * key->seeds[1];
 	mixed = (mixed ^ mixed >> 32) * factor;
@@ -65,7 +65,7 @@ INLINE struct hashed hash_of(u64 addresses, u64 rest, enum side side)
 	return (struct hashed){mixed, bucket, part >> 28 & (ENTRIES - 1), (u32)mixed & ~key->slots_mask};
 }
 
-/* The first of four buckets where entries are when theirs is full. */
+/* Return the first of the four overflow buckets. */
 INLINE u32 second_bucket_of(const struct hashed *h, enum side side)
 {
 	u32 buckets = table_key4.buckets;
@@ -79,8 +79,8 @@ INLINE bool is_tuple(const struct place4 *conn, u64 addresses, u64 rest)
 	return words[0] == addresses && words[1] == rest;
 }
 
-/* Whether a packet with these words is from the real server of NAT to the client whose place it is. The server's
- * address is its destination's. */
+/* Whether a packet is from the connection's NAT server to its client. The server's address is not compared here: the
+ * destination has it. */
 INLINE bool is_reply_tuple(const struct place4 *conn, u64 addresses, u64 rest)
 {
 	const u64 *words = (const void *)&conn->tuple;
@@ -89,13 +89,13 @@ INLINE bool is_reply_tuple(const struct place4 *conn, u64 addresses, u64 rest)
 	       conn->connection.method == METHOD_MASQ;
 }
 
-/* Whether a packet of a side perhaps belongs to the place's connection: of an answer the server's address is open. */
+/* Whether a packet may belong to the connection. For a reply the server's address is not compared. */
 INLINE bool may_match(const struct place4 *conn, u64 addresses, u64 rest, enum side side)
 {
 	return side == SIDE_ANSWER ? is_reply_tuple(conn, addresses, rest) : is_tuple(conn, addresses, rest);
 }
 
-/* Whether an answer is from the place's own real server. */
+/* Whether a reply is from the connection's own real server. */
 INLINE bool is_from_its_server(const struct place4 *conn, u64 addresses)
 {
 	const struct destination *d = map_elem(destinations, conn->connection.destination);
@@ -112,8 +112,8 @@ struct index_spot {
 	u32 slot;
 };
 
-/* How many of a bucket's entries have the tag: asked without a branch, for nobody could tell before the line has come
- * which way it goes. */
+/* Return how many index entries have the tag. No branches: the result cannot be predicted before the cache line
+ * arrives. */
 INLINE u32 count_tagged(const struct bucket *bucket, u32 tag)
 {
 	const u64 *pairs = (const void *)bucket;
@@ -121,20 +121,21 @@ INLINE u32 count_tagged(const struct bucket *bucket, u32 tag)
 #pragma unroll
 	for (u32 i = 0; i < ENTRIES / 2; i++) {
 		u64 pair = READ_ONCE(pairs[i]) ^ both;
-		u64 low = barrier_var((u32)pair - beyond), high = barrier_var((pair >> 32) - beyond); /* below 0: a slot */
+		u64 low = barrier_var((u32)pair - beyond), high = barrier_var((pair >> 32) - beyond); /* negative: a slot */
 		found = barrier_var(found + (low >> 63) + (high >> 63));
 	}
 	return found;
 }
 
-/* Whether a slot's place matches. */
+/* Whether the connection in a slot matches. */
 VERIFIED_ONCE int matches_slot(u32 slot, u64 addresses, u64 rest, u32 side)
 {
 	struct place4 *conn = map_elem(connections4, slot);
 	return conn && matches(conn, addresses, rest, side);
 }
 
-/* Which of a bucket's entries, out of the marked ones, names the tuple's place: a spot, its slot in the lower half. */
+/* Search the marked entries of a bucket for the connection of a tuple. Return an index_spot with the slot in the lower
+ * half. */
 VERIFIED_ONCE u64 search_bucket(u32 number, u32 marks, u32 tag, u64 addresses, u64 rest)
 {
 	struct bucket *bucket = map_elem(index4, number);
@@ -151,7 +152,7 @@ VERIFIED_ONCE u64 search_bucket(u32 number, u32 marks, u32 tag, u64 addresses, u
 	return (u64)NO_ENTRY << 32;
 }
 
-/* Likewise; not the asker's own entry, if it has one. */
+/* Likewise, except for the caller's `own` entry. */
 INLINE struct index_spot find_in(u32 number, u32 marks, u32 tag, u64 addresses, u64 rest, u32 own)
 {
 	struct bucket *bucket = map_elem(index4, number);
@@ -174,7 +175,7 @@ INLINE u32 marks_of(u32 number)
 	return marks ? READ_ONCE(*marks) : 0;
 }
 
-/* A spot, as `search` returns it. */
+/* Search the overflow buckets. Return an index_spot, as search_bucket does. */
 VERIFIED_ONCE u64 find_elsewhere(u64 addresses, u64 rest, u32 own, u32 side)
 {
 	struct hashed h = hash_of(addresses, rest, side);
@@ -200,7 +201,7 @@ INLINE struct index_spot find_with(const struct hashed *h, u32 marks, u64 addres
 	return (struct index_spot){spot >> 32, spot};
 }
 
-/* The slot of the connection that a tuple's packets belong to, by any entry; 0: of none. */
+/* Return the slot of the tuple's connection, or 0. Reads all buckets that it may be in. */
 VERIFIED_ONCE u32 find_slot(u64 addresses, u64 rest, u32 side)
 {
 	struct hashed h = hash_of(addresses, rest, side);
@@ -213,13 +214,13 @@ INLINE struct place4 *find_conn4_slow(u64 addresses, u64 rest, enum side side, u
 	return *slot ? map_elem(connections4, *slot) : NULL;
 }
 
-/* The slot in one of the two entries that are tried first, if its tag is right: else it is beyond all places. */
+/* Return the slot in one of the two entries that are tried first. With a wrong tag the result exceeds all slots. */
 INLINE u32 slot_in(const struct bucket *bucket, const struct hashed *h, u32 which)
 {
 	return READ_ONCE(bucket->entry[h->first ^ which]) ^ h->tag;
 }
 
-/* The place of the connection that a tuple's packets may belong to, and its slot. */
+/* Return the connection that the tuple's packets may belong to, and its slot. */
 INLINE struct place4 *find_conn4(u64 addresses, u64 rest, enum side side, u32 *slot)
 {
 	struct hashed h = hash_of(addresses, rest, side);
@@ -236,7 +237,7 @@ INLINE struct place4 *find_conn4(u64 addresses, u64 rest, enum side side, u32 *s
 	return find_conn4_slow(addresses, rest, side, slot);
 }
 
-/* Likewise, of the connection whose answer it is for certain. */
+/* Likewise for a reply, with the server's address compared. */
 INLINE struct place4 *find_reply4(u64 addresses, u64 rest, u32 *slot)
 {
 	struct place4 *conn = find_conn4(addresses, rest, SIDE_ANSWER, slot);
@@ -245,14 +246,14 @@ INLINE struct place4 *find_reply4(u64 addresses, u64 rest, u32 *slot)
 	return find_conn4_slow(addresses, rest, SIDE_ANSWER, slot);
 }
 
-/* Whether a slot's place has this tuple. */
+/* Whether the slot's connection has this tuple. */
 INLINE bool has_tuple(u32 slot, u64 addresses, u64 rest)
 {
 	struct place4 *conn = map_elem(connections4, slot);
 	return conn && is_tuple(conn, addresses, rest);
 }
 
-/* --- putting in: fill the place, take an entry, then mark it or give it back --- */
+/* --- insert: fill the entry, claim an index entry, then publish or release it --- */
 
 VERIFIED_ONCE u32 free_entry_in(u32 number, u32 first, u32 entry)
 {
@@ -261,14 +262,14 @@ VERIFIED_ONCE u32 free_entry_in(u32 number, u32 first, u32 entry)
 		return NO_ENTRY;
 #pragma nounroll
 	for (u32 i = 0; i < ENTRIES; i++) {
-		u32 n = barrier_var(first ^ i) & (ENTRIES - 1); /* Linux 6.1 forgets bounds over an exclusive or */
+		u32 n = barrier_var(first ^ i) & (ENTRIES - 1); /* The verifier of Linux 6.1 loses bounds at an XOR. */
 		if (!READ_ONCE(bucket->entry[n]) && !__sync_val_compare_and_swap(&bucket->entry[n], 0, entry))
 			return number * ENTRIES + n;
 	}
 	return NO_ENTRY;
 }
 
-/* Take an entry for a slot whose place is filled. */
+/* Claim an index entry for a slot whose entry is filled. */
 VERIFIED_ONCE u32 take_entry(u64 addresses, u64 rest, u32 slot, u32 side)
 {
 	struct hashed h = hash_of(addresses, rest, side);
@@ -282,8 +283,8 @@ VERIFIED_ONCE u32 take_entry(u64 addresses, u64 rest, u32 slot, u32 side)
 	return at;
 }
 
-/* An entry that names a slot is in force no more, and free; false: somebody else's. Whoever makes it name none does
- * the rest. */
+/* Invalidate and free an index entry. Return false if it has changed: only the CPU that invalidates it does the
+ * rest. */
 VERIFIED_ONCE int clear_entry(u32 at, u32 entry)
 {
 	u32 *marks = marks_at(at / ENTRIES), none = ~table_key4.slots_mask;
@@ -301,15 +302,15 @@ INLINE u32 add_to_marks(u32 number, u32 more)
 	return marks ? __sync_fetch_and_add(marks, more) : 0;
 }
 
-/* Likewise, one that was published. */
+/* Likewise, for a published entry. */
 INLINE void withdraw(const struct hashed *h, u32 at, u32 slot)
 {
 	if (clear_entry(at, slot ^ h->tag) && at / ENTRIES != h->bucket)
 		add_to_marks(h->bucket, -MARK_ELSEWHERE);
 }
 
-/* The entry counts from now on: one looks for it in its bucket, else elsewhere. What was there before, by the marks of the
- * bucket where it belongs; of an entry elsewhere also MARK_ELSEWHERE, for others may be there too. */
+/* Put an index entry in force: first in its own bucket's marks, else as an overflow. Return the marks before of the
+ * tuple's own bucket, with MARK_ELSEWHERE for an overflow, because other entries may have overflowed, too. */
 INLINE u32 publish_entry(const struct hashed *h, u32 at)
 {
 	u32 *marks = marks_at(at / ENTRIES);
@@ -317,7 +318,7 @@ INLINE u32 publish_entry(const struct hashed *h, u32 at)
 	return likely(at / ENTRIES == h->bucket) ? before : add_to_marks(h->bucket, MARK_ELSEWHERE) | MARK_ELSEWHERE;
 }
 
-/* From now on the tuple is found in its place. False: it was found before, in another one, and this one's entry is gone. */
+/* Publish a connection under its tuple. If another one has that tuple, remove the new index entry and return false. */
 VERIFIED_ONCE int publish_request(u64 addresses, u64 rest, u32 slot, u32 at)
 {
 	struct hashed h = hash_of(addresses, rest, SIDE_REQUEST);
@@ -328,7 +329,7 @@ VERIFIED_ONCE int publish_request(u64 addresses, u64 rest, u32 slot, u32 at)
 	return false;
 }
 
-/* From now on answers find the connection; no longer an older one that they found (4.1). */
+/* Publish a NAT connection for its server's packets. An older connection with the same reply tuple loses them (4.1). */
 VERIFIED_ONCE int publish_reply(u64 addresses, u64 rest, u32 slot, u32 at)
 {
 	struct hashed h = hash_of(addresses, rest, SIDE_ANSWER);
@@ -338,9 +339,9 @@ VERIFIED_ONCE int publish_reply(u64 addresses, u64 rest, u32 slot, u32 at)
 	return 0;
 }
 
-/* --- taking out --- */
+/* --- remove --- */
 
-/* Where a bucket has the entry. */
+/* Return where a bucket has this index entry. */
 VERIFIED_ONCE u32 entry_in(u32 number, u32 entry)
 {
 	struct bucket *bucket = map_elem(index4, number);
@@ -354,7 +355,7 @@ VERIFIED_ONCE u32 entry_in(u32 number, u32 entry)
 	return NO_ENTRY;
 }
 
-/* The tuple finds the slot no more, whose place keeps it. Nobody else has an entry of this slot. */
+/* Remove the tuple's index entry of a slot. The connection stays in its slot. */
 VERIFIED_ONCE int unlink_entry(u64 addresses, u64 rest, u32 slot, u32 side)
 {
 	struct hashed h = hash_of(addresses, rest, side);
@@ -370,13 +371,13 @@ VERIFIED_ONCE int unlink_entry(u64 addresses, u64 rest, u32 slot, u32 side)
 	return 0;
 }
 
-/* What took an entry, and never published it, gives it back. */
+/* Free an index entry that was claimed but never published. */
 VERIFIED_ONCE int release_entry(u64 addresses, u64 rest, u32 slot, u32 at)
 {
-	return clear_entry(at, slot ^ hash_of(addresses, rest, SIDE_ANSWER).tag); /* either side's */
+	return clear_entry(at, slot ^ hash_of(addresses, rest, SIDE_ANSWER).tag); /* the tag is the same on either side */
 }
 
-/* Of the packets that the real server answers with. */
+/* The reply tuple of a NAT connection. */
 INLINE struct key4 reply_key4(const struct tuple4 *request, be32 real, be16 port)
 {
 	return (struct key4){real | (u64)request->source << 32,

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * What a packet does to its connection: state, expiry, and the destination's counts (IPVS-SEMANTICS 4.3 to 4.8, 6.1).
+ * Update a connection by a packet: state, expiry, and the destination's counts (IPVS-SEMANTICS 4.3 to 4.8, 6.1).
  *
- * A connection's word changes by compare-exchange, and only the winner of the exchange moves the counts, so they always
- * equal what is in the table. The fast path alone stores a later expiry without an exchange: that counts nothing.
+ * The state word changes by compare-exchange, and only the winner updates the counts, so they always equal the table.
+ * The fast path stores a later expiry tick without an exchange: no count depends on it.
  */
 #pragma once
 #include "conntrack/entry.h"
@@ -16,18 +16,18 @@ INLINE u32 *count_of(struct destination *d, u32 state)
 	return is_active(state) ? &d->active : &d->inactive;
 }
 
-/* Bypass connections have no destination, and count nowhere. */
+/* A bypass connection has no destination. */
 INLINE void count_conn(struct destination *d, u32 state)
 {
 	if (!d)
 		return;
-	d = barrier_var(d); /* no address is computed of it before */
+	d = barrier_var(d); /* keep the compiler from computing addresses earlier */
 	__sync_fetch_and_add(count_of(d, state), 1);
 	if (unlikely(d->upper) && d->active + d->inactive >= d->upper)
 		d->overloaded = 1;
 }
 
-/* Whether it has room again. */
+/* Clear the overload flag if the destination is below its threshold again. */
 INLINE void note_removed(struct destination *d)
 {
 	if (likely(!d->overloaded))
@@ -46,7 +46,7 @@ INLINE void uncount_conn(struct destination *d, u32 state)
 	note_removed(d);
 }
 
-/* A connection of one packet comes and goes (4.10). */
+/* Count a one-packet connection, which ends at once (4.10). */
 INLINE void count_one_packet(struct destination *d)
 {
 	if (unlikely(d->upper) && d->active + d->inactive + 1 >= d->upper)
@@ -63,7 +63,7 @@ INLINE void move_count(struct destination *d, u32 from, u32 to)
 	__sync_fetch_and_add(is_active(from) ? &d->active : &d->inactive, -1);
 }
 
-/* A connection made under a template proved good: the template is ASSURED (IPVS-SEMANTICS 5.3). */
+/* Mark the connection's template as ASSURED (IPVS-SEMANTICS 5.3). */
 INLINE void assure(u32 slot)
 {
 	struct control *mine = control_of(slot);
@@ -72,12 +72,12 @@ INLINE void assure(u32 slot)
 		WRITE_ONCE(template->assured, 1);
 }
 
-enum update_result { UPDATED, UPDATE_DYING /* it is being removed */, UPDATE_RACED /* meanwhile; `old` is what it is now */ };
+enum update_result { UPDATED, UPDATE_DYING /* being removed */, UPDATE_RACED /* another CPU changed the word; the new one is in `old_word` */ };
 
-/* What a packet is to a connection, in one number for `update_state_slow`. */
+/* Arguments of update_state_slow, packed: BPF functions have at most five. */
 enum { STEP_DIRECTION = 0, STEP_EVENT = 8, STEP_CONTROLLED = 16 };
 
-/* The word after a packet. */
+/* Return the state word after a packet. */
 INLINE u64 word_after(u64 old, u32 direction, u32 event, const struct facts *facts, u32 now)
 {
 	u32 seen_from = direction & ~(u32)(old >> (WORD_ANSWERED - 1) & DIRECTION_INPUT_ONLY);
@@ -110,7 +110,7 @@ INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, 
 	return UPDATED;
 }
 
-/* `advance` in general. If other CPUs move the connection at the same time: again, at most twice. */
+/* The general case of update_state. If other CPUs change the word meanwhile, retry at most twice. */
 VERIFIED_ONCE int update_state_slow(u64 *word, u32 slot, u32 step, struct destination *d, u32 now)
 {
 	if (!word)
@@ -126,7 +126,7 @@ VERIFIED_ONCE int update_state_slow(u64 *word, u32 slot, u32 step, struct destin
 	return moved;
 }
 
-/* Whether the connection stays in its state, which is usual, and now lives longer. */
+/* Whether the packet only refreshes the expiry, which is the usual case; if so, do it. */
 INLINE bool refresh(u64 *word, u32 direction, u32 event, const struct facts *facts, u32 now)
 {
 	u64 old = READ_ONCE(*word), new = word_after(old, direction, event, facts, now);
@@ -135,12 +135,12 @@ INLINE bool refresh(u64 *word, u32 direction, u32 event, const struct facts *fac
 	return new == old || __sync_val_compare_and_swap(word, old, new) == old;
 }
 
-/* Move the connection on by one packet. False if it is being removed. Once a reply was seen, the requests of direct
- * routing and tunnels follow the same table as NAT's. */
+/* Update state and expiry by a packet. Return false if the connection is being removed. Once a reply was seen, requests
+ * of direct routing and tunnels follow the same rows as NAT's. */
 INLINE bool update_state(u64 *word, u32 slot, bool controlled, u32 direction, u32 event, struct destination *d,
 		    const struct facts *facts, u32 now, enum hook hook)
 {
-	if (hook == HOOK_XDP && likely(refresh(word, direction, event, facts, now))) /* a call costs there */
+	if (hook == HOOK_XDP && likely(refresh(word, direction, event, facts, now))) /* Inlined at XDP only, where a call would be too slow. */
 		return true;
 	u32 step = direction << STEP_DIRECTION | event << STEP_EVENT | (u32)controlled << STEP_CONTROLLED;
 	u32 moved = update_state_slow(word, slot, step, d, now);

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * A packet's context at either hook, XDP or TC: the frame, the device, the verdicts.
+ * The context layer: a frame's data, device and verdicts at either hook.
  */
 #pragma once
 #include "abi/base.h"
 
 enum hook { HOOK_XDP, HOOK_TC };
 
-/* A packet's context and its hook. All functions that take one are inlined, so the hook is a constant in them and costs
- * nothing. A global function has one for each hook instead: the verifier knows a context by its declared type. */
+/* A packet's context and its hook. Every function that takes one is inlined, so the hook is a constant there and costs
+ * nothing. A global function exists once for each hook instead, because the verifier checks a context by its declared
+ * type. */
 struct ctx {
 	union {
 		void *raw;
@@ -57,7 +58,7 @@ INLINE u32 ctx_ifindex(struct ctx ctx)
 
 INLINE int pass_to_stack(enum hook hook)
 {
-	return hook == HOOK_XDP ? (int)XDP_PASS : -1 /* TC_ACT_UNSPEC: other filters may follow */;
+	return hook == HOOK_XDP ? (int)XDP_PASS : -1 /* TC_ACT_UNSPEC: the next filter decides */;
 }
 
 INLINE int drop(enum hook hook, u32 reason)
@@ -66,15 +67,15 @@ INLINE int drop(enum hook hook, u32 reason)
 	return hook == HOOK_XDP ? (int)XDP_DROP : 2 /* TC_ACT_SHOT */;
 }
 
-/* XDP leaves the packet, untouched and uncounted, to the TC program behind it. */
+/* Pass the packet to the TC program, unmodified and uncounted. */
 INLINE int pass_to_tc(void)
 {
 	count(REASON_TO_TC);
 	return XDP_PASS;
 }
 
-/* At TC, give the frame another length. Its tail cannot be cut below where the kernel once saw a transport header: then bytes behind the
- * IP header go instead, which serves as well, for all of them are about to be written. */
+/* Change the frame's length, at TC. The kernel cannot trim the tail below the transport header that it has recorded. In
+ * this case remove bytes behind the IP header: the caller overwrites all of them. */
 INLINE bool resize_frame(struct __sk_buff *skb, u32 length)
 {
 	if (!bpf_skb_change_tail(skb, length, 0))

@@ -1,30 +1,31 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * What is rarer than an established connection lives in programs of its own, reached by tail call.
+ * Programs reached by tail call: everything rarer than an established connection. The order of their numbers does not
+ * matter to a running director, because each load fills the arrays anew.
  */
 #pragma once
 #include "ctx/ctx.h"
 
 enum prog {
-	PROG_NEW, /* no connection, a SYN, or a connection whose destination went */
-	PROG_PERSIST, /* of a persistent service: ask the client's template before the scheduler */
-	PROG_CONNECT, /* a scheduler has chosen: make the connection and forward */
-	PROG_HASH_FALLBACK, /* table full: forward by source hash */
-	PROG_REPLY, /* from a NAT real server */
+	PROG_NEW, /* no connection, a SYN, or a connection without destination */
+	PROG_PERSIST, /* persistent service: look up the client's template before scheduling */
+	PROG_CONNECT, /* the scheduler has chosen: create the connection and forward */
+	PROG_HASH_FALLBACK, /* table full: forward by a hash of the client */
+	PROG_REPLY, /* a packet of a real server */
 	PROG_PARSE_SLOW, /* TC: IPv4 options, IPv6 extension headers, rarer protocols, short transport headers */
 	PROG_DEFRAG, /* TC: a fragment of a request or a reply */
-	PROG_ICMP_RECEIVE, /* TC: an ICMP message that came in */
-	PROG_GSO_SEGMENT, /* TC: cut a super-packet for a tunnel with a checksum */
-	PROG_ENCAP, /* put a tunnel's headers in front, of GRE or GUE */
-	PROG_ICMP_FORWARD, /* TC: an ICMP error about a connection: check it, rewrite it, send it on */
-	PROG_ICMP_TUNNEL, /* TC: an ICMP error about a tunnel's packet */
-	PROG_NAT_ORPHAN, /* TC: an answer of a NAT real server that belongs to no connection */
-	PROG_BYPASS, /* TC: a firewall mark's packet that goes on past the service, for want of a real server */
-	PROG_FWD_SLOW, /* TC: forward what needs the kernel's help or an error sent */
-	PROG_ICMP_SEND, /* TC: turn the packet into an ICMP error for its sender */
-	PROG_UDP_CSUM, /* TC: compute the checksum of a UDP packet that came without */
-	PROG_SCTP_CSUM, /* TC: compute the checksum of an SCTP packet whose port was changed */
-	PROG_FRAGMENT, /* TC: cut the finished packet into fragments */
-	PROG_SCHEDULE, /* + enum scheduler */
+	PROG_ICMP_RECEIVE, /* TC: a received ICMP message */
+	PROG_GSO_SEGMENT, /* TC: segment a GSO packet for a tunnel with a checksum */
+	PROG_ENCAP, /* prepend the headers of GRE or GUE */
+	PROG_ICMP_FORWARD, /* TC: an ICMP error about a connection: verify, rewrite, forward */
+	PROG_ICMP_TUNNEL, /* TC: an ICMP error about a packet that the director encapsulated */
+	PROG_NAT_ORPHAN, /* TC: a NAT server's packet without a connection */
+	PROG_BYPASS, /* TC: a firewall mark's packet, forwarded past the service for want of a real server */
+	PROG_FWD_SLOW, /* TC: forward with the kernel's help, or send an ICMP error */
+	PROG_ICMP_SEND, /* TC: turn the packet into an ICMP error to its sender */
+	PROG_UDP_CSUM, /* TC: compute the checksum of a UDP packet that has none */
+	PROG_SCTP_CSUM, /* TC: compute the checksum of an SCTP packet whose port changed */
+	PROG_FRAGMENT, /* TC: fragment the finished packet */
+	PROG_SCHEDULE, /* + enum scheduler: the schedulers */
 	PROGS = 64,
 };
 
@@ -38,7 +39,7 @@ enum prog {
 PROGRAM_ARRAY(stages_xdp);
 PROGRAM_ARRAY(stages_tc);
 
-/* Go on in another program. What follows runs only if that program is missing: the packet goes to the stack. */
+/* Tail-call a program. It returns only if that program is missing: then the packet passes to the stack. */
 INLINE int tail_call(struct ctx ctx, u32 prog)
 {
 	if (ctx.hook == HOOK_XDP)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Packets and bytes of a destination, per CPU (IPVS-SEMANTICS 9.1).
+ * Count packets and bytes of a destination, per CPU (IPVS-SEMANTICS 9.1).
  */
 #pragma once
 #include "abi/percpu.h"
@@ -25,7 +25,7 @@ INLINE void account_reply(u32 destination, const struct packet *p)
 	c->out_bytes += p->length;
 }
 
-/* Deleted destinations count nothing, though their connections live on. */
+/* Return NULL for a deleted destination: it counts nothing, although its connections live on. */
 INLINE struct counters *counters_of(u32 index, const struct root *root)
 {
 	struct destination *d = map_elem(destinations, index);

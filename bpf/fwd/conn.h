@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Carrying a request to its destination: the last steps of every way through the path.
+ * Forward a packet by its connection: the last steps of every path through the director.
  *
- * XDP first makes sure that it can finish, then changes connection, counters and packet; otherwise the packet goes,
- * untouched, to the TC program behind. At TC the order is the kernel's: count, then send or answer with an error
- * (IPVS-SEMANTICS 2.3 step 8, 7.1).
+ * XDP first checks that it can finish, then changes connection, counters and packet. Otherwise it passes the packet to
+ * TC, unmodified. TC follows the kernel's order: count, then send or answer with an ICMP error (IPVS-SEMANTICS 2.3 step
+ * 8, 7.1).
  */
 #pragma once
 #include "conntrack/lookup.h"
@@ -18,7 +18,7 @@ struct real_server {
 	struct destination *destination;
 	u32 index;
 	u32 method;
-	u32 state; /* the destination's, in force */
+	u32 state; /* destination state in force */
 	be16 port;
 };
 
@@ -30,17 +30,17 @@ INLINE bool no_slowpath(struct ctx ctx, const struct packet *p, const struct rea
 	       !(t->method == METHOD_MASQ && p->no_csum) && !(t->method == METHOD_TUNNEL && tunnel_flags(t->state));
 }
 
-/* What XDP can send itself. */
+/* Whether XDP can forward the packet. */
 INLINE bool xdp_can(void *ctx, const struct packet *p, const struct real_server *t, const struct hop *hop, bool looked_up)
 {
 	if (!no_slowpath(xdp_ctx(ctx), p, t, hop) || !xdp_reaches(ctx, hop))
 		return false;
 	if (unlikely(looked_up) && (hop->stamp / ticks_per_second & 15) == 0)
-		return false; /* now and then the kernel must see that the neighbour is used */
+		return false; /* every 16 seconds the kernel must see the neighbour in use, so that it stays valid */
 	return true;
 }
 
-/* A tunnel other than IP in IP: PROG_ENCAP puts its headers in front. */
+/* Tail-call PROG_ENCAP for a tunnel other than IPIP. */
 INLINE int encap_tunnel(struct ctx ctx, const struct packet *p, const struct real_server *t, const struct hop *hop)
 {
 	struct scratch *w = scratch_of(ctx.hook);
@@ -55,7 +55,7 @@ INLINE int encap_tunnel(struct ctx ctx, const struct packet *p, const struct rea
 	return tail_call(ctx, PROG_ENCAP);
 }
 
-/* Change the packet and send it. Everything has been checked and counted. */
+/* Modify and send the packet. It was checked and counted before. */
 INLINE int send(struct ctx ctx, const struct packet *p, const struct real_server *t, const struct hop *hop,
 		const struct settings *settings)
 {
@@ -79,7 +79,7 @@ INLINE int send(struct ctx ctx, const struct packet *p, const struct real_server
 	return xmit(ctx, hop, p->is_ipv6);
 }
 
-/* TC: hand a packet that needs more than `send` to PROG_FWD_SLOW. It has been counted. */
+/* TC: tail-call PROG_FWD_SLOW for a packet that `send` cannot handle. It was counted before. */
 INLINE int fwd_slow(void *ctx, const struct packet *p, const struct real_server *t)
 {
 	struct scratch *w = scratch_of(HOOK_TC);
@@ -94,7 +94,7 @@ INLINE int fwd_slow(void *ctx, const struct packet *p, const struct real_server 
 	return tail_call(tc_ctx(ctx), PROG_FWD_SLOW);
 }
 
-/* A packet of a connection just made, or of none: count it and send it. */
+/* Count and forward a packet of a new connection, or without a connection. */
 INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t, const struct root *root, u32 now,
 		     u32 connections)
 {
@@ -107,7 +107,7 @@ INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t
 		if (!xdp_can(ctx.raw, p, t, hop, looked_up)) {
 			struct counters *c = counters_at(t->index);
 			if (c)
-				c->connections += connections; /* TC counts the packet */
+				c->connections += connections; /* TC will count the packet */
 			return pass_to_tc();
 		}
 	}
@@ -135,14 +135,14 @@ VERIFIED_ONCE int write_entrance(struct xdp_md *ctx, const struct destination *d
 	return 0;
 }
 
-/* What follows on this side may take the fast path: the destination is available, and nothing about it asks for more. */
+/* Let the following packets of this side take the fast path, if the destination is available. */
 INLINE void allow_fast(struct xdp_md *ctx, const struct destination *d, u32 index, u32 state, enum side side, u64 live)
 {
 	if (d->family == 4 && state & DESTINATION_AVAILABLE)
 		write_entrance(ctx, d, index, side, live);
 }
 
-/* Requests may; those of other tunnels than IP in IP may not. */
+/* Likewise for requests. Tunnels other than IPIP have no fast path. */
 INLINE void allow_fast_request(struct xdp_md *ctx, const struct hop *hop, const struct real_server *t, u64 live)
 {
 	struct lane *lane = lane_of(t->index);
@@ -152,7 +152,7 @@ INLINE void allow_fast_request(struct xdp_md *ctx, const struct hop *hop, const 
 	allow_fast(ctx, t->destination, t->index, t->state, SIDE_REQUEST, live);
 }
 
-/* A packet of a connection that is not a candidate for being scheduled anew. */
+/* Forward a packet of a connection that this packet cannot replace. */
 INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found *found, const struct root *root, u32 now)
 {
 	struct connection *c = found->connection;
@@ -188,7 +188,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	return send(ctx, p, &t, hop, &root->settings);
 }
 
-/* Whether it is to a virtual address for which another director is MASTER. */
+/* Whether the daddr is a virtual address for which another director is master. */
 INLINE bool daddr_is_standby(const struct packet *p, const struct root *root)
 {
 	struct address daddr = {};

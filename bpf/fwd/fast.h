@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The fast path: a plain IPv4 packet at XDP whose connection is known and stays in its state, to a destination whose
- * next hop is known; and a packet of no service. It reads the headers in wide words and changes nothing before it is
- * sure. Whatever is otherwise in any way goes, untouched, the way that dispatch.h begins, which would do the same.
+ * The fast path, at XDP: plain IPv4 packets of connections that stay in their state, with a known next hop; and packets
+ * of no service. It reads headers as words, and modifies nothing before all checks have passed. All other packets take
+ * the general path (`receive` in director.bpf.c), which would treat these the same way.
  */
 #pragma once
 #include "conntrack/table4.h"
@@ -11,19 +11,19 @@
 
 enum { NOT_FAST = -1, FAST_BYTES = ETH_HLEN + IPV4_HLEN + TCP_HLEN };
 
-/* An IPv4 header without options and what follows it, as it lies in the frame. */
+/* The fields of an IPv4 header without options, and its surroundings, as words of the frame. */
 struct fast_headers {
-	u32 version_tos_len; /* version, service, length */
-	u32 id_frag; /* number, fragment */
-	u32 ttl_protocol_check; /* time to live, protocol, checksum */
+	u32 version_tos_len; /* version, IHL, TOS, total length */
+	u32 id_frag; /* id, flags, fragment offset */
+	u32 ttl_protocol_check; /* TTL, protocol, checksum */
 	be32 saddr;
 	be32 daddr;
 	u32 ports;
-	u32 dmac; /* target's link address */
+	u32 dmac; /* destination MAC address */
 	u16 dmac_end;
 };
 
-enum { WORD_TOT_LEN = 16, WORD_FRAG_OFF = 16, WORD_PROTOCOL = 8, WORD_CHECK = 16 }; /* where they begin in those words */
+enum { WORD_TOT_LEN = 16, WORD_FRAG_OFF = 16, WORD_PROTOCOL = 8, WORD_CHECK = 16 }; /* bit offsets in those words */
 
 INLINE u32 fast_tot_len(const struct fast_headers *w)
 {
@@ -40,14 +40,14 @@ INLINE u64 header_words(const struct fast_headers *w)
 	return (u64)w->version_tos_len + w->id_frag + w->ttl_protocol_check + w->saddr + w->daddr;
 }
 
-/* Whether the frame comes in where the lane's last one did on the general path, and is for this host. */
+/* Whether the frame's ingress device and MAC address are those of the last packet on the general path. */
 INLINE bool matches_entrance(const struct fast_headers *w, const struct entrance *entrance, u64 live, u32 input)
 {
 	u32 first = w->dmac ^ WORD_AT(const u32, entrance->mac, 0), last = w->dmac_end ^ WORD_AT(const u16, entrance->mac, 4);
 	return likely(entrance->live == live) && likely(!(first | last | (entrance->input ^ input)));
 }
 
-/* No options, no fragment, whole, TCP with ACK alone (and PSH or URG) or UDP. */
+/* Without options, no fragment, complete; TCP with ACK, optionally PSH or URG, or UDP. */
 INLINE bool is_fast(const void *data, const void *end, struct fast_headers *w)
 {
 	u32 length = fast_tot_len(w);
@@ -62,7 +62,7 @@ INLINE bool is_fast(const void *data, const void *end, struct fast_headers *w)
 	return csum_is_right(header_words(w));
 }
 
-/* UDP without a checksum, which NAT at XDP cannot keep right. */
+/* UDP without a checksum: NAT at XDP cannot keep the field 0. */
 INLINE bool has_no_udp_csum(struct xdp_md *ctx)
 {
 	void *data = ctx_data(xdp_ctx(ctx));
@@ -75,18 +75,18 @@ INLINE bool addr_in_bitmap(const u64 *bits, be32 address)
 	return in_bitmap(bits, address_hash(&a, false));
 }
 
-/* Whether an address is perhaps one for which another director is MASTER. */
+/* Whether another director may be master of the address: checks the Bloom filter only. */
 INLINE bool may_be_standby(const struct root *root, be32 address)
 {
 	u64 side = READ_ONCE(root->standby);
 	return unlikely(side) && addr_in_bitmap(AFTER(root, side)->standby_bits, address);
 }
 
-/* Bits of a connection's word from WORD_STATE on: its state, and that it is not dying; and that a reply was seen. */
+/* Bits of the state word from WORD_STATE on: the state and the dying bit; and that a reply was seen. */
 enum { STATE_BITS = 0x1ff, ANSWERED_BIT = 1 << (WORD_ANSWERED - WORD_STATE) };
 
-/* The connection goes on as it is, only longer. A plain store may prolong it: should the connection end at this very
- * moment, and its place be another's at once, that one has the time of this one until its own next packet. */
+/* Refresh the expiry by a plain store; it may race with removal. If another connection gets the slot at this moment, it
+ * has a wrong expiry until its next packet. The harm is bounded by one timeout. */
 INLINE bool refresh_expiry(u64 *word, u64 old, u32 expiry)
 {
 	if (likely((u32)old == expiry))
@@ -97,7 +97,7 @@ INLINE bool refresh_expiry(u64 *word, u64 old, u32 expiry)
 	return true;
 }
 
-/* One less to live, and the header's checksum with it, which stands above: one more, and what is carried out. */
+/* Decrement the TTL. The checksum above it grows by one, with its carry. */
 INLINE u32 dec_ttl_word(const struct fast_headers *w)
 {
 	u32 more = 1u << WORD_CHECK;
@@ -106,7 +106,7 @@ INLINE u32 dec_ttl_word(const struct fast_headers *w)
 	return w->ttl_protocol_check - 1 + more;
 }
 
-/* Link padding goes, as the kernel cuts it off; false: it cannot. */
+/* Trim link padding, as the kernel does. Return false if that fails. */
 INLINE bool trim_padding_fast(struct xdp_md *ctx, u32 length)
 {
 	u32 there = ctx_data_end(xdp_ctx(ctx)) - ctx_data(xdp_ctx(ctx));
@@ -123,7 +123,7 @@ INLINE int fast_direct(struct xdp_md *ctx, const struct fast_headers *w, const s
 	return xdp_xmit(hop, way);
 }
 
-/* IP in IP: an outer header in front, as forward/tunnel.h has it. */
+/* IPIP: prepend an outer header, as fwd/ipip.h does. */
 INLINE int fast_tunnel(struct xdp_md *ctx, const struct fast_headers *w, const struct lane *lane,
 		       const struct settings *settings, enum xmit_way way)
 {
@@ -152,7 +152,7 @@ INLINE int fast_tunnel(struct xdp_md *ctx, const struct fast_headers *w, const s
 	return xdp_xmit(hop, way);
 }
 
-/* NAT: another target, or another source; both checksums follow. */
+/* NAT: replace daddr and dport, or saddr and sport; update both checksums. */
 INLINE int fast_nat(struct xdp_md *ctx, const struct fast_headers *w, enum nat_side side, be32 to, be16 to_port,
 		    const struct hop *hop, enum xmit_way way)
 {
@@ -218,7 +218,7 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 	return fast_nat(ctx, w, NAT_REQUEST, lane->real, port, hop, way);
 }
 
-/* The next hop to a client of NAT, if it is known and young: client_hop would give the same. */
+/* Return the cached next hop to a client of NAT, if it is young: client_hop would return the same. */
 INLINE struct hop *known_client_hop(be32 client, be32 source, u32 input, u32 now)
 {
 	struct address to = {.word[0] = client}, from = {.word[0] = source};
@@ -230,7 +230,7 @@ INLINE struct hop *known_client_hop(be32 client, be32 source, u32 input, u32 now
 	return &slot->hop;
 }
 
-/* An answer of a NAT real server. */
+/* A reply of a NAT real server. */
 INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const struct root *root, u32 input)
 {
 	u64 addresses = w->saddr | (u64)w->daddr << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
@@ -260,7 +260,7 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 		return NOT_FAST;
 	u32 life = lane->life_tcp;
 	if (unlikely(state != (STATE_ESTABLISHED | ANSWERED_BIT))) {
-		if (state != (STATE_UDP | ANSWERED_BIT) || c->controlled || has_no_udp_csum(ctx)) /* UDP assures its template */
+		if (state != (STATE_UDP | ANSWERED_BIT) || c->controlled || has_no_udp_csum(ctx)) /* a UDP reply must assure the template */
 			return NOT_FAST;
 		life = lane->life_udp;
 	}
@@ -273,7 +273,7 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 	return fast_nat(ctx, w, NAT_REPLY, virtual, port, hop, way);
 }
 
-/* A verdict, or NOT_FAST. */
+/* Return a verdict, or NOT_FAST. */
 INLINE int fast(struct xdp_md *ctx, const struct root *root)
 {
 	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
@@ -283,7 +283,7 @@ INLINE int fast(struct xdp_md *ctx, const struct root *root)
 	bool request = addr_in_bitmap(root->vip_bits, w.daddr);
 	if (!request && !addr_in_bitmap(root->reply_bits, w.saddr))
 		return WORD_AT(u8, data, ETH_HLEN + 9) == IPPROTO_ICMP ? NOT_FAST : (int)XDP_PASS;
-	barrier(); /* few registers: no word is read before it is needed */
+	barrier(); /* limits register pressure: words are read when they are needed */
 	w.version_tos_len = WORD_AT(u32, data, ETH_HLEN);
 	w.id_frag = WORD_AT(u32, data, ETH_HLEN + 4);
 	w.ttl_protocol_check = WORD_AT(u32, data, ETH_HLEN + 8);

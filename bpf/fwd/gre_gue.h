@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * GRE and GUE tunnels (RFC 2784; draft-ietf-intarea-gue; IPVS-SEMANTICS 7.4): an outer IP header, a short header of
- * the tunnel, the packet. The packet has been aged, and counted.
+ * GRE and GUE tunnels (RFC 2784; draft-ietf-intarea-gue; IPVS-SEMANTICS 7.4): outer IP header, tunnel header, packet.
  *
- * Checksums over the packet are TC's: XDP passes the packets of such tunnels up. Of a packet whose own transport
- * checksum is still to be computed (from this machine's other namespaces, or merged by GRO), that part will sum to what
- * its pseudo header's sum, which stands in the field now, lacks to zero; so nothing of its payload needs to be read.
+ * Checksums over the packet are computed at TC; XDP passes packets of such tunnels to TC. A packet from another
+ * namespace of this machine, or merged by GRO, may have an unfinished transport checksum: its field holds the pseudo
+ * header's sum. When finished, such a segment sums to the complement of the pseudo header's sum, so its payload need
+ * not be read.
  */
 #pragma once
 #include "ctx/scratch.h"
@@ -74,8 +74,8 @@ INLINE u8 fill_tunnel(union tunnel_header *h, const struct packet *p, const stru
 	return IPPROTO_UDP;
 }
 
-/* Whether the kernel has yet to compute the packet's transport checksum: such a field it leaves alone when told of a
- * change that is not the pseudo header's. */
+/* Whether the kernel has yet to compute the transport checksum (CHECKSUM_PARTIAL). It ignores a change outside the
+ * pseudo header for such a packet, so a trial update shows the difference. */
 INLINE bool is_csum_partial(struct __sk_buff *skb, const struct packet *p)
 {
 	u32 at = p->l4 + (p->protocol == IPPROTO_TCP ? 16 : 6);
@@ -90,7 +90,7 @@ INLINE bool is_csum_partial(struct __sk_buff *skb, const struct packet *p)
 	return before == after || bpf_skb_store_bytes(skb, at, &before, 2, 0);
 }
 
-/* The sum of the packet as it will be when its own checksums are right, from its IP header on. */
+/* Return the packet's sum from its IP header on, as if its own checksums were finished. */
 INLINE u32 sum_of_packet(struct __sk_buff *skb, struct copy *copy, const struct packet *p)
 {
 	if (!is_csum_partial(skb, p))
@@ -118,7 +118,7 @@ INLINE u64 sum_of_addresses(const struct packet *p, const struct destination *d,
 	return address_sum(source, is_ipv6 ? 4 : 1, false) + address_sum(&d->address, is_ipv6 ? 4 : 1, false);
 }
 
-/* The checksum of the tunnel's header over itself and a packet that sums to `sum`. */
+/* Write the tunnel's checksum over its header and a packet with this sum. */
 INLINE void write_tunnel_csum(union tunnel_header *h, const struct packet *p, const struct destination *d, const struct hop *hop,
 		 u32 state, u32 more, u64 sum)
 {
@@ -131,7 +131,7 @@ INLINE void write_tunnel_csum(union tunnel_header *h, const struct packet *p, co
 	h->gue.udp.check = check ?: 0xffff;
 }
 
-/* Into the room made in front: link header, outer header, the tunnel's. */
+/* Write link, outer IP and tunnel header into the room in front. */
 VERIFIED_ONCE int push_headers(struct __sk_buff *skb, const struct scratch *w, const struct destination *d,
 			       const union tunnel_header *header, u32 more)
 {
@@ -159,7 +159,7 @@ VERIFIED_ONCE int push_headers(struct __sk_buff *skb, const struct scratch *w, c
 INLINE bool push_room(struct __sk_buff *skb, const struct scratch *w, const struct destination *d, u32 more)
 {
 	u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
-	if (!w->mtu) { /* else to be cut: a plain packet to the kernel, no encapsulated one */
+	if (!w->mtu) { /* a packet to be fragmented must not be an encapsulated one to the kernel */
 		flags |= d->family == 6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
 		flags |= tunnel_kind(w->state) == TUNNEL_GUE ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP : BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
 	}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * IP-in-IP tunnels: an outer header from this host to the real server (IPVS-SEMANTICS 7.4). Any family in any. The
- * other tunnels, GRE and GUE, are wrap.h's, which uses the same outer header.
+ * IPIP tunnels: an outer header from this host to the real server (IPVS-SEMANTICS 7.4), either family in either.
+ * fwd/gre_gue.h uses the same outer headers.
  */
 #pragma once
 #include "abi/config.h"
@@ -9,13 +9,13 @@
 #include "lib/headers.h"
 #include "parse/packet.h"
 
-/* Congestion experienced becomes ECT(0) outside. */
+/* Return the outer TOS: Congestion Experienced becomes ECT(0). */
 INLINE u8 outer_tos(u8 tos)
 {
 	return (tos & 3) == 3 ? tos & ~1 : tos;
 }
 
-/* Bytes of the outer IP header. */
+/* Return the length of the outer IP header. */
 INLINE u32 outer_hlen(const struct destination *d)
 {
 	return d->family == 6 ? IPV6_HLEN : IPV4_HLEN;
@@ -26,7 +26,7 @@ INLINE u8 inner_protocol(const struct packet *p)
 	return p->is_ipv6 ? IPPROTO_IPV6 : IPPROTO_IPIP;
 }
 
-/* `more` bytes of another header follow the outer one. */
+/* `more` is the length of the tunnel header that follows. */
 INLINE void fill_outer4(struct outer4 *o, const struct packet *p, const struct destination *d, const struct hop *hop,
 			u8 protocol, u32 more, bool pmtu_disc)
 {
@@ -37,7 +37,7 @@ INLINE void fill_outer4(struct outer4 *o, const struct packet *p, const struct d
 	o->ip.version_ihl = 0x45;
 	o->ip.tos = outer_tos(p->tos);
 	o->ip.tot_len = bpf_htons(p->length + IPV4_HLEN + more);
-	bool numbered = !df || (p->from_host && p->protocol == IPPROTO_UDP); /* sockets let their UDP be cut all the same */
+	bool numbered = !df || (p->from_host && p->protocol == IPPROTO_UDP); /* the kernel clears DF for its sockets' UDP packets, so these need an id */
 	o->ip.id = !numbered ? 0 : ((u16)bpf_get_prandom_u32() ?: 1);
 	o->ip.frag_off = df ? bpf_htons(IP_DF) : 0;
 	o->ip.ttl = p->ttl - 1;
@@ -62,7 +62,7 @@ INLINE void fill_outer6(struct outer6 *o, const struct packet *p, const struct d
 	o->ip.daddr = d->address;
 }
 
-/* `encapsulate` at TC. */
+/* The TC part of encapsulate. */
 VERIFIED_ONCE int encapsulate_tc(struct __sk_buff *skb, const struct packet *p, const struct destination *d,
 				 const struct hop *hop, u32 to_be_cut)
 {
@@ -84,14 +84,14 @@ VERIFIED_ONCE int encapsulate_tc(struct __sk_buff *skb, const struct packet *p, 
 	return !bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0);
 }
 
-/* Make room in front and put Ethernet and outer IP headers there. The inner header has been aged. `to_be_cut`: the result
- * will be cut into fragments, so it must be a plain packet to the kernel, no encapsulated one. */
+/* Prepend Ethernet and outer IP headers; the TTL was decremented before. `to_be_cut`: the result will be fragmented, so
+ * it must not be an encapsulated packet to the kernel. */
 INLINE bool encapsulate(struct ctx ctx, const struct packet *p, const struct destination *d, const struct hop *hop,
 			bool pmtu_disc, bool to_be_cut)
 {
 	if (ctx.hook == HOOK_TC)
 		return encapsulate_tc(ctx.raw, p, d, hop, to_be_cut);
-	void *data = ctx_data(ctx), *end = ctx_data_end(ctx); /* the room is there already */
+	void *data = ctx_data(ctx), *end = ctx_data_end(ctx); /* the caller has made room */
 	if (d->family == 6) {
 		if (data + sizeof(struct outer6) > end)
 			return false;

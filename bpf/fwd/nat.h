@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * NAT: the request's target, or the reply's source, becomes another address and port; checksums follow incrementally
- * (IPVS-SEMANTICS 7.3). At TC checksums change through the helpers alone, which know unfinished ones.
+ * NAT: replace daddr and dport of a request, or saddr and sport of a reply, and update checksums incrementally
+ * (IPVS-SEMANTICS 7.3). At TC the helpers update them, because only they know unfinished ones.
  */
 #pragma once
 #include "ctx/ctx.h"

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Next hops: which device, which MAC addresses, which MTU. Answers of the kernel's routing and neighbour tables, kept
- * per destination (and per client, for NAT replies) and CPU for a second.
+ * Next hops: device, MAC addresses, MTU. FIB lookups are cached for a second per CPU: per destination, and per client
+ * for replies of NAT.
  *
- * The kernel is asked as if the packet had come in by lo, whose forwarding is on: direct routing and tunnels work
- * with ip_forward=0, as in IPVS.
+ * Lookups pretend that the packet came in by lo, whose forwarding is on. So direct routing and tunnels work with
+ * ip_forward=0, as in IPVS.
  */
 #pragma once
 #include "abi/config.h"
@@ -19,7 +19,7 @@ INLINE void fib_params(struct bpf_fib_lookup *q, const struct address *to, bool 
 {
 	__builtin_memset(q, 0, sizeof(*q));
 	q->ifindex = input;
-	q->tot_len = 1; /* asks for the MTU */
+	q->tot_len = 1; /* makes the kernel return the MTU */
 	if (is_ipv6) {
 		q->family = AF_INET6;
 		__builtin_memcpy(q->ipv6_dst, to, sizeof(*to));
@@ -33,12 +33,11 @@ INLINE void fib_params(struct bpf_fib_lookup *q, const struct address *to, bool 
 	}
 }
 
-/* Whether an address that the routing tables do not forward is this host's own. Routing answers alike for a local
- * address and for no route at all: the snapshot of local addresses decides, else a route to it in the main table. `q` is
- * room for the question. */
+/* Whether an address that routing does not forward is local. bpf_fib_lookup returns the same for a local address and
+ * for a missing route. The snapshot of local addresses decides, else a route in the main table. `q` is a buffer. */
 INLINE bool is_own_address_by(void *ctx, struct bpf_fib_lookup *q, const struct address *address, bool is_ipv6)
 {
-	struct address key = *address; /* Linux 6.1 takes no key from what a global function was given */
+	struct address key = *address; /* Linux 6.1 accepts no map key from a global function's argument */
 	if (bpf_map_lookup_elem(&locals, &key))
 		return true;
 	fib_params(q, address, is_ipv6, loopback, NULL);
@@ -52,7 +51,7 @@ INLINE bool is_own_address(void *ctx, const struct address *address, bool is_ipv
 	return is_own_address_by(ctx, &question, address, is_ipv6);
 }
 
-/* Whether routing delivers to this host what it would not forward. */
+/* Whether routing delivers the address to this host. */
 INLINE bool delivers_by(void *ctx, struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6)
 {
 	fib_params(q, to, is_ipv6, loopback, NULL);
@@ -91,7 +90,7 @@ INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 
 		__builtin_memcpy(hop->source_mac, question.smac, 6);
 		break;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
-		/* Before the neighbour is known the kernel tells the MTU only of a packet too long for it. */
+		/* Without a resolved neighbour the kernel returns the MTU only for a packet that exceeds it. */
 		fib_params(&question, to, is_ipv6, ipv6_and_input >> 1, from);
 		question.tot_len = 0xffff;
 		bpf_fib_lookup(ctx, &question, sizeof(question), 0);
@@ -110,7 +109,8 @@ INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 
 	return 0;
 }
 
-/* The next hop to an address. The kernel knows the type of a context only by its declaration, so each hook has its own. */
+/* Look up the next hop. Global functions exist once per hook, because the verifier knows a context by its declared
+ * type. */
 VERIFIED_ONCE int lookup_hop_xdp(struct xdp_md *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input,
 			      const struct address *from)
 {
@@ -123,7 +123,7 @@ VERIFIED_ONCE int lookup_hop_tc(struct __sk_buff *ctx, struct hop *hop, const st
 	return lookup_fib(ctx, hop, to, ipv6_and_input, from);
 }
 
-/* `from`, if given, is the source that rules of policy routing see. */
+/* `from` is the saddr for policy routing, or NULL. */
 INLINE void lookup_hop(struct ctx ctx, struct hop *hop, const struct address *to, bool is_ipv6, u32 input,
 		    const struct address *from)
 {
@@ -133,7 +133,7 @@ INLINE void lookup_hop(struct ctx ctx, struct hop *hop, const struct address *to
 		lookup_hop_tc(ctx.raw, hop, to, is_ipv6 | input << 1, from);
 }
 
-/* Ask for the next hop to a destination again; what was noted of it for quick packets no longer holds. */
+/* Repeat the lookup of a destination. Its packets must take the general path once before the fast path. */
 INLINE int refresh_hop(struct ctx ctx, struct lane *lane, const struct destination *d, u32 now)
 {
 	if (!lane || !d)
@@ -141,7 +141,7 @@ INLINE int refresh_hop(struct ctx ctx, struct lane *lane, const struct destinati
 	struct hop *hop = &lane->hop;
 	lookup_hop(ctx, hop, &d->address, d->family == 6, loopback, NULL);
 	lane->entrances[SIDE_REQUEST].live = 0;
-	if (d->mtu && d->mtu < hop->mtu) /* forwarding heeds a route's own MTU only if it is locked */
+	if (d->mtu && d->mtu < hop->mtu) /* the kernel applies a route's own MTU to forwarded packets only if it is locked */
 		hop->mtu = d->mtu;
 	if (d->family == 4)
 		apply_pmtu(hop, &d->address, now);
@@ -160,9 +160,9 @@ VERIFIED_ONCE int refresh_hop_tc(struct __sk_buff *ctx, struct lane *lane, const
 	return refresh_hop(tc_ctx(ctx), lane, d, now);
 }
 
-/* The next hop to a destination, at most a second old; anything but a ready one is asked for again. `asked` tells
- * that this packet caused the question: XDP leaves one now and then to TC, whose way through the kernel's neighbour code
- * keeps the neighbour's entry alive and checked. */
+/* Return the next hop of a destination, at most a second old. Only a resolved one is cached. `looked_up`: this packet
+ * caused the lookup. XDP passes such a packet to TC now and then, where the kernel's neighbour code keeps the neighbour
+ * entry valid. */
 INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct destination *d, u32 now,
 				    bool *looked_up)
 {
@@ -182,14 +182,14 @@ INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct desti
 	return hop;
 }
 
-/* A reply on its way to a client of NAT. */
+/* The route of a reply to a client of NAT. */
 struct reply_route {
 	struct address client;
-	struct address source; /* as it came */
-	struct address anew; /* the virtual address, as it leaves */
-	u32 input; /* device; 0: sent by this host itself */
+	struct address source; /* saddr as received */
+	struct address anew; /* saddr as it leaves: the virtual address */
+	u32 input; /* ingress device; 0: sent by this host */
 	bool is_ipv6;
-	bool reroute; /* snat_reroute: it leaves as this host would send it from its new source (IPVS-SEMANTICS 7.3) */
+	bool reroute; /* snat_reroute: route as if this host sent from the new saddr (IPVS-SEMANTICS 7.3) */
 };
 
 INLINE u32 index_of_client(const struct address *client, const struct address *source, bool is_ipv6)
@@ -199,7 +199,7 @@ INLINE u32 index_of_client(const struct address *client, const struct address *s
 
 enum { CLIENT_HOP_LOOKED_UP = 1u << 31 };
 
-/* Where in `client_hops` the next hop to a client is; CLIENT_HOP_LOOKED_UP: this packet asked for it. */
+/* Return the index in `client_hops`; CLIENT_HOP_LOOKED_UP is set if this packet caused the lookup. */
 INLINE u32 client_hop_index(struct ctx ctx, const struct reply_route *way, u32 now)
 {
 	if (!way)
@@ -236,7 +236,7 @@ VERIFIED_ONCE u32 client_hop_index_tc(struct __sk_buff *ctx, const struct reply_
 	return client_hop_index(tc_ctx(ctx), way, now);
 }
 
-/* Likewise the next hop to a client of NAT, asked as a router would: only if this host forwards. */
+/* Return the next hop to a client of NAT, as a router would choose it: only if this host forwards. */
 INLINE struct hop *client_hop(struct ctx ctx, const struct reply_route *way, u32 now, bool *looked_up)
 {
 	u32 index = ctx.hook == HOOK_XDP ? client_hop_index_xdp(ctx.raw, way, now) : client_hop_index_tc(ctx.raw, way, now);
@@ -245,7 +245,7 @@ INLINE struct hop *client_hop(struct ctx ctx, const struct reply_route *way, u32
 	return slot ? &barrier_var(slot)->hop : NULL;
 }
 
-/* Where a router in this host's place would send the packet. */
+/* Return the next hop that a router in this host's position would choose. */
 INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p, u32 now, bool *looked_up)
 {
 	struct reply_route way = {.input = ctx_ifindex(ctx), .is_ipv6 = p->is_ipv6};
@@ -259,7 +259,7 @@ INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p, u32 now, b
 	return client_hop(ctx, &way, now, looked_up);
 }
 
-/* How XDP sends to a hop: out of the device that the packet came in by, out of another that is proven able, or not. */
+/* How XDP sends: by the ingress device, by another device whose driver supports it, or not at all. */
 enum xmit_way { XMIT_TX, XMIT_REDIRECT, XMIT_NONE };
 
 INLINE enum xmit_way xmit_way_to(const struct hop *hop, u32 input)

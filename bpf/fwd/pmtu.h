@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Path MTU discovery towards tunnel real servers (RFC 1191; IPVS-SEMANTICS 8.5). The kernel learns nothing from errors
- * about packets that it has not sent, so what it would note as an exception of a route is noted here.
+ * Path MTU discovery to tunnel destinations (RFC 1191; IPVS-SEMANTICS 8.5). The kernel ignores ICMP errors about
+ * packets that it has not sent. So this map has what would be route exceptions there.
  */
 #pragma once
 #include "abi/conntrack.h"
@@ -8,15 +8,15 @@
 
 enum { PATH_LIFE_S = 600, PATH_LEAST_MTU = 552 }; /* the kernel's route/mtu_expires and route/min_pmtu */
 
-/* What was learnt of the path to an address, unless it is too old. */
+/* Return the path MTU entry of an address, unless it has expired. */
 INLINE struct path *pmtu_of(const struct address *to, u32 now)
 {
-	struct address key = *to; /* Linux 6.1 takes no key from what a global function was given */
+	struct address key = *to; /* Linux 6.1 accepts no map key from a global function's argument */
 	struct path *path = bpf_map_lookup_elem(&paths, &key);
 	return path && (s32)(path->until - now) > 0 ? path : NULL;
 }
 
-/* A destination's route has just been asked for: a smaller MTU that was learnt counts. */
+/* Apply a smaller path MTU after a FIB lookup. */
 INLINE void apply_pmtu(struct hop *hop, const struct address *to, u32 now)
 {
 	struct path *path = pmtu_of(to, now);
@@ -42,16 +42,15 @@ static int invalidate_step(u32 cpu, struct invalidate_ctx *f)
 	return 0;
 }
 
-/* No CPU sends to this destination by the route that it had. */
+/* Invalidate the cached next hop of a destination on all CPUs. */
 INLINE void invalidate_hops(u32 index)
 {
 	struct invalidate_ctx f = {.index = index};
 	bpf_loop(4096, invalidate_step, &f, 0);
 }
 
-/* An error told that `mtu` is the path's. `route` is the MTU without any such news. The result is the MTU by which
- * packets have been sent so far, for that is what the kernel reports to whoever sent the too long packet: the new one
- * counts only after its first use. */
+/* Record the path MTU from an ICMP error. `route` is the MTU of the route itself. Return the MTU in use so far: the
+ * kernel reports that one to the sender of the packet, and a new MTU counts only after its first use. */
 INLINE u32 update_pmtu(const struct address *to, u32 mtu, u32 route, u32 now)
 {
 	struct path *path = pmtu_of(to, now);

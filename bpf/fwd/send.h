@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Sending a packet on (IPVS-SEMANTICS 7.1): does it fit, time to live, link addresses, out.
+ * Send a packet (IPVS-SEMANTICS 7.1): MTU, TTL, MAC addresses, transmission, ICMP errors.
  */
 #pragma once
 #include "ctx/scratch.h"
@@ -8,11 +8,11 @@
 
 #define TC_REDIRECT 7
 
-enum { GSO_BY_FRAGMENTS = 0xffff }; /* SCTP: a list of packets, each as long as the sender may send */
+enum { GSO_BY_FRAGMENTS = 0xffff }; /* gso_size of SCTP: a list of packets, each within the sender's MTU */
 
 enum fit { FITS, FITS_NOT, FITS_IN_FRAGMENTS };
 
-/* The longest packet that the method takes on this way; 0: none. */
+/* Return the longest packet that the method can send to this hop; 0: none. */
 INLINE u32 max_len(u32 method, u32 state, bool is_ipv6, const struct hop *hop)
 {
 	if (method != METHOD_TUNNEL)
@@ -23,7 +23,7 @@ INLINE u32 max_len(u32 method, u32 state, bool is_ipv6, const struct hop *hop)
 	return hop->room >= more + least ? hop->room - more : 0;
 }
 
-/* Length that counts against the MTU: a super-packet is judged by its segments. */
+/* Return the length to compare with the MTU: for a GSO packet that of its segments. */
 INLINE u32 segment_length(struct ctx ctx, const struct packet *p)
 {
 	if (ctx.hook == HOOK_XDP)
@@ -42,14 +42,14 @@ INLINE u32 segment_length(struct ctx ctx, const struct packet *p)
 	return p->l4 - ETH_HLEN + header + skb->gso_size;
 }
 
-/* Likewise; an IPv6 packet that came in fragments is judged by the longest of them. */
+/* Likewise; for a reassembled IPv6 packet the length of its longest fragment. */
 INLINE u32 judged_length(void *ctx, const struct scratch *w)
 {
 	const struct packet *p = &w->packet;
 	return p->is_ipv6 && p->slow_flags & SLOW_REASSEMBLED ? w->pieces.largest : segment_length(tc_ctx(ctx), p);
 }
 
-/* Time to live one less; the caller knows that it is more than 1. */
+/* Decrement the TTL, which is above 1. */
 INLINE bool dec_ttl(struct ctx ctx, const struct packet *p)
 {
 	void *data = ctx_data(ctx), *end = ctx_data_end(ctx);
@@ -89,7 +89,7 @@ INLINE bool direct(struct ctx ctx, const struct packet *p, const struct hop *hop
 	return dec_ttl(ctx, p) && set_macs(ctx, hop);
 }
 
-/* Cut link padding and other bytes behind the packet off, as the kernel does before IPVS sees it. */
+/* Trim link padding, as the kernel does before IPVS sees the packet. */
 INLINE bool trim_padding(struct ctx ctx, const struct packet *p)
 {
 	u32 wanted = ETH_HLEN + p->length;
@@ -101,7 +101,7 @@ INLINE bool trim_padding(struct ctx ctx, const struct packet *p)
 	return likely(skb->len <= wanted) || skb->gso_size || !bpf_skb_change_tail(skb, wanted, 0);
 }
 
-/* Whether the packet fits into an MTU, less `extra` bytes; `cut` allows fragments whatever DF says. */
+/* Whether a packet fits into an MTU, less `extra` bytes. `cut`: it may be fragmented in spite of DF. */
 INLINE enum fit fit(u32 length, u32 mtu, u32 extra, const struct packet *p, bool cut)
 {
 	if (likely(length + extra <= mtu))
@@ -111,16 +111,16 @@ INLINE enum fit fit(u32 length, u32 mtu, u32 extra, const struct packet *p, bool
 	return cut || !p->df ? FITS_IN_FRAGMENTS : FITS_NOT;
 }
 
-/* A packet of this host's own has the route by lo that it came with. A packet that waits for its next hop's link address
- * would get the one of that route's: zeroes. A tunnel's key takes the route's place; only devices of `external` mode read
- * it. */
+/* Replace the route of a packet of this host, which goes by lo. If the packet waits for its neighbour, the kernel
+ * would take the MAC address of that route: zeroes. A tunnel key replaces the route; only devices in `external` mode
+ * read it. */
 INLINE void clear_route(struct __sk_buff *skb)
 {
 	struct bpf_tunnel_key none = {};
 	bpf_skb_set_tunnel_key(skb, &none, sizeof(none), 0);
 }
 
-/* Out through the kernel's neighbour code, which resolves the next hop and keeps it alive. */
+/* Send by the kernel's neighbour code, which resolves the neighbour and keeps it valid. */
 INLINE int xmit_neigh(struct __sk_buff *skb, const struct hop *hop, bool is_ipv6)
 {
 	if (unlikely(skb->ifindex == loopback) && hop->ifindex != loopback)
@@ -133,8 +133,8 @@ INLINE int xmit_neigh(struct __sk_buff *skb, const struct hop *hop, bool is_ipv6
 	return bpf_redirect_neigh(hop->ifindex, &next, sizeof(next), 0);
 }
 
-/* Out by the hop's device. XDP needs both MACs in place; at TC the kernel's neighbour code puts them there, which knows
- * of a new link address at once. `six` tells what the frame is as it leaves. */
+/* Send by the hop's device. At XDP the caller has written both MAC addresses. At TC the kernel's neighbour code writes
+ * them, and learns of a changed MAC address at once. `is_ipv6` is the family of the outer header. */
 INLINE int xmit(struct ctx ctx, const struct hop *hop, bool is_ipv6)
 {
 	if (ctx.hook == HOOK_TC)
@@ -142,15 +142,15 @@ INLINE int xmit(struct ctx ctx, const struct hop *hop, bool is_ipv6)
 	return xdp_xmit(hop, hop->ifindex == ctx_ifindex(ctx) ? XMIT_TX : XMIT_REDIRECT);
 }
 
-/* --- accounting (IPVS-SEMANTICS 9.1) --- */
+/* --- packets that need the slow path --- */
 
-/* What passes here of ICMP are errors about connections, rewritten by PROG_ICMP_FORWARD. */
+/* Whether it is an ICMP error about a connection, rewritten by PROG_ICMP_FORWARD: other ICMP does not get here. */
 INLINE bool is_icmp(const struct packet *p)
 {
 	return p->protocol == (p->is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
 }
 
-/* Errors are never answered by errors (RFC 1122 3.2.2, RFC 4443 2.4 e). */
+/* Send an ICMP error to the sender, except about an ICMP error (RFC 1122 3.2.2, RFC 4443 2.4 e). */
 INLINE int send_icmp_error(struct __sk_buff *skb, struct scratch *w, u32 reason, u32 type, u32 code, u32 rest)
 {
 	if (is_icmp(&w->packet))
@@ -162,15 +162,15 @@ INLINE int send_icmp_error(struct __sk_buff *skb, struct scratch *w, u32 reason,
 	return tail_call(tc_ctx(skb), PROG_ICMP_SEND);
 }
 
-/* Length at which the packet, so long when it is finished, is cut; 0: it leaves whole. What came in fragments leaves in
- * fragments no longer than those that came (IPVS-SEMANTICS 7.1 end). */
+/* Return the size of fragments of a packet that is `length` long when finished; 0: do not fragment. A reassembled
+ * packet leaves in fragments no longer than those received (IPVS-SEMANTICS 7.1 end). */
 INLINE u32 fragment_size(const struct scratch *w, u32 length, bool too_long)
 {
 	u32 largest = w->pieces.largest, mtu = w->hop.mtu;
 	bool is_ipv6 = w->packet.is_ipv6;
 	if (!(w->packet.slow_flags & SLOW_REASSEMBLED))
 		return too_long ? mtu : 0;
-	if (w->outer_is_ipv6 && !is_ipv6 && w->pieces.df) /* the kernel mistakes a flag for a length of 64 */
+	if (w->outer_is_ipv6 && !is_ipv6 && w->pieces.df) /* as in the kernel, which takes a flag for a length of 64 */
 		return LEAST_MTU6;
 	if (w->outer_is_ipv6 != is_ipv6)
 		return length > mtu ? mtu : 0;
@@ -181,7 +181,7 @@ INLINE u32 fragment_size(const struct scratch *w, u32 length, bool too_long)
 	return largest > LEAST_MTU6 ? largest : LEAST_MTU6;
 }
 
-/* The packet is as it shall be; w->hop, w->mtu and w->outer_is_ipv6 tell where it goes. */
+/* Send a finished packet to w->hop; w->mtu and w->outer_is_ipv6 describe it. */
 INLINE int xmit_finished(struct __sk_buff *skb, struct scratch *w)
 {
 	if (w->hop.verdict == HOP_LOCAL)
@@ -191,7 +191,7 @@ INLINE int xmit_finished(struct __sk_buff *skb, struct scratch *w)
 	return xmit_neigh(skb, &w->hop, w->outer_is_ipv6);
 }
 
-/* Likewise, but for a checksum that is computed anew. */
+/* Likewise, after computing a checksum that cannot be updated. */
 INLINE int xmit_nat(struct __sk_buff *skb, struct scratch *w, bool other_port)
 {
 	u8 protocol = w->packet.protocol;

@@ -5,7 +5,7 @@
 #include "abi/config.h"
 #include "lib/headers.h"
 
-/* Flags of a destination in the generation in force. */
+/* Return the flags in the generation in force. */
 INLINE u32 destination_flags(const struct destination *d, u32 live)
 {
 	d = AFTER(d, live);
@@ -23,7 +23,8 @@ INLINE u32 method_in(u32 flags)
 	return flags >> DESTINATION_METHOD & 15;
 }
 
-/* And its weight: half 0 or 1 as the flags (dataplane/versions.py writes both). */
+/* Return the weight in the generation in force. The halves are those of the flags: dataplane/versions.py writes
+ * both. */
 INLINE s32 destination_weight(const struct destination *d, u32 live)
 {
 	d = AFTER(d, live);
@@ -43,7 +44,7 @@ INLINE u32 tunnel_flags(u32 state)
 	return state >> (DESTINATION_TUNNEL + 2) & 3;
 }
 
-/* Bytes between the outer IP header and the inner one, of a destination in this state. */
+/* Return the bytes between outer and inner IP header. */
 INLINE u32 tunnel_hlen(u32 state)
 {
 	switch (tunnel_kind(state)) {

@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The classifier: which firewall mark a packet without a connection has. Netfilter sets marks only after XDP and TC
- * have seen the packet, so pylvs has rules of its own, asked as netfilter asks those of a mangle table: one after the
- * other, each may change the mark, the last word counts, and a rule that matches may send the packet past others.
+ * Firewall marks of packets without a connection. Netfilter sets marks only after XDP and TC, so pylvs evaluates rules
+ * of its own, like a chain of the mangle table: in order, each may change the mark, and a match may skip rules.
  *
- * The mark that a packet has already (from a filter of tc) is where they begin. XDP does not see that mark: what then
- * depends on it is left to the TC program.
+ * The initial mark is the one that a filter of tc has set. XDP cannot see it, and passes packets whose result depends
+ * on it to TC.
  */
 #pragma once
 #include "lb/service.h"
 
-enum { LINK_SOURCE = 6 /* offset in a frame */, TCP_FLAGS = 13 /* offset in a segment */ };
+enum { LINK_SOURCE = 6 /* offset in the frame */, TCP_FLAGS = 13 /* offset in the TCP header */ };
 
-/* The mark of a check of this host's own through a virtual address, 0 for every other packet. */
+/* Return the mark of a health check through a virtual address; 0 for all other packets. */
 INLINE u32 probe_mark(struct ctx ctx, const struct packet *p)
 {
 	if (likely(!p->from_host) || ctx.hook == HOOK_XDP)
@@ -55,7 +54,7 @@ INLINE bool in_ranges(u32 port, const struct port_range *ranges, u32 count)
 	return in_port_ranges(port, (const void *)ranges, count);
 }
 
-/* Whether a rule's answer, turned round by its flag, is yes. */
+/* Apply the rule's negation flag. */
 INLINE bool match_inverted(bool yes, u32 flags, u32 turned)
 {
 	return yes != !!(flags & turned);
@@ -142,8 +141,8 @@ static int mark_step(u32 index, struct mark_ctx *walk)
 	return seen->unsure != 0;
 }
 
-/* The packet's mark, in w->seen.mark; false if only TC can tell. What is then left to the stack has the mark there, too:
- * policy routing goes by it, as it would by netfilter's. */
+/* Evaluate the rules; the mark is in w->seen.mark. Return false if only TC can decide. At TC also store the mark in the
+ * skb, so that policy routing sees it if the packet passes to the stack. */
 INLINE bool find_mark(struct ctx ctx, struct scratch *w, const struct facts *facts)
 {
 	struct mark_state *seen = &w->seen;

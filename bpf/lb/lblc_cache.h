@@ -1,29 +1,30 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * What lblc and lblcr remember of a service's targets (IPVS-SEMANTICS 3.9, 3.10): to which destination, or destinations,
- * connections to an address go. The service's cursor counts the entries: epoch << 32 | entries.
+ * The cache of lblc and lblcr (IPVS-SEMANTICS 3.9, 3.10): the destinations to which connections to an address go. The
+ * service's cursor counts its entries: epoch << 32 | entries.
  *
- * Each member holds its destination (`cached`): a deleted one's slot is not used again while it is remembered.
- * Packets put parts in, the sweep alone takes them out (cache_sweep.h): so each part's key is in the queue just once.
+ * Each member holds a reference to its destination (`cached`), so the slot of a deleted destination is not reused
+ * meanwhile. An entry consists of parts, which are elements of the map. Packets add parts, and only the sweep removes
+ * them (timers/lblc_cache.h). So the queue has each part's key once.
  */
 #pragma once
 #include "lb/schedule.h"
 
 enum cache_limits {
-	CACHE_SIZE = 16384, /* entries of a service beyond which unused ones are removed */
-	CACHE_MOST = CACHE_SIZE + CACHE_SIZE / 2, /* no more are made */
-	CACHE_PERIOD = 30, /* minutes from one look at the expiration that is set to the next */
+	CACHE_SIZE = 16384, /* entries of a service above which the sweep removes idle ones */
+	CACHE_MOST = CACHE_SIZE + CACHE_SIZE / 2, /* entries at which no more are added */
+	CACHE_PERIOD = 30, /* minutes between two checks of the configured expiration */
 };
 
 struct cache_sweeper {
 	struct bpf_timer timer;
-	u32 parts; /* in the map, atomic */
-	u32 round; /* number of the timer's latest */
-	u32 left; /* parts to look at until it is over */
-	u32 asked; /* likewise of a round that somebody else runs */
+	u32 parts; /* in the map; atomic */
+	u32 round; /* number of the timer's last round */
+	u32 left; /* parts that the timer's round still has to visit */
+	u32 asked; /* likewise for a round run by sweep_cache */
 };
 ARRAY_MAP(cache_sweepers, struct cache_sweeper, 1, 0);
 
-struct { /* the order in which parts are looked at */
+struct { /* The order in which the sweep visits parts. */
 	MAP_UINT(type, BPF_MAP_TYPE_QUEUE);
 	MAP_UINT(max_entries, 128);
 	MAP_TYPE(value, struct cache_key);
@@ -36,7 +37,7 @@ INLINE void count_parts(s32 by)
 		__sync_fetch_and_add(&sweeper->parts, by);
 }
 
-/* --- members hold their destinations --- */
+/* --- references to destinations --- */
 
 INLINE void ref_destination(u32 destination, s32 by)
 {
@@ -51,7 +52,7 @@ INLINE void release_members(struct cached *part)
 		ref_destination(__sync_lock_test_and_set(&part->members[i], NOTHING), -1);
 }
 
-/* --- the count of entries --- */
+/* --- number of entries --- */
 
 INLINE bool count_entry(u64 *cursor, u32 epoch)
 {
@@ -75,10 +76,9 @@ INLINE void uncount_entry(u64 *cursor, u32 epoch)
 	}
 }
 
-/* --- entries --- */
 
-/* Whether the last look at a service's whole cache, one each half hour since its scheduler began, found an entry
- * unused for so many seconds. */
+/* Whether the last check found the entry idle for that long. Checks happen every half hour since the scheduler
+ * started. */
 INLINE bool is_expired(u32 used, u32 epoch_tick, u32 now, u32 expiration_s)
 {
 	u32 period = CACHE_PERIOD * minute, since = now - epoch_tick;
@@ -95,7 +95,7 @@ INLINE bool begin_change(struct cached *entry)
 
 INLINE void end_change(struct cached *entry)
 {
-	__sync_lock_test_and_set(&entry->busy, 0); /* what was changed is there before */
+	__sync_lock_test_and_set(&entry->busy, 0); /* a release: the changes are visible before */
 }
 
 static int release_step(u32 number, struct cache_key *key)
@@ -108,7 +108,7 @@ static int release_step(u32 number, struct cache_key *key)
 	return 0;
 }
 
-/* An entry begins anew, without any destination. */
+/* Remove all destinations from an entry. */
 INLINE void reset_entry(const struct cache_key *key, struct cached *entry, u32 now)
 {
 	struct cache_key at = *key;
@@ -125,7 +125,7 @@ INLINE void cache_key_of(struct cache_key *key, const struct scratch *w)
 	key->target = hashed_daddr(&w->packet);
 }
 
-/* What is remembered of the packet's target; of what outlived its expiration, nothing. */
+/* Look up the entry of the packet's daddr. If it has expired, empty it. */
 INLINE struct cached *cache_find(const struct cache_key *key, const struct scratch *w, u32 now, u32 expiration_s)
 {
 	struct cached *entry = bpf_map_lookup_elem(&cache, key);
@@ -141,7 +141,7 @@ INLINE struct cached *cache_find(const struct cache_key *key, const struct scrat
 	return entry;
 }
 
-/* Put in a part with one member. */
+/* Add a part with one member. */
 INLINE bool put_part(const struct cache_key *key, u32 service, u32 now, u32 member)
 {
 	struct cached fresh = {.service = service, .used = now, .changed = now, .count = 1, .members = {member}};
@@ -159,7 +159,7 @@ INLINE bool put_part(const struct cache_key *key, u32 service, u32 now, u32 memb
 	return false;
 }
 
-/* Remember a destination for the packet's target, unless there are too many entries: then the choice counts anyway. */
+/* Add an entry for the packet's daddr, unless the service has too many. The choice holds either way. */
 INLINE void cache_add(const struct cache_key *key, const struct candidates *c, u32 now, u32 destination)
 {
 	u32 epoch = c->work->epoch;
@@ -167,7 +167,7 @@ INLINE void cache_add(const struct cache_key *key, const struct candidates *c, u
 		uncount_entry(c->cursor, epoch);
 }
 
-/* --- choosing --- */
+/* --- choose --- */
 
 static int idle_step(u32 index, struct candidates *c)
 {
@@ -180,7 +180,8 @@ static int idle_step(u32 index, struct candidates *c)
 	return 1;
 }
 
-/* More active connections than its weight, while some destination has fewer than half of its own. */
+/* Whether the destination has more active connections than its weight, while another one has fewer than half of its
+ * own. */
 INLINE bool is_overloaded(struct candidates *c, const struct destination *d, s32 weight)
 {
 	if ((s32)d->active <= weight)
@@ -201,7 +202,7 @@ static int pos_step(u32 index, struct candidates *c)
 	return 1;
 }
 
-/* Where a destination stands in the list; NO_INDEX if it does not. */
+/* Return the index of a destination in the list, or NO_INDEX. */
 INLINE u32 pos_of(struct candidates *c, u32 destination)
 {
 	c->work->best = NO_INDEX;

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * What schedulers share. A scheduler is one file in schedulers/ with one function
+ * What schedulers share. A scheduler is one file in lb/schedulers/ with one function
  *
- *	static u32 schedule_NAME(struct candidates *c)
+ * 	static u32 schedule_NAME(struct candidates *c)
  *
- * that returns the place of its choice in the list, or NO_INDEX. SCHEDULER(name, number) makes its two programs.
- * Lists run newest destination first; ties are won by the earlier in the list (IPVS-SEMANTICS 3.1).
+ * which returns the list index of its choice, or NO_INDEX. SCHEDULER(name, number) defines its two programs. Lists
+ * begin with the newest destination; on a tie the earlier one wins (IPVS-SEMANTICS 3.1).
  *
- * State lives in the service's cursor, outside the switched tables, and is advanced by compare-exchange. A cursor
- * names the version of the list it points into; one that is a version behind follows the edit that was made. Python
- * brings it up to date before it makes another, so it is never two behind.
+ * A scheduler's state is the service's cursor, which compare-exchange advances. The cursor contains the version of the
+ * list. If that is one version behind, the scheduler adjusts the cursor to the last edit. Python adjusts it before the
+ * next edit, so it is never two versions behind.
  */
 #pragma once
 #include "abi/config.h"
@@ -24,9 +24,9 @@ struct candidates {
 	u32 max_weight;
 	u64 *cursor;
 	struct scratch *work;
-	/* of a walk */
-	u32 pos; /* where it stands */
-	s32 least_weight; /* of a destination to be taken */
+	/* walk_step: */
+	u32 pos; /* start of the walk */
+	s32 least_weight; /* lighter destinations are skipped */
 };
 
 struct candidate {
@@ -34,7 +34,7 @@ struct candidate {
 	struct destination *destination;
 };
 
-/* The destination at a place of the list; false beyond its end. */
+/* Load the destination at a list index. Return false beyond the end. */
 INLINE bool at_pos(const struct candidates *c, u32 pos, struct candidate *found)
 {
 	found->member = map_elem(members, c->list + pos);
@@ -49,13 +49,13 @@ INLINE bool usable(const struct candidate *it)
 	return it->member->weight > 0 && !it->destination->overloaded;
 }
 
-/* IPVS's measure of load: 256 times the active connections plus the inactive, 32 bits (3.1). */
+/* IPVS's load: 256 * active + inactive connections, in 32 bits (3.1). */
 INLINE u32 overhead(const struct destination *d)
 {
 	return (d->active << 8) + d->inactive;
 }
 
-/* Walk on from c->place to the first usable destination of at least c->least_weight; work.best is its place. */
+/* Find the first usable destination from c->pos on with at least c->least_weight; store its index in c->work->best. */
 static int walk_step(u32 index, struct candidates *c)
 {
 	struct candidate it;
@@ -77,7 +77,7 @@ INLINE u32 first_from(struct candidates *c, u32 pos, u32 end, s32 least_weight)
 	return c->work->best;
 }
 
-/* IPVS's hash of an address, 8 bits of it folded to 32 bits (3.11). */
+/* IPVS's fold of an address to 32 bits (3.11). */
 INLINE u32 address_fold(const struct address *a, bool is_ipv6)
 {
 	u32 folded = bpf_ntohl(a->word[0]);
@@ -86,8 +86,8 @@ INLINE u32 address_fold(const struct address *a, bool is_ipv6)
 	return folded;
 }
 
-/* The target that schedulers hash. An ICMP error is scheduled by the reply that it quotes, whose target is the client;
- * the packet's tuple is turned by then (IPVS-SEMANTICS 8.4). */
+/* Return the daddr that schedulers hash. For an ICMP error scheduled by its inner packet, a reply whose daddr is the
+ * client, the tuple is already reversed (IPVS-SEMANTICS 8.4). */
 INLINE struct address hashed_daddr(const struct packet *p)
 {
 	struct address daddr = {};
@@ -103,7 +103,7 @@ INLINE u32 bucket_of(u32 folded)
 	return (folded * 0x61C88647u) >> 24;
 }
 
-/* What sh and mh hash of a client: its address, and its port where the service's flags say so. */
+/* Return what sh and mh hash: the client's address, plus its port if the service's flags ask for it. */
 INLINE u32 client_fold(const struct scratch *w)
 {
 	const struct packet *p = &w->packet;
@@ -157,7 +157,7 @@ INLINE u32 client_fold(const struct scratch *w)
 		return run_##name(tc_ctx(ctx)); \
 	}
 
-/* Note the choice for the stages that follow. */
+/* Store the choice for PROG_CONNECT. */
 INLINE void choose(struct scratch *w, const struct member *member, const struct destination *d)
 {
 	w->destination = member->destination;

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Which service a packet without a connection belongs to (IPVS-SEMANTICS 1.2), and whether this host holds its
- * address.
+ * Find the virtual service of a packet without a connection (IPVS-SEMANTICS 1.2), and check that its address is local.
  */
 #pragma once
 #include "abi/marks.h"
@@ -26,14 +25,14 @@ INLINE struct service_version *version_in_force(struct service *service, u32 liv
 	return (s32)(live - newer->generation) >= 0 ? newer : older;
 }
 
-/* The slot, if its service is in force; else NO_SERVICE. */
+/* Return the slot if its service is in force, else NO_SERVICE. */
 INLINE u32 slot_in_force(const u32 *slot, u32 live)
 {
 	struct service *service = slot ? map_elem(services, *slot) : NULL;
 	return service && version_in_force(service, live)->present ? *slot : NO_SERVICE;
 }
 
-/* The slot of the service in force of the packet's address and a port, or NO_SERVICE. */
+/* Return the slot of the service with the packet's address and this port, or NO_SERVICE. */
 VERIFIED_ONCE u32 service_at(const struct packet *p, u32 port, u32 live)
 {
 	if (!p)
@@ -57,7 +56,7 @@ INLINE u32 service_of_address(const struct packet *p, const struct facts *facts,
 	return slot;
 }
 
-/* The service of a firewall mark, which wins over one of the packet's address (1.2). */
+/* Return the service of a firewall mark. It takes precedence over one with the packet's address (1.2). */
 VERIFIED_ONCE u32 service_of_mark(u32 is_ipv6, u32 mark, u32 live)
 {
 	if (!mark)
@@ -80,15 +79,15 @@ INLINE bool load_service(struct service_match *found, u32 slot, u32 live)
 	return true;
 }
 
-/* Whose mark it is: of an ICMP error that is scheduled by what it quotes, its own. */
+/* For an ICMP error scheduled by its inner packet use the outer tuple. */
 INLINE const union tuple *marked_tuple(const struct scratch *w)
 {
 	return w->packet.by_inner ? &w->outer : &w->packet.tuple;
 }
 
-/* Whether the routing tables call an address local for packets of a mark: as a rule of policy routing (`fwmark`) may,
- * or because the address is this host's. Where the kernel cannot be asked about a mark, the Director's snapshot of
- * those rules decides. */
+/* Whether routing delivers the daddr locally for packets of this mark: by a rule of policy routing (`fwmark`), or
+ * because the address is local. Before Linux 6.10 bpf_fib_lookup ignores marks; then the Director's snapshot of those
+ * rules decides. */
 INLINE bool routes_here(void *ctx, const struct scratch *w, u32 mark)
 {
 	if (!w)
@@ -155,8 +154,8 @@ VERIFIED_ONCE int lookup_local_tc(struct __sk_buff *ctx, struct service_state *s
 	return lookup_local(ctx, state, p, now);
 }
 
-/* Whether this host holds the packet's target address; looked up again every tick, so that a virtual address which
- * comes or goes is noticed within an eighth of a second. Of a virtual router's its role decides, at once. */
+/* Whether the packet's daddr is local. The result is cached for a tick, an eighth of a second. For a virtual router's
+ * address its role decides, at once. */
 INLINE bool is_local_daddr(struct ctx ctx, struct service_state *state, const struct packet *p, u32 now)
 {
 	if (likely(state->held_at == now))

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * From a service to its scheduler, or to an error if it has no destination.
+ * Tail-call the scheduler of a service; reject the packet if the service has no destination.
  */
 #pragma once
 #include "conntrack/update.h"
 #include "ctx/scratch.h"
 #include "lib/headers.h"
 
-/* The connection that this packet ended counts no longer. */
+/* Uncount the connection that this packet has replaced. */
 INLINE void drop_old_ref(struct scratch *w)
 {
 	struct destination *d = w->old_destination != NO_INDEX ? map_elem(destinations, w->old_destination) : NULL;
@@ -15,7 +15,7 @@ INLINE void drop_old_ref(struct scratch *w)
 	w->old_destination = NO_INDEX;
 }
 
-/* Where a mark's packet may go on without a real server: to what is unicast and, in IPv4, not this host's (2.6). */
+/* Whether a firewall mark's packet may bypass the service: its daddr is unicast and, for IPv4, not local (2.6). */
 INLINE bool may_bypass(const struct packet *p)
 {
 	if (p->is_ipv6)
@@ -25,7 +25,7 @@ INLINE bool may_bypass(const struct packet *p)
 	return first && first < 224 && !bpf_map_lookup_elem(&locals, &daddr);
 }
 
-/* No destination: an error to the client. But of FTP's service only the control connection is answered (2.6). */
+/* Send an ICMP error. For FTP only packets of the control connection get one (2.6). */
 INLINE int reject_no_destination(struct ctx ctx, struct scratch *w)
 {
 	drop_old_ref(w);
@@ -49,7 +49,7 @@ INLINE int reject_no_destination(struct ctx ctx, struct scratch *w)
 
 INLINE int to_scheduler(struct ctx ctx, struct scratch *w)
 {
-	switch (w->scheduler) { /* a tail call to a place known beforehand is a jump */
+	switch (w->scheduler) { /* with a constant index the kernel turns a tail call into a jump */
 #define TO(number) \
 	case number: \
 		return tail_call(ctx, PROG_SCHEDULE + number);

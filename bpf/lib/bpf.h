@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The kernel's helper functions by number (include/uapi/linux/bpf.h), maps in the form that libbpf reads, what every
- * program uses of C, and what keeps compiler and verifier from assuming too much.
+ * Kernel helpers, BTF-defined maps, and idioms for the compiler and the verifier.
+ *
+ * The table of helpers is this project's own, because the wheel is built with ziglang alone: it ships the kernel's UAPI
+ * headers but not libbpf's bpf_helpers.h. The numbers are those of include/uapi/linux/bpf.h.
  */
 #pragma once
 #include <linux/bpf.h>
@@ -24,13 +26,13 @@ typedef _Bool bool;
 #define NOINLINE static __attribute__((noinline))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
-/* Holds back the compiler alone. What CPUs keep in order: docs/architecture.md, "Memory order". */
+/* Orders the compiler only. For the order that CPUs keep see docs/architecture.md, "Memory order". */
 #define barrier() __asm__ volatile("" ::: "memory")
 #define READ_ONCE(x) (*(const volatile __typeof__(x) *)&(x))
 #define WRITE_ONCE(x, v) (*(volatile __typeof__(x) *)&(x) = (v))
 
-/* The same pointer, or 64-bit index. Loads by way of it come after the load of `value` on every CPU: an address
- * dependency, which the compiler does not see through. Two instructions, and no fence. */
+/* Return the same pointer or 64-bit index. Loads through it are ordered after the load of `value` on every CPU by an
+ * address dependency, which the compiler cannot see through. It costs two instructions and no fence. */
 #define AFTER(address, value) \
 	({ \
 		__typeof__(address) address_ = (address); \
@@ -39,14 +41,14 @@ typedef _Bool bool;
 		address_; \
 	})
 
-/* Never called. Of types that only pointers in __sk_buff name, clang describes none, and lists them in the order of addresses
- * in its own memory: the same source gave other bytes now and then. A parameter's type is described like any other. */
+/* Never called; it makes the build reproducible. Types that only pointers in __sk_buff name are not described by clang,
+ * which lists them in the order of their addresses in its own memory. Types of parameters are described. */
 __attribute__((used)) static int describe_types(struct bpf_flow_keys *keys, struct bpf_sock *sk)
 {
 	return 0;
 }
 
-/* BTF-defined maps, as libbpf reads them */
+/* Members of BTF-defined maps, in the form that libbpf reads. */
 #define MAP_UINT(name, value) int(*name)[value]
 #define MAP_TYPE(name, value) __typeof__(value) *name
 
@@ -89,7 +91,7 @@ __attribute__((used)) static int describe_types(struct bpf_flow_keys *keys, stru
 		bpf_map_lookup_elem(&(map), &index_); \
 	})
 
-/* A global function: the verifier looks at it once, for any arguments of their types, not at each call. */
+/* A global function: the verifier checks it once, for any arguments of the declared types, instead of at each call. */
 #define VERIFIED_ONCE __attribute__((noinline))
 
 #define HELPER(id, type, name, ...) static type (*const name)(__VA_ARGS__) __attribute__((unused)) = (void *)(id)
@@ -138,18 +140,18 @@ HELPER(208, u64, bpf_ktime_get_tai_ns, void);
 #define bpf_ntohs(x) swap16((u16)(x))
 #define bpf_ntohl(x) swap32((u32)(x))
 
-/* What stands so many bytes on, however it is aligned. */
+/* Access `type` at an offset, whatever its alignment. */
 #define WORD_AT(type, base, offset) (*(type *)((void *)(base) + (offset)))
 
-/* Zeroes; `bytes` a multiple of 8. For blocks that are too long for an inlined memset. */
+/* Clear a block that is too long for an inlined memset. `bytes` is a multiple of 8. */
 INLINE void memzero(void *at, u32 bytes)
 {
 	for (u32 i = 0; i < bytes / 8; i++)
 		*(volatile u64 *)(at + 8 * i) = 0;
 }
 
-/* A value whose bounds the compiler does not know: the checks that follow stay in the program, on the very register
- * that is used then, for the verifier to see. */
+/* Hide a value's bounds from the compiler. Otherwise it removes the bounds check that follows, or checks another
+ * register than the one used afterwards, and the verifier rejects the program. */
 #define barrier_var(x) \
 	({ \
 		__typeof__(x) hidden_ = (x); \
@@ -157,16 +159,17 @@ INLINE void memzero(void *at, u32 bytes)
 		hidden_; \
 	})
 
-/* Whether a length, barrier_var before, is from 1 to `most`. Linux 6.1 draws no bound from "is not 0". */
+/* Whether a length is from 1 to `most`. Apply barrier_var to the length first. Linux 6.1 derives no bound from "is not
+ * 0". */
 #define IS_LENGTH(length, most) ((length) >= barrier_var(1) && (length) <= (most))
 
-/* Keeps calls that differ by their map alone from being merged into one: the kernel inlines a lookup only where it knows
- * the map. `number` must differ. */
+/* Keep the compiler from merging calls that differ only by their map: the kernel inlines a lookup only where the map is
+ * a constant. `number` must differ. */
 #define NO_MERGE(result, number) __asm__ volatile("" : "+r"(result) : "i"(number))
 
-/* Before bpf_loop: the verifier shall know nothing of these numbers, all 32 bits long, of a context on the stack; a
- * pointer less a pointer may be anything to it. Linux 6.1 looks at a single step: what it knows of a number then it takes
- * to be so at every step, and on every path to the loop, and leaves out the branches that are then never taken. */
+/* Call before bpf_loop, for a context on the stack: make the verifier forget these u32 fields by adding pointer minus
+ * pointer, which it takes for an unknown number. Linux 6.1 verifies a single step and assumes the values of that step
+ * for all steps, so it would prune live branches. */
 #define FORGET_BOUNDS(context, first, last) forget_bounds((u32 *)&(context).first, (u32 *)&(context).last)
 INLINE void forget_bounds(u32 *first, const u32 *last)
 {

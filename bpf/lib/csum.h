@@ -4,7 +4,7 @@
 #pragma once
 #include "lib/bpf.h"
 
-/* Of a sum below 2^48: more words than a frame has. */
+/* Fold a sum below 2^48, which is more 16-bit words than a frame has. */
 INLINE u16 csum_fold(u64 sum)
 {
 	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
@@ -12,8 +12,9 @@ INLINE u16 csum_fold(u64 sum)
 	return sum + (sum >> 16);
 }
 
-/* Whether what has its checksum in it sums up to what folds to 0xffff, so is a multiple of 65535. Of a multiple of an odd
- * number, the product with its inverse modulo 2^64 is the quotient; of anything else it is greater than any quotient. */
+/* Whether a sum that includes its own checksum folds to 0xffff, so is a multiple of 65535. The product of a multiple
+ * of an odd number with that number's inverse modulo 2^64 is the quotient; for any other number it exceeds all
+ * quotients. */
 INLINE bool csum_is_right(u64 sum)
 {
 	return sum * 0xfffefffefffeffffULL <= 0x0001000100010001ULL;

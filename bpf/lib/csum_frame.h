@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The internet checksum of a part of the frame, at TC, for director and real server.
+ * The internet checksum of a part of the frame, at TC. The director and the real server share it.
  */
 #pragma once
 #include "lib/csum.h"
@@ -8,7 +8,7 @@ enum { CSUM_CHUNK = 512 };
 
 struct csum_frame_ctx {
 	struct __sk_buff *skb;
-	u8 *buffer; /* of CSUM_CHUNK bytes */
+	u8 *buffer; /* CSUM_CHUNK bytes */
 	u32 at;
 	u32 left;
 	u32 sum;
@@ -25,7 +25,7 @@ VERIFIED_ONCE int zero_csum_chunk(struct csum_chunk *piece)
 	return 0;
 }
 
-/* A step of bpf_loop: the next piece of the frame. */
+/* Sum the next chunk of the frame; a step of bpf_loop. */
 static int csum_step(u32 index, struct csum_frame_ctx *s)
 {
 	u32 size = s->left < CSUM_CHUNK ? s->left : CSUM_CHUNK;
@@ -42,7 +42,7 @@ static int csum_step(u32 index, struct csum_frame_ctx *s)
 	return 0;
 }
 
-/* Sum of `length` bytes of the frame from `at` on. `buffer` has CSUM_CHUNK bytes. */
+/* Return the sum of `length` bytes of the frame from `at` on. `buffer` has CSUM_CHUNK bytes. */
 INLINE u32 csum_frame(struct __sk_buff *skb, u8 *buffer, u32 at, u32 length, u32 sum)
 {
 	struct csum_frame_ctx s = {.skb = skb, .buffer = buffer, .at = at, .left = length, .sum = sum};

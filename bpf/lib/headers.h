@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The headers of frames. Fields have the kernel's names; they lie 2-aligned, as frames do, and have no bit-fields.
+ * Packet headers. Fields have the kernel's names, except those that maps share. The structures differ from the kernel's
+ * in two ways: frames are 2-aligned, and BTF of maps must not have bit-fields.
  */
 #pragma once
 #include "abi/base.h"
@@ -9,7 +10,7 @@
 #include <linux/in6.h>
 
 enum numbers {
-	AF_INET = 2, /* of the C library, which no UAPI header has */
+	AF_INET = 2, /* of the C library; no UAPI header has it */
 	AF_INET6 = 10,
 	IPV4_HLEN = 20,
 	IPV6_HLEN = 40,
@@ -70,7 +71,7 @@ enum { GRE_SUM_PRESENT = 0x8000, GUE_PRIVATE = 1, GUE_REMCSUM = 0x80000000, GUE_
 struct gre {
 	be16 flags;
 	be16 protocol;
-	u16 check; /* with GRE_SUM_PRESENT, as what follows */
+	u16 check; /* this and the next field: with GRE_SUM_PRESENT */
 	u16 reserved;
 } __attribute__((packed, aligned(2)));
 
@@ -79,7 +80,7 @@ struct gue {
 	u8 version_control_words;
 	u8 protocol;
 	be16 flags;
-	be32 private_flags; /* with GUE_PRIVATE, as what follows */
+	be32 private_flags; /* this and the next two fields: with GUE_PRIVATE */
 	be16 sum_start;
 	be16 sum_at;
 } __attribute__((packed, aligned(2)));
@@ -101,7 +102,7 @@ struct outer6 {
 	struct ipv6_header ip;
 } __attribute__((packed));
 
-/* Sum of an IPv4 header without options; 0xffff when its checksum is right. */
+/* Return the sum of an IPv4 header without options: 0xffff if its checksum is right. */
 INLINE u16 ipv4_header_sum(const struct ipv4_header *ip)
 {
 	const u16 *half = (const void *)ip;
@@ -112,13 +113,13 @@ INLINE u16 ipv4_header_sum(const struct ipv4_header *ip)
 	return csum_fold(sum);
 }
 
-/* Protocols whose first packet may open a connection. */
+/* Protocols whose packets can open a connection. */
 INLINE bool has_ports(u8 protocol)
 {
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
 }
 
-/* IPsec, which rides on the connection of its key exchange (IPVS-SEMANTICS 4.7). */
+/* IPsec packets belong to the connection of their key exchange (IPVS-SEMANTICS 4.7). */
 INLINE bool is_ipsec(u8 protocol)
 {
 	return protocol == IPPROTO_AH || protocol == IPPROTO_ESP;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * What every floor does to a frame: its two link addresses change places.
+ * The least that a program which forwards does to a frame: swap its MAC addresses. Benchmarks compare with it.
  */
 #pragma once
 #include "lib/bpf.h"

@@ -4,7 +4,7 @@
 #pragma once
 #include "lib/headers.h"
 
-enum { MAX_EXTENSIONS = 8 /* that are walked, at most */ };
+enum { MAX_EXTENSIONS = 8 /* limit of the walk */ };
 
 INLINE bool is_transport6(u8 next)
 {
@@ -19,6 +19,6 @@ INLINE bool is_extension(u8 next)
 struct extension {
 	u8 next;
 	u8 length;
-	be16 place; /* of a fragment header */
+	be16 place; /* of a fragment header: offset and flags */
 	be32 id;
 };

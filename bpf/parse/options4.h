@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * IPv4 options as the kernel's input has dealt with them before IPVS sees a packet (IPVS-SEMANTICS 7.1 end; RFC 791):
- * record route and timestamps get this host's address and time, broken options are the stack's to answer, source
- * routes are refused. What changes is noted first and written only when the packet is to be forwarded or answered.
+ * IPv4 options (RFC 791), as the kernel's input treats them before IPVS sees a packet (IPVS-SEMANTICS 7.1 end). Record
+ * route and timestamp get this host's address and time. Packets with malformed options pass to the stack, and
+ * source-routed ones are dropped. The walk only notes changes; they are written when the packet is forwarded or
+ * answered.
  */
 #pragma once
 #include "abi/config.h"
@@ -133,7 +134,7 @@ static int option_step(u32 index, struct options_walk *walk)
 	return 1;
 }
 
-/* The header is in `o->bytes`, zeroes behind it. */
+/* The header is in `o->bytes`, with zeroes behind it. */
 INLINE enum options_verdict walk_options(struct options *o)
 {
 	struct options_walk walk = {.options = o, .at = IPV4_HLEN};
@@ -155,9 +156,9 @@ INLINE bool sum_options(struct __sk_buff *skb, struct scratch *w)
 	return !bpf_skb_store_bytes(skb, ETH_HLEN, ip, IPV4_HLEN, 0);
 }
 
-/* Once, before anything else of the header changes: this host's address, and all that was noted. Like the kernel's, the
- * header keeps its old checksum until the packet leaves; errors about it quote that. The kernel has summed that of a
- * packet put together from fragments. */
+/* Write the noted changes and this host's address. Call once, before anything else in the header changes. Like the
+ * kernel, keep the old checksum until the packet leaves, because ICMP errors quote it. A reassembled packet's checksum
+ * the kernel has already computed. */
 INLINE bool write_options(struct __sk_buff *skb, struct scratch *w, be32 own)
 {
 	struct options *o = &w->options;
@@ -174,7 +175,7 @@ INLINE bool write_options(struct __sk_buff *skb, struct scratch *w, be32 own)
 	return !(w->packet.slow_flags & SLOW_REASSEMBLED) || sum_options(skb, w);
 }
 
-/* --- what an error to the sender repeats of them --- */
+/* --- options of an ICMP error to the sender --- */
 
 struct options_echo {
 	const struct options *from;
@@ -188,7 +189,7 @@ static int echo_step(u32 index, struct options_echo *e)
 	return 0;
 }
 
-/* Copies an option behind the others; where it went. */
+/* Append a copy of an option; return its offset. */
 INLINE u32 echo_option(const struct options *from, struct options *to, u32 at)
 {
 	struct options_echo e = {.from = from, .to = to, .from_at = at};
@@ -238,8 +239,8 @@ INLINE bool echo_stamp(const struct options *from, struct options *to, be32 own)
 	return true;
 }
 
-/* Options of an error about the packet whose options are in `from`, `to->size` bytes behind an IPv4 header's place;
- * false where the kernel then sends none. */
+/* Build the options of an ICMP error about the packet whose options are in `from`: `to->size` bytes, IPv4 header
+ * included. Return false where the kernel sends no error. */
 INLINE bool echo_options(const struct options *from, struct options *to, be32 own)
 {
 	memzero(to, sizeof(*to));

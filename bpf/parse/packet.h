@@ -6,10 +6,10 @@
 #include "lib/address.h"
 
 struct packet {
-	union tuple tuple; /* source to target, as it came */
-	u32 length; /* of the IP packet */
+	union tuple tuple; /* saddr to daddr, as received */
+	u32 length; /* of the IP packet, without link padding */
 	u16 l4; /* offset of the transport header in the frame */
-	u16 slow_flags; /* enum oddity: what only PROG_FWD_SLOW does; `work` tells the rest */
+	u16 slow_flags; /* enum slow_flag: each forces the slow path; struct scratch has the details */
 	u8 is_ipv6;
 	u8 protocol;
 	u8 ttl;
@@ -20,25 +20,25 @@ struct packet {
 	u8 rst; /* TCP: RST; SCTP: the first chunk is ABORT */
 	u8 l4_complete; /* the transport header is complete */
 	u8 no_chunk; /* SCTP: without a chunk */
-	u8 no_csum; /* no checksum to be kept right step by step: UDP without one, SCTP, AH, ESP */
-	u8 from_host; /* sent by this host itself: it came in by lo */
-	u8 maybe_vip; /* to what may be a virtual address */
-	u8 maybe_rs; /* from what may be a NAT real server, a virtual address or one of this host's own */
-	u8 by_inner; /* the tuple is that of the packet which an ICMP error quotes */
-	u8 no_conn; /* a moment ago it had no connection */
+	u8 no_csum; /* no checksum to update: UDP without one, SCTP, AH, ESP */
+	u8 from_host; /* sent by this host: received on lo */
+	u8 maybe_vip; /* daddr may be a virtual address */
+	u8 maybe_rs; /* saddr may be a NAT real server, a virtual or a local address */
+	u8 by_inner; /* the tuple is that of the packet inside an ICMP error */
+	u8 no_conn; /* the lookup has just found no connection */
 };
 
 enum slow_flag {
-	SLOW_RECORD_OPTIONS = 1, /* options to write into */
-	SLOW_REASSEMBLED = 2, /* it came in fragments */
-	SLOW_FIRST_FRAGMENT = 4, /* a first fragment that is handled as if it were all */
+	SLOW_RECORD_OPTIONS = 1, /* has options to fill in */
+	SLOW_REASSEMBLED = 2, /* reassembled from fragments */
+	SLOW_FIRST_FRAGMENT = 4, /* first fragment, forwarded like a whole packet */
 	SLOW_OPTIONS = 8, /* it has IPv4 options */
-	SLOW_STALE_CSUM = 16, /* they were written, but not yet the checksum */
+	SLOW_STALE_CSUM = 16, /* options were written, the checksum not yet */
 };
 
 enum parsed { PARSED_PLAIN, PARSED_SLOW, PARSED_FOREIGN };
 
-/* A packet's ends, in either family; addresses go into what is zero before. */
+/* Accessors for either family. The addresses fill a `struct address` that is zero before. */
 INLINE be16 packet_sport(const struct packet *p)
 {
 	return p->is_ipv6 ? p->tuple.v6.source_port : p->tuple.v4.source_port;

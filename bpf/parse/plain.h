@@ -9,7 +9,7 @@
 #include "lib/headers.h"
 #include "parse/packet.h"
 
-/* Of the devices that XDP looks at, each has one address. */
+/* Whether the frame is for this host. Devices with XDP have one MAC address each. */
 INLINE bool is_for_this_host(const struct eth_header *ether, u32 input)
 {
 	struct device *device = map_elem(devices, input & (DEVICES - 1));
@@ -26,7 +26,7 @@ INLINE void set_tcp_flags(struct packet *p, u8 flags)
 	p->rst = flags >> 2 & 1;
 }
 
-/* Transport header at a fixed place; ODD when it is cut short. */
+/* Parse a transport header at a fixed offset; PARSED_SLOW if it is truncated. */
 INLINE enum parsed parse_transport(void *data, void *end, struct packet *p, u32 l4, u32 left)
 {
 	u8 *at = data + l4;
@@ -53,7 +53,7 @@ INLINE enum parsed parse_transport(void *data, void *end, struct packet *p, u32 
 	return PARSED_PLAIN;
 }
 
-/* What PROG_PARSE_SLOW knows beside TCP and UDP. */
+/* Protocols besides TCP and UDP that PROG_PARSE_SLOW parses. */
 INLINE bool is_slow_protocol(u8 protocol)
 {
 	return protocol == IPPROTO_ICMP || protocol == IPPROTO_SCTP || is_ipsec(protocol);
@@ -68,7 +68,7 @@ INLINE enum parsed parse4(struct ctx ctx, void *data, void *end, struct packet *
 	p->maybe_vip = in_bitmap(root->vip_bits, address_hash(&daddr, false));
 	p->maybe_rs = in_bitmap(root->reply_bits, address_hash(&saddr, false));
 	p->protocol = ip->protocol;
-	if (!(p->maybe_vip | p->maybe_rs)) /* errors come from routers and about tunnels, too */
+	if (!(p->maybe_vip | p->maybe_rs)) /* ICMP errors come from routers, and may be about tunnels */
 		return p->protocol == IPPROTO_ICMP ? PARSED_SLOW : PARSED_FOREIGN;
 	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
 		return is_slow_protocol(p->protocol) ? PARSED_SLOW : PARSED_FOREIGN;
@@ -109,7 +109,7 @@ INLINE enum parsed parse6(struct ctx ctx, void *data, void *end, struct packet *
 	p->length = length;
 	p->ttl = ip->hop_limit;
 	p->tos = bpf_ntohl(ip->version_class_flow) >> 20 & 0xff;
-	p->df = 1; /* routers never cut IPv6 */
+	p->df = 1; /* routers do not fragment IPv6 */
 	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
 		return PARSED_SLOW;
 	return parse_transport(data, end, p, ETH_HLEN + IPV6_HLEN, length - IPV6_HLEN);

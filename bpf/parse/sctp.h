@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * SCTP packets (RFC 9260; IPVS-SEMANTICS 2.3, 2.4, 4.6): the first chunk tells what a packet does. At TC alone.
+ * SCTP packets (RFC 9260; IPVS-SEMANTICS 2.3, 2.4, 4.6), at TC alone. The first chunk decides the event.
  */
 #pragma once
 #include "conntrack/event.h"
@@ -14,13 +14,13 @@ struct chunk {
 	be16 length;
 };
 
-/* The head of a chunk at an offset of the frame, if it lies within the packet. */
+/* Load the header of a chunk, if it lies within the packet. */
 INLINE bool load_chunk(struct __sk_buff *skb, const struct packet *p, u32 at, struct chunk *chunk)
 {
 	return at + CHUNK_HLEN <= ETH_HLEN + p->length && !bpf_skb_load_bytes(skb, at, chunk, sizeof(*chunk));
 }
 
-/* What the chunk at an offset does to the association: a COOKIE ECHO or ACK gives way to an ABORT right behind it. */
+/* Return the event of a chunk. An ABORT right behind a COOKIE ECHO or COOKIE ACK takes precedence, as in IPVS. */
 INLINE u8 chunk_event(struct __sk_buff *skb, const struct packet *p, u32 at)
 {
 	struct chunk chunk, next;
@@ -33,8 +33,8 @@ INLINE u8 chunk_event(struct __sk_buff *skb, const struct packet *p, u32 at)
 	return sctp_event(chunk.kind);
 }
 
-/* Common header and first chunk, as far as they are there. Without a chunk the packet opens nothing (`whole` is the
- * header alone: NAT asks for no more). */
+/* Parse the common header and the first chunk, as far as present. A packet without a chunk opens no connection.
+ * `l4_complete` covers the common header only, because NAT needs no more. */
 INLINE void parse_sctp(struct __sk_buff *skb, struct packet *p, u32 left)
 {
 	struct chunk first;
@@ -43,7 +43,8 @@ INLINE void parse_sctp(struct __sk_buff *skb, struct packet *p, u32 left)
 	if (load_chunk(skb, p, p->l4 + SCTP_HLEN, &first)) {
 		p->syn = first.kind == CHUNK_INIT;
 		p->rst = first.kind == CHUNK_ABORT;
-		/* The kernel's state machine looks for it right behind the IPv6 header, whatever stands there. */
+		/* IPVS's state machine reads the chunk right behind the IPv6 header, even if an extension header is
+		 * there. */
 		p->event = chunk_event(skb, p, (p->is_ipv6 ? ETH_HLEN + IPV6_HLEN : p->l4) + SCTP_HLEN);
 	} else {
 		p->no_chunk = 1;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The parser of all other packets, at TC alone: IPv4 options, IPv6 extension headers, SCTP, IPsec, ICMP, transport
- * headers cut short. They get the same `struct packet` as plain ones, with their transport header elsewhere.
+ * The parser for all other packets, at TC alone: IPv4 options, IPv6 extension headers, SCTP, IPsec, ICMP, truncated
+ * transport headers. The result is the same `struct packet`, with another offset of the transport header.
  */
 #pragma once
 #include "parse/exthdr6.h"
@@ -47,7 +47,7 @@ INLINE enum slow_result parse_slow4(struct __sk_buff *skb, struct scratch *w)
 	return w->fragment && !(p->slow_flags & SLOW_FIRST_FRAGMENT) ? PARSE_FRAGMENT : PARSE_DONE;
 }
 
-/* Up to the transport header, or to a fragment header: then `w` tells of the fragment. */
+/* Walk to the transport header, or to a fragment header, which `w` then describes. */
 INLINE enum slow_result parse_slow6(struct __sk_buff *skb, struct scratch *w)
 {
 	struct packet *p = &w->packet;
@@ -57,7 +57,7 @@ INLINE enum slow_result parse_slow6(struct __sk_buff *skb, struct scratch *w)
 	p->length = bpf_ntohs(ip.payload_len) + IPV6_HLEN;
 	p->ttl = ip.hop_limit;
 	p->tos = bpf_ntohl(ip.version_class_flow) >> 20 & 0xff;
-	p->df = 1; /* routers never cut IPv6 */
+	p->df = 1; /* routers do not fragment IPv6 */
 	if (ETH_HLEN + p->length > skb->len)
 		return PARSE_TO_STACK;
 	u32 at = ETH_HLEN + IPV6_HLEN, named_at = ETH_HLEN + 6;
@@ -71,7 +71,7 @@ INLINE enum slow_result parse_slow6(struct __sk_buff *skb, struct scratch *w)
 			return PARSE_TO_STACK;
 		if ((!fragment && !is_extension(next)) || bpf_skb_load_bytes(skb, at, &head, fragment ? 8 : 2))
 			return PARSE_TO_STACK;
-		if (at + (fragment ? 8 : 2) > ETH_HLEN + p->length) /* what follows the packet in its frame is not read */
+		if (at + (fragment ? 8 : 2) > ETH_HLEN + p->length) /* bytes behind the packet are not read */
 			return PARSE_TO_STACK;
 		if (fragment && !(p->slow_flags & SLOW_FIRST_FRAGMENT)) {
 			w->fragment = bpf_ntohs(head.place) & 0xfff9;
@@ -106,7 +106,7 @@ INLINE void set_ports(struct packet *p, be16 source, be16 target)
 	}
 }
 
-/* IPsec has no ports: its connection is that of UDP from 500 to 500 (IPVS-SEMANTICS 4.7). */
+/* IPsec has no ports: its connection is that of UDP from port 500 to port 500 (IPVS-SEMANTICS 4.7). */
 INLINE enum slow_result parse_ipsec(struct packet *p)
 {
 	if (p->is_ipv6)
@@ -118,7 +118,7 @@ INLINE enum slow_result parse_ipsec(struct packet *p)
 	return PARSE_DONE;
 }
 
-/* Ports and flags, as far as they are there. */
+/* Parse ports and flags, as far as present. */
 INLINE enum slow_result parse_slow_transport(struct __sk_buff *skb, struct packet *p)
 {
 	u32 left = p->length + ETH_HLEN - p->l4;
@@ -139,7 +139,8 @@ INLINE enum slow_result parse_slow_transport(struct __sk_buff *skb, struct packe
 			return PARSE_TO_STACK;
 		if (p->l4_complete)
 			set_tcp_flags(p, flags);
-		/* The kernel's state machine looks for flags right behind the IPv6 header, whatever stands there. */
+		/* IPVS's state machine reads TCP flags right behind the IPv6 header, even if an extension header is
+		 * there. */
 		if (p->is_ipv6 && p->l4 != ETH_HLEN + IPV6_HLEN && p->length >= IPV6_HLEN + TCP_HLEN &&
 		    !bpf_skb_load_bytes(skb, ETH_HLEN + IPV6_HLEN + 13, &flags, 1))
 			p->event = tcp_event(flags);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Sources that the kernel's input does not accept from outside.
+ * Martian sources: saddrs that the kernel's input rejects.
  */
 #pragma once
 #include "abi/config.h"
 #include "ctx/ctx.h"
 #include "parse/packet.h"
 
-/* Whether the kernel's input would take the source for one that a packet from outside can have. */
+/* Whether the kernel's input would accept the saddr on this device. */
 INLINE bool is_valid_source(struct ctx ctx, const struct packet *p)
 {
 	u32 input = ctx_ifindex(ctx), all = 0;

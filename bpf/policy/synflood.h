@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * IPVS's defences against floods (IPVS-SEMANTICS 2.8): drop_packet refuses every am_droprate-th packet that would be
- * scheduled, drop_entry ends connections that are half open. Both act in mode 3 alone: modes 1 and 2 wait for memory
- * to run short, which these tables, allocated beforehand, cannot.
+ * IPVS's protection against SYN floods (IPVS-SEMANTICS 2.8). drop_packet drops every am_droprate-th packet that would
+ * be scheduled; drop_entry ends half-open connections. Both act in mode 3 alone: modes 1 and 2 react to low memory, and
+ * these tables are allocated beforehand.
  */
 #pragma once
 #include "conntrack/entry.h"
 
-enum synflood { SYNFLOOD_ON = 3, DROP_ONE_OF = 32 /* a second ends one half-open connection of so many */,
-	       DROP_SLICE = 512 /* elements of `looks` in one go, at most */ };
+enum synflood { SYNFLOOD_ON = 3, DROP_ONE_OF = 32 /* one of so many half-open connections a second */,
+	       DROP_SLICE = 512 /* elements of `looks` in one run, at most */ };
 
 INLINE bool should_drop_packet(const struct settings *settings)
 {
@@ -18,7 +18,7 @@ INLINE bool should_drop_packet(const struct settings *settings)
 	return true;
 }
 
-/* What drop_entry may end; established connections are safe, however idle. */
+/* Whether drop_entry may end it. Established connections are safe, however idle. */
 INLINE bool is_half_open(u32 state, u32 slot)
 {
 	if (state == STATE_TEMPLATE) {
@@ -28,7 +28,7 @@ INLINE bool is_half_open(u32 state, u32 slot)
 	return state == STATE_SYN_RECV || state == STATE_SYNACK || state == STATE_SCTP_INIT1 || state == STATE_SCTP_INIT;
 }
 
-/* Elements of `looks` that may have something. */
+/* Return how many elements of `looks` can be in use. */
 INLINE u32 lines_used4(const struct pool *pool)
 {
 	return (READ_ONCE(pool->fresh[0]) + LOOKS) / LOOKS;
@@ -39,7 +39,7 @@ INLINE u32 lines_used(const struct pool *pool)
 	return lines_used4(pool) + (READ_ONCE(pool->fresh[1]) + LOOKS - 1) / LOOKS;
 }
 
-/* How many of them to look at this second: one of DROP_ONE_OF, rounded by chance. */
+/* Return how many elements to visit in this second: one of DROP_ONE_OF, the remainder by chance. */
 INLINE u32 lines_to_drop(const struct pool *pool)
 {
 	u32 lines = lines_used(pool);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * dh, destination hashing (IPVS-SEMANTICS 3.12): 256 buckets filled with the list, one each, cyclically; the packet's
- * target picks the bucket. Weights other than 0 do not matter; an unusable destination means none.
+ * dh, destination hashing (IPVS-SEMANTICS 3.12). The list fills 256 buckets cyclically; the packet's daddr selects the
+ * bucket. Weights above 0 do not matter. If the destination is unusable, there is none.
  */
 #pragma once
 #include "lb/schedule.h"

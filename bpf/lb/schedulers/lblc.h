@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * lblc, locality-based least connections (IPVS-SEMANTICS 3.9): connections to an address go where the last one went,
- * until that destination is crowded, quiesced or gone; then as wlc. Thresholds do not matter to what is remembered.
+ * lblc, locality-based least connections (IPVS-SEMANTICS 3.9). Connections to an address go to the destination of the
+ * last one, until that is overloaded, quiesced or deleted; then wlc chooses. Thresholds do not apply to the cached
+ * destination.
  */
 #pragma once
 #include "lb/destination.h"

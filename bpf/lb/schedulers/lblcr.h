@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * lblcr, locality-based least connections with replication (IPVS-SEMANTICS 3.10): as lblc, with a set of destinations
- * for each address. When the least loaded of them is crowded another joins, as wlc chooses; when the set has not
- * changed for lblcr_expiration seconds the most loaded leaves.
+ * lblcr, locality-based least connections with replication (IPVS-SEMANTICS 3.10): like lblc, with a set of destinations
+ * for each address. If the least loaded member is overloaded, wlc chooses another one to join. If the set has not
+ * changed for lblcr_expiration seconds, the most loaded member leaves.
  *
- * A set lies oldest member first, so that joining moves nobody; it is looked at newest first. Who changes a set keeps
- * others from changing it; these then leave it alone. A part that got empty waits there for the next members.
+ * The set is stored oldest member first, so a new one is appended; searches start at the newest. A CPU that changes a
+ * set locks it; others then skip their change. Empty parts stay for later members.
  */
 #pragma once
 #include "lb/destination.h"
@@ -17,10 +17,10 @@ struct set_walk {
 	u32 live;
 	u32 count;
 	u32 wanted; /* destination */
-	u32 pos; /* in the set */
+	u32 pos; /* index in the set */
 };
 
-/* The set's member at a place, counted from the oldest; NULL if it is gone meanwhile. */
+/* Return the member at an index, counted from the oldest; NULL if it is gone. */
 INLINE u32 *set_member(struct set_walk *s, u32 pos)
 {
 	s->key.part = pos / CACHE_MEMBERS;
@@ -91,7 +91,7 @@ static int set_shift_step(u32 index, struct set_walk *s)
 	return !next || !member;
 }
 
-/* The most loaded member leaves the set; those that joined later move up. */
+/* Remove the most loaded member, and move the later ones up. */
 INLINE void set_shrink(struct set_walk *s, struct cached *entry, u32 now)
 {
 	s->c->work->best = NO_INDEX;
@@ -111,7 +111,7 @@ INLINE void set_shrink(struct set_walk *s, struct cached *entry, u32 now)
 	entry->changed = now;
 }
 
-/* A destination joins the set, unless it is in it. */
+/* Append a destination, unless it is a member. */
 INLINE void set_join(struct set_walk *s, struct cached *entry, u32 now, u32 destination)
 {
 	s->wanted = destination;

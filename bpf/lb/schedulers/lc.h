@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * lc, least connections (IPVS-SEMANTICS 3.4): the least overhead, compared unsigned; weights other than 0 do not
- * matter. No state.
+ * lc, least connections (IPVS-SEMANTICS 3.4): the least load, compared unsigned. Weights above 0 do not matter.
  */
 #pragma once
 #include "lb/schedule.h"

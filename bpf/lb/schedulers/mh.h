@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * mh, Maglev hashing (IPVS-SEMANTICS 3.14): 4093 slots, shared among the destinations by weight so that few slots
- * change hands when one comes or goes. The hash of the packet's source (and port, flag mh-port) picks the slot.
+ * mh, Maglev hashing (IPVS-SEMANTICS 3.14): 4093 slots, distributed by weight so that few slots change when a
+ * destination is added or removed. A hash of the packet's saddr (and sport, with flag mh-port) selects the slot.
  *
- * Who edits the service fills the table (src/pylvs/dataplane/maglev.py) beside the one in force.
+ * An edit fills the table that is not in force (src/pylvs/dataplane/maglev.py).
  */
 #pragma once
 #include "lb/schedule.h"
@@ -10,7 +10,7 @@
 struct mh_walk {
 	struct candidates *c;
 	const struct maglev_table *table;
-	u32 client; /* folded source and port */
+	u32 client; /* folded saddr and sport */
 	u32 slot;
 	u32 found;
 };
@@ -35,7 +35,7 @@ INLINE void sip_round(struct sip *s)
 	s->v2 = ROTATE(s->v2, 32);
 }
 
-/* SipHash-1-3 of four bytes under the key k, k. */
+/* SipHash-1-3 of four bytes, with the key k, k. */
 INLINE u32 siphash13(u32 value, u64 k)
 {
 	u64 last = 4ULL << 56 | value;
@@ -50,7 +50,7 @@ INLINE u32 siphash13(u32 value, u64 k)
 	return s.v0 ^ s.v1 ^ s.v2 ^ s.v3;
 }
 
-/* The place of the slot's destination in the list, if it is usable. */
+/* Return the list index of the slot's destination, if it is usable. */
 INLINE u32 mh_in_slot(const struct mh_walk *walk, u32 hash)
 {
 	u32 slot = barrier_var(hash % MAGLEV_SLOTS);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * nq, never queue (IPVS-SEMANTICS 3.7): the first usable destination without an active connection, else as sed.
+ * nq, never queue (IPVS-SEMANTICS 3.7): the first usable destination without active connections, else as sed.
  */
 #pragma once
 #include "lb/schedulers/sed.h"

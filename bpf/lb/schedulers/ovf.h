@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * ovf, weighted overflow (IPVS-SEMANTICS 3.8): as fo among those with no more active connections than their weight.
+ * ovf, weighted overflow (IPVS-SEMANTICS 3.8): as fo, among destinations with at most as many active connections as
+ * their weight.
  */
 #pragma once
 #include "lb/schedulers/fo.h"

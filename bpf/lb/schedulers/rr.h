@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * rr, round robin (IPVS-SEMANTICS 3.2). Cursor: list version (16 bits) << 32 | place after the last choice, 0 for
- * the head of the list.
+ * rr, round robin (IPVS-SEMANTICS 3.2). Cursor: list version (16 bits) << 32 | index after the last choice, 0 for the
+ * head of the list.
  */
 #pragma once
 #include "lb/schedule.h"

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * sed, shortest expected delay (IPVS-SEMANTICS 3.6): as wlc, with the active connections and the one to come as load.
+ * sed, shortest expected delay (IPVS-SEMANTICS 3.6): as wlc, with the active connections plus one as the load.
  */
 #pragma once
 #include "lb/schedule.h"
 
-/* Whether this destination beats the best so far; if so it is the best. */
+/* Remember this destination if it beats the best so far. */
 INLINE void sed_weigh(struct candidates *c, u32 pos, const struct candidate *it)
 {
 	s32 load = it->destination->active + 1;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * sh, source hashing (IPVS-SEMANTICS 3.13): 256 buckets; walking the list cyclically, each destination gets as many
- * in a row as its weight, at least one. The packet's source (and port, flag sh-port) picks the bucket. The buckets
- * are not stored: bucket b is the bth of the walk, which seldom goes on to the list's end; where it does, the list has
- * fewer than 256, and its start is walked again.
+ * sh, source hashing (IPVS-SEMANTICS 3.13): 256 buckets. The list fills them cyclically, each destination as many in a
+ * row as its weight, at least one. A hash of the packet's saddr (and sport, with flag sh-port) selects the bucket.
+ *
+ * The buckets are not stored: a walk over the list finds the destination of a bucket. Only a list that fills fewer than
+ * 256 buckets is walked again.
  */
 #pragma once
 #include "lb/schedule.h"
@@ -15,7 +16,7 @@ struct sh_walk {
 	u32 found;
 };
 
-/* A destination's buckets in a row; more than there are make no difference. */
+/* Return the number of buckets in a row; more than 256 make no difference. */
 INLINE u32 sh_share(const struct member *member)
 {
 	u32 weight = member->weight;
@@ -37,14 +38,14 @@ static int sh_step(u32 index, struct sh_walk *walk)
 	return 1;
 }
 
-/* Whether the bucket's destination is usable; walk->found is then its place, else NO_INDEX. */
+/* Whether the bucket's destination is usable. walk->found is its list index, else NO_INDEX. */
 INLINE bool sh_in_bucket(struct sh_walk *walk, u32 bucket)
 {
 	struct scratch *w = walk->c->work;
 	walk->found = NO_INDEX;
 	w->left = w->sum ? bucket % w->sum : bucket;
 	bpf_loop(walk->c->count, sh_step, walk, 0);
-	if (walk->found == NO_INDEX && !w->sum && w->left < bucket) { /* the list's end: what it has in all */
+	if (walk->found == NO_INDEX && !w->sum && w->left < bucket) { /* the list is shorter: w->sum is what it fills */
 		w->sum = bucket - w->left;
 		w->left = bucket % w->sum;
 		bpf_loop(walk->c->count, sh_step, walk, 0);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * wlc, weighted least connections (IPVS-SEMANTICS 3.1, 3.5): the first usable destination is the best until one beats
- * it by overhead per weight, compared crosswise in signed 64 bits. No state.
+ * wlc, weighted least connections (IPVS-SEMANTICS 3.1, 3.5): the least load per weight, compared crosswise in signed 64
+ * bits. On a tie the earlier destination wins.
  */
 #pragma once
 #include "lb/schedule.h"

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * wrr, weighted round robin (IPVS-SEMANTICS 3.3). Cursor: list version (13 bits) << 51 | place after the last choice,
- * 0 for the head (20 bits) << 31 | current weight (31 bits).
+ * wrr, weighted round robin (IPVS-SEMANTICS 3.3). Cursor: list version (13 bits) << 51 | index after the last choice, 0
+ * for the head (20 bits) << 31 | current weight (31 bits).
  *
- * Passes over the list lower the current weight by the weights' greatest common divisor. Passes in which no usable
- * destination can be heavy enough are skipped in one step: the outcome is the kernel's.
+ * Each pass over the list lowers the current weight by the greatest common divisor of the weights. Passes in which
+ * every usable destination is too light are skipped in one step. The result is the kernel's.
  */
 #pragma once
 #include "lb/schedule.h"
@@ -68,7 +68,7 @@ static u32 schedule_wrr(struct candidates *c)
 				if (next.weight > heaviest)
 					next.weight -= (next.weight - heaviest + gcd - 1) / gcd * gcd;
 				pos = first_from(c, 0, c->count, next.weight);
-			} else if (at.position && at.weight <= gcd) { /* the last pass ended where the first began */
+			} else if (at.position && at.weight <= gcd) { /* the last pass ended where the first one began */
 				next.weight = 1;
 			} else {
 				next.position = 0;
