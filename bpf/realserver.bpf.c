@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Unwraps tunnelled packets on a real server: IP in IP where its kernel has no tunnel devices, GRE and GUE anywhere.
- * Either version of IP in either.
+ * Decapsulates packets on a real server: IPIP where the kernel has no tunnel devices, GRE and GUE anywhere. Either
+ * family in either.
  *
- * Attached at TC ingress. Unwrapped is what is for this host and carries a packet for one of its VIPs; all else passes
- * untouched, fragments of the outer packet too (nobody here could put them together). Checksums of the tunnel are
- * verified; GUE's remote checksum offload (draft-herbert-remotecsumoffload) is undone.
+ * The program is attached at TC ingress. It decapsulates packets for this host whose inner daddr is a VIP; all others
+ * pass unmodified. Fragments of the outer packet pass, too, because TC cannot reassemble them. It verifies the tunnel's
+ * checksum, and undoes GUE's remote checksum offload (draft-herbert-remotecsumoffload).
  */
 #include "lib/csum_frame.h"
 #include <linux/if_ether.h>
@@ -17,18 +17,18 @@
 
 #define MOST_VIPS 4096
 #define MOST_PORTS 64
-#define IPV4_FRAGMENT 0x3fff /* more fragments, or an offset: not DF */
+#define IPV4_FRAGMENT 0x3fff /* MF and offset, without DF */
 #define IP_OFFSET 0x1fff
 #define ECN_MASK 3
 #define ECN_CE 3
-#define AF_INET 2 /* AF_INET and AF_INET6, which no UAPI header tells */
+#define AF_INET 2 /* these two are the C library's; no UAPI header has them */
 #define AF_INET6 10
 #define ETHERTYPE_AT 12
 
 HELPER(31, long, bpf_skb_change_proto, void *skb, be16 protocol, u64 flags);
 
 struct vip {
-	be32 address[4]; /* IPv4 in the first word, the others 0 */
+	be32 address[4]; /* IPv4: in the first word, the others are 0 */
 	u32 version;
 };
 
@@ -36,10 +36,10 @@ struct {
 	MAP_UINT(type, BPF_MAP_TYPE_HASH);
 	MAP_UINT(max_entries, MOST_VIPS);
 	MAP_TYPE(key, struct vip);
-	MAP_TYPE(value, u32); /* tunnels to unwrap for it: 1 << enum tunnel */
+	MAP_TYPE(value, u32); /* bitmap of enum tunnel: the tunnels to decapsulate for it */
 } vips SEC(".maps");
 
-/* Ports that GUE comes to, in network order. */
+/* dports of GUE, in network order. */
 struct {
 	MAP_UINT(type, BPF_MAP_TYPE_HASH);
 	MAP_UINT(max_entries, MOST_PORTS);
@@ -49,7 +49,7 @@ struct {
 
 enum tunnel { TUNNEL_IPIP, TUNNEL_GUE, TUNNEL_GRE }; /* with IPVS's numbers */
 
-/* What was done, for `pylvs realserver status`. */
+/* Counters of `pylvs realserver status`. */
 enum { UNWRAPPED, OUTER_FRAGMENT, CONGESTED, FAILED, CORRUPT, COUNTS };
 
 struct {
@@ -81,27 +81,27 @@ struct gue {
 	u8 inner;
 	be16 flags;
 	be32 private_flags;
-	be16 sum_start; /* of the remote checksum, in the packet inside: where it begins */
-	be16 sum_at;	/* and where it belongs */
+	be16 sum_start; /* of the remote checksum: where its range starts in the inner packet */
+	be16 sum_at;	/* and where its field is */
 };
 
 #define GRE_SUM bpf_htons(0x8000)
 #define GUE_PRIVATE bpf_htons(1)
 #define GUE_REMCSUM bpf_htonl(0x80000000)
-#define GUE_WORDS 31 /* of options; version and control bit stand above */
+#define GUE_WORDS 31 /* of options; the version and the control bit are above */
 
 struct outer {
-	u32 length;   /* of its header */
-	u32 between;  /* of what follows up to the inner header */
-	u32 payload;  /* bytes behind its header, by its own word */
+	u32 length;   /* of the outer IP header */
+	u32 between;  /* bytes from there to the inner header */
+	u32 payload;  /* bytes behind the outer IP header, as it says */
 	u8 protocol;
 	u8 inner;     /* IPPROTO_IPIP or IPPROTO_IPV6 */
 	u8 ecn;
 	u8 tunnel;    /* enum tunnel */
 	bool fragment;
-	bool first;   /* fragment */
-	bool summed;  /* there is a checksum over it all */
-	bool remote;  /* the checksum inside is to be computed */
+	bool first;   /* the first fragment */
+	bool summed;  /* the tunnel has a checksum */
+	bool remote;  /* the inner checksum has to be computed */
 	u32 sum_start;
 	u32 sum_at;
 };
@@ -113,7 +113,7 @@ INLINE void count(u32 what)
 		*value += 1;
 }
 
-/* Would this host pass the outer packet on? Then it is somebody else's. Local addresses are never forwarded. */
+/* Whether this host forwards the outer packet: then it is for another host. Local addresses are never forwarded. */
 INLINE bool forwarded(struct __sk_buff *skb, struct bpf_fib_lookup *route)
 {
 	route->ifindex = skb->ingress_ifindex;
@@ -132,7 +132,7 @@ INLINE bool is_tunnel(u8 protocol)
 	return protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6 || protocol == IPPROTO_GRE || protocol == IPPROTO_UDP;
 }
 
-/* The outer header, if there may be a tunnel's behind it. */
+/* Parse the outer IP header. Return false if no tunnel can follow. */
 INLINE bool outer_v4(struct __sk_buff *skb, struct outer *outer, struct bpf_fib_lookup *route)
 {
 	struct iphdr ip;
@@ -165,7 +165,7 @@ INLINE bool outer_v6(struct __sk_buff *skb, struct outer *outer, struct bpf_fib_
 	outer->payload = bpf_ntohs(ip.payload_len);
 	outer->protocol = ip.nexthdr;
 	outer->ecn = (ip.flow_lbl[0] >> 4) & ECN_MASK;
-	outer->fragment = false; /* a fragment has an extension header first */
+	outer->fragment = false; /* a fragment would have an extension header */
 	outer->first = true;
 	route->family = AF_INET6;
 	route->l4_protocol = ip.nexthdr;
@@ -175,13 +175,13 @@ INLINE bool outer_v6(struct __sk_buff *skb, struct outer *outer, struct bpf_fib_
 	return true;
 }
 
-/* GRE (RFC 2784): version 0, a checksum at most. */
+/* GRE (RFC 2784): version 0, at most a checksum. */
 INLINE bool between_gre(struct __sk_buff *skb, struct outer *outer)
 {
 	struct gre gre;
 	outer->tunnel = TUNNEL_GRE;
 	if (!outer->first)
-		return true; /* a fragment: no more is known of it */
+		return true; /* a later fragment has no GRE header */
 	if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length, &gre, sizeof(gre)) || (gre.flags & ~GRE_SUM))
 		return false;
 	outer->summed = gre.flags;
@@ -190,7 +190,7 @@ INLINE bool between_gre(struct __sk_buff *skb, struct outer *outer)
 	return gre.protocol == bpf_htons(ETH_P_IP) || gre.protocol == bpf_htons(ETH_P_IPV6);
 }
 
-/* GUE: version 0, data, no options but the remote checksum. */
+/* GUE: version 0, data, no option except the remote checksum. */
 INLINE bool between_gue(struct __sk_buff *skb, struct outer *outer)
 {
 	struct udphdr udp;
@@ -230,7 +230,7 @@ INLINE bool find_inner(struct __sk_buff *skb, struct outer *outer)
 	}
 }
 
-/* Is the packet inside for one of our VIPs? Its own ECN comes back too. */
+/* Whether the inner daddr is a VIP with this tunnel. Also return the inner ECN. */
 INLINE bool for_a_vip(struct __sk_buff *skb, const struct outer *outer, u8 *ecn)
 {
 	struct vip key = {};
@@ -255,7 +255,7 @@ INLINE bool for_a_vip(struct __sk_buff *skb, const struct outer *outer, u8 *ecn)
 
 /* --- checksums --- */
 
-/* Sum of a part of the frame, folded; `whole` tells whether all of it was there. */
+/* Return the folded sum of a part of the frame; `whole`: all of it was there. */
 INLINE u16 csum_part(struct __sk_buff *skb, u32 at, u32 length, u32 sum, bool *whole)
 {
 	u32 zero = 0;
@@ -270,8 +270,9 @@ INLINE u16 csum_part(struct __sk_buff *skb, u32 at, u32 length, u32 sum, bool *w
 	return csum_fold(s.sum);
 }
 
-/* Whether the kernel has yet to compute the inner packet's own checksum, for it came from another namespace of this
- * machine: such a field it leaves alone when told of a change. The tunnel's checksum counts the one to come. */
+/* Whether the kernel has yet to compute the inner checksum (CHECKSUM_PARTIAL), in a packet from another namespace of
+ * this machine. It ignores an update outside the pseudo header then. The tunnel's checksum covers the finished
+ * packet. */
 INLINE bool is_csum_partial(struct __sk_buff *skb, const struct outer *outer)
 {
 	u32 at = ETH_HLEN + outer->length + outer->between;
@@ -290,7 +291,7 @@ INLINE bool is_csum_partial(struct __sk_buff *skb, const struct outer *outer)
 	return before == after || bpf_skb_store_bytes(skb, at, &before, 2, 0);
 }
 
-/* Whether the tunnel's checksum is right. That of merged packets the kernel has looked at. */
+/* Whether the tunnel's checksum is right. The kernel has verified that of merged packets. */
 INLINE bool intact(struct __sk_buff *skb, const struct outer *outer, const struct bpf_fib_lookup *route)
 {
 	u32 sum = 0;
@@ -311,7 +312,7 @@ INLINE bool intact(struct __sk_buff *skb, const struct outer *outer, const struc
 	return whole && (found == 0xffff || is_csum_partial(skb, outer));
 }
 
-/* Put in the checksum that the sender left to us. */
+/* Compute the checksum that the sender has left to the receiver. */
 INLINE bool complete(struct __sk_buff *skb, const struct outer *outer)
 {
 	u32 inside = ETH_HLEN + outer->length + outer->between, length = outer->payload - outer->between;
@@ -320,13 +321,12 @@ INLINE bool complete(struct __sk_buff *skb, const struct outer *outer)
 	    outer->sum_at + 2 > length)
 		return false;
 	u16 check = ~csum_part(skb, inside + outer->sum_start, length - outer->sum_start, 0, &whole);
-	check = check ?: 0xffff; /* the same number; to UDP 0 means "none" */
+	check = check ?: 0xffff; /* the same sum; in UDP 0 means "no checksum" */
 	return whole && !bpf_skb_store_bytes(skb, inside + outer->sum_at, &check, 2, BPF_F_RECOMPUTE_CSUM);
 }
 
-/* Take all off that is in front of the inner packet. Between families the kernel first changes the packet's kind, which moves 20 bytes:
- * its flags that do both at once (BPF_F_ADJ_ROOM_DECAP_*) came after 6.1.
- */
+/* Remove everything before the inner packet. Between families first change the packet's protocol, which moves 20 bytes:
+ * the flags that do both at once (BPF_F_ADJ_ROOM_DECAP_*) are newer than Linux 6.1. */
 INLINE bool unwrap(struct __sk_buff *skb, const struct outer *outer)
 {
 	s32 length = outer->length + outer->between;
@@ -342,7 +342,7 @@ INLINE bool unwrap(struct __sk_buff *skb, const struct outer *outer)
 	return !bpf_skb_adjust_room(skb, -length, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO);
 }
 
-/* Congestion met on the way of the outer packet is the inner one's too (RFC 6040, section 4.2). */
+/* Copy Congestion Experienced from the outer to the inner header (RFC 6040 4.2). */
 INLINE bool mark_congestion(struct __sk_buff *skb, const struct outer *outer)
 {
 	be16 word;
@@ -354,7 +354,7 @@ INLINE bool mark_congestion(struct __sk_buff *skb, const struct outer *outer)
 			return false;
 		return !bpf_skb_store_bytes(skb, ETH_HLEN, &marked, sizeof(marked), 0);
 	}
-	word |= bpf_htons(ECN_CE << 4); /* the class's lowest bits, in the second byte's upper half */
+	word |= bpf_htons(ECN_CE << 4); /* lowest bits of the traffic class, in the upper half of the second byte */
 	return !bpf_skb_store_bytes(skb, ETH_HLEN, &word, sizeof(word), 0);
 }
 
@@ -377,7 +377,7 @@ int decapsulate(struct __sk_buff *skb)
 	}
 	if (!find_inner(skb, &outer))
 		return TC_ACT_UNSPEC;
-	struct bpf_fib_lookup question = route; /* the answer overwrites it */
+	struct bpf_fib_lookup question = route; /* the lookup overwrites it */
 	if (forwarded(skb, &question))
 		return TC_ACT_UNSPEC;
 	if (outer.fragment) {
@@ -390,7 +390,7 @@ int decapsulate(struct __sk_buff *skb)
 		count(CORRUPT);
 		return TC_ACT_SHOT;
 	}
-	if (outer.ecn == ECN_CE && !ecn) { /* its sender does not know the mark: only a loss tells it */
+	if (outer.ecn == ECN_CE && !ecn) { /* RFC 6040 4.2: a sender without ECN learns of congestion by loss only */
 		count(CONGESTED);
 		return TC_ACT_SHOT;
 	}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Fragments of requests and replies, at TC alone (IPVS-SEMANTICS 2.1, 2.7, 7.1 end). Those that come are copied aside;
- * the one that completes its packet becomes the packet, which goes through PROG_PARSE_SLOW like any other and leaves cut as
- * it came (cut.h). What the kernel would not put together either goes on as it is.
+ * PROG_DEFRAG: fragments of requests and replies (IPVS-SEMANTICS 2.1, 2.7, 7.1 end). Fragments are held in a queue; the
+ * last one to arrive becomes the whole packet and continues at PROG_PARSE_SLOW. PROG_FRAGMENT sends it as it arrived.
+ * Fragments that the kernel would not reassemble are forwarded unreassembled.
  */
 #pragma once
 #include "frag/map.h"
@@ -10,9 +10,9 @@
 #include "parse/exthdr6.h"
 #include "parse/options4.h"
 
-/* --- the packet out of its fragments --- */
+/* --- from a complete queue to a packet --- */
 
-/* The congestion codepoint of the whole; false for a mixture that no sender makes (RFC 3168 5.3). */
+/* Join the ECN codepoints. Return false for a combination that no sender makes (RFC 3168 5.3). */
 INLINE bool join_ecn(u32 seen, u8 *ecn)
 {
 	enum { NOT_ECT = 1, CE = 8 };
@@ -50,10 +50,10 @@ struct join_ctx {
 	struct frag_map *pieces;
 	u32 at;
 	u32 room; /* left in the kernel's first buffer */
-	u32 listed; /* some pieces stand behind it */
+	u32 listed; /* some fragments are not in that buffer */
 };
 
-/* The kernel copies fragments of a packet for this host behind the first one while its buffer has room. */
+/* The kernel appends fragments of a packet for this host to the first one's buffer, while they fit. */
 static int join_step(u32 index, struct join_ctx *j)
 {
 	struct frag_map *pieces = j->pieces;
@@ -89,7 +89,7 @@ INLINE void fill_frag_map(struct frag_map *pieces, const struct gather *g, bool 
 	bpf_loop(DEFRAG_PAYLOAD / 8, join_step, &j, 0);
 }
 
-/* The frame becomes the whole packet. */
+/* Replace the frame by the whole packet. */
 INLINE bool rebuild(struct __sk_buff *skb, struct gather *g)
 {
 	u32 head = barrier_var(g->head), length = barrier_var(g->length);
@@ -97,11 +97,11 @@ INLINE bool rebuild(struct __sk_buff *skb, struct gather *g)
 		return false;
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, g->headers, head, 0))
 		return false;
-	length = barrier_var(length); /* Linux 6.1 has forgotten its bounds by now */
+	length = barrier_var(length); /* Linux 6.1 has lost its bounds here */
 	return IS_LENGTH(length, DEFRAG_PAYLOAD) && !bpf_skb_store_bytes(skb, ETH_HLEN + head, g->bytes, length, 0);
 }
 
-/* --- a fragment comes --- */
+/* --- a fragment arrives --- */
 
 INLINE void fragment4(struct __sk_buff *skb, const struct scratch *w, struct fragment *f)
 {
@@ -135,7 +135,7 @@ INLINE void fragment6(struct __sk_buff *skb, const struct scratch *w, struct fra
 	f->length = p->length;
 }
 
-/* Whether a first IPv6 fragment lacks part of the headers that it must hold (RFC 8200 4.5). */
+/* Whether a first IPv6 fragment lacks headers that it must contain (RFC 8200 4.5). */
 VERIFIED_ONCE int lacks_headers(struct __sk_buff *skb, const struct scratch *w, const struct fragment *f)
 {
 	if (!w || !f)
@@ -155,7 +155,7 @@ VERIFIED_ONCE int lacks_headers(struct __sk_buff *skb, const struct scratch *w, 
 	return at + least > end;
 }
 
-/* Not to be put together: a first fragment may yet hold all that forwarding asks for. */
+/* Forward without reassembly. A first fragment may have all that is needed; others pass to the stack. */
 INLINE int forward_unreassembled(struct __sk_buff *skb, struct scratch *w)
 {
 	if (w->fragment & ~7u)
@@ -217,7 +217,7 @@ INLINE int prog_defrag(struct __sk_buff *skb)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
 	struct fragment f = {.id = w->fragment_id, .ecn = 1u << (p->tos & 3)};
-	if (skb->tc_index == FOR_STACK) { /* PROG_FRAGMENT sent it round */
+	if (skb->tc_index == FOR_STACK) { /* re-injected by PROG_FRAGMENT */
 		skb->tc_index = 0;
 		return pass_to_stack(HOOK_TC);
 	}

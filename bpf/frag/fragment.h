@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Fragments (RFC 791; RFC 8200 4.5): a finished packet that is longer than it may leave goes in pieces. Redirecting
- * never fragments, so this host does it: the payload is copied aside and each piece is sent as a clone.
+ * PROG_FRAGMENT: fragment a finished packet (RFC 791; RFC 8200 4.5). A redirect never fragments, so the program copies
+ * the payload, and sends a clone for each fragment.
  *
- * A packet that came in fragments leaves as the kernel would cut it: as it came where that is possible, else in pieces
- * as long as its longest fragment.
+ * A reassembled packet leaves as the kernel would send it: in the same fragments if possible, else in fragments as long
+ * as the longest one received.
  */
 #pragma once
 #include "frag/map.h"
@@ -17,14 +17,14 @@ struct fragment_ctx {
 	struct __sk_buff *skb;
 	struct copy *copy;
 	struct scratch *w;
-	u32 head; /* bytes before each piece, an IPv6 fragment header among them */
+	u32 head; /* bytes before the payload of each fragment, including an IPv6 fragment header */
 	u32 is_ipv6;
 	u32 ifindex;
-	u32 step; /* the longest piece */
+	u32 step; /* payload of the longest fragment */
 	u32 payload;
 	u32 offset;
-	s32 listed; /* pieces are those that came */
-	s32 growth; /* of the payload, by a tunnel's headers, which the first piece has */
+	s32 listed; /* keep the boundaries of the received fragments */
+	s32 growth; /* of the payload by a tunnel's headers, all in the first fragment */
 	u32 df;
 	u32 failed;
 };
@@ -51,11 +51,11 @@ INLINE bool write_head6(struct fragment_ctx *c, u32 size, bool more)
 	return !bpf_skb_store_bytes(c->skb, ETH_HLEN, c->w->head, head, 0);
 }
 
-/* Options that only the first fragment carries become no-operations (RFC 791 3.1): a step is one byte. */
+/* Replace options that belong in the first fragment only by no-operations (RFC 791 3.1), one byte a step. */
 struct blank_ctx {
 	u8 *head;
 	u32 size;
-	u32 option; /* where the next one starts */
+	u32 option; /* offset of the next option */
 	u32 blank_to;
 };
 
@@ -92,7 +92,7 @@ INLINE u32 next_size(const struct fragment_ctx *c)
 	return next_start(&c->w->pieces, came_at, c->w->pieces.length) + c->growth - c->offset;
 }
 
-/* What the kernel will not make so short is padded, as Ethernet does it. */
+/* Shorten the frame; where the kernel refuses a short length, pad it to Ethernet's minimum. */
 INLINE bool shorten_frame(struct __sk_buff *skb, u32 length)
 {
 	return resize_frame(skb, length) || (length < ETHER_LEAST && resize_frame(skb, ETHER_LEAST));
@@ -119,7 +119,7 @@ static int fragment_step(u32 index, struct fragment_ctx *c)
 	return 0;
 }
 
-/* The IP header that all pieces begin with, into w->head; its length, or 0. */
+/* Copy the IP header of all fragments to w->head; return its length, or 0. */
 VERIFIED_ONCE u32 read_head4(struct __sk_buff *skb, struct scratch *w)
 {
 	if (!w)
@@ -134,7 +134,8 @@ VERIFIED_ONCE u32 read_head4(struct __sk_buff *skb, struct scratch *w)
 	return head;
 }
 
-/* Likewise. The fragment header stands behind hop-by-hop and routing headers, and destination options before the latter. */
+/* Likewise. The fragment header follows hop-by-hop and routing headers, and destination options that precede a routing
+ * header. */
 VERIFIED_ONCE u32 read_head6(struct __sk_buff *skb, struct scratch *w)
 {
 	u32 at = ETH_HLEN + IPV6_HLEN, named_at = 6;
@@ -161,8 +162,8 @@ VERIFIED_ONCE u32 read_head6(struct __sk_buff *skb, struct scratch *w)
 	return head + FRAGMENT_HLEN;
 }
 
-/* Whether the pieces that came can leave as they are: the kernel's conditions for buffers it did not copy. A port
- * rewritten in a first one that is shorter than its header makes that one longer. */
+/* Whether the received boundaries can stay: the kernel's conditions for buffers that it has not copied. NAT of a port
+ * extends a first fragment that is shorter than the TCP header. */
 INLINE bool keeps_fragments(const struct fragment_ctx *c, const struct frag_map *pieces)
 {
 	const struct packet *p = &c->w->packet;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Super-packets into tunnels with a checksum: the kernel, which cuts them into segments when they leave, cannot be told
- * to give each a checksum of the tunnel, so they are cut here, with all checksums complete. Headers and payload are
- * copied aside and each segment is sent as a clone.
+ * PROG_GSO_SEGMENT: segment a GSO packet for a tunnel with a checksum. The kernel segments such packets at
+ * transmission, but cannot compute this checksum for each segment. So the program copies headers and payload, completes
+ * all checksums, and sends a clone for each segment.
  */
 #pragma once
 #include "fwd/gre_gue.h"
@@ -9,7 +9,7 @@
 enum { SUPER_MASK = 65535, SEGMENT_MOST = 16384, IP_MOST = 128, TCP_MOST = 60, TCP_FIN_PSH = 0x09, TCP_CWR = 0x80 };
 
 struct super {
-	u8 ip[IP_MOST]; /* the headers before the transport header */
+	u8 ip[IP_MOST]; /* from the IP header to the transport header */
 	union {
 		u8 transport[64];
 		struct {
@@ -26,15 +26,15 @@ struct super {
 	u8 payload[SUPER_MASK + 1 + SEGMENT_MOST];
 };
 
-/* One for each processor; a per-CPU map does not hold so much. */
+/* One for each CPU, by index: the element is too large for a per-CPU map. */
 ARRAY_MAP(supers, struct super, 1, 0);
 
 struct segment_ctx {
 	struct __sk_buff *skb;
 	struct scratch *w;
 	struct super *super;
-	u32 network; /* bytes of the headers before the transport header */
-	u32 transport; /* and of that */
+	u32 network; /* bytes from the IP header to the transport header */
+	u32 transport; /* bytes of the transport header */
 	u32 payload;
 	u32 step;
 	u32 sequence;
@@ -43,7 +43,7 @@ struct segment_ctx {
 	u32 failed;
 };
 
-/* The inner headers of one segment, whose payload sums to `sum`; the sum of the whole packet. */
+/* Write the inner headers of a segment whose payload has the sum `sum`. Return the sum of the whole inner packet. */
 INLINE u64 write_inner(struct segment_ctx *s, struct super *super, u32 offset, u32 size, u32 sum, bool last)
 {
 	const struct packet *p = &s->w->packet;
@@ -77,7 +77,7 @@ INLINE u64 write_inner(struct segment_ctx *s, struct super *super, u32 offset, u
 		super->tcp.check = check;
 	else
 		super->udp.check = check ?: 0xffff;
-	/* with its checksum the segment sums to what the pseudo header lacks to zero */
+	/* with its checksum a segment sums to the complement of the pseudo header's sum */
 	return (u64)(u32)bpf_csum_diff(NULL, 0, (be32 *)super->ip, network & ~3u, 0) + (u16)~pseudo;
 }
 
@@ -126,7 +126,7 @@ static int segment_step(u32 index, struct segment_ctx *s)
 	return 0;
 }
 
-/* Headers and payload, copied aside. */
+/* Copy headers and payload. */
 INLINE bool copy_super(struct segment_ctx *s)
 {
 	struct __sk_buff *skb = s->skb;
@@ -166,7 +166,8 @@ INLINE int prog_gso_segment(struct __sk_buff *skb)
 	if (w->hop.verdict != HOP_READY || w->mtu || !s.step || !is_csum_partial(skb, p) || !copy_super(&s))
 		return drop(HOOK_TC, REASON_SUPER);
 	u32 first = s.payload < s.step ? s.payload : s.step;
-	/* It becomes a plain packet; and pulled over the place where its checksum begins, it has none to be finished. */
+	/* Make it a plain packet: removing and adding room beyond the start of its unfinished checksum makes the kernel
+	 * forget that. */
 	s32 front = p->l4 + UDP_HLEN;
 	if (bpf_skb_change_tail(skb, p->l4 + s.transport + first, 0) ||
 	    bpf_skb_adjust_room(skb, -front, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) ||

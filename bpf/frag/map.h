@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Where the fragments of a packet started: a bit for each 8 bytes.
+ * Boundaries of the fragments of a packet: one bit for each 8 bytes.
  */
 #pragma once
 #include "ctx/scratch.h"
 
-/* Place of the lowest bit, by a de Bruijn sequence: no branches for the verifier to follow. */
+/* Index of the lowest bit by a de Bruijn sequence, without branches for the verifier. */
 static const u8 bit_places[64] = {
 	 0,  1,  2, 53,  3,  7, 54, 27,  4, 38, 41,  8, 34, 55, 48, 28,
 	62,  5, 39, 46, 44, 42, 22,  9, 24, 35, 59, 56, 49, 18, 29, 11,
@@ -17,7 +17,7 @@ INLINE u32 lowest_bit(u64 bits)
 	return bit_places[(bits & -bits) * 0x022fdd63cc95386dull >> 58];
 }
 
-/* The next place after `at` where a fragment starts; `end` if there is none. */
+/* Return the offset of the next fragment after `at`, or `end`. */
 VERIFIED_ONCE u32 next_start(const struct frag_map *pieces, u32 at, u32 end)
 {
 	u32 bit = at / 8 + 1;

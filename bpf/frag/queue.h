@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Fragments on the way to becoming a packet again (RFC 791, RFC 8200 4.5). IPVS sees packets that the kernel has put
- * together; at TC nobody has done so yet, so fragments are copied aside until all are there.
+ * Queues of fragments (RFC 791, RFC 8200 4.5). IPVS runs behind the kernel's reassembly, but TC before it, so the
+ * director reassembles by itself.
  *
- * The rules are those of the kernel's own queues: what lies within a run of fragments that came one after another is a
- * repetition and ignored; what overlaps otherwise, or contradicts the packet's end, costs IPv4 (overlaps: IPv6, too)
- * all that had come. A gathering stands in one of DEFRAG_WAYS places that its key hashes to, behind one lock; when all
- * are taken the oldest gives way.
+ * The rules are those of the kernel's queues. A fragment within a run of consecutive earlier ones is a duplicate, and
+ * ignored. Any other overlap drops the whole packet; a contradiction about its end does so for IPv4 only. A queue is
+ * one of the DEFRAG_WAYS elements that its key selects; a lock protects them together. If all are in use, the oldest
+ * one is replaced.
  */
 #pragma once
 #include "ctx/scratch.h"
@@ -14,11 +14,11 @@
 enum {
 	DEFRAG_SETS = 32,
 	DEFRAG_WAYS = 8,
-	DEFRAG_PAYLOAD = 15872, /* bytes that one packet may carry; TC makes no longer ones (SKB_MAX_ALLOC) */
+	DEFRAG_PAYLOAD = 15872, /* the longest payload: TC allocates no longer packets (SKB_MAX_ALLOC) */
 	DEFRAG_CHUNK = 2048,
-	DEFRAG_HEAD = 256, /* of headers before the fragment header */
+	DEFRAG_HEAD = 256, /* bytes of headers before the fragment header */
 	DEFRAG_BYTES = FRAG_WORDS * 64 * 8 + DEFRAG_CHUNK,
-	DEFRAG_LOCK_TRIES = 4096, /* to get the lock, before the fragment is dropped */
+	DEFRAG_LOCK_TRIES = 4096, /* attempts to take the lock; then the fragment is dropped */
 	DEFRAG_TIMEOUT4_S = 30, /* net.ipv4.ipfrag_time */
 	DEFRAG_TIMEOUT6_S = 60, /* IPV6_FRAG_TIMEOUT */
 };
@@ -29,21 +29,21 @@ struct gather {
 	u32 id;
 	u32 kind; /* protocol | IPv6 << 8 | in use << 9 */
 	u32 born; /* ticks */
-	u32 length; /* of the payload, as far as known; final with `ended` */
-	u32 came; /* bytes of it that are there */
-	u32 tail; /* end of the fragment that reaches furthest */
+	u32 length; /* of the payload; final if `ended` */
+	u32 came; /* bytes of the payload received */
+	u32 tail; /* end of the furthest fragment */
 	u32 ended; /* the last fragment was seen */
-	u32 largest; /* longest fragment, with its IP headers */
-	u32 largest_df; /* of those with DF */
-	u32 least_head; /* shortest IP headers of a fragment that is not the first */
-	u32 head; /* bytes of the first one's IP headers; 0: not there yet */
-	u32 next_at; /* IPv6: place among them of the byte that names the fragment header */
-	u32 next; /* IPv6: what the fragment header names */
-	u32 room; /* bytes that the kernel's buffer of the first one has behind it */
-	u32 ecn; /* a bit for each codepoint seen */
-	u64 covered[FRAG_WORDS]; /* a bit for each 8 bytes */
-	u64 starts[FRAG_WORDS]; /* a fragment starts there */
-	u64 runs[FRAG_WORDS]; /* a run starts there */
+	u32 largest; /* length of the longest fragment, with its IP headers */
+	u32 largest_df; /* likewise among those with DF */
+	u32 least_head; /* shortest IP headers of a fragment other than the first */
+	u32 head; /* length of the first fragment's IP headers; 0: not received */
+	u32 next_at; /* IPv6: offset of the byte that names the fragment header */
+	u32 next; /* IPv6: the header behind the fragment header */
+	u32 room; /* free bytes in the kernel's buffer of the first fragment */
+	u32 ecn; /* one bit for each codepoint received */
+	u64 covered[FRAG_WORDS]; /* one bit for each 8 bytes received */
+	u64 starts[FRAG_WORDS]; /* likewise: a fragment starts there */
+	u64 runs[FRAG_WORDS]; /* likewise: a run starts there */
 	u8 headers[DEFRAG_HEAD];
 	u8 bytes[DEFRAG_BYTES];
 };
@@ -51,26 +51,26 @@ struct gather {
 ARRAY_MAP(gathers, struct gather, DEFRAG_SETS * DEFRAG_WAYS, 0);
 ARRAY_MAP(gather_locks, u32, DEFRAG_SETS, 0);
 
-/* A fragment that came in. */
+/* A received fragment. */
 struct fragment {
 	struct address source;
 	struct address target;
 	u32 id;
 	u32 kind;
-	u32 offset; /* of its payload in the packet's */
+	u32 offset; /* of its payload */
 	u32 end;
-	u32 more; /* others follow */
-	u32 head; /* bytes of IP headers, the fragment header among them */
+	u32 more; /* MF flag */
+	u32 head; /* length of the IP headers, including the fragment header */
 	u32 df;
 	u32 ecn;
-	u32 payload_at; /* in the frame */
+	u32 payload_at; /* offset in the frame */
 	u32 is_ipv6;
-	u32 length; /* of the fragment as the kernel measures it */
+	u32 length; /* of the fragment, as the kernel counts it */
 };
 
 enum defrag_result { DEFRAG_HELD, DEFRAG_COMPLETE, DEFRAG_DUPLICATE, DEFRAG_CONFLICT, DEFRAG_REFUSED };
 
-/* --- places --- */
+/* --- find a queue --- */
 
 struct lock_ctx {
 	u32 *lock;
@@ -117,9 +117,9 @@ struct find_ctx {
 	const struct fragment *f;
 	u32 set;
 	u32 now;
-	u32 found; /* a place; NOTHING: none */
+	u32 found; /* index of the queue, or NOTHING */
 	u32 spare;
-	u32 age; /* of the one at `spare`; the greatest of all for a free one */
+	u32 age; /* of the queue at `spare`; maximal for a free one */
 };
 
 static int way_step(u32 way, struct find_ctx *s)
@@ -165,7 +165,7 @@ INLINE void start_queue(struct gather *g, const struct fragment *f, u32 now)
 	g->least_head = NOTHING;
 }
 
-/* The fragment's gathering; a new one if there is none and `make`. */
+/* Find the fragment's queue. If there is none, start one, provided that `make` is set. */
 INLINE struct gather *find_queue(const struct fragment *f, u32 set, bool make)
 {
 	struct find_ctx s = {.f = f, .set = set, .now = ticks(), .found = NOTHING, .spare = NOTHING};
@@ -183,7 +183,7 @@ INLINE struct gather *find_queue(const struct fragment *f, u32 set, bool make)
 	return g;
 }
 
-/* --- what is there --- */
+/* --- add a fragment --- */
 
 INLINE u64 bits_below(s32 bit)
 {
@@ -222,7 +222,7 @@ INLINE void cover(struct cover_ctx *c)
 	bpf_loop(last - first + 1, cover_step, c, 0);
 }
 
-/* Note the fragment's place; whether it is new, a repetition or in conflict with others. */
+/* Mark the fragment's bytes. Return whether they are new, a duplicate, or in conflict. */
 INLINE enum defrag_result mark_covered(struct gather *g, const struct fragment *f)
 {
 	struct cover_ctx c = {.g = g, .from = f->offset / 8, .to = (f->end + 7) / 8};
@@ -242,7 +242,7 @@ INLINE enum defrag_result mark_covered(struct gather *g, const struct fragment *
 	return DEFRAG_HELD;
 }
 
-/* Note where the packet ends; false for a fragment that contradicts what is known. */
+/* Update the packet's end. Return false if the fragment contradicts it. */
 INLINE bool note_end(struct gather *g, const struct fragment *f)
 {
 	if (!f->more) {
@@ -279,7 +279,7 @@ static int load_step(u32 index, struct copy_ctx *l)
 	return 0;
 }
 
-/* Copy a fragment aside. Its place has been checked. */
+/* Copy the fragment's payload into the queue. Its bounds were checked before. */
 INLINE bool copy_fragment(struct __sk_buff *skb, struct gather *g, const struct fragment *f)
 {
 	struct copy_ctx l = {.skb = skb, .g = g, .from = f->payload_at, .to = f->offset, .left = f->end - f->offset};
@@ -288,8 +288,8 @@ INLINE bool copy_fragment(struct __sk_buff *skb, struct gather *g, const struct 
 	return !l.left;
 }
 
-/* Bytes that a fragment leaves free in a buffer such as drivers without pages allocate: the frame and 16 bytes before
- * it, to the next power of two with what the kernel keeps behind (320 bytes). */
+/* Return the free bytes behind a fragment in a buffer of a driver without page buffers. Its size is a power of two, for
+ * 16 bytes of headroom, the frame, and the kernel's 320 bytes. */
 INLINE u32 room_behind(u32 received, u32 used)
 {
 	u32 wanted = ((received + 16 + 63) & ~63u) + 320, size = 512;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * ICMP errors about forwarded connections, from either side (IPVS-SEMANTICS 8). From the real server's side the quoted
- * packet is a request, as sent to it; from the client's side it is a reply, as the client saw it. What concerns no
- * connection is the stack's.
+ * ICMP errors about forwarded connections, from either side (IPVS-SEMANTICS 8). From the real server's side the inner
+ * packet is a request, as sent to the server. From the client's side it is a reply, as received by the client. Errors
+ * about no connection pass to the stack.
  *
- *	PROG_ICMP_RECEIVE -> whose connection? -> PROG_ICMP_FORWARD -> checksum, rewriting -> PROG_FWD_SLOW
- *	           |-> a tunnel's packet -> PROG_ICMP_TUNNEL -> PROG_ICMP_SEND
- *	           `-> schedule_icmp     -> PROG_NEW -> scheduler -> PROG_CONNECT -> PROG_ICMP_FORWARD
+ * 	PROG_ICMP_RECEIVE --> a connection's packet --> PROG_ICMP_FORWARD --> PROG_FWD_SLOW
+ * 	                  |-> a tunnel's packet -----> PROG_ICMP_TUNNEL --> PROG_ICMP_SEND
+ * 	                  `-> schedule_icmp ---------> PROG_NEW --> scheduler --> PROG_CONNECT --> PROG_ICMP_FORWARD
  */
 #pragma once
 #include "conntrack/lookup.h"
@@ -28,14 +28,14 @@ INLINE bool may_be_tunnel(u8 protocol)
 	return protocol == IPPROTO_IPIP || protocol == IPPROTO_GRE || protocol == IPPROTO_UDP;
 }
 
-/* Whether a router in this host's place would hand the error on. */
+/* Whether a router in this host's position would forward the error. */
 INLINE bool is_forwardable(struct __sk_buff *skb, const struct packet *p, const struct hop *hop)
 {
 	return (hop->verdict == HOP_READY || hop->verdict == HOP_UNRESOLVED) && p->ttl > 1 &&
 	       fit(segment_length(tc_ctx(skb), p), hop->mtu, 0, p, false) != FITS_NOT;
 }
 
-/* The quote is a reply: its connection is the client's. */
+/* Look up the inner packet as a reply that the client received. */
 INLINE bool find_from_client(struct scratch *w)
 {
 	bool is_ipv6 = w->packet.is_ipv6;
@@ -50,7 +50,7 @@ INLINE bool find_from_client(struct scratch *w)
 	return true;
 }
 
-/* The quote is a request to a NAT real server. */
+/* Look up the inner packet as a request to a NAT server. */
 INLINE bool find_from_nat_server(struct scratch *w)
 {
 	bool is_ipv6 = w->packet.is_ipv6;
@@ -79,7 +79,7 @@ INLINE bool find_from_nat_server(struct scratch *w)
 	return true;
 }
 
-/* The quote is a request that another method left as it was, so there is nothing to change. */
+/* Look up the inner packet as a DR or TUN request: nothing to translate. */
 INLINE bool find_from_plain_server(struct scratch *w)
 {
 	struct connection *c = find_tuple(&w->inner.tuple, w->packet.is_ipv6).connection;
@@ -96,7 +96,7 @@ INLINE bool find_from_server(struct scratch *w)
 	return find_from_nat_server(w) || find_from_plain_server(w);
 }
 
-/* Whether the virtual address of the quoted packet stands by: its target, or its source if it is a reply. */
+/* Whether the inner packet's virtual address is standby: its daddr, or the saddr of a reply. */
 INLINE bool inner_is_standby(const struct icmp_inner *q, bool is_ipv6, const struct root *root)
 {
 	struct address saddr = {}, daddr = {};
@@ -112,7 +112,7 @@ INLINE bool inner_is_standby(const struct icmp_inner *q, bool is_ipv6, const str
 	return is_standby(root, &saddr, is_ipv6) || is_standby(root, &daddr, is_ipv6);
 }
 
-/* About no connection: with schedule_icmp it makes one, as if its client had sent (8.4). */
+/* With schedule_icmp create a connection, as if the client had sent the reversed inner packet (8.4). */
 INLINE int schedule_inner(struct __sk_buff *skb, struct scratch *w, const struct root *root)
 {
 	struct packet *p = &w->packet;
@@ -129,7 +129,7 @@ INLINE int schedule_inner(struct __sk_buff *skb, struct scratch *w, const struct
 	return tail_call(tc_ctx(skb), PROG_NEW);
 }
 
-/* Sum of the ICMP message, without the pseudo header of ICMPv6; 0xffff when the checksum of ICMP is right. */
+/* Return the sum of the ICMP message, without ICMPv6's pseudo header: 0xffff if the checksum of ICMP is right. */
 INLINE u16 message_sum(struct __sk_buff *skb, const struct packet *p, struct copy *copy)
 {
 	return csum_fold(csum_frame(skb, copy->bytes, p->l4, p->length + ETH_HLEN - p->l4, 0));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * An ICMP error about a connection goes to the other side (IPVS-SEMANTICS 8.2, 8.3). Under NAT its addresses and its
- * quotation are rewritten: the quoted IP header's checksum becomes right again, the quoted transport checksum stays as
- * it was. PROG_FWD_SLOW sends it.
+ * Forward an ICMP error about a connection to the other side (IPVS-SEMANTICS 8.2, 8.3). NAT translates its addresses
+ * and the inner packet. The inner IP header's checksum is updated; the inner transport checksum is not. PROG_FWD_SLOW
+ * sends the error.
  */
 #pragma once
 #include "fwd/account.h"
@@ -13,7 +13,7 @@ INLINE bool store_csum(struct __sk_buff *skb, u32 at, const void *from, u32 byte
 	return !bpf_skb_store_bytes(skb, at, from, bytes, BPF_F_RECOMPUTE_CSUM);
 }
 
-/* Write an address of the quotation, and its header's checksum anew. `difference`: what that does to a sum. */
+/* Write an address of the inner packet, and recompute its header checksum. Add the change to `difference`. */
 INLINE bool store_inner_address(struct __sk_buff *skb, const struct scratch *w, const struct address *to, u64 *difference)
 {
 	bool server = w->error_side == SIDE_SERVER;
@@ -49,7 +49,7 @@ INLINE bool store_inner_port(struct __sk_buff *skb, const struct scratch *w, be1
 	return store_csum(skb, at, &port, 2);
 }
 
-/* The error's own address: its source becomes the virtual one, or its target the real server's. */
+/* Translate the error's own address: saddr to the virtual address, or daddr to the real server's. */
 INLINE bool store_outer_address(struct __sk_buff *skb, const struct packet *p, bool server, const struct address *to)
 {
 	struct address new = *to;
@@ -61,7 +61,7 @@ INLINE bool store_outer_address(struct __sk_buff *skb, const struct packet *p, b
 	return store_csum(skb, at, &new.word[0], 4);
 }
 
-/* ICMPv6 sums addresses as well: those that the packet has by now. */
+/* Add ICMPv6's pseudo header, with the addresses after translation. */
 INLINE bool add_pseudo_header(struct __sk_buff *skb, const struct packet *p, u64 *sum)
 {
 	struct address ends[2];
@@ -72,7 +72,7 @@ INLINE bool add_pseudo_header(struct __sk_buff *skb, const struct packet *p, u64
 	return true;
 }
 
-/* `sum` is that of the message as it came. */
+/* `sum` is that of the message as received. */
 INLINE bool translate(struct __sk_buff *skb, struct scratch *w, const struct destination *d, u16 sum)
 {
 	struct packet *p = &w->packet;
@@ -94,7 +94,7 @@ INLINE bool translate(struct __sk_buff *skb, struct scratch *w, const struct des
 	return store_csum(skb, p->l4 + 2, &check, 2);
 }
 
-/* An error that passes through has been routed before IPVS sees it: its time to live is one less already. */
+/* Decrement the TTL of a forwarded error before translation: IPVS sees it after routing. */
 INLINE bool dec_ttl_as_routed(struct __sk_buff *skb, struct packet *p)
 {
 	if (!dec_ttl(tc_ctx(skb), p))
@@ -121,7 +121,7 @@ INLINE int prog_icmp_forward(struct __sk_buff *skb)
 	if (!d)
 		return pass_to_stack(HOOK_TC);
 	u16 sum = !is_ipv6 || masq ? message_sum(skb, p, copy) : 0;
-	/* IPVS forgets the pseudo header where it checks ICMPv6, so hardly any passes. */
+	/* IPVS checks ICMPv6 without the pseudo header, so it drops nearly all of these */
 	if ((!is_ipv6 || server) && sum != 0xffff)
 		return drop(HOOK_TC, REASON_BAD_SUM);
 	struct counters *c = counters_of(w->destination, root);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The packet that an ICMP error quotes (RFC 792, RFC 4443 2.4 c), as far as it is there. A quotation is somebody's
- * claim: nothing of it is believed beyond what a connection's table confirms.
+ * Parse the packet inside an ICMP error (RFC 792, RFC 4443 2.4 c), as far as present. The sender may have forged it: a
+ * connection must match before anything in it is used.
  */
 #pragma once
 #include "ctx/scratch.h"
@@ -22,8 +22,8 @@ INLINE void set_inner_ports(struct icmp_inner *q, const struct ports *ports, u8 
 	q->known = 1;
 }
 
-/* Protocol and ports as a connection of the quoted packet has them. Of a later fragment of IPv4, too, IPVS takes what
- * stands there for ports: it then has to match a connection by chance. */
+/* Fill protocol and ports as a connection has them. Like IPVS, read ports in a later IPv4 fragment, too: such a tuple
+ * matches by chance only. */
 INLINE void parse_inner_transport(struct __sk_buff *skb, struct icmp_inner *q, u32 end, bool is_ipv6)
 {
 	struct ports ports = {.source = bpf_htons(PORT_IKE), .target = bpf_htons(PORT_IKE)};
@@ -55,7 +55,7 @@ INLINE bool parse_inner4(struct __sk_buff *skb, struct icmp_inner *q, u32 end)
 	return true;
 }
 
-/* Extension headers are walked as IPVS walks them: AH is one of them. */
+/* Skip the same extension headers as IPVS, including AH. */
 INLINE bool parse_inner6(struct __sk_buff *skb, struct icmp_inner *q, u32 end)
 {
 	struct ipv6_header ip;
@@ -74,7 +74,7 @@ INLINE bool parse_inner6(struct __sk_buff *skb, struct icmp_inner *q, u32 end)
 		if (at + 8 > end || bpf_skb_load_bytes(skb, at, head, 4))
 			return false;
 		if (fragment && (head[2] | (head[3] & ~7)))
-			return false; /* a later one: its ports are elsewhere */
+			return false; /* a later fragment has no ports */
 		at += fragment ? 8 : ah ? (head[1] + 2) << 2 : (head[1] + 1) << 3;
 		next = head[0];
 	}
@@ -83,8 +83,8 @@ INLINE bool parse_inner6(struct __sk_buff *skb, struct icmp_inner *q, u32 end)
 	return at <= end;
 }
 
-/* Read the packet quoted at `at`, in an error that ends at `end`. False if it makes no sense; `known` tells whether a
- * connection could be meant. */
+/* Parse the inner packet at `at`, in an error that ends at `end`. Return false if it is malformed; `known` tells
+ * whether a connection can be looked up. */
 INLINE bool parse_inner(struct __sk_buff *skb, struct icmp_inner *q, u32 at, u32 end, bool is_ipv6)
 {
 	__builtin_memset(q, 0, sizeof(*q));

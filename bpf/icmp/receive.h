@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The tail-called program for an ICMP error that comes in: which connection is it about, and from which side?
+ * PROG_ICMP_RECEIVE: find the connection that a received ICMP error is about, and its side.
  */
 #pragma once
 #include "conntrack/event.h"
@@ -41,7 +41,8 @@ INLINE int prog_icmp_receive(struct __sk_buff *skb)
 		return pass_packet(tc_ctx(skb), p);
 	w->hop = *hop;
 	w->icmp_transit = !here;
-	/* An error to this host is asked for a reply first; one that passes, for a request (IPVS-SEMANTICS 2.1). */
+	/* Like IPVS, look up an error to this host as a reply first, and a forwarded one as a request (IPVS-SEMANTICS
+	 * 2.1). */
 	bool found = w->inner.known && (here ? find_from_server(w) || find_from_client(w) :
 					       find_from_client(w) || find_from_server(w));
 	if (found && w->error_side == SIDE_SERVER && root->standby && is_standby(root, &w->virtual_address, is_ipv6))

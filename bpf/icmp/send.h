@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * ICMP errors to the sender of a request (RFC 792, RFC 4443): the packet itself becomes the error, quoting as much of
- * it as the kernel would (576 bytes in all for IPv4, 1280 for IPv6), from the virtual address.
+ * PROG_ICMP_SEND: turn a packet into an ICMP error to its sender, from the virtual address (RFC 792, RFC 4443). The
+ * error contains as much of the packet as the kernel would quote: 576 bytes in all for IPv4, 1280 for IPv6.
  */
 #pragma once
 #include "fwd/send.h"
@@ -43,8 +43,8 @@ INLINE u32 inner_sum(struct copy *copy)
 	return bpf_csum_diff(NULL, 0, (be32 *)(copy->bytes + 1024), INNER_BUFFER - 1024, sum);
 }
 
-/* A packet from this machine's other namespaces may carry an unfinished checksum (only the pseudo header's sum), which
- * the sending device completes when the error leaves. Then the error's own checksum must count the completed one. */
+/* A packet from another namespace of this machine may have an unfinished checksum: the pseudo header's sum, which the
+ * sending device completes. The error's own checksum must then cover the completed field. */
 INLINE u32 completed_sum(const struct packet *p, const struct copy *copy, u32 quote, u32 sum)
 {
 	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
@@ -57,18 +57,18 @@ INLINE u32 completed_sum(const struct packet *p, const struct copy *copy, u32 qu
 	pseudo = csum_fold((u64)pseudo + bpf_htons(p->protocol) + bpf_htons(p->length - head));
 	if (pseudo != field)
 		return sum;
-	u16 header = 0xffff; /* what a right IPv4 header sums to */
+	u16 header = 0xffff; /* the sum of an IPv4 header with a right checksum */
 	if (p->is_ipv6 && head <= 508)
 		header = csum_fold(bpf_csum_diff(NULL, 0, (be32 *)copy->bytes, barrier_var(head) & 508, 0));
 	u16 segment = csum_fold((u64)sum + (u16)~header);
 	if (quote == p->length && csum_fold((u64)segment + pseudo) == 0xffff)
-		return sum; /* it looks unfinished, but is right */
+		return sum; /* equals the pseudo header's sum by chance */
 	u16 complete = ~segment;
 	return csum_fold((u64)sum + (u16)~field + complete);
 }
 
-/* The source of an error: the virtual address, if it is this host's. To one that only policy routing calls local, for
- * a firewall mark, IPv4's errors find no route, and IPv6's come from the address that routing chooses. */
+/* Choose the saddr: the virtual address, if it is local. An address that only policy routing delivers, for a firewall
+ * mark, gets no IPv4 errors; IPv6 errors about it come from the address that routing prefers. */
 INLINE bool error_source(struct __sk_buff *skb, struct scratch *w, struct address *saddr)
 {
 	const struct packet *p = &w->packet;
@@ -156,7 +156,7 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 		    bpf_skb_store_bytes(skb, ETH_HLEN + size, &icmp, sizeof(icmp), 0))
 			return drop(HOOK_TC, REASON_SHORT);
 	}
-	if (w->destination != NO_INDEX && w->method != METHOD_MASQ) { /* IPVS sees it leave as a reply (8.2) */
+	if (w->destination != NO_INDEX && w->method != METHOD_MASQ) { /* IPVS counts it as a reply (8.2) */
 		struct counters *c = counters_at(w->destination);
 		if (c) {
 			c->out_packets += 1;
@@ -165,7 +165,7 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 	}
 	lookup_hop(tc_ctx(skb), &w->hop, &client, is_ipv6, loopback, NULL);
 	if (w->hop.verdict == HOP_LOCAL && p->from_host)
-		return pass_to_stack(HOOK_TC); /* the client is this host itself */
+		return pass_to_stack(HOOK_TC); /* the client is on this host */
 	if (w->hop.verdict == HOP_READY && set_macs(tc_ctx(skb), &w->hop))
 		return xmit(tc_ctx(skb), &w->hop, is_ipv6);
 	if (w->hop.verdict == HOP_UNRESOLVED)

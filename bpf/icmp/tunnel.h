@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * ICMP errors about the packets of tunnels, which reach this host as their sender (IPVS-SEMANTICS 8.5). The quotation
- * has the client's packet behind the tunnel's header; the client gets the same error about that one, from the virtual
- * address. IPv4 in IPv4 alone: so does IPVS.
+ * PROG_ICMP_TUNNEL: ICMP errors about packets that this host has encapsulated (IPVS-SEMANTICS 8.5). The inner packet
+ * holds the client's packet behind the tunnel header. The client gets the same error about its packet, from the virtual
+ * address. As in IPVS, only for IPv4 in IPv4.
  */
 #pragma once
 #include "fwd/account.h"
@@ -11,14 +11,14 @@
 
 enum { MTU_LEAST_REPORTED = 68 + IPV4_HLEN };
 
-/* The MTU of the route to a destination, whatever was learnt of the path. */
+/* Return the MTU of the route to a destination, without path MTU discovery. */
 INLINE u32 route_mtu(struct __sk_buff *skb, struct scratch *w, const struct destination *d)
 {
 	lookup_hop(tc_ctx(skb), &w->hop, &d->address, false, loopback, NULL);
 	return d->mtu && d->mtu < w->hop.mtu ? d->mtu : w->hop.mtu;
 }
 
-/* What a "fragmentation needed" teaches; false if the client need not know. */
+/* Record the path MTU of a "fragmentation needed". Return false if the client's packet has no DF: it needs no error. */
 INLINE bool note_pmtu(struct __sk_buff *skb, struct scratch *w, const struct destination *d)
 {
 	u32 mtu = w->error_rest & 0xffff, route = route_mtu(skb, w, d);
@@ -31,7 +31,7 @@ INLINE bool note_pmtu(struct __sk_buff *skb, struct scratch *w, const struct des
 	return w->inner.df;
 }
 
-/* What is left of the frame is the client's packet as it was quoted; it becomes the error's quotation. */
+/* Turn the client's packet inside the error into an ICMP error to the client. */
 INLINE int report_to_client(struct __sk_buff *skb, struct scratch *w, const struct root *root)
 {
 	struct packet *p = &w->packet;
@@ -39,22 +39,22 @@ INLINE int report_to_client(struct __sk_buff *skb, struct scratch *w, const stru
 	p->length -= cut;
 	p->tos = w->inner.tos;
 	p->tuple = w->inner.tuple;
-	p->l4 = 0xffff; /* nothing in it is to be completed on the way */
+	p->l4 = 0xffff; /* its checksum needs no completion */
 	account_out(w->destination, p->length, root);
-	if (w->inner.later) /* errors are about first fragments (RFC 1122 3.2.2) */
+	if (w->inner.later) /* errors are about first fragments only (RFC 1122 3.2.2) */
 		return drop(HOOK_TC, REASON_SHORT);
 	if (cut > 4095 || bpf_skb_adjust_room(skb, -(s32)cut, BPF_ADJ_ROOM_MAC, 0))
 		return drop(HOOK_TC, REASON_SHORT);
 	return tail_call(tc_ctx(skb), PROG_ICMP_SEND);
 }
 
-struct tunnel_head { /* what stands between the two IP headers of a tunnel's packet */
+struct tunnel_head { /* the header between the two IP headers */
 	u32 kind;
 	u32 bytes;
-	u32 port; /* of GUE */
+	u32 port; /* dport of GUE */
 };
 
-/* Like IPVS: version 0 of each, GRE with no more than a checksum, GUE with data; IPv4 behind it. */
+/* As IPVS: version 0; GRE at most with a checksum; GUE with data; IPv4 inside. */
 INLINE bool read_tunnel_head(struct __sk_buff *skb, const struct icmp_inner *q, struct tunnel_head *head)
 {
 	be16 gre[2];
@@ -83,7 +83,7 @@ INLINE bool read_tunnel_head(struct __sk_buff *skb, const struct icmp_inner *q, 
 	return true;
 }
 
-/* Whether packets to this destination are wrapped so. */
+/* Whether packets to this destination have such a tunnel header. */
 INLINE bool matches_tunnel(const struct destination *d, u32 state, const struct tunnel_head *head, be32 server)
 {
 	return state & DESTINATION_AVAILABLE && method_in(state) == METHOD_TUNNEL && d->family == 4 &&
@@ -91,7 +91,7 @@ INLINE bool matches_tunnel(const struct destination *d, u32 state, const struct 
 	       (head->kind != TUNNEL_GUE || state >> (DESTINATION_TUNNEL + 4) == head->port);
 }
 
-/* Find the connection of the packet inside the tunnel's: its destination is w->chosen. */
+/* Find the connection of the client's packet; store its destination in w. */
 INLINE bool find_tunnel_conn(struct __sk_buff *skb, struct scratch *w, const struct root *root)
 {
 	struct tunnel_head head;
@@ -116,7 +116,7 @@ INLINE int prog_icmp_tunnel(struct __sk_buff *skb)
 	if (!w || !copy)
 		return pass_to_stack(HOOK_TC);
 	struct packet *p = &w->packet;
-	if (!find_tunnel_conn(skb, w, root)) { /* an ordinary packet's after all */
+	if (!find_tunnel_conn(skb, w, root)) { /* a packet that this host did not encapsulate */
 		parse_inner(skb, &w->inner, p->l4 + ICMP_HLEN, ETH_HLEN + p->length, false);
 		return schedule_inner(skb, w, root);
 	}

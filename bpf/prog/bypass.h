@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Bypass (IPVS-SEMANTICS 2.6, 7.6): with cache_bypass, a packet of a firewall mark's service that has no usable real
- * server goes on to where it was sent, by way of a connection without a destination that counts nowhere. At TC alone.
+ * PROG_BYPASS: with cache_bypass, forward a packet of a firewall mark's service without usable real server to its
+ * original daddr (IPVS-SEMANTICS 2.6, 7.6). Its connection has no destination, and no counts.
  */
 #pragma once
 #include "conntrack/create.h"
 #include "fwd/send.h"
 #include "parse/options4.h"
 
-/* Out, as a router would send it, but whatever ip_forward says. */
+/* Send it as a router would, regardless of ip_forward. */
 INLINE int forward_past(struct __sk_buff *skb, struct scratch *w)
 {
 	struct packet *p = &w->packet;
@@ -27,7 +27,7 @@ INLINE int forward_past(struct __sk_buff *skb, struct scratch *w)
 		return send_icmp_error(skb, w, REASON_TTL, p->is_ipv6 ? 3 : 11, 0, 0);
 	enum fit fits = fit(judged_length(skb, w), hop->mtu, 0, p, false);
 	if (fits == FITS_NOT) {
-		dec_ttl(tc_ctx(skb), p); /* the quotation shows it as it would have left */
+		dec_ttl(tc_ctx(skb), p); /* the kernel quotes the packet after decrementing */
 		return send_icmp_error(skb, w, REASON_TOO_BIG, p->is_ipv6 ? 2 : 3, p->is_ipv6 ? 0 : 4, hop->mtu);
 	}
 	w->hop = *hop;

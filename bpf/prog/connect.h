@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * A destination has been chosen: make the connection and send its first packet (IPVS-SEMANTICS 2.5, 5.2).
+ * PROG_CONNECT: create a connection to the chosen destination, and forward its first packet (IPVS-SEMANTICS 2.5, 5.2).
  */
 #pragma once
 #include "conntrack/create.h"
@@ -7,7 +7,7 @@
 #include "fwd/conn.h"
 #include "lb/to_scheduler.h"
 
-/* No room for another connection: without state, or for NAT not at all. */
+/* Forward without a connection; NAT cannot, and drops the packet. */
 INLINE int table_full(struct ctx ctx, struct scratch *w)
 {
 	drop_old_ref(w);
@@ -16,7 +16,7 @@ INLINE int table_full(struct ctx ctx, struct scratch *w)
 	return tail_call(ctx, PROG_HASH_FALLBACK);
 }
 
-/* Send the first packet; for an ICMP error, made to fit the connection (8.4). */
+/* Forward the first packet, or translate the ICMP error that created the connection (8.4). */
 INLINE int fwd_first(struct ctx ctx, struct scratch *w, struct real_server *t, const struct root *root, u32 now)
 {
 	struct counters *c = counters_at(t->index);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * This host as real server and as client (IPVS-SEMANTICS 7.2). Requests to a real server on this host go up to its
- * stack; the answers that its sockets give to clients elsewhere leave by no device that packets come in by, and are
- * met at TC egress. What stays on this host is met at TC ingress of lo, either way.
+ * TC egress: replies of a real server on this host (IPVS-SEMANTICS 7.2). Requests to that server pass to the stack.
+ * Replies of its sockets to remote clients leave by a device, where this program sees them. Packets between sockets of
+ * this host appear at TC ingress of lo.
  */
 #pragma once
 #include "conntrack/reply.h"
@@ -9,7 +9,7 @@
 #include "fwd/send.h"
 #include "parse/plain.h"
 
-/* The answer has its new source: out the way that this host sends from there, if that is another (snat_reroute). */
+/* Send a translated reply by the route of its new saddr, if that is another one (snat_reroute). */
 INLINE int reroute(struct __sk_buff *skb, const struct packet *p, const struct reply_conn *a, u32 now)
 {
 	struct reply_route way = {.anew = a->source, .is_ipv6 = p->is_ipv6, .reroute = true};
@@ -26,7 +26,7 @@ INLINE int reroute(struct __sk_buff *skb, const struct packet *p, const struct r
 	return xmit_neigh(skb, hop, p->is_ipv6);
 }
 
-/* At TC egress: what this host itself sends, and only that; nothing is ever dropped here. */
+/* Process packets that this host itself sends. Nothing is dropped here. */
 INLINE int process_egress(struct __sk_buff *skb)
 {
 	void *data = ctx_data(tc_ctx(skb)), *end = ctx_data_end(tc_ctx(skb));

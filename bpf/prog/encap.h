@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The tail-called program that puts the headers of a GRE or GUE tunnel in front. The packet has been aged, and counted.
+ * PROG_ENCAP: prepend the headers of a GRE or GUE tunnel. The packet was counted, and its TTL decremented, before.
  */
 #pragma once
 #include "fwd/gre_gue.h"

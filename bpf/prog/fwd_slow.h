@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * At TC, what a plain send cannot do: next hops that the kernel must resolve, errors to the sender, packets longer
- * than the MTU, checksums to be made whole. The packet has been counted; nothing of it has changed yet.
+ * PROG_FWD_SLOW: what `send` in fwd/conn.h cannot do: resolve a neighbour, send an ICMP error, fragment, complete
+ * checksums. The packet was counted before, but not modified.
  */
 #pragma once
 #include "fwd/gre_gue.h"
@@ -58,7 +58,7 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 		return drop(HOOK_TC, REASON_NARROW);
 	enum fit fits = fit(judged_length(skb, w), most, 0, p, cut);
 	if (fits == FITS_NOT) {
-		dec_ttl(tc_ctx(skb), p); /* the quotation shows it as it would have left */
+		dec_ttl(tc_ctx(skb), p); /* the kernel quotes the packet after decrementing */
 		return send_icmp_error(skb, w, REASON_TOO_BIG, p->is_ipv6 ? 2 : 3, p->is_ipv6 ? 0 : 4, most);
 	}
 	w->hop = *hop;
@@ -88,7 +88,7 @@ INLINE int prog_fwd_slow(struct __sk_buff *skb)
 	return w->is_reply ? fwd_slow_reply(skb, w) : fwd_slow_request(skb, w, root);
 }
 
-/* --- a UDP packet without a checksum gets one (IPVS-SEMANTICS 7.3) --- */
+/* --- PROG_UDP_CSUM: compute a missing UDP checksum (IPVS-SEMANTICS 7.3) --- */
 
 INLINE int prog_udp_csum(struct __sk_buff *skb)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The table is full: new connections of direct routing and tunnels go to the destination that a hash of the client
- * picks, the same for every packet and whatever the order of the list (rendezvous hashing). For 900 s after the last
- * such connection began, unknown packets of the service are taken for later packets of one.
+ * PROG_HASH_FALLBACK: with a full table, new connections of direct routing and tunnels go to a destination by a hash of
+ * the client. Rendezvous hashing gives the same destination for each packet, whatever the order of the list. Until 900
+ * s after the last such connection, packets without a connection take this path, too.
  */
 #pragma once
 #include "fwd/conn.h"
@@ -9,7 +9,7 @@
 enum { STATELESS_S = 900 };
 
 struct rendezvous {
-	struct scratch *work; /* whose `best` is a destination here, with its score for a load */
+	struct scratch *work; /* `best` and `best_load` hold the best destination and its score */
 	u32 client;
 	u32 method;
 };

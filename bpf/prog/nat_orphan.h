@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * sysctl nat_icmp_send (IPVS-SEMANTICS 2.7 step 6): a NAT real server whose answer belongs to no connection is told by
- * "port unreachable" that nobody waits for it.
+ * PROG_NAT_ORPHAN: with sysctl nat_icmp_send, answer a NAT server's packet without a connection by "port unreachable"
+ * (IPVS-SEMANTICS 2.7 step 6).
  */
 #pragma once
 #include "icmp/error.h"
@@ -28,7 +28,7 @@ static int server_step(u32 index, struct orphan_search *s)
 	    d->address.word[3] != s->address.word[3])
 		return 0;
 	if (s->root->standby && is_standby(s->root, &d->virtual_address, s->packet->is_ipv6))
-		return 0; /* the other director knows its connections */
+		return 0; /* only the other director knows its connections */
 	u32 flags = destination_flags(d, s->live);
 	if (!(flags & DESTINATION_AVAILABLE) || method_in(flags) != METHOD_MASQ)
 		return 0;
@@ -36,7 +36,7 @@ static int server_step(u32 index, struct orphan_search *s)
 	return 1;
 }
 
-/* The NAT destination that the packet's source is, or NO_INDEX. */
+/* Return the NAT destination that has the packet's saddr, or NO_INDEX. */
 INLINE u32 server_of(const struct packet *p, const struct root *root)
 {
 	struct orphan_search s = {.packet = p, .root = root, .live = READ_ONCE(root->live), .found = NO_INDEX};
@@ -69,7 +69,7 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb)
 	if (!hop)
 		return pass_packet(tc_ctx(skb), p);
 	w->destination = NO_INDEX;
-	if (hop->verdict == HOP_LOCAL) /* the error comes from the address that was asked for */
+	if (hop->verdict == HOP_LOCAL) /* the error comes from the packet's daddr */
 		return send_icmp_error(skb, w, REASON_UNSERVED, p->is_ipv6 ? 1 : 3, p->is_ipv6 ? 4 : 3, 0);
 	if (!is_forwardable(skb, p, hop) || !dec_ttl(tc_ctx(skb), p))
 		return pass_packet(tc_ctx(skb), p);

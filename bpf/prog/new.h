@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The way of a packet that has no connection, or whose connection may end here: find its service and hand it to the
- * scheduler, or first to PROG_PERSIST (IPVS-SEMANTICS 2.3 to 2.6). PROG_CONNECT (connect.h) follows.
+ * PROG_NEW: a packet without a connection, or one that may replace its connection. Find the service, then tail-call the
+ * scheduler (IPVS-SEMANTICS 2.3 to 2.6), which tail-calls PROG_CONNECT. PROG_PERSIST comes first for a persistent
+ * service.
  */
 #pragma once
 #include "conntrack/end.h"
@@ -11,7 +12,7 @@
 #include "policy/martian.h"
 #include "policy/synflood.h"
 
-/* Whether a packet without a connection may have one made (2.4). */
+/* Whether the packet may create a connection (2.4). */
 INLINE bool is_opener(const struct packet *p, const struct settings *settings)
 {
 	switch (p->protocol) {
@@ -26,7 +27,7 @@ INLINE bool is_opener(const struct packet *p, const struct settings *settings)
 	}
 }
 
-/* Whether a SYN, or an INIT, may open its connection's ports anew (2.3 step 1). */
+/* Whether a SYN or INIT may replace its connection (2.3 step 1). */
 INLINE bool reopens(const struct connection *c, u32 state, bool answered, u32 flags,
 		    const struct settings *settings)
 {
@@ -42,9 +43,9 @@ INLINE bool reopens(const struct connection *c, u32 state, bool answered, u32 fl
 
 enum existing_conn { EXISTING_NONE, EXISTING_KNOWN, EXISTING_SILENT, EXISTING_DYING, EXISTING_FOR_TC };
 
-/* What becomes of the connection that a packet met: carried on, dropped without a word, or ended. One that ends counts
- * on until its ports have been scheduled anew, as in IPVS, where it goes a moment later; TC alone does that, because
- * XDP could not go back. */
+/* Decide about the packet's connection: keep it, drop the packet, or end the connection. An ended one counts until the
+ * new one is scheduled, as in IPVS, which removes it a little later. Only TC ends connections here, because XDP cannot
+ * undo that. */
 INLINE enum existing_conn settle(struct scratch *w, const struct found *found, const struct root *root, u32 live, bool probe,
 			    enum hook hook)
 {
@@ -102,7 +103,8 @@ INLINE void note_service(struct scratch *w, const struct service_match *found)
 	w->template = NO_TEMPLATE;
 }
 
-/* The way of a packet without a connection: to a stage that goes on with it; what returns is a verdict. */
+/* Find the service of a packet without a connection, and tail-call what follows. Return a verdict if that is not
+ * possible. */
 INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root, u32 live, u32 now, u32 probe)
 {
 	struct packet *p = &w->packet;
@@ -112,17 +114,17 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	u32 mark = probe;
 	if (unlikely(facts->marks) && !probe) {
 		if (!find_mark(ctx, w, facts))
-			return pass_to_stack(ctx.hook); /* XDP: the TC program sees what a filter of tc marked */
+			return pass_to_stack(ctx.hook); /* TC continues with the mark that a filter of tc has set */
 		mark = w->seen.mark;
 	}
-	if (unlikely(!p->l4_complete) || p->no_chunk) /* with firewall marks, packets that pass through come this way, too */
+	if (unlikely(!p->l4_complete) || p->no_chunk) /* with firewall marks, truncated packets for other hosts get here, too */
 		return facts->marks && !holds_for_mark(ctx, w, mark) ? pass_to_stack(ctx.hook) : drop(ctx.hook, REASON_SHORT);
 	bool opens = p->by_inner || is_opener(p, &root->settings);
 	struct service_match found;
 	u32 slot = service_of_mark(p->is_ipv6, mark, live);
 	bool by_mark = slot != NO_SERVICE;
 	if (unlikely(probe) && !by_mark)
-		return drop(ctx.hook, REASON_NO_DESTINATION); /* never to whichever server the address's service chooses */
+		return drop(ctx.hook, REASON_NO_DESTINATION); /* a health check must not reach another real server than its own */
 	if (!by_mark)
 		slot = service_of_address(p, facts, live);
 	if (slot == NO_SERVICE || !load_service(&found, slot, live) || !is_valid_source(ctx, p))
@@ -146,7 +148,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	}
 	if (unlikely(root->settings.drop_packet == SYNFLOOD_ON)) {
 		if (ctx.hook == HOOK_XDP)
-			return pass_to_tc(); /* the count goes on once for each packet */
+			return pass_to_tc(); /* count each packet once, at TC */
 		if (should_drop_packet(&root->settings))
 			return drop(ctx.hook, REASON_DEFENCE);
 	}
@@ -155,10 +157,10 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	if (ctx.hook == HOOK_XDP && p->ttl <= 1)
 		return pass_to_tc();
 	if (ctx.hook == HOOK_XDP && found.version->flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP)
-		return pass_to_tc(); /* no connection remembers the choice if XDP then cannot finish */
+		return pass_to_tc(); /* without a connection TC would schedule again if XDP cannot finish */
 	if (w->service_flags & SERVICE_PERSISTENT)
 		return tail_call(ctx, PROG_PERSIST);
-	if (!by_mark && found.version->port != bpf_ntohs(target_port)) /* of all ports, or FTP's: only with persistence */
+	if (!by_mark && found.version->port != bpf_ntohs(target_port)) /* port 0 and FTP data need persistence */
 		return reject_no_destination(ctx, w);
 	return to_scheduler(ctx, w);
 }
@@ -172,14 +174,14 @@ INLINE int prog_new(struct ctx ctx)
 	struct packet *p = &w->packet;
 	u32 live = READ_ONCE(root->live), now = ticks(), probe = probe_mark(ctx, p);
 	if (!facts_in(root, live)->services[p->is_ipv6])
-		return pass_to_stack(ctx.hook); /* no service of this family: IPVS takes no part */
+		return pass_to_stack(ctx.hook); /* as in IPVS, which has no hook without a service of this family */
 
 	w->old_destination = NO_INDEX;
 	struct found found = {};
 	if (!p->no_conn || p->by_inner)
 		found = find_connection(p);
 	if (found.connection && p->by_inner)
-		return drop(ctx.hook, REASON_DYING); /* made just now, on another CPU */
+		return drop(ctx.hook, REASON_DYING); /* another CPU has just created it */
 	if (found.connection) {
 		switch (settle(w, &found, root, live, probe, ctx.hook)) {
 		case EXISTING_KNOWN:
@@ -196,7 +198,7 @@ INLINE int prog_new(struct ctx ctx)
 	}
 
 	int verdict = open_conn(ctx, w, root, live, now, probe);
-	drop_old_ref(w); /* no stage went on */
+	drop_old_ref(w); /* no tail call succeeded */
 	return verdict;
 }
 
@@ -214,7 +216,7 @@ INLINE int prog_persist(struct ctx ctx)
 		u32 flags = d ? destination_flags(d, READ_ONCE(root->live)) : 0;
 		if (flags & DESTINATION_AVAILABLE &&
 		    !(flags & DESTINATION_QUIESCED && root->settings.expire_quiescent_template)) {
-			/* Handed to TC afterwards, its SYN would end there what it had opened here. */
+			/* If XDP opened the connection and then passed the SYN to TC, TC would end it. */
 			if (ctx.hook == HOOK_XDP && root->settings.expire_nodest_conn && flags & DESTINATION_QUIESCED)
 				return pass_to_tc();
 			w->destination = template->destination;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The tail-called program for what the plain parser leaves: parse it, then take the way of any packet.
+ * PROG_PARSE_SLOW: parse a packet that the plain parser cannot, then forward it like any other.
  */
 #pragma once
 #include "fwd/conn.h"

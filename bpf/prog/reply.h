@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Answers of real servers that come in (IPVS-SEMANTICS 2.7, 7.3). NAT's get the virtual address back as their source;
- * they are forwarded as a router forwards, so only with ip_forward=1, or delivered where the client is this host. What
- * a router would answer with an error goes to the stack as it came: the kernel, too, looks at time to live and MTU
- * before IPVS does. Those of direct routing and tunnels that take this way are counted and go on by the stack.
+ * PROG_REPLY: packets of real servers (IPVS-SEMANTICS 2.7, 7.3). Replies of NAT get the virtual address as saddr. They
+ * are forwarded like by a router, so only with ip_forward=1, or delivered to a client on this host. A reply that a
+ * router would answer with an ICMP error passes to the stack unmodified: the kernel, too, checks TTL and MTU before
+ * IPVS. Replies of other methods are counted, and pass to the stack.
  */
 #pragma once
 #include "conntrack/reply.h"
@@ -14,7 +14,7 @@ INLINE u32 onward_length(struct ctx ctx, const struct scratch *w)
 	return ctx.hook == HOOK_TC ? judged_length(ctx.raw, w) : w->packet.length;
 }
 
-/* What no router would pass on. IPv4 fragments with DF are as long as they came when they leave. */
+/* Whether a router would not forward it. Reassembled IPv4 packets with DF leave in the fragments received. */
 INLINE bool cannot_route(struct ctx ctx, const struct scratch *w, const struct hop *hop)
 {
 	const struct packet *p = &w->packet;
@@ -27,7 +27,7 @@ INLINE bool is_routable(const struct hop *hop)
 	return hop->verdict == HOP_READY || hop->verdict == HOP_UNRESOLVED;
 }
 
-/* Of direct routing or a tunnel: the stack carries it, if it can. */
+/* Count a reply of direct routing or a tunnel, which the stack then forwards. */
 INLINE int pass_reply(struct ctx ctx, const struct scratch *w, const struct reply_conn *a, const struct hop *hop,
 		       const struct root *root, u32 now)
 {
@@ -40,7 +40,7 @@ INLINE int pass_reply(struct ctx ctx, const struct scratch *w, const struct repl
 	return hop->verdict == HOP_LOCAL ? pass_to_stack(ctx.hook) : pass_packet(ctx, p);
 }
 
-/* Of NAT, to a client on this host. */
+/* Translate a reply of NAT to a client on this host. */
 INLINE int deliver_reply(struct ctx ctx, struct scratch *w, const struct reply_conn *a, const struct root *root, u32 now)
 {
 	const struct packet *p = &w->packet;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The checksum of SCTP (RFC 9260 appendix A: CRC32c) covers the ports but not the addresses: NAT that changes a port
- * computes it anew, right or wrong as it was, and leaves it alone otherwise (IPVS-SEMANTICS 7.3).
+ * PROG_SCTP_CSUM: the checksum of SCTP, CRC32c (RFC 9260 appendix A). It covers the ports but not the addresses, so NAT
+ * recomputes it only if it changes a port, as IPVS does, even if it was wrong before (IPVS-SEMANTICS 7.3).
  */
 #pragma once
 #include "fwd/send.h"
@@ -68,8 +68,8 @@ static int crc_step(u32 index, struct crc_ctx *c)
 	return 0;
 }
 
-/* A packet from this machine's other namespaces may still be without a checksum: the sending device computes it. The
- * kernel shows that by this alone: the tail of such a packet cannot be cut off within the field. */
+/* Whether the sending device has yet to compute the checksum, in a packet from another namespace of this machine. There
+ * is one sign only: the kernel refuses to trim such a packet within the field. */
 INLINE bool is_sctp_csum_partial(struct __sk_buff *skb, const struct packet *p, struct copy *copy)
 {
 	u32 start = p->l4 + CRC_AT + 1, size = barrier_var(ETH_HLEN + p->length - start);
@@ -99,7 +99,7 @@ INLINE int prog_sctp_csum(struct __sk_buff *skb)
 		return drop(HOOK_TC, REASON_SHORT);
 	FORGET_BOUNDS(c, at, value);
 	bpf_loop(65536 / CRC_PIECE, crc_step, &c, 0);
-	field = ~c.value; /* stands with its lowest byte first */
+	field = ~c.value; /* CRC32c is sent least significant byte first */
 	if (c.left || bpf_skb_store_bytes(skb, p->l4 + CRC_AT, &field, 4, 0))
 		return drop(HOOK_TC, REASON_SHORT);
 	return xmit_finished(skb, w);

@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * How long the expirer may hold a CPU in one go, how long it then rests, and how long it did hold it.
+ * The run time of timers: limits of a run and of the pause behind it, and statistics.
  */
 #pragma once
 #include "abi/conntrack.h"
 
 enum pace_limits {
-	RUN_NS = 250000, /* after which a go ends: packets of this CPU wait for it */
-	PAUSE_MIN_NS = 50000, /* between goes of one round: as long as the go was, so it takes half of a CPU at most */
+	RUN_NS = 250000, /* limit of a run: packets of this CPU wait for it */
+	PAUSE_MIN_NS = 50000, /* between runs of one round. A pause is as long as the run before, so a timer takes at most half of a CPU */
 	PAUSE_MAX_NS = 1000000,
-	CLOCK_EVERY = 64, /* steps between looks at the clock, where a step is short */
+	CLOCK_EVERY = 64, /* short steps between two reads of the clock */
 };
 
 ARRAY_MAP(paces, struct pace, 1, BPF_F_MMAPABLE);
 
-/* Note a go that began then. How long it was. */
+/* Count a run that started at `began`; return its duration. */
 INLINE u64 note_run(struct pace *pace, u64 began)
 {
 	u64 spent = bpf_ktime_get_ns() - began;
@@ -36,8 +36,8 @@ INLINE u64 pause_after(u64 spent)
 	return spent < PAUSE_MAX_NS ? spent : PAUSE_MAX_NS;
 }
 
-/* A program that the loader runs once, and again when a newer object takes over: it sets the callback of the timer in
- * the one element of `map`, a `struct type`, and starts it. bpf_timer_init says EBUSY when it is there already. */
+/* Define a program that sets the callback of the timer in the one element of `map`, a `struct type`, and starts it. The
+ * loader runs it once, and again for a newer object: then bpf_timer_init returns EBUSY, which is no error. */
 #define TIMER_STARTER(name, type, map, callback, first_ns) \
 	SEC("tc") \
 	int name(struct __sk_buff *skb) \

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Rates as IPVS's estimator computes them (IPVS-SEMANTICS 9.3), without any process: every two seconds a bpf_timer
- * takes a quarter of the way from the average to what was counted since. Fixed point: events << 10, bytes << 5.
+ * Rates, as IPVS's estimator computes them (IPVS-SEMANTICS 9.3), without any process. Every two seconds a bpf_timer
+ * moves each average a quarter of the way to the current rate. Fixed point: events << 10, bytes << 5.
  */
 #pragma once
 #include "abi/config.h"
@@ -8,16 +8,16 @@
 #include "timers/budget.h"
 
 enum estimate_limits {
-	ESTIMATE_SLICE = 1024, /* destinations in one go */
-	ESTIMATE_CPUS = 512, /* at most */
+	ESTIMATE_SLICE = 1024, /* destinations in one run */
+	ESTIMATE_CPUS = 512, /* limit of CPUs */
 	ESTIMATE_PAUSE_NS = 1000000,
 	ESTIMATE_EVERY_NS = 2000000000,
 };
 
 struct estimator {
 	struct bpf_timer timer;
-	u32 next; /* destination */
-	u32 paused_ms; /* in this round */
+	u32 next; /* next destination */
+	u32 paused_ms; /* pauses in this round */
 };
 ARRAY_MAP(estimators, struct estimator, 1, 0);
 

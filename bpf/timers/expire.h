@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Expiry without any process: one bpf_timer sweeps `looks`, a compact array with a tick for each slot, twice a second
- * and in goes. A connection is looked at again only when the tick noted for it has come; if packets have prolonged
- * it, the new tick is noted, else it ends. What a look costs depends on the machine's memory: so the clock ends a go.
+ * Connection expiry, without any process. Twice a second a bpf_timer sweeps `looks`, an array with an expiry tick for
+ * each slot. If that tick has come, the connection's state word decides: the timer notes its later tick, or ends the
+ * connection. Memory latency dominates the cost, so the clock limits each run.
  */
 #pragma once
 #include "conntrack/end.h"
@@ -11,8 +11,8 @@
 #include "timers/budget.h"
 
 enum expiry_limits {
-	SLICE_LINES = 1 << 16, /* in one go, at most: 4,194,304 slots */
-	SLICE_ORPHANS = 1 << 16, /* connections looked at in one go for a deleted destination */
+	SLICE_LINES = 1 << 16, /* in one run, at most: 4,194,304 slots */
+	SLICE_ORPHANS = 1 << 16, /* connections that one run of end_orphans visits */
 	ROUNDS_A_SECOND = 2,
 	ROUND_NS = 1000000000 / ROUNDS_A_SECOND,
 };
@@ -22,13 +22,13 @@ struct sweeper {
 };
 ARRAY_MAP(sweepers, struct sweeper, 1, 0);
 
-struct slice { /* of `looks`, whose elements are lines here */
+struct slice { /* part of `looks` in one run; its elements are called lines */
 	u64 until; /* ns */
-	u32 first; /* line */
-	u32 at; /* line that is looked at */
+	u32 first; /* first line */
+	u32 at; /* current line */
 	u32 now;
 	u32 ended;
-	u32 done; /* lines */
+	u32 done; /* lines visited */
 	u32 pad;
 };
 
@@ -43,7 +43,7 @@ struct slot_conn {
 	bool is_ipv6;
 };
 
-/* The connection that a slot belongs to; false while it is being made or ended elsewhere. */
+/* Load the connection of a slot. Return false while another CPU creates or ends it. */
 INLINE bool conn_of_slot(u32 slot, struct slot_conn *held)
 {
 	held->is_ipv6 = slot >= first_slot6;
@@ -63,7 +63,7 @@ INLINE bool conn_of_slot(u32 slot, struct slot_conn *held)
 	return held->found.connection && held->found.slot == slot;
 }
 
-/* End the slot's connection, or return the tick at which to look again (0: nothing more to do). */
+/* End the slot's connection, or return the tick of the next visit (0: none). */
 VERIFIED_ONCE u32 expire_slot(u32 slot, u32 now)
 {
 	struct slot_conn held;
@@ -77,7 +77,7 @@ VERIFIED_ONCE u32 expire_slot(u32 slot, u32 now)
 	u64 seen = READ_ONCE(*word);
 	if (word_state(seen) == STATE_TEMPLATE) {
 		struct control *control = control_of(slot);
-		if (control && control->controls) { /* held: a minute more, and a minute for good (4.9) */
+		if (control && control->controls) { /* Still referenced: extend by 60 s; its timeout stays 60 s from now on (4.9). */
 			if ((s32)((u32)seen - now) > 0)
 				return (u32)seen ?: 1;
 			WRITE_ONCE(control->timeout, minute);
@@ -85,7 +85,7 @@ VERIFIED_ONCE u32 expire_slot(u32 slot, u32 now)
 			__sync_val_compare_and_swap(word, seen, longer);
 			return (now + minute) ?: 1;
 		}
-		if (control && !control->timeout) /* its last connection was killed */
+		if (control && !control->timeout) /* drop_entry or end_orphans has ended its last connection */
 			return end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_EXPIRED) ? 0 : now + 1;
 	}
 	if ((s32)((u32)seen - now) > 0)
@@ -95,8 +95,8 @@ VERIFIED_ONCE u32 expire_slot(u32 slot, u32 now)
 
 #define BOTH(x) ((u64)(u32)(x) << 32 | (u32)(x))
 
-/* Whether one of the line's ticks may have come: nearly always none has. Two at a time and without a branch; what the
- * lower one borrows from the upper makes that look due a tick too early. */
+/* Whether any tick of the line may have come, which is rare. Two ticks per operation, without a branch. A borrow from
+ * the upper one makes it due one tick early, which is harmless. */
 INLINE bool is_due(const struct looks *line, u32 now)
 {
 	const u64 *pairs = (const u64 *)line->at;
@@ -104,8 +104,8 @@ INLINE bool is_due(const struct looks *line, u32 now)
 #pragma unroll
 	for (u32 i = 0; i < LOOKS / 2; i++) {
 		u64 noted = READ_ONCE(pairs[i]);
-		u64 any = (noted & BOTH(0x7fffffff)) + BOTH(0x7fffffff) | noted; /* highest bits: not 0 */
-		/* and not after now; one pair after the other: not all fit registers */
+		u64 any = (noted & BOTH(0x7fffffff)) + BOTH(0x7fffffff) | noted; /* highest bit of each half: not 0 */
+		/* and not after now. One pair at a time, because the registers do not hold all */
 		due = barrier_var(due | any & (noted - after_now));
 	}
 	return due & BOTH(0x80000000);
@@ -141,7 +141,7 @@ static int sweep_line(u32 index, struct slice *slice)
 	return is_time_up(slice);
 }
 
-/* End the slot's connection if it is half open. */
+/* End the slot's connection if it is half-open. */
 VERIFIED_ONCE int drop_half_open(u32 slot)
 {
 	struct slot_conn held;
@@ -167,7 +167,7 @@ static int drop_half_open_slot(u32 i, struct slice *slice)
 	return 0;
 }
 
-/* Any line: what a flood made lies side by side. Those of IPv6 follow those of IPv4 that were ever used. */
+/* Visit a random line, because the connections of a flood are consecutive. Lines of IPv6 follow those of IPv4. */
 static int drop_half_open_line(u32 index, struct slice *slice)
 {
 	u32 any = bpf_get_prandom_u32() % (slice->first ?: 1);
@@ -177,7 +177,7 @@ static int drop_half_open_line(u32 index, struct slice *slice)
 	return is_time_up(slice);
 }
 
-/* drop_entry's work of a second, in goes of their own. True while there is more of it. */
+/* Do a part of drop_entry's work of this second. Return whether there is more. */
 INLINE bool dropped_half_open(struct pool *pool, const struct settings *settings, u64 until)
 {
 	if (settings->drop_entry != SYNFLOOD_ON)
@@ -190,11 +190,11 @@ INLINE bool dropped_half_open(struct pool *pool, const struct settings *settings
 	return pool->thin;
 }
 
-/* One go of a round. True while there is more of the round. */
+/* Do a part of the round. Return whether there is more. */
 INLINE bool sweep_run(struct pool *pool, u64 until, struct pace *pace)
 {
 	u32 at = pool->sweep_at * LOOKS, lines = (end_of_range(pool, &at) + LOOKS - 1) / LOOKS;
-	if (!READ_ONCE(pool->used)) /* before the first connection nothing is swept */
+	if (!READ_ONCE(pool->used)) /* no connection, no sweep */
 		lines = 0;
 	struct slice slice = {.first = at / LOOKS, .now = ticks(), .until = until};
 	u32 count = lines > slice.first ? lines - slice.first : 0;
@@ -226,8 +226,8 @@ static int sweep(void *map, u32 *key, struct sweeper *sweeper)
 	return 0;
 }
 
-/* End a slot's connection if its destination was deleted (expire_nodest_conn; IPVS-SEMANTICS 1.8). A template goes,
- * too, once its connections have: in a second round. */
+/* End a slot's connection if its destination was deleted (expire_nodest_conn; IPVS-SEMANTICS 1.8). A template ends in
+ * the next round, when its connections have. */
 VERIFIED_ONCE int end_orphan(u32 slot, u32 live)
 {
 	struct slot_conn held;
@@ -264,7 +264,7 @@ static int orphan_step(u32 index, struct orphan_ctx *o)
 	return index % CLOCK_EVERY == CLOCK_EVERY - 1 && (s64)(bpf_ktime_get_ns() - o->until) >= 0;
 }
 
-/* Run by whoever deletes destinations while expire_nodest_conn is set, until it returns 0. */
+/* Python runs this after deleting destinations with expire_nodest_conn, until it returns 0. */
 SEC("tc")
 int end_orphans(struct __sk_buff *skb)
 {
@@ -286,7 +286,7 @@ int end_orphans(struct __sk_buff *skb)
 
 TIMER_STARTER(start_expiry, sweeper, sweepers, sweep, ROUND_NS)
 
-/* The clock of the packet path, for tools. */
+/* The clock of the packet path, for Python. */
 SEC("tc")
 int read_clock(struct __sk_buff *skb)
 {

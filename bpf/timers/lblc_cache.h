@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Once a minute a bpf_timer looks through what lblc and lblcr remember (IPVS-SEMANTICS 3.9): entries go whose service
- * or scheduler went, that outlived their expiration, or that were unused for six minutes while there are too many.
+ * Once a minute a bpf_timer sweeps the cache of lblc and lblcr (IPVS-SEMANTICS 3.9). It removes entries of deleted
+ * services and replaced schedulers, expired ones, and, while there are too many, those idle for six minutes.
  *
- * No walk through a hash map can be interrupted and taken up again. So the keys stand in a queue: each is taken from its
- * front, and if its part stays, put at its end. A round is as many as there are parts, in goes that the clock ends.
+ * A walk over a hash map cannot be resumed, so the keys are in a queue. The sweep takes a key from the front, and puts
+ * it back at the end if its part stays. A round visits as many keys as there are parts; the clock limits each run.
  */
 #pragma once
 #include "lb/lblc_cache.h"
@@ -12,8 +12,8 @@
 
 enum cache_sweep_limits {
 	CACHE_IDLE = 6, /* minutes */
-	CACHE_RELIEF = CACHE_SIZE / 2, /* entries of a service that go in one round for there being too many */
-	CACHE_CLOCK_EVERY = 16, /* parts between looks at the clock */
+	CACHE_RELIEF = CACHE_SIZE / 2, /* limit of entries of a service that one round removes because there are too many */
+	CACHE_CLOCK_EVERY = 16, /* parts between two reads of the clock */
 	CACHE_SWEEP_NS = 1000000000,
 	CACHE_SWEEP_SECONDS = 60,
 };
@@ -21,12 +21,12 @@ enum cache_sweep_limits {
 struct cache_run {
 	u64 until; /* ns */
 	u32 now;
-	u32 round; /* 0: somebody else's than the timer's, in which nothing goes for there being too many */
-	u32 done; /* parts */
-	u32 empty; /* the queue was */
+	u32 round; /* number of the timer's round; 0: run by Python, which removes no idle entries */
+	u32 done; /* parts visited */
+	u32 empty; /* the queue is */
 };
 
-/* Whether this entry is one of those that must go because its service has too many. */
+/* Whether to remove this entry because its service has too many. */
 INLINE bool must_relieve(struct service_state *state, const struct cached *entry, const struct cache_key *key,
 		     const struct cache_run *go)
 {
@@ -43,7 +43,7 @@ INLINE bool must_relieve(struct service_state *state, const struct cached *entry
 	return true;
 }
 
-/* Whether a part must go. */
+/* Whether to remove this part. */
 INLINE bool must_remove(const struct cache_key *key, const struct cached *part, const struct cache_run *go)
 {
 	struct root *root = get_root();
@@ -55,7 +55,7 @@ INLINE bool must_remove(const struct cache_key *key, const struct cached *part, 
 	bool plain = v->scheduler == SCHED_LBLC, sets = v->scheduler == SCHED_LBLCR;
 	if (!v->present || !(plain || sets) || v->epoch != key->epoch)
 		return true;
-	if (key->part) { /* goes with its first */
+	if (key->part) { /* it goes together with the first part */
 		struct cache_key first = *key;
 		first.part = 0;
 		return !bpf_map_lookup_elem(&cache, &first);
@@ -66,7 +66,7 @@ INLINE bool must_remove(const struct cache_key *key, const struct cached *part, 
 	       (go->round && must_relieve(state, part, key, go));
 }
 
-/* Take a part out, whose key is in the queue no more, and let its members go. */
+/* Remove a part whose key is not in the queue, and drop its members' references. */
 INLINE void remove_cached(const struct cache_key *key, struct cached *part)
 {
 	struct service_state *state = map_elem(service_states, part->service);
@@ -91,7 +91,7 @@ static int cache_step(u32 index, struct cache_run *go)
 	return index % CACHE_CLOCK_EVERY == CACHE_CLOCK_EVERY - 1 && (s64)(bpf_ktime_get_ns() - go->until) >= 0;
 }
 
-/* One go of a round that has so many parts left, 0: of a new one. How many are left then. */
+/* Continue a round with `left` parts, or start one if 0. Return the number of parts left. */
 INLINE u32 sweep_parts(const struct cache_sweeper *sweeper, u32 left, struct cache_run *go)
 {
 	u32 count = left ?: READ_ONCE(sweeper->parts);
@@ -100,7 +100,7 @@ INLINE u32 sweep_parts(const struct cache_sweeper *sweeper, u32 left, struct cac
 	return go->empty || go->done >= count ? 0 : count - go->done;
 }
 
-/* Run by whoever ends a service that remembers targets, or gives it another scheduler, until it returns 0. */
+/* Python runs this after deleting a service with such a cache, or changing its scheduler, until it returns 0. */
 SEC("tc")
 int sweep_cache(struct __sk_buff *skb)
 {
