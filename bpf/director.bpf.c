@@ -1,15 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The director's packet path. One object, two hooks: XDP for speed, TC ingress for completeness.
+ * The director: the whole path of a packet. One object serves two hooks, XDP for speed and TC ingress for completeness.
  *
- *	a frame for this host -> parse -> known connection? -> refresh, count, forward        (the fast path: this file)
- *	                           |          no -> PROG_NEW -> scheduler -> PROG_CONNECT   (new.h, schedulers/)
- *	                           |                                     table full -> PROG_HASH_FALLBACK
- *	                           |-> from a NAT real server -> PROG_REPLY
- *	                           `-> options, extension headers, cut short -> PROG_PARSE_SLOW     (TC)
+ *	frame at XDP ---> fast path (fwd/fast.h): established IPv4 connection, next hop known ------------> sent
+ *	   | all others
+ *	   v
+ *	receive() ---> parse (parse/plain.h) ---- not plain: PROG_PARSE_SLOW, a fragment: PROG_DEFRAG (TC)
+ *	   |  ^                                                      |
+ *	   |  `------------------------------------------------------'
+ *	   v
+ *	fwd_packet() (fwd/conn.h) ---- known connection: update_state(), count, send() -------------------> sent
+ *	   |                `--------- from a real server: PROG_REPLY, translate (NAT) -------------------> sent
+ *	   v
+ *	PROG_NEW ---> find the service (lb/) ---> [PROG_PERSIST] ---> scheduler ---> PROG_CONNECT
+ *	                                                                                |
+ *	             table full: PROG_HASH_FALLBACK <-----------------------------------+-- create_conn(), send() --> sent
  *
- * XDP hands what it cannot finish, untouched, to TC behind it; there PROG_FWD_SLOW, PROG_UDP_CSUM, PROG_FRAGMENT and
- * PROG_ICMP_SEND do the rest with the kernel's help. PROG_ENCAP tunnels otherwise than by IP in IP. Packets of no service
- * pass.
+ * XDP passes a packet that it cannot finish to TC, unmodified. At TC these programs do the rest with the kernel's help:
+ * PROG_FWD_SLOW, PROG_ENCAP, PROG_FRAGMENT, PROG_ICMP_SEND and others. A packet of no service passes to the stack.
  */
 #include "abi/constants.h"
 #include "frag/defrag.h"
@@ -48,34 +55,9 @@
 #include "timers/expire.h"
 #include "timers/lblc_cache.h"
 
-/* Of what is no plain packet: its target from the frame, for no more of it has been read. */
-INLINE bool slow_is_standby(struct ctx ctx, const struct packet *p, const struct root *root)
-{
-	void *header = ctx_data(ctx) + ETH_HLEN, *end = ctx_data_end(ctx);
-	struct address daddr = {};
-	if (p->is_ipv6) {
-		struct ipv6_header *ip = header;
-		if ((void *)(ip + 1) > end)
-			return false;
-		daddr = ip->daddr;
-	} else {
-		struct ipv4_header *ip = header;
-		if ((void *)(ip + 1) > end)
-			return false;
-		daddr.word[0] = ip->daddr;
-	}
-	return is_standby(root, &daddr, p->is_ipv6);
-}
+enum { HEADERS = ETH_HLEN + IPV6_HLEN + TCP_HLEN, PACKET_HOST = 0 };
 
-/* Whether `to_own_client` sent it here. */
-INLINE bool for_stack(struct __sk_buff *skb)
-{
-	if (likely(skb->tc_index != FOR_STACK))
-		return false;
-	skb->tc_index = 0;
-	return true;
-}
-
+/* The general path, at both hooks. */
 INLINE int receive(struct ctx ctx, const struct root *root)
 {
 	void *data = ctx_data(ctx), *end = ctx_data_end(ctx);
@@ -88,7 +70,7 @@ INLINE int receive(struct ctx ctx, const struct root *root)
 	if (ctx.hook == HOOK_XDP && !is_for_this_host(ether, ctx_ifindex(ctx)))
 		return pass_to_stack(ctx.hook);
 	struct packet p = {.from_host = ctx.hook == HOOK_TC && ctx_ifindex(ctx) == loopback};
-	if (p.from_host && for_stack(ctx.raw))
+	if (p.from_host && for_stack(ctx.skb))
 		return pass_to_stack(ctx.hook);
 	enum parsed parsed = is_ipv6 ? parse6(ctx, data, end, &p, root) : parse4(ctx, data, end, &p, root);
 	if (likely(parsed == PARSED_PLAIN))
@@ -98,90 +80,82 @@ INLINE int receive(struct ctx ctx, const struct root *root)
 	return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call_with(ctx, &p, PROG_PARSE_SLOW);
 }
 
+/* Make the headers readable where the kernel has them in pages. */
+INLINE void pull_headers(struct __sk_buff *skb)
+{
+	if (unlikely(ctx_data(tc_ctx(skb)) + HEADERS > ctx_data_end(tc_ctx(skb))) &&
+	    skb->len > skb->data_end - skb->data)
+		bpf_skb_pull_data(skb, skb->len < HEADERS ? skb->len : HEADERS);
+}
+
+INLINE int receive_tc(struct __sk_buff *skb)
+{
+	pull_headers(skb);
+	return receive(tc_ctx(skb), get_root());
+}
+
+/* --- programs attached to devices --- */
+
 SEC("xdp.frags")
-int pylvs_xdp(struct xdp_md *ctx)
+int pylvs_xdp(struct xdp_md *xdp)
 {
 	const struct root *root = get_root();
-	int verdict = fast(ctx, root);
-	return likely(verdict != NOT_FAST) ? verdict : receive(xdp_ctx(ctx), root);
-}
-
-/* Since Linux 6.9 a packet that generic XDP had to copy comes to TC with a link header of length 0: programs see it
- * from its IP header on, and what they redirect leaves without a link header. */
-INLINE bool starts_at_link(struct __sk_buff *skb)
-{
-	const struct eth_header *ether = ctx_data(tc_ctx(skb));
-	return (void *)(ether + 1) <= ctx_data_end(tc_ctx(skb)) && ether->h_proto == skb->protocol;
-}
-
-/* Adding a link header makes the kernel measure it anew; what stood there is put back. */
-INLINE bool restored_link(struct __sk_buff *skb)
-{
-	struct eth_header ether;
-	return !bpf_skb_load_bytes_relative(skb, 0, &ether, sizeof(ether), BPF_HDR_START_MAC) &&
-	       ether.h_proto == skb->protocol && !bpf_skb_change_head(skb, ETH_HLEN, 0) &&
-	       !bpf_skb_store_bytes(skb, 0, &ether, sizeof(ether), 0);
-}
-
-enum { HEADERS = ETH_HLEN + IPV6_HLEN + TCP_HLEN, PACKET_HOST = 0 };
-
-INLINE int receive_tc(struct __sk_buff *ctx)
-{
-	if (unlikely(ctx_data(tc_ctx(ctx)) + HEADERS > ctx_data_end(tc_ctx(ctx))) && ctx->len > ctx->data_end - ctx->data)
-		bpf_skb_pull_data(ctx, ctx->len < HEADERS ? ctx->len : HEADERS);
-	return receive(tc_ctx(ctx), get_root());
+	int verdict = fast(xdp, root);
+	return likely(verdict != NOT_FAST) ? verdict : receive(xdp_ctx(xdp), root);
 }
 
 SEC("tc")
-int pylvs_tc(struct __sk_buff *ctx)
+int pylvs_tc(struct __sk_buff *skb)
 {
-	if (ctx->pkt_type != PACKET_HOST || ctx->vlan_present)
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return pass_to_stack(HOOK_TC);
-	if (unlikely(!starts_at_link(ctx)) && !restored_link(ctx))
+	if (unlikely(!starts_at_link(skb)) && !restored_link(skb))
 		return pass_to_stack(HOOK_TC);
-	return receive_tc(ctx);
+	return receive_tc(skb);
 }
 
-/* Of devices without link addresses: tunnels, VPNs, PPP. Their packets get an empty link header, which the kernel
- * takes off again from what passes. */
+/* For devices without link headers: tunnels, VPNs, PPP. Prepend an empty one; the kernel removes it from packets that
+ * pass to the stack. */
 SEC("tc")
-int pylvs_tc_bare(struct __sk_buff *ctx)
+int pylvs_tc_bare(struct __sk_buff *skb)
 {
-	struct eth_header ether = {.h_proto = ctx->protocol};
-	if (ctx->pkt_type != PACKET_HOST || (ether.h_proto != bpf_htons(ETH_P_IP) && ether.h_proto != bpf_htons(ETH_P_IPV6)))
+	struct eth_header ether = {.h_proto = skb->protocol};
+	if (skb->pkt_type != PACKET_HOST ||
+	    (ether.h_proto != bpf_htons(ETH_P_IP) && ether.h_proto != bpf_htons(ETH_P_IPV6)))
 		return pass_to_stack(HOOK_TC);
-	if (bpf_skb_change_head(ctx, ETH_HLEN, 0) || bpf_skb_store_bytes(ctx, 0, &ether, sizeof(ether), 0))
+	if (bpf_skb_change_head(skb, ETH_HLEN, 0) || bpf_skb_store_bytes(skb, 0, &ether, sizeof(ether), 0))
 		return pass_to_stack(HOOK_TC);
-	return receive_tc(ctx);
+	return receive_tc(skb);
 }
 
-/* Of the devices by which answers of a real server on this host leave: bpf/local.h. */
+/* For devices by which replies of a real server on this host leave (prog/egress.h). */
 SEC("tc")
-int pylvs_tc_egress(struct __sk_buff *ctx)
+int pylvs_tc_egress(struct __sk_buff *skb)
 {
-	if (ctx->ingress_ifindex || ctx->vlan_present)
-		return pass_to_stack(HOOK_TC); /* came in somewhere */
-	if (unlikely(ctx_data(tc_ctx(ctx)) + HEADERS > ctx_data_end(tc_ctx(ctx))) && ctx->len > ctx->data_end - ctx->data)
-		bpf_skb_pull_data(ctx, ctx->len < HEADERS ? ctx->len : HEADERS);
-	return process_egress(ctx);
+	if (skb->ingress_ifindex || skb->vlan_present)
+		return pass_to_stack(HOOK_TC); /* forwarded, not sent by this host */
+	pull_headers(skb);
+	return process_egress(skb);
 }
+
+/* --- programs reached by tail call (ctx/tailcall.h); schedulers define their own by SCHEDULER --- */
 
 #define PROG_XDP_AND_TC(name) \
 	SEC("xdp.frags") \
-	int xdp_##name(struct xdp_md *ctx) \
+	int xdp_##name(struct xdp_md *xdp) \
 	{ \
-		return prog_##name(xdp_ctx(ctx)); \
+		return prog_##name(xdp_ctx(xdp)); \
 	} \
 	SEC("tc") \
-	int tc_##name(struct __sk_buff *ctx) \
+	int tc_##name(struct __sk_buff *skb) \
 	{ \
-		return prog_##name(tc_ctx(ctx)); \
+		return prog_##name(tc_ctx(skb)); \
 	}
 #define PROG_TC(name) \
 	SEC("tc") \
-	int tc_##name(struct __sk_buff *ctx) \
+	int tc_##name(struct __sk_buff *skb) \
 	{ \
-		return prog_##name(ctx); \
+		return prog_##name(skb); \
 	}
 
 PROG_XDP_AND_TC(new)
@@ -204,7 +178,7 @@ PROG_TC(sctp_csum)
 PROG_TC(fragment)
 PROG_TC(gso_segment)
 
-/* what Python reads from BTF and no program uses */
+/* Python reads their types from BTF; no program uses them. */
 const volatile struct constants constants __attribute__((used)) = {};
 const volatile enum prog progs __attribute__((used)) = PROG_NEW;
 

@@ -15,8 +15,8 @@
 #include <linux/pkt_cls.h>
 #include <linux/udp.h>
 
-#define MOST_VIPS 4096
-#define MOST_PORTS 64
+#define MAX_VIPS 4096
+#define MAX_PORTS 64
 #define IPV4_FRAGMENT 0x3fff /* MF and offset, without DF */
 #define IP_OFFSET 0x1fff
 #define ECN_MASK 3
@@ -34,7 +34,7 @@ struct vip {
 
 struct {
 	MAP_UINT(type, BPF_MAP_TYPE_HASH);
-	MAP_UINT(max_entries, MOST_VIPS);
+	MAP_UINT(max_entries, MAX_VIPS);
 	MAP_TYPE(key, struct vip);
 	MAP_TYPE(value, u32); /* bitmap of enum tunnel: the tunnels to decapsulate for it */
 } vips SEC(".maps");
@@ -42,7 +42,7 @@ struct {
 /* dports of GUE, in network order. */
 struct {
 	MAP_UINT(type, BPF_MAP_TYPE_HASH);
-	MAP_UINT(max_entries, MOST_PORTS);
+	MAP_UINT(max_entries, MAX_PORTS);
 	MAP_TYPE(key, be16);
 	MAP_TYPE(value, u32);
 } gue_ports SEC(".maps");
@@ -50,7 +50,7 @@ struct {
 enum tunnel { TUNNEL_IPIP, TUNNEL_GUE, TUNNEL_GRE }; /* with IPVS's numbers */
 
 /* Counters of `pylvs realserver status`. */
-enum { UNWRAPPED, OUTER_FRAGMENT, CONGESTED, FAILED, CORRUPT, COUNTS };
+enum { DECAPSULATED, OUTER_FRAGMENT, CONGESTED, FAILED, CORRUPT, COUNTS };
 
 struct {
 	MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -92,7 +92,7 @@ struct gue {
 
 struct outer {
 	u32 length;   /* of the outer IP header */
-	u32 between;  /* bytes from there to the inner header */
+	u32 tunnel_hlen;  /* bytes from there to the inner header */
 	u32 payload;  /* bytes behind the outer IP header, as it says */
 	u8 protocol;
 	u8 inner;     /* IPPROTO_IPIP or IPPROTO_IPV6 */
@@ -114,7 +114,7 @@ INLINE void count(u32 what)
 }
 
 /* Whether this host forwards the outer packet: then it is for another host. Local addresses are never forwarded. */
-INLINE bool forwarded(struct __sk_buff *skb, struct bpf_fib_lookup *route)
+INLINE bool is_forwarded(struct __sk_buff *skb, struct bpf_fib_lookup *route)
 {
 	route->ifindex = skb->ingress_ifindex;
 	switch (bpf_fib_lookup(skb, route, sizeof(*route), 0)) {
@@ -133,7 +133,7 @@ INLINE bool is_tunnel(u8 protocol)
 }
 
 /* Parse the outer IP header. Return false if no tunnel can follow. */
-INLINE bool outer_v4(struct __sk_buff *skb, struct outer *outer, struct bpf_fib_lookup *route)
+INLINE bool parse_outer4(struct __sk_buff *skb, struct outer *outer, struct bpf_fib_lookup *route)
 {
 	struct iphdr ip;
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
@@ -154,7 +154,7 @@ INLINE bool outer_v4(struct __sk_buff *skb, struct outer *outer, struct bpf_fib_
 	return true;
 }
 
-INLINE bool outer_v6(struct __sk_buff *skb, struct outer *outer, struct bpf_fib_lookup *route)
+INLINE bool parse_outer6(struct __sk_buff *skb, struct outer *outer, struct bpf_fib_lookup *route)
 {
 	struct ipv6hdr ip;
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
@@ -176,7 +176,7 @@ INLINE bool outer_v6(struct __sk_buff *skb, struct outer *outer, struct bpf_fib_
 }
 
 /* GRE (RFC 2784): version 0, at most a checksum. */
-INLINE bool between_gre(struct __sk_buff *skb, struct outer *outer)
+INLINE bool parse_gre(struct __sk_buff *skb, struct outer *outer)
 {
 	struct gre gre;
 	outer->tunnel = TUNNEL_GRE;
@@ -185,13 +185,13 @@ INLINE bool between_gre(struct __sk_buff *skb, struct outer *outer)
 	if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length, &gre, sizeof(gre)) || (gre.flags & ~GRE_SUM))
 		return false;
 	outer->summed = gre.flags;
-	outer->between = sizeof(gre) + (gre.flags ? 4 : 0);
+	outer->tunnel_hlen = sizeof(gre) + (gre.flags ? 4 : 0);
 	outer->inner = gre.protocol == bpf_htons(ETH_P_IP) ? IPPROTO_IPIP : IPPROTO_IPV6;
 	return gre.protocol == bpf_htons(ETH_P_IP) || gre.protocol == bpf_htons(ETH_P_IPV6);
 }
 
 /* GUE: version 0, data, no option except the remote checksum. */
-INLINE bool between_gue(struct __sk_buff *skb, struct outer *outer)
+INLINE bool parse_gue(struct __sk_buff *skb, struct outer *outer)
 {
 	struct udphdr udp;
 	struct gue gue;
@@ -203,7 +203,7 @@ INLINE bool between_gue(struct __sk_buff *skb, struct outer *outer)
 	if (bpf_skb_load_bytes(skb, at + sizeof(udp), &gue, 4) || gue.version_control_words & ~GUE_WORDS)
 		return false;
 	outer->summed = udp.check;
-	outer->between = sizeof(udp) + 4 + gue.version_control_words * 4;
+	outer->tunnel_hlen = sizeof(udp) + 4 + gue.version_control_words * 4;
 	outer->inner = gue.inner;
 	if (gue.flags) {
 		if (gue.flags != GUE_PRIVATE || gue.version_control_words != 2 ||
@@ -220,9 +220,9 @@ INLINE bool find_inner(struct __sk_buff *skb, struct outer *outer)
 {
 	switch (outer->protocol) {
 	case IPPROTO_GRE:
-		return between_gre(skb, outer);
+		return parse_gre(skb, outer);
 	case IPPROTO_UDP:
-		return between_gue(skb, outer);
+		return parse_gue(skb, outer);
 	default:
 		outer->tunnel = TUNNEL_IPIP;
 		outer->inner = outer->protocol;
@@ -231,19 +231,19 @@ INLINE bool find_inner(struct __sk_buff *skb, struct outer *outer)
 }
 
 /* Whether the inner daddr is a VIP with this tunnel. Also return the inner ECN. */
-INLINE bool for_a_vip(struct __sk_buff *skb, const struct outer *outer, u8 *ecn)
+INLINE bool is_for_vip(struct __sk_buff *skb, const struct outer *outer, u8 *ecn)
 {
 	struct vip key = {};
 	if (outer->inner == IPPROTO_IPIP) {
 		struct iphdr ip;
-		if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length + outer->between, &ip, sizeof(ip)) || ip.version != 4)
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length + outer->tunnel_hlen, &ip, sizeof(ip)) || ip.version != 4)
 			return false;
 		key.version = 4;
 		key.address[0] = ip.daddr;
 		*ecn = ip.tos & ECN_MASK;
 	} else {
 		struct ipv6hdr ip;
-		if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length + outer->between, &ip, sizeof(ip)) || ip.version != 6)
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length + outer->tunnel_hlen, &ip, sizeof(ip)) || ip.version != 6)
 			return false;
 		key.version = 6;
 		__builtin_memcpy(key.address, &ip.daddr, sizeof(ip.daddr));
@@ -275,7 +275,7 @@ INLINE u16 csum_part(struct __sk_buff *skb, u32 at, u32 length, u32 sum, bool *w
  * packet. */
 INLINE bool is_csum_partial(struct __sk_buff *skb, const struct outer *outer)
 {
-	u32 at = ETH_HLEN + outer->length + outer->between;
+	u32 at = ETH_HLEN + outer->length + outer->tunnel_hlen;
 	u16 before, after;
 	u8 first, protocol;
 	if (bpf_skb_load_bytes(skb, at, &first, 1) ||
@@ -292,7 +292,7 @@ INLINE bool is_csum_partial(struct __sk_buff *skb, const struct outer *outer)
 }
 
 /* Whether the tunnel's checksum is right. The kernel has verified that of merged packets. */
-INLINE bool intact(struct __sk_buff *skb, const struct outer *outer, const struct bpf_fib_lookup *route)
+INLINE bool is_csum_valid(struct __sk_buff *skb, const struct outer *outer, const struct bpf_fib_lookup *route)
 {
 	u32 sum = 0;
 	bool whole;
@@ -313,11 +313,11 @@ INLINE bool intact(struct __sk_buff *skb, const struct outer *outer, const struc
 }
 
 /* Compute the checksum that the sender has left to the receiver. */
-INLINE bool complete(struct __sk_buff *skb, const struct outer *outer)
+INLINE bool store_remote_csum(struct __sk_buff *skb, const struct outer *outer)
 {
-	u32 inside = ETH_HLEN + outer->length + outer->between, length = outer->payload - outer->between;
+	u32 inside = ETH_HLEN + outer->length + outer->tunnel_hlen, length = outer->payload - outer->tunnel_hlen;
 	bool whole;
-	if (skb->gso_size || outer->payload <= outer->between || outer->sum_at < outer->sum_start ||
+	if (skb->gso_size || outer->payload <= outer->tunnel_hlen || outer->sum_at < outer->sum_start ||
 	    outer->sum_at + 2 > length)
 		return false;
 	u16 check = ~csum_part(skb, inside + outer->sum_start, length - outer->sum_start, 0, &whole);
@@ -327,15 +327,15 @@ INLINE bool complete(struct __sk_buff *skb, const struct outer *outer)
 
 /* Remove everything before the inner packet. Between families first change the packet's protocol, which moves 20 bytes:
  * the flags that do both at once (BPF_F_ADJ_ROOM_DECAP_*) are newer than Linux 6.1. */
-INLINE bool unwrap(struct __sk_buff *skb, const struct outer *outer)
+INLINE bool decap(struct __sk_buff *skb, const struct outer *outer)
 {
-	s32 length = outer->length + outer->between;
+	s32 length = outer->length + outer->tunnel_hlen;
 	be16 inner = outer->inner == IPPROTO_IPIP ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
-	const s32 between = sizeof(struct ipv6hdr) - sizeof(struct iphdr);
+	const s32 more = sizeof(struct ipv6hdr) - sizeof(struct iphdr);
 	if (skb->protocol != inner) {
 		if (bpf_skb_change_proto(skb, inner, 0))
 			return false;
-		length += inner == bpf_htons(ETH_P_IP) ? -between : between;
+		length += inner == bpf_htons(ETH_P_IP) ? -more : more;
 		if (bpf_skb_store_bytes(skb, ETHERTYPE_AT, &inner, sizeof(inner), 0))
 			return false;
 	}
@@ -367,10 +367,10 @@ int decapsulate(struct __sk_buff *skb)
 	if (skb->pkt_type != PACKET_HOST)
 		return TC_ACT_UNSPEC;
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		if (!outer_v4(skb, &outer, &route))
+		if (!parse_outer4(skb, &outer, &route))
 			return TC_ACT_UNSPEC;
 	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		if (!outer_v6(skb, &outer, &route))
+		if (!parse_outer6(skb, &outer, &route))
 			return TC_ACT_UNSPEC;
 	} else {
 		return TC_ACT_UNSPEC;
@@ -378,15 +378,15 @@ int decapsulate(struct __sk_buff *skb)
 	if (!find_inner(skb, &outer))
 		return TC_ACT_UNSPEC;
 	struct bpf_fib_lookup question = route; /* the lookup overwrites it */
-	if (forwarded(skb, &question))
+	if (is_forwarded(skb, &question))
 		return TC_ACT_UNSPEC;
 	if (outer.fragment) {
 		count(OUTER_FRAGMENT);
 		return TC_ACT_UNSPEC;
 	}
-	if (!for_a_vip(skb, &outer, &ecn))
+	if (!is_for_vip(skb, &outer, &ecn))
 		return TC_ACT_UNSPEC;
-	if (!intact(skb, &outer, &route)) {
+	if (!is_csum_valid(skb, &outer, &route)) {
 		count(CORRUPT);
 		return TC_ACT_SHOT;
 	}
@@ -394,12 +394,12 @@ int decapsulate(struct __sk_buff *skb)
 		count(CONGESTED);
 		return TC_ACT_SHOT;
 	}
-	if ((outer.remote && !complete(skb, &outer)) || !unwrap(skb, &outer) ||
+	if ((outer.remote && !store_remote_csum(skb, &outer)) || !decap(skb, &outer) ||
 	    (outer.ecn == ECN_CE && ecn != ECN_CE && !mark_congestion(skb, &outer))) {
 		count(FAILED);
 		return TC_ACT_SHOT;
 	}
-	count(UNWRAPPED);
+	count(DECAPSULATED);
 	return TC_ACT_UNSPEC;
 }
 

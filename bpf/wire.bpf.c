@@ -43,7 +43,7 @@ INLINE struct wire_plan *the_plan(void)
 }
 
 /* Readdress an IPv4 frame from one host to the other. Return false for other frames. */
-INLINE bool turned(void *data, void *end)
+INLINE bool readdress(void *data, void *end)
 {
 	u16 *mac = data;
 	if (data + 14 > end || mac[6] != __builtin_bswap16(0x0800) || !swap_macs(mac, end))
@@ -55,13 +55,13 @@ INLINE bool turned(void *data, void *end)
 SEC("xdp")
 int wire_turn_xdp(struct xdp_md *ctx)
 {
-	return turned((void *)(long)ctx->data, (void *)(long)ctx->data_end) ? XDP_TX : XDP_PASS;
+	return readdress((void *)(long)ctx->data, (void *)(long)ctx->data_end) ? XDP_TX : XDP_PASS;
 }
 
 SEC("tc")
 int wire_turn_tc(struct __sk_buff *skb)
 {
-	if (!turned((void *)(long)skb->data, (void *)(long)skb->data_end))
+	if (!readdress((void *)(long)skb->data, (void *)(long)skb->data_end))
 		return TC_ACT_UNSPEC;
 	return bpf_redirect(skb->ifindex, 0);
 }

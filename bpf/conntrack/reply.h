@@ -76,12 +76,12 @@ INLINE bool reply_is_standby(const struct reply_conn *a, const struct packet *p,
 {
 	if (likely(!root->standby))
 		return false;
-	struct address virtual = {};
+	struct address vip = {};
 	if (a->masq)
-		virtual = a->source;
+		vip = a->source;
 	else
-		packet_saddr(&virtual, p);
-	return is_standby(root, &virtual, p->is_ipv6);
+		packet_saddr(&vip, p);
+	return is_standby(root, &vip, p->is_ipv6);
 }
 
 /* Update state and counters. Return false if the connection is being removed. */

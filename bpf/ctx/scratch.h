@@ -29,7 +29,7 @@ struct frag_map {
 	u32 length; /* of the payload */
 	u32 first; /* bytes of the payload that the kernel's first buffer would hold */
 	u32 longest; /* longest payload of the fragments behind those */
-	u32 least_head; /* shortest IP headers of a fragment other than the first */
+	u32 min_head; /* shortest IP headers of a fragment other than the first */
 	u32 passing; /* daddr is another host's; TO_STACK_AGAIN: PROG_FRAGMENT re-injects it for the stack */
 	u64 starts[FRAG_WORDS]; /* one bit for each 8 bytes: a fragment starts there */
 };
@@ -62,7 +62,7 @@ struct options {
 
 struct scratch {
 	struct packet packet;
-	struct frag_map pieces;
+	struct frag_map frags;
 	u32 fragment; /* set by PROG_PARSE_SLOW for a fragment: its offset in bytes, plus 1 if more follow */
 	u32 fragment_id;
 	u32 fragment_at; /* IPv6: offset of its fragment header in the frame */
@@ -158,12 +158,21 @@ INLINE int to_own_client(struct __sk_buff *skb, const struct packet *p)
 	return bpf_redirect(loopback, BPF_F_INGRESS);
 }
 
+/* Whether the packet re-enters for the stack. */
+INLINE bool for_stack(struct __sk_buff *skb)
+{
+	if (likely(skb->tc_index != FOR_STACK))
+		return false;
+	skb->tc_index = 0;
+	return true;
+}
+
 /* Pass the packet to the stack. A reassembled packet for another host re-enters as the fragments that arrived. */
 INLINE int pass_packet(struct ctx ctx, const struct packet *p)
 {
 	struct scratch *w = scratch_of(HOOK_TC);
-	if (ctx.hook == HOOK_XDP || !(p->slow_flags & SLOW_REASSEMBLED) || !w || !w->pieces.passing)
+	if (ctx.hook == HOOK_XDP || !(p->slow_flags & SLOW_REASSEMBLED) || !w || !w->frags.passing)
 		return pass_to_stack(ctx.hook);
-	w->pieces.passing = TO_STACK_AGAIN;
+	w->frags.passing = TO_STACK_AGAIN;
 	return tail_call(ctx, PROG_FRAGMENT);
 }

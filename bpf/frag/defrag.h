@@ -47,7 +47,7 @@ INLINE bool header6_of_whole(struct gather *g)
 }
 
 struct join_ctx {
-	struct frag_map *pieces;
+	struct frag_map *frags;
 	u32 at;
 	u32 room; /* left in the kernel's first buffer */
 	u32 listed; /* some fragments are not in that buffer */
@@ -56,35 +56,35 @@ struct join_ctx {
 /* The kernel appends fragments of a packet for this host to the first one's buffer, while they fit. */
 static int join_step(u32 index, struct join_ctx *j)
 {
-	struct frag_map *pieces = j->pieces;
-	if (j->at >= pieces->length)
+	struct frag_map *frags = j->frags;
+	if (j->at >= frags->length)
 		return 1;
-	u32 next = next_start(pieces, j->at, pieces->length), size = next - j->at;
+	u32 next = next_start(frags, j->at, frags->length), size = next - j->at;
 	if (!j->at || (!j->listed && size <= j->room)) {
-		pieces->first = next;
+		frags->first = next;
 		if (j->at) {
 			j->room -= size;
-			pieces->starts[j->at / 512 & (FRAG_WORDS - 1)] &= ~(1ull << (j->at / 8 & 63));
+			frags->starts[j->at / 512 & (FRAG_WORDS - 1)] &= ~(1ull << (j->at / 8 & 63));
 		}
 	} else {
 		j->listed = 1;
-		if (size > pieces->longest)
-			pieces->longest = size;
+		if (size > frags->longest)
+			frags->longest = size;
 	}
 	j->at = next;
 	return 0;
 }
 
-INLINE void fill_frag_map(struct frag_map *pieces, const struct gather *g, bool joins)
+INLINE void fill_frag_map(struct frag_map *frags, const struct gather *g, bool joins)
 {
-	pieces->largest = g->largest;
-	pieces->df = g->largest_df == g->largest;
-	pieces->length = g->length;
-	pieces->first = pieces->longest = 0;
-	pieces->least_head = g->least_head;
+	frags->largest = g->largest;
+	frags->df = g->largest_df == g->largest;
+	frags->length = g->length;
+	frags->first = frags->longest = 0;
+	frags->min_head = g->least_head;
 	for (u32 i = 0; i < FRAG_WORDS; i++)
-		pieces->starts[i] = g->starts[i];
-	struct join_ctx j = {.pieces = pieces, .room = joins ? g->room : 0};
+		frags->starts[i] = g->starts[i];
+	struct join_ctx j = {.frags = frags, .room = joins ? g->room : 0};
 	FORGET_BOUNDS(j, at, listed);
 	bpf_loop(DEFRAG_PAYLOAD / 8, join_step, &j, 0);
 }
@@ -185,9 +185,9 @@ INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w,
 	if (g) {
 		found = add_fragment(skb, g, f, w->fragment_named_at - ETH_HLEN, w->packet.protocol);
 		if (found == DEFRAG_COMPLETE) {
-			bool joins = !f->is_ipv6 && !w->pieces.passing;
-			fill_frag_map(&w->pieces, g, joins);
-			if (!(f->is_ipv6 ? header6_of_whole(g) : header4_of_whole(g, w->pieces.df)) || !rebuild(skb, g))
+			bool joins = !f->is_ipv6 && !w->frags.passing;
+			fill_frag_map(&w->frags, g, joins);
+			if (!(f->is_ipv6 ? header6_of_whole(g) : header4_of_whole(g, w->frags.df)) || !rebuild(skb, g))
 				found = DEFRAG_CONFLICT;
 		}
 		if (found == DEFRAG_COMPLETE || found == DEFRAG_CONFLICT)
@@ -242,7 +242,7 @@ INLINE int prog_defrag(struct __sk_buff *skb)
 	}
 	if (f.end > DEFRAG_PAYLOAD)
 		return drop(HOOK_TC, REASON_FRAGMENT_TOO_LONG);
-	w->pieces.passing = !here;
+	w->frags.passing = !here;
 	switch (add_to_queue(skb, w, &f)) {
 	case DEFRAG_HELD:
 		return drop(HOOK_TC, REASON_FRAGMENT_HELD);

@@ -11,7 +11,7 @@
 #include "parse/exthdr6.h"
 #include "parse/options4.h"
 
-enum { FRAGMENT_PAYLOAD = 16384, FRAGMENT_MAX = 8184, FRAGMENT_MASK = 16383, FRAGMENT_HLEN = 8, ETHER_LEAST = 60 };
+enum { FRAGMENT_PAYLOAD = 16384, FRAGMENT_MAX = 8184, FRAGMENT_MASK = 16383, FRAGMENT_HLEN = 8 };
 
 struct fragment_ctx {
 	struct __sk_buff *skb;
@@ -23,7 +23,7 @@ struct fragment_ctx {
 	u32 step; /* payload of the longest fragment */
 	u32 payload;
 	u32 offset;
-	s32 listed; /* keep the boundaries of the received fragments */
+	s32 keeps; /* keep the boundaries of the received fragments */
 	s32 growth; /* of the payload by a tunnel's headers, all in the first fragment */
 	u32 df;
 	u32 failed;
@@ -86,16 +86,16 @@ INLINE void blank_uncopied_options(const struct fragment_ctx *c)
 INLINE u32 next_size(const struct fragment_ctx *c)
 {
 	u32 left = c->payload - c->offset;
-	if (!c->listed)
+	if (!c->keeps)
 		return left <= c->step ? left : c->step & ~7u;
 	u32 came_at = c->offset ? c->offset - c->growth : 0;
-	return next_start(&c->w->pieces, came_at, c->w->pieces.length) + c->growth - c->offset;
+	return next_start(&c->w->frags, came_at, c->w->frags.length) + c->growth - c->offset;
 }
 
 /* Shorten the frame; where the kernel refuses a short length, pad it to Ethernet's minimum. */
 INLINE bool shorten_frame(struct __sk_buff *skb, u32 length)
 {
-	return resize_frame(skb, length) || (length < ETHER_LEAST && resize_frame(skb, ETHER_LEAST));
+	return resize_frame(skb, length) || (length < ETH_ZLEN && resize_frame(skb, ETH_ZLEN));
 }
 
 static int fragment_step(u32 index, struct fragment_ctx *c)
@@ -109,8 +109,8 @@ static int fragment_step(u32 index, struct fragment_ctx *c)
 	    !(c->is_ipv6 ? write_head6(c, size, more) : write_head4(c, size, more)) ||
 	    bpf_skb_store_bytes(c->skb, ETH_HLEN + c->head, &c->copy->bytes[barrier_var(c->offset) & FRAGMENT_MASK], size, 0))
 		return 1;
-	c->skb->tc_index = c->w->pieces.passing == TO_STACK_AGAIN ? FOR_STACK : 0;
-	if (bpf_clone_redirect(c->skb, c->ifindex, c->w->pieces.passing == TO_STACK_AGAIN ? BPF_F_INGRESS : 0))
+	c->skb->tc_index = c->w->frags.passing == TO_STACK_AGAIN ? FOR_STACK : 0;
+	if (bpf_clone_redirect(c->skb, c->ifindex, c->w->frags.passing == TO_STACK_AGAIN ? BPF_F_INGRESS : 0))
 		return 1;
 	if (!c->is_ipv6 && !c->offset)
 		blank_uncopied_options(c);
@@ -164,17 +164,17 @@ VERIFIED_ONCE u32 read_head6(struct __sk_buff *skb, struct scratch *w)
 
 /* Whether the received boundaries can stay: the kernel's conditions for buffers that it has not copied. NAT of a port
  * extends a first fragment that is shorter than the TCP header. */
-INLINE bool keeps_fragments(const struct fragment_ctx *c, const struct frag_map *pieces)
+INLINE bool keeps_fragments(const struct fragment_ctx *c, const struct frag_map *frags)
 {
 	const struct packet *p = &c->w->packet;
-	u32 first = pieces->first + c->growth;
+	u32 first = frags->first + c->growth;
 	bool masq = c->w->is_reply || c->w->method == METHOD_MASQ;
-	if (pieces->passing == TO_STACK_AGAIN)
+	if (frags->passing == TO_STACK_AGAIN)
 		return true;
-	if (masq && !p->is_ipv6 && p->protocol == IPPROTO_TCP && pieces->first < TCP_HLEN)
+	if (masq && !p->is_ipv6 && p->protocol == IPPROTO_TCP && frags->first < TCP_HLEN)
 		return false;
-	return pieces->first < pieces->length && !(first & 7) && first <= c->step && pieces->longest <= c->step &&
-	       pieces->least_head >= c->head;
+	return frags->first < frags->length && !(first & 7) && first <= c->step && frags->longest <= c->step &&
+	       frags->min_head >= c->head;
 }
 
 INLINE int prog_fragment(struct __sk_buff *skb)
@@ -184,15 +184,15 @@ INLINE int prog_fragment(struct __sk_buff *skb)
 	if (!w || !copy)
 		return pass_to_stack(HOOK_TC);
 	const struct packet *p = &w->packet;
-	const struct frag_map *pieces = &w->pieces;
-	bool gathered = p->slow_flags & SLOW_REASSEMBLED, round = gathered && pieces->passing == TO_STACK_AGAIN;
+	const struct frag_map *frags = &w->frags;
+	bool gathered = p->slow_flags & SLOW_REASSEMBLED, round = gathered && frags->passing == TO_STACK_AGAIN;
 	struct fragment_ctx c = {.skb = skb, .copy = copy, .w = w};
 	c.is_ipv6 = round ? p->is_ipv6 : w->outer_is_ipv6;
 	c.ifindex = barrier_var(skb->ifindex);
 	if (!round)
 		c.ifindex = w->hop.ifindex;
 	if (!gathered)
-		w->pieces.passing = 0;
+		w->frags.passing = 0;
 	if ((!round && w->hop.verdict != HOP_READY) || skb->gso_size)
 		return drop(HOOK_TC, REASON_FRAGMENT_FAILED);
 	c.head = c.is_ipv6 ? read_head6(skb, w) : read_head4(skb, w);
@@ -203,9 +203,9 @@ INLINE int prog_fragment(struct __sk_buff *skb)
 		c.step = FRAGMENT_MAX;
 	c.payload = skb->len - ETH_HLEN - c.head + (c.is_ipv6 ? FRAGMENT_HLEN : 0);
 	if (gathered) {
-		c.growth = c.payload - pieces->length;
-		c.listed = keeps_fragments(&c, pieces);
-		c.df = !c.is_ipv6 && !p->is_ipv6 && !c.listed && pieces->df;
+		c.growth = c.payload - frags->length;
+		c.keeps = keeps_fragments(&c, frags);
+		c.df = !c.is_ipv6 && !p->is_ipv6 && !c.keeps && frags->df;
 	}
 	u32 payload = barrier_var(c.payload);
 	if (!IS_LENGTH(payload, FRAGMENT_PAYLOAD) ||

@@ -6,10 +6,10 @@
 #pragma once
 #include "fwd/gre_gue.h"
 
-enum { SUPER_MASK = 65535, SEGMENT_MOST = 16384, IP_MOST = 128, TCP_MOST = 60, TCP_FIN_PSH = 0x09, TCP_CWR = 0x80 };
+enum { SUPER_MASK = 65535, SEGMENT_MAX = 16384, IP_HLEN_MAX = 128, TCP_HLEN_MAX = 60, TCP_FIN_PSH = 0x09, TCP_CWR = 0x80 };
 
 struct super {
-	u8 ip[IP_MOST]; /* from the IP header to the transport header */
+	u8 ip[IP_HLEN_MAX]; /* from the IP header to the transport header */
 	union {
 		u8 transport[64];
 		struct {
@@ -23,7 +23,7 @@ struct super {
 		} __attribute__((packed)) tcp;
 		struct udp udp;
 	};
-	u8 payload[SUPER_MASK + 1 + SEGMENT_MOST];
+	u8 payload[SUPER_MASK + 1 + SEGMENT_MAX];
 };
 
 /* One for each CPU, by index: the element is too large for a per-CPU map. */
@@ -69,7 +69,7 @@ INLINE u64 write_inner(struct segment_ctx *s, struct super *super, u32 offset, u
 		super->udp.length = bpf_htons(length);
 		super->udp.check = 0;
 	}
-	if (!IS_LENGTH(network, IP_MOST) || !IS_LENGTH(transport, TCP_MOST))
+	if (!IS_LENGTH(network, IP_HLEN_MAX) || !IS_LENGTH(transport, TCP_HLEN_MAX))
 		return 0;
 	pseudo = csum_fold((u64)pseudo + bpf_htons(p->protocol) + bpf_htons(length));
 	u16 check = ~csum_fold((u64)(u32)bpf_csum_diff(NULL, 0, (be32 *)super->transport, transport & ~3u, sum) + pseudo);
@@ -99,9 +99,9 @@ INLINE bool write_segment(struct segment_ctx *s, const struct destination *d, co
 	if (!push_headers(s->skb, w, d, &header, more))
 		return false;
 	u32 network = barrier_var(s->network), transport = barrier_var(s->transport);
-	if (!IS_LENGTH(network, IP_MOST) || bpf_skb_store_bytes(s->skb, at, super->ip, network, 0))
+	if (!IS_LENGTH(network, IP_HLEN_MAX) || bpf_skb_store_bytes(s->skb, at, super->ip, network, 0))
 		return false;
-	return IS_LENGTH(transport, TCP_MOST) &&
+	return IS_LENGTH(transport, TCP_HLEN_MAX) &&
 	       !bpf_skb_store_bytes(s->skb, at + s->network, super->transport, transport, 0);
 }
 
@@ -119,7 +119,7 @@ static int segment_step(u32 index, struct segment_ctx *s)
 	s->failed = 1;
 	u32 length = ETH_HLEN + outer_hlen(d) + tunnel_hlen(s->w->state) + s->network + s->transport + size;
 	size = barrier_var(size);
-	if (!IS_LENGTH(size, SEGMENT_MOST) || bpf_skb_change_tail(s->skb, length, 0) ||
+	if (!IS_LENGTH(size, SEGMENT_MAX) || bpf_skb_change_tail(s->skb, length, 0) ||
 	    !write_segment(s, d, root, offset, size, last) || bpf_clone_redirect(s->skb, s->w->hop.ifindex, 0))
 		return 1;
 	s->failed = 0;
@@ -133,7 +133,7 @@ INLINE bool copy_super(struct segment_ctx *s)
 	struct super *super = s->super;
 	const struct packet *p = &s->w->packet;
 	u32 network = barrier_var(s->network);
-	if (!IS_LENGTH(network, IP_MOST) || bpf_skb_load_bytes(skb, ETH_HLEN, super->ip, network) ||
+	if (!IS_LENGTH(network, IP_HLEN_MAX) || bpf_skb_load_bytes(skb, ETH_HLEN, super->ip, network) ||
 	    bpf_skb_load_bytes(skb, p->l4, super->transport, UDP_HLEN))
 		return false;
 	s->transport = UDP_HLEN;
@@ -143,7 +143,7 @@ INLINE bool copy_super(struct segment_ctx *s)
 		s->transport = super->tcp.words >> 4 << 2;
 	}
 	u32 transport = barrier_var(s->transport);
-	if (!IS_LENGTH(transport, TCP_MOST) || bpf_skb_load_bytes(skb, p->l4, super->transport, transport))
+	if (!IS_LENGTH(transport, TCP_HLEN_MAX) || bpf_skb_load_bytes(skb, p->l4, super->transport, transport))
 		return false;
 	s->sequence = bpf_ntohl(super->tcp.sequence);
 	s->flags = super->tcp.flags;

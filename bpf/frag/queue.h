@@ -124,8 +124,8 @@ struct find_ctx {
 
 static int way_step(u32 way, struct find_ctx *s)
 {
-	u32 place = s->set * DEFRAG_WAYS + way;
-	struct gather *g = map_elem(gathers, place);
+	u32 queue = s->set * DEFRAG_WAYS + way;
+	struct gather *g = map_elem(gathers, queue);
 	if (!g)
 		return 1;
 	u32 age = NOTHING;
@@ -136,12 +136,12 @@ static int way_step(u32 way, struct find_ctx *s)
 			g->kind = 0;
 			age = NOTHING;
 		} else if (is_of(g, s->f)) {
-			s->found = place;
+			s->found = queue;
 			return 1;
 		}
 	}
 	if (s->spare == NOTHING || age > s->age) {
-		s->spare = place;
+		s->spare = queue;
 		s->age = age;
 	}
 	return 0;
@@ -317,9 +317,9 @@ INLINE enum defrag_result add_fragment(struct __sk_buff *skb, struct gather *g, 
 {
 	if (!note_end(g, f))
 		return f->is_ipv6 ? DEFRAG_REFUSED : DEFRAG_CONFLICT;
-	enum defrag_result place = mark_covered(g, f);
-	if (place != DEFRAG_HELD)
-		return place;
+	enum defrag_result queue = mark_covered(g, f);
+	if (queue != DEFRAG_HELD)
+		return queue;
 	if (!copy_fragment(skb, g, f) || (!f->offset && !note_first(skb, g, f, next_at, next)))
 		return DEFRAG_CONFLICT;
 	g->ecn |= f->ecn;

@@ -196,6 +196,25 @@ INLINE bool daddr_is_standby(const struct packet *p, const struct root *root)
 	return is_standby(root, &daddr, p->is_ipv6);
 }
 
+/* Likewise for a packet that only its IP header was read of: take the daddr from the frame. */
+INLINE bool slow_is_standby(struct ctx ctx, const struct packet *p, const struct root *root)
+{
+	void *header = ctx_data(ctx) + ETH_HLEN, *end = ctx_data_end(ctx);
+	struct address daddr = {};
+	if (p->is_ipv6) {
+		struct ipv6_header *ip = header;
+		if ((void *)(ip + 1) > end)
+			return false;
+		daddr = ip->daddr;
+	} else {
+		struct ipv4_header *ip = header;
+		if ((void *)(ip + 1) > end)
+			return false;
+		daddr.word[0] = ip->daddr;
+	}
+	return is_standby(root, &daddr, p->is_ipv6);
+}
+
 INLINE int fwd_packet(struct ctx ctx, struct packet *p, const struct root *root)
 {
 	if (p->maybe_vip) {

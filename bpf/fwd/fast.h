@@ -241,22 +241,22 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 	struct connection *c = &conn->connection;
 	u64 word = READ_ONCE(c->word);
 	u32 now = ticks(), length = fast_tot_len(w), state = word >> WORD_STATE & (STATE_BITS | ANSWERED_BIT);
-	be32 virtual = conn->tuple.target, real = w->saddr;
+	be32 vip = conn->tuple.target, rip = w->saddr;
 	be16 port = conn->tuple.target_port;
 	struct lane *lane = lane_of(c->destination);
 	if (unlikely(!lane))
 		return NOT_FAST;
 	lane = barrier_var(lane);
 	const struct entrance *entrance = &lane->entrances[SIDE_ANSWER];
-	if (unlikely(!matches_entrance(w, entrance, READ_ONCE(root->live), input)) || unlikely(lane->real != real) ||
+	if (unlikely(!matches_entrance(w, entrance, READ_ONCE(root->live), input)) || unlikely(lane->real != rip) ||
 	    unlikely(now - entrance->stamp >= ticks_per_second))
 		return NOT_FAST;
-	const struct hop *hop = known_client_hop(w->daddr, root->settings.snat_reroute ? virtual : real, input, now);
+	const struct hop *hop = known_client_hop(w->daddr, root->settings.snat_reroute ? vip : rip, input, now);
 	if (unlikely(!hop))
 		return NOT_FAST;
 	enum xmit_way way = xmit_way_to(hop, input);
 	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > hop->mtu) || unlikely(way == XMIT_NONE) ||
-	    unlikely(may_be_standby(root, virtual)))
+	    unlikely(may_be_standby(root, vip)))
 		return NOT_FAST;
 	u32 life = lane->life_tcp;
 	if (unlikely(state != (STATE_ESTABLISHED | ANSWERED_BIT))) {
@@ -270,7 +270,7 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 	lane->counters.out_bytes += length;
 	if (unlikely(!trim_padding_fast(ctx, length)))
 		return drop(HOOK_XDP, REASON_SHORT);
-	return fast_nat(ctx, w, NAT_REPLY, virtual, port, hop, way);
+	return fast_nat(ctx, w, NAT_REPLY, vip, port, hop, way);
 }
 
 /* Return a verdict, or NOT_FAST. */

@@ -12,7 +12,7 @@
 #include "lib/headers.h"
 #include "parse/packet.h"
 
-enum { LEAST_MTU4 = 68, LEAST_MTU6 = 1280 }; /* RFC 791, RFC 8200 5 */
+enum { MIN_MTU4 = 68, MIN_MTU6 = 1280 }; /* RFC 791, RFC 8200 5 */
 
 INLINE void fib_params(struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6, u32 input,
 			 const struct address *from)
@@ -146,7 +146,7 @@ INLINE int refresh_hop(struct ctx ctx, struct lane *lane, const struct destinati
 	if (d->family == 4)
 		apply_pmtu(hop, &d->address, now);
 	u32 head = d->family == 6 ? IPV6_HLEN : IPV4_HLEN;
-	hop->room = hop->mtu >= head + (d->family == 6 ? LEAST_MTU6 : LEAST_MTU4) ? hop->mtu - head : 0;
+	hop->room = hop->mtu >= head + (d->family == 6 ? MIN_MTU6 : MIN_MTU4) ? hop->mtu - head : 0;
 	return 0;
 }
 
@@ -186,7 +186,7 @@ INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct desti
 struct reply_route {
 	struct address client;
 	struct address source; /* saddr as received */
-	struct address anew; /* saddr as it leaves: the virtual address */
+	struct address new_saddr; /* saddr as it leaves: the virtual address */
 	u32 input; /* ingress device; 0: sent by this host */
 	bool is_ipv6;
 	bool reroute; /* snat_reroute: route as if this host sent from the new saddr (IPVS-SEMANTICS 7.3) */
@@ -204,7 +204,7 @@ INLINE u32 client_hop_index(struct ctx ctx, const struct reply_route *way, u32 n
 {
 	if (!way)
 		return 0;
-	const struct address *source = way->reroute ? &way->anew : &way->source;
+	const struct address *source = way->reroute ? &way->new_saddr : &way->source;
 	u32 index = index_of_client(&way->client, source, way->is_ipv6);
 	struct client_hop *slot = map_elem(client_hops, index);
 	if (!slot)
@@ -222,7 +222,7 @@ INLINE u32 client_hop_index(struct ctx ctx, const struct reply_route *way, u32 n
 		lookup_hop(ctx, &slot->hop, &way->client, way->is_ipv6, way->input, &way->source);
 	verdict = way->input ? slot->hop.verdict : HOP_READY;
 	if (way->reroute && (verdict == HOP_READY || verdict == HOP_UNRESOLVED))
-		lookup_hop(ctx, &slot->hop, &way->client, way->is_ipv6, loopback, &way->anew);
+		lookup_hop(ctx, &slot->hop, &way->client, way->is_ipv6, loopback, &way->new_saddr);
 	return index | CLIENT_HOP_LOOKED_UP;
 }
 

@@ -6,7 +6,7 @@
 #include "abi/conntrack.h"
 #include "abi/percpu.h"
 
-enum { PATH_LIFE_S = 600, PATH_LEAST_MTU = 552 }; /* the kernel's route/mtu_expires and route/min_pmtu */
+enum { PATH_LIFE_S = 600, PATH_MIN_MTU = 552 }; /* the kernel's route/mtu_expires and route/min_pmtu */
 
 /* Return the path MTU entry of an address, unless it has expired. */
 INLINE struct path *pmtu_of(const struct address *to, u32 now)
@@ -58,9 +58,9 @@ INLINE u32 update_pmtu(const struct address *to, u32 mtu, u32 route, u32 now)
 	u32 until = now + PATH_LIFE_S * ticks_per_second;
 	if (old < mtu)
 		return sent_by;
-	bool least = mtu < PATH_LEAST_MTU;
+	bool least = mtu < PATH_MIN_MTU;
 	if (least)
-		mtu = old < PATH_LEAST_MTU ? old : PATH_LEAST_MTU;
+		mtu = old < PATH_MIN_MTU ? old : PATH_MIN_MTU;
 	if (!path) {
 		struct path fresh = {.mtu = mtu, .until = until};
 		bpf_map_update_elem(&paths, to, &fresh, BPF_ANY);

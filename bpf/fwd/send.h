@@ -19,7 +19,7 @@ INLINE u32 max_len(u32 method, u32 state, bool is_ipv6, const struct hop *hop)
 		return hop->mtu;
 	if (likely(!(state >> DESTINATION_TUNNEL)))
 		return hop->room;
-	u32 more = tunnel_hlen(state), least = is_ipv6 ? LEAST_MTU6 : LEAST_MTU4;
+	u32 more = tunnel_hlen(state), least = is_ipv6 ? MIN_MTU6 : MIN_MTU4;
 	return hop->room >= more + least ? hop->room - more : 0;
 }
 
@@ -46,7 +46,7 @@ INLINE u32 segment_length(struct ctx ctx, const struct packet *p)
 INLINE u32 judged_length(void *ctx, const struct scratch *w)
 {
 	const struct packet *p = &w->packet;
-	return p->is_ipv6 && p->slow_flags & SLOW_REASSEMBLED ? w->pieces.largest : segment_length(tc_ctx(ctx), p);
+	return p->is_ipv6 && p->slow_flags & SLOW_REASSEMBLED ? w->frags.largest : segment_length(tc_ctx(ctx), p);
 }
 
 /* Decrement the TTL, which is above 1. */
@@ -166,19 +166,19 @@ INLINE int send_icmp_error(struct __sk_buff *skb, struct scratch *w, u32 reason,
  * packet leaves in fragments no longer than those received (IPVS-SEMANTICS 7.1 end). */
 INLINE u32 fragment_size(const struct scratch *w, u32 length, bool too_long)
 {
-	u32 largest = w->pieces.largest, mtu = w->hop.mtu;
+	u32 largest = w->frags.largest, mtu = w->hop.mtu;
 	bool is_ipv6 = w->packet.is_ipv6;
 	if (!(w->packet.slow_flags & SLOW_REASSEMBLED))
 		return too_long ? mtu : 0;
-	if (w->outer_is_ipv6 && !is_ipv6 && w->pieces.df) /* as in the kernel, which takes a flag for a length of 64 */
-		return LEAST_MTU6;
+	if (w->outer_is_ipv6 && !is_ipv6 && w->frags.df) /* as in the kernel, which takes a flag for a length of 64 */
+		return MIN_MTU6;
 	if (w->outer_is_ipv6 != is_ipv6)
 		return length > mtu ? mtu : 0;
 	if (!is_ipv6)
 		return largest < mtu ? largest : mtu;
 	if (length <= largest)
 		return 0;
-	return largest > LEAST_MTU6 ? largest : LEAST_MTU6;
+	return largest > MIN_MTU6 ? largest : MIN_MTU6;
 }
 
 /* Send a finished packet to w->hop; w->mtu and w->outer_is_ipv6 describe it. */

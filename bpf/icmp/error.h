@@ -23,7 +23,7 @@ INLINE bool is_error(u8 type, bool is_ipv6)
 	return type == ICMP4_UNREACHABLE || type == ICMP4_QUENCH || type == ICMP4_EXCEEDED;
 }
 
-INLINE bool may_be_tunnel(u8 protocol)
+INLINE bool can_be_tunnel(u8 protocol)
 {
 	return protocol == IPPROTO_IPIP || protocol == IPPROTO_GRE || protocol == IPPROTO_UDP;
 }

@@ -53,7 +53,7 @@ INLINE int prog_icmp_receive(struct __sk_buff *skb)
 	}
 	if (found)
 		return tail_call(tc_ctx(skb), PROG_ICMP_FORWARD);
-	if (here && !is_ipv6 && !w->inner.later && may_be_tunnel(w->inner.protocol))
+	if (here && !is_ipv6 && !w->inner.later && can_be_tunnel(w->inner.protocol))
 		return tail_call(tc_ctx(skb), PROG_ICMP_TUNNEL);
 	return schedule_inner(skb, w, root);
 }

@@ -9,7 +9,7 @@
 #include "icmp/inner.h"
 #include "icmp/send.h"
 
-enum { MTU_LEAST_REPORTED = 68 + IPV4_HLEN };
+enum { MIN_REPORTED_MTU = 68 + IPV4_HLEN };
 
 /* Return the MTU of the route to a destination, without path MTU discovery. */
 INLINE u32 route_mtu(struct __sk_buff *skb, struct scratch *w, const struct destination *d)
@@ -25,7 +25,7 @@ INLINE bool note_pmtu(struct __sk_buff *skb, struct scratch *w, const struct des
 	if (route)
 		mtu = update_pmtu(&d->address, mtu, route, ticks());
 	invalidate_hops(w->destination);
-	if (mtu > MTU_LEAST_REPORTED)
+	if (mtu > MIN_REPORTED_MTU)
 		mtu -= IPV4_HLEN;
 	w->error_rest = mtu;
 	return w->inner.df;

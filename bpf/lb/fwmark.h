@@ -55,9 +55,9 @@ INLINE bool in_ranges(u32 port, const struct port_range *ranges, u32 count)
 }
 
 /* Apply the rule's negation flag. */
-INLINE bool match_inverted(bool yes, u32 flags, u32 turned)
+INLINE bool match_inverted(bool yes, u32 flags, u32 inverted)
 {
-	return yes != !!(flags & turned);
+	return yes != !!(flags & inverted);
 }
 
 INLINE bool rule_matches_addresses(const struct mark_rule *r, const union tuple *tuple, bool is_ipv6)

@@ -11,7 +11,7 @@
 
 enum cache_limits {
 	CACHE_SIZE = 16384, /* entries of a service above which the sweep removes idle ones */
-	CACHE_MOST = CACHE_SIZE + CACHE_SIZE / 2, /* entries at which no more are added */
+	CACHE_MAX = CACHE_SIZE + CACHE_SIZE / 2, /* entries at which no more are added */
 	CACHE_PERIOD = 30, /* minutes between two checks of the configured expiration */
 };
 
@@ -59,7 +59,7 @@ INLINE bool count_entry(u64 *cursor, u32 epoch)
 	for (int attempt = 0; attempt < 4; attempt++) {
 		u64 seen = READ_ONCE(*cursor);
 		u32 entries = seen >> 32 == epoch ? (u32)seen : 0;
-		if (entries >= CACHE_MOST)
+		if (entries >= CACHE_MAX)
 			return false;
 		if (__sync_val_compare_and_swap(cursor, seen, (u64)epoch << 32 | (entries + 1)) == seen)
 			return true;

@@ -24,9 +24,9 @@ struct candidates {
 	u32 max_weight;
 	u64 *cursor;
 	struct scratch *work;
-	/* walk_step: */
+	/* find_usable_step: */
 	u32 pos; /* start of the walk */
-	s32 least_weight; /* lighter destinations are skipped */
+	s32 min_weight; /* lighter destinations are skipped */
 };
 
 struct candidate {
@@ -44,7 +44,7 @@ INLINE bool at_pos(const struct candidates *c, u32 pos, struct candidate *found)
 	return found->destination;
 }
 
-INLINE bool usable(const struct candidate *it)
+INLINE bool is_usable(const struct candidate *it)
 {
 	return it->member->weight > 0 && !it->destination->overloaded;
 }
@@ -55,25 +55,25 @@ INLINE u32 overhead(const struct destination *d)
 	return (d->active << 8) + d->inactive;
 }
 
-/* Find the first usable destination from c->pos on with at least c->least_weight; store its index in c->work->best. */
-static int walk_step(u32 index, struct candidates *c)
+/* Find the first usable destination from c->pos on with at least c->min_weight; store its index in c->work->best. */
+static int find_usable_step(u32 index, struct candidates *c)
 {
 	struct candidate it;
 	if (!at_pos(c, c->pos + index, &it))
 		return 1;
-	if (!usable(&it) || it.member->weight < c->least_weight)
+	if (!is_usable(&it) || it.member->weight < c->min_weight)
 		return 0;
 	c->work->best = c->pos + index;
 	return 1;
 }
 
-INLINE u32 first_from(struct candidates *c, u32 pos, u32 end, s32 least_weight)
+INLINE u32 first_usable(struct candidates *c, u32 pos, u32 end, s32 min_weight)
 {
 	c->work->best = NO_INDEX;
 	c->pos = pos;
-	c->least_weight = least_weight;
+	c->min_weight = min_weight;
 	if (pos < end)
-		bpf_loop(end - pos, walk_step, c, 0);
+		bpf_loop(end - pos, find_usable_step, c, 0);
 	return c->work->best;
 }
 

@@ -19,6 +19,6 @@ INLINE bool is_extension(u8 next)
 struct extension {
 	u8 next;
 	u8 length;
-	be16 place; /* of a fragment header: offset and flags */
+	be16 frag_off; /* of a fragment header: offset and flags */
 	be32 id;
 };

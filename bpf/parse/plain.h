@@ -114,3 +114,20 @@ INLINE enum parsed parse6(struct ctx ctx, void *data, void *end, struct packet *
 		return PARSED_SLOW;
 	return parse_transport(data, end, p, ETH_HLEN + IPV6_HLEN, length - IPV6_HLEN);
 }
+
+/* Whether the frame starts with its link header. Since Linux 6.9 a frame that generic XDP had to copy arrives at TC with a
+ * link header of length 0. Programs see it from its IP header on, and it would be redirected without a link header. */
+INLINE bool starts_at_link(struct __sk_buff *skb)
+{
+	const struct eth_header *ether = ctx_data(tc_ctx(skb));
+	return (void *)(ether + 1) <= ctx_data_end(tc_ctx(skb)) && ether->h_proto == skb->protocol;
+}
+
+/* Make the kernel measure the link header again by prepending a copy of it. */
+INLINE bool restored_link(struct __sk_buff *skb)
+{
+	struct eth_header ether;
+	return !bpf_skb_load_bytes_relative(skb, 0, &ether, sizeof(ether), BPF_HDR_START_MAC) &&
+	       ether.h_proto == skb->protocol && !bpf_skb_change_head(skb, ETH_HLEN, 0) &&
+	       !bpf_skb_store_bytes(skb, 0, &ether, sizeof(ether), 0);
+}

@@ -74,7 +74,7 @@ INLINE enum slow_result parse_slow6(struct __sk_buff *skb, struct scratch *w)
 		if (at + (fragment ? 8 : 2) > ETH_HLEN + p->length) /* bytes behind the packet are not read */
 			return PARSE_TO_STACK;
 		if (fragment && !(p->slow_flags & SLOW_FIRST_FRAGMENT)) {
-			w->fragment = bpf_ntohs(head.place) & 0xfff9;
+			w->fragment = bpf_ntohs(head.frag_off) & 0xfff9;
 			w->fragment_id = head.id;
 			w->fragment_at = at;
 			w->fragment_named_at = named_at;

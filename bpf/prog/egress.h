@@ -12,7 +12,7 @@
 /* Send a translated reply by the route of its new saddr, if that is another one (snat_reroute). */
 INLINE int reroute(struct __sk_buff *skb, const struct packet *p, const struct reply_conn *a, u32 now)
 {
-	struct reply_route way = {.anew = a->source, .is_ipv6 = p->is_ipv6, .reroute = true};
+	struct reply_route way = {.new_saddr = a->source, .is_ipv6 = p->is_ipv6, .reroute = true};
 	packet_daddr(&way.client, p);
 	bool looked_up;
 	struct hop *hop = client_hop(tc_ctx(skb), &way, now, &looked_up);

@@ -41,12 +41,12 @@ INLINE bool reopens(const struct connection *c, u32 state, bool answered, u32 fl
 	return mode & 2 && state == STATE_FIN_WAIT && c->method != METHOD_MASQ && !answered;
 }
 
-enum existing_conn { EXISTING_NONE, EXISTING_KNOWN, EXISTING_SILENT, EXISTING_DYING, EXISTING_FOR_TC };
+enum conn_fate { CONN_NONE, CONN_KEEP, CONN_UNAVAILABLE, CONN_DYING, CONN_FOR_TC };
 
 /* Decide about the packet's connection: keep it, drop the packet, or end the connection. An ended one counts until the
  * new one is scheduled, as in IPVS, which removes it a little later. Only TC ends connections here, because XDP cannot
  * undo that. */
-INLINE enum existing_conn settle(struct scratch *w, const struct found *found, const struct root *root, u32 live, bool probe,
+INLINE enum conn_fate decide_conn(struct scratch *w, const struct found *found, const struct root *root, u32 live, bool probe,
 			    enum hook hook)
 {
 	struct connection *c = found->connection;
@@ -54,24 +54,24 @@ INLINE enum existing_conn settle(struct scratch *w, const struct found *found, c
 	u64 *word = connection_word(found);
 	struct destination *d = map_elem(destinations, c->destination);
 	if (!word || (!d && c->method != METHOD_BYPASS))
-		return EXISTING_DYING;
+		return CONN_DYING;
 	u64 seen = READ_ONCE(*word);
 	u32 flags = d ? destination_flags(d, live) : DESTINATION_AVAILABLE;
 	bool available = flags & DESTINATION_AVAILABLE;
 	if (!(p->syn && (probe || reopens(c, word_state(seen), word_answered(seen), flags, &root->settings)))) {
 		if (available)
-			return EXISTING_KNOWN;
+			return CONN_KEEP;
 		if (!root->settings.expire_nodest_conn)
-			return EXISTING_SILENT;
+			return CONN_UNAVAILABLE;
 	}
 	if (hook == HOOK_XDP)
-		return EXISTING_FOR_TC;
+		return CONN_FOR_TC;
 	u32 old_destination = c->destination;
 	if (!is_complete(found->slot) || !end_conn(&p->tuple, p->is_ipv6, found, word, seen, d, END_REPLACED))
-		return EXISTING_DYING;
+		return CONN_DYING;
 	w->old_destination = old_destination;
 	w->old_state = word_state(seen);
-	return EXISTING_NONE;
+	return CONN_NONE;
 }
 
 INLINE bool in_stateless_time(const struct service_state *state, u32 now)
@@ -133,8 +133,8 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 	if (!state)
 		return pass_to_stack(ctx.hook);
 	note_service(w, &found);
-	be16 source_port = packet_sport(p);
-	be16 target_port = packet_dport(p);
+	be16 sport = packet_sport(p);
+	be16 dport = packet_dport(p);
 	if (!probe && (by_mark ? !holds_for_mark(ctx, w, mark) : !is_local_daddr(ctx, state, p, now))) {
 		if (opens)
 			count(REASON_NOT_LOCAL);
@@ -152,7 +152,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 		if (should_drop_packet(&root->settings))
 			return drop(ctx.hook, REASON_DEFENCE);
 	}
-	if (source_port == bpf_htons(PORT_FTP_DATA))
+	if (sport == bpf_htons(PORT_FTP_DATA))
 		return pass_to_stack(ctx.hook);
 	if (ctx.hook == HOOK_XDP && p->ttl <= 1)
 		return pass_to_tc();
@@ -160,7 +160,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 		return pass_to_tc(); /* without a connection TC would schedule again if XDP cannot finish */
 	if (w->service_flags & SERVICE_PERSISTENT)
 		return tail_call(ctx, PROG_PERSIST);
-	if (!by_mark && found.version->port != bpf_ntohs(target_port)) /* port 0 and FTP data need persistence */
+	if (!by_mark && found.version->port != bpf_ntohs(dport)) /* port 0 and FTP data need persistence */
 		return reject_no_destination(ctx, w);
 	return to_scheduler(ctx, w);
 }
@@ -183,16 +183,16 @@ INLINE int prog_new(struct ctx ctx)
 	if (found.connection && p->by_inner)
 		return drop(ctx.hook, REASON_DYING); /* another CPU has just created it */
 	if (found.connection) {
-		switch (settle(w, &found, root, live, probe, ctx.hook)) {
-		case EXISTING_KNOWN:
+		switch (decide_conn(w, &found, root, live, probe, ctx.hook)) {
+		case CONN_KEEP:
 			return fwd_known(ctx, p, &found, root, now);
-		case EXISTING_SILENT:
+		case CONN_UNAVAILABLE:
 			return drop(ctx.hook, REASON_UNAVAILABLE);
-		case EXISTING_DYING:
+		case CONN_DYING:
 			return drop(ctx.hook, REASON_DYING);
-		case EXISTING_FOR_TC:
+		case CONN_FOR_TC:
 			return pass_to_tc();
-		case EXISTING_NONE:
+		case CONN_NONE:
 			break;
 		}
 	}

@@ -23,7 +23,7 @@ INLINE int prog_parse_slow(struct __sk_buff *skb)
 		result = parse_slow_transport(skb, p);
 	if (result == PARSE_TO_STACK)
 		return pass_packet(tc_ctx(skb), p);
-	if (p->slow_flags & SLOW_REASSEMBLED && w->pieces.passing)
+	if (p->slow_flags & SLOW_REASSEMBLED && w->frags.passing)
 		p->maybe_vip = 0;
 	if (result == PARSE_DROP)
 		return drop(HOOK_TC, REASON_SOURCE_ROUTED);

@@ -112,7 +112,7 @@ INLINE int prog_reply(struct ctx ctx)
 		return unmatched_reply(ctx, p, root);
 	if (unlikely(reply_is_standby(&a, p, root)))
 		return pass_packet(ctx, p);
-	struct reply_route way = {.anew = a.source, .input = ctx_ifindex(ctx), .is_ipv6 = p->is_ipv6,
+	struct reply_route way = {.new_saddr = a.source, .input = ctx_ifindex(ctx), .is_ipv6 = p->is_ipv6,
 			       .reroute = a.masq && root->settings.snat_reroute};
 	if (p->is_ipv6) {
 		way.client = p->tuple.v6.target;

@@ -17,7 +17,7 @@ static int fo_step(u32 index, struct candidates *c)
 	struct candidate it;
 	if (!at_pos(c, index, &it))
 		return 1;
-	if (usable(&it))
+	if (is_usable(&it))
 		take_heavier(c, index, &it);
 	return 0;
 }

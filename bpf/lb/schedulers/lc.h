@@ -9,7 +9,7 @@ static int lc_step(u32 index, struct candidates *c)
 	struct candidate it;
 	if (!at_pos(c, index, &it))
 		return 1;
-	if (!usable(&it))
+	if (!is_usable(&it))
 		return 0;
 	u32 load = overhead(it.destination);
 	if (c->work->best == NO_INDEX || load < c->work->best_load) {

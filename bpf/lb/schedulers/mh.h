@@ -58,7 +58,7 @@ INLINE u32 mh_in_slot(const struct mh_walk *walk, u32 hash)
 		return NO_INDEX;
 	u32 pos = walk->table->places[slot];
 	struct candidate it;
-	return pos < walk->c->count && at_pos(walk->c, pos, &it) && usable(&it) ? pos : NO_INDEX;
+	return pos < walk->c->count && at_pos(walk->c, pos, &it) && is_usable(&it) ? pos : NO_INDEX;
 }
 
 static int mh_fallback_step(u32 step, struct mh_walk *walk)

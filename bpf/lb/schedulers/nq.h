@@ -9,7 +9,7 @@ static int nq_step(u32 index, struct candidates *c)
 	struct candidate it;
 	if (!at_pos(c, index, &it))
 		return 1;
-	if (!usable(&it))
+	if (!is_usable(&it))
 		return 0;
 	if (!it.destination->active) {
 		c->work->best = index;

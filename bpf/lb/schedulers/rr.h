@@ -29,9 +29,9 @@ static u32 schedule_rr(struct candidates *c)
 		u32 position = rr_position(c, seen);
 		if (position > c->count)
 			position = 0;
-		pos = first_from(c, position, c->count, 1);
+		pos = first_usable(c, position, c->count, 1);
 		if (pos == NO_INDEX)
-			pos = first_from(c, 0, position, 1);
+			pos = first_usable(c, 0, position, 1);
 		if (pos == NO_INDEX)
 			return NO_INDEX;
 		u64 next = (u64)(u16)c->list_version << 32 | (pos + 1);

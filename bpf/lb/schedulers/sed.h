@@ -20,7 +20,7 @@ static int sed_step(u32 index, struct candidates *c)
 	struct candidate it;
 	if (!at_pos(c, index, &it))
 		return 1;
-	if (usable(&it))
+	if (is_usable(&it))
 		sed_weigh(c, index, &it);
 	return 0;
 }

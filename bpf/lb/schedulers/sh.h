@@ -51,7 +51,7 @@ INLINE bool sh_in_bucket(struct sh_walk *walk, u32 bucket)
 		bpf_loop(walk->c->count, sh_step, walk, 0);
 	}
 	struct candidate it;
-	if (walk->found != NO_INDEX && !(at_pos(walk->c, walk->found, &it) && usable(&it)))
+	if (walk->found != NO_INDEX && !(at_pos(walk->c, walk->found, &it) && is_usable(&it)))
 		walk->found = NO_INDEX;
 	return walk->found != NO_INDEX;
 }

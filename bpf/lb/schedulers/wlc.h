@@ -10,7 +10,7 @@ static int wlc_step(u32 index, struct candidates *c)
 	struct candidate it;
 	if (!at_pos(c, index, &it))
 		return 1;
-	if (!usable(&it))
+	if (!is_usable(&it))
 		return 0;
 	s32 load = overhead(it.destination);
 	if (c->work->best == NO_INDEX || (s64)(s32)c->work->best_load * it.member->weight > (s64)load * c->work->best_weight) {

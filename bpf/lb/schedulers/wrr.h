@@ -41,7 +41,7 @@ static int wrr_heaviest_step(u32 index, struct candidates *c)
 	struct candidate it;
 	if (!at_pos(c, index, &it))
 		return 1;
-	if (usable(&it) && it.member->weight > c->work->best_weight)
+	if (is_usable(&it) && it.member->weight > c->work->best_weight)
 		c->work->best_weight = it.member->weight;
 	return 0;
 }
@@ -57,7 +57,7 @@ static u32 schedule_wrr(struct candidates *c)
 		if (at.position > c->count)
 			at.position = 0;
 		next = at;
-		pos = first_from(c, at.position, c->count, at.weight);
+		pos = first_usable(c, at.position, c->count, at.weight);
 		if (pos == NO_INDEX) {
 			u32 gcd = c->gcd ?: 1;
 			c->work->best_weight = 0;
@@ -67,7 +67,7 @@ static u32 schedule_wrr(struct candidates *c)
 				next.weight = at.weight > gcd ? at.weight - gcd : c->max_weight;
 				if (next.weight > heaviest)
 					next.weight -= (next.weight - heaviest + gcd - 1) / gcd * gcd;
-				pos = first_from(c, 0, c->count, next.weight);
+				pos = first_usable(c, 0, c->count, next.weight);
 			} else if (at.position && at.weight <= gcd) { /* the last pass ended where the first one began */
 				next.weight = 1;
 			} else {
