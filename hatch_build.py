@@ -59,14 +59,12 @@ def _toolchain() -> Path:
     return Path(found.origin).parent
 
 
-def compile_object(source: Path, target: Path, root: Path) -> None:
-    """Compile one source. Raises BuildError with the compiler's words."""
+def compiler(root: Path) -> list[str]:
+    """Return the command that compiles for eBPF, without the names of sources. Raises BuildError without ziglang."""
     zig = _toolchain()
     headers = zig / "lib" / "libc" / "include"
     include = root / "bpf" / "include"
-    unwanted = {"CPATH", "C_INCLUDE_PATH", "CFLAGS", "SOURCE_DATE_EPOCH"}  # nothing outside the tree has a say
-    environment = {name: value for name, value in os.environ.items() if name not in unwanted}
-    command = [
+    return [
         sys.executable,
         "-m",
         "ziglang",
@@ -81,11 +79,14 @@ def compile_object(source: Path, target: Path, root: Path) -> None:
         str(headers / "any-linux-any"),
         "-isystem",
         str(headers / "x86-linux-any"),  # types only; the same on every build machine, so that the bytes are too
-        "-c",
-        str(source.relative_to(root)),
-        "-o",
-        str(target),
     ]
+
+
+def compile_object(source: Path, target: Path, root: Path) -> None:
+    """Compile one source. Raises BuildError with the compiler's words."""
+    unwanted = {"CPATH", "C_INCLUDE_PATH", "CFLAGS", "SOURCE_DATE_EPOCH"}  # nothing outside the tree has a say
+    environment = {name: value for name, value in os.environ.items() if name not in unwanted}
+    command = [*compiler(root), "-c", str(source.relative_to(root)), "-o", str(target)]
     with tempfile.TemporaryDirectory(prefix="pylvs-zig-") as cache:  # which zig must have; kept, it only grows
         done = subprocess.run(
             command,

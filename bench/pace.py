@@ -48,7 +48,7 @@ class Pace:
     goes: int
     spent_ns: int
     ended: int
-    lengths: tuple[int, ...]  # goes by length, see bpf/abi.h
+    lengths: tuple[int, ...]  # goes by length, see bpf/abi/conntrack.h
 
     @classmethod
     def read(cls, tables: Tables) -> Pace:

@@ -154,7 +154,7 @@ class Layout:
 
 
 _SCRATCH = ("works", "stages_xdp", "stages_tc", "copies")  # of no meaning to another pylvs
-_PRIVATE = ("abi", "stage")
+_PRIVATE = ("abi", "prog")
 
 
 def digest(data: bytes) -> str:

@@ -158,6 +158,6 @@ def test_no_cpu_sees_half_a_generation(director_host: Host) -> None:
 
 
 def test_the_packet_path_orders_its_loads_by_dependencies() -> None:
-    """AFTER of bpf/helpers.h is in the object: a register and 0, which a pointer then grows by."""
+    """AFTER of bpf/lib/bpf.h is in the object: a register and 0, which a pointer then grows by."""
     content = (Path(abi.OBJECTS) / "director.bpf.o").read_bytes()
     assert len(re.findall(rb"\x57[\x00-\x09]\0\0\0\0\0\0\x0f[\x00-\x99]\0\0\0\0\0\0", content)) > 50

@@ -18,7 +18,7 @@ from tests.packet.frames import tcp
 from tests.packet.host import Host, key, new_host
 from tools import btf, layout
 
-INPUT_ONLY, FIN, EVENTS = 2, 1, 16  # in bpf/states.h: a direction, an event, and the number of events
+INPUT_ONLY, FIN, EVENTS = 2, 1, 16  # in bpf/conntrack/: a direction, an event, the number of events
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 LIST = "from pylvs.ipvsadm.main import main; sys.argv[:] = ['ipvsadm', '-Ln']; sys.exit(main())"
 EDIT = "from pylvs.ipvsadm.main import main; sys.argv[:] = ['ipvsadm', '-A', '-u', '10.77.0.100:53']; sys.exit(main())"

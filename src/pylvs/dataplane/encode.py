@@ -27,7 +27,7 @@ _ALL_ONES = (1 << 64) - 1
 
 
 def address_bit(address: bytes, family: int) -> int:
-    """The place of an address in the bitmaps, as address_hash in bpf/packet.h computes it."""
+    """The place of an address in the bitmaps, as address_hash in bpf/lib/address.h computes it."""
     words = struct.unpack("<4I", address)
     folded: int = words[0] if family == 4 else words[0] ^ words[1] ^ words[2] ^ words[3]
     return (folded * 0x61C88647 & 0xFFFFFFFF) >> (32 - abi.constant("HASH_BITS"))

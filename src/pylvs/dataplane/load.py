@@ -234,13 +234,13 @@ def _open_object(connections: int, seeds: tuple[int, int], entries: Collection[s
 
 
 def _fill_stages(opened: BpfObject, entries: Collection[str]) -> None:
-    """Put the programs of the stages into the arrays that tail calls look into."""
-    stages = abi.shipped().enum("stage")
-    schedule = stages["STAGE_SCHEDULE"]
+    """Put the programs into the arrays that tail calls look into."""
+    programs = abi.shipped().enum("prog")
+    schedule = programs["PROG_SCHEDULE"]
     wanted = {
-        name.removeprefix("STAGE_").lower(): number
-        for name, number in stages.items()
-        if name not in ("STAGE_SCHEDULE", "STAGES")
+        name.removeprefix("PROG_").lower(): number
+        for name, number in programs.items()
+        if name not in ("PROG_SCHEDULE", "PROGS")
     }
     for name, number in abi.shipped().enum("scheduler").items():
         if name not in ("SCHED_NONE", "SCHEDULERS"):

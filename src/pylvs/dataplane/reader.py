@@ -23,7 +23,7 @@ _NOT_COUNTED = ("REASONS", "REASON_NONE")
 
 
 def reason_names() -> Mapping[int, str]:
-    """Every name, by its number in bpf/abi.h: "table full dropped"."""
+    """Every name, by its number in bpf/abi/base.h: "table full dropped"."""
     return {
         number: name.removeprefix(_PREFIX).lower().replace("_", " ")
         for name, number in abi.shipped().enum("reason").items()

@@ -1,4 +1,4 @@
-"""Scheduler cursors that follow the edits of their list, as schedulers/rr.h and wrr.h do when a packet comes.
+"""Scheduler cursors that follow the edits of their list, as rr.h and wrr.h of bpf/lb/schedulers/ do for packets.
 
 Before the list changes again, the cursor must have followed the change before: it never lies two versions behind.
 """
@@ -19,7 +19,7 @@ TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any
 
-_WRR_WEIGHT_BITS, _WRR_PLACE_BITS, _WRR_VERSION_BITS = 31, 20, 13  # as in schedulers/wrr.h
+_WRR_WEIGHT_BITS, _WRR_PLACE_BITS, _WRR_VERSION_BITS = 31, 20, 13  # as in bpf/lb/schedulers/wrr.h
 
 
 def _rr(cursor: int, version: Mapping[str, Any]) -> int:

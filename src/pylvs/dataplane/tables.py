@@ -104,7 +104,7 @@ class Records:
 
 
 class Tables:
-    """Every map of a state by its name in bpf/maps.h."""
+    """Every map of a state by its name in bpf/abi/."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -294,7 +294,7 @@ def later(one: int, other: int) -> bool:
 
 
 def half_in_force(generations: tuple[int, int], live: int) -> int:
-    """Which of a pair counts, as version_in_force in bpf/service.h decides."""
+    """Which of a pair counts, as version_in_force in bpf/lb/service.h decides."""
     newer = 1 if later(generations[1], generations[0]) else 0
     return 1 - newer if later(generations[newer], live) else newer
 

@@ -10,7 +10,7 @@ from pylvs.model.addresses import ANY_V4, ANY_V6, Address, endpoint, family_of
 from pylvs.model.dataclass import dataclass
 
 # --- scheduler -------------------------------------------------------------------------------------------------------
-# The schedulers of IPVS by name. Their numbers are those of `bpf/abi.h`.
+# The schedulers of IPVS by name. Their numbers are those of `bpf/abi/config.h`.
 
 
 DEFAULT_SCHEDULER = "wlc"

@@ -61,7 +61,7 @@ class Kernel:
     # as a packet
 
     def stands_by(self, address: Address) -> bool:
-        """As stands_by in bpf/standby.h."""
+        """As is_standby in bpf/policy/vrrp_role.h."""
         side = self.get(0, "standby")
         bit = address_bit(encode.address_bytes(address), address.version)
         if not side or not self.words[(abi.struct("root").offset("standby_bits") >> 3) + (bit >> 6)] >> (bit & 63) & 1:
