@@ -10,8 +10,8 @@ from pylvs.config.show import value_text
 
 HEAD = """\
 # Configuration keywords
-Look up every keyword of keepalived.conf that pylvs accepts, keepalived's and its own. The page is generated from the schema
-that validates the configuration (`src/pylvs/config/schema/`). All other keywords are ignored, with a finding.
+Look up every keyword of keepalived.conf that pylvs accepts, keepalived's and its own. The page is generated from the
+schema that validates the configuration (`src/pylvs/config/schema/`). All other keywords are ignored, with a finding.
 
 | note | meaning |
 |---|---|
