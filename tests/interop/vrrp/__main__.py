@@ -28,7 +28,7 @@ priority. Each runs pylvs or keepalived, with the same keepalived.conf. Every ce
 - Election: the better router alone sends advertisements and holds the addresses, and a client's packets reach it.
 - Stop (SIGTERM): it sends priority 0, and the other takes over. It returns, and takes over again.
 - Kill (SIGKILL of all its processes): the other takes over, not before the master down timer. It returns.
-- Packets: neither reports an error. The master's frames are equal byte for byte, whichever program sent them.
+- Packets: neither reports an error. The master's frames are equal byte for byte, from both programs.
   Exceptions are IPv6's flow label, and unicast's hop limit: 64 with keepalived, 255 with pylvs.
 
 A column is named "better → other". The figures are the seconds until the other's first advertisement. "failed" is the
