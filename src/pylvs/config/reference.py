@@ -9,18 +9,13 @@ from pylvs.config.schema.root import ROOT
 from pylvs.config.show import value_text
 
 HEAD = """\
-# Configuration keywords
-Look up every keyword of keepalived.conf that pylvs accepts, keepalived's and its own. The page is generated from the
-schema that validates the configuration (`src/pylvs/config/schema/`). All other keywords are ignored, with a finding.
+# The configuration's words
+Every keyword that pylvs knows of keepalived's language, and its own. The page is made from the tables that read the
+configuration (`src/pylvs/config/schema/`). Whatever else stands in a file is ignored, with a finding.
 
-| note | meaning |
-|---|---|
-| *inherited* | if absent, the value of the surrounding block counts: url, checker, real_server, virtual_server |
-| *else* | if absent there too, the named keyword of global_defs counts |
-| *list* | may be given several times |
-| *later* | known, not implemented yet; a finding |
-| *never* | will not be implemented; a finding |
-| *dead* | has no effect in keepalived either; a finding |
+A keyword *inherited* that is not given in its block counts as in the surrounding one: url, checker, real_server,
+virtual_server. A keyword *list* may be given often. Where the state is not "supported": *later* is known and does not
+happen yet, *never* will not happen, *dead* does nothing in keepalived either; each is a finding.
 """
 
 
@@ -48,12 +43,12 @@ def _table(path: str, block: Block) -> Iterator[str]:
     needless = [each.name for each in block.entries if isinstance(each, Keyword) and each.state is State.NEEDLESS]
     blocks = [entry.name for entry in block.entries if isinstance(entry, Block)]
     if blocks:
-        yield "Blocks: " + ", ".join(f"`{name}`" for name in blocks) + "."
+        yield "Blocks in it: " + ", ".join(f"`{name}`" for name in blocks) + "."
     if needless:
-        yield "Accepted without effect: " + ", ".join(f"`{name}`" for name in needless) + "."
+        yield "Taken, without a meaning in pylvs: " + ", ".join(f"`{name}`" for name in needless) + "."
     yield ""
     if keywords:
-        yield "| keyword | value | default | meaning |"
+        yield "| keyword | value | default | |"
         yield "|---|---|---|---|"
         yield from (_row(keyword) for keyword in keywords)
         yield ""
@@ -80,7 +75,7 @@ def _notes(keyword: Keyword) -> str:
     if keyword.twice is Twice.MANY:
         notes.append("*list*")
     if keyword.is_now:
-        notes.append(f"*former name of* `{keyword.is_now}`")
+        notes.append(f"*the old word for* `{keyword.is_now}`")
     if keyword.state is not State.SUPPORTED:
         instead = f": {_cell(keyword.instead)}" if keyword.instead and keyword.instead != keyword.doc else ""
         notes.append(f"*{keyword.state.value}*{instead}")
