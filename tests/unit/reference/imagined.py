@@ -25,9 +25,8 @@ from pylvs.ipvsadm import main as ipvsadm
 from pylvs.model.errors import PylvsError
 from pylvs.model.settings import parse_setting
 from pylvs.reference.director import ReferenceDirector
-from pylvs.reference.network import Hop, Network
-from pylvs.reference.outcome import Verdict
-from pylvs.reference.path import SOURCE_ROUTED
+from pylvs.reference.network import Network, NextHop
+from pylvs.reference.path import SOURCE_ROUTED, Verdict
 
 ORACLE, GOLDEN = (Path(__file__).parents[2] / name for name in ("oracle", "golden"))
 sys.path.insert(0, str(ORACLE))
@@ -92,10 +91,10 @@ class Stack:
         return [] if answer is None else self._sent(answer)
 
     def _sent(self, ip: bytes) -> list[bytes]:
-        hop = self.network.hop(ip[24:40] if ip[0] >> 4 == 6 else ip[16:20])
+        hop = self.network.next_hop(ip[24:40] if ip[0] >> 4 == 6 else ip[16:20])
         if hop is None:
             return []
-        return [hop.target_mac + hop.source_mac + (b"\x86\xdd" if ip[0] >> 4 == 6 else b"\x08\x00") + ip]
+        return [hop.dmac + hop.smac + (b"\x86\xdd" if ip[0] >> 4 == 6 else b"\x08\x00") + ip]
 
     def _routed(self, ip: bytes, six: bool, source: bytes, target: bytes) -> list[bytes]:
         if not self.network.forwards(6 if six else 4):
@@ -162,11 +161,11 @@ class ImaginedWire(Wire):
         own = [self.plan.v4.dip, self.plan.v6.dip]
         own += [a.vip(n) for a in (self.plan.v4, self.plan.v6) for n in range(1, vips + 1 if local_vips else 1)]
         self._own |= set(own)
-        source4, source6 = fr.packed(self.plan.v4.dip), fr.packed(self.plan.v6.dip)
+        saddr4, saddr6 = fr.packed(self.plan.v4.dip), fr.packed(self.plan.v6.dip)
         mac = fr.mac_bytes(DIRECTOR_MAC)
 
-        def hop(to: str, mtu: int = MTU) -> Hop:
-            return Hop("d0", fr.mac_bytes(to), mac, mtu, source4, source6)
+        def hop(to: str, mtu: int = MTU) -> NextHop:
+            return NextHop("d0", fr.mac_bytes(to), mac, mtu, saddr4, saddr6)
 
         mtus = route_mtu or {}
         hops = {fr.packed(a): hop(link, mtus.get(a, MTU)) for a, link in self._links.items() if link != DIRECTOR_MAC}

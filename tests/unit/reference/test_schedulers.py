@@ -10,9 +10,8 @@ import pytest
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.scheduler import KERNEL_SCHEDULERS
 from pylvs.model.service import ServiceFlag
-from pylvs.reference.hashing import bucket, fold, siphash13
-from pylvs.reference.schedulers import SCHEDULERS, Asking
-from pylvs.reference.schedulers.mh import KEY_1, KEY_2, SLOTS
+from pylvs.reference.schedulers import SCHEDULERS, Flow
+from pylvs.reference.schedulers.hashing import KEY_1, KEY_2, SLOTS, bucket, fold, siphash13
 from pylvs.reference.server import Server
 
 SOURCES = ("10.1.0.1", "10.1.0.2", "192.0.2.1", "198.51.100.7", "203.0.113.254")
@@ -24,9 +23,9 @@ def made(number: int, weight: int, port: int = 601) -> Server:
     return Server.of(Destination(DestinationKey(ip_address(f"10.0.0.{number}"), port), weight=weight))
 
 
-def asking(source: str = "10.1.0.1", port: int = 4000, target: str = "10.1.0.100") -> Asking:
+def asking(source: str = "10.1.0.1", port: int = 4000, target: str = "10.1.0.100") -> Flow:
     """A new connection."""
-    return Asking(ip_address(source).packed, port, ip_address(target).packed)
+    return Flow(ip_address(source).packed, port, ip_address(target).packed)
 
 
 class Site:
@@ -64,7 +63,7 @@ class Site:
         self.scheduler.close()
         self.scheduler = SCHEDULERS[scheduler](self.servers, self.options)
 
-    def pick(self, what: Asking | None = None, *, active: bool = True, now: float = 0) -> int | None:
+    def pick(self, what: Flow | None = None, *, active: bool = True, now: float = 0) -> int | None:
         chosen = self.scheduler.choose(what or asking(), now)
         if chosen is None:
             return None
