@@ -41,7 +41,7 @@ COUNTED = (
     "services servers destinations connections entries files errors findings checks checkers addresses devices rules "
     "packets frames routers instances groups seconds minutes changes edits lines tables scripts processes seeds"
 )
-PLURAL = re.compile(rf"(?:{{}}|%d|(?<![\w.:/-])1) (?:{'|'.join(COUNTED.split())})\b")
+PLURAL = re.compile(rf"(?<!to )(?:{{}}|%d|(?<![\w.:/-])1) (?:{'|'.join(COUNTED.split())})\b")
 
 # Words that a docstring may consist of and still say nothing.
 EMPTY = frozenset(

@@ -181,6 +181,7 @@ def test_a_plural_of_one_is_found() -> None:
     assert findings("src/pylvs/a.py", 'log("table with 1 services")\n') == [
         "1:16: plural: '1 services' is wrong for one"
     ]
+    assert findings("src/pylvs/a.py", 'log(f"there may be 1 to {a} services")\n') == []
     assert findings("src/pylvs/a.py", 'log(f"number of services: {len(a)}")\n') == []
     assert findings("src/pylvs/a.py", 'log(f"after all {a:,} services")\n') == []  # thousands
 
