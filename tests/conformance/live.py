@@ -13,9 +13,9 @@ from pylvs.model.addresses import endpoint
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
-from pylvs.reference.outcome import Outcome, Verdict
+from pylvs.reference.checksum import checksum
 from pylvs.reference.packet import HEADER_BYTES, ICMP, ICMP6, parse
-from pylvs.reference.sums import checksum
+from pylvs.reference.path import Outcome, Verdict
 from pylvs.reference.tables import FTP
 from tests import ledger
 from tests.conformance.routes import OneRouteDirector
@@ -89,7 +89,7 @@ def _untracked(step: Edit | bytes) -> Edit | bytes:
 
 def _fits(frame: bytes) -> bool:
     packet = parse(frame)
-    from_port_0 = packet is not None and packet.protocol in HEADER_BYTES and not packet.source_port
+    from_port_0 = packet is not None and packet.protocol in HEADER_BYTES and not packet.sport
     return 34 <= len(frame) <= LONGEST_FRAME and not from_port_0
 
 

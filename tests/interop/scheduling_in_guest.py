@@ -67,7 +67,7 @@ class Service:
             row = self.host.director.tables.destinations.read(place)
             server.active, server.inactive = row["active"], row["inactive"]
         source = ip_address(0xC6120000 + client).packed
-        wanted = self.model.choose(reference.Asking(source, 1024 + client, ip_address(VIP4).packed), 0)
+        wanted = self.model.choose(reference.Flow(source, 1024 + client, ip_address(VIP4).packed), 0)
         number = None if wanted is None else wanted.key.address.packed[-1] - ip_address(server4(0)).packed[-1]
         return self._receiver(self.segment(client, "S")), number
 

@@ -27,7 +27,7 @@ def exchange(lab: Lab, packets: Sequence[Packet | bytes]) -> list[Packet]:
     One CPU carries every frame to the real server and its answer back, in order. So when a last echo request, to the
     real server itself, is answered, no reply to an earlier one can come any more.
     """
-    with inside_network(lab.place("client").network):
+    with inside_network(lab.host("client").network):
         cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     with cable, one_cpu():
         cable.bind(("eth0", ETH_P_ALL))

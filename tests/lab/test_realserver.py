@@ -38,7 +38,7 @@ def lab(make_lab: MakeLab) -> Lab:
 
 def remembered(lab: Lab) -> bool:
     """Whether anything is remembered of this real server's namespace."""
-    with inside_network(lab.place("rs1").network):
+    with inside_network(lab.host("rs1").network):
         return memory_path(network_cookie()).exists()
 
 

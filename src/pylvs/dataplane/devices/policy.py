@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 # Settings of lo that the packet path needs. What they were is noted beside the pins, and put back.
 #
 # `forwarding` of lo lets `bpf_fib_lookup` answer with ip_forward=0; it turns nothing else on. `accept_local` of lo lets
-# answers of NAT servers reach clients on this host (`to_own_client` in bpf/ctx/scratch.h): their source is an address of this
-# host. No packet from outside comes in by lo, so other devices go on refusing such sources.
+# answers of NAT servers reach clients on this host (`to_own_client` in bpf/ctx/scratch.h): their source is an address
+# of this host. No packet from outside comes in by lo, so other devices go on refusing such sources.
 
 
 _IPV4_CONF = "/proc/sys/net/{}/conf/lo/{}"

@@ -1,4 +1,4 @@
-"""The picture of a lab: every switch with what is plugged into it, addresses and MACs."""
+"""Draw a lab: every switch with its hosts, their addresses and MACs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pylvs.lab.network import DIRECTOR, SERVER, Host, Interface, Network, addres
 DEVICE_WIDTH = 6
 
 
-def picture(name: str, network: Network) -> str:
-    """Text, a line of at most 80 to 100 columns for each card and address."""
+def draw(name: str, network: Network) -> str:
+    """Return text of at most 80 to 100 columns."""
     return "\n".join(_lines(name, network)) + "\n"
 
 
@@ -31,7 +31,7 @@ def _lines(name: str, network: Network) -> Iterator[str]:
 
 
 def _rows(network: Network, host: Host) -> list[tuple[str, str]]:
-    """All (address, note) pairs of a host."""
+    """Return all (address, note) pairs of a host."""
     return [row for card in host.interfaces for row in _addresses(network, host, card)]
 
 
@@ -45,20 +45,20 @@ def _addresses(network: Network, host: Host, card: Interface) -> list[tuple[str,
 
 
 def _card(network: Network, host: Host, card: Interface, width: int) -> Iterator[str]:
-    (address, note), *more = _addresses(network, host, card)
-    yield f"  ╟─ {host.name:<9} {card.device:<{DEVICE_WIDTH}} {address:<{width}} {card.mac}  {note}".rstrip()
-    for address, note in more:
-        yield f"  ║{'':<{12 + DEVICE_WIDTH + 1}} {address:<{width}} {'':<17}  {note}".rstrip()
+    (address, record), *more = _addresses(network, host, card)
+    yield f"  ╟─ {host.name:<9} {card.device:<{DEVICE_WIDTH}} {address:<{width}} {card.mac}  {record}".rstrip()
+    for address, record in more:
+        yield f"  ║{'':<{12 + DEVICE_WIDTH + 1}} {address:<{width}} {'':<17}  {record}".rstrip()
     if host.role == SERVER and any(word.startswith("pylvs realserver") for word in host.commands):
         text = "VIP, no ARP for it" if network.version == 4 else "VIP"
         if any("--tunnel" in word for word in host.commands):
-            text += ", unwraps tunnels"
+            text += ", decapsulates"
         bits = 32 if network.version == 4 else 128
         yield f"  ║{'':<12}{'lo':<{DEVICE_WIDTH}} {network.vip + f'/{bits}':<{width}} {'':<17}  {text}".rstrip()
 
 
 def commands(network: Network) -> str:
-    """What configured the hosts, as one would type it: HOST# COMMAND."""
+    """Return the commands that configured the hosts, as HOST# COMMAND."""
     lines = []
     for host in network.hosts:
         if host.vip_device:
@@ -68,8 +68,8 @@ def commands(network: Network) -> str:
 
 
 def address_list(network: Network) -> str:
-    """One line for `pylvs lab list`."""
+    """Return one line for `pylvs lab list`."""
     servers = len(network.role(SERVER))
-    held = [address_of(card.addresses[0]) for host in network.role(DIRECTOR) if (card := host.interfaces[0]).addresses]
-    dip = " and ".join(held) or "none yet"
+    dips = [address_of(card.addresses[0]) for host in network.role(DIRECTOR) if (card := host.interfaces[0]).addresses]
+    dip = " and ".join(dips) or "none yet"
     return f"{network.topology:<17} VIP {network.entry}  DIP {dip}  {servers} real server{'s' if servers != 1 else ''}"

@@ -1,7 +1,6 @@
-"""The wire lab with the reference as its director: scenarios run in memory, in no time, on a clock that is imagined.
+"""Run scenarios of the wire lab in memory, with the reference as the director and a simulated clock.
 
-What IPVS leaves to the host's stack is answered by a stack that knows what recordings show: resets, unreachable
-ports, echo replies, and routing.
+A small stack answers what IPVS passes to the host: resets, unreachable ports, echo replies, and routing.
 """
 
 from __future__ import annotations
@@ -25,25 +24,24 @@ from pylvs.ipvsadm import main as ipvsadm
 from pylvs.model.errors import PylvsError
 from pylvs.model.settings import parse_setting
 from pylvs.reference.director import ReferenceDirector
-from pylvs.reference.network import Hop, Network
-from pylvs.reference.outcome import Verdict
-from pylvs.reference.path import SOURCE_ROUTED
+from pylvs.reference.network import Network, NextHop
+from pylvs.reference.path import SOURCE_ROUTED, Verdict
 
 ORACLE, GOLDEN = (Path(__file__).parents[2] / name for name in ("oracle", "golden"))
 sys.path.insert(0, str(ORACLE))
 
-import frames as fr  # noqa: E402  -- the oracle's own modules, once their folder is on the path
+import frames as fr  # noqa: E402  -- the oracle's own modules, once their directory is on the path
 import harness  # noqa: E402
 from plan import DIRECTOR_MAC, GATEWAY_MAC, Plan  # noqa: E402
 from wire import Wire  # noqa: E402
 
 MTU = 1500
-RECORDING_PACE_S = 10  # what the recorder took between frames and listings, at most
+RECORDING_PACE_S = 10  # the most that the recorder took between frames and listings
 Observation = dict[str, Any]
 
 
 class Clock:
-    """Time that passes only when somebody sleeps."""
+    """Time that passes only in `sleep`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -59,13 +57,13 @@ class Clock:
 
 
 class Stack:
-    """The host behind the reference: what it answers to packets that IPVS leaves to it."""
+    """The host's stack behind the reference."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
 
     def receive(self, frame: bytes) -> list[bytes]:
-        """Frames that leave."""
+        """Return the frames that leave."""
         if frame[:6] not in self.network.macs or frame[12:14] not in (b"\x08\x00", b"\x86\xdd"):
             return []
         ip = frame[14:]
@@ -92,22 +90,22 @@ class Stack:
         return [] if answer is None else self._sent(answer)
 
     def _sent(self, ip: bytes) -> list[bytes]:
-        hop = self.network.hop(ip[24:40] if ip[0] >> 4 == 6 else ip[16:20])
+        hop = self.network.next_hop(ip[24:40] if ip[0] >> 4 == 6 else ip[16:20])
         if hop is None:
             return []
-        return [hop.target_mac + hop.source_mac + (b"\x86\xdd" if ip[0] >> 4 == 6 else b"\x08\x00") + ip]
+        return [hop.dmac + hop.smac + (b"\x86\xdd" if ip[0] >> 4 == 6 else b"\x08\x00") + ip]
 
     def _routed(self, ip: bytes, six: bool, source: bytes, target: bytes) -> list[bytes]:
         if not self.network.forwards(6 if six else 4):
             return []
-        aged = bytearray(ip)
+        forwarded = bytearray(ip)
         if six:
-            aged[7] -= 1
+            forwarded[7] -= 1
         else:
-            aged[8] -= 1
-            aged[10:12] = b"\0\0"
-            aged[10:12] = fr.checksum(bytes(aged[: (ip[0] & 15) * 4])).to_bytes(2, "big")
-        return self._sent(bytes(aged))
+            forwarded[8] -= 1
+            forwarded[10:12] = b"\0\0"
+            forwarded[10:12] = fr.checksum(bytes(forwarded[: (ip[0] & 15) * 4])).to_bytes(2, "big")
+        return self._sent(bytes(forwarded))
 
 
 def _well_formed(ip: bytes, six: bool) -> bool:
@@ -136,8 +134,8 @@ def _unreachable(src: str, dst: str, ip: bytes) -> bytes:
     return fr.ip(src, dst, fr.ICMP, fr.icmp(src, dst, 3, 3, 0, ip[:548]), tos=0xC0, ident=1)
 
 
-class ImaginedWire(Wire):
-    """A wire without a wire."""
+class SimulatedWire(Wire):
+    """A wire in memory."""
 
     clock: Clock
     director: ReferenceDirector
@@ -154,7 +152,7 @@ class ImaginedWire(Wire):
         loose: bool = True,
         extra: Sequence[str] = (),
     ) -> None:
-        """A new director, empty."""
+        """Start with a new, empty director."""
         self.hear = frozenset()
         self.plan = plan or self.plan
         self._addresses(vips, local_vips)
@@ -162,11 +160,11 @@ class ImaginedWire(Wire):
         own = [self.plan.v4.dip, self.plan.v6.dip]
         own += [a.vip(n) for a in (self.plan.v4, self.plan.v6) for n in range(1, vips + 1 if local_vips else 1)]
         self._own |= set(own)
-        source4, source6 = fr.packed(self.plan.v4.dip), fr.packed(self.plan.v6.dip)
+        saddr4, saddr6 = fr.packed(self.plan.v4.dip), fr.packed(self.plan.v6.dip)
         mac = fr.mac_bytes(DIRECTOR_MAC)
 
-        def hop(to: str, mtu: int = MTU) -> Hop:
-            return Hop("d0", fr.mac_bytes(to), mac, mtu, source4, source6)
+        def hop(to: str, mtu: int = MTU) -> NextHop:
+            return NextHop("d0", fr.mac_bytes(to), mac, mtu, saddr4, saddr6)
 
         mtus = route_mtu or {}
         hops = {fr.packed(a): hop(link, mtus.get(a, MTU)) for a, link in self._links.items() if link != DIRECTOR_MAC}
@@ -188,15 +186,13 @@ class ImaginedWire(Wire):
         return self.clock.now - self._born
 
     def remove(self) -> None:
-        """Nothing is there to be removed."""
+        """Do nothing."""
 
     def command(self, *argv: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
-        """ipvsadm and sysctl, in this process."""
-        out, complaints = io.StringIO(), io.StringIO()
+        """Run ipvsadm or sysctl in this process."""
+        out, errors = io.StringIO(), io.StringIO()
         if argv[0] == "ipvsadm":
-            status = ipvsadm.run(
-                argv[1:], director=self.director, stdin=io.StringIO(stdin), stdout=out, stderr=complaints
-            )
+            status = ipvsadm.run(argv[1:], director=self.director, stdin=io.StringIO(stdin), stdout=out, stderr=errors)
         elif argv[0] == "sysctl":
             try:
                 setting, value = parse_setting(argv[-1])
@@ -204,29 +200,29 @@ class ImaginedWire(Wire):
                 status = 0
             except PylvsError as error:
                 status = 1
-                print(error, file=complaints)
+                print(error, file=errors)
         else:
             raise AssertionError(f"no such command here: {shlex.join(argv)}")
-        assert not (check and status), f"{shlex.join(argv)}: {complaints.getvalue()}"
-        return subprocess.CompletedProcess(argv, status, out.getvalue(), complaints.getvalue())
+        assert not (check and status), f"{shlex.join(argv)}: {errors.getvalue()}"
+        return subprocess.CompletedProcess(argv, status, out.getvalue(), errors.getvalue())
 
     def listen(self) -> list[bytes]:
         return []
 
     def emit(self, sent: Iterable[bytes]) -> list[bytes]:
-        """Each frame through the reference, and what it leaves to the stack through that."""
-        heard: list[bytes] = []
+        """Send each frame through the reference, and what it passes to the stack through the stack."""
+        received: list[bytes] = []
         for frame in sent:
             outcome = self.director.receive(frame)
             if outcome.verdict is Verdict.SENT:
-                heard += [_numbered(out, self._own) for _, out in outcome.sent]
+                received += [_numbered(out, self._own) for _, out in outcome.sent]
             elif outcome.verdict is Verdict.STACK and outcome.why != SOURCE_ROUTED:
-                heard += self.stack.receive(outcome.frame)
-        return [frame for frame in heard if self._worth(frame)]
+                received += self.stack.receive(outcome.frame)
+        return [frame for frame in received if self._worth(frame)]
 
 
 def _numbered(frame: bytes, own: set[str]) -> bytes:
-    """With an identification, as the kernel draws one for packets of its own that may be cut."""
+    """Add an identification, as the kernel does for its own packets that may be fragmented."""
     if frame[12:14] == b"\x86\xdd" and frame[20] == fr.FRAGMENT and frame[58:62] == bytes(4):
         return frame[:58] + b"\0\0\0\1" + frame[62:]
     if frame[12:14] != b"\x08\x00" or frame[18:20] != b"\0\0" or frame[20] & 0x40:
@@ -238,8 +234,8 @@ def _numbered(frame: bytes, own: set[str]) -> bytes:
 
 
 @contextmanager
-def imagined_time() -> Iterator[Clock]:
-    """While inside, sleeping takes no time."""
+def simulated_time() -> Iterator[Clock]:
+    """Replace the clock: sleeping takes no time."""
     clock = Clock()
     with mock.patch("time.sleep", clock.sleep), mock.patch("time.monotonic", clock.time):
         yield clock
@@ -247,13 +243,13 @@ def imagined_time() -> Iterator[Clock]:
 
 @contextmanager
 def few_addresses() -> Iterator[None]:
-    """While inside, each address is parsed once: scenarios have few, and parsing was most of their time."""
+    """Cache parsed addresses, because parsing took most of the time."""
     with mock.patch.object(fr, "ip_address", cache(ip_address)), mock.patch.object(fr, "packed", cache(fr.packed)):
         yield
 
 
 def observed(name: str) -> list[Observation]:
-    """A scenario's observations, with the reference as director."""
+    """Return a scenario's observations, with the reference as director."""
     path = ORACLE / "scenarios" / f"{name}.py"
     sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(f"scenario_{name}", path)
@@ -261,20 +257,23 @@ def observed(name: str) -> list[Observation]:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    with imagined_time() as clock, few_addresses():
-        wire = ImaginedWire()
+    with simulated_time() as clock, few_addresses():
+        wire = SimulatedWire()
         wire.clock = clock
         found: list[Observation] = json.loads(json.dumps(module.run(wire)))
     return found
 
 
 def recorded(name: str) -> list[Observation]:
-    """What the real IPVS did."""
+    """Return the observations of the real IPVS."""
     return harness.read(GOLDEN / f"{name}.json")
 
 
 def compared(name: str, expected: list[Observation], got: list[Observation]) -> tuple[int, int, list[str]]:
-    """How many observations agree, how many do not, and a line for each difference. Time passed in recordings only."""
+    """Return the numbers of equal and different observations, and a line for each difference.
+
+    Time passed in recordings only.
+    """
     theirs = {row["step"]: row for row in got}
     passed, lines = 0, []
     for row in expected:
@@ -285,6 +284,6 @@ def compared(name: str, expected: list[Observation], got: list[Observation]) -> 
         else:
             wrong = list(harness.differences(row, other, slack=RECORDING_PACE_S))
         passed += not wrong
-        lines += [f"{name}: {step}: {place}: expected {one!r}, got {two!r}" for place, one, two in wrong]
+        lines += [f"{name}: {step}: {field}: expected {one!r}, got {two!r}" for field, one, two in wrong]
     failed = len(expected) - passed + len(theirs)
     return passed, failed, lines + [f"{name}: {step}: made, but not expected" for step in theirs]

@@ -1,21 +1,21 @@
-"""The commands that turn a network on paper into namespaces, for `ip -batch` and for shells."""
+"""Commands for `ip -batch` and shells that make the namespaces of a network."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface
 
+from pylvs.lab.hosts import LabHost
 from pylvs.lab.network import NETWORK_HOST, Host, Network
-from pylvs.lab.places import Place
 
 
 def namespaces(lab: str, network: Network) -> list[str]:
-    """For ip: all network namespaces."""
-    return [f"netns add {Place(lab, name).network.name}" for name in (NETWORK_HOST, *(h.name for h in network.hosts))]
+    """Return commands for ip that make all network namespaces."""
+    return [f"netns add {LabHost(lab, name).network.name}" for name in (NETWORK_HOST, *(h.name for h in network.hosts))]
 
 
 def wires(lab: str, network: Network) -> list[str]:
-    """For ip in the lab's own namespace: the bridges, and a cable from each to every card that is plugged in."""
+    """Return commands for ip in the lab's own namespace: bridges, and a veth pair for each interface."""
     lines = []
     for link in network.links:
         lines.append(f"link add {link.name} type bridge forward_delay 0 mcast_snooping 0")
@@ -23,24 +23,24 @@ def wires(lab: str, network: Network) -> list[str]:
     for host in network.hosts:
         for number, card in enumerate(host.interfaces):
             port = port_name(host, number)
-            peer = f"peer name {card.device} address {card.mac} netns {Place(lab, host.name).network.name}"
+            peer = f"peer name {card.device} address {card.mac} netns {LabHost(lab, host.name).network.name}"
             lines.append(f"link add {port} type veth {peer}")
             lines.append(f"link set {port} master {card.link} up")
     return lines
 
 
 def port_name(host: Host, number: int) -> str:
-    """The bridge's end of a cable."""
+    """Return the name of the bridge's end of a link."""
     return f"{host.name}-{number}"
 
 
 def quiet_switches() -> str:
-    """A script for the lab's own namespace: bridges speak no IPv6 themselves."""
+    """Return a script for the lab's own namespace that disables IPv6 on bridges."""
     return "cd /proc/sys/net/ipv6/conf 2>/dev/null || exit 0; echo 1 >all/disable_ipv6; echo 1 >default/disable_ipv6\n"
 
 
 def addresses(network: Network, host: Host) -> Iterator[str]:
-    """For ip in a host: its addresses and routes."""
+    """Return commands for ip in a host: addresses and routes."""
     yield "link set lo up"
     for card in host.interfaces:
         if card.addresses:
@@ -54,15 +54,15 @@ def addresses(network: Network, host: Host) -> Iterator[str]:
 
 
 def _add(address: str, device: str) -> str:
-    six = ip_interface(address).version == 6
-    return f"addr add {address} dev {device}" + (" nodad" if six else "")
+    is_ipv6 = ip_interface(address).version == 6
+    return f"addr add {address} dev {device}" + (" nodad" if is_ipv6 else "")
 
 
 def until(command: str) -> str:
-    """For a shell: wait until a command succeeds."""
+    """Return a shell command that waits until another one succeeds."""
     return f"until {command} >/dev/null 2>&1; do sleep 0.1; done"
 
 
 def bracketed(address: str) -> str:
-    """As in a URL."""
+    """Return an address as in a URL."""
     return f"[{address}]" if ip_address(address).version == 6 else address

@@ -1,8 +1,8 @@
-"""How long an address does not answer, as a client sees it: echo requests, one every millisecond or two.
+"""Measure how long an address does not answer a client, by echo requests every millisecond or two.
 
-Also a program of its own, of nothing but the standard library, so that it runs by its path in any host:
-`python pause.py ADDRESS INTERVAL_S` asks until its input ends, and prints when each answered request was sent. A line
-of input is answered with a line once a later request was answered.
+This file is also a program that needs only the standard library, so that it runs by its path in any host.
+`python outage.py ADDRESS INTERVAL_S` sends requests until its input ends, and prints when each answered one was sent.
+After a line of input it prints a line as soon as a later request is answered.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ PROTOCOL = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _HEAD = struct.Struct("!BBHHH")
 _STAMP = struct.Struct("!d")
-_NICE = -10  # it measures: what else runs should not be seen
-_LATE_S = 0.5  # answers to the last requests
+_NICE = -10  # other processes must not delay the measurement
+_LATE_S = 0.5  # wait for answers to the last requests
 _PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class Outage:
     """The longest time between two answered requests, and when it began (seconds since 1970)."""
 
     seconds: float
@@ -53,21 +53,20 @@ class Probe:
         self._number = 0
 
     def fileno(self) -> int:
-        """To wait for answers."""
         return self._socket.fileno()
 
     def ask(self) -> None:
-        """Send a request that carries the time; an address that cannot be reached counts as silent."""
+        """Send a request with the time; an unreachable address counts as silent."""
         self._number = (self._number + 1) & 0xFFFF
-        said = _STAMP.pack(time.time())
+        payload = _STAMP.pack(time.time())
         fields = (ECHO[self._version][0], 0, self._own, self._number)
         head = _HEAD.pack(fields[0], 0, 0, *fields[2:])
-        total = _checksum(head + said) if self._version == 4 else 0  # the kernel writes ICMPv6's
+        total = _checksum(head + payload) if self._version == 4 else 0  # the kernel writes ICMPv6's
         with contextlib.suppress(OSError):
-            self._socket.sendto(_HEAD.pack(fields[0], 0, total, *fields[2:]) + said, (self._address, 0))
+            self._socket.sendto(_HEAD.pack(fields[0], 0, total, *fields[2:]) + payload, (self._address, 0))
 
     def answers(self) -> Iterator[float]:
-        """When the requests were sent that are answered by now."""
+        """Yield when the requests were sent whose answers came."""
         while True:
             try:
                 data, _ = self._socket.recvfrom(2048)
@@ -81,7 +80,6 @@ class Probe:
                 yield _STAMP.unpack_from(data, _HEAD.size)[0]
 
     def close(self) -> None:
-        """No more."""
         self._socket.close()
 
 
@@ -92,22 +90,22 @@ def _checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def longest(sent: Sequence[float], since: float = 0.0, until: float = math.inf) -> Pause:
-    """Of the times at which answered requests were sent, in any order; as far as it lies between two times."""
-    gaps = [Pause(after - before, before) for before, after in pairwise(sorted(sent)) if after > since]
+def longest_outage(sent: Sequence[float], since: float = 0.0, until: float = math.inf) -> Outage:
+    """Return the longest gap between the send times of answered requests, within an interval."""
+    gaps = [Outage(after - before, before) for before, after in pairwise(sorted(sent)) if after > since]
     there = [gap for gap in gaps if gap.begin < until]
-    return max(there, key=lambda gap: gap.seconds, default=Pause(0.0, since))
+    return max(there, key=lambda gap: gap.seconds, default=Outage(0.0, since))
 
 
 @dataclass
 class Watch:
-    """What a client saw; `sent` is known when the block has ended."""
+    """What a client measured; `sent` is set when the block ends."""
 
     process: subprocess.Popen[str]
     sent: tuple[float, ...] = ()
 
     def answered(self) -> None:
-        """Wait until a request is answered that is sent from now on. Raises TimeoutError."""
+        """Wait until a request sent from now on is answered. Raises TimeoutError."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -120,22 +118,22 @@ class Watch:
         if not select.select([output], [], [], _PATIENCE_S)[0] or output.readline() != f"{line}\n":
             raise TimeoutError("the address does not answer")
 
-    def pause(self, since: float = 0.0, until: float = math.inf) -> Pause:
-        """The longest between two times."""
-        return longest(self.sent, since, until)
+    def outage(self, since: float = 0.0, until: float = math.inf) -> Outage:
+        """Return the longest outage within an interval."""
+        return longest_outage(self.sent, since, until)
 
 
 @contextlib.contextmanager
 def watched(inside: Sequence[str], address: str, interval_s: float = 0.002) -> Iterator[Watch]:
-    """Ask all the time, in a host (`inside` are the words before a command); from the first answer on."""
+    """Send requests from a host, from the first answer on. `inside` are the words that enter the host."""
     command = [*inside, sys.executable, "-I", str(Path(__file__).resolve()), address, str(interval_s)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         seen = Watch(process)
         try:
             seen.expect("ready")
             yield seen
-            said, _ = process.communicate("", timeout=_PATIENCE_S)
-            seen.sent = tuple(json.loads(said))
+            output, _ = process.communicate("", timeout=_PATIENCE_S)
+            seen.sent = tuple(json.loads(output))
         finally:
             process.kill()
 
@@ -144,20 +142,20 @@ def _run(address: str, interval_s: float) -> None:
     with contextlib.suppress(OSError):
         os.nice(_NICE)
     probe = Probe(address)
-    listening: list[Probe | TextIO] = [probe, sys.stdin]
-    heard: list[float] = []
+    inputs: list[Probe | TextIO] = [probe, sys.stdin]
+    answered: list[float] = []
     due = time.monotonic()
     end = math.inf
-    awaited, line = 0.0, "ready"  # what to print when a request is answered that was sent not before a time
+    awaited, line = 0.0, "ready"  # print the line when a request sent at this time or later is answered
     while (now := time.monotonic()) < end:
         asking = end == math.inf
         if now >= due and asking:
             probe.ask()
-            due = max(due + interval_s, now)  # what was missed is not made good in a burst
-        readable, _, _ = select.select(listening, [], [], max(0.0, due - now) if asking else end - now)
+            due = max(due + interval_s, now)  # do not send missed requests in a burst
+        readable, _, _ = select.select(inputs, [], [], max(0.0, due - now) if asking else end - now)
         if probe in readable:
             answers = list(probe.answers())
-            heard += answers
+            answered += answers
             if line and any(sent >= awaited for sent in answers):
                 print(line, flush=True)
                 line = ""
@@ -165,9 +163,9 @@ def _run(address: str, interval_s: float) -> None:
             if os.read(sys.stdin.fileno(), 100):
                 awaited, line = time.time(), "answered"
             else:
-                listening.remove(sys.stdin)
+                inputs.remove(sys.stdin)
                 end = time.monotonic() + _LATE_S
-    json.dump(heard, sys.stdout)
+    json.dump(answered, sys.stdout)
 
 
 if __name__ == "__main__":
