@@ -19,10 +19,10 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
         "daemon.router_link.PATIENCE_S",
         "daemon.virtual_routers.START_S",
         "daemon.virtual_routers.STATUS_S",
-        "host.fifo_readers.FINISH_S",
-        "host.fifos.FINISH_S",
-        "host.in_turn.FINISH_S",
-        "host.mail.FINISH_S",
+        "notify.fifos.READER_FINISH_S",
+        "notify.fifos.FINISH_S",
+        "notify.serial_scripts.FINISH_S",
+        "notify.mail.FINISH_S",
     ):
         monkeypatch.setattr(f"pylvs.{name}", PATIENCE_S)
 
