@@ -7,9 +7,8 @@ from pylvs.model.service import ServiceKey
 from pylvs.reference.connections import Connection
 from pylvs.reference.director import ReferenceDirector
 from pylvs.reference.network import Network
-from pylvs.reference.outcome import Outcome, Verdict, dropped
 from pylvs.reference.packet import Packet
-from pylvs.reference.path import Path
+from pylvs.reference.path import Outcome, Path, Verdict, drop
 from pylvs.reference.server import Server
 
 SOURCE = {4: slice(26, 30), 6: slice(22, 38)}  # in a frame
@@ -34,8 +33,8 @@ class OneRoutePath(Path):
         outcome = super()._transmit(frame, packet, connection)
         if leads_there or outcome.verdict is not Verdict.SENT:
             return outcome
-        is_error = outcome.sent[0][1][SOURCE[packet.family]] != packet.source
-        return outcome if is_error else dropped("another method made its server's route")
+        is_error = outcome.sent[0][1][SOURCE[packet.family]] != packet.saddr
+        return outcome if is_error else drop("another method made its server's route")
 
 
 class OneRouteDirector(ReferenceDirector):

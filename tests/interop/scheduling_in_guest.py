@@ -16,8 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "oracle"))
 import frames
 
 from pylvs.model.destination import Destination, DestinationKey, Method
-from pylvs.model.scheduler import SCHEDULERS
-from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import SCHEDULERS, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference import schedulers as reference
 from pylvs.reference.server import Server
 from tests.packet.host import MAC, ROUTER_MAC, VIP4, Host, server4, server_mac
@@ -68,7 +67,7 @@ class Service:
             row = self.host.director.tables.destinations.read(place)
             server.active, server.inactive = row["active"], row["inactive"]
         source = ip_address(0xC6120000 + client).packed
-        wanted = self.model.choose(reference.Asking(source, 1024 + client, ip_address(VIP4).packed), 0)
+        wanted = self.model.choose(reference.Flow(source, 1024 + client, ip_address(VIP4).packed), 0)
         number = None if wanted is None else wanted.key.address.packed[-1] - ip_address(server4(0)).packed[-1]
         return self._receiver(self.segment(client, "S")), number
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from pylvs.daemon.api.client import Client
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
-from pylvs.host.namespaces import inside_network
+from pylvs.lab.hosts import environment
 from pylvs.lab.lab import Lab
-from pylvs.lab.places import environment
+from pylvs.system.namespaces import inside_network
 from tests.lab.support import PATIENCE_S
 
 
@@ -54,7 +54,7 @@ class Daemon:
                 os.unlink(path)
             manager.bind(path)
             manager.settimeout(0.2)
-            command = [*self.lab.place("director").inside(), "pylvs", "run", "-f", str(self.configuration)]
+            command = [*self.lab.host("director").inside(), "pylvs", "run", "-f", str(self.configuration)]
             self.process = subprocess.Popen(
                 [*command, "--state-dir", str(self.folder / "state"), *self.words],
                 stderr=log,
@@ -83,7 +83,7 @@ class Daemon:
 
     def edition(self) -> int:
         """How often the tables were edited so far, by whomever."""
-        with inside_network(self.lab.place("director").network):
+        with inside_network(self.lab.host("director").network):
             return BpfDirector(State.open()).edition() & 0xFFFFFFFF
 
     def listing(self) -> list[str]:
@@ -123,24 +123,24 @@ def connect():
 def ask(connection):
     connection.request("GET", "/")
     return connection.getresponse().read()
-staying = [connect() for _ in range(count)]
-servers = [ask(each) for each in staying]
+long_connections = [connect() for _ in range(count)]
+servers = [ask(each) for each in long_connections]
 print("ready", flush=True)
 asked, wrong, at, used = 0, [], 0, [0] * count
 while not select.select([sys.stdin], [], [], pause)[0]:
     at = (at + 1) % count
     used[at] += 1
     if used[at] == 900:  # nginx ends a connection after 1000 requests
-        staying[at].close()
-        staying[at], used[at] = connect(), 0
-        servers[at] = ask(staying[at])
+        long_connections[at].close()
+        long_connections[at], used[at] = connect(), 0
+        servers[at] = ask(long_connections[at])
     try:
-        if ask(staying[at]) != servers[at]:
+        if ask(long_connections[at]) != servers[at]:
             wrong.append("another server answered on the same connection")
     except Exception as error:
         wrong.append(f"a connection that stays: {error!r}")
-        staying[at] = connect()
-        servers[at] = ask(staying[at])
+        long_connections[at] = connect()
+        servers[at] = ask(long_connections[at])
     try:
         fresh = connect()
         ask(fresh)
@@ -158,14 +158,14 @@ class Traffic:
 
     asked: int = 0
     wrong: tuple[str, ...] = ()
-    servers: int = 0  # that the staying connections had
+    servers: int = 0  # that the long_connections connections had
 
 
 @contextmanager
 def traffic(lab: Lab, host: str, connections: int = 8, pause_s: float = 0.01) -> Iterator[Traffic]:
     """Requests from a lab's client to a web server, over connections that stay and over new ones."""
     seen = Traffic()
-    command = [*lab.place("client").inside(), sys.executable, "-c", STEADY, host, str(connections), str(pause_s)]
+    command = [*lab.host("client").inside(), sys.executable, "-c", STEADY, host, str(connections), str(pause_s)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -12,8 +12,8 @@ from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from pylvs.host.namespaces import inside_network
 from pylvs.lab.lab import Lab
+from pylvs.system.namespaces import inside_network
 from tests.lab.support import PATIENCE_S
 
 CLIENT_MAC, SERVER_MAC = "02:00:00:00:0c:00", "02:00:00:01:01:00"
@@ -27,7 +27,7 @@ def exchange(lab: Lab, packets: Sequence[Packet | bytes]) -> list[Packet]:
     One CPU carries every frame to the real server and its answer back, in order. So when a last echo request, to the
     real server itself, is answered, no reply to an earlier one can come any more.
     """
-    with inside_network(lab.place("client").network):
+    with inside_network(lab.host("client").network):
         cable = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     with cable, one_cpu():
         cable.bind(("eth0", ETH_P_ALL))

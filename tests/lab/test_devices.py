@@ -33,7 +33,7 @@ for number in range({PIECES}):
 
 def cable(lab: Lab, one: str, other: str, device: str, addresses: tuple[str, str]) -> None:
     """A further link between two hosts of the lab."""
-    near, far = (lab.place(host).network.name for host in (one, other))
+    near, far = (lab.host(host).network.name for host in (one, other))
     words = f"ip link add {device} netns {near} type veth peer name {device} netns {far}"
     subprocess.run(words.split(), check=True)
     for host, address in zip((one, other), addresses, strict=True):
@@ -71,7 +71,7 @@ def test_a_tunnels_path_mtu_is_learnt_by_any_device(make_lab: MakeLab) -> None:
 @contextmanager
 def slow_server(lab: Lab) -> Iterator[subprocess.Popen[str]]:
     """On rs1; its lines are numbers of pieces."""
-    words = [*lab.place("rs1").inside(), sys.executable, "-c", SLOW]
+    words = [*lab.host("rs1").inside(), sys.executable, "-c", SLOW]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -89,7 +89,7 @@ def test_a_download_by_nat_outlives_a_moment_without_its_server(make_lab: MakeLa
     with slow_server(lab) as server:
         assert server.stdout is not None
         with subprocess.Popen(
-            [*lab.place("client").inside(), "sh", "-c", received], stdout=subprocess.PIPE, text=True
+            [*lab.host("client").inside(), "sh", "-c", received], stdout=subprocess.PIPE, text=True
         ) as client:
             assert server.stdout.readline() == "0\n"
             lab.sh("director", f"ipvsadm -d -t VIP:{PORT} -r {SERVER}")

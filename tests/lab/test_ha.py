@@ -16,14 +16,14 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from pylvs.host.namespaces import inside_network
 from pylvs.lab import power
-from pylvs.lab.connections import staying
+from pylvs.lab.connections import long_connections
+from pylvs.lab.ip_commands import port_name
 from pylvs.lab.lab import Lab, build, take_down
-from pylvs.lab.pause import Pause, watched
-from pylvs.lab.setup import port_name
+from pylvs.lab.outage import Outage, watched
 from pylvs.lab.topologies import design
 from pylvs.model.errors import Unsupported
+from pylvs.system.namespaces import inside_network
 from tests.lab.conftest import MakeLab
 from tests.lab.support import PATIENCE_S, PYLVS, answers, neighbours, remains, shared_evenly, until
 from tests.lab.tutorial import KEEPALIVED, VIP, machines
@@ -41,14 +41,14 @@ def holds(lab: Lab, host: str) -> bool:
 
 
 @contextmanager
-def pause(lab: Lab) -> Iterator[list[Pause]]:
+def pause(lab: Lab) -> Iterator[list[Outage]]:
     """How long a client of the VIP waited meanwhile; in the list afterwards."""
-    seen: list[Pause] = []
-    with watched(lab.place("client").inside(), lab.network.vip) as watch:
+    seen: list[Outage] = []
+    with watched(lab.host("client").inside(), lab.network.vip) as watch:
         begin = time.time()
         yield seen
         watch.answered()
-    seen.append(watch.pause(begin))
+    seen.append(watch.outage(begin))
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def test_the_tutorials_pair(make_lab: MakeLab, master: str, backup: str) -> None
     lab = tutorial(make_lab, master, backup)
     until(lambda: holds(lab, "director1"), "the master holds the VIP")
     is_master(lab, "director1")
-    with staying(lab) as connections:
+    with long_connections(lab) as connections:
         with advertisements(lab) as heard, pause(lab) as died:
             until(heard, "an advertisement")
             power.off(lab, "director1")
@@ -144,7 +144,7 @@ def test_a_master_that_only_its_process_left_keeps_its_connections(make_lab: Mak
     """Stopped and started again: the tables are where they were, and so are the connections."""
     lab = tutorial(make_lab, "pylvs", "pylvs")
     is_master(lab, "director1")
-    with staying(lab) as connections:
+    with long_connections(lab) as connections:
         assert connections.ask() == ["kept"] * 3
         lab.sh("director1", "service pylvs stop")
         is_master(lab, "director2")

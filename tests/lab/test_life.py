@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pylvs.lab.hosts import STATE
 from pylvs.lab.lab import build, busy_hosts, open_lab, take_down
-from pylvs.lab.places import STATE
 from pylvs.lab.topologies import design
 from pylvs.model.errors import InvalidOperation
 from tests.lab.support import PATIENCE_S, PYLVS, parts, pylvs, remains, unique, until
@@ -78,7 +78,7 @@ def test_what_runs_in_a_lab_ends_with_it(lab_name: str) -> None:
     lab = build(lab_name, design("dr", 1), bare=True)
     stubborn = "trap '' TERM HUP INT; echo ready; while :; do sleep 0.1; done"
     with subprocess.Popen(
-        [*lab.place("client").inside(), "sh", "-c", stubborn], stdout=subprocess.PIPE, text=True
+        [*lab.host("client").inside(), "sh", "-c", stubborn], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pylvs.lab.places import environment
+from pylvs.lab.hosts import environment
 from tests.lab.conftest import MakeLab
 from tests.lab.daemons import daemon
 from tests.lab.support import until
@@ -83,7 +83,7 @@ def test_events_are_told_to_scripts_and_by_mail(make_lab: MakeLab, tmp_path: Pat
     teller.chmod(0o755)
     text = CONFIGURATION.replace("TELLER", str(teller)).replace("VIP", lab.network.vip)
     sink = subprocess.Popen(
-        [*lab.place("director").inside(), sys.executable, "-c", SINK, str(mail)],
+        [*lab.host("director").inside(), sys.executable, "-c", SINK, str(mail)],
         stdout=subprocess.PIPE,
         env=environment() | {"PATH": os.environ["PATH"]},
     )

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
+from pylvs.lab.hosts import environment
 from pylvs.lab.lab import Lab
-from pylvs.lab.places import environment
 from tests.lab.conftest import MakeLab
 from tests.lab.support import answers, shared_evenly, until
 
@@ -23,7 +23,7 @@ def load(lab: Lab) -> subprocess.Popen[str]:
     """New connections to the VIP, one after the other on each of several, until it is interrupted."""
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", "-d1h", "--timeout=60s", "-H", "Connection: close", "http://VIP/"]
     return subprocess.Popen(
-        [*lab.place("client").inside(), *command], stdout=subprocess.PIPE, text=True, env=environment()
+        [*lab.host("client").inside(), *command], stdout=subprocess.PIPE, text=True, env=environment()
     )
 
 
@@ -59,7 +59,7 @@ def test_killed_edits_lose_no_request(topology: str, make_lab: MakeLab) -> None:
                 str(weight),
             ]
             with subprocess.Popen(
-                [*lab.place("director").inside(), "ipvsadm", *words], stderr=subprocess.DEVNULL, env=environment()
+                [*lab.host("director").inside(), "ipvsadm", *words], stderr=subprocess.DEVNULL, env=environment()
             ) as edit:
                 time.sleep(chance.random() * 0.2)
                 killed += edit.poll() is None

@@ -16,15 +16,17 @@ from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from unittest import mock
 
-from pylvs.dataplane import abi, attach, attachments, bpf, follow, kernel, load, maps
+from pylvs.bpf import abi, kernel, maps
+from pylvs.bpf.libbpf import BpfObject
+from pylvs.dataplane import load
+from pylvs.dataplane.devices import attach, attachments, policy
 from pylvs.dataplane.director import BpfDirector
-from pylvs.dataplane.libbpf import BpfObject
 from pylvs.dataplane.state import State
-from pylvs.host.namespaces import inside_network
 from pylvs.model.addresses import Address
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Busy
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.system.namespaces import inside_network
 from tests.packet.waiting import until
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
@@ -99,16 +101,16 @@ class Host:
 
     # --- frames ---
 
-    def run(self, frame: bytes, hook: str = "xdp", mark: int = 0) -> bpf.Run:
+    def run(self, frame: bytes, hook: str = "xdp", mark: int = 0) -> kernel.Run:
         """What one program makes of a frame that comes in by d0; at TC a filter before may have given it a mark."""
         length = len(frame)
         if hook == "xdp":
             context = struct.pack("<6I", 0, length, 0, self.ifindex, 0, 0)
         else:
             context = struct.pack("<8xI28xI148x", mark, self.ifindex)
-        return bpf.run_program(self.program(hook), frame, context)
+        return kernel.run_program(self.program(hook), frame, context)
 
-    def receive(self, frame: bytes) -> tuple[str, bpf.Run]:
+    def receive(self, frame: bytes) -> tuple[str, kernel.Run]:
         """The frame's way through both hooks: XDP, and TC if XDP passes it up. The hook that decided, and how."""
         done = self.run(frame, "xdp")
         if done.verdict != XDP_PASS:
@@ -215,7 +217,7 @@ class ExpiryTimer:
 
     def start(self) -> None:
         """Start the stopped timer."""
-        until(lambda: not bpf.run_program(self._start, bytes(64)).verdict, "memory for a timer")
+        until(lambda: not kernel.run_program(self._start, bytes(64)).verdict, "memory for a timer")
 
     def run(self, director: BpfDirector) -> None:
         """Start the stopped timer, and stop it after it looked at each connection at least once."""
@@ -264,9 +266,9 @@ def _take_down(state: State) -> None:
     """Others on this machine may be making their tables at this moment, one after the other."""
     for _ in range(5):
         with suppress(Busy):
-            follow.take_down(state)
+            policy.take_down(state)
             return
-    follow.take_down(state)
+    policy.take_down(state)
 
 
 @contextmanager

@@ -14,13 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.dataplane import abi, load
+from pylvs.bpf import abi
+from pylvs.dataplane import load
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.scheduler import SCHEDULERS
-from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import SCHEDULERS, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference import schedulers as reference
-from pylvs.reference.schedulers.lblc import LocalityLeastConnections
-from pylvs.reference.schedulers.lblcr import ReplicatedLocality
+from pylvs.reference.schedulers.locality import LocalityLeastConnections, ReplicatedLocality
 from pylvs.reference.server import Server
 from tests.packet.frames import parsed, tcp
 from tests.packet.host import PASSED, SERVERS, VIP4, VIP6, Host, new_host, server4, server6, server_mac
@@ -173,7 +172,7 @@ class Twin:
         target = VIP4 if self.key.address.version == 4 else VIP6
         port = 1024 + next(_clients) % 60000
         frame = tcp(sport=port, dport=self.key.port, source=str(source), target=target)
-        asking = reference.Asking(source.packed, port, ip_address(target).packed)
+        asking = reference.Flow(source.packed, port, ip_address(target).packed)
         wanted = self.model.choose(asking, self.now)
         numbers = {id(server): number for number, server in self.known.items()}
         expected(self._receiver(frame), numbers[id(wanted)] if wanted else None)
@@ -340,7 +339,7 @@ def test_sh_deals_as_many_buckets_as_there_are(director_host: Host, weights: lis
     model = reference.SCHEDULERS["sh"](servers, flags)
     wanted = {}
     for client in range(0xC6120000, 0xC6120000 + 600):
-        chosen = model.choose(reference.Asking(client.to_bytes(4, "big"), 2000, ip_address(VIP4).packed), 0)
+        chosen = model.choose(reference.Flow(client.to_bytes(4, "big"), 2000, ip_address(VIP4).packed), 0)
         wanted[ip_address(client)] = chosen and chosen.key.address
         director_host.receive(tcp(sport=2000, dport=key.port, source=str(ip_address(client))))
     made = {

@@ -26,10 +26,11 @@ from scapy.layers.inet6 import (
 )
 
 from pylvs.cli.director import show
-from pylvs.dataplane import encode, follow, roles, standby
-from pylvs.dataplane.attach import attached
-from pylvs.dataplane.bitmaps import address_bit
-from pylvs.dataplane.standby import Standby
+from pylvs.dataplane import encode, role_notes, vip_roles
+from pylvs.dataplane.devices import policy
+from pylvs.dataplane.devices.attach import attached
+from pylvs.dataplane.encode import address_bit
+from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.addresses import Address
 from pylvs.model.destination import Method
 from pylvs.model.errors import Busy, NoRoom
@@ -286,29 +287,29 @@ def test_packets_of_this_host_itself_pass(host: Host, word: Standby) -> None:
 # --- before, after and beside the tables ---
 
 
-def said(host: Host) -> roles.Said:
-    return standby.in_force(host.director.tables)
+def said(host: Host) -> role_notes.Said:
+    return vip_roles.in_force(host.director.tables)
 
 
 def test_what_was_said_before_there_were_tables_holds_from_their_first_packet_on() -> None:
     with new_host() as host:
-        follow.take_down(host.director.state)
+        policy.take_down(host.director.state)
         word = Standby()
         word.stand_by(frozenset({ip_address(VIP4)}), frozenset({ip_address(VIP6)}))
         service = host.new_key()
         host.serve(service)
         host.close_programs()
-        assert said(host) == roles.Said(frozenset({ip_address(VIP4)}), frozenset({ip_address(VIP6)}))
+        assert said(host) == role_notes.Said(frozenset({ip_address(VIP4)}), frozenset({ip_address(VIP6)}))
         leaves_alone(host, segment(service, "S"))
         word.stand_by(frozenset())
         host.forwarded(segment(service, "S"), "tc")
-        follow.take_down(host.director.state)
+        policy.take_down(host.director.state)
         word.stand_by(BOTH)  # nobody is there to be told
         host.serve(service)
         assert said(host).standby == BOTH
         word.close()
-        assert said(host) == roles.Said()
-        assert not os.path.exists(roles.directory(host.director.state.cookie))
+        assert said(host) == role_notes.Said()
+        assert not os.path.exists(role_notes.directory(host.director.state.cookie))
 
 
 def test_it_outlives_another_size_of_the_table_and_what_a_killed_writer_left(host: Host, word: Standby) -> None:
@@ -328,7 +329,7 @@ def test_it_outlives_another_size_of_the_table_and_what_a_killed_writer_left(hos
 _SAYS = """
 import sys, time
 from ipaddress import ip_address
-from pylvs.dataplane.standby import Standby
+from pylvs.dataplane.vip_roles import Standby
 word = Standby()
 word.stand_by(frozenset({ip_address(sys.argv[1])}))
 print("said", flush=True)
@@ -369,8 +370,8 @@ def test_tables_made_after_its_process_was_killed_know_nothing_of_it() -> None:
         with saying(VIP4):
             pass
         assert said(host).standby == {ip_address(VIP4)}
-        follow.take_down(host.director.state)
-        assert not os.path.exists(roles.directory(host.director.state.cookie))
+        policy.take_down(host.director.state)
+        assert not os.path.exists(role_notes.directory(host.director.state.cookie))
         service = host.new_key()
         host.serve(service)
         host.close_programs()
@@ -386,7 +387,7 @@ def test_too_many_addresses_are_refused_and_change_nothing(host: Host, word: Sta
     word.stand_by(many)
     others = frozenset(ip_address(0x0B000000 + number) for number in range(4096))
     word.stand_by(others)
-    assert said(host) == roles.Said(others)
+    assert said(host) == role_notes.Said(others)
 
 
 # --- take-over ---

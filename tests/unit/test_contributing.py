@@ -89,7 +89,7 @@ def test_an_example_applies(tree: Tree, example: str) -> None:
 
 def test_the_scheduler_is_in_the_lists_and_in_the_model(tree: Tree) -> None:
     tree.apply(SCHEDULER)
-    number = tree.python("-c", "from pylvs.model.scheduler import *; print(scheduler_number('la'))")
+    number = tree.python("-c", "from pylvs.model.service import *; print(scheduler_number('la'))")
     assert enumerators(tree.at, "scheduler")[int(number)] == "SCHED_LA"
     table = tree.at / "table.txt"
     table.write_text("-A -t 192.0.2.1:80 -s la\n-a -t 192.0.2.1:80 -r 10.0.0.1:80\n-a -t 192.0.2.1:80 -r 10.0.0.2:80\n")

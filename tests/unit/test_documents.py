@@ -15,10 +15,10 @@ from pylvs.cli.main import pylvs
 from pylvs.config.building import build
 from pylvs.config.reading import read_text
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.scheduler import SCHEDULERS
+from pylvs.model.service import SCHEDULERS
 from pylvs.model.settings import PREFIX, SETTINGS
 from pylvs.reference.schedulers import SCHEDULERS as REFERENCE
-from pylvs.reference.schedulers import Asking
+from pylvs.reference.schedulers import Flow
 from pylvs.reference.server import Server
 from pylvs.vrrp.machine import Why
 from pylvs.vrrp.packet import Flaw
@@ -168,7 +168,7 @@ def _picks(scheduler: str, weights: str, count: int) -> str:
         chooses.added(servers[0])
     picks = []
     for _ in range(count):
-        chosen = chooses.choose(Asking(b"\x0a\x01\0\x01", 4000, b"\x0a\x01\0\x64"), 0)
+        chosen = chooses.choose(Flow(b"\x0a\x01\0\x01", 4000, b"\x0a\x01\0\x64"), 0)
         picks.append(str(chosen.address[3]) if chosen else "-")
         if chosen:
             chosen.active += 1

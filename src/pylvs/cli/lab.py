@@ -9,12 +9,12 @@ from pathlib import Path
 
 import click
 
-from pylvs.lab import drawing
+from pylvs.lab import diagram
 from pylvs.lab import lab as labs
-from pylvs.lab.interrupts import SIGNALS, held
+from pylvs.lab.hosts import checked_name, environment
 from pylvs.lab.network import DIRECTOR, Network
-from pylvs.lab.places import checked_name, environment
 from pylvs.lab.plan import PEERS, TUNNELS, load_overrides
+from pylvs.lab.signals import SIGNALS, defer_signals
 from pylvs.lab.topologies import TOPOLOGIES, design
 from pylvs.model.errors import Busy, InvalidOperation, Unsupported
 
@@ -52,7 +52,7 @@ def up(
     """Make a lab and draw it.
 
     \b
-    dr                direct routing, everybody on one switch
+    dr                direct routing, all hosts on one switch
     nat               the director is the servers' gateway
     tun               real servers in other subnets
     ha                two directors, one VIP
@@ -67,9 +67,9 @@ def up(
     if servers is not None and "servers" in overrides:
         raise InvalidOperation(f"--servers {servers}: {plan} says already which servers there are")
     network = design(topology, 3 if servers is None else servers, 6 if ipv6 else 4, overrides)
-    with held():
+    with defer_signals():
         made = _build(checked_name(name) if name else "", network, bare, blank)
-        click.echo(drawing.picture(made.name, made.network), nl=False)
+        click.echo(diagram.draw(made.name, made.network), nl=False)
         click.echo(f"  try it: pylvs lab exec {made.name} client -- curl -s http://VIP/")
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # it is made: too late to end the making
@@ -113,7 +113,7 @@ def down(name: str | None, everything: bool) -> None:
 def list_labs() -> None:
     """All labs of this machine."""
     for name, state in labs.labs():
-        what = drawing.address_list(labs.open_lab(name).network) if state == "up" else state
+        what = diagram.address_list(labs.open_lab(name).network) if state == "up" else state
         click.echo(f"{name:<10} {what}")
 
 
@@ -122,8 +122,8 @@ def list_labs() -> None:
 def show(name: str | None) -> None:
     """Draw a lab again, with the commands that configured it."""
     opened = labs.open_lab(_the_only(name))
-    click.echo(drawing.picture(opened.name, opened.network), nl=False)
-    if text := drawing.commands(opened.network):
+    click.echo(diagram.draw(opened.name, opened.network), nl=False)
+    if text := diagram.commands(opened.network):
         click.echo(f"\n{text}", nl=False)
 
 
@@ -167,7 +167,7 @@ def power(name: str, host: str, state: str) -> None:
 
 def _become(name: str, host: str, words: list[str]) -> None:
     """Replace this process by a command in a host."""
-    inside = labs.open_lab(checked_name(name)).place(host).inside()
+    inside = labs.open_lab(checked_name(name)).host(host).inside()
     try:
         # nsenter goes to / unless told; a command expects to be where it was called.
         words = [*inside[:-1], f"--wdns={os.getcwd()}", "--", *words]

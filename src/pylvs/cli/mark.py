@@ -158,7 +158,7 @@ def import_rules(file: TextIO | None, six: bool, dry_run: bool, strict: bool, ap
     found = hooks_of(file.read(), six) if file is not None else hooks_of_host()[0]
     rules, left = mark_rules(found)
     for each in left:
-        click.echo(one_line(f"{each.place}: left out: {each.reason}: {each.text}"), err=True)
+        click.echo(one_line(f"{each.location}: left out: {each.reason}: {each.text}"), err=True)
     if left and strict:
         raise InvalidOperation(f"{len(left)} rules cannot be taken over, so nothing was changed")
     if dry_run:

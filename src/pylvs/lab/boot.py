@@ -1,8 +1,8 @@
 """Boot the hosts of a lab: their namespaces, disks, files and sysctls, then their own commands.
 
-A program of its own, which gets the lab's name and a file descriptor as arguments, and the network as JSON on stdin.
-Only a process with one thread can enter a mount namespace, and `build` may be called from any process. All hosts come
-out of one process, because a fork costs far less than a new shell and a new Python for each host.
+A program, which gets the lab's name and a file descriptor as arguments, and the network as JSON on stdin. Only a
+process with one thread can enter a mount namespace, and any process may call `build`. One process makes all hosts,
+because a fork costs far less than a new shell and a new Python for each host.
 """
 
 from __future__ import annotations
@@ -21,94 +21,94 @@ from functools import partial
 from pathlib import Path
 
 import pylvs
-from pylvs.host.namespaces import NAMED, Kind, bind_new, join, mount, set_hostname, unmount
-from pylvs.lab import setup
+from pylvs.lab import ip_commands
 from pylvs.lab.files import BIG_FILE_BYTES, COMMANDS, WEB_STATE, files_of
+from pylvs.lab.hosts import PINS, LabHost
 from pylvs.lab.network import SERVER, Host, Network
-from pylvs.lab.places import PINS, Place
+from pylvs.system.namespaces import NAMED, Kind, bind_new, join, mount, set_hostname, unmount
 
-OWN_FOLDERS = ("/etc", "/usr/sbin", "/usr/local", "/var")  # what a host may write without anybody else seeing it
+OWN_FOLDERS = ("/etc", "/usr/sbin", "/usr/local", "/var")  # each host has its own copy
 IPV4_ZERO = ("rp_filter", "arp_ignore", "arp_announce")
 IPV6_ZERO = ("disable_ipv6", "accept_dad", "dad_transmits", "accept_ra")
 IPVSADM = "ipvsadm"
 
 
 def command(lab: str, lock: int) -> list[str]:
-    """The command that runs this program. It keeps the descriptor `lock` open until the hosts are made."""
+    """Return the command that runs this program. It keeps the descriptor `lock` open until the hosts are made."""
     tree = str(Path(pylvs.__file__).resolve().parents[1])
     code = f"import sys; sys.path.insert(0, {tree!r}); from pylvs.lab.boot import main; main()"
     return [sys.executable, "-I", "-c", code, lab, str(lock)]
 
 
 def main() -> None:
-    """Boot all hosts. What is printed tells why that failed."""
+    """Boot all hosts; print why that failed."""
     lab, lock = sys.argv[1], int(sys.argv[2])
     network = Network.from_dict(json.load(sys.stdin))
-    hosts = [(host, Place(lab, host.name)) for host in network.hosts]
-    for _, place in hosts:
-        _make_namespaces(place)
-    _in_each(hosts, lock, lambda host, place: _configure(lab, network, host, place))
-    with_commands = [(host, place) for host, place in hosts if host.commands]
+    hosts = [(host, LabHost(lab, host.name)) for host in network.hosts]
+    for _, lab_host in hosts:
+        _make_namespaces(lab_host)
+    _in_each(hosts, lock, lambda host, lab_host: _configure(lab, network, host, lab_host))
+    with_commands = [(host, lab_host) for host, lab_host in hosts if host.commands]
     _import({line.split()[0] for host, _ in with_commands for line in host.commands})
     _in_each(with_commands, lock, lambda host, _: _run_commands(host))
 
 
-def _make_namespaces(place: Place) -> None:
-    place.disk.mkdir()
-    for kind, pin in ((Kind.MOUNT, place.mounts), (Kind.NAME, place.name)):
+def _make_namespaces(lab_host: LabHost) -> None:
+    lab_host.disk.mkdir()
+    for kind, pin in ((Kind.MOUNT, lab_host.mounts), (Kind.NAME, lab_host.name)):
         pin.touch()
         bind_new(kind, pin)
 
 
-def _in_each(hosts: Sequence[tuple[Host, Place]], lock: int, function: Callable[[Host, Place], None]) -> None:
-    """Call a function inside each host, all at once. Ends this program with the output of the first that failed."""
-    # Files, not pipes: daemons keep their outputs open.
+def _in_each(hosts: Sequence[tuple[Host, LabHost]], lock: int, function: Callable[[Host, LabHost], None]) -> None:
+    """Call a function in each host, in parallel. Exit with the output of the first that failed."""
+    # Files, not pipes, because daemons keep their outputs open.
     outputs = [os.memfd_create(host.name) for host, _ in hosts]
 
     def inside(number: int) -> None:
-        host, place = hosts[number]
-        join(place.network, Kind.NETWORK)
-        # From here on, removing the lab ends this process. Until now it holds the lock, and the outputs that `build`
-        # reads to their end.
+        host, lab_host = hosts[number]
+        join(lab_host.network, Kind.NETWORK)
+        # Before this line the process holds the lock and the outputs that `build` reads to their end. After it,
+        # removing the lab ends the process.
         os.close(lock)
         os.dup2(outputs[number], 1)
         os.dup2(outputs[number], 2)
-        join(place.name, Kind.NAME)
-        join(place.mounts, Kind.MOUNT)
-        function(host, place)
+        join(lab_host.name, Kind.NAME)
+        join(lab_host.mounts, Kind.MOUNT)
+        function(host, lab_host)
 
-    started = [_forked(partial(inside, number)) for number in range(len(hosts))]
+    started = [_fork(partial(inside, number)) for number in range(len(hosts))]
     failed = ""
     for process, (host, _), output in zip(started, hosts, outputs, strict=True):
-        if (status := _ended(process)) and not failed:
-            said = os.pread(output, 1 << 16, 0).decode(errors="replace").strip()
-            failed = f"{host.name}: {said or f'exit status {status}'}"
+        if (status := _wait_for(process)) and not failed:
+            text = os.pread(output, 1 << 16, 0).decode(errors="replace").strip()
+            failed = f"{host.name}: {text or f'exit status {status}'}"
         os.close(output)
     if failed:
         sys.exit(failed)
 
 
-def _forked(function: Callable[[], object]) -> int:
-    """Call a function that is a program in a child process; its number."""
+def _fork(function: Callable[[], object]) -> int:
+    """Call a function that is a program in a child process; return its PID."""
     process = os.fork()
     if process:
         return process
     status = 1
     try:
-        status = _called(function)
+        status = _exit_status(function)
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
         os._exit(status)
 
 
-def _ended(process: int) -> int:
-    """Wait for a child process; its exit status."""
+def _wait_for(process: int) -> int:
+    """Wait for a child process; return its exit status."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def _called(function: Callable[[], object]) -> int:
-    """The exit status of a function that is a program."""
+def _exit_status(function: Callable[[], object]) -> int:
+    """Return the exit status of a function that is a program."""
     try:
         result = function()
     except SystemExit as end:
@@ -127,26 +127,26 @@ def _called(function: Callable[[], object]) -> int:
 # --- making a host -------------------------------------------------------------------------------------------------
 
 
-def _configure(lab: str, network: Network, host: Host, place: Place) -> None:
+def _configure(lab: str, network: Network, host: Host, lab_host: LabHost) -> None:
     set_hostname(host.name)
-    _mount(place)
+    _mount(lab_host)
     for path, content, mode in files_of(lab, network, host):
         _write(Path(path), content, mode)
     _set_sysctls(host)
-    _run(["ip", "-batch", "-"], "".join(f"{line}\n" for line in setup.addresses(network, host)))
+    _run(["ip", "-batch", "-"], "".join(f"{line}\n" for line in ip_commands.addresses(network, host)))
     if host.role == SERVER:
         _start_web_server()
 
 
-def _mount(place: Place) -> None:
-    # Other hosts' namespaces are nobody's business here, and a copy of their mounts would keep them alive.
+def _mount(lab_host: LabHost) -> None:
+    # A copy of these mounts would keep the namespaces of other hosts alive.
     for folder in (NAMED, PINS):
         while _unmounted(folder):
             pass
     mount("sysfs", "/sys", "sysfs")
-    mount("pylvs-lab", place.disk, "tmpfs", options="mode=755")
+    mount("pylvs-lab", lab_host.disk, "tmpfs", options="mode=755")
     for path in OWN_FOLDERS:
-        own = place.disk / path.strip("/").replace("/", "-")
+        own = lab_host.disk / path.strip("/").replace("/", "-")
         upper, work = own / "new", own / "work"
         for folder in (own, upper, work):
             folder.mkdir()
@@ -163,14 +163,14 @@ def _unmounted(folder: Path) -> bool:
 
 def _write(path: Path, content: str, mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # what the distribution has under this name may be a link to a shared file
+    path.unlink(missing_ok=True)  # it may be a link to a file that all hosts share
     path.write_text(content, encoding="utf-8")
     path.chmod(mode)
 
 
 def _set_sysctls(host: Host) -> None:
-    """As on a machine just installed, whatever the machine below passes on to its namespaces."""
-    for version, names in ((4, IPV4_ZERO), (6, IPV6_ZERO)):  # no IPv6 where it is switched off
+    """Set sysctls as on a new machine, because namespaces inherit this machine's."""
+    for version, names in ((4, IPV4_ZERO), (6, IPV6_ZERO)):  # without IPv6, the directory is missing
         for device in glob.glob(f"/proc/sys/net/ipv{version}/conf/*"):
             for name in names:
                 Path(device, name).write_text("0")
@@ -204,7 +204,7 @@ def _import(programs: set[str]) -> None:
 def _run_commands(host: Host) -> None:
     """Run a host's commands. Those of ipvsadm come last, as one `ipvsadm -R`."""
     if host.follows:
-        _run(["sh", "-c", setup.until(host.follows)])
+        _run(["sh", "-c", ip_commands.until(host.follows)])
     table = []
     for line in host.commands:
         words = line.split()
@@ -219,14 +219,14 @@ def _run_commands(host: Host) -> None:
 
 
 def _run(words: Sequence[str], text: str = "") -> None:
-    """Run a command. Ends this process if it fails."""
+    """Run a command; exit if it fails."""
     done = subprocess.run(words, input=text, text=True, check=False)
     if done.returncode:
         sys.exit(done.returncode)
 
 
 def _run_own(words: Sequence[str], text: str = "") -> None:
-    """Run one of our own commands as `files_of` installs it, without starting Python again."""
+    """Run one of our own commands as `files_of` installs it, without another start of Python."""
     module, function = COMMANDS[words[0]]
 
     def program() -> object:
@@ -237,5 +237,5 @@ def _run_own(words: Sequence[str], text: str = "") -> None:
         sys.argv = [shutil.which(words[0]) or words[0], *words[1:]]
         return getattr(importlib.import_module(module), function)()
 
-    if status := _ended(_forked(program)):
+    if status := _wait_for(_fork(program)):
         sys.exit(status)

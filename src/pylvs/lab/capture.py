@@ -1,4 +1,4 @@
-"""Frames as they pass the director's cables, and what is in them."""
+"""Capture frames on a host's links, and decode them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 
-from pylvs.host.namespaces import inside_network
+from pylvs.lab.ip_commands import port_name
 from pylvs.lab.lab import Lab
 from pylvs.lab.network import Host
-from pylvs.lab.setup import port_name
 from pylvs.model.dataclass import dataclass
+from pylvs.system.namespaces import inside_network
 
 ETH_P_ALL, PACKET_OUTGOING = 3, 4
-ETHER, ETHER_IPV4, ETHER_IPV6 = 14, 0x0800, 0x86DD
+ETHER_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 14, 0x0800, 0x86DD
 TCP, IPIP, IPV6 = 6, 4, 41
 LONGEST_FRAME = 65535
 FLAGS = ((0x02, "SYN"), (0x10, "ACK"), (0x08, "PSH"), (0x01, "FIN"), (0x04, "RST"))
@@ -22,7 +22,7 @@ FLAGS = ((0x02, "SYN"), (0x10, "ACK"), (0x08, "PSH"), (0x01, "FIN"), (0x04, "RST
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One IP header: where it starts, and the fields one looks at."""
+    """An IP header: its offset, and some fields."""
 
     version: int
     start: int
@@ -35,7 +35,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame on a cable of a host; `to_host` says in which direction."""
+    """A frame on a link of a host; `to_host` is its direction."""
 
     port: str
     to_host: bool
@@ -43,10 +43,10 @@ class Frame:
 
     @property
     def headers(self) -> list[Header]:
-        """The IP headers, the outer one first."""
+        """Return the IP headers, the outer one first."""
         kind = int.from_bytes(self.data[12:14], "big")
-        version = {ETHER_IPV4: 4, ETHER_IPV6: 6}.get(kind, 0)
-        start, found = ETHER, []
+        version = {ETHERTYPE_IPV4: 4, ETHERTYPE_IPV6: 6}.get(kind, 0)
+        start, found = ETHER_BYTES, []
         while version:
             header = _header(self.data, version, start)
             if header is None:
@@ -58,7 +58,7 @@ class Frame:
 
     @property
     def flags(self) -> list[str]:
-        """Of the TCP header; empty where there is none."""
+        """Return the flags of the TCP header; empty without one."""
         headers = self.headers
         if not headers or headers[-1].protocol != TCP:
             return []
@@ -66,7 +66,7 @@ class Frame:
         return [name for bit, name in FLAGS if self.data[at] & bit]
 
     def describe(self) -> list[str]:
-        """A line for the link, one for each IP header, one for TCP."""
+        """Return a line for the link, one for each IP header, one for TCP."""
         lines = [f"{_mac(self.data[6:12])} > {_mac(self.data[:6])}"]
         headers = self.headers
         for each in headers:
@@ -79,8 +79,8 @@ class Frame:
         return lines
 
     def field(self, offset: int) -> str:
-        """What the byte at an offset belongs to."""
-        if offset < ETHER:
+        """Return the name of the field at an offset."""
+        if offset < ETHER_BYTES:
             return "destination MAC" if offset < 6 else "source MAC" if offset < 12 else "type"
         for header in self.headers:
             inside = offset - header.start
@@ -95,16 +95,15 @@ class Frame:
 
 
 def changes(before: Frame, after: Frame) -> list[int]:
-    """Offsets at which two frames differ; a difference in length counts as one in every byte beyond."""
-    longest = max(len(before.data), len(after.data))
-    return [at for at in range(longest) if before.data[at : at + 1] != after.data[at : at + 1]]
+    """Return the offsets at which two frames differ, including all bytes that only one has."""
+    longest_outage = max(len(before.data), len(after.data))
+    return [at for at in range(longest_outage) if before.data[at : at + 1] != after.data[at : at + 1]]
 
 
 class Capture:
-    """Listens on the switch's end of every cable of a host, where all frames pass whatever the data plane's hook."""
+    """Receive all frames of a host, at the switch's end of its links, where every hook's packets pass."""
 
     def __init__(self, lab: Lab, host: Host) -> None:
-        """Start listening."""
         self._sockets: list[tuple[str, socket.socket]] = []
         with inside_network(lab.wire):
             for number in range(len(host.interfaces)):
@@ -121,7 +120,7 @@ class Capture:
             raw.close()
 
     def frames(self) -> list[Frame]:
-        """What came since the last call, cable by cable."""
+        """Return what came since the last call, link by link."""
         found = []
         for device, raw in self._sockets:
             while True:

@@ -1,23 +1,28 @@
-"""A guided tour: a lab is made, every step really runs and is explained, and the lab is removed."""
+"""Guided tours: each makes a lab, runs and explains every step, and removes the lab."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from pylvs.lab import demo_ha, drawing
+from pylvs.lab import diagram, power
 from pylvs.lab.capture import Capture, Frame, changes
-from pylvs.lab.guide import Guide
-from pylvs.lab.interrupts import held
-from pylvs.lab.lab import build, take_down
+from pylvs.lab.connections import long_connections
+from pylvs.lab.files import CONFIGURATION
+from pylvs.lab.lab import Lab, build, take_down
 from pylvs.lab.network import DIRECTOR, SERVER
+from pylvs.lab.outage import watched
+from pylvs.lab.signals import DeferredSignals, defer_signals
 from pylvs.lab.topologies import design
+from pylvs.lab.topologies.ha import BACKUP
 from pylvs.model.errors import Unsupported
 
 REQUESTS = 6
@@ -27,44 +32,90 @@ BYTES_A_LINE = 16
 
 MEANING = {
     "dr": (
-        "Direct routing: the director only chooses. It gives the frame a real server's link address and sends it on; "
-        "the packet inside still goes to the VIP. Each real server has the VIP on lo, takes the packet for its own, "
-        "and answers the client itself."
+        "Direct routing: the director chooses a real server, and sends the frame to its link address. The packet "
+        "inside still has the VIP as its destination. Each real server has the VIP on lo, accepts the packet, and "
+        "answers the client directly."
     ),
     "nat": (
-        "NAT: the director writes a real server's address into the packet, and its own back into the answer. So both "
-        "directions pass it: it is the real servers' gateway, and the only method that can change the port."
+        "NAT: the director replaces the VIP by a real server's address in requests, and the real server's address by "
+        "the VIP in replies. Both directions pass the director, which is the gateway of the real servers. Only this "
+        "method can change the port."
     ),
     "tun": (
-        "Tunnelling: the director puts the packet, as it is, into another one addressed to a real server, which may be "
-        "anywhere. The real server unwraps it, finds the VIP on its lo, and answers the client itself."
+        "Tunnelling: the director encapsulates the packet, and sends it to a real server, which may be in any network. "
+        "The real server decapsulates it, has the VIP on lo, and answers the client directly."
     ),
 }
-QUIET = {
+NO_ARP = {
     4: (
-        "Real servers hold the VIP but must not say so: arp_ignore=1 keeps them from answering ARP for it, "
-        "arp_announce=2 from asking with it. Only the director answers, so clients' frames go there."
+        "Real servers have the VIP but must not announce it. With arp_ignore=1 they do not answer ARP for it, with "
+        "arp_announce=2 they do not ask with it. Only the director answers, so it receives the clients' frames."
     ),
     6: (
-        "Real servers hold the VIP on lo. Neighbour discovery answers only for addresses of the device that was asked, "
-        "so only the director answers for it, and clients' frames go there."
+        "Real servers have the VIP on lo. Neighbour discovery answers only for addresses of the receiving device. "
+        "Only the director answers for the VIP, so it receives the clients' frames."
     ),
 }
+FIRST, SECOND = f"{DIRECTOR}1", f"{DIRECTOR}2"
+PATIENCE_S = 60.0
+REQUESTS_HA = 3
+SKEW_S = (256 - BACKUP[1]) / 256
+MEANING_HA = (
+    "Two directors have the same configuration. One has the VIP: the MASTER. Each second it sends an advertisement to "
+    "all hosts on the link (VRRP). The BACKUP receives them, and has the same table."
+)
+POWER_OFF = (
+    f"{FIRST} loses its power and sends nothing more. {SECOND} waits for three advertisements that do not come, "
+    f"and then, by its priority, another {SKEW_S:.2f} s (the skew). It takes the VIP, and announces it to all hosts "
+    "(gratuitous ARP)."
+)
+CLEAN_STOP = f"{FIRST} stops and sends an advertisement with priority 0. {SECOND} waits for the skew alone."
+
+
+class Guide:
+    """Print explanations and commands, and run the commands."""
+
+    def __init__(self, lab: Lab, console: Console, signals: DeferredSignals) -> None:
+        self.lab = lab
+        self.console = console
+        self.signals = signals
+        self._step = 0
+
+    def step(self, title: str, text: str = "") -> None:
+        """Start the next part of the tour."""
+        self.signals.check()
+        self._step += 1
+        self.console.print()
+        self.console.rule(Text(f"{self._step}. {title}", style="bold"), align="left")
+        if text:
+            self.console.print(Text(text, style="italic"))
+
+    def show(self, host: str, command: str) -> None:
+        """Show a command."""
+        self.signals.check()
+        self.console.print(Text.assemble((f"{host}# ", "cyan"), (command, "bold")), soft_wrap=True)
+
+    def run(self, host: str, command: str) -> str:
+        """Show a command, run it, show its output. Raises Unsupported if it fails."""
+        self.show(host, command)
+        output = self.lab.sh(host, command)
+        self.console.print(Text(output.rstrip("\n")), soft_wrap=True)
+        return output
 
 
 def tour(topology: str, version: int, overrides: Mapping[str, Any] | None = None) -> None:
-    """The whole tour. Raises PylvsError if something does not do what is told; the lab is removed in any case."""
+    """Run a tour. Raises PylvsError if a step has another result than explained. Always removes the lab."""
     network = design(topology, version=version, overrides=overrides)
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=WIDTH_WITHOUT_TERMINAL)
-    with held() as signals:
+    with defer_signals() as signals:
         name = f"demo{os.getpid()}"
         lab = build(name, network)
         try:
             guide = Guide(lab, console, signals)
             if topology == "ha":
-                demo_ha.walk(guide, (overrides or {}).get("peer", "pylvs"))
+                _walk_ha(guide, (overrides or {}).get("peer", "pylvs"))
             else:
                 _walk(guide, topology)
         finally:
@@ -77,15 +128,15 @@ def _walk(guide: Guide, topology: str) -> None:
     lab, network = guide.lab, guide.lab.network
     client = network.role("client")[0].name
     guide.step("A small network", MEANING[topology])
-    guide.console.print(Text(drawing.picture(lab.name, network).rstrip()), soft_wrap=True)
+    guide.console.print(Text(diagram.draw(lab.name, network).rstrip()), soft_wrap=True)
 
-    guide.step("The director", "These commands made it one; no daemon runs.")
-    guide.console.print(Text(drawing.commands(network).rstrip()), soft_wrap=True)
+    guide.step("The director", "These commands configured it. No daemon runs.")
+    guide.console.print(Text(diagram.commands(network).rstrip()), soft_wrap=True)
     guide.run(DIRECTOR, "ipvsadm -Ln")
     guide.run(DIRECTOR, "cat /proc/sys/net/ipv4/ip_forward")
     guide.run(DIRECTOR, "pylvs show")
 
-    needs = "They need nothing but a route through the director." if topology == "nat" else QUIET[network.version]
+    needs = "They need nothing but a route through the director." if topology == "nat" else NO_ARP[network.version]
     guide.step("The real servers", needs)
     server = network.role(SERVER)[0].name
     guide.run(server, "pylvs realserver status" if topology != "nat" else "ip route")
@@ -109,7 +160,7 @@ def _walk(guide: Guide, topology: str) -> None:
 
 
 def first_of_connection(frames: Sequence[Frame]) -> tuple[Frame, Frame]:
-    """The client's SYN as it came to the director and as it left. Raises Unsupported if one of them was not seen."""
+    """Return the client's SYN as it came to the director and as it left. Raises Unsupported if one is missing."""
     first = [frame for frame in frames if frame.flags == ["SYN"]]
     before = next((frame for frame in first if frame.to_host), None)
     after = next((frame for frame in first if not frame.to_host), None)
@@ -130,15 +181,15 @@ def _show_frames(console: Console, frames: Sequence[Frame], exact: bool) -> None
     if exact:
         names = list(dict.fromkeys(after.field(offset) for offset in different))
         same = len(before.data) - len(different)
-        told = f"Changed: {', '.join(names)}. The other {same} of {len(before.data)} bytes are the same."
-        console.print(Text(told), soft_wrap=True)
+        summary = f"Changed: {', '.join(names)}. The other {same} of {len(before.data)} bytes are the same."
+        console.print(Text(summary), soft_wrap=True)
         console.print(
             Text("The TTL is one less, as in IPVS: it ends loops of packets between directors.", style="italic")
         )
 
 
 def _dump(frame: Frame, marked: set[int]) -> Text:
-    """The first bytes in hexadecimal, some of them marked; [ ] for those who see no colours."""
+    """Return the first bytes in hexadecimal; [ ] and colour mark some of them."""
     text = Text()
     shown = frame.data[:SHOWN_BYTES]
     for start in range(0, len(shown), BYTES_A_LINE):
@@ -151,3 +202,85 @@ def _dump(frame: Frame, marked: set[int]) -> Text:
         text.append("\n")
     text.rstrip()
     return text
+
+
+# --- two directors ---
+
+
+def _walk_ha(guide: Guide, peer: str) -> None:
+    """Run the steps of a take-over. Raises PylvsError if one has another result than explained."""
+    lab, network = guide.lab, guide.lab.network
+    guide.step("Two directors", MEANING_HA)
+    guide.console.print(Text(diagram.draw(lab.name, network).rstrip()), soft_wrap=True)
+
+    guide.step("Their configuration", "The same keepalived.conf except for two words.")
+    guide.run(FIRST, f"cat {CONFIGURATION}")
+    guide.run(SECOND, f"grep -E 'state|priority' {CONFIGURATION}")
+    guide.run(SECOND, f"service {peer} status")
+
+    guide.step("Who holds the VIP")
+    _wait_for_vip(guide, FIRST)
+    _show_roles(guide, peer)
+    for _ in range(REQUESTS_HA):
+        guide.run("client", "curl -s --max-time 5 http://VIP/")
+
+    guide.step("The master dies", POWER_OFF)
+    with long_connections(lab) as connections:
+        with _watching(guide, SECOND):
+            guide.show(FIRST, "(power off)")
+            power.off(lab, FIRST)
+        _show_roles(guide, peer, (SECOND,))
+        if peer == "pylvs":
+            guide.run(SECOND, "pylvs vrrp why")
+        guide.run("client", "curl -s --max-time 5 http://VIP/")
+        outcomes = Counter(connections.ask())
+    summary = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+    guide.console.print(Text(f"Connections that were open: {summary}."), soft_wrap=True)
+    guide.console.print(
+        Text("The new master does not know them: their clients connect again. New ones are served.", style="italic"),
+        soft_wrap=True,
+    )
+
+    guide.step("It comes back", f"{FIRST} has the higher priority, so it takes over again; {SECOND} gives way at once.")
+    with _watching(guide, FIRST):
+        guide.show(FIRST, "(power on)")
+        power.on(lab, FIRST)
+    _show_roles(guide, peer)
+
+    guide.step("The master is stopped", CLEAN_STOP)
+    with _watching(guide, SECOND):
+        guide.run(FIRST, "service pylvs stop")
+    guide.run("client", "curl -s --max-time 5 http://VIP/")
+
+
+@contextmanager
+def _watching(guide: Guide, next_master: str) -> Iterator[None]:
+    """Print how long the client waited while the block gives the VIP to another director."""
+    lab = guide.lab
+    with watched(lab.host("client").inside(), lab.network.vip) as seen:
+        begin = time.time()
+        yield
+        _wait_for_vip(guide, next_master)
+        seen.answered()
+    outage = seen.outage(begin)
+    guide.console.print(
+        Text(f"The client, which asks every 2 ms, had no answer for {outage.seconds:.3f} s.", style="bold yellow"),
+        soft_wrap=True,
+    )
+
+
+def _wait_for_vip(guide: Guide, host: str) -> None:
+    """Wait until a director has the VIP. Raises Unsupported."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not guide.lab.sh(host, f"ip -o addr show to {guide.lab.network.vip}"):
+        guide.signals.check()
+        if time.monotonic() > deadline:
+            raise Unsupported(f"{host} does not hold the VIP after {PATIENCE_S:g} s")
+        time.sleep(0.05)
+
+
+def _show_roles(guide: Guide, peer: str, hosts: tuple[str, ...] = (FIRST, SECOND)) -> None:
+    for host in hosts:
+        if host == FIRST or peer == "pylvs":
+            guide.run(host, "pylvs vrrp status")
+        guide.run(host, f"ip -brief addr show {guide.lab.network.hosts[1].shared_vip_device}")

@@ -1,4 +1,4 @@
-"""The files that make a lab host a machine of its own: names, network configuration, web server, commands."""
+"""Files that make a lab host a machine of its own: names, network configuration, web server, commands."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 import pylvs
+from pylvs.lab.hosts import MARK
 from pylvs.lab.network import DIRECTOR, SERVER, Host, Network
-from pylvs.lab.places import MARK
 
 WEB_STATE = "/var/lib/pylvs-lab"
 WEB_CONFIGURATION = "/etc/nginx/pylvs-lab.conf"
@@ -19,7 +19,7 @@ CONFIGURATION = "/etc/keepalived/keepalived.conf"
 DIRECTOR_STATE = "/var/lib/pylvs-lab"
 LONGEST_INTERPRETER = 120  # the kernel cuts first lines at 127 or 255 characters
 
-# Scripts find these where the distributions have them. `from MODULE import FUNCTION` of each:
+# Installed where distributions have them: `from MODULE import FUNCTION`.
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "ipvsadm": ("pylvs.ipvsadm.main", "main"),
     "ipvsadm-save": ("pylvs.ipvsadm.main", "save"),
@@ -27,7 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "pylvs": ("pylvs.cli.main", "main"),
 }
 
-# Debian's ifup and ifdown keep their state in /run, which all hosts share: so these, which keep none.
+# Debian's ifup and ifdown keep state in /run, which all hosts share. These keep none.
 IFUP = """#!/bin/sh
 # Brings devices up as /etc/network/interfaces says. Part of a pylvs lab.
 file=/etc/network/interfaces plan=/var/ifup.$$
@@ -65,11 +65,11 @@ for device; do
 done
 """
 SERVICE = f"""#!/bin/sh
-# The one service of a lab's real server, by any of its names. Part of a pylvs lab.
+# The service of a lab's real server, by any of its names. Part of a pylvs lab.
 name=$1 action=$2 pid=$(cat {WEB_STATE}/nginx.pid 2>/dev/null)
 case $name in nginx | httpd | apache2) ;; *) echo "$name: unrecognized service" >&2; exit 1 ;; esac
 [ -e {WEB_CONFIGURATION} ] || {{ echo "$name: only real servers of a lab have it" >&2; exit 1; }}
-# A process that has ended may stay listed, without a command line, until somebody asks for its status.
+# A zombie stays in /proc, without a command line.
 runs() {{ [ -n "$pid" ] && grep -q nginx "/proc/$pid/cmdline" 2>/dev/null; }}
 start() {{ runs || nginx -e {WEB_STATE}/error.log -c {WEB_CONFIGURATION}; }}
 stop() {{
@@ -88,8 +88,8 @@ esac
 """
 
 DIRECTOR_SERVICE = f"""#!/bin/sh
-# What a director of a lab may run by its configuration. Part of a pylvs lab.
-# pylvs is services, checks and virtual routers; keepalived has the virtual routers alone, and pylvs all else.
+# Runs a director of a lab. Part of a pylvs lab.
+# pylvs runs services, checks and virtual routers. With keepalived, pylvs runs all but the virtual routers.
 name=$1 action=$2 file={CONFIGURATION} state={DIRECTOR_STATE}
 case $name in
     pylvs) programs=pylvs ;;
@@ -97,8 +97,7 @@ case $name in
     *) echo "$name: unrecognized service" >&2; exit 1 ;;
 esac
 mkdir -p $state
-# A process that has ended may stay listed until somebody asks how (Z, X). Its command line would not tell: in the
-# middle of an exec, as pylvs is when it has just begun, a living process has none.
+# A zombie stays in /proc (Z, X). The command line is no test: during an exec a living process has none.
 runs() {{ [ -s "$state/$1.pid" ] && grep -q '^State:.[^ZX]' "/proc/$(cat "$state/$1.pid")/status" 2>/dev/null; }}
 begin() {{
     program=$1
@@ -115,7 +114,7 @@ start() {{
         case $name in pylvs) begin pylvs pylvs run ;; *) begin pylvs pylvs run --no-vrrp ;; esac
         until ready; do
             runs pylvs || {{
-                tail -n +$first /var/log/pylvs.log | tail -n 1 | grep . >&2 || echo "pylvs: ended without a word" >&2
+                tail -n +$first /var/log/pylvs.log | tail -n 1 | grep . >&2 || echo "pylvs: exited without output" >&2
                 exit 1
             }}
             sleep 0.05
@@ -148,7 +147,7 @@ esac
 
 
 def files_of(lab: str, network: Network, host: Host) -> Iterator[tuple[str, str, int]]:
-    """(path, content, mode) of everything that this host has of its own."""
+    """Yield (path, content, mode) of all files of a host."""
     yield str(MARK), f"{host.name} of lab {lab}\n", 0o644
     yield "/etc/hostname", f"{host.name}\n", 0o644
     yield "/etc/hosts", _hosts(network, host), 0o644
@@ -185,7 +184,7 @@ def _interfaces(host: Host) -> str:
 
 
 def _command(module: str, function: str) -> str:
-    """A command of pylvs, run by the interpreter and out of the tree that this process came from."""
+    """Return a script that runs a command of pylvs, with the interpreter and the tree of this process."""
     tree = str(Path(pylvs.__file__).resolve().parents[1])
     return (
         f"{_first_lines(sys.executable)}"
@@ -194,10 +193,10 @@ def _command(module: str, function: str) -> str:
 
 
 def _first_lines(python: str) -> str:
-    """What makes a file run by this interpreter, alone with its own libraries (-I)."""
+    """Return the lines that run a file by this interpreter, isolated (-I)."""
     if " " not in python and len(python) < LONGEST_INTERPRETER:
         return f"#!{python} -I\n"
-    # To the shell the second line is a command, to Python both are a string that nobody uses.
+    # To the shell the second line is a command; to Python both are an unused string.
     return f"#!/bin/sh\n'''exec' {shlex.quote(python)} -I \"$0\" \"$@\"\n' '''\n"
 
 
@@ -212,7 +211,7 @@ def _web(port: int) -> str:
         f"http {{\n{paths}    access_log off;\n    default_type text/plain;\n    sendfile on;\n"
         f"    server {{\n        listen {port};\n{six}"
         f"        root /var/www/html;\n"
-        # Takes a whole body in, and says how long it was.
+        # Reads a whole body, and returns its length.
         f"        location = /upload {{\n            client_max_body_size 64m;\n"
         f"            proxy_pass_request_body off;\n            proxy_set_header X-Length $content_length;\n"
         f'            proxy_set_header Content-Length "";\n'

@@ -1,4 +1,4 @@
-"""Building labs, finding them, and removing them so that nothing is left behind."""
+"""Build, find and remove labs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pylvs.dataplane.lock import Lock
-from pylvs.host import realserver
-from pylvs.host.namespaces import NAMED, Mount, inside_network, mount, network_cookie, unmount
-from pylvs.lab import boot, setup
-from pylvs.lab.interrupts import STEP_S, Held, held
+from pylvs.lab import boot, ip_commands
+from pylvs.lab.hosts import DESCRIPTION, MARK, PINS, STATE, LabHost, environment, listed
 from pylvs.lab.network import DIRECTOR, NETWORK_HOST, PREFIX, Host, Network, without_configuration
-from pylvs.lab.places import DESCRIPTION, MARK, PINS, STATE, Place, environment, listed
 from pylvs.lab.processes import end_all, identity, living_in
+from pylvs.lab.signals import STEP_S, DeferredSignals, defer_signals
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, Unsupported
+from pylvs.realserver import vip
+from pylvs.system.lock import Lock
+from pylvs.system.namespaces import NAMED, Mount, inside_network, mount, network_cookie, unmount
 
 TOOLS = {
     "ip": "iproute2",
@@ -43,19 +43,19 @@ class Lab:
     name: str
     network: Network
 
-    def place(self, host: str) -> Place:
-        """A host's place. Raises InvalidOperation listing the hosts that there are."""
+    def host(self, host: str) -> LabHost:
+        """Return a host. Raises InvalidOperation with the list of hosts."""
         names = [each.name for each in self.network.hosts]
         if host not in names:
             raise InvalidOperation(f"{host}: lab {self.name} has no such host; there are: {', '.join(names)}")
-        return Place(self.name, host)
+        return LabHost(self.name, host)
 
     def run(
         self, host: str, command: Sequence[str], text: str | None = None, seconds: float = COMMAND_SECONDS
     ) -> subprocess.CompletedProcess[str]:
-        """A command in a host, its output kept."""
+        """Run a command in a host, and capture its output."""
         return subprocess.run(
-            [*self.place(host).inside(), *command],
+            [*self.host(host).inside(), *command],
             input="" if text is None else text,
             capture_output=True,
             text=True,
@@ -65,7 +65,7 @@ class Lab:
         )
 
     def sh(self, host: str, script: str) -> str:
-        """A shell script in a host; its output. Raises Unsupported with what it said if it fails."""
+        """Run a shell script in a host; return its output. Raises Unsupported with its error output."""
         done = self.run(host, ["sh", "-c", script])
         if done.returncode:
             raise Unsupported(f"{host}: {script}: {(done.stderr or done.stdout).strip()}")
@@ -73,23 +73,23 @@ class Lab:
 
     @property
     def wire(self) -> Path:
-        """The namespace of the bridges, where every frame passes."""
-        return Place(self.name, NETWORK_HOST).network
+        """Return the namespace of the bridges, which every frame crosses."""
+        return LabHost(self.name, NETWORK_HOST).network
 
 
 def build(name: str, network: Network, bare: bool = False, blank: bool = False) -> Lab:
-    """Make a lab. Raises PylvsError, after removing what was made so far; interrupted, it does the same.
+    """Make a lab. Removes what was made so far if it raises PylvsError or is interrupted.
 
-    `bare`: the director and the real servers have their own addresses and nothing more; `blank`: not even those.
+    `bare`: the director and the real servers have only their own addresses. `blank`: not even those.
     """
     planned = without_configuration(network, addresses=not blank) if bare or blank else network
     _check_machine(planned)
     lab = Lab(name, planned)
-    with held() as signals, _lock(signals) as lock:
+    with defer_signals() as signals, _lock(signals) as lock:
         if _remains(name):
             if _state(name) == "up":
                 raise Busy(f"lab {name} is up already; pylvs lab down {name} first, or choose another --name")
-            _remove(name)  # half-made by a process that was killed
+            _remove(name)  # a killed process left it half-made
         try:
             for step in _steps(lab, lock, signals):
                 signals.check()
@@ -102,36 +102,36 @@ def build(name: str, network: Network, bare: bool = False, blank: bool = False) 
 
 
 def take_down(name: str) -> bool:
-    """Remove a lab, half-made ones too, and everything in it; whether there was one."""
+    """Remove a lab, even a half-made one; return whether there was one."""
     _need_machine()
-    with held() as signals, _lock(signals):
-        there = _remains(name)
-        if there:
+    with defer_signals() as signals, _lock(signals):
+        exists = _remains(name)
+        if exists:
             _remove(name)
-    return there
+    return exists
 
 
 def open_lab(name: str) -> Lab:
-    """A lab that is up. Raises InvalidOperation."""
+    """Return a lab that is up. Raises InvalidOperation."""
     _need_machine()
     state = _state(name)
     if state != "up":
-        there = ", ".join(each for each, state in labs() if state == "up") or "none"
-        what = "is half-made; pylvs lab down removes it" if state else f"is not there; up are: {there}"
+        exists = ", ".join(each for each, state in labs() if state == "up") or "none"
+        what = "is half-made; pylvs lab down removes it" if state else f"is not there; up are: {exists}"
         raise InvalidOperation(f"lab {name} {what}")
     description = json.loads((STATE / name / DESCRIPTION).read_text(encoding="utf-8"))
     return Lab(name, Network.from_dict(description["network"]))
 
 
 def labs() -> list[tuple[str, str]]:
-    """(name, "up" or "half-made") of all. Raises NotPermitted."""
+    """Return (name, "up" or "half-made") of all labs. Raises NotPermitted."""
     _need_machine()
     names = {path.name for path in listed(STATE) if path.is_dir()}
     return [(name, _state(name) or "half-made") for name in sorted(names)]
 
 
 def free_name(letter: str) -> str:
-    """d1, or the next that is not taken."""
+    """Return d1, or the next free name."""
     return next(name for number in range(1, 1000) if not _remains(name := f"{letter}{number}"))
 
 
@@ -157,11 +157,11 @@ def _need_machine() -> None:
 
 
 @contextlib.contextmanager
-def _lock(signals: Held) -> Iterator[int]:
-    """One lab is made or removed at a time. The lock is the folder of all labs, which the last one takes with it.
+def _lock(signals: DeferredSignals) -> Iterator[int]:
+    """Allow one lab to be made or removed at a time. The lock is the directory of all labs; the last lab removes it.
 
-    Processes that make parts of a lab inherit the descriptor. So the lock is held until they have ended, even if the
-    process that started them is killed.
+    Processes that make parts of a lab inherit the descriptor. So the lock is held until they end, even if the process
+    that started them is killed.
     """
     while True:
         try:
@@ -169,9 +169,9 @@ def _lock(signals: Held) -> Iterator[int]:
             descriptor = os.open(STATE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
-        if _locked(descriptor, signals) and identity(STATE) == identity(f"/proc/self/fd/{descriptor}"):
+        if _take_lock(descriptor, signals) and identity(STATE) == identity(f"/proc/self/fd/{descriptor}"):
             break
-        os.close(descriptor)  # removed while we waited for it
+        os.close(descriptor)  # another process removed it
     try:
         yield descriptor
     finally:
@@ -181,7 +181,7 @@ def _lock(signals: Held) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _locked(descriptor: int, signals: Held) -> bool:
+def _take_lock(descriptor: int, signals: DeferredSignals) -> bool:
     """Wait for the lock. Raises Interrupted."""
     while True:
         try:
@@ -209,7 +209,7 @@ def _pins(name: str) -> list[Path]:
 
 
 def _state(name: str) -> str:
-    """ "up", "half-made", or "" if there is no such lab."""
+    """Return "up", "half-made", or "" if there is no such lab."""
     path = STATE / name / DESCRIPTION
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["state"])
@@ -225,13 +225,13 @@ def _describe(lab: Lab, state: str) -> None:
 
 
 def _description(lab: Lab, state: str) -> Mapping[str, Any]:
-    namespaces = {host.name: str(Place(lab.name, host.name).network) for host in lab.network.hosts}
+    namespaces = {host.name: str(LabHost(lab.name, host.name).network) for host in lab.network.hosts}
     return {"name": lab.name, "state": state, "namespaces": namespaces, "network": lab.network.to_dict()}
 
 
-def _steps(lab: Lab, lock: int, signals: Held) -> list[Callable[[], None]]:
-    """Description, namespaces, cables, hosts with their own commands."""
-    net = Place(lab.name, NETWORK_HOST).network
+def _steps(lab: Lab, lock: int, signals: DeferredSignals) -> list[Callable[[], None]]:
+    """Return the steps: description, namespaces, links, hosts with their commands."""
+    net = LabHost(lab.name, NETWORK_HOST).network
     hosts = lab.network.hosts
     quiet = ["nsenter", f"--net={net}", "sh"]
     network = json.dumps(lab.network.to_dict())
@@ -243,9 +243,9 @@ def _steps(lab: Lab, lock: int, signals: Held) -> list[Callable[[], None]]:
         (STATE / lab.name).mkdir,
         lambda: _describe(lab, "half-made"),
         lambda: _private_pins(lab.name),
-        lambda: finish(_ip(setup.namespaces(lab.name, lab.network), lock)),
-        lambda: finish((NETWORK_HOST, _start(quiet, setup.quiet_switches(), lock))),
-        lambda: finish(_ip(setup.wires(lab.name, lab.network), lock, net)),
+        lambda: finish(_ip(ip_commands.namespaces(lab.name, lab.network), lock)),
+        lambda: finish((NETWORK_HOST, _start(quiet, ip_commands.quiet_switches(), lock))),
+        lambda: finish(_ip(ip_commands.wires(lab.name, lab.network), lock, net)),
         lambda: finish(("", _start(boot.command(lab.name, lock), network, lock))),
         lambda: finish(*((host.name, _start_waiting(lab, host)) for host in hosts if host.awaits)),
         lambda: _describe(lab, "up"),
@@ -253,14 +253,14 @@ def _steps(lab: Lab, lock: int, signals: Held) -> list[Callable[[], None]]:
 
 
 def _private_pins(name: str) -> None:
-    """A folder whose mounts no other mount namespace gets to see: the kernel wants that for pinning such.
+    """Make a directory with private mounts: the kernel binds mount namespaces only there.
 
-    A file of the lab keeps it: another lab, the last till now, may be going at this moment.
+    A file of the lab keeps the directory while another process removes the last other lab.
     """
     PINS.parent.mkdir(parents=True, exist_ok=True)
     with _pins_lock():
         PINS.mkdir(exist_ok=True)
-        # os.path.ismount looks at devices, and a folder bound to itself stays on its own.
+        # os.path.ismount compares devices, and so does not see a directory that is bound to itself.
         mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
         if not any(line.split()[4] == str(PINS) for line in mounts):
             mount(str(PINS), PINS, flags=Mount.BIND)
@@ -278,7 +278,7 @@ def _ip(lines: Sequence[str], lock: int, namespace: Path | None = None) -> tuple
 
 
 def _start(command: Sequence[str], text: str, *inherited: int) -> subprocess.Popen[str]:
-    """Start a command with a text to read."""
+    """Start a command with a text as its input."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -286,7 +286,7 @@ def _start(command: Sequence[str], text: str, *inherited: int) -> subprocess.Pop
         stderr=subprocess.STDOUT,
         text=True,
         env=environment(),
-        start_new_session=True,  # what is typed at the terminal is for us to see first
+        start_new_session=True,  # signals of the terminal come to this process alone
         pass_fds=inherited,
     )
     assert process.stdin is not None
@@ -297,33 +297,33 @@ def _start(command: Sequence[str], text: str, *inherited: int) -> subprocess.Pop
     return process
 
 
-def _finish(processes: Sequence[tuple[str, subprocess.Popen[str]]], signals: Held) -> None:
-    """Wait for all. Raises Unsupported with the output of the first that failed; without a subject, that names it.
+def _finish(processes: Sequence[tuple[str, subprocess.Popen[str]]], signals: DeferredSignals) -> None:
+    """Wait for all. Raises Unsupported with the subject and output of the first that failed.
 
-    Raises Interrupted after a signal, when all have ended.
+    A process with an empty subject prints the subject itself. Raises Interrupted after a signal, when all have ended.
     """
     failed = ""
     deadline = time.monotonic() + MAKING_SECONDS
     try:
         for subject, process in processes:
-            said = _output(process, signals, deadline)
-            if said is None:
-                failed = failed or f"{subject or 'its hosts'}: nothing happened for {MAKING_SECONDS} seconds"
+            output = _output(process, signals, deadline)
+            if output is None:
+                failed = failed or f"{subject or 'its hosts'}: nothing happened for {MAKING_SECONDS} s"
                 break
             if process.returncode and not failed:
-                what = said.strip() or f"exit status {process.returncode}"
+                what = output.strip() or f"exit status {process.returncode}"
                 failed = f"{subject}: {what}" if subject else what
     finally:
         for _, process in processes:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # its own session, see _start
+                os.killpg(process.pid, signal.SIGKILL)  # see _start: its own session
                 process.communicate()
     if failed:
         raise Unsupported(f"the lab could not be made: {failed}")
 
 
-def _output(process: subprocess.Popen[str], signals: Held, deadline: float) -> str | None:
-    """Wait for a process; what it printed. None if it takes too long. Raises Interrupted."""
+def _output(process: subprocess.Popen[str], signals: DeferredSignals, deadline: float) -> str | None:
+    """Wait for a process; return its output, None if it takes too long. Raises Interrupted."""
     while time.monotonic() < deadline:
         signals.check()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -332,21 +332,23 @@ def _output(process: subprocess.Popen[str], signals: Held, deadline: float) -> s
 
 
 def _start_waiting(lab: Lab, host: Host) -> subprocess.Popen[str]:
-    """Until what the host awaits has come."""
-    return _start([*Place(lab.name, host.name).inside(), "sh"], f"{setup.until(host.awaits)}\n")
+    """Start a process that ends when what the host awaits has come."""
+    return _start([*LabHost(lab.name, host.name).inside(), "sh"], f"{ip_commands.until(host.awaits)}\n")
 
 
 def _remove(name: str) -> None:
-    """Whatever there is of a lab, in any state of completeness."""
-    places = {path.name.removeprefix(f"{PREFIX}{name}-"): path for path in _namespaces(name)}
-    end_all(each for path in places.values() if (each := identity(path)))  # a daemon would make its tables again
-    _remove_tables(name, places)
-    for host, path in places.items():
+    """Remove what there is of a lab, complete or not."""
+    namespaces = {path.name.removeprefix(f"{PREFIX}{name}-"): path for path in _namespaces(name)}
+    end_all(
+        each for path in namespaces.values() if (each := identity(path))
+    )  # first, because a daemon would make its tables again
+    _remove_tables(name, namespaces)
+    for host, path in namespaces.items():
         if host != NETWORK_HOST:
             _forget_realserver(path)
-        _drop(path)
+        _remove_pin(path)
     for pin in _pins(name):
-        _drop(pin)
+        _remove_pin(pin)
     shutil.rmtree(STATE / name, ignore_errors=True)
     with contextlib.suppress(FileNotFoundError), _pins_lock():
         if not listed(PINS):
@@ -356,15 +358,15 @@ def _remove(name: str) -> None:
                 PINS.rmdir()
 
 
-def _remove_tables(name: str, places: Mapping[str, Path]) -> None:
-    """`pylvs down` where directors were: pinned maps outlive a namespace."""
-    for host in places:
-        place = Place(name, host)
-        if not host.startswith(DIRECTOR) or not os.path.ismount(place.mounts) or not os.path.ismount(place.name):
+def _remove_tables(name: str, namespaces: Mapping[str, Path]) -> None:
+    """Run `pylvs down` in directors, because pinned maps outlive a namespace."""
+    for host in namespaces:
+        lab_host = LabHost(name, host)
+        if not host.startswith(DIRECTOR) or not os.path.ismount(lab_host.mounts) or not os.path.ismount(lab_host.name):
             continue
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             subprocess.run(
-                [*place.inside(), "pylvs", "down"],
+                [*lab_host.inside(), "pylvs", "down"],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=COMMAND_SECONDS,
@@ -375,16 +377,16 @@ def _remove_tables(name: str, places: Mapping[str, Path]) -> None:
 
 
 def _forget_realserver(namespace: Path) -> None:
-    """What `pylvs realserver` remembers of a namespace goes with it."""
+    """Remove what `pylvs realserver` stored about a namespace."""
     with contextlib.suppress(OSError, PylvsError), inside_network(namespace):
-        memory = realserver.memory_path(network_cookie())
+        memory = vip.memory_path(network_cookie())
         memory.unlink(missing_ok=True)
         memory.parent.rmdir()  # only if it is empty
 
 
-def _drop(path: Path) -> None:
+def _remove_pin(path: Path) -> None:
     """Unmount a namespace from its file, and remove the file."""
-    for _ in range(8):  # several mounts may lie on one another
+    for _ in range(8):  # there may be several mounts on it
         try:
             unmount(path)
         except OSError:
@@ -394,9 +396,9 @@ def _drop(path: Path) -> None:
 
 
 def busy_hosts(lab: Lab) -> dict[str, int]:
-    """How many processes live in each host."""
+    """Return the number of processes in each host."""
     counts = {}
     for host in lab.network.hosts:
-        here = identity(lab.place(host.name).network)
-        counts[host.name] = len(living_in([here])) if here else 0
+        namespace = identity(lab.host(host.name).network)
+        counts[host.name] = len(living_in([namespace])) if namespace else 0
     return counts

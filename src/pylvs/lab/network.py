@@ -1,6 +1,6 @@
-"""What a lab consists of, as plain data: links, hosts, addresses, commands. Nothing here touches the machine.
+"""The description of a lab as data: links, hosts, addresses, commands. Nothing here touches the machine.
 
-Everything is text, so that `lab.json` is this and nothing else.
+All values are text, so that `lab.json` holds exactly this.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Link:
     """A switch: a bridge in the lab's own namespace."""
 
     name: str
-    about: str  # its subnets, for the picture
+    about: str  # its subnets, for the diagram
 
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A network card: which link it is plugged into, and its addresses as ADDRESS/PREFIX."""
+    """A network interface: its link, and its addresses as ADDRESS/PREFIX."""
 
     link: str
     device: str
@@ -40,33 +40,32 @@ class Interface:
 class Host:
     """A machine of the lab.
 
-    `vip_device` is the director's device for the VIP, `shared_vip_device` that of one of two, which hold it by turns.
-    `commands` finish the host's configuration and run inside it; the lab is up once `awaits` succeeds,
-    and `commands` begin once `follows` does.
+    `vip_device` is the director's device for the VIP; with two directors and VRRP it is `shared_vip_device`. `commands`
+    finish the host's configuration inside it, once `follows` succeeds. The lab is up once `awaits` succeeds.
     """
 
     name: str
     role: str
     interfaces: tuple[Interface, ...]
     gateway: str = ""
-    routes: tuple[str, ...] = ()  # more of them, as `ip route add` takes them
+    routes: tuple[str, ...] = ()  # arguments of `ip route add`
     forwarding: bool = False
     vip_device: str = ""
     commands: tuple[str, ...] = ()
-    names: Mapping[str, str] = field(default_factory=dict)  # names that mean something else here than elsewhere
+    names: Mapping[str, str] = field(default_factory=dict)  # names with another address on this host
     shared_vip_device: str = ""
-    files: Mapping[str, str] = field(default_factory=dict)  # path -> content, besides what every host has
+    files: Mapping[str, str] = field(default_factory=dict)  # path -> content, besides the files of every host
     awaits: str = ""
     follows: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A whole lab. `vip` is the virtual address, `entry` what a client asks for (a public address before a router)."""
+    """A whole lab. `vip` is the virtual address. Clients use `entry`, which a router may translate to the VIP."""
 
     topology: str
     title: str
-    path: str  # the way of a packet, in one line
+    path: str  # the path of a packet, in one line
     method: str  # ipvsadm's option: -g, -m, -i
     version: int  # of IP
     vip: str
@@ -78,15 +77,15 @@ class Network:
     entry: str
 
     def host(self, name: str) -> Host | None:
-        """The host of this name, if there is one."""
+        """Return the host of this name; None if there is none."""
         return next((host for host in self.hosts if host.name == name), None)
 
     def role(self, role: str) -> list[Host]:
-        """All hosts of a role, in order."""
+        """Return all hosts of a role, in order."""
         return [host for host in self.hosts if host.role == role]
 
     def names(self) -> dict[str, str]:
-        """Names that mean the same everywhere: VIP, DIP, rs1, client..."""
+        """Return the names that are the same everywhere: VIP, DIP, rs1, client..."""
         table = {"VIP": self.vip}
         for host in self.hosts:
             if not host.interfaces[0].addresses:
@@ -98,16 +97,16 @@ class Network:
         return table
 
     def endpoint(self, address: str) -> str:
-        """ADDRESS:PORT as ipvsadm takes it."""
+        """Return ADDRESS:PORT for ipvsadm."""
         return f"{address}:{self.port}" if self.version == 4 else f"[{address}]:{self.port}"
 
     def to_dict(self) -> dict[str, Any]:
-        """For lab.json."""
+        """Return the content of lab.json."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Network:
-        """The inverse of `to_dict`."""
+        """Return the network of a lab.json."""
         hosts = tuple(
             Host(
                 **{
@@ -129,17 +128,17 @@ class Network:
 
 
 def address_of(text: str) -> str:
-    """The address of ADDRESS/PREFIX."""
+    """Return the address of ADDRESS/PREFIX."""
     return text.partition("/")[0]
 
 
 def without_configuration(network: Network, addresses: bool) -> Network:
-    """The same lab with the director's and the real servers' configuration left to the user.
+    """Return the same lab without the configuration of director and real servers.
 
-    With `addresses` they keep their own (DIP, RIP, gateway); without, their devices are there, down and empty.
+    With `addresses` they keep their own (DIP, RIP, gateway); without, their devices are down and have none.
     """
     hosts = []
-    table = network.names()  # the plan stands, whoever carries it out
+    table = network.names()  # names stay valid, because the plan does
     for host in network.hosts:
         host = replace(host, names={**table, **host.names}, awaits="", follows="")
         if host.role not in (DIRECTOR, SERVER):

@@ -1,4 +1,4 @@
-"""Address plans: who has which address. Each topology has one of its own; a file may say otherwise.
+"""Address plans. Each topology has its own; a file may override fields.
 
 A plan file is TOML or JSON with any of the fields of `Plan`, for instance
 
@@ -29,7 +29,7 @@ TUNNELS = ("ipip", "gre", "gue")
 PEERS = ("pylvs", "keepalived")
 _CHOICES = {"tunnel": TUNNELS, "peer": PEERS}
 
-# The subnets of the built-in plans: before the third number in IPv4, before the host part in IPv6.
+# The subnets of the built-in plans: the part before the host number.
 SUBNETS = {
     "lan": ("10.0.0", "fd00:10:0:0:"),
     "outside": ("172.16.0", "fd00:172:16:0:"),
@@ -40,7 +40,7 @@ SUBNETS = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Addresses with their prefix lengths; which of them count, the topology says."""
+    """Addresses with prefix lengths. The topology decides which fields it uses."""
 
     vip: AnyInterface
     dip: AnyInterface
@@ -55,35 +55,35 @@ class Plan:
     device: str = "eth0"  # the director's and the servers' first network card
     port: int = 80
     scheduler: str = "rr"
-    tunnel: str = "ipip"  # tun: what the director wraps packets in
-    peer: str = "pylvs"  # ha: what the second director speaks VRRP with
+    tunnel: str = "ipip"  # tun: the encapsulation
+    peer: str = "pylvs"  # ha: the VRRP program of the second director
 
     @property
     def version(self) -> int:
-        """4 or 6."""
+        """Return 4 or 6."""
         return self.vip.version
 
 
-def place(subnet: str, host: int, version: int, number: int = 0) -> AnyInterface:
-    """Address `host` of a built-in subnet: 10.0.0.21/24 or fd00:10::21/64."""
+def host_address(subnet: str, host: int, version: int, number: int = 0) -> AnyInterface:
+    """Return address `host` of a built-in subnet: 10.0.0.21/24 or fd00:10::21/64."""
     v4, v6 = SUBNETS[subnet]
     if version == 4:
         return IPv4Interface(f"{v4.format(n=number)}.{host}/24")
     return IPv6Interface(f"{v6.format(n=number)}:{host}/64")
 
 
-def alone(interface: AnyInterface) -> AnyInterface:
-    """The same address with the prefix of a single host."""
+def single_address(interface: AnyInterface) -> AnyInterface:
+    """Return the address with the prefix length of a single host."""
     return ip_interface(f"{interface.ip}/{interface.max_prefixlen}")
 
 
 def first_of(interface: AnyInterface) -> AnyInterface:
-    """The first address of a subnet: where its router is."""
+    """Return the first address of a subnet, which is its router."""
     return ip_interface(f"{interface.network.network_address + 1}/{interface.network.prefixlen}")
 
 
 def load_overrides(path: Path) -> dict[str, Any]:
-    """What a plan file says, checked. Raises InvalidOperation naming the file and the field."""
+    """Read and check a plan file. Raises InvalidOperation with the file and the field."""
     try:
         text = path.read_text(encoding="utf-8")
         raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
@@ -98,7 +98,7 @@ def load_overrides(path: Path) -> dict[str, Any]:
 
 
 def read_overrides(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a plan out of text. Raises InvalidOperation."""
+    """Parse the fields of a plan. Raises InvalidOperation."""
     known = {each.name for each in dataclasses.fields(Plan)}
     result: dict[str, Any] = {}
     for name, value in raw.items():
@@ -139,8 +139,8 @@ def _interface(name: str, value: Any) -> AnyInterface:
         raise InvalidOperation(f"{name} = {value!r}: not an address; write ADDRESS/PREFIX") from None
 
 
-def overridden(plan: Plan, overrides: Mapping[str, Any]) -> Plan:
-    """The plan with some fields replaced. Raises InvalidOperation if address families are mixed."""
+def override(plan: Plan, overrides: Mapping[str, Any]) -> Plan:
+    """Return the plan with some fields replaced. Raises InvalidOperation if address families are mixed."""
     changed = dataclasses.replace(plan, **overrides)
     for each in dataclasses.fields(Plan):
         value = getattr(changed, each.name)

@@ -1,1 +1,1 @@
-"""Rules of iptables and nftables, read as far as they give packets firewall marks, and written as pylvs's own."""
+"""Import the firewall marks that rules of iptables and nftables set, as mark rules."""

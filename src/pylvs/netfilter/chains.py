@@ -1,8 +1,7 @@
-"""What importing reads rules into, whichever tool wrote them, and the list of mark rules that does the same.
+"""Compile rules of netfilter into a list of mark rules.
 
-A netfilter rule is a sequence of clauses that must all hold, each a choice of alternatives, and then some actions. It
-becomes one mark rule where that says it all, else several that lead past each other; chains that are jumped to are
-written out where they are called.
+A netfilter rule has clauses that must all hold, and actions. A clause is a choice of alternatives. A rule becomes one
+mark rule if that is enough, else several that skip each other. Chains are inlined where rules call them.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import InvalidOperation
 from pylvs.model.marks import ALL_BITS, MOST_RANGES, MOST_RULES, NOTHING_TURNED, MarkRule, Not, Ranges, checked
 
-DEEPEST = 16  # jumps within jumps, as in netfilter
+MAX_DEPTH = 16  # jumps within jumps, as in netfilter
 EMPTY = MarkRule(mask=0)
 _TURNED = {
     "protocol": Not.PROTOCOL,
@@ -32,26 +31,26 @@ _TURNED = {
 
 
 class CannotExpress(Exception):
-    """A rule asks or does what mark rules cannot; the text says what."""
+    """A rule matches or does what mark rules cannot; the text names it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """A rule that was left out: where it stands, its words, and why."""
+class Skipped:
+    """A rule that is not imported: location, text and reason."""
 
-    place: str
+    location: str
     text: str
     reason: str
 
 
-Clause = tuple[MarkRule, ...]  # alternatives, of whose conditions one must hold; none: it never holds
+Clause = tuple[MarkRule, ...]  # alternatives: one must hold; an empty clause never holds
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a netfilter rule asks and does. `verdict` is "", "accept", "return", "jump" or "goto"."""
+    """The conditions and actions of a netfilter rule. `verdict` is "", "accept", "return", "jump" or "goto"."""
 
-    place: str
+    location: str
     text: str
     clauses: tuple[Clause, ...] = ()
     mask: int = 0
@@ -62,17 +61,17 @@ class Rule:
 
 @dataclass(slots=True)
 class Hook:
-    """A base chain: the rules that are asked at prerouting, in the order of their priorities, and those they call."""
+    """A base chain at prerouting, its rules, and the chains that they call."""
 
     name: str
     priority: int
     family: int  # 4, 6, or 0 for both
-    rules: Sequence[Rule | Left]
-    chains: Mapping[str, Sequence[Rule | Left]] = field(default_factory=dict)
+    rules: Sequence[Rule | Skipped]
+    chains: Mapping[str, Sequence[Rule | Skipped]] = field(default_factory=dict)
 
 
 def condition(turned: bool = False, /, **fields: Any) -> MarkRule:
-    """A condition on one field of a rule, perhaps turned round."""
+    """Return a condition on fields of a rule; `turned` negates it."""
     bits = NOTHING_TURNED
     if turned:
         for name in fields:
@@ -81,16 +80,16 @@ def condition(turned: bool = False, /, **fields: Any) -> MarkRule:
 
 
 def ports(side: str, ranges: Ranges, turned: bool = False) -> Clause:
-    """A clause about ports, however many ranges there are."""
+    """Return a clause about ports, with any number of ranges."""
     if len(ranges) <= MOST_RANGES:
         return (condition(turned, **{side: ranges}),)
     if turned:
-        ranges = _others(ranges)
+        ranges = _complement(ranges)
     return tuple(condition(**{side: ranges[at : at + MOST_RANGES]}) for at in range(0, len(ranges), MOST_RANGES))
 
 
-def _others(ranges: Ranges) -> Ranges:
-    """The ports in no range; these in order."""
+def _complement(ranges: Ranges) -> Ranges:
+    """Return the ports in none of these sorted ranges."""
     found, at = [], 0
     for first, last in ranges:
         if at < first:
@@ -101,8 +100,8 @@ def _others(ranges: Ranges) -> Ranges:
     return tuple(found)
 
 
-def composed(mask: int, value: int, then_mask: int, then_value: int) -> tuple[int, int]:
-    """Two changes of a mark, one after the other, as one."""
+def compose(mask: int, value: int, then_mask: int, then_value: int) -> tuple[int, int]:
+    """Combine two changes of a mark, one after the other, into one."""
     return (mask | then_mask) & ALL_BITS, (value & ~then_mask ^ then_value) & ALL_BITS
 
 
@@ -111,39 +110,39 @@ def composed(mask: int, value: int, then_mask: int, then_value: int) -> tuple[in
 
 @dataclass(eq=False, slots=True)
 class _Label:
-    """A place in the list that is known once what comes before is written."""
+    """A position in the list, known once the rules before it are written."""
 
-    place: int = -1
+    position: int = -1
 
 
 class _Writer:
-    """The list as it grows."""
+    """The growing list of mark rules."""
 
     def __init__(self) -> None:
         self.rules: list[tuple[MarkRule, _Label | None, _Label | None]] = []
-        self.left: list[Left] = []
-        self.told: set[str] = set()
+        self.skipped: list[Skipped] = []
+        self._reported: set[str] = set()
 
     def add(self, rule: MarkRule, then: _Label | None = None, otherwise: _Label | None = None) -> None:
         if len(self.rules) >= MOST_RULES:
             raise InvalidOperation(f"these rules become more than {MOST_RULES} mark rules; that is all the table holds")
         self.rules.append((rule, then, otherwise))
 
-    def here(self, label: _Label) -> None:
-        label.place = len(self.rules)
+    def set_label(self, label: _Label) -> None:
+        label.position = len(self.rules)
 
-    def leave(self, left: Left) -> None:
-        """Note a rule that was left out, once, however often its chain is called."""
-        if f"{left.place} {left.text}" not in self.told:
-            self.told.add(f"{left.place} {left.text}")
-            self.left.append(left)
+    def skip(self, rule: Skipped) -> None:
+        """Report a rule that is not imported, once even if its chain is called often."""
+        if f"{rule.location} {rule.text}" not in self._reported:
+            self._reported.add(f"{rule.location} {rule.text}")
+            self.skipped.append(rule)
 
-    def finished(self) -> list[MarkRule]:
-        def skip(label: _Label | None, at: int) -> int:
-            return 0 if label is None else label.place - at - 1
+    def finish(self) -> list[MarkRule]:
+        def skip_to(label: _Label | None, at: int) -> int:
+            return 0 if label is None else label.position - at - 1
 
         return [
-            checked(replace(rule, then_skip=skip(then, at), else_skip=skip(otherwise, at)))
+            checked(replace(rule, then_skip=skip_to(then, at), else_skip=skip_to(otherwise, at)))
             for at, (rule, then, otherwise) in enumerate(self.rules)
         ]
 
@@ -152,20 +151,20 @@ class _Writer:
     def hook(self, hook: Hook) -> None:
         end = _Label()
         self.chain(hook, hook.rules, end, end, ())
-        self.here(end)
+        self.set_label(end)
 
     def chain(
-        self, hook: Hook, rules: Sequence[Rule | Left], chain_end: _Label, hook_end: _Label, called: tuple[str, ...]
+        self, hook: Hook, rules: Sequence[Rule | Skipped], chain_end: _Label, hook_end: _Label, called: tuple[str, ...]
     ) -> None:
         for rule in rules:
-            if isinstance(rule, Left):
-                self.leave(rule)
+            if isinstance(rule, Skipped):
+                self.skip(rule)
             else:
                 self.rule(hook, rule, chain_end, hook_end, called)
 
     def rule(self, hook: Hook, rule: Rule, chain_end: _Label, hook_end: _Label, called: tuple[str, ...]) -> None:
         clauses = rule.clauses if not hook.family else ((replace(EMPTY, family=hook.family),), *rule.clauses)
-        merged, rest = _merged(clauses)
+        merged, rest = _merge(clauses)
         if () in rest:
             return  # it never matches
         if rule.verdict in ("jump", "goto"):
@@ -176,31 +175,31 @@ class _Writer:
             return
         marking = replace(merged, mask=rule.mask, value=rule.value)
         if len(rest) == 1 and then is None:
-            both = [each for each in (_joined(marking, one) for one in rest[0]) if each and _families(each) <= 1]
+            both = [each for each in (_intersect(marking, one) for one in rest[0]) if each and _families(each) <= 1]
             if len(both) == len(rest[0]):
                 self._alternatives(both)
                 return
         after = _Label()
         self._guards(rest, after)
         self.add(marking, then)
-        self.here(after)
+        self.set_label(after)
 
     def _alternatives(self, rules: list[MarkRule]) -> None:
-        """One rule for each alternative; the first that matches is the only one."""
+        """Add one rule for each alternative; a packet runs the first that matches."""
         after = _Label()
         for rule in rules[:-1]:
             self.add(rule, after)
         self.add(rules[-1])
-        self.here(after)
+        self.set_label(after)
 
     def _guards(self, clauses: Sequence[Clause], otherwise: _Label) -> None:
-        """Rules that change nothing and let only those packets go on for which all clauses hold."""
+        """Add rules without an effect that skip to `otherwise` unless all clauses hold."""
         for clause in clauses:
             holds = _Label()
             for each in clause[:-1]:
                 self.add(each, holds)
             self.add(clause[-1], None, otherwise)
-            self.here(holds)
+            self.set_label(holds)
 
     def _call(
         self,
@@ -213,21 +212,23 @@ class _Writer:
         called: tuple[str, ...],
     ) -> None:
         if rule.chain not in hook.chains:
-            self.leave(Left(rule.place, rule.text, f"it calls {rule.chain}, which is not there"))
+            self.skip(Skipped(rule.location, rule.text, f"it calls {rule.chain}, which is not there"))
             return
-        if rule.chain in called or len(called) >= DEEPEST:
-            raise InvalidOperation(f"{rule.place}: {rule.text}: chains that call each other in circles, or too deeply")
+        if rule.chain in called or len(called) >= MAX_DEPTH:
+            raise InvalidOperation(
+                f"{rule.location}: {rule.text}: chains that call each other in circles, or too deeply"
+            )
         after, end = _Label(), _Label()
         self._guards([*rest, (replace(merged, mask=rule.mask, value=rule.value),)], after)
         self.chain(hook, hook.chains[rule.chain], end, hook_end, (*called, rule.chain))
-        self.here(end)
+        self.set_label(end)
         if rule.verdict == "goto" and chain_end is not end:
             self.add(EMPTY, chain_end)
-        self.here(after)
+        self.set_label(after)
 
 
-def _joined(one: MarkRule, other: MarkRule) -> MarkRule | None:
-    """The conditions of both in one rule; None where both ask about the same."""
+def _intersect(one: MarkRule, other: MarkRule) -> MarkRule | None:
+    """Return one rule with the conditions of both; None if both have different conditions on one field."""
     found = one
     for name in ("family", *_TURNED):
         value = getattr(other, name)
@@ -242,11 +243,11 @@ def _joined(one: MarkRule, other: MarkRule) -> MarkRule | None:
     return found
 
 
-def _merged(clauses: Sequence[Clause]) -> tuple[MarkRule, list[Clause]]:
-    """One rule of what can be asked in one, and the clauses beyond it."""
+def _merge(clauses: Sequence[Clause]) -> tuple[MarkRule, list[Clause]]:
+    """Return one rule of the clauses that fit into one, and the other clauses."""
     found, rest = EMPTY, []
     for clause in clauses:
-        both = _joined(found, clause[0]) if len(clause) == 1 else None
+        both = _intersect(found, clause[0]) if len(clause) == 1 else None
         if both is not None and _families(both) <= 1:
             found = both
         else:
@@ -255,17 +256,17 @@ def _merged(clauses: Sequence[Clause]) -> tuple[MarkRule, list[Clause]]:
 
 
 def _families(rule: MarkRule) -> int:
-    """How many address families a rule's conditions are about."""
+    """Count the address families in the conditions of a rule."""
     versions = {each.version for each in (rule.source, rule.target) if each is not None} | ({rule.family} - {0})
     return len(versions)
 
 
-def mark_rules(hooks: Sequence[Hook]) -> tuple[list[MarkRule], list[Left]]:
-    """The list that does what these base chains do, and the rules that it could not take over.
+def mark_rules(hooks: Sequence[Hook]) -> tuple[list[MarkRule], list[Skipped]]:
+    """Return the mark rules that do the same as these base chains, and the rules that are not imported.
 
-    Raises InvalidOperation where there are too many, or chains call each other in circles.
+    Raises InvalidOperation if there are too many, or if chains call each other in circles.
     """
     writer = _Writer()
     for hook in sorted(hooks, key=lambda each: each.priority):
         writer.hook(hook)
-    return writer.finished(), writer.left
+    return writer.finish(), writer.skipped

@@ -1,4 +1,4 @@
-"""What `iptables-save` and `ip6tables-save` print: the mangle table's rules at PREROUTING, and the chains they call."""
+"""Parse the output of `iptables-save` and `ip6tables-save`: rules of mangle PREROUTING, and the chains they call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ipaddress import ip_address, summarize_address_range
 from pylvs.model.errors import InvalidOperation
 from pylvs.model.mark_words import link_address, network, number_of, protocol_number
 from pylvs.model.marks import ALL_BITS, Ranges, checked_device, joined
-from pylvs.netfilter.chains import CannotExpress, Clause, Hook, Left, Rule, composed, condition, ports
+from pylvs.netfilter.chains import CannotExpress, Clause, Hook, Rule, Skipped, compose, condition, ports
 
 PRIORITY = -150  # NF_IP_PRI_MANGLE
 TABLE, CHAIN = "mangle", "PREROUTING"
@@ -19,13 +19,13 @@ _CLASSES = {"BE": 0, "EF": 46, **{f"CS{n}": 8 * n for n in range(8)}}
 _CLASSES |= {f"AF{high}{low}": 8 * high + 2 * low for high in range(1, 5) for low in range(1, 4)}
 _COUNTS = re.compile(r"^\[\d+:\d+\] ")
 _WITHOUT_EFFECT = {"LOG", "NFLOG", "TRACE", "TEE", "AUDIT"}
-_WHY_NOT = {
+_UNSUPPORTED_MATCHES = {
     "conntrack": "it asks connection tracking, which has not seen the packet yet",
     "state": "it asks connection tracking, which has not seen the packet yet",
     "connmark": "it asks connection tracking, which has not seen the packet yet",
     "set": "it asks an ipset, whose entries change behind a rule's back",
 }
-_TARGETS_WHY_NOT = {
+_UNSUPPORTED_TARGETS = {
     "DROP": "it drops packets; pylvs mark marks them",
     "CONNMARK": "it keeps marks in connection tracking",
     "SET": "it changes an ipset",
@@ -34,56 +34,56 @@ _TARGETS_WHY_NOT = {
 
 
 def hooks(text: str, six: bool = False, source: str = "") -> list[Hook]:
-    """The base chains in what was saved, of IPv4 unless the text or `six` says IPv6.
+    """Return the base chains, of IPv4 unless the text or `six` says IPv6.
 
-    `source` names the text where its lines are named. Raises InvalidOperation.
+    `source` is the name of the text in locations. Raises InvalidOperation.
     """
     found: list[Hook] = []
     family, table = 6 if six else 4, ""
-    chains: dict[str, list[Rule | Left]] = {}
+    chains: dict[str, list[Rule | Skipped]] = {}
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
         if line.startswith("#"):
-            told = re.search(r"\b(ip6?tables)(?:-nft|-legacy)?-save\b", line)
-            family = family if told is None else (6 if told[1] == "ip6tables" else 4)
+            tool = re.search(r"\b(ip6?tables)(?:-nft|-legacy)?-save\b", line)
+            family = family if tool is None else (6 if tool[1] == "ip6tables" else 4)
         elif line.startswith("*"):
             table, chains = line[1:], {}
         elif line.startswith(":") and len(line[1:].split()) > 1:
             chains[line[1:].split()[0]] = []
             if table == TABLE and line[1:].split()[:2] == [CHAIN, "DROP"]:
                 chains[CHAIN].append(
-                    Left(f"{source}line {number}", line, "a policy that drops packets; pylvs mark marks them")
+                    Skipped(f"{source}line {number}", line, "a policy that drops packets; pylvs mark marks them")
                 )
         elif line == "COMMIT":
             if table == TABLE and CHAIN in chains:
                 found.append(Hook(f"{table} {CHAIN}", PRIORITY, family, chains[CHAIN], chains))
             table = ""
         elif line:
-            _add(chains, table, f"{source}line {number}", _COUNTS.sub("", line))
+            _append_rule(chains, table, f"{source}line {number}", _COUNTS.sub("", line))
     if table:
         raise InvalidOperation(f"the table {table} has no COMMIT: what was saved ends too early")
     return found
 
 
-def _add(chains: dict[str, list[Rule | Left]], table: str, place: str, line: str) -> None:
+def _append_rule(chains: dict[str, list[Rule | Skipped]], table: str, location: str, line: str) -> None:
     try:
         words = shlex.split(line)
     except ValueError:
         words = []
     if not table or len(words) < 2 or words[0] not in ("-A", "--append"):
-        raise InvalidOperation(f"{place}: {line[:60]}: not what iptables-save prints")
+        raise InvalidOperation(f"{location}: {line[:60]}: not what iptables-save prints")
     if table != TABLE:
         return
     if words[1] not in chains:
-        raise InvalidOperation(f"{place}: {line[:60]}: the chain {words[1]} was not declared")
+        raise InvalidOperation(f"{location}: {line[:60]}: the chain {words[1]} was not declared")
     try:
-        chains[words[1]].append(_Reader(words[2:], set(chains)).rule(place, line))
+        chains[words[1]].append(_Reader(words[2:], set(chains)).rule(location, line))
     except (CannotExpress, InvalidOperation) as error:
-        chains[words[1]].append(Left(place, line, str(error)))
+        chains[words[1]].append(Skipped(location, line, str(error)))
 
 
 class _Reader:
-    """The words of one rule, taken one after the other."""
+    """A parser of the words of one rule."""
 
     def __init__(self, words: list[str], chains: set[str]) -> None:
         self.words = words
@@ -94,14 +94,14 @@ class _Reader:
         self.clauses: list[Clause] = []
 
     def value(self, option: str) -> str:
-        """The word behind an option. Raises CannotExpress."""
+        """Return the word behind an option. Raises CannotExpress."""
         if self.at >= len(self.words):
             raise CannotExpress(f"{option} has no value")
         self.at += 1
         return self.words[self.at - 1]
 
-    def rule(self, place: str, text: str) -> Rule:
-        """The rule as a whole. Raises CannotExpress, InvalidOperation."""
+    def rule(self, location: str, text: str) -> Rule:
+        """Parse the whole rule. Raises CannotExpress, InvalidOperation."""
         target, arguments, goto = "", [], False
         while self.at < len(self.words):
             turned = self.words[self.at] == "!"
@@ -112,14 +112,14 @@ class _Reader:
                 arguments, self.at = self.words[self.at :], len(self.words)
             elif option in ("-m", "--match"):
                 self.match = self.value(option)
-                if self.match in _WHY_NOT:
-                    raise CannotExpress(_WHY_NOT[self.match])
+                if self.match in _UNSUPPORTED_MATCHES:
+                    raise CannotExpress(_UNSUPPORTED_MATCHES[self.match])
             elif option in _CONDITIONS:
                 self.clauses.extend(_CONDITIONS[option](self, self.value(option), turned))
             elif option == "--comment":
                 self.value(option)
-            elif option in _OTHERS:
-                self.clauses.extend(_OTHERS[option](self, turned))
+            elif option in _FLAG_CONDITIONS:
+                self.clauses.extend(_FLAG_CONDITIONS[option](self, turned))
             else:
                 where = f"-m {self.match} " if self.match and not option.startswith(("-f", "--fragment")) else ""
                 raise CannotExpress(f"pylvs mark has no condition like {where}{option}")
@@ -127,17 +127,17 @@ class _Reader:
         if not target or target in _WITHOUT_EFFECT:
             raise CannotExpress("it changes no mark, and leads nowhere")
         if target in self.chains:
-            return Rule(place, text, clauses, verdict="goto" if goto else "jump", chain=target)
+            return Rule(location, text, clauses, verdict="goto" if goto else "jump", chain=target)
         if target in ("ACCEPT", "RETURN"):
-            return Rule(place, text, clauses, verdict=target.lower())
+            return Rule(location, text, clauses, verdict=target.lower())
         if target == "MARK":
             mask, value = _marking(arguments)
-            return Rule(place, text, clauses, mask, value)
-        raise CannotExpress(_TARGETS_WHY_NOT.get(target, f"the target {target} is not one of marks"))
+            return Rule(location, text, clauses, mask, value)
+        raise CannotExpress(_UNSUPPORTED_TARGETS.get(target, f"the target {target} is not one of marks"))
 
 
 def _marking(words: list[str]) -> tuple[int, int]:
-    """What MARK's options do: mask and value. Raises CannotExpress."""
+    """Return mask and value of MARK's options. Raises CannotExpress."""
     found = (0, 0)
     for option, text in zip(words[::2], words[1::2], strict=False):
         value, _, mask = text.partition("/")
@@ -152,7 +152,7 @@ def _marking(words: list[str]) -> tuple[int, int]:
         }.get(option)
         if done is None:
             raise CannotExpress(f"MARK has no option {option}")
-        found = composed(*found, *done)
+        found = compose(*found, *done)
     if not words or len(words) % 2:
         raise CannotExpress("MARK does not say which mark")
     return found
@@ -309,4 +309,4 @@ _CONDITIONS: dict[str, Callable[[_Reader, str, bool], Iterator[Clause]]] = {
     "--pkt-type": _packet_type,
     "--tcp-flags": _tcp_flags,
 }
-_OTHERS: dict[str, Callable[[_Reader, bool], Iterator[Clause]]] = {"--syn": _syn}
+_FLAG_CONDITIONS: dict[str, Callable[[_Reader, bool], Iterator[Clause]]] = {"--syn": _syn}

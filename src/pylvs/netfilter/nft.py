@@ -1,4 +1,4 @@
-"""What `nft -j list ruleset` prints: base chains at prerouting whose rules give marks, and the chains they call."""
+"""Parse the output of `nft -j list ruleset`: base chains at prerouting that set marks, and the chains they call."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from pylvs.model.errors import InvalidOperation
 from pylvs.model.marks import ALL_BITS
 from pylvs.netfilter import nft_match
-from pylvs.netfilter.chains import CannotExpress, Hook, Left, Rule, composed
+from pylvs.netfilter.chains import CannotExpress, Hook, Rule, Skipped, compose
 
 _FAMILIES = {"ip": 4, "ip6": 6, "inet": 0}
 _PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
 _MARKING = '"mangle":{"key":{"meta":{"key":"mark"}}'
 _WITHOUT_EFFECT = ("counter", "log", "comment", "continue", "set", "notrack", "dup")  # on marks and their order
-_WHY_NOT = {
+_UNSUPPORTED = {
     "mangle": "it changes packets otherwise than by marks",
     "drop": "it drops packets; pylvs mark marks them",
     "reject": "it refuses packets; pylvs mark marks them",
@@ -27,9 +27,9 @@ Object = Mapping[str, Any]
 
 
 def hooks(text: str) -> list[Hook]:
-    """The base chains of a ruleset. Raises InvalidOperation."""
+    """Return the base chains of a ruleset. Raises InvalidOperation."""
     objects = _objects(text)
-    chains: dict[tuple[str, str], dict[str, list[Rule | Left]]] = {}
+    chains: dict[tuple[str, str], dict[str, list[Rule | Skipped]]] = {}
     bases: list[Object] = []
     for kind, found in objects:
         if kind == "chain" and found.get("family") in _FAMILIES:
@@ -45,7 +45,7 @@ def hooks(text: str) -> list[Hook]:
 
 
 def _objects(text: str) -> list[tuple[str, Object]]:
-    """Kind and content of everything that is listed. Raises InvalidOperation."""
+    """Return kind and content of each listed object. Raises InvalidOperation."""
     try:
         listed = [next(iter(each.items())) for each in json.loads(text)["nftables"]]
         for kind, found in listed:
@@ -58,8 +58,8 @@ def _objects(text: str) -> list[tuple[str, Object]]:
         raise InvalidOperation("not what nft -j list ruleset prints: no list of nftables in JSON") from None
 
 
-def _hook(base: Object, chains: Mapping[str, Sequence[Rule | Left]]) -> Hook | None:
-    """A base chain; None for one that neither marks nor calls a chain that does, and for those of iptables."""
+def _hook(base: Object, chains: Mapping[str, Sequence[Rule | Skipped]]) -> Hook | None:
+    """Return a base chain; None if neither it nor a chain that it calls sets marks."""
     name = f"{base['family']} {base['table']} {base['name']}"
     rules = list(chains[base["name"]])
     reached = _reached(rules, chains)
@@ -67,7 +67,7 @@ def _hook(base: Object, chains: Mapping[str, Sequence[Rule | Left]]) -> Hook | N
         return None
     if base.get("policy") == "drop":
         text = f"chain {name} policy drop"
-        rules.append(Left(name, text, "a policy that drops packets; pylvs mark marks them"))
+        rules.append(Skipped(name, text, "a policy that drops packets; pylvs mark marks them"))
     priority = base.get("prio", 0)
     return Hook(
         name,
@@ -78,8 +78,8 @@ def _hook(base: Object, chains: Mapping[str, Sequence[Rule | Left]]) -> Hook | N
     )
 
 
-def _reached(rules: Sequence[Rule | Left], chains: Mapping[str, Sequence[Rule | Left]]) -> list[Rule | Left]:
-    """These rules and those of all chains that they call, directly or not."""
+def _reached(rules: Sequence[Rule | Skipped], chains: Mapping[str, Sequence[Rule | Skipped]]) -> list[Rule | Skipped]:
+    """Return these rules and those of all chains that they call, directly or indirectly."""
     found, todo, seen = list(rules), list(rules), set[str]()
     while todo:
         rule = todo.pop()
@@ -91,44 +91,44 @@ def _reached(rules: Sequence[Rule | Left], chains: Mapping[str, Sequence[Rule | 
     return found
 
 
-def _concerns_marks(rule: Rule | Left) -> bool:
+def _concerns_marks(rule: Rule | Skipped) -> bool:
     return bool(rule.mask or rule.value) if isinstance(rule, Rule) else _MARKING in rule.text
 
 
-def _read(rule: Object) -> Rule | Left:
-    place = f"{rule['family']} {rule['table']} {rule['chain']} handle {rule.get('handle', '?')}"
+def _read(rule: Object) -> Rule | Skipped:
+    location = f"{rule['family']} {rule['table']} {rule['chain']} handle {rule.get('handle', '?')}"
     text = json.dumps(rule.get("expr", []), separators=(",", ":"))
     try:
-        return _rule(place, text, rule.get("expr", []))
+        return _rule(location, text, rule.get("expr", []))
     except (CannotExpress, InvalidOperation) as error:
-        return Left(place, text, str(error))
+        return Skipped(location, text, str(error))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration):
-        return Left(place, text, "it is written in a way that is not known here")
+        return Skipped(location, text, "it is written in a way that is not known here")
 
 
-def _rule(place: str, text: str, expressions: Sequence[Object]) -> Rule:
+def _rule(location: str, text: str, expressions: Sequence[Object]) -> Rule:
     clauses, mask, value, verdict, chain = [], 0, 0, "", ""
     for each in expressions:
         kind, content = next(iter(each.items()))
         if verdict:
-            raise CannotExpress("it goes on behind its verdict")
+            raise CannotExpress("it has a statement behind its verdict")
         if kind == "match":
             if mask or value:
                 raise CannotExpress("it asks more after it has marked")
             clauses.extend(nft_match.clauses(content))
         elif kind == "mangle" and content["key"] == {"meta": {"key": "mark"}}:
-            mask, value = composed(mask, value, *_marking(content["value"]))
+            mask, value = compose(mask, value, *_marking(content["value"]))
         elif kind in ("accept", "return"):
             verdict = kind
         elif kind in ("jump", "goto"):
             verdict, chain = kind, content["target"]
         elif kind not in _WITHOUT_EFFECT:
-            raise CannotExpress(_WHY_NOT.get(kind, f"pylvs mark has nothing like {kind}"))
-    return Rule(place, text, tuple(clauses), mask, value, verdict, chain)
+            raise CannotExpress(_UNSUPPORTED.get(kind, f"pylvs mark has nothing like {kind}"))
+    return Rule(location, text, tuple(clauses), mask, value, verdict, chain)
 
 
 def _marking(value: Any) -> tuple[int, int]:
-    """What `meta mark set` does: mask and value. Raises CannotExpress."""
+    """Return mask and value of `meta mark set`. Raises CannotExpress."""
     if isinstance(value, int):
         return ALL_BITS, value & ALL_BITS
     if value == {"meta": {"key": "mark"}}:
@@ -138,5 +138,5 @@ def _marking(value: Any) -> tuple[int, int]:
         if isinstance(bits, int) and operator in ("&", "|", "^"):
             before = _marking(inner)
             done = {"&": (~bits & ALL_BITS, 0), "|": (bits, bits), "^": (0, bits)}[operator]
-            return composed(*before, *done)
+            return compose(*before, *done)
     raise CannotExpress("it computes the mark from what is not a mark")

@@ -1,4 +1,4 @@
-"""One `match` of nftables' JSON as clauses of a mark rule."""
+"""Translate a `match` of nftables' JSON into clauses of mark rules."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _TURNED = {"==": False, "in": False, "!=": True}
 
 
 def clauses(match: Mapping[str, Any]) -> list[Clause]:
-    """The clauses that say the same. Raises CannotExpress; KeyError and the like for what is written otherwise."""
+    """Return the clauses of a match.
+
+    Raises CannotExpress for what mark rules lack, KeyError and the like for an unknown form.
+    """
     operator, left, right = match.get("op", "=="), match["left"], match["right"]
     kind, what = next(iter(left.items()))
     if kind == "&":
@@ -34,7 +37,7 @@ def clauses(match: Mapping[str, Any]) -> list[Clause]:
 
 
 def _values(right: Any) -> list[Any]:
-    """The elements of an anonymous set, or the one value. Raises CannotExpress."""
+    """Return the elements of an anonymous set, or the one value. Raises CannotExpress."""
     if isinstance(right, str) and right.startswith("@"):
         raise CannotExpress(f"it asks the set {right}, whose elements change behind a rule's back")
     if isinstance(right, Mapping) and "set" in right:
@@ -51,7 +54,7 @@ def _turned(operator: str) -> bool:
 
 
 def _one_of(operator: str, conditions: Iterable[MarkRule]) -> list[Clause]:
-    """A clause of alternatives; turned round, one clause for each."""
+    """Return a clause of alternatives; if negated, one clause for each."""
     return [(each,) for each in conditions] if _turned(operator) else [tuple(conditions)]
 
 
@@ -99,8 +102,8 @@ def _payload(operator: str, what: Mapping[str, Any], right: Any) -> list[Clause]
     if protocol in ("ip", "ip6") and name == "dscp":
         wanted = [_DSCP[each] if isinstance(each, str) else int(each) for each in _values(right)]
         turned = operator == "!="
-        asked = _one_of(operator, [condition(turned, tos=(each << 2 & 0xFC, 0xFC)) for each in wanted])
-        return [(condition(family=4 if protocol == "ip" else 6),), *asked]
+        commands = _one_of(operator, [condition(turned, tos=(each << 2 & 0xFC, 0xFC)) for each in wanted])
+        return [(condition(family=4 if protocol == "ip" else 6),), *commands]
     if protocol in ("tcp", "udp", "sctp", "th") and name in ("sport", "dport"):
         kind: list[Clause] = [] if protocol == "th" else [(condition(protocol=protocol_number(protocol)),)]
         side = "source_ports" if name == "sport" else "target_ports"
@@ -119,9 +122,9 @@ def _payload(operator: str, what: Mapping[str, Any], right: Any) -> list[Clause]
 
 def _addresses(operator: str, side: str, family: int, right: Any) -> list[Clause]:
     found: list[Network] = [network for value in _values(right) for network in _networks(value)]
-    kept = list(collapse_addresses(found))  # type: ignore[type-var]  # all of one family: nft sees to it
+    networks = list(collapse_addresses(found))  # type: ignore[type-var]  # nft allows one family in a set
     turned = _turned(operator)
-    wanted = [condition(turned, **{side: each}) for each in kept]
+    wanted = [condition(turned, **{side: each}) for each in networks]
     return [(condition(family=family),), *_one_of(operator, wanted)]
 
 

@@ -1,4 +1,4 @@
-"""Where rules come from: a file or stdin in either format, or this host's own, told by the tools themselves."""
+"""Read rules: from a file or stdin in either format, or by running iptables-save and nft."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from pylvs.netfilter import iptables, nft
 from pylvs.netfilter.chains import Hook
 
 TIMEOUT_S = 30
-# by the command: whether it tells of IPv6 alone
-_SAVERS: Mapping[tuple[str, ...], bool] = {
+# command: whether it lists IPv6
+_SAVE_COMMANDS: Mapping[tuple[str, ...], bool] = {
     ("iptables-save", "-t", "mangle"): False,
     ("ip6tables-save", "-t", "mangle"): True,
 }
 _NFT = ("nft", "-j", "list", "ruleset")
-_OF_IPTABLES = ("ip mangle ", "ip6 mangle ")  # nft shows iptables-nft's rules, too, but not all that they say
+_IPTABLES_TABLES = ("ip mangle ", "ip6 mangle ")  # nft lists the rules of iptables-nft, too, but not completely
 
 
 def hooks_of(text: str, six: bool = False) -> list[Hook]:
-    """The base chains in a text of either format. Raises InvalidOperation."""
+    """Return the base chains in a text of either format. Raises InvalidOperation."""
     return nft.hooks(text) if text.lstrip().startswith("{") else iptables.hooks(text, six)
 
 
 def hooks_of_host() -> tuple[list[Hook], list[str]]:
-    """The base chains of this network namespace, and the commands that told of them. Raises Unsupported."""
+    """Return the base chains of this network namespace, and the commands that listed them. Raises Unsupported."""
     found: list[Hook] = []
-    asked = []
-    for command, six in _SAVERS.items():
+    commands = []
+    for command, six in _SAVE_COMMANDS.items():
         if shutil.which(command[0]):
-            asked.append(" ".join(command))
+            commands.append(" ".join(command))
             found += iptables.hooks(_output(command), six, f"{command[0]} ")
-    has_iptables = bool(asked)
+    has_iptables = bool(commands)
     if shutil.which(_NFT[0]):
-        asked.append(" ".join(_NFT))
-        told = nft.hooks(_output(_NFT))
-        found += [hook for hook in told if not (has_iptables and hook.name.startswith(_OF_IPTABLES))]
-    if not asked:
+        commands.append(" ".join(_NFT))
+        listed = nft.hooks(_output(_NFT))
+        found += [hook for hook in listed if not (has_iptables and hook.name.startswith(_IPTABLES_TABLES))]
+    if not commands:
         raise Unsupported("neither iptables-save nor nft is installed here; name a file with what they print")
-    return found, asked
+    return found, commands
 
 
 def _output(command: tuple[str, ...]) -> str:

@@ -1,5 +1,5 @@
 """IPVS's decisions in plain Python: the executable specification. Frames in, verdicts and frames out; no I/O.
 
-Written to be read beside IPVS-SEMANTICS, whose sections the docstrings cite. Addresses are packed bytes as they stand
-in packets (4 or 16 of them), ports are numbers, times are seconds of a clock that the caller advances.
+The docstrings cite sections of IPVS-SEMANTICS. Addresses are 4 or 16 packed bytes, as in packets. Ports are numbers.
+Times are seconds of a clock that the caller advances.
 """

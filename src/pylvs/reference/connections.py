@@ -11,10 +11,10 @@ from pylvs.reference.packet import Packet
 from pylvs.reference.server import Server
 from pylvs.reference.states import NEW_S
 
-PROLONGED_S = 60  # what an entry gets that cannot go yet (4.9)
-RETIRED_PORT = 65535  # of a template whose server went (5.4)
+EXTENDED_S = 60  # given to a template whose timer ends while connections refer to it (4.9)
+RETIRED_PORT = 65535  # of a template whose server is no longer valid (5.4)
 
-# protocol, client's address and port, virtual address and port
+# protocol, caddr, cport, vaddr, vport
 Key = tuple[int, bytes, int, bytes, int]
 
 
@@ -25,21 +25,21 @@ class Connection:
     key: Key
     server: Server
     port: int  # of the server
-    method: Method  # as the server's was when it was made (1.7)
+    method: Method  # of the server when the connection was made (1.7)
     protocol: int
     state: int = 0
     timeout_s: float = NEW_S
     expires: float = 0
     template: bool = False
-    control: Connection | None = None  # the template it was made under
-    controls: int = 0  # of a template: connections under it
-    assured: bool = False  # of a template: one of them was established, or answered
-    no_output: bool = True  # only the client's side was seen so far (4.3)
+    control: Connection | None = None  # its template
+    controls: int = 0  # of a template: connections that refer to it
+    assured: bool = False  # of a template: a connection of it was established, or got a reply
+    no_output: bool = True  # this host has seen packets of the client alone (4.3)
     active: bool = False
     gone: bool = False
 
     def bind(self) -> None:
-        """Count it at its server (4.8), inactive at first."""
+        """Count the entry at its server (4.8), as inactive."""
         if self.template:
             self.server.persistent += 1
         else:
@@ -47,7 +47,7 @@ class Connection:
         self.server.bind()
 
     def release(self) -> None:
-        """It no longer counts."""
+        """Take the entry out of its server's counts."""
         if self.template:
             self.server.persistent -= 1
         elif self.active:
@@ -57,7 +57,7 @@ class Connection:
         self.server.release()
 
     def enter(self, state: int, *, active: bool) -> None:
-        """Take a state; the counts follow."""
+        """Set the state, and move the connection between the server's active and inactive counts."""
         self.state = state
         if active != self.active:
             self.active = active
@@ -66,11 +66,11 @@ class Connection:
 
 
 class ConnectionTable:
-    """All connections and templates, found from either side, and expired by the clock."""
+    """All connections and templates, with lookups in both directions and timers."""
 
     def __init__(self) -> None:
         self._entries: dict[Key, Connection] = {}
-        self._replies: dict[Key, list[Connection]] = {}  # the newest last
+        self._reverse: dict[Key, list[Connection]] = {}  # the newest last
         self._templates: dict[Key, Connection] = {}
         self._retired: list[Connection] = []
         self._timers: list[tuple[float, int, Connection]] = []
@@ -85,51 +85,46 @@ class ConnectionTable:
         return len(self._entries) + len(self._templates) + len(self._retired)
 
     def get(self, key: Key) -> Connection | None:
-        """The connection with these ends."""
+        """Return the connection of a request's tuple."""
         return self._entries.get(key)
 
     def find(self, packet: Packet) -> Connection | None:
-        """The connection of a client's packet (2.3)."""
-        return self._entries.get(
-            (packet.connection_protocol, packet.source, packet.source_port, packet.target, packet.target_port)
-        )
+        """Find the connection of a request (2.3)."""
+        return self._entries.get((packet.connection_protocol, packet.saddr, packet.sport, packet.daddr, packet.dport))
 
     def find_reply(self, packet: Packet) -> Connection | None:
-        """The connection that a packet answers: by NAT it comes from the server itself (2.7 step 3)."""
-        found = self._replies.get(
-            (packet.connection_protocol, packet.target, packet.target_port, packet.source, packet.source_port)
-        )
+        """Find the connection of a reply; under NAT the server sends it from its own address (2.7 step 3)."""
+        found = self._reverse.get((packet.connection_protocol, packet.daddr, packet.dport, packet.saddr, packet.sport))
         return found[-1] if found else None
 
     def find_template(self, key: Key) -> Connection | None:
-        """A client's template."""
         return self._templates.get(key)
 
     def add(self, connection: Connection, now: float) -> None:
-        """Put it into the table and count it."""
+        """Add an entry to the table and to its server's counts, and start its timer."""
         connection.bind()
         if connection.template:
             self._templates[connection.key] = connection
         else:
             self._entries[connection.key] = connection
-            self._replies.setdefault(_reply_key(connection), []).append(connection)
+            self._reverse.setdefault(_reverse_key(connection), []).append(connection)
         connection.expires = now + connection.timeout_s
-        self._look_at(connection)
+        self._start_timer(connection)
 
-    def _look_at(self, connection: Connection) -> None:
+    def _start_timer(self, connection: Connection) -> None:
         self._sequence += 1
         heapq.heappush(self._timers, (connection.expires, self._sequence, connection))
 
     def restart(self, connection: Connection, now: float) -> None:
-        """Its timer begins again (4.9)."""
+        """Restart the timer (4.9)."""
         later = now + connection.timeout_s
         sooner = later < connection.expires
         connection.expires = later
         if sooner:
-            self._look_at(connection)
+            self._start_timer(connection)
 
     def retire(self, template: Connection) -> None:
-        """The template leads nowhere any more, but stays listed until its timer ends (5.4)."""
+        """Make lookups miss the template; it stays listed until its timer ends (5.4)."""
         del self._templates[template.key]
         protocol, client, _, virtual, _ = template.key
         template.key = (protocol, client, 0, virtual, RETIRED_PORT)
@@ -137,18 +132,21 @@ class ConnectionTable:
         self._retired.append(template)
 
     def hide(self, connection: Connection) -> None:
-        """It is about to end: no packet finds it any more, but it counts until `end`."""
+        """Make lookups miss the connection; it stays in its server's counts until `end`."""
         del self._entries[connection.key]
-        self._forget_reply(connection)
+        self._remove_reverse(connection)
 
-    def _forget_reply(self, connection: Connection) -> None:
-        answered = self._replies[_reply_key(connection)]
-        answered.remove(connection)
-        if not answered:
-            del self._replies[_reply_key(connection)]
+    def _remove_reverse(self, connection: Connection) -> None:
+        others = self._reverse[_reverse_key(connection)]
+        others.remove(connection)
+        if not others:
+            del self._reverse[_reverse_key(connection)]
 
     def end(self, connection: Connection, *, killed: bool) -> None:
-        """Take it out, and let go of its template; one that nothing assured goes with a killed last one (4.9)."""
+        """Remove an entry and its reference to a template.
+
+        With `killed`, a template that is not assured ends with its last connection (4.9).
+        """
         if connection.gone:
             return
         connection.gone = True
@@ -159,7 +157,7 @@ class ConnectionTable:
                 self._retired.remove(connection)
         elif self._entries.get(connection.key) is connection:
             del self._entries[connection.key]
-            self._forget_reply(connection)
+            self._remove_reverse(connection)
         connection.release()
         control = connection.control
         if control is not None:
@@ -168,23 +166,23 @@ class ConnectionTable:
                 self.end(control, killed=True)
 
     def advance(self, now: float) -> None:
-        """Expire what is due. What still controls others gets another minute, and keeps that as its timeout."""
+        """Expire what is due. A template with connections gets another minute, and keeps that as its timeout."""
         while self._timers and self._timers[0][0] <= now:
             due, _, connection = heapq.heappop(self._timers)
             if connection.gone:
                 continue
             if connection.expires > due:
-                self._look_at(connection)
+                self._start_timer(connection)
             elif connection.controls:
-                connection.timeout_s = PROLONGED_S
-                connection.expires = due + PROLONGED_S
-                self._look_at(connection)
+                connection.timeout_s = EXTENDED_S
+                connection.expires = due + EXTENDED_S
+                self._start_timer(connection)
             else:
                 self.end(connection, killed=False)
 
 
-def _reply_key(connection: Connection) -> Key:
-    """Protocol, client, and whom answers come from: the server by NAT, else the virtual address (2.7 step 3)."""
+def _reverse_key(connection: Connection) -> Key:
+    """Return protocol, client and source of replies: the server under NAT, else the virtual address (2.7 step 3)."""
     protocol, client, client_port, virtual, virtual_port = connection.key
     if connection.method == Method.MASQ:
         return (protocol, client, client_port, connection.server.address, connection.port)

@@ -14,23 +14,21 @@ from contextlib import AbstractContextManager
 from ipaddress import ip_address
 
 from pylvs.model.addresses import ANY_V4, Address
-from pylvs.model.connection import Connection as ListedConnection
+from pylvs.model.connection import Connection as ConnectionRow
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow, Trouble
 from pylvs.model.marks import MarkRule, mark_of
-from pylvs.model.marks import Packet as SeenPacket
+from pylvs.model.marks import Packet as MarkPacket
 from pylvs.model.marks import checked as checked_rule
+from pylvs.model.rows import Counters
 from pylvs.model.rules import check_destination
-from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.service import ServiceKey, Timeouts, VirtualService
 from pylvs.model.settings import SETTINGS, checked, known_setting
-from pylvs.model.statistics import Counters
-from pylvs.model.timeouts import Timeouts
 from pylvs.reference import sctp, states
 from pylvs.reference.connections import Connection, ConnectionTable, Key
 from pylvs.reference.network import Network
-from pylvs.reference.outcome import Outcome
 from pylvs.reference.packet import SCTP, UDP, parse
-from pylvs.reference.path import Path
+from pylvs.reference.path import Outcome, Path
 from pylvs.reference.schedulers.locality import EXPIRATION_S
 from pylvs.reference.server import Totals
 from pylvs.reference.service import Service
@@ -40,17 +38,17 @@ TABLE_SIZE = 4096
 LOCALITY_SETTINGS = {"lblc": "lblc_expiration", "lblcr": "lblcr_expiration"}
 
 
-def _seen(frame: bytes) -> SeenPacket:
-    """What mark rules see of a frame; nothing that any would match of one that is no packet."""
+def _mark_fields(frame: bytes) -> MarkPacket:
+    """Return the fields that mark rules match; protocol 0, which no rule matches, if the frame is no packet."""
     packet = parse(frame)
     if packet is None:
-        return SeenPacket(ANY_V4, ANY_V4, 0)
-    return SeenPacket(
-        ip_address(packet.source),
-        ip_address(packet.target),
+        return MarkPacket(ANY_V4, ANY_V4, 0)
+    return MarkPacket(
+        ip_address(packet.saddr),
+        ip_address(packet.daddr),
         packet.protocol,
-        packet.source_port,
-        packet.target_port,
+        packet.sport,
+        packet.dport,
         link=frame[6:12],
         tcp_flags=packet.flags,
         tos=packet.tos,
@@ -72,28 +70,30 @@ class ReferenceDirector:
             network, self.tables, self._connections, self._settings, self._timeouts_s, self._udp_timeout_s
         )
         self._mark_rules: tuple[MarkRule, ...] = ()
-        self.now = 0.0  # seconds since it was made
+        self.now = 0.0  # seconds since the director was made
 
     # --- packets and time ---
 
     def receive(self, frame: bytes, mark: int = 0) -> Outcome:
-        """What becomes of a frame that comes in, with a firewall mark or none; mark rules begin with that."""
-        return self._path.receive(frame, mark_of(self._mark_rules, _seen(frame), mark) if self._mark_rules else mark)
+        """Handle a frame that came in with a firewall mark; 0: none. Mark rules may replace the mark."""
+        return self._path.receive(
+            frame, mark_of(self._mark_rules, _mark_fields(frame), mark) if self._mark_rules else mark
+        )
 
     def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
-        """As `pylvs.model.roles.Roles`; of `held` the network knows."""
+        """Set the standby addresses (`pylvs.model.roles.Roles`); `held` is ignored, because the network has it."""
         self._path.standby = frozenset(each.packed for each in addresses)
 
     def connection(self, key: Key) -> Connection | None:
-        """The connection with these ends, if there is one."""
+        """Return the connection of a request's tuple."""
         return self._connections.get(key)
 
     def end(self, connection: Connection) -> None:
-        """As if its timer had run out."""
+        """End a connection as its timer would."""
         self._connections.end(connection, killed=False)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass: what is due by then happens."""
+        """Advance the clock, and run the timers that are due."""
         self.now += seconds
         self._path.now = self.now
         self._connections.advance(self.now)
@@ -153,11 +153,11 @@ class ReferenceDirector:
     # --- firewall marks ---
 
     def mark_rules(self) -> list[MarkRule]:
-        """The rules in the order in which they are asked."""
+        """Return the rules in the order of evaluation."""
         return list(self._mark_rules)
 
     def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
-        """Put others in their place. Raises InvalidOperation."""
+        """Replace the rules. Raises InvalidOperation."""
         self._mark_rules = tuple(checked_rule(rule) for rule in change(self.mark_rules()))
         return self.mark_rules()
 
@@ -165,7 +165,7 @@ class ReferenceDirector:
         return address.packed in self.network.local
 
     def _expire_unserved(self) -> None:
-        """With expire_nodest_conn connections of deleted servers end at once (1.8)."""
+        """End connections of deleted servers if expire_nodest_conn is set (1.8)."""
         if not self._settings["expire_nodest_conn"]:
             return
         for connection in list(self._connections):
@@ -177,7 +177,7 @@ class ReferenceDirector:
                 self._connections.end(control, killed=True)
 
     def zero(self, key: ServiceKey | None = None) -> None:
-        """Counters of one service and its servers, or all, become 0 (1.4). Raises NoSuchService."""
+        """Clear the counters of one service and its servers, or all counters (1.4). Raises NoSuchService."""
         services = list(self.tables) if key is None else [self.tables.service(key)]
         for service in services:
             service.totals.clear()
@@ -187,11 +187,10 @@ class ReferenceDirector:
             self._path.totals.clear()
 
     def troubles(self) -> Sequence[Trouble]:
-        """See the protocol."""
         return ()
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
-        """Exactly three entries change (4.4); existing connections get them at their next packet."""
+        """Change three timeouts (4.4); existing connections get them at their next packet."""
         self._timeouts = timeouts
         self._timeouts_s[states.ESTABLISHED] = timeouts.tcp_s
         self._timeouts_s[states.FIN_WAIT] = timeouts.tcp_fin_s
@@ -203,25 +202,24 @@ class ReferenceDirector:
         self._settings[setting.name] = checked(setting, value)
 
     def batch(self) -> AbstractContextManager[None]:
-        """Nothing is saved by doing edits together here."""
+        """Return a context that does nothing: edits in memory gain nothing from a batch."""
         return contextlib.nullcontext()
 
     # --- listings ---
 
     def services(self) -> list[ServiceRow]:
-        """All services."""
         return [_service_row(service) for service in self.tables]
 
     def service(self, key: ServiceKey) -> ServiceRow:
         """Raises NoSuchService."""
         return _service_row(self.tables.service(key))
 
-    def connections(self) -> Iterator[ListedConnection]:
-        """The connection table, templates included."""
+    def connections(self) -> Iterator[ConnectionRow]:
+        """Yield connections and templates."""
         for connection in self._connections:
             yield self._listed(connection)
 
-    def _listed(self, connection: Connection) -> ListedConnection:
+    def _listed(self, connection: Connection) -> ConnectionRow:
         protocol, client, client_port, virtual, virtual_port = connection.key
         if connection.template:
             state = "ASSURED" if connection.assured else "NONE"
@@ -231,7 +229,7 @@ class ReferenceDirector:
             state = sctp.STATE_NAMES[connection.state]
         else:
             state = states.STATE_NAMES[connection.state]
-        return ListedConnection(
+        return ConnectionRow(
             protocol,
             state,
             int(connection.expires - self.now),
@@ -244,15 +242,14 @@ class ReferenceDirector:
         )
 
     def timeouts(self) -> Timeouts:
-        """The timeouts in force."""
         return self._timeouts
 
     def settings(self) -> Mapping[str, int]:
-        """The settings by their short names."""
+        """Return the settings by their short names."""
         return dict(self._settings)
 
     def table_size(self) -> int:
-        """What listings show as `size=`."""
+        """Return what listings show as `size=`."""
         return TABLE_SIZE
 
 

@@ -1,12 +1,15 @@
-"""What forwarding makes of a packet's bytes (IPVS-SEMANTICS 7.3 to 7.5), and fragments (RFC 791)."""
+"""Rewrite packets: TTL, NAT, tunnels (IPVS-SEMANTICS 7.3 to 7.5) and fragments (RFC 791)."""
 
 from __future__ import annotations
 
 from pylvs.model.destination import Tunnel, TunnelFlag, TunnelKind
-from pylvs.reference.network import Hop
+from pylvs.reference.checksum import checksum, pseudo_header, updated_checksum
+from pylvs.reference.network import NextHop
 from pylvs.reference.packet import (
     DONT_FRAGMENT,
     END,
+    ETHERTYPE_IPV4,
+    ETHERTYPE_IPV6,
     FRAGMENT,
     GRE,
     IPIP,
@@ -14,8 +17,6 @@ from pylvs.reference.packet import (
     IPV4_BYTES,
     IPV6,
     IPV6_BYTES,
-    KIND_IPV4,
-    KIND_IPV6,
     MORE_FRAGMENTS,
     NOP,
     OFFSET,
@@ -24,25 +25,23 @@ from pylvs.reference.packet import (
     UDP,
     Packet,
 )
-from pylvs.reference.sums import changed, checksum, pseudo_header
 
 CHECKSUM_AT = {TCP: 16, UDP: 6}  # in the transport header
-MANGLED = 0xFFFF  # a UDP checksum that comes to 0 (RFC 768)
+MANGLED = 0xFFFF  # replaces a UDP checksum of 0 (RFC 768)
 GRE_BYTES, GUE_BYTES = 4, 12  # GUE: a UDP header and 4 bytes
 GRE_CHECKSUM = 0x8000
-COPIED = 0x80  # of an option's kind: every fragment carries it
+COPY_FLAG = 0x80  # of an option's type: every fragment has the option
 CONGESTED, CAPABLE = 3, 2  # ECN's codepoints CE and ECT(0)
 
 
-def framed(ip: bytes, hop: Hop) -> bytes:
-    """The packet with its link header."""
-    return hop.target_mac + hop.source_mac + (KIND_IPV4 if ip[0] >> 4 == 4 else KIND_IPV6) + ip
+def add_link_header(ip: bytes, hop: NextHop) -> bytes:
+    return hop.dmac + hop.smac + (ETHERTYPE_IPV4 if ip[0] >> 4 == 4 else ETHERTYPE_IPV6) + ip
 
 
-def aged(packet: Packet, own: bytes = b"") -> bytearray:
-    """The packet with its time to live less by one, and this host's address where an option wants it (7.1).
+def decrement_ttl(packet: Packet, own: bytes = b"") -> bytearray:
+    """Return the packet with its TTL less by one, and this host's address in a record route option (7.1).
 
-    That is the address the packet came to, or for an answer `own`, the one that it leaves from.
+    That address is the packet's destination; for a reply it is `own`, from which the reply leaves.
     """
     ip = bytearray(packet.ip)
     if packet.family == 6:
@@ -51,18 +50,21 @@ def aged(packet: Packet, own: bytes = b"") -> bytearray:
     ip[8] -= 1
     if packet.record_at:
         pointer = ip[packet.record_at + 2]
-        place = packet.record_at + pointer - 1
-        ip[place : place + 4] = own or packet.target
+        at = packet.record_at + pointer - 1
+        ip[at : at + 4] = own or packet.daddr
         ip[packet.record_at + 2] = pointer + 4
     ip[10:12] = b"\0\0"
     ip[10:12] = checksum(ip[: (ip[0] & 15) * 4]).to_bytes(2, "big")
     return ip
 
 
-def translated(packet: Packet, ip: bytearray, *, address: bytes, port: int, is_reply: bool) -> bytearray:
-    """NAT: another target, or for a reply another source (7.3). `ip` is the packet as far as it has come."""
-    source_at, target_at = (12, 16) if packet.family == 4 else (8, 24)
-    at = source_at if is_reply else target_at
+def translate(packet: Packet, ip: bytearray, *, address: bytes, port: int, is_reply: bool) -> bytearray:
+    """Rewrite the destination, or the source of a reply, with all checksums (7.3).
+
+    `ip` is the packet with the changes so far.
+    """
+    saddr_at, daddr_at = (12, 16) if packet.family == 4 else (8, 24)
+    at = saddr_at if is_reply else daddr_at
     old, new = bytes(ip[at : at + len(address)]), address
     ip[at : at + len(address)] = address
     if packet.protocol not in IPSEC:
@@ -81,18 +83,18 @@ def translated(packet: Packet, ip: bytearray, *, address: bytes, port: int, is_r
 
 
 def _transport_checksum(packet: Packet, ip: bytearray, at: int, old: bytes, new: bytes) -> int:
-    """Incremental, so that a wrong one stays wrong; a UDP packet without one gets one."""
+    """Update the checksum incrementally, so that a wrong one stays wrong. A UDP packet without one gets one."""
     if packet.protocol == UDP and packet.no_sum:
         segment = bytes(ip[packet.l4 :])
         ends = bytes(ip[12:20] if packet.family == 4 else ip[8:40])
         half = len(ends) // 2
         return checksum(pseudo_header(ends[:half], ends[half:], UDP, len(segment)) + segment) or MANGLED
-    check = changed(int.from_bytes(ip[at : at + 2], "big"), old, new)
+    check = updated_checksum(int.from_bytes(ip[at : at + 2], "big"), old, new)
     return check or MANGLED if packet.protocol == UDP else check
 
 
 def _crc32c(ip: bytearray, at: int) -> bytes:
-    """SCTP's checksum of the segment at `at` (RFC 9260 6.8), its own field taken for zero."""
+    """Return the SCTP checksum of the segment at `at`, with 0 in the checksum field (RFC 9260 6.8)."""
     crc = 0xFFFFFFFF
     for byte in bytes(ip[at : at + 8]) + bytes(4) + bytes(ip[at + 12 :]):
         crc ^= byte
@@ -105,94 +107,94 @@ def _crc32c(ip: bytearray, at: int) -> bytes:
 
 
 def encapsulation_bytes(tunnel: Tunnel, family: int) -> int:
-    """What a tunnel to an address of a family puts in front."""
+    """Return the length of the headers that a tunnel to an address of a family adds."""
     outer = IPV4_BYTES if family == 4 else IPV6_BYTES
     if tunnel.kind == TunnelKind.GRE:
         return outer + GRE_BYTES + (4 if tunnel.flags & TunnelFlag.CSUM else 0)
     return outer + (GUE_BYTES if tunnel.kind == TunnelKind.GUE else 0)
 
 
-def encapsulated(packet: Packet, tunnel: Tunnel, source: bytes, target: bytes, *, pmtu_disc: bool) -> bytes:
-    """The aged packet with an outer header from this host to the server.
+def encapsulate(packet: Packet, tunnel: Tunnel, saddr: bytes, daddr: bytes, *, pmtu_disc: bool) -> bytes:
+    """Decrement the TTL, and add an outer header from this host to the server.
 
-    What the kernel draws (the outer identification without DF, GUE's source port) is 0 here.
+    The kernel draws the outer identification without DF, and the source port of GUE. Here they are 0.
     """
-    inner = bytes(aged(packet))
-    carried = IPIP if packet.family == 4 else IPV6
+    inner = bytes(decrement_ttl(packet))
+    inner_protocol = IPIP if packet.family == 4 else IPV6
     tos = packet.tos - 1 if packet.tos & CONGESTED == CONGESTED else packet.tos
     if tunnel.kind == TunnelKind.IPIP:
-        protocol, payload = carried, inner
+        protocol, payload = inner_protocol, inner
     elif tunnel.kind == TunnelKind.GRE:
         protocol, payload = GRE, _gre(inner, packet.family, tunnel)
     else:
-        protocol, payload = UDP, _gue(inner, carried, tunnel, source, target)
+        protocol, payload = UDP, _gue(inner, inner_protocol, tunnel, saddr, daddr)
     ttl = packet.ttl - 1
-    if len(target) == 4:
+    if len(daddr) == 4:
         df = packet.df and packet.family == 4 and pmtu_disc
-        return ipv4(source, target, protocol, payload, ttl=ttl, tos=tos, df=df)
-    return ipv6(source, target, protocol, payload, hops=ttl, tos=tos)
+        return ipv4(saddr, daddr, protocol, payload, ttl=ttl, tos=tos, df=df)
+    return ipv6(saddr, daddr, protocol, payload, hop_limit=ttl, tos=tos)
 
 
 def _gre(inner: bytes, family: int, tunnel: Tunnel) -> bytes:
-    kind = KIND_IPV4 if family == 4 else KIND_IPV6
+    ethertype = ETHERTYPE_IPV4 if family == 4 else ETHERTYPE_IPV6
     if not tunnel.flags & TunnelFlag.CSUM:
-        return b"\0\0" + kind + inner
-    header = GRE_CHECKSUM.to_bytes(2, "big") + kind
+        return b"\0\0" + ethertype + inner
+    header = GRE_CHECKSUM.to_bytes(2, "big") + ethertype
     return header + checksum(header + bytes(4) + inner).to_bytes(2, "big") + b"\0\0" + inner
 
 
-def _gue(inner: bytes, carried: int, tunnel: Tunnel, source: bytes, target: bytes) -> bytes:
-    body = bytes((0, carried, 0, 0)) + inner
+def _gue(inner: bytes, inner_protocol: int, tunnel: Tunnel, saddr: bytes, daddr: bytes) -> bytes:
+    body = bytes((0, inner_protocol, 0, 0)) + inner
     header = b"\0\0" + tunnel.port.to_bytes(2, "big") + (8 + len(body)).to_bytes(2, "big")
     check = 0
     if tunnel.flags:
         whole = header + b"\0\0" + body
-        check = checksum(pseudo_header(source, target, UDP, len(whole)) + whole) or MANGLED
+        check = checksum(pseudo_header(saddr, daddr, UDP, len(whole)) + whole) or MANGLED
     return header + check.to_bytes(2, "big") + body
 
 
 # --- headers ---
 
 
-def ipv4(source: bytes, target: bytes, protocol: int, payload: bytes, *, ttl: int, tos: int, df: bool = False) -> bytes:
-    """An IPv4 packet without options, its identification 0."""
+def ipv4(saddr: bytes, daddr: bytes, protocol: int, payload: bytes, *, ttl: int, tos: int, df: bool = False) -> bytes:
+    """Return an IPv4 packet without options and with identification 0."""
     head = bytes((0x45, tos)) + (IPV4_BYTES + len(payload)).to_bytes(2, "big") + b"\0\0"
     head += (DONT_FRAGMENT if df else 0).to_bytes(2, "big") + bytes((ttl, protocol))
-    check = checksum(head + source + target)
-    return head + check.to_bytes(2, "big") + source + target + payload
+    check = checksum(head + saddr + daddr)
+    return head + check.to_bytes(2, "big") + saddr + daddr + payload
 
 
-def ipv6(source: bytes, target: bytes, protocol: int, payload: bytes, *, hops: int, tos: int) -> bytes:
-    """An IPv6 packet, its flow label 0."""
-    head = (6 << 28 | tos << 20).to_bytes(4, "big") + len(payload).to_bytes(2, "big") + bytes((protocol, hops))
-    return head + source + target + payload
+def ipv6(saddr: bytes, daddr: bytes, protocol: int, payload: bytes, *, hop_limit: int, tos: int) -> bytes:
+    """Return an IPv6 packet with flow label 0."""
+    head = (6 << 28 | tos << 20).to_bytes(4, "big") + len(payload).to_bytes(2, "big") + bytes((protocol, hop_limit))
+    return head + saddr + daddr + payload
 
 
-def cut(ip: bytes, mtu: int) -> list[bytes]:
-    """The packet in fragments that fit into the MTU; later ones keep only the options that are to be copied."""
+def fragment(ip: bytes, mtu: int) -> list[bytes]:
+    """Return the packet as fragments that fit into the MTU; only the first has options that are not to be copied."""
     if ip[0] >> 4 == 6:
-        return _cut6(ip, mtu)
+        return _fragment6(ip, mtu)
     size = (ip[0] & 15) * 4
     step = (mtu - size) & ~7
     payload = ip[size:]
-    pieces = []
+    fragments = []
     for offset in range(0, len(payload), step):
         more = offset + step < len(payload)
-        piece = payload[offset : offset + step]
+        payload_part = payload[offset : offset + step]
         head = bytearray(ip[:size])
         if offset:
-            _leave_options(head)
-        head[2:4] = (size + len(piece)).to_bytes(2, "big")
+            _blank_uncopied_options(head)
+        head[2:4] = (size + len(payload_part)).to_bytes(2, "big")
         kept = int.from_bytes(head[6:8], "big") & ~(MORE_FRAGMENTS | OFFSET)
         head[6:8] = (kept | offset >> 3 | (MORE_FRAGMENTS if more else 0)).to_bytes(2, "big")
         head[10:12] = b"\0\0"
         head[10:12] = checksum(head).to_bytes(2, "big")
-        pieces.append(bytes(head) + piece)
-    return pieces
+        fragments.append(bytes(head) + payload_part)
+    return fragments
 
 
-def _leave_options(head: bytearray) -> None:
-    """Options that belong to the first fragment become padding (RFC 791 3.1)."""
+def _blank_uncopied_options(head: bytearray) -> None:
+    """Overwrite options that belong to the first fragment with padding (RFC 791 3.1)."""
     at = IPV4_BYTES
     while at < len(head) and head[at] != END:
         if head[at] == NOP:
@@ -201,19 +203,19 @@ def _leave_options(head: bytearray) -> None:
         length = head[at + 1] if at + 1 < len(head) else 0
         if length < 2 or at + length > len(head):
             return
-        if not head[at] & COPIED:
+        if not head[at] & COPY_FLAG:
             head[at : at + length] = bytes((NOP,)) * length
         at += length
 
 
-def _cut6(ip: bytes, mtu: int) -> list[bytes]:
-    """Tunnel headers of IPv6 alone are cut: by the host that made them (RFC 8200 4.5)."""
+def _fragment6(ip: bytes, mtu: int) -> list[bytes]:
+    """Fragment at the source (RFC 8200 4.5): the director made the outer IPv6 header."""
     step = (mtu - IPV6_BYTES - 8) & ~7
     payload = ip[IPV6_BYTES:]
-    pieces = []
+    fragments = []
     for offset in range(0, len(payload), step):
-        piece = payload[offset : offset + step]
+        payload_part = payload[offset : offset + step]
         more = offset + step < len(payload)
-        head = ip[:4] + (8 + len(piece)).to_bytes(2, "big") + bytes((FRAGMENT, ip[7])) + ip[8:40]
-        pieces.append(head + bytes((ip[6], 0)) + (offset | more).to_bytes(2, "big") + bytes(4) + piece)
-    return pieces
+        head = ip[:4] + (8 + len(payload_part)).to_bytes(2, "big") + bytes((FRAGMENT, ip[7])) + ip[8:40]
+        fragments.append(head + bytes((ip[6], 0)) + (offset | more).to_bytes(2, "big") + bytes(4) + payload_part)
+    return fragments

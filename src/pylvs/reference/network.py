@@ -1,4 +1,4 @@
-"""What the director knows of the network around it: its own addresses, next hops, link addresses."""
+"""The director's view of the network: its own addresses, next hops, link addresses."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ from pylvs.model.dataclass import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Hop:
-    """Where packets to an address leave: by which device, to whom on its link; how long they may be."""
+class NextHop:
+    """The result of a FIB lookup: device, link addresses, MTU."""
 
     device: str
-    target_mac: bytes
-    source_mac: bytes
+    dmac: bytes
+    smac: bytes
     mtu: int = 1500
-    source4: bytes = b""  # the address that this host would use there
-    source6: bytes = b""
+    saddr4: bytes = b""  # the source address for this route
+    saddr6: bytes = b""
 
 
 @dataclass(slots=True)
 class Network:
-    """A host's view. `hops` holds single addresses; the rest goes by the default routes, if there are any."""
+    """A host's view. `next_hops` holds single addresses; the default routes have the rest."""
 
     macs: frozenset[bytes]  # the host's own link addresses
     local: frozenset[bytes]  # its own addresses
-    hops: dict[bytes, Hop] = field(default_factory=dict)
-    default4: Hop | None = None
-    default6: Hop | None = None
+    next_hops: dict[bytes, NextHop] = field(default_factory=dict)
+    default4: NextHop | None = None
+    default6: NextHop | None = None
     forwards4: bool = True  # ip_forward
     forwards6: bool = True
 
-    def hop(self, address: bytes) -> Hop | None:
-        """The next hop towards an address that is not the host's own; None: no route."""
-        return self.hops.get(address) or (self.default4 if len(address) == 4 else self.default6)
+    def next_hop(self, address: bytes) -> NextHop | None:
+        """Return the next hop towards an address that is not the host's own; None: no route."""
+        return self.next_hops.get(address) or (self.default4 if len(address) == 4 else self.default6)
 
     def forwards(self, family: int) -> bool:
-        """Whether it routes packets of a family for others."""
+        """Return whether the host routes packets of a family."""
         return self.forwards4 if family == 4 else self.forwards6

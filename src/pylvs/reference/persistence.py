@@ -1,4 +1,4 @@
-"""Persistence: a client comes back to the server it had (IPVS-SEMANTICS 5)."""
+"""Persistence: a client returns to the same server (IPVS-SEMANTICS 5)."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ MARK_PROTOCOL = 0  # of a mark's templates, listed as IP
 
 
 def masked(client: bytes, mask: int) -> bytes:
-    """The client's network: `mask` is a number of 32 bits for IPv4, a prefix length for IPv6."""
+    """Return the client's network: `mask` is 32 bits for IPv4, a prefix length for IPv6."""
     if len(client) == 4:
         return (int.from_bytes(client, "big") & mask).to_bytes(4, "big")
     return (int.from_bytes(client, "big") >> (128 - mask) << (128 - mask)).to_bytes(16, "big")
 
 
 def template_key(service: Service, packet: Packet) -> tuple[Key, bool]:
-    """The key of the client's template, and whether the template has the server's port (5.1)."""
-    client = masked(packet.source, service.given.mask)
-    port = packet.target_port
+    """Return the key of the client's template, and whether the template has the server's port (5.1)."""
+    client = masked(packet.saddr, service.given.mask)
+    port = packet.dport
     if port == service.port:
         by_port = port != FTP
-        return (packet.protocol, client, 0, packet.target, port if by_port else 0), by_port
+        return (packet.protocol, client, 0, packet.daddr, port if by_port else 0), by_port
     if service.mark:
         number = service.mark.to_bytes(4, "big").ljust(len(client), b"\0")
         return (MARK_PROTOCOL, client, 0, number, 0), False
-    return (packet.protocol, client, 0, packet.target, 0), False
+    return (packet.protocol, client, 0, packet.daddr, 0), False
 
 
 def is_valid(template: Connection, *, expire_quiescent: bool) -> bool:
-    """Whether its server may still be used (5.4)."""
+    """Return whether the template's server may still be used (5.4)."""
     server = template.server
     return server.available and not (expire_quiescent and server.weight == 0)
 
 
 def connection_port(service: Service, template: Connection, packet: Packet) -> int:
-    """The server's port for a connection under a template (5.2): a mark's or all ports' is the packet's."""
-    if packet.target_port == service.port and template.server.port:
+    """Return the server's port for a connection of a template (5.2).
+
+    Services of a mark or of all ports keep the packet's port.
+    """
+    if packet.dport == service.port and template.server.port:
         return template.server.port
-    return packet.target_port
+    return packet.dport

@@ -1,4 +1,4 @@
-"""What a packet's first chunk makes of an association (IPVS-SEMANTICS 4.6)."""
+"""State transitions of SCTP associations (IPVS-SEMANTICS 4.6)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ INIT, INIT_ACK, ABORT, SHUTDOWN, SHUTDOWN_ACK, ERROR, COOKIE_ECHO, COOKIE_ACK = 
 SHUTDOWN_COMPLETE = 14
 COMMON_BYTES, CHUNK_BYTES = 12, 4
 ROWS = (INIT, INIT_ACK, COOKIE_ECHO, COOKIE_ACK, SHUTDOWN, SHUTDOWN_ACK, SHUTDOWN_COMPLETE, ERROR, ABORT)
-SHORT = ("NO", "I1", "IN", "CS", "CR", "CW", "CO", "CE", "ES", "SS", "SR", "SA", "RJ", "CL")
-NONE, ESTABLISHED, CLOSED = 0, SHORT.index("ES"), SHORT.index("CL")
+ABBREVIATIONS = ("NO", "I1", "IN", "CS", "CR", "CW", "CO", "CE", "ES", "SS", "SR", "SA", "RJ", "CL")
+NONE, ESTABLISHED, CLOSED = 0, ABBREVIATIONS.index("ES"), ABBREVIATIONS.index("CL")
 STATE_NAMES = SCTP_STATES
 
-# First a row for data and whatever moves no association, then one for each of ROWS; a column for each state.
+# The first row is for data and all other chunks; then one row for each of ROWS. A column is a state.
 TABLE = {
     Direction.INPUT: (
         "ES I1 IN CS CR CW CO CE ES SS SR SA RJ CL",
@@ -52,32 +52,34 @@ TABLE = {
         "CL CL CL CL CL RJ CL CL CL CL CL CL CL CL",
     ),
 }
-_TABLE = {direction: [[SHORT.index(name) for name in row.split()] for row in rows] for direction, rows in TABLE.items()}
+_TABLE = {
+    direction: [[ABBREVIATIONS.index(name) for name in row.split()] for row in rows]
+    for direction, rows in TABLE.items()
+}
 
-TIMEOUTS_S = dict.fromkeys(range(len(SHORT)), 61) | {
+TIMEOUTS_S = dict.fromkeys(range(len(ABBREVIATIONS)), 61) | {
     NONE: 2,
-    SHORT.index("I1"): 4,
-    SHORT.index("RJ"): 4,
+    ABBREVIATIONS.index("I1"): 4,
+    ABBREVIATIONS.index("RJ"): 4,
     ESTABLISHED: 900,
 }
 
 
 def chunk_at(packet: bytes, at: int) -> int | None:
-    """The kind of the chunk at an offset, if its head is there."""
+    """Return the type of the chunk at an offset, if its header is complete."""
     return packet[at] if at + CHUNK_BYTES <= len(packet) else None
 
 
 def event_at(packet: bytes, at: int) -> int | None:
-    """The kind that counts: of a COOKIE ECHO or ACK and an ABORT behind it, the ABORT."""
-    kind = chunk_at(packet, at)
-    if kind in (COOKIE_ECHO, COOKIE_ACK):
+    """Return the chunk type that decides the state: an ABORT behind a COOKIE ECHO or COOKIE ACK, else the first."""
+    chunk_type = chunk_at(packet, at)
+    if chunk_type in (COOKIE_ECHO, COOKIE_ACK):
         length = int.from_bytes(packet[at + 2 : at + 4], "big")
         if length >= CHUNK_BYTES and chunk_at(packet, at + (length + 3 & ~3)) == ABORT:
             return ABORT
-    return kind
+    return chunk_type
 
 
 def next_sctp_state(state: int, event: int, direction: Direction) -> int:
-    """The state after a packet with this event."""
     row = ROWS.index(event) + 1 if event in ROWS else 0
     return _TABLE[direction][row][state]

@@ -1,4 +1,4 @@
-"""Destinations as the tables hold them: what an operator gave, and what packets made of it (IPVS-SEMANTICS 1.5-1.8)."""
+"""Destinations as the tables hold them: configuration and counts (IPVS-SEMANTICS 1.5 to 1.8)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel
 
 @dataclass(slots=True)
 class Totals:
-    """Counters of a server, a service or all of them (9.1); bytes of IP packets, before encapsulation."""
+    """Counters of a server, a service or all services (9.1); bytes of IP packets, before encapsulation."""
 
     connections: int = 0
     in_packets: int = 0
@@ -17,20 +17,19 @@ class Totals:
     out_bytes: int = 0
 
     def clear(self) -> None:
-        """Begin at 0."""
         self.connections = self.in_packets = self.in_bytes = self.out_packets = self.out_bytes = 0
 
 
 @dataclass(slots=True, eq=False)
 class Server:
-    """A real server of a service. Deleted and added again it is the same object (1.8): its identity counts."""
+    """A destination of a service. Delete and add keep the same object (1.8), so identity matters."""
 
     key: DestinationKey
     address: bytes
-    port: int  # 0: that of the packet
+    port: int  # 0: the packet's destination port
     method: Method
     weight: int
-    last_weight: int  # the latest that was not 0; the one given first, even if 0 (1.7)
+    last_weight: int  # the latest that was not 0; at first the configured one, even 0 (1.7)
     upper: int
     lower: int
     tunnel: Tunnel
@@ -39,48 +38,48 @@ class Server:
     active: int = 0
     inactive: int = 0
     persistent: int = 0  # templates
-    references: int = 0  # entries of scheduler caches, which keep a deleted server from being forgotten
+    references: int = 0  # entries of scheduler caches, which keep a deleted server in the trash
     totals: Totals = field(default_factory=Totals)
-    service_totals: Totals = field(default_factory=Totals)  # of the service that has it
+    service_totals: Totals = field(default_factory=Totals)  # of its service
 
     @classmethod
-    def of(cls, given: Destination) -> Server:
-        """A new one as it was given."""
+    def of(cls, destination: Destination) -> Server:
+        """Make a server from its configuration."""
         return cls(
-            given.key,
-            given.key.address.packed,
-            given.key.port,
-            given.method,
-            given.weight,
-            given.weight,
-            given.upper,
-            given.lower,
-            given.tunnel,
+            destination.key,
+            destination.key.address.packed,
+            destination.key.port,
+            destination.method,
+            destination.weight,
+            destination.weight,
+            destination.upper,
+            destination.lower,
+            destination.tunnel,
         )
 
     @property
     def usable(self) -> bool:
-        """Whether a scheduler may choose it (3.1)."""
+        """Return whether a scheduler may choose the server (3.1)."""
         return self.weight > 0 and not self.overloaded
 
-    def edit(self, given: Destination) -> None:
-        """Replace what an edit replaces (1.7, 6.2)."""
-        self.method = given.method
-        self.tunnel = given.tunnel
-        self.weight = given.weight
-        if given.weight:
-            self.last_weight = given.weight
-        if given.upper == 0 or given.upper > self.upper:
+    def edit(self, destination: Destination) -> None:
+        """Apply an edit (1.7, 6.2)."""
+        self.method = destination.method
+        self.tunnel = destination.tunnel
+        self.weight = destination.weight
+        if destination.weight:
+            self.last_weight = destination.weight
+        if destination.upper == 0 or destination.upper > self.upper:
             self.overloaded = False
-        self.upper, self.lower = given.upper, given.lower
+        self.upper, self.lower = destination.upper, destination.lower
 
     def bind(self) -> None:
-        """A connection or template was counted here: is it full now (6.1)?"""
+        """Set `overloaded` if the new connection or template fills the server (6.1)."""
         if self.upper and self.active + self.inactive >= self.upper:
             self.overloaded = True
 
     def release(self) -> None:
-        """A connection or template went: has it room again (6.1)?"""
+        """Clear `overloaded` if the server has few enough connections again (6.1)."""
         total = self.active + self.inactive
         if self.lower:
             if total < self.lower:

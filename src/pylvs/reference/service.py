@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.scheduler import NO_SCHEDULER
-from pylvs.model.service import ServiceFlag, VirtualService
-from pylvs.reference.schedulers import SCHEDULERS, Asking, Scheduler
+from pylvs.model.service import NO_SCHEDULER, ServiceFlag, VirtualService
+from pylvs.reference.schedulers import SCHEDULERS, Flow, Scheduler
 from pylvs.reference.schedulers.locality import Locality
 from pylvs.reference.server import Server, Totals
 
 
 @dataclass(slots=True, eq=False)
 class Service:
-    """What an operator gave, and the list: the newest server first (1.6)."""
+    """A configured service and its servers, the newest first (1.6)."""
 
     given: VirtualService
     servers: list[Server] = field(default_factory=list)
@@ -30,17 +29,17 @@ class Service:
         self.port = self.given.key.port
         self.mark = self.given.key.mark
         self.family = self.given.key.address.version
-        self._take(self.given)
-        self.scheduler = self._made()
+        self._set_options(self.given)
+        self.scheduler = self._new_scheduler()
 
-    def _take(self, given: VirtualService) -> None:
+    def _set_options(self, given: VirtualService) -> None:
         self.given = given
         self.persistent = ServiceFlag.PERSISTENT in given.flags
         self.one_packet = ServiceFlag.ONE_PACKET in given.flags
         if self.scheduler is not None:
             self.scheduler.options = given.flags
 
-    def _made(self) -> Scheduler | None:
+    def _new_scheduler(self) -> Scheduler | None:
         if self.given.scheduler == NO_SCHEDULER:
             return None
         scheduler = SCHEDULERS[self.given.scheduler](self.servers, self.given.flags)
@@ -48,44 +47,43 @@ class Service:
         return scheduler
 
     def edit(self, given: VirtualService) -> None:
-        """Flags, timeout and mask are replaced; the scheduler only if its name differs: then it starts anew (1.4)."""
-        other = given.scheduler != self.given.scheduler
-        self._take(given)
-        if other:
+        """Replace flags, timeout and mask. A new scheduler starts without state (1.4)."""
+        is_new = given.scheduler != self.given.scheduler
+        self._set_options(given)
+        if is_new:
             if self.scheduler is not None:
                 self.scheduler.close()
-            self.scheduler = self._made()
+            self.scheduler = self._new_scheduler()
 
     def add(self, server: Server) -> None:
-        """At the list's head."""
+        """Insert a server at the head of the list."""
         self.servers.insert(0, server)
         server.service_totals = self.totals
         if self.scheduler is not None:
             self.scheduler.added(server)
 
     def remove(self, server: Server) -> None:
-        """Out of the list."""
-        place = self.servers.index(server)
-        del self.servers[place]
+        position = self.servers.index(server)
+        del self.servers[position]
         if self.scheduler is not None:
-            self.scheduler.deleted(server, place)
+            self.scheduler.deleted(server, position)
 
     def edited(self, server: Server) -> None:
-        """Tell the scheduler."""
+        """Report an edit of a server to the scheduler."""
         if self.scheduler is not None:
             self.scheduler.edited(server)
 
     def close(self) -> None:
-        """It is deleted."""
+        """Release what the scheduler holds."""
         if self.scheduler is not None:
             self.scheduler.close()
 
-    def choose(self, asking: Asking, now: float) -> Server | None:
-        """Its scheduler's choice."""
-        return self.scheduler.choose(asking, now) if self.scheduler is not None else None
+    def choose(self, flow: Flow, now: float) -> Server | None:
+        """Return the server for a new connection; None: no scheduler, or no server."""
+        return self.scheduler.choose(flow, now) if self.scheduler is not None else None
 
     def advance(self, now: float, expirations_s: dict[str, int]) -> None:
-        """What its scheduler does by the clock; `expirations_s` are those of lblc and lblcr."""
+        """Run the scheduler's timers; `expirations_s` are those of lblc and lblcr."""
         if self.scheduler is None:
             return
         cache = getattr(self.scheduler, "cache", None)

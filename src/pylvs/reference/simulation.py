@@ -1,4 +1,4 @@
-"""Which server would each of these clients get? Connections opened one after the other, and how they spread."""
+"""Simulate which servers clients get: connections opened one after the other."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.service import Protocol, ServiceKey
 from pylvs.reference.connections import Key
 from pylvs.reference.director import ReferenceDirector
-from pylvs.reference.forwarding import framed, ipv4, ipv6
-from pylvs.reference.network import Hop, Network
+from pylvs.reference.forwarding import add_link_header, ipv4, ipv6
+from pylvs.reference.network import Network, NextHop
 from pylvs.reference.states import ACK, FIN, SYN
 
 TTL = 64
-PORTS = (32768, 60999)  # that Linux gives to clients
-USUAL_COUNT = 256  # clients of a network that are asked about, unless told otherwise
+PORTS = (32768, 60999)  # the range of ports that Linux uses for clients
+USUAL_COUNT = 256  # default number of clients of a network
 LARGEST_COUNT = 1_000_000
-_MAC, _ROUTER = bytes((2, 0, 0, 0, 0, 1)), bytes((2, 0, 0, 0, 0, 2))
+_MAC, _ROUTER_MAC = bytes((2, 0, 0, 0, 0, 1)), bytes((2, 0, 0, 0, 0, 2))
 
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """Who connects: addresses of a network, and to where; without `to`, to every service of their address family."""
+    """Clients of a network, and the service they connect to; without `to`, every service of their address family."""
 
     network: IPv4Network | IPv6Network
     count: int = 0  # 0: all of a small network, else USUAL_COUNT
-    to: ServiceKey | None = None  # a target; its `mark` is the packets' mark
+    to: ServiceKey | None = None  # its `mark` is the packets' mark
     ports: tuple[int, int] = PORTS
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One client's connection and the server that it got; None: it was refused."""
+    """One client's connection and its server; None: refused."""
 
     client: Address
     port: int
@@ -43,40 +43,40 @@ class Answer:
 
 @dataclass(slots=True)
 class Spread:
-    """What became of all connections to one service."""
+    """All connections to one service."""
 
     service: str
     scheduler: str
-    servers: dict[str, int] = field(default_factory=dict)  # in list order: how many it got
+    servers: dict[str, int] = field(default_factory=dict)  # number of connections, in list order
     weights: dict[str, int] = field(default_factory=dict)
     answers: list[Answer] = field(default_factory=list)
 
     @property
     def refused(self) -> int:
-        """Connections that no server was found for."""
+        """Return the number of connections without a server."""
         return sum(answer.server is None for answer in self.answers)
 
 
 class Simulation:
-    """A director, and clients that open connections with it.
+    """A director, and clients that open connections through it.
 
-    `lasting`: connections stay open; otherwise each is closed before the next one begins.
+    `lasting`: connections stay open; otherwise each ends before the next one begins.
     """
 
     def __init__(self, *, seed: int = 0, lasting: bool = True) -> None:
         self._local: set[bytes] = set()
         self.director = ReferenceDirector(self._network())
-        self._chance = random.Random(seed)
+        self._random = random.Random(seed)
         self._shuffled = seed != 0
         self._lasting = lasting
 
     def _network(self) -> Network:
         own4, own6 = bytes((192, 0, 2, 1)), bytes.fromhex("20010db8") + bytes(11) + b"\1"
-        hop = Hop("out", _ROUTER, _MAC, 1500, own4, own6)
+        hop = NextHop("out", _ROUTER_MAC, _MAC, 1500, own4, own6)
         return Network(frozenset({_MAC}), frozenset(self._local), {}, hop, hop)
 
     def run(self, groups: Iterable[Clients]) -> list[Spread]:
-        """All clients' connections, group by group; the spreads in the order of the services."""
+        """Open all clients' connections, group by group; return the spreads in the order of the services."""
         spreads: dict[ServiceKey, Spread] = {}
         for row in self.director.services():
             scheduler = row.service.scheduler
@@ -85,70 +85,74 @@ class Simulation:
                 spread.servers[str(each.destination.key)] = 0
                 spread.weights[str(each.destination.key)] = each.destination.weight
         for group in groups:
-            targets = [group.to] if group.to else [key for key in spreads if _fits(key, group.network)]
-            for target in targets:
-                self._open(group, target, spreads)
+            service_keys = [group.to] if group.to else [key for key in spreads if _fits(key, group.network)]
+            for service_key in service_keys:
+                self._open(group, service_key, spreads)
         return list(spreads.values())
 
-    def _open(self, group: Clients, target: ServiceKey, spreads: dict[ServiceKey, Spread]) -> None:
-        self._local.add(target.address.packed)
+    def _open(self, group: Clients, service_key: ServiceKey, spreads: dict[ServiceKey, Spread]) -> None:
+        self._local.add(service_key.address.packed)
         self.director.network.local = frozenset(self._local)
         service = self.director.tables.find(
-            target.address.version, target.mark, int(target.protocol), target.address.packed, target.port
+            service_key.address.version,
+            service_key.mark,
+            int(service_key.protocol),
+            service_key.address.packed,
+            service_key.port,
         )
         if service is None:
             return
         spread = spreads[service.given.key]
         for client in self._clients(group):
-            port = self._chance.randint(*group.ports)
-            server = self._connect(target, client, port)
+            port = self._random.randint(*group.ports)
+            server = self._connect(service_key, client, port)
             spread.answers.append(Answer(client, port, server))
             if server is not None:
                 spread.servers[server] += 1
 
     def _clients(self, group: Clients) -> Iterator[Address]:
-        """Addresses of the network: the first ones, or random ones if there is a seed."""
+        """Return the first addresses of the network, or random ones if there is a seed."""
         first, size = int(group.network.network_address), group.network.num_addresses
-        skipped = 1 if isinstance(group.network, IPv4Network) and size > 2 else 0  # its own and its broadcast address
+        skipped = 1 if isinstance(group.network, IPv4Network) and size > 2 else 0  # the network and broadcast addresses
         usable = size - 2 * skipped
         count = min(group.count or min(usable, USUAL_COUNT), usable)
-        places: Iterable[int] = range(count)
+        offsets: Iterable[int] = range(count)
         if self._shuffled and count < usable:
-            places = (self._chance.randrange(usable) for _ in range(count))
-        kind = type(group.network.network_address)
-        return (kind(first + skipped + place) for place in places)
+            offsets = (self._random.randrange(usable) for _ in range(count))
+        address_type = type(group.network.network_address)
+        return (address_type(first + skipped + offset) for offset in offsets)
 
-    def _connect(self, target: ServiceKey, client: Address, port: int) -> str | None:
-        """Open a connection; the server it went to."""
-        key: Key = (int(target.protocol), client.packed, port, target.address.packed, target.port)
-        self.director.receive(_opening(target, client, port, SYN), target.mark)
+    def _connect(self, service_key: ServiceKey, client: Address, port: int) -> str | None:
+        """Open a connection; return its server."""
+        key: Key = (int(service_key.protocol), client.packed, port, service_key.address.packed, service_key.port)
+        self.director.receive(_packet(service_key, client, port, SYN), service_key.mark)
         connection = self.director.connection(key)
         if connection is None:
             return None
         server = str(connection.server.key)
         if not self._lasting:
-            self.director.receive(_opening(target, client, port, FIN | ACK), target.mark)
+            self.director.receive(_packet(service_key, client, port, FIN | ACK), service_key.mark)
             self.director.end(connection)
         return server
 
 
 def _fits(key: ServiceKey, network: IPv4Network | IPv6Network) -> bool:
-    """Whether clients of the network can reach the service without being told where: it has an address and a port."""
+    """Return whether clients of the network can connect to the service by address and port."""
     return not key.mark and key.port != 0 and key.address.version == network.version
 
 
-def _opening(target: ServiceKey, client: Address, port: int, flags: int) -> bytes:
-    """A frame that begins a connection, or with other flags goes on with it."""
-    ports = port.to_bytes(2, "big") + target.port.to_bytes(2, "big")
-    if target.protocol == Protocol.TCP:
+def _packet(service_key: ServiceKey, client: Address, port: int, flags: int) -> bytes:
+    """Return a frame of a connection; for TCP with these flags."""
+    ports = port.to_bytes(2, "big") + service_key.port.to_bytes(2, "big")
+    if service_key.protocol == Protocol.TCP:
         segment = ports + bytes(8) + bytes((0x50, flags)) + bytes(6)
-    elif target.protocol == Protocol.UDP:
+    elif service_key.protocol == Protocol.UDP:
         segment = ports + b"\0\x08\0\0"
     else:
         segment = ports + bytes(8) + bytes((1, 0, 0, 4))
-    source, virtual = client.packed, target.address.packed
-    if len(source) == 4:
-        ip = ipv4(source, virtual, int(target.protocol), segment, ttl=TTL, tos=0)
+    saddr, virtual = client.packed, service_key.address.packed
+    if len(saddr) == 4:
+        ip = ipv4(saddr, virtual, int(service_key.protocol), segment, ttl=TTL, tos=0)
     else:
-        ip = ipv6(source, virtual, int(target.protocol), segment, hops=TTL, tos=0)
-    return framed(ip, Hop("in", _MAC, _ROUTER))
+        ip = ipv6(saddr, virtual, int(service_key.protocol), segment, hop_limit=TTL, tos=0)
+    return add_link_header(ip, NextHop("in", _MAC, _ROUTER_MAC))

@@ -1,4 +1,4 @@
-"""What a packet makes of a connection's state, and how long it then lives (IPVS-SEMANTICS 4.3 to 4.5)."""
+"""State transitions of TCP connections, and their timeouts (IPVS-SEMANTICS 4.3 to 4.5)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pylvs.model.connection import TCP_STATES
 
 
 class Direction(IntEnum):
-    """Which side's packets this host sees; INPUT_ONLY: requests of connections whose replies do not pass (4.3)."""
+    """The side that sent a packet. INPUT_ONLY: a request, if the replies bypass this host (4.3)."""
 
     INPUT = 0
     OUTPUT = 1
@@ -16,13 +16,13 @@ class Direction(IntEnum):
 
 
 FIN, SYN, RST, ACK = 1, 2, 4, 16
-SECURE_ON = 3  # the mode of secure_tcp in which its tables count; modes 1 and 2 wait for memory to run short
+SECURE_ON = 3  # the mode of secure_tcp that uses its tables; modes 1 and 2 wait for low memory
 NONE, ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, SYNACK = range(11)
-SHORT = ("NO", "ES", "SS", "SR", "FW", "TW", "CL", "CW", "LA", "LI", "SA")
+ABBREVIATIONS = ("NO", "ES", "SS", "SR", "FW", "TW", "CL", "CW", "LA", "LI", "SA")
 ACTIVE = frozenset((ESTABLISHED, SYN_SENT, SYN_RECV, SYNACK))
 EVENTS = (RST, SYN, FIN, ACK)  # the first that is set counts
 
-# A row for each event, a column for each state that it meets, in the order of SHORT.
+# A row for each event, a column for each present state, in the order of ABBREVIATIONS.
 TABLE = {
     Direction.INPUT: {
         SYN: "SR ES ES SR SR SR SR SR SR SR SR",
@@ -82,18 +82,18 @@ NEW_S = 3  # a connection's timeout until a packet gives it a state
 STATE_NAMES = TCP_STATES
 
 
-def _read(tables: dict[Direction, dict[int, str]]) -> dict[Direction, dict[int, tuple[int, ...]]]:
+def _parse(tables: dict[Direction, dict[int, str]]) -> dict[Direction, dict[int, tuple[int, ...]]]:
     return {
-        direction: {event: tuple(SHORT.index(name) for name in row.split()) for event, row in rows.items()}
+        direction: {event: tuple(ABBREVIATIONS.index(name) for name in row.split()) for event, row in rows.items()}
         for direction, rows in tables.items()
     }
 
 
-_NORMAL, _SECURE = _read(TABLE), _read(SECURE_TABLE)
+_NORMAL, _SECURE = _parse(TABLE), _parse(SECURE_TABLE)
 
 
 def next_tcp_state(state: int, flags: int, direction: Direction, secure: bool) -> int:
-    """The state after a packet with these flags; one without any of the four closes the connection."""
+    """Return the state after a packet; one with none of the four flags closes the connection."""
     rows = (_SECURE if secure else _NORMAL)[direction]
     for event in EVENTS:
         if flags & event:

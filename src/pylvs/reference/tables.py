@@ -1,4 +1,4 @@
-"""The tables of services and servers: which service a packet is for, edits, and the trash (IPVS-SEMANTICS 1)."""
+"""Services and servers: lookup, edits, and the trash (IPVS-SEMANTICS 1)."""
 
 from __future__ import annotations
 
@@ -9,62 +9,61 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import DestinationExists, NoSuchDestination, NoSuchService, ServiceExists
 from pylvs.model.rules import check_destination, check_service
-from pylvs.model.scheduler import KERNEL_SCHEDULERS
-from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.service import KERNEL_SCHEDULERS, ServiceKey, VirtualService
 from pylvs.reference.packet import TCP
 from pylvs.reference.server import Server
 from pylvs.reference.service import Service
 
 FTP, FTP_DATA, UNPRIVILEGED = 21, 20, 1024
-TRASH_PERIOD_S = 60  # between looks into the trash
-TRASH_KEPT_S = 120  # at least so long after its last connection went
+TRASH_PERIOD_S = 60  # between runs
+TRASH_KEPT_S = 120  # at least, after the last connection ended
 
-Slot = tuple[int, bytes, int]  # protocol, address, port
+ServiceAddress = tuple[int, bytes, int]  # protocol, address, port
 
 
 @dataclass(slots=True, eq=False)
 class _Trashed:
     server: Server
-    service: Service  # whose it was
-    idle_since: float | None = None  # when a look found nothing that refers to it
+    service: Service  # the service that had it
+    idle_since: float | None = None  # the first run that found no reference
 
 
 @dataclass(slots=True, eq=False)
 class Tables:
     """Services by key, and deleted servers that something may still refer to.
 
-    `is_referred` tells whether connections or templates refer to a server.
+    `is_referred` returns whether connections or templates refer to a server.
     """
 
     is_referred: Callable[[Server], bool]
     by_key: dict[ServiceKey, Service] = field(default_factory=dict)
-    _by_slot: dict[Slot, Service] = field(default_factory=dict)
+    _by_address: dict[ServiceAddress, Service] = field(default_factory=dict)
     _by_mark: dict[tuple[int, int], Service] = field(default_factory=dict)  # family 4 or 6, mark
     _trash: dict[tuple[ServiceKey, DestinationKey], _Trashed] = field(default_factory=dict)
-    _next_look: float | None = None
+    _next_run: float | None = None
 
     def __iter__(self) -> Iterator[Service]:
         return iter(self.by_key.values())
 
     def has_family(self, family: int) -> bool:
-        """Whether there is a service of an address family; without one IPVS takes no part (1.4)."""
+        """Return whether there is a service of an address family; without one IPVS ignores its packets (1.4)."""
         wanted = socket.AF_INET if family == 4 else socket.AF_INET6
         return any(key.family == wanted for key in self.by_key)
 
     def find(self, family: int, mark: int, protocol: int, address: bytes, port: int) -> Service | None:
-        """The service a packet is for (1.2): by mark, exactly, as a part of FTP's, or of all ports."""
+        """Return a packet's service (1.2): by mark, by port, as FTP data, or as a service of all ports."""
         if mark:
             marked = self._by_mark.get((family, mark))
             if marked is not None:
                 return marked
-        exact = self._by_slot.get((protocol, address, port))
+        exact = self._by_address.get((protocol, address, port))
         if exact is not None:
             return exact
         if protocol == TCP and (port == FTP_DATA or port >= UNPRIVILEGED):
-            ftp = self._by_slot.get((protocol, address, FTP))
+            ftp = self._by_address.get((protocol, address, FTP))
             if ftp is not None:
                 return ftp
-        return self._by_slot.get((protocol, address, 0))
+        return self._by_address.get((protocol, address, 0))
 
     # --- edits ---
 
@@ -77,7 +76,7 @@ class Tables:
         if service.mark:
             self._by_mark[service.family, service.mark] = service
         else:
-            self._by_slot[int(given.key.protocol), service.address, service.port] = service
+            self._by_address[int(given.key.protocol), service.address, service.port] = service
         return service
 
     def edit_service(self, given: VirtualService) -> None:
@@ -87,13 +86,13 @@ class Tables:
         service.edit(given)
 
     def delete_service(self, key: ServiceKey, now: float) -> None:
-        """Its servers go into the trash, its connections stay (1.4). Raises NoSuchService."""
+        """Move the servers to the trash; connections stay (1.4). Raises NoSuchService."""
         service = self.service(key)
         del self.by_key[key]
         if service.mark:
             del self._by_mark[service.family, service.mark]
         else:
-            del self._by_slot[int(key.protocol), service.address, service.port]
+            del self._by_address[int(key.protocol), service.address, service.port]
         service.close()
         for server in list(service.servers):
             service.servers.remove(server)
@@ -127,7 +126,7 @@ class Tables:
         service.edited(server)
 
     def delete_destination(self, key: ServiceKey, destination: DestinationKey, now: float) -> None:
-        """Into the trash, whether or not connections remain (1.8). Raises NoSuchService, NoSuchDestination."""
+        """Move a server to the trash, with or without connections (1.8). Raises NoSuchService, NoSuchDestination."""
         service = self.service(key)
         server = self.server(service, destination)
         service.remove(server)
@@ -136,7 +135,7 @@ class Tables:
     def _discard(self, service: Service, server: Server, now: float) -> None:
         server.available = False
         if not self._trash:
-            self._next_look = now + TRASH_PERIOD_S
+            self._next_run = now + TRASH_PERIOD_S
         self._trash[service.given.key, server.key] = _Trashed(server, service)
 
     # --- finding ---
@@ -158,14 +157,14 @@ class Tables:
     # --- the clock ---
 
     def advance(self, now: float) -> None:
-        """Forget trashed servers that nothing referred to for 120 s, looking once a minute (1.8)."""
-        while self._next_look is not None and self._next_look <= now:
-            look = self._next_look
+        """Remove trashed servers that nothing referred to for 120 s; runs once a minute (1.8)."""
+        while self._next_run is not None and self._next_run <= now:
+            run = self._next_run
             for name, trashed in list(self._trash.items()):
                 if self.is_referred(trashed.server) or trashed.server.references:
                     trashed.idle_since = None
                 elif trashed.idle_since is None:
-                    trashed.idle_since = look
-                elif look >= trashed.idle_since + TRASH_KEPT_S:
+                    trashed.idle_since = run
+                elif run >= trashed.idle_since + TRASH_KEPT_S:
                     del self._trash[name]
-            self._next_look = look + TRASH_PERIOD_S if self._trash else None
+            self._next_run = run + TRASH_PERIOD_S if self._trash else None

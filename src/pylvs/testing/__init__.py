@@ -1,4 +1,4 @@
-"""What programs that use pylvs need to test themselves: a Director, and virtual routers' roles, that live in memory."""
+"""Fakes for tests of programs that use pylvs: a Director and VRRP roles in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Director whose tables are Python objects: no packets, all the rules (IPVS-SEMANTICS 1)."""
+"""A Director whose tables are Python objects: no packets, but IPVS's rules for edits (IPVS-SEMANTICS 1)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,69 @@ from pylvs.model.director import DestinationRow, ServiceRow, Trouble
 from pylvs.model.errors import DestinationExists, NoRoom, NoSuchDestination, NoSuchService, ServiceExists
 from pylvs.model.marks import MOST_RULES, MarkRule
 from pylvs.model.marks import checked as checked_rule
+from pylvs.model.rows import Counters, PacketCounts, Rates
 from pylvs.model.rules import KNOWN_ENGINES, check_destination, check_service
-from pylvs.model.scheduler import KERNEL_SCHEDULERS
-from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.service import KERNEL_SCHEDULERS, ServiceKey, Timeouts, VirtualService
 from pylvs.model.settings import SETTINGS, checked, known_setting
-from pylvs.model.statistics import Counters, PacketCounts, Rates
-from pylvs.model.timeouts import Timeouts
-from pylvs.testing.trash import Trash
 
 TABLE_SIZE = 4096
+TRASH_PERIOD_S = 60.0  # between runs while the trash is not empty
+TRASH_GRACE_S = 120.0  # without references between two runs, before a destination is removed
+
+
+@dataclass(slots=True)
+class _Deleted:
+    """A deleted destination; `service_id` distinguishes its service from a later one with the same key."""
+
+    row: DestinationRow
+    service_id: int
+    idle_since_s: float | None = None
+
+    def referred_to(self) -> bool:
+        """Return whether connections or templates refer to it."""
+        return bool(self.row.active or self.row.inactive or self.row.persistent)
+
+
+class _Trash:
+    """Deleted destinations, which keep their counts if they are added again soon (IPVS-SEMANTICS 1.8).
+
+    Times are seconds of the caller's clock.
+    """
+
+    def __init__(self) -> None:
+        self._deleted: dict[tuple[ServiceKey, DestinationKey], _Deleted] = {}
+        self._next_run_s = 0.0
+
+    def put(self, service: ServiceKey, row: DestinationRow, service_id: int, now_s: float) -> None:
+        """Add a destination that was deleted."""
+        self._run(now_s)
+        if not self._deleted:
+            self._next_run_s = now_s + TRASH_PERIOD_S
+        self._deleted[service, row.destination.key] = _Deleted(row, service_id)
+
+    def take(self, service: ServiceKey, key: DestinationKey, now_s: float) -> _Deleted | None:
+        """Remove and return the destination of this key; None if there is none."""
+        self._run(now_s)
+        return self._deleted.pop((service, key), None)
+
+    def _run(self, now_s: float) -> None:
+        while self._deleted and self._next_run_s <= now_s:
+            self._expire(self._next_run_s)
+            self._next_run_s += TRASH_PERIOD_S
+
+    def _expire(self, at_s: float) -> None:
+        for key, each in list(self._deleted.items()):
+            if each.referred_to():
+                each.idle_since_s = None
+            elif each.idle_since_s is None:
+                each.idle_since_s = at_s
+            elif at_s - each.idle_since_s >= TRASH_GRACE_S:
+                del self._deleted[key]
 
 
 @dataclass(slots=True)
 class _Entry:
-    """A service with its destinations, the newest last; `identity` differs for a service made anew."""
+    """A service with its destinations, the newest last; a service that was added again has another `identity`."""
 
     service: VirtualService
     identity: int
@@ -39,9 +88,9 @@ class _Entry:
 
 
 class MemoryDirector:
-    """The tables in memory. What packets would do to them is done by `put_connections`, `count` and `count_service`.
+    """The tables in memory. `put_connections`, `count` and `count_service` stand for packets.
 
-    `broadcasts` are the broadcast addresses of the imagined host, `local` its own IPv6 addresses.
+    `broadcasts` are the broadcast addresses of the simulated host, `local` its own IPv6 addresses.
     """
 
     def __init__(
@@ -61,7 +110,7 @@ class MemoryDirector:
         self._identities = 0
         self._edition = 1
         self._entries: dict[ServiceKey, _Entry] = {}
-        self._trash = Trash()
+        self._trash = _Trash()
         self._connections: tuple[Connection, ...] = ()
         self._mark_rules: tuple[MarkRule, ...] = ()
         self._timeouts = Timeouts()
@@ -92,7 +141,6 @@ class MemoryDirector:
         self._edition += 1
 
     def flush(self) -> None:
-        """Delete all services."""
         for key in list(self._entries):
             self.delete_service(key)
 
@@ -133,23 +181,22 @@ class MemoryDirector:
         self._edition += 1
 
     def services(self) -> list[ServiceRow]:
-        """All services, in no particular order."""
-        return [_shown(entry) for entry in self._entries.values()]
+        """Return all services, in no particular order."""
+        return [_service_row(entry) for entry in self._entries.values()]
 
     def service(self, key: ServiceKey) -> ServiceRow:
         """Raises NoSuchService."""
-        return _shown(self._entry(key))
+        return _service_row(self._entry(key))
 
     def connections(self) -> Iterator[Connection]:
-        """What `put_connections` gave."""
+        """Return what `put_connections` set."""
         return iter(self._connections)
 
     def mark_rules(self) -> list[MarkRule]:
-        """The classifier's rules."""
         return list(self._mark_rules)
 
     def change_mark_rules(self, change: Callable[[list[MarkRule]], list[MarkRule]]) -> list[MarkRule]:
-        """Put others in their place. Raises NoRoom, InvalidOperation."""
+        """Replace the rules. Raises NoRoom, InvalidOperation."""
         fresh = [checked_rule(rule) for rule in change(list(self._mark_rules))]
         if len(fresh) > MOST_RULES:
             raise NoRoom(f"{len(fresh)} mark rules; the table holds {MOST_RULES}")
@@ -157,48 +204,45 @@ class MemoryDirector:
         return fresh
 
     def timeouts(self) -> Timeouts:
-        """The timeouts in force."""
         return self._timeouts
 
     def troubles(self) -> Sequence[Trouble]:
-        """See the protocol."""
         return ()
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
-        """Set all three."""
         self._timeouts = timeouts
         self._edition += 1
 
     def settings(self) -> Mapping[str, int]:
-        """The settings by their short names."""
+        """Return the settings by their short names."""
         return dict(self._settings)
 
-    def change_setting(self, name: str, value: int) -> None:
+    def change_setting(self, key: str, value: int) -> None:
         """Raises NoSuchSetting, InvalidOperation."""
-        setting = known_setting(name)
+        setting = known_setting(key)
         self._settings[setting.name] = checked(setting, value)
 
     def table_size(self) -> int:
-        """What listings show as `size=`."""
+        """Return what listings show as `size=`."""
         return TABLE_SIZE
 
     def edition(self) -> int:
-        """A number that is another one after every edit of the tables."""
+        """Return a number that every edit of the tables changes."""
         return self._edition
 
     def packet_counts(self) -> PacketCounts:
-        """No packets here."""
+        """Return zeros: there are no packets."""
         return PacketCounts()
 
     def follow_host(self) -> None:
-        """Nothing here depends on a host."""
+        """Do nothing: there is no host."""
 
     def batch(self) -> AbstractContextManager[None]:
-        """Nothing is saved by doing edits together here."""
+        """Return a context that does nothing: edits in memory gain nothing from a batch."""
         return contextlib.nullcontext()
 
     def put_connections(self, connections: Iterable[Connection]) -> None:
-        """Imagine this connection table."""
+        """Set the connection table."""
         self._connections = tuple(connections)
 
     def count(
@@ -212,13 +256,13 @@ class MemoryDirector:
         counters: Counters = Counters(),
         rates: Rates = Rates(),
     ) -> None:
-        """Imagine these counts of a destination. Raises NoSuchService, NoSuchDestination."""
+        """Set the counts of a destination. Raises NoSuchService, NoSuchDestination."""
         entry = self._entry(key)
         row = self._row(entry, destination)
         entry.rows[destination] = DestinationRow(row.destination, active, inactive, persistent, counters, rates)
 
     def count_service(self, key: ServiceKey, counters: Counters, rates: Rates = Rates()) -> None:
-        """Imagine these counts of a service. Raises NoSuchService."""
+        """Set the counts of a service. Raises NoSuchService."""
         entry = self._entry(key)
         entry.counters, entry.rates = counters, rates
 
@@ -235,5 +279,5 @@ class MemoryDirector:
         return row
 
 
-def _shown(entry: _Entry) -> ServiceRow:
+def _service_row(entry: _Entry) -> ServiceRow:
     return ServiceRow(entry.service, tuple(reversed(entry.rows.values())), entry.counters, entry.rates)

@@ -1,4 +1,4 @@
-"""Roles that live in memory: what virtual routers said, for tests of whoever tells roles."""
+"""VRRP roles in memory, for tests of code that publishes roles."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ _NONE: frozenset[Address] = frozenset()
 
 
 class MemoryRoles:
-    """`pylvs.model.roles.Roles` without a data plane: remembers every word, the latest last."""
+    """`pylvs.model.roles.Roles` without a data plane; records every call."""
 
     def __init__(self) -> None:
-        self.said: list[tuple[frozenset[Address], frozenset[Address]]] = []  # standby and held
-        self.trouble: PylvsError | None = None  # raised at every word while it is there
+        self.calls: list[tuple[frozenset[Address], frozenset[Address]]] = []  # standby and held of each call
+        self.error: PylvsError | None = None  # every call raises it, if set
 
     @property
     def standby(self) -> frozenset[Address]:
-        """The addresses that stand by now."""
-        return self.said[-1][0] if self.said else _NONE
+        """Return the standby addresses."""
+        return self.calls[-1][0] if self.calls else _NONE
 
     @property
     def held(self) -> frozenset[Address]:
-        """The other addresses of virtual routers."""
-        return self.said[-1][1] if self.said else _NONE
+        """Return the addresses whose master is this host."""
+        return self.calls[-1][1] if self.calls else _NONE
 
     def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = _NONE) -> None:
-        """See the protocol. Raises what `trouble` is."""
-        if self.trouble is not None:
-            raise self.trouble
-        self.said.append((addresses, held - addresses))
+        """Record the call, or raise `error`."""
+        if self.error is not None:
+            raise self.error
+        self.calls.append((addresses, held - addresses))

@@ -17,8 +17,8 @@ from statistics import median
 
 from pyroute2 import IPRoute
 
-from pylvs.host.namespaces import inside_network
-from pylvs.lab.pause import watched
+from pylvs.lab.outage import watched
+from pylvs.system.namespaces import inside_network
 from tests.interop.vrrp.cell import PATIENCE_S, POLL_S, Trouble
 from tests.interop.vrrp.observer import Observer
 from tests.interop.vrrp.routers import KEEPALIVED, PYLVS, Router, router
@@ -137,7 +137,7 @@ class _Trial:
         self.routers[gone].start()
         self.ready(gone)
         self.master = taking
-        return seen.pause(begin, spoke + AFTER_S).seconds, spoke - begin
+        return seen.outage(begin, spoke + AFTER_S).seconds, spoke - begin
 
     def forget(self, host: str) -> None:
         """A machine that comes back does not know what addresses it had."""

@@ -11,15 +11,14 @@ from typing import NamedTuple
 from unittest import mock
 
 from pylvs.dataplane import load
-from pylvs.dataplane.standby import Standby
+from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.errors import PylvsError
+from pylvs.reference.checksum import checksum, ones_complement_sum, pseudo_header
 from pylvs.reference.director import ReferenceDirector
 from pylvs.reference.forwarding import CHECKSUM_AT
-from pylvs.reference.network import Hop, Network
-from pylvs.reference.outcome import Outcome, Verdict
+from pylvs.reference.network import Network, NextHop
 from pylvs.reference.packet import ICMP, ICMP6, UDP, parse
-from pylvs.reference.path import A_FRAGMENT, SOURCE_ROUTED
-from pylvs.reference.sums import checksum, pseudo_header, total
+from pylvs.reference.path import A_FRAGMENT, SOURCE_ROUTED, Outcome, Verdict
 from tests.packet.fuzz.steps import StandBy, Step
 from tests.packet.host import (
     HOOKS,
@@ -82,8 +81,8 @@ def _mac(text: str) -> bytes:
 def the_network() -> Network:
     """The test host as the reference sees it."""
 
-    def hop(mac: str) -> Hop:
-        return Hop("d0", _mac(mac), _mac(MAC), 1500, _packed(OWN4), _packed(OWN6))
+    def hop(mac: str) -> NextHop:
+        return NextHop("d0", _mac(mac), _mac(MAC), 1500, _packed(OWN4), _packed(OWN6))
 
     hops = {_packed(ROUTER4): hop(ROUTER_MAC), _packed(ROUTER6): hop(ROUTER_MAC)}
     for number in range(1, SERVERS + 1):
@@ -287,8 +286,8 @@ def looks_unfinished(frame: bytes) -> bool:
     if packet is None or packet.protocol not in CHECKSUM_AT:
         return False
     at = packet.l4 + CHECKSUM_AT[packet.protocol]
-    pseudo = pseudo_header(packet.source, packet.target, packet.protocol, packet.length - packet.l4)
-    return packet.ip[at : at + 2] == total(pseudo).to_bytes(2, "big")
+    pseudo = pseudo_header(packet.saddr, packet.daddr, packet.protocol, packet.length - packet.l4)
+    return packet.ip[at : at + 2] == ones_complement_sum(pseudo).to_bytes(2, "big")
 
 
 def _unsummed(out: bytes) -> bytes:

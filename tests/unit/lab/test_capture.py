@@ -1,4 +1,4 @@
-"""What the tour says about a frame."""
+"""Frames are decoded and described."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ CLIENT, DIRECTOR = "02:00:00:00:0c:00", "02:00:00:00:0d:00"
 
 
 def frame(packet: Ether) -> Frame:
-    """As it would come off a cable."""
     return Frame("eth0", True, bytes(packet))
 
 
@@ -35,8 +34,8 @@ def test_a_tunnel_has_two_headers() -> None:
 def test_other_frames_have_neither_headers_nor_flags() -> None:
     seen = frame(Ether(src=CLIENT, dst=DIRECTOR) / ARP())
     assert (seen.headers, seen.flags, len(seen.describe())) == ([], [], 1)
-    cut = Frame("eth0", True, bytes(Ether() / IP())[:20])
-    assert cut.headers == []
+    truncated = Frame("eth0", True, bytes(Ether() / IP())[:20])
+    assert truncated.headers == []
 
 
 def test_changes_are_named_by_field() -> None:

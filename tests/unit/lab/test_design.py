@@ -1,4 +1,4 @@
-"""Labs on paper: every topology, any number of servers, either family."""
+"""The descriptions of labs: every topology, any number of servers, both address families."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 
 from pylvs.config.building import understand
 from pylvs.config.reading import read_text
-from pylvs.lab.drawing import commands, picture
+from pylvs.lab.diagram import commands, draw
 from pylvs.lab.files import files_of
+from pylvs.lab.ip_commands import wires
 from pylvs.lab.network import Host, Network, without_configuration
 from pylvs.lab.plan import read_overrides
-from pylvs.lab.setup import wires
 from pylvs.lab.topologies import TOPOLOGIES, design
 from pylvs.model.errors import InvalidOperation
 
@@ -46,9 +46,9 @@ def test_a_description_read_again_is_the_same(topology: str, servers: int, versi
 
 
 @pytest.mark.parametrize(("topology", "servers", "version"), CASES)
-def test_the_picture_shows_every_card_and_address(topology: str, servers: int, version: int) -> None:
+def test_the_diagram_shows_every_interface_and_address(topology: str, servers: int, version: int) -> None:
     network = design(topology, servers, version)
-    drawn = picture("d1", network)
+    drawn = draw("d1", network)
     for host in network.hosts:
         for card in host.interfaces:
             assert f"{card.mac}" in drawn
@@ -85,12 +85,12 @@ def test_bare_and_blank_leave_the_configuration_to_others() -> None:
     assert [host.commands for host in bare.hosts if host.role in ("director", "realserver")] == [()] * 3
     assert bare.host("router") is not None
     for name in ("director", "rs1"):
-        kept, emptied = bare.host(name), blank.host(name)
-        assert kept is not None
-        assert emptied is not None
-        assert kept.interfaces[0].addresses
-        assert emptied.interfaces[0].addresses == ()
-        assert "10.0.0.100 VIP" in known_names(blank, emptied)  # the plan stands
+        bare_host, blank_host = bare.host(name), blank.host(name)
+        assert bare_host is not None
+        assert blank_host is not None
+        assert bare_host.interfaces[0].addresses
+        assert blank_host.interfaces[0].addresses == ()
+        assert "10.0.0.100 VIP" in known_names(blank, blank_host)  # names stay valid
     client = blank.host("client")
     assert client is not None
     assert "172.16.0.88 VIP" in known_names(blank, client)
@@ -110,7 +110,7 @@ def test_a_plan_of_ones_own_decides_family_and_servers() -> None:
     }
 
 
-def test_a_lab_of_another_tunnel_tells_both_ends() -> None:
+def test_both_ends_of_a_tunnel_have_the_same_kind() -> None:
     network = design("tun", 1, 4, read_overrides({"tunnel": "gue"}))
     assert "-i --tun-type gue --tun-port 6080" in network.role("director")[0].commands[-1]
     assert network.role("realserver")[0].commands[0].endswith("--tun-type gue --tun-port 6080")

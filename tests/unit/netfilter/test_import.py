@@ -27,7 +27,7 @@ def imported(text: str, six: bool = False) -> tuple[list[str], list[str]]:
     """The rules in words, and why others were left out."""
     rules, left = mark_rules(hooks_of(text, six))
     return [rule_text(rule, number) for number, rule in enumerate(rules, 1)], [
-        f"{each.place}: {each.reason}" for each in left
+        f"{each.location}: {each.reason}" for each in left
     ]
 
 
@@ -130,7 +130,7 @@ def test_each_text_says_of_which_family_it_is() -> None:
         ("{", "no list of nftables"),
     ],
 )
-def test_what_is_neither_is_refused_with_its_place(text: str, words: str) -> None:
+def test_what_is_neither_is_refused_with_its_location(text: str, words: str) -> None:
     with pytest.raises(InvalidOperation) as error:
         imported(text)
     assert words in str(error.value)

@@ -1,10 +1,10 @@
-"""The reference beside recordings of the real IPVS: the same scenarios, in memory."""
+"""The reference replays recordings of the real IPVS in memory."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.unit.reference import imagined
+from tests.unit.reference import simulated_wire
 
 PLAYED = (
     "crowds",
@@ -46,7 +46,7 @@ PLAYED = (
 
 @pytest.mark.parametrize("scenario", PLAYED)
 def test_the_reference_does_what_ipvs_did(scenario: str) -> None:
-    expected = imagined.recorded(scenario)
-    passed, failed, lines = imagined.compared(scenario, expected, imagined.observed(scenario))
+    expected = simulated_wire.recorded(scenario)
+    passed, failed, lines = simulated_wire.compared(scenario, expected, simulated_wire.observed(scenario))
     assert not failed, "\n".join(lines[:20])
     assert passed == len(expected)

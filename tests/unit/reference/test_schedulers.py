@@ -1,4 +1,4 @@
-"""The reference's schedulers beside the examples of IPVS-SEMANTICS 3, all seen on the real IPVS."""
+"""The reference's schedulers choose as in the examples of IPVS-SEMANTICS 3, which the real IPVS gave."""
 
 from __future__ import annotations
 
@@ -8,29 +8,26 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.scheduler import KERNEL_SCHEDULERS
-from pylvs.model.service import ServiceFlag
-from pylvs.reference.hashing import bucket, fold, siphash13
-from pylvs.reference.schedulers import SCHEDULERS, Asking
-from pylvs.reference.schedulers.mh import KEY_1, KEY_2, SLOTS
+from pylvs.model.service import KERNEL_SCHEDULERS, ServiceFlag
+from pylvs.reference.schedulers import SCHEDULERS, Flow
+from pylvs.reference.schedulers.hashing import KEY_1, KEY_2, SLOTS, bucket, fold, siphash13
 from pylvs.reference.server import Server
 
 SOURCES = ("10.1.0.1", "10.1.0.2", "192.0.2.1", "198.51.100.7", "203.0.113.254")
 ALL_OPTIONS = ServiceFlag.SCHED_1 | ServiceFlag.SCHED_2
 
 
-def made(number: int, weight: int, port: int = 601) -> Server:
-    """10.0.0.NUMBER."""
+def new_server(number: int, weight: int, port: int = 601) -> Server:
+    """Return a server with address 10.0.0.NUMBER."""
     return Server.of(Destination(DestinationKey(ip_address(f"10.0.0.{number}"), port), weight=weight))
 
 
-def asking(source: str = "10.1.0.1", port: int = 4000, target: str = "10.1.0.100") -> Asking:
-    """A new connection."""
-    return Asking(ip_address(source).packed, port, ip_address(target).packed)
+def flow(saddr: str = "10.1.0.1", port: int = 4000, daddr: str = "10.1.0.100") -> Flow:
+    return Flow(ip_address(saddr).packed, port, ip_address(daddr).packed)
 
 
 class Site:
-    """A service's list and its scheduler; each choice is a connection that stays, active unless said otherwise."""
+    """A service's list and its scheduler. Each choice is a connection that stays, active by default."""
 
     def __init__(self, scheduler: str, weights: dict[int, int] | None = None, *, options: int = 0) -> None:
         self.servers: list[Server] = []
@@ -40,7 +37,7 @@ class Site:
             self.add(number, weight)
 
     def add(self, number: int, weight: int) -> None:
-        server = made(number, weight)
+        server = new_server(number, weight)
         self.servers.insert(0, server)
         self.scheduler.added(server)
 
@@ -50,9 +47,9 @@ class Site:
 
     def delete(self, number: int) -> None:
         server = self.server(number)
-        place = self.servers.index(server)
+        position = self.servers.index(server)
         self.servers.remove(server)
-        self.scheduler.deleted(server, place)
+        self.scheduler.deleted(server, position)
 
     def weigh(self, number: int, weight: int) -> None:
         server = self.server(number)
@@ -64,8 +61,8 @@ class Site:
         self.scheduler.close()
         self.scheduler = SCHEDULERS[scheduler](self.servers, self.options)
 
-    def pick(self, what: Asking | None = None, *, active: bool = True, now: float = 0) -> int | None:
-        chosen = self.scheduler.choose(what or asking(), now)
+    def pick(self, what: Flow | None = None, *, active: bool = True, now: float = 0) -> int | None:
+        chosen = self.scheduler.choose(what or flow(), now)
         if chosen is None:
             return None
         chosen.active += active
@@ -76,10 +73,10 @@ class Site:
         return " ".join(str(self.pick(active=active) or "-") for _ in range(count))
 
     def picks_by_source(self, sources: Iterable[str] = SOURCES) -> list[int | None]:
-        return [self.pick(asking(source)) for source in sources]
+        return [self.pick(flow(saddr)) for saddr in sources]
 
 
-USUAL = {11: 4, 12: 3, 13: 2}
+WEIGHTS = {11: 4, 12: 3, 13: 2}
 
 
 def test_every_scheduler_of_ipvs_is_there() -> None:
@@ -89,29 +86,29 @@ def test_every_scheduler_of_ipvs_is_there() -> None:
 @pytest.mark.parametrize(
     ("scheduler", "weights", "expected"),
     [
-        ("rr", USUAL, "13 12 11 13 12"),
-        ("wrr", USUAL, "13 12 11 11 12 11 13 12 11"),
+        ("rr", WEIGHTS, "13 12 11 13 12"),
+        ("wrr", WEIGHTS, "13 12 11 11 12 11 13 12 11"),
         ("wrr", {11: 4, 12: 2}, "12 11 11 12 11 11"),
         ("wrr", {11: 6, 12: 4, 13: 0}, "12 11 11 12 11 12 11 11 12 11"),
         ("wrr", {11: 0, 12: 0}, "- -"),
-        ("lc", USUAL, "13 12 11 13 12 11"),
-        ("wlc", USUAL, "13 12 11 11 12 13 11 12 11 13 12 11 11 12"),
-        ("sed", USUAL, "11 12 13 11 12 11 13 12 11 11 12 13 11 12"),
-        ("nq", USUAL, "13 12 11 11 12 11 13 12 11 11 12 13 11 12"),
+        ("lc", WEIGHTS, "13 12 11 13 12 11"),
+        ("wlc", WEIGHTS, "13 12 11 11 12 13 11 12 11 13 12 11 11 12"),
+        ("sed", WEIGHTS, "11 12 13 11 12 11 13 12 11 11 12 13 11 12"),
+        ("nq", WEIGHTS, "13 12 11 11 12 11 13 12 11 11 12 13 11 12"),
         ("nq", {11: 1, 12: 100}, "12 11 12 12 12 12"),
-        ("fo", USUAL, "11 11 11 11"),
+        ("fo", WEIGHTS, "11 11 11 11"),
         ("fo", {11: 4, 12: 4}, "12 12 12"),
-        ("ovf", USUAL, "11 11 11 11 11 12 12 12 12 13 13 13 -"),
+        ("ovf", WEIGHTS, "11 11 11 11 11 12 12 12 12 13 13 13 -"),
         ("lblc", {11: 3, 12: 3}, "12 12 12 12 11 11 11 11 11 11 11 11"),
         ("lblcr", {11: 3, 12: 3}, "12 12 12 12 11 11 11 11"),
     ],
 )
-def test_the_order_that_was_seen(scheduler: str, weights: dict[int, int], expected: str) -> None:
+def test_the_order_of_ipvs(scheduler: str, weights: dict[int, int], expected: str) -> None:
     assert Site(scheduler, weights).picks(len(expected.split())) == expected
 
 
 @pytest.mark.parametrize("scheduler", KERNEL_SCHEDULERS)
-def test_no_server_means_none_and_neither_does_one_of_weight_zero_or_a_full_one(scheduler: str) -> None:
+def test_there_is_no_choice_without_a_server_that_is_usable(scheduler: str) -> None:
     for options in 0, ALL_OPTIONS:
         site = Site(scheduler, options=options)
         assert site.pick() is None
@@ -122,8 +119,8 @@ def test_no_server_means_none_and_neither_does_one_of_weight_zero_or_a_full_one(
         assert site.pick() is None
 
 
-def test_rr_goes_on_from_its_mark_after_edits() -> None:
-    site = Site("rr", USUAL)
+def test_rr_continues_at_its_cursor_after_edits() -> None:
+    site = Site("rr", WEIGHTS)
     site.picks(5)
     site.add(14, 1)
     assert site.picks(6) == "11 14 13 12 11 14"
@@ -131,8 +128,8 @@ def test_rr_goes_on_from_its_mark_after_edits() -> None:
     assert site.picks(5) == "13 11 14 13 11"
 
 
-def test_rr_moves_its_mark_towards_the_head_when_the_marked_server_goes() -> None:
-    site = Site("rr", USUAL)
+def test_rr_moves_its_cursor_towards_the_head_if_its_server_is_deleted() -> None:
+    site = Site("rr", WEIGHTS)
     site.picks(2)
     site.delete(12)
     assert site.picks(3) == "11 13 11"
@@ -144,14 +141,14 @@ def test_rr_moves_its_mark_towards_the_head_when_the_marked_server_goes() -> Non
 
 
 def test_wrr_starts_at_its_greatest_weight_only_when_it_finds_servers() -> None:
-    site = Site("wrr", USUAL)
+    site = Site("wrr", WEIGHTS)
     site.switch("rr")
     site.switch("wrr")
     assert site.picks(9) == "11 12 11 13 12 11 13 12 11"
 
 
 def test_wrr_follows_an_edit() -> None:
-    site = Site("wrr", USUAL)
+    site = Site("wrr", WEIGHTS)
     site.picks(5)
     site.weigh(12, 6)
     assert site.picks(14) == "12 11 13 12 11 12 12 11 13 12 11 12 12 11"
@@ -160,10 +157,10 @@ def test_wrr_follows_an_edit() -> None:
 def test_overhead_wraps_at_32_bits() -> None:
     site = Site("lc", {11: 1, 12: 1})
     site.server(12).active = 1 << 24
-    assert site.pick() == 12, "256 times as many are none"
+    assert site.pick() == 12, "the sum overflows to 0"
     weighted = Site("wlc", {11: 1, 12: 1})
     weighted.server(11).active = 1 << 23
-    assert weighted.pick() == 11, "less than nothing"
+    assert weighted.pick() == 11, "the sum overflows to a negative number"
 
 
 def test_inactive_connections_weigh_a_256th() -> None:
@@ -174,8 +171,8 @@ def test_inactive_connections_weigh_a_256th() -> None:
 
 
 def test_hashes_of_addresses() -> None:
-    wanted = {"10.1.0.1": (174, 696), "10.1.0.2": (15, 63), "192.0.2.1": (50, 203), "198.51.100.7": (171, 684)}
-    for address, hashes in wanted.items():
+    expected_hashes = {"10.1.0.1": (174, 696), "10.1.0.2": (15, 63), "192.0.2.1": (50, 203), "198.51.100.7": (171, 684)}
+    for address, hashes in expected_hashes.items():
         folded = fold(ip_address(address).packed)
         assert (bucket(folded, 8), bucket(folded, 10)) == hashes
     assert fold(ip_address("2001:db8::1").packed) == 0x20010DB9
@@ -183,39 +180,37 @@ def test_hashes_of_addresses() -> None:
     assert (siphash13(0, KEY_1), siphash13(1, KEY_1), siphash13(0, KEY_2)) == (0x1D5A77C2, 0x16EC66B2, 0xF882433F)
 
 
-def test_dh_goes_by_the_target_alone() -> None:
-    site = Site("dh", USUAL)
-    assert site.pick(asking(target="10.1.0.1")) == 13
+def test_dh_uses_the_destination_address_alone() -> None:
+    site = Site("dh", WEIGHTS)
+    assert site.pick(flow(daddr="10.1.0.1")) == 13
     site.weigh(13, 0)
-    assert site.pick(asking(target="10.1.0.1")) is None
+    assert site.pick(flow(daddr="10.1.0.1")) is None
 
 
-def test_sh_picks_as_seen() -> None:
-    assert Site("sh", USUAL).picks_by_source() == [12, 11, 11, 13, 11]
+def test_sh_picks_as_ipvs() -> None:
+    assert Site("sh", WEIGHTS).picks_by_source() == [12, 11, 11, 13, 11]
 
 
-def test_sh_falls_back_only_if_it_may() -> None:
+def test_sh_falls_back_only_with_sh_fallback() -> None:
     for options, expected in (0, None), (ServiceFlag.SCHED_1, 13):
-        site = Site("sh", USUAL, options=options)
+        site = Site("sh", WEIGHTS, options=options)
         site.server(12).overloaded = True
         # bucket 174: twice that, modulo 256, is 92; modulo 9 that is 2, 12's; 93 and 94 are, too; 95 is 11's
-        assert site.pick(asking("10.1.0.1")) == (11 if expected else None)
+        assert site.pick(flow("10.1.0.1")) == (11 if expected else None)
 
 
 def test_sh_gives_a_weight_of_zero_one_bucket() -> None:
     site = Site("sh", {11: 0, 12: 255})
-    assert [site.scheduler.choose(asking(f"10.1.{n >> 8}.{n & 255}"), 0) for n in range(2048)].count(None) in range(
-        1, 30
-    )
+    assert [site.scheduler.choose(flow(f"10.1.{n >> 8}.{n & 255}"), 0) for n in range(2048)].count(None) in range(1, 30)
 
 
-def test_mh_builds_the_table_that_was_seen() -> None:
-    site = Site("mh", USUAL)
+def test_mh_builds_the_table_of_ipvs() -> None:
+    site = Site("mh", WEIGHTS)
     assert site.picks_by_source() == [11, 11, 11, 13, 12]
     slots = [server.address[3] for server in site.scheduler._slots]  # type: ignore[attr-defined]
     first = "13 12 13 13 13 13 13 13 12 11 11 11 12 11 12 12 11 12 11 12 12 13 11 12"
     assert " ".join(map(str, slots[:24])) == first
-    assert [slots.count(number) for number in USUAL] == [1818, 1365, 910]
+    assert [slots.count(number) for number in WEIGHTS] == [1818, 1365, 910]
     assert len(slots) == SLOTS
 
 
@@ -223,14 +218,14 @@ def test_mh_scales_great_weights_down() -> None:
     site = Site("mh", {11: 1000, 12: 3, 13: 70})
     site.pick()
     slots = [server.address[3] for server in site.scheduler._slots]  # type: ignore[attr-defined]
-    assert [slots.count(number) for number in USUAL] == [3783, 62, 248]
+    assert [slots.count(number) for number in WEIGHTS] == [3783, 62, 248]
 
 
-def test_mh_keeps_the_place_of_a_quiesced_server() -> None:
-    site = Site("mh", USUAL)
+def test_mh_keeps_the_slots_of_a_quiesced_server() -> None:
+    site = Site("mh", WEIGHTS)
     site.weigh(11, 0)
     assert site.picks_by_source() == [None, None, None, 13, 12]
-    site = Site("mh", USUAL, options=ServiceFlag.SCHED_1)
+    site = Site("mh", WEIGHTS, options=ServiceFlag.SCHED_1)
     site.weigh(11, 0)
     picks = site.picks_by_source()
     assert picks[3:] == [13, 12]
@@ -248,11 +243,11 @@ def test_lblc_forgets_an_address_after_its_time() -> None:
     assert site.server(12).references == 0
 
 
-def test_lblcr_sheds_its_busiest_member_after_a_day() -> None:
+def test_lblcr_removes_its_busiest_member_after_a_day() -> None:
     site = Site("lblcr", {11: 3, 12: 3, 13: 100})
     site.server(13).overloaded = True
     assert [site.pick() for _ in range(6)] == [12, 12, 12, 12, 11, 11]
     later = 86400 + 1
-    assert site.scheduler.choose(asking(), later) is site.server(11)
+    assert site.scheduler.choose(flow(), later) is site.server(11)
     assert site.server(12).references == 0
     assert site.server(11).references == 1

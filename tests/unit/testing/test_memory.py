@@ -20,9 +20,8 @@ from pylvs.model.errors import (
     OutOfRange,
     ServiceExists,
 )
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
-from pylvs.model.statistics import Counters
-from pylvs.model.timeouts import Timeouts
+from pylvs.model.rows import Counters
+from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, Timeouts, VirtualService
 from pylvs.testing import MemoryDirector
 
 KEY = ServiceKey(Protocol.TCP, IPv4Address("192.0.2.1"), 80)
@@ -78,7 +77,7 @@ def test_the_newest_destination_comes_first(director: MemoryDirector) -> None:
     assert order(director) == [C, B, A]
 
 
-def test_an_edit_keeps_the_place_and_a_return_does_not(director: MemoryDirector) -> None:
+def test_an_edit_keeps_the_position_and_a_second_addition_does_not(director: MemoryDirector) -> None:
     director.edit_destination(KEY, Destination(A, weight=5))
     assert order(director) == [C, B, A]
     director.delete_destination(KEY, A)
@@ -86,7 +85,7 @@ def test_an_edit_keeps_the_place_and_a_return_does_not(director: MemoryDirector)
     assert order(director) == [A, C, B]
 
 
-def test_services_are_told_apart_by_protocol_address_port_mark_and_family(director: MemoryDirector) -> None:
+def test_services_differ_by_protocol_address_port_mark_and_family(director: MemoryDirector) -> None:
     keys = [
         KEY,
         replace(KEY, protocol=Protocol.UDP),
@@ -112,21 +111,21 @@ def test_an_edited_service_is_new_but_for_its_destinations(director: MemoryDirec
 
 
 def test_what_is_not_there_is_named(director: MemoryDirector) -> None:
-    nobody, nowhere = replace(KEY, port=81), DestinationKey(A.address, 81)
+    absent_service, absent_destination = replace(KEY, port=81), DestinationKey(A.address, 81)
     for act in (
-        lambda: director.edit_service(VirtualService(nobody)),
-        lambda: director.delete_service(nobody),
-        lambda: director.zero(nobody),
-        lambda: director.service(nobody),
-        lambda: director.add_destination(nobody, Destination(A)),
-        lambda: director.delete_destination(nobody, A),
+        lambda: director.edit_service(VirtualService(absent_service)),
+        lambda: director.delete_service(absent_service),
+        lambda: director.zero(absent_service),
+        lambda: director.service(absent_service),
+        lambda: director.add_destination(absent_service, Destination(A)),
+        lambda: director.delete_destination(absent_service, A),
     ):
         with pytest.raises(NoSuchService, match=r"192\.0\.2\.1:81"):
             act()
     with pytest.raises(NoSuchDestination, match=r"198\.51\.100\.11:81"):
-        director.edit_destination(KEY, Destination(nowhere))
+        director.edit_destination(KEY, Destination(absent_destination))
     with pytest.raises(NoSuchDestination, match=r"198\.51\.100\.11:81"):
-        director.delete_destination(KEY, nowhere)
+        director.delete_destination(KEY, absent_destination)
     with pytest.raises(DestinationExists):
         director.add_destination(KEY, Destination(A, Method.MASQ))
 

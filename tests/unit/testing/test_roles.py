@@ -1,4 +1,4 @@
-"""The roles in memory are what the protocol asks for, and say what they were told."""
+"""MemoryRoles implements the protocol and records calls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pylvs.testing import MemoryRoles
 ONE, OTHER = ip_address("192.0.2.1"), ip_address("2001:db8::1")
 
 
-def test_the_latest_word_counts_and_every_word_is_remembered() -> None:
+def test_the_latest_call_counts_and_every_call_is_recorded() -> None:
     memory = MemoryRoles()
     roles: Roles = memory
     assert not memory.standby | memory.held
@@ -21,12 +21,12 @@ def test_the_latest_word_counts_and_every_word_is_remembered() -> None:
     roles.stand_by(frozenset({ONE}), frozenset({ONE, OTHER}))
     assert memory.standby == {ONE}
     assert memory.held == {OTHER}
-    assert [standby for standby, _ in memory.said] == [{ONE, OTHER}, {ONE}]
+    assert [standby for standby, _ in memory.calls] == [{ONE, OTHER}, {ONE}]
 
 
-def test_trouble_changes_nothing() -> None:
+def test_an_error_changes_nothing() -> None:
     roles = MemoryRoles()
-    roles.trouble = Busy("not now")
+    roles.error = Busy("not now")
     with pytest.raises(Busy, match="not now"):
         roles.stand_by(frozenset({ONE}))
-    assert roles.said == []
+    assert roles.calls == []

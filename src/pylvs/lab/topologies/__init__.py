@@ -1,4 +1,4 @@
-"""The shapes a lab can have, one file each: its own address plan, and the network made of a plan."""
+"""Topologies: each has an address plan, and makes a network of a plan."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pylvs.model.errors import InvalidOperation
 
 
 class Topology(NamedTuple):
-    """A shape: its built-in plan for so many servers and an IP version, and what it makes of a plan."""
+    """A built-in plan for a number of servers and an IP version, and a function that makes a network of a plan."""
 
     plan: Callable[[int, int], Plan]
     network: Callable[[Plan], Network]
-    letter: str  # labs without a name are called after it
+    letter: str  # the first letter of default names
     about: str
 
 
@@ -32,7 +32,7 @@ TOPOLOGIES: Mapping[str, Topology] = {
 
 
 def design(topology: str, servers: int = 3, version: int = 4, overrides: Mapping[str, Any] | None = None) -> Network:
-    """The network of a topology, with the plan's fields replaced as told. Raises InvalidOperation."""
+    """Return the network of a topology with some of the plan's fields replaced. Raises InvalidOperation."""
     if topology not in TOPOLOGIES:
         raise InvalidOperation(f"{topology}: no such topology; there are: {', '.join(TOPOLOGIES)}")
     if not 0 < servers <= plans.MOST_SERVERS:
@@ -44,4 +44,4 @@ def design(topology: str, servers: int = 3, version: int = 4, overrides: Mapping
         raise InvalidOperation(f"{topology}: one director has no peer; {overrides['peer']} goes with ha")
     if overrides and "vip" in overrides:
         version = overrides["vip"].version
-    return shape.network(plans.overridden(shape.plan(servers, version), overrides or {}))
+    return shape.network(plans.override(shape.plan(servers, version), overrides or {}))

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from pylvs.lab.network import DIRECTOR, Link, Network
-from pylvs.lab.plan import Plan, alone, place
+from pylvs.lab.plan import Plan, host_address, single_address
 from pylvs.lab.topologies import parts
 
-TITLE = "direct routing, everybody on one switch"
+TITLE = "direct routing, all hosts on one switch"
 
 
 def plan(servers: int, version: int) -> Plan:
-    """The built-in addresses."""
+    """Return the built-in addresses."""
     return Plan(
-        vip=alone(place("lan", 100, version)),
-        dip=place("lan", 10, version),
-        servers=tuple(place("lan", 20 + number, version) for number in range(1, servers + 1)),
-        client=place("lan", 5, version),
+        vip=single_address(host_address("lan", 100, version)),
+        dip=host_address("lan", 10, version),
+        servers=tuple(host_address("lan", 20 + number, version) for number in range(1, servers + 1)),
+        client=host_address("lan", 5, version),
     )
 
 
 def network(plan: Plan) -> Network:
-    """The lab."""
     here = parts.card(DIRECTOR, "lan", [(plan.dip, "DIP")], plan.device)
     return Network(
         topology="dr",

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, Host, Link, Network
-from pylvs.lab.plan import Plan, alone, place
+from pylvs.lab.plan import Plan, host_address, single_address
 from pylvs.lab.topologies import parts
 
 TITLE = "direct routing behind a router with static NAT"
 
 
 def plan(servers: int, version: int) -> Plan:
-    """The built-in addresses."""
+    """Return the built-in addresses."""
     return Plan(
-        vip=alone(place("lan", 100, version)),
-        dip=place("lan", 10, version),
-        servers=tuple(place("lan", 20 + number, version) for number in range(1, servers + 1)),
-        client=place("outside", 5, version),
-        gateway=place("lan", 1, version),
-        outside=place("outside", 1, version),
-        public=place("outside", 88, version),
+        vip=single_address(host_address("lan", 100, version)),
+        dip=host_address("lan", 10, version),
+        servers=tuple(host_address("lan", 20 + number, version) for number in range(1, servers + 1)),
+        client=host_address("outside", 5, version),
+        gateway=host_address("lan", 1, version),
+        outside=host_address("outside", 1, version),
+        public=host_address("outside", 88, version),
     )
 
 
 def static_nat(public: str, vip: str, version: int) -> tuple[str, ...]:
-    """nftables' way to say "this public address is that inner one", for connections from either side."""
+    """Return commands of nft that translate this public address to the inner one, and back."""
     word = "ip" if version == 4 else "ip6"
     chain = f"nft add chain {word} nat"
     return (
@@ -36,18 +36,22 @@ def static_nat(public: str, vip: str, version: int) -> tuple[str, ...]:
 
 
 def network(plan: Plan) -> Network:
-    """The lab; servers answer through the router, which turns the VIP back into the public address."""
+    """Servers answer through the router, which translates the VIP back to the public address."""
     assert plan.client is not None
     assert plan.gateway is not None
     assert plan.outside is not None
     assert plan.public is not None
-    held = [(plan.outside, "gateway")]
-    held = [(plan.outside, "public")] if plan.public.ip == plan.outside.ip else [*held, (alone(plan.public), "public")]
+    addresses = [(plan.outside, "gateway")]
+    addresses = (
+        [(plan.outside, "public")]
+        if plan.public.ip == plan.outside.ip
+        else [*addresses, (single_address(plan.public), "public")]
+    )
     vip, public = str(plan.vip.ip), str(plan.public.ip)
     router = Host(
         "router",
         ROUTER,
-        (parts.card(ROUTER, "outside", held), parts.card(ROUTER, "lan", [(plan.gateway, "gateway")], "eth1", 1)),
+        (parts.card(ROUTER, "outside", addresses), parts.card(ROUTER, "lan", [(plan.gateway, "gateway")], "eth1", 1)),
         forwarding=True,
         commands=static_nat(public, vip, plan.version),
     )

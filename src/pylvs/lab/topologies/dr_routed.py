@@ -1,4 +1,4 @@
-"""Direct routing with one public address: the VIP is in one subnet, director and real servers live in another.
+"""Direct routing with one public address: the VIP is in one subnet, director and real servers are in another.
 
 All are on one switch, where the gateway has an address in both subnets.
 """
@@ -6,27 +6,27 @@ All are on one switch, where the gateway has an address in both subnets.
 from __future__ import annotations
 
 from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, Host, Link, Network
-from pylvs.lab.plan import Plan, place
+from pylvs.lab.plan import Plan, host_address
 from pylvs.lab.topologies import parts
 
 TITLE = "direct routing with the VIP in another subnet than the real servers"
 
 
 def plan(servers: int, version: int) -> Plan:
-    """The built-in addresses."""
+    """Return the built-in addresses."""
     return Plan(
-        vip=place("public", 100, version),
-        dip=place("lan", 10, version),
-        servers=tuple(place("lan", 20 + number, version) for number in range(1, servers + 1)),
-        client=place("outside", 5, version),
-        gateway=place("lan", 1, version),
-        gateway_vip=place("public", 1, version),
-        outside=place("outside", 1, version),
+        vip=host_address("public", 100, version),
+        dip=host_address("lan", 10, version),
+        servers=tuple(host_address("lan", 20 + number, version) for number in range(1, servers + 1)),
+        client=host_address("outside", 5, version),
+        gateway=host_address("lan", 1, version),
+        gateway_vip=host_address("public", 1, version),
+        outside=host_address("outside", 1, version),
     )
 
 
 def network(plan: Plan) -> Network:
-    """The lab; without a client in the plan, the gateway is the client."""
+    """Without a client in the plan, the gateway is the client."""
     assert plan.gateway is not None
     assert plan.gateway_vip is not None
     pairs = [(plan.gateway_vip, "gateway"), (plan.gateway, "gateway")]

@@ -1,4 +1,4 @@
-"""Two directors, one VIP: they agree by VRRP who holds it, and whoever does forwards by direct routing."""
+"""Two directors and one VIP: VRRP chooses the master, which forwards by direct routing."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from collections.abc import Iterator
 
 from pylvs.lab.files import CONFIGURATION
 from pylvs.lab.network import CLIENT, DIRECTOR, Host, Link, Network
-from pylvs.lab.plan import AnyInterface, Plan, alone, place
+from pylvs.lab.plan import AnyInterface, Plan, host_address, single_address
 from pylvs.lab.topologies import parts
 
-TITLE = "two directors, one VIP, everybody on one switch"
+TITLE = "two directors, one VIP, all hosts on one switch"
 
 MASTER, BACKUP = ("MASTER", 100), ("BACKUP", 90)
 VRID = 51
 CHECKED_EVERY_S = 2
-LINK_LOCAL = "fe80::100/64"  # version 3 over IPv6 names one first
+LINK_LOCAL = "fe80::100/64"  # in VRRP version 3 over IPv6 a link-local address comes first
 
 
 def plan(servers: int, version: int) -> Plan:
-    """The built-in addresses."""
+    """Return the built-in addresses."""
     return Plan(
-        vip=alone(place("lan", 100, version)),
-        dip=place("lan", 10, version),
-        dip2=place("lan", 11, version),
-        servers=tuple(place("lan", 20 + number, version) for number in range(1, servers + 1)),
-        client=place("lan", 5, version),
+        vip=single_address(host_address("lan", 100, version)),
+        dip=host_address("lan", 10, version),
+        dip2=host_address("lan", 11, version),
+        servers=tuple(host_address("lan", 20 + number, version) for number in range(1, servers + 1)),
+        client=host_address("lan", 5, version),
     )
 
 
 def network(plan: Plan) -> Network:
-    """The lab; director1 is to be master, and director2 runs what the plan says is its peer."""
+    """director1 starts as the master; director2 runs the program that the plan names as its peer."""
     assert plan.dip2 is not None
     client = parts.client(plan, "lan", plan.gateway)
     vip = str(plan.vip.ip)
@@ -46,7 +46,7 @@ def network(plan: Plan) -> Network:
         scheduler=plan.scheduler,
         links=(Link("lan", str(plan.dip.network)),),
         hosts=(
-            # The lab is up when it serves, and the VIP is where it is to be.
+            # The lab is up when it serves, and director1 has the VIP.
             Host(CLIENT, CLIENT, client.interfaces, client.gateway, awaits=f"curl -s --max-time 1 http://{where}/"),
             _director(plan, 1, plan.dip, MASTER, "pylvs"),
             _director(plan, 2, plan.dip2, BACKUP, plan.peer),
@@ -57,7 +57,7 @@ def network(plan: Plan) -> Network:
 
 
 def _director(plan: Plan, number: int, dip: AnyInterface, role: tuple[str, int], program: str) -> Host:
-    """The backup begins once the VIP answers, so that every lab comes up the same way."""
+    """Start the backup once the VIP answers, so that every lab comes up the same way."""
     return Host(
         f"{DIRECTOR}{number}",
         DIRECTOR,
@@ -72,7 +72,7 @@ def _director(plan: Plan, number: int, dip: AnyInterface, role: tuple[str, int],
 
 
 def configuration(plan: Plan, state: str, priority: int) -> str:
-    """keepalived.conf of one of them."""
+    """Return the keepalived.conf of a director."""
     return "".join(f"{line}\n" for line in (*_router(plan, state, priority), *_service(plan)))
 
 

@@ -1,9 +1,9 @@
-"""NAT: the director stands between the client's network and the servers', which have it as their gateway."""
+"""NAT: the director is between the client's network and the servers, and is their gateway."""
 
 from __future__ import annotations
 
 from pylvs.lab.network import DIRECTOR, Link, Network
-from pylvs.lab.plan import Plan, alone, place
+from pylvs.lab.plan import Plan, host_address, single_address
 from pylvs.lab.topologies import parts
 
 TITLE = "NAT, the director is the servers' gateway"
@@ -11,18 +11,17 @@ SECOND_CARD = "eth1"
 
 
 def plan(servers: int, version: int) -> Plan:
-    """The built-in addresses."""
+    """Return the built-in addresses."""
     return Plan(
-        vip=alone(place("outside", 100, version)),
-        dip=place("outside", 10, version),
-        inside=place("lan", 1, version),
-        servers=tuple(place("lan", 20 + number, version) for number in range(1, servers + 1)),
-        client=place("outside", 5, version),
+        vip=single_address(host_address("outside", 100, version)),
+        dip=host_address("outside", 10, version),
+        inside=host_address("lan", 1, version),
+        servers=tuple(host_address("lan", 20 + number, version) for number in range(1, servers + 1)),
+        client=host_address("outside", 5, version),
     )
 
 
 def network(plan: Plan) -> Network:
-    """The lab."""
     assert plan.inside is not None
     cards = (
         parts.card(DIRECTOR, "outside", [(plan.dip, "DIP")], plan.device),

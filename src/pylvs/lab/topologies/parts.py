@@ -1,4 +1,4 @@
-"""What topologies are put together from: the client, the router, the director, the real servers."""
+"""Hosts that topologies consist of: the client, the director, the real servers."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterable
 from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, SERVER, Host, Interface
 from pylvs.lab.plan import AnyInterface, Plan
 
-_PLACES = {CLIENT: 0x0C, DIRECTOR: 0x0D, ROUTER: 0x0F}
+_ROLE_OCTETS = {CLIENT: 0x0C, DIRECTOR: 0x0D, ROUTER: 0x0F}
 
 
 def mac(role: str, card: int = 0, number: int = 0) -> str:
-    """A link address that tells whose it is.
+    """Return a link address with the role of its owner.
 
     ...:0c:00 client, ...:0d:00 director (:0e: the second), ...:01:03:00 third real server.
     """
     if role == SERVER:
         return f"02:00:00:01:{number:02x}:{card:02x}"
-    return f"02:00:00:00:{_PLACES[role] + number:02x}:{card:02x}"
+    return f"02:00:00:00:{_ROLE_OCTETS[role] + number:02x}:{card:02x}"
 
 
 def card(
@@ -28,15 +28,19 @@ def card(
     index: int = 0,
     number: int = 0,
 ) -> Interface:
-    """A network card with (address, note) pairs."""
+    """Return a network interface with (address, note) pairs."""
     pairs = list(addresses)
     return Interface(
-        link, device, mac(role, index, number), tuple(str(one) for one, _ in pairs), tuple(note for _, note in pairs)
+        link,
+        device,
+        mac(role, index, number),
+        tuple(str(one) for one, _ in pairs),
+        tuple(record for _, record in pairs),
     )
 
 
 def client(plan: Plan, link: str, gateway: AnyInterface | None = None) -> Host:
-    """The client, on a link of its own or on the servers'."""
+    """Return the client, on its own link or on that of the servers."""
     assert plan.client is not None
     via = str(gateway.ip) if gateway else ""
     return Host("client", CLIENT, (card(CLIENT, link, [(plan.client, "CIP")]),), gateway=via)
@@ -45,7 +49,7 @@ def client(plan: Plan, link: str, gateway: AnyInterface | None = None) -> Host:
 def director(
     plan: Plan, method: str, cards: tuple[Interface, ...], gateway: AnyInterface | None = None, forwarding: bool = False
 ) -> Host:
-    """The director with its table: one virtual service, all real servers."""
+    """Return the director with its table: one virtual service, all real servers."""
     return Host(
         "director",
         DIRECTOR,
@@ -58,19 +62,19 @@ def director(
 
 
 def table(plan: Plan, method: str) -> tuple[str, ...]:
-    """The ipvsadm commands for a plan."""
+    """Return the ipvsadm commands of a plan."""
     service = _endpoint(plan.vip, plan.port)
     lines = [f"ipvsadm -A -t {service} -s {plan.scheduler}"]
     lines += [f"ipvsadm -a -t {service} -r {_endpoint(server, plan.port)} {method}" for server in plan.servers]
     return tuple(lines)
 
 
-def _endpoint(where: AnyInterface, port: int) -> str:
-    return f"{where.ip}:{port}" if where.version == 4 else f"[{where.ip}]:{port}"
+def _endpoint(interface: AnyInterface, port: int) -> str:
+    return f"{interface.ip}:{port}" if interface.version == 4 else f"[{interface.ip}]:{port}"
 
 
 def servers(plan: Plan, link: str, gateway: AnyInterface | None, realserver: str = "") -> list[Host]:
-    """All real servers on one link; `realserver` are the arguments of `pylvs realserver up` ("" for NAT)."""
+    """Return all real servers on one link; `realserver` are the arguments of `pylvs realserver up` ("" for NAT)."""
     return [
         server(plan, number, address, link, gateway, realserver) for number, address in enumerate(plan.servers, start=1)
     ]
@@ -79,7 +83,6 @@ def servers(plan: Plan, link: str, gateway: AnyInterface | None, realserver: str
 def server(
     plan: Plan, number: int, address: AnyInterface, link: str, gateway: AnyInterface | None, realserver: str
 ) -> Host:
-    """One real server."""
     return Host(
         f"rs{number}",
         SERVER,

@@ -1,14 +1,14 @@
-"""Tunnelling: real servers anywhere, each subnet behind a router; the director wraps packets, servers unwrap them."""
+"""Tunnelling: each real server is in a subnet behind a router; the director encapsulates, servers decapsulate."""
 
 from __future__ import annotations
 
 from pylvs.lab.network import CLIENT, DIRECTOR, ROUTER, Host, Link, Network
-from pylvs.lab.plan import Plan, alone, first_of, place
+from pylvs.lab.plan import Plan, first_of, host_address, single_address
 from pylvs.lab.topologies import parts
 
 TITLE = "IP tunnelling, real servers in other subnets"
-# what the plan wraps packets in -> the words for ipvsadm and for `pylvs realserver up`
-WORDS = {
+# encapsulation -> options of ipvsadm and of `pylvs realserver up`
+OPTIONS = {
     "ipip": ("-i", "--tunnel"),
     "gre": ("-i --tun-type gre", "--tun-type gre"),
     "gue": ("-i --tun-type gue --tun-port 6080", "--tun-type gue --tun-port 6080"),
@@ -17,20 +17,22 @@ FIRST_SITE = 10  # 10.0.11.0/24 is the first server's
 
 
 def plan(servers: int, version: int) -> Plan:
-    """The built-in addresses: a subnet for every server."""
+    """Return the built-in addresses: a subnet for every server."""
     return Plan(
-        vip=alone(place("lan", 100, version)),
-        dip=place("lan", 10, version),
-        servers=tuple(place("site", 20 + number, version, FIRST_SITE + number) for number in range(1, servers + 1)),
-        client=place("outside", 5, version),
-        outside=place("outside", 1, version),
+        vip=single_address(host_address("lan", 100, version)),
+        dip=host_address("lan", 10, version),
+        servers=tuple(
+            host_address("site", 20 + number, version, FIRST_SITE + number) for number in range(1, servers + 1)
+        ),
+        client=host_address("outside", 5, version),
+        outside=host_address("outside", 1, version),
     )
 
 
 def network(plan: Plan) -> Network:
-    """The lab: the router has the first address of every subnet, unless the plan says otherwise for the client's."""
+    """The router has the first address of every subnet, unless the plan gives another for the client's."""
     assert plan.client is not None
-    method, unwrapping = WORDS[plan.tunnel]
+    method, decapsulation = OPTIONS[plan.tunnel]
     outside = plan.outside or first_of(plan.client)
     here = plan.gateway or first_of(plan.dip)
     sites = list(dict.fromkeys(first_of(server) for server in plan.servers))
@@ -42,14 +44,14 @@ def network(plan: Plan) -> Network:
     for number, site in enumerate(sites, start=2):
         cards.append(parts.card(ROUTER, site_names[site], [(site, "gateway")], f"eth{number}", number))
     servers = [
-        parts.server(plan, number, address, site_names[site], site, f"{plan.vip.ip} {unwrapping}")
+        parts.server(plan, number, address, site_names[site], site, f"{plan.vip.ip} {decapsulation}")
         for number, address in enumerate(plan.servers, start=1)
         for site in (first_of(address),)
     ]
     return Network(
         topology="tun",
         title=TITLE,
-        path="client → director (another IP header around the packet) → router → real server unwraps → router → client",
+        path="client → director (encapsulates) → router → real server (decapsulates) → router → client",
         method="-i",
         version=plan.version,
         vip=str(plan.vip.ip),

@@ -1,21 +1,18 @@
-"""The schedulers of IPVS, one file each (IPVS-SEMANTICS 3)."""
+"""The schedulers of IPVS by name (IPVS-SEMANTICS 3)."""
 
 from __future__ import annotations
 
-from pylvs.reference.schedulers.common import Asking, Scheduler
-from pylvs.reference.schedulers.dh import DestinationHashing
-from pylvs.reference.schedulers.fo import Failover
-from pylvs.reference.schedulers.lblc import LocalityLeastConnections
-from pylvs.reference.schedulers.lblcr import ReplicatedLocality
-from pylvs.reference.schedulers.lc import LeastConnections
-from pylvs.reference.schedulers.mh import MaglevHashing
-from pylvs.reference.schedulers.nq import NeverQueue
-from pylvs.reference.schedulers.ovf import Overflow
-from pylvs.reference.schedulers.rr import RoundRobin
-from pylvs.reference.schedulers.sed import ShortestExpectedDelay
-from pylvs.reference.schedulers.sh import SourceHashing
-from pylvs.reference.schedulers.wlc import WeightedLeastConnections
-from pylvs.reference.schedulers.wrr import WeightedRoundRobin
+from pylvs.reference.schedulers.common import Flow, Scheduler
+from pylvs.reference.schedulers.hashing import DestinationHashing, MaglevHashing, SourceHashing
+from pylvs.reference.schedulers.heaviest import Failover, Overflow
+from pylvs.reference.schedulers.least_connections import (
+    LeastConnections,
+    NeverQueue,
+    ShortestExpectedDelay,
+    WeightedLeastConnections,
+)
+from pylvs.reference.schedulers.locality import LocalityLeastConnections, ReplicatedLocality
+from pylvs.reference.schedulers.round_robin import RoundRobin, WeightedRoundRobin
 
 SCHEDULERS: dict[str, type[Scheduler]] = {
     scheduler.name: scheduler
@@ -36,4 +33,4 @@ SCHEDULERS: dict[str, type[Scheduler]] = {
     )
 }
 
-__all__ = ["SCHEDULERS", "Asking", "Scheduler"]
+__all__ = ["SCHEDULERS", "Flow", "Scheduler"]

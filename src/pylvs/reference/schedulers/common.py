@@ -1,6 +1,6 @@
 """What schedulers share (IPVS-SEMANTICS 3.1).
 
-Lists run newest server first; of equals the earlier in the list wins.
+Lists have the newest server first; of equals the first in the list wins.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ from pylvs.reference.server import Server
 WORD = 0xFFFFFFFF
 
 
-class Asking(NamedTuple):
-    """What a scheduler may know of a new connection: its client, and the address it wants."""
+class Flow(NamedTuple):
+    """What a scheduler may use of a new connection."""
 
-    source: bytes
-    source_port: int
-    target: bytes
+    saddr: bytes
+    sport: int
+    daddr: bytes
 
 
 class Scheduler:
-    """One service's scheduler.
+    """The scheduler of one service.
 
-    `servers` is the service's own list, which changes under it; each change is told. `options` are the service's
-    flags for the scheduler.
+    `servers` is the service's own list, and the methods report each change of it. `options` are the service's flags.
     """
 
     name = ""
@@ -36,38 +35,38 @@ class Scheduler:
         self.options = options
 
     def added(self, server: Server) -> None:
-        """`server` was put at the list's head."""
+        """Handle that `server` was inserted at the list's head."""
 
-    def deleted(self, server: Server, place: int) -> None:
-        """`server` was taken out of the list, where it stood at `place`."""
+    def deleted(self, server: Server, position: int) -> None:
+        """Handle that `server` was removed from the list, where it had this position."""
 
     def edited(self, server: Server) -> None:
-        """Weight or thresholds of `server` may have changed."""
+        """Handle that weight or thresholds of `server` may have changed."""
 
-    def choose(self, asking: Asking, now: float) -> Server | None:
-        """The server of a new connection, or None if there is none to be had."""
+    def choose(self, flow: Flow, now: float) -> Server | None:
+        """Return the server of a new connection; None: no server is available."""
         raise NotImplementedError
 
     def advance(self, now: float) -> None:
-        """Do what is done by the clock, not by packets."""
+        """Run the timers."""
 
     def close(self) -> None:
-        """The service takes another scheduler, or goes."""
+        """Release servers: the service is deleted, or gets another scheduler."""
 
 
 def signed(number: int) -> int:
-    """The number as 32 bits hold it."""
+    """Return the number as a signed 32-bit value."""
     number &= WORD
     return number - (1 << 32) if number >> 31 else number
 
 
 def overhead(server: Server) -> int:
-    """O(d): how busy a server is; 32 bits, signed."""
+    """Return O(d), the load of a server, as a signed 32-bit value."""
     return signed((server.active << 8) + server.inactive)
 
 
 def least_loaded(servers: Iterable[Server], load: Callable[[Server], int]) -> Server | None:
-    """The usable server with the least load in proportion to its weight.
+    """Return the usable server with the least load in proportion to its weight.
 
     "d beats b" is load(b)·weight(d) > load(d)·weight(b), strictly.
     """
@@ -85,5 +84,5 @@ def least_loaded(servers: Iterable[Server], load: Callable[[Server], int]) -> Se
 
 
 def heaviest(servers: Iterable[Server]) -> Server | None:
-    """The greatest weight, the first of equals."""
+    """Return the server with the greatest weight, the first of equals."""
     return max(servers, key=lambda server: server.weight, default=None)

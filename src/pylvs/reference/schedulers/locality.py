@@ -1,24 +1,25 @@
-"""What lblc and lblcr remember of targets (IPVS-SEMANTICS 3.9)."""
+"""Locality-based least connections, for caches: lblc (IPVS-SEMANTICS 3.9), and lblcr with replication (3.10)."""
 
 from __future__ import annotations
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.reference.hashing import bucket, fold
+from pylvs.reference.schedulers.common import Flow, Scheduler, least_loaded, overhead
+from pylvs.reference.schedulers.hashing import bucket, fold
 from pylvs.reference.server import Server
 
 CHAIN_BITS = 10
 CHAINS = 1 << CHAIN_BITS
-SIZE = 16 * CHAINS  # entries beyond which old ones are removed
-MOST = SIZE * 3 // 2  # no more are made
-PERIOD_S = 60  # between looks at the table
-FULL_EVERY = 30  # looks: one of them goes by the expiration that is set
-UNUSED_S = 360  # without use, when there are too many
+TABLE_SIZE = 16 * CHAINS  # with more entries, old ones are removed
+MAX_ENTRIES = TABLE_SIZE * 3 // 2  # no more are added
+PERIOD_S = 60  # between checks
+FULL_CHECK_EVERY = 30  # one check in so many uses the expiration that is set
+IDLE_S = 360  # an entry without use may be removed, when there are too many
 EXPIRATION_S = 86400  # lblc_expiration, lblcr_expiration
 
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """Where connections to one address go: one server (lblc), or a set of them, the newest member first (lblcr)."""
+    """The server of a destination address (lblc), or its servers, the newest member first (lblcr)."""
 
     servers: list[Server]
     last_use: float
@@ -27,70 +28,166 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class Locality:
-    """The table of a service: 1024 chains of entries by address, and the clock that empties it."""
+    """The table of a service: 1024 chains of entries by address, and the timer that empties it."""
 
     expiration_s: float = EXPIRATION_S
     chains: list[dict[bytes, Entry]] = field(default_factory=lambda: [{} for _ in range(CHAINS)])
     count: int = 0
-    _rover: int = 0  # the chain where the latest removal ended
-    _looks: int = 1
-    _next_look: float | None = None
+    _rover: int = 0  # the chain of the latest removal
+    _runs: int = 1
+    _next_run: float | None = None
 
-    def _chain(self, target: bytes) -> dict[bytes, Entry]:
-        return self.chains[bucket(fold(target), CHAIN_BITS)]
+    def _chain(self, daddr: bytes) -> dict[bytes, Entry]:
+        return self.chains[bucket(fold(daddr), CHAIN_BITS)]
 
-    def find(self, target: bytes) -> Entry | None:
-        """The address's entry, if there is one."""
-        return self._chain(target).get(target)
+    def find(self, daddr: bytes) -> Entry | None:
+        return self._chain(daddr).get(daddr)
 
-    def make(self, target: bytes, server: Server, now: float) -> None:
+    def make(self, daddr: bytes, server: Server, now: float) -> None:
         """Remember a server for an address, unless the table is full."""
-        if self.count >= MOST:
+        if self.count >= MAX_ENTRIES:
             return
-        self._chain(target)[target] = Entry([server], now, now)
+        self._chain(daddr)[daddr] = Entry([server], now, now)
         server.references += 1
         self.count += 1
 
     def clear(self) -> None:
-        """Forget everything."""
         for chain in self.chains:
             self._remove(chain, list(chain))
 
-    def _remove(self, chain: dict[bytes, Entry], targets: list[bytes]) -> None:
-        for target in targets:
-            for server in chain.pop(target).servers:
+    def _remove(self, chain: dict[bytes, Entry], addresses: list[bytes]) -> None:
+        for daddr in addresses:
+            for server in chain.pop(daddr).servers:
                 server.references -= 1
             self.count -= 1
 
     def advance(self, now: float) -> None:
-        """Look through the table as often as its period passed since the first call."""
-        if self._next_look is None:
-            self._next_look = now + PERIOD_S
-        while now >= self._next_look:
-            self._look(self._next_look)
-            self._next_look += PERIOD_S
+        """Check the table once a period since the first call."""
+        if self._next_run is None:
+            self._next_run = now + PERIOD_S
+        while now >= self._next_run:
+            self._check_expire(self._next_run)
+            self._next_run += PERIOD_S
 
-    def _look(self, now: float) -> None:
-        if self._looks % FULL_EVERY == 0:
+    def _check_expire(self, now: float) -> None:
+        if self._runs % FULL_CHECK_EVERY == 0:
             for chain in self.chains:
                 self._remove(chain, [key for key, it in chain.items() if now >= it.last_use + self.expiration_s])
-            self._looks = 1
-        elif self.count <= SIZE:
-            self._looks += 1
+            self._runs = 1
+        elif self.count <= TABLE_SIZE:
+            self._runs += 1
         else:
-            self._relieve(now)
+            self._make_space(now)
 
-    def _relieve(self, now: float) -> None:
-        goal = min((self.count - SIZE) * 4 // 3, SIZE // 2)
+    def _make_space(self, now: float) -> None:
+        goal = min((self.count - TABLE_SIZE) * 4 // 3, TABLE_SIZE // 2)
         before = self.count
         for _ in range(CHAINS):
             self._rover = (self._rover + 1) % CHAINS
             chain = self.chains[self._rover]
-            self._remove(chain, [key for key, it in chain.items() if now >= it.last_use + UNUSED_S])
+            self._remove(chain, [key for key, it in chain.items() if now >= it.last_use + IDLE_S])
             if before - self.count >= goal:
                 return
 
 
 def crowded(server: Server, servers: list[Server]) -> bool:
-    """Whether it has more active connections than its weight while some server has fewer than half of its own."""
+    """Return whether the server has more connections than weight, while another has less than half its weight.
+
+    Only active connections count.
+    """
     return server.active > server.weight and any(2 * other.active < other.weight for other in servers)
+
+
+class LocalityLeastConnections(Scheduler):
+    """Use the last server of the address until it is crowded or deleted; then choose as wlc."""
+
+    name = "lblc"
+
+    def __init__(self, servers: list[Server], options: int = 0) -> None:
+        super().__init__(servers, options)
+        self.cache = Locality()
+
+    def choose(self, flow: Flow, now: float) -> Server | None:
+        """Choose without regard to thresholds of the remembered server."""
+        entry = self.cache.find(flow.daddr)
+        if entry is not None:
+            entry.last_use = now
+            server = entry.servers[0]
+            if server.available and server.weight > 0 and not crowded(server, self.servers):
+                return server
+        chosen = least_loaded(self.servers, overhead)
+        if chosen is None:
+            return None
+        if entry is None:
+            self.cache.make(flow.daddr, chosen, now)
+        elif entry.servers[0] is not chosen:
+            entry.servers[0].references -= 1
+            chosen.references += 1
+            entry.servers[0] = chosen
+        return chosen
+
+    def advance(self, now: float) -> None:
+        self.cache.advance(now)
+
+    def close(self) -> None:
+        self.cache.clear()
+
+
+class ReplicatedLocality(Scheduler):
+    """Choose as lblc, but from a set of servers: it grows when its servers are crowded, and shrinks with time."""
+
+    name = "lblcr"
+
+    def __init__(self, servers: list[Server], options: int = 0) -> None:
+        super().__init__(servers, options)
+        self.cache = Locality()
+
+    def choose(self, flow: Flow, now: float) -> Server | None:
+        """Return the least loaded member of the set; if it is crowded, add the one that wlc chooses."""
+        entry = self.cache.find(flow.daddr)
+        if entry is None:
+            chosen = least_loaded(self.servers, overhead)
+            if chosen is not None:
+                self.cache.make(flow.daddr, chosen, now)
+            return chosen
+        entry.last_use = now
+        best = _least(entry.servers)
+        if len(entry.servers) > 1 and now > entry.last_change + self.cache.expiration_s:
+            self._shrink(entry, now)
+        if best is not None and not crowded(best, self.servers):
+            return best
+        chosen = least_loaded(self.servers, overhead)
+        if chosen is not None and chosen not in entry.servers:
+            entry.servers.insert(0, chosen)
+            entry.last_change = now
+            chosen.references += 1
+        return chosen
+
+    def _shrink(self, entry: Entry, now: float) -> None:
+        busiest = _most(entry.servers)
+        if busiest is not None:
+            entry.servers.remove(busiest)
+            entry.last_change = now
+            busiest.references -= 1
+
+    def advance(self, now: float) -> None:
+        self.cache.advance(now)
+
+    def close(self) -> None:
+        self.cache.clear()
+
+
+def _least(members: list[Server]) -> Server | None:
+    """Return the least loaded member for its weight; only available ones, not overloaded and with a weight."""
+    return least_loaded((member for member in members if member.available), overhead)
+
+
+def _most(members: list[Server]) -> Server | None:
+    """Return the most loaded member for its weight, available or not; only those with a weight."""
+    busiest: Server | None = None
+    for member in members:
+        if member.weight > 0 and (
+            busiest is None or overhead(busiest) * member.weight < overhead(member) * busiest.weight
+        ):
+            busiest = member
+    return busiest

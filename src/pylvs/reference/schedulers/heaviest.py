@@ -1,0 +1,26 @@
+"""Schedulers that prefer the greatest weight: fo and ovf (IPVS-SEMANTICS 3.8)."""
+
+from __future__ import annotations
+
+from pylvs.reference.schedulers.common import Flow, Scheduler, heaviest
+from pylvs.reference.server import Server
+
+
+class Failover(Scheduler):
+    """Take the heaviest usable server."""
+
+    name = "fo"
+
+    def choose(self, flow: Flow, now: float) -> Server | None:
+        """Of equals take the newest."""
+        return heaviest(server for server in self.servers if server.usable)
+
+
+class Overflow(Scheduler):
+    """Take the heaviest usable server until its active connections exceed its weight, then the next heaviest."""
+
+    name = "ovf"
+
+    def choose(self, flow: Flow, now: float) -> Server | None:
+        """Return None once all are full: a server takes weight + 1 connections."""
+        return heaviest(server for server in self.servers if server.usable and server.active <= server.weight)

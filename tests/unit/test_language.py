@@ -1,0 +1,254 @@
+"""The tree uses the words of the glossary, and the checker finds what breaks a rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.language.__main__ import main
+from tests.language.allowed import counts, exceeded, folder_of, lowered, read_allowed, write_allowed
+from tests.language.reading import files, pieces
+from tests.language.rules import (
+    GLOSSARY,
+    HEADING,
+    PHRASES,
+    Rules,
+    count_words,
+    find,
+    parse_bans,
+    project_rules,
+    sentences,
+)
+
+NUMBERS = "One two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+LONG = f"{NUMBERS} eighteen nineteen twenty a b c d e f."
+
+
+def findings(path: str, text: str) -> list[str]:
+    """Return line, column, rule and start of what the project's rules find in a file."""
+    rules = project_rules()
+    found = [finding for piece in pieces(Path(path), text) for finding in rules.check(piece)]
+    return [f"{each.line}:{each.column}: {each.rule}: {each.text.partition(';')[0]}" for each in found]
+
+
+def test_no_folder_has_more_findings_than_it_may_have() -> None:
+    wrong = exceeded(counts(find()), read_allowed())
+    assert not wrong, "\n".join(wrong)
+
+
+# --- words ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "word", ["whoever", "somebody", "nobody", "meanwhile", "told", "said", "heard", "goes", "aide"]
+)
+def test_a_docstring_with_a_word_of_the_table_is_found(word: str) -> None:
+    assert findings("src/pylvs/a.py", f'def f():\n    """Add what {word} counts."""\n') == [f"2:17: words: {word!r}"]
+
+
+def test_words_are_found_in_comments_messages_and_pages() -> None:
+    assert findings("src/pylvs/a.py", "a = 1  # whoever reads\n") == ["1:10: words: 'whoever'"]
+    assert findings("src/pylvs/a.py", 'log("nobody has it")\n') == ["1:5: words: 'nobody'"]
+    assert findings("src/pylvs/a.py", 'log(f"nobody has {it}")\n') == ["1:5: words: 'nobody'"]
+    assert findings("bpf/a.h", "int a;\n/* The trouble\n * of whoever\n */\n") == [
+        "2:8: words: 'trouble'",
+        "3:7: words: 'whoever'",
+    ]
+    assert findings("bpf/a.h", "int a; // an ear\n") == ["1:14: words: 'ear'"]
+    assert findings("docs/a.md", "# Page\n\nIt is\ntold all.\n") == ["4:1: words: 'told'"]
+    assert findings("man/a.8", ".SH NAME\nIt is\n.B told\ntold all.\n") == ["4:1: words: 'told'"]
+    assert findings("dev", "echo # nobody\n") == ["1:8: words: 'nobody'"]
+
+
+def test_a_phrase_is_found_across_lines() -> None:
+    assert findings("docs/a.md", "It goes\non with it.\n") == ["1:4: words: 'goes on with'"]
+
+
+def test_names_are_split_into_words() -> None:
+    for name in "ClaimEars", "claim_ears", "EARS", "_ears", "myEars":
+        assert findings("src/pylvs/a.py", f"{name} = 1\n") == [f"1:1: words: {name!r}: ears"]
+    assert findings("src/pylvs/a.py", "years = hears_ = 1\n") == ["1:9: words: 'hears_': hears"]
+
+
+def test_names_are_checked_where_they_are_defined() -> None:
+    text = "def f(aide):\n    self.desk = aide.desk\n    class Mouth: ...\nimport a as news\nfor place in a: place()\n"
+    assert [each.rpartition(": ")[2] for each in findings("src/pylvs/a.py", text)] == [
+        "aide",
+        "desk",
+        "mouth",
+        "news",
+        "place",
+    ]
+
+
+def test_a_name_is_found_once_in_a_file() -> None:
+    assert len(findings("src/pylvs/a.py", "aide = 1\naide = 2\n")) == 1
+    assert len(findings("bpf/a.h", "int aide; f(aide);\n")) == 1
+
+
+def test_the_name_of_a_file_is_checked() -> None:
+    assert findings("src/pylvs/in_turn.py", "") == ["1:1: words: 'in_turn': in turn"]
+    assert findings("bpf/odd.h", "") == ["1:1: words: 'odd': odd"]
+    assert findings("src/pylvs/a.py", "in_turn = 1\n") == []
+
+
+def test_the_name_of_a_test_is_prose() -> None:
+    assert findings("tests/a.py", "def test_it_goes(): ...\n") == ["1:1: words: 'test_it_goes': goes"]
+    assert findings("tests/a.py", "def it_goes(): ...\n") == []
+
+
+def test_a_row_may_hold_in_some_folders_alone() -> None:
+    assert findings("bpf/a.h", "int target;\n") == ["1:5: words: 'target': target"]
+    assert findings("src/pylvs/a.py", "target = 1\n") == []
+
+
+def test_code_is_no_prose() -> None:
+    assert findings("docs/a.md", "`told` and [it](told.md)\n\n```\nnobody told\n```\n<!-- told -->\n") == []
+    assert findings("src/pylvs/a.py", '"""Read `told` and ``nobody``."""\n') == []
+    assert findings("src/pylvs/a.py", 'a = "told"\n') == []  # a keyword is no message
+    assert findings("src/pylvs/a.py", "a = '# nobody'\nb = '''\n# nobody\n'''\n") == []
+    assert findings("tests/a.py", "a = 'that is what nobody knows'\n") == []  # data of tests
+    assert findings("bpf/a.h", '#include "odd.h"\nchar *a = "/* told */";\n') == []
+
+
+def test_phrases_in_which_a_word_is_right() -> None:
+    assert findings("docs/a.md", "An odd number of packets.\n") == []
+    assert findings("docs/a.md", "An odd packet.\n") == ["1:4: words: 'odd'"]
+    assert all(reason for _, reason in PHRASES)
+
+
+# --- sentences -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "position"),
+    [
+        ("src/pylvs/a.py", f'"""Short.\n\n{LONG}\n"""\n', "3:1"),
+        ("src/pylvs/a.py", f"# {LONG}\n".replace("ten ", "ten\n# "), "1:3"),
+        ("bpf/a.h", f"/* {LONG} */\n", "1:4"),
+        ("docs/a.md", f"Short. {LONG}\n", "1:8"),
+        ("docs/a.md", f"| a | {LONG} |\n", "1:7"),
+        ("man/a.8", f".SH NAME\n{LONG}\n", "2:1"),
+    ],
+)
+def test_a_long_sentence_is_found(path: str, text: str, position: str) -> None:
+    (found,) = findings(path, text)
+    assert found.startswith(f"{position}: length: 26 words: {LONG[:50]!r}"[:-1])
+
+
+def test_sentences_end_at_full_stops_and_paragraphs() -> None:
+    text = LONG.replace(" m", " m")
+    for end in ". ", "? ", "! ", "\n\n", "\n- ", "\n1. ", "\n| ":
+        assert findings("docs/a.md", text.replace("ten ", "ten" + end)) == [], end
+    assert findings("docs/a.md", text.replace("ten ", "e.g. ")) != []
+    assert [each for _, each in sentences("One, e.g. this. Two (it is.) Three")] == [
+        "One, e.g. this.",
+        "Two (it is.)",
+        "Three",
+    ]
+
+
+def test_a_list_of_code_is_one_word() -> None:
+    assert findings("docs/a.md", "It takes " + ", ".join(["`code`"] * 40) + " and `code`.\n") == []
+    assert count_words("a b, c-d e/f 1.5 -- g") == 6
+
+
+# --- docstrings and messages ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["Both.", "The end.", "No more.", "See the protocol.", "Close.", "Close it.", "Closes the file."]
+)
+def test_a_docstring_that_adds_nothing_is_found(text: str) -> None:
+    assert findings("src/pylvs/a.py", f'class File:\n    def close(self):\n        """{text}"""\n') == [
+        f"3:12: docstring: {text!r} adds nothing to the name"
+    ]
+
+
+@pytest.mark.parametrize("text", ["Close the socket.", "Raise OSError.", "Close `it`."])
+def test_a_docstring_that_adds_something_is_not_found(text: str) -> None:
+    assert findings("src/pylvs/a.py", f'class File:\n    def close(self):\n        """{text}"""\n') == []
+
+
+def test_a_plural_of_one_is_found() -> None:
+    assert findings("src/pylvs/a.py", 'log(f"there are {len(a)} services")\n') == [
+        "1:15: plural: '{} services' is wrong for one"
+    ]
+    assert findings("src/pylvs/a.py", 'log("found %d servers here")\n') == [
+        "1:11: plural: '%d servers' is wrong for one"
+    ]
+    assert findings("src/pylvs/a.py", 'log("table with 1 services")\n') == [
+        "1:16: plural: '1 services' is wrong for one"
+    ]
+    assert findings("src/pylvs/a.py", 'log(f"there may be 1 to {a} services")\n') == []
+    assert findings("src/pylvs/a.py", 'log(f"number of services: {len(a)}")\n') == []
+    assert findings("src/pylvs/a.py", 'log(f"after all {a:,} services")\n') == []  # thousands
+
+
+# --- the table of words --------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_words_is_read() -> None:
+    row, next_section = "| a, b c | names and text in `bpf/` | d |", "## Next\n| e | names | f |"
+    page = f"{HEADING}\n| not | where | instead |\n|---|---|---|\n{row}\n\n{next_section}\n"
+    bans = parse_bans(page)
+    assert [(ban.word, ban.below, ban.instead) for ban in bans] == [("a", ("bpf/",), "d"), ("b c", ("bpf/",), "d")]
+    assert bans[0].kinds == {"file", "name", "test", "docstring", "comment", "message", "page"}
+    assert list(Rules(bans).check(next(pieces(Path("bpf/a.h"), ""))))
+    for wrong in "", page.replace("names", "nouns"):
+        with pytest.raises(ValueError, match=GLOSSARY.name):
+            parse_bans(wrong)
+
+
+def test_folders_that_rows_name_are_there() -> None:
+    for ban in parse_bans(GLOSSARY.read_text()):
+        assert all((GLOSSARY.parents[1] / folder).is_dir() for folder in ban.below), ban
+
+
+# --- counts --------------------------------------------------------------------------------------------------------
+
+
+def test_recordings_and_hidden_folders_are_not_read() -> None:
+    paths = [str(path.relative_to(GLOSSARY.parents[1])) for path in files()]
+    assert {"dev", "README.md", "docs/glossary.md", "bpf/abi.h", "man/pylvs.8", "tests/unit/test_language.py"} <= set(
+        paths
+    )
+    assert not [path for path in paths if path.startswith((".", "tests/oracle/", "tests/golden/"))]
+
+
+def test_folders_are_packages() -> None:
+    assert folder_of("src/pylvs/config/schema/types.py") == "src/pylvs/config"
+    assert folder_of("tests/unit/vrrp/simulation/run.py") == "tests/unit/vrrp"
+    assert folder_of("tests/unit/test_language.py") == "tests/unit"
+    assert folder_of("tests/interop/vrrp/cell.py") == "tests/interop"
+    assert folder_of("bpf/forward/nat.h") == "bpf"
+    assert folder_of("docs/how-to/drain.md") == "docs/how-to"
+    assert folder_of("README.md") == "."
+
+
+def test_more_than_allowed_is_an_error() -> None:
+    assert exceeded({"a": 2, "b": 1}, {"a": 2, "b": 5}) == []
+    assert "a: 3 findings, 2 allowed; run python -m tests.language a" in exceeded({"a": 3, "b": 1}, {"a": 2, "b": 5})
+    # Files of b moved to c, which has no row.
+    assert exceeded({"a": 2, "c": 5}, {"a": 2, "b": 5}) == []
+    assert exceeded({"a": 2, "c": 6}, {"a": 2, "b": 5}) == ["all folders: 8 findings, 7 allowed; without a row: c"]
+
+
+def test_the_counts_only_fall(tmp_path: Path) -> None:
+    assert lowered({"a": 1, "c": 3}, {"a": 2, "b": 3}) == {"a": 1, "c": 3}
+    assert lowered({"a": 3, "b": 1}, {"a": 2, "b": 5}) == {"a": 2, "b": 1}
+    assert lowered({"a": 3}, {}) == {"a": 3}
+    path = tmp_path / "allowed.txt"
+    write_allowed({"b": 1, "a": 20, "c": 0}, path)
+    assert path.read_text() == "20 a\n1 b\n"
+    assert read_allowed(path) == {"a": 20, "b": 1}
+
+
+def test_the_command_prints_findings_and_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["docs/glossary.md"]) == 0
+    out, error = capsys.readouterr()
+    assert "in all" in error
+    assert all(line.startswith("docs/glossary.md:") for line in out.splitlines())
+    with pytest.raises(SystemExit):
+        main(["--write", "docs"])
