@@ -12,7 +12,7 @@ from enum import Enum
 from ipaddress import ip_address
 from typing import Any
 
-from pylvs.daemon.api.news import News
+from pylvs.daemon.event_bus import EventBus
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.engine import Engine
 from pylvs.health.history import ServerName
@@ -24,10 +24,10 @@ from pylvs.model.destination import DestinationKey
 from pylvs.model.director import ServiceRow
 from pylvs.model.errors import PylvsError, Unsupported
 
-LOOK_EVERY_S = 0.5
-LOOKS_ACTIVE_ONLY = 2  # a connection in its handshake is inactive: at the second look it is active, or given up
+POLL_S = 0.5
+POLLS_ACTIVE_ONLY = 2  # a connection in its handshake is inactive: at the second look it is active, or given up
 REMEMBERED = 100  # drains that are over
-KEPT = "drains"
+DRAINS_FILE = "drains"
 
 Rows = Callable[[], Awaitable[Sequence[ServiceRow]]]
 
@@ -80,7 +80,7 @@ class Drain:
 class Drains:
     """All drains of one daemon."""
 
-    def __init__(self, engine: Engine, rows: Rows, state: StateDirectory, news: News) -> None:
+    def __init__(self, engine: Engine, rows: Rows, state: StateDirectory, news: EventBus) -> None:
         self._engine = engine
         self._rows = rows
         self._state = state
@@ -120,7 +120,7 @@ class Drains:
     def resume(self) -> None:
         """At the start: go on with what an earlier daemon had begun. Raises Unsupported."""
         try:
-            for row in self._state.read(KEPT) or ():
+            for row in self._state.read(DRAINS_FILE) or ():
                 names = tuple((name, DestinationKey(ip_address(to), port)) for name, to, port in row["servers"])
                 drain = Drain(row["number"], names, row["began_at"], row["deadline_at"], row["force"])
                 drain.active_only = row.get("active_only", False)  # older ones did not have it
@@ -128,13 +128,13 @@ class Drains:
                     drain.ends_at = time.monotonic() + max(0.0, drain.deadline_at - time.time())
                 self._drains[drain.number] = drain
         except (ValueError, TypeError, KeyError) as error:
-            raise Unsupported(f"{self._state.file(KEPT)}: damaged ({error}); remove it") from None
+            raise Unsupported(f"{self._state.file(DRAINS_FILE)}: damaged ({error}); remove it") from None
 
     async def run(self) -> None:
         """Look without an end."""
         while True:
             await self.look()
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(POLL_S)
 
     async def look(self) -> None:
         """Once: count what is connected, and end what is over."""
@@ -164,7 +164,7 @@ class Drains:
         late = drain.ends_at is not None and time.monotonic() >= drain.ends_at
         waits = drain.active if drain.active_only else connected
         drain.unused = 0 if waits or seen else drain.unused + 1
-        if drain.unused >= (LOOKS_ACTIVE_ONLY if drain.active_only else 1):
+        if drain.unused >= (POLLS_ACTIVE_ONLY if drain.active_only else 1):
             self._remove(drain, still, Stage.REMOVED)
         elif late and drain.force:
             self._remove(drain, still, Stage.FORCED)
@@ -209,6 +209,6 @@ class Drains:
             for drain in self._waiting()
         ]
         try:
-            self._state.keep(KEPT, rows)
+            self._state.keep(DRAINS_FILE, rows)
         except PylvsError as error:
             self._log.error(str(error))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
-from pylvs.config.findings import Finding, Severity
+from pylvs.config.building import build
+from pylvs.config.findings import Finding, Place, Severity
+from pylvs.config.reading import read
 from pylvs.daemon.options import Options
-from pylvs.daemon.table.keeper import Settled
-from pylvs.daemon.virtual_routers import Told
+from pylvs.daemon.table.reconciler import ReconcileResult
+from pylvs.daemon.virtual_routers import ConfigureResult
+from pylvs.host.own_python import command
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
@@ -30,8 +37,8 @@ class Reloaded:
 
     findings: tuple[Finding, ...]
     differences: tuple[str, ...]
-    settled: Settled | None = None
-    routers: Told = field(default_factory=Told)
+    settled: ReconcileResult | None = None
+    routers: ConfigureResult = field(default_factory=ConfigureResult)
 
 
 class Refused(PylvsError):
@@ -51,7 +58,7 @@ def without_checks(configuration: Configuration) -> Configuration:
     return replace(configuration, services=services)
 
 
-def as_asked(configuration: Configuration, options: Options) -> Configuration:
+def apply_options(configuration: Configuration, options: Options) -> Configuration:
     """What of it the command line wants."""
     found = configuration if options.checks else without_checks(configuration)
     return found if options.vrrp else replace(found, vrrp=VrrpConfiguration())
@@ -62,7 +69,7 @@ def errors(loaded: Loaded) -> list[Finding]:
     return [finding for finding in loaded.findings if finding.severity is Severity.ERROR]
 
 
-def accepted(loaded: Loaded, options: Options, allow_empty: bool, force: bool = True) -> Configuration:
+def accept(loaded: Loaded, options: Options, allow_empty: bool, force: bool = True) -> Configuration:
     """The configuration, if it may be run; with errors only by `force`. Raises Refused."""
     fatal = [finding for finding in loaded.findings if finding.fatal]
     if fatal:
@@ -77,3 +84,67 @@ def accepted(loaded: Loaded, options: Options, allow_empty: bool, force: bool = 
     if loaded.empty and not allow_empty:
         raise Refused(f"{options.file}: says nothing; to empty the table, reload with --allow-empty", loaded.findings)
     return loaded.configuration
+
+
+# --- loader ----------------------------------------------------------------------------------------------------------
+# Reads configurations. What takes long is done in a process of its own, so that no check waits for it.
+
+
+SLOW_S = 0.5  # of one processor, for reading the former time; a process takes about as long to start
+
+
+def load(options: Options) -> Loaded:
+    """The configuration in its file; what is wrong with it is a finding."""
+    document, findings = read(options.file, options.ids)
+    built, more = build(document)
+    return Loaded(apply_options(built, options), (*findings, *more), not document.nodes, document.files)
+
+
+class ConfigurationLoader:
+    """Knows how long it took."""
+
+    def __init__(self, long_s: float = SLOW_S) -> None:
+        self._long_s = long_s
+        self._took_s = 0.0
+
+    def load(self, options: Options) -> Loaded:
+        """As above; in a thread."""
+        if self._took_s >= self._long_s:
+            return load_in_subprocess(options)
+        begin = time.thread_time()
+        found = load(options)
+        self._took_s = time.thread_time() - begin
+        return found
+
+
+def load_in_subprocess(options: Options) -> Loaded:
+    """As above, in a process of its own."""
+    try:
+        done = subprocess.run(
+            command("pylvs.daemon.loading"),
+            input=pickle.dumps(options),
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # what is typed at the terminal is for the daemon
+            check=False,
+        )
+    except OSError as error:
+        return _unread(options, f"no process could be made to read it: {error.strerror}")
+    if done.returncode:
+        how = f"exit status {done.returncode}" if done.returncode > 0 else f"ended by signal {-done.returncode}"
+        return _unread(options, f"the process that reads it failed ({how})")
+    found = pickle.loads(done.stdout)
+    assert isinstance(found, Loaded)
+    return found
+
+
+def _unread(options: Options, text: str) -> Loaded:
+    return Loaded(Configuration(), (Finding(Place(options.file, 1, 1), Severity.ERROR, text, fatal=True),))
+
+
+def main() -> None:
+    """The process: options come in, what was loaded goes out."""
+    pickle.dump(load(pickle.load(sys.stdin.buffer)), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)
+
+
+if __name__ == "__main__":
+    main()

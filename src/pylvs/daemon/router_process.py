@@ -23,7 +23,7 @@ EXIT_FAILED, EXIT_USAGE = 1, 2
 _PR_SET_NAME = 15  # prctl(2)
 
 
-class PacketPath:
+class LazyStandby:
     """The word that it obeys (`pylvs.model.roles.Roles`). Virtual routers run where there is none, too."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("pylvs: virtual routers are run by pylvs run: STATE_DIR text|json", file=sys.stderr)
         return EXIT_USAGE
     ctypes.CDLL(None).prctl(_PR_SET_NAME, NAME, 0, 0, 0)
-    path = PacketPath()
+    path = LazyStandby()
     try:
         core.run(Path(given[0]), given[1], path)
         path.close()

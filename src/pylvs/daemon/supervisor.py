@@ -18,25 +18,21 @@ import time
 from collections import Counter
 from functools import partial
 
-from pylvs.daemon import kept
-from pylvs.daemon.api.control import Control
-from pylvs.daemon.api.news import News
-from pylvs.daemon.background import Background
-from pylvs.daemon.data_plane import DataPlane
+from pylvs.daemon import persistence
+from pylvs.daemon.api.server import ApiServer
 from pylvs.daemon.drains import Drains
-from pylvs.daemon.dump import write_dump
-from pylvs.daemon.loading import Loaded, Refused, Reloaded, accepted
-from pylvs.daemon.needs import Outside
+from pylvs.daemon.event_bus import EventBus
+from pylvs.daemon.host_monitor import ForwardingMonitor, HostMonitor
+from pylvs.daemon.loading import Loaded, Refused, Reloaded, accept
+from pylvs.daemon.notifications import log_event, log_findings
 from pylvs.daemon.options import Options
-from pylvs.daemon.ownership import Ownership
-from pylvs.daemon.signals import handled
+from pylvs.daemon.persistence import Ownership, write_dump
+from pylvs.daemon.ports import HostPort
+from pylvs.daemon.process import BackgroundTasks, signal_handlers
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.daemon.surroundings import Surroundings
-from pylvs.daemon.table.editor import Editor
-from pylvs.daemon.table.keeper import Keeper, Settled
-from pylvs.daemon.table.known import Table, Wish
-from pylvs.daemon.telling.lines import log_event, log_findings
-from pylvs.daemon.virtual_routers import Told, VirtualRouters
+from pylvs.daemon.table.cache import DesiredTable, TableCache
+from pylvs.daemon.table.reconciler import Reconciler, ReconcileResult, TableThread
+from pylvs.daemon.virtual_routers import ConfigureResult, VirtualRouters
 from pylvs.dataplane import watch
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
@@ -46,9 +42,9 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.rows import unattached, warnings
 from pylvs.model.wanted import Configuration
 
-LOOK_AROUND_S = 30.0  # at devices and addresses, though the kernel told of no change
+HOST_POLL_S = 30.0  # at devices and addresses, though the kernel told of no change
 RETRY_S = 1.0  # of the first table and the last edits, where they cannot be made at once
-LAST_EDITS_S = 15.0  # in which it must be possible to take the services out of the table at the end
+LAST_EDITS_TIMEOUT_S = 15.0  # in which it must be possible to take the services out of the table at the end
 
 
 class Supervisor:
@@ -56,14 +52,14 @@ class Supervisor:
 
     engine: Engine
     drains: Drains
-    keeper: Keeper
+    keeper: Reconciler
     loaded: Loaded
 
-    def __init__(self, options: Options, outside: Outside) -> None:
+    def __init__(self, options: Options, outside: HostPort) -> None:
         self.options = options
         self.state = StateDirectory(options.state_dir)
-        self.editor = Editor("pylvs-editor")
-        self.news = News()
+        self.editor = TableThread("pylvs-editor")
+        self.news = EventBus()
         self.started_at = 0.0  # wall clock, of the first complete table; 0 before
         self.loaded_at = 0.0  # of the configuration in force
         self.routers = VirtualRouters(
@@ -74,7 +70,7 @@ class Supervisor:
         self._own = Ownership(self.state)
         self._unowned = asyncio.Event()  # the note of what is its own waits for a complete table
         self._flushing = False  # services of others go, too
-        self._last_wish: Wish | None = None
+        self._last_wish: DesiredTable | None = None
         self._reload_waits = False  # that a signal asked for
         self._unfollowed = ""  # why addresses and devices could not be followed
         self._unattached: list[str] = []  # devices that were refused, in words
@@ -87,7 +83,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """From the start to the end that a signal asks for. Raises PylvsError where it cannot start."""
-        async with Background() as background:
+        async with BackgroundTasks() as background:
             actions = {
                 signal.SIGTERM: self.end,
                 signal.SIGINT: self.end,
@@ -95,14 +91,14 @@ class Supervisor:
                 signal.SIGUSR1: lambda: background.start(self._write_down()),
                 signal.SIGUSR2: lambda: background.start(self._write_down()),
             }
-            with handled(actions):
+            with signal_handlers(actions):
                 await self._run(background)
 
     def end(self) -> None:
         """Let `run` come to its end, in good order."""
         self._ending.set()
 
-    async def _run(self, background: Background) -> None:
+    async def _run(self, background: BackgroundTasks) -> None:
         await self._reloading.acquire()
         loaded = await asyncio.to_thread(self._outside.load, self.options)
         log_findings(loaded.findings)
@@ -119,11 +115,11 @@ class Supervisor:
             self.editor.close()
             self.state.give_back()
 
-    async def _serve(self, background: Background) -> None:
+    async def _serve(self, background: BackgroundTasks) -> None:
         """Check servers and keep the table until the end that a signal asks for."""
-        self._control = Control(self)
+        self._control = ApiServer(self)
         background.keep(self.routers.run, "running virtual routers")
-        background.keep(DataPlane(self._no_forwarding, self.routers.data_plane).run, "watching the packet path")
+        background.keep(ForwardingMonitor(self._no_forwarding, self.routers.data_plane).run, "watching the packet path")
         async with self._control.serving():
             there, _ = await asyncio.gather(self._first_table(), self.routers.configure(self.engine.configuration))
             if there:
@@ -136,17 +132,17 @@ class Supervisor:
     async def _prepare(self, loaded: Loaded) -> None:
         """All that there is to know, before anything is changed."""
         own = self._own.former()
-        said = kept.kept_overrides(self.state)
-        configuration = accepted(loaded, self.options, allow_empty=not own)
-        table = Table(await self.editor.do(self._outside.director))
-        self.keeper = Keeper(table, self.editor, self._wish)
+        said = persistence.load_overrides(self.state)
+        configuration = accept(loaded, self.options, allow_empty=not own)
+        table = TableCache(await self.editor.do(self._outside.director))
+        self.keeper = Reconciler(table, self.editor, self._wish)
         self._outside.configure(configuration)
         await self._outside.begin(configuration)
         self.engine = Engine(configuration, self._outside.probe_of)
         self.engine.restore_overrides(said)
         self.drains = Drains(self.engine, partial(self.editor.do, table.rows), self.state, self.news)
         self.drains.resume()
-        self.engine.adopt(kept.left_behind(await self.editor.do(table.rows), own, configuration))
+        self.engine.adopt(persistence.adoptable_rows(await self.editor.do(table.rows), own, configuration))
         self.engine.on_event(self._heard)
         self.engine.on_event(self.news.tell_event)
         self.engine.on_change(self.keeper.wake)
@@ -164,14 +160,14 @@ class Supervisor:
         await self._owned(self.keeper.last)
         return not self._ending.is_set()
 
-    def _begin(self, background: Background) -> None:
+    def _begin(self, background: BackgroundTasks) -> None:
         self.started_at = time.time()
         garbage.settle()
         self.engine.start()
         background.keep(self.keeper.run, "keeping the table")
         background.keep(self.drains.run, "draining")
         background.keep(self._own_later, "noting its own services")
-        background.keep(Surroundings(self._look_around).run, "following addresses and devices")
+        background.keep(HostMonitor(self._look_around).run, "following addresses and devices")
         if self._outside.manager.watchdog_s:
             background.keep(self._prove_alive, "telling the service manager")
         self._outside.manager.ready(self.status())
@@ -192,8 +188,8 @@ class Supervisor:
     async def _leave(self) -> None:
         """Take the services out of the table; all of them if the configuration says so."""
         flush = self.engine.configuration.settings.lvs_flush_on_stop == "all"
-        self._last_wish = Wish((), self._own.keys, exclusive=flush)
-        deadline = time.monotonic() + LAST_EDITS_S
+        self._last_wish = DesiredTable((), self._own.keys, exclusive=flush)
+        deadline = time.monotonic() + LAST_EDITS_TIMEOUT_S
         while (await self.keeper.settle()).trouble and time.monotonic() < deadline:
             await asyncio.sleep(RETRY_S)
         if self.keeper.last.complete:
@@ -217,7 +213,7 @@ class Supervisor:
             raise Refused("pylvs run is stopping")
         loaded = await asyncio.to_thread(self._outside.load, self.options)
         try:
-            configuration = accepted(loaded, self.options, allow_empty, force)
+            configuration = accept(loaded, self.options, allow_empty, force)
         except Refused as refused:
             if not dry_run:
                 log_findings(refused.findings)
@@ -246,7 +242,7 @@ class Supervisor:
         self._log.error(f"not reloaded: {why}")
         self.news.tell("reload_refused", reason=str(why))
 
-    async def _change(self, loaded: Loaded, configuration: Configuration) -> tuple[Settled, Told]:
+    async def _change(self, loaded: Loaded, configuration: Configuration) -> tuple[ReconcileResult, ConfigureResult]:
         old = self.engine.configuration
         self._outside.configure(configuration)
         try:
@@ -285,11 +281,11 @@ class Supervisor:
         trouble = unfollowed if last.waits else last.trouble or unfollowed
         return trouble if trouble or self.started_at else None
 
-    def _own_of(self, configuration: Configuration) -> kept.Own:
+    def _own_of(self, configuration: Configuration) -> persistence.OwnedServices:
         checks = {row.service.key: frozenset(each.key for each in row.destinations) for row in self._outside.rows()}
-        return checks | dict(kept.own_of(configuration))
+        return checks | dict(persistence.owned_services(configuration))
 
-    async def _owned(self, settled: Settled) -> None:
+    async def _owned(self, settled: ReconcileResult) -> None:
         if not settled.complete:  # there is something left to be added or removed
             self._unowned.set()
             return
@@ -314,12 +310,14 @@ class Supervisor:
         more = f", {routers} virtual routers" if routers else ""
         return f"{services} services, {servers} real servers, {down} of them down{more}"
 
-    def _wish(self) -> Wish:
+    def _wish(self) -> DesiredTable:
         if self._last_wish is not None:
             return self._last_wish
         settings = self.engine.configuration.settings
         exclusive = settings.exclusive or self._flushing
-        return Wish((*self.engine.wanted(), *self._outside.rows()), self._own.keys, exclusive, settings.lvs_timeouts)
+        return DesiredTable(
+            (*self.engine.wanted(), *self._outside.rows()), self._own.keys, exclusive, settings.lvs_timeouts
+        )
 
     def _heard(self, event: Event) -> None:
         log_event(event)
@@ -331,7 +329,7 @@ class Supervisor:
     def _keep_overrides(self) -> None:
         self._unkept = False
         try:
-            kept.keep_overrides(self.state, self.engine.overrides())
+            persistence.save_overrides(self.state, self.engine.overrides())
         except PylvsError as error:
             self._log.error(str(error))
 
@@ -347,7 +345,7 @@ class Supervisor:
         self._unfollowed = ""
         self._tell_unattached(warnings(director))
         self.engine.addresses_here(frozenset(addresses))
-        return watch.RETRY_S if director.troubles() else LOOK_AROUND_S
+        return watch.RETRY_S if director.troubles() else HOST_POLL_S
 
     def _tell_unattached(self, lines: list[str]) -> None:
         """Devices that are refused: told once, and again when it is over."""

@@ -27,30 +27,30 @@ from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
 
-KEPT = "via_vip"  # in the state directory, while the host is changed: the devices whose accept_local was off
+DEVICES_FILE = "via_vip"  # in the state directory, while the host is changed: the devices whose accept_local was off
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class ForwardingPath:
     """How a packet to a virtual address of this family is forwarded to one real server."""
 
     family: int
     destination: Destination
 
 
-class ViaVip:
+class VipChecks:
     """The marks of one daemon, their services, and what the host must allow for them."""
 
     def __init__(self) -> None:
         self.rows: tuple[WantedRow, ...] = ()  # that the table should have beside the configured ones
-        self._marks: dict[Way, int] = {}
+        self._marks: dict[ForwardingPath, int] = {}
         self._vips: frozenset[Address] = frozenset()
         self._last = -1
         self._log = get_logger()
 
     def configure(self, configuration: Configuration) -> None:
         """Marks for what this configuration checks so; a server that stays keeps its own."""
-        ways = dict.fromkeys(_ways(configuration))
+        ways = dict.fromkeys(_paths(configuration))
         marks = {way: mark for way, mark in self._marks.items() if way in ways}
         for way in ways:
             if way not in marks and (mark := self._free(set(marks.values()))):
@@ -76,7 +76,7 @@ class ViaVip:
         vip = _vip(check, service)
         if vip is None:
             return _failing(f"{service.name} has no virtual address to check through")
-        mark = self._marks.get(_way(vip, server))
+        mark = self._marks.get(_path(vip, server))
         if mark is None:
             return _failing(f"more than {probe_marks.COUNT} servers are checked through virtual addresses")
         return self._through(check, vip, server.destination.key.address, mark, context)
@@ -93,7 +93,7 @@ class ViaVip:
             except (PylvsError, OSError) as error:
                 return Outcome(False, str(error))
             if made is None or made[0] != source:
-                made = source, probe_of(_aimed(check, vip, source, mark), context)
+                made = source, probe_of(_redirected(check, vip, source, mark), context)
             outcome = await made[1]()
             return replace(outcome, reason=f"through {vip}: {outcome.reason}")
 
@@ -105,7 +105,7 @@ class ViaVip:
         """Let such checks pass on this host, as it is now; what changes is noted before, for `restore`."""
         from pylvs.host import probe_routing
 
-        kept = _kept_devices(state)
+        kept = _saved_devices(state)
         if not self._marks and kept is None:
             return
         before = kept or set()
@@ -116,7 +116,7 @@ class ViaVip:
             fresh = {each for each in wanted if not probe_routing.accepts_own_sources(each)}
             known = {"devices": sorted(before & wanted | fresh)} if self._marks else None
             if known:
-                state.keep(KEPT, known)
+                state.keep(DEVICES_FILE, known)
             probe_routing.route_marks({version for version, has in ((4, four), (6, six)) if has})
             for device in sorted(fresh):
                 self._log.info("answers to checks through virtual addresses come in", device=device, accept_local=1)
@@ -124,7 +124,7 @@ class ViaVip:
             for device in sorted(before - wanted):
                 probe_routing.accept_own_sources(device, False)
             if not known:
-                state.keep(KEPT, None)
+                state.keep(DEVICES_FILE, None)
         except (PylvsError, OSError) as error:
             self._log.error(f"checks through virtual addresses may fail: {error}")
 
@@ -134,35 +134,35 @@ class ViaVip:
         self.allow(state)
 
 
-def _kept_devices(state: StateDirectory) -> set[str] | None:
+def _saved_devices(state: StateDirectory) -> set[str] | None:
     """Those that this daemon, or one before it, changed; None where nothing was. Raises Unsupported."""
-    kept = state.read(KEPT)
+    kept = state.read(DEVICES_FILE)
     if kept is None:
         return None
     devices = kept.get("devices") if isinstance(kept, dict) else None
     if not isinstance(devices, list) or not all(isinstance(each, str) for each in devices):
-        raise Unsupported(f"{state.file(KEPT)}: damaged (no list of devices); remove it")
+        raise Unsupported(f"{state.file(DEVICES_FILE)}: damaged (no list of devices); remove it")
     return set(devices)
 
 
-def _ways(configuration: Configuration) -> Iterator[Way]:
+def _paths(configuration: Configuration) -> Iterator[ForwardingPath]:
     for service in configuration.services:
         for server in service.servers:
             for check in server.checks:
                 vip = _vip(check, service) if goes_via_vip(check) else None
                 if vip is not None:
-                    yield _way(vip, server)
+                    yield _path(vip, server)
 
 
-def _way(vip: Address, server: WantedServer) -> Way:
+def _path(vip: Address, server: WantedServer) -> ForwardingPath:
     """Weight and thresholds are for clients; and where the port stays as it is, one mark does for all services."""
     old = server.destination
     port = old.key.port if old.method is Method.MASQ else 0
     key = DestinationKey(old.key.address, port)
-    return Way(family_of(vip), Destination(key, old.method, tunnel=old.tunnel))
+    return ForwardingPath(family_of(vip), Destination(key, old.method, tunnel=old.tunnel))
 
 
-def _row(way: Way, mark: int) -> WantedRow:
+def _row(way: ForwardingPath, mark: int) -> WantedRow:
     """One packet at a time where there are no connections: ports are used again, for other servers."""
     key = ServiceKey.of_mark(mark, way.family)
     return WantedRow(VirtualService(key, "rr", ServiceFlag.ONE_PACKET), (way.destination,))
@@ -179,7 +179,7 @@ def _named_source(check: Check) -> Address | None:
     return next((target.source for target in targets_of(check) if target.source is not None), None)
 
 
-def _aimed(check: Check, vip: Address, source: Address, mark: int) -> Check:
+def _redirected(check: Check, vip: Address, source: Address, mark: int) -> Check:
     """The same check to the virtual address. Its packets come by lo, so no other device is theirs."""
 
     def aimed(target: Target) -> Target:

@@ -11,24 +11,157 @@ import contextlib
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from pylvs.daemon.api.news import News
-from pylvs.daemon.router_link import RouterLink, Unanswered
+from pylvs.daemon.event_bus import EventBus
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.host.logs import get_logger
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
-from pylvs.vrrp.client import Message, NoRouters
+from pylvs.vrrp.client import Message, NoRouters, OtherVersion, answer_of, check_greeting, connected, greeting
+from pylvs.vrrp.pipe import Closed, Pipe
 
-Start = Callable[[], "subprocess.Popen[bytes]"]
+# --- router link -----------------------------------------------------------------------------------------------------
+# The daemon's end of the pipe to the process of the virtual routers.
 
-START_S = 15.0  # until a process that was started answers
-STOP_S = 22.0  # until it has told its scripts and ended
-LOOK_EVERY_S = 0.02  # while it starts
-STATUS_S = 2.0  # for a status; whoever asks the daemon waits for it
+
+REPLY_TIMEOUT_S = 10.0  # for an answer; the process does nothing that takes long
+
+
+class VrrpClient:
+    """One connection; `open` makes it. `closed` is set once the process has gone, or does not speak pylvs's words."""
+
+    def __init__(
+        self, path: Path, pipe: Pipe, heard: Callable[[Message], None], gone: Callable[[], None] = lambda: None
+    ) -> None:
+        self.pid = 0
+        self.closed = asyncio.Event()
+        self._path = path
+        self._pipe = pipe
+        self._heard = heard
+        self._gone = gone
+        self._loop = asyncio.get_running_loop()
+        self._greeted: asyncio.Future[Any] = self._loop.create_future()
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._count = 0
+        self._loop.add_reader(pipe.fileno(), self._read)
+
+    @classmethod
+    async def open(
+        cls, path: Path, heard: Callable[[Message], None], gone: Callable[[], None]
+    ) -> tuple[VrrpClient, OtherVersion | None]:
+        """A connection, and why it is good for `stop` alone, if so.
+
+        `heard` is called with what comes unasked, `gone` when the connection ends, whoever ends it.
+
+        Raises NoRouters, PylvsError.
+        """
+        link = cls(path, connected(path), heard, gone)
+        try:
+            link._send(greeting())
+            link.pid = check_greeting(path, await link._within(link._greeted, REPLY_TIMEOUT_S))
+        except OtherVersion as other:
+            return link, other
+        except BaseException:
+            link.close()
+            raise
+        return link, None
+
+    async def ask(self, verb: str, patience_s: float | None = None, **more: Any) -> Any:
+        """The answer. Raises PylvsError with the process's words where it says no, Unanswered where it says nothing."""
+        self._count += 1
+        number = self._count
+        answer = self._asked[number] = self._loop.create_future()
+        try:
+            self._send({"id": number, "verb": verb, **more})
+            return answer_of(await self._within(answer, REPLY_TIMEOUT_S if patience_s is None else patience_s))
+        finally:
+            del self._asked[number]
+
+    def close(self) -> None:
+        """End the connection; the process goes on."""
+        if self.closed.is_set():
+            return
+        self.closed.set()
+        self._loop.remove_reader(self._pipe.fileno())
+        self._loop.remove_writer(self._pipe.fileno())
+        self._pipe.close()
+        for each in (self._greeted, *self._asked.values()):
+            if not each.done():
+                each.cancel()
+        self._gone()
+
+    async def _within(self, answer: asyncio.Future[Any], patience_s: float) -> Any:
+        await asyncio.wait([answer], timeout=patience_s)
+        if not answer.done():
+            raise NoReply(f"{self._path}: the process of the virtual routers does not answer")
+        if answer.cancelled():
+            raise self._unanswered()
+        return answer.result()
+
+    def _unanswered(self) -> NoReply:
+        return NoReply(f"{self._path}: the process of the virtual routers went away")
+
+    def _send(self, message: Message) -> None:
+        if self.closed.is_set():
+            raise self._unanswered()
+        try:
+            self._pipe.send(message)
+        except Closed:
+            self.close()
+            raise self._unanswered() from None
+        self._watch_for_room()
+
+    def _watch_for_room(self) -> None:
+        if self._pipe.unsent:
+            self._loop.add_writer(self._pipe.fileno(), self._flush)
+        else:
+            self._loop.remove_writer(self._pipe.fileno())
+
+    def _flush(self) -> None:
+        try:
+            self._pipe.flush()
+            self._watch_for_room()
+        except Closed:
+            self.close()
+
+    def _read(self) -> None:
+        try:
+            messages = self._pipe.receive()
+        except Exception:  # Closed, or whatever unpickling makes of the words of another version
+            self.close()
+            return
+        for message in messages:
+            self._take(message)
+
+    def _take(self, message: Any) -> None:
+        if not isinstance(message, dict):
+            return
+        if not self._greeted.done():
+            self._greeted.set_result(message)
+        elif "id" in message:
+            answer = self._asked.get(message["id"])
+            if answer is not None and not answer.done():
+                answer.set_result(message)
+        else:
+            self._heard(message)
+
+
+class NoReply(PylvsError):
+    """Nothing was answered, so nobody knows what was done."""
+
+
+# --- virtual routers -------------------------------------------------------------------------------------------------
+
+StartProcess = Callable[[], "subprocess.Popen[bytes]"]
+
+START_TIMEOUT_S = 15.0  # until a process that was started answers
+STOP_TIMEOUT_S = 22.0  # until it has told its scripts and ended
+POLL_S = 0.02  # while it starts
+STATUS_TIMEOUT_S = 2.0  # for a status; whoever asks the daemon waits for it
 STEADY_S = 10.0  # whoever ran so long is started again at once
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before one that does not run is started again
 
@@ -36,12 +169,12 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # before one that does not run is st
 class VirtualRouters:
     """Keeps the process running while the configuration has virtual routers."""
 
-    def __init__(self, state: StateDirectory, news: News, start: Start) -> None:
+    def __init__(self, state: StateDirectory, news: EventBus, start: StartProcess) -> None:
         self._state = state
         self._news = news
         self._start = start
         self._wanted: Configuration | None = None
-        self._link: RouterLink | None = None
+        self._link: VrrpClient | None = None
         self._process: subprocess.Popen[bytes] | None = None  # where it is this daemon's child
         self._began = 0.0  # of the link, monotonic
         self._data_plane: tuple[bool, str] | None = None
@@ -53,25 +186,25 @@ class VirtualRouters:
 
     # --- what the daemon says ---
 
-    async def configure(self, configuration: Configuration) -> Told:
+    async def configure(self, configuration: Configuration) -> ConfigureResult:
         """This holds from now on. Where the process cannot be told, that is said, and tried again.
 
         Raises PylvsError where the process refuses it; then the one before still holds.
         """
         async with self._lock:
             before = self._wanted
-            self._wanted = configuration if needed(configuration.vrrp) else None
+            self._wanted = configuration if is_needed(configuration.vrrp) else None
             try:
                 warnings = await self._settle()
             except PylvsError as error:
-                if before is not None and not isinstance(error, _Trouble):
+                if before is not None and not isinstance(error, _RetryLater):
                     self._wanted = before
                     raise
                 self._say(str(error))
-                return Told(trouble=str(error))
+                return ConfigureResult(trouble=str(error))
         for warning in warnings:
             self._log.warning(warning)
-        return Told(warnings)
+        return ConfigureResult(warnings)
 
     async def data_plane(self, well: bool, words: str) -> None:
         """Whether services are forwarded here; said again to each new process."""
@@ -101,7 +234,7 @@ class VirtualRouters:
         if self._wanted is None:
             return none
         try:
-            found: Mapping[str, Any] = await self.ask("status", patience_s=STATUS_S)
+            found: Mapping[str, Any] = await self.ask("status", patience_s=STATUS_TIMEOUT_S)
         except PylvsError as error:
             return {**none, "trouble": str(error)}
         return {**none, **found, "trouble": self._trouble}
@@ -140,7 +273,7 @@ class VirtualRouters:
             try:
                 await self._end()
             except PylvsError as error:
-                raise _Trouble(str(error)) from None
+                raise _RetryLater(str(error)) from None
             self._trouble = ""
             return ()
         link = await self._linked()
@@ -149,14 +282,14 @@ class VirtualRouters:
             if self._data_plane is not None:
                 well, words = self._data_plane
                 await link.ask("data_plane", well=well, words=words)
-        except Unanswered as unanswered:
-            raise _Trouble(str(unanswered)) from None
+        except NoReply as unanswered:
+            raise _RetryLater(str(unanswered)) from None
         if self._trouble:
             self._log.info("the virtual routers are as configured again")
         self._trouble = ""
         return tuple(map(str, told.get("warnings", ())))
 
-    async def _linked(self) -> RouterLink:
+    async def _linked(self) -> VrrpClient:
         if self._link is not None and not self._link.closed.is_set():
             return self._link
         try:
@@ -166,77 +299,79 @@ class VirtualRouters:
             link = await self._started()
             self._log.info("the virtual routers have a process", process=link.pid)
         except PylvsError as error:
-            raise _Trouble(str(error)) from None
+            raise _RetryLater(str(error)) from None
         self._link, self._began = link, time.monotonic()
         try:
             await link.ask("subscribe")
         except PylvsError as error:
-            raise _Trouble(str(error)) from None
+            raise _RetryLater(str(error)) from None
         return link
 
-    async def _opened(self) -> RouterLink:
+    async def _opened(self) -> VrrpClient:
         """To the process there is, if it is of this version. Raises NoRouters, PylvsError."""
-        link, other = await RouterLink.open(self._state.routers_path, self._heard, self._wake.set)
+        link, other = await VrrpClient.open(self._state.routers_path, self._heard, self._wake.set)
         if other is None:
             return link
         self._log.warning("the virtual routers' process is of another version; it is replaced", reason=str(other))
         await self._ended(link)
         raise NoRouters("it has ended")
 
-    async def _started(self) -> RouterLink:
+    async def _started(self) -> VrrpClient:
         try:
             self._process = await asyncio.to_thread(self._start)
         except OSError as error:
-            raise _Trouble(f"no process could be made for the virtual routers: {error.strerror}") from None
-        deadline = time.monotonic() + START_S
+            raise _RetryLater(f"no process could be made for the virtual routers: {error.strerror}") from None
+        deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             try:
                 return await self._opened()
             except NoRouters:
                 pass
             except PylvsError as error:
-                raise _Trouble(str(error)) from None
+                raise _RetryLater(str(error)) from None
             if self._process.poll() is not None:
-                raise _Trouble(f"the virtual routers' process {_end_of(self._process)} at its start")
+                raise _RetryLater(f"the virtual routers' process {_exit_text(self._process)} at its start")
             if time.monotonic() > deadline:
-                raise _Trouble(f"the virtual routers' process {self._process.pid} does not answer")
-            await asyncio.sleep(LOOK_EVERY_S)
+                raise _RetryLater(f"the virtual routers' process {self._process.pid} does not answer")
+            await asyncio.sleep(POLL_S)
 
     async def _end(self) -> None:
         """Of the process that runs, this daemon's or one that was left behind, if there is any."""
         link = self._link
         if link is None or link.closed.is_set():
             try:
-                link, _ = await RouterLink.open(self._state.routers_path, self._heard, self._wake.set)
+                link, _ = await VrrpClient.open(self._state.routers_path, self._heard, self._wake.set)
             except NoRouters:
                 return
         self._log.info("the virtual routers give up their addresses", process=link.pid)
         await self._ended(link)
 
-    async def _ended(self, link: RouterLink) -> None:
+    async def _ended(self, link: VrrpClient) -> None:
         """After "stop", which is answered when begun; the end of the connection is the end. Raises PylvsError."""
         who = f"the virtual routers' process {link.pid or ''}".rstrip()
         try:
             await link.ask("stop")
-            async with asyncio.timeout(STOP_S):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
                 await link.closed.wait()
-        except Unanswered:
+        except NoReply:
             if not link.closed.is_set():
                 raise PylvsError(f"{who} does not answer; it may still hold its addresses: kill it") from None
         except TimeoutError:
-            raise PylvsError(f"{who} does not end within {STOP_S:g} s: its scripts still run, or kill it") from None
+            raise PylvsError(
+                f"{who} does not end within {STOP_TIMEOUT_S:g} s: its scripts still run, or kill it"
+            ) from None
         finally:
             link.close()
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(self._process.wait, 1.0)
 
-    async def _tell_gone(self, link: RouterLink) -> None:
+    async def _tell_gone(self, link: VrrpClient) -> None:
         ended = ""
         if self._process is not None and self._process.pid == link.pid:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(self._process.wait, 1.0)
-            ended = f" ({_end_of(self._process)})"
+            ended = f" ({_exit_text(self._process)})"
         self._say(f"the virtual routers' process {link.pid} has gone{ended}; another is started")
 
     def _say(self, trouble: str) -> None:
@@ -249,22 +384,22 @@ class VirtualRouters:
 
     def _heard(self, message: Message) -> None:
         if "event" in message:
-            self._news.tell(f"vrrp_{message['event']}", **_told(message))
+            self._news.tell(f"vrrp_{message['event']}", **_event_fields(message))
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ConfigureResult:
     """How the process took a configuration: what it remarks, and why it could not be told."""
 
     warnings: tuple[str, ...] = ()
     trouble: str = ""
 
 
-class _Trouble(PylvsError):
+class _RetryLater(PylvsError):
     """The process could not be made, or be told; it is tried again."""
 
 
-def _told(event: Message) -> dict[str, Any]:
+def _event_fields(event: Message) -> dict[str, Any]:
     """An event's words as those of all others: with a `reason`, and without what is empty."""
     words = [str(event[name]) for name in ("words", "why", "detail") if event.get(name)]
     more = {name: value for name, value in event.items() if value not in ("", None)}
@@ -273,12 +408,12 @@ def _told(event: Message) -> dict[str, Any]:
     return more | ({"reason": ": ".join(words)} if words else {})
 
 
-def needed(routers: VrrpConfiguration) -> bool:
+def is_needed(routers: VrrpConfiguration) -> bool:
     """Whether there is anything to be held."""
     return bool(routers.instances or routers.addresses or routers.routes or routers.rules)
 
 
-def _end_of(process: subprocess.Popen[bytes]) -> str:
+def _exit_text(process: subprocess.Popen[bytes]) -> str:
     status = process.poll()
     if status is None:
         return "runs on"

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pylvs.config.findings import Finding
-from pylvs.daemon.loading import Loaded, as_asked
+from pylvs.daemon.loading import Loaded, apply_options
 from pylvs.daemon.options import Options
+from pylvs.daemon.process import ServiceManager
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
-from pylvs.daemon.systemd import Manager
 from pylvs.health.events import Event
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.model.addresses import Address
@@ -69,7 +69,7 @@ class World:
     def __init__(self, state: Path) -> None:
         self.state = state
         self.tables = MemoryDirector()
-        self.manager = Manager({})
+        self.manager = ServiceManager({})
         self.file = Loaded(configuration(service(server(1), server(2))))
         self.dead: set[Address] = set()
         self.probes: dict[Address, int] = {}
@@ -96,7 +96,7 @@ class World:
     def load(self, options: Options) -> Loaded:
         """The file as it is, with or without checks."""
         self.loads += 1
-        return replace(self.file, configuration=as_asked(self.file.configuration, options))
+        return replace(self.file, configuration=apply_options(self.file.configuration, options))
 
     def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
         """Numbers do."""

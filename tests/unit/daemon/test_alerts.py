@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.daemon.telling.alerts import Alerts, alert_of
+from pylvs.daemon.notifications import MailAlerts, alert_of
 from pylvs.health.events import Event, ServerDown, ServerUp
 from pylvs.host import mail as mails
 from pylvs.host.mail import Alert, message
@@ -212,8 +212,8 @@ def test_a_server_that_says_nothing_is_left_in_time() -> None:
         runner.run(main())
 
 
-def sending(mail: Mail, *services: WantedService) -> Alerts:
-    made = Alerts()
+def sending(mail: Mail, *services: WantedService) -> MailAlerts:
+    made = MailAlerts()
     made.configure(Configuration(services or (told(),), GlobalSettings(router_id="LVS_1", mail=mail)))
     return made
 

@@ -16,16 +16,15 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from pylvs.cli import main
-from pylvs.daemon import kept
-from pylvs.daemon.api import application
+from pylvs.daemon import persistence
+from pylvs.daemon.api import application, status_routes
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.metrics import exposition
-from pylvs.daemon.api.routes import events, metrics, status
-from pylvs.daemon.background import Background
-from pylvs.daemon.loader import load_elsewhere
+from pylvs.daemon.loading import load_in_subprocess
 from pylvs.daemon.options import Options
+from pylvs.daemon.process import BackgroundTasks
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.daemon.via_vip import ViaVip
+from pylvs.daemon.via_vip import VipChecks
 from pylvs.model.director import ServiceRow
 from pylvs.model.errors import PylvsError, Unsupported
 from tests.unit.daemon.daemons import OTHER, World, run, server, service, until
@@ -65,18 +64,18 @@ def test_a_damaged_note_of_changed_devices_is_one_line(tmp_path: Path, content: 
     state = StateDirectory(tmp_path)
     state.file("via_vip").write_text(content)
     with pytest.raises(Unsupported, match=r"via_vip\.json: damaged .*; remove it"):
-        ViaVip().allow(state)
+        VipChecks().allow(state)
 
 
 def test_a_word_about_many_services_is_kept_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     kept_now: list[int] = []
-    keep = kept.keep_overrides
+    keep = persistence.save_overrides
 
     def counted(state: StateDirectory, overrides: Any) -> None:
         kept_now.append(len(overrides))
         keep(state, overrides)
 
-    monkeypatch.setattr(kept, "keep_overrides", counted)
+    monkeypatch.setattr(persistence, "save_overrides", counted)
     world.write(service(*(server(1, port=port) for port in range(1000, 1200))))
 
     async def scenario() -> None:
@@ -112,13 +111,13 @@ def test_a_drain_of_one_port_leaves_the_drain_of_the_others_under_way(world: Wor
 
 def test_the_status_of_many_services_counts_the_table_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    counts_of = status.counts_of
+    counts_of = status_routes.counts_of
 
-    def noted(rows: Sequence[ServiceRow]) -> status.Counts:
+    def noted(rows: Sequence[ServiceRow]) -> status_routes.Counts:
         calls.append(1)
         return counts_of(rows)
 
-    monkeypatch.setattr(status, "counts_of", noted)
+    monkeypatch.setattr(status_routes, "counts_of", noted)
     world.write(service(server(1)), service(server(2), key=OTHER))
 
     async def scenario() -> None:
@@ -136,11 +135,11 @@ def test_the_page_of_metrics_is_written_beside_the_checks(world: World, monkeypa
         threads.append(threading.current_thread())
         return exposition(facts)
 
-    monkeypatch.setattr("pylvs.daemon.api.routes.metrics.exposition", noted)
+    monkeypatch.setattr("pylvs.daemon.api.status_routes.exposition", noted)
 
     async def scenario() -> None:
         async with world.daemon() as daemon:
-            assert "pylvs_info" in await metrics.page_of(daemon)
+            assert "pylvs_info" in await status_routes.metrics_page(daemon)
 
     run(scenario())
     assert threads
@@ -199,13 +198,13 @@ def test_nobody_is_answered_whose_name_nobody_can_tell() -> None:
     async def scenario() -> None:
         request = make_mocked_request("POST", "/v1/reload")
         request._protocol.transport = None
-        assert (await application._root_alone(request, never)).status == 403
+        assert (await application._root_only(request, never)).status == 403
 
     run(scenario())
 
 
 def test_a_follower_who_went_is_forgotten_though_nothing_happens(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(status_routes, "CLIENT_POLL_S", 0.05)
 
     async def scenario() -> None:
         async with world.daemon() as daemon:
@@ -229,7 +228,7 @@ def test_a_disk_that_is_full_at_the_end_does_not_break_off_the_end(
 
     async def scenario() -> None:
         async with world.daemon():
-            monkeypatch.setattr(kept, "keep_own", full)
+            monkeypatch.setattr(persistence, "save_owned", full)
 
     run(scenario())
     assert restored
@@ -247,7 +246,7 @@ def test_work_that_the_machine_refuses_begins_again_and_is_no_bug(said: io.Strin
                 raise OSError("busy")
             await asyncio.Event().wait()
 
-        async with Background() as background:
+        async with BackgroundTasks() as background:
             background.keep(work, "draining")
             await until(lambda: len(tries) == 2)
 
@@ -261,7 +260,7 @@ def test_without_a_process_to_read_it_a_file_is_refused(monkeypatch: pytest.Monk
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(subprocess, "run", none)
-    (finding,) = load_elsewhere(Options("test.conf")).findings
+    (finding,) = load_in_subprocess(Options("test.conf")).findings
     assert finding.fatal
     assert finding.text == "no process could be made to read it: Resource temporarily unavailable"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon.telling.fifos import Fifos, line_of
+from pylvs.daemon.notifications import FifoNotifier, fifo_line
 from pylvs.health.events import Event
 from pylvs.model.scripts import Script
 from pylvs.model.service import ServiceKey
@@ -31,7 +31,7 @@ from tests.waiting import until_async
     ],
 )
 def test_the_lines_are_keepaliveds(event: Event, about: WantedService, line: str) -> None:
-    assert line_of(event, about) == line
+    assert fifo_line(event, about) == line
 
 
 def configuration(shared: Path, own: Path, reader: Script | None = None) -> Configuration:
@@ -48,7 +48,7 @@ def test_the_shared_pipe_and_its_own_are_told(tmp_path: Path) -> None:
     paths = tmp_path / "shared", tmp_path / "own"
 
     async def main() -> None:
-        fifos = Fifos()
+        fifos = FifoNotifier()
         fifos.configure(configuration(*paths), routers=False)
         pipes = [os.open(path, os.O_RDONLY | os.O_NONBLOCK) for path in paths]
         fifos.heard(up(1))
@@ -72,7 +72,7 @@ def test_the_shared_pipes_reader_runs_once_and_the_pipe_stays_for_the_routers(tm
     reader = Script(("/bin/sh", "-c", f'touch {ran}; cat "$0"'))
 
     async def main(routers: bool) -> None:
-        fifos = Fifos()
+        fifos = FifoNotifier()
         fifos.configure(configuration(*paths, reader), routers=routers)
         if not routers:
             await until_async(ran.exists)

@@ -10,7 +10,7 @@ import pytest
 
 from pylvs.config.building import understand
 from pylvs.config.reading import read_text
-from pylvs.daemon.outside import Machine
+from pylvs.daemon.host_services import HostServices
 from pylvs.model.scripts import Script
 from pylvs.model.wanted import Configuration, GlobalSettings
 
@@ -21,7 +21,7 @@ def says(file: Path, word: str) -> Script:
 
 def run(first: GlobalSettings, *later: GlobalSettings, begin: bool = True) -> None:
     async def main() -> None:
-        machine = Machine()
+        machine = HostServices()
         machine.configure(Configuration(settings=first))
         if begin:
             await machine.begin(Configuration(settings=first))

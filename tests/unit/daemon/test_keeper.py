@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon.background import Background
-from pylvs.daemon.table import keeper
+from pylvs.daemon.process import BackgroundTasks
+from pylvs.daemon.table import reconciler
 from pylvs.model.errors import Busy
 from pylvs.model.service import VirtualService
 from pylvs.testing import MemoryDirector
@@ -41,7 +41,7 @@ class Stubborn(MemoryDirector):
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     for name in ("LOOK_EVERY_S", "BREATH_S"):
-        monkeypatch.setattr(keeper, name, 0.01)
+        monkeypatch.setattr(reconciler, name, 0.01)
     monkeypatch.setattr("pylvs.daemon.supervisor.RETRY_S", 0.01)
     made = World(tmp_path / "state")
     made.tables = Stubborn()
@@ -89,7 +89,7 @@ def test_edits_of_others_in_the_last_moment_are_seen(world: World) -> None:
 
 def test_a_table_that_is_edited_all_the_time_is_a_trouble_and_no_endless_round(world: World, said: io.StringIO) -> None:
     assert isinstance(world.tables, Stubborn)
-    world.tables.meddled = keeper.ATTEMPTS
+    world.tables.meddled = reconciler.ATTEMPTS
 
     async def scenario() -> None:
         async with world.daemon():
@@ -139,7 +139,7 @@ def test_signals_reload_write_down_and_end(world: World) -> None:
 
 
 def test_work_in_the_background_begins_again_after_a_fault(monkeypatch: pytest.MonkeyPatch, said: io.StringIO) -> None:
-    monkeypatch.setattr("pylvs.daemon.background.PAUSE_S", 0.001)
+    monkeypatch.setattr("pylvs.daemon.process.RESTART_PAUSE_S", 0.001)
     begun: list[int] = []
 
     async def faulty() -> None:
@@ -147,7 +147,7 @@ def test_work_in_the_background_begins_again_after_a_fault(monkeypatch: pytest.M
         raise ValueError("why")
 
     async def scenario() -> None:
-        async with Background() as background:
+        async with BackgroundTasks() as background:
             background.keep(faulty, "being faulty")
             background.start(faulty())
             await until(lambda: len(begun) > 3)

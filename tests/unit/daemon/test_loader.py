@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from pylvs.daemon import loader
-from pylvs.daemon.loader import Loader, load, load_elsewhere
-from pylvs.daemon.loading import Loaded, Refused, accepted
+from pylvs.daemon import loading
+from pylvs.daemon.loading import ConfigurationLoader, Loaded, Refused, accept, load, load_in_subprocess
 from pylvs.daemon.options import Options
 
 TEXT = """
@@ -43,9 +42,9 @@ def test_a_process_of_its_own_reads_the_same(options: Options) -> None:
     servers = [str(each.destination.key) for each in here.configuration.services[0].servers]
     assert servers == ["10.0.0.1:80", "10.0.0.2:80"]
     assert [finding.text for finding in here.findings if "colour" in finding.text]
-    assert load_elsewhere(options) == here
+    assert load_in_subprocess(options) == here
     gone = Options(options.file + ".gone")
-    assert load_elsewhere(gone) == load(gone)
+    assert load_in_subprocess(gone) == load(gone)
 
 
 def test_what_took_long_is_read_elsewhere_the_next_time(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,8 +54,8 @@ def test_what_took_long_is_read_elsewhere_the_next_time(options: Options, monkey
         elsewhere.append(options)
         return load(options)
 
-    monkeypatch.setattr(loader, "load_elsewhere", noted)
-    quick, slow = Loader(long_s=1000), Loader(long_s=0)
+    monkeypatch.setattr(loading, "load_in_subprocess", noted)
+    quick, slow = ConfigurationLoader(long_s=1000), ConfigurationLoader(long_s=0)
     slow.load(options)
     assert elsewhere == [options], "nothing took less than no time"
     quick.load(options)
@@ -72,7 +71,7 @@ def test_a_process_that_fails_is_a_finding_that_stops_everything(
 
     monkeypatch.setattr(subprocess, "run", killed)
     with pytest.raises(Refused, match=r"the process that reads it failed \(ended by signal 9\)"):
-        accepted(load_elsewhere(options), options, allow_empty=True)
+        accept(load_in_subprocess(options), options, allow_empty=True)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +86,7 @@ def test_a_process_that_fails_is_a_finding_that_stops_everything(
 def test_what_cannot_be_run_is_refused_in_words(options: Options, text: str, words: str) -> None:
     Path(options.file).write_text(text)
     with pytest.raises(Refused, match=words):
-        accepted(load(options), options, allow_empty=False)
+        accept(load(options), options, allow_empty=False)
 
 
 def test_without_checks_none_are_left(options: Options) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon.telling.notify import Notifier, script_of
+from pylvs.daemon.notifications import ScriptNotifier, script_of
 from pylvs.health.events import CheckFailed, Event, QuorumGained, QuorumLost, ServerDown, ServerUp, WeightChanged
 from pylvs.host import in_turn
 from pylvs.host.processes import Processes
@@ -98,7 +98,7 @@ class Told:
     def __init__(self, folder: Path) -> None:
         self.file = folder / "told"
         self.file.touch()
-        self.notifier = Notifier(Processes(at_once=16))
+        self.notifier = ScriptNotifier(Processes(at_once=16))
 
     def says(self, word: str, wait: str = ":") -> Script:
         return script("/bin/sh", "-c", f"echo '<{word}' >>{self.file}; {wait}; echo '{word}>' >>{self.file}")

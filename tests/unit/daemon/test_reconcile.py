@@ -9,9 +9,17 @@ from ipaddress import ip_address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.daemon.table.edits import AddDestination, AddService, DeleteDestination, DeleteService, Edit, EditDestination
-from pylvs.daemon.table.image import image_of, note
-from pylvs.daemon.table.reconcile import edits
+from pylvs.daemon.table.edits import (
+    AddDestination,
+    AddService,
+    DeleteDestination,
+    DeleteService,
+    Edit,
+    EditDestination,
+    apply_to_snapshot,
+    required_edits,
+    snapshot_of,
+)
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import Director
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
@@ -72,7 +80,7 @@ def as_table(wanted: Sequence[WantedRow]) -> dict[ServiceKey, tuple[VirtualServi
 
 def filled(wanted: Sequence[WantedRow]) -> MemoryDirector:
     director = MemoryDirector()
-    apply(director, edits({}, wanted))
+    apply(director, required_edits({}, wanted))
     return director
 
 
@@ -84,7 +92,7 @@ def apply(director: Director, todo: Sequence[Edit]) -> None:
 def todo_for(
     director: Director, wanted: Sequence[WantedRow], ours: Collection[ServiceKey] = (), exclusive: bool = False
 ) -> tuple[Edit, ...]:
-    return edits(image_of(director.services()), wanted, ours, exclusive)
+    return required_edits(snapshot_of(director.services()), wanted, ours, exclusive)
 
 
 @given(tables, tables, st.sets(st.sampled_from(KEYS)), st.booleans())
@@ -141,12 +149,12 @@ def test_a_service_has_a_server_while_either_table_gives_it_one(
 @given(tables, tables)
 def test_an_image_follows_the_edits(before: list[WantedRow], wanted: list[WantedRow]) -> None:
     director = filled(before)
-    image = image_of(director.services())
+    image = snapshot_of(director.services())
     for edit in todo_for(director, wanted, KEYS):
         edit.apply(director)
-        note(image, edit)
-        assert image == image_of(director.services())
-    assert edits(image, wanted, KEYS) == ()
+        apply_to_snapshot(image, edit)
+        assert image == snapshot_of(director.services())
+    assert required_edits(image, wanted, KEYS) == ()
 
 
 def test_a_changed_scheduler_is_an_edit_of_the_service_alone() -> None:

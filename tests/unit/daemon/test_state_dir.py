@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon.kept import (
-    keep_overrides,
-    keep_own,
-    kept_overrides,
-    kept_own,
-    left_behind,
-    own_of,
+from pylvs.daemon.persistence import (
+    adoptable_rows,
+    load_overrides,
+    load_owned,
+    owned_services,
+    save_overrides,
+    save_owned,
 )
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.overrides import Override, Standing
@@ -127,19 +127,19 @@ def test_the_socket_can_be_reached_under_a_long_path(tmp_path: Path) -> None:
 
 def test_own_services_and_overrides_come_back_as_they_were(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
-    assert kept_own(state) == {}
-    assert kept_overrides(state) == {}
-    own = own_of(configuration(1, 2, keys=(WEB, SIX, MARK)))
-    keep_own(state, own)
-    assert kept_own(state) == own == dict.fromkeys((WEB, SIX, MARK), frozenset({server(1), server(2)}))
+    assert load_owned(state) == {}
+    assert load_overrides(state) == {}
+    own = owned_services(configuration(1, 2, keys=(WEB, SIX, MARK)))
+    save_owned(state, own)
+    assert load_owned(state) == own == dict.fromkeys((WEB, SIX, MARK), frozenset({server(1), server(2)}))
     said = {
         ("web", server(1)): Override(Standing.DRAINED),
         ("web", DestinationKey(SIX.address, 0)): Override(weight=0),
     }
-    keep_overrides(state, said)
-    assert kept_overrides(state) == said
-    keep_overrides(state, {})
-    assert kept_overrides(state) == {}
+    save_overrides(state, said)
+    assert load_overrides(state) == said
+    save_overrides(state, {})
+    assert load_overrides(state) == {}
 
 
 @pytest.mark.parametrize("content", ['{"a": 1}', "[1]", '[["TCP", "x", 1, 0, []]]', '[{"service": 1}]', "7"])
@@ -148,19 +148,19 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, content: str) -> None:
     for name in "services", "overrides":
         state.file(name).write_text(content)
     with pytest.raises(Unsupported, match="remove it"):
-        kept_own(state)
+        load_owned(state)
     with pytest.raises(Unsupported, match="remove it"):
-        kept_overrides(state)
+        load_overrides(state)
 
 
 def test_what_a_table_says_of_servers_is_said_of_known_ones_alone() -> None:
-    own = own_of(configuration(1, 2, 3))
+    own = owned_services(configuration(1, 2, 3))
     rows = [
         ServiceRow(VirtualService(WEB), (DestinationRow(Destination(server(1))),)),
         ServiceRow(VirtualService(MARK)),
         ServiceRow(VirtualService(SIX)),
     ]
     fresh = configuration(1, 2, 4, keys=(WEB, MARK))
-    (row,) = left_behind(rows, own, fresh)
+    (row,) = adoptable_rows(rows, own, fresh)
     assert [each.destination.key for each in row.destinations] == [server(1), server(4)]
-    assert left_behind(rows, {}, fresh) == []
+    assert adoptable_rows(rows, {}, fresh) == []

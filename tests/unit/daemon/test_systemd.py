@@ -7,14 +7,14 @@ import re
 import socket
 from pathlib import Path
 
-from pylvs.daemon.systemd import Manager
+from pylvs.daemon.process import ServiceManager
 from tests.waiting import PATIENCE_S
 
 
 def told(path: str, bound: str | bytes) -> list[str]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
         ear.bind(bound)
-        manager = Manager({"NOTIFY_SOCKET": path})
+        manager = ServiceManager({"NOTIFY_SOCKET": path})
         manager.ready("all is well")
         manager.reloading()
         manager.alive()
@@ -34,12 +34,12 @@ def test_each_state_is_told_at_the_socket_named_or_abstract(tmp_path: Path) -> N
 
 def test_without_a_manager_or_with_one_that_went_nothing_happens(tmp_path: Path) -> None:
     for environment in ({}, {"NOTIFY_SOCKET": str(tmp_path / "gone")}, {"NOTIFY_SOCKET": "vsock:2:1"}):
-        Manager(environment).ready("")
+        ServiceManager(environment).ready("")
 
 
 def test_the_watchdog_is_for_the_process_that_it_names() -> None:
-    assert Manager({"WATCHDOG_USEC": "2000000"}).watchdog_s == 2.0
-    assert Manager({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": str(os.getpid())}).watchdog_s == 2.0
-    assert Manager({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"}).watchdog_s == 0.0
-    assert Manager({"WATCHDOG_USEC": "soon"}).watchdog_s == 0.0
-    assert Manager({}).watchdog_s == 0.0
+    assert ServiceManager({"WATCHDOG_USEC": "2000000"}).watchdog_s == 2.0
+    assert ServiceManager({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": str(os.getpid())}).watchdog_s == 2.0
+    assert ServiceManager({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"}).watchdog_s == 0.0
+    assert ServiceManager({"WATCHDOG_USEC": "soon"}).watchdog_s == 0.0
+    assert ServiceManager({}).watchdog_s == 0.0

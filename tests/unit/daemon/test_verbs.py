@@ -109,7 +109,7 @@ def test_at_its_deadline_a_drain_is_reported_or_forced(world: World) -> None:
 
 def test_a_drain_can_leave_out_inactive_connections(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection in its handshake is inactive, too: it has until the next look to become active."""
-    monkeypatch.setattr(drains, "LOOK_EVERY_S", 3600.0)  # the test looks
+    monkeypatch.setattr(drains, "POLL_S", 3600.0)  # the test looks
 
     async def scenario() -> None:
         async with world.daemon() as daemon:

@@ -12,7 +12,7 @@ import pytest
 
 from pylvs.daemon import via_vip
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.daemon.via_vip import KEPT, ViaVip
+from pylvs.daemon.via_vip import DEVICES_FILE, VipChecks
 from pylvs.health.assembly import Assembly
 from pylvs.health.checkers.context import Context
 from pylvs.health.outcome import Outcome, Probe
@@ -40,13 +40,13 @@ def service(*servers: WantedServer, vip: Address = VIP, port: int = 80) -> Wante
     return WantedService(str(key), (key,), servers=servers)
 
 
-def configured(*services: WantedService) -> ViaVip:
-    made = ViaVip()
+def configured(*services: WantedService) -> VipChecks:
+    made = VipChecks()
     made.configure(Configuration(services))
     return made
 
 
-def servers_of(made: ViaVip) -> dict[str, int]:
+def servers_of(made: VipChecks) -> dict[str, int]:
     """The mark of each server."""
     return {str(row.destinations[0].key.address): row.service.key.mark for row in made.rows}
 
@@ -223,7 +223,7 @@ def test_the_host_is_changed_as_long_as_there_are_such_checks(monkeypatch: pytes
     assert machine.accept == {"eth0": False, "eth1": True}
     made.restore(state)
     assert (machine.accept, machine.versions) == ({"eth0": False, "eth1": True}, set())
-    assert state.read(KEPT) is None
+    assert state.read(DEVICES_FILE) is None
     assert made.rows == ()
 
 
@@ -239,7 +239,7 @@ def test_what_a_killed_daemon_changed_the_next_one_puts_back(monkeypatch: pytest
     assert machine.accept == {"eth0": True}
     configured(service(server(11, via=False))).allow(state)
     assert (machine.accept, machine.versions) == ({"eth0": False}, set())
-    assert state.read(KEPT) is None
+    assert state.read(DEVICES_FILE) is None
 
 
 def test_a_host_that_refuses_does_not_stop_the_daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.daemon import router_link
+from pylvs.daemon import virtual_routers
 from pylvs.daemon.loading import Refused
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
@@ -199,13 +199,13 @@ def test_one_that_does_not_answer_is_reported_and_a_reload_goes_on(
     async def scenario() -> None:
         async with world.daemon() as daemon:
             set_mood(world.state, silent=["configure", "status"])
-            monkeypatch.setattr(router_link, "PATIENCE_S", 0.3)
+            monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", 0.3)
             world.write(service(server(1), server(2)), routers=["VI_2"])
             done = await daemon.reload()
             assert "does not answer" in done.routers.trouble
             assert world.servers() == {"10.0.0.1", "10.0.0.2"}
             set_mood(world.state)
-            monkeypatch.setattr(router_link, "PATIENCE_S", PATIENCE_S)
+            monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", PATIENCE_S)
             await status_when(daemon, lambda status: not status["trouble"])
             assert await states(daemon) == {"VI_2": "MASTER"}
 
@@ -218,13 +218,13 @@ def test_a_process_that_hangs_delays_the_end_no_longer_than_it_must(
     async def scenario() -> None:
         async with world.daemon():
             os.kill(world.processes[-1].pid, signal.SIGSTOP)
-            monkeypatch.setattr(router_link, "PATIENCE_S", 0.3)
+            monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", 0.3)
         assert f"process {world.processes[-1].pid} does not answer; it may still hold its addresses" in said.getvalue()
         async with world.daemon() as daemon:
             assert world.servers() == {"10.0.0.1"}
             assert "does not answer" in (await daemon.routers.status())["trouble"]
             os.kill(world.processes[-1].pid, signal.SIGCONT)
-            monkeypatch.setattr(router_link, "PATIENCE_S", PATIENCE_S)
+            monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", PATIENCE_S)
             await status_when(daemon, lambda status: not status["trouble"])
         assert len(world.processes) <= 2, "no second one beside one that hangs"
 
@@ -321,7 +321,7 @@ class Broken(MemoryDirector):
 def test_the_loss_of_the_packet_path_and_its_end_are_told_and_no_edit_of_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pylvs.daemon.data_plane.TROUBLE_S", 0.0)
+    monkeypatch.setattr("pylvs.daemon.host_monitor.FAULT_AFTER_S", 0.0)
     for name in ("data_plane.LOOK_EVERY_S", "table.keeper.LOOK_EVERY_S"):
         monkeypatch.setattr(f"pylvs.daemon.{name}", 0.02)
     tables = world.tables = Broken()

@@ -19,7 +19,7 @@ from pylvs.cli import status as views
 from pylvs.cli import vrrp as commands
 from pylvs.cli.run import reload
 from pylvs.daemon.api.client import Client
-from pylvs.daemon.api.router_metrics import of
+from pylvs.daemon.api.metrics import vrrp_metrics
 from pylvs.model.errors import PylvsError
 from pylvs.vrrp import client as pipe_client
 from tests.unit.daemon.daemons import World, run, server, service
@@ -198,8 +198,8 @@ def test_status_events_and_metrics_of_the_daemon_name_them(world: World) -> None
 
 
 def test_a_daemon_without_virtual_routers_has_no_metrics_of_them() -> None:
-    assert list(of({"instances": [], "groups": [], "trouble": ""})) == []
-    (down,) = of({"instances": [], "groups": [], "trouble": "they are gone"})
+    assert list(vrrp_metrics({"instances": [], "groups": [], "trouble": ""})) == []
+    (down,) = vrrp_metrics({"instances": [], "groups": [], "trouble": "they are gone"})
     assert (down.name, down.samples[0].value) == ("pylvs_vrrp_up", 0.0)
 
 

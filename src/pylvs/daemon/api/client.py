@@ -13,7 +13,7 @@ from typing import Any
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.model.errors import NotPermitted, PylvsError
 
-PATIENCE_S = 600.0  # a reload waits for those before it
+REPLY_TIMEOUT_S = 600.0  # a reload waits for those before it
 
 
 class NoDaemon(PylvsError):
@@ -54,7 +54,7 @@ class Client:
 
     @contextlib.contextmanager
     def stream(
-        self, method: str, path: str, content: Any = None, timeout_s: float | None = PATIENCE_S
+        self, method: str, path: str, content: Any = None, timeout_s: float | None = REPLY_TIMEOUT_S
     ) -> Iterator[http.client.HTTPResponse]:
         """The answer, to be read as it comes; `timeout_s` None waits for ever. Raises as `ask`."""
         connection = _Connection(self.state, timeout_s)

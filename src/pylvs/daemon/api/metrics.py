@@ -9,18 +9,85 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from prometheus_client.core import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from pylvs.daemon.api import router_metrics
-from pylvs.daemon.api.families import counter, gauge
 from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.director import DestinationRow, ServiceRow
 from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.service import ServiceKey
 from pylvs.model.statistics import Counters, Expiry
+
+# --- families --------------------------------------------------------------------------------------------------------
+# Metrics of one name: values with their labels.
+
+
+def gauge(name: str, help_: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]) -> Metric:
+    """What goes up and down."""
+    family = GaugeMetricFamily(name, help_, labels=labels)
+    for labelled, value in values:
+        family.add_metric(labelled, value)
+    return family
+
+
+def counter(name: str, help_: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]) -> Metric:
+    """What only goes up; `_total` comes behind the name."""
+    family = CounterMetricFamily(name, help_, labels=labels)
+    for labelled, value in values:
+        family.add_metric(labelled, value)
+    return family
+
+
+# --- router metrics --------------------------------------------------------------------------------------------------
+# The numbers of virtual routers.
+#
+# Prometheus itself has a label `instance`, for what it reads from, so the name of a vrrp_instance is the label `router`.
+
+
+VRRP_STATES = {"BACKUP": 1, "MASTER": 2, "FAULT": 3}  # keepalived's numbers, as its exporters have them
+
+
+def vrrp_metrics(status: Mapping[str, Any]) -> Iterator[Metric]:
+    """Nothing where the configuration has no virtual routers."""
+    instances = status.get("instances", ())
+    trouble = bool(status.get("trouble"))
+    if not instances and not trouble:
+        return
+    yield gauge("pylvs_vrrp_up", "Whether virtual routers run as configured.", [], [([], float(not trouble))])
+    process = status.get("process")
+    if process:
+        text, late_s = "By how much anything was late at most.", process["longest_gap_ms"] / 1000
+        yield gauge("pylvs_vrrp_latest_seconds", text, [], [([], late_s)])
+    if not instances:
+        return
+    by_name = [([each["name"]], each) for each in instances]
+    label = ["router"]
+
+    text = "1 backup, 2 master, 3 fault."
+    yield gauge("pylvs_vrrp_state", text, label, [(is_, VRRP_STATES.get(each["state"], 0)) for is_, each in by_name])
+    text = "The priority now, with what is tracked."
+    yield gauge("pylvs_vrrp_priority", text, label, [(is_, each["priority"]) for is_, each in by_name])
+    since = [(is_, each["since"]) for is_, each in by_name if each["since"]]
+    yield gauge("pylvs_vrrp_since_seconds", "Since when it is in its state, seconds since 1970.", label, since)
+
+    counts = [(is_, each["counters"]) for is_, each in by_name]
+    entered = [
+        ([*is_, state], found[f"became_{state}"]) for is_, found in counts for state in ("backup", "master", "fault")
+    ]
+    yield counter("pylvs_vrrp_transitions", "How often a state was entered.", ["router", "state"], entered)
+    sent = [(is_, found["sent"]) for is_, found in counts]
+    yield counter("pylvs_vrrp_adverts_sent", "Advertisements sent.", label, sent)
+    heard = [(is_, found["received"]) for is_, found in counts]
+    yield counter("pylvs_vrrp_adverts_received", "Advertisements that counted.", label, heard)
+    dropped = [
+        ([*is_, reason.replace(" ", "_")], count) for is_, found in counts for reason, count in found["dropped"].items()
+    ]
+    yield counter("pylvs_vrrp_adverts_dropped", "Advertisements dropped.", ["router", "reason"], dropped)
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -37,7 +104,7 @@ _BACKEND = [*_SERVICE, "remote_address", "remote_port"]
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class MetricsInput:
     """Everything that metrics are made of, as it was at one moment; what is not there has no metrics."""
 
     version: str
@@ -55,17 +122,17 @@ class Facts:
     totals: Counters = Counters()
 
 
-def exposition(facts: Facts) -> str:
+def exposition(facts: MetricsInput) -> str:
     """The page."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Given(facts))
+    registry.register(_InputCollector(facts))
     return generate_latest(registry).decode()
 
 
-class _Given(Collector):
+class _InputCollector(Collector):
     """A collector that was given what there is."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: MetricsInput) -> None:
         self._facts = facts
 
     def collect(self) -> Iterable[Metric]:
@@ -75,7 +142,7 @@ class _Given(Collector):
         yield from _counts(self._facts)
         yield from _checks(self._facts.services)
         yield from _daemon(self._facts)
-        yield from router_metrics.of(self._facts.routers)
+        yield from vrrp_metrics(self._facts.routers)
 
 
 def _labels(key: ServiceKey) -> list[str]:
@@ -117,7 +184,7 @@ def _table(rows: Sequence[ServiceRow], totals: Counters) -> Iterator[Metric]:
         yield counter(f"pylvs_backend_{word}", f"A destination's {help_}.", _BACKEND, of_backends)
 
 
-def _counts(facts: Facts) -> Iterator[Metric]:
+def _counts(facts: MetricsInput) -> Iterator[Metric]:
     reasons = [([name.replace(" ", "_")], count) for name, count in sorted(facts.reasons.items())]
     yield counter("pylvs_packets_by_reason", "What happened to packets beyond being forwarded.", ["reason"], reasons)
     if facts.connections is not None:
@@ -171,7 +238,7 @@ def _checks(services: Sequence[ServiceSnapshot]) -> Iterator[Metric]:
     yield counter("pylvs_check_failed_probes", "Probes that failed.", labels, failed)
 
 
-def _daemon(facts: Facts) -> Iterator[Metric]:
+def _daemon(facts: MetricsInput) -> Iterator[Metric]:
     yield gauge("pylvs_info", "The version that answers.", ["version"], [([facts.version], 1)])
     reloads = [([result], count) for result, count in sorted(facts.reloads.items())]
     yield counter("pylvs_reloads", "Reloads of the configuration.", ["result"], reloads)

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from pylvs.daemon.api.news import json_line
+from pylvs.daemon.event_bus import json_line
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import InvalidOperation
 
@@ -135,6 +135,6 @@ async def _body(request: web.Request) -> dict[str, Any]:
     return found
 
 
-def answer(content: Any, status: int = HTTPStatus.OK) -> web.Response:
+def json_response(content: Any, status: int = HTTPStatus.OK) -> web.Response:
     """JSON, with a newline at its end."""
     return web.Response(body=json_line(content), status=status, content_type="application/json", charset="utf-8")

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pylvs.daemon.loading import Loaded, as_asked
+from pylvs.daemon.host_monitor import HostMonitor
+from pylvs.daemon.host_services import HostServices
+from pylvs.daemon.loading import Loaded, apply_options
 from pylvs.daemon.options import Options
-from pylvs.daemon.outside import Machine
+from pylvs.daemon.process import ServiceManager
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
-from pylvs.daemon.surroundings import Surroundings
-from pylvs.daemon.systemd import Manager
-from pylvs.daemon.table.known import Wish
+from pylvs.daemon.table.cache import DesiredTable
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, ServerUp
 from pylvs.health.history import ServerName
@@ -139,9 +139,9 @@ class Daemon:
 class SimSupervisor(Supervisor):
     """The real supervisor; what its keeper last took for the desired state is known."""
 
-    last_wish = Wish(())
+    last_wish = DesiredTable(())
 
-    def _wish(self) -> Wish:
+    def _wish(self) -> DesiredTable:
         self.last_wish = super()._wish()
         CURRENT.get().world.table.planned = True
         return self.last_wish
@@ -255,18 +255,18 @@ class SimEngine(Engine):
         return names
 
 
-class Outside(Machine):
+class Outside(HostServices):
     """The real machine's side, but for files, tables, sockets and processes."""
 
     def __init__(self, daemon: Daemon) -> None:
         super().__init__()
-        self.manager = Manager({})
+        self.manager = ServiceManager({})
         self.daemon, self.world = daemon, daemon.world
 
     def load(self, options: Options) -> Loaded:
         """The file as it is now."""
         self.world.tell("the configuration is read")
-        return replace(self.world.file, configuration=as_asked(self.world.file.configuration, options))
+        return replace(self.world.file, configuration=apply_options(self.world.file.configuration, options))
 
     def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
         """In few words."""
@@ -358,7 +358,7 @@ class SimControl:
         """No metrics."""
 
 
-class SimSurroundings(Surroundings):
+class SimSurroundings(HostMonitor):
     """Without netlink: the world says when something changed."""
 
     def __init__(self, look: Any) -> None:

@@ -11,13 +11,12 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import PropertyMock, patch
 
-from pylvs.daemon import kept
-from pylvs.daemon.background import Background
-from pylvs.daemon.table import reconcile
-from pylvs.daemon.table.editor import Editor
+from pylvs.daemon import persistence
+from pylvs.daemon.process import BackgroundTasks
+from pylvs.daemon.table import edits as reconcile
+from pylvs.daemon.table.cache import TableCache
 from pylvs.daemon.table.edits import DeleteDestination
-from pylvs.daemon.table.keeper import Keeper
-from pylvs.daemon.table.known import Table
+from pylvs.daemon.table.reconciler import Reconciler, TableThread
 from pylvs.health.assembly import Assembly
 from pylvs.health.check_state import CheckState
 from pylvs.health.checkers import misc
@@ -34,13 +33,13 @@ Mutant = Callable[[], AbstractContextManager[Any]]
 
 
 def _failed_edits_count_as_done() -> AbstractContextManager[Any]:
-    came_true = Table.came_true
+    came_true = TableCache.came_true
 
-    def mutated(self: Table, wish: Any) -> None:
+    def mutated(self: TableCache, wish: Any) -> None:
         self._failed.clear()
         came_true(self, wish)
 
-    return patch.object(Table, "came_true", mutated)
+    return patch.object(TableCache, "came_true", mutated)
 
 
 def _no_hysteresis_on_the_way_down() -> AbstractContextManager[Any]:
@@ -61,10 +60,10 @@ def _helper_death_counts_against_servers() -> AbstractContextManager[Any]:
 
 
 def _edits_run_in_the_event_loop() -> AbstractContextManager[Any]:
-    async def mutated(self: Editor, work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    async def mutated(self: TableThread, work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         return work(*arguments, **named)
 
-    return patch.object(Editor, "do", mutated)
+    return patch.object(TableThread, "do", mutated)
 
 
 def _one_retry_too_few() -> AbstractContextManager[Any]:
@@ -90,7 +89,7 @@ def _overrides_are_lost_in_a_reload() -> AbstractContextManager[Any]:
 
 
 def _overrides_are_not_kept() -> AbstractContextManager[Any]:
-    return patch.object(kept, "keep_overrides", lambda *_: None)
+    return patch.object(persistence, "save_overrides", lambda *_: None)
 
 
 def _removals_come_first() -> AbstractContextManager[Any]:
@@ -103,35 +102,35 @@ def _removals_come_first() -> AbstractContextManager[Any]:
 
 
 def _services_of_others_are_removed() -> AbstractContextManager[Any]:
-    edits = reconcile.edits
+    edits = reconcile.required_edits
 
     def mutated(found: Any, wanted: Any, ours: Any = (), exclusive: bool = False) -> Any:
         return edits(found, wanted, ours, exclusive or bool(ours))
 
-    return patch.object(reconcile, "edits", mutated)
+    return patch.object(reconcile, "required_edits", mutated)
 
 
 def _edits_of_others_go_unnoticed() -> AbstractContextManager[Any]:
-    def mutated(self: Table) -> None:
+    def mutated(self: TableCache) -> None:
         self._edition = self.director.edition()
 
-    return patch.object(Table, "_check", mutated)
+    return patch.object(TableCache, "_check", mutated)
 
 
 def _a_change_does_not_wake_the_keeper() -> AbstractContextManager[Any]:
-    return patch.object(Keeper, "wake", lambda self: None)
+    return patch.object(Reconciler, "wake", lambda self: None)
 
 
 def _the_keeper_ends_at_trouble() -> AbstractContextManager[Any]:
-    settle = Keeper.settle
+    settle = Reconciler.settle
 
-    async def mutated(self: Keeper) -> Any:
+    async def mutated(self: Reconciler) -> Any:
         settled = await settle(self)
         if settled.trouble:
             await asyncio.sleep(600)
         return settled
 
-    return patch.object(Keeper, "settle", mutated)
+    return patch.object(Reconciler, "settle", mutated)
 
 
 def _scripts_of_one_subject_run_side_by_side() -> AbstractContextManager[Any]:
@@ -166,10 +165,10 @@ def _suspended_checks_run_on() -> AbstractContextManager[Any]:
 
 
 def _tasks_outlive_the_daemon() -> AbstractContextManager[Any]:
-    async def mutated(self: Background, *_: object) -> None:
+    async def mutated(self: BackgroundTasks, *_: object) -> None:
         """Nothing is cancelled."""
 
-    return patch.multiple(Background, __aexit__=mutated, cancel=lambda self: None)
+    return patch.multiple(BackgroundTasks, __aexit__=mutated, cancel=lambda self: None)
 
 
 def _the_sorry_server_never_serves() -> AbstractContextManager[Any]:

@@ -93,8 +93,8 @@ def _replaced(world: World) -> Iterator[None]:
             patch(f"{supervisor}.Surroundings", SimSurroundings),
             patch(f"{supervisor}.StateDirectory", lambda _: Disk(world)),
             patch(f"{supervisor}.garbage.settle", lambda: None),
-            patch("pylvs.daemon.data_plane.LOOK_EVERY_S", 5.0),  # nobody is told of it: no virtual router runs
-            patch("pylvs.daemon.table.editor.ThreadPoolExecutor", world.pool),
+            patch("pylvs.daemon.host_monitor.POLL_S", 5.0),  # nobody is told of it: no virtual router runs
+            patch("pylvs.daemon.table.reconciler.ThreadPoolExecutor", world.pool),
             patch("pylvs.host.processes._Channel", ScriptProcess),
             patch("pylvs.host.processes.script_account", lambda *_: nobody),
         ):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pylvs.daemon.api.desk import Desk
 from pylvs.daemon.api.operations import Operation
+from pylvs.daemon.ports import ApiContext
 
 
-def all_operations(desk: Desk) -> tuple[Operation, ...]:
+def all_operations(desk: ApiContext) -> tuple[Operation, ...]:
     """Every one, the description of them all among them."""
-    from pylvs.daemon.api.routes import events, metrics, openapi, reload, servers, status, virtual_routers
+    from pylvs.daemon.api import control_routes, status_routes
 
-    groups = (status, servers, virtual_routers, events, reload, metrics)
+    groups = (status_routes, control_routes, control_routes, status_routes, control_routes, status_routes)
     made = [operation for group in groups for operation in group.operations(desk)]
-    return (*made, openapi.operation(made))
+    return (*made, status_routes.openapi_operation(made))

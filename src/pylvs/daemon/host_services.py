@@ -8,16 +8,13 @@ import subprocess
 from collections.abc import Iterable
 
 from pylvs.config.diff import differences
-from pylvs.daemon.loader import Loader
-from pylvs.daemon.loading import Loaded
+from pylvs.daemon.loading import ConfigurationLoader, Loaded
+from pylvs.daemon.notifications import FifoNotifier, MailAlerts, ScriptNotifier
 from pylvs.daemon.options import Options
+from pylvs.daemon.process import ServiceManager
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.daemon.systemd import Manager
-from pylvs.daemon.table.known import Holder
-from pylvs.daemon.telling.alerts import Alerts
-from pylvs.daemon.telling.fifos import Fifos
-from pylvs.daemon.telling.notify import Notifier
-from pylvs.daemon.via_vip import ViaVip
+from pylvs.daemon.table.cache import LongLivedDirector
+from pylvs.daemon.via_vip import VipChecks
 from pylvs.dataplane.devices import local_addresses
 from pylvs.dataplane.director import open_director
 from pylvs.health.checkers.context import Context
@@ -33,20 +30,20 @@ from pylvs.model.scripts import Script
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
 
 
-class Machine:
+class HostServices:
     """Files, BPF tables, the kernel's addresses, checks over the network, the service manager that started us."""
 
     def __init__(self) -> None:
-        self.manager = Manager()
+        self.manager = ServiceManager()
         self._processes = Processes()
         self._begun = False
         self._last: tuple[Script | None, float] = None, 0.0  # what runs at the end, and for how long
-        self._via_vip = ViaVip()
-        self._notifier = Notifier()
-        self._alerts = Alerts()
-        self._fifos = Fifos()
+        self._via_vip = VipChecks()
+        self._notifier = ScriptNotifier()
+        self._alerts = MailAlerts()
+        self._fifos = FifoNotifier()
         self._routers = True  # virtual routers are run
-        self._loader = Loader()
+        self._loader = ConfigurationLoader()
         self._nice = 0  # asked for so far; without it the daemon is as it was started
 
     def load(self, options: Options) -> Loaded:
@@ -58,7 +55,7 @@ class Machine:
         """In words."""
         return map(str, differences(old, new))
 
-    def director(self) -> Holder:
+    def director(self) -> LongLivedDirector:
         """The tables of this network namespace. Raises NotPermitted, Unsupported."""
         return open_director()
 

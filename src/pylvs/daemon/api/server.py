@@ -14,26 +14,26 @@ import socket
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from pylvs.daemon.background import Background
+from pylvs.daemon.process import BackgroundTasks
 from pylvs.model.errors import PylvsError
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from pylvs.daemon.api.desk import Desk
-    from pylvs.daemon.api.metrics_port import MetricsPort
+    from pylvs.daemon.api.application import MetricsServer
+    from pylvs.daemon.ports import ApiContext
     from pylvs.model.wanted import GlobalSettings
 
-_WAITING = 128  # clients that may connect before they are accepted
+_BACKLOG = 128  # clients that may connect before they are accepted
 
 
-class Control:
+class ApiServer:
     """The socket and what answers there."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: ApiContext) -> None:
         self._desk = desk
         self._runner: web.AppRunner | None = None
-        self._metrics: MetricsPort | None = None
+        self._metrics: MetricsServer | None = None
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -41,7 +41,7 @@ class Control:
         listener = self._listener()
         loop = asyncio.get_running_loop()
         try:
-            async with Background() as background:
+            async with BackgroundTasks() as background:
 
                 def begin() -> None:
                     loop.remove_reader(listener)
@@ -61,7 +61,7 @@ class Control:
     async def follow(self, settings: GlobalSettings) -> None:
         """Serve the metrics where these settings say."""
         if self._metrics is None and settings.metrics_address is not None:
-            self._metrics = (await _imported("pylvs.daemon.api.metrics_port")).of_desk(self._desk)
+            self._metrics = (await _imported("pylvs.daemon.api.application")).of_desk(self._desk)
         if self._metrics is not None:
             await self._metrics.follow(settings.metrics_address)
 
@@ -77,7 +77,7 @@ class Control:
                     listener.bind(address)
                 finally:
                     os.umask(before)
-            listener.listen(_WAITING)
+            listener.listen(_BACKLOG)
         except OSError as error:
             listener.close()
             raise PylvsError(f"{self._desk.state.socket_path}: {error.strerror}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,9 +11,11 @@ from typing import Any
 from aiohttp import web
 
 from pylvs import __version__
-from pylvs.daemon.api.desk import Desk
-from pylvs.daemon.api.operations import Operation, answer
+from pylvs.daemon.api.metrics import CONTENT_TYPE, MetricsInput, exposition
+from pylvs.daemon.api.operations import Field, Operation, json_response
+from pylvs.daemon.event_bus import json_line
 from pylvs.daemon.loading import errors
+from pylvs.daemon.ports import ApiContext
 from pylvs.health.overrides import Standing
 from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.destination import DestinationKey
@@ -22,7 +25,7 @@ from pylvs.model.service import ServiceKey
 Counts = Mapping[tuple[ServiceKey, DestinationKey], DestinationRow]
 
 
-def operations(desk: Desk) -> Iterable[Operation]:
+def status_operations(desk: ApiContext) -> Iterable[Operation]:
     """The group."""
 
     async def status(_: web.Request, _given: Mapping[str, Any]) -> web.Response:
@@ -32,7 +35,7 @@ def operations(desk: Desk) -> Iterable[Operation]:
         routers = await desk.routers.status()
         files = desk.loaded.files
         last = desk.keeper.last
-        return answer(
+        return json_response(
             {
                 "version": __version__,
                 "pid": os.getpid(),
@@ -154,3 +157,108 @@ def check_encoded(check: CheckSnapshot) -> dict[str, Any]:
         "probes": check.probes,
         "failed_probes": check.failed_probes,
     }
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+# GET /metrics: the numbers for Prometheus.
+
+
+async def metrics_page(desk: ApiContext) -> str:
+    """The page; written in a thread, because that of a large table takes long."""
+    return await asyncio.to_thread(exposition, await metrics_input(desk))
+
+
+async def metrics_input(desk: ApiContext) -> MetricsInput:
+    """Everything that is counted, now."""
+    table = desk.keeper.table
+    rows = await desk.editor.do(table.rows)
+    packets = await desk.editor.do(table.director.packet_counts)
+    return MetricsInput(
+        __version__,
+        rows,
+        packets.reasons,
+        sum(each.active + each.inactive for row in rows for each in row.destinations),
+        packets.connections_limit,
+        desk.engine.snapshot(),
+        dict(desk.reloads),
+        desk.loaded_at or None,
+        len(errors(desk.loaded)),
+        dict(desk.keeper.counts),
+        await desk.routers.status(),
+        packets.expiry,
+        packets.totals,
+    )
+
+
+def metrics_operations(desk: ApiContext) -> Iterable[Operation]:
+    """The group."""
+
+    async def metrics(_: web.Request, _given: Mapping[str, Any]) -> web.Response:
+        page = await metrics_page(desk)
+        return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
+
+    return [Operation("GET", "/metrics", "The numbers, in Prometheus's text format.", metrics, answers=CONTENT_TYPE)]
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+# GET /v1/events: what happened last, or what happens as long as the client stays; a JSON object a line.
+
+
+LINES = "application/x-ndjson"
+CLIENT_POLL_S = 10.0  # whether a client is still there to whom there is nothing to tell
+
+
+def event_operations(desk: ApiContext) -> Iterable[Operation]:
+    """The group."""
+
+    async def events(request: web.Request, given: Mapping[str, Any]) -> web.StreamResponse:
+        if not given.get("follow", False):
+            return web.Response(body=b"".join(map(json_line, desk.news.last())), content_type=LINES)
+        response = web.StreamResponse(headers={"Content-Type": LINES, "Cache-Control": "no-store"})
+        with desk.news.following() as follower:
+            await response.prepare(request)
+            while True:
+                try:
+                    async with asyncio.timeout(CLIENT_POLL_S):
+                        line = await follower.next()
+                except TimeoutError:
+                    if request.transport is None:  # the client has gone, and nothing happened since
+                        return response
+                    continue
+                try:
+                    await response.write(json_line(line))
+                except ConnectionError:  # the client has gone
+                    return response
+
+    help_ = "What happened last; with follow, what happens until the client goes. A JSON object a line."
+    takes = {"follow": Field(bool, "true: what happens from now on")}
+    return [Operation("GET", "/v1/events", help_, events, takes, LINES)]
+
+
+# --- openapi ---------------------------------------------------------------------------------------------------------
+# GET /v1/openapi.json: the API described by what it is made of.
+
+
+def document(operations: Iterable[Operation]) -> dict[str, Any]:
+    """The OpenAPI document of these operations."""
+    paths: dict[str, dict[str, Any]] = {}
+    for each in operations:
+        paths.setdefault(each.path, {})[each.method.lower()] = each.described()
+    error = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "pylvs run", "version": __version__},
+        "paths": paths,
+        "components": {"schemas": {"Error": error}},
+    }
+
+
+def openapi_operation(others: Iterable[Operation]) -> Operation:
+    """The one that describes the others, and itself."""
+    all_of_them = list(others)
+
+    async def openapi(_: web.Request, _given: Mapping[str, Any]) -> web.Response:
+        return json_response(document(all_of_them))
+
+    all_of_them.append(Operation("GET", "/v1/openapi.json", "This document.", openapi))
+    return all_of_them[-1]

@@ -15,15 +15,15 @@ from pylvs.health.events import Event
 from pylvs.health.overrides import Override
 from pylvs.model.destination import DestinationKey
 
-MOST_WAITING = 10_000  # lines for one follower who does not read them
+MAX_QUEUED = 10_000  # lines for one follower who does not read them
 REMEMBERED = 1000  # lines
 
 
-class Follower:
+class Subscriber:
     """One who follows: lines wait for him, and if he is too slow he is told how many he missed."""
 
     def __init__(self) -> None:
-        self._lines: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(MOST_WAITING)
+        self._lines: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(MAX_QUEUED)
         self._missed = 0
 
     def put(self, line: Mapping[str, Any]) -> None:
@@ -41,11 +41,11 @@ class Follower:
         return await self._lines.get()
 
 
-class News:
+class EventBus:
     """Everything that is told goes to all who follow at that moment."""
 
     def __init__(self) -> None:
-        self._followers: set[Follower] = set()
+        self._followers: set[Subscriber] = set()
         self._last: deque[Mapping[str, Any]] = deque(maxlen=REMEMBERED)
 
     def last(self) -> tuple[Mapping[str, Any], ...]:
@@ -53,9 +53,9 @@ class News:
         return tuple(self._last)
 
     @contextlib.contextmanager
-    def following(self) -> Iterator[Follower]:
+    def following(self) -> Iterator[Subscriber]:
         """Within, lines are kept for this follower."""
-        follower = Follower()
+        follower = Subscriber()
         self._followers.add(follower)
         try:
             yield follower
@@ -68,7 +68,7 @@ class News:
 
     def tell_event(self, event: Event) -> None:
         """Something that happened to services and servers."""
-        self._put(encoded(event))
+        self._put(encode_event(event))
 
     def _put(self, line: Mapping[str, Any]) -> None:
         self._last.append(line)
@@ -81,12 +81,12 @@ def json_line(content: Any) -> bytes:
     return json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
-def encoded(event: Event) -> dict[str, Any]:
+def encode_event(event: Event) -> dict[str, Any]:
     """An event of the health engine: `event` is its name, `at` seconds since 1970."""
-    return {"event": event.name} | {field.name: _plain(getattr(event, field.name)) for field in fields(event)}
+    return {"event": event.name} | {field.name: _encode_value(getattr(event, field.name)) for field in fields(event)}
 
 
-def _plain(value: Any) -> Any:
+def _encode_value(value: Any) -> Any:
     if isinstance(value, DestinationKey):
         return str(value)
     if isinstance(value, Override):

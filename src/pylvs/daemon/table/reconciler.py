@@ -1,4 +1,4 @@
-"""Keeps the table as it is wanted: at every change of the wish, and every few seconds whoever changed the table."""
+"""The thread in which the tables are read and edited, so that the checks in the event loop need not wait."""
 
 from __future__ import annotations
 
@@ -7,25 +7,50 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
 
-from pylvs.daemon.table.editor import Editor
-from pylvs.daemon.table.edits import AddService, Edit
-from pylvs.daemon.table.known import Outdated, Plan, Table, Wish
-from pylvs.daemon.table.reconcile import Failure
+from pylvs.daemon.table.cache import DesiredTable, EditPlan, TableCache, TableChanged
+from pylvs.daemon.table.edits import AddService, Edit, RefusedEdit
 from pylvs.host.logs import get_logger
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, PylvsError
 
-LOOK_EVERY_S = 2.0  # at the table, for what others did to it
-BREATH_S = 0.02  # between two rounds, in which more changes come together
-SLICE_S = 0.05  # of edits under one lock, while which ipvsadm waits
-MOST_SLICE_S = 2.0  # where what comes with a lock takes long, so that most of the time goes into edits
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+class TableThread:
+    """One thread: what is asked of it is done one after the other, in the order in which it was asked."""
+
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    async def do(
+        self, work: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs
+    ) -> Result:
+        """What `work` answers, or raises. Once begun it is done to its end, also if the one who asks is cancelled."""
+        return await asyncio.wrap_future(self._pool.submit(work, *arguments, **named))
+
+    def close(self) -> None:
+        """Wait until all that was begun is done."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+# --- keeper ----------------------------------------------------------------------------------------------------------
+# Keeps the table as it is wanted: at every change of the wish, and every few seconds whoever changed the table.
+
+
+POLL_S = 2.0  # at the table, for what others did to it
+PAUSE_S = 0.02  # between two rounds, in which more changes come together
+BATCH_S = 0.05  # of edits under one lock, while which ipvsadm waits
+MAX_BATCH_S = 2.0  # where what comes with a lock takes long, so that most of the time goes into edits
 ATTEMPTS = 20  # of a plan that others make void again and again
-MOST_LINES = 20  # of a log, for the restorations of one moment
+MAX_LOG_LINES = 20  # of a log, for the restorations of one moment
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class ReconcileResult:
     """What one round came to."""
 
     edits: int = 0
@@ -40,14 +65,14 @@ class Settled:
         return not self.trouble and not self.refused
 
 
-class Keeper:
+class Reconciler:
     """The rounds of plan and edits."""
 
-    def __init__(self, table: Table, editor: Editor, wish: Callable[[], Wish]) -> None:
+    def __init__(self, table: TableCache, editor: TableThread, wish: Callable[[], DesiredTable]) -> None:
         self.table = table
         self.editor = editor
         self.counts: Counter[str] = Counter()  # of edits, by why: wanted, restored, refused
-        self.last = Settled()
+        self.last = ReconcileResult()
         self._wish = wish
         self._lock = asyncio.Lock()
         self._woken = asyncio.Event()
@@ -62,22 +87,22 @@ class Keeper:
         """Rounds without an end."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), LOOK_EVERY_S)
+                await asyncio.wait_for(self._woken.wait(), POLL_S)
             await self.settle()
-            await asyncio.sleep(BREATH_S)
+            await asyncio.sleep(PAUSE_S)
 
-    async def settle(self) -> Settled:
+    async def settle(self) -> ReconcileResult:
         """One round, now. Raises nothing: what goes wrong is told, logged once, and tried again in the next one."""
         async with self._lock:
             self._woken.clear()
             try:
                 self.last = await self._round()
             except (PylvsError, OSError) as error:
-                self.last = Settled(trouble=str(error), waits=isinstance(error, Busy | Outdated))
+                self.last = ReconcileResult(trouble=str(error), waits=isinstance(error, Busy | TableChanged))
             self._tell_troubles()
             return self.last
 
-    async def _round(self) -> Settled:
+    async def _round(self) -> ReconcileResult:
         for _ in range(ATTEMPTS):
             wish = self._wish()
             plan = await self.editor.do(self.table.plan, wish)
@@ -86,16 +111,16 @@ class Keeper:
                 self._log.warning("the tables were taken away (pylvs down?); making them again", services=count)
             else:
                 self._tell_restored(plan)
-            with contextlib.suppress(Outdated):
+            with contextlib.suppress(TableChanged):
                 return await self._carry_out(plan, wish)
-        raise Outdated("the tables are being edited by others all the time")
+        raise TableChanged("the tables are being edited by others all the time")
 
-    async def _carry_out(self, plan: Plan, wish: Wish) -> Settled:
+    async def _carry_out(self, plan: EditPlan, wish: DesiredTable) -> ReconcileResult:
         if plan.timeouts:
             await self.editor.do(self.table.set_timeouts, plan.timeouts)
-        failures: list[Failure] = []
+        failures: list[RefusedEdit] = []
         rest: Sequence[Edit] = plan.edits
-        budget_s = SLICE_S
+        budget_s = BATCH_S
         while rest:
             begin = time.monotonic()
             count, refused = await self.editor.do(self.table.apply, rest, budget_s)
@@ -103,8 +128,8 @@ class Keeper:
             rest = rest[count:]
             if rest:
                 overhead_s = time.monotonic() - begin - budget_s
-                budget_s = min(max(SLICE_S, 2 * overhead_s), MOST_SLICE_S)
-                await asyncio.sleep(BREATH_S / 10)
+                budget_s = min(max(BATCH_S, 2 * overhead_s), MAX_BATCH_S)
+                await asyncio.sleep(PAUSE_S / 10)
         if plan.news:
             await self.editor.do(self.table.came_true, wish)
         if plan.lost:
@@ -113,20 +138,20 @@ class Keeper:
         self.counts["refused"] += len(failures)
         self.counts["wanted"] += len(plan.edits) - len(plan.restored) - len(failures)
         restored = tuple(str(edit) for edit in plan.edits if edit in plan.restored)
-        return Settled(len(plan.edits) - len(failures), restored, tuple(map(str, failures)))
+        return ReconcileResult(len(plan.edits) - len(failures), restored, tuple(map(str, failures)))
 
-    def _tell_restored(self, plan: Plan) -> None:
+    def _tell_restored(self, plan: EditPlan) -> None:
         restored = [edit for edit in plan.edits if edit in plan.restored]
-        for edit in restored[:MOST_LINES]:
+        for edit in restored[:MAX_LOG_LINES]:
             self._log.warning(f"restored: {edit.undoes}")
-        if len(restored) > MOST_LINES:
-            self._log.warning(f"restored: {len(restored) - MOST_LINES} more")
+        if len(restored) > MAX_LOG_LINES:
+            self._log.warning(f"restored: {len(restored) - MAX_LOG_LINES} more")
 
     def _tell_troubles(self) -> None:
         troubles = (self.last.trouble,) if self.last.trouble else self.last.refused
-        for text in troubles[:MOST_LINES]:
+        for text in troubles[:MAX_LOG_LINES]:
             if text not in self._told:
-                self._log.error(text, retry_in_s=LOOK_EVERY_S)
+                self._log.error(text, retry_in_s=POLL_S)
         if self._told and not troubles:
             self._log.info("the table is as it should be again")
         self._told = troubles

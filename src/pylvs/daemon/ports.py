@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import subprocess
+from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol
 
-from pylvs.daemon.loading import Loaded
+from pylvs.daemon.drains import Drains
+from pylvs.daemon.event_bus import EventBus
+from pylvs.daemon.loading import Loaded, Reloaded
 from pylvs.daemon.options import Options
+from pylvs.daemon.process import ServiceManager
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.daemon.systemd import Manager
-from pylvs.daemon.table.known import Holder
+from pylvs.daemon.table.cache import LongLivedDirector
+from pylvs.daemon.table.reconciler import Reconciler, TableThread
+from pylvs.daemon.virtual_routers import VirtualRouters
+from pylvs.health.engine import Engine
 from pylvs.health.events import Event
 from pylvs.health.outcome import Probe
 from pylvs.model.addresses import Address
@@ -18,10 +24,10 @@ from pylvs.model.checks import Check
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
 
 
-class Outside(Protocol):
-    """What the daemon meets: `pylvs.daemon.outside` on a real machine, something imagined in tests."""
+class HostPort(Protocol):
+    """What the daemon meets: `pylvs.daemon.host_services` on a real machine, something imagined in tests."""
 
-    manager: Manager
+    manager: ServiceManager
 
     def load(self, options: Options) -> Loaded:
         """The configuration in its file. In a thread; raises nothing."""
@@ -29,7 +35,7 @@ class Outside(Protocol):
     def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
         """In words. In a thread."""
 
-    def director(self) -> Holder:
+    def director(self) -> LongLivedDirector:
         """Who holds the tables. In the editor's thread. Raises PylvsError."""
 
     def addresses(self) -> Iterable[Address]:
@@ -61,3 +67,26 @@ class Outside(Protocol):
 
     async def close(self) -> None:
         """End what was begun here, in bounded time."""
+
+
+# --- desk ------------------------------------------------------------------------------------------------------------
+# What the API needs of the daemon; the supervisor is one.
+
+
+class ApiContext(Protocol):
+    """Where questions and words go. Times: wall clock, seconds; 0 before."""
+
+    state: StateDirectory
+    engine: Engine
+    keeper: Reconciler
+    editor: TableThread
+    drains: Drains
+    routers: VirtualRouters
+    news: EventBus
+    loaded: Loaded
+    reloads: Counter[str]  # by result: done, refused
+    started_at: float  # of the first complete table
+    loaded_at: float  # of the configuration in force
+
+    async def reload(self, dry_run: bool = False, allow_empty: bool = False, force: bool = False) -> Reloaded:
+        """Read the file again and run it, as a whole or not at all. Raises Refused."""
