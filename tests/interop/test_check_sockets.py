@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Check, DnsCheck, Pace, PingCheck, Target, TcpCheck, UdpCheck
 from tests.interop.places import inside
@@ -44,7 +43,7 @@ def place() -> Iterator[None]:
 
 def asked(*checks: Check) -> list[Outcome]:
     async def main() -> list[Outcome]:
-        return list(await asyncio.gather(*(probe_of(check, Context())() for check in checks)))
+        return list(await asyncio.gather(*(probe_of(check, CheckContext())() for check in checks)))
 
     return undisturbed(main)
 

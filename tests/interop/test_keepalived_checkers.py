@@ -23,8 +23,7 @@ import pytest
 from pylvs.bench import keepalived as real
 from pylvs.config.building import build
 from pylvs.config.reading import read
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import HttpCheck, Url
 from tests.interop import keepalived
@@ -269,7 +268,7 @@ async def both(folder: Path, told: list[Case]) -> dict[str, tuple[bool, Outcome]
         }
         for case in told:
             case.heard.append([])  # from here on it is us
-        outcomes = await asyncio.gather(*(probe_of(checks[case.server()], Context())() for case in told))
+        outcomes = await asyncio.gather(*(probe_of(checks[case.server()], CheckContext())() for case in told))
         return {case.name: (found[case.server()], ours) for case, ours in zip(told, outcomes, strict=True)}
 
 
@@ -315,7 +314,7 @@ def test_a_digest_is_what_genhash_says() -> None:
             output, _ = await process.communicate()
             digest = output.decode().strip()
             check = HttpCheck(target=target, urls=(Url("/page", digest=digest),))
-            return digest, await probe_of(check, Context())()
+            return digest, await probe_of(check, CheckContext())()
 
     with inside("gh"):
         digest, outcome = asyncio.run(main())

@@ -15,8 +15,7 @@ from typing import Any
 from pylvs.daemon.event_bus import EventBus
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.engine import Engine
-from pylvs.health.history import ServerName
-from pylvs.health.overrides import Standing
+from pylvs.health.events import ServerName, Standing
 from pylvs.host.logs import get_logger
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field

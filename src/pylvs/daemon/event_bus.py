@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from pylvs.health.events import Event
-from pylvs.health.overrides import Override
+from pylvs.health.events import Event, Override
 from pylvs.model.destination import DestinationKey
 
 MAX_QUEUED = 10_000  # lines for one follower who does not read them

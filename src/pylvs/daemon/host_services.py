@@ -17,8 +17,7 @@ from pylvs.daemon.table.cache import LongLivedDirector
 from pylvs.daemon.via_vip import VipChecks
 from pylvs.dataplane.devices import local_addresses
 from pylvs.dataplane.director import open_director
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.events import Event
 from pylvs.health.outcome import Probe
 from pylvs.host.logs import get_logger
@@ -65,7 +64,7 @@ class HostServices:
 
     def probe_of(self, check: Check, service: WantedService, server: WantedServer) -> Probe:
         """The checker's."""
-        context = Context(server.destination.weight, service.virtualhost, self._processes)
+        context = CheckContext(server.destination.weight, service.virtualhost, self._processes)
         if goes_via_vip(check):
             return self._via_vip.probe_of(check, service, server, context)
         return probe_of(check, context)

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.health.history import ServerName
-from pylvs.health.overrides import Override, Standing
+from pylvs.health.events import Override, ServerName, Standing
 from pylvs.health.snapshots import ServiceSnapshot
 from pylvs.model.destination import DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow

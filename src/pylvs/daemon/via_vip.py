@@ -14,8 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.host.logs import get_logger
 from pylvs.model import probe_marks
@@ -71,7 +70,7 @@ class VipChecks:
                 return probe_marks.FIRST + self._last
         return 0
 
-    def probe_of(self, check: Check, service: WantedService, server: WantedServer, context: Context) -> Probe:
+    def probe_of(self, check: Check, service: WantedService, server: WantedServer, context: CheckContext) -> Probe:
         """What makes such a check."""
         vip = _vip(check, service)
         if vip is None:
@@ -81,7 +80,7 @@ class VipChecks:
             return _failing(f"more than {probe_marks.COUNT} servers are checked through virtual addresses")
         return self._through(check, vip, server.destination.key.address, mark, context)
 
-    def _through(self, check: Check, vip: Address, server: Address, mark: int, context: Context) -> Probe:
+    def _through(self, check: Check, vip: Address, server: Address, mark: int, context: CheckContext) -> Probe:
         from pylvs.host.probe_routing import source_towards
 
         made: tuple[Address, Probe] | None = None

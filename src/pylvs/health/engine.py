@@ -12,25 +12,22 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace as with_
 
-from pylvs.health.adoption import adopt_service
-from pylvs.health.assembly import CONFIGURED, Assembly, ProbeOf, Replacement, whom
-from pylvs.health.bulletin import Bulletin
-from pylvs.health.check_state import CheckState
 from pylvs.health.events import (
     ChecksResumed,
     ChecksSuspended,
     Event,
+    EventDispatcher,
     Overridden,
+    Override,
+    ServerName,
+    Standing,
 )
-from pylvs.health.history import ServerName
 from pylvs.health.outcome import Outcome
-from pylvs.health.overrides import Override, Standing
-from pylvs.health.roster import Roster
-from pylvs.health.servers import ServerState
-from pylvs.health.services import ServiceState
-from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot
-from pylvs.health.timetable import Timetable, by_descriptors
-from pylvs.health.views import server_snapshot, service_snapshot
+from pylvs.health.probe_scheduler import ProbeScheduler, descriptor_limit
+from pylvs.health.servers import CheckState, ServerState
+from pylvs.health.services import ServiceRegistry, ServiceState
+from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot, server_snapshot, service_snapshot
+from pylvs.health.state_builder import CONFIGURED, ProbeOf, ReplaceResult, StateBuilder, adopt_service, script_identity
 from pylvs.model.addresses import Address
 from pylvs.model.destination import MAX_WEIGHT, DestinationKey
 from pylvs.model.director import ServiceRow
@@ -59,10 +56,10 @@ class Engine:
     ) -> None:
         self._wall = wall
         self._chance = chance
-        self._timetable = Timetable(by_descriptors() if at_once is None else at_once)
-        self._assembly = Assembly(probe_of, self._outcome)
-        self._bulletin = Bulletin(history)
-        self._roster = Roster({})
+        self._timetable = ProbeScheduler(descriptor_limit() if at_once is None else at_once)
+        self._assembly = StateBuilder(probe_of, self._outcome)
+        self._bulletin = EventDispatcher(history)
+        self._roster = ServiceRegistry({})
         self._here: frozenset[Address] | None = None
         self._answers: dict[CheckState, asyncio.Future[None]] = {}
         self._started = False
@@ -122,7 +119,7 @@ class Engine:
 
     # Configuration
 
-    def replace(self, configuration: Configuration) -> Replacement:
+    def replace(self, configuration: Configuration) -> ReplaceResult:
         """A reload: what did not change keeps its state, timers, history and weight; what it came to.
 
         A changed check starts anew, and its server stays as it was until the first outcome. New services and servers
@@ -236,11 +233,11 @@ class Engine:
 
     # What happens inside
 
-    def _assemble(self, configuration: Configuration) -> Replacement:
+    def _assemble(self, configuration: Configuration) -> ReplaceResult:
         at = self._wall()
-        renew = whom(configuration.settings) != whom(self.configuration.settings)
+        renew = script_identity(configuration.settings) != script_identity(self.configuration.settings)
         built = self._assembly.build(self._roster.services, configuration, renew, at)
-        self._roster, self.configuration = Roster(built.services), configuration
+        self._roster, self.configuration = ServiceRegistry(built.services), configuration
         for state in built.ended:
             self._timetable.remove(state.slot)
             self._answer(state)

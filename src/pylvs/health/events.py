@@ -5,9 +5,43 @@
 
 from __future__ import annotations
 
-from pylvs.health.overrides import Override
+import logging
+from collections import deque
+from collections.abc import Callable, Container, Iterable
+from enum import Enum
+from typing import Any
+
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import DestinationKey
+
+# --- overrides -------------------------------------------------------------------------------------------------------
+# The operator's word about a server, which stands above checks and configuration until it is taken back.
+
+
+class Standing(Enum):
+    """Whether the operator lets a server have connections."""
+
+    ENABLED = "enabled"
+    DRAINED = "drained"  # in the table with weight 0: what is connected stays, nothing new comes
+    DISABLED = "disabled"  # not in the table
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What the operator said of one server of one service."""
+
+    standing: Standing = Standing.ENABLED
+    weight: int | None = None  # instead of the configured one and of what checks make of it
+
+    def __bool__(self) -> bool:
+        """Whether it changes anything."""
+        return self != NO_OVERRIDE
+
+
+NO_OVERRIDE = Override()
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,3 +180,76 @@ class ChecksSuspended(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChecksResumed(Event):
     """The service's address is here (again): checks run."""
+
+
+# --- history ---------------------------------------------------------------------------------------------------------
+# The last things that happened to each server, with their reasons.
+
+
+ServerName = tuple[str, DestinationKey]  # a service's name and a server of it
+
+
+class History:
+    """The last `length` events of each server."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._servers: dict[ServerName, deque[Event]] = {}
+
+    def add(self, event: Event) -> None:
+        """Remember it where it is a server's; the oldest goes."""
+        if isinstance(event, ServerEvent):
+            self._servers.setdefault((event.service, event.server), deque(maxlen=self._length)).append(event)
+
+    def of_server(self, name: ServerName) -> tuple[Event, ...]:
+        """Oldest first."""
+        return tuple(self._servers.get(name, ()))
+
+    def keep(self, servers: Container[ServerName]) -> None:
+        """Forget all others."""
+        self._servers = {name: events for name, events in self._servers.items() if name in servers}
+
+
+# --- bulletin --------------------------------------------------------------------------------------------------------
+# Who is told what: events to those who listen and to the history, and that the table changed to those who keep it.
+
+
+log = logging.getLogger(__name__)
+
+
+class EventDispatcher:
+    """Listeners; the fault of one is its own."""
+
+    def __init__(self, length: int) -> None:
+        self.history = History(length)
+        self.changed = False  # the table, since it was last told
+        self._event_listeners: list[Callable[[Event], None]] = []
+        self._change_listeners: list[Callable[[], None]] = []
+
+    def on_event(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call it with every event from now on; what is returned ends that."""
+        self._event_listeners.append(listener)
+        return lambda: self._event_listeners.remove(listener)
+
+    def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call it after each change of the table; what is returned ends that."""
+        self._change_listeners.append(listener)
+        return lambda: self._change_listeners.remove(listener)
+
+    def tell(self, events: Iterable[Event]) -> None:
+        """Of these events, and then of the table if it changed."""
+        for event in events:
+            self.history.add(event)
+            for heard in tuple(self._event_listeners):
+                _call(heard, event.name, event)
+        if self.changed:
+            self.changed = False
+            for changed in tuple(self._change_listeners):
+                _call(changed, "changes of the table")
+
+
+def _call(listener: Callable[..., None], of_what: str, *arguments: Any) -> None:
+    try:
+        listener(*arguments)
+    except Exception:
+        log.exception("a listener to %s failed", of_what)

@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, SorryServerIn, SorryServerOut
-from pylvs.health.quorum import Quorum
+from pylvs.health.events import (
+    Event,
+    Override,
+    QuorumGained,
+    QuorumLost,
+    ServerDown,
+    ServerName,
+    SorryServerIn,
+    SorryServerOut,
+)
 from pylvs.health.servers import ServerState
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.errors import NoSuchDestination, NoSuchService
 from pylvs.model.wanted import WantedRow, WantedService
+
+# --- quorum ----------------------------------------------------------------------------------------------------------
+# When a service has its quorum: pure arithmetic on the weights that are up.
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """`needed` weight units, give or take `hysteresis` against flapping."""
+
+    needed: int = 1
+    hysteresis: int = 0
+
+    @property
+    def gained_at(self) -> int:
+        """The weight at which a lost quorum is regained."""
+        return self.needed + self.hysteresis
+
+    @property
+    def lost_below(self) -> int:
+        """The weight below which a quorum is lost."""
+        return self.needed - self.hysteresis
+
+    def after(self, up: bool, weight: int) -> bool:
+        """Whether there is a quorum at `weight`, of the weights of all servers that are up, if there was one or not."""
+        return weight >= (self.lost_below if up else self.gained_at)
+
+    def at_start(self, weight: int) -> bool:
+        """The same where nothing was before: as keepalived does, a quorum has to be gained first."""
+        return self.after(False, weight)
+
+
+# --- services --------------------------------------------------------------------------------------------------------
 
 
 class ServiceState:
@@ -164,3 +206,64 @@ class ServiceState:
             initial=initial,
             silent=initial and wanted.sorry_server is None,
         )
+
+
+# --- roster ----------------------------------------------------------------------------------------------------------
+# The services of a configuration by their names, and how an operator's words find their servers.
+
+
+class ServiceRegistry:
+    """Services in the order of the configuration."""
+
+    def __init__(self, services: Mapping[str, ServiceState]) -> None:
+        self.services = services
+
+    def __iter__(self) -> Iterator[ServiceState]:
+        return iter(self.services.values())
+
+    def service(self, name: str) -> ServiceState:
+        """Raises NoSuchService."""
+        if name not in self.services:
+            raise NoSuchService(f"{name}: no such service in the configuration")
+        return self.services[name]
+
+    def servers(self) -> Iterator[ServerState]:
+        """Of all services."""
+        for service in self:
+            yield from service.servers.values()
+
+    def named(self, server: DestinationKey | Address | None, service: str | None) -> tuple[ServerState, ...]:
+        """The servers that these words mean. Raises NoSuchService, NoSuchDestination."""
+        services = tuple(self) if service is None else (self.service(service),)
+        found = tuple(
+            state
+            for each in services
+            for key, state in each.servers.items()
+            if server is None or key == server or key.address == server
+        )
+        if not found and server is not None:
+            where = "any service" if service is None else f"service {service}"
+            raise NoSuchDestination(f"{server}: no such real server in {where} of the configuration")
+        return found
+
+    def has(self, server: ServerState) -> bool:
+        """Whether it is still one of them."""
+        service = self.services.get(server.service)
+        return service is not None and service.servers.get(server.key) is server
+
+    def overrides(self) -> dict[ServerName, Override]:
+        """Everything that the operator said and did not take back."""
+        return {server.name: server.override for server in self.servers() if server.override}
+
+    def restore(self, overrides: Mapping[ServerName, Override]) -> tuple[ServerName, ...]:
+        """Say again what was said before the start; those whom it still concerns."""
+        known = []
+        for (service, key), override in overrides.items():
+            server = self.services[service].servers.get(key) if service in self.services else None
+            if server is not None:
+                server.override = override
+                server.told_weight = server.weight()
+                known.append(server.name)
+        for service in {service for service, _ in known}:
+            self.services[service].prepare()
+        return tuple(known)

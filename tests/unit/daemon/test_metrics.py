@@ -10,7 +10,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from pylvs.daemon.api.metrics import MetricsInput, exposition
-from pylvs.health.overrides import Override
+from pylvs.health.events import Override
 from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.checks import Target, TcpCheck
 from pylvs.model.destination import Destination, DestinationKey

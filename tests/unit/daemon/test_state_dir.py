@@ -23,7 +23,7 @@ from pylvs.daemon.persistence import (
     save_owned,
 )
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.health.overrides import Override, Standing
+from pylvs.health.events import Override, Standing
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow
 from pylvs.model.errors import Busy, PylvsError, Unsupported

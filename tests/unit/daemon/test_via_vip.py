@@ -13,9 +13,9 @@ import pytest
 from pylvs.daemon import via_vip
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.via_vip import DEVICES_FILE, VipChecks
-from pylvs.health.assembly import Assembly
-from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.registry import CheckContext
 from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.state_builder import StateBuilder
 from pylvs.host import probe_routing
 from pylvs.model import checks
 from pylvs.model.addresses import Address
@@ -104,7 +104,7 @@ def test_where_there_is_no_virtual_address_the_check_says_so() -> None:
     marked = WantedService("fwmark 7", (ServiceKey.of_mark(7),), servers=(server(11),))
     made = configured(marked)
     assert made.rows == ()
-    probe = made.probe_of(marked.servers[0].checks[0], marked, marked.servers[0], Context())
+    probe = made.probe_of(marked.servers[0].checks[0], marked, marked.servers[0], CheckContext())
     assert asyncio.run(_once(probe)) == Outcome(False, "fwmark 7 has no virtual address to check through")
 
 
@@ -117,7 +117,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Check]:
     """The checks that are made in the end, instead of making them."""
     made: list[Check] = []
 
-    def probe_of(check: Check, context: Context) -> Probe:
+    def probe_of(check: Check, context: CheckContext) -> Probe:
         made.append(check)
 
         async def ask() -> Outcome:
@@ -133,7 +133,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Check]:
 def test_the_check_goes_to_the_virtual_address_with_the_servers_mark(asked: list[Check]) -> None:
     wanted = service(replace(server(11), checks=(_check(device="eth0", mark=9, port=8080),)), server(12))
     made = configured(wanted)
-    probe = made.probe_of(wanted.servers[0].checks[0], wanted, wanted.servers[0], Context())
+    probe = made.probe_of(wanted.servers[0].checks[0], wanted, wanted.servers[0], CheckContext())
     for _ in range(3):
         assert asyncio.run(_once(probe)) == Outcome(True, f"through {VIP}: connected", 5)
     (check,) = asked  # made once, as long as its source is the same
@@ -153,7 +153,7 @@ def test_a_source_that_is_named_and_an_address_of_a_group_are_heeded(asked: list
         keys=tuple(ServiceKey(Protocol.TCP, address, 25) for address in (VIP, other)),
     )
     made = configured(wanted)
-    asyncio.run(_once(made.probe_of(check, wanted, wanted.servers[0], Context())))
+    asyncio.run(_once(made.probe_of(check, wanted, wanted.servers[0], CheckContext())))
     (found,) = asked
     assert isinstance(found, SmtpCheck)
     assert found.targets == (Target(other, 25, source=named, mark=FIRST),)
@@ -167,7 +167,7 @@ def test_without_an_address_to_ask_from_the_check_fails_with_the_reason(
 
     monkeypatch.setattr(probe_routing, "source_towards", nothing)
     wanted = service(server(11))
-    probe = configured(wanted).probe_of(wanted.servers[0].checks[0], wanted, wanted.servers[0], Context())
+    probe = configured(wanted).probe_of(wanted.servers[0].checks[0], wanted, wanted.servers[0], CheckContext())
     assert asyncio.run(_once(probe)) == Outcome(False, "no address of its own")
 
 
@@ -181,7 +181,7 @@ def test_such_checks_are_never_shared_between_services() -> None:
         asked.append(service.name)
         return lambda: _once(probe_of(check, service, server))
 
-    Assembly(probe_of, lambda state, outcome: 0.0).build({}, Configuration((first, second)), False, 0.0)
+    StateBuilder(probe_of, lambda state, outcome: 0.0).build({}, Configuration((first, second)), False, 0.0)
     assert asked == [first.name, second.name]
     assert checks.goes_via_vip(check)
 

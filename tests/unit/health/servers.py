@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any, TypeVar
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Check, Pace, Target
 from tests.waiting import until_async
@@ -212,12 +211,12 @@ def asked(
     *,
     host: str = V4,
     tls: ssl.SSLContext | None = None,
-    context: Context | None = None,
+    context: CheckContext | None = None,
 ) -> Outcome:
     """What one probe of a check says about a server that does this."""
 
     async def main() -> Outcome:
         async with tcp(handler, host, tls) as target:
-            return await probe_of(check(target), context or Context())()
+            return await probe_of(check(target), context or CheckContext())()
 
     return undisturbed(main)

@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.health.checkers.agent import Standing
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.failures import CheckFailed
-from pylvs.health.checkers.registry import probe_of
-from pylvs.health.outcome import Outcome
+from pylvs.health.checkers.agent import AgentState
+from pylvs.health.checkers.registry import CheckContext, probe_of
+from pylvs.health.outcome import Outcome, ProbeFailed
 from pylvs.model.checks import AgentCheck, Pace, Target
 from tests.unit.health.servers import PATIENT, TIMED_OUT, Handler, asked, lapse, tcp, undisturbed
 
@@ -34,8 +32,8 @@ def agent(*lines: bytes, hold: bool = False) -> Handler:
     return handler
 
 
-def of(weight: int) -> Context:
-    return Context(weight=weight)
+def of(weight: int) -> CheckContext:
+    return CheckContext(weight=weight)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +60,7 @@ def of(weight: int) -> Context:
     ],
 )
 def test_what_its_words_mean(line: str, outcome: Outcome) -> None:
-    standing = Standing()
+    standing = AgentState()
     standing.hear(line)
     assert standing.outcome(20) == outcome
 
@@ -77,8 +75,8 @@ def test_what_its_words_mean(line: str, outcome: Outcome) -> None:
     ],
 )
 def test_what_it_may_not_say(line: str, reason: str) -> None:
-    with pytest.raises(CheckFailed, match=f"^{reason}$"):
-        Standing().hear(line)
+    with pytest.raises(ProbeFailed, match=f"^{reason}$"):
+        AgentState().hear(line)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +84,7 @@ def test_what_it_may_not_say(line: str, reason: str) -> None:
     [(1, 75, 1), (1, 1, 1), (3, 50, 2), (100, 33, 33), (0, 50, 0), (2**31 - 1, 999_999_999, 2**31 - 1)],
 )
 def test_a_share_is_rounded_but_not_down_to_nothing(configured: int, percent: int, weight: int) -> None:
-    standing = Standing()
+    standing = AgentState()
     standing.hear(f"{percent}%")
     assert standing.outcome(configured).weight == weight
 
@@ -147,10 +145,10 @@ def test_an_agent_that_cannot_be_asked_is_a_failure() -> None:
 
 @given(st.text(max_size=60), st.integers(0, 2**31 - 1))
 def test_no_words_make_the_checker_fail(line: str, configured: int) -> None:
-    standing = Standing()
+    standing = AgentState()
     try:
         standing.hear(line)
-    except CheckFailed:
+    except ProbeFailed:
         return
     outcome = standing.outcome(configured)
     assert outcome.weight is None or 0 <= outcome.weight < 2**31

@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.dns import judged as judged_dns
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.dns import judge_response as judged_dns
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Check, DnsCheck, Pace, Pattern, Target, UdpCheck
 from tests.unit.health.servers import PATIENT, TIMED_OUT, V4, V6, Datagrams, Reply, closed, lapse, udp, undisturbed
@@ -27,7 +26,7 @@ def asked(check: Callable[[Target], Check], reply: Reply, host: str = V4) -> tup
 
     async def main() -> tuple[Outcome, Datagrams]:
         async with udp(reply, host) as (target, server):
-            return await probe_of(check(target), Context())(), server
+            return await probe_of(check(target), CheckContext())(), server
 
     return undisturbed(main)
 
@@ -67,7 +66,7 @@ def test_a_closed_port_is_refused_by_icmp(kind: type[UdpCheck | DnsCheck], host:
 
 
 async def ask(check: Check) -> Outcome:
-    return await probe_of(check, Context())()
+    return await probe_of(check, CheckContext())()
 
 
 WILD = Pattern(b"\x61\x60", b"\xff\xf0")

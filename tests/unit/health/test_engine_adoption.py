@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pylvs.health.events import Override, Standing
 from pylvs.health.outcome import Outcome
-from pylvs.health.overrides import Override, Standing
 from pylvs.model.checks import MiscCheck
 from pylvs.model.scripts import Script
 from tests.unit.health.stage import PACE, Stage, found, key, server, service, unchecked, vip

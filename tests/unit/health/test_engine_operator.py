@@ -7,8 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.health.events import Overridden, WeightChanged
-from pylvs.health.overrides import Override, Standing
+from pylvs.health.events import Overridden, Override, Standing, WeightChanged
 from pylvs.model.errors import NoSuchDestination, NoSuchService, OutOfRange
 from tests.unit.health.stage import PACE, Stage, key, server, service, tcp, vip
 

@@ -9,9 +9,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pylvs.health.events import QuorumGained, QuorumLost, ServerDown, ServerUp, SorryServerIn, SorryServerOut
+from pylvs.health.events import (
+    Override,
+    QuorumGained,
+    QuorumLost,
+    ServerDown,
+    ServerUp,
+    SorryServerIn,
+    SorryServerOut,
+    Standing,
+)
 from pylvs.health.outcome import Outcome
-from pylvs.health.overrides import Override, Standing
 from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot
 from pylvs.model.checks import Check, MiscCheck
 from pylvs.model.destination import Destination

@@ -9,9 +9,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from pylvs.health.checkers.context import Context
 from pylvs.health.checkers.http import request
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import HttpCheck, Pace, Target, Url
 from tests.unit.health.servers import (
@@ -87,7 +86,7 @@ def test_the_nearest_virtual_host_is_asked_for(url: str, check: str, surrounding
     outcome = asked(
         lambda target: HttpCheck(target=target, urls=(Url("/", virtualhost=url),), virtualhost=check, pace=PATIENT),
         handler,
-        context=Context(virtualhost=surroundings),
+        context=CheckContext(virtualhost=surroundings),
     )
     assert outcome.ok
     assert f"\r\nHost: {name}\r\n".encode() in heard[0]
@@ -261,7 +260,7 @@ def test_a_closed_port_is_refused() -> None:
 
 
 async def probe_now(check: HttpCheck) -> Outcome:
-    return await probe_of(check, Context())()
+    return await probe_of(check, CheckContext())()
 
 
 def test_an_impossible_expression_is_named() -> None:

@@ -8,9 +8,8 @@ from typing import cast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.health.checkers.conversation import Conversation
-from pylvs.health.checkers.failures import CheckFailed
-from pylvs.health.checkers.http_answer import Reader, read_body
+from pylvs.health.checkers.http_response import ResponseReader, read_body
+from pylvs.health.outcome import ProbeFailed
 
 
 class Pieces:
@@ -30,11 +29,11 @@ def read(pieces: list[bytes]) -> tuple[object, ...]:
     """What comes of them: status, header, body and digests, or why it failed."""
 
     async def main() -> tuple[object, ...]:
-        reader = Reader(cast("Conversation", Pieces(pieces)))
+        reader = ResponseReader(cast("Conversation", Pieces(pieces)))
         try:
             answer = await reader.head()
             await read_body(reader, answer, digest=True, keep=True)
-        except CheckFailed as error:
+        except ProbeFailed as error:
             return (str(error),)
         return answer.status, answer.head, answer.body, answer.digests
 

@@ -10,8 +10,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import HttpCheck, Pace, Target, Url
 from tests.unit.health.servers import PATIENT, TIMED_OUT, V4, Handler, asked, hangs, says, undisturbed
@@ -101,7 +100,7 @@ def raw_tls_end(tls: ssl.SSLContext, compliant: bool) -> tuple[Outcome, str]:
 
         async def main() -> Outcome:
             serving = asyncio.get_running_loop().run_in_executor(None, serve)
-            outcome = await probe_of(HttpCheck(target=target, urls=(url,), tls=True, pace=PATIENT), Context())()
+            outcome = await probe_of(HttpCheck(target=target, urls=(url,), tls=True, pace=PATIENT), CheckContext())()
             await serving
             return outcome
 

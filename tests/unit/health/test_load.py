@@ -8,14 +8,13 @@ from dataclasses import replace
 import pytest
 
 from pylvs.health.checkers import load
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import LoadCheck, LoadSource
 from tests.unit.health.servers import PATIENT, TIMED_OUT, Handler, closed, hangs, says, silent, tcp, undisturbed
 from tests.unit.health.test_load_page import page
 
-WEIGHT = Context(weight=100)
+WEIGHT = CheckContext(weight=100)
 
 
 def pages(*bodies: bytes) -> Handler:
@@ -56,7 +55,7 @@ def test_the_smoothed_load_is_told_too() -> None:
 
 
 def test_busy_processors_are_known_after_the_first_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "BETWEEN_S", 0.0)
+    monkeypatch.setattr(load, "SECOND_PAGE_AFTER_S", 0.0)
     handler = pages(
         page(idle=100, other=10), page(idle=107, other=11), page(idle=107, other=11), page(idle=114, other=11)
     )

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.health.checkers.load_page import CpuTimes, Selector, Unreadable, reading
+from pylvs.health.checkers.load import CpuTimes, Selector, Unreadable, parse_page
 from pylvs.model.checks import LoadCheck, LoadSource, Target
 
 LOAD1 = LoadCheck(target=Target(ip_address("127.0.0.1"), 9100))
@@ -33,15 +33,15 @@ def page(load1: float = 1.5, cores: int = 4, idle: float = 100.0, other: float =
 
 
 def busy(before: bytes, after: bytes) -> float | None:
-    one, other = (reading(each, BUSY, None) for each in (before, after))
+    one, other = (parse_page(each, BUSY, None) for each in (before, after))
     assert isinstance(one, CpuTimes)
     assert isinstance(other, CpuTimes)
     return other.busy_since(one)
 
 
 def test_load1_is_shared_among_the_processors() -> None:
-    assert reading(page(1.5, 4), LOAD1, None) == 0.375
-    assert reading(page(1.5, 1), LOAD1, None) == 1.5
+    assert parse_page(page(1.5, 4), LOAD1, None) == 0.375
+    assert parse_page(page(1.5, 1), LOAD1, None) == 1.5
 
 
 def test_busy_is_what_was_not_idle_between_two_pages() -> None:
@@ -84,14 +84,14 @@ jobs_waiting 3
 requests_total 12
 odd{text="a \\"quoted\\" {word}"} 1
 """
-    assert reading(text, METRIC, Selector.of(metric)) == value
+    assert parse_page(text, METRIC, Selector.of(metric)) == value
 
 
 @pytest.mark.parametrize("check", [LOAD1, BUSY, METRIC])
 @pytest.mark.parametrize(("text", "value"), [(b"0.73\n", 0.73), (b"12", 12), (b" 1e2 \r\n", 100), (b"0", 0)])
 def test_a_page_that_is_one_number_is_the_load(check: LoadCheck, text: bytes, value: float) -> None:
     selector = Selector.of("jobs_waiting") if check is METRIC else None
-    assert reading(text, check, selector) == value
+    assert parse_page(text, check, selector) == value
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_page_that_is_one_number_is_the_load(check: LoadCheck, text: bytes, va
 )
 def test_what_a_page_lacks_is_named(check: LoadCheck, text: bytes, words: str) -> None:
     with pytest.raises(Unreadable, match=words.replace("{", r"\{")):
-        reading(text, check, Selector.of('jobs{pool="web"}') if check is METRIC else None)
+        parse_page(text, check, Selector.of('jobs{pool="web"}') if check is METRIC else None)
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"node_load1 ", b'node_cpu_seconds_total{cpu="0",mode="idle"} ']))
@@ -137,7 +137,7 @@ def test_no_page_makes_a_traceback(noise: bytes, begin: bytes) -> None:
 def told(page: bytes, check: LoadCheck) -> float | CpuTimes | str:
     """What is read, or why it is not."""
     try:
-        return reading(page, check, None)
+        return parse_page(page, check, None)
     except Unreadable as unreadable:
         return str(unreadable)
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.health.checkers.load_weight import LoadRule, LoadState
+from pylvs.health.checkers.load import LoadRule, LoadState
 from pylvs.model.destination import MAX_WEIGHT
 
 rules = st.builds(

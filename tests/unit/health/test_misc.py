@@ -7,9 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from pylvs.health.checkers.context import Context
 from pylvs.health.checkers.misc import outcome
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.host.processes import Ended, Processes
 from pylvs.model.checks import MiscCheck, Pace
@@ -51,7 +50,7 @@ def asked(check: MiscCheck, times: int = 1, processes: Processes | None = None) 
     async def whole() -> list[Outcome]:
         runner = processes or Processes()
         try:
-            ask = probe_of(check, Context(processes=runner))
+            ask = probe_of(check, CheckContext(processes=runner))
             return [await ask() for _ in range(times)]
         finally:
             await runner.close()

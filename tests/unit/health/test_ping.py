@@ -8,9 +8,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from pylvs.health.checkers.context import Context
 from pylvs.health.checkers.ping import EchoKind, is_reply, summed
-from pylvs.health.checkers.registry import probe_of
+from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Pace, PingCheck, Target
@@ -21,7 +20,7 @@ HERE: list[Address] = [IPv4Address(V4), IPv6Address(V6)]
 
 def pinged(*targets: Target, pace: Pace = PATIENT) -> list[Outcome]:
     async def main() -> list[Outcome]:
-        probes = [probe_of(PingCheck(target=target, pace=pace), Context()) for target in targets]
+        probes = [probe_of(PingCheck(target=target, pace=pace), CheckContext()) for target in targets]
         return list(await asyncio.gather(*(probe() for probe in probes)))
 
     return undisturbed(main)

@@ -13,10 +13,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.failures import failure, quoted, words_of
-from pylvs.health.checkers.registry import probe_of
-from pylvs.health.outcome import Outcome
+from pylvs.health.checkers.registry import CheckContext, probe_of
+from pylvs.health.outcome import Outcome, errno_failure, errno_text, quoted
 from pylvs.model.checks import Pace, Target, TcpCheck
 from tests.unit.health.servers import HASTY, PATIENT, V4, V6, asked, closed, open_files, silent, tcp, undisturbed
 
@@ -30,7 +28,7 @@ def outcome_at(target: Target, pace: Pace = PATIENT) -> Outcome:
 
 
 async def probe_once(target: Target, pace: Pace = PATIENT) -> Outcome:
-    return await probe_of(tcp_check(target, pace), Context())()
+    return await probe_of(tcp_check(target, pace), CheckContext())()
 
 
 @pytest.mark.parametrize("host", [V4, V6])
@@ -213,10 +211,10 @@ def test_open_files_notices_what_is_left_open() -> None:
 
 @pytest.mark.parametrize("code", sorted(errno.errorcode))
 def test_every_errno_has_words(code: int) -> None:
-    words = words_of(code)
+    words = errno_text(code)
     assert words
     assert "\n" not in words
-    assert str(failure(code, "while sending")) == f"{words} while sending"
+    assert str(errno_failure(code, "while sending")) == f"{words} while sending"
 
 
 def test_what_a_server_sent_is_quoted_on_one_line() -> None:

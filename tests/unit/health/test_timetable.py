@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from pylvs.health.outcome import Outcome, Probe
-from pylvs.health.timetable import BATCH, Slot, Timetable, by_descriptors
+from pylvs.health.probe_scheduler import BATCH, ProbeScheduler, ScheduledProbe, descriptor_limit
 from tests.unit.health.clock import START_S, FakeTimeLoop
 from tests.unit.health.stage import OK, PACE, Stage, server, service
 
@@ -21,12 +21,12 @@ class Diary:
 
     def __init__(self, loop: FakeTimeLoop, at_once: int = 0) -> None:
         self.loop = loop
-        self.timetable = Timetable(at_once)
+        self.timetable = ProbeScheduler(at_once)
         self.begun: list[float] = []
         self.most = 0
         self.cancelled = 0
 
-    def slot(self, every_s: float = 10, takes_s: float = 0) -> Slot:
+    def slot(self, every_s: float = 10, takes_s: float = 0) -> ScheduledProbe:
         """One that probes so often."""
 
         async def probe() -> Outcome:
@@ -41,8 +41,8 @@ class Diary:
 
         return self.of(probe, lambda outcome: every_s)
 
-    def of(self, probe: Probe, done: Callable[[Outcome], float]) -> Slot:
-        slot = Slot(probe)
+    def of(self, probe: Probe, done: Callable[[Outcome], float]) -> ScheduledProbe:
+        slot = ScheduledProbe(probe)
         slot.done = done
         return slot
 
@@ -110,7 +110,7 @@ def test_no_more_run_at_once_than_may_and_all_have_their_turn(loop: FakeTimeLoop
 
 def test_some_descriptors_are_left_for_the_rest() -> None:
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert by_descriptors() == descriptors * 3 // 4
+    assert descriptor_limit() == descriptors * 3 // 4
 
 
 def test_who_waits_for_a_turn_may_be_removed_or_hastened_meanwhile(loop: FakeTimeLoop) -> None:

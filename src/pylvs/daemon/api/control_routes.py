@@ -14,7 +14,7 @@ from pylvs.daemon.event_bus import encode_event
 from pylvs.daemon.loading import Refused
 from pylvs.daemon.ports import ApiContext
 from pylvs.daemon.table.reconciler import ReconcileResult
-from pylvs.health.history import ServerName
+from pylvs.health.events import ServerName
 from pylvs.model.destination import SERVER_PATTERN, server_named
 from pylvs.model.errors import OutOfRange
 

@@ -16,7 +16,7 @@ from pylvs.daemon.api.operations import Field, Operation, json_response
 from pylvs.daemon.event_bus import json_line
 from pylvs.daemon.loading import errors
 from pylvs.daemon.ports import ApiContext
-from pylvs.health.overrides import Standing
+from pylvs.health.events import Standing
 from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapshot
 from pylvs.model.destination import DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow, unattached

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import re
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.conversation import Conversation
-from pylvs.health.checkers.failures import CheckFailed, quoted
-from pylvs.health.checkers.sockets import Endpoint, Limit
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers.sockets import Deadline, Endpoint
+from pylvs.health.checkers.tcp_stream import TcpStream
+from pylvs.health.outcome import Outcome, Probe, ProbeFailed, quoted
 from pylvs.model.checks import AgentCheck
 from pylvs.model.destination import MAX_WEIGHT
 
@@ -24,7 +23,7 @@ _PERCENT = re.compile(r"([0-9]{1,9})%")
 _DOWN_WORDS = ("down", "fail", "stopped")
 
 
-class Standing:
+class AgentState:
     """All that an agent has said so far."""
 
     def __init__(self) -> None:
@@ -38,10 +37,10 @@ class Standing:
         said, _, description = line.partition("\r")[0].partition("#")
         words = [word for word in _SEPARATORS.split(said.strip()) if word]
         if not words:
-            raise CheckFailed("the agent said nothing")
+            raise ProbeFailed("the agent said nothing")
         self.ignored = [word for word in words if not self._take(word.lower(), description.strip())]
         if len(self.ignored) == len(words) and not all(word.lower().startswith("maxconn:") for word in words):
-            raise CheckFailed(f"the agent said {quoted(line.encode())}, which is none of its words")
+            raise ProbeFailed(f"the agent said {quoted(line.encode())}, which is none of its words")
 
     def _take(self, word: str, description: str) -> bool:
         if word in ("ready", "drain", "maint"):
@@ -76,19 +75,19 @@ def _share(configured: int, percent: int) -> int:
     return max((configured * percent + 50) // 100, 1) if configured and percent else 0
 
 
-def probe(check: AgentCheck, context: Context) -> Probe:
+def probe(check: AgentCheck, context: CheckContext) -> Probe:
     """Asks, and remembers what was said."""
     endpoint = Endpoint(check.target)
-    standing = Standing()
+    standing = AgentState()
 
     async def ask() -> Outcome:
         try:
-            with await Conversation.open(endpoint, Limit(check.pace.timeout_s)) as conversation:
+            with await TcpStream.open(endpoint, Deadline(check.pace.timeout_s)) as conversation:
                 if check.send:
                     await conversation.send(check.send)
                 line = await conversation.line(_LONGEST_LINE, "waiting for the agent's words")
             standing.hear(line.decode("ascii", "replace"))
-        except CheckFailed as error:
+        except ProbeFailed as error:
             return error.outcome()
         return standing.outcome(context.weight)
 

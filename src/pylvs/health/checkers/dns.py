@@ -9,17 +9,15 @@ import dns.message
 import dns.rcode
 import dns.rdatatype
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.datagrams import answer, send
-from pylvs.health.checkers.failures import CheckFailed, quoted
-from pylvs.health.checkers.sockets import Endpoint, Limit
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers.sockets import Deadline, Endpoint, receive_datagram, send_datagram
+from pylvs.health.outcome import Outcome, Probe, ProbeFailed, quoted
 from pylvs.model.checks import DnsCheck
 
 _RESPONSE = 0x80  # of the third byte
 
 
-def probe(check: DnsCheck, context: Context) -> Probe:
+def probe(check: DnsCheck, context: CheckContext) -> Probe:
     """Asks once; answers to other questions are passed over."""
     endpoint = Endpoint(check.target)
     asked = f"{check.name} {check.type}"
@@ -31,7 +29,7 @@ def probe(check: DnsCheck, context: Context) -> Probe:
     async def ask() -> Outcome:
         if not question:
             return trouble
-        limit = Limit(check.pace.timeout_s)
+        limit = Deadline(check.pace.timeout_s)
         identity = os.urandom(2)
 
         def is_mine(data: bytes) -> bool:
@@ -39,16 +37,16 @@ def probe(check: DnsCheck, context: Context) -> Probe:
 
         try:
             with endpoint.correspondence() as sock:
-                send(sock, identity + question[2:])
-                data = await answer(sock, limit, is_mine)
-        except CheckFailed as error:
+                send_datagram(sock, identity + question[2:])
+                data = await receive_datagram(sock, limit, is_mine)
+        except ProbeFailed as error:
             return error.outcome()
-        return limit.expired("waiting for the answer").outcome() if data is None else judged(data, asked)
+        return limit.expired("waiting for the answer").outcome() if data is None else judge_response(data, asked)
 
     return ask
 
 
-def judged(data: bytes, asked: str) -> Outcome:
+def judge_response(data: bytes, asked: str) -> Outcome:
     """What an answer says: only its code counts, for that is what every server fills in alike."""
     try:
         code = dns.message.from_wire(data, question_only=True, ignore_trailing=True).rcode()

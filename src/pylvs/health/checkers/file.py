@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.failures import words_of
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.outcome import Outcome, Probe, errno_text
 from pylvs.model.checks import FileCheck
 from pylvs.model.destination import MAX_WEIGHT
 
@@ -16,20 +15,20 @@ _LONGEST = 64  # bytes that are read
 _LOWEST, _HIGHEST = -(1 << 31), (1 << 31) - 1
 
 
-def probe(check: FileCheck, context: Context) -> Probe:
+def probe(check: FileCheck, context: CheckContext) -> Probe:
     """Reads the file; a file in memory or on a disk, for what blocks blocks all checks."""
 
     async def ask() -> Outcome:
         try:
             text = _read(check.path)
         except OSError as error:
-            text, trouble = b"", f"{words_of(error.errno or 0)}: {check.path} counts as 0"
+            text, trouble = b"", f"{errno_text(error.errno or 0)}: {check.path} counts as 0"
         else:
             trouble = ""
         number = number_in(text)
         if not _LOWEST <= number <= _HIGHEST:
             return Outcome(False, f"{number} in {check.path} is beyond all numbers and is ignored", inconclusive=True)
-        outcome = judged(number, check, context.weight)
+        outcome = judge_number(number, check, context.weight)
         return Outcome(outcome.ok, trouble, outcome.weight) if trouble else outcome
 
     return ask
@@ -53,7 +52,7 @@ def number_in(text: bytes) -> int:
     return int(found[1].decode() + digits, 8 if octal else 0)
 
 
-def judged(number: int, check: FileCheck, configured: int) -> Outcome:
+def judge_number(number: int, check: FileCheck, configured: int) -> Outcome:
     """What a number means for a server of this configured weight."""
     if not check.weight:
         good = (number == 0) is not check.reverse

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.conversation import Conversation
-from pylvs.health.checkers.failures import CheckFailed
-from pylvs.health.checkers.http_answer import Answer, Reader, TooLong, read_body
-from pylvs.health.checkers.sockets import Endpoint, Limit
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.checkers.http_response import BodyTooLong, HttpResponse, ResponseReader, read_body
+from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers.sockets import Deadline, Endpoint
+from pylvs.health.checkers.tcp_stream import TcpStream
+from pylvs.health.outcome import Outcome, Probe, ProbeFailed
 from pylvs.host.pcre2 import MatchFailed, Regex
 from pylvs.model.addresses import endpoint as written
 from pylvs.model.checks import HttpCheck, Url
@@ -23,7 +22,7 @@ _AT_ONCE = 1 << 16  # bytes in which an expression is searched without leaving t
 _CONNECTION = {"C": "close", "K": "keep-alive"}
 
 
-def probe(check: HttpCheck, context: Context) -> Probe:
+def probe(check: HttpCheck, context: CheckContext) -> Probe:
     """Asks for the pages one after another, as far as all is well."""
     endpoint = Endpoint(check.target)
     try:
@@ -36,7 +35,7 @@ def probe(check: HttpCheck, context: Context) -> Probe:
         for page in pages:
             try:
                 reasons.append(await page.good())
-            except CheckFailed as error:
+            except ProbeFailed as error:
                 path = f"{page.path}: " if len(pages) > 1 else ""
                 return Outcome(False, f"{path}{error}", inconclusive=error.inconclusive)
         return Outcome(True, "; ".join(dict.fromkeys(reasons)))
@@ -77,18 +76,18 @@ class _Page:
 
     async def good(self) -> str:
         """Why the page is good. Raises CheckFailed if it is not."""
-        limit = Limit(self._timeout_s)
-        with await Conversation.open(self._endpoint, limit) as conversation:
+        limit = Deadline(self._timeout_s)
+        with await TcpStream.open(self._endpoint, limit) as conversation:
             conversation.close_notify = self._url.tls_compliant
             if self._tls:
                 await conversation.start_tls(self._server_name)
             await conversation.send(self._request)
-            reader = Reader(conversation)
+            reader = ResponseReader(conversation)
             answer = await reader.head()
             self._judge_status(answer)
             try:
                 await read_body(reader, answer, bool(self._digest), self._regex is not None)
-            except TooLong as error:
+            except BodyTooLong as error:
                 if self._digest or self._regex:
                     raise
                 answer.remark = f"{error}, not read on"
@@ -96,17 +95,17 @@ class _Page:
         await self._judge_text(answer)
         return f"status {answer.status}" + (f" ({answer.remark})" if answer.remark else "")
 
-    def _judge_status(self, answer: Answer) -> None:
+    def _judge_status(self, answer: HttpResponse) -> None:
         if not any(first <= answer.status <= last for first, last in self._url.statuses):
             good = " ".join(f"{first}-{last}" if first != last else f"{first}" for first, last in self._url.statuses)
-            raise CheckFailed(f"status {answer.status}, not {good}")
+            raise ProbeFailed(f"status {answer.status}, not {good}")
 
-    def _judge_digest(self, answer: Answer) -> None:
+    def _judge_digest(self, answer: HttpResponse) -> None:
         if self._digest and self._digest not in answer.digests:
             remark = f" ({answer.remark})" if answer.remark else ""
-            raise CheckFailed(f"digest {answer.digests[0]}, not {self._digest}{remark}")
+            raise ProbeFailed(f"digest {answer.digests[0]}, not {self._digest}{remark}")
 
-    async def _judge_text(self, answer: Answer) -> None:
+    async def _judge_text(self, answer: HttpResponse) -> None:
         """The expression must be found in the body, or in head and body together; or, told so, not in the body.
 
         keepalived searches head and body together where they came in one packet, else the body alone.
@@ -117,7 +116,7 @@ class _Page:
         if not found and not self._url.regex_no_match:
             found = await self._found(answer.head + answer.body)
         if found is self._url.regex_no_match:
-            raise CheckFailed(f"the text {'matches' if found else 'does not match'} '{self._url.regex}'")
+            raise ProbeFailed(f"the text {'matches' if found else 'does not match'} '{self._url.regex}'")
 
     async def _found(self, text: bytes) -> bool:
         assert self._regex is not None
@@ -127,7 +126,7 @@ class _Page:
                 return self._regex.matches(*arguments)
             return await asyncio.get_running_loop().run_in_executor(None, self._regex.matches, *arguments)
         except MatchFailed as error:
-            raise CheckFailed(f"'{self._url.regex}': {error}") from None
+            raise ProbeFailed(f"'{self._url.regex}': {error}") from None
 
 
 def _without_port(host: str) -> str:

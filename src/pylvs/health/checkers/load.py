@@ -6,22 +6,221 @@ It reads what Prometheus would: node_exporter's page, or one of the operator's o
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.conversation import Conversation
-from pylvs.health.checkers.failures import CheckFailed
-from pylvs.health.checkers.http_answer import Reader, read_body
-from pylvs.health.checkers.load_page import CpuTimes, Selector, Unreadable, reading
-from pylvs.health.checkers.load_weight import LoadRule, LoadState
-from pylvs.health.checkers.sockets import Endpoint, Limit
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.checkers.http_response import ResponseReader, read_body
+from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers.sockets import Deadline, Endpoint
+from pylvs.health.checkers.tcp_stream import TcpStream
+from pylvs.health.outcome import Outcome, Probe, ProbeFailed
 from pylvs.model.addresses import endpoint as written
 from pylvs.model.checks import LoadCheck, LoadSource
+from pylvs.model.dataclass import dataclass, field
 
-BETWEEN_S = 1.0  # the first two pages, where it takes two to tell a load
+# --- load page -------------------------------------------------------------------------------------------------------
+# A server's load out of a page of metrics: Prometheus's text format, or nothing but one number.
 
 
-def probe(check: LoadCheck, context: Context) -> Probe:
+if TYPE_CHECKING:
+    from prometheus_client.samples import Sample
+
+LOAD1, CPU_SECONDS = "node_load1", "node_cpu_seconds_total"
+_MAX_NUMBER = 64  # bytes
+_MAX_LINES = 20_000  # of one metric: 2048 processors in 8 modes are fewer
+_METRICS = {LoadSource.LOAD1_PER_CORE: (LOAD1, CPU_SECONDS), LoadSource.CPU_BUSY: (CPU_SECONDS,)}
+
+
+class Unreadable(Exception):
+    """What a page lacks, in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
+class CpuTimes:
+    """Seconds since the server's start, by processor: all, and those of them in which it had nothing to do."""
+
+    total: Mapping[str, float]
+    idle: Mapping[str, float]
+
+    def busy_since(self, before: CpuTimes) -> float | None:
+        """The busy share, 0 to 1, since an earlier page: waiting for disks counts as busy.
+
+        None where none can be told: no time passed, the server was started again, or processors came or went.
+        """
+        if self.total.keys() != before.total.keys():
+            return None
+        spent = [self.total[cpu] - before.total[cpu] for cpu in self.total]
+        if min(spent, default=0.0) < 0 or sum(spent) <= 0:
+            return None
+        idle = sum(self.idle.values()) - sum(before.idle.values())
+        return min(max(1 - idle / sum(spent), 0.0), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A metric by its name and some of its labels, as Prometheus writes them: `queue{pool="web"}`."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, text: str) -> Selector:
+        """Raises Unreadable."""
+        samples = list(_samples(f"{text} 0\n", f"'{text}'"))
+        if len(samples) != 1:
+            raise Unreadable(f"'{text}' names no metric")
+        return cls(samples[0].name, samples[0].labels)
+
+    def value(self, samples: Iterable[Sample]) -> float:
+        """The sum of all samples that have the name and these labels. Raises Unreadable where there are none."""
+        found = [
+            sample.value
+            for sample in samples
+            if sample.name == self.name and self.labels.items() <= sample.labels.items()
+        ]
+        if not found:
+            labels = ",".join(f'{name}="{value}"' for name, value in self.labels.items())
+            raise Unreadable(f"the page has no {self.name}" + (f"{{{labels}}}" if labels else ""))
+        return _finite(sum(found), self.name)
+
+
+def parse_page(page: bytes, check: LoadCheck, selector: Selector | None) -> float | CpuTimes:
+    """The load that a page tells; of CPU time what a second page is compared with. Raises Unreadable.
+
+    A page that is one number is the load itself, whatever the check asks for.
+    """
+    alone = _lone_number(page)
+    if alone is not None:
+        return alone
+    names = (selector.name,) if selector else _METRICS[check.source]
+    samples = list(_samples(_lines_of(page, names), "the page"))
+    if selector:
+        return selector.value(samples)
+    times = _cpu_times(samples)
+    if check.source is LoadSource.CPU_BUSY:
+        return times
+    return Selector(LOAD1).value(samples) / len(times.total)
+
+
+def _lone_number(page: bytes) -> float | None:
+    text = page.strip()
+    if not text or len(text) > _MAX_NUMBER:
+        return None
+    try:
+        return _finite(float(text), "the page")
+    except ValueError:
+        return None
+
+
+def _finite(value: float, what: str) -> float:
+    if not math.isfinite(value) or value < 0:
+        raise Unreadable(f"{what} is {value:g}, which is no load")
+    return value
+
+
+def _lines_of(page: bytes, names: Iterable[str]) -> str:
+    """The lines of these metrics alone: a page has thousands, and to read them all takes long."""
+    beginnings = tuple(name.encode() + sign for name in names for sign in (b" ", b"{", b"\t"))
+    lines = [line for line in page.split(b"\n") if line.startswith(beginnings)]
+    if len(lines) > _MAX_LINES:
+        raise Unreadable(f"the page has {len(lines)} lines of {' and '.join(names)}")
+    return b"\n".join([*lines, b""]).decode(errors="replace")
+
+
+def _samples(text: str, what: str) -> list[Sample]:
+    """Raises Unreadable."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    try:
+        return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    except Exception as error:  # whatever the parser stumbles over
+        raise Unreadable(f"{what} is not in Prometheus's text format: {error}") from None
+
+
+def _cpu_times(samples: Iterable[Sample]) -> CpuTimes:
+    total: dict[str, float] = {}
+    idle: dict[str, float] = {}
+    for sample in samples:
+        if sample.name == CPU_SECONDS and "cpu" in sample.labels:
+            cpu = sample.labels["cpu"]
+            seconds = _finite(sample.value, CPU_SECONDS)
+            total[cpu] = total.get(cpu, 0.0) + seconds
+            if sample.labels.get("mode") == "idle":
+                idle[cpu] = seconds
+    if not total or total.keys() != idle.keys():
+        raise Unreadable(f'the page has no {CPU_SECONDS}{{mode="idle"}} of each processor')
+    return CpuTimes(total, idle)
+
+
+# --- load weight -----------------------------------------------------------------------------------------------------
+# From readings of a server's load to its weight: pure arithmetic.
+
+
+_MAX_LOAD = 2.0  # times full: what is beyond that counts as this, or the way back would take long
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRule:
+    """How a load becomes a weight; the fields are those of `model.checks.LoadCheck`."""
+
+    configured: int
+    full: float = 1.0
+    floor: float = 0.1
+    smoothing: float = 0.5
+    hysteresis: float = 0.05
+    patience: int = 3
+
+    @classmethod
+    def of(cls, check: LoadCheck, configured: int) -> LoadRule:
+        """That of a check, for a server of this configured weight."""
+        return cls(configured, check.full, check.floor, check.smoothing, check.hysteresis, check.patience)
+
+    @property
+    def least(self) -> int:
+        """The weight that is always left: the floor, and never nothing of something."""
+        return min(max(math.ceil(self.configured * self.floor), 1), self.configured)
+
+    def aim(self, load: float) -> int:
+        """The weight for this load, were nothing before."""
+        share = 1 - load / self.full
+        return min(max(round(self.configured * max(share, 0.0)), self.least), self.configured)
+
+    @property
+    def step(self) -> int:
+        """The smallest change that is made, but for the last one to either end."""
+        return max(math.ceil(self.configured * self.hysteresis), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadState:
+    """What is remembered from reading to reading; without a weight the configured one holds."""
+
+    load: float | None = None  # smoothed
+    weight: int | None = None
+    missed: int = 0  # readings in a row
+
+    def after(self, load: float, rule: LoadRule) -> LoadState:
+        """The state after a reading. Both ends are reached exactly, or a server would never be back to full weight."""
+        load = min(load, _MAX_LOAD * rule.full)
+        smoothed = load if self.load is None else rule.smoothing * self.load + (1 - rule.smoothing) * load
+        aim = rule.aim(smoothed)
+        now = rule.configured if self.weight is None else self.weight
+        small = abs(aim - now) < rule.step and aim not in (rule.least, rule.configured)
+        return LoadState(smoothed, now if small else aim)
+
+    def without(self, rule: LoadRule) -> LoadState:
+        """The state after a reading that was none: as before, until patience ends."""
+        missed = self.missed + 1
+        return LoadState(missed=missed) if missed > rule.patience else LoadState(self.load, self.weight, missed)
+
+
+# --- load ------------------------------------------------------------------------------------------------------------
+
+SECOND_PAGE_AFTER_S = 1.0  # the first two pages, where it takes two to tell a load
+
+
+def probe(check: LoadCheck, context: CheckContext) -> Probe:
     """Reads the page, and remembers what it said."""
     try:
         selector = Selector.of(check.metric) if check.source is LoadSource.METRIC else None
@@ -40,7 +239,7 @@ def _always(outcome: Outcome) -> Probe:
 class _Load:
     """One server's load from page to page."""
 
-    def __init__(self, check: LoadCheck, context: Context, selector: Selector | None) -> None:
+    def __init__(self, check: LoadCheck, context: CheckContext, selector: Selector | None) -> None:
         self._check = check
         self._selector = selector
         self._endpoint = Endpoint(check.target)
@@ -55,11 +254,11 @@ class _Load:
 
     async def ask(self) -> Outcome:
         """The weight that the load comes to."""
-        limit = Limit(self._check.pace.timeout_s)
+        limit = Deadline(self._check.pace.timeout_s)
         try:
             load = await self._load(limit)
-        except (CheckFailed, Unreadable) as error:
-            if isinstance(error, CheckFailed) and error.inconclusive:
+        except (ProbeFailed, Unreadable) as error:
+            if isinstance(error, ProbeFailed) and error.inconclusive:
                 return error.outcome()
             self._state = self._state.without(self._rule)
             kept = "as it was" if self._state.weight is not None else "as configured"
@@ -70,27 +269,27 @@ class _Load:
         smoothed = f", smoothed {self._state.load:.3g}" if self._check.smoothing else ""
         return Outcome(True, f"load {load:.3g}{smoothed}: weight {self._state.weight}", self._state.weight)
 
-    async def _load(self, limit: Limit) -> float | None:
-        found = reading(await self._page(limit), self._check, self._selector)
+    async def _load(self, limit: Deadline) -> float | None:
+        found = parse_page(await self._page(limit), self._check, self._selector)
         if not isinstance(found, CpuTimes):
             return found
         if self._times is None:
             self._times = found
-            await asyncio.sleep(min(BETWEEN_S, self._check.pace.timeout_s / 2))
+            await asyncio.sleep(min(SECOND_PAGE_AFTER_S, self._check.pace.timeout_s / 2))
             return await self._load(limit)
         before, self._times = self._times, found
         return found.busy_since(before)
 
-    async def _page(self, limit: Limit) -> bytes:
-        with await Conversation.open(self._endpoint, limit) as conversation:
+    async def _page(self, limit: Deadline) -> bytes:
+        with await TcpStream.open(self._endpoint, limit) as conversation:
             if self._check.tls:
                 await conversation.start_tls()
             await conversation.send(self._request)
-            reader = Reader(conversation)
+            reader = ResponseReader(conversation)
             answer = await reader.head()
             if not 200 <= answer.status <= 299:
-                raise CheckFailed(f"status {answer.status}")
+                raise ProbeFailed(f"status {answer.status}")
             await read_body(reader, answer, digest=False, keep=True)
             if answer.remark:
-                raise CheckFailed(answer.remark)
+                raise ProbeFailed(answer.remark)
             return answer.body

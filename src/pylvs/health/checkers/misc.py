@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from pylvs.health.checkers.context import Context
+from pylvs.health.checkers.registry import CheckContext
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.host.processes import Ended
 from pylvs.model.checks import MiscCheck
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 _LOWEST_DYNAMIC = 2  # exit statuses from here on are weights, this one weight 0
 
 
-def probe(check: MiscCheck, context: Context) -> Probe:
+def probe(check: MiscCheck, context: CheckContext) -> Probe:
     """Runs the program. What it prints goes to the log, its first line into the reason where it fails."""
 
     async def ask() -> Outcome:

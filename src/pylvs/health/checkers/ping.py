@@ -10,11 +10,9 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.datagrams import answer, send
-from pylvs.health.checkers.failures import CheckFailed, NoSocket
-from pylvs.health.checkers.sockets import Endpoint, Limit
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers.sockets import Deadline, Endpoint, receive_datagram, send_datagram
+from pylvs.health.outcome import NoSocket, Outcome, Probe, ProbeFailed
 from pylvs.model.checks import PingCheck
 
 _TOKEN_BYTES = 20  # identifier, sequence number and data; random, so that no echo is taken for another's
@@ -43,24 +41,24 @@ class EchoKind:
             raw.setsockopt(self.protocol, _ICMP6_FILTER, struct.pack("=8I", *words))
 
 
-def probe(check: PingCheck, context: Context) -> Probe:
+def probe(check: PingCheck, context: CheckContext) -> Probe:
     """Sends one echo; by a ping socket where net.ipv4.ping_group_range allows, else by a raw one."""
     endpoint = Endpoint(replace(check.target, port=0, source_port=0))
     kind = EchoKind(endpoint.family)
 
     async def ask() -> Outcome:
-        limit = Limit(check.pace.timeout_s)
+        limit = Deadline(check.pace.timeout_s)
         clock = asyncio.get_running_loop().time
         try:
             sock, raw = _socket(endpoint, kind)
             with sock:
                 message = bytes([kind.request, 0, 0, 0]) + os.urandom(_TOKEN_BYTES)
                 sent = clock()
-                send(sock, summed(message) if raw and kind.v4 else message)
-                if await answer(sock, limit, is_reply(message, kind, raw)) is None:
+                send_datagram(sock, summed(message) if raw and kind.v4 else message)
+                if await receive_datagram(sock, limit, is_reply(message, kind, raw)) is None:
                     return limit.expired("waiting for the echo").outcome()
                 return Outcome(True, f"echo after {(clock() - sent) * 1000:.3g} ms")
-        except CheckFailed as error:
+        except ProbeFailed as error:
             return error.outcome()
 
     return ask
@@ -78,7 +76,7 @@ def _socket(endpoint: Endpoint, kind: EchoKind) -> tuple[socket.socket, bool]:
     except NoSocket as error:
         if error.code in _MAY_NOT:
             text = "not allowed to send echoes; run as root, or set net.ipv4.ping_group_range"
-            raise CheckFailed(text, inconclusive=True) from None
+            raise ProbeFailed(text, inconclusive=True) from None
         raise
     try:
         kind.only_replies(raw)

@@ -13,8 +13,9 @@ import asyncio
 import errno
 import socket
 import struct
+from collections.abc import Callable
 
-from pylvs.health.checkers.failures import CheckFailed, NoSocket, failure
+from pylvs.health.outcome import NoSocket, ProbeFailed, errno_failure
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Target
 
@@ -27,7 +28,7 @@ _LOWEST_CHOSEN_PORT = 1024  # net.ipv4.ip_local_port_range can begin here
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 
 
-class Limit:
+class Deadline:
     """The moment at which a check gives up, by the event loop's clock."""
 
     __slots__ = ("at", "seconds")
@@ -36,9 +37,9 @@ class Limit:
         self.seconds = seconds
         self.at = asyncio.get_running_loop().time() + seconds
 
-    def expired(self, where: str = "") -> CheckFailed:
+    def expired(self, where: str = "") -> ProbeFailed:
         """The failure of having waited too long; `where` says for what."""
-        return CheckFailed(f"timed out after {self.seconds:g} s {where}".rstrip())
+        return ProbeFailed(f"timed out after {self.seconds:g} s {where}".rstrip())
 
 
 def _settle(future: asyncio.Future[bool], value: bool) -> None:
@@ -46,7 +47,7 @@ def _settle(future: asyncio.Future[bool], value: bool) -> None:
         future.set_result(value)
 
 
-async def ready(sock: socket.socket, limit: Limit, *, writing: bool = False) -> bool:
+async def ready(sock: socket.socket, limit: Deadline, *, writing: bool = False) -> bool:
     """Wait until the socket can be read, or written to: False if that did not come in time."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[bool] = loop.create_future()
@@ -70,7 +71,7 @@ class Endpoint:
         self._target = target
         self._device = target.device.encode()
         self._mark = target.mark
-        self._source = _bound(target)
+        self._source = _source_address(target)
         self._options = bool(self._device or self._mark or self._source)
         self._may_meet_itself = target.port >= _LOWEST_CHOSEN_PORT
         self.family = family_of(target.address)
@@ -80,7 +81,7 @@ class Endpoint:
         """A socket that does not block, bound and marked as the target says. Raises CheckFailed, NoSocket."""
         source = self._target.source
         if source is not None and family_of(source) != self.family:
-            raise CheckFailed(f"the source address {source} is of another family than {self._target.address}")
+            raise ProbeFailed(f"the source address {source} is of another family than {self._target.address}")
         try:
             made = socket.socket(self.family, kind | socket.SOCK_NONBLOCK, protocol)
         except OSError as error:
@@ -100,9 +101,9 @@ class Endpoint:
         try:
             return (*self.address[:2], 0, socket.if_nametoindex(self._target.device))
         except OSError:
-            raise CheckFailed(f"there is no device {self._target.device}") from None
+            raise ProbeFailed(f"there is no device {self._target.device}") from None
 
-    async def connected(self, limit: Limit) -> socket.socket:
+    async def connected(self, limit: Deadline) -> socket.socket:
         """A TCP connection, which the caller closes. Raises CheckFailed."""
         made = self.fresh(socket.SOCK_STREAM)
         try:
@@ -114,7 +115,9 @@ class Endpoint:
             if code:
                 raise self._refusal(code)
             if self._may_meet_itself and made.getsockname()[:2] == made.getpeername()[:2]:
-                raise failure(errno.ECONNREFUSED)  # nobody listens there: the kernel chose the same port for both ends
+                raise errno_failure(
+                    errno.ECONNREFUSED
+                )  # nobody listens there: the kernel chose the same port for both ends
         except BaseException:
             made.close()
             raise
@@ -141,27 +144,27 @@ class Endpoint:
     def _scoped(self) -> bool:
         return self.family == socket.AF_INET6 and bool(self._device) and self._target.address.is_link_local
 
-    def _refusal(self, code: int) -> CheckFailed:
+    def _refusal(self, code: int) -> ProbeFailed:
         """The failure to connect that an errno means."""
         if code != errno.EADDRNOTAVAIL:
-            return failure(code)
+            return errno_failure(code)
         if self._target.source_port:
-            return CheckFailed(f"source port {self._target.source_port} is still taken by the check before")
+            return ProbeFailed(f"source port {self._target.source_port} is still taken by the check before")
         if self.family == socket.AF_INET:
-            return CheckFailed("no free port on this machine", inconclusive=True)
-        return CheckFailed("no address on this machine to connect from, or no free port")
+            return ProbeFailed("no free port on this machine", inconclusive=True)
+        return ProbeFailed("no address on this machine to connect from, or no free port")
 
     def _prepare(self, made: socket.socket, kind: int) -> None:
         if self._mark:
             try:
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
             except OSError as error:
-                raise failure(error.errno or 0, f"while setting firewall mark {self._mark}") from None
+                raise errno_failure(error.errno or 0, f"while setting firewall mark {self._mark}") from None
         if self._device:
             try:
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._device)
             except OSError as error:
-                raise failure(error.errno or 0, f"while binding to device {self._target.device}") from None
+                raise errno_failure(error.errno or 0, f"while binding to device {self._target.device}") from None
         if self._source:
             self._bind(made, kind, self._source)
 
@@ -177,14 +180,14 @@ class Endpoint:
                 source = (*source[:2], 0, self.where()[-1])
             made.bind(source)
         except OSError as error:
-            raise failure(error.errno or 0, f"while binding to {_written(source)}") from None
+            raise errno_failure(error.errno or 0, f"while binding to {_endpoint_text(source)}") from None
 
 
 def _socket_address(address: Address, port: int) -> SocketAddress:
     return (str(address), port) if address.version == 4 else (str(address), port, 0, 0)
 
 
-def _bound(target: Target) -> SocketAddress | None:
+def _source_address(target: Target) -> SocketAddress | None:
     """Where a socket is bound before it connects; None where the kernel chooses."""
     if target.source is not None:
         return _socket_address(target.source, target.source_port)
@@ -193,6 +196,53 @@ def _bound(target: Target) -> SocketAddress | None:
     return None
 
 
-def _written(source: SocketAddress) -> str:
+def _endpoint_text(source: SocketAddress) -> str:
     host, port = source[0], source[1]
     return f"{host or 'port'} {port}".strip() if port else host
+
+
+# --- datagrams -------------------------------------------------------------------------------------------------------
+# A question and its answer in datagrams: what name servers, UDP services and ICMP echoes have in common.
+
+
+_MAX_DATAGRAM = 1 << 16
+_BATCH = 64  # datagrams read before others of the event loop have their turn
+
+# What an ICMP error becomes on a connected socket (net/ipv4/icmp.c, net/ipv6/icmp.c).
+_ICMP_WORDS = {
+    errno.ECONNREFUSED: "connection refused (ICMP: port unreachable)",
+    errno.EHOSTUNREACH: "no route to host (ICMP: host unreachable)",
+    errno.ENETUNREACH: "network unreachable (ICMP)",
+    errno.ENOPROTOOPT: "protocol unreachable (ICMP)",
+    errno.EPROTO: "parameter problem (ICMP)",
+    errno.EACCES: "administratively prohibited (ICMP)",
+}
+
+
+def icmp_failure(error: OSError, where: str) -> ProbeFailed:
+    """The failure that a connected socket for datagrams tells of."""
+    words = _ICMP_WORDS.get(error.errno or 0)
+    return ProbeFailed(words) if words else errno_failure(error.errno or 0, where)
+
+
+def send_datagram(sock: socket.socket, data: bytes) -> None:
+    """Send one datagram. Raises CheckFailed."""
+    try:
+        sock.send(data)
+    except OSError as error:
+        raise icmp_failure(error, "while sending") from None
+
+
+async def receive_datagram(sock: socket.socket, limit: Deadline, is_mine: Callable[[bytes], bool]) -> bytes | None:
+    """The first datagram that is mine; None when none came in time. An ICMP error raises CheckFailed."""
+    while await ready(sock, limit):
+        for _ in range(_BATCH):
+            try:
+                data = sock.recv(_MAX_DATAGRAM)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                raise icmp_failure(error, "while waiting for the answer") from None
+            if is_mine(data):
+                return data
+    return None

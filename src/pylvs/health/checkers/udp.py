@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import os
 
-from pylvs.health.checkers.context import Context
-from pylvs.health.checkers.datagrams import answer, send
-from pylvs.health.checkers.failures import CheckFailed, quoted
-from pylvs.health.checkers.sockets import Endpoint, Limit
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.checkers.registry import CheckContext
+from pylvs.health.checkers.sockets import Deadline, Endpoint, receive_datagram, send_datagram
+from pylvs.health.outcome import Outcome, Probe, ProbeFailed, quoted
 from pylvs.model.checks import UdpCheck
 
 _RANDOM_BYTES = 32
 _USUAL_MOST = 255  # max_reply_length where nobody set it
 
 
-def probe(check: UdpCheck, context: Context) -> Probe:
+def probe(check: UdpCheck, context: CheckContext) -> Probe:
     """Sends once, and hears until the answer, an error or the timeout."""
     endpoint = Endpoint(check.target)
 
     async def ask() -> Outcome:
-        limit = Limit(check.pace.timeout_s)
+        limit = Deadline(check.pace.timeout_s)
         try:
             with endpoint.correspondence() as sock:
-                send(sock, check.payload or os.urandom(_RANDOM_BYTES))
-                return _outcome(check, await answer(sock, limit, lambda data: True), limit)
-        except CheckFailed as error:
+                send_datagram(sock, check.payload or os.urandom(_RANDOM_BYTES))
+                return _outcome(check, await receive_datagram(sock, limit, lambda data: True), limit)
+        except ProbeFailed as error:
             return error.outcome()
 
     return ask
 
 
-def _outcome(check: UdpCheck, data: bytes | None, limit: Limit) -> Outcome:
+def _outcome(check: UdpCheck, data: bytes | None, limit: Deadline) -> Outcome:
     if data is None and check.require_reply:
         return limit.expired("waiting for the answer").outcome()
     if data is None:

@@ -18,10 +18,8 @@ from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.supervisor import Supervisor
 from pylvs.daemon.table.cache import DesiredTable
 from pylvs.health.engine import Engine
-from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, ServerUp
-from pylvs.health.history import ServerName
+from pylvs.health.events import Event, Override, QuorumGained, QuorumLost, ServerDown, ServerName, ServerUp
 from pylvs.health.outcome import Outcome, Probe
-from pylvs.health.overrides import Override
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, MiscCheck
 from pylvs.model.destination import DestinationKey

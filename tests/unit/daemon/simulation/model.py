@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pylvs.health.events import NO_OVERRIDE, Override, Standing
 from pylvs.health.outcome import Outcome
-from pylvs.health.overrides import NOTHING_SAID, Override, Standing
 from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check, HttpCheck, MiscCheck, goes_via_vip
 from pylvs.model.destination import MAX_WEIGHT, Destination, DestinationKey
@@ -71,7 +71,7 @@ class ServerModel:
     service: int
     wanted: WantedServer
     checks: list[tuple[CheckModel, bool]] = field(default_factory=list)  # with what holds until the first outcome
-    override: Override = NOTHING_SAID
+    override: Override = NO_OVERRIDE
     held: int | None = None
 
     @property

@@ -17,15 +17,14 @@ from pylvs.daemon.table import edits as reconcile
 from pylvs.daemon.table.cache import TableCache
 from pylvs.daemon.table.edits import DeleteDestination
 from pylvs.daemon.table.reconciler import Reconciler, TableThread
-from pylvs.health.assembly import Assembly
-from pylvs.health.check_state import CheckState
 from pylvs.health.checkers import misc
 from pylvs.health.engine import Engine
+from pylvs.health.events import NO_OVERRIDE
 from pylvs.health.outcome import Outcome
-from pylvs.health.overrides import NOTHING_SAID
-from pylvs.health.quorum import Quorum
-from pylvs.health.services import ServiceState
-from pylvs.health.timetable import Timetable
+from pylvs.health.probe_scheduler import ProbeScheduler
+from pylvs.health.servers import CheckState
+from pylvs.health.services import Quorum, ServiceState
+from pylvs.health.state_builder import StateBuilder
 from pylvs.host.in_turn import InTurn
 from pylvs.host.processes import Processes
 
@@ -78,14 +77,14 @@ def _one_retry_too_few() -> AbstractContextManager[Any]:
 
 
 def _overrides_are_lost_in_a_reload() -> AbstractContextManager[Any]:
-    server = Assembly._server
+    server = StateBuilder._server
 
-    def mutated(self: Assembly, *arguments: Any) -> Any:
+    def mutated(self: StateBuilder, *arguments: Any) -> Any:
         made = server(self, *arguments)
-        made.override = NOTHING_SAID
+        made.override = NO_OVERRIDE
         return made
 
-    return patch.object(Assembly, "_server", mutated)
+    return patch.object(StateBuilder, "_server", mutated)
 
 
 def _overrides_are_not_kept() -> AbstractContextManager[Any]:
@@ -156,12 +155,12 @@ def _what_the_table_says_is_not_adopted() -> AbstractContextManager[Any]:
 
 
 def _probes_wait_for_each_other() -> AbstractContextManager[Any]:
-    made = Timetable.__init__
-    return patch.object(Timetable, "__init__", lambda self, at_once: made(self, 1))
+    made = ProbeScheduler.__init__
+    return patch.object(ProbeScheduler, "__init__", lambda self, at_once: made(self, 1))
 
 
 def _suspended_checks_run_on() -> AbstractContextManager[Any]:
-    return patch.object(Timetable, "pause", lambda self, slot: None)
+    return patch.object(ProbeScheduler, "pause", lambda self, slot: None)
 
 
 def _tasks_outlive_the_daemon() -> AbstractContextManager[Any]:

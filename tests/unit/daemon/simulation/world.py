@@ -16,9 +16,8 @@ from typing import Any
 
 from pylvs.daemon.loading import Loaded
 from pylvs.daemon.options import Options
-from pylvs.health.history import ServerName
+from pylvs.health.events import Override, ServerName
 from pylvs.health.outcome import Outcome
-from pylvs.health.overrides import Override
 from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check
 from pylvs.model.destination import DestinationKey

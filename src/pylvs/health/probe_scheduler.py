@@ -22,7 +22,7 @@ AFTER_FAILURE_S = 1.0  # until the next probe, where the last outcome could not 
 log = logging.getLogger(__name__)
 
 
-def by_descriptors() -> int:
+def descriptor_limit() -> int:
     """How many probes may run at a time so that a quarter of this process's file descriptors is left for the rest.
 
     A wave of checks that hang waits for its turn then; without descriptors no check could be made. 0: any number.
@@ -31,7 +31,7 @@ def by_descriptors() -> int:
     return 0 if most == resource.RLIM_INFINITY else max(most * 3 // 4, 1)
 
 
-class Slot:
+class ScheduledProbe:
     """A probe's place in the timetable; `done` is told each outcome and answers with the seconds until the next."""
 
     __slots__ = ("done", "due", "paused", "probe", "started", "task", "took_s", "waiting")
@@ -47,19 +47,19 @@ class Slot:
         self.task: asyncio.Task[None] | None = None
 
 
-class Timetable:
+class ProbeScheduler:
     """Runs probes when they are due: of one slot never two at once, of all at most `at_once` (0: any number)."""
 
     def __init__(self, at_once: int = 0) -> None:
         self._at_once = at_once
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._heap: list[tuple[float, int, Slot]] = []
+        self._heap: list[tuple[float, int, ScheduledProbe]] = []
         self._order = count()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = NEVER
-        self._waiting: deque[Slot] = deque()  # due, but too many run
+        self._waiting: deque[ScheduledProbe] = deque()  # due, but too many run
         self._running: set[asyncio.Task[None]] = set()
-        self._before_start: list[tuple[Slot, float]] = []
+        self._before_start: list[tuple[ScheduledProbe, float]] = []
 
     @property
     def now(self) -> float:
@@ -78,7 +78,7 @@ class Timetable:
             self.put(slot, delay)
         self._before_start.clear()
 
-    def put(self, slot: Slot, delay_s: float) -> None:
+    def put(self, slot: ScheduledProbe, delay_s: float) -> None:
         """The slot's next probe is in so many seconds, whatever was said before; one that runs, or is due, goes on."""
         if self._loop is None:
             self._before_start.append((slot, delay_s))
@@ -89,19 +89,19 @@ class Timetable:
         heapq.heappush(self._heap, (slot.due, next(self._order), slot))
         self._arm()
 
-    def remove(self, slot: Slot) -> None:
+    def remove(self, slot: ScheduledProbe) -> None:
         """No more probes; one that runs is cancelled and its outcome is nobody's."""
         self.pause(slot)
         if slot.task is not None:
             slot.task.cancel()
             slot.task = None
 
-    def pause(self, slot: Slot) -> None:
+    def pause(self, slot: ScheduledProbe) -> None:
         """No more probes until `resume`; one that runs goes on, and its outcome counts."""
         slot.paused = True
         slot.due = NEVER
 
-    def resume(self, slot: Slot, delay_s: float) -> None:
+    def resume(self, slot: ScheduledProbe, delay_s: float) -> None:
         """Probes again, the first in so many seconds."""
         slot.paused = False
         self.put(slot, delay_s)
@@ -151,14 +151,14 @@ class Timetable:
                 started += 1
         self._arm()
 
-    def _launch(self, slot: Slot) -> None:
+    def _launch(self, slot: ScheduledProbe) -> None:
         assert self._loop is not None
         slot.started = self._loop.time()
         slot.task = self._loop.create_task(self._run(slot))
         self._running.add(slot.task)
         slot.task.add_done_callback(self._ended)
 
-    async def _run(self, slot: Slot) -> None:
+    async def _run(self, slot: ScheduledProbe) -> None:
         task = slot.task
         assert task is not None
         try:

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import hashlib
 
-from pylvs.health.checkers.conversation import Conversation
-from pylvs.health.checkers.failures import CheckFailed, quoted
+from pylvs.health.checkers.tcp_stream import TcpStream
+from pylvs.health.outcome import ProbeFailed, quoted
 from pylvs.model.dataclass import dataclass
 
 HEAD_LIMIT = 1 << 16  # bytes of status line and header fields
 BODY_LIMIT = 16 << 20  # bytes of a body that are read, and kept where an expression is to be searched in them
 _RAW_LIMIT = 2 * BODY_LIMIT  # the same with the sizes of chunks
-_LONGEST_CHUNK_LINE = 4096
+_MAX_CHUNK_LINE = 4096
 _NO_BODY = (204, 304)
 
 
-class TooLong(CheckFailed):
+class BodyTooLong(ProbeFailed):
     """The body goes on beyond what is read of one."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class TooLong(CheckFailed):
 
 
 @dataclass(slots=True)
-class Answer:
+class HttpResponse:
     """Status, and what was asked to be kept of the body; `remark` is something odd that is no failure."""
 
     status: int
@@ -38,31 +38,31 @@ class Answer:
     remark: str = ""
 
 
-class Reader:
+class ResponseReader:
     """An answer's bytes, in order; `size` is how much of the body there was so far."""
 
-    def __init__(self, conversation: Conversation) -> None:
+    def __init__(self, conversation: TcpStream) -> None:
         self._conversation = conversation
         self._buffer, self._at = b"", 0
         self._raw = 0  # bytes received
         self.size = 0
 
-    async def head(self) -> Answer:
+    async def head(self) -> HttpResponse:
         """Status line and header fields; those of interim answers (1xx) are passed over. Raises CheckFailed."""
         while True:
             status, end = 0, -1
             while end < 0:
                 if not await self._more("waiting for the answer"):
                     after = f"after {quoted(self._buffer)}" if self._buffer else "without an answer"
-                    raise CheckFailed(f"connection closed {after}")
+                    raise ProbeFailed(f"connection closed {after}")
                 end = _end_of_head(self._buffer)
                 if (len(self._buffer) if end < 0 else end) > HEAD_LIMIT:
-                    raise CheckFailed(f"a header of more than {HEAD_LIMIT} bytes")
+                    raise ProbeFailed(f"a header of more than {HEAD_LIMIT} bytes")
                 if not status and b"\n" in self._buffer:
                     status = _status(self._buffer.partition(b"\n")[0])
             head, self._at = self._buffer[:end], end
             if not 100 <= status < 200 or status == 101:
-                return Answer(status, head)
+                return HttpResponse(status, head)
             self._buffer, self._at = self._buffer[end:], 0
             if self._buffer:  # the next answer may be there already
                 self._conversation.put_back(self._buffer)
@@ -78,15 +78,15 @@ class Reader:
         self._at += len(piece)
         self.size += len(piece)
         if self.size > BODY_LIMIT:
-            raise TooLong
+            raise BodyTooLong
         return piece
 
     async def line(self) -> bytes | None:
         """The next line, with its end; None at the end. Raises CheckFailed."""
         while (end := self._buffer.find(b"\n", self._at)) < 0:
             self._buffer, self._at = self._buffer[self._at :], 0
-            if len(self._buffer) > _LONGEST_CHUNK_LINE:
-                raise CheckFailed(f"not a chunk of a body: {quoted(self._buffer)}")
+            if len(self._buffer) > _MAX_CHUNK_LINE:
+                raise ProbeFailed(f"not a chunk of a body: {quoted(self._buffer)}")
             if not await self._more(f"reading the body, {self.size} bytes so far"):
                 return None
         found, self._at = self._buffer[self._at : end + 1], end + 1
@@ -101,14 +101,14 @@ class Reader:
         self._buffer += piece
         self._raw += len(piece)
         if self._raw > _RAW_LIMIT:
-            raise TooLong
+            raise BodyTooLong
         return bool(piece)
 
 
 def _status(line: bytes) -> int:
     words = line.split(None, 2)
     if len(words) < 2 or len(words[1]) != 3 or not words[1].isdigit():
-        raise CheckFailed(f"not an HTTP answer: {quoted(line.rstrip())}")
+        raise ProbeFailed(f"not an HTTP answer: {quoted(line.rstrip())}")
     return int(words[1])
 
 
@@ -127,7 +127,7 @@ def _fields(head: bytes) -> dict[bytes, list[bytes]]:
     return found
 
 
-class _Keeper:
+class _BodySink:
     """Takes in what is wanted of a body: `framing` as it came, `take` what it means."""
 
     def __init__(self, digest: bool, keep: bool, chunked: bool) -> None:
@@ -146,20 +146,20 @@ class _Keeper:
         if self._kept is not None:
             self._kept.append(piece)
 
-    def into(self, answer: Answer) -> None:
+    def into(self, answer: HttpResponse) -> None:
         answer.digests = tuple(each.hexdigest() for each in (self._came, self._meant) if each is not None)
         answer.body = b"".join(self._kept or ())
 
 
-async def read_body(reader: Reader, answer: Answer, digest: bool, keep: bool) -> None:
+async def read_body(reader: ResponseReader, answer: HttpResponse, digest: bool, keep: bool) -> None:
     """The body's digest, and with `keep` the body itself, into the answer. Raises CheckFailed."""
     if answer.status in _NO_BODY:
-        keeper = _Keeper(digest, keep, False)
+        keeper = _BodySink(digest, keep, False)
     else:
         fields = _fields(answer.head)
         coding = b",".join(fields.get(b"transfer-encoding", [])).lower()
         chunked = coding.rpartition(b",")[2].strip() == b"chunked"
-        keeper = _Keeper(digest, keep, chunked)
+        keeper = _BodySink(digest, keep, chunked)
         if chunked:
             await _chunks(reader, keeper, answer)
         else:
@@ -167,14 +167,14 @@ async def read_body(reader: Reader, answer: Answer, digest: bool, keep: bool) ->
     keeper.into(answer)
 
 
-async def _plain(reader: Reader, keeper: _Keeper, answer: Answer, lengths: list[bytes]) -> None:
+async def _plain(reader: ResponseReader, keeper: _BodySink, answer: HttpResponse, lengths: list[bytes]) -> None:
     """A body of so many bytes, or else to the end of the connection."""
     length = BODY_LIMIT + 1
     known = bool(lengths) and lengths[0].isdigit() and len(lengths[0]) < 20 and len(set(lengths)) == 1
     if known:
         length = int(lengths[0])
         if length > BODY_LIMIT:
-            raise TooLong
+            raise BodyTooLong
     elif lengths:
         answer.remark = f"Content-Length is {quoted(b', '.join(lengths))}"
     while reader.size < length and (piece := await reader.some(length - reader.size)):
@@ -185,7 +185,7 @@ async def _plain(reader: Reader, keeper: _Keeper, answer: Answer, lengths: list[
         answer.remark = f"more bytes than its Content-Length of {length}"
 
 
-async def _chunks(reader: Reader, keeper: _Keeper, answer: Answer) -> None:
+async def _chunks(reader: ResponseReader, keeper: _BodySink, answer: HttpResponse) -> None:
     """RFC 9112, section 7.1; the trailer is passed over."""
     last = False
     while (line := await reader.line()) is not None:
@@ -209,5 +209,5 @@ async def _chunks(reader: Reader, keeper: _Keeper, answer: Answer) -> None:
 def _chunk_size(line: bytes) -> int:
     digits = line.partition(b";")[0].strip()
     if not digits or len(digits) > 15 or digits.strip(b"0123456789abcdefABCDEF"):
-        raise CheckFailed(f"not a chunk of a body: {quoted(line.rstrip())}")
+        raise ProbeFailed(f"not a chunk of a body: {quoted(line.rstrip())}")
     return int(digits, 16)

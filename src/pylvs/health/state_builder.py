@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from pylvs.health.check_state import CheckState, SharedKey, sets_weight
-from pylvs.health.events import Event, ServerAdded
+from pylvs.health.events import Event, ServerAdded, Standing
 from pylvs.health.outcome import Outcome, Probe
-from pylvs.health.servers import Link, ServerState
+from pylvs.health.probe_scheduler import ScheduledProbe
+from pylvs.health.servers import CheckLink, CheckState, ServerState, SharedKey, sets_weight
 from pylvs.health.services import ServiceState
-from pylvs.health.timetable import Slot
 from pylvs.model.checks import Check, goes_via_vip
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import DestinationKey
+from pylvs.model.director import ServiceRow
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 
 CONFIGURED = "the configuration changed"
@@ -25,7 +25,7 @@ ProbeOf = Callable[[Check, WantedService, WantedServer], Probe]
 
 
 @dataclass(slots=True)
-class Replacement:
+class ReplaceResult:
     """What a reload came to: services by name, and how many servers and checks are new, gone, or as they were."""
 
     added: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Replacement:
 
 
 @dataclass(slots=True)
-class Built:
+class BuildResult:
     """The states of a configuration, and what it took to come there at this time; `renew`: new probes everywhere."""
 
     at: float
@@ -49,10 +49,10 @@ class Built:
     events: list[Event] = field(default_factory=list)
     begun: list[CheckState] = field(default_factory=list)  # new checks
     ended: list[CheckState] = field(default_factory=list)  # nobody has them any more
-    replacement: Replacement = field(default_factory=Replacement)
+    replacement: ReplaceResult = field(default_factory=ReplaceResult)
 
 
-class Assembly:
+class StateBuilder:
     """Makes states and carries them over; knows the checks that are shared."""
 
     def __init__(self, probe_of: ProbeOf, outcome: Callable[[CheckState, Outcome], float]) -> None:
@@ -62,9 +62,11 @@ class Assembly:
         self._orphans: dict[CheckState, None] = {}
         self.first_counts = True  # for checks that begin now: whether their first probe needs no retries
 
-    def build(self, old: Mapping[str, ServiceState], configuration: Configuration, renew: bool, at: float) -> Built:
+    def build(
+        self, old: Mapping[str, ServiceState], configuration: Configuration, renew: bool, at: float
+    ) -> BuildResult:
         """The states of this configuration, going on from the old ones; `renew`: with new probes everywhere."""
-        built = Built(at, renew)
+        built = BuildResult(at, renew)
         before = predecessors(old, configuration)
         for wanted in configuration.services:
             state = before.get(wanted.name)
@@ -95,10 +97,10 @@ class Assembly:
         built.replacement.checks_ended = len(built.ended)
         return built
 
-    def _fill(self, service: ServiceState, wanted: WantedService, built: Built) -> None:
+    def _fill(self, service: ServiceState, wanted: WantedService, built: BuildResult) -> None:
         """Give the service the servers that it should have, as they were where they were there."""
         before, servers = service.servers, dict[DestinationKey, ServerState]()
-        new_probes = built.renew or _whose(service.wanted) != _whose(wanted)
+        new_probes = built.renew or _probe_settings(service.wanted) != _probe_settings(wanted)
         for each in wanted.servers:
             key = each.destination.key
             if key in servers:
@@ -124,7 +126,12 @@ class Assembly:
         service.count(servers.values(), anew=True)
 
     def _server(
-        self, service: WantedService, wanted: WantedServer, old: ServerState | None, new_probes: bool, built: Built
+        self,
+        service: WantedService,
+        wanted: WantedServer,
+        old: ServerState | None,
+        new_probes: bool,
+        built: BuildResult,
     ) -> ServerState:
         """The server's state, which goes on from the old one's; `new_probes`: for its old checks too."""
         server = ServerState(service.name, wanted, built.at) if old is None else old
@@ -144,7 +151,7 @@ class Assembly:
             else:
                 state = self._check(check, key, service, wanted, built)
                 state.servers[server] = None
-                link = Link(state, not check.pace.alpha if old is None else server.up)
+                link = CheckLink(state, not check.pace.alpha if old is None else server.up)
                 if old is not None and same_destination and sets_weight(check):
                     server.held_weight = held
             server.links.append(link)
@@ -155,12 +162,12 @@ class Assembly:
         return server
 
     def _check(
-        self, check: Check, key: SharedKey | None, service: WantedService, server: WantedServer, built: Built
+        self, check: Check, key: SharedKey | None, service: WantedService, server: WantedServer, built: BuildResult
     ) -> CheckState:
         """A new check, or the one of another service that asks the same of the same server."""
         if key in self._shared:
             return self._shared[key]
-        slot = Slot(self._probe_of(check, service, server))
+        slot = ScheduledProbe(self._probe_of(check, service, server))
         state = CheckState(check, slot, key, first_counts=self.first_counts)
         slot.done = lambda outcome: self._outcome(state, outcome)
         if key is not None:
@@ -174,7 +181,7 @@ class Assembly:
             for link in server.links:
                 link.state.slot.probe = self._probe_of(link.state.check, service.wanted, server.wanted)
 
-    def _end(self, service: ServiceState, servers: Iterable[ServerState], whole: bool, built: Built) -> None:
+    def _end(self, service: ServiceState, servers: Iterable[ServerState], whole: bool, built: BuildResult) -> None:
         """These servers, with `whole` all of the service, are not in the configuration any more."""
         gone = list(servers)
         built.replacement.servers_removed += len(gone)
@@ -184,7 +191,7 @@ class Assembly:
             for link in links:
                 self._let_go(link, server)
 
-    def _let_go(self, link: Link, server: ServerState) -> None:
+    def _let_go(self, link: CheckLink, server: ServerState) -> None:
         """The server has the check no more (where it had it twice, it may go on having it)."""
         if not any(other.state is link.state for other in server.links):
             link.state.servers.pop(server, None)
@@ -192,12 +199,12 @@ class Assembly:
             self._orphans[link.state] = None
 
 
-def whom(settings: GlobalSettings) -> tuple[str, str, bool]:
+def script_identity(settings: GlobalSettings) -> tuple[str, str, bool]:
     """What of the global settings every probe may depend on: whom scripts run as."""
     return settings.script_user, settings.script_group, settings.script_security
 
 
-def _whose(service: WantedService) -> tuple[object, ...]:
+def _probe_settings(service: WantedService) -> tuple[object, ...]:
     """What of a service its probes may depend on."""
     return service.keys, service.virtualhost
 
@@ -218,3 +225,44 @@ def predecessors(old: Mapping[str, ServiceState], new: Configuration) -> dict[st
         if service.name not in found and service.keys in left:
             found[service.name] = left.pop(service.keys)
     return found
+
+
+# --- adoption --------------------------------------------------------------------------------------------------------
+# What a table found says about servers that nobody has checked yet.
+
+
+def adopt_service(service: ServiceState, row: ServiceRow) -> None:
+    """Presume of each server with checks what its row, or its absence, says; and of the quorum what the sorry server
+    says."""
+    found = {each.destination.key: each.destination for each in row.destinations}
+    for key, server in service.servers.items():
+        if not server.links:
+            continue
+        there = found.get(key)
+        if server.override.standing is Standing.DISABLED:
+            continue  # its absence says nothing
+        # Weight 0 says that an inhibiting server is down, unless it would have weight 0 up as well.
+        inhibited = server.wanted.inhibit_on_failure and server.weight() > 0
+        up = there is not None and (there.weight > 0 or not inhibited)
+        for link in server.links:
+            link.presumed = up
+            link.state.first_counts &= not up
+        server.up = up
+        server.announced = True
+        server.reason = "as the table was found"
+        if (
+            there is not None
+            and up
+            and not server.override
+            and any(sets_weight(link.state.check) for link in server.links)
+        ):
+            server.held_weight = server.told_weight = there.weight
+    service.prepare()
+    sorry_server = service.wanted.sorry_server
+    serving = sorry_server is not None and sorry_server.key in found and sorry_server.key not in service.servers
+    served = serving and sorry_server is not None and found[sorry_server.key].weight > 0
+    if served and any(server.links for server in service.servers.values()):
+        service.has_quorum = False  # until the first result of a check
+    else:
+        service.has_quorum = service.quorum.after(not served, service.weight_up)
+    service.changed()

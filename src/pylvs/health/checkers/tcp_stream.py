@@ -11,10 +11,10 @@ from functools import cache
 from types import TracebackType
 from typing import Self
 
-from pylvs.health.checkers.failures import CheckFailed, failure
-from pylvs.health.checkers.sockets import Endpoint, Limit, ready
+from pylvs.health.checkers.sockets import Deadline, Endpoint, ready
+from pylvs.health.outcome import ProbeFailed, errno_failure
 
-_PIECE = 1 << 16  # bytes read at a time, so that a fast sender leaves others of the event loop their turn
+_READ_SIZE = 1 << 16  # bytes read at a time, so that a fast sender leaves others of the event loop their turn
 _LEGACY_SERVER_CONNECT = 0x4  # SSL_OP_LEGACY_SERVER_CONNECT; Python names it from 3.12 on
 _WAIT_ERRORS = (BlockingIOError, ssl.SSLWantReadError)
 
@@ -34,7 +34,7 @@ def lenient_tls() -> ssl.SSLContext:
     return context
 
 
-def _tls_words(error: Exception, what: str = "") -> str:
+def _tls_error_text(error: Exception, what: str = "") -> str:
     """What is wrong, in OpenSSL's own words where it has any."""
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):  # which of them depends on the version of Python
         return "connection closed in the TLS handshake"
@@ -42,10 +42,10 @@ def _tls_words(error: Exception, what: str = "") -> str:
     return f"TLS failed: {what}{(reason or str(error)).replace('_', ' ').lower()}"
 
 
-class Conversation:
+class TcpStream:
     """A connection to a target; all of it raises CheckFailed, and after the limit says that it timed out."""
 
-    def __init__(self, sock: socket.socket, limit: Limit) -> None:
+    def __init__(self, sock: socket.socket, limit: Deadline) -> None:
         self._sock = sock
         self._limit = limit
         self._tls: ssl.SSLSocket | None = None
@@ -53,7 +53,7 @@ class Conversation:
         self.close_notify = False  # whether TLS's goodbye is sent at the end, which a plain close leaves out
 
     @classmethod
-    async def open(cls, endpoint: Endpoint, limit: Limit) -> Conversation:
+    async def open(cls, endpoint: Endpoint, limit: Deadline) -> TcpStream:
         """Connect."""
         return cls(await endpoint.connected(limit), limit)
 
@@ -78,9 +78,9 @@ class Conversation:
             self._tls = lenient_tls().wrap_socket(self._sock, server_hostname=name, do_handshake_on_connect=False)
         except (ValueError, ssl.SSLError) as error:
             what = f"server name '{server_name}': " if isinstance(error, ValueError) else ""
-            raise CheckFailed(_tls_words(error, what)) from None
+            raise ProbeFailed(_tls_error_text(error, what)) from None
         except OSError as error:
-            raise failure(error.errno or errno.ECONNRESET, where) from None
+            raise errno_failure(error.errno or errno.ECONNRESET, where) from None
         self._sock = self._tls
         while True:
             try:
@@ -90,9 +90,9 @@ class Conversation:
             except ssl.SSLWantWriteError:
                 await self._wait(where, writing=True)
             except ssl.SSLError as error:
-                raise CheckFailed(_tls_words(error)) from None
+                raise ProbeFailed(_tls_error_text(error)) from None
             except OSError as error:
-                raise failure(error.errno or errno.ECONNRESET, where) from None
+                raise errno_failure(error.errno or errno.ECONNRESET, where) from None
             else:
                 return
 
@@ -107,9 +107,9 @@ class Conversation:
             except ssl.SSLWantReadError:
                 await self._wait("while sending")
             except ssl.SSLError as error:
-                raise CheckFailed(_tls_words(error)) from None
+                raise ProbeFailed(_tls_error_text(error)) from None
             except OSError as error:
-                raise failure(error.errno or errno.ECONNRESET, "while sending") from None
+                raise errno_failure(error.errno or errno.ECONNRESET, "while sending") from None
 
     async def receive(self, where: str = "waiting for the answer") -> bytes:
         """The next bytes, at most 64 KiB; none at the end. A TLS peer may end without close_notify, as many do."""
@@ -120,7 +120,7 @@ class Conversation:
             await self._wait(where)
         while True:
             try:
-                return self._sock.recv(_PIECE)
+                return self._sock.recv(_READ_SIZE)
             except _WAIT_ERRORS:
                 await self._wait(where)
             except ssl.SSLWantWriteError:
@@ -128,9 +128,9 @@ class Conversation:
             except ssl.SSLEOFError:
                 return b""
             except ssl.SSLError as error:
-                raise CheckFailed(_tls_words(error)) from None
+                raise ProbeFailed(_tls_error_text(error)) from None
             except OSError as error:
-                raise failure(error.errno or errno.ECONNRESET, where) from None
+                raise errno_failure(error.errno or errno.ECONNRESET, where) from None
 
     async def line(self, longest: int, where: str) -> bytes:
         """The next line without its end, CR LF or LF; what came before the end of the connection is a line too.
@@ -143,11 +143,11 @@ class Conversation:
             self._kept = before + piece
             if not piece:
                 if not before:
-                    raise CheckFailed(f"connection closed {where}")
+                    raise ProbeFailed(f"connection closed {where}")
                 end = len(before)
                 break
         if not 0 <= end <= longest:
-            raise CheckFailed(f"a line of more than {longest} bytes {where}")
+            raise ProbeFailed(f"a line of more than {longest} bytes {where}")
         found, self._kept = self._kept[:end], self._kept[end + 1 :]
         return found.removesuffix(b"\r")
 
