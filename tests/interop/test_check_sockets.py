@@ -15,7 +15,7 @@ from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Check, DnsCheck, Pace, PingCheck, Target, TcpCheck, UdpCheck
 from tests.interop.places import inside
-from tests.unit.health.servers import undisturbed
+from tests.unit.health.fake_servers import undisturbed
 
 PATIENT = Pace(timeout_s=60.0)
 ABSENT = {4: Target(IPv4Address("10.0.0.9"), 53), 6: Target(IPv6Address("fd00::9"), 53)}

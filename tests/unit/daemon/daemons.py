@@ -27,7 +27,7 @@ from pylvs.model.service import Protocol, ServiceKey
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedRow, WantedServer, WantedService
 from pylvs.testing import MemoryDirector
-from tests.unit.daemon.imagined_routers import start_imagined
+from tests.unit.daemon.fake_routers import start_fake_routers
 from tests.waiting import PATIENCE_S, until_async
 
 VIP = ip_address("192.0.2.1")
@@ -135,7 +135,7 @@ class World:
 
     def start_routers(self, state: StateDirectory, _log_format: str) -> subprocess.Popen[bytes]:
         """A process that speaks like the one of virtual routers, and holds no address."""
-        self.processes.append(start_imagined(state.path))
+        self.processes.append(start_fake_routers(state.path))
         return self.processes[-1]
 
     def restore(self, state: StateDirectory) -> None:

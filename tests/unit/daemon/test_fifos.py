@@ -15,7 +15,7 @@ from pylvs.model.scripts import Script
 from pylvs.model.service import ServiceKey
 from pylvs.model.vrrp import Fifo, VrrpConfiguration, VrrpSettings
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedService
-from tests.unit.daemon.test_notify import down, gained, lost, service, up
+from tests.unit.daemon.test_notify_scripts import down, gained, lost, service, up
 from tests.waiting import until_async
 
 

@@ -21,7 +21,7 @@ from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.testing import MemoryDirector
 from pylvs.vrrp.client import Client, NoRouters
 from tests.unit.daemon.daemons import World, run, server, service, until
-from tests.unit.daemon.imagined_routers import record, set_mood
+from tests.unit.daemon.fake_routers import record, set_mood
 from tests.waiting import PATIENCE_S
 
 

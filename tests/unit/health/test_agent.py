@@ -12,7 +12,7 @@ from pylvs.health.checkers.agent import AgentState
 from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome, ProbeFailed
 from pylvs.model.checks import AgentCheck, Pace, Target
-from tests.unit.health.servers import PATIENT, TIMED_OUT, Handler, asked, lapse, tcp, undisturbed
+from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, Handler, asked, lapse, tcp, undisturbed
 
 
 def agent_check(target: Target, pace: Pace = PATIENT) -> AgentCheck:

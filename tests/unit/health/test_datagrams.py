@@ -18,7 +18,7 @@ from pylvs.health.checkers.dns import judge_response as judged_dns
 from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Check, DnsCheck, Pace, Pattern, Target, UdpCheck
-from tests.unit.health.servers import PATIENT, TIMED_OUT, V4, V6, Datagrams, Reply, closed, lapse, udp, undisturbed
+from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, V4, V6, Datagrams, Reply, closed, lapse, udp, undisturbed
 
 
 def asked(check: Callable[[Target], Check], reply: Reply, host: str = V4) -> tuple[Outcome, Datagrams]:

@@ -8,14 +8,14 @@ from pylvs.health.events import Override, Standing
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import MiscCheck
 from pylvs.model.scripts import Script
-from tests.unit.health.stage import PACE, Stage, found, key, server, service, unchecked, vip
+from tests.unit.health.engine_harness import PACE, EngineHarness, found, key, server, service, unchecked, vip
 
 LATE = replace(PACE, warmup_s=20)  # the first probe comes after ten seconds
 ALPHA = replace(LATE, alpha=True)
 
 
 def test_who_is_absent_stays_down_until_checked() -> None:
-    with Stage(service(server(1, pace=LATE), server(2, pace=LATE), unchecked(3))) as stage:
+    with EngineHarness(service(server(1, pace=LATE), server(2, pace=LATE), unchecked(3))) as stage:
         stage.engine.adopt([found(vip(), (1, 1))])
         assert stage.table() == {1: 1, 3: 1}
         stage.start(5)
@@ -27,7 +27,7 @@ def test_who_is_absent_stays_down_until_checked() -> None:
 
 
 def test_who_is_dead_as_before_is_no_news() -> None:
-    with Stage(service(server(1, pace=LATE), server(2, pace=LATE))) as stage:
+    with EngineHarness(service(server(1, pace=LATE), server(2, pace=LATE))) as stage:
         stage.engine.adopt([found(vip(), (1, 1))])
         stage.kill(2)
         stage.start(60)
@@ -36,7 +36,7 @@ def test_who_is_dead_as_before_is_no_news() -> None:
 
 
 def test_who_is_there_is_up_even_with_alpha_and_is_believed_with_retries() -> None:
-    with Stage(service(server(1, pace=ALPHA), server(2, pace=ALPHA))) as stage:
+    with EngineHarness(service(server(1, pace=ALPHA), server(2, pace=ALPHA))) as stage:
         stage.engine.adopt([found(vip(), (1, 1), (2, 1))])
         assert stage.table() == {1: 1, 2: 1}
         stage.kill(2)
@@ -48,27 +48,27 @@ def test_who_is_there_is_up_even_with_alpha_and_is_believed_with_retries() -> No
 
 def test_weight_0_means_down_only_where_failure_inhibits() -> None:
     inhibiting = server(1, pace=LATE, inhibit_on_failure=True)
-    with Stage(service(inhibiting, server(2, pace=LATE), server(3, pace=LATE, weight=0))) as stage:
+    with EngineHarness(service(inhibiting, server(2, pace=LATE), server(3, pace=LATE, weight=0))) as stage:
         stage.engine.adopt([found(vip(), (1, 0), (2, 0), (3, 0))])
         assert [each.up for each in stage.engine.service_snapshot("web").servers] == [False, True, True]
         assert stage.table() == {1: 0, 2: 1, 3: 0}
 
 
 def test_a_service_that_is_not_there_begins_as_ever() -> None:
-    with Stage(service(server(1, pace=LATE), server(2, pace=LATE))) as stage:
+    with EngineHarness(service(server(1, pace=LATE), server(2, pace=LATE))) as stage:
         stage.engine.adopt([found(vip(9), (1, 1))])
         assert stage.table() == {1: 1, 2: 1}
 
 
 def test_any_key_of_a_group_will_do() -> None:
-    with Stage(service(server(1, pace=LATE), server(2, pace=LATE), keys=(vip(1), vip(2)))) as stage:
+    with EngineHarness(service(server(1, pace=LATE), server(2, pace=LATE), keys=(vip(1), vip(2)))) as stage:
         stage.engine.adopt([found(vip(2), (1, 1))])
         assert stage.table(vip(1)) == stage.table(vip(2)) == {1: 1}
 
 
 def test_a_sorry_server_that_serves_serves_on() -> None:
     servers = (server(1, pace=LATE), server(2, pace=LATE, inhibit_on_failure=True), server(3, pace=LATE))
-    with Stage(service(*servers, quorum=2, sorry=99)) as stage:
+    with EngineHarness(service(*servers, quorum=2, sorry=99)) as stage:
         stage.engine.adopt([found(vip(), (2, 0), (99, 1))])
         assert stage.table() == {2: 0, 99: 1}
         stage.kill(3)
@@ -77,7 +77,7 @@ def test_a_sorry_server_that_serves_serves_on() -> None:
 
 
 def test_a_sorry_server_ends_where_no_check_would_ever_end_it() -> None:
-    with Stage(service(unchecked(1, weight=2), quorum=2, sorry=99)) as stage:
+    with EngineHarness(service(unchecked(1, weight=2), quorum=2, sorry=99)) as stage:
         stage.engine.adopt([found(vip(), (1, 2), (99, 1))])
         assert stage.table() == {1: 2}
         stage.start(60)
@@ -86,14 +86,14 @@ def test_a_sorry_server_ends_where_no_check_would_ever_end_it() -> None:
 
 def test_a_quorum_within_its_hysteresis_is_as_the_table_has_it() -> None:
     servers = [server(number, pace=LATE) for number in (1, 2, 3)]
-    with Stage(service(*servers, quorum=3, hysteresis=1, sorry=99, sorry_server_inhibit=True)) as stage:
+    with EngineHarness(service(*servers, quorum=3, hysteresis=1, sorry=99, sorry_server_inhibit=True)) as stage:
         stage.engine.adopt([found(vip(), (1, 1), (2, 1), (99, 0))])
         assert stage.table() == {1: 1, 2: 1, 99: 0}
 
 
 def test_a_weight_that_a_check_set_holds_until_that_check_speaks() -> None:
     script = MiscCheck(script=Script(("load",)), dynamic=True, pace=LATE)
-    with Stage(service(server(1, script, weight=10), server(2, pace=LATE, weight=10))) as stage:
+    with EngineHarness(service(server(1, script, weight=10), server(2, pace=LATE, weight=10))) as stage:
         stage.engine.adopt([found(vip(), (1, 3), (2, 4))])
         assert stage.table() == {1: 3, 2: 10}  # nothing but its operator can have set the second's
         stage.say(script, Outcome(True, "weight 5", 5))
@@ -103,7 +103,9 @@ def test_a_weight_that_a_check_set_holds_until_that_check_speaks() -> None:
 
 
 def test_a_weight_that_the_operator_set_does_not_bring_back_who_is_down() -> None:
-    with Stage(service(*(server(number, pace=LATE, weight=0, inhibit_on_failure=True) for number in (1, 2)))) as stage:
+    with EngineHarness(
+        service(*(server(number, pace=LATE, weight=0, inhibit_on_failure=True) for number in (1, 2)))
+    ) as stage:
         stage.engine.restore_overrides({("web", key(1)): Override(weight=7), ("web", key(2)): Override(weight=0)})
         stage.engine.adopt([found(vip(), (1, 0), (2, 0))])
         assert [each.up for each in stage.engine.service_snapshot("web").servers] == [False, True]
@@ -112,7 +114,7 @@ def test_a_weight_that_the_operator_set_does_not_bring_back_who_is_down() -> Non
 
 def test_a_weight_that_was_found_does_not_come_back_after_a_check_spoke() -> None:
     first, second = (MiscCheck(script=Script((name,)), dynamic=True, pace=LATE) for name in ("load", "other"))
-    with Stage(service(server(1, first, weight=10))) as stage:
+    with EngineHarness(service(server(1, first, weight=10))) as stage:
         stage.engine.adopt([found(vip(), (1, 3))])
         stage.say(first, Outcome(True, "weight 5", 5))
         stage.start(15)
@@ -122,7 +124,7 @@ def test_a_weight_that_was_found_does_not_come_back_after_a_check_spoke() -> Non
 
 
 def test_what_the_operator_said_is_no_sign_of_health() -> None:
-    with Stage(service(*(server(number, pace=LATE, inhibit_on_failure=True) for number in (1, 2, 3)))) as stage:
+    with EngineHarness(service(*(server(number, pace=LATE, inhibit_on_failure=True) for number in (1, 2, 3)))) as stage:
         said = {
             ("web", key(1)): Override(Standing.DRAINED),
             ("web", key(2)): Override(Standing.DISABLED),

@@ -9,12 +9,12 @@ import pytest
 
 from pylvs.health.events import Overridden, Override, Standing, WeightChanged
 from pylvs.model.errors import NoSuchDestination, NoSuchService, OutOfRange
-from tests.unit.health.stage import PACE, Stage, key, server, service, tcp, vip
+from tests.unit.health.engine_harness import PACE, EngineHarness, key, server, service, tcp, vip
 
 
-def two_services() -> Stage:
+def two_services() -> EngineHarness:
     """Servers 1 and 2 in two services."""
-    stage = Stage(service(server(1), server(2)), service(server(1), server(2), name="shop", keys=(vip(2),)))
+    stage = EngineHarness(service(server(1), server(2)), service(server(1), server(2), name="shop", keys=(vip(2),)))
     stage.start()
     stage.names()
     return stage
@@ -67,7 +67,7 @@ def test_to_say_the_same_again_is_no_event() -> None:
 
 
 def test_a_drained_server_keeps_its_connections_while_the_sorry_server_serves() -> None:
-    with Stage(service(server(1), server(2), quorum=2, sorry=99)) as stage:
+    with EngineHarness(service(server(1), server(2), quorum=2, sorry=99)) as stage:
         stage.start()
         stage.engine.drain(key(1))
         assert stage.table() == {1: 0, 99: 1}
@@ -116,7 +116,7 @@ def test_who_is_not_there_is_named() -> None:
 
 def test_check_now_does_not_wait_for_the_clock() -> None:
     slow = replace(PACE, delay_loop_s=3600)
-    with Stage(service(server(1, tcp(1, slow), tcp(1, slow, port=443)), server(2, pace=slow))) as stage:
+    with EngineHarness(service(server(1, tcp(1, slow), tcp(1, slow, port=443)), server(2, pace=slow))) as stage:
         stage.start()
         stage.probe_s = 0.25
         stage.kill(1)
@@ -130,7 +130,7 @@ def test_check_now_does_not_wait_for_the_clock() -> None:
 
 
 def test_check_now_of_a_check_that_goes_away_ends() -> None:
-    with Stage(service(server(1), server(2))) as stage:
+    with EngineHarness(service(server(1), server(2))) as stage:
         stage.start()
         stage.probe_s = 3
         waiting = stage.loop.create_task(stage.engine.check_now())

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 from pylvs.health.events import ServerDown
 from pylvs.model.wanted import GlobalSettings
-from tests.unit.health.stage import DEAD, PACE, Stage, key, server, service, tcp, unchecked, vip
+from tests.unit.health.engine_harness import DEAD, PACE, EngineHarness, key, server, service, tcp, unchecked, vip
 
 ALPHA = replace(PACE, alpha=True)
 SLOW = replace(PACE, delay_loop_s=20)
 
 
 def test_the_same_configuration_changes_nothing() -> None:
-    with Stage(service(server(1), server(2))) as stage:
+    with EngineHarness(service(server(1), server(2))) as stage:
         stage.start()
         stage.kill(2)
         stage.pass_(25)
@@ -27,7 +27,7 @@ def test_the_same_configuration_changes_nothing() -> None:
 
 
 def test_a_change_beside_leaves_servers_as_they_were() -> None:
-    with Stage(service(server(1), server(2), server(3))) as stage:
+    with EngineHarness(service(server(1), server(2), server(3))) as stage:
         stage.start()
         stage.kill(2)
         stage.pass_(25)
@@ -46,7 +46,7 @@ def test_a_change_beside_leaves_servers_as_they_were() -> None:
 def test_who_was_up_and_is_taken_out_is_told_to_be_down() -> None:
     """As recorded, with omega and without."""
     other = service(server(4), server(5), name="other", keys=(vip(2),))
-    with Stage(service(server(1), server(2), server(3)), other) as stage:
+    with EngineHarness(service(server(1), server(2), server(3)), other) as stage:
         stage.start()
         stage.kill(2, 5)
         stage.pass_(25)
@@ -63,7 +63,7 @@ def test_who_was_up_and_is_taken_out_is_told_to_be_down() -> None:
 
 
 def test_a_server_that_is_down_stays_down_when_its_check_changes() -> None:
-    with Stage(service(server(1), server(2))) as stage:
+    with EngineHarness(service(server(1), server(2))) as stage:
         stage.start()
         stage.kill(2)
         stage.pass_(25)
@@ -79,7 +79,7 @@ def test_a_server_that_is_down_stays_down_when_its_check_changes() -> None:
 
 
 def test_a_server_that_is_up_stays_up_when_its_check_changes_even_to_alpha() -> None:
-    with Stage(service(server(1), server(2))) as stage:
+    with EngineHarness(service(server(1), server(2))) as stage:
         stage.start()
         stage.names()
         stage.kill(2)
@@ -93,7 +93,7 @@ def test_a_server_that_is_up_stays_up_when_its_check_changes_even_to_alpha() -> 
 
 
 def test_new_servers_begin_as_at_the_start() -> None:
-    with Stage(service(server(1))) as stage:
+    with EngineHarness(service(server(1))) as stage:
         stage.start()
         stage.kill(3)
         stage.replace(service(server(1), server(2, pace=ALPHA), server(3)))
@@ -104,7 +104,7 @@ def test_new_servers_begin_as_at_the_start() -> None:
 
 def test_a_check_taken_away_has_no_say_any_more() -> None:
     both = (tcp(1), tcp(1, port=443))
-    with Stage(service(server(1, *both))) as stage:
+    with EngineHarness(service(server(1, *both))) as stage:
         stage.start()
         stage.say(both[1], DEAD)
         stage.pass_(25)
@@ -116,7 +116,7 @@ def test_a_check_taken_away_has_no_say_any_more() -> None:
 
 
 def test_a_changed_weight_quorum_and_sorry_server_count_at_once() -> None:
-    with Stage(service(server(1), server(2))) as stage:
+    with EngineHarness(service(server(1), server(2))) as stage:
         stage.start()
         stage.names()
         probes = len(stage.probes)
@@ -137,7 +137,7 @@ def test_a_changed_weight_quorum_and_sorry_server_count_at_once() -> None:
 
 
 def test_a_service_with_another_name_is_the_same_service() -> None:
-    with Stage(service(server(1), server(2))) as stage:
+    with EngineHarness(service(server(1), server(2))) as stage:
         stage.start()
         stage.kill(2)
         stage.pass_(25)
@@ -152,7 +152,7 @@ def test_a_service_with_another_name_is_the_same_service() -> None:
 
 
 def test_overrides_stay_with_the_servers_that_stay() -> None:
-    with Stage(service(server(1), server(2), server(3))) as stage:
+    with EngineHarness(service(server(1), server(2), server(3))) as stage:
         stage.start()
         stage.engine.drain(key(1))
         stage.engine.set_weight(key(2), 7)
@@ -164,7 +164,7 @@ def test_overrides_stay_with_the_servers_that_stay() -> None:
 
 
 def test_a_server_named_twice_counts_once() -> None:
-    with Stage(service(server(1), unchecked(1, 9))) as stage:
+    with EngineHarness(service(server(1), unchecked(1, 9))) as stage:
         stage.start()
         assert stage.table() == {1: 1}
         assert stage.replace(service(server(1), unchecked(1, 8))).servers_removed == 0
@@ -172,7 +172,7 @@ def test_a_server_named_twice_counts_once() -> None:
 
 
 def test_a_probe_that_runs_through_a_reload_counts_where_its_check_stays() -> None:
-    with Stage(service(server(1), server(2))) as stage:
+    with EngineHarness(service(server(1), server(2))) as stage:
         stage.start()
         stage.names()
         stage.probe_s = 5
@@ -186,7 +186,7 @@ def test_a_probe_that_runs_through_a_reload_counts_where_its_check_stays() -> No
 
 
 def test_whom_scripts_run_as_makes_new_probes_and_keeps_states() -> None:
-    with Stage(service(server(1))) as stage:
+    with EngineHarness(service(server(1))) as stage:
         stage.start()
         stage.kill(1)
         stage.pass_(25)

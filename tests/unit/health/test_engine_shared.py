@@ -8,7 +8,7 @@ from pylvs.health.outcome import Outcome
 from pylvs.model.checks import MiscCheck
 from pylvs.model.scripts import Script
 from pylvs.model.wanted import WantedService
-from tests.unit.health.stage import PACE, Stage, server, service, tcp, vip
+from tests.unit.health.engine_harness import PACE, EngineHarness, server, service, tcp, vip
 
 SHARED = replace(PACE, shared=True)
 
@@ -22,7 +22,7 @@ def services(number: int) -> list[WantedService]:
 
 
 def test_one_probe_speaks_for_all_services() -> None:
-    with Stage(*services(50)) as stage:
+    with EngineHarness(*services(50)) as stage:
         stage.start()
         stage.pass_(20)
         assert len(stage.probes) == 2 * 3
@@ -37,18 +37,18 @@ def test_one_probe_speaks_for_all_services() -> None:
 
 def test_other_servers_and_other_questions_are_not_shared() -> None:
     other = (tcp(1, SHARED), tcp(1, SHARED, port=443), tcp(1, replace(SHARED, delay_loop_s=5)), tcp(1))
-    with Stage(*(service(server(1, check), name=str(check), keys=(vip(),)) for check in other)) as stage:
+    with EngineHarness(*(service(server(1, check), name=str(check), keys=(vip(),)) for check in other)) as stage:
         stage.start()
         assert len(stage.probes) == 4
     script = MiscCheck(script=Script(("ask",)), pace=SHARED)
-    with Stage(service(server(1, script), server(2, script))) as stage:
+    with EngineHarness(service(server(1, script), server(2, script))) as stage:
         stage.start()
         assert len(stage.probes) == 2  # of two servers
 
 
 def test_a_weight_is_not_shared_between_different_ones() -> None:
     script = MiscCheck(script=Script(("ask",)), pace=SHARED, dynamic=True)
-    with Stage(
+    with EngineHarness(
         service(server(1, script, weight=10), name="a", keys=(vip(1),)),
         service(server(1, script, weight=10), name="b", keys=(vip(2),)),
         service(server(1, script, weight=20), name="c", keys=(vip(3),)),
@@ -68,7 +68,7 @@ def test_a_weight_is_not_shared_between_different_ones() -> None:
 
 
 def test_a_service_that_joins_knows_what_is_known() -> None:
-    with Stage(*services(2)) as stage:
+    with EngineHarness(*services(2)) as stage:
         stage.start()
         stage.kill(2)
         stage.pass_(25)
@@ -90,7 +90,7 @@ def test_a_service_that_joins_knows_what_is_known() -> None:
 def test_a_server_with_two_ports_is_probed_once_where_the_question_is_one() -> None:
     first = server(1, pace=SHARED)
     second = replace(first, destination=replace(first.destination, key=replace(first.destination.key, port=81)))
-    with Stage(service(first, second)) as stage:
+    with EngineHarness(service(first, second)) as stage:
         stage.start()
         assert len(stage.probes) == 1
         stage.kill(1)

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pylvs.health.events import QuorumGained, QuorumLost, ServerDown
-from tests.unit.health.stage import PACE, Stage, server, service, unchecked, vip
+from tests.unit.health.engine_harness import PACE, EngineHarness, server, service, unchecked, vip
 
 ALPHA = replace(PACE, alpha=True, retry=3)
 PATIENT = replace(PACE, retry=3)
 
 
 def test_the_table_is_known_before_the_start_and_full() -> None:
-    with Stage(service(server(1, weight=3), server(2), unchecked(3))) as stage:
+    with EngineHarness(service(server(1, weight=3), server(2), unchecked(3))) as stage:
         assert stage.table() == {1: 3, 2: 1, 3: 1}
         assert stage.names() == []
 
 
 def test_a_start_tells_of_the_quorum_and_of_no_server() -> None:
-    with Stage(service(server(1), server(2))) as stage:
+    with EngineHarness(service(server(1), server(2))) as stage:
         stage.start()
         (gained,) = stage.take(QuorumGained)
         assert (gained.weight, gained.quorum, gained.initial) == (2, 1, True)
@@ -26,7 +26,7 @@ def test_a_start_tells_of_the_quorum_and_of_no_server() -> None:
 
 
 def test_the_first_probe_of_all_is_believed_without_retries() -> None:
-    with Stage(service(server(1, pace=PATIENT), server(2, pace=PATIENT))) as stage:
+    with EngineHarness(service(server(1, pace=PATIENT), server(2, pace=PATIENT))) as stage:
         stage.kill(2)
         stage.start()
         assert stage.table() == {1: 1}
@@ -34,7 +34,7 @@ def test_the_first_probe_of_all_is_believed_without_retries() -> None:
 
 
 def test_later_ones_need_their_retries() -> None:
-    with Stage(service(server(1, pace=PATIENT), server(2, pace=PATIENT))) as stage:
+    with EngineHarness(service(server(1, pace=PATIENT), server(2, pace=PATIENT))) as stage:
         stage.start()
         stage.kill(2)
         stage.pass_(12.4)  # fails at 10, 11, 12, 13
@@ -45,7 +45,7 @@ def test_later_ones_need_their_retries() -> None:
 
 
 def test_alpha_servers_come_with_their_first_success() -> None:
-    with Stage(service(server(1, pace=ALPHA), server(2, pace=ALPHA), unchecked(3))) as stage:
+    with EngineHarness(service(server(1, pace=ALPHA), server(2, pace=ALPHA), unchecked(3))) as stage:
         assert stage.table() == {3: 1}
         stage.kill(2)
         stage.start()
@@ -61,14 +61,16 @@ def test_alpha_servers_come_with_their_first_success() -> None:
 
 
 def test_an_alpha_server_that_inhibits_waits_in_the_table() -> None:
-    with Stage(service(server(1, pace=ALPHA, inhibit_on_failure=True))) as stage:
+    with EngineHarness(service(server(1, pace=ALPHA, inhibit_on_failure=True))) as stage:
         assert stage.table() == {1: 0}
         stage.start()
         assert stage.table() == {1: 1}
 
 
 def test_without_a_quorum_the_start_is_the_sorry_servers() -> None:
-    with Stage(service(server(1, pace=ALPHA), server(2, pace=ALPHA), unchecked(4), quorum=2, sorry=99)) as stage:
+    with EngineHarness(
+        service(server(1, pace=ALPHA), server(2, pace=ALPHA), unchecked(4), quorum=2, sorry=99)
+    ) as stage:
         assert stage.table() == {99: 1}
         stage.kill(2)
         stage.start()
@@ -84,7 +86,7 @@ def test_without_a_quorum_the_start_is_the_sorry_servers() -> None:
 
 
 def test_a_start_without_a_quorum_and_a_sorry_server_is_silent() -> None:
-    with Stage(service(server(1, pace=ALPHA))) as stage:
+    with EngineHarness(service(server(1, pace=ALPHA))) as stage:
         stage.kill(1)
         stage.start()
         (lost,) = stage.take(QuorumLost)
@@ -93,7 +95,7 @@ def test_a_start_without_a_quorum_and_a_sorry_server_is_silent() -> None:
 
 
 def test_hysteresis_counts_at_the_start_too() -> None:
-    with Stage(service(server(1), server(2), server(3), quorum=3, hysteresis=1, sorry=99)) as stage:
+    with EngineHarness(service(server(1), server(2), server(3), quorum=3, hysteresis=1, sorry=99)) as stage:
         stage.start()
         (lost,) = stage.take(QuorumLost)
         assert not lost.silent
@@ -102,7 +104,7 @@ def test_hysteresis_counts_at_the_start_too() -> None:
 
 def test_all_services_of_a_configuration_start() -> None:
     services = [service(server(1), name=f"web {number}", keys=(vip(number),)) for number in range(1, 6)]
-    with Stage(*services) as stage:
+    with EngineHarness(*services) as stage:
         stage.start()
         assert [event.service for event in stage.take(QuorumGained)] == [f"web {number}" for number in range(1, 6)]
         assert len(stage.times(1)) == 5  # one probe a service, unless they are shared

@@ -25,7 +25,7 @@ from pylvs.model.checks import Check, MiscCheck
 from pylvs.model.destination import Destination
 from pylvs.model.scripts import Script
 from pylvs.model.wanted import WantedRow, WantedServer, WantedService
-from tests.unit.health.stage import DEAD, OK, PACE, Stage, key, server, service, tcp, vip
+from tests.unit.health.engine_harness import DEAD, OK, PACE, EngineHarness, key, server, service, tcp, vip
 
 NUMBERS = st.integers(1, 4)
 PACES = st.builds(
@@ -97,7 +97,7 @@ class States(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stage = Stage()
+        self.stage = EngineHarness()
         self.wanted: dict[str, WantedService] = {}
         self.rows: tuple[WantedRow, ...] = ()  # as somebody knows them who asks only when they have changed
         self.changes = 0

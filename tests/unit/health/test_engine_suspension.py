@@ -6,14 +6,14 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 from pylvs.model.service import ServiceKey
-from tests.unit.health.stage import PACE, Stage, server, service, vip
+from tests.unit.health.engine_harness import PACE, EngineHarness, server, service, vip
 
 HERE = [ip_address("192.0.2.1"), ip_address("198.51.100.9")]
 ELSEWHERE = [ip_address("198.51.100.9")]
 
 
 def test_checks_run_only_while_the_address_is_here() -> None:
-    with Stage(service(server(1), ha_suspend=True), service(server(2), name="b", keys=(vip(2),))) as stage:
+    with EngineHarness(service(server(1), ha_suspend=True), service(server(2), name="b", keys=(vip(2),))) as stage:
         stage.engine.addresses_here(ELSEWHERE)
         stage.start()
         assert stage.names() == ["checks_suspended", "quorum_gained", "quorum_gained"]
@@ -34,7 +34,7 @@ def test_checks_run_only_while_the_address_is_here() -> None:
 
 
 def test_a_probe_that_runs_when_the_address_goes_counts_and_is_the_last() -> None:
-    with Stage(service(server(1), ha_suspend=True)) as stage:
+    with EngineHarness(service(server(1), ha_suspend=True)) as stage:
         stage.engine.addresses_here(HERE)
         stage.probe_s = 3
         stage.start()
@@ -49,7 +49,7 @@ def test_a_probe_that_runs_when_the_address_goes_counts_and_is_the_last() -> Non
 def test_marks_have_no_address_and_a_group_needs_one() -> None:
     marked = service(server(1), name="mark", keys=(ServiceKey.of_mark(7),), ha_suspend=True)
     group = service(server(2), name="group", keys=(vip(1), vip(5)), ha_suspend=True)
-    with Stage(marked, group) as stage:
+    with EngineHarness(marked, group) as stage:
         stage.engine.addresses_here(HERE)
         stage.start()
         assert [len(stage.times(1)), len(stage.times(2))] == [1, 1]
@@ -59,7 +59,7 @@ def test_marks_have_no_address_and_a_group_needs_one() -> None:
 
 
 def test_nobody_who_does_not_say_where_the_addresses_are_suspends_anything() -> None:
-    with Stage(service(server(1), ha_suspend=True)) as stage:
+    with EngineHarness(service(server(1), ha_suspend=True)) as stage:
         stage.start()
         assert len(stage.times(1)) == 1
 
@@ -68,7 +68,7 @@ def test_a_shared_check_runs_while_any_of_its_services_wants_it() -> None:
     pace = replace(PACE, shared=True)
     first = service(server(1, pace=pace), ha_suspend=True)
     second = service(server(1, pace=pace), name="b", keys=(vip(2),))
-    with Stage(first, second) as stage:
+    with EngineHarness(first, second) as stage:
         stage.engine.addresses_here(ELSEWHERE)
         stage.start()
         assert len(stage.times(1)) == 1
@@ -82,7 +82,7 @@ def test_a_shared_check_runs_while_any_of_its_services_wants_it() -> None:
 
 def test_what_a_reload_brings_into_a_suspended_service_is_suspended_too() -> None:
     pace = replace(PACE, shared=True)
-    with Stage(service(server(1, pace=pace), ha_suspend=True)) as stage:
+    with EngineHarness(service(server(1, pace=pace), ha_suspend=True)) as stage:
         stage.engine.addresses_here(ELSEWHERE)
         stage.start()
         suspended = service(server(1, pace=pace), server(2), ha_suspend=True)

@@ -6,10 +6,10 @@ import pytest
 
 from pylvs.health.events import CheckFailed, CheckInconclusive, CheckRecovered, QuorumLost, ServerDown
 from pylvs.health.outcome import Outcome
-from tests.unit.health.stage import DEAD, OK, Stage, key, server, service, tcp, unchecked, vip
+from tests.unit.health.engine_harness import DEAD, OK, EngineHarness, key, server, service, tcp, unchecked, vip
 
 
-def settle(stage: Stage, kill: tuple[int, ...] = (), revive: tuple[int, ...] = ()) -> dict[int, int]:
+def settle(stage: EngineHarness, kill: tuple[int, ...] = (), revive: tuple[int, ...] = ()) -> dict[int, int]:
     """The table after these servers died and came back, long enough for every check to notice."""
     stage.kill(*kill)
     stage.revive(*revive)
@@ -20,7 +20,7 @@ def settle(stage: Stage, kill: tuple[int, ...] = (), revive: tuple[int, ...] = (
 def test_quorum_with_hysteresis_a_sorry_server_and_one_that_inhibits() -> None:
     """As recorded: quorum 2, hysteresis 1, sorry server, the second of four servers inhibits."""
     servers = (server(1), server(2, inhibit_on_failure=True), server(3), server(4))
-    with Stage(service(*servers, quorum=2, hysteresis=1, sorry=99)) as stage:
+    with EngineHarness(service(*servers, quorum=2, hysteresis=1, sorry=99)) as stage:
         stage.start()
         assert stage.table() == {1: 1, 2: 1, 3: 1, 4: 1}
         assert settle(stage, kill=(1,)) == {2: 1, 3: 1, 4: 1}
@@ -39,7 +39,7 @@ def test_quorum_with_hysteresis_a_sorry_server_and_one_that_inhibits() -> None:
 def test_a_sorry_server_that_inhibits_waits_with_weight_0() -> None:
     """As recorded: sorry_server_inhibit."""
     servers = (server(1), server(2, inhibit_on_failure=True), server(3))
-    with Stage(service(*servers, quorum=2, sorry=99, sorry_server_inhibit=True)) as stage:
+    with EngineHarness(service(*servers, quorum=2, sorry=99, sorry_server_inhibit=True)) as stage:
         assert stage.table() == {1: 1, 2: 1, 3: 1, 99: 0}
         stage.start()
         assert settle(stage, kill=(1, 2)) == {2: 0, 99: 1}
@@ -48,7 +48,7 @@ def test_a_sorry_server_that_inhibits_waits_with_weight_0() -> None:
 
 def test_without_a_sorry_server_who_is_left_serves_on() -> None:
     """As recorded: quorum 2 of three."""
-    with Stage(service(server(1), server(2), server(3), quorum=2)) as stage:
+    with EngineHarness(service(server(1), server(2), server(3), quorum=2)) as stage:
         stage.start()
         assert settle(stage, kill=(1, 3)) == {2: 1}
         assert stage.take(QuorumLost)
@@ -56,7 +56,7 @@ def test_without_a_sorry_server_who_is_left_serves_on() -> None:
 
 
 def test_a_sorry_server_may_be_one_of_the_real_ones() -> None:
-    with Stage(service(server(1, weight=5), server(2), sorry=1)) as stage:
+    with EngineHarness(service(server(1, weight=5), server(2), sorry=1)) as stage:
         stage.start()
         assert stage.table() == {1: 5, 2: 1}
         assert settle(stage, kill=(1, 2)) == {1: 1}
@@ -64,7 +64,7 @@ def test_a_sorry_server_may_be_one_of_the_real_ones() -> None:
 
 def test_the_keys_of_a_group_have_the_same_servers() -> None:
     keys = (vip(1), vip(2), vip(3, 443))
-    with Stage(service(server(1), server(2), keys=keys)) as stage:
+    with EngineHarness(service(server(1), server(2), keys=keys)) as stage:
         stage.start()
         settle(stage, kill=(2,))
         assert [stage.table(each) for each in keys] == [{1: 1}] * 3
@@ -72,7 +72,7 @@ def test_the_keys_of_a_group_have_the_same_servers() -> None:
 
 
 def test_rows_keep_the_order_of_the_configuration() -> None:
-    with Stage(service(server(3), server(1), unchecked(2), sorry=99)) as stage:
+    with EngineHarness(service(server(3), server(1), unchecked(2), sorry=99)) as stage:
         stage.start()
         settle(stage, kill=(3,))
         settle(stage, revive=(3,))
@@ -81,7 +81,7 @@ def test_rows_keep_the_order_of_the_configuration() -> None:
 
 def test_every_check_of_a_server_must_be_good() -> None:
     both = (tcp(1), tcp(1, port=443))
-    with Stage(service(server(1, *both), server(2))) as stage:
+    with EngineHarness(service(server(1, *both), server(2))) as stage:
         stage.start()
         stage.names()
         stage.say(both[1], DEAD)
@@ -100,7 +100,7 @@ def test_every_check_of_a_server_must_be_good() -> None:
 
 
 def test_failures_are_counted_and_named() -> None:
-    with Stage(service(server(1))) as stage:
+    with EngineHarness(service(server(1))) as stage:
         stage.start()
         stage.kill(1)
         stage.pass_(40)
@@ -114,7 +114,7 @@ def test_failures_are_counted_and_named() -> None:
 
 
 def test_one_failure_among_successes_is_forgotten() -> None:
-    with Stage(service(server(1))) as stage:
+    with EngineHarness(service(server(1))) as stage:
         stage.start()
         for _ in range(5):
             stage.kill(1)
@@ -128,7 +128,7 @@ def test_one_failure_among_successes_is_forgotten() -> None:
 
 
 def test_a_check_that_this_machine_cannot_make_says_nothing_of_the_server() -> None:
-    with Stage(service(server(1))) as stage:
+    with EngineHarness(service(server(1))) as stage:
         stage.start()
         stage.names()
         stage.say(1, Outcome(False, "no file descriptors are left", inconclusive=True))
@@ -141,7 +141,7 @@ def test_a_check_that_this_machine_cannot_make_says_nothing_of_the_server() -> N
 
 
 def test_the_table_is_told_to_have_changed_only_when_it_has() -> None:
-    with Stage(service(server(1), server(2)), service(server(3), name="other", keys=(vip(2),))) as stage:
+    with EngineHarness(service(server(1), server(2)), service(server(3), name="other", keys=(vip(2),))) as stage:
         stage.start()
         stage.pass_(60)
         before, rows = stage.changes, stage.engine.wanted()
@@ -156,7 +156,7 @@ def test_the_table_is_told_to_have_changed_only_when_it_has() -> None:
 
 
 def test_thousands_that_fail_at_once_are_one_by_one_found() -> None:
-    with Stage(service(*(server(number) for number in range(1, 251)), quorum=100, sorry=254)) as stage:
+    with EngineHarness(service(*(server(number) for number in range(1, 251)), quorum=100, sorry=254)) as stage:
         stage.start()
         stage.names()
         stage.kill(*range(1, 201))
@@ -169,7 +169,7 @@ def test_thousands_that_fail_at_once_are_one_by_one_found() -> None:
 
 
 def test_a_listener_that_fails_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    with Stage(service(server(1))) as stage:
+    with EngineHarness(service(server(1))) as stage:
 
         def fail(*_: object) -> None:
             raise RuntimeError("mine")
@@ -189,7 +189,7 @@ def test_a_listener_that_fails_disturbs_nobody(caplog: pytest.LogCaptureFixture)
 
 @pytest.mark.parametrize("omega", [True, False])
 def test_the_end_is_told_to_those_who_want_it(omega: bool) -> None:
-    with Stage(service(server(1), server(2), server(3), omega=omega)) as stage:
+    with EngineHarness(service(server(1), server(2), server(3), omega=omega)) as stage:
         stage.start()
         stage.kill(2)
         stage.pass_(25)
@@ -200,7 +200,7 @@ def test_the_end_is_told_to_those_who_want_it(omega: bool) -> None:
 
 
 def test_ending_leaves_no_probe_behind() -> None:
-    with Stage(service(server(1), server(2))) as stage:
+    with EngineHarness(service(server(1), server(2))) as stage:
         stage.probe_s = 4
         stage.start()
         assert stage.engine.probes_running == 2

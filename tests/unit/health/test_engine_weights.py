@@ -6,7 +6,7 @@ from pylvs.health.events import WeightChanged
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import MiscCheck
 from pylvs.model.scripts import Script
-from tests.unit.health.stage import DEAD, OK, PACE, Stage, server, service, unchecked
+from tests.unit.health.engine_harness import DEAD, OK, PACE, EngineHarness, server, service, unchecked
 
 
 def script(name: str) -> MiscCheck:
@@ -23,7 +23,7 @@ def weighing(weight: int) -> Outcome:
 
 def test_two_dynamic_checks_come_together_as_in_keepalived() -> None:
     """As recorded from 2.2.7: configured weight 10, quorum 8, exit statuses of two scripts one after the other."""
-    with Stage(service(server(1, A, B, weight=10), quorum=8)) as stage:
+    with EngineHarness(service(server(1, A, B, weight=10), quorum=8)) as stage:
         stage.start()
         for check, outcome, expected in (
             (A, weighing(20), {1: 20}),
@@ -49,7 +49,7 @@ def test_two_dynamic_checks_come_together_as_in_keepalived() -> None:
 
 
 def test_a_weight_is_gone_with_the_outcome_that_says_none() -> None:
-    with Stage(service(server(1, A, weight=10))) as stage:
+    with EngineHarness(service(server(1, A, weight=10))) as stage:
         stage.start()
         stage.say(A, weighing(3))
         stage.pass_(10)
@@ -62,7 +62,7 @@ def test_a_weight_is_gone_with_the_outcome_that_says_none() -> None:
 
 
 def test_a_weight_does_not_outlive_a_failure() -> None:
-    with Stage(service(server(1, A, weight=10))) as stage:
+    with EngineHarness(service(server(1, A, weight=10))) as stage:
         stage.start()
         stage.say(A, weighing(3))
         stage.pass_(10)
@@ -79,7 +79,7 @@ def test_a_weight_does_not_outlive_a_failure() -> None:
 
 
 def test_weights_count_for_the_quorum() -> None:
-    with Stage(service(server(1, A, weight=10), unchecked(2, 10), quorum=15, sorry=99)) as stage:
+    with EngineHarness(service(server(1, A, weight=10), unchecked(2, 10), quorum=15, sorry=99)) as stage:
         stage.start()
         stage.say(A, weighing(4))
         stage.pass_(10)
@@ -90,7 +90,7 @@ def test_weights_count_for_the_quorum() -> None:
 
 
 def test_a_weight_of_0_drains() -> None:
-    with Stage(service(server(1, A), server(2))) as stage:
+    with EngineHarness(service(server(1, A), server(2))) as stage:
         stage.start()
         stage.say(A, weighing(0))
         stage.pass_(10)

@@ -13,7 +13,7 @@ from pylvs.health.checkers.file import judge_number, number_in
 from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import FileCheck
-from tests.unit.health.servers import undisturbed
+from tests.unit.health.fake_servers import undisturbed
 
 
 def read(path: Path, weight: int = 1, reverse: bool = False, configured: int = 10) -> Outcome:

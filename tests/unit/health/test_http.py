@@ -13,7 +13,7 @@ from pylvs.health.checkers.http import request
 from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import HttpCheck, Pace, Target, Url
-from tests.unit.health.servers import (
+from tests.unit.health.fake_servers import (
     HASTY,
     PATIENT,
     TIMED_OUT,

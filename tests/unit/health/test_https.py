@@ -13,7 +13,7 @@ import pytest
 from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import HttpCheck, Pace, Target, Url
-from tests.unit.health.servers import PATIENT, TIMED_OUT, V4, Handler, asked, hangs, says, undisturbed
+from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, V4, Handler, asked, hangs, says, undisturbed
 from tests.unit.health.test_http import GOOD, HELLO, ROOT, md5
 
 

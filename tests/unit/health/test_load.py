@@ -11,7 +11,7 @@ from pylvs.health.checkers import load
 from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import LoadCheck, LoadSource
-from tests.unit.health.servers import PATIENT, TIMED_OUT, Handler, closed, hangs, says, silent, tcp, undisturbed
+from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, Handler, closed, hangs, says, silent, tcp, undisturbed
 from tests.unit.health.test_load_page import page
 
 WEIGHT = CheckContext(weight=100)

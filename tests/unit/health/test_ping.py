@@ -13,7 +13,7 @@ from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Pace, PingCheck, Target
-from tests.unit.health.servers import PATIENT, V4, V6, undisturbed
+from tests.unit.health.fake_servers import PATIENT, V4, V6, undisturbed
 
 HERE: list[Address] = [IPv4Address(V4), IPv6Address(V6)]
 

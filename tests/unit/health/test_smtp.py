@@ -9,7 +9,7 @@ import pytest
 
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import Pace, SmtpCheck, Target
-from tests.unit.health.servers import PATIENT, TIMED_OUT, Handler, asked, closed, lapse, received
+from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, Handler, asked, closed, lapse, received
 
 
 def smtp_check(target: Target, pace: Pace = PATIENT) -> SmtpCheck:

@@ -16,7 +16,7 @@ import pytest
 from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome, errno_failure, errno_text, quoted
 from pylvs.model.checks import Pace, Target, TcpCheck
-from tests.unit.health.servers import HASTY, PATIENT, V4, V6, asked, closed, open_files, silent, tcp, undisturbed
+from tests.unit.health.fake_servers import HASTY, PATIENT, V4, V6, asked, closed, open_files, silent, tcp, undisturbed
 
 
 def tcp_check(target: Target, pace: Pace = PATIENT) -> TcpCheck:

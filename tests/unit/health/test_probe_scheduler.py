@@ -13,7 +13,7 @@ import pytest
 from pylvs.health.outcome import Outcome, Probe
 from pylvs.health.probe_scheduler import BATCH, ProbeScheduler, ScheduledProbe, descriptor_limit
 from tests.unit.health.clock import START_S, FakeTimeLoop
-from tests.unit.health.stage import OK, PACE, Stage, server, service
+from tests.unit.health.engine_harness import OK, PACE, EngineHarness, server, service
 
 
 class Diary:
@@ -223,7 +223,7 @@ def test_a_check_goes_on_after_an_outcome_that_could_not_be_applied(
 
 
 def test_setting_the_clock_changes_nothing() -> None:
-    with Stage(service(server(1))) as stage:
+    with EngineHarness(service(server(1))) as stage:
         stage.start()
         for jump in (86400, -7 * 86400, 3600):
             stage.wall_offset += jump
@@ -237,7 +237,7 @@ def test_setting_the_clock_changes_nothing() -> None:
 def test_first_probes_are_spread_over_the_warmup() -> None:
     pace = replace(PACE, delay_loop_s=60, warmup_s=60)
     chance = random.Random(4).random
-    with Stage(service(*(server(number, pace=pace) for number in range(1, 201))), chance=chance) as stage:
+    with EngineHarness(service(*(server(number, pace=pace) for number in range(1, 201))), chance=chance) as stage:
         stage.start(60)
         firsts = [when for number in range(1, 201) for when in stage.times(number)]
         assert len(firsts) == 200  # each once

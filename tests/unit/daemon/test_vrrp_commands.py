@@ -23,7 +23,7 @@ from pylvs.daemon.api.metrics import vrrp_metrics
 from pylvs.model.errors import PylvsError
 from pylvs.vrrp import client as pipe_client
 from tests.unit.daemon.daemons import World, run, server, service
-from tests.unit.daemon.imagined_routers import set_mood
+from tests.unit.daemon.fake_routers import set_mood
 from tests.waiting import PATIENCE_S
 
 

@@ -22,8 +22,8 @@ from pylvs.host.mail import Alert, message
 from pylvs.host.smtp import Refused, deliver
 from pylvs.model.service import ServiceKey
 from pylvs.model.wanted import Configuration, GlobalSettings, Mail, WantedService
-from tests.unit.daemon.test_notify import down, gained, lost, server_key, service, up
-from tests.unit.health.servers import Loop, closed, lapse
+from tests.unit.daemon.test_notify_scripts import down, gained, lost, server_key, service, up
+from tests.unit.health.fake_servers import Loop, closed, lapse
 
 LONG_S = 60.0
 MAIL = Mail(("a@example.com", "Bee <b@example.com>"), "lvs@example.com", "127.0.0.1", 0, "here", LONG_S)

@@ -62,7 +62,7 @@ def found(service_key: ServiceKey, *weights: tuple[int, int]) -> ServiceRow:
     return ServiceRow(VirtualService(service_key), rows)
 
 
-class Stage:
+class EngineHarness:
     """An engine in fake time. `say` sets what the next probes find; until then every server is well."""
 
     def __init__(self, *services: WantedService, chance: Callable[[], float] = lambda: 0.5, **engine: Any) -> None:
@@ -78,7 +78,7 @@ class Stage:
         self.engine.on_event(self._heard)
         self.engine.on_change(self._changed)
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> EngineHarness:
         return self
 
     def __exit__(self, *what: type[BaseException] | BaseException | TracebackType | None) -> None:

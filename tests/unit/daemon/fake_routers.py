@@ -24,7 +24,7 @@ from pylvs.vrrp.pipe import Closed, Pipe
 ROOT = Path(__file__).parents[3]
 
 
-def start_imagined(state: Path) -> subprocess.Popen[bytes]:
+def start_fake_routers(state: Path) -> subprocess.Popen[bytes]:
     """One of them."""
     code = f"import sys; sys.path[:0] = {[str(ROOT), str(Path(pylvs.__file__).parents[1])]!r}; "
     code += f"from {__name__} import main; main()"
