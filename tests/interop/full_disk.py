@@ -60,7 +60,7 @@ async def reloading(world: World, disk: Disk, said: io.StringIO) -> None:
         assert f"not reloaded: {told['error']}" in said.getvalue()
         assert (world.state / "services.json").read_bytes() == before
         disk.empty()
-        assert (await daemon.reload()).settled is not None
+        assert (await daemon.reload()).table is not None
         assert world.servers() == {str(address(3))}
 
 

@@ -288,7 +288,7 @@ class Ours:
             assert engine is not None
             engine.addresses_here(set(map(ip_address, here)))
             if step.end:
-                engine.farewell()
+                engine.announce_stop()
             else:
                 loop.pass_(SETTLED_S)
             notes = [] if plan.silent else sorted(told(self.events))

@@ -1,4 +1,4 @@
-"""What happens, as JSON objects, to whoever follows it."""
+"""Events of the daemon as JSON objects, for the clients of `GET /v1/events`."""
 
 from __future__ import annotations
 
@@ -14,74 +14,74 @@ from typing import Any
 from pylvs.health.events import Event, Override
 from pylvs.model.destination import DestinationKey
 
-MAX_QUEUED = 10_000  # lines for one follower who does not read them
-REMEMBERED = 1000  # lines
+MAX_QUEUED = 10_000  # events for one subscriber that does not read them
+REMEMBERED = 1000  # events
 
 
 class Subscriber:
-    """One who follows: lines wait for him, and if he is too slow he is told how many he missed."""
+    """A queue of events. If it overflows, the subscriber gets the number of events that it missed."""
 
     def __init__(self) -> None:
-        self._lines: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(MAX_QUEUED)
+        self._queue: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(MAX_QUEUED)
         self._missed = 0
 
-    def put(self, line: Mapping[str, Any]) -> None:
-        """Never waits."""
+    def put(self, event: Mapping[str, Any]) -> None:
+        """Queue an event without waiting."""
         try:
-            self._lines.put_nowait(line)
+            self._queue.put_nowait(event)
         except asyncio.QueueFull:
             self._missed += 1
 
     async def next(self) -> Mapping[str, Any]:
-        """The next line."""
-        if self._missed and self._lines.empty():
+        """Wait for the next event."""
+        if self._missed and self._queue.empty():
             missed, self._missed = self._missed, 0
             return {"event": "missed", "at": time.time(), "count": missed}
-        return await self._lines.get()
+        return await self._queue.get()
 
 
 class EventBus:
-    """Everything that is told goes to all who follow at that moment."""
+    """Publishes events to all subscribers, and remembers the last ones."""
 
     def __init__(self) -> None:
-        self._followers: set[Subscriber] = set()
-        self._last: deque[Mapping[str, Any]] = deque(maxlen=REMEMBERED)
+        self._subscribers: set[Subscriber] = set()
+        self._recent: deque[Mapping[str, Any]] = deque(maxlen=REMEMBERED)
 
-    def last(self) -> tuple[Mapping[str, Any], ...]:
-        """What was told last, oldest first."""
-        return tuple(self._last)
+    def recent(self) -> tuple[Mapping[str, Any], ...]:
+        """Return the last events, oldest first."""
+        return tuple(self._recent)
 
     @contextlib.contextmanager
-    def following(self) -> Iterator[Subscriber]:
-        """Within, lines are kept for this follower."""
-        follower = Subscriber()
-        self._followers.add(follower)
+    def subscribe(self) -> Iterator[Subscriber]:
+        """Return a queue that gets the events published within the block."""
+        subscriber = Subscriber()
+        self._subscribers.add(subscriber)
         try:
-            yield follower
+            yield subscriber
         finally:
-            self._followers.discard(follower)
+            self._subscribers.discard(subscriber)
 
-    def tell(self, event: str, **more: Any) -> None:
-        """Something that happened to the daemon."""
-        self._put({"event": event, "at": time.time(), **more})
+    def publish(self, event: str, **fields: Any) -> None:
+        """Publish an event of the daemon."""
+        self._put({"event": event, "at": time.time(), **fields})
 
-    def tell_event(self, event: Event) -> None:
-        """Something that happened to services and servers."""
+    def publish_health(self, event: Event) -> None:
+        """Publish an event of the health engine."""
         self._put(encode_event(event))
 
-    def _put(self, line: Mapping[str, Any]) -> None:
-        self._last.append(line)
-        for follower in self._followers:
-            follower.put(line)
+    def _put(self, event: Mapping[str, Any]) -> None:
+        self._recent.append(event)
+        for subscriber in self._subscribers:
+            subscriber.put(event)
 
 
 def json_line(content: Any) -> bytes:
-    """One line in UTF-8; of what was no text in an argument or a file, each byte as an escape of JSON."""
+    """Encode as one line of UTF-8; a byte of an argument or file that is not UTF-8 becomes a JSON escape."""
     return json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def encode_event(event: Event) -> dict[str, Any]:
-    """An event of the health engine: `event` is its name, `at` seconds since 1970."""
+    """Return an event of the health engine as JSON types: `event` is its name, `at` in seconds since 1970."""
     return {"event": event.name} | {field.name: _encode_value(getattr(event, field.name)) for field in fields(event)}
 
 

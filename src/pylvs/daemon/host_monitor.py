@@ -1,4 +1,4 @@
-"""Whether services can be forwarded here, for those who must know: virtual routers may be at fault without it."""
+"""Watch what may change without the daemon: the host's devices and addresses, and whether services are forwarded."""
 
 from __future__ import annotations
 
@@ -12,75 +12,72 @@ from pylvs.dataplane.watch import GATHER_S, RETRY_S, SHARE, drain, listen
 from pylvs.host.logs import get_logger
 
 POLL_S = 0.5
-FAULT_AFTER_S = 3.0  # what is over sooner was somebody's edit, and no loss
+FAULT_AFTER_S = 3.0  # a shorter interruption comes from another program's edit, and loses nothing
 
 
 class ForwardingMonitor:
-    """Tells of a loss when it has lasted a while, and of its end at once.
+    """Reports to virtual routers whether services are forwarded here, so that they can go to fault.
 
-    `trouble` says why services may not be forwarded; it is empty while they are, and None while nobody knows.
+    `error` returns why services may not be forwarded: "" while they are, None while that is unknown. A fault is
+    reported after `FAULT_AFTER_S`, its end at once.
     """
 
-    def __init__(self, trouble: Callable[[], str | None], tell: Callable[[bool, str], Awaitable[None]]) -> None:
-        self._trouble = trouble
-        self._tell = tell
+    def __init__(self, error: Callable[[], str | None], report: Callable[[bool, str], Awaitable[None]]) -> None:
+        self._error = error
+        self._report = report
 
     async def run(self) -> None:
-        """Without an end."""
+        """Watch until cancelled."""
         clock = asyncio.get_running_loop().time
-        told: bool | None = None
+        reported: bool | None = None
         since: float | None = None
         while True:
-            trouble = self._trouble()
+            error = self._error()
             now = clock()
-            since = (since or now) if trouble else None
-            if trouble == "" and told is not True:
-                told = True
-                await self._tell(True, "")
-            elif trouble and told is not False and since is not None and now - since >= FAULT_AFTER_S:
-                told = False
-                await self._tell(False, trouble)
+            since = (since or now) if error else None
+            if error == "" and reported is not True:
+                reported = True
+                await self._report(True, "")
+            elif error and reported is not False and since is not None and now - since >= FAULT_AFTER_S:
+                reported = False
+                await self._report(False, error)
             await asyncio.sleep(POLL_S)
 
 
-# --- surroundings ----------------------------------------------------------------------------------------------------
-# What changes around the tables: addresses, devices, their programs and routes, as the kernel tells of them.
-
-
 class HostMonitor:
-    """Calls `look` once at the start, and whenever something may have changed.
+    """Calls `update` at the start, and whenever rtnetlink(7) reports a change of devices, addresses or routes.
 
-    It answers with the seconds until it wants to look again all the same.
+    `update` returns the seconds until it is called without a report.
     """
 
-    def __init__(self, look: Callable[[], Awaitable[float]]) -> None:
-        self._look = look
+    def __init__(self, update: Callable[[], Awaitable[float]]) -> None:
+        self._update = update
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Without an end; in the network namespace of the thread that calls."""
+        """Watch the network namespace of the calling thread until cancelled."""
         loop = asyncio.get_running_loop()
         with listen() as kernel:
-            loop.add_reader(kernel, self._heard, kernel)
+            loop.add_reader(kernel, self._receive, kernel)
             try:
                 await self._follow()
             finally:
                 loop.remove_reader(kernel)
 
-    def _heard(self, kernel: socket.socket) -> None:
+    def _receive(self, kernel: socket.socket) -> None:
         if drain(kernel):
             self._changed.set()
 
     async def _follow(self) -> None:
-        again_s = 0.0
+        next_s = 0.0
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), again_s)
+                await asyncio.wait_for(self._changed.wait(), next_s)
             await asyncio.sleep(GATHER_S)
             self._changed.clear()
-            begin, again_s = time.monotonic(), RETRY_S
+            begin, next_s = time.monotonic(), RETRY_S
             try:
-                again_s = await self._look()
+                next_s = await self._update()
             except Exception as error:
                 get_logger().error("addresses and devices could not be followed", reason=str(error))
             await asyncio.sleep(SHARE * (time.monotonic() - begin))

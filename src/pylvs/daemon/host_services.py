@@ -1,4 +1,4 @@
-"""What the daemon meets outside of itself, on a real machine."""
+"""The daemon's port to a real host: files, BPF tables, checks over the network, scripts, processes."""
 
 from __future__ import annotations
 
@@ -30,47 +30,41 @@ from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedSer
 
 
 class HostServices:
-    """Files, BPF tables, the kernel's addresses, checks over the network, the service manager that started us."""
+    """Implements `ports.HostPort`; see there for the threads and errors of its methods."""
 
     def __init__(self) -> None:
         self.manager = ServiceManager()
         self._processes = Processes()
-        self._begun = False
-        self._last: tuple[Script | None, float] = None, 0.0  # what runs at the end, and for how long
-        self._via_vip = VipChecks()
-        self._notifier = ScriptNotifier()
-        self._alerts = MailAlerts()
+        self._started = False
+        self._shutdown_script: tuple[Script | None, float] = None, 0.0  # with its timeout
+        self._vip_checks = VipChecks()
+        self._scripts = ScriptNotifier()
+        self._mails = MailAlerts()
         self._fifos = FifoNotifier()
-        self._routers = True  # virtual routers are run
+        self._vrrp = True  # virtual routers are run
         self._loader = ConfigurationLoader()
-        self._nice = 0  # asked for so far; without it the daemon is as it was started
+        self._nice = 0  # last checker_priority; without one the daemon keeps the niceness that it was started with
 
     def load(self, options: Options) -> Loaded:
-        """The configuration in its file; what is wrong with it is a finding."""
-        self._routers = options.vrrp
+        self._vrrp = options.vrrp
         return self._loader.load(options)
 
     def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
-        """In words."""
         return map(str, differences(old, new))
 
     def director(self) -> LongLivedDirector:
-        """The tables of this network namespace. Raises NotPermitted, Unsupported."""
         return open_director()
 
     def addresses(self) -> Iterable[Address]:
-        """Those that devices of this network namespace hold."""
         return local_addresses()
 
     def probe_of(self, check: Check, service: WantedService, server: WantedServer) -> Probe:
-        """The checker's."""
         context = CheckContext(server.destination.weight, service.virtualhost, self._processes)
         if goes_via_vip(check):
-            return self._via_vip.probe_of(check, service, server, context)
+            return self._vip_checks.probe_of(check, service, server, context)
         return probe_of(check, context)
 
     def configure(self, configuration: Configuration) -> None:
-        """Whom scripts run as, what is checked through virtual addresses, how much all this matters."""
         settings = configuration.settings
         if settings.checker_nice != self._nice:
             self._nice = settings.checker_nice
@@ -79,59 +73,52 @@ class HostServices:
             except OSError as error:
                 get_logger().error(f"checker_priority {self._nice}: {error.strerror}")
         self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
-        if self._begun:
-            self._last = settings.shutdown_script, settings.shutdown_script_timeout_s
-        self._via_vip.configure(configuration)
-        self._notifier.configure(configuration)
-        self._alerts.configure(configuration)
-        self._fifos.configure(configuration, self._routers and bool(configuration.vrrp.instances))
+        if self._started:  # the shutdown_script runs only if the startup_script did
+            self._shutdown_script = settings.shutdown_script, settings.shutdown_script_timeout_s
+        self._vip_checks.configure(configuration)
+        self._scripts.configure(configuration)
+        self._mails.configure(configuration)
+        self._fifos.configure(configuration, self._vrrp and bool(configuration.vrrp.instances))
 
-    def heard(self, event: Event) -> None:
-        """Scripts are run, pipes are written to, and mail is sent."""
-        self._notifier.heard(event)
-        self._fifos.heard(event)
-        self._alerts.heard(event)
+    def notify(self, event: Event) -> None:
+        self._scripts.notify(event)
+        self._fifos.notify(event)
+        self._mails.notify(event)
 
-    async def begin(self, configuration: Configuration) -> None:
-        """The startup_script runs, to its end or its timeout."""
+    async def run_startup_script(self, configuration: Configuration) -> None:
         settings = configuration.settings
-        self._begun = True
-        self._last = settings.shutdown_script, settings.shutdown_script_timeout_s
+        self._started = True
+        self._shutdown_script = settings.shutdown_script, settings.shutdown_script_timeout_s
         await self._run("startup_script", settings.startup_script, settings.startup_script_timeout_s)
 
-    async def _run(self, what: str, script: Script | None, timeout_s: float) -> None:
+    async def _run(self, keyword: str, script: Script | None, timeout_s: float) -> None:
         if script is None:
             return
         ended = await self._processes.run(script, timeout_s)
-        log = get_logger()
-        tell = log.info if ended.status == 0 and not ended.timed_out else log.warning
-        tell(f"{what} has run", script=str(script), end=str(ended))
+        logger = get_logger()
+        log = logger.info if ended.status == 0 and not ended.timed_out else logger.warning
+        log(f"{keyword} has run", script=str(script), end=str(ended))
         for line in ended.lines():
-            log.info(f"{what} said: {line}")
+            logger.info(f"{keyword} said: {line}")
 
-    def rows(self) -> tuple[WantedRow, ...]:
-        """The services of checks through virtual addresses."""
-        return self._via_vip.rows
+    def check_rows(self) -> tuple[WantedRow, ...]:
+        return self._vip_checks.rows
 
-    def adapt(self, state: StateDirectory) -> None:
-        """Let checks through virtual addresses pass on this machine."""
-        self._via_vip.allow(state)
+    def adapt_host(self, state: StateDirectory) -> None:
+        self._vip_checks.adapt_host(state)
+
+    def restore_host(self, state: StateDirectory) -> None:
+        self._vip_checks.restore(state)
 
     def start_routers(self, state: StateDirectory, log_format: str) -> subprocess.Popen[bytes]:
-        """Its log goes where this one's goes."""
         return subprocess.Popen(
             command("pylvs.daemon.router_process", str(state.path), log_format),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # what is typed at the terminal is for the daemon
+            stdout=subprocess.DEVNULL,  # it logs to stderr, which it shares with the daemon
+            start_new_session=True,  # Ctrl-C in the terminal is for the daemon
         )
 
-    def restore(self, state: StateDirectory) -> None:
-        """As it was before."""
-        self._via_vip.restore(state)
-
     async def close(self) -> None:
-        """Tell what is not told yet, and end scripts that still run."""
-        await asyncio.gather(self._notifier.finish(), self._alerts.finish(), self._fifos.finish())
-        await self._run("shutdown_script", *self._last)
+        await asyncio.gather(self._scripts.finish(), self._mails.finish(), self._fifos.finish())
+        await self._run("shutdown_script", *self._shutdown_script)
         await self._processes.close()

@@ -1,9 +1,9 @@
-"""What happened to servers and services, and what is wrong with a configuration, as lines of a log."""
+"""Notify the operator of events of servers and services: log lines, scripts, mails and FIFOs."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 
 from pylvs.config.findings import Finding, Severity
@@ -27,11 +27,16 @@ from pylvs.model.scripts import Script
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 
 _WARNINGS = (ServerDown, QuorumLost, SorryServerIn)
-_IN_REASON = {field.name for field in fields(ServerEvent)} | {"override"}  # which the reason tells in words
+_IN_REASON = {field.name for field in fields(ServerEvent)} | {"override"}  # fields that the reason contains
+MAX_SCRIPTS = 50  # at a time
+
+Subject = tuple[str, DestinationKey | None]  # the name of a service, with a server, or None for its quorum
+
+# --- logs ---
 
 
 def log_event(event: Event) -> None:
-    """One line; none for a good start, nor for a failure that does not count yet and that nobody asked to hear of."""
+    """Log an event as one line, except a quorum at the start and failures that do not count (log_all_failures)."""
     if isinstance(event, CheckFailed) and not (event.counted or event.log_all):
         return
     if isinstance(event, QuorumGained) and event.initial:
@@ -43,55 +48,61 @@ def log_event(event: Event) -> None:
     }
     if isinstance(event, ServerEvent):
         more["server"] = str(event.server)
-    log = get_logger()
-    expected = getattr(event, "ending", False)
-    tell = log.warning if isinstance(event, _WARNINGS) and not expected else log.info
-    tell(event.name.replace("_", " "), service=event.service, **more, reason=event.reason)
+    logger = get_logger()
+    log = logger.warning if isinstance(event, _WARNINGS) and not _is_ending(event) else logger.info
+    log(event.name.replace("_", " "), service=event.service, **more, reason=event.reason)
 
 
 def log_findings(findings: Iterable[Finding]) -> None:
-    """One line each."""
-    log = get_logger()
+    """Log the findings of a configuration, one line each."""
+    logger = get_logger()
     for finding in findings:
-        tell = {Severity.ERROR: log.error, Severity.NOTE: log.info}.get(finding.severity, log.warning)
+        log = {Severity.ERROR: logger.error, Severity.NOTE: logger.info}.get(finding.severity, logger.warning)
         advice = f"; {finding.advice}" if finding.advice else ""
-        tell(f"{finding.place}: {finding.text}{advice}")
+        log(f"{finding.place}: {finding.text}{advice}")
 
 
-# --- notify ----------------------------------------------------------------------------------------------------------
-# The operator's scripts at events: notify_up, notify_down, quorum_up, quorum_down.
-#
-# As in keepalived they get the words of the configuration and nothing more, in argument or environment. What happens to
-# one server, or to one service's quorum, is told in order, each script after the end of the one before; keepalived runs
-# them side by side. Checks wait for none of this: scripts run here have a runner of their own.
+# --- notify_up, notify_down, quorum_up, quorum_down ---
 
 
-MAX_SCRIPTS = 50
+class _Services:
+    """The services of this configuration and of the one before, which has those that a reload removed."""
 
-Subject = tuple[str, DestinationKey | None]  # a service's name, and its server or its quorum
+    def __init__(self) -> None:
+        self._now: Mapping[str, WantedService] = {}
+        self._before: Mapping[str, WantedService] = {}
+
+    def replace(self, configuration: Configuration) -> None:
+        self._before, self._now = self._now, configuration.by_name()
+
+    def of(self, event: Event) -> Iterator[WantedService]:
+        """Yield the definitions of the event's service, the one that counts first."""
+        both = (self._before, self._now) if _is_ending(event) else (self._now, self._before)
+        yield from (services[event.service] for services in both if event.service in services)
 
 
 class ScriptNotifier:
-    """Runs the scripts of a configuration at the events that it is told of."""
+    """Runs notify scripts with the configured arguments and nothing else, as keepalived does.
+
+    Scripts about one server, or about the quorum of one service, run one after another; keepalived runs them
+    concurrently. They have their own script runner, so checks do not wait for them.
+    """
 
     def __init__(self, processes: Processes | None = None) -> None:
         self.processes = processes or Processes(at_once=MAX_SCRIPTS)
         self._turns: InTurn[Subject] = InTurn(self.processes)
-        self._now: Mapping[str, WantedService] = {}
-        self._before: Mapping[str, WantedService] = {}
+        self._services = _Services()
 
     def configure(self, configuration: Configuration) -> None:
-        """The configuration from now on; the one before still says what its last events run."""
+        """Use this configuration from now on."""
         settings = configuration.settings
         self.processes.configure(settings.script_user, settings.script_group, settings.script_security)
-        self._before, self._now = self._now, configuration.by_name()
+        self._services.replace(configuration)
 
-    def heard(self, event: Event) -> None:
-        """Something happened."""
-        ending = getattr(event, "ending", False)
-        for services in (self._before, self._now) if ending else (self._now, self._before):
-            service = services.get(event.service)
-            found = script_of(event, service) if service else None
+    def notify(self, event: Event) -> None:
+        """Queue the script of the event, if it has one."""
+        for service in self._services.of(event):
+            found = script_of(event, service)
             if found is not None:
                 server = event.server if isinstance(event, ServerEvent) else None
                 where = {"service": event.service} | ({"server": str(server)} if server else {})
@@ -99,16 +110,16 @@ class ScriptNotifier:
                 return
 
     async def finish(self) -> None:
-        """Let everything be told for a while; then end what still runs."""
+        """Wait for queued scripts, in bounded time, and end those that still run."""
         await self._turns.finish()
         await self.processes.close()
 
 
 def script_of(event: Event, service: WantedService) -> tuple[str, Script] | None:
-    """What the event runs, by the configuration's word, if anything.
+    """Return keyword and script of an event, None if it has none.
 
-    As in keepalived: a server that is down from the start (alpha) runs notify_down, a quorum that is there at the start
-    runs quorum_up, and one that is not there quorum_down only where a sorry server must serve.
+    As in keepalived, a server that is down from the start (alpha) runs notify_down. A quorum at the start runs
+    quorum_up; a missing one runs quorum_down only if a sorry server must serve.
     """
     found: tuple[str, Script | None] = ("", None)
     if isinstance(event, QuorumGained):
@@ -118,21 +129,20 @@ def script_of(event: Event, service: WantedService) -> tuple[str, Script] | None
     elif isinstance(event, ServerUp | ServerDown) and (server := server_of(event, service)):
         up = isinstance(event, ServerUp)
         found = ("notify_up", server.notify_up) if up else ("notify_down", server.notify_down)
-    what, script = found
-    return (what, script) if script else None
+    keyword, script = found
+    return (keyword, script) if script else None
 
 
 def server_of(event: ServerEvent, service: WantedService) -> WantedServer | None:
-    """The server that an event is about."""
+    """Return the event's server as the service defines it."""
     return next((each for each in service.servers if each.destination.key == event.server), None)
 
 
-# --- alerts ----------------------------------------------------------------------------------------------------------
-# Alerts by mail, with keepalived's subjects and bodies: `[router] Realserver [10.0.0.2]:tcp:80 of ... - DOWN`.
+# --- mail, with keepalived's subjects and bodies ---
 
 
 class MailAlerts:
-    """Sends what a configuration wants sent."""
+    """Sends the mails that the configuration asks for."""
 
     def __init__(self) -> None:
         self.outbox = Outbox()
@@ -140,12 +150,12 @@ class MailAlerts:
         self._settings = GlobalSettings()
 
     def configure(self, configuration: Configuration) -> None:
-        """The configuration from now on."""
+        """Use this configuration from now on."""
         self._services, self._settings = configuration.by_name(), configuration.settings
         self.outbox.configure(configuration.settings.mail)
 
-    def heard(self, event: Event) -> None:
-        """Something happened."""
+    def notify(self, event: Event) -> None:
+        """Queue the mail of the event, if it has one."""
         service = self._services.get(event.service)
         if service is None or not self._settings.mail.recipients:
             return
@@ -154,14 +164,16 @@ class MailAlerts:
             self.outbox.put(alert)
 
     async def finish(self) -> None:
-        """Send what waits for a while, then let it be."""
+        """Send queued mails, in bounded time."""
         await self.outbox.finish()
 
 
 def alert_of(event: Event, service: WantedService, router_id: str) -> Alert | None:
-    """The mail about an event, if one is wanted; of the end of a daemon keepalived sends none, of a start one for each
-    quorum that is there."""
-    if getattr(event, "ending", False):
+    """Return the mail of an event, None if it has none.
+
+    As in keepalived, the end of a daemon sends none, and its start sends one for each quorum.
+    """
+    if _is_ending(event):
         return None
     if isinstance(event, QuorumGained | QuorumLost):
         if not service.smtp_alert or (isinstance(event, QuorumLost) and event.silent):
@@ -178,13 +190,65 @@ def alert_of(event: Event, service: WantedService, router_id: str) -> Alert | No
     return None
 
 
+def _quorum_text(event: QuorumGained | QuorumLost) -> str:
+    if isinstance(event, QuorumLost):
+        bound = event.quorum - event.hysteresis
+        return f"Lost quorum {event.quorum}-{event.hysteresis}={bound} > {event.weight}"
+    prefix = "Starting with quorum up" if event.initial else "Gained quorum"
+    return f"{prefix} {event.quorum}+{event.hysteresis}={event.quorum + event.hysteresis} <= {event.weight}"
+
+
+# --- FIFOs, with keepalived's lines: `RS [10.0.0.2]:tcp:80 [192.0.2.1]:tcp:80 DOWN` ---
+
+
+class FifoNotifier:
+    """Writes lines into the FIFOs of the configuration, for the events that have notify scripts."""
+
+    def __init__(self) -> None:
+        self._fifos = FifoSet()
+        self._services = _Services()
+
+    def configure(self, configuration: Configuration, routers: bool) -> None:
+        """Use this configuration from now on. With `routers`, pylvs-vrrp runs the reader of a shared FIFO."""
+        self._services.replace(configuration)
+        shared = [fifo for fifo in configuration.vrrp.settings.fifos if fifo.services]
+        own = [configuration.settings.fifo] if configuration.settings.fifo else []
+        foreign = [fifo.path for fifo in shared] if routers else []
+        self._fifos.configure([*shared, *own], configuration.settings, foreign)
+
+    def notify(self, event: Event) -> None:
+        """Write the line of the event, if it has one."""
+        for service in self._services.of(event):
+            line = fifo_line(event, service)
+            if line:
+                self._fifos.write(line)
+                return
+
+    async def finish(self) -> None:
+        """Wait for readers, in bounded time."""
+        await self._fifos.finish()
+
+
+def fifo_line(event: Event, service: WantedService) -> str:
+    """Return the line of an event, "" if it has none."""
+    if isinstance(event, QuorumGained | QuorumLost):
+        silent = isinstance(event, QuorumLost) and event.silent
+        return "" if silent else f"VS {virtual_name(service)} {state_of(event)}"
+    if isinstance(event, ServerUp | ServerDown) and server_of(event, service):
+        return f"RS {real_name(event, service)} {virtual_name(service)} {state_of(event)}"
+    return ""
+
+
+# --- keepalived's names ---
+
+
 def state_of(event: Event) -> str:
-    """UP or DOWN."""
+    """Return UP or DOWN."""
     return "UP" if isinstance(event, ServerUp | QuorumGained) else "DOWN"
 
 
 def virtual_name(service: WantedService) -> str:
-    """As keepalived names it: `[192.0.2.1]:tcp:80`, `FWM 7`, `[web]:0` for a group."""
+    """Return `[192.0.2.1]:tcp:80`, `FWM 7`, or `[web]:0` for a group."""
     kind, _, name = service.name.partition(" ")
     if kind == "group":
         return f"[{name}]:0"
@@ -195,64 +259,12 @@ def virtual_name(service: WantedService) -> str:
 
 
 def real_name(event: ServerEvent, service: WantedService) -> str:
-    """As keepalived names it: `[10.0.0.2]:tcp:80`."""
+    """Return `[10.0.0.2]:tcp:80`."""
     key: DestinationKey = event.server
     protocol = "none" if service.keys[0].mark else service.keys[0].protocol.name.lower()
     return f"[{key.address}]:{protocol}:{key.port}"
 
 
-def _quorum_text(event: QuorumGained | QuorumLost) -> str:
-    """With the arithmetic behind it."""
-    if isinstance(event, QuorumLost):
-        bound = event.quorum - event.hysteresis
-        return f"Lost quorum {event.quorum}-{event.hysteresis}={bound} > {event.weight}"
-    said = "Starting with quorum up" if event.initial else "Gained quorum"
-    return f"{said} {event.quorum}+{event.hysteresis}={event.quorum + event.hysteresis} <= {event.weight}"
-
-
-# --- fifos -----------------------------------------------------------------------------------------------------------
-# Named pipes that are told of services and servers, with keepalived's lines:
-#
-# VS [192.0.2.1]:tcp:80 UP
-# RS [10.0.0.2]:tcp:80 [192.0.2.1]:tcp:80 DOWN
-
-
-class FifoNotifier:
-    """Writes what a configuration wants written; lines come whenever the operator's scripts would run."""
-
-    def __init__(self) -> None:
-        self._fifos = FifoSet()
-        self._now: Mapping[str, WantedService] = {}
-        self._before: Mapping[str, WantedService] = {}
-
-    def configure(self, configuration: Configuration, routers: bool) -> None:
-        """From now on. With `routers` another process tells of virtual routers, and runs the shared pipe's reader."""
-        self._before, self._now = self._now, configuration.by_name()
-        shared = [fifo for fifo in configuration.vrrp.settings.fifos if fifo.services]
-        own = [configuration.settings.fifo] if configuration.settings.fifo else []
-        foreign = [fifo.path for fifo in shared] if routers else []
-        self._fifos.configure([*shared, *own], configuration.settings, foreign)
-
-    def heard(self, event: Event) -> None:
-        """Something happened."""
-        ending = getattr(event, "ending", False)
-        for services in (self._before, self._now) if ending else (self._now, self._before):
-            service = services.get(event.service)
-            line = fifo_line(event, service) if service else ""
-            if line:
-                self._fifos.write(line)
-                return
-
-    async def finish(self) -> None:
-        """Give readers a little time."""
-        await self._fifos.finish()
-
-
-def fifo_line(event: Event, service: WantedService) -> str:
-    """The line about an event, "" if there is none."""
-    if isinstance(event, QuorumGained | QuorumLost):
-        silent = isinstance(event, QuorumLost) and event.silent
-        return "" if silent else f"VS {virtual_name(service)} {state_of(event)}"
-    if isinstance(event, ServerUp | ServerDown) and server_of(event, service):
-        return f"RS {real_name(event, service)} {virtual_name(service)} {state_of(event)}"
-    return ""
+def _is_ending(event: Event) -> bool:
+    """Return whether the event is the end of a server or service, not a failure."""
+    return getattr(event, "ending", False)

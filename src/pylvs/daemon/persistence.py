@@ -1,4 +1,4 @@
-"""What the daemon must know again after a crash, as JSON: the services that are its own, and the operator's words."""
+"""What the next daemon needs after a crash, as JSON files: the services that this one owns, and operator overrides."""
 
 from __future__ import annotations
 
@@ -19,14 +19,47 @@ from pylvs.model.errors import Unsupported
 from pylvs.model.service import Protocol, ServiceKey
 from pylvs.model.wanted import Configuration
 
-SERVICES_FILE, OVERRIDES_FILE = "services", "overrides"
-OwnedServices = Mapping[
-    ServiceKey, frozenset[DestinationKey]
-]  # services that the daemon keeps, with the servers configured
+SERVICES_FILE, OVERRIDES_FILE, DUMP_FILE = "services", "overrides", "dump"
+OwnedServices = Mapping[ServiceKey, frozenset[DestinationKey]]  # services of the daemon with their configured servers
+
+# --- owned services ---
+
+
+class Ownership:
+    """The services that this daemon may delete, and the next one if this one is killed.
+
+    The state directory has a service before the daemon's first edit of it, and until after the last.
+    """
+
+    def __init__(self, state: StateDirectory) -> None:
+        self._state = state
+        self._owned: OwnedServices = {}
+        self.keys: frozenset[ServiceKey] = frozenset()
+
+    def load(self) -> OwnedServices:
+        """Return the services of the last daemon, with the servers that it had. Raises Unsupported."""
+        self._owned = load_owned(self._state)
+        return self._owned
+
+    async def before_edits(self, owned: OwnedServices) -> None:
+        """Own the services of before and these as well, until `after_edits`. Raises PylvsError.
+
+        The new services have no servers yet: after a crash their absence from the table must not count as down.
+        """
+        added = {key: frozenset[DestinationKey]() for key in owned}
+        await self._save(added | dict(self._owned))
+
+    async def after_edits(self, owned: OwnedServices) -> None:
+        """Own exactly these services. Raises PylvsError."""
+        await self._save(owned)
+
+    async def _save(self, owned: OwnedServices) -> None:
+        await asyncio.to_thread(save_owned, self._state, owned)  # it waits for the disk
+        self._owned, self.keys = owned, frozenset(owned)
 
 
 def owned_services(configuration: Configuration) -> OwnedServices:
-    """What a configuration makes the daemon's own."""
+    """Return the services of a configuration."""
     return {
         key: frozenset(each.destination.key for each in service.servers)
         for service in configuration.services
@@ -34,21 +67,21 @@ def owned_services(configuration: Configuration) -> OwnedServices:
     }
 
 
-def save_owned(state: StateDirectory, own: OwnedServices) -> None:
-    """Before the first edit of them. Raises PylvsError."""
+def save_owned(state: StateDirectory, owned: OwnedServices) -> None:
+    """Write the owned services. Raises PylvsError."""
     rows = [
         [key.protocol.name, str(key.address), key.port, key.mark, [[str(each.address), each.port] for each in servers]]
-        for key, servers in own.items()
+        for key, servers in owned.items()
     ]
-    state.keep(SERVICES_FILE, rows)
+    state.write(SERVICES_FILE, rows)
 
 
 def load_owned(state: StateDirectory) -> OwnedServices:
-    """Of the daemon before this one, where it did not end by itself. Raises Unsupported."""
+    """Return the services of a daemon that was killed; none after an orderly stop. Raises Unsupported."""
     try:
         return {
             ServiceKey(Protocol[protocol], ip_address(address), port, mark): frozenset(
-                _server(each) for each in servers
+                DestinationKey(ip_address(rip), rport) for rip, rport in servers
             )
             for protocol, address, port, mark, servers in state.read(SERVICES_FILE) or ()
         }
@@ -56,15 +89,12 @@ def load_owned(state: StateDirectory) -> OwnedServices:
         raise _damaged(state, SERVICES_FILE, error) from None
 
 
-def _server(words: Any) -> DestinationKey:
-    address, port = words
-    return DestinationKey(ip_address(address), port)
+def adoptable_rows(rows: Iterable[ServiceRow], owned: OwnedServices, configuration: Configuration) -> list[ServiceRow]:
+    """Return the table's rows of owned services, for the engine to adopt.
 
-
-def adoptable_rows(rows: Iterable[ServiceRow], own: OwnedServices, configuration: Configuration) -> list[ServiceRow]:
-    """What the rows found say about servers: those of the daemon's own services alone, with servers that are new in the
-    configuration put in, since their absence says nothing."""
-    wanted = {
+    A server that is new in the configuration is added to its row, because its absence does not mean that it is down.
+    """
+    configured = {
         key: {each.destination.key: each.destination for each in service.servers}
         for service in configuration.services
         for key in service.keys
@@ -72,15 +102,18 @@ def adoptable_rows(rows: Iterable[ServiceRow], own: OwnedServices, configuration
     found = []
     for row in rows:
         key = row.service.key
-        if key in own and key in wanted:
-            there = {each.destination.key for each in row.destinations}
-            new = [each for name, each in wanted[key].items() if name not in own[key] and name not in there]
+        if key in owned and key in configured:
+            present = {each.destination.key for each in row.destinations}
+            new = [each for name, each in configured[key].items() if name not in owned[key] and name not in present]
             found.append(replace(row, destinations=(*row.destinations, *map(DestinationRow, new))))
     return found
 
 
+# --- overrides ---
+
+
 def save_overrides(state: StateDirectory, overrides: Mapping[ServerName, Override]) -> None:
-    """What the operator said and did not take back. Raises PylvsError."""
+    """Write the operator's overrides. Raises PylvsError."""
     rows = [
         {
             "service": service,
@@ -91,14 +124,16 @@ def save_overrides(state: StateDirectory, overrides: Mapping[ServerName, Overrid
         }
         for (service, server), override in overrides.items()
     ]
-    state.keep(OVERRIDES_FILE, rows)
+    state.write(OVERRIDES_FILE, rows)
 
 
 def load_overrides(state: StateDirectory) -> dict[ServerName, Override]:
-    """What he said to the daemon before this one. Raises Unsupported."""
+    """Return the overrides of the last daemon. Raises Unsupported."""
     try:
         return {
-            (row["service"], _server((row["address"], row["port"]))): Override(Standing(row["standing"]), row["weight"])
+            (row["service"], DestinationKey(ip_address(row["address"]), row["port"])): Override(
+                Standing(row["standing"]), row["weight"]
+            )
             for row in state.read(OVERRIDES_FILE) or ()
         }
     except (ValueError, TypeError, KeyError) as error:
@@ -109,55 +144,17 @@ def _damaged(state: StateDirectory, name: str, error: Exception) -> Unsupported:
     return Unsupported(f"{state.file(name)}: damaged ({error}); remove it")
 
 
-# --- ownership -------------------------------------------------------------------------------------------------------
-# Which services are the daemon's: it may remove them, and so may the one after it, if it is killed.
-
-
-class Ownership:
-    """Noted in the state directory before the first edit of a service, and until the last."""
-
-    def __init__(self, state: StateDirectory) -> None:
-        self._state = state
-        self._own: OwnedServices = {}
-        self.keys: frozenset[ServiceKey] = frozenset()
-
-    def former(self) -> OwnedServices:
-        """Those of the daemon before this one, with the servers that it knew. Raises Unsupported."""
-        self._own = load_owned(self._state)
-        return self._own
-
-    async def before(self, wanted: OwnedServices) -> None:
-        """Edits come that lead from the services there are to these, whose servers need not be there yet.
-
-        Raises PylvsError where that cannot be noted.
-        """
-        fresh = {key: frozenset[DestinationKey]() for key in wanted}
-        await self._note(fresh | dict(self._own))
-
-    async def after(self, wanted: OwnedServices) -> None:
-        """The edits are done. Raises PylvsError."""
-        await self._note(wanted)
-
-    async def _note(self, own: OwnedServices) -> None:
-        await asyncio.to_thread(save_owned, self._state, own)
-        self._own, self.keys = own, frozenset(own)
-
-
-# --- dump ------------------------------------------------------------------------------------------------------------
-# Everything that the daemon knows, as JSON in a file: for whoever must find out afterwards how it was.
-
-
-DUMP_FILE = "dump"
+# --- the dump at SIGUSR1 and SIGUSR2 ---
 
 
 def write_dump(state: StateDirectory, services: Sequence[ServiceSnapshot], rows: Sequence[ServiceRow]) -> Path:
-    """Where it was written. Raises PylvsError."""
-    state.keep(DUMP_FILE, {"services": to_json(services), "table": to_json(rows)})
+    """Write everything that the daemon knows to a file, and return its path. Raises PylvsError."""
+    state.write(DUMP_FILE, {"services": to_json(services), "table": to_json(rows)})
     return state.file(DUMP_FILE)
 
 
 def to_json(value: Any) -> Any:
-    """Nouns as JSON has them: fields by name, names of what has one, text of everything else."""
+    """Convert to JSON types: dataclasses by field, enums by name, everything else as text."""
     if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, Enum)):
         return value
     if isinstance(value, Enum):

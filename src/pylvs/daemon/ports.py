@@ -1,4 +1,4 @@
-"""What the daemon needs of the world."""
+"""The two interfaces at the daemon's edge: what it needs of the host, and what the API needs of the daemon."""
 
 from __future__ import annotations
 
@@ -7,86 +7,94 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Protocol
 
+from pylvs.config.findings import Finding
 from pylvs.daemon.drains import Drains
 from pylvs.daemon.event_bus import EventBus
-from pylvs.daemon.loading import Loaded, Reloaded
+from pylvs.daemon.loading import Loaded
 from pylvs.daemon.options import Options
 from pylvs.daemon.process import ServiceManager
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.table.cache import LongLivedDirector
-from pylvs.daemon.table.reconciler import Reconciler, TableThread
-from pylvs.daemon.virtual_routers import VirtualRouters
+from pylvs.daemon.table.reconciler import Reconciler, ReconcileResult, TableThread
+from pylvs.daemon.virtual_routers import ConfigureResult, VirtualRouters
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event
 from pylvs.health.outcome import Probe
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
 
 
 class HostPort(Protocol):
-    """What the daemon meets: `pylvs.daemon.host_services` on a real machine, something imagined in tests."""
+    """What the daemon needs of the host: `host_services.HostServices`, or a fake in tests."""
 
     manager: ServiceManager
 
     def load(self, options: Options) -> Loaded:
-        """The configuration in its file. In a thread; raises nothing."""
+        """Read the configuration. In a thread; errors are findings."""
 
     def differences(self, old: Configuration, new: Configuration) -> Iterable[str]:
-        """In words. In a thread."""
+        """Describe what a reload changes. In a thread."""
 
     def director(self) -> LongLivedDirector:
-        """Who holds the tables. In the editor's thread. Raises PylvsError."""
+        """Open the tables. In the table thread. Raises PylvsError."""
 
     def addresses(self) -> Iterable[Address]:
-        """This machine's. In the editor's thread."""
+        """Return this host's addresses. In the table thread."""
 
     def probe_of(self, check: Check, service: WantedService, server: WantedServer) -> Probe:
-        """What makes a check."""
+        """Return the probe of a check."""
 
     def configure(self, configuration: Configuration) -> None:
-        """What holds from now on, before the first check or the next."""
+        """Use this configuration for scripts, checks and notifications from now on."""
 
-    async def begin(self, configuration: Configuration) -> None:
-        """What comes before everything else, in bounded time."""
+    async def run_startup_script(self, configuration: Configuration) -> None:
+        """Run the startup_script before anything else, until it ends or its timeout expires."""
 
-    def rows(self) -> tuple[WantedRow, ...]:
-        """What checks need of the table beside the configured services; the same object while nothing changes."""
+    def check_rows(self) -> tuple[WantedRow, ...]:
+        """Return rows that checks need besides the configured services; the same object while nothing changes."""
 
-    def adapt(self, state: StateDirectory) -> None:
-        """Change this machine as checks need it, and again whenever it changed. In the editor's thread."""
+    def adapt_host(self, state: StateDirectory) -> None:
+        """Change host settings that checks need; called again after changes of the host. In the table thread."""
 
-    def restore(self, state: StateDirectory) -> None:
-        """Take that back. In the editor's thread."""
+    def restore_host(self, state: StateDirectory) -> None:
+        """Revert `adapt_host`. In the table thread."""
 
     def start_routers(self, state: StateDirectory, log_format: str) -> subprocess.Popen[bytes]:
-        """A process for virtual routers, which outlives this one. In a thread. Raises OSError."""
+        """Start pylvs-vrrp, which outlives the daemon. In a thread. Raises OSError."""
 
-    def heard(self, event: Event) -> None:
-        """Tell whom the configuration wants told; at once, whatever comes of it later."""
+    def notify(self, event: Event) -> None:
+        """Start the scripts, FIFO lines and mails that the configuration has for the event; do not wait for them."""
 
     async def close(self) -> None:
-        """End what was begun here, in bounded time."""
+        """Finish notifications and end what runs, in bounded time."""
 
 
-# --- desk ------------------------------------------------------------------------------------------------------------
-# What the API needs of the daemon; the supervisor is one.
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """The result of a reload; `table` is None for a dry run."""
+
+    findings: tuple[Finding, ...]
+    differences: tuple[str, ...]
+    table: ReconcileResult | None = None
+    routers: ConfigureResult = field(default_factory=ConfigureResult)
 
 
 class ApiContext(Protocol):
-    """Where questions and words go. Times: wall clock, seconds; 0 before."""
+    """What the API needs of the daemon: the supervisor. Times are Unix times; 0 means not yet."""
 
     state: StateDirectory
     engine: Engine
-    keeper: Reconciler
-    editor: TableThread
+    reconciler: Reconciler
+    table_thread: TableThread
     drains: Drains
     routers: VirtualRouters
-    news: EventBus
+    events: EventBus
     loaded: Loaded
     reloads: Counter[str]  # by result: done, refused
-    started_at: float  # of the first complete table
-    loaded_at: float  # of the configuration in force
+    started_at: float  # when the first table was complete
+    loaded_at: float  # when the configuration in force was loaded
 
     async def reload(self, dry_run: bool = False, allow_empty: bool = False, force: bool = False) -> Reloaded:
-        """Read the file again and run it, as a whole or not at all. Raises Refused."""
+        """Read the file again and run all of it. Raises Refused; then nothing has changed."""

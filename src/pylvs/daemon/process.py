@@ -1,4 +1,4 @@
-"""Work that goes on beside the main one, and ends with it."""
+"""What the daemon's process needs besides its work: background tasks, signals and the service manager."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from typing import Any
 from pylvs.host.logs import get_logger
 from pylvs.model.errors import PylvsError
 
-RESTART_PAUSE_S = 1.0  # before what failed is begun again
+RESTART_PAUSE_S = 1.0
+SOCKET, WATCHDOG, WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 
 
 class BackgroundTasks:
-    """Tasks whose faults are logged, and that are gone when the block ends."""
+    """Tasks that log their exceptions, and that are cancelled when the block ends."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -31,15 +32,15 @@ class BackgroundTasks:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something once."""
+        """Run a coroutine once."""
         self._add(self._once(work))
 
-    def keep(self, work: Callable[[], Awaitable[None]], what: str) -> None:
-        """Do something that has no end, and begin again where it fails."""
+    def keep_running(self, work: Callable[[], Awaitable[None]], what: str) -> None:
+        """Run what does not end by itself, and start it again after an exception."""
         self._add(self._always(work, what))
 
     def cancel(self) -> None:
-        """End everything."""
+        """Cancel all tasks."""
         for task in self._tasks:
             task.cancel()
 
@@ -67,13 +68,9 @@ class BackgroundTasks:
             await asyncio.sleep(RESTART_PAUSE_S)
 
 
-# --- signals ---------------------------------------------------------------------------------------------------------
-# Signals as calls in the event loop.
-
-
 @contextlib.contextmanager
 def signal_handlers(actions: Mapping[signal.Signals, Callable[[], object]]) -> Iterator[None]:
-    """Within, each of these signals calls something instead of ending the process. In the main thread alone."""
+    """Within the block, call an action in the event loop for each of these signals. In the main thread only."""
     loop = asyncio.get_running_loop()
     for number, action in actions.items():
         loop.add_signal_handler(number, action)
@@ -84,52 +81,45 @@ def signal_handlers(actions: Mapping[signal.Signals, Callable[[], object]]) -> I
             loop.remove_signal_handler(number)
 
 
-# --- systemd ---------------------------------------------------------------------------------------------------------
-# sd_notify(3): telling the service manager how things stand, and that they still move.
-
-
-SOCKET, WATCHDOG, WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
-
-
 class ServiceManager:
-    """Who started the daemon, if it wants to be told; silent otherwise."""
+    """The service manager that started the daemon, by sd_notify(3). Without one nothing is sent."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         given = os.environ if environment is None else environment
         self._address = given.get(SOCKET, "")
-        self.watchdog_s = _watchdog_s(given)  # 0: it does not watch
+        self.watchdog_s = _watchdog_s(given)  # 0: no watchdog
 
     def ready(self, status: str) -> None:
-        """The daemon does its work; also after a reload."""
-        self._tell(f"READY=1\nSTATUS={status}")
+        """Report that the start or a reload is done."""
+        self._send(f"READY=1\nSTATUS={status}")
 
     def reloading(self) -> None:
-        """`ready` follows. The time is what Type=notify-reload asks for."""
-        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        """Report that a reload begins; `ready` follows. Type=notify-reload asks for the time."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """The daemon ends."""
-        self._tell("STOPPING=1")
+        """Report that the daemon stops."""
+        self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
-        """One line for `systemctl status`."""
-        self._tell(f"STATUS={text}")
+        """Set the line that `systemctl status` shows."""
+        self._send(f"STATUS={text}")
 
     def alive(self) -> None:
-        """To be called at least every `watchdog_s`."""
-        self._tell("WATCHDOG=1")
+        """Reset the watchdog; due at least every `watchdog_s`."""
+        self._send("WATCHDOG=1")
 
-    def _tell(self, words: str) -> None:
+    def _send(self, text: str) -> None:
         if not self._address.startswith(("/", "@")):
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
             to.setblocking(False)
-            to.sendto(words.encode(), address)
+            to.sendto(text.encode(), address)
 
 
 def _watchdog_s(given: Mapping[str, str]) -> float:
-    """How long the manager waits; 0 where it is not this process that it watches."""
+    """Return the watchdog's interval; 0 where there is none, or where it watches another process."""
     try:
         if int(given.get(WATCHDOG_PID, os.getpid())) != os.getpid():
             return 0.0

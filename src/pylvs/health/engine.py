@@ -79,7 +79,7 @@ class Engine:
             events += self._settled(service, "start", at)
         self._bulletin.tell([*events, *self._suspensions()])
 
-    def farewell(self, reason: str = "pylvs stops") -> None:
+    def announce_stop(self, reason: str = "pylvs stops") -> None:
         """Tell of the end of servers and quorums that are up, for services with omega; the table stays as it is."""
         events: list[Event] = []
         at = self._wall()

@@ -16,9 +16,9 @@ from tests.waiting import PATIENCE_S
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the daemon gives others a few seconds for: here the machine may be slower than that."""
     for name in (
-        "daemon.router_link.PATIENCE_S",
-        "daemon.virtual_routers.START_S",
-        "daemon.virtual_routers.STATUS_S",
+        "daemon.virtual_routers.REPLY_TIMEOUT_S",
+        "daemon.virtual_routers.START_TIMEOUT_S",
+        "daemon.virtual_routers.STATUS_TIMEOUT_S",
         "host.fifo_readers.FINISH_S",
         "host.fifos.FINISH_S",
         "host.in_turn.FINISH_S",

@@ -74,7 +74,7 @@ class World:
         self.dead: set[Address] = set()
         self.probes: dict[Address, int] = {}
         self.loads = 0
-        self.check_rows: tuple[WantedRow, ...] = ()
+        self.extra_rows: tuple[WantedRow, ...] = ()
         self.told: list[Event] = []
         self.processes: list[subprocess.Popen[bytes]] = []
 
@@ -91,7 +91,7 @@ class World:
             process.kill()
             process.wait()
 
-    # --- what the daemon meets: see `pylvs.daemon.supervisor.Outside` ---
+    # --- what the daemon meets: see `pylvs.daemon.ports.HostPort` ---
 
     def load(self, options: Options) -> Loaded:
         """The file as it is, with or without checks."""
@@ -123,14 +123,14 @@ class World:
     def configure(self, configuration: Configuration) -> None:
         """Nobody runs scripts here."""
 
-    async def begin(self, configuration: Configuration) -> None:
+    async def run_startup_script(self, configuration: Configuration) -> None:
         """Nothing comes first."""
 
-    def rows(self) -> tuple[WantedRow, ...]:
+    def check_rows(self) -> tuple[WantedRow, ...]:
         """What the test says that checks need."""
-        return self.check_rows
+        return self.extra_rows
 
-    def adapt(self, state: StateDirectory) -> None:
+    def adapt_host(self, state: StateDirectory) -> None:
         """Nothing is to be changed here."""
 
     def start_routers(self, state: StateDirectory, _log_format: str) -> subprocess.Popen[bytes]:
@@ -138,10 +138,10 @@ class World:
         self.processes.append(start_fake_routers(state.path))
         return self.processes[-1]
 
-    def restore(self, state: StateDirectory) -> None:
+    def restore_host(self, state: StateDirectory) -> None:
         """Nothing was changed."""
 
-    def heard(self, event: Event) -> None:
+    def notify(self, event: Event) -> None:
         """Nobody else is told."""
         self.told.append(event)
 
@@ -161,7 +161,7 @@ class World:
                 running.result()
             yield supervisor
             if not kill:
-                supervisor.end()
+                supervisor.stop()
                 await asyncio.wait_for(running, PATIENCE_S)
         finally:
             running.cancel()

@@ -44,9 +44,9 @@ def ask(world: World, method: str, path: str, content: Any = None) -> Any:
 def test_a_directory_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     state = StateDirectory(tmp_path)
-    state.take()
+    state.acquire()
     assert tmp_path.stat().st_mode & 0o777 == 0o755
-    state.give_back()
+    state.release()
 
 
 def test_a_directory_that_others_may_write_to_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_directory_that_others_may_write_to_is_refused_and_stays_as_it_is(tmp_
     shared.mkdir()
     shared.chmod(0o1777)
     with pytest.raises(Unsupported, match="others may write to it"):
-        StateDirectory(shared).take()
+        StateDirectory(shared).acquire()
     assert shared.stat().st_mode & 0o7777 == 0o1777
     assert not list(shared.iterdir())
 
@@ -64,7 +64,7 @@ def test_a_damaged_note_of_changed_devices_is_one_line(tmp_path: Path, content: 
     state = StateDirectory(tmp_path)
     state.file("via_vip").write_text(content)
     with pytest.raises(Unsupported, match=r"via_vip\.json: damaged .*; remove it"):
-        VipChecks().allow(state)
+        VipChecks().adapt_host(state)
 
 
 def test_a_word_about_many_services_is_kept_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,9 +210,9 @@ def test_a_follower_who_went_is_forgotten_though_nothing_happens(world: World, m
         async with world.daemon() as daemon:
             _, writer = await asyncio.open_unix_connection(str(world.state / "control"))
             writer.write(b"GET /v1/events?follow=true HTTP/1.1\r\nHost: pylvs\r\n\r\n")
-            await until(lambda: len(daemon.news._followers) == 1)
+            await until(lambda: len(daemon.events._subscribers) == 1)
             writer.close()
-            await until(lambda: not daemon.news._followers)
+            await until(lambda: not daemon.events._subscribers)
 
     run(scenario())
 
@@ -224,7 +224,7 @@ def test_a_disk_that_is_full_at_the_end_does_not_break_off_the_end(
         raise PylvsError("no space left")
 
     restored: list[StateDirectory] = []
-    monkeypatch.setattr(world, "restore", restored.append)
+    monkeypatch.setattr(world, "restore_host", restored.append)
 
     async def scenario() -> None:
         async with world.daemon():
@@ -247,7 +247,7 @@ def test_work_that_the_machine_refuses_begins_again_and_is_no_bug(said: io.Strin
             await asyncio.Event().wait()
 
         async with BackgroundTasks() as background:
-            background.keep(work, "draining")
+            background.keep_running(work, "draining")
             await until(lambda: len(tries) == 2)
 
     run(scenario())

@@ -51,11 +51,11 @@ def test_the_shared_pipe_and_its_own_are_told(tmp_path: Path) -> None:
         fifos = FifoNotifier()
         fifos.configure(configuration(*paths), routers=False)
         pipes = [os.open(path, os.O_RDONLY | os.O_NONBLOCK) for path in paths]
-        fifos.heard(up(1))
+        fifos.notify(up(1))
         for pipe in pipes:
             assert read(pipe) == ["RS [10.0.0.1]:tcp:80 [192.0.2.1]:tcp:80 UP"]
         fifos.configure(replace(configuration(*paths), services=()), routers=False)
-        fifos.heard(down(1, ending=True))
+        fifos.notify(down(1, ending=True))
         for pipe in pipes:
             assert read(pipe) == ["RS [10.0.0.1]:tcp:80 [192.0.2.1]:tcp:80 DOWN"]
         await fifos.finish()

@@ -84,7 +84,7 @@ def test_who_was_down_stays_down_although_the_first_table_was_refused_in_part(tm
     async def scenario() -> None:
         async with world.daemon(kill=True) as daemon:
             await until(lambda: world.servers() == {"10.0.0.1"})
-            assert not daemon.keeper.last.complete
+            assert not daemon.reconciler.last.complete
             world.tables._schedulers = (*world.tables._schedulers, "not-yet")
             await until(lambda: '"10.0.0.2"' in (world.state / "services.json").read_text())
         slow = replace(QUICK, warmup_s=3600)

@@ -55,7 +55,7 @@ def test_what_took_long_is_read_elsewhere_the_next_time(options: Options, monkey
         return load(options)
 
     monkeypatch.setattr(loading, "load_in_subprocess", noted)
-    quick, slow = ConfigurationLoader(long_s=1000), ConfigurationLoader(long_s=0)
+    quick, slow = ConfigurationLoader(slow_s=1000), ConfigurationLoader(slow_s=0)
     slow.load(options)
     assert elsewhere == [options], "nothing took less than no time"
     quick.load(options)

@@ -233,10 +233,10 @@ def test_alerts_are_sent_in_order_and_those_that_are_too_many_are_not(monkeypatc
         async with mail_server() as box:
             sender = sending(replace(MAIL, port=box.port))
             for number in range(9):
-                sender.heard(event(number, 1000.0))
+                sender.notify(event(number, 1000.0))
             await sender.finish()
-            sender.heard(event(9, 1000.0))
-            sender.heard(event(10, 100.0))  # too old by now
+            sender.notify(event(9, 1000.0))
+            sender.notify(event(10, 100.0))  # too old by now
             await sender.finish()
             return box
 
@@ -250,8 +250,8 @@ def test_a_mail_server_that_is_down_costs_nobody_anything(monkeypatch: pytest.Mo
     async def main() -> None:
         async with mail_server(saying(hold=True)) as box:
             sender = sending(replace(MAIL, port=box.port))
-            sender.heard(event(1, time.time()))
-            sender.heard(event(2, time.time()))
+            sender.notify(event(1, time.time()))
+            sender.notify(event(2, time.time()))
             await asyncio.wait_for(sender.finish(), LONG_S)
 
     asyncio.run(main())
@@ -260,8 +260,8 @@ def test_a_mail_server_that_is_down_costs_nobody_anything(monkeypatch: pytest.Mo
 def test_without_recipients_nothing_is_sent() -> None:
     async def main() -> None:
         sender = sending(replace(MAIL, recipients=()))
-        sender.heard(event(1, 0))
-        sender.heard(gained())
+        sender.notify(event(1, 0))
+        sender.notify(gained())
         assert not sender.outbox.busy
 
     asyncio.run(main())

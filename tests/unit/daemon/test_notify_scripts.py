@@ -137,7 +137,7 @@ def test_one_servers_scripts_run_in_order_and_no_other_waits_for_them(tmp_path: 
         slow = told.says("slow", f"until [ -e {gate} ]; do sleep 0.02; done")
         told.notifier.configure(wanted(told, slow, told.says("quick")))
         for event in (down(1), up(1), down(2)):
-            told.notifier.heard(event)
+            told.notifier.notify(event)
         await until_async(lambda: "quick>" in told.lines())
         assert "<up" not in told.lines()
         gate.touch()
@@ -152,7 +152,7 @@ def test_what_is_heard_costs_no_time(tmp_path: Path) -> None:
     async def scenario(told: Told) -> None:
         told.notifier.configure(wanted(told, told.says("down")))
         for _ in range(10):
-            told.notifier.heard(down(1))
+            told.notifier.notify(down(1))
         assert told.lines() == []
 
     assert play(tmp_path, scenario).count("down>") == 10
@@ -164,10 +164,10 @@ def test_of_too_many_that_wait_the_latest_are_run(tmp_path: Path, monkeypatch: p
 
     async def scenario(told: Told) -> None:
         told.notifier.configure(wanted(told, told.says("down", f"until [ -e {gate} ]; do sleep 0.02; done")))
-        told.notifier.heard(down(1))
+        told.notifier.notify(down(1))
         await until_async(lambda: "<down" in told.lines())
         for event in (up(1), down(1), up(1), down(1), up(1)):
-            told.notifier.heard(event)
+            told.notifier.notify(event)
         gate.touch()
 
     assert play(tmp_path, scenario) == ["<down", "down>", "<down", "down>", "<up", "up>"]
@@ -177,10 +177,10 @@ def test_the_last_words_of_what_was_removed_are_those_of_its_time(tmp_path: Path
     async def scenario(told: Told) -> None:
         told.notifier.configure(wanted(told, told.says("old"), told.says("other")))
         told.notifier.configure(wanted(told, told.says("new")))
-        told.notifier.heard(down(1, ending=True))
-        told.notifier.heard(down(2, ending=True))
+        told.notifier.notify(down(1, ending=True))
+        told.notifier.notify(down(2, ending=True))
         await until_async(lambda: "other>" in told.lines())
-        told.notifier.heard(down(1))
+        told.notifier.notify(down(1))
 
     assert {line for line in play(tmp_path, scenario) if line.startswith("<")} == {"<old", "<other", "<new"}
 
@@ -190,11 +190,11 @@ def test_a_script_that_hangs_is_ended_and_the_next_one_runs(tmp_path: Path, monk
         told.notifier.configure(wanted(told, script("/bin/sleep", "600")))
         with monkeypatch.context() as patch:
             patch.setattr(in_turn, "TIMEOUT_S", 0.2)
-            told.notifier.heard(down(1))
+            told.notifier.notify(down(1))
             for _ in range(3):  # it has begun
                 await asyncio.sleep(0)
         told.notifier.configure(wanted(told, told.says("next")))
-        told.notifier.heard(down(1))
+        told.notifier.notify(down(1))
 
     assert play(tmp_path, scenario) == ["<next", "next>"]
 
@@ -204,14 +204,14 @@ def test_the_end_waits_for_what_is_not_told_yet_but_not_for_ever(
 ) -> None:
     async def scenario(told: Told) -> None:
         told.notifier.configure(wanted(told, told.says("told", "sleep 0.2")))
-        told.notifier.heard(down(1, ending=True))
+        told.notifier.notify(down(1, ending=True))
 
     assert play(tmp_path, scenario) == ["<told", "told>"]
     monkeypatch.setattr(in_turn, "FINISH_S", 0.5)
 
     async def hanging(told: Told) -> None:
         told.notifier.configure(wanted(told, script("/bin/sleep", "600")))
-        told.notifier.heard(down(1, ending=True))
+        told.notifier.notify(down(1, ending=True))
 
     begin = time.monotonic()
     play(tmp_path, hanging)

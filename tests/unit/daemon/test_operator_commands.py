@@ -116,7 +116,7 @@ def test_a_drain_can_leave_out_inactive_connections(world: World, monkeypatch: p
 
             async def look(active: int, inactive: int) -> str:
                 world.tables.count(WEB, DestinationKey(address(1), 80), active=active, inactive=inactive)
-                await daemon.drains.look()
+                await daemon.drains.poll()
                 return daemon.drains.all()[0].stage.value
 
             words = (verbs.drain, FIRST, "--active-only")
@@ -278,7 +278,7 @@ def test_the_api_is_described(world: World) -> None:
     assert body["properties"]["server"]["pattern"] == SERVER_PATTERN
     (one, *_) = document["paths"]["/v1/history"]["get"]["parameters"]
     assert one["schema"] == {"type": "string", "pattern": SERVER_PATTERN}
-    assert known == (400, {"error": "weight: is missing: 0 to 2147483647; null gives the word back"})
+    assert known == (400, {"error": "weight: is missing: 0 to 2147483647; null clears the override"})
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ class Stubborn(MemoryDirector):
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    for name in ("LOOK_EVERY_S", "BREATH_S"):
+    for name in ("POLL_S", "PAUSE_S"):
         monkeypatch.setattr(reconciler, name, 0.01)
     monkeypatch.setattr("pylvs.daemon.supervisor.RETRY_S", 0.01)
     made = World(tmp_path / "state")
@@ -63,9 +63,9 @@ def test_a_locked_table_is_waited_for_and_told_once(world: World, said: io.Strin
             assert isinstance(world.tables, Stubborn)
             world.tables.locked = 5
             world.write(service(server(1)))
-            settled = (await daemon.reload()).settled
-            assert settled is not None
-            assert settled.trouble.startswith("the tables are locked by process 4711")
+            result = (await daemon.reload()).table
+            assert result is not None
+            assert result.error.startswith("the tables are locked by process 4711")
             await until(lambda: world.servers() == {"10.0.0.1"})
             await until(lambda: "as it should be again" in said.getvalue().partition("reloaded")[2])
 
@@ -105,8 +105,8 @@ def test_a_refused_edit_does_not_hold_up_the_start_and_is_told_once(world: World
     async def scenario() -> None:
         async with world.daemon() as daemon:
             assert world.servers(OTHER) == {"10.0.0.2"}
-            refused = daemon.keeper.counts["refused"]
-            await until(lambda: daemon.keeper.counts["refused"] > refused + 3)
+            refused = daemon.reconciler.edit_counts["refused"]
+            await until(lambda: daemon.reconciler.edit_counts["refused"] > refused + 3)
             world.write(service(server(1)), service(server(2), key=OTHER))
             await daemon.reload()
             assert world.servers(WEB) == {"10.0.0.1"}
@@ -148,7 +148,7 @@ def test_work_in_the_background_begins_again_after_a_fault(monkeypatch: pytest.M
 
     async def scenario() -> None:
         async with BackgroundTasks() as background:
-            background.keep(faulty, "being faulty")
+            background.keep_running(faulty, "being faulty")
             background.start(faulty())
             await until(lambda: len(begun) > 3)
 

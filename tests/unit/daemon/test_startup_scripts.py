@@ -24,7 +24,7 @@ def run(first: GlobalSettings, *later: GlobalSettings, begin: bool = True) -> No
         machine = HostServices()
         machine.configure(Configuration(settings=first))
         if begin:
-            await machine.begin(Configuration(settings=first))
+            await machine.run_startup_script(Configuration(settings=first))
         for settings in later:
             machine.configure(Configuration(settings=settings))
         await machine.close()

@@ -38,7 +38,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from pylvs.daemon.state_dir import StateDirectory
-StateDirectory(Path(sys.argv[1])).take()
+StateDirectory(Path(sys.argv[1])).acquire()
 print("taken", flush=True)
 sys.stdin.read()
 """
@@ -55,19 +55,19 @@ def configuration(*servers: int, keys: tuple[ServiceKey, ...] = (WEB,)) -> Confi
 
 def test_a_second_daemon_is_refused_in_one_line_with_the_first_ones_number(tmp_path: Path) -> None:
     first = StateDirectory(tmp_path / "state")
-    first.take()
+    first.acquire()
     with pytest.raises(Busy) as refused:
-        StateDirectory(tmp_path / "state").take()
+        StateDirectory(tmp_path / "state").acquire()
     assert str(refused.value) == (
         f"pylvs run is there already, process {os.getpid()}, with {tmp_path}/state; stop it first"
     )
     assert first.pid_path.read_text() == f"{os.getpid()}\n"
     assert stat.S_IMODE(first.path.stat().st_mode) == 0o700
-    first.give_back()
+    first.release()
     assert not first.path.exists()
     second = StateDirectory(tmp_path / "state")
-    second.take()
-    second.give_back()
+    second.acquire()
+    second.release()
 
 
 def test_a_killed_daemon_leaves_the_way_free_and_what_it_kept(tmp_path: Path) -> None:
@@ -77,44 +77,44 @@ def test_a_killed_daemon_leaves_the_way_free_and_what_it_kept(tmp_path: Path) ->
         assert holder.stdout is not None
         assert holder.stdout.readline() == "taken\n"
         with pytest.raises(Busy, match=f"process {holder.pid}"):
-            StateDirectory(tmp_path).take()
+            StateDirectory(tmp_path).acquire()
         (tmp_path / "control").touch()
         holder.send_signal(signal.SIGKILL)
     mine = StateDirectory(tmp_path)
-    mine.keep("something", [1])
-    mine.take()
+    mine.write("something", [1])
+    mine.acquire()
     assert mine.read("something") == [1]
     assert not mine.socket_path.exists()
     assert mine.pid_path.read_text() == f"{os.getpid()}\n"
-    mine.give_back()
+    mine.release()
     assert [path.name for path in tmp_path.iterdir()] == ["something.json"]
 
 
 def test_a_place_that_cannot_be_one_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Unsupported, match="choose another --state-dir"):
-        StateDirectory(tmp_path / "file" / "state").take()
+        StateDirectory(tmp_path / "file" / "state").acquire()
 
 
 def test_what_is_kept_is_replaced_at_one_stroke_and_nothing_is_no_file(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     assert state.read("name") is None
-    state.keep("name", {"a": 1})
-    state.keep("name", {"a": 2})
+    state.write("name", {"a": 1})
+    state.write("name", {"a": 2})
     assert json.loads((tmp_path / "name.json").read_text()) == {"a": 2}
-    state.keep("name", {})
+    state.write("name", {})
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "name.json").write_text("{")
     with pytest.raises(Unsupported, match=r"name\.json: damaged .*; remove it"):
         state.read("name")
     with pytest.raises(PylvsError, match="not kept"):
-        StateDirectory(tmp_path / "gone").keep("name", [1])
+        StateDirectory(tmp_path / "gone").write("name", [1])
 
 
 def test_the_socket_can_be_reached_under_a_long_path(tmp_path: Path) -> None:
     for length in (3, 200):
         state = StateDirectory(tmp_path / ("x" * length))
-        state.take()
+        state.acquire()
         with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
             with state.socket_address() as address:
                 listener.bind(address)
@@ -122,7 +122,7 @@ def test_the_socket_can_be_reached_under_a_long_path(tmp_path: Path) -> None:
             with state.socket_address() as address:
                 client.connect(address)
         assert state.socket_path.exists()
-        state.give_back()
+        state.release()
 
 
 def test_own_services_and_overrides_come_back_as_they_were(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_lvs_flush_empties_the_table_but_not_what_is_wanted(world: World) -> Non
             assert set(world.table()) == {"TCP 192.0.2.1:80"}
             assert world.tables.edition() == before + 1
             world.tables.add_service(VirtualService(FOREIGN))
-            await daemon.keeper.settle()
+            await daemon.reconciler.reconcile()
             assert set(world.table()) == {"TCP 192.0.2.1:80", "FWM 7"}
 
     run(scenario())
@@ -125,7 +125,7 @@ def test_what_somebody_else_does_to_the_table_is_undone_and_said(world: World, s
         async with world.daemon() as daemon:
             world.tables.delete_service(WEB)
             await until(lambda: world.servers() == {"10.0.0.1", "10.0.0.2"})
-            await until(lambda: daemon.keeper.counts["restored"] == 3)
+            await until(lambda: daemon.reconciler.edit_counts["restored"] == 3)
 
     run(scenario())
     lines = [line.partition(" warning: ")[2] for line in said.getvalue().splitlines() if "restored" in line]
@@ -220,11 +220,11 @@ def test_a_reload_touches_only_what_changed(world: World) -> None:
             before = world.tables.edition()
             world.write(service(server(1), server(2, weight=5)), service(server(1), key=OTHER))
             dry = await daemon.reload(dry_run=True)
-            assert (dry.settled, dry.differences) == (None, ("2 -> 2 services",))
+            assert (dry.table, dry.differences) == (None, ("2 -> 2 services",))
             assert world.tables.edition() == before
             done = await daemon.reload()
-            assert done.settled is not None
-            assert (done.settled.edits, world.tables.edition()) == (1, before + 1)
+            assert done.table is not None
+            assert (done.table.edits, world.tables.edition()) == (1, before + 1)
             assert world.table()["TCP 192.0.2.1:80"]["10.0.0.2"] == 5
             again = await daemon.reload()
             assert (again.differences, world.tables.edition()) == ((), before + 1)
@@ -313,7 +313,7 @@ def test_reloads_at_once_are_done_one_after_the_other(world: World, monkeypatch:
 
             monkeypatch.setattr(world, "load", one_at_a_time)
             done = await asyncio.gather(*(daemon.reload() for _ in range(5)))
-            assert [each.settled.edits for each in done if each.settled] == [2, 1, 1, 1, 1]
+            assert [each.table.edits for each in done if each.table] == [2, 1, 1, 1, 1]
             assert world.table() == {"TCP 192.0.2.1:80": {"10.0.0.1": 6}}
 
     run(scenario())

@@ -56,7 +56,7 @@ def carry_out(table: TableCache, wish: DesiredTable) -> EditPlan:
     while rest:
         count, _ = table.apply(plan.edits[-len(rest) :], LONG_S)
         rest = rest[count:]
-    table.came_true(wish)
+    table.plan_applied(wish)
     return plan
 
 
@@ -85,7 +85,7 @@ def test_what_the_daemon_did_itself_is_not_read_again(director: Watched, table: 
 
 
 def test_what_somebody_else_did_is_undone_and_told(director: Watched, table: TableCache) -> None:
-    wish = DesiredTable([row(WEB, server(1), server(2)), row(DNS, server(1))], ours=frozenset({WEB, DNS}))
+    wish = DesiredTable([row(WEB, server(1), server(2)), row(DNS, server(1))], owned=frozenset({WEB, DNS}))
     carry_out(table, wish)
     director.delete_destination(WEB, server(1).key)
     director.edit_destination(WEB, server(2, weight=0))
@@ -130,11 +130,11 @@ def test_lost_tables_are_told_and_made_again(director: Watched, table: TableCach
     director.set_timeouts(Timeouts())
     director.down = True
     plan = table.plan(wish)
-    assert plan.lost
+    assert plan.tables_gone
     director.down = False  # as the first edit does it
     table.set_timeouts(Timeouts(100, 20, 30))
     assert table.apply(plan.edits, LONG_S) == (2, [])
-    table.came_true(wish)
+    table.plan_applied(wish)
     assert director.service(WEB).destinations[0].destination == server(1)
     assert director.timeouts() == Timeouts(100, 20, 30)
     assert not table.plan(wish)
@@ -159,7 +159,7 @@ def test_what_is_refused_is_told_stops_nothing_else_and_is_tried_again(director:
     for _ in range(2):
         plan = table.plan(wish)
         count, failures = table.apply(plan.edits, LONG_S)
-        table.came_true(wish)
+        table.plan_applied(wish)
         assert count == len(plan.edits)
         assert [str(failure.edit) for failure in failures] == [
             "TCP 192.0.2.1:80: added, scheduler nobody-knows",
@@ -220,5 +220,5 @@ def test_services_of_checks_stay_while_they_are_wanted_and_go_whoever_left_them(
     for _ in range(2):  # by a plan that looks at the whole table, and by one that does not
         assert {each.service.key for each in director.services()} == {WEB, kept}
         assert not carry_out(table, wish)
-    carry_out(table, DesiredTable([], ours=[WEB]))
+    carry_out(table, DesiredTable([], owned=[WEB]))
     assert director.services() == []

@@ -212,14 +212,14 @@ class Machine:
 def test_the_host_is_changed_as_long_as_there_are_such_checks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine, state = Machine(monkeypatch, {"eth0": False, "eth1": True}), StateDirectory(tmp_path)
     made = configured(service(server(11, via=False)))
-    made.allow(state)
+    made.adapt_host(state)
     assert (machine.accept, machine.versions) == ({"eth0": False, "eth1": True}, set())
     made.configure(Configuration((service(server(11)), service(server(12), vip=VIP6))))
     for _ in range(2):
-        made.allow(state)
+        made.adapt_host(state)
         assert (machine.accept, machine.versions) == ({"eth0": True, "eth1": True}, {4, 6})
     machine.towards = {"eth1"}  # routes changed
-    made.allow(state)
+    made.adapt_host(state)
     assert machine.accept == {"eth0": False, "eth1": True}
     made.restore(state)
     assert (machine.accept, machine.versions) == ({"eth0": False, "eth1": True}, set())
@@ -229,15 +229,15 @@ def test_the_host_is_changed_as_long_as_there_are_such_checks(monkeypatch: pytes
 
 def test_ipv6_alone_changes_no_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine = Machine(monkeypatch, {"eth0": False})
-    configured(service(server(11), vip=VIP6)).allow(StateDirectory(tmp_path))
+    configured(service(server(11), vip=VIP6)).adapt_host(StateDirectory(tmp_path))
     assert (machine.accept, machine.versions) == ({"eth0": False}, {6})
 
 
 def test_what_a_killed_daemon_changed_the_next_one_puts_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine, state = Machine(monkeypatch, {"eth0": False}), StateDirectory(tmp_path)
-    configured(service(server(11))).allow(state)
+    configured(service(server(11))).adapt_host(state)
     assert machine.accept == {"eth0": True}
-    configured(service(server(11, via=False))).allow(state)
+    configured(service(server(11, via=False))).adapt_host(state)
     assert (machine.accept, machine.versions) == ({"eth0": False}, set())
     assert state.read(DEVICES_FILE) is None
 
@@ -246,10 +246,10 @@ def test_a_host_that_refuses_does_not_stop_the_daemon(monkeypatch: pytest.Monkey
     machine, state = Machine(monkeypatch, {"eth0": False}), StateDirectory(tmp_path)
     machine.fails = True
     made = configured(service(server(11)))
-    made.allow(state)
+    made.adapt_host(state)
     assert machine.accept == {"eth0": False}
     machine.fails = False
-    made.allow(state)
+    made.adapt_host(state)
     assert machine.accept == {"eth0": True}
     made.restore(state)
     assert machine.accept == {"eth0": False}

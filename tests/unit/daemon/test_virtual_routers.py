@@ -41,7 +41,7 @@ def heard(world: World, verb: str) -> list[dict[str, Any]]:
 
 def events(daemon: Supervisor, name: str) -> list[dict[str, Any]]:
     """What was told to whoever follows."""
-    return [dict(each) for each in daemon.news.last() if each["event"] == name]
+    return [dict(each) for each in daemon.events.recent() if each["event"] == name]
 
 
 async def status_when(daemon: Supervisor, holds: Callable[[Mapping[str, Any]], object]) -> Mapping[str, Any]:
@@ -127,7 +127,7 @@ def test_a_reload_tells_the_same_process_and_ends_it_with_the_last_router(world:
             set_mood(world.state, warnings=["VI_2: eth0 is down"])
             world.write(service(server(1)), routers=["VI_1", "VI_2"], router_id="one")
             done = await daemon.reload()
-            assert (done.routers.warnings, done.routers.trouble) == (("VI_2: eth0 is down",), "")
+            assert (done.routers.warnings, done.routers.error) == (("VI_2: eth0 is down",), "")
             status = await daemon.routers.status()
             assert status["process"]["pid"] == first
             assert [each["name"] for each in status["instances"]] == ["VI_1", "VI_2"]
@@ -202,7 +202,7 @@ def test_one_that_does_not_answer_is_reported_and_a_reload_goes_on(
             monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", 0.3)
             world.write(service(server(1), server(2)), routers=["VI_2"])
             done = await daemon.reload()
-            assert "does not answer" in done.routers.trouble
+            assert "does not answer" in done.routers.error
             assert world.servers() == {"10.0.0.1", "10.0.0.2"}
             set_mood(world.state)
             monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", PATIENCE_S)
@@ -289,7 +289,7 @@ def test_a_process_that_cannot_be_made_harms_no_service(world: World, monkeypatc
 def test_events_of_the_process_are_the_daemons_news(world: World) -> None:
     async def scenario() -> None:
         async with world.daemon() as daemon:
-            await daemon.routers.ask("yield", names=[], seconds=60.0)
+            await daemon.routers.request("yield", names=[], seconds=60.0)
             await until(lambda: bool(events(daemon, "vrrp_transition")))
             (told,) = events(daemon, "vrrp_transition")
             assert {name: told[name] for name in told if name != "at"} == {
@@ -322,17 +322,17 @@ def test_the_loss_of_the_packet_path_and_its_end_are_told_and_no_edit_of_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pylvs.daemon.host_monitor.FAULT_AFTER_S", 0.0)
-    for name in ("data_plane.LOOK_EVERY_S", "table.keeper.LOOK_EVERY_S"):
+    for name in ("host_monitor.POLL_S", "table.reconciler.POLL_S"):
         monkeypatch.setattr(f"pylvs.daemon.{name}", 0.02)
     tables = world.tables = Broken()
     looks: list[str | None] = []
-    look = Supervisor._no_forwarding
+    look = Supervisor._forwarding_error
 
     def noted(daemon: Supervisor) -> str | None:
         looks.append(look(daemon))
         return looks[-1]
 
-    monkeypatch.setattr(Supervisor, "_no_forwarding", noted)
+    monkeypatch.setattr(Supervisor, "_forwarding_error", noted)
 
     def words() -> list[tuple[bool, str]]:
         return [(each["well"], each["words"]) for each in heard(world, "data_plane")]
@@ -341,7 +341,7 @@ def test_the_loss_of_the_packet_path_and_its_end_are_told_and_no_edit_of_others(
         async with world.daemon() as daemon:
             await until(lambda: words() == [(True, "")])
             tables.busy = True
-            await until(lambda: daemon.keeper.last.waits)
+            await until(lambda: daemon.reconciler.last.busy)
             seen = len(looks)
             await until(lambda: len(looks) > seen + 3)
             tables.words, tables.busy = "no BPF here any more", False

@@ -194,7 +194,7 @@ def test_the_end_is_told_to_those_who_want_it(omega: bool) -> None:
         stage.kill(2)
         stage.pass_(25)
         stage.names()
-        stage.engine.farewell()
+        stage.engine.announce_stop()
         assert stage.names() == (["server_down 1", "server_down 3", "quorum_lost"] if omega else [])
         assert stage.table() == {1: 1, 3: 1}
 

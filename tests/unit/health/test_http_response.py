@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pylvs.health.checkers.http_response import ResponseReader, read_body
+from pylvs.health.checkers.tcp_stream import TcpStream
 from pylvs.health.outcome import ProbeFailed
 
 
@@ -29,7 +30,7 @@ def read(pieces: list[bytes]) -> tuple[object, ...]:
     """What comes of them: status, header, body and digests, or why it failed."""
 
     async def main() -> tuple[object, ...]:
-        reader = ResponseReader(cast("Conversation", Pieces(pieces)))
+        reader = ResponseReader(cast("TcpStream", Pieces(pieces)))
         try:
             answer = await reader.head()
             await read_body(reader, answer, digest=True, keep=True)

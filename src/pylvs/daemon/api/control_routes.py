@@ -1,4 +1,7 @@
-"""The operator's words about servers: drain, enable, disable, weight, check-now; and their history."""
+"""The operations that change something: servers (drain, weight ...), virtual routers (yield, resume), reload.
+
+Each `..._operations` also has the queries of its subject.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ from pylvs.model.errors import OutOfRange
 
 Given = Mapping[str, Any]
 
+# --- servers ---
+
 MAX_DRAIN_S = 366 * 86400.0
 _SERVER = Field(
     str,
@@ -32,27 +37,26 @@ _SERVICE = Field(str, "the virtual server as status names it; without it, each t
 _NAMED = {"server": _SERVER, "service": _SERVICE}
 _DRAIN = {
     "deadline_s": Field(float, "seconds until it is given up, with weight 0; null waits for ever", nullable=True),
-    "force": Field(bool, "at the deadline take it out of the table all the same"),
-    "active_only": Field(bool, "wait for active connections alone"),
+    "force": Field(bool, "at the deadline, delete it from the table with its connections"),
+    "active_only": Field(bool, "do not wait for inactive connections"),
 }
-_WEIGHT = {"weight": Field(int, "0 to 2147483647; null gives the word back", required=True, nullable=True)}
+_WEIGHT = {"weight": Field(int, "0 to 2147483647; null clears the override", required=True, nullable=True)}
 
 
-def server_operations(desk: ApiContext) -> Iterable[Operation]:
-    """The group."""
-    engine, drains = desk.engine, desk.drains
+def server_operations(daemon: ApiContext) -> Iterable[Operation]:
+    engine, drains = daemon.engine, daemon.drains
 
-    def word(
-        name: str, help_: str, say: Callable[[Given], tuple[ServerName, ...]], takes: Mapping[str, Field] | None = None
+    def override(
+        name: str, help_: str, apply: Callable[[Given], tuple[ServerName, ...]], takes: Mapping[str, Field] = {}
     ) -> Operation:
         async def handle(_: web.Request, given: Given) -> web.Response:
-            names = say(given)
-            await desk.keeper.settle()
+            names = apply(given)
+            await daemon.reconciler.reconcile()
             return json_response(
                 {"servers": [{"service": service, "server": str(server)} for service, server in names]}
             )
 
-        return Operation("POST", f"/v1/{name}", help_, handle, {**_NAMED, **(takes or {})})
+        return Operation("POST", f"/v1/{name}", help_, handle, {**_NAMED, **takes})
 
     def enable(given: Given) -> tuple[ServerName, ...]:
         return engine.enable(server_named(given["server"]), given.get("service"))
@@ -70,7 +74,7 @@ def server_operations(desk: ApiContext) -> Iterable[Operation]:
         server = server_named(given["server"])
         active_only = given.get("active_only", False)
         begun = drains.begin(server, given.get("service"), deadline_s, given.get("force", False), active_only)
-        await desk.keeper.settle()
+        await daemon.reconciler.reconcile()
         return json_response(begun.encoded())
 
     async def all_drains(_: web.Request, _given: Given) -> web.Response:
@@ -79,7 +83,7 @@ def server_operations(desk: ApiContext) -> Iterable[Operation]:
     async def check_now(_: web.Request, given: Given) -> web.Response:
         server = server_named(given["server"]) if "server" in given else None
         found = await engine.check_now(server, given.get("service"))
-        await desk.keeper.settle()
+        await daemon.reconciler.reconcile()
         return json_response({"servers": [{"service": each.service, **server_encoded(each, (), {})} for each in found]})
 
     async def history(_: web.Request, given: Given) -> web.Response:
@@ -89,74 +93,62 @@ def server_operations(desk: ApiContext) -> Iterable[Operation]:
     anything = {"server": _ANY_SERVER, "service": _SERVICE}
     return [
         Operation("POST", "/v1/drain", "Weight 0, then out of the table when unused.", drain, {**_NAMED, **_DRAIN}),
-        Operation("GET", "/v1/drains", "The drains under way, and the last that are over.", all_drains),
-        word("enable", "Take drain and disable back.", enable),
-        word("disable", "Out of the table until it is enabled; its checks go on.", disable),
-        word("weight", "This weight, whatever checks and configuration say.", weight, _WEIGHT),
-        Operation("POST", "/v1/check-now", "Check at once; how the servers stand after that.", check_now, anything),
-        Operation("GET", "/v1/history", "What happened to a server, oldest first.", history, _NAMED),
+        Operation("GET", "/v1/drains", "The drains that wait, and the last that are over.", all_drains),
+        override("enable", "Revert drain and disable.", enable),
+        override("disable", "Out of the table until it is enabled; its checks go on.", disable),
+        override("weight", "This weight, instead of that of checks and configuration.", weight, _WEIGHT),
+        Operation("POST", "/v1/check-now", "Check at once; the servers' state after that.", check_now, anything),
+        Operation("GET", "/v1/history", "The last events of a server, oldest first.", history, _NAMED),
     ]
 
 
-# --- virtual routers -------------------------------------------------------------------------------------------------
-# GET /v1/vrrp and its like: how virtual routers stand, why, and giving up mastership.
+# --- virtual routers ---
+
+_NAME = Field(str, "of a virtual router; without it, all", nullable=True)
+_SECONDS = Field(float, "seconds without a take-over, even if no other router advertises", required=True)
 
 
-_NAME = Field(str, "of a virtual router; without it all are meant", nullable=True)
-_SECONDS = Field(float, "how long it does not take over, even if no other router speaks", required=True)
+def vrrp_operations(daemon: ApiContext) -> Iterable[Operation]:
+    async def status(_: web.Request, _given: Given) -> web.Response:
+        return json_response(await daemon.routers.status())
 
+    async def why(_: web.Request, given: Given) -> web.Response:
+        return json_response(await daemon.routers.request("why", name=given.get("name")))
 
-def vrrp_operations(desk: ApiContext) -> Iterable[Operation]:
-    """The group."""
+    async def yield_(_: web.Request, given: Given) -> web.Response:
+        seconds = float(given["seconds"])
+        return json_response(await daemon.routers.request("yield", names=_names(given), seconds=seconds))
 
-    async def status(_: web.Request, _given: Mapping[str, Any]) -> web.Response:
-        return json_response(await desk.routers.status())
+    async def resume(_: web.Request, given: Given) -> web.Response:
+        return json_response(await daemon.routers.request("unyield", names=_names(given)))
 
-    async def why(_: web.Request, given: Mapping[str, Any]) -> web.Response:
-        return json_response(await desk.routers.ask("why", name=given.get("name")))
-
-    async def yield_(_: web.Request, given: Mapping[str, Any]) -> web.Response:
-        return json_response(await desk.routers.ask("yield", names=_names(given), seconds=float(given["seconds"])))
-
-    async def resume(_: web.Request, given: Mapping[str, Any]) -> web.Response:
-        return json_response(await desk.routers.ask("unyield", names=_names(given)))
-
+    yielding = {"name": _NAME, "seconds": _SECONDS}
     return [
-        Operation("GET", "/v1/vrrp", "How virtual routers stand.", status),
-        Operation("GET", "/v1/vrrp/why", "What decided their last transitions.", why, {"name": _NAME}),
-        Operation(
-            "POST",
-            "/v1/vrrp/yield",
-            "Give up mastership; another router takes over.",
-            yield_,
-            {"name": _NAME, "seconds": _SECONDS},
-        ),
+        Operation("GET", "/v1/vrrp", "The state of virtual routers.", status),
+        Operation("GET", "/v1/vrrp/why", "The reasons of their last transitions.", why, {"name": _NAME}),
+        Operation("POST", "/v1/vrrp/yield", "Give up mastership; another router takes over.", yield_, yielding),
         Operation("POST", "/v1/vrrp/resume", "Let them take over again.", resume, {"name": _NAME}),
     ]
 
 
-def _names(given: Mapping[str, Any]) -> list[str]:
+def _names(given: Given) -> list[str]:
     name = given.get("name")
     return [] if name is None else [name]
 
 
-# --- reload ----------------------------------------------------------------------------------------------------------
-# POST /v1/reload: read the configuration again, and run it or say what would change.
+# --- reload ---
 
-
-_TAKES = {
-    "dry_run": Field(bool, "say what would change, and change nothing"),
-    "allow_empty": Field(bool, "take a file that says nothing, and empty the table"),
-    "force": Field(bool, "take a file with errors, without what is wrong in it"),
+_RELOAD = {
+    "dry_run": Field(bool, "return what would change, and change nothing"),
+    "allow_empty": Field(bool, "run an empty file, which empties the table"),
+    "force": Field(bool, "run a file with errors, without what is wrong in it"),
 }
 
 
-def reload_operations(desk: ApiContext) -> Iterable[Operation]:
-    """The group."""
-
-    async def reload(_: web.Request, given: Mapping[str, Any]) -> web.Response:
+def reload_operations(daemon: ApiContext) -> Iterable[Operation]:
+    async def reload(_: web.Request, given: Given) -> web.Response:
         try:
-            done = await desk.reload(**given)
+            done = await daemon.reload(**given)
         except Refused as refused:
             content = {"error": str(refused), "findings": [each.encoded() for each in refused.findings]}
             return json_response(content, HTTPStatus.CONFLICT)
@@ -164,15 +156,14 @@ def reload_operations(desk: ApiContext) -> Iterable[Operation]:
             {
                 "findings": [each.encoded() for each in done.findings],
                 "differences": list(done.differences),
-                "table": _settled(done.settled) if done.settled else None,
-                "virtual_routers": {"warnings": list(done.routers.warnings), "trouble": done.routers.trouble},
+                "table": _table_encoded(done.table) if done.table else None,
+                "virtual_routers": {"warnings": list(done.routers.warnings), "trouble": done.routers.error},
             }
         )
 
     help_ = "Read the file again and run it, as a whole or not at all."
-    return [Operation("POST", "/v1/reload", help_, reload, _TAKES)]
+    return [Operation("POST", "/v1/reload", help_, reload, _RELOAD)]
 
 
-def _settled(settled: ReconcileResult) -> dict[str, Any]:
-    """How the table followed: edits made, edits refused, and why none could be made."""
-    return {"edits": settled.edits, "refused": list(settled.refused), "trouble": settled.trouble}
+def _table_encoded(result: ReconcileResult) -> dict[str, Any]:
+    return {"edits": result.edits, "refused": list(result.refused), "trouble": result.error}

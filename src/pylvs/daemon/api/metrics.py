@@ -1,7 +1,7 @@
-"""The numbers in Prometheus's text format.
+"""Metrics in Prometheus's text format.
 
-The table's carry the names and labels of node_exporter's ipvs collector, so that boards made for it keep working;
-what it has no name for begins with `pylvs_`.
+Metrics of the table have the names and labels of node_exporter's ipvs collector, so that its dashboards work. All
+others begin with `pylvs_`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,8 @@ from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.service import ServiceKey
 from pylvs.model.statistics import Counters, Expiry
 
-# --- families --------------------------------------------------------------------------------------------------------
-# Metrics of one name: values with their labels.
-
 
 def gauge(name: str, help_: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]) -> Metric:
-    """What goes up and down."""
     family = GaugeMetricFamily(name, help_, labels=labels)
     for labelled, value in values:
         family.add_metric(labelled, value)
@@ -33,24 +29,21 @@ def gauge(name: str, help_: str, labels: Sequence[str], values: Iterable[tuple[S
 
 
 def counter(name: str, help_: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]) -> Metric:
-    """What only goes up; `_total` comes behind the name."""
+    """Return a counter; prometheus_client appends `_total` to its name."""
     family = CounterMetricFamily(name, help_, labels=labels)
     for labelled, value in values:
         family.add_metric(labelled, value)
     return family
 
 
-# --- router metrics --------------------------------------------------------------------------------------------------
-# The numbers of virtual routers.
-#
-# Prometheus itself has a label `instance`, for what it reads from, so the name of a vrrp_instance is the label `router`.
-
-
-VRRP_STATES = {"BACKUP": 1, "MASTER": 2, "FAULT": 3}  # keepalived's numbers, as its exporters have them
+VRRP_STATES = {"BACKUP": 1, "MASTER": 2, "FAULT": 3}  # the numbers of keepalived's exporters
 
 
 def vrrp_metrics(status: Mapping[str, Any]) -> Iterator[Metric]:
-    """Nothing where the configuration has no virtual routers."""
+    """Yield the metrics of virtual routers, none without any.
+
+    The label is `router`, because Prometheus itself adds a label `instance`.
+    """
     instances = status.get("instances", ())
     trouble = bool(status.get("trouble"))
     if not instances and not trouble:
@@ -87,8 +80,6 @@ def vrrp_metrics(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield counter("pylvs_vrrp_adverts_dropped", "Advertisements dropped.", ["router", "reason"], dropped)
 
 
-# --- metrics ---------------------------------------------------------------------------------------------------------
-
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 # field of Counters -> word in node_exporter's names, what it counts
@@ -105,7 +96,7 @@ _BACKEND = [*_SERVICE, "remote_address", "remote_port"]
 
 @dataclass(frozen=True, slots=True)
 class MetricsInput:
-    """Everything that metrics are made of, as it was at one moment; what is not there has no metrics."""
+    """All that the metrics are computed from; what is absent has no metrics."""
 
     version: str
     rows: Sequence[ServiceRow] = ()
@@ -123,20 +114,19 @@ class MetricsInput:
 
 
 def exposition(facts: MetricsInput) -> str:
-    """The page."""
+    """Return the page of metrics."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_InputCollector(facts))
     return generate_latest(registry).decode()
 
 
 class _InputCollector(Collector):
-    """A collector that was given what there is."""
+    """Yields all metrics of one input."""
 
     def __init__(self, facts: MetricsInput) -> None:
         self._facts = facts
 
     def collect(self) -> Iterable[Metric]:
-        """All metrics."""
         rows = [row for row in self._facts.rows if not is_probe_mark(row.service.key.mark)]
         yield from _table(rows, self._facts.totals)
         yield from _counts(self._facts)
@@ -146,7 +136,7 @@ class _InputCollector(Collector):
 
 
 def _labels(key: ServiceKey) -> list[str]:
-    """A service as node_exporter labels it: an address, or a mark in eight hexadecimal digits."""
+    """Return node_exporter's labels of a service: an address, or a mark in eight hexadecimal digits."""
     if key.mark:
         return ["", "0", f"{key.mark:08X}", "FWM"]
     return [str(key.address), str(key.port), "", key.protocol.name]

@@ -1,7 +1,7 @@
-"""The daemon's API: HTTP with JSON on a UNIX socket that root alone may use.
+"""The API's UNIX socket, which only root may use.
 
-What it can be asked is in `routes`, one file a group. aiohttp takes 17 MB and the time of a hundred edits, so it is
-imported when the first client connects, or at once where the configuration wants metrics over TCP.
+aiohttp takes 17 MB and the CPU time of a hundred edits. So `application` is imported when the first client connects, or
+at once if the configuration has a metrics_address.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
     from pylvs.daemon.ports import ApiContext
     from pylvs.model.wanted import GlobalSettings
 
-_BACKLOG = 128  # clients that may connect before they are accepted
+_BACKLOG = 128
 
 
 class ApiServer:
-    """The socket and what answers there."""
+    """The socket, and the application behind it."""
 
-    def __init__(self, desk: ApiContext) -> None:
-        self._desk = desk
+    def __init__(self, daemon: ApiContext) -> None:
+        self._daemon = daemon
         self._runner: web.AppRunner | None = None
         self._metrics: MetricsServer | None = None
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Within, requests are answered. Raises PylvsError where the socket cannot be made."""
+        """Serve requests within the block. Raises PylvsError if the socket cannot be made."""
         listener = self._listener()
         loop = asyncio.get_running_loop()
         try:
-            async with BackgroundTasks() as background:
+            async with BackgroundTasks() as tasks:
 
-                def begin() -> None:
+                def first_client() -> None:
                     loop.remove_reader(listener)
-                    background.start(self._answer(listener))
+                    tasks.start(self._serve(listener))
 
-                loop.add_reader(listener, begin)  # when the first client connects
-                await self.follow(self._desk.engine.configuration.settings)
+                loop.add_reader(listener, first_client)
+                await self.follow(self._daemon.engine.configuration.settings)
                 yield
         finally:
             loop.remove_reader(listener)
@@ -59,19 +59,20 @@ class ApiServer:
             listener.close()
 
     async def follow(self, settings: GlobalSettings) -> None:
-        """Serve the metrics where these settings say."""
+        """Serve the metrics at the metrics_address of these settings."""
         if self._metrics is None and settings.metrics_address is not None:
-            self._metrics = (await _imported("pylvs.daemon.api.application")).of_desk(self._desk)
+            self._metrics = (await _application()).metrics_server(self._daemon)
         if self._metrics is not None:
             await self._metrics.follow(settings.metrics_address)
 
-    async def _answer(self, listener: socket.socket) -> None:
-        self._runner = await (await _imported("pylvs.daemon.api.application")).begin(self._desk, listener)
+    async def _serve(self, listener: socket.socket) -> None:
+        self._runner = await (await _application()).serve(self._daemon, listener)
 
     def _listener(self) -> socket.socket:
+        state = self._daemon.state
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
-            with self._desk.state.socket_address() as address:
+            with state.socket_address() as address:
                 before = os.umask(0o177)
                 try:
                     listener.bind(address)
@@ -80,10 +81,10 @@ class ApiServer:
             listener.listen(_BACKLOG)
         except OSError as error:
             listener.close()
-            raise PylvsError(f"{self._desk.state.socket_path}: {error.strerror}") from None
+            raise PylvsError(f"{state.socket_path}: {error.strerror}") from None
         return listener
 
 
-async def _imported(name: str) -> Any:
-    """A module, imported by a thread: checks go on meanwhile."""
-    return await asyncio.to_thread(importlib.import_module, name)
+async def _application() -> Any:
+    """Import the application in a thread, so that checks continue."""
+    return await asyncio.to_thread(importlib.import_module, "pylvs.daemon.api.application")

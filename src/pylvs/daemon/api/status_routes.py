@@ -1,4 +1,4 @@
-"""GET /v1/status: how everything stands, and what differs from the file."""
+"""The operations that only read: status, metrics, events, and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -25,53 +25,51 @@ from pylvs.model.service import ServiceKey
 Counts = Mapping[tuple[ServiceKey, DestinationKey], DestinationRow]
 
 
-def status_operations(desk: ApiContext) -> Iterable[Operation]:
-    """The group."""
-
+def status_operations(daemon: ApiContext) -> Iterable[Operation]:
     async def status(_: web.Request, _given: Mapping[str, Any]) -> web.Response:
-        rows = await desk.editor.do(desk.keeper.table.rows)
+        rows = await daemon.table_thread.run(daemon.reconciler.table.rows)
         counts = counts_of(rows)
-        services = desk.engine.snapshot()
-        routers = await desk.routers.status()
-        files = desk.loaded.files
-        last = desk.keeper.last
+        services = daemon.engine.snapshot()
+        routers = await daemon.routers.status()
+        files = daemon.loaded.files
+        last = daemon.reconciler.last
         return json_response(
             {
                 "version": __version__,
                 "pid": os.getpid(),
                 "now": time.time(),
-                "ready": desk.started_at > 0,
-                "started_at": desk.started_at or None,
-                "loaded_at": desk.loaded_at or None,
+                "ready": daemon.started_at > 0,
+                "started_at": daemon.started_at or None,
+                "loaded_at": daemon.loaded_at or None,
                 "files": list(files),
-                "findings": len(desk.loaded.findings),
-                "errors": [str(each) for each in errors(desk.loaded)],
-                "reloads": dict(desk.reloads),
+                "findings": len(daemon.loaded.findings),
+                "errors": [str(each) for each in errors(daemon.loaded)],
+                "reloads": dict(daemon.reloads),
                 "table": {
-                    "trouble": last.trouble,
+                    "trouble": last.error,
                     "refused": list(last.refused),
-                    "unattached": unattached(desk.keeper.table.director),
-                    "edits": dict(desk.keeper.counts),
+                    "unattached": unattached(daemon.reconciler.table.director),
+                    "edits": dict(daemon.reconciler.edit_counts),
                 },
-                "differs": [*changed_files(files, desk.loaded_at), *overridden(services)],
+                "differs": [*changed_files(files, daemon.loaded_at), *overridden(services)],
                 "virtual_routers": routers_encoded(routers),
                 "services": [service_encoded(each, counts) for each in services],
             }
         )
 
-    help_ = "How services, servers, checks and virtual routers stand, and what differs from the file."
+    help_ = "The state of services, servers, checks and virtual routers, and what differs from the file."
     return [Operation("GET", "/v1/status", help_, status)]
 
 
 def routers_encoded(status: Mapping[str, Any]) -> dict[str, Any]:
-    """What matters most of virtual routers, as JSON; GET /v1/vrrp says more."""
+    """Return the main fields of each virtual router; GET /v1/vrrp has all."""
     wanted = ("name", "state", "since", "priority", "why")
     instances = [{name: each[name] for name in wanted} for each in status["instances"]]
     return {"trouble": status["trouble"], "instances": instances}
 
 
 def changed_files(files: Iterable[str], loaded_at: float) -> list[str]:
-    """Files that were written after they were read, in words."""
+    """Return a text for each file that was written after it was read, or that cannot be read any more."""
     found = []
     for name in files:
         try:
@@ -83,25 +81,24 @@ def changed_files(files: Iterable[str], loaded_at: float) -> list[str]:
 
 
 def overridden(services: Iterable[ServiceSnapshot]) -> list[str]:
-    """What the operator's word makes other than the file has it, in words."""
+    """Return a text for each server with an operator override."""
     found = []
     for service in services:
         for server in service.servers:
-            said = server.override
-            words = [] if said.standing is Standing.ENABLED else [said.standing.value]
-            words += [] if said.weight is None else [f"weight {said.weight} instead of {server.configured_weight}"]
-            if words:
-                found.append(f"{server.server} of {service.name}: {', '.join(words)} by the operator")
+            override = server.override
+            texts = [] if override.standing is Standing.ENABLED else [override.standing.value]
+            if override.weight is not None:
+                texts.append(f"weight {override.weight} instead of {server.configured_weight}")
+            if texts:
+                found.append(f"{server.server} of {service.name}: {', '.join(texts)} by the operator")
     return found
 
 
 def counts_of(rows: Sequence[ServiceRow]) -> Counts:
-    """The counts of every destination in the table."""
     return {(row.service.key, each.destination.key): each for row in rows for each in row.destinations}
 
 
 def service_encoded(service: ServiceSnapshot, counts: Counts) -> dict[str, Any]:
-    """A service with its servers, as JSON."""
     sorry = service.sorry_server
     return {
         "name": service.name,
@@ -120,7 +117,7 @@ def service_encoded(service: ServiceSnapshot, counts: Counts) -> dict[str, Any]:
 
 
 def server_encoded(server: ServerSnapshot, keys: Iterable[ServiceKey], counts: Counts) -> dict[str, Any]:
-    """A server with its checks, and its connections over all keys of the service, as JSON."""
+    """Return a server with its checks, and its connections summed over all keys of the service."""
     found = [counts[key, server.server] for key in keys if (key, server.server) in counts]
     return {
         "server": str(server.server),
@@ -141,7 +138,6 @@ def server_encoded(server: ServerSnapshot, keys: Iterable[ServiceKey], counts: C
 
 
 def check_encoded(check: CheckSnapshot) -> dict[str, Any]:
-    """A check, as JSON."""
     return {
         "check": check.check.word,
         "good": check.good,
@@ -159,88 +155,78 @@ def check_encoded(check: CheckSnapshot) -> dict[str, Any]:
     }
 
 
-# --- metrics ---------------------------------------------------------------------------------------------------------
-# GET /metrics: the numbers for Prometheus.
+# --- metrics ---
 
 
-async def metrics_page(desk: ApiContext) -> str:
-    """The page; written in a thread, because that of a large table takes long."""
-    return await asyncio.to_thread(exposition, await metrics_input(desk))
+async def metrics_page(daemon: ApiContext) -> str:
+    """Return the page. A thread writes it: a large table takes seconds."""
+    return await asyncio.to_thread(exposition, await metrics_input(daemon))
 
 
-async def metrics_input(desk: ApiContext) -> MetricsInput:
-    """Everything that is counted, now."""
-    table = desk.keeper.table
-    rows = await desk.editor.do(table.rows)
-    packets = await desk.editor.do(table.director.packet_counts)
+async def metrics_input(daemon: ApiContext) -> MetricsInput:
+    table = daemon.reconciler.table
+    rows = await daemon.table_thread.run(table.rows)
+    packets = await daemon.table_thread.run(table.director.packet_counts)
     return MetricsInput(
         __version__,
         rows,
         packets.reasons,
         sum(each.active + each.inactive for row in rows for each in row.destinations),
         packets.connections_limit,
-        desk.engine.snapshot(),
-        dict(desk.reloads),
-        desk.loaded_at or None,
-        len(errors(desk.loaded)),
-        dict(desk.keeper.counts),
-        await desk.routers.status(),
+        daemon.engine.snapshot(),
+        dict(daemon.reloads),
+        daemon.loaded_at or None,
+        len(errors(daemon.loaded)),
+        dict(daemon.reconciler.edit_counts),
+        await daemon.routers.status(),
         packets.expiry,
         packets.totals,
     )
 
 
-def metrics_operations(desk: ApiContext) -> Iterable[Operation]:
-    """The group."""
-
+def metrics_operations(daemon: ApiContext) -> Iterable[Operation]:
     async def metrics(_: web.Request, _given: Mapping[str, Any]) -> web.Response:
-        page = await metrics_page(desk)
+        page = await metrics_page(daemon)
         return web.Response(body=page.encode(), headers={"Content-Type": CONTENT_TYPE})
 
     return [Operation("GET", "/metrics", "The numbers, in Prometheus's text format.", metrics, answers=CONTENT_TYPE)]
 
 
-# --- events ----------------------------------------------------------------------------------------------------------
-# GET /v1/events: what happened last, or what happens as long as the client stays; a JSON object a line.
-
+# --- events, as JSON lines ---
 
 LINES = "application/x-ndjson"
-CLIENT_POLL_S = 10.0  # whether a client is still there to whom there is nothing to tell
+CLIENT_POLL_S = 10.0  # without an event, for clients that have disconnected
 
 
-def event_operations(desk: ApiContext) -> Iterable[Operation]:
-    """The group."""
-
+def event_operations(daemon: ApiContext) -> Iterable[Operation]:
     async def events(request: web.Request, given: Mapping[str, Any]) -> web.StreamResponse:
         if not given.get("follow", False):
-            return web.Response(body=b"".join(map(json_line, desk.news.last())), content_type=LINES)
+            return web.Response(body=b"".join(map(json_line, daemon.events.recent())), content_type=LINES)
         response = web.StreamResponse(headers={"Content-Type": LINES, "Cache-Control": "no-store"})
-        with desk.news.following() as follower:
+        with daemon.events.subscribe() as subscriber:
             await response.prepare(request)
             while True:
                 try:
                     async with asyncio.timeout(CLIENT_POLL_S):
-                        line = await follower.next()
+                        event = await subscriber.next()
                 except TimeoutError:
-                    if request.transport is None:  # the client has gone, and nothing happened since
+                    if request.transport is None:  # the client has disconnected
                         return response
                     continue
                 try:
-                    await response.write(json_line(line))
-                except ConnectionError:  # the client has gone
+                    await response.write(json_line(event))
+                except ConnectionError:  # the same
                     return response
 
-    help_ = "What happened last; with follow, what happens until the client goes. A JSON object a line."
-    takes = {"follow": Field(bool, "true: what happens from now on")}
+    help_ = "The last events; with follow, new events until the client disconnects. A JSON object a line."
+    takes = {"follow": Field(bool, "true: new events")}
     return [Operation("GET", "/v1/events", help_, events, takes, LINES)]
 
 
-# --- openapi ---------------------------------------------------------------------------------------------------------
-# GET /v1/openapi.json: the API described by what it is made of.
+# --- the OpenAPI document ---
 
 
 def document(operations: Iterable[Operation]) -> dict[str, Any]:
-    """The OpenAPI document of these operations."""
     paths: dict[str, dict[str, Any]] = {}
     for each in operations:
         paths.setdefault(each.path, {})[each.method.lower()] = each.described()
@@ -254,7 +240,7 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
 
 
 def openapi_operation(others: Iterable[Operation]) -> Operation:
-    """The one that describes the others, and itself."""
+    """Return the operation that describes the others and itself."""
     all_of_them = list(others)
 
     async def openapi(_: web.Request, _given: Mapping[str, Any]) -> web.Response:

@@ -1,7 +1,7 @@
-"""The table as the daemon last left it, compared with what is there now and with what is wanted.
+"""The table as the daemon last left it, compared with the actual table and with the desired one.
 
-All of it runs in one thread, the editor's. To read a large table takes long, so that is done only where its edition
-says that somebody else edited it; what the daemon's own edits made of it is known.
+Everything here runs in the table thread. Reading a large table is slow, so the cache reads it only after another
+program has edited it, which its edition shows. The cache applies the daemon's own edits to its snapshot.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from pylvs.daemon.table import edits as reconcile
+from pylvs.daemon.table import edits
 from pylvs.daemon.table.edits import AddService, Edit, RefusedEdit, TableSnapshot, apply_to_snapshot, snapshot_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.director import Director, ServiceRow
@@ -23,146 +23,152 @@ from pylvs.model.wanted import WantedRow
 
 
 class LongLivedDirector(Director, Protocol):
-    """A Director for whoever holds it for long."""
+    """A Director with what a process needs that keeps it open."""
 
     def edition(self) -> int:
-        """A number that is another one after every edit of the tables, by whomever; 0 while there are none."""
+        """Return a number that every edit of the tables changes, by any process; 0 without tables."""
 
     def packet_counts(self) -> PacketCounts:
-        """What happened to packets beyond being forwarded; nothing while there are no tables."""
+        """Return the drop reasons and other packet counters; empty without tables."""
 
     def follow_host(self) -> None:
-        """Take over what changed around the tables: this host's addresses, devices and routes."""
+        """Bring attachments and snapshots up to date with this host's addresses, devices and routes."""
 
 
 class TableChanged(Busy):
-    """Somebody else edited the tables between the plan and its edits."""
+    """Another program edited the tables between the plan and its edits."""
 
 
 @dataclass(frozen=True, slots=True)
 class DesiredTable:
-    """What the table should be: its rows, which other services are the daemon's to remove, and the timeouts."""
+    """The desired rows and timeouts. Other services in `owned` are deleted; with `exclusive`, all others are."""
 
     rows: Sequence[WantedRow]
-    ours: Collection[ServiceKey] = ()
+    owned: Collection[ServiceKey] = ()
     exclusive: bool = False
     timeouts: Timeouts | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EditPlan:
-    """What is to be done. `restored` are those of the edits that somebody else's edits made necessary; `lost` says that
-    the tables are gone altogether, `news` that the wish or the table is another one than at the last plan."""
+    """The edits that the table needs.
+
+    `restored` are those edits that revert changes by other programs. `tables_gone`: the tables were there and are not
+    any more. `changed`: the desired or the actual table differs from the one of the last plan.
+    """
 
     edits: tuple[Edit, ...] = ()
     restored: frozenset[Edit] = frozenset()
-    lost: bool = False
+    tables_gone: bool = False
     timeouts: Timeouts | None = None
-    news: bool = True
+    changed: bool = True
 
     def __bool__(self) -> bool:
         return bool(self.edits or self.timeouts)
 
 
 class TableCache:
-    """One Director and what is known of its table."""
+    """One Director and a snapshot of its table."""
 
     def __init__(self, director: LongLivedDirector) -> None:
         self.director = director
-        self._seen: TableSnapshot | None = None
-        self._edition = 0  # that `_seen` is of
-        self._right: dict[int, WantedRow] = {}  # rows that the table has, by their identity
-        self._failed: set[ServiceKey] = set()  # whose edits were refused since the last plan
-        self._keys: set[ServiceKey] = set()  # of the last wish that came true
-        self._shape: tuple[Collection[ServiceKey], bool, int] | None = None  # of that wish
+        self._snapshot: TableSnapshot | None = None
+        self._edition = 0  # of the snapshot
+        self._refused: set[ServiceKey] = set()  # services with an edit that was refused since the last plan
+        # What the last applied plan put into the table. A row of which an edit was refused is None.
+        self._applied: Sequence[WantedRow | None] = ()
+        self._applied_keys: set[ServiceKey] = set()
+        self._shape: tuple[Collection[ServiceKey], bool, int] | None = None
 
     def rows(self) -> list[ServiceRow]:
-        """The table as it is, with its counts. Raises PylvsError, OSError."""
+        """Read the table with its counters. Raises PylvsError, OSError."""
         return self.director.services() if self.director.edition() else []
 
-    def plan(self, wish: DesiredTable) -> EditPlan:
-        """What makes the table the wanted one. Raises PylvsError and OSError when it cannot be read."""
+    def plan(self, desired: DesiredTable) -> EditPlan:
+        """Return what makes the table the desired one. Raises PylvsError, OSError where it cannot be read."""
         edition = self.director.edition()
-        before, lost = self._seen, bool(self._edition) and not edition
+        before, tables_gone = self._snapshot, bool(self._edition) and not edition
         foreign = before is None or edition != self._edition
         if foreign:
-            self._right, self._shape = {}, None
-            self._seen, self._edition = snapshot_of(self.director.services() if edition else ()), edition
-        assert self._seen is not None
-        self._failed = set()
-        rows = [row for row in wish.rows if id(row) not in self._right]
-        # As many rows as before, and none of another key: no service came or went.
-        same = self._shape == _shape(wish) and all(row.service.key in self._keys for row in rows)
-        if same:
-            todo = reconcile.required_edits(self._seen, rows)
+            self._applied, self._shape = (), None
+            self._snapshot, self._edition = snapshot_of(self.director.services() if edition else ()), edition
+        assert self._snapshot is not None
+        self._refused = set()
+        # The engine returns the same object for a row that did not change, so identity is enough and costs nothing.
+        applied = self._applied
+        rows = [row for at, row in enumerate(desired.rows) if at >= len(applied) or row is not applied[at]]
+        # As many rows as before, and none with another key: no service was added or removed.
+        same_services = self._shape == _shape(desired) and all(row.service.key in self._applied_keys for row in rows)
+        if same_services:
+            needed = edits.required_edits(self._snapshot, rows)
         else:
-            # Services of checks are a daemon's, whether or not this one knows of the one that left them.
-            ours = {*wish.ours, *(key for key in self._seen if is_probe_mark(key.mark))}
-            todo = reconcile.required_edits(self._seen, wish.rows, ours, wish.exclusive)
+            # A daemon that was killed may have left services of checks, which no configuration names.
+            owned = {*desired.owned, *(key for key in self._snapshot if is_probe_mark(key.mark))}
+            needed = edits.required_edits(self._snapshot, desired.rows, owned, desired.exclusive)
         restored: frozenset[Edit] = frozenset()
         if foreign and before is not None:
-            restored = frozenset(todo).difference(
-                reconcile.required_edits(before, wish.rows, wish.ours, wish.exclusive)
-            )
-        timeouts = wish.timeouts if wish.timeouts not in (None, self.director.timeouts()) else None
-        return EditPlan(todo, restored, lost, timeouts, bool(rows) or not same)
+            own = edits.required_edits(before, desired.rows, desired.owned, desired.exclusive)
+            restored = frozenset(needed).difference(own)
+        timeouts = desired.timeouts if desired.timeouts not in (None, self.director.timeouts()) else None
+        return EditPlan(needed, restored, tables_gone, timeouts, bool(rows) or not same_services)
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
-        """Those of the connections. Raises PylvsError, OSError."""
+        """Set the timeouts of connections. Raises PylvsError, OSError."""
         with self.director.batch():
-            self._check()
+            self._check_unchanged()
             self.director.set_timeouts(timeouts)
             self._edition = self.director.edition()
 
     def apply(self, todo: Sequence[Edit], budget_s: float) -> tuple[int, list[RefusedEdit]]:
-        """Do a plan's edits for about so long: how many of them are dealt with, and which of those were refused.
+        """Apply edits of a plan for about `budget_s`; return how many were tried, and those that were refused.
 
-        Of a service that could not be added the servers are not tried. Raises Outdated, Busy, OSError before the first.
+        The destinations of a service that could not be added are skipped. Raises TableChanged, Busy, OSError before
+        the first edit.
         """
-        failures: list[RefusedEdit] = []
+        refused: list[RefusedEdit] = []
         count = 0
         with self.director.batch():
-            self._check()
-            assert self._seen is not None
+            self._check_unchanged()
+            assert self._snapshot is not None
             end = time.monotonic() + budget_s
             try:
                 for edit in todo:
                     if count and time.monotonic() >= end:
                         break
                     count += 1
-                    if edit.key not in self._seen and not isinstance(edit, AddService):
+                    if edit.key not in self._snapshot and not isinstance(edit, AddService):
                         continue
                     try:
                         edit.apply(self.director)
                     except PylvsError as error:
-                        failures.append(RefusedEdit(edit, error))
-                        self._failed.add(edit.key)
+                        refused.append(RefusedEdit(edit, error))
+                        self._refused.add(edit.key)
                     else:
-                        apply_to_snapshot(self._seen, edit)
+                        apply_to_snapshot(self._snapshot, edit)
             except BaseException:
-                self._seen = None  # nobody knows whether the last edit was done
+                self._snapshot = None  # the last edit may or may not be in the table
                 raise
             self._edition = self.director.edition()
-        return count, failures
+        return count, refused
 
-    def came_true(self, wish: DesiredTable) -> None:
-        """The plan for this wish was carried out, but for the edits that were refused."""
-        self._right = {id(row): row for row in wish.rows if row.service.key not in self._failed}
-        self._keys = {row.service.key for row in wish.rows}
-        # A service whose removal was refused has no row: only a plan of the whole table removes it.
-        whole = len(self._keys) == len(wish.rows) and self._failed <= self._keys
-        self._shape = _shape(wish) if whole else None
+    def plan_applied(self, desired: DesiredTable) -> None:
+        """Note that the plan for this table was applied, except for refused edits."""
+        self._applied = [None if row.service.key in self._refused else row for row in desired.rows]
+        self._applied_keys = {row.service.key for row in desired.rows}
+        # A service whose deletion was refused has no row: only a plan of the whole table deletes it.
+        whole = len(self._applied_keys) == len(desired.rows) and self._refused <= self._applied_keys
+        self._shape = _shape(desired) if whole else None
 
-    def _check(self) -> None:
-        """Within the batch: the table is still that of the plan. Raises Outdated."""
+    def _check_unchanged(self) -> None:
+        """Within the batch: raise TableChanged unless the table is still that of the plan."""
         edition = self.director.edition()
         if edition == self._edition:
             return
         if self._edition or self.director.services():
             raise TableChanged("the tables were edited meanwhile")
-        self._edition = edition  # there were none: the batch has just made them
+        self._edition = edition  # the batch itself made the tables
 
 
-def _shape(wish: DesiredTable) -> tuple[Collection[ServiceKey], bool, int]:
-    """What stays the same as long as no service comes or goes, unless one takes the place of another."""
-    return wish.ours, wish.exclusive, len(wish.rows)
+def _shape(desired: DesiredTable) -> tuple[Collection[ServiceKey], bool, int]:
+    """Return what changes whenever a service is added or removed, except when one replaces another."""
+    return desired.owned, desired.exclusive, len(desired.rows)

@@ -1,4 +1,7 @@
-"""Single edits of a table, as values: what each does to a Director, and what it is called in a log."""
+"""Edits of the table as values, a snapshot of the table, and the edits that lead from a snapshot to the desired rows.
+
+All of this is pure: the cache (`cache.py`) reads the real table, and applies the edits to it.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +9,34 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address
 
+from pylvs.config.wording import METHODS
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import Destination, DestinationKey, Method, TunnelFlag
+from pylvs.model.destination import Destination, DestinationKey, TunnelFlag
 from pylvs.model.director import Director, ServiceRow
 from pylvs.model.errors import PylvsError
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
 from pylvs.model.wanted import WantedRow
 
-# --- words -----------------------------------------------------------------------------------------------------------
-# Services and servers in the words of logs: `weight 1 -> 3, method Route -> Masq`.
-
-
-METHODS = {Method.MASQ: "NAT", Method.LOCAL: "local", Method.TUNNEL: "TUN", Method.ROUTE: "DR"}
+# --- services and destinations in log lines: `weight 1 -> 3, method DR -> NAT` ---
 
 
 def describe_service(service: VirtualService) -> str:
-    """How it is scheduled."""
+    """Return the scheduler and the options that are not defaults."""
     return _joined(_service_fields(service))
 
 
 def describe_destination(destination: Destination) -> str:
-    """How it is reached, and with what weight."""
+    """Return weight, forwarding method, thresholds and tunnel."""
     return _joined(_destination_fields(destination))
 
 
 def service_changes(before: VirtualService, after: VirtualService) -> str:
-    """What differs."""
+    """Return the options that differ, as `NAME OLD -> NEW`."""
     return _changes(_service_fields(before), _service_fields(after))
 
 
 def destination_changes(before: Destination, after: Destination) -> str:
-    """What differs."""
+    """Return the options that differ, as `NAME OLD -> NEW`."""
     return _changes(_destination_fields(before), _destination_fields(after))
 
 
@@ -80,27 +80,26 @@ def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     )
 
 
-# --- edits -----------------------------------------------------------------------------------------------------------
+# --- edits ---
+# `key` is the edited service. `apply` raises what the Director's method raises. `foreign_change` describes the change
+# by another program that the edit reverts.
 
 
 @dataclass(frozen=True, slots=True)
 class AddService:
-    """A service comes, still without servers."""
+    """Add a service without destinations."""
 
     service: VirtualService
 
     @property
     def key(self) -> ServiceKey:
-        """Whose edit it is."""
         return self.service.key
 
     def apply(self, director: Director) -> None:
-        """Raises as `Director.add_service`."""
         director.add_service(self.service)
 
     @property
-    def undoes(self) -> str:
-        """What somebody did, where this edit is there to undo it."""
+    def foreign_change(self) -> str:
         return f"{self.key} was removed"
 
     def __str__(self) -> str:
@@ -109,23 +108,20 @@ class AddService:
 
 @dataclass(frozen=True, slots=True)
 class EditService:
-    """A service is scheduled otherwise; its servers and connections stay."""
+    """Change how a service is scheduled; destinations and connections stay."""
 
     service: VirtualService
     found: VirtualService
 
     @property
     def key(self) -> ServiceKey:
-        """Whose edit it is."""
         return self.service.key
 
     def apply(self, director: Director) -> None:
-        """Raises as `Director.edit_service`."""
         director.edit_service(self.service)
 
     @property
-    def undoes(self) -> str:
-        """What somebody did, where this edit is there to undo it."""
+    def foreign_change(self) -> str:
         return f"{self.key} was changed: {service_changes(self.service, self.found)}"
 
     def __str__(self) -> str:
@@ -134,17 +130,15 @@ class EditService:
 
 @dataclass(frozen=True, slots=True)
 class DeleteService:
-    """A service goes, with its servers."""
+    """Delete a service with its destinations."""
 
     key: ServiceKey
 
     def apply(self, director: Director) -> None:
-        """Raises as `Director.delete_service`."""
         director.delete_service(self.key)
 
     @property
-    def undoes(self) -> str:
-        """What somebody did, where this edit is there to undo it."""
+    def foreign_change(self) -> str:
         return f"{self.key} was added, though nobody configured it"
 
     def __str__(self) -> str:
@@ -153,18 +147,16 @@ class DeleteService:
 
 @dataclass(frozen=True, slots=True)
 class AddDestination:
-    """A server comes."""
+    """Add a destination to a service."""
 
     key: ServiceKey
     destination: Destination
 
     def apply(self, director: Director) -> None:
-        """Raises as `Director.add_destination`."""
         director.add_destination(self.key, self.destination)
 
     @property
-    def undoes(self) -> str:
-        """What somebody did, where this edit is there to undo it."""
+    def foreign_change(self) -> str:
         return f"{self.key} -> {self.destination.key} was removed"
 
     def __str__(self) -> str:
@@ -173,19 +165,17 @@ class AddDestination:
 
 @dataclass(frozen=True, slots=True)
 class EditDestination:
-    """A server changes; its connections stay."""
+    """Change a destination; its connections stay."""
 
     key: ServiceKey
     destination: Destination
     found: Destination
 
     def apply(self, director: Director) -> None:
-        """Raises as `Director.edit_destination`."""
         director.edit_destination(self.key, self.destination)
 
     @property
-    def undoes(self) -> str:
-        """What somebody did, where this edit is there to undo it."""
+    def foreign_change(self) -> str:
         changes = destination_changes(self.destination, self.found)
         return f"{self.key} -> {self.destination.key} was changed: {changes}"
 
@@ -196,18 +186,16 @@ class EditDestination:
 
 @dataclass(frozen=True, slots=True)
 class DeleteDestination:
-    """A server goes; its connections end as IPVS lets them."""
+    """Delete a destination; its connections end as in IPVS."""
 
     key: ServiceKey
     destination: DestinationKey
 
     def apply(self, director: Director) -> None:
-        """Raises as `Director.delete_destination`."""
         director.delete_destination(self.key, self.destination)
 
     @property
-    def undoes(self) -> str:
-        """What somebody did, where this edit is there to undo it."""
+    def foreign_change(self) -> str:
         return f"{self.key} -> {self.destination} was added, though nobody configured it"
 
     def __str__(self) -> str:
@@ -215,58 +203,6 @@ class DeleteDestination:
 
 
 Edit = AddService | EditService | DeleteService | AddDestination | EditDestination | DeleteDestination
-
-
-# --- image -----------------------------------------------------------------------------------------------------------
-# A table as it was last seen: services and their servers, without counts; edits are done to it as to the real one.
-
-
-@dataclass(slots=True)
-class SnapshotEntry:
-    """A service, its default mask filled in so that equal ones compare equal, and its servers."""
-
-    service: VirtualService
-    servers: dict[DestinationKey, Destination] = field(default_factory=dict)
-
-
-TableSnapshot = dict[ServiceKey, SnapshotEntry]
-SnapshotView = Mapping[ServiceKey, SnapshotEntry]
-
-
-def with_netmask(service: VirtualService) -> VirtualService:
-    """With its default mask filled in."""
-    return service if service.netmask >= 0 else replace(service, netmask=service.mask)
-
-
-def snapshot_of(rows: Iterable[ServiceRow]) -> TableSnapshot:
-    """What a listing shows."""
-    return {
-        row.service.key: SnapshotEntry(
-            with_netmask(row.service), {each.destination.key: each.destination for each in row.destinations}
-        )
-        for row in rows
-    }
-
-
-def apply_to_snapshot(image: TableSnapshot, edit: Edit) -> None:
-    """The image after an edit that was done."""
-    if isinstance(edit, AddService):
-        image[edit.key] = SnapshotEntry(with_netmask(edit.service))
-    elif isinstance(edit, DeleteService):
-        del image[edit.key]
-    elif isinstance(edit, DeleteDestination):
-        del image[edit.key].servers[edit.destination]
-    elif isinstance(edit, (AddDestination, EditDestination)):
-        image[edit.key].servers[edit.destination.key] = edit.destination
-    else:
-        image[edit.key].service = with_netmask(edit.service)
-
-
-# --- reconcile -------------------------------------------------------------------------------------------------------
-# From the table that is found to the table that is wanted, by the fewest edits: what is right is not written again.
-#
-# Within a service what serves comes before what ends: additions, then rising weights, then other changes, then removals.
-# So a service has a server at every moment at which either table gives it one.
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,41 +216,92 @@ class RefusedEdit:
         return f"{self.edit}: refused: {self.error}"
 
 
-def required_edits(
-    found: SnapshotView, wanted: Iterable[WantedRow], ours: Collection[ServiceKey] = (), exclusive: bool = False
-) -> tuple[Edit, ...]:
-    """What makes the table found the table wanted.
+# --- the snapshot ---
 
-    Of the services that are not wanted those in `ours` go, or all of them if `exclusive`; the others are let be. Of
-    rows, or servers of a row, that are wanted twice the first counts.
+
+@dataclass(slots=True)
+class SnapshotEntry:
+    """A service with its netmask filled in, so that equal services compare equal, and its destinations."""
+
+    service: VirtualService
+    servers: dict[DestinationKey, Destination] = field(default_factory=dict)
+
+
+TableSnapshot = dict[ServiceKey, SnapshotEntry]
+SnapshotView = Mapping[ServiceKey, SnapshotEntry]
+
+
+def with_netmask(service: VirtualService) -> VirtualService:
+    """Return the service with its default netmask filled in."""
+    return service if service.netmask >= 0 else replace(service, netmask=service.mask)
+
+
+def snapshot_of(rows: Iterable[ServiceRow]) -> TableSnapshot:
+    """Make a snapshot of a listing, without its counters."""
+    return {
+        row.service.key: SnapshotEntry(
+            with_netmask(row.service), {each.destination.key: each.destination for each in row.destinations}
+        )
+        for row in rows
+    }
+
+
+def apply_to_snapshot(snapshot: TableSnapshot, edit: Edit) -> None:
+    """Change the snapshot as the edit changed the table."""
+    if isinstance(edit, AddService):
+        snapshot[edit.key] = SnapshotEntry(with_netmask(edit.service))
+    elif isinstance(edit, DeleteService):
+        del snapshot[edit.key]
+    elif isinstance(edit, DeleteDestination):
+        del snapshot[edit.key].servers[edit.destination]
+    elif isinstance(edit, (AddDestination, EditDestination)):
+        snapshot[edit.key].servers[edit.destination.key] = edit.destination
+    else:
+        snapshot[edit.key].service = with_netmask(edit.service)
+
+
+# --- from the snapshot to the desired rows ---
+
+
+def required_edits(
+    found: SnapshotView, desired: Iterable[WantedRow], owned: Collection[ServiceKey] = (), exclusive: bool = False
+) -> tuple[Edit, ...]:
+    """Return the fewest edits that lead from the table found to the desired rows.
+
+    Services that are not desired are deleted if they are in `owned`, or if `exclusive`. Of rows with the same service,
+    and of destinations with the same key, the first counts.
     """
     rows: dict[ServiceKey, WantedRow] = {}
-    for row in wanted:
+    for row in desired:
         rows.setdefault(row.service.key, row)
-    made: list[Edit] = []
+    edits: list[Edit] = []
     for key, row in rows.items():
-        made += _row_edits(found.get(key), row)
-    made += [DeleteService(key) for key in found if key not in rows and (exclusive or key in ours)]
-    return tuple(made)
+        edits += _row_edits(found.get(key), row)
+    edits += [DeleteService(key) for key in found if key not in rows and (exclusive or key in owned)]
+    return tuple(edits)
 
 
 def _row_edits(found: SnapshotEntry | None, row: WantedRow) -> Iterator[Edit]:
+    """Yield the edits of one service: additions, rising weights, other changes, deletions.
+
+    In this order the service has a destination at every moment at which the old or the new table gives it one.
+    """
     key = row.service.key
-    wanted: dict[DestinationKey, Destination] = {}
+    desired: dict[DestinationKey, Destination] = {}
     for each in row.destinations:
-        wanted.setdefault(each.key, each)
+        desired.setdefault(each.key, each)
     if found is None:
         yield AddService(row.service)
-        yield from (AddDestination(key, each) for each in wanted.values())
+        yield from (AddDestination(key, each) for each in desired.values())
         return
     if found.service != with_netmask(row.service):
         yield EditService(row.service, found.service)
-    there = found.servers
-    yield from (AddDestination(key, each) for name, each in wanted.items() if name not in there)
+    servers = found.servers
+    yield from (AddDestination(key, each) for name, each in desired.items() if name not in servers)
     changed = [
-        EditDestination(key, each, there[name])
-        for name, each in wanted.items()
-        if name in there and there[name] != each
+        EditDestination(key, each, servers[name])
+        for name, each in desired.items()
+        if name in servers and servers[name] != each
     ]
     yield from sorted(changed, key=lambda edit: edit.destination.weight <= edit.found.weight)
-    yield from (DeleteDestination(key, name) for name in there if name not in wanted)
+    yield from (DeleteDestination(key, name) for name in servers if name not in desired)

@@ -1,4 +1,7 @@
-"""The thread in which the tables are read and edited, so that the checks in the event loop need not wait."""
+"""Reconcile the table with the desired state: at every change of that state, and every few seconds.
+
+The second catches the edits of other programs.
+"""
 
 from __future__ import annotations
 
@@ -16,142 +19,140 @@ from pylvs.host.logs import get_logger
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, PylvsError
 
+POLL_S = 2.0  # for edits by other programs
+PAUSE_S = 0.02  # between two runs; it gathers further changes
+BATCH_S = 0.05  # of edits under one lock, for which ipvsadm waits
+MAX_BATCH_S = 2.0  # where taking the lock is slow, so that most of the time is spent on edits
+ATTEMPTS = 20  # of a plan that other programs' edits make void
+MAX_LOG_LINES = 20  # for the restored edits of one run
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
 class TableThread:
-    """One thread: what is asked of it is done one after the other, in the order in which it was asked."""
+    """The one thread that reads and edits the tables, so that checks in the event loop need not wait.
+
+    It runs calls in the order in which they were submitted.
+    """
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
 
-    async def do(
+    async def run(
         self, work: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs
     ) -> Result:
-        """What `work` answers, or raises. Once begun it is done to its end, also if the one who asks is cancelled."""
+        """Return or raise what `work` does. Once begun it runs to its end, even if the caller is cancelled."""
         return await asyncio.wrap_future(self._pool.submit(work, *arguments, **named))
 
     def close(self) -> None:
-        """Wait until all that was begun is done."""
+        """Wait for the call that runs, and drop those that wait."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-# --- keeper ----------------------------------------------------------------------------------------------------------
-# Keeps the table as it is wanted: at every change of the wish, and every few seconds whoever changed the table.
-
-
-POLL_S = 2.0  # at the table, for what others did to it
-PAUSE_S = 0.02  # between two rounds, in which more changes come together
-BATCH_S = 0.05  # of edits under one lock, while which ipvsadm waits
-MAX_BATCH_S = 2.0  # where what comes with a lock takes long, so that most of the time goes into edits
-ATTEMPTS = 20  # of a plan that others make void again and again
-MAX_LOG_LINES = 20  # of a log, for the restorations of one moment
 
 
 @dataclass(frozen=True, slots=True)
 class ReconcileResult:
-    """What one round came to."""
+    """The result of one run."""
 
     edits: int = 0
     restored: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()  # edits that the data plane did not take
-    trouble: str = ""  # why the table could not be read or edited at all
-    waits: bool = False  # for others who edit it: what was there before is still forwarded
+    refused: tuple[str, ...] = ()  # edits that the data plane refused
+    error: str = ""  # why the table could not be read or edited at all
+    busy: bool = False  # other programs hold the tables: the old entries still forward
 
     @property
     def complete(self) -> bool:
-        """Whether the table is now as it was wanted when the round began."""
-        return not self.trouble and not self.refused
+        """Whether the table is as desired when the run began."""
+        return not self.error and not self.refused
 
 
 class Reconciler:
-    """The rounds of plan and edits."""
+    """Plans and applies edits, run after run."""
 
-    def __init__(self, table: TableCache, editor: TableThread, wish: Callable[[], DesiredTable]) -> None:
+    def __init__(self, table: TableCache, thread: TableThread, desired: Callable[[], DesiredTable]) -> None:
         self.table = table
-        self.editor = editor
-        self.counts: Counter[str] = Counter()  # of edits, by why: wanted, restored, refused
+        self.thread = thread
+        self.edit_counts: Counter[str] = Counter()  # by reason: wanted, restored, refused
         self.last = ReconcileResult()
-        self._wish = wish
+        self._desired = desired
         self._lock = asyncio.Lock()
         self._woken = asyncio.Event()
-        self._told: tuple[str, ...] = ()  # of what goes wrong, so that it is said once
+        self._logged: tuple[str, ...] = ()  # errors of the last run, so that each is logged once
         self._log = get_logger()
 
     def wake(self) -> None:
-        """The wish may have changed."""
+        """Run soon: the desired state may have changed."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Rounds without an end."""
+        """Reconcile until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), POLL_S)
-            await self.settle()
+            await self.reconcile()
             await asyncio.sleep(PAUSE_S)
 
-    async def settle(self) -> ReconcileResult:
-        """One round, now. Raises nothing: what goes wrong is told, logged once, and tried again in the next one."""
+    async def reconcile(self) -> ReconcileResult:
+        """Run once, now. Errors are returned and logged once; the next run tries again."""
         async with self._lock:
             self._woken.clear()
             try:
-                self.last = await self._round()
+                self.last = await self._reconcile()
             except (PylvsError, OSError) as error:
-                self.last = ReconcileResult(trouble=str(error), waits=isinstance(error, Busy | TableChanged))
-            self._tell_troubles()
+                self.last = ReconcileResult(error=str(error), busy=isinstance(error, Busy))
+            self._log_errors()
             return self.last
 
-    async def _round(self) -> ReconcileResult:
+    async def _reconcile(self) -> ReconcileResult:
         for _ in range(ATTEMPTS):
-            wish = self._wish()
-            plan = await self.editor.do(self.table.plan, wish)
-            if plan.lost:
+            desired = self._desired()
+            plan = await self.thread.run(self.table.plan, desired)
+            if plan.tables_gone:
                 count = sum(isinstance(edit, AddService) for edit in plan.edits)
                 self._log.warning("the tables were taken away (pylvs down?); making them again", services=count)
             else:
-                self._tell_restored(plan)
+                self._log_restored(plan)
             with contextlib.suppress(TableChanged):
-                return await self._carry_out(plan, wish)
+                return await self._apply(plan, desired)
         raise TableChanged("the tables are being edited by others all the time")
 
-    async def _carry_out(self, plan: EditPlan, wish: DesiredTable) -> ReconcileResult:
+    async def _apply(self, plan: EditPlan, desired: DesiredTable) -> ReconcileResult:
         if plan.timeouts:
-            await self.editor.do(self.table.set_timeouts, plan.timeouts)
+            await self.thread.run(self.table.set_timeouts, plan.timeouts)
         failures: list[RefusedEdit] = []
         rest: Sequence[Edit] = plan.edits
         budget_s = BATCH_S
         while rest:
             begin = time.monotonic()
-            count, refused = await self.editor.do(self.table.apply, rest, budget_s)
+            count, refused = await self.thread.run(self.table.apply, rest, budget_s)
             failures += refused
             rest = rest[count:]
             if rest:
                 overhead_s = time.monotonic() - begin - budget_s
                 budget_s = min(max(BATCH_S, 2 * overhead_s), MAX_BATCH_S)
                 await asyncio.sleep(PAUSE_S / 10)
-        if plan.news:
-            await self.editor.do(self.table.came_true, wish)
-        if plan.lost:
+        if plan.changed:
+            await self.thread.run(self.table.plan_applied, desired)
+        if plan.tables_gone:
             self._log.info("the tables are there again", edits=len(plan.edits) - len(failures))
-        self.counts["restored"] += len(plan.restored)
-        self.counts["refused"] += len(failures)
-        self.counts["wanted"] += len(plan.edits) - len(plan.restored) - len(failures)
+        self.edit_counts["restored"] += len(plan.restored)
+        self.edit_counts["refused"] += len(failures)
+        self.edit_counts["wanted"] += len(plan.edits) - len(plan.restored) - len(failures)
         restored = tuple(str(edit) for edit in plan.edits if edit in plan.restored)
         return ReconcileResult(len(plan.edits) - len(failures), restored, tuple(map(str, failures)))
 
-    def _tell_restored(self, plan: EditPlan) -> None:
+    def _log_restored(self, plan: EditPlan) -> None:
         restored = [edit for edit in plan.edits if edit in plan.restored]
         for edit in restored[:MAX_LOG_LINES]:
-            self._log.warning(f"restored: {edit.undoes}")
+            self._log.warning(f"restored: {edit.foreign_change}")
         if len(restored) > MAX_LOG_LINES:
             self._log.warning(f"restored: {len(restored) - MAX_LOG_LINES} more")
 
-    def _tell_troubles(self) -> None:
-        troubles = (self.last.trouble,) if self.last.trouble else self.last.refused
-        for text in troubles[:MAX_LOG_LINES]:
-            if text not in self._told:
+    def _log_errors(self) -> None:
+        errors = (self.last.error,) if self.last.error else self.last.refused
+        for text in errors[:MAX_LOG_LINES]:
+            if text not in self._logged:
                 self._log.error(text, retry_in_s=POLL_S)
-        if self._told and not troubles:
+        if self._logged and not errors:
             self._log.info("the table is as it should be again")
-        self._told = troubles
+        self._logged = errors

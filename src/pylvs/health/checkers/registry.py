@@ -46,5 +46,5 @@ _MODULES: dict[type[checks.Check], str] = {
 def probe_of(check: checks.Check, context: CheckContext) -> Probe:
     """What makes this check each time it is called."""
     module = importlib.import_module(f"pylvs.health.checkers.{_MODULES[type(check)]}")
-    maker = cast("Callable[[checks.Check, Context], Probe]", module.probe)
+    maker = cast("Callable[[checks.Check, CheckContext], Probe]", module.probe)
     return maker(check, context)

@@ -71,7 +71,7 @@ class Daemon:
 
     def desired_rows(self) -> Mapping[ServiceKey, bool]:
         """By service, whether it shall have a server with a weight."""
-        rows = self.supervisor.last_wish.rows
+        rows = self.supervisor.last_desired.rows
         return {row.service.key: any(each.weight for each in row.destinations) for row in rows}
 
     def run(self, call: Callable[[], Any]) -> Any:
@@ -93,7 +93,7 @@ class Daemon:
 
     async def settle(self) -> None:
         """As requests do after an operator's word."""
-        await self.supervisor.keeper.settle()
+        await self.supervisor.reconciler.reconcile()
 
     def kill(self) -> None:
         """SIGKILL: it does nothing more. What Python unwinds meanwhile reaches nobody."""
@@ -137,12 +137,12 @@ class Daemon:
 class SimSupervisor(Supervisor):
     """The real supervisor; what its keeper last took for the desired state is known."""
 
-    last_wish = DesiredTable(())
+    last_desired = DesiredTable(())
 
-    def _wish(self) -> DesiredTable:
-        self.last_wish = super()._wish()
+    def _desired(self) -> DesiredTable:
+        self.last_desired = super()._desired()
         CURRENT.get().world.table.planned = True
-        return self.last_wish
+        return self.last_desired
 
 
 class SimEngine(Engine):
@@ -205,9 +205,9 @@ class SimEngine(Engine):
         self.daemon.ready_at = self.world.clock.now()
         self.world.ready(self.daemon)
 
-    def farewell(self, reason: str = "pylvs stops") -> None:
+    def announce_stop(self, reason: str = "pylvs stops") -> None:
         """See Engine."""
-        super().farewell(reason)
+        super().announce_stop(reason)
         events, self._events[:] = list(self._events), []
         for event in events:
             self.daemon.expect(event)
@@ -321,10 +321,10 @@ class Outside(HostServices):
 
         return probe
 
-    def adapt(self, state: StateDirectory) -> None:
+    def adapt_host(self, state: StateDirectory) -> None:
         """The machine allows everything."""
 
-    def restore(self, state: StateDirectory) -> None:
+    def restore_host(self, state: StateDirectory) -> None:
         """Nothing was changed."""
 
     def start_routers(self, state: StateDirectory, log_format: str) -> Any:

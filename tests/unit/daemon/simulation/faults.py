@@ -244,13 +244,13 @@ class Disk(StateDirectory):
     def _dead(self) -> bool:
         return bool(self._daemon is not None and self._daemon.killed)
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Be the daemon."""
         owner = self.world.disk_owner
         assert owner is None or owner.killed, "two daemons with one state directory"
         self.world.disk_owner = self._daemon
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """End being it."""
         if self.world.disk_owner is self._daemon:
             self.world.disk_owner = None
@@ -260,7 +260,7 @@ class Disk(StateDirectory):
         text = self.world.disk.get(name)
         return None if text is None else json.loads(text)
 
-    def keep(self, name: str, content: Any) -> None:
+    def write(self, name: str, content: Any) -> None:
         """Replace what is kept, if there is room."""
         if self._dead:
             return

@@ -326,9 +326,9 @@ class Invariants:
         for key in self._desired.keys() | table.keys():
             self._same(key, table)
         probes = {row.service.key for row in self.world.table.rows() if is_probe_mark(row.service.key.mark)}
-        through = {row.service.key for row in daemon.outside.rows()}
+        through = {row.service.key for row in daemon.outside.check_rows()}
         self.holds(probes == through, "services of checks: {}, desired {}", probes, through)
-        self.holds(daemon.supervisor.keeper.last.complete, "the keeper still has trouble")
+        self.holds(daemon.supervisor.reconciler.last.complete, "the keeper still has trouble")
         for service in daemon.model.services.values():
             for name, server in service.servers.items():
                 good = self.world.is_good(last_octet(name))

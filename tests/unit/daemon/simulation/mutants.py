@@ -32,13 +32,13 @@ Mutant = Callable[[], AbstractContextManager[Any]]
 
 
 def _failed_edits_count_as_done() -> AbstractContextManager[Any]:
-    came_true = TableCache.came_true
+    plan_applied = TableCache.plan_applied
 
     def mutated(self: TableCache, wish: Any) -> None:
-        self._failed.clear()
-        came_true(self, wish)
+        self._refused.clear()
+        plan_applied(self, wish)
 
-    return patch.object(TableCache, "came_true", mutated)
+    return patch.object(TableCache, "plan_applied", mutated)
 
 
 def _no_hysteresis_on_the_way_down() -> AbstractContextManager[Any]:
@@ -62,7 +62,7 @@ def _edits_run_in_the_event_loop() -> AbstractContextManager[Any]:
     async def mutated(self: TableThread, work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         return work(*arguments, **named)
 
-    return patch.object(TableThread, "do", mutated)
+    return patch.object(TableThread, "run", mutated)
 
 
 def _one_retry_too_few() -> AbstractContextManager[Any]:
@@ -113,7 +113,7 @@ def _edits_of_others_go_unnoticed() -> AbstractContextManager[Any]:
     def mutated(self: TableCache) -> None:
         self._edition = self.director.edition()
 
-    return patch.object(TableCache, "_check", mutated)
+    return patch.object(TableCache, "_check_unchanged", mutated)
 
 
 def _a_change_does_not_wake_the_keeper() -> AbstractContextManager[Any]:
@@ -121,15 +121,15 @@ def _a_change_does_not_wake_the_keeper() -> AbstractContextManager[Any]:
 
 
 def _the_keeper_ends_at_trouble() -> AbstractContextManager[Any]:
-    settle = Reconciler.settle
+    settle = Reconciler.reconcile
 
     async def mutated(self: Reconciler) -> Any:
         settled = await settle(self)
-        if settled.trouble:
+        if settled.error:
             await asyncio.sleep(600)
         return settled
 
-    return patch.object(Reconciler, "settle", mutated)
+    return patch.object(Reconciler, "reconcile", mutated)
 
 
 def _scripts_of_one_subject_run_side_by_side() -> AbstractContextManager[Any]:

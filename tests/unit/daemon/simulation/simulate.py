@@ -89,8 +89,8 @@ def _replaced(world: World) -> Iterator[None]:
         with (
             world.clock.in_force(),
             patch(f"{supervisor}.Engine", SimEngine),
-            patch(f"{supervisor}.Control", SimControl),
-            patch(f"{supervisor}.Surroundings", SimSurroundings),
+            patch(f"{supervisor}.ApiServer", SimControl),
+            patch(f"{supervisor}.HostMonitor", SimSurroundings),
             patch(f"{supervisor}.StateDirectory", lambda _: Disk(world)),
             patch(f"{supervisor}.garbage.settle", lambda: None),
             patch("pylvs.daemon.host_monitor.POLL_S", 5.0),  # nobody is told of it: no virtual router runs
