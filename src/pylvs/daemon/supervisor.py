@@ -287,7 +287,7 @@ class Supervisor:
             return self._final_table
         settings = self.engine.configuration.settings
         exclusive = settings.exclusive or self._flushing
-        rows = (*self.engine.wanted(), *self._host.check_rows())
+        rows = (*self.engine.desired_rows(), *self._host.check_rows())
         return DesiredTable(rows, self._ownership.keys, exclusive, settings.lvs_timeouts)
 
     def _forwarding_error(self) -> str | None:
@@ -346,7 +346,7 @@ class Supervisor:
             raise
         self._host_error = ""
         self._log_unattached(warnings(director))
-        self.engine.addresses_here(frozenset(addresses))
+        self.engine.set_host_addresses(frozenset(addresses))
         return watch.RETRY_S if director.troubles() else HOST_POLL_S
 
     def _log_unattached(self, lines: list[str]) -> None:

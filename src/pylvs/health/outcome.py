@@ -1,4 +1,4 @@
-"""What one check found out."""
+"""The outcome of a probe, and the exception by which a checker ends a probe with a reason."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pylvs.model.dataclass import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Up or down, the reason in a few words for the history, and a weight where the check sets one.
+    """Good or failed, the reason, and a weight if the check sets one.
 
-    `weight` replaces the configured weight as long as the check keeps saying so; None leaves it. `ok` with weight 0
-    drains: up, but no new connections. `inconclusive` means that this machine had no means to make the check (no
-    descriptors, no memory, no free port): it says nothing of the server, which stays as it was.
+    `weight` replaces the configured weight until the next outcome; None keeps the configured weight. `ok` with weight 0
+    drains the server. `inconclusive`: this host could not make the check (no descriptors, no memory, no free port), so
+    the server keeps its state.
     """
 
     ok: bool
@@ -24,14 +24,9 @@ class Outcome:
     inconclusive: bool = False
 
 
-# A checker is made once from its `model.checks.Check` and called for each probe. It answers within the check's timeout,
-# of which several pages or hosts have one each. It raises nothing but CancelledError, and leaves no socket or process.
+# Made once from a `model.checks.Check`, called for each probe. It returns within the check's timeout; each of several
+# pages or hosts has a timeout of its own. It raises only CancelledError, and leaves no socket or process behind.
 Probe = Callable[[], Awaitable[Outcome]]
-
-
-# --- failures --------------------------------------------------------------------------------------------------------
-# What went wrong in a check, in the few words that a history and an operator get.
-
 
 _MAX_QUOTE = 60
 _ESCAPES = {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
@@ -55,7 +50,7 @@ _ERRNO_TEXTS = {
     errno.EINVAL: "the address cannot be connected to",
 }
 
-# This machine ran out of something: no news of the server.
+# This host ran out of a resource: inconclusive.
 _LOCAL_ERRNO_TEXTS = {
     errno.EMFILE: "this process has too many open files",
     errno.ENFILE: "this machine has too many open files",
@@ -66,19 +61,18 @@ _LOCAL_ERRNO_TEXTS = {
 
 
 class ProbeFailed(Exception):
-    """Why a check ends here; `inconclusive` as in an `Outcome`."""
+    """Ends a probe; `inconclusive` as in `Outcome`."""
 
     def __init__(self, reason: str, inconclusive: bool = False) -> None:
         super().__init__(reason)
         self.inconclusive = inconclusive
 
     def outcome(self) -> Outcome:
-        """As the answer of a probe."""
         return Outcome(False, str(self), inconclusive=self.inconclusive)
 
 
 class NoSocket(ProbeFailed):
-    """Not even a socket could be made; with the errno that says why."""
+    """A socket could not be made; `code` is the errno."""
 
     def __init__(self, code: int) -> None:
         super().__init__(errno_text(code), code in _LOCAL_ERRNO_TEXTS)
@@ -86,7 +80,7 @@ class NoSocket(ProbeFailed):
 
 
 def errno_text(code: int) -> str:
-    """An errno in words."""
+    """Return a short text for an errno."""
     known = _ERRNO_TEXTS.get(code) or _LOCAL_ERRNO_TEXTS.get(code)
     if known:
         return known
@@ -95,12 +89,12 @@ def errno_text(code: int) -> str:
 
 
 def errno_failure(code: int, where: str = "") -> ProbeFailed:
-    """The failure that an errno means; `where` is added to it ("while sending")."""
+    """Return the failure for an errno; `where` is appended ("while sending")."""
     return ProbeFailed(f"{errno_text(code)} {where}".rstrip(), code in _LOCAL_ERRNO_TEXTS)
 
 
 def quoted(data: bytes) -> str:
-    """What somebody sent, fit for one line: ASCII, nothing that a terminal obeys, not long."""
+    """Quote received bytes for one log line: short, printable ASCII, without terminal escapes."""
     signs = (chr(each) if 32 <= each < 127 else _ESCAPES.get(each, f"\\x{each:02x}") for each in data[:_MAX_QUOTE])
     text = "".join(signs)
     return f"'{text}…'" if len(data) > _MAX_QUOTE else f"'{text}'"

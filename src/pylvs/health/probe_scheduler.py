@@ -1,6 +1,6 @@
-"""When each probe runs: one heap of due times, one timer of the event loop, one task a probe while it runs.
+"""Schedule probes: one heap of due times, one timer of the event loop, one task for each probe that runs.
 
-Only the loop's clock counts, which is monotonic: setting the machine's clock changes nothing here.
+Due times use the loop's monotonic clock, so setting the wall clock changes nothing.
 """
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ from itertools import count
 
 from pylvs.health.outcome import Outcome, Probe
 
-BATCH = 256  # probes started before others of the loop have their turn
+BATCH = 256  # probes started in one run of the event loop
 NEVER = float("inf")
-AFTER_FAILURE_S = 1.0  # until the next probe, where the last outcome could not be applied
+AFTER_FAILURE_S = 1.0  # until the next probe if `on_outcome` raised
 
 log = logging.getLogger(__name__)
 
 
 def descriptor_limit() -> int:
-    """How many probes may run at a time so that a quarter of this process's file descriptors is left for the rest.
+    """Return how many probes may run so that a quarter of this process's descriptors stays free; 0 for no limit.
 
-    A wave of checks that hang waits for its turn then; without descriptors no check could be made. 0: any number.
+    If many checks hang, further ones wait. Without a descriptor a check could not be made at all.
     """
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 0 if most == resource.RLIM_INFINITY else max(most * 3 // 4, 1)
 
 
 class ScheduledProbe:
-    """A probe's place in the timetable; `done` is told each outcome and answers with the seconds until the next."""
+    """A probe in the schedule. `on_outcome` gets each outcome and returns the seconds until the next probe."""
 
-    __slots__ = ("done", "due", "paused", "probe", "started", "task", "took_s", "waiting")
+    __slots__ = ("due", "on_outcome", "paused", "probe", "queued", "started", "task", "took_s")
 
     def __init__(self, probe: Probe) -> None:
         self.probe = probe
-        self.done: Callable[[Outcome], float] = lambda outcome: NEVER
-        self.due = NEVER  # by the loop's clock
+        self.on_outcome: Callable[[Outcome], float] = lambda outcome: NEVER
+        self.due = NEVER
         self.paused = False
-        self.waiting = False  # due, but too many others run
+        self.queued = False  # due, but too many others run
         self.started = 0.0
         self.took_s: float | None = None
         self.task: asyncio.Task[None] | None = None
 
 
 class ProbeScheduler:
-    """Runs probes when they are due: of one slot never two at once, of all at most `at_once` (0: any number)."""
+    """Runs probes when they are due: none twice at a time, and at most `at_once` of all (0: no limit)."""
 
     def __init__(self, at_once: int = 0) -> None:
         self._at_once = at_once
@@ -57,7 +57,7 @@ class ProbeScheduler:
         self._order = count()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = NEVER
-        self._waiting: deque[ScheduledProbe] = deque()  # due, but too many run
+        self._queue: deque[ScheduledProbe] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._before_start: list[tuple[ScheduledProbe, float]] = []
 
@@ -68,124 +68,127 @@ class ProbeScheduler:
 
     @property
     def running(self) -> int:
-        """Probes that run now."""
+        """How many probes run."""
         return len(self._running)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """From here on probes run."""
+        """Run probes from now on."""
         self._loop = loop
-        for slot, delay in self._before_start:
-            self.put(slot, delay)
+        for scheduled, delay in self._before_start:
+            self.schedule(scheduled, delay)
         self._before_start.clear()
 
-    def put(self, slot: ScheduledProbe, delay_s: float) -> None:
-        """The slot's next probe is in so many seconds, whatever was said before; one that runs, or is due, goes on."""
+    def schedule(self, scheduled: ScheduledProbe, delay_s: float) -> None:
+        """Set the next probe, replacing an earlier setting. A probe that runs or is queued is left alone."""
         if self._loop is None:
-            self._before_start.append((slot, delay_s))
+            self._before_start.append((scheduled, delay_s))
             return
-        if slot.paused or slot.waiting or slot.task is not None or delay_s == NEVER:
+        if scheduled.paused or scheduled.queued or scheduled.task is not None or delay_s == NEVER:
             return
-        slot.due = self._loop.time() + delay_s
-        heapq.heappush(self._heap, (slot.due, next(self._order), slot))
-        self._arm()
+        scheduled.due = self._loop.time() + delay_s
+        heapq.heappush(self._heap, (scheduled.due, next(self._order), scheduled))
+        self._set_timer()
 
-    def remove(self, slot: ScheduledProbe) -> None:
-        """No more probes; one that runs is cancelled and its outcome is nobody's."""
-        self.pause(slot)
-        if slot.task is not None:
-            slot.task.cancel()
-            slot.task = None
+    def remove(self, scheduled: ScheduledProbe) -> None:
+        """Cancel a probe that runs, and start no more."""
+        self.pause(scheduled)
+        if scheduled.task is not None:
+            scheduled.task.cancel()
+            scheduled.task = None
 
-    def pause(self, slot: ScheduledProbe) -> None:
-        """No more probes until `resume`; one that runs goes on, and its outcome counts."""
-        slot.paused = True
-        slot.due = NEVER
+    def pause(self, scheduled: ScheduledProbe) -> None:
+        """Start no probes until `resume`. The outcome of one that runs counts."""
+        scheduled.paused = True
+        scheduled.due = NEVER
 
-    def resume(self, slot: ScheduledProbe, delay_s: float) -> None:
-        """Probes again, the first in so many seconds."""
-        slot.paused = False
-        self.put(slot, delay_s)
+    def resume(self, scheduled: ScheduledProbe, delay_s: float) -> None:
+        """Start probes again, the first after `delay_s`."""
+        scheduled.paused = False
+        self.schedule(scheduled, delay_s)
 
     def stop(self) -> None:
-        """Nothing runs any more; tasks that ran are cancelled."""
+        """Cancel all probes, and start no more."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self._timer_at, self._loop = None, NEVER, None
         self._heap.clear()
-        self._waiting.clear()
+        self._queue.clear()
         for task in self._running:
             task.cancel()
 
     async def close(self) -> None:
-        """`stop`, and wait until the cancelled probes have put away what they held."""
+        """Stop, and wait until the cancelled probes have closed their sockets and processes."""
         self.stop()
         if self._running:
             await asyncio.wait(set(self._running))
 
-    def _arm(self) -> None:
-        """One timer, for the earliest."""
+    def _set_timer(self) -> None:
         due = self._heap[0][0] if self._heap else NEVER
         if due >= self._timer_at or self._loop is None:
             return
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = due
-        self._timer = self._loop.call_at(due, self._tick)
+        self._timer = self._loop.call_at(due, self._start_due)
 
-    def _tick(self) -> None:
-        """Start what is due."""
+    def _start_due(self) -> None:
         assert self._loop is not None
         self._timer, self._timer_at = None, NEVER
         now = self._loop.time()
         started = 0
         while self._heap and self._heap[0][0] <= now and started < BATCH:
-            due, _, slot = heapq.heappop(self._heap)
-            if slot.due != due:
-                continue  # moved, paused or removed since
-            slot.due = NEVER
+            due, _, scheduled = heapq.heappop(self._heap)
+            if scheduled.due != due:
+                continue  # rescheduled, paused or removed since
+            scheduled.due = NEVER
             if self._at_once and len(self._running) >= self._at_once:
-                slot.waiting = True
-                self._waiting.append(slot)
+                scheduled.queued = True
+                self._queue.append(scheduled)
             else:
-                self._launch(slot)
+                self._launch(scheduled)
                 started += 1
-        self._arm()
+        self._set_timer()
 
-    def _launch(self, slot: ScheduledProbe) -> None:
+    def _launch(self, scheduled: ScheduledProbe) -> None:
         assert self._loop is not None
-        slot.started = self._loop.time()
-        slot.task = self._loop.create_task(self._run(slot))
-        self._running.add(slot.task)
-        slot.task.add_done_callback(self._ended)
+        scheduled.started = self._loop.time()
+        scheduled.task = self._loop.create_task(self._run(scheduled))
+        self._running.add(scheduled.task)
+        scheduled.task.add_done_callback(self._ended)
 
-    async def _run(self, slot: ScheduledProbe) -> None:
-        task = slot.task
+    async def _run(self, scheduled: ScheduledProbe) -> None:
+        task = scheduled.task
         assert task is not None
-        try:
-            outcome = await slot.probe()
-        except asyncio.CancelledError:
-            if task.cancelling():
-                raise
-            outcome = Outcome(False, "the check was broken off on this machine", inconclusive=True)
-        except Exception as error:
-            log.exception("a checker raised what it should have answered")
-            outcome = Outcome(False, f"the checker failed: {type(error).__name__}: {error}", inconclusive=True)
-        if slot.task is not task or self._loop is None:
+        outcome = await _outcome_of(scheduled.probe, task)
+        if scheduled.task is not task or self._loop is None:
             return  # removed meanwhile
-        slot.task = None
-        slot.took_s = self._loop.time() - slot.started
+        scheduled.task = None
+        scheduled.took_s = self._loop.time() - scheduled.started
         try:
-            delay_s = slot.done(outcome)
-        except Exception:  # a check that ends is worse than an outcome that is lost: nothing would notice
+            delay_s = scheduled.on_outcome(outcome)
+        except Exception:  # losing an outcome is better than a check that ends: nothing would notice that
             log.exception("an outcome could not be applied; the check goes on")
             delay_s = AFTER_FAILURE_S
-        self.put(slot, delay_s)
+        self.schedule(scheduled, delay_s)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """A place is free; this is told of tasks that were cancelled before they began, too."""
+        """Start queued probes. As a callback this also runs for a task that was cancelled before it began."""
         self._running.discard(task)
-        while self._waiting and self._loop is not None and len(self._running) < self._at_once:
-            slot = self._waiting.popleft()
-            slot.waiting = False
-            if not slot.paused:
-                self._launch(slot)
+        while self._queue and self._loop is not None and len(self._running) < self._at_once:
+            scheduled = self._queue.popleft()
+            scheduled.queued = False
+            if not scheduled.paused:
+                self._launch(scheduled)
+
+
+async def _outcome_of(probe: Probe, task: asyncio.Task[None]) -> Outcome:
+    """Run a probe. What it raises is inconclusive, except the cancellation of its task."""
+    try:
+        return await probe()
+    except asyncio.CancelledError:
+        if task.cancelling():
+            raise
+        return Outcome(False, "the check was broken off on this machine", inconclusive=True)
+    except Exception as error:
+        log.exception("a checker raised what it should have answered")
+        return Outcome(False, f"the checker failed: {type(error).__name__}: {error}", inconclusive=True)

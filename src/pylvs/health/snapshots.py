@@ -1,4 +1,4 @@
-"""How things stand, as pure values: for `status`, the API and the metrics."""
+"""The state of services, servers and checks as immutable values, for the API, the metrics and the dump."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from pylvs.model.service import ServiceKey
 
 @dataclass(frozen=True, slots=True)
 class CheckSnapshot:
-    """One check of one server; `good` is None until its first outcome counts. Times: wall clock, seconds."""
+    """One check of one server. Times are Unix times."""
 
     check: Check
-    good: bool | None
+    good: bool | None  # None until its first outcome counts
     failures: int  # in a row
     weight: int | None  # that it sets
     reason: str  # of the last outcome, "" before
     checked_at: float | None
-    took_s: float | None  # how long the last probe took
+    took_s: float | None  # the duration of the last probe
     next_in_s: float | None  # None: running now, or suspended
     running: bool
-    shared_by: int  # servers that one probe answers for
-    probes: int  # made since the start, and how many of them failed
+    shared_by: int  # servers of which this is the check
+    probes: int  # since the start
     failed_probes: int
-    inconclusive: bool = False  # the last outcome says nothing of the server
+    inconclusive: bool = False  # the last outcome
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSnapshot:
-    """One server of one service; `since` (wall clock) it is up or down, and why."""
+    """One server of one service; `since` is a Unix time."""
 
     service: str
     server: DestinationKey
     up: bool
-    checked: bool  # False: not all checks had an outcome since the start; what `up` says is taken for granted
-    since: float
-    reason: str
-    weight: int  # effective: what it has in the table when it is up and nothing stands against it
+    checked: bool  # False: a check had no outcome since the start, and `up` is presumed
+    since: float  # of `up`
+    reason: str  # of `up`
+    weight: int  # effective, if the server is up
     configured_weight: int
     override: Override
     in_table: bool
@@ -50,12 +50,12 @@ class ServerSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class ServiceSnapshot:
-    """One service with its servers in the order of the configuration."""
+    """One service with its servers, in the order of the configuration."""
 
     name: str
     keys: tuple[ServiceKey, ...]
     has_quorum: bool
-    since: float  # of the quorum's last change, wall clock
+    since: float  # of `has_quorum`, Unix time
     quorum: int
     hysteresis: int
     weight_up: int
@@ -65,12 +65,9 @@ class ServiceSnapshot:
     servers: tuple[ServerSnapshot, ...]
 
 
-# --- views -----------------------------------------------------------------------------------------------------------
-# Snapshots out of states.
-
-
 def check_snapshot(state: CheckState, now: float) -> CheckSnapshot:
-    """`now` by the timetable's clock."""
+    """Make the snapshot of a check; `now` is the scheduler's time."""
+    scheduled = state.scheduled
     return CheckSnapshot(
         check=state.check,
         good=state.good,
@@ -79,9 +76,9 @@ def check_snapshot(state: CheckState, now: float) -> CheckSnapshot:
         reason=state.reason,
         inconclusive=state.inconclusive,
         checked_at=state.checked_at,
-        took_s=state.slot.took_s,
-        next_in_s=None if state.slot.due == NEVER else max(state.slot.due - now, 0.0),
-        running=state.slot.task is not None,
+        took_s=scheduled.took_s,
+        next_in_s=None if scheduled.due == NEVER else max(scheduled.due - now, 0.0),
+        running=scheduled.task is not None,
         shared_by=len(state.servers),
         probes=state.probes,
         failed_probes=state.failed_probes,
@@ -89,7 +86,7 @@ def check_snapshot(state: CheckState, now: float) -> CheckSnapshot:
 
 
 def server_snapshot(server: ServerState, sorry: bool, now: float) -> ServerSnapshot:
-    """`sorry`: the service's sorry server serves."""
+    """Make the snapshot of a server; `sorry`: the sorry server gets the connections."""
     return ServerSnapshot(
         service=server.service,
         server=server.key,
@@ -106,7 +103,7 @@ def server_snapshot(server: ServerState, sorry: bool, now: float) -> ServerSnaps
 
 
 def service_snapshot(service: ServiceState, now: float) -> ServiceSnapshot:
-    """A service with all its servers."""
+    """Make the snapshot of a service with all its servers."""
     wanted = service.wanted
     return ServiceSnapshot(
         name=wanted.name,

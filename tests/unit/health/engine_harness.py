@@ -121,7 +121,7 @@ class EngineHarness:
 
     def table(self, service_key: ServiceKey | None = None) -> dict[int, int]:
         """The weights of a service's servers by their numbers, as they should be in the table now."""
-        for row in self.engine.wanted():
+        for row in self.engine.desired_rows():
             if service_key is None or row.service.key == service_key:
                 return {each.key.address.packed[-1]: each.weight for each in row.destinations}
         raise AssertionError(f"{service_key} is not wanted")

@@ -61,7 +61,7 @@ def of(weight: int) -> CheckContext:
 )
 def test_what_its_words_mean(line: str, outcome: Outcome) -> None:
     standing = AgentState()
-    standing.hear(line)
+    standing.update(line)
     assert standing.outcome(20) == outcome
 
 
@@ -76,7 +76,7 @@ def test_what_its_words_mean(line: str, outcome: Outcome) -> None:
 )
 def test_what_it_may_not_say(line: str, reason: str) -> None:
     with pytest.raises(ProbeFailed, match=f"^{reason}$"):
-        AgentState().hear(line)
+        AgentState().update(line)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_what_it_may_not_say(line: str, reason: str) -> None:
 )
 def test_a_share_is_rounded_but_not_down_to_nothing(configured: int, percent: int, weight: int) -> None:
     standing = AgentState()
-    standing.hear(f"{percent}%")
+    standing.update(f"{percent}%")
     assert standing.outcome(configured).weight == weight
 
 
@@ -147,7 +147,7 @@ def test_an_agent_that_cannot_be_asked_is_a_failure() -> None:
 def test_no_words_make_the_checker_fail(line: str, configured: int) -> None:
     standing = AgentState()
     try:
-        standing.hear(line)
+        standing.update(line)
     except ProbeFailed:
         return
     outcome = standing.outcome(configured)

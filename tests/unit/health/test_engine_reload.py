@@ -18,11 +18,11 @@ def test_the_same_configuration_changes_nothing() -> None:
         stage.kill(2)
         stage.pass_(25)
         stage.names()
-        rows, before = stage.engine.wanted(), stage.engine.snapshot()
+        rows, before = stage.engine.desired_rows(), stage.engine.snapshot()
         replacement = stage.replace(service(server(1), server(2)))
         assert (replacement.unchanged, replacement.changed, replacement.checks_started) == (1, [], 0)
         assert stage.engine.snapshot() == before  # timers too
-        assert all(now is then for now, then in zip(stage.engine.wanted(), rows, strict=True))
+        assert all(now is then for now, then in zip(stage.engine.desired_rows(), rows, strict=True))
         assert stage.names() == []
 
 
@@ -40,7 +40,7 @@ def test_a_change_beside_leaves_servers_as_they_were() -> None:
         assert stage.engine.service_snapshot("web").servers[:2] == before[:2]
         assert [event.name for event in stage.engine.history(key(2))][-1] == "server_down"
         assert stage.names() == ["server_added 4", "server_down 3"]
-        assert stage.engine.wanted()[0].service.scheduler == "rr"
+        assert stage.engine.desired_rows()[0].service.scheduler == "rr"
 
 
 def test_who_was_up_and_is_taken_out_is_told_to_be_down() -> None:
@@ -56,7 +56,7 @@ def test_who_was_up_and_is_taken_out_is_told_to_be_down() -> None:
         events = stage.events
         assert stage.names() == ["server_down 3", "server_down 4", "quorum_lost"]
         assert all(getattr(event, "ending", False) for event in events)
-        assert len(stage.engine.wanted()) == 1
+        assert len(stage.engine.desired_rows()) == 1
         probes = len(stage.times(4))
         stage.pass_(60)
         assert len(stage.times(4)) == probes

@@ -95,4 +95,4 @@ def test_a_server_with_two_ports_is_probed_once_where_the_question_is_one() -> N
         assert len(stage.probes) == 1
         stage.kill(1)
         stage.pass_(25)
-        assert stage.engine.wanted()[0].destinations == ()
+        assert stage.engine.desired_rows()[0].destinations == ()

@@ -111,7 +111,7 @@ class States(RuleBasedStateMachine):
         self.wanted = {each.name: each for each in services}
         self.up = {(name, each.server): each.up for name in self.wanted for each in self.now(name).servers}
         self.stage.start(0)
-        self.rows = self.stage.engine.wanted()
+        self.rows = self.stage.engine.desired_rows()
         self.listen()
         assert self.quorums.keys() == self.wanted.keys()
 
@@ -202,7 +202,7 @@ class States(RuleBasedStateMachine):
         self.stage.events.clear()
         if self.stage.changes != self.changes:
             self.changes = self.stage.changes
-            self.rows = self.stage.engine.wanted()
+            self.rows = self.stage.engine.desired_rows()
 
     @invariant()
     def the_table_follows_from_the_states(self) -> None:
@@ -210,11 +210,11 @@ class States(RuleBasedStateMachine):
         for name, wanted in self.wanted.items():
             (virtual,) = wanted.services()
             expected.append(WantedRow(virtual, row_of(wanted, self.now(name))))
-        assert self.stage.engine.wanted() == tuple(expected)
+        assert self.stage.engine.desired_rows() == tuple(expected)
 
     @invariant()
     def who_hears_of_changes_knows_the_table(self) -> None:
-        assert self.stage.engine.wanted() == self.rows
+        assert self.stage.engine.desired_rows() == self.rows
 
     @invariant()
     def who_hears_events_knows_the_states(self) -> None:

@@ -14,19 +14,19 @@ ELSEWHERE = [ip_address("198.51.100.9")]
 
 def test_checks_run_only_while_the_address_is_here() -> None:
     with EngineHarness(service(server(1), ha_suspend=True), service(server(2), name="b", keys=(vip(2),))) as stage:
-        stage.engine.addresses_here(ELSEWHERE)
+        stage.engine.set_host_addresses(ELSEWHERE)
         stage.start()
         assert stage.names() == ["checks_suspended", "quorum_gained", "quorum_gained"]
         stage.pass_(30)
         assert (len(stage.times(1)), len(stage.times(2))) == (0, 4)
         assert stage.engine.service_snapshot("web").suspended
         stage.kill(1)
-        stage.engine.addresses_here(HERE)
+        stage.engine.set_host_addresses(HERE)
         assert stage.names() == ["checks_resumed"]
         stage.pass_(5)
         assert len(stage.times(1)) == 1
         assert stage.table() == {}
-        stage.engine.addresses_here(ELSEWHERE)
+        stage.engine.set_host_addresses(ELSEWHERE)
         stage.revive(1)
         stage.pass_(60)
         assert stage.table() == {}  # what was known stays
@@ -35,11 +35,11 @@ def test_checks_run_only_while_the_address_is_here() -> None:
 
 def test_a_probe_that_runs_when_the_address_goes_counts_and_is_the_last() -> None:
     with EngineHarness(service(server(1), ha_suspend=True)) as stage:
-        stage.engine.addresses_here(HERE)
+        stage.engine.set_host_addresses(HERE)
         stage.probe_s = 3
         stage.start()
         stage.kill(1)
-        stage.engine.addresses_here(ELSEWHERE)
+        stage.engine.set_host_addresses(ELSEWHERE)
         stage.pass_(60)
         assert stage.table() == {}
         assert len(stage.times(1)) == 1
@@ -50,10 +50,10 @@ def test_marks_have_no_address_and_a_group_needs_one() -> None:
     marked = service(server(1), name="mark", keys=(ServiceKey.of_mark(7),), ha_suspend=True)
     group = service(server(2), name="group", keys=(vip(1), vip(5)), ha_suspend=True)
     with EngineHarness(marked, group) as stage:
-        stage.engine.addresses_here(HERE)
+        stage.engine.set_host_addresses(HERE)
         stage.start()
         assert [len(stage.times(1)), len(stage.times(2))] == [1, 1]
-        stage.engine.addresses_here(ELSEWHERE)
+        stage.engine.set_host_addresses(ELSEWHERE)
         stage.pass_(20)
         assert [len(stage.times(1)), len(stage.times(2))] == [3, 1]
 
@@ -69,13 +69,13 @@ def test_a_shared_check_runs_while_any_of_its_services_wants_it() -> None:
     first = service(server(1, pace=pace), ha_suspend=True)
     second = service(server(1, pace=pace), name="b", keys=(vip(2),))
     with EngineHarness(first, second) as stage:
-        stage.engine.addresses_here(ELSEWHERE)
+        stage.engine.set_host_addresses(ELSEWHERE)
         stage.start()
         assert len(stage.times(1)) == 1
         stage.replace(first, replace(second, ha_suspend=True))
         stage.pass_(30)
         assert len(stage.times(1)) == 1
-        stage.engine.addresses_here([*ELSEWHERE, ip_address("192.0.2.2")])
+        stage.engine.set_host_addresses([*ELSEWHERE, ip_address("192.0.2.2")])
         stage.pass_(0.5)
         assert len(stage.times(1)) == 2
 
@@ -83,7 +83,7 @@ def test_a_shared_check_runs_while_any_of_its_services_wants_it() -> None:
 def test_what_a_reload_brings_into_a_suspended_service_is_suspended_too() -> None:
     pace = replace(PACE, shared=True)
     with EngineHarness(service(server(1, pace=pace), ha_suspend=True)) as stage:
-        stage.engine.addresses_here(ELSEWHERE)
+        stage.engine.set_host_addresses(ELSEWHERE)
         stage.start()
         suspended = service(server(1, pace=pace), server(2), ha_suspend=True)
         stage.replace(suspended)

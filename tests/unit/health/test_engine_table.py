@@ -144,13 +144,13 @@ def test_the_table_is_told_to_have_changed_only_when_it_has() -> None:
     with EngineHarness(service(server(1), server(2)), service(server(3), name="other", keys=(vip(2),))) as stage:
         stage.start()
         stage.pass_(60)
-        before, rows = stage.changes, stage.engine.wanted()
+        before, rows = stage.changes, stage.engine.desired_rows()
         stage.pass_(60)
         assert stage.changes == before
         stage.kill(2)
         stage.pass_(25)
         assert stage.changes == before + 1
-        now = stage.engine.wanted()
+        now = stage.engine.desired_rows()
         assert now[0] != rows[0]
         assert now[1] is rows[1]
 

@@ -17,21 +17,21 @@ from tests.unit.health.engine_harness import OK, PACE, EngineHarness, server, se
 
 
 class Diary:
-    """A timetable whose probes write down when they began."""
+    """A scheduler whose probes write down when they began."""
 
     def __init__(self, loop: FakeTimeLoop, at_once: int = 0) -> None:
         self.loop = loop
-        self.timetable = ProbeScheduler(at_once)
+        self.scheduler = ProbeScheduler(at_once)
         self.begun: list[float] = []
         self.most = 0
         self.cancelled = 0
 
-    def slot(self, every_s: float = 10, takes_s: float = 0) -> ScheduledProbe:
+    def scheduled(self, every_s: float = 10, takes_s: float = 0) -> ScheduledProbe:
         """One that probes so often."""
 
         async def probe() -> Outcome:
             self.begun.append(self.loop.time() - START_S)
-            self.most = max(self.most, self.timetable.running)
+            self.most = max(self.most, self.scheduler.running)
             try:
                 await asyncio.sleep(takes_s)
             except asyncio.CancelledError:
@@ -42,9 +42,9 @@ class Diary:
         return self.of(probe, lambda outcome: every_s)
 
     def of(self, probe: Probe, done: Callable[[Outcome], float]) -> ScheduledProbe:
-        slot = ScheduledProbe(probe)
-        slot.done = done
-        return slot
+        scheduled = ScheduledProbe(probe)
+        scheduled.on_outcome = done
+        return scheduled
 
 
 @pytest.fixture
@@ -56,39 +56,39 @@ def loop() -> Iterator[FakeTimeLoop]:
 
 def test_a_probe_comes_again_so_long_after_it_ended(loop: FakeTimeLoop) -> None:
     diary = Diary(loop)
-    diary.timetable.start(loop)
-    diary.timetable.put(diary.slot(every_s=10, takes_s=2), 3)
+    diary.scheduler.start(loop)
+    diary.scheduler.schedule(diary.scheduled(every_s=10, takes_s=2), 3)
     loop.pass_(50)
     assert diary.begun == [3, 15, 27, 39]
 
 
 def test_what_is_put_before_the_start_begins_with_it(loop: FakeTimeLoop) -> None:
     diary = Diary(loop)
-    diary.timetable.put(diary.slot(), 3)
+    diary.scheduler.schedule(diary.scheduled(), 3)
     loop.pass_(20)
-    diary.timetable.start(loop)
+    diary.scheduler.start(loop)
     loop.pass_(5)
     assert diary.begun == [23]
 
 
 def test_an_earlier_time_takes_the_place_of_a_later_one(loop: FakeTimeLoop) -> None:
     diary = Diary(loop)
-    diary.timetable.start(loop)
-    slot = diary.slot()
-    diary.timetable.put(slot, 9)
-    diary.timetable.put(slot, 2)
-    diary.timetable.put(diary.slot(), 5)
+    diary.scheduler.start(loop)
+    scheduled = diary.scheduled()
+    diary.scheduler.schedule(scheduled, 9)
+    diary.scheduler.schedule(scheduled, 2)
+    diary.scheduler.schedule(diary.scheduled(), 5)
     loop.pass_(11)
     assert diary.begun == [2, 5]
 
 
 def test_a_slot_never_runs_twice_at_once(loop: FakeTimeLoop) -> None:
     diary = Diary(loop)
-    diary.timetable.start(loop)
-    slot = diary.slot(every_s=10, takes_s=5)
-    diary.timetable.put(slot, 0)
+    diary.scheduler.start(loop)
+    scheduled = diary.scheduled(every_s=10, takes_s=5)
+    diary.scheduler.schedule(scheduled, 0)
     loop.pass_(1)
-    diary.timetable.put(slot, 0)
+    diary.scheduler.schedule(scheduled, 0)
     loop.pass_(1)
     assert diary.begun == [0]
     loop.pass_(10)
@@ -99,13 +99,13 @@ def test_a_slot_never_runs_twice_at_once(loop: FakeTimeLoop) -> None:
 
 def test_no_more_run_at_once_than_may_and_all_have_their_turn(loop: FakeTimeLoop) -> None:
     diary = Diary(loop, at_once=7)
-    diary.timetable.start(loop)
+    diary.scheduler.start(loop)
     for _ in range(50):
-        diary.timetable.put(diary.slot(every_s=1000, takes_s=2), 0)
+        diary.scheduler.schedule(diary.scheduled(every_s=1000, takes_s=2), 0)
     loop.pass_(60)
     assert diary.most == 7
     assert len(diary.begun) == 50
-    assert diary.timetable.running == 0
+    assert diary.scheduler.running == 0
 
 
 def test_some_descriptors_are_left_for_the_rest() -> None:
@@ -115,22 +115,22 @@ def test_some_descriptors_are_left_for_the_rest() -> None:
 
 def test_who_waits_for_a_turn_may_be_removed_or_hastened_meanwhile(loop: FakeTimeLoop) -> None:
     diary = Diary(loop, at_once=1)
-    diary.timetable.start(loop)
-    slots = [diary.slot(every_s=1000, takes_s=2) for _ in range(4)]
-    for slot in slots:
-        diary.timetable.put(slot, 0)
+    diary.scheduler.start(loop)
+    several = [diary.scheduled(every_s=1000, takes_s=2) for _ in range(4)]
+    for scheduled in several:
+        diary.scheduler.schedule(scheduled, 0)
     loop.pass_(1)
-    diary.timetable.remove(slots[1])
-    diary.timetable.put(slots[2], 0)
+    diary.scheduler.remove(several[1])
+    diary.scheduler.schedule(several[2], 0)
     loop.pass_(60)
     assert diary.begun == [0, 2, 4]
 
 
 def test_many_that_are_due_at_once_leave_others_their_turn(loop: FakeTimeLoop) -> None:
     diary = Diary(loop)
-    diary.timetable.start(loop)
+    diary.scheduler.start(loop)
     for _ in range(BATCH * 3):
-        diary.timetable.put(diary.slot(), 1)
+        diary.scheduler.schedule(diary.scheduled(), 1)
     seen: list[int] = []
 
     async def watch() -> None:
@@ -146,38 +146,38 @@ def test_many_that_are_due_at_once_leave_others_their_turn(loop: FakeTimeLoop) -
 
 def test_one_that_is_removed_while_it_runs_is_cancelled_and_has_no_say(loop: FakeTimeLoop) -> None:
     diary = Diary(loop)
-    diary.timetable.start(loop)
-    slot = diary.slot(takes_s=5)
-    diary.timetable.put(slot, 0)
+    diary.scheduler.start(loop)
+    scheduled = diary.scheduled(takes_s=5)
+    diary.scheduler.schedule(scheduled, 0)
     loop.pass_(1)
-    slot.done = lambda outcome: pytest.fail("its outcome is nobody's")
-    diary.timetable.remove(slot)
+    scheduled.on_outcome = lambda outcome: pytest.fail("its outcome is nobody's")
+    diary.scheduler.remove(scheduled)
     loop.pass_(60)
-    assert (diary.begun, diary.cancelled, diary.timetable.running) == ([0], 1, 0)
+    assert (diary.begun, diary.cancelled, diary.scheduler.running) == ([0], 1, 0)
 
 
 def test_a_paused_one_waits_and_what_runs_counts(loop: FakeTimeLoop) -> None:
     diary = Diary(loop)
-    diary.timetable.start(loop)
-    slot = diary.slot(every_s=10, takes_s=2)
-    diary.timetable.put(slot, 0)
+    diary.scheduler.start(loop)
+    scheduled = diary.scheduled(every_s=10, takes_s=2)
+    diary.scheduler.schedule(scheduled, 0)
     loop.pass_(1)
-    diary.timetable.pause(slot)
+    diary.scheduler.pause(scheduled)
     loop.pass_(100)
-    assert (diary.begun, diary.cancelled, slot.took_s) == ([0], 0, 2)
-    diary.timetable.resume(slot, 5)
+    assert (diary.begun, diary.cancelled, scheduled.took_s) == ([0], 0, 2)
+    diary.scheduler.resume(scheduled, 5)
     loop.pass_(6)
     assert diary.begun == [0, 106]
 
 
 def test_the_end_waits_for_what_runs(loop: FakeTimeLoop) -> None:
     diary = Diary(loop)
-    diary.timetable.start(loop)
+    diary.scheduler.start(loop)
     for delay in (0, 0, 5):
-        diary.timetable.put(diary.slot(takes_s=3), delay)
+        diary.scheduler.schedule(diary.scheduled(takes_s=3), delay)
     loop.pass_(1)
-    loop.run_until_complete(diary.timetable.close())
-    assert (diary.cancelled, diary.timetable.running) == (2, 0)
+    loop.run_until_complete(diary.scheduler.close())
+    assert (diary.cancelled, diary.scheduler.running) == (2, 0)
     loop.pass_(60)
     assert diary.begun == [0, 0]
 
@@ -193,8 +193,8 @@ def test_a_checker_that_raises_is_a_failure_with_a_reason(loop: FakeTimeLoop, ca
         return 10
 
     diary = Diary(loop)
-    diary.timetable.start(loop)
-    diary.timetable.put(diary.of(probe, done), 0)
+    diary.scheduler.start(loop)
+    diary.scheduler.schedule(diary.of(probe, done), 0)
     loop.pass_(15)
     assert outcomes == [Outcome(False, "the checker failed: ZeroDivisionError: by nothing", inconclusive=True)] * 2
     assert "a checker raised" in caplog.text
@@ -215,8 +215,8 @@ def test_a_check_goes_on_after_an_outcome_that_could_not_be_applied(
         return 10
 
     diary = Diary(loop)
-    diary.timetable.start(loop)
-    diary.timetable.put(diary.of(probe, done), 0)
+    diary.scheduler.start(loop)
+    diary.scheduler.schedule(diary.of(probe, done), 0)
     loop.pass_(25)
     assert len(told) == 4, "at 0, a second later, and every ten seconds"
     assert "could not be applied" in caplog.text
@@ -256,7 +256,7 @@ def test_a_checker_that_is_broken_off_from_within_is_asked_again(loop: FakeTimeL
         told.append(outcome)
         return 10
 
-    diary.timetable.start(loop)
-    diary.timetable.put(diary.of(probe, done), 1)
+    diary.scheduler.start(loop)
+    diary.scheduler.schedule(diary.of(probe, done), 1)
     loop.pass_(25)
     assert [outcome.inconclusive for outcome in told] == [True, True, True]

@@ -7,18 +7,34 @@ others begin with `pylvs_`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.director import DestinationRow, ServiceRow
 from pylvs.model.probe_marks import is_probe_mark
 from pylvs.model.service import ServiceKey
 from pylvs.model.statistics import Counters, Expiry
+
+if TYPE_CHECKING:  # `pylvs metrics` without a daemon has no use for the health engine
+    from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot
+
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+VRRP_STATES = {"BACKUP": 1, "MASTER": 2, "FAULT": 3}  # the numbers of keepalived's exporters
+# field of Counters: its name in node_exporter's metrics, and what it counts
+_COUNTED = {
+    "connections": ("connections", "connections"),
+    "in_packets": ("incoming_packets", "packets to real servers"),
+    "in_bytes": ("incoming_bytes", "bytes to real servers"),
+    "out_packets": ("outgoing_packets", "packets from real servers, as far as they come through the director"),
+    "out_bytes": ("outgoing_bytes", "bytes from real servers, as far as they come through the director"),
+}
+_SERVICE = ["local_address", "local_port", "local_mark", "proto"]
+_BACKEND = [*_SERVICE, "remote_address", "remote_port"]
 
 
 def gauge(name: str, help_: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]) -> Metric:
@@ -34,9 +50,6 @@ def counter(name: str, help_: str, labels: Sequence[str], values: Iterable[tuple
     for labelled, value in values:
         family.add_metric(labelled, value)
     return family
-
-
-VRRP_STATES = {"BACKUP": 1, "MASTER": 2, "FAULT": 3}  # the numbers of keepalived's exporters
 
 
 def vrrp_metrics(status: Mapping[str, Any]) -> Iterator[Metric]:
@@ -78,20 +91,6 @@ def vrrp_metrics(status: Mapping[str, Any]) -> Iterator[Metric]:
         ([*is_, reason.replace(" ", "_")], count) for is_, found in counts for reason, count in found["dropped"].items()
     ]
     yield counter("pylvs_vrrp_adverts_dropped", "Advertisements dropped.", ["router", "reason"], dropped)
-
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-# field of Counters -> word in node_exporter's names, what it counts
-_COUNTED = {
-    "connections": ("connections", "connections"),
-    "in_packets": ("incoming_packets", "packets to real servers"),
-    "in_bytes": ("incoming_bytes", "bytes to real servers"),
-    "out_packets": ("outgoing_packets", "packets from real servers, as far as they come through the director"),
-    "out_bytes": ("outgoing_bytes", "bytes from real servers, as far as they come through the director"),
-}
-_SERVICE = ["local_address", "local_port", "local_mark", "proto"]
-_BACKEND = [*_SERVICE, "remote_address", "remote_port"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""An HTTP/1 answer as a health check reads it: as forgiving as keepalived, and never more than it may keep.
+"""Read an HTTP/1 response (RFC 9112) as tolerantly as keepalived, with bounded memory.
 
-Why not a library: keepalived's digests are taken over the body as it came, chunk sizes and all; it accepts heads that
-strict parsers refuse, and a server that is well under keepalived must be well here; and the socket below must be one
-with a mark, a device and a source, at a cost of microseconds. RFC 9112 says how long a body is.
+Reasons against a library: keepalived computes digests over the body as sent, with chunk sizes. It accepts headers that
+strict parsers refuse, and a server that is good there must be good here. The socket needs a mark, a device and a
+source address, and must cost microseconds only.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from pylvs.health.checkers.tcp_stream import TcpStream
 from pylvs.health.outcome import ProbeFailed, quoted
 from pylvs.model.dataclass import dataclass
 
-HEAD_LIMIT = 1 << 16  # bytes of status line and header fields
-BODY_LIMIT = 16 << 20  # bytes of a body that are read, and kept where an expression is to be searched in them
-_RAW_LIMIT = 2 * BODY_LIMIT  # the same with the sizes of chunks
+HEAD_LIMIT = 1 << 16  # bytes of status line and header
+BODY_LIMIT = 16 << 20  # bytes of the body; they are kept only if a regular expression needs them
+_RAW_LIMIT = 2 * BODY_LIMIT  # the same with chunk sizes
 _MAX_CHUNK_LINE = 4096
 _NO_BODY = (204, 304)
 
 
 class BodyTooLong(ProbeFailed):
-    """The body goes on beyond what is read of one."""
+    """The body is larger than `BODY_LIMIT`."""
 
     def __init__(self) -> None:
         super().__init__(f"a body of more than {BODY_LIMIT >> 20} MiB")
@@ -29,26 +29,26 @@ class BodyTooLong(ProbeFailed):
 
 @dataclass(slots=True)
 class HttpResponse:
-    """Status, and what was asked to be kept of the body; `remark` is something odd that is no failure."""
+    """Status, header, and what `read_body` kept of the body; `remark` is a defect that is no failure."""
 
     status: int
-    head: bytes  # with the empty line that ends it
-    body: bytes = b""  # kept on request
-    digests: tuple[str, ...] = ()  # MD5 of the body; of a chunked one as it came, and as it was meant
+    head: bytes  # with the empty line at its end
+    body: bytes = b""  # if asked for
+    digests: tuple[str, ...] = ()  # MD5 of the body; of a chunked one as sent, and as decoded
     remark: str = ""
 
 
 class ResponseReader:
-    """An answer's bytes, in order; `size` is how much of the body there was so far."""
+    """Reads a response in order; `size` counts the bytes of the body so far."""
 
-    def __init__(self, conversation: TcpStream) -> None:
-        self._conversation = conversation
+    def __init__(self, stream: TcpStream) -> None:
+        self._stream = stream
         self._buffer, self._at = b"", 0
         self._raw = 0  # bytes received
         self.size = 0
 
     async def head(self) -> HttpResponse:
-        """Status line and header fields; those of interim answers (1xx) are passed over. Raises CheckFailed."""
+        """Read status line and header, skipping interim responses (1xx). Raises ProbeFailed."""
         while True:
             status, end = 0, -1
             while end < 0:
@@ -64,12 +64,12 @@ class ResponseReader:
             if not 100 <= status < 200 or status == 101:
                 return HttpResponse(status, head)
             self._buffer, self._at = self._buffer[end:], 0
-            if self._buffer:  # the next answer may be there already
-                self._conversation.put_back(self._buffer)
+            if self._buffer:  # the next response may be there already
+                self._stream.put_back(self._buffer)
                 self._buffer = b""
 
     async def some(self, most: int) -> bytes:
-        """The next bytes of the body, at least one and at most so many; none at the end. Raises CheckFailed."""
+        """Return the next bytes of the body, at most so many; none at the end. Raises ProbeFailed."""
         if self._at >= len(self._buffer):
             self._buffer, self._at = b"", 0
             if not await self._more(f"reading the body, {self.size} bytes so far"):
@@ -82,7 +82,7 @@ class ResponseReader:
         return piece
 
     async def line(self) -> bytes | None:
-        """The next line, with its end; None at the end. Raises CheckFailed."""
+        """Return the next line with its line end; None at the end. Raises ProbeFailed."""
         while (end := self._buffer.find(b"\n", self._at)) < 0:
             self._buffer, self._at = self._buffer[self._at :], 0
             if len(self._buffer) > _MAX_CHUNK_LINE:
@@ -93,11 +93,11 @@ class ResponseReader:
         return found
 
     def is_more_there(self) -> bool:
-        """Whether more was received than was read."""
+        """Return whether more was received than read."""
         return self._at < len(self._buffer)
 
     async def _more(self, where: str) -> bool:
-        piece = await self._conversation.receive(where)
+        piece = await self._stream.receive(where)
         self._buffer += piece
         self._raw += len(piece)
         if self._raw > _RAW_LIMIT:
@@ -113,7 +113,7 @@ def _status(line: bytes) -> int:
 
 
 def _end_of_head(data: bytes) -> int:
-    """Where the body begins; -1 if the empty line has not come."""
+    """Return the offset of the body, -1 before the empty line has arrived."""
     ends = [at + len(mark) for mark in (b"\r\n\r\n", b"\n\n") if (at := data.find(mark)) >= 0]
     return min(ends, default=-1)
 
@@ -128,47 +128,49 @@ def _fields(head: bytes) -> dict[bytes, list[bytes]]:
 
 
 class _BodySink:
-    """Takes in what is wanted of a body: `framing` as it came, `take` what it means."""
+    """Computes digests of a body, and keeps it if asked for."""
 
     def __init__(self, digest: bool, keep: bool, chunked: bool) -> None:
-        self._came = hashlib.md5(usedforsecurity=False) if digest else None
-        self._meant = hashlib.md5(usedforsecurity=False) if digest and chunked else None
-        self._kept: list[bytes] | None = [] if keep else None
+        self._sent = hashlib.md5(usedforsecurity=False) if digest else None
+        self._decoded = hashlib.md5(usedforsecurity=False) if digest and chunked else None
+        self._body: list[bytes] | None = [] if keep else None
 
     def framing(self, piece: bytes) -> None:
-        if self._came is not None:
-            self._came.update(piece)
+        """Take chunk sizes and trailers, which only the digest of the body as sent includes."""
+        if self._sent is not None:
+            self._sent.update(piece)
 
     def take(self, piece: bytes) -> None:
+        """Take bytes of the body itself."""
         self.framing(piece)
-        if self._meant is not None:
-            self._meant.update(piece)
-        if self._kept is not None:
-            self._kept.append(piece)
+        if self._decoded is not None:
+            self._decoded.update(piece)
+        if self._body is not None:
+            self._body.append(piece)
 
-    def into(self, answer: HttpResponse) -> None:
-        answer.digests = tuple(each.hexdigest() for each in (self._came, self._meant) if each is not None)
-        answer.body = b"".join(self._kept or ())
+    def finish(self, response: HttpResponse) -> None:
+        response.digests = tuple(each.hexdigest() for each in (self._sent, self._decoded) if each is not None)
+        response.body = b"".join(self._body or ())
 
 
-async def read_body(reader: ResponseReader, answer: HttpResponse, digest: bool, keep: bool) -> None:
-    """The body's digest, and with `keep` the body itself, into the answer. Raises CheckFailed."""
-    if answer.status in _NO_BODY:
-        keeper = _BodySink(digest, keep, False)
+async def read_body(reader: ResponseReader, response: HttpResponse, digest: bool, keep: bool) -> None:
+    """Read the body: set the response's digests, and with `keep` its body. Raises ProbeFailed."""
+    if response.status in _NO_BODY:
+        sink = _BodySink(digest, keep, False)
     else:
-        fields = _fields(answer.head)
+        fields = _fields(response.head)
         coding = b",".join(fields.get(b"transfer-encoding", [])).lower()
         chunked = coding.rpartition(b",")[2].strip() == b"chunked"
-        keeper = _BodySink(digest, keep, chunked)
+        sink = _BodySink(digest, keep, chunked)
         if chunked:
-            await _chunks(reader, keeper, answer)
+            await _chunks(reader, sink, response)
         else:
-            await _plain(reader, keeper, answer, fields.get(b"content-length", []))
-    keeper.into(answer)
+            await _plain(reader, sink, response, fields.get(b"content-length", []))
+    sink.finish(response)
 
 
-async def _plain(reader: ResponseReader, keeper: _BodySink, answer: HttpResponse, lengths: list[bytes]) -> None:
-    """A body of so many bytes, or else to the end of the connection."""
+async def _plain(reader: ResponseReader, sink: _BodySink, response: HttpResponse, lengths: list[bytes]) -> None:
+    """Read a body of Content-Length bytes, or else to the end of the connection."""
     length = BODY_LIMIT + 1
     known = bool(lengths) and lengths[0].isdigit() and len(lengths[0]) < 20 and len(set(lengths)) == 1
     if known:
@@ -176,34 +178,34 @@ async def _plain(reader: ResponseReader, keeper: _BodySink, answer: HttpResponse
         if length > BODY_LIMIT:
             raise BodyTooLong
     elif lengths:
-        answer.remark = f"Content-Length is {quoted(b', '.join(lengths))}"
+        response.remark = f"Content-Length is {quoted(b', '.join(lengths))}"
     while reader.size < length and (piece := await reader.some(length - reader.size)):
-        keeper.take(piece)
+        sink.take(piece)
     if known and reader.size < length:
-        answer.remark = f"{reader.size} bytes for a Content-Length of {length}"
+        response.remark = f"{reader.size} bytes for a Content-Length of {length}"
     elif known and reader.is_more_there():
-        answer.remark = f"more bytes than its Content-Length of {length}"
+        response.remark = f"more bytes than its Content-Length of {length}"
 
 
-async def _chunks(reader: ResponseReader, keeper: _BodySink, answer: HttpResponse) -> None:
-    """RFC 9112, section 7.1; the trailer is passed over."""
+async def _chunks(reader: ResponseReader, sink: _BodySink, response: HttpResponse) -> None:
+    """Read a chunked body (RFC 9112, section 7.1), and skip the trailer."""
     last = False
     while (line := await reader.line()) is not None:
-        keeper.framing(line)
+        sink.framing(line)
         if last and not line.strip():
             return
         if last:
-            continue  # a field of the trailer
+            continue  # in the trailer
         size = _chunk_size(line)
         last = size == 0
         while size and (piece := await reader.some(size)):
-            keeper.take(piece)
+            sink.take(piece)
             size -= len(piece)
         if size or (not last and (end := await reader.line()) is None):
             break
         if not last:
-            keeper.framing(end or b"")
-    answer.remark = f"ended within its chunks, after {reader.size} bytes"
+            sink.framing(end or b"")
+    response.remark = f"ended within its chunks, after {reader.size} bytes"
 
 
 def _chunk_size(line: bytes) -> int:

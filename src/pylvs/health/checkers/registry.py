@@ -1,4 +1,4 @@
-"""Which checker makes which check; a checker's module is imported when the first check of its kind is made."""
+"""Make the probe of a check. A checker's module is imported when the first check of its type is made."""
 
 from __future__ import annotations
 
@@ -10,24 +10,18 @@ from pylvs.health.outcome import Probe
 from pylvs.model import checks
 from pylvs.model.dataclass import dataclass
 
-# --- context ---------------------------------------------------------------------------------------------------------
-# What a checker must know beside its own specification.
-
-
 if TYPE_CHECKING:
     from pylvs.host.processes import Processes
 
 
 @dataclass(frozen=True, slots=True)
 class CheckContext:
-    """The surroundings of one check: its real server's and its service's settings, and who runs scripts."""
+    """What a checker needs besides its check: settings of the server and service, and the script runner."""
 
-    weight: int = 1  # configured for the real server; what a check calls "75%" or "5 more" counts from here
-    virtualhost: str = ""  # of the real server, or else of the service; a check's own goes before
-    processes: Processes | None = None  # knows whom scripts run as that name nobody; None: none are run
+    weight: int = 1  # configured for the real server; relative weights ("75%", "5 more") start here
+    virtualhost: str = ""  # of the real server, else of the service; the check's own counts first
+    processes: Processes | None = None  # None: scripts are not run
 
-
-# --- registry --------------------------------------------------------------------------------------------------------
 
 _MODULES: dict[type[checks.Check], str] = {
     checks.TcpCheck: "tcp",
@@ -44,7 +38,7 @@ _MODULES: dict[type[checks.Check], str] = {
 
 
 def probe_of(check: checks.Check, context: CheckContext) -> Probe:
-    """What makes this check each time it is called."""
+    """Return the probe of a check, made by `probe` of its checker's module."""
     module = importlib.import_module(f"pylvs.health.checkers.{_MODULES[type(check)]}")
     maker = cast("Callable[[checks.Check, CheckContext], Probe]", module.probe)
     return maker(check, context)

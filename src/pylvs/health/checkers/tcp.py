@@ -1,4 +1,4 @@
-"""TCP_CHECK: a connection can be made, and is closed again."""
+"""TCP_CHECK: a TCP connection to the server succeeds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ _CONNECTED = Outcome(True, "connected")
 
 
 def probe(check: TcpCheck, context: CheckContext) -> Probe:
-    """Connects."""
     endpoint, timeout_s = Endpoint(check.target), check.pace.timeout_s
 
     async def ask() -> Outcome:

@@ -1,4 +1,4 @@
-"""A conversation over TCP, plain or TLS, that ends in time and keeps no more than it is told to."""
+"""A TCP stream, plain or TLS, with a deadline and bounded buffers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from typing import Self
 from pylvs.health.checkers.sockets import Deadline, Endpoint, ready
 from pylvs.health.outcome import ProbeFailed, errno_failure
 
-_READ_SIZE = 1 << 16  # bytes read at a time, so that a fast sender leaves others of the event loop their turn
-_LEGACY_SERVER_CONNECT = 0x4  # SSL_OP_LEGACY_SERVER_CONNECT; Python names it from 3.12 on
+_READ_SIZE = 1 << 16  # bytes read in one run of the event loop
+_LEGACY_SERVER_CONNECT = 0x4  # SSL_OP_LEGACY_SERVER_CONNECT, which Python has from 3.12 on
 _WAIT_ERRORS = (BlockingIOError, ssl.SSLWantReadError)
 
 
 @cache
 def lenient_tls() -> ssl.SSLContext:
-    """TLS for asking whether a server works, not who it is: no certificate is verified and old servers are accepted.
+    """Return TLS settings that accept every server: a check asks whether it works, not who it is.
 
-    Every version that this machine's OpenSSL still has, keys of any length, servers without secure renegotiation.
+    Certificates are not verified. Allowed are all versions that OpenSSL has here, keys of any length, and servers
+    without secure renegotiation.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -35,27 +36,27 @@ def lenient_tls() -> ssl.SSLContext:
 
 
 def _tls_error_text(error: Exception, what: str = "") -> str:
-    """What is wrong, in OpenSSL's own words where it has any."""
-    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):  # which of them depends on the version of Python
+    """Return a short text for an error, from OpenSSL if it has one."""
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):  # which one depends on Python's version
         return "connection closed in the TLS handshake"
     reason = error.reason if isinstance(error, ssl.SSLError) else str(error)
     return f"TLS failed: {what}{(reason or str(error)).replace('_', ' ').lower()}"
 
 
 class TcpStream:
-    """A connection to a target; all of it raises CheckFailed, and after the limit says that it timed out."""
+    """A connection to a target. All methods raise ProbeFailed, at the deadline with "timed out"."""
 
-    def __init__(self, sock: socket.socket, limit: Deadline) -> None:
+    def __init__(self, sock: socket.socket, deadline: Deadline) -> None:
         self._sock = sock
-        self._limit = limit
+        self._deadline = deadline
         self._tls: ssl.SSLSocket | None = None
-        self._kept = b""  # received, not yet read as lines
-        self.close_notify = False  # whether TLS's goodbye is sent at the end, which a plain close leaves out
+        self._buffer = b""  # received, but not read yet
+        self.close_notify = False  # send TLS's close_notify before the end
 
     @classmethod
-    async def open(cls, endpoint: Endpoint, limit: Deadline) -> TcpStream:
+    async def open(cls, endpoint: Endpoint, deadline: Deadline) -> TcpStream:
         """Connect."""
-        return cls(await endpoint.connected(limit), limit)
+        return cls(await endpoint.connected(deadline), deadline)
 
     def __enter__(self) -> Self:
         return self
@@ -65,13 +66,13 @@ class TcpStream:
     ) -> None:
         try:
             if self.close_notify and self._tls is not None:
-                with contextlib.suppress(OSError, ValueError):  # no answer to it yet, or no connection any more
+                with contextlib.suppress(OSError, ValueError):  # the peer has not answered it, or has disconnected
                     self._tls.unwrap()
         finally:
             self._sock.close()
 
     async def start_tls(self, server_name: str = "") -> None:
-        """Shake hands; a name goes into the SNI extension."""
+        """Run the TLS handshake, with SNI if a name is given."""
         where = "in the TLS handshake"
         try:
             name = server_name.encode("idna").decode("ascii") or None
@@ -97,7 +98,7 @@ class TcpStream:
                 return
 
     async def send(self, data: bytes) -> None:
-        """Send all of it."""
+        """Send all data."""
         rest = memoryview(data)
         while rest:
             try:
@@ -112,11 +113,11 @@ class TcpStream:
                 raise errno_failure(error.errno or errno.ECONNRESET, "while sending") from None
 
     async def receive(self, where: str = "waiting for the answer") -> bytes:
-        """The next bytes, at most 64 KiB; none at the end. A TLS peer may end without close_notify, as many do."""
-        if self._kept:
-            kept, self._kept = self._kept, b""
-            return kept
-        if self._tls is None:  # there is hardly ever something at once
+        """Return the next bytes, at most 64 KiB; none at the end, with or without TLS's close_notify."""
+        if self._buffer:
+            data, self._buffer = self._buffer, b""
+            return data
+        if self._tls is None:  # a first recv(2) would nearly always fail with EAGAIN
             await self._wait(where)
         while True:
             try:
@@ -133,14 +134,14 @@ class TcpStream:
                 raise errno_failure(error.errno or errno.ECONNRESET, where) from None
 
     async def line(self, longest: int, where: str) -> bytes:
-        """The next line without its end, CR LF or LF; what came before the end of the connection is a line too.
+        """Return the next line without CR LF or LF; the last line needs neither.
 
-        None at all, or one that is longer, is a failure.
+        A longer line fails, and so does the end of the connection without a line.
         """
-        while (end := self._kept.find(b"\n")) < 0 and len(self._kept) <= longest:
-            before, self._kept = self._kept, b""
+        while (end := self._buffer.find(b"\n")) < 0 and len(self._buffer) <= longest:
+            before, self._buffer = self._buffer, b""
             piece = await self.receive(where)
-            self._kept = before + piece
+            self._buffer = before + piece
             if not piece:
                 if not before:
                     raise ProbeFailed(f"connection closed {where}")
@@ -148,17 +149,17 @@ class TcpStream:
                 break
         if not 0 <= end <= longest:
             raise ProbeFailed(f"a line of more than {longest} bytes {where}")
-        found, self._kept = self._kept[:end], self._kept[end + 1 :]
+        found, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
         return found.removesuffix(b"\r")
 
     def put_back(self, data: bytes) -> None:
-        """The next bytes to be read, before those that are still to come."""
-        self._kept = data + self._kept
+        """Put bytes back, to be read next."""
+        self._buffer = data + self._buffer
 
     async def _wait(self, where: str, *, writing: bool = False) -> None:
-        # Data that came while this process was held up counts, late as it is. But a server that always has more to say
-        # must not hold a check for ever: it ends at twice its time.
-        limit = self._limit
-        overdue = asyncio.get_running_loop().time() > limit.at + limit.seconds
-        if overdue or not await ready(self._sock, limit, writing=writing):
-            raise limit.expired(where)
+        # Data that arrived while this process could not run still counts after the deadline. But a server that sends
+        # without end must not hold a check for ever: it ends at twice its timeout.
+        deadline = self._deadline
+        overdue = asyncio.get_running_loop().time() > deadline.at + deadline.seconds
+        if overdue or not await ready(self._sock, deadline, writing=writing):
+            raise deadline.expired(where)

@@ -165,7 +165,7 @@ class SimEngine(Engine):
         for event in events:
             self.world.tell("event: {}", event)
         if not self.daemon.killed:
-            self.world.invariants.after_engine(self.daemon, self.wanted(), events, reloaded)
+            self.world.invariants.after_engine(self.daemon, self.desired_rows(), events, reloaded)
 
     def restore_overrides(self, overrides: Mapping[ServerName, Override]) -> tuple[ServerName, ...]:
         """See Engine."""
@@ -181,7 +181,7 @@ class SimEngine(Engine):
     def adopt(self, rows: Iterable[ServiceRow]) -> None:
         """See Engine. What it took over from the table the model takes over from it."""
         super().adopt(rows)
-        for state in self._roster:
+        for state in self._services:
             service = self.daemon.model.services[number_of(state.wanted.name)]
             service.has_quorum = state.has_quorum
             for key, server in state.servers.items():
@@ -220,10 +220,10 @@ class SimEngine(Engine):
         self.look(reloaded=True)
         return found
 
-    def addresses_here(self, addresses: Iterable[Address]) -> None:
+    def set_host_addresses(self, addresses: Iterable[Address]) -> None:
         """See Engine."""
         here = frozenset(addresses)
-        super().addresses_here(here)
+        super().set_host_addresses(here)
         self.daemon.model.addresses_here(here)
         self.look()
 
@@ -235,8 +235,8 @@ class SimEngine(Engine):
                 if not check.suspended and not check.running:
                     check.window = now, now
 
-    def _outcome(self, state: Any, outcome: Outcome) -> float:
-        delay_s = super()._outcome(state, outcome)
+    def _on_outcome(self, state: Any, outcome: Outcome) -> float:
+        delay_s = super()._on_outcome(state, outcome)
         expected_s, moved = self.world.expected
         self.world.invariants.holds(
             delay_s == expected_s, "{} probes again in {} s, the model in {}", state.check, delay_s, expected_s
