@@ -79,5 +79,5 @@ class HostMonitor:
             try:
                 next_s = await self._update()
             except Exception as error:
-                get_logger().error("addresses and devices could not be followed", reason=str(error))
+                get_logger().error("could not follow addresses and devices", reason=str(error))
             await asyncio.sleep(SHARE * (time.monotonic() - begin))

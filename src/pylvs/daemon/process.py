@@ -101,10 +101,6 @@ class ServiceManager:
         """Report that the daemon stops."""
         self._send("STOPPING=1")
 
-    def status(self, text: str) -> None:
-        """Set the line that `systemctl status` shows."""
-        self._send(f"STATUS={text}")
-
     def alive(self) -> None:
         """Reset the watchdog; due at least every `watchdog_s`."""
         self._send("WATCHDOG=1")

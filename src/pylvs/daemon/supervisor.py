@@ -119,7 +119,7 @@ class Supervisor:
         self._api = ApiServer(self)
         tasks.keep_running(self.routers.run, "running virtual routers")
         monitor = ForwardingMonitor(self._forwarding_error, self.routers.report_forwarding)
-        tasks.keep_running(monitor.run, "watching the packet path")
+        tasks.keep_running(monitor.run, "monitoring forwarding")
         async with self._api.serving():
             complete, _ = await asyncio.gather(self._first_table(), self.routers.configure(self.engine.configuration))
             if complete:
@@ -165,12 +165,12 @@ class Supervisor:
         self.started_at = time.time()
         garbage.settle()
         self.engine.start()
-        tasks.keep_running(self.reconciler.run, "keeping the table")
+        tasks.keep_running(self.reconciler.run, "reconciling the table")
         tasks.keep_running(self.drains.run, "draining")
-        tasks.keep_running(self._save_pending_ownership, "noting its own services")
+        tasks.keep_running(self._save_pending_ownership, "saving the owned services")
         tasks.keep_running(HostMonitor(self._follow_host).run, "following addresses and devices")
         if self._host.manager.watchdog_s:
-            tasks.keep_running(self._feed_watchdog, "telling the service manager")
+            tasks.keep_running(self._feed_watchdog, "feeding the watchdog")
         self._host.manager.ready(self.status())
         self._log.info("ready", status=self.status())
 

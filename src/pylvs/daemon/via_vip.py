@@ -111,17 +111,17 @@ class VipChecks:
         v6 = len(self._marks) > len(v4)
         try:
             wanted = probe_routing.devices_towards(v4)
-            fresh = {each for each in wanted if not probe_routing.accepts_own_sources(each)}
-            known = {"devices": sorted(before & wanted | fresh)} if self._marks else None
-            if known:
-                state.write(DEVICES_FILE, known)
+            added = {each for each in wanted if not probe_routing.accepts_own_sources(each)}
+            devices = {"devices": sorted(before & wanted | added)} if self._marks else None
+            if devices:
+                state.write(DEVICES_FILE, devices)
             probe_routing.route_marks({version for version, has in ((4, v4), (6, v6)) if has})
-            for device in sorted(fresh):
-                self._log.info("answers to checks through virtual addresses come in", device=device, accept_local=1)
+            for device in sorted(added):
                 probe_routing.accept_own_sources(device, True)
+                self._log.info("switched on accept_local for checks through virtual addresses", device=device)
             for device in sorted(before - wanted):
                 probe_routing.accept_own_sources(device, False)
-            if not known:
+            if not devices:
                 state.write(DEVICES_FILE, None)
         except (PylvsError, OSError) as error:
             self._log.error(f"checks through virtual addresses may fail: {error}")

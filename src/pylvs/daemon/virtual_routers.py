@@ -117,7 +117,7 @@ class VrrpClient:
         return reply.result()
 
     def _gone(self) -> NoReply:
-        return NoReply(f"{self._path}: the process of the virtual routers went away")
+        return NoReply(f"{self._path}: the process of the virtual routers closed the connection")
 
     def _send(self, message: Message) -> None:
         if self.closed.is_set():
@@ -303,7 +303,7 @@ class VirtualRouters:
             self._log.info("goes on with the virtual routers' process", process=client.pid)
         except NoRouters:
             client = await self._start_process()
-            self._log.info("the virtual routers have a process", process=client.pid)
+            self._log.info("started the process of the virtual routers", process=client.pid)
         except PylvsError as error:
             raise _RetryLater(str(error)) from None
         self._client, self._connected_at = client, time.monotonic()
@@ -318,7 +318,7 @@ class VirtualRouters:
         client, other = await VrrpClient.open(self._state.routers_path, self._on_event, self._wake.set)
         if other is None:
             return client
-        self._log.warning("the virtual routers' process is of another version; it is replaced", reason=str(other))
+        self._log.warning("the process of the virtual routers has another version; replacing it", reason=str(other))
         await self._stop_process(client)
         raise NoRouters("it has ended")
 

@@ -167,7 +167,7 @@ class ProbeScheduler:
         try:
             delay_s = scheduled.on_outcome(outcome)
         except Exception:  # losing an outcome is better than a check that ends: nothing would notice that
-            log.exception("an outcome could not be applied; the check goes on")
+            log.exception("an outcome could not be applied; the check continues")
             delay_s = AFTER_FAILURE_S
         self.schedule(scheduled, delay_s)
 
@@ -188,7 +188,7 @@ async def _outcome_of(probe: Probe, task: asyncio.Task[None]) -> Outcome:
     except asyncio.CancelledError:
         if task.cancelling():
             raise
-        return Outcome(False, "the check was broken off on this machine", inconclusive=True)
+        return Outcome(False, "the check was cancelled on this machine", inconclusive=True)
     except Exception as error:
         log.exception("a checker raised what it should have answered")
         return Outcome(False, f"the checker failed: {type(error).__name__}: {error}", inconclusive=True)

@@ -75,7 +75,7 @@ async def _root_only(request: web.Request, handler: Handler) -> web.StreamRespon
     """Refuse other users than root and the daemon's own, even if the socket's mode let them connect."""
     peer = request.transport.get_extra_info("socket") if request.transport else None
     if peer is None:  # the client has disconnected, so its user is unknown
-        return json_response({"error": "who asks must wait for the answer"}, HTTPStatus.FORBIDDEN)
+        return json_response({"error": "the client disconnected before its user was known"}, HTTPStatus.FORBIDDEN)
     if peer.family == socket.AF_UNIX:
         _, user, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         if user not in (0, os.geteuid()):

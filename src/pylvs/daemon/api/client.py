@@ -46,11 +46,11 @@ class Client:
             with self.stream(method, path, content) as response:
                 text = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise PylvsError(f"{self.state.socket_path}: the daemon went away ({error})") from None
+            raise PylvsError(f"{self.state.socket_path}: the daemon closed the connection ({error})") from None
         try:
             return response.status, json.loads(text)
         except ValueError:
-            raise PylvsError(f"{self.state.socket_path}: this is no answer of pylvs: {text[:80]!r}") from None
+            raise PylvsError(f"{self.state.socket_path}: not a response of pylvs: {text[:80]!r}") from None
 
     @contextlib.contextmanager
     def stream(
@@ -72,7 +72,7 @@ class Client:
             except TimeoutError:
                 raise PylvsError(f"{self.state.socket_path}: no answer within {timeout_s:g} s") from None
             except (OSError, http.client.HTTPException) as error:
-                raise PylvsError(f"{self.state.socket_path}: the daemon went away ({error})") from None
+                raise PylvsError(f"{self.state.socket_path}: the daemon closed the connection ({error})") from None
             yield response
         finally:
             connection.close()

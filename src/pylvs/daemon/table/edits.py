@@ -139,7 +139,7 @@ class DeleteService:
 
     @property
     def foreign_change(self) -> str:
-        return f"{self.key} was added, though nobody configured it"
+        return f"{self.key} was added, though it is not configured"
 
     def __str__(self) -> str:
         return f"{self.key}: removed"
@@ -196,7 +196,7 @@ class DeleteDestination:
 
     @property
     def foreign_change(self) -> str:
-        return f"{self.key} -> {self.destination} was added, though nobody configured it"
+        return f"{self.key} -> {self.destination} was added, though it is not configured"
 
     def __str__(self) -> str:
         return f"{self.key} -> {self.destination}: removed"
@@ -228,7 +228,6 @@ class SnapshotEntry:
 
 
 TableSnapshot = dict[ServiceKey, SnapshotEntry]
-SnapshotView = Mapping[ServiceKey, SnapshotEntry]
 
 
 def with_netmask(service: VirtualService) -> VirtualService:
@@ -264,7 +263,10 @@ def apply_to_snapshot(snapshot: TableSnapshot, edit: Edit) -> None:
 
 
 def required_edits(
-    found: SnapshotView, desired: Iterable[WantedRow], owned: Collection[ServiceKey] = (), exclusive: bool = False
+    found: Mapping[ServiceKey, SnapshotEntry],
+    desired: Iterable[WantedRow],
+    owned: Collection[ServiceKey] = (),
+    exclusive: bool = False,
 ) -> tuple[Edit, ...]:
     """Return the fewest edits that lead from the table found to the desired rows.
 

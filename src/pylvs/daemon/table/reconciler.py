@@ -134,7 +134,7 @@ class Reconciler:
         if plan.changed:
             await self.thread.run(self.table.plan_applied, desired)
         if plan.tables_gone:
-            self._log.info("the tables are there again", edits=len(plan.edits) - len(failures))
+            self._log.info("made the tables again", edits=len(plan.edits) - len(failures))
         self.edit_counts["restored"] += len(plan.restored)
         self.edit_counts["refused"] += len(failures)
         self.edit_counts["wanted"] += len(plan.edits) - len(plan.restored) - len(failures)

@@ -113,7 +113,7 @@ def _single_number(page: bytes) -> float | None:
 
 def _finite(value: float, what: str) -> float:
     if not math.isfinite(value) or value < 0:
-        raise Unreadable(f"{what} is {value:g}, which is no load")
+        raise Unreadable(f"{what} is {value:g}, which is not a load")
     return value
 
 

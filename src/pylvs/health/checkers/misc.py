@@ -18,7 +18,7 @@ def probe(check: MiscCheck, context: CheckContext) -> Probe:
 
     async def ask() -> Outcome:
         if context.processes is None:
-            return Outcome(False, "no scripts are run here")
+            return Outcome(False, "scripts are not run")
         ended = await context.processes.run(check.script, check.pace.timeout_s)
         for line in ended.lines():
             log.debug("%s: %s", check.script, line)
