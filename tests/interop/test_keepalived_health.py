@@ -281,18 +281,18 @@ class Ours:
             if step.conf and engine is None:
                 engine = Engine(configuration(step.conf), self.probe_of)
                 engine.on_event(self.events.append)
-                engine.addresses_here(set(map(ip_address, here)))
+                engine.set_host_addresses(set(map(ip_address, here)))
                 loop.call_soon(engine.start)
             elif step.conf and engine is not None:
                 engine.replace(configuration(step.conf))
             assert engine is not None
-            engine.addresses_here(set(map(ip_address, here)))
+            engine.set_host_addresses(set(map(ip_address, here)))
             if step.end:
-                engine.farewell()
+                engine.announce_stop()
             else:
                 loop.pass_(SETTLED_S)
             notes = [] if plan.silent else sorted(told(self.events))
-            seen.append({"table": {} if step.end else written(engine.wanted()), "notes": notes})
+            seen.append({"table": {} if step.end else written(engine.desired_rows()), "notes": notes})
         assert engine is not None
         loop.run_until_complete(engine.close())
         loop.close()
