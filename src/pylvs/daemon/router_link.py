@@ -9,7 +9,7 @@ from typing import Any
 
 from pylvs.model.errors import PylvsError
 from pylvs.vrrp.client import Message, OtherVersion, answer_of, check_greeting, connected, greeting
-from pylvs.vrrp.pipe import Closed, Pipe
+from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
 
 PATIENCE_S = 10.0  # for an answer; the process does nothing that takes long
 
@@ -18,7 +18,7 @@ class RouterLink:
     """One connection; `open` makes it. `closed` is set once the process has gone, or does not speak pylvs's words."""
 
     def __init__(
-        self, path: Path, pipe: Pipe, heard: Callable[[Message], None], gone: Callable[[], None] = lambda: None
+        self, path: Path, pipe: MessageSocket, heard: Callable[[Message], None], gone: Callable[[], None] = lambda: None
     ) -> None:
         self.pid = 0
         self.closed = asyncio.Event()
@@ -93,7 +93,7 @@ class RouterLink:
             raise self._unanswered()
         try:
             self._pipe.send(message)
-        except Closed:
+        except ConnectionClosed:
             self.close()
             raise self._unanswered() from None
         self._watch_for_room()
@@ -108,7 +108,7 @@ class RouterLink:
         try:
             self._pipe.flush()
             self._watch_for_room()
-        except Closed:
+        except ConnectionClosed:
             self.close()
 
     def _read(self) -> None:

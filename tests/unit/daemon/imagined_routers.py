@@ -19,7 +19,7 @@ from typing import Any
 
 import pylvs
 from pylvs.vrrp.control import NAME, PROTOCOL
-from pylvs.vrrp.pipe import Closed, Pipe
+from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
 
 ROOT = Path(__file__).parents[3]
 
@@ -54,7 +54,7 @@ class Imagined:
         self.held: set[str] = set()
         self.data_plane: dict[str, Any] = {"well": True, "words": ""}
         self.begun = time.time() - self.mood.get("age_s", 0)
-        self.pipes: dict[Pipe, set[str]] = {}  # what each has said: "hello", "subscribe"
+        self.pipes: dict[MessageSocket, set[str]] = {}  # what each has said: "hello", "subscribe"
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         os.chdir(state)
         Path(NAME).unlink(missing_ok=True)
@@ -79,9 +79,9 @@ class Imagined:
                 if each in pipes:
                     self.read(pipes[each])
                 else:
-                    self.pipes[Pipe(self.listener.accept()[0])] = set()
+                    self.pipes[MessageSocket(self.listener.accept()[0])] = set()
 
-    def read(self, pipe: Pipe) -> None:
+    def read(self, pipe: MessageSocket) -> None:
         """What a client says."""
         try:
             for message in pipe.receive():
@@ -91,11 +91,11 @@ class Imagined:
                     self.pipes[pipe].add("hello")
                     version = self.mood.get("version", pylvs.__version__)
                     pipe.send({"hello": version, "pid": os.getpid(), "protocol": PROTOCOL})
-        except Closed:
+        except ConnectionClosed:
             del self.pipes[pipe]
             pipe.close()
 
-    def answer(self, pipe: Pipe, message: dict[str, Any]) -> None:
+    def answer(self, pipe: MessageSocket, message: dict[str, Any]) -> None:
         """One request."""
         verb, mood = message["verb"], self.mood
         told = {name: value for name, value in message.items() if name not in ("id", "configuration", "settings")}
