@@ -34,7 +34,8 @@ struct bench_plan {
 	u32 increment;
 	u32 mask;
 	u32 port; /* service port of the first flow, host order */
-	u32 services; /* number of services less one, a power of two less one: flow n belongs to port + n modulo their number */
+	/* Number of services less one, a power of two less one: flow n belongs to port + n modulo their number. */
+	u32 services;
 };
 
 /* One for each CPU, for measurements in parallel. */
@@ -91,8 +92,7 @@ INLINE bool write_frame(void *to, void *end, const struct bench_plan *plan, u32 
 	return true;
 }
 
-#define WRITE_FRAME(ctx, plan, bytes) \
-	write_frame((void *)(long)(ctx)->data, (void *)(long)(ctx)->data_end, plan, bytes)
+#define WRITE_FRAME(ctx, plan, bytes) write_frame((void *)(long)(ctx)->data, (void *)(long)(ctx)->data_end, plan, bytes)
 
 INLINE int aborted(struct xdp_md *ctx)
 {
@@ -125,8 +125,7 @@ SEC("xdp.frags")
 int bench_shrink(struct xdp_md *ctx)
 {
 	struct bench_plan *plan = the_plan();
-	if (!plan || (ctx->data_end - ctx->data > BENCH_BYTES + BENCH_ROOM / 2 &&
-		      bpf_xdp_adjust_head(ctx, BENCH_ROOM)))
+	if (!plan || (ctx->data_end - ctx->data > BENCH_BYTES + BENCH_ROOM / 2 && bpf_xdp_adjust_head(ctx, BENCH_ROOM)))
 		return aborted(ctx);
 	if (!WRITE_FRAME(ctx, plan, BENCH_BYTES))
 		return aborted(ctx);
@@ -151,8 +150,8 @@ int bench_flows(struct xdp_md *ctx)
 	sum = (sum & 0xffff) + (sum >> 16);
 	u16 port = bpf_htons(BENCH_FIRST_PORT + flow % BENCH_FLOWS_AN_ADDRESS);
 	u16 target = bpf_htons(plan->port + (flow & plan->services));
-	WORD_AT(volatile u64, to, BENCH_CHECK - 2) =
-		WORD_AT(const volatile u16, plan->frame, BENCH_CHECK - 2) | (~sum & 0xffff) << 16 | (u64)bpf_htonl(client) << 32;
+	WORD_AT(volatile u64, to, BENCH_CHECK - 2) = WORD_AT(const volatile u16, plan->frame, BENCH_CHECK - 2) |
+						     (~sum & 0xffff) << 16 | (u64)bpf_htonl(client) << 32;
 	WORD_AT(volatile u32, to, BENCH_PORTS) = (u32)target << 16 | port;
 	bpf_tail_call(ctx, &bench_target, 0);
 	return aborted(ctx);

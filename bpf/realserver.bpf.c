@@ -59,7 +59,6 @@ struct {
 	MAP_TYPE(value, u64);
 } counts SEC(".maps");
 
-
 struct piece {
 	u8 bytes[CSUM_CHUNK];
 };
@@ -82,7 +81,7 @@ struct gue {
 	be16 flags;
 	be32 private_flags;
 	be16 sum_start; /* of the remote checksum: where its range starts in the inner packet */
-	be16 sum_at;	/* and where its field is */
+	be16 sum_at; /* and where its field is */
 };
 
 #define GRE_SUM bpf_htons(0x8000)
@@ -91,17 +90,17 @@ struct gue {
 #define GUE_WORDS 31 /* of options; the version and the control bit are above */
 
 struct outer {
-	u32 length;   /* of the outer IP header */
-	u32 tunnel_hlen;  /* bytes from there to the inner header */
-	u32 payload;  /* bytes behind the outer IP header, as it says */
+	u32 length; /* of the outer IP header */
+	u32 tunnel_hlen; /* bytes from there to the inner header */
+	u32 payload; /* bytes behind the outer IP header, as it says */
 	u8 protocol;
-	u8 inner;     /* IPPROTO_IPIP or IPPROTO_IPV6 */
+	u8 inner; /* IPPROTO_IPIP or IPPROTO_IPV6 */
 	u8 ecn;
-	u8 tunnel;    /* enum tunnel */
+	u8 tunnel; /* enum tunnel */
 	bool fragment;
-	bool first;   /* the first fragment */
-	bool summed;  /* the tunnel has a checksum */
-	bool remote;  /* the inner checksum has to be computed */
+	bool first; /* the first fragment */
+	bool summed; /* the tunnel has a checksum */
+	bool remote; /* the inner checksum has to be computed */
 	u32 sum_start;
 	u32 sum_at;
 };
@@ -129,7 +128,8 @@ INLINE bool is_forwarded(struct __sk_buff *skb, struct bpf_fib_lookup *route)
 
 INLINE bool is_tunnel(u8 protocol)
 {
-	return protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6 || protocol == IPPROTO_GRE || protocol == IPPROTO_UDP;
+	return protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6 || protocol == IPPROTO_GRE ||
+	       protocol == IPPROTO_UDP;
 }
 
 /* Parse the outer IP header. Return false if no tunnel can follow. */
@@ -236,14 +236,16 @@ INLINE bool is_for_vip(struct __sk_buff *skb, const struct outer *outer, u8 *ecn
 	struct vip key = {};
 	if (outer->inner == IPPROTO_IPIP) {
 		struct iphdr ip;
-		if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length + outer->tunnel_hlen, &ip, sizeof(ip)) || ip.version != 4)
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length + outer->tunnel_hlen, &ip, sizeof(ip)) ||
+		    ip.version != 4)
 			return false;
 		key.version = 4;
 		key.address[0] = ip.daddr;
 		*ecn = ip.tos & ECN_MASK;
 	} else {
 		struct ipv6hdr ip;
-		if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length + outer->tunnel_hlen, &ip, sizeof(ip)) || ip.version != 6)
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length + outer->tunnel_hlen, &ip, sizeof(ip)) ||
+		    ip.version != 6)
 			return false;
 		key.version = 6;
 		__builtin_memcpy(key.address, &ip.daddr, sizeof(ip.daddr));
@@ -350,7 +352,8 @@ INLINE bool mark_congestion(struct __sk_buff *skb, const struct outer *outer)
 		return false;
 	if (outer->inner == IPPROTO_IPIP) {
 		be16 marked = word | bpf_htons(ECN_CE);
-		if (bpf_l3_csum_replace(skb, ETH_HLEN + __builtin_offsetof(struct iphdr, check), word, marked, sizeof(word)))
+		if (bpf_l3_csum_replace(skb, ETH_HLEN + __builtin_offsetof(struct iphdr, check), word, marked,
+					sizeof(word)))
 			return false;
 		return !bpf_skb_store_bytes(skb, ETH_HLEN, &marked, sizeof(marked), 0);
 	}

@@ -64,7 +64,7 @@ INLINE bool is_still(const union tuple *tuple, bool is_ipv6, u32 slot)
 
 /* Remove the connection, unless another CPU does. `seen` is the word as last read. */
 INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found *found, u64 *word, u64 seen,
-			   struct destination *d, enum end_reason ending)
+		     struct destination *d, enum end_reason ending)
 {
 	struct connection copy = *found->connection;
 	u32 slot = found->slot;

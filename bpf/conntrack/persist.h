@@ -131,7 +131,8 @@ INLINE bool make_template(struct scratch *w, u32 now)
 	if (!d)
 		return false;
 	bool is_ipv6 = w->packet.is_ipv6;
-	struct connection c = {.destination = w->destination, .port = is_for_one_port(w) ? d->port : 0, .method = METHOD_LOCAL};
+	struct connection c = {
+		.destination = w->destination, .port = is_for_one_port(w) ? d->port : 0, .method = METHOD_LOCAL};
 	struct found new = {.connection = &c};
 	u32 expiry = now + w->timeout;
 	enum create_result result = reserve(&w->template_tuple, is_ipv6, &new);

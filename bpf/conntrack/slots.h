@@ -9,8 +9,10 @@
 #include "conntrack/entry.h"
 #include "conntrack/table4.h"
 
-enum { CREDITS = BUNDLE, /* that move at once between a CPU and the pool */
-       PLENTY = 1024 }; /* with fewer free credits, move them one by one: any CPU can then take the last one */
+enum {
+	CREDITS = BUNDLE, /* that move at once between a CPU and the pool */
+	PLENTY = 1024, /* with fewer free credits, move them one by one: any CPU can then take the last one */
+};
 
 INLINE bool has_plenty(const struct pool *pool)
 {

@@ -121,7 +121,8 @@ INLINE u32 count_tagged(const struct bucket *bucket, u32 tag)
 #pragma unroll
 	for (u32 i = 0; i < ENTRIES / 2; i++) {
 		u64 pair = READ_ONCE(pairs[i]) ^ both;
-		u64 low = barrier_var((u32)pair - beyond), high = barrier_var((pair >> 32) - beyond); /* negative: a slot */
+		/* Negative: a slot. */
+		u64 low = barrier_var((u32)pair - beyond), high = barrier_var((pair >> 32) - beyond);
 		found = barrier_var(found + (low >> 63) + (high >> 63));
 	}
 	return found;
@@ -374,7 +375,8 @@ VERIFIED_ONCE int unlink_entry(u64 addresses, u64 rest, u32 slot, u32 side)
 /* Free an index entry that was claimed but never published. */
 VERIFIED_ONCE int release_entry(u64 addresses, u64 rest, u32 slot, u32 at)
 {
-	return clear_entry(at, slot ^ hash_of(addresses, rest, SIDE_ANSWER).tag); /* the tag is the same on either side */
+	/* The tag is the same on either side. */
+	return clear_entry(at, slot ^ hash_of(addresses, rest, SIDE_ANSWER).tag);
 }
 
 /* The reply tuple of a NAT connection. */

@@ -72,7 +72,11 @@ INLINE void assure(u32 slot)
 		WRITE_ONCE(template->assured, 1);
 }
 
-enum update_result { UPDATED, UPDATE_DYING /* being removed */, UPDATE_RACED /* another CPU changed the word; the new one is in `old_word` */ };
+enum update_result {
+	UPDATED,
+	UPDATE_DYING, /* being removed */
+	UPDATE_RACED, /* another CPU changed the word; the new one is in `old_word` */
+};
 
 /* Arguments of update_state_slow, packed: BPF functions have at most five. */
 enum { STEP_DIRECTION = 0, STEP_EVENT = 8, STEP_CONTROLLED = 16 };
@@ -87,8 +91,8 @@ INLINE u64 word_after(u64 old, u32 direction, u32 event, const struct facts *fac
 	return kept | (u64)(direction & DIRECTION_OUTPUT) << WORD_ANSWERED | (u64)next << WORD_STATE | expiry;
 }
 
-INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, bool controlled, u32 direction, u32 event,
-			       struct destination *d, const struct facts *facts, u32 now)
+INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, bool controlled, u32 direction,
+					    u32 event, struct destination *d, const struct facts *facts, u32 now)
 {
 	u64 old = *old_word;
 	if (unlikely(word_dying(old)))
@@ -138,9 +142,10 @@ INLINE bool refresh(u64 *word, u32 direction, u32 event, const struct facts *fac
 /* Update state and expiry by a packet. Return false if the connection is being removed. Once a reply was seen, requests
  * of direct routing and tunnels follow the same rows as NAT's. */
 INLINE bool update_state(u64 *word, u32 slot, bool controlled, u32 direction, u32 event, struct destination *d,
-		    const struct facts *facts, u32 now, enum hook hook)
+			 const struct facts *facts, u32 now, enum hook hook)
 {
-	if (hook == HOOK_XDP && likely(refresh(word, direction, event, facts, now))) /* Inlined at XDP only, where a call would be too slow. */
+	/* Inlined at XDP only, where a call would be too slow. */
+	if (hook == HOOK_XDP && likely(refresh(word, direction, event, facts, now)))
 		return true;
 	u32 step = direction << STEP_DIRECTION | event << STEP_EVENT | (u32)controlled << STEP_CONTROLLED;
 	u32 moved = update_state_slow(word, slot, step, d, now);

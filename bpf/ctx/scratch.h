@@ -21,8 +21,12 @@ struct icmp_inner { /* the packet inside an ICMP error */
 enum icmp_side { SIDE_CLIENT, SIDE_SERVER /* server of NAT */, SIDE_PLAIN /* server of another method */ };
 
 /* How a reassembled packet arrived: the sizes and offsets of its fragments (IPVS-SEMANTICS 7.1 end). */
-enum { FRAG_WORDS = 32, FRAG_HEAD = 256, TO_STACK_AGAIN = 2,
-       FOR_STACK = 0x7079 /* in tc_index: the packet re-enters for the stack */ };
+enum {
+	FRAG_WORDS = 32,
+	FRAG_HEAD = 256,
+	TO_STACK_AGAIN = 2,
+	FOR_STACK = 0x7079, /* in tc_index: the packet re-enters for the stack */
+};
 struct frag_map {
 	u32 largest; /* length of the longest fragment, with its IP headers */
 	u32 df; /* IPv4: that fragment had DF */
@@ -101,7 +105,8 @@ struct scratch {
 	u32 timeout; /* persistence timeout in ticks */
 	u32 netmask;
 	u32 template; /* slot of the client's template, or NO_TEMPLATE */
-	u32 old_destination; /* destination of the connection that this packet replaces, which still counts it; or NO_INDEX */
+	/* Destination of the connection that this packet replaces, which still counts it; or NO_INDEX. */
+	u32 old_destination;
 	u32 old_state;
 	be16 service_port;
 	union tuple template_tuple;

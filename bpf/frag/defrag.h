@@ -93,7 +93,8 @@ INLINE void fill_frag_map(struct frag_map *frags, const struct gather *g, bool j
 INLINE bool rebuild(struct __sk_buff *skb, struct gather *g)
 {
 	u32 head = barrier_var(g->head), length = barrier_var(g->length);
-	if (!IS_LENGTH(head, DEFRAG_HEAD) || !IS_LENGTH(length, DEFRAG_PAYLOAD) || !resize_frame(skb, ETH_HLEN + head + length))
+	if (!IS_LENGTH(head, DEFRAG_HEAD) || !IS_LENGTH(length, DEFRAG_PAYLOAD) ||
+	    !resize_frame(skb, ETH_HLEN + head + length))
 		return false;
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, g->headers, head, 0))
 		return false;

@@ -107,7 +107,8 @@ static int fragment_step(u32 index, struct fragment_ctx *c)
 	c->failed = 1;
 	if (!IS_LENGTH(size, FRAGMENT_MAX) || !shorten_frame(c->skb, ETH_HLEN + c->head + size) ||
 	    !(c->is_ipv6 ? write_head6(c, size, more) : write_head4(c, size, more)) ||
-	    bpf_skb_store_bytes(c->skb, ETH_HLEN + c->head, &c->copy->bytes[barrier_var(c->offset) & FRAGMENT_MASK], size, 0))
+	    bpf_skb_store_bytes(c->skb, ETH_HLEN + c->head, &c->copy->bytes[barrier_var(c->offset) & FRAGMENT_MASK],
+				size, 0))
 		return 1;
 	c->skb->tc_index = c->w->frags.passing == TO_STACK_AGAIN ? FOR_STACK : 0;
 	if (bpf_clone_redirect(c->skb, c->ifindex, c->w->frags.passing == TO_STACK_AGAIN ? BPF_F_INGRESS : 0))

@@ -313,7 +313,8 @@ INLINE bool note_first(struct __sk_buff *skb, struct gather *g, const struct fra
 	return true;
 }
 
-INLINE enum defrag_result add_fragment(struct __sk_buff *skb, struct gather *g, const struct fragment *f, u32 next_at, u32 next)
+INLINE enum defrag_result add_fragment(struct __sk_buff *skb, struct gather *g, const struct fragment *f, u32 next_at,
+				       u32 next)
 {
 	if (!note_end(g, f))
 		return f->is_ipv6 ? DEFRAG_REFUSED : DEFRAG_CONFLICT;

@@ -26,12 +26,13 @@ INLINE bool no_slowpath(struct ctx ctx, const struct packet *p, const struct rea
 {
 	u32 most = max_len(t->method, t->state, t->destination->family == 6, hop);
 	return likely(hop->verdict == HOP_READY) && likely(p->ttl > 1) && !p->slow_flags && p->l4_complete &&
-	       fit(segment_length(ctx, p), most, 0, p, false) == FITS &&
-	       !(t->method == METHOD_MASQ && p->no_csum) && !(t->method == METHOD_TUNNEL && tunnel_flags(t->state));
+	       fit(segment_length(ctx, p), most, 0, p, false) == FITS && !(t->method == METHOD_MASQ && p->no_csum) &&
+	       !(t->method == METHOD_TUNNEL && tunnel_flags(t->state));
 }
 
 /* Whether XDP can forward the packet. */
-INLINE bool xdp_can(void *ctx, const struct packet *p, const struct real_server *t, const struct hop *hop, bool looked_up)
+INLINE bool xdp_can(void *ctx, const struct packet *p, const struct real_server *t, const struct hop *hop,
+		    bool looked_up)
 {
 	if (!no_slowpath(xdp_ctx(ctx), p, t, hop) || !xdp_reaches(ctx, hop))
 		return false;
@@ -96,7 +97,7 @@ INLINE int fwd_slow(void *ctx, const struct packet *p, const struct real_server 
 
 /* Count and forward a packet of a new connection, or without a connection. */
 INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t, const struct root *root, u32 now,
-		     u32 connections)
+		   u32 connections)
 {
 	bool looked_up;
 	t->state = destination_flags(t->destination, READ_ONCE(root->live));
@@ -153,7 +154,8 @@ INLINE void allow_fast_request(struct xdp_md *ctx, const struct hop *hop, const 
 }
 
 /* Forward a packet of a connection that this packet cannot replace. */
-INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found *found, const struct root *root, u32 now)
+INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found *found, const struct root *root,
+		     u32 now)
 {
 	struct connection *c = found->connection;
 	struct real_server t = {.index = c->destination, .method = c->method, .port = c->port};
@@ -179,8 +181,8 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 		allow_fast_request(ctx.raw, hop, &t, live);
 	}
 	u32 direction = direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
-	if (unlikely(!update_state(word, slot, c->controlled, direction, p->event, t.destination, facts_in(root, live), now,
-			      ctx.hook)))
+	if (unlikely(!update_state(word, slot, c->controlled, direction, p->event, t.destination, facts_in(root, live),
+				   now, ctx.hook)))
 		return drop(ctx.hook, REASON_DYING);
 	account_request(t.index, p, 0);
 	if (ctx.hook == HOOK_TC && unlikely(!no_slowpath(ctx, p, &t, hop)))

@@ -43,7 +43,8 @@ INLINE u64 header_words(const struct fast_headers *w)
 /* Whether the frame's ingress device and MAC address are those of the last packet on the general path. */
 INLINE bool matches_entrance(const struct fast_headers *w, const struct entrance *entrance, u64 live, u32 input)
 {
-	u32 first = w->dmac ^ WORD_AT(const u32, entrance->mac, 0), last = w->dmac_end ^ WORD_AT(const u16, entrance->mac, 4);
+	u32 first = w->dmac ^ WORD_AT(const u32, entrance->mac, 0),
+	    last = w->dmac_end ^ WORD_AT(const u16, entrance->mac, 4);
 	return likely(entrance->live == live) && likely(!(first | last | (entrance->input ^ input)));
 }
 
@@ -54,7 +55,8 @@ INLINE bool is_fast(const void *data, const void *end, struct fast_headers *w)
 	if ((u8)w->version_tos_len != 0x45 || w->id_frag >> WORD_FRAG_OFF & 0xff3f || data + ETH_HLEN + length > end)
 		return false;
 	if (fast_protocol(w) == IPPROTO_TCP) {
-		if ((WORD_AT(const u8, data, ETH_HLEN + IPV4_HLEN + 13) & 0x17) != 0x10 || length < IPV4_HLEN + TCP_HLEN)
+		if ((WORD_AT(const u8, data, ETH_HLEN + IPV4_HLEN + 13) & 0x17) != 0x10 ||
+		    length < IPV4_HLEN + TCP_HLEN)
 			return false;
 	} else if (fast_protocol(w) != IPPROTO_UDP || length < IPV4_HLEN + UDP_HLEN) {
 		return false;
@@ -136,7 +138,8 @@ INLINE int fast_tunnel(struct xdp_md *ctx, const struct fast_headers *w, const s
 	bool df = w->id_frag >> WORD_FRAG_OFF & bpf_htons(IP_DF) && settings->pmtu_disc;
 	u32 id_frag = df ? (u32)bpf_htons(IP_DF) << WORD_FRAG_OFF : (u16)bpf_get_prandom_u32() ?: 1;
 	struct fast_headers outer = {
-		.version_tos_len = 0x45 | outer_tos(w->version_tos_len >> 8) << 8 | (u32)bpf_htons(fast_tot_len(w) + IPV4_HLEN) << WORD_TOT_LEN,
+		.version_tos_len = 0x45 | outer_tos(w->version_tos_len >> 8) << 8 |
+				   (u32)bpf_htons(fast_tot_len(w) + IPV4_HLEN) << WORD_TOT_LEN,
 		.id_frag = id_frag,
 		.ttl_protocol_check = ((u8)w->ttl_protocol_check - 1) | IPPROTO_IPIP << WORD_PROTOCOL,
 		.saddr = lane->outer_source,
@@ -167,7 +170,8 @@ INLINE int fast_nat(struct xdp_md *ctx, const struct fast_headers *w, enum nat_s
 	u16 anew = csum_replace(*sum, with_port);
 	*sum = anew || tcp ? anew : 0xffff;
 	u32 life = dec_ttl_word(w);
-	WORD_AT(u32, data, ETH_HLEN + 8) = (life & 0xffff) | (u32)csum_replace(life >> WORD_CHECK, difference) << WORD_CHECK;
+	WORD_AT(u32, data, ETH_HLEN + 8) = (life & 0xffff) | (u32)csum_replace(life >> WORD_CHECK, difference)
+								     << WORD_CHECK;
 	WORD_AT(u32, data, ETH_HLEN + (side == NAT_REQUEST ? 16 : 12)) = to;
 	WORD_AT(u16, data, ETH_HLEN + IPV4_HLEN + (side == NAT_REQUEST ? 2 : 0)) = to_port;
 	write_macs(data, hop);
@@ -190,7 +194,8 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 		return NOT_FAST;
 	lane = barrier_var(lane);
 	const struct hop *hop = &lane->hop;
-	if (unlikely(!matches_entrance(w, &lane->entrances[SIDE_REQUEST], live, input)) || unlikely(now - hop->stamp >= ticks_per_second))
+	if (unlikely(!matches_entrance(w, &lane->entrances[SIDE_REQUEST], live, input)) ||
+	    unlikely(now - hop->stamp >= ticks_per_second))
 		return NOT_FAST;
 	u32 most = hop->mtu, life = lane->life_tcp;
 	if (method == METHOD_TUNNEL)
@@ -260,7 +265,8 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 		return NOT_FAST;
 	u32 life = lane->life_tcp;
 	if (unlikely(state != (STATE_ESTABLISHED | ANSWERED_BIT))) {
-		if (state != (STATE_UDP | ANSWERED_BIT) || c->controlled || has_no_udp_csum(ctx)) /* a UDP reply must assure the template */
+		/* A UDP reply must assure the template. */
+		if (state != (STATE_UDP | ANSWERED_BIT) || c->controlled || has_no_udp_csum(ctx))
 			return NOT_FAST;
 		life = lane->life_udp;
 	}
@@ -279,7 +285,8 @@ INLINE int fast(struct xdp_md *ctx, const struct root *root)
 	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
 	if (unlikely(data + FAST_BYTES > end) || WORD_AT(const u16, data, 12) != bpf_htons(ETH_P_IP))
 		return NOT_FAST;
-	struct fast_headers w = {.saddr = WORD_AT(u32, data, ETH_HLEN + 12), .daddr = WORD_AT(u32, data, ETH_HLEN + 16)};
+	struct fast_headers w = {.saddr = WORD_AT(u32, data, ETH_HLEN + 12),
+				 .daddr = WORD_AT(u32, data, ETH_HLEN + 16)};
 	bool request = addr_in_bitmap(root->vip_bits, w.daddr);
 	if (!request && !addr_in_bitmap(root->reply_bits, w.saddr))
 		return WORD_AT(u8, data, ETH_HLEN + 9) == IPPROTO_ICMP ? NOT_FAST : (int)XDP_PASS;

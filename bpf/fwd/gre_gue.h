@@ -119,8 +119,8 @@ INLINE u64 sum_of_addresses(const struct packet *p, const struct destination *d,
 }
 
 /* Write the tunnel's checksum over its header and a packet with this sum. */
-INLINE void write_tunnel_csum(union tunnel_header *h, const struct packet *p, const struct destination *d, const struct hop *hop,
-		 u32 state, u32 more, u64 sum)
+INLINE void write_tunnel_csum(union tunnel_header *h, const struct packet *p, const struct destination *d,
+			      const struct hop *hop, u32 state, u32 more, u64 sum)
 {
 	if (tunnel_kind(state) == TUNNEL_GRE) {
 		h->gre.check = ~csum_fold(sum + sum_of_halves(h->bytes, GRE_HLEN));
@@ -152,8 +152,7 @@ VERIFIED_ONCE int push_headers(struct __sk_buff *skb, const struct scratch *w, c
 			return false;
 	}
 	more = barrier_var(more);
-	return IS_LENGTH(more, sizeof(*header)) &&
-	       !bpf_skb_store_bytes(skb, ETH_HLEN + outer_hlen(d), header, more, 0);
+	return IS_LENGTH(more, sizeof(*header)) && !bpf_skb_store_bytes(skb, ETH_HLEN + outer_hlen(d), header, more, 0);
 }
 
 INLINE bool push_room(struct __sk_buff *skb, const struct scratch *w, const struct destination *d, u32 more)
@@ -161,7 +160,8 @@ INLINE bool push_room(struct __sk_buff *skb, const struct scratch *w, const stru
 	u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
 	if (!w->mtu) { /* a packet to be fragmented must not be an encapsulated one to the kernel */
 		flags |= d->family == 6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
-		flags |= tunnel_kind(w->state) == TUNNEL_GUE ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP : BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
+		flags |=
+			tunnel_kind(w->state) == TUNNEL_GUE ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP : BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
 	}
 	return !bpf_skb_adjust_room(skb, outer_hlen(d) + more, BPF_ADJ_ROOM_MAC, flags);
 }

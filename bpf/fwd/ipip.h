@@ -37,7 +37,8 @@ INLINE void fill_outer4(struct outer4 *o, const struct packet *p, const struct d
 	o->ip.version_ihl = 0x45;
 	o->ip.tos = outer_tos(p->tos);
 	o->ip.tot_len = bpf_htons(p->length + IPV4_HLEN + more);
-	bool numbered = !df || (p->from_host && p->protocol == IPPROTO_UDP); /* the kernel clears DF for its sockets' UDP packets, so these need an id */
+	/* The kernel clears DF for its sockets' UDP packets, so these need an id. */
+	bool numbered = !df || (p->from_host && p->protocol == IPPROTO_UDP);
 	o->ip.id = !numbered ? 0 : ((u16)bpf_get_prandom_u32() ?: 1);
 	o->ip.frag_off = df ? bpf_htons(IP_DF) : 0;
 	o->ip.ttl = p->ttl - 1;

@@ -48,7 +48,8 @@ INLINE bool nat_xdp(void *ctx, const struct packet *p, enum nat_side side, const
 	return true;
 }
 
-VERIFIED_ONCE int nat_tc(struct __sk_buff *ctx, const struct packet *p, u32 side, const struct address *to, u32 port_to_be)
+VERIFIED_ONCE int nat_tc(struct __sk_buff *ctx, const struct packet *p, u32 side, const struct address *to,
+			 u32 port_to_be)
 {
 	if (!p || !to)
 		return false;
@@ -65,7 +66,8 @@ VERIFIED_ONCE int nat_tc(struct __sk_buff *ctx, const struct packet *p, u32 side
 		if (bpf_skb_load_bytes(ctx, at, &from, sizeof(from)))
 			return false;
 		s64 difference = bpf_csum_diff(from.word, sizeof(from), new.word, sizeof(new), 0);
-		if (difference < 0 || (!p->no_csum && bpf_l4_csum_replace(ctx, check, 0, difference, udp | BPF_F_PSEUDO_HDR)))
+		if (difference < 0 ||
+		    (!p->no_csum && bpf_l4_csum_replace(ctx, check, 0, difference, udp | BPF_F_PSEUDO_HDR)))
 			return false;
 		if (bpf_skb_store_bytes(ctx, at, &new, sizeof(new), 0))
 			return false;

@@ -15,7 +15,7 @@
 enum { MIN_MTU4 = 68, MIN_MTU6 = 1280 }; /* RFC 791, RFC 8200 5 */
 
 INLINE void fib_params(struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6, u32 input,
-			 const struct address *from)
+		       const struct address *from)
 {
 	__builtin_memset(q, 0, sizeof(*q));
 	q->ifindex = input;
@@ -55,7 +55,8 @@ INLINE bool is_own_address(void *ctx, const struct address *address, bool is_ipv
 INLINE bool delivers_by(void *ctx, struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6)
 {
 	fib_params(q, to, is_ipv6, loopback, NULL);
-	return bpf_fib_lookup(ctx, q, sizeof(*q), 0) == BPF_FIB_LKUP_RET_NOT_FWDED && is_own_address_by(ctx, q, to, is_ipv6);
+	return bpf_fib_lookup(ctx, q, sizeof(*q), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
+	       is_own_address_by(ctx, q, to, is_ipv6);
 }
 
 INLINE bool delivers(void *ctx, const struct address *to, bool is_ipv6)
@@ -64,7 +65,8 @@ INLINE bool delivers(void *ctx, const struct address *to, bool is_ipv6)
 	return delivers_by(ctx, &question, to, is_ipv6);
 }
 
-INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input, const struct address *from)
+INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input,
+		      const struct address *from)
 {
 	struct bpf_fib_lookup question;
 	bool is_ipv6 = ipv6_and_input & 1;
@@ -112,20 +114,20 @@ INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 
 /* Look up the next hop. Global functions exist once per hook, because the verifier knows a context by its declared
  * type. */
 VERIFIED_ONCE int lookup_hop_xdp(struct xdp_md *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input,
-			      const struct address *from)
+				 const struct address *from)
 {
 	return lookup_fib(ctx, hop, to, ipv6_and_input, from);
 }
 
 VERIFIED_ONCE int lookup_hop_tc(struct __sk_buff *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input,
-			     const struct address *from)
+				const struct address *from)
 {
 	return lookup_fib(ctx, hop, to, ipv6_and_input, from);
 }
 
 /* `from` is the saddr for policy routing, or NULL. */
 INLINE void lookup_hop(struct ctx ctx, struct hop *hop, const struct address *to, bool is_ipv6, u32 input,
-		    const struct address *from)
+		       const struct address *from)
 {
 	if (ctx.hook == HOOK_XDP)
 		lookup_hop_xdp(ctx.raw, hop, to, is_ipv6 | input << 1, from);
@@ -141,7 +143,8 @@ INLINE int refresh_hop(struct ctx ctx, struct lane *lane, const struct destinati
 	struct hop *hop = &lane->hop;
 	lookup_hop(ctx, hop, &d->address, d->family == 6, loopback, NULL);
 	lane->entrances[SIDE_REQUEST].live = 0;
-	if (d->mtu && d->mtu < hop->mtu) /* the kernel applies a route's own MTU to forwarded packets only if it is locked */
+	/* The kernel applies a route's own MTU to forwarded packets only if it is locked. */
+	if (d->mtu && d->mtu < hop->mtu)
 		hop->mtu = d->mtu;
 	if (d->family == 4)
 		apply_pmtu(hop, &d->address, now);
@@ -163,8 +166,7 @@ VERIFIED_ONCE int refresh_hop_tc(struct __sk_buff *ctx, struct lane *lane, const
 /* Return the next hop of a destination, at most a second old. Only a resolved one is cached. `looked_up`: this packet
  * caused the lookup. XDP passes such a packet to TC now and then, where the kernel's neighbour code keeps the neighbour
  * entry valid. */
-INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct destination *d, u32 now,
-				    bool *looked_up)
+INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct destination *d, u32 now, bool *looked_up)
 {
 	struct lane *lane = lane_of(index);
 	*looked_up = false;
@@ -172,7 +174,8 @@ INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct desti
 		return NULL;
 	lane = barrier_var(lane);
 	struct hop *hop = &lane->hop;
-	if (unlikely(now - hop->stamp >= ticks_per_second || (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL))) {
+	if (unlikely(now - hop->stamp >= ticks_per_second ||
+		     (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL))) {
 		if (ctx.hook == HOOK_XDP)
 			refresh_hop_xdp(ctx.raw, lane, d, now);
 		else
@@ -211,7 +214,8 @@ INLINE u32 client_hop_index(struct ctx ctx, const struct reply_route *way, u32 n
 		return index;
 	u32 verdict = slot->hop.verdict;
 	bool same = slot->family == (way->is_ipv6 ? 6 : 4) && slot->ifindex == way->input &&
-		    same_address(&slot->address, &way->client, way->is_ipv6) && same_address(&slot->source, source, way->is_ipv6);
+		    same_address(&slot->address, &way->client, way->is_ipv6) &&
+		    same_address(&slot->source, source, way->is_ipv6);
 	if (likely(same && now - slot->hop.stamp < ticks_per_second && (verdict == HOP_READY || verdict == HOP_LOCAL)))
 		return index;
 	slot->address = way->client;
@@ -239,7 +243,8 @@ VERIFIED_ONCE u32 client_hop_index_tc(struct __sk_buff *ctx, const struct reply_
 /* Return the next hop to a client of NAT, as a router would choose it: only if this host forwards. */
 INLINE struct hop *client_hop(struct ctx ctx, const struct reply_route *way, u32 now, bool *looked_up)
 {
-	u32 index = ctx.hook == HOOK_XDP ? client_hop_index_xdp(ctx.raw, way, now) : client_hop_index_tc(ctx.raw, way, now);
+	u32 index =
+		ctx.hook == HOOK_XDP ? client_hop_index_xdp(ctx.raw, way, now) : client_hop_index_tc(ctx.raw, way, now);
 	struct client_hop *slot = map_elem(client_hops, index & (HOP_SLOTS - 1));
 	*looked_up = index & CLIENT_HOP_LOOKED_UP;
 	return slot ? &barrier_var(slot)->hop : NULL;

@@ -14,7 +14,13 @@
 #include "lib/csum_frame.h"
 #include "policy/vrrp_role.h"
 
-enum { ICMP4_UNREACHABLE = 3, ICMP4_QUENCH = 4, ICMP4_EXCEEDED = 11, ICMP4_TOO_BIG = 4 /* code */, ICMP6_INFORMATION = 128 };
+enum {
+	ICMP4_UNREACHABLE = 3,
+	ICMP4_QUENCH = 4,
+	ICMP4_EXCEEDED = 11,
+	ICMP4_TOO_BIG = 4 /* code */,
+	ICMP6_INFORMATION = 128
+};
 
 INLINE bool is_error(u8 type, bool is_ipv6)
 {

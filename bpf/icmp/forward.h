@@ -14,7 +14,8 @@ INLINE bool store_csum(struct __sk_buff *skb, u32 at, const void *from, u32 byte
 }
 
 /* Write an address of the inner packet, and recompute its header checksum. Add the change to `difference`. */
-INLINE bool store_inner_address(struct __sk_buff *skb, const struct scratch *w, const struct address *to, u64 *difference)
+INLINE bool store_inner_address(struct __sk_buff *skb, const struct scratch *w, const struct address *to,
+				u64 *difference)
 {
 	bool server = w->error_side == SIDE_SERVER;
 	if (w->packet.is_ipv6) {

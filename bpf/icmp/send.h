@@ -6,7 +6,15 @@
 #include "fwd/send.h"
 #include "parse/options4.h"
 
-enum { ICMP4_MAX_INNER = 548, ICMP6_MAX_INNER = 1232, INNER_BUFFER = 1280, ICMP_HLEN = 8, ICMP_TTL = 64, ICMP_TOS = 0xc0, TOS_KEPT = 0x1e };
+enum {
+	ICMP4_MAX_INNER = 548,
+	ICMP6_MAX_INNER = 1232,
+	INNER_BUFFER = 1280,
+	ICMP_HLEN = 8,
+	ICMP_TTL = 64,
+	ICMP_TOS = 0xc0,
+	TOS_KEPT = 0x1e
+};
 
 struct error6 {
 	struct ipv6_header ip;
@@ -102,8 +110,8 @@ INLINE int prog_icmp_send(struct __sk_buff *skb)
 		return drop(HOOK_TC, REASON_NO_ROUTE);
 	memzero(&w->echo, sizeof(w->echo));
 	w->echo.size = is_ipv6 ? IPV6_HLEN : IPV4_HLEN;
-	if (p->slow_flags & SLOW_OPTIONS && (!write_options(skb, w, p->tuple.v4.target) ||
-					!echo_options(&w->options, &w->echo, p->tuple.v4.target)))
+	if (p->slow_flags & SLOW_OPTIONS &&
+	    (!write_options(skb, w, p->tuple.v4.target) || !echo_options(&w->options, &w->echo, p->tuple.v4.target)))
 		return drop(HOOK_TC, REASON_SHORT);
 	if (!is_ipv6)
 		most -= w->echo.size - IPV4_HLEN;

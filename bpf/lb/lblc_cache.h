@@ -76,7 +76,6 @@ INLINE void uncount_entry(u64 *cursor, u32 epoch)
 	}
 }
 
-
 /* Whether the last check found the entry idle for that long. Checks happen every half hour since the scheduler
  * started. */
 INLINE bool is_expired(u32 used, u32 epoch_tick, u32 now, u32 expiration_s)

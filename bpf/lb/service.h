@@ -49,7 +49,8 @@ INLINE u32 service_of_address(const struct packet *p, const struct facts *facts,
 {
 	be16 port = packet_dport(p);
 	u32 number = bpf_ntohs(port), slot = service_at(p, port, live);
-	if (slot == NO_SERVICE && facts->ftp && p->protocol == IPPROTO_TCP && (number == PORT_FTP_DATA || number >= 1024))
+	if (slot == NO_SERVICE && facts->ftp && p->protocol == IPPROTO_TCP &&
+	    (number == PORT_FTP_DATA || number >= 1024))
 		slot = service_at(p, bpf_htons(PORT_FTP), live);
 	if (slot == NO_SERVICE && facts->zero_ports)
 		slot = service_at(p, 0, live);
@@ -137,7 +138,8 @@ INLINE bool lookup_local(void *ctx, struct service_state *state, const struct pa
 	struct bpf_fib_lookup question;
 	fib_params(&question, &daddr, p->is_ipv6, loopback, NULL);
 	bool held = (bpf_fib_lookup(ctx, &question, sizeof(question), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
-		     is_own_address(ctx, &daddr, p->is_ipv6)) || is_vrrp_address(&daddr);
+		     is_own_address(ctx, &daddr, p->is_ipv6)) ||
+		    is_vrrp_address(&daddr);
 	state->held = held;
 	barrier();
 	state->held_at = now;
@@ -160,5 +162,6 @@ INLINE bool is_local_daddr(struct ctx ctx, struct service_state *state, const st
 {
 	if (likely(state->held_at == now))
 		return state->held;
-	return ctx.hook == HOOK_XDP ? lookup_local_xdp(ctx.raw, state, p, now) : lookup_local_tc(ctx.raw, state, p, now);
+	return ctx.hook == HOOK_XDP ? lookup_local_xdp(ctx.raw, state, p, now)
+				    : lookup_local_tc(ctx.raw, state, p, now);
 }

@@ -49,7 +49,7 @@ __attribute__((used)) static int describe_types(struct bpf_flow_keys *keys, stru
 }
 
 /* Members of BTF-defined maps, in the form that libbpf reads. */
-#define MAP_UINT(name, value) int(*name)[value]
+#define MAP_UINT(name, value) int (*name)[value]
 #define MAP_TYPE(name, value) __typeof__(value) *name
 
 #define ARRAY_MAP(name, value_type, entries, flag_bits) \

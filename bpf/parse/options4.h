@@ -203,7 +203,8 @@ INLINE u32 echo_option(const struct options *from, struct options *to, u32 at)
 
 INLINE bool echo_route(const struct options *from, struct options *to, be32 own)
 {
-	u32 at = echo_option(from, to, from->route_at), length = option_byte(to, at + 1), pointer = option_byte(to, at + 2);
+	u32 at = echo_option(from, to, from->route_at), length = option_byte(to, at + 1),
+	    pointer = option_byte(to, at + 2);
 	if (!from->route_address_at || pointer > length)
 		return true;
 	if (pointer + 3 > length)
@@ -215,7 +216,8 @@ INLINE bool echo_route(const struct options *from, struct options *to, be32 own)
 
 INLINE bool echo_stamp(const struct options *from, struct options *to, be32 own)
 {
-	u32 at = echo_option(from, to, from->stamp_at), length = option_byte(to, at + 1), pointer = option_byte(to, at + 2);
+	u32 at = echo_option(from, to, from->stamp_at), length = option_byte(to, at + 1),
+	    pointer = option_byte(to, at + 2);
 	bool named = (option_byte(to, at + 3) & 15) == IPOPT_TS_PRESPEC;
 	if (pointer > length)
 		return true;

@@ -62,5 +62,5 @@ INLINE int prog_bypass(struct __sk_buff *skb)
 		return forward_past(skb, w);
 	w->template = NO_TEMPLATE;
 	return create_conn(w, NULL, root, now) == CREATE_FULL ? drop(HOOK_TC, REASON_TABLE_FULL_DROPPED)
-								 : forward_past(skb, w);
+							      : forward_past(skb, w);
 }

@@ -13,8 +13,9 @@ INLINE int fwd_slow_reply(struct __sk_buff *skb, struct scratch *w)
 	struct packet *p = &w->packet;
 	w->outer_is_ipv6 = p->is_ipv6;
 	w->mtu = fragment_size(w, p->length, judged_length(skb, w) > w->hop.mtu);
-	if (!write_options(skb, w, w->virtual_address.word[0]) || !sum_options(skb, w) || !trim_padding(tc_ctx(skb), p) ||
-	    !dec_ttl(tc_ctx(skb), p) || !(is_icmp(p) || nat(tc_ctx(skb), p, NAT_REPLY, &w->virtual_address, w->reply_port)))
+	if (!write_options(skb, w, w->virtual_address.word[0]) || !sum_options(skb, w) ||
+	    !trim_padding(tc_ctx(skb), p) || !dec_ttl(tc_ctx(skb), p) ||
+	    !(is_icmp(p) || nat(tc_ctx(skb), p, NAT_REPLY, &w->virtual_address, w->reply_port)))
 		return drop(HOOK_TC, REASON_SHORT);
 	return xmit_nat(skb, w, w->reply_port != packet_sport(p));
 }
@@ -65,7 +66,8 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 	w->outer_is_ipv6 = tunnel ? d->family == 6 : p->is_ipv6;
 	w->mtu = fragment_size(w, p->length + hop->mtu - most, fits == FITS_IN_FRAGMENTS);
 	w->resolve = 1;
-	if ((masq && !p->l4_complete) || !sum_options(skb, w) || !trim_padding(tc_ctx(skb), p) || !dec_ttl(tc_ctx(skb), p))
+	if ((masq && !p->l4_complete) || !sum_options(skb, w) || !trim_padding(tc_ctx(skb), p) ||
+	    !dec_ttl(tc_ctx(skb), p))
 		return drop(HOOK_TC, REASON_SHORT);
 	if (masq) {
 		if (!nat(tc_ctx(skb), p, NAT_REQUEST, &d->address, w->port))

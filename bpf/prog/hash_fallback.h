@@ -62,7 +62,8 @@ INLINE int prog_hash_fallback(struct ctx ctx)
 	w->best = NO_INDEX;
 	bpf_loop(w->count, rendezvous_step, &r, 0);
 	if (w->best == NO_INDEX)
-		return p->syn || p->protocol == IPPROTO_UDP ? drop(ctx.hook, REASON_TABLE_FULL_DROPPED) : pass_to_stack(ctx.hook);
+		return p->syn || p->protocol == IPPROTO_UDP ? drop(ctx.hook, REASON_TABLE_FULL_DROPPED)
+							    : pass_to_stack(ctx.hook);
 	if (p->syn || p->protocol == IPPROTO_UDP)
 		WRITE_ONCE(state->stateless_until, (now + STATELESS_S * ticks_per_second) ?: 1);
 	struct real_server t = {.index = w->best, .method = r.method, .port = w->port};

@@ -28,8 +28,7 @@ INLINE bool is_opener(const struct packet *p, const struct settings *settings)
 }
 
 /* Whether a SYN or INIT may replace its connection (2.3 step 1). */
-INLINE bool reopens(const struct connection *c, u32 state, bool answered, u32 flags,
-		    const struct settings *settings)
+INLINE bool reopens(const struct connection *c, u32 state, bool answered, u32 flags, const struct settings *settings)
 {
 	if (settings->expire_nodest_conn && flags & DESTINATION_QUIESCED)
 		return true;
@@ -46,8 +45,8 @@ enum conn_fate { CONN_NONE, CONN_KEEP, CONN_UNAVAILABLE, CONN_DYING, CONN_FOR_TC
 /* Decide about the packet's connection: keep it, drop the packet, or end the connection. An ended one counts until the
  * new one is scheduled, as in IPVS, which removes it a little later. Only TC ends connections here, because XDP cannot
  * undo that. */
-INLINE enum conn_fate decide_conn(struct scratch *w, const struct found *found, const struct root *root, u32 live, bool probe,
-			    enum hook hook)
+INLINE enum conn_fate decide_conn(struct scratch *w, const struct found *found, const struct root *root, u32 live,
+				  bool probe, enum hook hook)
 {
 	struct connection *c = found->connection;
 	const struct packet *p = &w->packet;
@@ -117,14 +116,17 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 			return pass_to_stack(ctx.hook); /* TC continues with the mark that a filter of tc has set */
 		mark = w->seen.mark;
 	}
-	if (unlikely(!p->l4_complete) || p->no_chunk) /* with firewall marks, truncated packets for other hosts get here, too */
-		return facts->marks && !holds_for_mark(ctx, w, mark) ? pass_to_stack(ctx.hook) : drop(ctx.hook, REASON_SHORT);
+	/* With firewall marks, truncated packets for other hosts get here, too. */
+	if (unlikely(!p->l4_complete) || p->no_chunk)
+		return facts->marks && !holds_for_mark(ctx, w, mark) ? pass_to_stack(ctx.hook)
+								     : drop(ctx.hook, REASON_SHORT);
 	bool opens = p->by_inner || is_opener(p, &root->settings);
 	struct service_match found;
 	u32 slot = service_of_mark(p->is_ipv6, mark, live);
 	bool by_mark = slot != NO_SERVICE;
 	if (unlikely(probe) && !by_mark)
-		return drop(ctx.hook, REASON_NO_DESTINATION); /* a health check must not reach another real server than its own */
+		/* A health check must not reach another real server than its own. */
+		return drop(ctx.hook, REASON_NO_DESTINATION);
 	if (!by_mark)
 		slot = service_of_address(p, facts, live);
 	if (slot == NO_SERVICE || !load_service(&found, slot, live) || !is_valid_source(ctx, p))

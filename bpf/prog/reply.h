@@ -29,7 +29,7 @@ INLINE bool is_routable(const struct hop *hop)
 
 /* Count a reply of direct routing or a tunnel, which the stack then forwards. */
 INLINE int pass_reply(struct ctx ctx, const struct scratch *w, const struct reply_conn *a, const struct hop *hop,
-		       const struct root *root, u32 now)
+		      const struct root *root, u32 now)
 {
 	const struct packet *p = &w->packet;
 	bool passes = hop->verdict == HOP_LOCAL || (is_routable(hop) && !cannot_route(ctx, w, hop));
@@ -41,7 +41,8 @@ INLINE int pass_reply(struct ctx ctx, const struct scratch *w, const struct repl
 }
 
 /* Translate a reply of NAT to a client on this host. */
-INLINE int deliver_reply(struct ctx ctx, struct scratch *w, const struct reply_conn *a, const struct root *root, u32 now)
+INLINE int deliver_reply(struct ctx ctx, struct scratch *w, const struct reply_conn *a, const struct root *root,
+			 u32 now)
 {
 	const struct packet *p = &w->packet;
 	if (ctx.hook == HOOK_XDP)
@@ -60,7 +61,7 @@ INLINE int deliver_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 }
 
 INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_conn *a, struct hop *hop,
-			  const struct root *root, u32 now)
+			 const struct root *root, u32 now)
 {
 	struct packet *p = &w->packet;
 	if (!is_routable(hop) || cannot_route(ctx, w, hop))
@@ -75,7 +76,8 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		return drop(ctx.hook, REASON_DYING);
 	if (ctx.hook == HOOK_XDP) {
 		u64 live = READ_ONCE(root->live);
-		allow_fast(ctx.raw, a->destination, a->index, destination_flags(a->destination, live), SIDE_ANSWER, live);
+		allow_fast(ctx.raw, a->destination, a->index, destination_flags(a->destination, live), SIDE_ANSWER,
+			   live);
 	}
 	if (ctx.hook == HOOK_TC && !plain) {
 		w->is_reply = 1;
@@ -112,8 +114,10 @@ INLINE int prog_reply(struct ctx ctx)
 		return unmatched_reply(ctx, p, root);
 	if (unlikely(reply_is_standby(&a, p, root)))
 		return pass_packet(ctx, p);
-	struct reply_route way = {.new_saddr = a.source, .input = ctx_ifindex(ctx), .is_ipv6 = p->is_ipv6,
-			       .reroute = a.masq && root->settings.snat_reroute};
+	struct reply_route way = {.new_saddr = a.source,
+				  .input = ctx_ifindex(ctx),
+				  .is_ipv6 = p->is_ipv6,
+				  .reroute = a.masq && root->settings.snat_reroute};
 	if (p->is_ipv6) {
 		way.client = p->tuple.v6.target;
 		way.source = p->tuple.v6.source;

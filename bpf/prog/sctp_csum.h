@@ -94,7 +94,8 @@ INLINE int prog_sctp_csum(struct __sk_buff *skb)
 		return drop(HOOK_TC, REASON_SHORT);
 	if (!field && is_sctp_csum_partial(skb, p, copy))
 		return xmit_finished(skb, w);
-	struct crc_ctx c = {.skb = skb, .buffer = copy->bytes, .at = p->l4, .left = p->length + ETH_HLEN - p->l4, .value = ~0u};
+	struct crc_ctx c = {
+		.skb = skb, .buffer = copy->bytes, .at = p->l4, .left = p->length + ETH_HLEN - p->l4, .value = ~0u};
 	if (bpf_skb_store_bytes(skb, p->l4 + CRC_AT, &none, 4, 0))
 		return drop(HOOK_TC, REASON_SHORT);
 	FORGET_BOUNDS(c, at, value);

@@ -12,7 +12,8 @@
 
 enum cache_sweep_limits {
 	CACHE_IDLE = 6, /* minutes */
-	CACHE_RELIEF = CACHE_SIZE / 2, /* limit of entries of a service that one round removes because there are too many */
+	/* Limit of entries of a service that one round removes because there are too many. */
+	CACHE_RELIEF = CACHE_SIZE / 2,
 	CACHE_CLOCK_EVERY = 16, /* parts between two reads of the clock */
 	CACHE_SWEEP_NS = 1000000000,
 	CACHE_SWEEP_SECONDS = 60,
@@ -28,7 +29,7 @@ struct cache_run {
 
 /* Whether to remove this entry because its service has too many. */
 INLINE bool must_relieve(struct service_state *state, const struct cached *entry, const struct cache_key *key,
-		     const struct cache_run *go)
+			 const struct cache_run *go)
 {
 	u64 cursor = READ_ONCE(state->cursor);
 	if (state->relief != go->round) {
@@ -62,7 +63,7 @@ INLINE bool must_remove(const struct cache_key *key, const struct cached *part, 
 	}
 	const struct settings *settings = &root->settings;
 	return is_expired(part->used, v->epoch_tick, go->now,
-			plain ? settings->lblc_expiration : settings->lblcr_expiration) ||
+			  plain ? settings->lblc_expiration : settings->lblcr_expiration) ||
 	       (go->round && must_relieve(state, part, key, go));
 }
 

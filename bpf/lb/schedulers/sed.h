@@ -8,7 +8,8 @@
 INLINE void sed_weigh(struct candidates *c, u32 pos, const struct candidate *it)
 {
 	s32 load = it->destination->active + 1;
-	if (c->work->best == NO_INDEX || (s64)(s32)c->work->best_load * it->member->weight > (s64)load * c->work->best_weight) {
+	if (c->work->best == NO_INDEX ||
+	    (s64)(s32)c->work->best_load * it->member->weight > (s64)load * c->work->best_weight) {
 		c->work->best = pos;
 		c->work->best_load = load;
 		c->work->best_weight = it->member->weight;

@@ -13,7 +13,8 @@ static int wlc_step(u32 index, struct candidates *c)
 	if (!is_usable(&it))
 		return 0;
 	s32 load = overhead(it.destination);
-	if (c->work->best == NO_INDEX || (s64)(s32)c->work->best_load * it.member->weight > (s64)load * c->work->best_weight) {
+	if (c->work->best == NO_INDEX ||
+	    (s64)(s32)c->work->best_load * it.member->weight > (s64)load * c->work->best_weight) {
 		c->work->best = index;
 		c->work->best_load = load;
 		c->work->best_weight = it.member->weight;

@@ -68,7 +68,8 @@ static u32 schedule_wrr(struct candidates *c)
 				if (next.weight > heaviest)
 					next.weight -= (next.weight - heaviest + gcd - 1) / gcd * gcd;
 				pos = first_usable(c, 0, c->count, next.weight);
-			} else if (at.position && at.weight <= gcd) { /* the last pass ended where the first one began */
+			} else if (at.position &&
+				   at.weight <= gcd) { /* the last pass ended where the first one began */
 				next.weight = 1;
 			} else {
 				next.position = 0;
