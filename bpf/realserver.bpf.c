@@ -7,13 +7,13 @@
  * checksum, and undoes GUE's remote checksum offload (draft-herbert-remotecsumoffload).
  */
 #include "lib/csum_frame.h"
+#include "lib/gre_gue.h"
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
-#include <linux/udp.h>
 
 #define MAX_VIPS 4096
 #define MAX_PORTS 64
@@ -69,25 +69,6 @@ struct {
 	MAP_TYPE(key, u32);
 	MAP_TYPE(value, struct piece);
 } pieces SEC(".maps");
-
-struct gre {
-	be16 flags;
-	be16 protocol;
-};
-
-struct gue {
-	u8 version_control_words;
-	u8 inner;
-	be16 flags;
-	be32 private_flags;
-	be16 sum_start; /* of the remote checksum: where its range starts in the inner packet */
-	be16 sum_at; /* and where its field is */
-};
-
-#define GRE_SUM bpf_htons(0x8000)
-#define GUE_PRIVATE bpf_htons(1)
-#define GUE_REMCSUM bpf_htonl(0x80000000)
-#define GUE_WORDS 31 /* of options; the version and the control bit are above */
 
 struct outer {
 	u32 length; /* of the outer IP header */
@@ -182,10 +163,10 @@ INLINE bool parse_gre(struct __sk_buff *skb, struct outer *outer)
 	outer->tunnel = TUNNEL_GRE;
 	if (!outer->first)
 		return true; /* a later fragment has no GRE header */
-	if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length, &gre, sizeof(gre)) || (gre.flags & ~GRE_SUM))
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length, &gre, GRE_HLEN) || gre.flags & ~bpf_htons(GRE_FLAG_CSUM))
 		return false;
 	outer->summed = gre.flags;
-	outer->tunnel_hlen = sizeof(gre) + (gre.flags ? 4 : 0);
+	outer->tunnel_hlen = GRE_HLEN + (gre.flags ? GRE_CSUM_LEN : 0);
 	outer->inner = gre.protocol == bpf_htons(ETH_P_IP) ? IPPROTO_IPIP : IPPROTO_IPV6;
 	return gre.protocol == bpf_htons(ETH_P_IP) || gre.protocol == bpf_htons(ETH_P_IPV6);
 }
@@ -193,21 +174,18 @@ INLINE bool parse_gre(struct __sk_buff *skb, struct outer *outer)
 /* GUE: version 0, data, no option except the remote checksum. */
 INLINE bool parse_gue(struct __sk_buff *skb, struct outer *outer)
 {
-	struct udphdr udp;
 	struct gue gue;
 	u32 at = ETH_HLEN + outer->length;
 	outer->tunnel = TUNNEL_GUE;
-	if (!outer->first || bpf_skb_load_bytes(skb, at, &udp, sizeof(udp)) ||
-	    !bpf_map_lookup_elem(&gue_ports, &udp.dest))
+	if (!outer->first || bpf_skb_load_bytes(skb, at, &gue, UDP_HLEN + GUE_HLEN) ||
+	    !bpf_map_lookup_elem(&gue_ports, &gue.udp.target) || gue.version_control_words & ~GUE_WORDS)
 		return false;
-	if (bpf_skb_load_bytes(skb, at + sizeof(udp), &gue, 4) || gue.version_control_words & ~GUE_WORDS)
-		return false;
-	outer->summed = udp.check;
-	outer->tunnel_hlen = sizeof(udp) + 4 + gue.version_control_words * 4;
-	outer->inner = gue.inner;
+	outer->summed = gue.udp.check;
+	outer->tunnel_hlen = UDP_HLEN + GUE_HLEN + gue.version_control_words * 4;
+	outer->inner = gue.protocol;
 	if (gue.flags) {
-		if (gue.flags != GUE_PRIVATE || gue.version_control_words != 2 ||
-		    bpf_skb_load_bytes(skb, at + sizeof(udp), &gue, sizeof(gue)) || gue.private_flags != GUE_REMCSUM)
+		if (gue.flags != bpf_htons(GUE_PRIVATE) || gue.version_control_words != GUE_REMCSUM_WORDS ||
+		    bpf_skb_load_bytes(skb, at, &gue, sizeof(gue)) || gue.private_flags != bpf_htonl(GUE_REMCSUM))
 			return false;
 		outer->remote = true;
 		outer->sum_start = bpf_ntohs(gue.sum_start);

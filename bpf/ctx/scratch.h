@@ -4,6 +4,7 @@
 #pragma once
 #include "abi/percpu.h"
 #include "ctx/tailcall.h"
+#include "lib/headers.h"
 #include "parse/packet.h"
 
 struct icmp_inner { /* the packet inside an ICMP error */
@@ -149,6 +150,33 @@ INLINE int tail_call_with(struct ctx ctx, const struct packet *p, u32 prog)
 		return pass_to_stack(ctx.hook);
 	w->packet = *p;
 	return tail_call(ctx, prog);
+}
+
+enum icmp_error { ICMP_NO_ROUTE, ICMP_NO_PORT, ICMP_TTL_EXCEEDED, ICMP_TOO_BIG };
+
+/* Choose the ICMP error that PROG_ICMP_SEND sends. */
+INLINE void set_icmp_error(struct scratch *w, enum icmp_error error, u32 rest)
+{
+	bool is_ipv6 = w->packet.is_ipv6;
+	u32 type = is_ipv6 ? ICMPV6_DEST_UNREACH : ICMP_DEST_UNREACH, code = 0;
+	switch (error) {
+	case ICMP_NO_ROUTE:
+		code = is_ipv6 ? ICMPV6_ADDR_UNREACH : ICMP_HOST_UNREACH;
+		break;
+	case ICMP_NO_PORT:
+		code = is_ipv6 ? ICMPV6_PORT_UNREACH : ICMP_PORT_UNREACH;
+		break;
+	case ICMP_TTL_EXCEEDED:
+		type = is_ipv6 ? ICMPV6_TIME_EXCEED : ICMP_TIME_EXCEEDED;
+		break;
+	case ICMP_TOO_BIG:
+		type = is_ipv6 ? ICMPV6_PKT_TOOBIG : ICMP_DEST_UNREACH;
+		code = is_ipv6 ? 0 : ICMP_FRAG_NEEDED;
+		break;
+	}
+	w->error_type = type;
+	w->error_code = code;
+	w->error_rest = rest;
 }
 
 /* Deliver a translated reply to a client on this host. Its saddr is a local address, which IPv4 routing rejects on a

@@ -108,13 +108,6 @@ INLINE u32 dec_ttl_word(const struct fast_headers *w)
 	return w->ttl_protocol_check - 1 + more;
 }
 
-/* Trim link padding, as the kernel does. Return false if that fails. */
-INLINE bool trim_padding_fast(struct xdp_md *ctx, u32 length)
-{
-	u32 there = ctx_data_end(xdp_ctx(ctx)) - ctx_data(xdp_ctx(ctx));
-	return likely(there == ETH_HLEN + length) || !bpf_xdp_adjust_tail(ctx, (int)(ETH_HLEN + length) - (int)there);
-}
-
 INLINE int fast_direct(struct xdp_md *ctx, const struct fast_headers *w, const struct hop *hop, enum xmit_way way)
 {
 	void *data = ctx_data(xdp_ctx(ctx));
@@ -214,7 +207,7 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 		return NOT_FAST;
 	lane->counters.in_packets += 1;
 	lane->counters.in_bytes += length;
-	if (unlikely(!trim_padding_fast(ctx, length)))
+	if (unlikely(!trim_xdp(ctx, length)))
 		return drop(HOOK_XDP, REASON_SHORT);
 	if (method == METHOD_ROUTE)
 		return fast_direct(ctx, w, hop, way);
@@ -274,7 +267,7 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 		return NOT_FAST;
 	lane->counters.out_packets += 1;
 	lane->counters.out_bytes += length;
-	if (unlikely(!trim_padding_fast(ctx, length)))
+	if (unlikely(!trim_xdp(ctx, length)))
 		return drop(HOOK_XDP, REASON_SHORT);
 	return fast_nat(ctx, w, NAT_REPLY, vip, port, hop, way);
 }

@@ -47,7 +47,7 @@ INLINE be16 entropy_port(const struct packet *p, const struct root *root)
 
 INLINE void fill_gre(struct gre *gre, const struct packet *p, u32 flags)
 {
-	gre->flags = flags & TUNNEL_CSUM ? bpf_htons(GRE_SUM_PRESENT) : 0;
+	gre->flags = flags & TUNNEL_CSUM ? bpf_htons(GRE_FLAG_CSUM) : 0;
 	gre->protocol = p->is_ipv6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
 	gre->check = 0;
 	gre->reserved = 0;

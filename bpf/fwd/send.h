@@ -90,15 +90,18 @@ INLINE bool direct(struct ctx ctx, const struct packet *p, const struct hop *hop
 }
 
 /* Trim link padding, as the kernel does before IPVS sees the packet. */
+INLINE bool trim_xdp(struct xdp_md *xdp, u32 length)
+{
+	u32 wanted = ETH_HLEN + length, there = ctx_data_end(xdp_ctx(xdp)) - ctx_data(xdp_ctx(xdp));
+	return likely(there <= wanted) || !bpf_xdp_adjust_tail(xdp, (int)wanted - (int)there);
+}
+
 INLINE bool trim_padding(struct ctx ctx, const struct packet *p)
 {
+	if (ctx.hook == HOOK_XDP)
+		return trim_xdp(ctx.xdp, p->length);
 	u32 wanted = ETH_HLEN + p->length;
-	if (ctx.hook == HOOK_XDP) {
-		u32 there = ctx_data_end(ctx) - ctx_data(ctx);
-		return likely(there <= wanted) || !bpf_xdp_adjust_tail(ctx.raw, (int)wanted - (int)there);
-	}
-	struct __sk_buff *skb = ctx.raw;
-	return likely(skb->len <= wanted) || skb->gso_size || !bpf_skb_change_tail(skb, wanted, 0);
+	return likely(ctx.skb->len <= wanted) || ctx.skb->gso_size || !bpf_skb_change_tail(ctx.skb, wanted, 0);
 }
 
 /* Whether a packet fits into an MTU, less `extra` bytes. `cut`: it may be fragmented in spite of DF. */
@@ -151,14 +154,12 @@ INLINE bool is_icmp(const struct packet *p)
 }
 
 /* Send an ICMP error to the sender, except about an ICMP error (RFC 1122 3.2.2, RFC 4443 2.4 e). */
-INLINE int send_icmp_error(struct __sk_buff *skb, struct scratch *w, u32 reason, u32 type, u32 code, u32 rest)
+INLINE int send_icmp_error(struct __sk_buff *skb, struct scratch *w, u32 reason, enum icmp_error error, u32 rest)
 {
 	if (is_icmp(&w->packet))
 		return drop(HOOK_TC, reason);
 	count(reason);
-	w->error_type = type;
-	w->error_code = code;
-	w->error_rest = rest;
+	set_icmp_error(w, error, rest);
 	return tail_call(tc_ctx(skb), PROG_ICMP_SEND);
 }
 

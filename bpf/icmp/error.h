@@ -14,19 +14,11 @@
 #include "lib/csum_frame.h"
 #include "policy/vrrp_role.h"
 
-enum {
-	ICMP4_UNREACHABLE = 3,
-	ICMP4_QUENCH = 4,
-	ICMP4_EXCEEDED = 11,
-	ICMP4_TOO_BIG = 4 /* code */,
-	ICMP6_INFORMATION = 128
-};
-
 INLINE bool is_error(u8 type, bool is_ipv6)
 {
 	if (is_ipv6)
-		return type < ICMP6_INFORMATION;
-	return type == ICMP4_UNREACHABLE || type == ICMP4_QUENCH || type == ICMP4_EXCEEDED;
+		return !(type & ICMPV6_INFOMSG_MASK);
+	return type == ICMP_DEST_UNREACH || type == ICMP_SOURCE_QUENCH || type == ICMP_TIME_EXCEEDED;
 }
 
 INLINE bool can_be_tunnel(u8 protocol)

@@ -57,29 +57,25 @@ struct tunnel_head { /* the header between the two IP headers */
 /* As IPVS: version 0; GRE at most with a checksum; GUE with data; IPv4 inside. */
 INLINE bool read_tunnel_head(struct __sk_buff *skb, const struct icmp_inner *q, struct tunnel_head *head)
 {
-	be16 gre[2];
-	struct {
-		be16 source, target, length, check;
-		u8 version_control_words, protocol;
-		be16 flags;
-	} gue;
+	struct gre gre;
+	struct gue gue;
 	*head = (struct tunnel_head){.kind = TUNNEL_IPIP};
 	if (q->protocol == IPPROTO_IPIP)
 		return true;
 	if (q->protocol == IPPROTO_GRE) {
-		if (bpf_skb_load_bytes(skb, q->l4, gre, sizeof(gre)) || gre[0] & ~bpf_htons(0x8000) ||
-		    gre[1] != bpf_htons(ETH_P_IP))
+		if (bpf_skb_load_bytes(skb, q->l4, &gre, GRE_HLEN) || gre.flags & ~bpf_htons(GRE_FLAG_CSUM) ||
+		    gre.protocol != bpf_htons(ETH_P_IP))
 			return false;
 		head->kind = TUNNEL_GRE;
-		head->bytes = GRE_HLEN + (gre[0] ? GRE_CSUM_LEN : 0);
+		head->bytes = GRE_HLEN + (gre.flags ? GRE_CSUM_LEN : 0);
 		return true;
 	}
-	if (bpf_skb_load_bytes(skb, q->l4, &gue, sizeof(gue)) || gue.version_control_words >> 5 ||
+	if (bpf_skb_load_bytes(skb, q->l4, &gue, UDP_HLEN + GUE_HLEN) || gue.version_control_words >> 5 ||
 	    gue.protocol != IPPROTO_IPIP)
 		return false;
 	head->kind = TUNNEL_GUE;
 	head->bytes = UDP_HLEN + GUE_HLEN + (gue.version_control_words << 2);
-	head->port = bpf_ntohs(gue.target);
+	head->port = bpf_ntohs(gue.udp.target);
 	return true;
 }
 
@@ -126,7 +122,7 @@ INLINE int prog_icmp_tunnel(struct __sk_buff *skb)
 	w->method = METHOD_TUNNEL;
 	if (!trim_padding(tc_ctx(skb), p) || message_sum(skb, p, copy) != 0xffff)
 		return drop(HOOK_TC, REASON_BAD_SUM);
-	if (w->error_type == ICMP4_UNREACHABLE && w->error_code == ICMP4_TOO_BIG && !note_pmtu(skb, w, d))
+	if (w->error_type == ICMP_DEST_UNREACH && w->error_code == ICMP_FRAG_NEEDED && !note_pmtu(skb, w, d))
 		return drop(HOOK_TC, REASON_PATH_MTU);
 	return report_to_client(skb, w, root);
 }

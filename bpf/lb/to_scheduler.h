@@ -41,9 +41,7 @@ INLINE int reject_no_destination(struct ctx ctx, struct scratch *w)
 	if (w->mark && root->settings.cache_bypass && may_bypass(p))
 		return tail_call(ctx, PROG_BYPASS);
 	count(REASON_NO_DESTINATION);
-	w->error_type = p->is_ipv6 ? 1 : 3;
-	w->error_code = p->is_ipv6 ? 4 : 3;
-	w->error_rest = 0;
+	set_icmp_error(w, ICMP_NO_PORT, 0);
 	return tail_call(ctx, PROG_ICMP_SEND);
 }
 

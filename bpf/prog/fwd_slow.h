@@ -32,7 +32,7 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 	if (!hop)
 		return pass_to_stack(HOOK_TC);
 	if (hop->verdict == HOP_NO_ROUTE || hop->verdict == HOP_NO_FORWARDING)
-		return send_icmp_error(skb, w, REASON_NO_ROUTE, p->is_ipv6 ? 1 : 3, p->is_ipv6 ? 3 : 1, 0);
+		return send_icmp_error(skb, w, REASON_NO_ROUTE, ICMP_NO_ROUTE, 0);
 	if (hop->verdict == HOP_LOCAL) {
 		if (icmp && w->icmp_transit)
 			return drop(HOOK_TC, REASON_LOCAL_REFUSED);
@@ -51,7 +51,7 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 	if (!write_options(skb, w, p->tuple.v4.target))
 		return drop(HOOK_TC, REASON_SHORT);
 	if (p->ttl <= 1)
-		return send_icmp_error(skb, w, REASON_TTL, p->is_ipv6 ? 3 : 11, 0, 0);
+		return send_icmp_error(skb, w, REASON_TTL, ICMP_TTL_EXCEEDED, 0);
 
 	bool tunnel = w->method == METHOD_TUNNEL, cut = icmp || (tunnel && !root->settings.pmtu_disc);
 	u32 most = max_len(w->method, w->state, d->family == 6, hop);
@@ -60,7 +60,7 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 	enum fit fits = fit(judged_length(skb, w), most, 0, p, cut);
 	if (fits == FITS_NOT) {
 		dec_ttl(tc_ctx(skb), p); /* the kernel quotes the packet after decrementing */
-		return send_icmp_error(skb, w, REASON_TOO_BIG, p->is_ipv6 ? 2 : 3, p->is_ipv6 ? 0 : 4, most);
+		return send_icmp_error(skb, w, REASON_TOO_BIG, ICMP_TOO_BIG, most);
 	}
 	w->hop = *hop;
 	w->outer_is_ipv6 = tunnel ? d->family == 6 : p->is_ipv6;
