@@ -60,7 +60,7 @@ struct {
 	MAP_UINT(value_size, sizeof(u32));
 } bench_target_tc SEC(".maps");
 
-INLINE struct bench_plan *the_plan(void)
+INLINE struct bench_plan *get_plan(void)
 {
 	u32 only = 0;
 	return bpf_map_lookup_elem(&bench_plans, &only);
@@ -103,7 +103,7 @@ INLINE int aborted(struct xdp_md *ctx)
 SEC("xdp.frags")
 int bench_same(struct xdp_md *ctx)
 {
-	struct bench_plan *plan = the_plan();
+	struct bench_plan *plan = get_plan();
 	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES))
 		return aborted(ctx);
 	bpf_tail_call(ctx, &bench_target, 0);
@@ -113,7 +113,7 @@ int bench_same(struct xdp_md *ctx)
 SEC("xdp.frags")
 int bench_same6(struct xdp_md *ctx)
 {
-	struct bench_plan *plan = the_plan();
+	struct bench_plan *plan = get_plan();
 	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES6))
 		return aborted(ctx);
 	bpf_tail_call(ctx, &bench_target, 0);
@@ -124,7 +124,7 @@ int bench_same6(struct xdp_md *ctx)
 SEC("xdp.frags")
 int bench_shrink(struct xdp_md *ctx)
 {
-	struct bench_plan *plan = the_plan();
+	struct bench_plan *plan = get_plan();
 	if (!plan || (ctx->data_end - ctx->data > BENCH_BYTES + BENCH_ROOM / 2 && bpf_xdp_adjust_head(ctx, BENCH_ROOM)))
 		return aborted(ctx);
 	if (!WRITE_FRAME(ctx, plan, BENCH_BYTES))
@@ -137,7 +137,7 @@ int bench_shrink(struct xdp_md *ctx)
 SEC("xdp.frags")
 int bench_flows(struct xdp_md *ctx)
 {
-	struct bench_plan *plan = the_plan();
+	struct bench_plan *plan = get_plan();
 	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES))
 		return aborted(ctx);
 	void *to = (void *)(long)ctx->data;
@@ -161,7 +161,7 @@ int bench_flows(struct xdp_md *ctx)
 SEC("xdp.frags")
 int bench_flows6(struct xdp_md *ctx)
 {
-	struct bench_plan *plan = the_plan();
+	struct bench_plan *plan = get_plan();
 	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES6))
 		return aborted(ctx);
 	void *to = (void *)(long)ctx->data;
@@ -177,7 +177,7 @@ int bench_flows6(struct xdp_md *ctx)
 SEC("tc")
 int bench_tc(struct __sk_buff *ctx)
 {
-	struct bench_plan *plan = the_plan();
+	struct bench_plan *plan = get_plan();
 	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES))
 		return TC_DROPPED;
 	bpf_tail_call(ctx, &bench_target_tc, 0);
@@ -187,7 +187,7 @@ int bench_tc(struct __sk_buff *ctx)
 SEC("tc")
 int bench_tc6(struct __sk_buff *ctx)
 {
-	struct bench_plan *plan = the_plan();
+	struct bench_plan *plan = get_plan();
 	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES6))
 		return TC_DROPPED;
 	bpf_tail_call(ctx, &bench_target_tc, 0);
@@ -247,7 +247,7 @@ struct {
 SEC("xdp.frags")
 int bench_far(struct xdp_md *ctx)
 {
-	struct bench_plan *plan = the_plan();
+	struct bench_plan *plan = get_plan();
 	if (!plan)
 		return aborted(ctx);
 	u32 next = plan->flow * 1664525 + 1013904223;

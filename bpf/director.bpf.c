@@ -109,7 +109,7 @@ int pylvs_tc(struct __sk_buff *skb)
 {
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return pass_to_stack(HOOK_TC);
-	if (unlikely(!starts_at_link(skb)) && !restored_link(skb))
+	if (unlikely(!starts_at_link(skb)) && !restore_link(skb))
 		return pass_to_stack(HOOK_TC);
 	return receive_tc(skb);
 }

@@ -56,7 +56,7 @@ enum end_reason { END_EXPIRED, END_KILLED, END_ORPHAN, END_REPLACED };
 
 /* Whether the word that was read belonged to this tuple. If the slot changes hands later, the word's generation
  * differs. */
-INLINE bool is_still(const union tuple *tuple, bool is_ipv6, u32 slot)
+INLINE bool is_same_conn(const union tuple *tuple, bool is_ipv6, u32 slot)
 {
 	struct key4 key = key4_of(&tuple->v4);
 	return is_ipv6 || has_tuple(slot, key.addresses, key.rest);
@@ -68,7 +68,7 @@ INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found 
 {
 	struct connection copy = *found->connection;
 	u32 slot = found->slot;
-	if (word_dying(seen) || !is_still(tuple, is_ipv6, slot) ||
+	if (word_dying(seen) || !is_same_conn(tuple, is_ipv6, slot) ||
 	    __sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_DYING) != seen)
 		return false;
 	if (d && copy.method == METHOD_MASQ)

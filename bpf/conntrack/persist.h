@@ -26,15 +26,10 @@ INLINE void mask_client(struct address *client, u32 netmask, bool is_ipv6)
 	}
 }
 
-INLINE be16 asked_port(const struct packet *p)
-{
-	return packet_dport(p);
-}
-
 /* Whether the template covers the service's own port only, so that it can store the real server's port. */
 INLINE bool is_for_one_port(const struct scratch *w)
 {
-	return asked_port(&w->packet) == w->service_port && w->service_port != bpf_htons(PORT_FTP);
+	return packet_dport(&w->packet) == w->service_port && w->service_port != bpf_htons(PORT_FTP);
 }
 
 /* A service with one port has a template per client. The template of FTP, or of all ports, covers all of the client's

@@ -103,7 +103,7 @@ INLINE u32 set_of(const struct fragment *f)
 	return hash >> 16 & (DEFRAG_SETS - 1);
 }
 
-INLINE bool is_of(const struct gather *g, const struct fragment *f)
+INLINE bool matches_queue(const struct gather *g, const struct fragment *f)
 {
 	if (g->id != f->id || g->kind != f->kind)
 		return false;
@@ -135,7 +135,7 @@ static int way_step(u32 way, struct find_ctx *s)
 			count(REASON_FRAGMENT_TIMEOUT);
 			g->kind = 0;
 			age = NOTHING;
-		} else if (is_of(g, s->f)) {
+		} else if (matches_queue(g, s->f)) {
 			s->found = queue;
 			return 1;
 		}
@@ -290,7 +290,7 @@ INLINE bool copy_fragment(struct __sk_buff *skb, struct gather *g, const struct 
 
 /* Return the free bytes behind a fragment in a buffer of a driver without page buffers. Its size is a power of two, for
  * 16 bytes of headroom, the frame, and the kernel's 320 bytes. */
-INLINE u32 room_behind(u32 received, u32 used)
+INLINE u32 free_behind(u32 received, u32 used)
 {
 	u32 wanted = ((received + 16 + 63) & ~63u) + 320, size = 512;
 	if (received > 4080)
@@ -309,7 +309,7 @@ INLINE bool note_first(struct __sk_buff *skb, struct gather *g, const struct fra
 	g->head = size;
 	g->next_at = next_at;
 	g->next = next;
-	g->room = room_behind(skb->len, ETH_HLEN + f->head + f->end);
+	g->room = free_behind(skb->len, ETH_HLEN + f->head + f->end);
 	return true;
 }
 

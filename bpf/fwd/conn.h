@@ -73,7 +73,7 @@ INLINE int send(struct ctx ctx, const struct packet *p, const struct real_server
 			return drop(ctx.hook, REASON_NO_HEADROOM);
 		return xmit(ctx, hop, t->destination->family == 6);
 	}
-	if (!direct(ctx, p, hop))
+	if (!fwd_direct(ctx, p, hop))
 		return drop(ctx.hook, REASON_SHORT);
 	if (t->method == METHOD_MASQ && !nat(ctx, p, NAT_REQUEST, &t->destination->address, t->port))
 		return drop(ctx.hook, REASON_SHORT);

@@ -2,6 +2,9 @@
  * The fast path, at XDP: plain IPv4 packets of connections that stay in their state, with a known next hop; and packets
  * of no service. It reads headers as words, and modifies nothing before all checks have passed. All other packets take
  * the general path (`receive` in director.bpf.c), which would treat these the same way.
+ *
+ * It has its own TTL, NAT and IPIP code, because that works on words which are already in registers: the shared functions
+ * would read the headers again.
  */
 #pragma once
 #include "conntrack/table4.h"
@@ -220,7 +223,7 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 INLINE struct hop *known_client_hop(be32 client, be32 source, u32 input, u32 now)
 {
 	struct address to = {.word[0] = client}, from = {.word[0] = source};
-	struct client_hop *slot = map_elem(client_hops, index_of_client(&to, &from, false));
+	struct client_hop *slot = map_elem(client_hops, client_hop_slot(&to, &from, false));
 	if (unlikely(!slot) || unlikely(slot->family != 4) || unlikely(slot->ifindex != input) ||
 	    unlikely(slot->address.word[0] != client) || unlikely(slot->source.word[0] != source) ||
 	    unlikely(slot->hop.verdict != HOP_READY) || unlikely(now - slot->hop.stamp >= ticks_per_second))

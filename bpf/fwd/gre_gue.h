@@ -91,7 +91,7 @@ INLINE bool is_csum_partial(struct __sk_buff *skb, const struct packet *p)
 }
 
 /* Return the packet's sum from its IP header on, as if its own checksums were finished. */
-INLINE u32 sum_of_packet(struct __sk_buff *skb, struct copy *copy, const struct packet *p)
+INLINE u32 packet_sum(struct __sk_buff *skb, struct copy *copy, const struct packet *p)
 {
 	if (!is_csum_partial(skb, p))
 		return csum_frame(skb, copy->bytes, ETH_HLEN, p->length, 0);
@@ -100,7 +100,7 @@ INLINE u32 sum_of_packet(struct __sk_buff *skb, struct copy *copy, const struct 
 	return csum_frame(skb, copy->bytes, ETH_HLEN, p->l4 - ETH_HLEN, (u16)~pseudo);
 }
 
-INLINE u64 sum_of_halves(const u8 *bytes, u32 size)
+INLINE u64 halves_sum(const u8 *bytes, u32 size)
 {
 	const u16 *half = (const void *)bytes;
 	u64 sum = 0;
@@ -111,7 +111,7 @@ INLINE u64 sum_of_halves(const u8 *bytes, u32 size)
 	return sum;
 }
 
-INLINE u64 sum_of_addresses(const struct packet *p, const struct destination *d, const struct hop *hop)
+INLINE u64 addresses_sum(const struct packet *p, const struct destination *d, const struct hop *hop)
 {
 	bool is_ipv6 = d->family == 6;
 	const struct address *source = fib_gives_source ? &hop->source : &d->source;
@@ -123,11 +123,11 @@ INLINE void write_tunnel_csum(union tunnel_header *h, const struct packet *p, co
 			      const struct hop *hop, u32 state, u32 more, u64 sum)
 {
 	if (tunnel_kind(state) == TUNNEL_GRE) {
-		h->gre.check = ~csum_fold(sum + sum_of_halves(h->bytes, GRE_HLEN));
+		h->gre.check = ~csum_fold(sum + halves_sum(h->bytes, GRE_HLEN));
 		return;
 	}
-	sum += sum_of_addresses(p, d, hop) + bpf_htons(IPPROTO_UDP) + bpf_htons(p->length + more);
-	u16 check = ~csum_fold(sum + sum_of_halves(h->bytes, UDP_HLEN + GUE_HLEN));
+	sum += addresses_sum(p, d, hop) + bpf_htons(IPPROTO_UDP) + bpf_htons(p->length + more);
+	u16 check = ~csum_fold(sum + halves_sum(h->bytes, UDP_HLEN + GUE_HLEN));
 	h->gue.udp.check = check ?: 0xffff;
 }
 

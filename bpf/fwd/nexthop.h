@@ -14,7 +14,7 @@
 
 enum { MIN_MTU4 = 68, MIN_MTU6 = 1280 }; /* RFC 791, RFC 8200 5 */
 
-INLINE void fib_params(struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6, u32 input,
+INLINE void fill_fib_params(struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6, u32 input,
 		       const struct address *from)
 {
 	__builtin_memset(q, 0, sizeof(*q));
@@ -40,70 +40,70 @@ INLINE bool is_own_address_by(void *ctx, struct bpf_fib_lookup *q, const struct 
 	struct address key = *address; /* Linux 6.1 accepts no map key from a global function's argument */
 	if (bpf_map_lookup_elem(&locals, &key))
 		return true;
-	fib_params(q, address, is_ipv6, loopback, NULL);
-	long answer = bpf_fib_lookup(ctx, q, sizeof(*q), BPF_FIB_LOOKUP_DIRECT);
-	return answer == BPF_FIB_LKUP_RET_SUCCESS || answer == BPF_FIB_LKUP_RET_NO_NEIGH;
+	fill_fib_params(q, address, is_ipv6, loopback, NULL);
+	long ret = bpf_fib_lookup(ctx, q, sizeof(*q), BPF_FIB_LOOKUP_DIRECT);
+	return ret == BPF_FIB_LKUP_RET_SUCCESS || ret == BPF_FIB_LKUP_RET_NO_NEIGH;
 }
 
 INLINE bool is_own_address(void *ctx, const struct address *address, bool is_ipv6)
 {
-	struct bpf_fib_lookup question;
-	return is_own_address_by(ctx, &question, address, is_ipv6);
+	struct bpf_fib_lookup params;
+	return is_own_address_by(ctx, &params, address, is_ipv6);
 }
 
 /* Whether routing delivers the address to this host. */
-INLINE bool delivers_by(void *ctx, struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6)
+INLINE bool is_delivered_by(void *ctx, struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6)
 {
-	fib_params(q, to, is_ipv6, loopback, NULL);
+	fill_fib_params(q, to, is_ipv6, loopback, NULL);
 	return bpf_fib_lookup(ctx, q, sizeof(*q), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
 	       is_own_address_by(ctx, q, to, is_ipv6);
 }
 
-INLINE bool delivers(void *ctx, const struct address *to, bool is_ipv6)
+INLINE bool is_delivered(void *ctx, const struct address *to, bool is_ipv6)
 {
-	struct bpf_fib_lookup question;
-	return delivers_by(ctx, &question, to, is_ipv6);
+	struct bpf_fib_lookup params;
+	return is_delivered_by(ctx, &params, to, is_ipv6);
 }
 
 INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input,
 		      const struct address *from)
 {
-	struct bpf_fib_lookup question;
+	struct bpf_fib_lookup params;
 	bool is_ipv6 = ipv6_and_input & 1;
 	if (!hop || !to)
 		return 0;
-	fib_params(&question, to, is_ipv6, ipv6_and_input >> 1, from);
+	fill_fib_params(&params, to, is_ipv6, ipv6_and_input >> 1, from);
 	u32 flags = fib_gives_source && !from ? BPF_FIB_LOOKUP_SRC : 0;
-	long answer = bpf_fib_lookup(ctx, &question, sizeof(question), flags);
+	long ret = bpf_fib_lookup(ctx, &params, sizeof(params), flags);
 	hop->stamp = ticks();
-	hop->ifindex = question.ifindex;
-	hop->mtu = question.mtu_result;
+	hop->ifindex = params.ifindex;
+	hop->mtu = params.mtu_result;
 	if (is_ipv6) {
-		__builtin_memcpy(&hop->gateway, question.ipv6_dst, sizeof(hop->gateway));
-		__builtin_memcpy(&hop->source, question.ipv6_src, sizeof(hop->source));
+		__builtin_memcpy(&hop->gateway, params.ipv6_dst, sizeof(hop->gateway));
+		__builtin_memcpy(&hop->source, params.ipv6_src, sizeof(hop->source));
 	} else {
-		hop->gateway.word[0] = question.ipv4_dst;
-		hop->source.word[0] = question.ipv4_src;
+		hop->gateway.word[0] = params.ipv4_dst;
+		hop->source.word[0] = params.ipv4_src;
 	}
-	switch (answer) {
+	switch (ret) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		hop->verdict = HOP_READY;
-		__builtin_memcpy(hop->target_mac, question.dmac, 6);
-		__builtin_memcpy(hop->source_mac, question.smac, 6);
+		__builtin_memcpy(hop->target_mac, params.dmac, 6);
+		__builtin_memcpy(hop->source_mac, params.smac, 6);
 		break;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
 		/* Without a resolved neighbour the kernel returns the MTU only for a packet that exceeds it. */
-		fib_params(&question, to, is_ipv6, ipv6_and_input >> 1, from);
-		question.tot_len = 0xffff;
-		bpf_fib_lookup(ctx, &question, sizeof(question), 0);
-		hop->mtu = question.mtu_result;
+		fill_fib_params(&params, to, is_ipv6, ipv6_and_input >> 1, from);
+		params.tot_len = 0xffff;
+		bpf_fib_lookup(ctx, &params, sizeof(params), 0);
+		hop->mtu = params.mtu_result;
 		hop->verdict = HOP_UNRESOLVED;
 		break;
 	case BPF_FIB_LKUP_RET_FWD_DISABLED:
-		hop->verdict = delivers_by(ctx, &question, to, is_ipv6) ? HOP_LOCAL : HOP_NO_FORWARDING;
+		hop->verdict = is_delivered_by(ctx, &params, to, is_ipv6) ? HOP_LOCAL : HOP_NO_FORWARDING;
 		break;
 	case BPF_FIB_LKUP_RET_NOT_FWDED:
-		hop->verdict = is_own_address_by(ctx, &question, to, is_ipv6) ? HOP_LOCAL : HOP_NO_ROUTE;
+		hop->verdict = is_own_address_by(ctx, &params, to, is_ipv6) ? HOP_LOCAL : HOP_NO_ROUTE;
 		break;
 	default:
 		hop->verdict = HOP_NO_ROUTE;
@@ -195,7 +195,7 @@ struct reply_route {
 	bool reroute; /* snat_reroute: route as if this host sent from the new saddr (IPVS-SEMANTICS 7.3) */
 };
 
-INLINE u32 index_of_client(const struct address *client, const struct address *source, bool is_ipv6)
+INLINE u32 client_hop_slot(const struct address *client, const struct address *source, bool is_ipv6)
 {
 	return (address_hash(client, is_ipv6) ^ source->word[is_ipv6 ? 3 : 0] >> 24) & (HOP_SLOTS - 1);
 }
@@ -208,7 +208,7 @@ INLINE u32 client_hop_index(struct ctx ctx, const struct reply_route *way, u32 n
 	if (!way)
 		return 0;
 	const struct address *source = way->reroute ? &way->new_saddr : &way->source;
-	u32 index = index_of_client(&way->client, source, way->is_ipv6);
+	u32 index = client_hop_slot(&way->client, source, way->is_ipv6);
 	struct client_hop *slot = map_elem(client_hops, index);
 	if (!slot)
 		return index;

@@ -43,7 +43,7 @@ INLINE u32 segment_length(struct ctx ctx, const struct packet *p)
 }
 
 /* Likewise; for a reassembled IPv6 packet the length of its longest fragment. */
-INLINE u32 judged_length(void *ctx, const struct scratch *w)
+INLINE u32 mtu_length(void *ctx, const struct scratch *w)
 {
 	const struct packet *p = &w->packet;
 	return p->is_ipv6 && p->slow_flags & SLOW_REASSEMBLED ? w->frags.largest : segment_length(tc_ctx(ctx), p);
@@ -84,7 +84,7 @@ INLINE bool set_macs(struct ctx ctx, const struct hop *hop)
 	return true;
 }
 
-INLINE bool direct(struct ctx ctx, const struct packet *p, const struct hop *hop)
+INLINE bool fwd_direct(struct ctx ctx, const struct packet *p, const struct hop *hop)
 {
 	return dec_ttl(ctx, p) && set_macs(ctx, hop);
 }

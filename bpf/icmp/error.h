@@ -128,7 +128,7 @@ INLINE int schedule_inner(struct __sk_buff *skb, struct scratch *w, const struct
 }
 
 /* Return the sum of the ICMP message, without ICMPv6's pseudo header: 0xffff if the checksum of ICMP is right. */
-INLINE u16 message_sum(struct __sk_buff *skb, const struct packet *p, struct copy *copy)
+INLINE u16 icmp_sum(struct __sk_buff *skb, const struct packet *p, struct copy *copy)
 {
 	return csum_fold(csum_frame(skb, copy->bytes, p->l4, p->length + ETH_HLEN - p->l4, 0));
 }

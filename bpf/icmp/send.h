@@ -82,7 +82,7 @@ INLINE bool error_source(struct __sk_buff *skb, struct scratch *w, struct addres
 	const struct packet *p = &w->packet;
 	packet_daddr(saddr, p);
 	struct root *root = get_root();
-	if (likely(!facts_of(root)->marks) || delivers(skb, saddr, p->is_ipv6))
+	if (likely(!facts_of(root)->marks) || is_delivered(skb, saddr, p->is_ipv6))
 		return true;
 	if (!p->is_ipv6)
 		return false;

@@ -55,7 +55,7 @@ struct tunnel_head { /* the header between the two IP headers */
 };
 
 /* As IPVS: version 0; GRE at most with a checksum; GUE with data; IPv4 inside. */
-INLINE bool read_tunnel_head(struct __sk_buff *skb, const struct icmp_inner *q, struct tunnel_head *head)
+INLINE bool parse_tunnel(struct __sk_buff *skb, const struct icmp_inner *q, struct tunnel_head *head)
 {
 	struct gre gre;
 	struct gue gue;
@@ -93,7 +93,7 @@ INLINE bool find_tunnel_conn(struct __sk_buff *skb, struct scratch *w, const str
 	struct tunnel_head head;
 	struct icmp_inner *q = &w->inner;
 	be32 server = q->tuple.v4.target;
-	if (!read_tunnel_head(skb, q, &head) ||
+	if (!parse_tunnel(skb, q, &head) ||
 	    !parse_inner(skb, q, q->l4 + head.bytes, ETH_HLEN + w->packet.length, false) || !q->known)
 		return false;
 	struct connection *c = find_tuple(&q->tuple, false).connection;
@@ -120,7 +120,7 @@ INLINE int prog_icmp_tunnel(struct __sk_buff *skb)
 	if (!d || inner_is_standby(&w->inner, false, root))
 		return pass_to_stack(HOOK_TC);
 	w->method = METHOD_TUNNEL;
-	if (!trim_padding(tc_ctx(skb), p) || message_sum(skb, p, copy) != 0xffff)
+	if (!trim_padding(tc_ctx(skb), p) || icmp_sum(skb, p, copy) != 0xffff)
 		return drop(HOOK_TC, REASON_BAD_SUM);
 	if (w->error_type == ICMP_DEST_UNREACH && w->error_code == ICMP_FRAG_NEEDED && !note_pmtu(skb, w, d))
 		return drop(HOOK_TC, REASON_PATH_MTU);

@@ -162,6 +162,6 @@ INLINE void choose(struct scratch *w, const struct member *member, const struct 
 {
 	w->destination = member->destination;
 	w->method = member->method;
-	be16 asked = packet_dport(&w->packet);
-	w->port = d->port ?: asked;
+	be16 dport = packet_dport(&w->packet);
+	w->port = d->port ?: dport;
 }

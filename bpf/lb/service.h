@@ -100,12 +100,12 @@ INLINE bool routes_here(void *ctx, const struct scratch *w, u32 mark)
 		daddr = tuple->v6.target;
 	else
 		daddr.word[0] = tuple->v4.target;
-	struct bpf_fib_lookup question;
-	fib_params(&question, &daddr, p->is_ipv6, loopback, NULL);
+	struct bpf_fib_lookup params;
+	fill_fib_params(&params, &daddr, p->is_ipv6, loopback, NULL);
 	if (fib_takes_mark)
-		question.mark = mark;
-	long answer = bpf_fib_lookup(ctx, &question, sizeof(question), fib_takes_mark ? BPF_FIB_LOOKUP_MARK : 0);
-	bool forwarded = answer != BPF_FIB_LKUP_RET_NOT_FWDED;
+		params.mark = mark;
+	long ret = bpf_fib_lookup(ctx, &params, sizeof(params), fib_takes_mark ? BPF_FIB_LOOKUP_MARK : 0);
+	bool forwarded = ret != BPF_FIB_LKUP_RET_NOT_FWDED;
 	if (!forwarded && is_own_address(ctx, &daddr, p->is_ipv6))
 		return true;
 	struct routed_mark routed = {.mark = mark, .family = p->is_ipv6 ? 6 : 4};
@@ -135,9 +135,9 @@ INLINE bool lookup_local(void *ctx, struct service_state *state, const struct pa
 		return false;
 	struct address daddr = {};
 	packet_daddr(&daddr, p);
-	struct bpf_fib_lookup question;
-	fib_params(&question, &daddr, p->is_ipv6, loopback, NULL);
-	bool held = (bpf_fib_lookup(ctx, &question, sizeof(question), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
+	struct bpf_fib_lookup params;
+	fill_fib_params(&params, &daddr, p->is_ipv6, loopback, NULL);
+	bool held = (bpf_fib_lookup(ctx, &params, sizeof(params), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
 		     is_own_address(ctx, &daddr, p->is_ipv6)) ||
 		    is_vrrp_address(&daddr);
 	state->held = held;

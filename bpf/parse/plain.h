@@ -124,7 +124,7 @@ INLINE bool starts_at_link(struct __sk_buff *skb)
 }
 
 /* Make the kernel measure the link header again by prepending a copy of it. */
-INLINE bool restored_link(struct __sk_buff *skb)
+INLINE bool restore_link(struct __sk_buff *skb)
 {
 	struct eth_header ether;
 	return !bpf_skb_load_bytes_relative(skb, 0, &ether, sizeof(ether), BPF_HDR_START_MAC) &&

@@ -25,7 +25,7 @@ INLINE int forward_past(struct __sk_buff *skb, struct scratch *w)
 		return drop(HOOK_TC, REASON_SHORT);
 	if (p->ttl <= 1)
 		return send_icmp_error(skb, w, REASON_TTL, ICMP_TTL_EXCEEDED, 0);
-	enum fit fits = fit(judged_length(skb, w), hop->mtu, 0, p, false);
+	enum fit fits = fit(mtu_length(skb, w), hop->mtu, 0, p, false);
 	if (fits == FITS_NOT) {
 		dec_ttl(tc_ctx(skb), p); /* the kernel quotes the packet after decrementing */
 		return send_icmp_error(skb, w, REASON_TOO_BIG, ICMP_TOO_BIG, hop->mtu);

@@ -12,7 +12,7 @@ INLINE int fwd_slow_reply(struct __sk_buff *skb, struct scratch *w)
 {
 	struct packet *p = &w->packet;
 	w->outer_is_ipv6 = p->is_ipv6;
-	w->mtu = fragment_size(w, p->length, judged_length(skb, w) > w->hop.mtu);
+	w->mtu = fragment_size(w, p->length, mtu_length(skb, w) > w->hop.mtu);
 	if (!write_options(skb, w, w->virtual_address.word[0]) || !sum_options(skb, w) ||
 	    !trim_padding(tc_ctx(skb), p) || !dec_ttl(tc_ctx(skb), p) ||
 	    !(is_icmp(p) || nat(tc_ctx(skb), p, NAT_REPLY, &w->virtual_address, w->reply_port)))
@@ -57,7 +57,7 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 	u32 most = max_len(w->method, w->state, d->family == 6, hop);
 	if (tunnel && !most)
 		return drop(HOOK_TC, REASON_NARROW);
-	enum fit fits = fit(judged_length(skb, w), most, 0, p, cut);
+	enum fit fits = fit(mtu_length(skb, w), most, 0, p, cut);
 	if (fits == FITS_NOT) {
 		dec_ttl(tc_ctx(skb), p); /* the kernel quotes the packet after decrementing */
 		return send_icmp_error(skb, w, REASON_TOO_BIG, ICMP_TOO_BIG, most);

@@ -28,7 +28,7 @@ INLINE bool is_opener(const struct packet *p, const struct settings *settings)
 }
 
 /* Whether a SYN or INIT may replace its connection (2.3 step 1). */
-INLINE bool reopens(const struct connection *c, u32 state, bool answered, u32 flags, const struct settings *settings)
+INLINE bool reopens(const struct connection *c, u32 state, bool has_reply, u32 flags, const struct settings *settings)
 {
 	if (settings->expire_nodest_conn && flags & DESTINATION_QUIESCED)
 		return true;
@@ -37,7 +37,7 @@ INLINE bool reopens(const struct connection *c, u32 state, bool answered, u32 fl
 		return false;
 	if (state == STATE_TIME_WAIT || state == STATE_CLOSE || state == STATE_SCTP_CLOSED)
 		return true;
-	return mode & 2 && state == STATE_FIN_WAIT && c->method != METHOD_MASQ && !answered;
+	return mode & 2 && state == STATE_FIN_WAIT && c->method != METHOD_MASQ && !has_reply;
 }
 
 enum conn_fate { CONN_NONE, CONN_KEEP, CONN_UNAVAILABLE, CONN_DYING, CONN_FOR_TC };
@@ -57,7 +57,7 @@ INLINE enum conn_fate decide_conn(struct scratch *w, const struct found *found, 
 	u64 seen = READ_ONCE(*word);
 	u32 flags = d ? destination_flags(d, live) : DESTINATION_AVAILABLE;
 	bool available = flags & DESTINATION_AVAILABLE;
-	if (!(p->syn && (probe || reopens(c, word_state(seen), word_answered(seen), flags, &root->settings)))) {
+	if (!(p->syn && (probe || reopens(c, word_state(seen), word_has_reply(seen), flags, &root->settings)))) {
 		if (available)
 			return CONN_KEEP;
 		if (!root->settings.expire_nodest_conn)
@@ -73,7 +73,7 @@ INLINE enum conn_fate decide_conn(struct scratch *w, const struct found *found, 
 	return CONN_NONE;
 }
 
-INLINE bool in_stateless_time(const struct service_state *state, u32 now)
+INLINE bool in_fallback_time(const struct service_state *state, u32 now)
 {
 	return state->stateless_until && (s32)(state->stateless_until - now) > 0;
 }
@@ -143,7 +143,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 		return pass_to_stack(ctx.hook);
 	}
 	if (!opens) {
-		if (!in_stateless_time(state, now))
+		if (!in_fallback_time(state, now))
 			return pass_to_stack(ctx.hook);
 		drop_old_ref(w);
 		return tail_call(ctx, PROG_HASH_FALLBACK);

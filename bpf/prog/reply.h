@@ -9,9 +9,9 @@
 #include "fwd/conn.h"
 #include "policy/martian.h"
 
-INLINE u32 onward_length(struct ctx ctx, const struct scratch *w)
+INLINE u32 fwd_length(struct ctx ctx, const struct scratch *w)
 {
-	return ctx.hook == HOOK_TC ? judged_length(ctx.raw, w) : w->packet.length;
+	return ctx.hook == HOOK_TC ? mtu_length(ctx.raw, w) : w->packet.length;
 }
 
 /* Whether a router would not forward it. Reassembled IPv4 packets with DF leave in the fragments received. */
@@ -19,7 +19,7 @@ INLINE bool cannot_route(struct ctx ctx, const struct scratch *w, const struct h
 {
 	const struct packet *p = &w->packet;
 	bool cut = ctx.hook == HOOK_TC && p->slow_flags & SLOW_REASSEMBLED;
-	return p->ttl <= 1 || fit(onward_length(ctx, w), hop->mtu, 0, p, cut) == FITS_NOT;
+	return p->ttl <= 1 || fit(fwd_length(ctx, w), hop->mtu, 0, p, cut) == FITS_NOT;
 }
 
 INLINE bool is_routable(const struct hop *hop)
@@ -66,7 +66,7 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 	struct packet *p = &w->packet;
 	if (!is_routable(hop) || cannot_route(ctx, w, hop))
 		return pass_packet(ctx, p);
-	bool fits = onward_length(ctx, w) <= hop->mtu;
+	bool fits = fwd_length(ctx, w) <= hop->mtu;
 	bool plain = hop->verdict == HOP_READY && fits && !p->no_csum && !p->slow_flags && p->l4_complete;
 	if (ctx.hook == HOOK_XDP && (!plain || !xdp_reaches(ctx.raw, hop)))
 		return pass_to_tc();
@@ -87,7 +87,7 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		w->hop = *hop;
 		return tail_call(ctx, PROG_FWD_SLOW);
 	}
-	if (!trim_padding(ctx, p) || !direct(ctx, p, hop) || !nat(ctx, p, NAT_REPLY, &a->source, a->port))
+	if (!trim_padding(ctx, p) || !fwd_direct(ctx, p, hop) || !nat(ctx, p, NAT_REPLY, &a->source, a->port))
 		return drop(ctx.hook, REASON_SHORT);
 	return xmit(ctx, hop, p->is_ipv6);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * PROG_SCTP_CSUM: the checksum of SCTP, CRC32c (RFC 9260 appendix A). It covers the ports but not the addresses, so NAT
- * recomputes it only if it changes a port, as IPVS does, even if it was wrong before (IPVS-SEMANTICS 7.3).
+ * recomputes it only if it changes a port. Like IPVS, it does so even if the checksum was wrong before (IPVS-SEMANTICS
+ * 7.3).
  */
 #pragma once
 #include "fwd/send.h"

@@ -180,7 +180,7 @@ static int drop_half_open_line(u32 index, struct slice *slice)
 }
 
 /* Do a part of drop_entry's work of this second. Return whether there is more. */
-INLINE bool dropped_half_open(struct pool *pool, const struct settings *settings, u64 until)
+INLINE bool drop_half_open_run(struct pool *pool, const struct settings *settings, u64 until)
 {
 	if (settings->drop_entry != SYNFLOOD_ON)
 		return false;
@@ -222,7 +222,7 @@ static int sweep(void *map, u32 *key, struct sweeper *sweeper)
 	if (!pool || !pace)
 		return 0;
 	u64 until = began + RUN_NS;
-	bool more = dropped_half_open(pool, &root->settings, until) || sweep_run(pool, until, pace);
+	bool more = drop_half_open_run(pool, &root->settings, until) || sweep_run(pool, until, pace);
 	u64 spent = note_run(pace, began);
 	bpf_timer_start(&sweeper->timer, more ? pause_after(spent) : ROUND_NS, 0);
 	return 0;
