@@ -6,7 +6,7 @@
  * pass unmodified. Fragments of the outer packet pass, too, because TC cannot reassemble them. It verifies the tunnel's
  * checksum, and undoes GUE's remote checksum offload (draft-herbert-remotecsumoffload).
  */
-#include "lib/csum_frame.h"
+#include "lib/csum.h"
 #include "lib/gre_gue.h"
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>

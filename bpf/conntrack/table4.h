@@ -10,7 +10,7 @@
  * If a bucket is full, its entries overflow into one of four other buckets, and its mark word counts them. The hash is
  * keyed, so a client cannot choose colliding tuples.
  *
- * There is no lock. To insert, a CPU fills the entry, claims a free index entry by compare-exchange, then sets its mark.
+ * There is no lock. To insert, a CPU fills the entry, claims a free index entry by compare-exchange, and sets its mark.
  * The atomic operation that sets the mark returns the marks before. So of two CPUs with the same tuple the later one
  * finds the other's entry, and removes its own. If one entry is in an overflow bucket, both CPUs may remove theirs.
  * Removal invalidates the index entry, clears its mark, frees it, then clears the tuple. A reader may still hold the

@@ -3,8 +3,8 @@
  * of no service. It reads headers as words, and modifies nothing before all checks have passed. All other packets take
  * the general path (`receive` in director.bpf.c), which would treat these the same way.
  *
- * It has its own TTL, NAT and IPIP code, because that works on words which are already in registers: the shared functions
- * would read the headers again.
+ * It has its own TTL, NAT and IPIP code, which works on words that are already in registers: the shared functions would
+ * read the headers again.
  */
 #pragma once
 #include "conntrack/table4.h"

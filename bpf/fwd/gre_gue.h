@@ -10,7 +10,7 @@
 #include "ctx/scratch.h"
 #include "fwd/ipip.h"
 #include "lb/destination.h"
-#include "lib/csum_frame.h"
+#include "lib/csum.h"
 
 union tunnel_header {
 	struct gre gre;

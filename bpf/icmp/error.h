@@ -11,7 +11,7 @@
 #include "conntrack/lookup.h"
 #include "fwd/send.h"
 #include "icmp/inner.h"
-#include "lib/csum_frame.h"
+#include "lib/csum.h"
 #include "policy/vrrp_role.h"
 
 INLINE bool is_error(u8 type, bool is_ipv6)

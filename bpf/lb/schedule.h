@@ -3,7 +3,7 @@
  *
  * 	static u32 schedule_NAME(struct candidates *c)
  *
- * which returns the list index of its choice, or NO_INDEX. SCHEDULER(name, number) defines its two programs. Lists
+ * which returns the list index of its choice, or NO_INDEX. SCHEDULER(name) defines its two programs. Lists
  * begin with the newest destination; on a tie the earlier one wins (IPVS-SEMANTICS 3.1).
  *
  * A scheduler's state is the service's cursor, which compare-exchange advances. The cursor contains the version of the
@@ -119,7 +119,7 @@ INLINE u32 client_fold(const struct scratch *w)
 	return address_fold(&saddr, p->is_ipv6) + (w->service_flags & SERVICE_BY_PORT ? port : 0);
 }
 
-#define SCHEDULER(name, number) \
+#define SCHEDULER(name) \
 	INLINE int run_##name(struct ctx ctx) \
 	{ \
 		struct scratch *w = scratch_of(ctx.hook); \

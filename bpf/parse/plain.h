@@ -115,8 +115,8 @@ INLINE enum parsed parse6(struct ctx ctx, void *data, void *end, struct packet *
 	return parse_transport(data, end, p, ETH_HLEN + IPV6_HLEN, length - IPV6_HLEN);
 }
 
-/* Whether the frame starts with its link header. Since Linux 6.9 a frame that generic XDP had to copy arrives at TC with
- * a link header of length 0. Programs see it from its IP header on, and a redirect would send it without the other. */
+/* Whether the frame starts with its link header. Since Linux 6.9 a frame that generic XDP had to copy arrives at TC
+ * with a link header of length 0. Programs see it from its IP header on, and a redirect would send it like this. */
 INLINE bool starts_at_link(struct __sk_buff *skb)
 {
 	const struct eth_header *ether = ctx_data(tc_ctx(skb));

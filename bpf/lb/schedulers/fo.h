@@ -30,4 +30,4 @@ static u32 schedule_fo(struct candidates *c)
 	return c->work->best;
 }
 
-SCHEDULER(fo, SCHED_FO)
+SCHEDULER(fo)

@@ -175,4 +175,4 @@ static u32 schedule_lblcr(struct candidates *c)
 	return pos;
 }
 
-SCHEDULER(lblcr, SCHED_LBLCR)
+SCHEDULER(lblcr)

@@ -26,4 +26,4 @@ static u32 schedule_lc(struct candidates *c)
 	return c->work->best;
 }
 
-SCHEDULER(lc, SCHED_LC)
+SCHEDULER(lc)

@@ -83,4 +83,4 @@ static u32 schedule_mh(struct candidates *c)
 	return walk.found;
 }
 
-SCHEDULER(mh, SCHED_MH)
+SCHEDULER(mh)

@@ -26,4 +26,4 @@ static u32 schedule_nq(struct candidates *c)
 	return c->work->best;
 }
 
-SCHEDULER(nq, SCHED_NQ)
+SCHEDULER(nq)

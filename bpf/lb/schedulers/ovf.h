@@ -23,4 +23,4 @@ static u32 schedule_ovf(struct candidates *c)
 	return c->work->best;
 }
 
-SCHEDULER(ovf, SCHED_OVF)
+SCHEDULER(ovf)

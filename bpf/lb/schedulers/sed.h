@@ -33,4 +33,4 @@ static u32 schedule_sed(struct candidates *c)
 	return c->work->best;
 }
 
-SCHEDULER(sed, SCHED_SED)
+SCHEDULER(sed)

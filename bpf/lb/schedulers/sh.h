@@ -72,4 +72,4 @@ static u32 schedule_sh(struct candidates *c)
 	return walk.found;
 }
 
-SCHEDULER(sh, SCHED_SH)
+SCHEDULER(sh)

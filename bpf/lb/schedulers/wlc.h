@@ -29,4 +29,4 @@ static u32 schedule_wlc(struct candidates *c)
 	return c->work->best;
 }
 
-SCHEDULER(wlc, SCHED_WLC)
+SCHEDULER(wlc)

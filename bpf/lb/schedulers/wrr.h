@@ -84,4 +84,4 @@ static u32 schedule_wrr(struct candidates *c)
 	return pos;
 }
 
-SCHEDULER(wrr, SCHED_WRR)
+SCHEDULER(wrr)
