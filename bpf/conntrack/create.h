@@ -15,7 +15,7 @@ INLINE u32 add_reverse(const struct packet *p, const struct destination *d, cons
 {
 	if (!p->is_ipv6) {
 		struct key4 key = reply_key4(&p->tuple.v4, d->address.word[0], w->port);
-		return take_entry(key.addresses, key.rest, slot, SIDE_ANSWER);
+		return take_entry(key.addresses, key.rest, slot, SIDE_REPLY);
 	}
 	struct tuple6 key;
 	reply_key6(&key, &p->tuple.v6, &d->address, w->port);

@@ -34,20 +34,20 @@ INLINE void remove_reverse(const union tuple *request, bool is_ipv6, const struc
 		return;
 	}
 	struct key4 key = reply_key4(&request->v4, d->address.word[0], port);
-	unlink_entry(key.addresses, key.rest, slot, SIDE_ANSWER);
+	unlink_entry(key.addresses, key.rest, slot, SIDE_REPLY);
 }
 
 /* Drop a connection's reference to its template. A template that was never assured ends with its last connection, if
  * that was killed. */
 INLINE void release_template(u32 slot, bool killed)
 {
-	struct control *mine = control_of(slot);
-	struct control *template = mine ? control_of(mine->template) : NULL;
+	struct control *control = control_of(slot);
+	struct control *template = control ? control_of(control->template) : NULL;
 	if (!template)
 		return;
 	u32 before = __sync_fetch_and_add(&template->controls, -1);
 	if (killed && before == 1 && !template->assured)
-		WRITE_ONCE(template->timeout, 0), set_expiry_tick(mine->template, ticks() ?: 1);
+		WRITE_ONCE(template->timeout, 0), set_expiry_tick(control->template, ticks() ?: 1);
 }
 
 /* EXPIRED: its timeout. KILLED: drop_entry. ORPHAN: its destination was deleted. REPLACED: a new connection takes its

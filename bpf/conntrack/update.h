@@ -66,8 +66,8 @@ INLINE void move_count(struct destination *d, u32 from, u32 to)
 /* Mark the connection's template as ASSURED (IPVS-SEMANTICS 5.3). */
 INLINE void assure(u32 slot)
 {
-	struct control *mine = control_of(slot);
-	struct control *template = mine ? control_of(mine->template) : NULL;
+	struct control *control = control_of(slot);
+	struct control *template = control ? control_of(control->template) : NULL;
 	if (template)
 		WRITE_ONCE(template->assured, 1);
 }
@@ -84,8 +84,8 @@ enum { STEP_DIRECTION = 0, STEP_EVENT = 8, STEP_CONTROLLED = 16 };
 /* Return the state word after a packet. */
 INLINE u64 word_after(u64 old, u32 direction, u32 event, const struct facts *facts, u32 now)
 {
-	u32 seen_from = direction & ~(u32)(old >> (WORD_ANSWERED - 1) & DIRECTION_INPUT_ONLY);
-	u32 next = next_state(seen_from, event, word_state(old));
+	u32 rows = direction & ~(u32)(old >> (WORD_ANSWERED - 1) & DIRECTION_INPUT_ONLY);
+	u32 next = next_state(rows, event, word_state(old));
 	u32 expiry = now + facts->timeouts[next & (STATES - 1)];
 	u64 kept = old & (0xffffULL << WORD_GENERATION | 1ULL << WORD_ANSWERED);
 	return kept | (u64)(direction & DIRECTION_OUTPUT) << WORD_ANSWERED | (u64)next << WORD_STATE | expiry;

@@ -74,20 +74,20 @@ enum defrag_result { DEFRAG_HELD, DEFRAG_COMPLETE, DEFRAG_DUPLICATE, DEFRAG_CONF
 
 struct lock_ctx {
 	u32 *lock;
-	u32 mine;
+	u32 taken;
 };
 
 static int lock_step(u32 index, struct lock_ctx *l)
 {
-	l->mine = __sync_val_compare_and_swap(l->lock, 0, 1) == 0;
-	return l->mine;
+	l->taken = __sync_val_compare_and_swap(l->lock, 0, 1) == 0;
+	return l->taken;
 }
 
 INLINE bool try_lock(u32 *lock)
 {
 	struct lock_ctx l = {.lock = lock};
 	bpf_loop(DEFRAG_LOCK_TRIES, lock_step, &l, 0);
-	return l.mine;
+	return l.taken;
 }
 
 INLINE void unlock(u32 *lock)

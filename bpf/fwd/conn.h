@@ -24,9 +24,9 @@ struct real_server {
 
 INLINE bool no_slowpath(struct ctx ctx, const struct packet *p, const struct real_server *t, const struct hop *hop)
 {
-	u32 most = max_len(t->method, t->state, t->destination->family == 6, hop);
+	u32 max = max_len(t->method, t->state, t->destination->family == 6, hop);
 	return likely(hop->verdict == HOP_READY) && likely(p->ttl > 1) && !p->slow_flags && p->l4_complete &&
-	       fit(segment_length(ctx, p), most, 0, p, false) == FITS && !(t->method == METHOD_MASQ && p->no_csum) &&
+	       fit(segment_length(ctx, p), max, 0, p, false) == FITS && !(t->method == METHOD_MASQ && p->no_csum) &&
 	       !(t->method == METHOD_TUNNEL && tunnel_flags(t->state));
 }
 

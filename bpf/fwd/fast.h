@@ -88,7 +88,7 @@ INLINE bool may_be_standby(const struct root *root, be32 address)
 }
 
 /* Bits of the state word from WORD_STATE on: the state and the dying bit; and that a reply was seen. */
-enum { STATE_BITS = 0x1ff, ANSWERED_BIT = 1 << (WORD_ANSWERED - WORD_STATE) };
+enum { STATE_BITS = 0x1ff, REPLIED_BIT = 1 << (WORD_ANSWERED - WORD_STATE) };
 
 /* Refresh the expiry by a plain store; it may race with removal. If another connection gets the slot at this moment, it
  * has a wrong expiry until its next packet. The harm is bounded by one timeout. */
@@ -163,8 +163,8 @@ INLINE int fast_nat(struct xdp_md *ctx, const struct fast_headers *w, enum nat_s
 	be32 from = side == NAT_REQUEST ? w->daddr : w->saddr;
 	be16 from_port = side == NAT_REQUEST ? w->ports >> 16 : w->ports;
 	u64 difference = (u64)(u32)~from + to, with_port = difference + (u16)~from_port + to_port;
-	u16 anew = csum_replace(*sum, with_port);
-	*sum = anew || tcp ? anew : 0xffff;
+	u16 new_check = csum_replace(*sum, with_port);
+	*sum = new_check || tcp ? new_check : 0xffff;
 	u32 life = dec_ttl_word(w);
 	WORD_AT(u32, data, ETH_HLEN + 8) = (life & 0xffff) | (u32)csum_replace(life >> WORD_CHECK, difference)
 								     << WORD_CHECK;
@@ -193,9 +193,9 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 	if (unlikely(!matches_entrance(w, &lane->entrances[SIDE_REQUEST], live, input)) ||
 	    unlikely(now - hop->stamp >= ticks_per_second))
 		return NOT_FAST;
-	u32 most = hop->mtu, life = lane->life_tcp;
+	u32 max = hop->mtu, life = lane->life_tcp;
 	if (method == METHOD_TUNNEL)
-		most = hop->room;
+		max = hop->room;
 	u64 word = READ_ONCE(c->word);
 	u32 state = word >> WORD_STATE & STATE_BITS;
 	if (unlikely(state != STATE_ESTABLISHED)) {
@@ -204,7 +204,7 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 		life = lane->life_udp;
 	}
 	enum xmit_way way = xmit_way_to(hop, input);
-	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > most) || unlikely(way == XMIT_NONE))
+	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > max) || unlikely(way == XMIT_NONE))
 		return NOT_FAST;
 	if (unlikely(!refresh_expiry(&c->word, word, now + life)))
 		return NOT_FAST;
@@ -236,19 +236,19 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 {
 	u64 addresses = w->saddr | (u64)w->daddr << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
 	u32 slot;
-	struct place4 *conn = find_conn4(addresses, rest, SIDE_ANSWER, &slot);
+	struct place4 *conn = find_conn4(addresses, rest, SIDE_REPLY, &slot);
 	if (unlikely(!conn))
 		return NOT_FAST;
 	struct connection *c = &conn->connection;
 	u64 word = READ_ONCE(c->word);
-	u32 now = ticks(), length = fast_tot_len(w), state = word >> WORD_STATE & (STATE_BITS | ANSWERED_BIT);
+	u32 now = ticks(), length = fast_tot_len(w), state = word >> WORD_STATE & (STATE_BITS | REPLIED_BIT);
 	be32 vip = conn->tuple.target, rip = w->saddr;
 	be16 port = conn->tuple.target_port;
 	struct lane *lane = lane_of(c->destination);
 	if (unlikely(!lane))
 		return NOT_FAST;
 	lane = barrier_var(lane);
-	const struct entrance *entrance = &lane->entrances[SIDE_ANSWER];
+	const struct entrance *entrance = &lane->entrances[SIDE_REPLY];
 	if (unlikely(!matches_entrance(w, entrance, READ_ONCE(root->live), input)) || unlikely(lane->real != rip) ||
 	    unlikely(now - entrance->stamp >= ticks_per_second))
 		return NOT_FAST;
@@ -260,9 +260,9 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 	    unlikely(may_be_standby(root, vip)))
 		return NOT_FAST;
 	u32 life = lane->life_tcp;
-	if (unlikely(state != (STATE_ESTABLISHED | ANSWERED_BIT))) {
+	if (unlikely(state != (STATE_ESTABLISHED | REPLIED_BIT))) {
 		/* A UDP reply must assure the template. */
-		if (state != (STATE_UDP | ANSWERED_BIT) || c->controlled || has_no_udp_csum(ctx))
+		if (state != (STATE_UDP | REPLIED_BIT) || c->controlled || has_no_udp_csum(ctx))
 			return NOT_FAST;
 		life = lane->life_udp;
 	}

@@ -42,8 +42,8 @@ INLINE bool nat_xdp(void *ctx, const struct packet *p, enum nat_side side, const
 	}
 	u16 *check = (void *)(transport + 6);
 	if (*check) {
-		u16 anew = csum_replace(*check, difference);
-		*check = anew ?: 0xffff;
+		u16 new_check = csum_replace(*check, difference);
+		*check = new_check ?: 0xffff;
 	}
 	return true;
 }

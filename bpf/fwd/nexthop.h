@@ -15,7 +15,7 @@
 enum { MIN_MTU4 = 68, MIN_MTU6 = 1280 }; /* RFC 791, RFC 8200 5 */
 
 INLINE void fill_fib_params(struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6, u32 input,
-		       const struct address *from)
+			    const struct address *from)
 {
 	__builtin_memset(q, 0, sizeof(*q));
 	q->ifindex = input;

@@ -19,8 +19,8 @@ INLINE u32 max_len(u32 method, u32 state, bool is_ipv6, const struct hop *hop)
 		return hop->mtu;
 	if (likely(!(state >> DESTINATION_TUNNEL)))
 		return hop->room;
-	u32 more = tunnel_hlen(state), least = is_ipv6 ? MIN_MTU6 : MIN_MTU4;
-	return hop->room >= more + least ? hop->room - more : 0;
+	u32 more = tunnel_hlen(state), min = is_ipv6 ? MIN_MTU6 : MIN_MTU4;
+	return hop->room >= more + min ? hop->room - more : 0;
 }
 
 /* Return the length to compare with the MTU: for a GSO packet that of its segments. */
@@ -105,13 +105,13 @@ INLINE bool trim_padding(struct ctx ctx, const struct packet *p)
 }
 
 /* Whether a packet fits into an MTU, less `extra` bytes. `cut`: it may be fragmented in spite of DF. */
-INLINE enum fit fit(u32 length, u32 mtu, u32 extra, const struct packet *p, bool cut)
+INLINE enum fit fit(u32 length, u32 mtu, u32 extra, const struct packet *p, bool may_fragment)
 {
 	if (likely(length + extra <= mtu))
 		return FITS;
 	if (p->is_ipv6)
 		return FITS_NOT;
-	return cut || !p->df ? FITS_IN_FRAGMENTS : FITS_NOT;
+	return may_fragment || !p->df ? FITS_IN_FRAGMENTS : FITS_NOT;
 }
 
 /* Replace the route of a packet of this host, which goes by lo. If the packet waits for its neighbour, the kernel

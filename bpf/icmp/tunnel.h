@@ -35,15 +35,15 @@ INLINE bool note_pmtu(struct __sk_buff *skb, struct scratch *w, const struct des
 INLINE int report_to_client(struct __sk_buff *skb, struct scratch *w, const struct root *root)
 {
 	struct packet *p = &w->packet;
-	u32 cut = w->inner.at - ETH_HLEN;
-	p->length -= cut;
+	u32 surplus = w->inner.at - ETH_HLEN;
+	p->length -= surplus;
 	p->tos = w->inner.tos;
 	p->tuple = w->inner.tuple;
 	p->l4 = 0xffff; /* its checksum needs no completion */
 	account_out(w->destination, p->length, root);
 	if (w->inner.later) /* errors are about first fragments only (RFC 1122 3.2.2) */
 		return drop(HOOK_TC, REASON_SHORT);
-	if (cut > 4095 || bpf_skb_adjust_room(skb, -(s32)cut, BPF_ADJ_ROOM_MAC, 0))
+	if (surplus > 4095 || bpf_skb_adjust_room(skb, -(s32)surplus, BPF_ADJ_ROOM_MAC, 0))
 		return drop(HOOK_TC, REASON_SHORT);
 	return tail_call(tc_ctx(skb), PROG_ICMP_SEND);
 }

@@ -23,7 +23,7 @@ struct candidates {
 	u32 gcd;
 	u32 max_weight;
 	u64 *cursor;
-	struct scratch *work;
+	struct scratch *w;
 	/* find_usable_step: */
 	u32 pos; /* start of the walk */
 	s32 min_weight; /* lighter destinations are skipped */
@@ -63,18 +63,18 @@ static int find_usable_step(u32 index, struct candidates *c)
 		return 1;
 	if (!is_usable(&it) || it.member->weight < c->min_weight)
 		return 0;
-	c->work->best = c->pos + index;
+	c->w->best = c->pos + index;
 	return 1;
 }
 
 INLINE u32 first_usable(struct candidates *c, u32 pos, u32 end, s32 min_weight)
 {
-	c->work->best = NO_INDEX;
+	c->w->best = NO_INDEX;
 	c->pos = pos;
 	c->min_weight = min_weight;
 	if (pos < end)
 		bpf_loop(end - pos, find_usable_step, c, 0);
-	return c->work->best;
+	return c->w->best;
 }
 
 /* IPVS's fold of an address to 32 bits (3.11). */
@@ -137,7 +137,7 @@ INLINE u32 client_fold(const struct scratch *w)
 			.gcd = w->gcd, \
 			.max_weight = w->max_weight, \
 			.cursor = &state->cursor, \
-			.work = w, \
+			.w = w, \
 		}; \
 		u32 pos = w->count ? schedule_##name(&c) : NO_INDEX; \
 		struct candidate it; \

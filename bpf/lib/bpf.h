@@ -161,7 +161,7 @@ INLINE void memzero(void *at, u32 bytes)
 
 /* Whether a length is from 1 to `most`. Apply barrier_var to the length first. Linux 6.1 derives no bound from "is not
  * 0". */
-#define IS_LENGTH(length, most) ((length) >= barrier_var(1) && (length) <= (most))
+#define IS_LENGTH(length, max) ((length) >= barrier_var(1) && (length) <= (max))
 
 /* Keep the compiler from merging calls that differ only by their map: the kernel inlines a lookup only where the map is
  * a constant. `number` must differ. */

@@ -12,7 +12,7 @@
 
 enum { OPTIONS_BYTES = 40, HEADER_BUFFER = 64, MS_PER_DAY = 86400000 };
 
-enum options_verdict { OPTIONS_FINE, OPTIONS_BROKEN, OPTIONS_SOURCE_ROUTED };
+enum options_verdict { OPTIONS_OK, OPTIONS_BROKEN, OPTIONS_SOURCE_ROUTED };
 
 struct options_walk {
 	struct options *options;
@@ -118,17 +118,17 @@ static int option_step(u32 index, struct options_walk *walk)
 		return 0;
 	}
 	u32 length = option_byte(o, at + 1);
-	bool fine = at + 1 < o->size && length >= 2 && at + length <= o->size;
-	if (fine && kind == IPOPT_RR)
-		fine = note_record_route(o, at, length);
-	if (fine && kind == IPOPT_TIMESTAMP)
-		fine = note_timestamp(o, at, length);
-	if (fine && (kind == IPOPT_LSRR || kind == IPOPT_SSRR)) {
-		fine = walk->verdict == OPTIONS_FINE && length >= 3 && option_byte(o, at + 2) >= 4;
+	bool valid = at + 1 < o->size && length >= 2 && at + length <= o->size;
+	if (valid && kind == IPOPT_RR)
+		valid = note_record_route(o, at, length);
+	if (valid && kind == IPOPT_TIMESTAMP)
+		valid = note_timestamp(o, at, length);
+	if (valid && (kind == IPOPT_LSRR || kind == IPOPT_SSRR)) {
+		valid = walk->verdict == OPTIONS_OK && length >= 3 && option_byte(o, at + 2) >= 4;
 		walk->verdict = OPTIONS_SOURCE_ROUTED;
 	}
 	walk->at = at + length;
-	if (fine)
+	if (valid)
 		return 0;
 	walk->verdict = OPTIONS_BROKEN;
 	return 1;

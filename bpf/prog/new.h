@@ -129,7 +129,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 		return drop(ctx.hook, REASON_NO_DESTINATION);
 	if (!by_mark)
 		slot = service_of_address(p, facts, live);
-	if (slot == NO_SERVICE || !load_service(&found, slot, live) || !is_valid_source(ctx, p))
+	if (slot == NO_SERVICE || !load_service(&found, slot, live) || !is_valid_saddr(ctx, p))
 		return pass_to_stack(ctx.hook);
 	struct service_state *state = map_elem(service_states, found.slot);
 	if (!state)

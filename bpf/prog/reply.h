@@ -18,8 +18,8 @@ INLINE u32 fwd_length(struct ctx ctx, const struct scratch *w)
 INLINE bool cannot_route(struct ctx ctx, const struct scratch *w, const struct hop *hop)
 {
 	const struct packet *p = &w->packet;
-	bool cut = ctx.hook == HOOK_TC && p->slow_flags & SLOW_REASSEMBLED;
-	return p->ttl <= 1 || fit(fwd_length(ctx, w), hop->mtu, 0, p, cut) == FITS_NOT;
+	bool may_fragment = ctx.hook == HOOK_TC && p->slow_flags & SLOW_REASSEMBLED;
+	return p->ttl <= 1 || fit(fwd_length(ctx, w), hop->mtu, 0, p, may_fragment) == FITS_NOT;
 }
 
 INLINE bool is_routable(const struct hop *hop)
@@ -35,7 +35,7 @@ INLINE int pass_reply(struct ctx ctx, const struct scratch *w, const struct repl
 	bool passes = hop->verdict == HOP_LOCAL || (is_routable(hop) && !cannot_route(ctx, w, hop));
 	if (ctx.hook == HOOK_XDP)
 		return passes ? pass_to_tc() : pass_to_stack(ctx.hook);
-	if (passes && is_valid_source(ctx, p))
+	if (passes && is_valid_saddr(ctx, p))
 		update_reply(a, p, root, now, ctx.hook);
 	return hop->verdict == HOP_LOCAL ? pass_to_stack(ctx.hook) : pass_packet(ctx, p);
 }
@@ -76,7 +76,7 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		return drop(ctx.hook, REASON_DYING);
 	if (ctx.hook == HOOK_XDP) {
 		u64 live = READ_ONCE(root->live);
-		allow_fast(ctx.raw, a->destination, a->index, destination_flags(a->destination, live), SIDE_ANSWER,
+		allow_fast(ctx.raw, a->destination, a->index, destination_flags(a->destination, live), SIDE_REPLY,
 			   live);
 	}
 	if (ctx.hook == HOOK_TC && !plain) {

@@ -7,7 +7,7 @@
 
 static u32 schedule_dh(struct candidates *c)
 {
-	const struct packet *p = &c->work->packet;
+	const struct packet *p = &c->w->packet;
 	struct address daddr = hashed_daddr(p);
 	u32 pos = bucket_of(address_fold(&daddr, p->is_ipv6)) % c->count;
 	struct candidate it;
