@@ -5,7 +5,6 @@
 #include "conntrack/end.h"
 #include "conntrack/lookup.h"
 #include "ctx/scratch.h"
-#include "lib/headers.h"
 
 enum { INNER_LIFE_S = 3 }; /* lifetime of a connection created by an ICMP error about it (8.4) */
 

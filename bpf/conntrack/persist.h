@@ -8,7 +8,6 @@
 #include "conntrack/slots.h"
 #include "conntrack/update.h"
 #include "ctx/scratch.h"
-#include "lib/headers.h"
 
 INLINE void mask_client(struct address *client, u32 netmask, bool is_ipv6)
 {

@@ -9,7 +9,6 @@
  */
 #pragma once
 #include "ctx/scratch.h"
-#include "lib/headers.h"
 
 enum {
 	DEFRAG_SETS = 32,

@@ -10,7 +10,6 @@
 #include "ctx/scratch.h"
 #include "fwd/ipip.h"
 #include "lb/destination.h"
-#include "lib/csum.h"
 
 union tunnel_header {
 	struct gre gre;

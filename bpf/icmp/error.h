@@ -10,8 +10,6 @@
 #pragma once
 #include "conntrack/lookup.h"
 #include "fwd/send.h"
-#include "icmp/inner.h"
-#include "lib/csum.h"
 #include "policy/vrrp_role.h"
 
 INLINE bool is_error(u8 type, bool is_ipv6)

@@ -4,7 +4,6 @@
 #pragma once
 #include "conntrack/update.h"
 #include "ctx/scratch.h"
-#include "lib/headers.h"
 
 /* Uncount the connection that this packet has replaced. */
 INLINE void drop_old_ref(struct scratch *w)

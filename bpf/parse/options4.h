@@ -7,7 +7,6 @@
 #pragma once
 #include "abi/config.h"
 #include "ctx/scratch.h"
-#include "lib/headers.h"
 #include <linux/ip.h>
 
 enum { OPTIONS_BYTES = 40, HEADER_BUFFER = 64, MS_PER_DAY = 86400000 };
