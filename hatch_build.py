@@ -63,7 +63,6 @@ def compiler(root: Path) -> list[str]:
     """Return the command that compiles for eBPF, without the names of sources. Raises BuildError without ziglang."""
     zig = _toolchain()
     headers = zig / "lib" / "libc" / "include"
-    include = root / "bpf" / "include"
     return [
         sys.executable,
         "-m",
@@ -74,7 +73,6 @@ def compiler(root: Path) -> list[str]:
         f"-ffile-prefix-map={zig}=zig",
         "-I",
         str(root / "bpf"),
-        *(("-isystem", str(include)) if include.is_dir() else ()),
         "-isystem",
         str(headers / "any-linux-any"),
         "-isystem",
