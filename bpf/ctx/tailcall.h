@@ -43,9 +43,9 @@ PROGRAM_ARRAY(stages_tc);
 INLINE int tail_call(struct ctx ctx, u32 prog)
 {
 	if (ctx.hook == HOOK_XDP)
-		bpf_tail_call(ctx.raw, &stages_xdp, prog);
+		bpf_tail_call(ctx.xdp, &stages_xdp, prog);
 	else
-		bpf_tail_call(ctx.raw, &stages_tc, prog);
+		bpf_tail_call(ctx.skb, &stages_tc, prog);
 	count(REASON_MISSED_STAGE);
 	return pass_to_stack(ctx.hook);
 }

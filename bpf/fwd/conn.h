@@ -31,7 +31,7 @@ INLINE bool no_slowpath(struct ctx ctx, const struct packet *p, const struct rea
 }
 
 /* Whether XDP can forward the packet. */
-INLINE bool xdp_can(void *ctx, const struct packet *p, const struct real_server *t, const struct hop *hop,
+INLINE bool xdp_can(struct xdp_md *ctx, const struct packet *p, const struct real_server *t, const struct hop *hop,
 		    bool looked_up)
 {
 	if (!no_slowpath(xdp_ctx(ctx), p, t, hop) || !xdp_reaches(ctx, hop))
@@ -67,7 +67,7 @@ INLINE int send(struct ctx ctx, const struct packet *p, const struct real_server
 			return drop(ctx.hook, REASON_SHORT);
 		if (unlikely(t->state >> DESTINATION_TUNNEL))
 			return encap_tunnel(ctx, p, t, hop);
-		if (ctx.hook == HOOK_XDP && bpf_xdp_adjust_head(ctx.raw, -(int)outer_hlen(t->destination)))
+		if (ctx.hook == HOOK_XDP && bpf_xdp_adjust_head(ctx.xdp, -(int)outer_hlen(t->destination)))
 			return drop(ctx.hook, REASON_NO_HEADROOM);
 		if (!encapsulate(ctx, p, t->destination, hop, settings->pmtu_disc, false))
 			return drop(ctx.hook, REASON_NO_HEADROOM);
@@ -81,7 +81,7 @@ INLINE int send(struct ctx ctx, const struct packet *p, const struct real_server
 }
 
 /* TC: tail-call PROG_FWD_SLOW for a packet that `send` cannot handle. It was counted before. */
-INLINE int fwd_slow(void *ctx, const struct packet *p, const struct real_server *t)
+INLINE int fwd_slow(struct __sk_buff *skb, const struct packet *p, const struct real_server *t)
 {
 	struct scratch *w = scratch_of(HOOK_TC);
 	if (!w)
@@ -92,7 +92,7 @@ INLINE int fwd_slow(void *ctx, const struct packet *p, const struct real_server 
 	w->state = t->state;
 	w->port = t->port;
 	w->is_reply = 0;
-	return tail_call(tc_ctx(ctx), PROG_FWD_SLOW);
+	return tail_call(tc_ctx(skb), PROG_FWD_SLOW);
 }
 
 /* Count and forward a packet of a new connection, or without a connection. */
@@ -105,7 +105,7 @@ INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t
 	if (!hop)
 		return pass_to_stack(ctx.hook);
 	if (ctx.hook == HOOK_XDP) {
-		if (!xdp_can(ctx.raw, p, t, hop, looked_up)) {
+		if (!xdp_can(ctx.xdp, p, t, hop, looked_up)) {
 			struct counters *c = counters_at(t->index);
 			if (c)
 				c->connections += connections; /* TC will count the packet */
@@ -114,7 +114,7 @@ INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t
 	}
 	account_request(t->index, p, connections);
 	if (ctx.hook == HOOK_TC && !no_slowpath(ctx, p, t, hop))
-		return fwd_slow(ctx.raw, p, t);
+		return fwd_slow(ctx.skb, p, t);
 	return send(ctx, p, t, hop, &root->settings);
 }
 
@@ -176,9 +176,9 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	if (!hop)
 		return pass_to_stack(ctx.hook);
 	if (ctx.hook == HOOK_XDP) {
-		if (!xdp_can(ctx.raw, p, &t, hop, looked_up))
+		if (!xdp_can(ctx.xdp, p, &t, hop, looked_up))
 			return pass_to_tc();
-		allow_fast_request(ctx.raw, hop, &t, live);
+		allow_fast_request(ctx.xdp, hop, &t, live);
 	}
 	u32 direction = direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
 	if (unlikely(!update_state(word, slot, c->controlled, direction, p->event, t.destination, facts_in(root, live),
@@ -186,7 +186,7 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 		return drop(ctx.hook, REASON_DYING);
 	account_request(t.index, p, 0);
 	if (ctx.hook == HOOK_TC && unlikely(!no_slowpath(ctx, p, &t, hop)))
-		return fwd_slow(ctx.raw, p, &t);
+		return fwd_slow(ctx.skb, p, &t);
 	return send(ctx, p, &t, hop, &root->settings);
 }
 
@@ -198,7 +198,7 @@ INLINE bool daddr_is_standby(const struct packet *p, const struct root *root)
 	return is_standby(root, &daddr, p->is_ipv6);
 }
 
-/* Likewise for a packet that only its IP header was read of: take the daddr from the frame. */
+/* Likewise for a packet whose headers are not parsed yet. */
 INLINE bool slow_is_standby(struct ctx ctx, const struct packet *p, const struct root *root)
 {
 	void *header = ctx_data(ctx) + ETH_HLEN, *end = ctx_data_end(ctx);

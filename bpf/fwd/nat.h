@@ -9,7 +9,7 @@
 
 enum nat_side { NAT_REQUEST, NAT_REPLY };
 
-INLINE bool nat_xdp(void *ctx, const struct packet *p, enum nat_side side, const struct address *to, be16 to_port)
+INLINE bool nat_xdp(struct xdp_md *ctx, const struct packet *p, enum nat_side side, const struct address *to, be16 to_port)
 {
 	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
 	u32 l4 = ETH_HLEN + (p->is_ipv6 ? IPV6_HLEN : IPV4_HLEN);
@@ -92,5 +92,5 @@ VERIFIED_ONCE int nat_tc(struct __sk_buff *ctx, const struct packet *p, u32 side
 
 INLINE bool nat(struct ctx ctx, const struct packet *p, enum nat_side side, const struct address *to, be16 to_port)
 {
-	return ctx.hook == HOOK_XDP ? nat_xdp(ctx.raw, p, side, to, to_port) : nat_tc(ctx.raw, p, side, to, to_port);
+	return ctx.hook == HOOK_XDP ? nat_xdp(ctx.xdp, p, side, to, to_port) : nat_tc(ctx.skb, p, side, to, to_port);
 }

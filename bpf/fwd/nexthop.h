@@ -130,9 +130,9 @@ INLINE void lookup_hop(struct ctx ctx, struct hop *hop, const struct address *to
 		       const struct address *from)
 {
 	if (ctx.hook == HOOK_XDP)
-		lookup_hop_xdp(ctx.raw, hop, to, is_ipv6 | input << 1, from);
+		lookup_hop_xdp(ctx.xdp, hop, to, is_ipv6 | input << 1, from);
 	else
-		lookup_hop_tc(ctx.raw, hop, to, is_ipv6 | input << 1, from);
+		lookup_hop_tc(ctx.skb, hop, to, is_ipv6 | input << 1, from);
 }
 
 /* Repeat the lookup of a destination. Its packets must take the general path once before the fast path. */
@@ -177,9 +177,9 @@ INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct desti
 	if (unlikely(now - hop->stamp >= ticks_per_second ||
 		     (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL))) {
 		if (ctx.hook == HOOK_XDP)
-			refresh_hop_xdp(ctx.raw, lane, d, now);
+			refresh_hop_xdp(ctx.xdp, lane, d, now);
 		else
-			refresh_hop_tc(ctx.raw, lane, d, now);
+			refresh_hop_tc(ctx.skb, lane, d, now);
 		*looked_up = true;
 	}
 	return hop;
@@ -244,7 +244,7 @@ VERIFIED_ONCE u32 client_hop_index_tc(struct __sk_buff *ctx, const struct reply_
 INLINE struct hop *client_hop(struct ctx ctx, const struct reply_route *way, u32 now, bool *looked_up)
 {
 	u32 index =
-		ctx.hook == HOOK_XDP ? client_hop_index_xdp(ctx.raw, way, now) : client_hop_index_tc(ctx.raw, way, now);
+		ctx.hook == HOOK_XDP ? client_hop_index_xdp(ctx.xdp, way, now) : client_hop_index_tc(ctx.skb, way, now);
 	struct client_hop *slot = map_elem(client_hops, index & (HOP_SLOTS - 1));
 	*looked_up = index & CLIENT_HOP_LOOKED_UP;
 	return slot ? &barrier_var(slot)->hop : NULL;
@@ -280,7 +280,7 @@ INLINE int xdp_xmit(const struct hop *hop, enum xmit_way way)
 	return likely(way == XMIT_TX) ? (int)XDP_TX : (int)bpf_redirect_map(&transmitters, hop->ifindex, 0);
 }
 
-INLINE bool xdp_reaches(void *ctx, const struct hop *hop)
+INLINE bool xdp_reaches(struct xdp_md *ctx, const struct hop *hop)
 {
 	return xmit_way_to(hop, ctx_ifindex(xdp_ctx(ctx))) != XMIT_NONE;
 }

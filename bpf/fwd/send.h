@@ -28,7 +28,7 @@ INLINE u32 segment_length(struct ctx ctx, const struct packet *p)
 {
 	if (ctx.hook == HOOK_XDP)
 		return p->length;
-	struct __sk_buff *skb = ctx.raw;
+	struct __sk_buff *skb = ctx.skb;
 	if (likely(!skb->gso_size))
 		return p->length;
 	if (skb->gso_size == GSO_BY_FRAGMENTS)
@@ -43,10 +43,10 @@ INLINE u32 segment_length(struct ctx ctx, const struct packet *p)
 }
 
 /* Likewise; for a reassembled IPv6 packet the length of its longest fragment. */
-INLINE u32 mtu_length(void *ctx, const struct scratch *w)
+INLINE u32 mtu_length(struct __sk_buff *skb, const struct scratch *w)
 {
 	const struct packet *p = &w->packet;
-	return p->is_ipv6 && p->slow_flags & SLOW_REASSEMBLED ? w->frags.largest : segment_length(tc_ctx(ctx), p);
+	return p->is_ipv6 && p->slow_flags & SLOW_REASSEMBLED ? w->frags.largest : segment_length(tc_ctx(skb), p);
 }
 
 /* Decrement the TTL, which is above 1. */
@@ -141,7 +141,7 @@ INLINE int xmit_neigh(struct __sk_buff *skb, const struct hop *hop, bool is_ipv6
 INLINE int xmit(struct ctx ctx, const struct hop *hop, bool is_ipv6)
 {
 	if (ctx.hook == HOOK_TC)
-		return xmit_neigh(ctx.raw, hop, is_ipv6);
+		return xmit_neigh(ctx.skb, hop, is_ipv6);
 	return xdp_xmit(hop, hop->ifindex == ctx_ifindex(ctx) ? XMIT_TX : XMIT_REDIRECT);
 }
 

@@ -158,13 +158,13 @@ INLINE bool find_mark(struct ctx ctx, struct scratch *w, const struct facts *fac
 		u32 at = p->l4 + TCP_FLAGS_AT;
 		seen->device = ctx_ifindex(ctx);
 		if (ctx.hook == HOOK_XDP) {
-			bpf_xdp_load_bytes(ctx.raw, ETH_SOURCE_AT, link, 6);
+			bpf_xdp_load_bytes(ctx.xdp, ETH_SOURCE_AT, link, 6);
 			if (p->protocol == IPPROTO_TCP)
-				bpf_xdp_load_bytes(ctx.raw, at, &flags, 1);
+				bpf_xdp_load_bytes(ctx.xdp, at, &flags, 1);
 		} else {
-			bpf_skb_load_bytes(ctx.raw, ETH_SOURCE_AT, link, 6);
+			bpf_skb_load_bytes(ctx.skb, ETH_SOURCE_AT, link, 6);
 			if (p->protocol == IPPROTO_TCP)
-				bpf_skb_load_bytes(ctx.raw, at, &flags, 1);
+				bpf_skb_load_bytes(ctx.skb, at, &flags, 1);
 		}
 		__builtin_memcpy(seen->link, link, 6);
 		seen->tcp_flags = flags;

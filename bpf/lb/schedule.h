@@ -55,7 +55,7 @@ INLINE u32 overhead(const struct destination *d)
 	return (d->active << 8) + d->inactive;
 }
 
-/* Find the first usable destination from c->pos on with at least c->min_weight; store its index in c->work->best. */
+/* Find the first usable destination from c->pos on with at least c->min_weight; store its index in c->w->best. */
 static int find_usable_step(u32 index, struct candidates *c)
 {
 	struct candidate it;

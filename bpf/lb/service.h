@@ -126,7 +126,7 @@ VERIFIED_ONCE int holds_for_mark_tc(struct __sk_buff *ctx, const struct scratch 
 
 INLINE bool holds_for_mark(struct ctx ctx, const struct scratch *w, u32 mark)
 {
-	return ctx.hook == HOOK_XDP ? holds_for_mark_xdp(ctx.raw, w, mark) : holds_for_mark_tc(ctx.raw, w, mark);
+	return ctx.hook == HOOK_XDP ? holds_for_mark_xdp(ctx.xdp, w, mark) : holds_for_mark_tc(ctx.skb, w, mark);
 }
 
 INLINE bool lookup_local(void *ctx, struct service_state *state, const struct packet *p, u32 now)
@@ -162,6 +162,6 @@ INLINE bool is_local_daddr(struct ctx ctx, struct service_state *state, const st
 {
 	if (likely(state->held_at == now))
 		return state->held;
-	return ctx.hook == HOOK_XDP ? lookup_local_xdp(ctx.raw, state, p, now)
-				    : lookup_local_tc(ctx.raw, state, p, now);
+	return ctx.hook == HOOK_XDP ? lookup_local_xdp(ctx.xdp, state, p, now)
+				    : lookup_local_tc(ctx.skb, state, p, now);
 }

@@ -55,5 +55,5 @@ INLINE int prog_encap(struct ctx ctx)
 	struct destination *d = w ? map_elem(destinations, w->destination) : NULL;
 	if (!w || !d)
 		return pass_to_stack(ctx.hook);
-	return ctx.hook == HOOK_XDP ? encap_xdp(ctx.raw, w, d, root) : encap_tc(ctx.raw, w, d, root);
+	return ctx.hook == HOOK_XDP ? encap_xdp(ctx.xdp, w, d, root) : encap_tc(ctx.skb, w, d, root);
 }

@@ -11,7 +11,7 @@
 
 INLINE u32 fwd_length(struct ctx ctx, const struct scratch *w)
 {
-	return ctx.hook == HOOK_TC ? mtu_length(ctx.raw, w) : w->packet.length;
+	return ctx.hook == HOOK_TC ? mtu_length(ctx.skb, w) : w->packet.length;
 }
 
 /* Whether a router would not forward it. Reassembled IPv4 packets with DF leave in the fragments received. */
@@ -57,7 +57,7 @@ INLINE int deliver_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 	w->is_reply = 1;
 	if (p->protocol == IPPROTO_SCTP && a->port != packet_sport(p))
 		return tail_call(ctx, PROG_SCTP_CSUM);
-	return to_own_client(ctx.raw, p);
+	return to_own_client(ctx.skb, p);
 }
 
 INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_conn *a, struct hop *hop,
@@ -68,7 +68,7 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		return pass_packet(ctx, p);
 	bool fits = fwd_length(ctx, w) <= hop->mtu;
 	bool plain = hop->verdict == HOP_READY && fits && !p->no_csum && !p->slow_flags && p->l4_complete;
-	if (ctx.hook == HOOK_XDP && (!plain || !xdp_reaches(ctx.raw, hop)))
+	if (ctx.hook == HOOK_XDP && (!plain || !xdp_reaches(ctx.xdp, hop)))
 		return pass_to_tc();
 	if (unlikely(!p->l4_complete))
 		return drop(ctx.hook, REASON_SHORT);
@@ -76,7 +76,7 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		return drop(ctx.hook, REASON_DYING);
 	if (ctx.hook == HOOK_XDP) {
 		u64 live = READ_ONCE(root->live);
-		allow_fast(ctx.raw, a->destination, a->index, destination_flags(a->destination, live), SIDE_REPLY,
+		allow_fast(ctx.xdp, a->destination, a->index, destination_flags(a->destination, live), SIDE_REPLY,
 			   live);
 	}
 	if (ctx.hook == HOOK_TC && !plain) {
