@@ -40,24 +40,24 @@ struct bench_plan {
 
 /* One for each CPU, for measurements in parallel. */
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	MAP_UINT(max_entries, 1);
-	MAP_TYPE(key, u32);
-	MAP_TYPE(value, struct bench_plan);
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct bench_plan);
 } bench_plans SEC(".maps");
 
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_PROG_ARRAY);
-	MAP_UINT(max_entries, 1);
-	MAP_UINT(key_size, sizeof(u32));
-	MAP_UINT(value_size, sizeof(u32));
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, sizeof(u32));
 } bench_target SEC(".maps");
 
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_PROG_ARRAY);
-	MAP_UINT(max_entries, 1);
-	MAP_UINT(key_size, sizeof(u32));
-	MAP_UINT(value_size, sizeof(u32));
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, sizeof(u32));
 } bench_target_tc SEC(".maps");
 
 INLINE struct bench_plan *get_plan(void)
@@ -236,10 +236,10 @@ struct bench_line {
 };
 
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
-	MAP_UINT(max_entries, 1);
-	MAP_TYPE(key, u32);
-	MAP_TYPE(value, struct bench_line);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct bench_line);
 } bench_lines SEC(".maps");
 
 /* One dependent read from a random cache line, which every program that keeps a million flows needs. Each read depends

@@ -33,18 +33,18 @@ struct vip {
 };
 
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_HASH);
-	MAP_UINT(max_entries, MAX_VIPS);
-	MAP_TYPE(key, struct vip);
-	MAP_TYPE(value, u32); /* bitmap of enum tunnel: the tunnels to decapsulate for it */
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_VIPS);
+	__type(key, struct vip);
+	__type(value, u32); /* bitmap of enum tunnel: the tunnels to decapsulate for it */
 } vips SEC(".maps");
 
 /* dports of GUE, in network order. */
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_HASH);
-	MAP_UINT(max_entries, MAX_PORTS);
-	MAP_TYPE(key, be16);
-	MAP_TYPE(value, u32);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_PORTS);
+	__type(key, be16);
+	__type(value, u32);
 } gue_ports SEC(".maps");
 
 enum tunnel { TUNNEL_IPIP, TUNNEL_GUE, TUNNEL_GRE }; /* with IPVS's numbers */
@@ -53,10 +53,10 @@ enum tunnel { TUNNEL_IPIP, TUNNEL_GUE, TUNNEL_GRE }; /* with IPVS's numbers */
 enum { DECAPSULATED, OUTER_FRAGMENT, CONGESTED, FAILED, CORRUPT, COUNTS };
 
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	MAP_UINT(max_entries, COUNTS);
-	MAP_TYPE(key, u32);
-	MAP_TYPE(value, u64);
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTS);
+	__type(key, u32);
+	__type(value, u64);
 } counts SEC(".maps");
 
 struct piece {
@@ -64,10 +64,10 @@ struct piece {
 };
 
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	MAP_UINT(max_entries, 1);
-	MAP_TYPE(key, u32);
-	MAP_TYPE(value, struct piece);
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct piece);
 } pieces SEC(".maps");
 
 struct outer {

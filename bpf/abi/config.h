@@ -293,10 +293,10 @@ HASH_MAP(cache, struct cache_key, struct cached, 128, BPF_F_NO_PREALLOC);
 
 /* Devices whose driver transmits frames that XDP redirects. */
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_DEVMAP_HASH);
-	MAP_UINT(max_entries, DEVICES);
-	MAP_UINT(key_size, sizeof(u32));
-	MAP_UINT(value_size, sizeof(u32));
+	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(max_entries, DEVICES);
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, sizeof(u32));
 } transmitters SEC(".maps");
 
 INLINE struct root *get_root(void)

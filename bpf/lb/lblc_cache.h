@@ -25,9 +25,9 @@ struct cache_sweeper {
 ARRAY_MAP(cache_sweepers, struct cache_sweeper, 1, 0);
 
 struct { /* The order in which the sweep visits parts. */
-	MAP_UINT(type, BPF_MAP_TYPE_QUEUE);
-	MAP_UINT(max_entries, 128);
-	MAP_TYPE(value, struct cache_key);
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 128);
+	__type(value, struct cache_key);
 } cache_queue SEC(".maps");
 
 INLINE void count_parts(s32 by)

@@ -48,41 +48,41 @@ __attribute__((used)) static int describe_types(struct bpf_flow_keys *keys, stru
 	return 0;
 }
 
-/* Members of BTF-defined maps, in the form that libbpf reads. */
-#define MAP_UINT(name, value) int (*name)[value]
-#define MAP_TYPE(name, value) __typeof__(value) *name
+/* BTF-defined maps, with the names of libbpf's bpf_helpers.h. */
+#define __uint(name, value) int (*name)[value]
+#define __type(name, value) __typeof__(value) *name
 
 #define ARRAY_MAP(name, value_type, entries, flag_bits) \
 	struct { \
-		MAP_UINT(type, BPF_MAP_TYPE_ARRAY); \
-		MAP_UINT(max_entries, entries); \
-		MAP_UINT(map_flags, flag_bits); \
-		MAP_TYPE(key, u32); \
-		MAP_TYPE(value, value_type); \
+		__uint(type, BPF_MAP_TYPE_ARRAY); \
+		__uint(max_entries, entries); \
+		__uint(map_flags, flag_bits); \
+		__type(key, u32); \
+		__type(value, value_type); \
 	} name SEC(".maps")
 
 #define PERCPU_MAP(name, value_type, entries) \
 	struct { \
-		MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY); \
-		MAP_UINT(max_entries, entries); \
-		MAP_TYPE(key, u32); \
-		MAP_TYPE(value, value_type); \
+		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY); \
+		__uint(max_entries, entries); \
+		__type(key, u32); \
+		__type(value, value_type); \
 	} name SEC(".maps")
 
 #define HASH_MAP(name, key_type, value_type, entries, flag_bits) \
 	struct { \
-		MAP_UINT(type, BPF_MAP_TYPE_HASH); \
-		MAP_UINT(max_entries, entries); \
-		MAP_UINT(map_flags, flag_bits); \
-		MAP_TYPE(key, key_type); \
-		MAP_TYPE(value, value_type); \
+		__uint(type, BPF_MAP_TYPE_HASH); \
+		__uint(max_entries, entries); \
+		__uint(map_flags, flag_bits); \
+		__type(key, key_type); \
+		__type(value, value_type); \
 	} name SEC(".maps")
 
 #define STACK_MAP(name, value_type, entries) \
 	struct { \
-		MAP_UINT(type, BPF_MAP_TYPE_STACK); \
-		MAP_UINT(max_entries, entries); \
-		MAP_TYPE(value, value_type); \
+		__uint(type, BPF_MAP_TYPE_STACK); \
+		__uint(max_entries, entries); \
+		__type(value, value_type); \
 	} name SEC(".maps")
 
 #define map_elem(map, index) \
