@@ -6,8 +6,6 @@
 #include "fwd/nexthop.h"
 #include "lb/destination.h"
 
-#define TC_REDIRECT 7
-
 enum { GSO_BY_FRAGMENTS = 0xffff }; /* gso_size of SCTP: a list of packets, each within the sender's MTU */
 
 enum fit { FITS, FITS_NOT, FITS_IN_FRAGMENTS };

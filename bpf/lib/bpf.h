@@ -112,25 +112,24 @@ HELPER(26, long, bpf_skb_load_bytes, const void *skb, u32 offset, void *to, u32 
 HELPER(28, s64, bpf_csum_diff, be32 *from, u32 from_size, be32 *to, u32 to_size, u32 seed);
 HELPER(38, long, bpf_skb_change_tail, void *skb, u32 length, u64 flags);
 HELPER(39, long, bpf_skb_pull_data, void *skb, u32 length);
+HELPER(43, long, bpf_skb_change_head, void *skb, u32 length, u64 flags);
 HELPER(44, long, bpf_xdp_adjust_head, void *xdp, int delta);
 HELPER(50, long, bpf_skb_adjust_room, void *skb, s32 difference, u32 mode, u64 flags);
 HELPER(51, long, bpf_redirect_map, void *map, u64 key, u64 flags);
 HELPER(65, long, bpf_xdp_adjust_tail, void *xdp, int delta);
-HELPER(43, long, bpf_skb_change_head, void *skb, u32 length, u64 flags);
 HELPER(68, long, bpf_skb_load_bytes_relative, const void *skb, u32 offset, void *to, u32 length, u32 start);
 HELPER(69, long, bpf_fib_lookup, void *ctx, struct bpf_fib_lookup *params, int length, u32 flags);
 HELPER(87, long, bpf_map_push_elem, void *map, const void *value, u64 flags);
 HELPER(88, long, bpf_map_pop_elem, void *map, void *value);
 HELPER(118, u64, bpf_jiffies64, void);
 HELPER(152, long, bpf_redirect_neigh, u32 ifindex, struct bpf_redir_neigh *params, int length, u64 flags);
-HELPER(164, long, bpf_for_each_map_elem, void *map, void *callback, void *context, u64 flags);
 HELPER(169, long, bpf_timer_init, struct bpf_timer *timer, void *map, u64 flags);
 HELPER(170, long, bpf_timer_set_callback, struct bpf_timer *timer, void *callback);
 HELPER(171, long, bpf_timer_start, struct bpf_timer *timer, u64 nanoseconds, u64 flags);
 HELPER(181, long, bpf_loop, u32 count, void *callback, void *context, u64 flags);
-HELPER(195, void *, bpf_map_lookup_percpu_elem, void *map, const void *key, u32 cpu);
 HELPER(188, u64, bpf_xdp_get_buff_len, void *xdp);
 HELPER(189, long, bpf_xdp_load_bytes, void *xdp, u32 offset, void *to, u32 length);
+HELPER(195, void *, bpf_map_lookup_percpu_elem, void *map, const void *key, u32 cpu);
 HELPER(208, u64, bpf_ktime_get_tai_ns, void);
 
 #define swap16(x) __builtin_bswap16(x)
