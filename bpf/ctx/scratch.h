@@ -93,8 +93,6 @@ struct scratch {
 	u32 method;
 	u32 state; /* of the chosen destination: method and tunnel */
 	u32 resolve; /* let the kernel's neighbour code send it */
-	u32 upper;
-	u32 lower;
 	u32 scheduler;
 	/* Schedulers keep here what later steps of bpf_loop read. On the stack the verifier of Linux 6.1 would assume
 	 * the first step's values for all steps, and prune live branches. */
