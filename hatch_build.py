@@ -1,7 +1,7 @@
-"""Compiles the eBPF objects when the wheel is built; `python hatch_build.py` builds them in place for a developer.
+"""Compile the eBPF objects when the wheel is built; `python hatch_build.py` compiles them in place.
 
-The compiler is the clang inside PyPI's ziglang, so no machine that runs pylvs needs one. The same sources give the
-same bytes wherever and whenever they are compiled.
+The compiler is the clang inside PyPI's ziglang, so hosts that run pylvs need none. Builds are reproducible: the same
+sources give the same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
 
     class BuildHookInterface:
-        """What hatchling gives a hook to build on."""
+        """The part of hatchling's interface that is used here."""
 
         root: str
 
@@ -33,12 +33,12 @@ FLAGS = (
     "--target=bpfel-freestanding",
     "-mcpu=v3",
     "-O2",
-    "-g",  # BTF is made from it
+    "-g",  # the source of BTF
     "-std=gnu11",
     "-Wall",
     "-Wextra",
-    "-Wno-unused-parameter",  # both hooks share one set of functions; callbacks have signatures
-    "-Wno-address-of-packed-member",  # headers in frames are 2-aligned, and BPF loads them as they are
+    "-Wno-unused-parameter",  # callbacks of bpf_loop have fixed signatures
+    "-Wno-address-of-packed-member",  # packet headers are 2-aligned
     "-Werror",
     "-nostdinc",
     "-fno-unwind-tables",
@@ -48,11 +48,11 @@ FLAGS = (
 
 
 class BuildError(Exception):
-    """A source does not compile or cannot be described; the text is the compiler's."""
+    """A source does not compile or cannot be described; the text is the compiler's message."""
 
 
 def _toolchain() -> Path:
-    """Where ziglang is installed. Raises BuildError when it is not."""
+    """Return the directory of ziglang. Raises BuildError without ziglang."""
     found = importlib.util.find_spec("ziglang")
     if found is None or found.origin is None:
         raise BuildError("ziglang is not installed: pip install ziglang==0.17.0")
@@ -63,7 +63,6 @@ def compiler(root: Path) -> list[str]:
     """Return the command that compiles for eBPF, without the names of sources. Raises BuildError without ziglang."""
     zig = _toolchain()
     headers = zig / "lib" / "libc" / "include"
-    include = root / "bpf" / "include"
     return [
         sys.executable,
         "-m",
@@ -74,7 +73,6 @@ def compiler(root: Path) -> list[str]:
         f"-ffile-prefix-map={zig}=zig",
         "-I",
         str(root / "bpf"),
-        *(("-isystem", str(include)) if include.is_dir() else ()),
         "-isystem",
         str(headers / "any-linux-any"),
         "-isystem",
@@ -83,11 +81,11 @@ def compiler(root: Path) -> list[str]:
 
 
 def compile_object(source: Path, target: Path, root: Path) -> None:
-    """Compile one source. Raises BuildError with the compiler's words."""
-    unwanted = {"CPATH", "C_INCLUDE_PATH", "CFLAGS", "SOURCE_DATE_EPOCH"}  # nothing outside the tree has a say
+    """Compile one source. Raises BuildError with the compiler's message."""
+    unwanted = {"CPATH", "C_INCLUDE_PATH", "CFLAGS", "SOURCE_DATE_EPOCH"}  # which would change the bytes
     environment = {name: value for name, value in os.environ.items() if name not in unwanted}
     command = [*compiler(root), "-c", str(source.relative_to(root)), "-o", str(target)]
-    with tempfile.TemporaryDirectory(prefix="pylvs-zig-") as cache:  # which zig must have; kept, it only grows
+    with tempfile.TemporaryDirectory(prefix="pylvs-zig-") as cache:  # zig insists on a cache, and never shrinks it
         done = subprocess.run(
             command,
             cwd=root,
@@ -101,9 +99,9 @@ def compile_object(source: Path, target: Path, root: Path) -> None:
 
 
 def build(root: Path, sources: Path | None = None, objects: Path | None = None) -> list[Path]:
-    """Compile every `*.bpf.c` and describe the objects in `abi.json` and `abi.txt`; the paths of what was made.
+    """Compile every `*.bpf.c` and describe the objects in `abi.json` and `abi.txt`. Return the paths of all files.
 
-    Nothing half-made is left: the directory is replaced as a whole once everything is ready. Raises BuildError.
+    Each file of the directory is replaced only after all of them have been built. Raises BuildError.
     """
     root = root.resolve()
     sources = sources or root / "bpf"
@@ -139,17 +137,17 @@ def _describe(root: Path, objects: Path) -> None:
 
 
 class CustomBuildHook(BuildHookInterface):
-    """hatchling calls this before it packs a wheel; a source distribution carries the sources alone."""
+    """The hook that hatchling calls before it packs a wheel; a source distribution has no objects."""
 
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Build the objects into the tree, from where the wheel takes them."""
+        """Build the objects in the tree, where the wheel includes them from."""
         build(Path(self.root))
 
 
 def main() -> int:
-    """Build in place; 0, or 1 with the compiler's words on stderr."""
+    """Build in place. Return 0, or 1 after printing the compiler's message to stderr."""
     try:
         for path in build(Path(__file__).parent):
             print(path.relative_to(Path(__file__).parent.resolve()))

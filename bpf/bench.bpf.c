@@ -34,32 +34,33 @@ struct bench_plan {
 	u32 increment;
 	u32 mask;
 	u32 port; /* service port of the first flow, host order */
-	u32 services; /* number of services less one, a power of two less one: flow n belongs to port + n modulo their number */
+	/* Number of services less one, a power of two less one: flow n belongs to port + n modulo their number. */
+	u32 services;
 };
 
 /* One for each CPU, for measurements in parallel. */
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	MAP_UINT(max_entries, 1);
-	MAP_TYPE(key, u32);
-	MAP_TYPE(value, struct bench_plan);
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct bench_plan);
 } bench_plans SEC(".maps");
 
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_PROG_ARRAY);
-	MAP_UINT(max_entries, 1);
-	MAP_UINT(key_size, sizeof(u32));
-	MAP_UINT(value_size, sizeof(u32));
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, sizeof(u32));
 } bench_target SEC(".maps");
 
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_PROG_ARRAY);
-	MAP_UINT(max_entries, 1);
-	MAP_UINT(key_size, sizeof(u32));
-	MAP_UINT(value_size, sizeof(u32));
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, sizeof(u32));
 } bench_target_tc SEC(".maps");
 
-INLINE struct bench_plan *the_plan(void)
+INLINE struct bench_plan *get_plan(void)
 {
 	u32 only = 0;
 	return bpf_map_lookup_elem(&bench_plans, &only);
@@ -91,8 +92,7 @@ INLINE bool write_frame(void *to, void *end, const struct bench_plan *plan, u32 
 	return true;
 }
 
-#define WRITE_FRAME(ctx, plan, bytes) \
-	write_frame((void *)(long)(ctx)->data, (void *)(long)(ctx)->data_end, plan, bytes)
+#define WRITE_FRAME(ctx, plan, bytes) write_frame((void *)(long)(ctx)->data, (void *)(long)(ctx)->data_end, plan, bytes)
 
 INLINE int aborted(struct xdp_md *ctx)
 {
@@ -103,7 +103,7 @@ INLINE int aborted(struct xdp_md *ctx)
 SEC("xdp.frags")
 int bench_same(struct xdp_md *ctx)
 {
-	struct bench_plan *plan = the_plan();
+	struct bench_plan *plan = get_plan();
 	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES))
 		return aborted(ctx);
 	bpf_tail_call(ctx, &bench_target, 0);
@@ -113,7 +113,7 @@ int bench_same(struct xdp_md *ctx)
 SEC("xdp.frags")
 int bench_same6(struct xdp_md *ctx)
 {
-	struct bench_plan *plan = the_plan();
+	struct bench_plan *plan = get_plan();
 	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES6))
 		return aborted(ctx);
 	bpf_tail_call(ctx, &bench_target, 0);
@@ -124,9 +124,8 @@ int bench_same6(struct xdp_md *ctx)
 SEC("xdp.frags")
 int bench_shrink(struct xdp_md *ctx)
 {
-	struct bench_plan *plan = the_plan();
-	if (!plan || (ctx->data_end - ctx->data > BENCH_BYTES + BENCH_ROOM / 2 &&
-		      bpf_xdp_adjust_head(ctx, BENCH_ROOM)))
+	struct bench_plan *plan = get_plan();
+	if (!plan || (ctx->data_end - ctx->data > BENCH_BYTES + BENCH_ROOM / 2 && bpf_xdp_adjust_head(ctx, BENCH_ROOM)))
 		return aborted(ctx);
 	if (!WRITE_FRAME(ctx, plan, BENCH_BYTES))
 		return aborted(ctx);
@@ -138,7 +137,7 @@ int bench_shrink(struct xdp_md *ctx)
 SEC("xdp.frags")
 int bench_flows(struct xdp_md *ctx)
 {
-	struct bench_plan *plan = the_plan();
+	struct bench_plan *plan = get_plan();
 	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES))
 		return aborted(ctx);
 	void *to = (void *)(long)ctx->data;
@@ -151,8 +150,8 @@ int bench_flows(struct xdp_md *ctx)
 	sum = (sum & 0xffff) + (sum >> 16);
 	u16 port = bpf_htons(BENCH_FIRST_PORT + flow % BENCH_FLOWS_AN_ADDRESS);
 	u16 target = bpf_htons(plan->port + (flow & plan->services));
-	WORD_AT(volatile u64, to, BENCH_CHECK - 2) =
-		WORD_AT(const volatile u16, plan->frame, BENCH_CHECK - 2) | (~sum & 0xffff) << 16 | (u64)bpf_htonl(client) << 32;
+	WORD_AT(volatile u64, to, BENCH_CHECK - 2) = WORD_AT(const volatile u16, plan->frame, BENCH_CHECK - 2) |
+						     (~sum & 0xffff) << 16 | (u64)bpf_htonl(client) << 32;
 	WORD_AT(volatile u32, to, BENCH_PORTS) = (u32)target << 16 | port;
 	bpf_tail_call(ctx, &bench_target, 0);
 	return aborted(ctx);
@@ -162,7 +161,7 @@ int bench_flows(struct xdp_md *ctx)
 SEC("xdp.frags")
 int bench_flows6(struct xdp_md *ctx)
 {
-	struct bench_plan *plan = the_plan();
+	struct bench_plan *plan = get_plan();
 	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES6))
 		return aborted(ctx);
 	void *to = (void *)(long)ctx->data;
@@ -178,7 +177,7 @@ int bench_flows6(struct xdp_md *ctx)
 SEC("tc")
 int bench_tc(struct __sk_buff *ctx)
 {
-	struct bench_plan *plan = the_plan();
+	struct bench_plan *plan = get_plan();
 	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES))
 		return TC_DROPPED;
 	bpf_tail_call(ctx, &bench_target_tc, 0);
@@ -188,7 +187,7 @@ int bench_tc(struct __sk_buff *ctx)
 SEC("tc")
 int bench_tc6(struct __sk_buff *ctx)
 {
-	struct bench_plan *plan = the_plan();
+	struct bench_plan *plan = get_plan();
 	if (!plan || !WRITE_FRAME(ctx, plan, BENCH_BYTES6))
 		return TC_DROPPED;
 	bpf_tail_call(ctx, &bench_target_tc, 0);
@@ -237,10 +236,10 @@ struct bench_line {
 };
 
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
-	MAP_UINT(max_entries, 1);
-	MAP_TYPE(key, u32);
-	MAP_TYPE(value, struct bench_line);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct bench_line);
 } bench_lines SEC(".maps");
 
 /* One dependent read from a random cache line, which every program that keeps a million flows needs. Each read depends
@@ -248,7 +247,7 @@ struct {
 SEC("xdp.frags")
 int bench_far(struct xdp_md *ctx)
 {
-	struct bench_plan *plan = the_plan();
+	struct bench_plan *plan = get_plan();
 	if (!plan)
 		return aborted(ctx);
 	u32 next = plan->flow * 1664525 + 1013904223;

@@ -13,7 +13,7 @@
  *	   v
  *	PROG_NEW ---> find the service (lb/) ---> [PROG_PERSIST] ---> scheduler ---> PROG_CONNECT
  *	                                                                                |
- *	             table full: PROG_HASH_FALLBACK <-----------------------------------+-- create_conn(), send() --> sent
+ *	             table full: PROG_HASH_FALLBACK <-----------------------------------+-- create_conn(), send()
  *
  * XDP passes a packet that it cannot finish to TC, unmodified. At TC these programs do the rest with the kernel's help:
  * PROG_FWD_SLOW, PROG_ENCAP, PROG_FRAGMENT, PROG_ICMP_SEND and others. A packet of no service passes to the stack.
@@ -109,7 +109,7 @@ int pylvs_tc(struct __sk_buff *skb)
 {
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return pass_to_stack(HOOK_TC);
-	if (unlikely(!starts_at_link(skb)) && !restored_link(skb))
+	if (unlikely(!starts_at_link(skb)) && !restore_link(skb))
 		return pass_to_stack(HOOK_TC);
 	return receive_tc(skb);
 }

@@ -6,14 +6,14 @@
  * pass unmodified. Fragments of the outer packet pass, too, because TC cannot reassemble them. It verifies the tunnel's
  * checksum, and undoes GUE's remote checksum offload (draft-herbert-remotecsumoffload).
  */
-#include "lib/csum_frame.h"
+#include "lib/csum.h"
+#include "lib/gre_gue.h"
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
-#include <linux/udp.h>
 
 #define MAX_VIPS 4096
 #define MAX_PORTS 64
@@ -33,18 +33,18 @@ struct vip {
 };
 
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_HASH);
-	MAP_UINT(max_entries, MAX_VIPS);
-	MAP_TYPE(key, struct vip);
-	MAP_TYPE(value, u32); /* bitmap of enum tunnel: the tunnels to decapsulate for it */
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_VIPS);
+	__type(key, struct vip);
+	__type(value, u32); /* bitmap of enum tunnel: the tunnels to decapsulate for it */
 } vips SEC(".maps");
 
 /* dports of GUE, in network order. */
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_HASH);
-	MAP_UINT(max_entries, MAX_PORTS);
-	MAP_TYPE(key, be16);
-	MAP_TYPE(value, u32);
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_PORTS);
+	__type(key, be16);
+	__type(value, u32);
 } gue_ports SEC(".maps");
 
 enum tunnel { TUNNEL_IPIP, TUNNEL_GUE, TUNNEL_GRE }; /* with IPVS's numbers */
@@ -53,55 +53,35 @@ enum tunnel { TUNNEL_IPIP, TUNNEL_GUE, TUNNEL_GRE }; /* with IPVS's numbers */
 enum { DECAPSULATED, OUTER_FRAGMENT, CONGESTED, FAILED, CORRUPT, COUNTS };
 
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	MAP_UINT(max_entries, COUNTS);
-	MAP_TYPE(key, u32);
-	MAP_TYPE(value, u64);
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTS);
+	__type(key, u32);
+	__type(value, u64);
 } counts SEC(".maps");
-
 
 struct piece {
 	u8 bytes[CSUM_CHUNK];
 };
 
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	MAP_UINT(max_entries, 1);
-	MAP_TYPE(key, u32);
-	MAP_TYPE(value, struct piece);
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct piece);
 } pieces SEC(".maps");
 
-struct gre {
-	be16 flags;
-	be16 protocol;
-};
-
-struct gue {
-	u8 version_control_words;
-	u8 inner;
-	be16 flags;
-	be32 private_flags;
-	be16 sum_start; /* of the remote checksum: where its range starts in the inner packet */
-	be16 sum_at;	/* and where its field is */
-};
-
-#define GRE_SUM bpf_htons(0x8000)
-#define GUE_PRIVATE bpf_htons(1)
-#define GUE_REMCSUM bpf_htonl(0x80000000)
-#define GUE_WORDS 31 /* of options; the version and the control bit are above */
-
 struct outer {
-	u32 length;   /* of the outer IP header */
-	u32 tunnel_hlen;  /* bytes from there to the inner header */
-	u32 payload;  /* bytes behind the outer IP header, as it says */
+	u32 length; /* of the outer IP header */
+	u32 tunnel_hlen; /* bytes from there to the inner header */
+	u32 payload; /* bytes behind the outer IP header, as it says */
 	u8 protocol;
-	u8 inner;     /* IPPROTO_IPIP or IPPROTO_IPV6 */
+	u8 inner; /* IPPROTO_IPIP or IPPROTO_IPV6 */
 	u8 ecn;
-	u8 tunnel;    /* enum tunnel */
+	u8 tunnel; /* enum tunnel */
 	bool fragment;
-	bool first;   /* the first fragment */
-	bool summed;  /* the tunnel has a checksum */
-	bool remote;  /* the inner checksum has to be computed */
+	bool first; /* the first fragment */
+	bool summed; /* the tunnel has a checksum */
+	bool remote; /* the inner checksum has to be computed */
 	u32 sum_start;
 	u32 sum_at;
 };
@@ -129,7 +109,8 @@ INLINE bool is_forwarded(struct __sk_buff *skb, struct bpf_fib_lookup *route)
 
 INLINE bool is_tunnel(u8 protocol)
 {
-	return protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6 || protocol == IPPROTO_GRE || protocol == IPPROTO_UDP;
+	return protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6 || protocol == IPPROTO_GRE ||
+	       protocol == IPPROTO_UDP;
 }
 
 /* Parse the outer IP header. Return false if no tunnel can follow. */
@@ -182,10 +163,10 @@ INLINE bool parse_gre(struct __sk_buff *skb, struct outer *outer)
 	outer->tunnel = TUNNEL_GRE;
 	if (!outer->first)
 		return true; /* a later fragment has no GRE header */
-	if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length, &gre, sizeof(gre)) || (gre.flags & ~GRE_SUM))
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length, &gre, GRE_HLEN) || gre.flags & ~bpf_htons(GRE_FLAG_CSUM))
 		return false;
 	outer->summed = gre.flags;
-	outer->tunnel_hlen = sizeof(gre) + (gre.flags ? 4 : 0);
+	outer->tunnel_hlen = GRE_HLEN + (gre.flags ? GRE_CSUM_LEN : 0);
 	outer->inner = gre.protocol == bpf_htons(ETH_P_IP) ? IPPROTO_IPIP : IPPROTO_IPV6;
 	return gre.protocol == bpf_htons(ETH_P_IP) || gre.protocol == bpf_htons(ETH_P_IPV6);
 }
@@ -193,21 +174,18 @@ INLINE bool parse_gre(struct __sk_buff *skb, struct outer *outer)
 /* GUE: version 0, data, no option except the remote checksum. */
 INLINE bool parse_gue(struct __sk_buff *skb, struct outer *outer)
 {
-	struct udphdr udp;
 	struct gue gue;
 	u32 at = ETH_HLEN + outer->length;
 	outer->tunnel = TUNNEL_GUE;
-	if (!outer->first || bpf_skb_load_bytes(skb, at, &udp, sizeof(udp)) ||
-	    !bpf_map_lookup_elem(&gue_ports, &udp.dest))
+	if (!outer->first || bpf_skb_load_bytes(skb, at, &gue, UDP_HLEN + GUE_HLEN) ||
+	    !bpf_map_lookup_elem(&gue_ports, &gue.udp.target) || gue.version_control_words & ~GUE_WORDS)
 		return false;
-	if (bpf_skb_load_bytes(skb, at + sizeof(udp), &gue, 4) || gue.version_control_words & ~GUE_WORDS)
-		return false;
-	outer->summed = udp.check;
-	outer->tunnel_hlen = sizeof(udp) + 4 + gue.version_control_words * 4;
-	outer->inner = gue.inner;
+	outer->summed = gue.udp.check;
+	outer->tunnel_hlen = UDP_HLEN + GUE_HLEN + gue.version_control_words * 4;
+	outer->inner = gue.protocol;
 	if (gue.flags) {
-		if (gue.flags != GUE_PRIVATE || gue.version_control_words != 2 ||
-		    bpf_skb_load_bytes(skb, at + sizeof(udp), &gue, sizeof(gue)) || gue.private_flags != GUE_REMCSUM)
+		if (gue.flags != bpf_htons(GUE_PRIVATE) || gue.version_control_words != GUE_REMCSUM_WORDS ||
+		    bpf_skb_load_bytes(skb, at, &gue, sizeof(gue)) || gue.private_flags != bpf_htonl(GUE_REMCSUM))
 			return false;
 		outer->remote = true;
 		outer->sum_start = bpf_ntohs(gue.sum_start);
@@ -236,14 +214,16 @@ INLINE bool is_for_vip(struct __sk_buff *skb, const struct outer *outer, u8 *ecn
 	struct vip key = {};
 	if (outer->inner == IPPROTO_IPIP) {
 		struct iphdr ip;
-		if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length + outer->tunnel_hlen, &ip, sizeof(ip)) || ip.version != 4)
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length + outer->tunnel_hlen, &ip, sizeof(ip)) ||
+		    ip.version != 4)
 			return false;
 		key.version = 4;
 		key.address[0] = ip.daddr;
 		*ecn = ip.tos & ECN_MASK;
 	} else {
 		struct ipv6hdr ip;
-		if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length + outer->tunnel_hlen, &ip, sizeof(ip)) || ip.version != 6)
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length + outer->tunnel_hlen, &ip, sizeof(ip)) ||
+		    ip.version != 6)
 			return false;
 		key.version = 6;
 		__builtin_memcpy(key.address, &ip.daddr, sizeof(ip.daddr));
@@ -350,7 +330,8 @@ INLINE bool mark_congestion(struct __sk_buff *skb, const struct outer *outer)
 		return false;
 	if (outer->inner == IPPROTO_IPIP) {
 		be16 marked = word | bpf_htons(ECN_CE);
-		if (bpf_l3_csum_replace(skb, ETH_HLEN + __builtin_offsetof(struct iphdr, check), word, marked, sizeof(word)))
+		if (bpf_l3_csum_replace(skb, ETH_HLEN + __builtin_offsetof(struct iphdr, check), word, marked,
+					sizeof(word)))
 			return false;
 		return !bpf_skb_store_bytes(skb, ETH_HLEN, &marked, sizeof(marked), 0);
 	}

@@ -23,20 +23,20 @@ struct wire_plan {
 };
 
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
-	MAP_UINT(max_entries, 1);
-	MAP_TYPE(key, u32);
-	MAP_TYPE(value, struct wire_plan);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct wire_plan);
 } wire_plans SEC(".maps");
 
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
-	MAP_UINT(max_entries, 1);
-	MAP_TYPE(key, u32);
-	MAP_TYPE(value, u64);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
 } wire_counts SEC(".maps");
 
-INLINE struct wire_plan *the_plan(void)
+INLINE struct wire_plan *get_plan(void)
 {
 	u32 only = 0;
 	return bpf_map_lookup_elem(&wire_plans, &only);
@@ -70,7 +70,7 @@ int wire_turn_tc(struct __sk_buff *skb)
 SEC("xdp")
 int wire_source(struct xdp_md *ctx)
 {
-	struct wire_plan *plan = the_plan();
+	struct wire_plan *plan = get_plan();
 	u32 *to = (void *)(long)ctx->data;
 	if (!plan || (void *)to + WIRE_BYTES > (void *)(long)ctx->data_end)
 		return XDP_ABORTED;
@@ -85,7 +85,7 @@ INLINE void count(void *data, void *end)
 {
 	u32 only = 0;
 	u64 *counted = bpf_map_lookup_elem(&wire_counts, &only);
-	struct wire_plan *plan = the_plan();
+	struct wire_plan *plan = get_plan();
 	u16 *mac = data;
 	if (!counted || !plan || data + 14 > end)
 		return;

@@ -10,8 +10,23 @@
 #pragma once
 #include "abi/base.h"
 
-enum scheduler { SCHED_NONE, SCHED_RR, SCHED_WRR, SCHED_LC, SCHED_WLC, SCHED_SED, SCHED_NQ, SCHED_FO,
-		 SCHED_OVF, SCHED_DH, SCHED_SH, SCHED_MH, SCHED_LBLC, SCHED_LBLCR, SCHEDULERS };
+enum scheduler {
+	SCHED_NONE,
+	SCHED_RR,
+	SCHED_WRR,
+	SCHED_LC,
+	SCHED_WLC,
+	SCHED_SED,
+	SCHED_NQ,
+	SCHED_FO,
+	SCHED_OVF,
+	SCHED_DH,
+	SCHED_SH,
+	SCHED_MH,
+	SCHED_LBLC,
+	SCHED_LBLCR,
+	SCHEDULERS
+};
 
 enum method { METHOD_MASQ, METHOD_LOCAL, METHOD_TUNNEL, METHOD_ROUTE, METHOD_BYPASS };
 
@@ -278,10 +293,10 @@ HASH_MAP(cache, struct cache_key, struct cached, 128, BPF_F_NO_PREALLOC);
 
 /* Devices whose driver transmits frames that XDP redirects. */
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_DEVMAP_HASH);
-	MAP_UINT(max_entries, DEVICES);
-	MAP_UINT(key_size, sizeof(u32));
-	MAP_UINT(value_size, sizeof(u32));
+	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(max_entries, DEVICES);
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, sizeof(u32));
 } transmitters SEC(".maps");
 
 INLINE struct root *get_root(void)

@@ -5,7 +5,7 @@
 #include "abi/base.h"
 
 /* By which side's packets an index entry finds a connection. */
-enum side { SIDE_REQUEST, SIDE_ANSWER };
+enum side { SIDE_REQUEST, SIDE_REPLY };
 
 struct tuple4 {
 	be32 source;

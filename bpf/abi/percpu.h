@@ -92,10 +92,10 @@ PERCPU_MAP(limiters, struct limiter, 1);
 
 /* Path MTUs to tunnel destinations, by IPv4 address. */
 struct {
-	MAP_UINT(type, BPF_MAP_TYPE_LRU_HASH);
-	MAP_UINT(max_entries, 4096);
-	MAP_TYPE(key, struct address);
-	MAP_TYPE(value, struct path);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct address);
+	__type(value, struct path);
 } paths SEC(".maps");
 
 INLINE struct lane *lane_in(struct lanes *some, u32 destination)

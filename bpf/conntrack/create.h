@@ -5,7 +5,6 @@
 #include "conntrack/end.h"
 #include "conntrack/lookup.h"
 #include "ctx/scratch.h"
-#include "lib/headers.h"
 
 enum { INNER_LIFE_S = 3 }; /* lifetime of a connection created by an ICMP error about it (8.4) */
 
@@ -15,12 +14,15 @@ INLINE u32 add_reverse(const struct packet *p, const struct destination *d, cons
 {
 	if (!p->is_ipv6) {
 		struct key4 key = reply_key4(&p->tuple.v4, d->address.word[0], w->port);
-		return take_entry(key.addresses, key.rest, slot, SIDE_ANSWER);
+		return take_entry(key.addresses, key.rest, slot, SIDE_REPLY);
 	}
 	struct tuple6 key;
 	reply_key6(&key, &p->tuple.v6, &d->address, w->port);
-	struct reply6 value = {.slot = slot, .destination = w->destination, .address = p->tuple.v6.target,
-			       .port = p->tuple.v6.target_port, .controlled = w->template != NO_TEMPLATE};
+	struct reply6 value = {.slot = slot,
+			       .destination = w->destination,
+			       .address = p->tuple.v6.target,
+			       .port = p->tuple.v6.target_port,
+			       .controlled = w->template != NO_TEMPLATE};
 	return bpf_map_update_elem(&replies6, &key, &value, BPF_ANY) ? NO_ENTRY : 0;
 }
 
@@ -57,7 +59,8 @@ INLINE enum create_result create_conn(struct scratch *w, struct destination *d, 
 	struct packet *p = &w->packet;
 	const struct facts *facts = facts_of(root);
 	bool masq = d && w->method == METHOD_MASQ, controlled = w->template != NO_TEMPLATE;
-	struct connection c = {.destination = w->destination, .port = w->port, .method = w->method, .controlled = controlled};
+	struct connection c = {
+		.destination = w->destination, .port = w->port, .method = w->method, .controlled = controlled};
 	struct found new = {.connection = &c};
 	enum create_result result = reserve(&p->tuple, p->is_ipv6, &new);
 	if (unlikely(result != CREATED))

@@ -34,20 +34,20 @@ INLINE void remove_reverse(const union tuple *request, bool is_ipv6, const struc
 		return;
 	}
 	struct key4 key = reply_key4(&request->v4, d->address.word[0], port);
-	unlink_entry(key.addresses, key.rest, slot, SIDE_ANSWER);
+	unlink_entry(key.addresses, key.rest, slot, SIDE_REPLY);
 }
 
 /* Drop a connection's reference to its template. A template that was never assured ends with its last connection, if
  * that was killed. */
 INLINE void release_template(u32 slot, bool killed)
 {
-	struct control *mine = control_of(slot);
-	struct control *template = mine ? control_of(mine->template) : NULL;
+	struct control *control = control_of(slot);
+	struct control *template = control ? control_of(control->template) : NULL;
 	if (!template)
 		return;
 	u32 before = __sync_fetch_and_add(&template->controls, -1);
 	if (killed && before == 1 && !template->assured)
-		WRITE_ONCE(template->timeout, 0), set_expiry_tick(mine->template, ticks() ?: 1);
+		WRITE_ONCE(template->timeout, 0), set_expiry_tick(control->template, ticks() ?: 1);
 }
 
 /* EXPIRED: its timeout. KILLED: drop_entry. ORPHAN: its destination was deleted. REPLACED: a new connection takes its
@@ -56,7 +56,7 @@ enum end_reason { END_EXPIRED, END_KILLED, END_ORPHAN, END_REPLACED };
 
 /* Whether the word that was read belonged to this tuple. If the slot changes hands later, the word's generation
  * differs. */
-INLINE bool is_still(const union tuple *tuple, bool is_ipv6, u32 slot)
+INLINE bool is_same_conn(const union tuple *tuple, bool is_ipv6, u32 slot)
 {
 	struct key4 key = key4_of(&tuple->v4);
 	return is_ipv6 || has_tuple(slot, key.addresses, key.rest);
@@ -64,11 +64,11 @@ INLINE bool is_still(const union tuple *tuple, bool is_ipv6, u32 slot)
 
 /* Remove the connection, unless another CPU does. `seen` is the word as last read. */
 INLINE bool end_conn(const union tuple *tuple, bool is_ipv6, const struct found *found, u64 *word, u64 seen,
-			   struct destination *d, enum end_reason ending)
+		     struct destination *d, enum end_reason ending)
 {
 	struct connection copy = *found->connection;
 	u32 slot = found->slot;
-	if (word_dying(seen) || !is_still(tuple, is_ipv6, slot) ||
+	if (word_dying(seen) || !is_same_conn(tuple, is_ipv6, slot) ||
 	    __sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_DYING) != seen)
 		return false;
 	if (d && copy.method == METHOD_MASQ)

@@ -16,7 +16,7 @@ INLINE u32 word_state(u64 word)
 }
 
 /* Whether a packet of the server was seen. From then on IPVS's flag NOOUTPUT is off (IPVS-SEMANTICS 4.3). */
-INLINE bool word_answered(u64 word)
+INLINE bool word_has_reply(u64 word)
 {
 	return word >> WORD_ANSWERED & 1;
 }

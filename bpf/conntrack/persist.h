@@ -8,7 +8,6 @@
 #include "conntrack/slots.h"
 #include "conntrack/update.h"
 #include "ctx/scratch.h"
-#include "lib/headers.h"
 
 INLINE void mask_client(struct address *client, u32 netmask, bool is_ipv6)
 {
@@ -26,15 +25,10 @@ INLINE void mask_client(struct address *client, u32 netmask, bool is_ipv6)
 	}
 }
 
-INLINE be16 asked_port(const struct packet *p)
-{
-	return packet_dport(p);
-}
-
 /* Whether the template covers the service's own port only, so that it can store the real server's port. */
 INLINE bool is_for_one_port(const struct scratch *w)
 {
-	return asked_port(&w->packet) == w->service_port && w->service_port != bpf_htons(PORT_FTP);
+	return packet_dport(&w->packet) == w->service_port && w->service_port != bpf_htons(PORT_FTP);
 }
 
 /* A service with one port has a template per client. The template of FTP, or of all ports, covers all of the client's
@@ -131,7 +125,8 @@ INLINE bool make_template(struct scratch *w, u32 now)
 	if (!d)
 		return false;
 	bool is_ipv6 = w->packet.is_ipv6;
-	struct connection c = {.destination = w->destination, .port = is_for_one_port(w) ? d->port : 0, .method = METHOD_LOCAL};
+	struct connection c = {
+		.destination = w->destination, .port = is_for_one_port(w) ? d->port : 0, .method = METHOD_LOCAL};
 	struct found new = {.connection = &c};
 	u32 expiry = now + w->timeout;
 	enum create_result result = reserve(&w->template_tuple, is_ipv6, &new);

@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * Allocation of slots. A slot numbers a connection or template in all maps: first those of IPv4, then those of IPv6.
  *
- * Each CPU keeps a pool of free slots and of credits (the right to one more connection), and refills it in bundles, so
- * CPUs seldom share a cache line. The slots of a bundle are consecutive, so consecutive connections are neighbours in
- * memory. Both families share the credits.
+ * Each CPU keeps a pool of free slots and of credits: a credit is the right to one more connection. It refills the pool
+ * in bundles, so CPUs seldom share a cache line. The slots of a bundle are consecutive, so consecutive connections are
+ * neighbours in memory. Both families share the credits.
  */
 #pragma once
 #include "conntrack/entry.h"
 #include "conntrack/table4.h"
 
-enum { CREDITS = BUNDLE, /* that move at once between a CPU and the pool */
-       PLENTY = 1024 }; /* with fewer free credits, move them one by one: any CPU can then take the last one */
+enum {
+	CREDITS = BUNDLE, /* that move at once between a CPU and the pool */
+	PLENTY = 1024, /* with fewer free credits, move them one by one: any CPU can then take the last one */
+};
 
 INLINE bool has_plenty(const struct pool *pool)
 {
@@ -211,7 +213,7 @@ INLINE enum create_result publish4(const struct tuple4 *tuple, const struct foun
 	return at == NO_ENTRY ? CREATE_FULL : CREATE_EXISTS;
 }
 
-/* Insert what was reserved: from now on packets find it. On failure (another CPU was first, or the table is full)
+/* Insert what was reserved: from now on packets find it. It fails if another CPU was first or the table is full. Then
  * nothing is reserved any more, and the connection's word is the one that was left. */
 INLINE enum create_result publish(const union tuple *tuple, bool is_ipv6, const struct found *new_conn)
 {

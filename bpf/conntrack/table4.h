@@ -10,10 +10,10 @@
  * If a bucket is full, its entries overflow into one of four other buckets, and its mark word counts them. The hash is
  * keyed, so a client cannot choose colliding tuples.
  *
- * There is no lock. To insert, a CPU fills the entry, claims a free index entry by compare-exchange, then sets its mark
- * by an atomic operation that returns the marks before. So of two CPUs with the same tuple the later one finds the
- * other's entry, and removes its own. If one entry is in an overflow bucket, both CPUs may remove theirs. Removal
- * invalidates the index entry, clears its mark, frees it, then clears the tuple. A reader may still hold the
+ * There is no lock. To insert, a CPU fills the entry, claims a free index entry by compare-exchange, and sets its mark.
+ * The atomic operation that sets the mark returns the marks before. So of two CPUs with the same tuple the later one
+ * finds the other's entry, and removes its own. If one entry is in an overflow bucket, both CPUs may remove theirs.
+ * Removal invalidates the index entry, clears its mark, frees it, then clears the tuple. A reader may still hold the
  * connection, as with any hash map. A slot without an expiry tick is never removed: its creator has not finished.
  */
 #pragma once
@@ -42,7 +42,7 @@ INLINE struct key4 key4_of(const struct tuple4 *tuple)
 /* Return the first bucket of one side's half of the index. */
 INLINE u32 first_of(enum side side, u32 buckets)
 {
-	return side == SIDE_ANSWER ? buckets + OTHER_BUCKETS : 0;
+	return side == SIDE_REPLY ? buckets + OTHER_BUCKETS : 0;
 }
 
 struct hashed {
@@ -92,7 +92,7 @@ INLINE bool is_reply_tuple(const struct place4 *conn, u64 addresses, u64 rest)
 /* Whether a packet may belong to the connection. For a reply the server's address is not compared. */
 INLINE bool may_match(const struct place4 *conn, u64 addresses, u64 rest, enum side side)
 {
-	return side == SIDE_ANSWER ? is_reply_tuple(conn, addresses, rest) : is_tuple(conn, addresses, rest);
+	return side == SIDE_REPLY ? is_reply_tuple(conn, addresses, rest) : is_tuple(conn, addresses, rest);
 }
 
 /* Whether a reply is from the connection's own real server. */
@@ -121,7 +121,8 @@ INLINE u32 count_tagged(const struct bucket *bucket, u32 tag)
 #pragma unroll
 	for (u32 i = 0; i < ENTRIES / 2; i++) {
 		u64 pair = READ_ONCE(pairs[i]) ^ both;
-		u64 low = barrier_var((u32)pair - beyond), high = barrier_var((pair >> 32) - beyond); /* negative: a slot */
+		/* Negative: a slot. */
+		u64 low = barrier_var((u32)pair - beyond), high = barrier_var((pair >> 32) - beyond);
 		found = barrier_var(found + (low >> 63) + (high >> 63));
 	}
 	return found;
@@ -139,7 +140,7 @@ VERIFIED_ONCE int matches_slot(u32 slot, u64 addresses, u64 rest, u32 side)
 VERIFIED_ONCE u64 search_bucket(u32 number, u32 marks, u32 tag, u64 addresses, u64 rest)
 {
 	struct bucket *bucket = map_elem(index4, number);
-	enum side side = number < first_of(SIDE_ANSWER, table_key4.buckets) ? SIDE_REQUEST : SIDE_ANSWER;
+	enum side side = number < first_of(SIDE_REPLY, table_key4.buckets) ? SIDE_REQUEST : SIDE_REPLY;
 	marks = bucket ? marks & MARK_ALL : 0;
 #pragma nounroll
 	for (u32 i = 0; i < ENTRIES && marks; i++, marks >>= 1) {
@@ -240,10 +241,10 @@ INLINE struct place4 *find_conn4(u64 addresses, u64 rest, enum side side, u32 *s
 /* Likewise for a reply, with the server's address compared. */
 INLINE struct place4 *find_reply4(u64 addresses, u64 rest, u32 *slot)
 {
-	struct place4 *conn = find_conn4(addresses, rest, SIDE_ANSWER, slot);
+	struct place4 *conn = find_conn4(addresses, rest, SIDE_REPLY, slot);
 	if (!conn || likely(is_from_its_server(conn, addresses)))
 		return conn;
-	return find_conn4_slow(addresses, rest, SIDE_ANSWER, slot);
+	return find_conn4_slow(addresses, rest, SIDE_REPLY, slot);
 }
 
 /* Whether the slot's connection has this tuple. */
@@ -332,8 +333,8 @@ VERIFIED_ONCE int publish_request(u64 addresses, u64 rest, u32 slot, u32 at)
 /* Publish a NAT connection for its server's packets. An older connection with the same reply tuple loses them (4.1). */
 VERIFIED_ONCE int publish_reply(u64 addresses, u64 rest, u32 slot, u32 at)
 {
-	struct hashed h = hash_of(addresses, rest, SIDE_ANSWER);
-	struct index_spot older = find_with(&h, publish_entry(&h, at), addresses, rest, at, SIDE_ANSWER);
+	struct hashed h = hash_of(addresses, rest, SIDE_REPLY);
+	struct index_spot older = find_with(&h, publish_entry(&h, at), addresses, rest, at, SIDE_REPLY);
 	if (unlikely(older.at != NO_ENTRY))
 		withdraw(&h, older.at, older.slot);
 	return 0;
@@ -374,7 +375,8 @@ VERIFIED_ONCE int unlink_entry(u64 addresses, u64 rest, u32 slot, u32 side)
 /* Free an index entry that was claimed but never published. */
 VERIFIED_ONCE int release_entry(u64 addresses, u64 rest, u32 slot, u32 at)
 {
-	return clear_entry(at, slot ^ hash_of(addresses, rest, SIDE_ANSWER).tag); /* the tag is the same on either side */
+	/* The tag is the same on either side. */
+	return clear_entry(at, slot ^ hash_of(addresses, rest, SIDE_REPLY).tag);
 }
 
 /* The reply tuple of a NAT connection. */

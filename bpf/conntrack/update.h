@@ -66,13 +66,17 @@ INLINE void move_count(struct destination *d, u32 from, u32 to)
 /* Mark the connection's template as ASSURED (IPVS-SEMANTICS 5.3). */
 INLINE void assure(u32 slot)
 {
-	struct control *mine = control_of(slot);
-	struct control *template = mine ? control_of(mine->template) : NULL;
+	struct control *control = control_of(slot);
+	struct control *template = control ? control_of(control->template) : NULL;
 	if (template)
 		WRITE_ONCE(template->assured, 1);
 }
 
-enum update_result { UPDATED, UPDATE_DYING /* being removed */, UPDATE_RACED /* another CPU changed the word; the new one is in `old_word` */ };
+enum update_result {
+	UPDATED,
+	UPDATE_DYING, /* being removed */
+	UPDATE_RACED, /* another CPU changed the word; the new one is in `old_word` */
+};
 
 /* Arguments of update_state_slow, packed: BPF functions have at most five. */
 enum { STEP_DIRECTION = 0, STEP_EVENT = 8, STEP_CONTROLLED = 16 };
@@ -80,15 +84,15 @@ enum { STEP_DIRECTION = 0, STEP_EVENT = 8, STEP_CONTROLLED = 16 };
 /* Return the state word after a packet. */
 INLINE u64 word_after(u64 old, u32 direction, u32 event, const struct facts *facts, u32 now)
 {
-	u32 seen_from = direction & ~(u32)(old >> (WORD_ANSWERED - 1) & DIRECTION_INPUT_ONLY);
-	u32 next = next_state(seen_from, event, word_state(old));
+	u32 rows = direction & ~(u32)(old >> (WORD_ANSWERED - 1) & DIRECTION_INPUT_ONLY);
+	u32 next = next_state(rows, event, word_state(old));
 	u32 expiry = now + facts->timeouts[next & (STATES - 1)];
 	u64 kept = old & (0xffffULL << WORD_GENERATION | 1ULL << WORD_ANSWERED);
 	return kept | (u64)(direction & DIRECTION_OUTPUT) << WORD_ANSWERED | (u64)next << WORD_STATE | expiry;
 }
 
-INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, bool controlled, u32 direction, u32 event,
-			       struct destination *d, const struct facts *facts, u32 now)
+INLINE enum update_result update_state_once(u64 *word, u64 *old_word, u32 slot, bool controlled, u32 direction,
+					    u32 event, struct destination *d, const struct facts *facts, u32 now)
 {
 	u64 old = *old_word;
 	if (unlikely(word_dying(old)))
@@ -138,9 +142,10 @@ INLINE bool refresh(u64 *word, u32 direction, u32 event, const struct facts *fac
 /* Update state and expiry by a packet. Return false if the connection is being removed. Once a reply was seen, requests
  * of direct routing and tunnels follow the same rows as NAT's. */
 INLINE bool update_state(u64 *word, u32 slot, bool controlled, u32 direction, u32 event, struct destination *d,
-		    const struct facts *facts, u32 now, enum hook hook)
+			 const struct facts *facts, u32 now, enum hook hook)
 {
-	if (hook == HOOK_XDP && likely(refresh(word, direction, event, facts, now))) /* Inlined at XDP only, where a call would be too slow. */
+	/* Inlined at XDP only, where a call would be too slow. */
+	if (hook == HOOK_XDP && likely(refresh(word, direction, event, facts, now)))
 		return true;
 	u32 step = direction << STEP_DIRECTION | event << STEP_EVENT | (u32)controlled << STEP_CONTROLLED;
 	u32 moved = update_state_slow(word, slot, step, d, now);

@@ -11,7 +11,6 @@ enum hook { HOOK_XDP, HOOK_TC };
  * type. */
 struct ctx {
 	union {
-		void *raw;
 		struct xdp_md *xdp;
 		struct __sk_buff *skb;
 	};
@@ -45,7 +44,7 @@ INLINE void *ctx_data_end(struct ctx ctx)
 INLINE u32 ctx_len(struct ctx ctx)
 {
 	if (ctx.hook == HOOK_XDP)
-		return bpf_xdp_get_buff_len(ctx.raw);
+		return bpf_xdp_get_buff_len(ctx.xdp);
 	return ctx.skb->len;
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 #include "abi/percpu.h"
 #include "ctx/tailcall.h"
+#include "lib/headers.h"
 #include "parse/packet.h"
 
 struct icmp_inner { /* the packet inside an ICMP error */
@@ -21,8 +22,12 @@ struct icmp_inner { /* the packet inside an ICMP error */
 enum icmp_side { SIDE_CLIENT, SIDE_SERVER /* server of NAT */, SIDE_PLAIN /* server of another method */ };
 
 /* How a reassembled packet arrived: the sizes and offsets of its fragments (IPVS-SEMANTICS 7.1 end). */
-enum { FRAG_WORDS = 32, FRAG_HEAD = 256, TO_STACK_AGAIN = 2,
-       FOR_STACK = 0x7079 /* in tc_index: the packet re-enters for the stack */ };
+enum {
+	FRAG_WORDS = 32,
+	FRAG_HEAD = 256,
+	TO_STACK_AGAIN = 2,
+	FOR_STACK = 0x7079, /* in tc_index: the packet re-enters for the stack */
+};
 struct frag_map {
 	u32 largest; /* length of the longest fragment, with its IP headers */
 	u32 df; /* IPv4: that fragment had DF */
@@ -88,8 +93,6 @@ struct scratch {
 	u32 method;
 	u32 state; /* of the chosen destination: method and tunnel */
 	u32 resolve; /* let the kernel's neighbour code send it */
-	u32 upper;
-	u32 lower;
 	u32 scheduler;
 	/* Schedulers keep here what later steps of bpf_loop read. On the stack the verifier of Linux 6.1 would assume
 	 * the first step's values for all steps, and prune live branches. */
@@ -101,7 +104,8 @@ struct scratch {
 	u32 timeout; /* persistence timeout in ticks */
 	u32 netmask;
 	u32 template; /* slot of the client's template, or NO_TEMPLATE */
-	u32 old_destination; /* destination of the connection that this packet replaces, which still counts it; or NO_INDEX */
+	/* Destination of the connection that this packet replaces, which still counts it; or NO_INDEX. */
+	u32 old_destination;
 	u32 old_state;
 	be16 service_port;
 	union tuple template_tuple;
@@ -144,6 +148,33 @@ INLINE int tail_call_with(struct ctx ctx, const struct packet *p, u32 prog)
 		return pass_to_stack(ctx.hook);
 	w->packet = *p;
 	return tail_call(ctx, prog);
+}
+
+enum icmp_error { ICMP_NO_ROUTE, ICMP_NO_PORT, ICMP_TTL_EXCEEDED, ICMP_TOO_BIG };
+
+/* Choose the ICMP error that PROG_ICMP_SEND sends. */
+INLINE void set_icmp_error(struct scratch *w, enum icmp_error error, u32 rest)
+{
+	bool is_ipv6 = w->packet.is_ipv6;
+	u32 type = is_ipv6 ? ICMPV6_DEST_UNREACH : ICMP_DEST_UNREACH, code = 0;
+	switch (error) {
+	case ICMP_NO_ROUTE:
+		code = is_ipv6 ? ICMPV6_ADDR_UNREACH : ICMP_HOST_UNREACH;
+		break;
+	case ICMP_NO_PORT:
+		code = is_ipv6 ? ICMPV6_PORT_UNREACH : ICMP_PORT_UNREACH;
+		break;
+	case ICMP_TTL_EXCEEDED:
+		type = is_ipv6 ? ICMPV6_TIME_EXCEED : ICMP_TIME_EXCEEDED;
+		break;
+	case ICMP_TOO_BIG:
+		type = is_ipv6 ? ICMPV6_PKT_TOOBIG : ICMP_DEST_UNREACH;
+		code = is_ipv6 ? 0 : ICMP_FRAG_NEEDED;
+		break;
+	}
+	w->error_type = type;
+	w->error_code = code;
+	w->error_rest = rest;
 }
 
 /* Deliver a translated reply to a client on this host. Its saddr is a local address, which IPv4 routing rejects on a

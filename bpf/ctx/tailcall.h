@@ -31,10 +31,10 @@ enum prog {
 
 #define PROGRAM_ARRAY(name) \
 	struct { \
-		MAP_UINT(type, BPF_MAP_TYPE_PROG_ARRAY); \
-		MAP_UINT(max_entries, PROGS); \
-		MAP_UINT(key_size, sizeof(u32)); \
-		MAP_UINT(value_size, sizeof(u32)); \
+		__uint(type, BPF_MAP_TYPE_PROG_ARRAY); \
+		__uint(max_entries, PROGS); \
+		__uint(key_size, sizeof(u32)); \
+		__uint(value_size, sizeof(u32)); \
 	} name SEC(".maps")
 PROGRAM_ARRAY(stages_xdp);
 PROGRAM_ARRAY(stages_tc);
@@ -43,9 +43,9 @@ PROGRAM_ARRAY(stages_tc);
 INLINE int tail_call(struct ctx ctx, u32 prog)
 {
 	if (ctx.hook == HOOK_XDP)
-		bpf_tail_call(ctx.raw, &stages_xdp, prog);
+		bpf_tail_call(ctx.xdp, &stages_xdp, prog);
 	else
-		bpf_tail_call(ctx.raw, &stages_tc, prog);
+		bpf_tail_call(ctx.skb, &stages_tc, prog);
 	count(REASON_MISSED_STAGE);
 	return pass_to_stack(ctx.hook);
 }

@@ -93,7 +93,8 @@ INLINE void fill_frag_map(struct frag_map *frags, const struct gather *g, bool j
 INLINE bool rebuild(struct __sk_buff *skb, struct gather *g)
 {
 	u32 head = barrier_var(g->head), length = barrier_var(g->length);
-	if (!IS_LENGTH(head, DEFRAG_HEAD) || !IS_LENGTH(length, DEFRAG_PAYLOAD) || !resize_frame(skb, ETH_HLEN + head + length))
+	if (!IS_LENGTH(head, DEFRAG_HEAD) || !IS_LENGTH(length, DEFRAG_PAYLOAD) ||
+	    !resize_frame(skb, ETH_HLEN + head + length))
 		return false;
 	if (bpf_skb_store_bytes(skb, ETH_HLEN, g->headers, head, 0))
 		return false;
@@ -166,11 +167,11 @@ INLINE int forward_unreassembled(struct __sk_buff *skb, struct scratch *w)
 
 INLINE bool is_for_host(void *ctx, const struct fragment *f)
 {
-	struct bpf_fib_lookup question;
+	struct bpf_fib_lookup params;
 	if (bpf_map_lookup_elem(&locals, &f->target))
 		return true;
-	fib_params(&question, &f->target, f->is_ipv6, loopback, NULL);
-	return bpf_fib_lookup(ctx, &question, sizeof(question), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
+	fill_fib_params(&params, &f->target, f->is_ipv6, loopback, NULL);
+	return bpf_fib_lookup(ctx, &params, sizeof(params), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
 	       is_own_address(ctx, &f->target, f->is_ipv6);
 }
 
@@ -197,7 +198,7 @@ INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w,
 	return found;
 }
 
-INLINE void forget(const struct fragment *f)
+INLINE void drop_queue(const struct fragment *f)
 {
 	u32 set = set_of(f);
 	u32 *lock = map_elem(gather_locks, set);
@@ -237,7 +238,7 @@ INLINE int prog_defrag(struct __sk_buff *skb)
 	if (f.end > 0xffff)
 		return drop(HOOK_TC, REASON_FRAGMENT_REFUSED);
 	if (p->is_ipv6 && f.more && f.end & 7) {
-		forget(&f);
+		drop_queue(&f);
 		return forward_unreassembled(skb, w);
 	}
 	if (f.end > DEFRAG_PAYLOAD)

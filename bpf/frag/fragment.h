@@ -88,8 +88,8 @@ INLINE u32 next_size(const struct fragment_ctx *c)
 	u32 left = c->payload - c->offset;
 	if (!c->keeps)
 		return left <= c->step ? left : c->step & ~7u;
-	u32 came_at = c->offset ? c->offset - c->growth : 0;
-	return next_start(&c->w->frags, came_at, c->w->frags.length) + c->growth - c->offset;
+	u32 received_at = c->offset ? c->offset - c->growth : 0;
+	return next_start(&c->w->frags, received_at, c->w->frags.length) + c->growth - c->offset;
 }
 
 /* Shorten the frame; where the kernel refuses a short length, pad it to Ethernet's minimum. */
@@ -107,7 +107,8 @@ static int fragment_step(u32 index, struct fragment_ctx *c)
 	c->failed = 1;
 	if (!IS_LENGTH(size, FRAGMENT_MAX) || !shorten_frame(c->skb, ETH_HLEN + c->head + size) ||
 	    !(c->is_ipv6 ? write_head6(c, size, more) : write_head4(c, size, more)) ||
-	    bpf_skb_store_bytes(c->skb, ETH_HLEN + c->head, &c->copy->bytes[barrier_var(c->offset) & FRAGMENT_MASK], size, 0))
+	    bpf_skb_store_bytes(c->skb, ETH_HLEN + c->head, &c->copy->bytes[barrier_var(c->offset) & FRAGMENT_MASK],
+				size, 0))
 		return 1;
 	c->skb->tc_index = c->w->frags.passing == TO_STACK_AGAIN ? FOR_STACK : 0;
 	if (bpf_clone_redirect(c->skb, c->ifindex, c->w->frags.passing == TO_STACK_AGAIN ? BPF_F_INGRESS : 0))
@@ -185,13 +186,13 @@ INLINE int prog_fragment(struct __sk_buff *skb)
 		return pass_to_stack(HOOK_TC);
 	const struct packet *p = &w->packet;
 	const struct frag_map *frags = &w->frags;
-	bool gathered = p->slow_flags & SLOW_REASSEMBLED, round = gathered && frags->passing == TO_STACK_AGAIN;
+	bool reassembled = p->slow_flags & SLOW_REASSEMBLED, round = reassembled && frags->passing == TO_STACK_AGAIN;
 	struct fragment_ctx c = {.skb = skb, .copy = copy, .w = w};
 	c.is_ipv6 = round ? p->is_ipv6 : w->outer_is_ipv6;
 	c.ifindex = barrier_var(skb->ifindex);
 	if (!round)
 		c.ifindex = w->hop.ifindex;
-	if (!gathered)
+	if (!reassembled)
 		w->frags.passing = 0;
 	if ((!round && w->hop.verdict != HOP_READY) || skb->gso_size)
 		return drop(HOOK_TC, REASON_FRAGMENT_FAILED);
@@ -202,7 +203,7 @@ INLINE int prog_fragment(struct __sk_buff *skb)
 	if (c.step > FRAGMENT_MAX)
 		c.step = FRAGMENT_MAX;
 	c.payload = skb->len - ETH_HLEN - c.head + (c.is_ipv6 ? FRAGMENT_HLEN : 0);
-	if (gathered) {
+	if (reassembled) {
 		c.growth = c.payload - frags->length;
 		c.keeps = keeps_fragments(&c, frags);
 		c.df = !c.is_ipv6 && !p->is_ipv6 && !c.keeps && frags->df;

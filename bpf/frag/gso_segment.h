@@ -6,7 +6,14 @@
 #pragma once
 #include "fwd/gre_gue.h"
 
-enum { SUPER_MASK = 65535, SEGMENT_MAX = 16384, IP_HLEN_MAX = 128, TCP_HLEN_MAX = 60, TCP_FIN_PSH = 0x09, TCP_CWR = 0x80 };
+enum {
+	SUPER_MASK = 65535,
+	SEGMENT_MAX = 16384,
+	IP_HLEN_MAX = 128,
+	TCP_HLEN_MAX = 60,
+	TCP_FIN_PSH = 0x09,
+	TCP_CWR = 0x80
+};
 
 struct super {
 	u8 ip[IP_HLEN_MAX]; /* from the IP header to the transport header */
@@ -47,7 +54,8 @@ struct segment_ctx {
 INLINE u64 write_inner(struct segment_ctx *s, struct super *super, u32 offset, u32 size, u32 sum, bool last)
 {
 	const struct packet *p = &s->w->packet;
-	u32 pseudo, length = s->transport + size, network = barrier_var(s->network), transport = barrier_var(s->transport);
+	u32 pseudo, length = s->transport + size, network = barrier_var(s->network),
+		    transport = barrier_var(s->transport);
 	if (p->is_ipv6) {
 		struct ipv6_header *ip = (void *)super->ip;
 		ip->payload_len = bpf_htons(s->network - IPV6_HLEN + length);
@@ -72,7 +80,8 @@ INLINE u64 write_inner(struct segment_ctx *s, struct super *super, u32 offset, u
 	if (!IS_LENGTH(network, IP_HLEN_MAX) || !IS_LENGTH(transport, TCP_HLEN_MAX))
 		return 0;
 	pseudo = csum_fold((u64)pseudo + bpf_htons(p->protocol) + bpf_htons(length));
-	u16 check = ~csum_fold((u64)(u32)bpf_csum_diff(NULL, 0, (be32 *)super->transport, transport & ~3u, sum) + pseudo);
+	u16 check =
+		~csum_fold((u64)(u32)bpf_csum_diff(NULL, 0, (be32 *)super->transport, transport & ~3u, sum) + pseudo);
 	if (p->protocol == IPPROTO_TCP)
 		super->tcp.check = check;
 	else

@@ -9,7 +9,6 @@
  */
 #pragma once
 #include "ctx/scratch.h"
-#include "lib/headers.h"
 
 enum {
 	DEFRAG_SETS = 32,
@@ -74,20 +73,20 @@ enum defrag_result { DEFRAG_HELD, DEFRAG_COMPLETE, DEFRAG_DUPLICATE, DEFRAG_CONF
 
 struct lock_ctx {
 	u32 *lock;
-	u32 mine;
+	u32 taken;
 };
 
 static int lock_step(u32 index, struct lock_ctx *l)
 {
-	l->mine = __sync_val_compare_and_swap(l->lock, 0, 1) == 0;
-	return l->mine;
+	l->taken = __sync_val_compare_and_swap(l->lock, 0, 1) == 0;
+	return l->taken;
 }
 
 INLINE bool try_lock(u32 *lock)
 {
 	struct lock_ctx l = {.lock = lock};
 	bpf_loop(DEFRAG_LOCK_TRIES, lock_step, &l, 0);
-	return l.mine;
+	return l.taken;
 }
 
 INLINE void unlock(u32 *lock)
@@ -103,7 +102,7 @@ INLINE u32 set_of(const struct fragment *f)
 	return hash >> 16 & (DEFRAG_SETS - 1);
 }
 
-INLINE bool is_of(const struct gather *g, const struct fragment *f)
+INLINE bool matches_queue(const struct gather *g, const struct fragment *f)
 {
 	if (g->id != f->id || g->kind != f->kind)
 		return false;
@@ -135,7 +134,7 @@ static int way_step(u32 way, struct find_ctx *s)
 			count(REASON_FRAGMENT_TIMEOUT);
 			g->kind = 0;
 			age = NOTHING;
-		} else if (is_of(g, s->f)) {
+		} else if (matches_queue(g, s->f)) {
 			s->found = queue;
 			return 1;
 		}
@@ -290,7 +289,7 @@ INLINE bool copy_fragment(struct __sk_buff *skb, struct gather *g, const struct 
 
 /* Return the free bytes behind a fragment in a buffer of a driver without page buffers. Its size is a power of two, for
  * 16 bytes of headroom, the frame, and the kernel's 320 bytes. */
-INLINE u32 room_behind(u32 received, u32 used)
+INLINE u32 free_behind(u32 received, u32 used)
 {
 	u32 wanted = ((received + 16 + 63) & ~63u) + 320, size = 512;
 	if (received > 4080)
@@ -309,11 +308,12 @@ INLINE bool note_first(struct __sk_buff *skb, struct gather *g, const struct fra
 	g->head = size;
 	g->next_at = next_at;
 	g->next = next;
-	g->room = room_behind(skb->len, ETH_HLEN + f->head + f->end);
+	g->room = free_behind(skb->len, ETH_HLEN + f->head + f->end);
 	return true;
 }
 
-INLINE enum defrag_result add_fragment(struct __sk_buff *skb, struct gather *g, const struct fragment *f, u32 next_at, u32 next)
+INLINE enum defrag_result add_fragment(struct __sk_buff *skb, struct gather *g, const struct fragment *f, u32 next_at,
+				       u32 next)
 {
 	if (!note_end(g, f))
 		return f->is_ipv6 ? DEFRAG_REFUSED : DEFRAG_CONFLICT;

@@ -24,14 +24,15 @@ struct real_server {
 
 INLINE bool no_slowpath(struct ctx ctx, const struct packet *p, const struct real_server *t, const struct hop *hop)
 {
-	u32 most = max_len(t->method, t->state, t->destination->family == 6, hop);
+	u32 max = max_len(t->method, t->state, t->destination->family == 6, hop);
 	return likely(hop->verdict == HOP_READY) && likely(p->ttl > 1) && !p->slow_flags && p->l4_complete &&
-	       fit(segment_length(ctx, p), most, 0, p, false) == FITS &&
-	       !(t->method == METHOD_MASQ && p->no_csum) && !(t->method == METHOD_TUNNEL && tunnel_flags(t->state));
+	       fit(segment_length(ctx, p), max, 0, p, false) == FITS && !(t->method == METHOD_MASQ && p->no_csum) &&
+	       !(t->method == METHOD_TUNNEL && tunnel_flags(t->state));
 }
 
 /* Whether XDP can forward the packet. */
-INLINE bool xdp_can(void *ctx, const struct packet *p, const struct real_server *t, const struct hop *hop, bool looked_up)
+INLINE bool xdp_can(struct xdp_md *ctx, const struct packet *p, const struct real_server *t, const struct hop *hop,
+		    bool looked_up)
 {
 	if (!no_slowpath(xdp_ctx(ctx), p, t, hop) || !xdp_reaches(ctx, hop))
 		return false;
@@ -66,13 +67,13 @@ INLINE int send(struct ctx ctx, const struct packet *p, const struct real_server
 			return drop(ctx.hook, REASON_SHORT);
 		if (unlikely(t->state >> DESTINATION_TUNNEL))
 			return encap_tunnel(ctx, p, t, hop);
-		if (ctx.hook == HOOK_XDP && bpf_xdp_adjust_head(ctx.raw, -(int)outer_hlen(t->destination)))
+		if (ctx.hook == HOOK_XDP && bpf_xdp_adjust_head(ctx.xdp, -(int)outer_hlen(t->destination)))
 			return drop(ctx.hook, REASON_NO_HEADROOM);
 		if (!encapsulate(ctx, p, t->destination, hop, settings->pmtu_disc, false))
 			return drop(ctx.hook, REASON_NO_HEADROOM);
 		return xmit(ctx, hop, t->destination->family == 6);
 	}
-	if (!direct(ctx, p, hop))
+	if (!fwd_direct(ctx, p, hop))
 		return drop(ctx.hook, REASON_SHORT);
 	if (t->method == METHOD_MASQ && !nat(ctx, p, NAT_REQUEST, &t->destination->address, t->port))
 		return drop(ctx.hook, REASON_SHORT);
@@ -80,7 +81,7 @@ INLINE int send(struct ctx ctx, const struct packet *p, const struct real_server
 }
 
 /* TC: tail-call PROG_FWD_SLOW for a packet that `send` cannot handle. It was counted before. */
-INLINE int fwd_slow(void *ctx, const struct packet *p, const struct real_server *t)
+INLINE int fwd_slow(struct __sk_buff *skb, const struct packet *p, const struct real_server *t)
 {
 	struct scratch *w = scratch_of(HOOK_TC);
 	if (!w)
@@ -91,12 +92,12 @@ INLINE int fwd_slow(void *ctx, const struct packet *p, const struct real_server 
 	w->state = t->state;
 	w->port = t->port;
 	w->is_reply = 0;
-	return tail_call(tc_ctx(ctx), PROG_FWD_SLOW);
+	return tail_call(tc_ctx(skb), PROG_FWD_SLOW);
 }
 
 /* Count and forward a packet of a new connection, or without a connection. */
 INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t, const struct root *root, u32 now,
-		     u32 connections)
+		   u32 connections)
 {
 	bool looked_up;
 	t->state = destination_flags(t->destination, READ_ONCE(root->live));
@@ -104,7 +105,7 @@ INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t
 	if (!hop)
 		return pass_to_stack(ctx.hook);
 	if (ctx.hook == HOOK_XDP) {
-		if (!xdp_can(ctx.raw, p, t, hop, looked_up)) {
+		if (!xdp_can(ctx.xdp, p, t, hop, looked_up)) {
 			struct counters *c = counters_at(t->index);
 			if (c)
 				c->connections += connections; /* TC will count the packet */
@@ -113,7 +114,7 @@ INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t
 	}
 	account_request(t->index, p, connections);
 	if (ctx.hook == HOOK_TC && !no_slowpath(ctx, p, t, hop))
-		return fwd_slow(ctx.raw, p, t);
+		return fwd_slow(ctx.skb, p, t);
 	return send(ctx, p, t, hop, &root->settings);
 }
 
@@ -153,7 +154,8 @@ INLINE void allow_fast_request(struct xdp_md *ctx, const struct hop *hop, const 
 }
 
 /* Forward a packet of a connection that this packet cannot replace. */
-INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found *found, const struct root *root, u32 now)
+INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found *found, const struct root *root,
+		     u32 now)
 {
 	struct connection *c = found->connection;
 	struct real_server t = {.index = c->destination, .method = c->method, .port = c->port};
@@ -174,17 +176,17 @@ INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found 
 	if (!hop)
 		return pass_to_stack(ctx.hook);
 	if (ctx.hook == HOOK_XDP) {
-		if (!xdp_can(ctx.raw, p, &t, hop, looked_up))
+		if (!xdp_can(ctx.xdp, p, &t, hop, looked_up))
 			return pass_to_tc();
-		allow_fast_request(ctx.raw, hop, &t, live);
+		allow_fast_request(ctx.xdp, hop, &t, live);
 	}
 	u32 direction = direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
-	if (unlikely(!update_state(word, slot, c->controlled, direction, p->event, t.destination, facts_in(root, live), now,
-			      ctx.hook)))
+	if (unlikely(!update_state(word, slot, c->controlled, direction, p->event, t.destination, facts_in(root, live),
+				   now, ctx.hook)))
 		return drop(ctx.hook, REASON_DYING);
 	account_request(t.index, p, 0);
 	if (ctx.hook == HOOK_TC && unlikely(!no_slowpath(ctx, p, &t, hop)))
-		return fwd_slow(ctx.raw, p, &t);
+		return fwd_slow(ctx.skb, p, &t);
 	return send(ctx, p, &t, hop, &root->settings);
 }
 
@@ -196,7 +198,7 @@ INLINE bool daddr_is_standby(const struct packet *p, const struct root *root)
 	return is_standby(root, &daddr, p->is_ipv6);
 }
 
-/* Likewise for a packet that only its IP header was read of: take the daddr from the frame. */
+/* Likewise for a packet whose headers are not parsed yet. */
 INLINE bool slow_is_standby(struct ctx ctx, const struct packet *p, const struct root *root)
 {
 	void *header = ctx_data(ctx) + ETH_HLEN, *end = ctx_data_end(ctx);

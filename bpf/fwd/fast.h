@@ -2,6 +2,9 @@
  * The fast path, at XDP: plain IPv4 packets of connections that stay in their state, with a known next hop; and packets
  * of no service. It reads headers as words, and modifies nothing before all checks have passed. All other packets take
  * the general path (`receive` in director.bpf.c), which would treat these the same way.
+ *
+ * It has its own TTL, NAT and IPIP code, which works on words that are already in registers: the shared functions would
+ * read the headers again.
  */
 #pragma once
 #include "conntrack/table4.h"
@@ -43,7 +46,8 @@ INLINE u64 header_words(const struct fast_headers *w)
 /* Whether the frame's ingress device and MAC address are those of the last packet on the general path. */
 INLINE bool matches_entrance(const struct fast_headers *w, const struct entrance *entrance, u64 live, u32 input)
 {
-	u32 first = w->dmac ^ WORD_AT(const u32, entrance->mac, 0), last = w->dmac_end ^ WORD_AT(const u16, entrance->mac, 4);
+	u32 first = w->dmac ^ WORD_AT(const u32, entrance->mac, 0),
+	    last = w->dmac_end ^ WORD_AT(const u16, entrance->mac, 4);
 	return likely(entrance->live == live) && likely(!(first | last | (entrance->input ^ input)));
 }
 
@@ -54,7 +58,8 @@ INLINE bool is_fast(const void *data, const void *end, struct fast_headers *w)
 	if ((u8)w->version_tos_len != 0x45 || w->id_frag >> WORD_FRAG_OFF & 0xff3f || data + ETH_HLEN + length > end)
 		return false;
 	if (fast_protocol(w) == IPPROTO_TCP) {
-		if ((WORD_AT(const u8, data, ETH_HLEN + IPV4_HLEN + 13) & 0x17) != 0x10 || length < IPV4_HLEN + TCP_HLEN)
+		if ((WORD_AT(const u8, data, ETH_HLEN + IPV4_HLEN + 13) & 0x17) != 0x10 ||
+		    length < IPV4_HLEN + TCP_HLEN)
 			return false;
 	} else if (fast_protocol(w) != IPPROTO_UDP || length < IPV4_HLEN + UDP_HLEN) {
 		return false;
@@ -83,7 +88,7 @@ INLINE bool may_be_standby(const struct root *root, be32 address)
 }
 
 /* Bits of the state word from WORD_STATE on: the state and the dying bit; and that a reply was seen. */
-enum { STATE_BITS = 0x1ff, ANSWERED_BIT = 1 << (WORD_ANSWERED - WORD_STATE) };
+enum { STATE_BITS = 0x1ff, REPLIED_BIT = 1 << (WORD_ANSWERED - WORD_STATE) };
 
 /* Refresh the expiry by a plain store; it may race with removal. If another connection gets the slot at this moment, it
  * has a wrong expiry until its next packet. The harm is bounded by one timeout. */
@@ -104,13 +109,6 @@ INLINE u32 dec_ttl_word(const struct fast_headers *w)
 	if (unlikely(w->ttl_protocol_check >= 0xfffeu << WORD_CHECK))
 		more += more;
 	return w->ttl_protocol_check - 1 + more;
-}
-
-/* Trim link padding, as the kernel does. Return false if that fails. */
-INLINE bool trim_padding_fast(struct xdp_md *ctx, u32 length)
-{
-	u32 there = ctx_data_end(xdp_ctx(ctx)) - ctx_data(xdp_ctx(ctx));
-	return likely(there == ETH_HLEN + length) || !bpf_xdp_adjust_tail(ctx, (int)(ETH_HLEN + length) - (int)there);
 }
 
 INLINE int fast_direct(struct xdp_md *ctx, const struct fast_headers *w, const struct hop *hop, enum xmit_way way)
@@ -136,7 +134,8 @@ INLINE int fast_tunnel(struct xdp_md *ctx, const struct fast_headers *w, const s
 	bool df = w->id_frag >> WORD_FRAG_OFF & bpf_htons(IP_DF) && settings->pmtu_disc;
 	u32 id_frag = df ? (u32)bpf_htons(IP_DF) << WORD_FRAG_OFF : (u16)bpf_get_prandom_u32() ?: 1;
 	struct fast_headers outer = {
-		.version_tos_len = 0x45 | outer_tos(w->version_tos_len >> 8) << 8 | (u32)bpf_htons(fast_tot_len(w) + IPV4_HLEN) << WORD_TOT_LEN,
+		.version_tos_len = 0x45 | outer_tos(w->version_tos_len >> 8) << 8 |
+				   (u32)bpf_htons(fast_tot_len(w) + IPV4_HLEN) << WORD_TOT_LEN,
 		.id_frag = id_frag,
 		.ttl_protocol_check = ((u8)w->ttl_protocol_check - 1) | IPPROTO_IPIP << WORD_PROTOCOL,
 		.saddr = lane->outer_source,
@@ -164,10 +163,11 @@ INLINE int fast_nat(struct xdp_md *ctx, const struct fast_headers *w, enum nat_s
 	be32 from = side == NAT_REQUEST ? w->daddr : w->saddr;
 	be16 from_port = side == NAT_REQUEST ? w->ports >> 16 : w->ports;
 	u64 difference = (u64)(u32)~from + to, with_port = difference + (u16)~from_port + to_port;
-	u16 anew = csum_replace(*sum, with_port);
-	*sum = anew || tcp ? anew : 0xffff;
+	u16 new_check = csum_replace(*sum, with_port);
+	*sum = new_check || tcp ? new_check : 0xffff;
 	u32 life = dec_ttl_word(w);
-	WORD_AT(u32, data, ETH_HLEN + 8) = (life & 0xffff) | (u32)csum_replace(life >> WORD_CHECK, difference) << WORD_CHECK;
+	WORD_AT(u32, data, ETH_HLEN + 8) = (life & 0xffff) | (u32)csum_replace(life >> WORD_CHECK, difference)
+								     << WORD_CHECK;
 	WORD_AT(u32, data, ETH_HLEN + (side == NAT_REQUEST ? 16 : 12)) = to;
 	WORD_AT(u16, data, ETH_HLEN + IPV4_HLEN + (side == NAT_REQUEST ? 2 : 0)) = to_port;
 	write_macs(data, hop);
@@ -190,11 +190,12 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 		return NOT_FAST;
 	lane = barrier_var(lane);
 	const struct hop *hop = &lane->hop;
-	if (unlikely(!matches_entrance(w, &lane->entrances[SIDE_REQUEST], live, input)) || unlikely(now - hop->stamp >= ticks_per_second))
+	if (unlikely(!matches_entrance(w, &lane->entrances[SIDE_REQUEST], live, input)) ||
+	    unlikely(now - hop->stamp >= ticks_per_second))
 		return NOT_FAST;
-	u32 most = hop->mtu, life = lane->life_tcp;
+	u32 max = hop->mtu, life = lane->life_tcp;
 	if (method == METHOD_TUNNEL)
-		most = hop->room;
+		max = hop->room;
 	u64 word = READ_ONCE(c->word);
 	u32 state = word >> WORD_STATE & STATE_BITS;
 	if (unlikely(state != STATE_ESTABLISHED)) {
@@ -203,13 +204,13 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 		life = lane->life_udp;
 	}
 	enum xmit_way way = xmit_way_to(hop, input);
-	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > most) || unlikely(way == XMIT_NONE))
+	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > max) || unlikely(way == XMIT_NONE))
 		return NOT_FAST;
 	if (unlikely(!refresh_expiry(&c->word, word, now + life)))
 		return NOT_FAST;
 	lane->counters.in_packets += 1;
 	lane->counters.in_bytes += length;
-	if (unlikely(!trim_padding_fast(ctx, length)))
+	if (unlikely(!trim_xdp(ctx, length)))
 		return drop(HOOK_XDP, REASON_SHORT);
 	if (method == METHOD_ROUTE)
 		return fast_direct(ctx, w, hop, way);
@@ -222,7 +223,7 @@ INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const 
 INLINE struct hop *known_client_hop(be32 client, be32 source, u32 input, u32 now)
 {
 	struct address to = {.word[0] = client}, from = {.word[0] = source};
-	struct client_hop *slot = map_elem(client_hops, index_of_client(&to, &from, false));
+	struct client_hop *slot = map_elem(client_hops, client_hop_slot(&to, &from, false));
 	if (unlikely(!slot) || unlikely(slot->family != 4) || unlikely(slot->ifindex != input) ||
 	    unlikely(slot->address.word[0] != client) || unlikely(slot->source.word[0] != source) ||
 	    unlikely(slot->hop.verdict != HOP_READY) || unlikely(now - slot->hop.stamp >= ticks_per_second))
@@ -235,19 +236,19 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 {
 	u64 addresses = w->saddr | (u64)w->daddr << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
 	u32 slot;
-	struct place4 *conn = find_conn4(addresses, rest, SIDE_ANSWER, &slot);
+	struct place4 *conn = find_conn4(addresses, rest, SIDE_REPLY, &slot);
 	if (unlikely(!conn))
 		return NOT_FAST;
 	struct connection *c = &conn->connection;
 	u64 word = READ_ONCE(c->word);
-	u32 now = ticks(), length = fast_tot_len(w), state = word >> WORD_STATE & (STATE_BITS | ANSWERED_BIT);
+	u32 now = ticks(), length = fast_tot_len(w), state = word >> WORD_STATE & (STATE_BITS | REPLIED_BIT);
 	be32 vip = conn->tuple.target, rip = w->saddr;
 	be16 port = conn->tuple.target_port;
 	struct lane *lane = lane_of(c->destination);
 	if (unlikely(!lane))
 		return NOT_FAST;
 	lane = barrier_var(lane);
-	const struct entrance *entrance = &lane->entrances[SIDE_ANSWER];
+	const struct entrance *entrance = &lane->entrances[SIDE_REPLY];
 	if (unlikely(!matches_entrance(w, entrance, READ_ONCE(root->live), input)) || unlikely(lane->real != rip) ||
 	    unlikely(now - entrance->stamp >= ticks_per_second))
 		return NOT_FAST;
@@ -259,8 +260,9 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 	    unlikely(may_be_standby(root, vip)))
 		return NOT_FAST;
 	u32 life = lane->life_tcp;
-	if (unlikely(state != (STATE_ESTABLISHED | ANSWERED_BIT))) {
-		if (state != (STATE_UDP | ANSWERED_BIT) || c->controlled || has_no_udp_csum(ctx)) /* a UDP reply must assure the template */
+	if (unlikely(state != (STATE_ESTABLISHED | REPLIED_BIT))) {
+		/* A UDP reply must assure the template. */
+		if (state != (STATE_UDP | REPLIED_BIT) || c->controlled || has_no_udp_csum(ctx))
 			return NOT_FAST;
 		life = lane->life_udp;
 	}
@@ -268,7 +270,7 @@ INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const st
 		return NOT_FAST;
 	lane->counters.out_packets += 1;
 	lane->counters.out_bytes += length;
-	if (unlikely(!trim_padding_fast(ctx, length)))
+	if (unlikely(!trim_xdp(ctx, length)))
 		return drop(HOOK_XDP, REASON_SHORT);
 	return fast_nat(ctx, w, NAT_REPLY, vip, port, hop, way);
 }
@@ -279,7 +281,8 @@ INLINE int fast(struct xdp_md *ctx, const struct root *root)
 	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
 	if (unlikely(data + FAST_BYTES > end) || WORD_AT(const u16, data, 12) != bpf_htons(ETH_P_IP))
 		return NOT_FAST;
-	struct fast_headers w = {.saddr = WORD_AT(u32, data, ETH_HLEN + 12), .daddr = WORD_AT(u32, data, ETH_HLEN + 16)};
+	struct fast_headers w = {.saddr = WORD_AT(u32, data, ETH_HLEN + 12),
+				 .daddr = WORD_AT(u32, data, ETH_HLEN + 16)};
 	bool request = addr_in_bitmap(root->vip_bits, w.daddr);
 	if (!request && !addr_in_bitmap(root->reply_bits, w.saddr))
 		return WORD_AT(u8, data, ETH_HLEN + 9) == IPPROTO_ICMP ? NOT_FAST : (int)XDP_PASS;

@@ -10,7 +10,6 @@
 #include "ctx/scratch.h"
 #include "fwd/ipip.h"
 #include "lb/destination.h"
-#include "lib/csum_frame.h"
 
 union tunnel_header {
 	struct gre gre;
@@ -47,7 +46,7 @@ INLINE be16 entropy_port(const struct packet *p, const struct root *root)
 
 INLINE void fill_gre(struct gre *gre, const struct packet *p, u32 flags)
 {
-	gre->flags = flags & TUNNEL_CSUM ? bpf_htons(GRE_SUM_PRESENT) : 0;
+	gre->flags = flags & TUNNEL_CSUM ? bpf_htons(GRE_FLAG_CSUM) : 0;
 	gre->protocol = p->is_ipv6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
 	gre->check = 0;
 	gre->reserved = 0;
@@ -91,7 +90,7 @@ INLINE bool is_csum_partial(struct __sk_buff *skb, const struct packet *p)
 }
 
 /* Return the packet's sum from its IP header on, as if its own checksums were finished. */
-INLINE u32 sum_of_packet(struct __sk_buff *skb, struct copy *copy, const struct packet *p)
+INLINE u32 packet_sum(struct __sk_buff *skb, struct copy *copy, const struct packet *p)
 {
 	if (!is_csum_partial(skb, p))
 		return csum_frame(skb, copy->bytes, ETH_HLEN, p->length, 0);
@@ -100,7 +99,7 @@ INLINE u32 sum_of_packet(struct __sk_buff *skb, struct copy *copy, const struct 
 	return csum_frame(skb, copy->bytes, ETH_HLEN, p->l4 - ETH_HLEN, (u16)~pseudo);
 }
 
-INLINE u64 sum_of_halves(const u8 *bytes, u32 size)
+INLINE u64 halves_sum(const u8 *bytes, u32 size)
 {
 	const u16 *half = (const void *)bytes;
 	u64 sum = 0;
@@ -111,7 +110,7 @@ INLINE u64 sum_of_halves(const u8 *bytes, u32 size)
 	return sum;
 }
 
-INLINE u64 sum_of_addresses(const struct packet *p, const struct destination *d, const struct hop *hop)
+INLINE u64 addresses_sum(const struct packet *p, const struct destination *d, const struct hop *hop)
 {
 	bool is_ipv6 = d->family == 6;
 	const struct address *source = fib_gives_source ? &hop->source : &d->source;
@@ -119,15 +118,15 @@ INLINE u64 sum_of_addresses(const struct packet *p, const struct destination *d,
 }
 
 /* Write the tunnel's checksum over its header and a packet with this sum. */
-INLINE void write_tunnel_csum(union tunnel_header *h, const struct packet *p, const struct destination *d, const struct hop *hop,
-		 u32 state, u32 more, u64 sum)
+INLINE void write_tunnel_csum(union tunnel_header *h, const struct packet *p, const struct destination *d,
+			      const struct hop *hop, u32 state, u32 more, u64 sum)
 {
 	if (tunnel_kind(state) == TUNNEL_GRE) {
-		h->gre.check = ~csum_fold(sum + sum_of_halves(h->bytes, GRE_HLEN));
+		h->gre.check = ~csum_fold(sum + halves_sum(h->bytes, GRE_HLEN));
 		return;
 	}
-	sum += sum_of_addresses(p, d, hop) + bpf_htons(IPPROTO_UDP) + bpf_htons(p->length + more);
-	u16 check = ~csum_fold(sum + sum_of_halves(h->bytes, UDP_HLEN + GUE_HLEN));
+	sum += addresses_sum(p, d, hop) + bpf_htons(IPPROTO_UDP) + bpf_htons(p->length + more);
+	u16 check = ~csum_fold(sum + halves_sum(h->bytes, UDP_HLEN + GUE_HLEN));
 	h->gue.udp.check = check ?: 0xffff;
 }
 
@@ -152,8 +151,7 @@ VERIFIED_ONCE int push_headers(struct __sk_buff *skb, const struct scratch *w, c
 			return false;
 	}
 	more = barrier_var(more);
-	return IS_LENGTH(more, sizeof(*header)) &&
-	       !bpf_skb_store_bytes(skb, ETH_HLEN + outer_hlen(d), header, more, 0);
+	return IS_LENGTH(more, sizeof(*header)) && !bpf_skb_store_bytes(skb, ETH_HLEN + outer_hlen(d), header, more, 0);
 }
 
 INLINE bool push_room(struct __sk_buff *skb, const struct scratch *w, const struct destination *d, u32 more)
@@ -161,7 +159,8 @@ INLINE bool push_room(struct __sk_buff *skb, const struct scratch *w, const stru
 	u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
 	if (!w->mtu) { /* a packet to be fragmented must not be an encapsulated one to the kernel */
 		flags |= d->family == 6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
-		flags |= tunnel_kind(w->state) == TUNNEL_GUE ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP : BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
+		flags |=
+			tunnel_kind(w->state) == TUNNEL_GUE ? BPF_F_ADJ_ROOM_ENCAP_L4_UDP : BPF_F_ADJ_ROOM_ENCAP_L4_GRE;
 	}
 	return !bpf_skb_adjust_room(skb, outer_hlen(d) + more, BPF_ADJ_ROOM_MAC, flags);
 }

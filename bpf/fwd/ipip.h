@@ -37,7 +37,8 @@ INLINE void fill_outer4(struct outer4 *o, const struct packet *p, const struct d
 	o->ip.version_ihl = 0x45;
 	o->ip.tos = outer_tos(p->tos);
 	o->ip.tot_len = bpf_htons(p->length + IPV4_HLEN + more);
-	bool numbered = !df || (p->from_host && p->protocol == IPPROTO_UDP); /* the kernel clears DF for its sockets' UDP packets, so these need an id */
+	/* The kernel clears DF for its sockets' UDP packets, so these need an id. */
+	bool numbered = !df || (p->from_host && p->protocol == IPPROTO_UDP);
 	o->ip.id = !numbered ? 0 : ((u16)bpf_get_prandom_u32() ?: 1);
 	o->ip.frag_off = df ? bpf_htons(IP_DF) : 0;
 	o->ip.ttl = p->ttl - 1;
@@ -64,13 +65,13 @@ INLINE void fill_outer6(struct outer6 *o, const struct packet *p, const struct d
 
 /* The TC part of encapsulate. */
 VERIFIED_ONCE int encapsulate_tc(struct __sk_buff *skb, const struct packet *p, const struct destination *d,
-				 const struct hop *hop, u32 to_be_cut)
+				 const struct hop *hop, u32 to_be_fragmented)
 {
 	if (!p || !d || !hop)
 		return false;
 	bool is_ipv6 = d->family == 6;
 	u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO;
-	if (!to_be_cut)
+	if (!to_be_fragmented)
 		flags |= is_ipv6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4;
 	if (bpf_skb_adjust_room(skb, outer_hlen(d), BPF_ADJ_ROOM_MAC, flags))
 		return false;
@@ -84,13 +85,13 @@ VERIFIED_ONCE int encapsulate_tc(struct __sk_buff *skb, const struct packet *p, 
 	return !bpf_skb_store_bytes(skb, 0, &outer, sizeof(outer), 0);
 }
 
-/* Prepend Ethernet and outer IP headers; the TTL was decremented before. `to_be_cut`: the result will be fragmented, so
- * it must not be an encapsulated packet to the kernel. */
+/* Prepend Ethernet and outer IP headers; the TTL was decremented before. `to_be_fragmented`: the result will be
+ * fragmented, so it must not be an encapsulated packet to the kernel. */
 INLINE bool encapsulate(struct ctx ctx, const struct packet *p, const struct destination *d, const struct hop *hop,
-			bool pmtu_disc, bool to_be_cut)
+			bool pmtu_disc, bool to_be_fragmented)
 {
 	if (ctx.hook == HOOK_TC)
-		return encapsulate_tc(ctx.raw, p, d, hop, to_be_cut);
+		return encapsulate_tc(ctx.skb, p, d, hop, to_be_fragmented);
 	void *data = ctx_data(ctx), *end = ctx_data_end(ctx); /* the caller has made room */
 	if (d->family == 6) {
 		if (data + sizeof(struct outer6) > end)

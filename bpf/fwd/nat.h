@@ -9,7 +9,7 @@
 
 enum nat_side { NAT_REQUEST, NAT_REPLY };
 
-INLINE bool nat_xdp(void *ctx, const struct packet *p, enum nat_side side, const struct address *to, be16 to_port)
+INLINE bool nat_xdp(struct xdp_md *ctx, const struct packet *p, enum nat_side side, const struct address *to, be16 to_port)
 {
 	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
 	u32 l4 = ETH_HLEN + (p->is_ipv6 ? IPV6_HLEN : IPV4_HLEN);
@@ -42,13 +42,14 @@ INLINE bool nat_xdp(void *ctx, const struct packet *p, enum nat_side side, const
 	}
 	u16 *check = (void *)(transport + 6);
 	if (*check) {
-		u16 anew = csum_replace(*check, difference);
-		*check = anew ?: 0xffff;
+		u16 new_check = csum_replace(*check, difference);
+		*check = new_check ?: 0xffff;
 	}
 	return true;
 }
 
-VERIFIED_ONCE int nat_tc(struct __sk_buff *ctx, const struct packet *p, u32 side, const struct address *to, u32 port_to_be)
+VERIFIED_ONCE int nat_tc(struct __sk_buff *ctx, const struct packet *p, u32 side, const struct address *to,
+			 u32 port_to_be)
 {
 	if (!p || !to)
 		return false;
@@ -65,7 +66,8 @@ VERIFIED_ONCE int nat_tc(struct __sk_buff *ctx, const struct packet *p, u32 side
 		if (bpf_skb_load_bytes(ctx, at, &from, sizeof(from)))
 			return false;
 		s64 difference = bpf_csum_diff(from.word, sizeof(from), new.word, sizeof(new), 0);
-		if (difference < 0 || (!p->no_csum && bpf_l4_csum_replace(ctx, check, 0, difference, udp | BPF_F_PSEUDO_HDR)))
+		if (difference < 0 ||
+		    (!p->no_csum && bpf_l4_csum_replace(ctx, check, 0, difference, udp | BPF_F_PSEUDO_HDR)))
 			return false;
 		if (bpf_skb_store_bytes(ctx, at, &new, sizeof(new), 0))
 			return false;
@@ -90,5 +92,5 @@ VERIFIED_ONCE int nat_tc(struct __sk_buff *ctx, const struct packet *p, u32 side
 
 INLINE bool nat(struct ctx ctx, const struct packet *p, enum nat_side side, const struct address *to, be16 to_port)
 {
-	return ctx.hook == HOOK_XDP ? nat_xdp(ctx.raw, p, side, to, to_port) : nat_tc(ctx.raw, p, side, to, to_port);
+	return ctx.hook == HOOK_XDP ? nat_xdp(ctx.xdp, p, side, to, to_port) : nat_tc(ctx.skb, p, side, to, to_port);
 }

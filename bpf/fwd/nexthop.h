@@ -14,8 +14,8 @@
 
 enum { MIN_MTU4 = 68, MIN_MTU6 = 1280 }; /* RFC 791, RFC 8200 5 */
 
-INLINE void fib_params(struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6, u32 input,
-			 const struct address *from)
+INLINE void fill_fib_params(struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6, u32 input,
+			    const struct address *from)
 {
 	__builtin_memset(q, 0, sizeof(*q));
 	q->ifindex = input;
@@ -40,68 +40,70 @@ INLINE bool is_own_address_by(void *ctx, struct bpf_fib_lookup *q, const struct 
 	struct address key = *address; /* Linux 6.1 accepts no map key from a global function's argument */
 	if (bpf_map_lookup_elem(&locals, &key))
 		return true;
-	fib_params(q, address, is_ipv6, loopback, NULL);
-	long answer = bpf_fib_lookup(ctx, q, sizeof(*q), BPF_FIB_LOOKUP_DIRECT);
-	return answer == BPF_FIB_LKUP_RET_SUCCESS || answer == BPF_FIB_LKUP_RET_NO_NEIGH;
+	fill_fib_params(q, address, is_ipv6, loopback, NULL);
+	long ret = bpf_fib_lookup(ctx, q, sizeof(*q), BPF_FIB_LOOKUP_DIRECT);
+	return ret == BPF_FIB_LKUP_RET_SUCCESS || ret == BPF_FIB_LKUP_RET_NO_NEIGH;
 }
 
 INLINE bool is_own_address(void *ctx, const struct address *address, bool is_ipv6)
 {
-	struct bpf_fib_lookup question;
-	return is_own_address_by(ctx, &question, address, is_ipv6);
+	struct bpf_fib_lookup params;
+	return is_own_address_by(ctx, &params, address, is_ipv6);
 }
 
 /* Whether routing delivers the address to this host. */
-INLINE bool delivers_by(void *ctx, struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6)
+INLINE bool is_delivered_by(void *ctx, struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6)
 {
-	fib_params(q, to, is_ipv6, loopback, NULL);
-	return bpf_fib_lookup(ctx, q, sizeof(*q), 0) == BPF_FIB_LKUP_RET_NOT_FWDED && is_own_address_by(ctx, q, to, is_ipv6);
+	fill_fib_params(q, to, is_ipv6, loopback, NULL);
+	return bpf_fib_lookup(ctx, q, sizeof(*q), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
+	       is_own_address_by(ctx, q, to, is_ipv6);
 }
 
-INLINE bool delivers(void *ctx, const struct address *to, bool is_ipv6)
+INLINE bool is_delivered(void *ctx, const struct address *to, bool is_ipv6)
 {
-	struct bpf_fib_lookup question;
-	return delivers_by(ctx, &question, to, is_ipv6);
+	struct bpf_fib_lookup params;
+	return is_delivered_by(ctx, &params, to, is_ipv6);
 }
 
-INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input, const struct address *from)
+INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input,
+		      const struct address *from)
 {
-	struct bpf_fib_lookup question;
+	struct bpf_fib_lookup params;
 	bool is_ipv6 = ipv6_and_input & 1;
 	if (!hop || !to)
 		return 0;
-	fib_params(&question, to, is_ipv6, ipv6_and_input >> 1, from);
+	fill_fib_params(&params, to, is_ipv6, ipv6_and_input >> 1, from);
 	u32 flags = fib_gives_source && !from ? BPF_FIB_LOOKUP_SRC : 0;
-	long answer = bpf_fib_lookup(ctx, &question, sizeof(question), flags);
+	long ret = bpf_fib_lookup(ctx, &params, sizeof(params), flags);
 	hop->stamp = ticks();
-	hop->ifindex = question.ifindex;
-	hop->mtu = question.mtu_result;
+	hop->ifindex = params.ifindex;
+	hop->mtu = params.mtu_result;
 	if (is_ipv6) {
-		__builtin_memcpy(&hop->gateway, question.ipv6_dst, sizeof(hop->gateway));
-		__builtin_memcpy(&hop->source, question.ipv6_src, sizeof(hop->source));
+		__builtin_memcpy(&hop->gateway, params.ipv6_dst, sizeof(hop->gateway));
+		__builtin_memcpy(&hop->source, params.ipv6_src, sizeof(hop->source));
 	} else {
-		hop->gateway.word[0] = question.ipv4_dst;
-		hop->source.word[0] = question.ipv4_src;
+		hop->gateway.word[0] = params.ipv4_dst;
+		hop->source.word[0] = params.ipv4_src;
 	}
-	switch (answer) {
+	switch (ret) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		hop->verdict = HOP_READY;
-		__builtin_memcpy(hop->target_mac, question.dmac, 6);
-		__builtin_memcpy(hop->source_mac, question.smac, 6);
+		__builtin_memcpy(hop->target_mac, params.dmac, 6);
+		__builtin_memcpy(hop->source_mac, params.smac, 6);
 		break;
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
 		/* Without a resolved neighbour the kernel returns the MTU only for a packet that exceeds it. */
-		fib_params(&question, to, is_ipv6, ipv6_and_input >> 1, from);
-		question.tot_len = 0xffff;
-		bpf_fib_lookup(ctx, &question, sizeof(question), 0);
-		hop->mtu = question.mtu_result;
+		fill_fib_params(&params, to, is_ipv6, ipv6_and_input >> 1, from);
+		params.tot_len = 0xffff;
+		bpf_fib_lookup(ctx, &params, sizeof(params), 0);
+		hop->mtu = params.mtu_result;
 		hop->verdict = HOP_UNRESOLVED;
 		break;
 	case BPF_FIB_LKUP_RET_FWD_DISABLED:
-		hop->verdict = delivers_by(ctx, &question, to, is_ipv6) ? HOP_LOCAL : HOP_NO_FORWARDING;
+		hop->verdict = is_delivered_by(ctx, &params, to, is_ipv6) ? HOP_LOCAL : HOP_NO_FORWARDING;
 		break;
 	case BPF_FIB_LKUP_RET_NOT_FWDED:
-		hop->verdict = is_own_address_by(ctx, &question, to, is_ipv6) ? HOP_LOCAL : HOP_NO_ROUTE;
+		hop->verdict = is_own_address_by(ctx, &params, to, is_ipv6) ? HOP_LOCAL : HOP_NO_ROUTE;
 		break;
 	default:
 		hop->verdict = HOP_NO_ROUTE;
@@ -112,25 +114,25 @@ INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 
 /* Look up the next hop. Global functions exist once per hook, because the verifier knows a context by its declared
  * type. */
 VERIFIED_ONCE int lookup_hop_xdp(struct xdp_md *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input,
-			      const struct address *from)
+				 const struct address *from)
 {
 	return lookup_fib(ctx, hop, to, ipv6_and_input, from);
 }
 
 VERIFIED_ONCE int lookup_hop_tc(struct __sk_buff *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input,
-			     const struct address *from)
+				const struct address *from)
 {
 	return lookup_fib(ctx, hop, to, ipv6_and_input, from);
 }
 
 /* `from` is the saddr for policy routing, or NULL. */
 INLINE void lookup_hop(struct ctx ctx, struct hop *hop, const struct address *to, bool is_ipv6, u32 input,
-		    const struct address *from)
+		       const struct address *from)
 {
 	if (ctx.hook == HOOK_XDP)
-		lookup_hop_xdp(ctx.raw, hop, to, is_ipv6 | input << 1, from);
+		lookup_hop_xdp(ctx.xdp, hop, to, is_ipv6 | input << 1, from);
 	else
-		lookup_hop_tc(ctx.raw, hop, to, is_ipv6 | input << 1, from);
+		lookup_hop_tc(ctx.skb, hop, to, is_ipv6 | input << 1, from);
 }
 
 /* Repeat the lookup of a destination. Its packets must take the general path once before the fast path. */
@@ -141,7 +143,8 @@ INLINE int refresh_hop(struct ctx ctx, struct lane *lane, const struct destinati
 	struct hop *hop = &lane->hop;
 	lookup_hop(ctx, hop, &d->address, d->family == 6, loopback, NULL);
 	lane->entrances[SIDE_REQUEST].live = 0;
-	if (d->mtu && d->mtu < hop->mtu) /* the kernel applies a route's own MTU to forwarded packets only if it is locked */
+	/* The kernel applies a route's own MTU to forwarded packets only if it is locked. */
+	if (d->mtu && d->mtu < hop->mtu)
 		hop->mtu = d->mtu;
 	if (d->family == 4)
 		apply_pmtu(hop, &d->address, now);
@@ -163,8 +166,7 @@ VERIFIED_ONCE int refresh_hop_tc(struct __sk_buff *ctx, struct lane *lane, const
 /* Return the next hop of a destination, at most a second old. Only a resolved one is cached. `looked_up`: this packet
  * caused the lookup. XDP passes such a packet to TC now and then, where the kernel's neighbour code keeps the neighbour
  * entry valid. */
-INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct destination *d, u32 now,
-				    bool *looked_up)
+INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct destination *d, u32 now, bool *looked_up)
 {
 	struct lane *lane = lane_of(index);
 	*looked_up = false;
@@ -172,11 +174,12 @@ INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct desti
 		return NULL;
 	lane = barrier_var(lane);
 	struct hop *hop = &lane->hop;
-	if (unlikely(now - hop->stamp >= ticks_per_second || (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL))) {
+	if (unlikely(now - hop->stamp >= ticks_per_second ||
+		     (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL))) {
 		if (ctx.hook == HOOK_XDP)
-			refresh_hop_xdp(ctx.raw, lane, d, now);
+			refresh_hop_xdp(ctx.xdp, lane, d, now);
 		else
-			refresh_hop_tc(ctx.raw, lane, d, now);
+			refresh_hop_tc(ctx.skb, lane, d, now);
 		*looked_up = true;
 	}
 	return hop;
@@ -192,7 +195,7 @@ struct reply_route {
 	bool reroute; /* snat_reroute: route as if this host sent from the new saddr (IPVS-SEMANTICS 7.3) */
 };
 
-INLINE u32 index_of_client(const struct address *client, const struct address *source, bool is_ipv6)
+INLINE u32 client_hop_slot(const struct address *client, const struct address *source, bool is_ipv6)
 {
 	return (address_hash(client, is_ipv6) ^ source->word[is_ipv6 ? 3 : 0] >> 24) & (HOP_SLOTS - 1);
 }
@@ -205,13 +208,14 @@ INLINE u32 client_hop_index(struct ctx ctx, const struct reply_route *way, u32 n
 	if (!way)
 		return 0;
 	const struct address *source = way->reroute ? &way->new_saddr : &way->source;
-	u32 index = index_of_client(&way->client, source, way->is_ipv6);
+	u32 index = client_hop_slot(&way->client, source, way->is_ipv6);
 	struct client_hop *slot = map_elem(client_hops, index);
 	if (!slot)
 		return index;
 	u32 verdict = slot->hop.verdict;
 	bool same = slot->family == (way->is_ipv6 ? 6 : 4) && slot->ifindex == way->input &&
-		    same_address(&slot->address, &way->client, way->is_ipv6) && same_address(&slot->source, source, way->is_ipv6);
+		    same_address(&slot->address, &way->client, way->is_ipv6) &&
+		    same_address(&slot->source, source, way->is_ipv6);
 	if (likely(same && now - slot->hop.stamp < ticks_per_second && (verdict == HOP_READY || verdict == HOP_LOCAL)))
 		return index;
 	slot->address = way->client;
@@ -239,7 +243,8 @@ VERIFIED_ONCE u32 client_hop_index_tc(struct __sk_buff *ctx, const struct reply_
 /* Return the next hop to a client of NAT, as a router would choose it: only if this host forwards. */
 INLINE struct hop *client_hop(struct ctx ctx, const struct reply_route *way, u32 now, bool *looked_up)
 {
-	u32 index = ctx.hook == HOOK_XDP ? client_hop_index_xdp(ctx.raw, way, now) : client_hop_index_tc(ctx.raw, way, now);
+	u32 index =
+		ctx.hook == HOOK_XDP ? client_hop_index_xdp(ctx.xdp, way, now) : client_hop_index_tc(ctx.skb, way, now);
 	struct client_hop *slot = map_elem(client_hops, index & (HOP_SLOTS - 1));
 	*looked_up = index & CLIENT_HOP_LOOKED_UP;
 	return slot ? &barrier_var(slot)->hop : NULL;
@@ -275,7 +280,7 @@ INLINE int xdp_xmit(const struct hop *hop, enum xmit_way way)
 	return likely(way == XMIT_TX) ? (int)XDP_TX : (int)bpf_redirect_map(&transmitters, hop->ifindex, 0);
 }
 
-INLINE bool xdp_reaches(void *ctx, const struct hop *hop)
+INLINE bool xdp_reaches(struct xdp_md *ctx, const struct hop *hop)
 {
 	return xmit_way_to(hop, ctx_ifindex(xdp_ctx(ctx))) != XMIT_NONE;
 }

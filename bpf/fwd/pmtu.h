@@ -58,15 +58,15 @@ INLINE u32 update_pmtu(const struct address *to, u32 mtu, u32 route, u32 now)
 	u32 until = now + PATH_LIFE_S * ticks_per_second;
 	if (old < mtu)
 		return sent_by;
-	bool least = mtu < PATH_MIN_MTU;
-	if (least)
+	bool too_small = mtu < PATH_MIN_MTU;
+	if (too_small)
 		mtu = old < PATH_MIN_MTU ? old : PATH_MIN_MTU;
 	if (!path) {
 		struct path fresh = {.mtu = mtu, .until = until};
 		bpf_map_update_elem(&paths, to, &fresh, BPF_ANY);
 		return sent_by;
 	}
-	if (path->mtu != mtu || least || (s32)(path->until - now) < (s32)(until - now) / 2)
+	if (path->mtu != mtu || too_small || (s32)(path->until - now) < (s32)(until - now) / 2)
 		WRITE_ONCE(path->until, until);
 	WRITE_ONCE(path->mtu, mtu);
 	return path->used ? mtu : sent_by;

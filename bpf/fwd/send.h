@@ -6,8 +6,6 @@
 #include "fwd/nexthop.h"
 #include "lb/destination.h"
 
-#define TC_REDIRECT 7
-
 enum { GSO_BY_FRAGMENTS = 0xffff }; /* gso_size of SCTP: a list of packets, each within the sender's MTU */
 
 enum fit { FITS, FITS_NOT, FITS_IN_FRAGMENTS };
@@ -19,8 +17,8 @@ INLINE u32 max_len(u32 method, u32 state, bool is_ipv6, const struct hop *hop)
 		return hop->mtu;
 	if (likely(!(state >> DESTINATION_TUNNEL)))
 		return hop->room;
-	u32 more = tunnel_hlen(state), least = is_ipv6 ? MIN_MTU6 : MIN_MTU4;
-	return hop->room >= more + least ? hop->room - more : 0;
+	u32 more = tunnel_hlen(state), min = is_ipv6 ? MIN_MTU6 : MIN_MTU4;
+	return hop->room >= more + min ? hop->room - more : 0;
 }
 
 /* Return the length to compare with the MTU: for a GSO packet that of its segments. */
@@ -28,7 +26,7 @@ INLINE u32 segment_length(struct ctx ctx, const struct packet *p)
 {
 	if (ctx.hook == HOOK_XDP)
 		return p->length;
-	struct __sk_buff *skb = ctx.raw;
+	struct __sk_buff *skb = ctx.skb;
 	if (likely(!skb->gso_size))
 		return p->length;
 	if (skb->gso_size == GSO_BY_FRAGMENTS)
@@ -43,10 +41,10 @@ INLINE u32 segment_length(struct ctx ctx, const struct packet *p)
 }
 
 /* Likewise; for a reassembled IPv6 packet the length of its longest fragment. */
-INLINE u32 judged_length(void *ctx, const struct scratch *w)
+INLINE u32 mtu_length(struct __sk_buff *skb, const struct scratch *w)
 {
 	const struct packet *p = &w->packet;
-	return p->is_ipv6 && p->slow_flags & SLOW_REASSEMBLED ? w->frags.largest : segment_length(tc_ctx(ctx), p);
+	return p->is_ipv6 && p->slow_flags & SLOW_REASSEMBLED ? w->frags.largest : segment_length(tc_ctx(skb), p);
 }
 
 /* Decrement the TTL, which is above 1. */
@@ -84,31 +82,34 @@ INLINE bool set_macs(struct ctx ctx, const struct hop *hop)
 	return true;
 }
 
-INLINE bool direct(struct ctx ctx, const struct packet *p, const struct hop *hop)
+INLINE bool fwd_direct(struct ctx ctx, const struct packet *p, const struct hop *hop)
 {
 	return dec_ttl(ctx, p) && set_macs(ctx, hop);
 }
 
 /* Trim link padding, as the kernel does before IPVS sees the packet. */
+INLINE bool trim_xdp(struct xdp_md *xdp, u32 length)
+{
+	u32 wanted = ETH_HLEN + length, there = ctx_data_end(xdp_ctx(xdp)) - ctx_data(xdp_ctx(xdp));
+	return likely(there <= wanted) || !bpf_xdp_adjust_tail(xdp, (int)wanted - (int)there);
+}
+
 INLINE bool trim_padding(struct ctx ctx, const struct packet *p)
 {
+	if (ctx.hook == HOOK_XDP)
+		return trim_xdp(ctx.xdp, p->length);
 	u32 wanted = ETH_HLEN + p->length;
-	if (ctx.hook == HOOK_XDP) {
-		u32 there = ctx_data_end(ctx) - ctx_data(ctx);
-		return likely(there <= wanted) || !bpf_xdp_adjust_tail(ctx.raw, (int)wanted - (int)there);
-	}
-	struct __sk_buff *skb = ctx.raw;
-	return likely(skb->len <= wanted) || skb->gso_size || !bpf_skb_change_tail(skb, wanted, 0);
+	return likely(ctx.skb->len <= wanted) || ctx.skb->gso_size || !bpf_skb_change_tail(ctx.skb, wanted, 0);
 }
 
 /* Whether a packet fits into an MTU, less `extra` bytes. `cut`: it may be fragmented in spite of DF. */
-INLINE enum fit fit(u32 length, u32 mtu, u32 extra, const struct packet *p, bool cut)
+INLINE enum fit fit(u32 length, u32 mtu, u32 extra, const struct packet *p, bool may_fragment)
 {
 	if (likely(length + extra <= mtu))
 		return FITS;
 	if (p->is_ipv6)
 		return FITS_NOT;
-	return cut || !p->df ? FITS_IN_FRAGMENTS : FITS_NOT;
+	return may_fragment || !p->df ? FITS_IN_FRAGMENTS : FITS_NOT;
 }
 
 /* Replace the route of a packet of this host, which goes by lo. If the packet waits for its neighbour, the kernel
@@ -138,7 +139,7 @@ INLINE int xmit_neigh(struct __sk_buff *skb, const struct hop *hop, bool is_ipv6
 INLINE int xmit(struct ctx ctx, const struct hop *hop, bool is_ipv6)
 {
 	if (ctx.hook == HOOK_TC)
-		return xmit_neigh(ctx.raw, hop, is_ipv6);
+		return xmit_neigh(ctx.skb, hop, is_ipv6);
 	return xdp_xmit(hop, hop->ifindex == ctx_ifindex(ctx) ? XMIT_TX : XMIT_REDIRECT);
 }
 
@@ -151,14 +152,12 @@ INLINE bool is_icmp(const struct packet *p)
 }
 
 /* Send an ICMP error to the sender, except about an ICMP error (RFC 1122 3.2.2, RFC 4443 2.4 e). */
-INLINE int send_icmp_error(struct __sk_buff *skb, struct scratch *w, u32 reason, u32 type, u32 code, u32 rest)
+INLINE int send_icmp_error(struct __sk_buff *skb, struct scratch *w, u32 reason, enum icmp_error error, u32 rest)
 {
 	if (is_icmp(&w->packet))
 		return drop(HOOK_TC, reason);
 	count(reason);
-	w->error_type = type;
-	w->error_code = code;
-	w->error_rest = rest;
+	set_icmp_error(w, error, rest);
 	return tail_call(tc_ctx(skb), PROG_ICMP_SEND);
 }
 

@@ -10,17 +10,13 @@
 #pragma once
 #include "conntrack/lookup.h"
 #include "fwd/send.h"
-#include "icmp/inner.h"
-#include "lib/csum_frame.h"
 #include "policy/vrrp_role.h"
-
-enum { ICMP4_UNREACHABLE = 3, ICMP4_QUENCH = 4, ICMP4_EXCEEDED = 11, ICMP4_TOO_BIG = 4 /* code */, ICMP6_INFORMATION = 128 };
 
 INLINE bool is_error(u8 type, bool is_ipv6)
 {
 	if (is_ipv6)
-		return type < ICMP6_INFORMATION;
-	return type == ICMP4_UNREACHABLE || type == ICMP4_QUENCH || type == ICMP4_EXCEEDED;
+		return !(type & ICMPV6_INFOMSG_MASK);
+	return type == ICMP_DEST_UNREACH || type == ICMP_SOURCE_QUENCH || type == ICMP_TIME_EXCEEDED;
 }
 
 INLINE bool can_be_tunnel(u8 protocol)
@@ -130,7 +126,7 @@ INLINE int schedule_inner(struct __sk_buff *skb, struct scratch *w, const struct
 }
 
 /* Return the sum of the ICMP message, without ICMPv6's pseudo header: 0xffff if the checksum of ICMP is right. */
-INLINE u16 message_sum(struct __sk_buff *skb, const struct packet *p, struct copy *copy)
+INLINE u16 icmp_sum(struct __sk_buff *skb, const struct packet *p, struct copy *copy)
 {
 	return csum_fold(csum_frame(skb, copy->bytes, p->l4, p->length + ETH_HLEN - p->l4, 0));
 }

@@ -14,7 +14,8 @@ INLINE bool store_csum(struct __sk_buff *skb, u32 at, const void *from, u32 byte
 }
 
 /* Write an address of the inner packet, and recompute its header checksum. Add the change to `difference`. */
-INLINE bool store_inner_address(struct __sk_buff *skb, const struct scratch *w, const struct address *to, u64 *difference)
+INLINE bool store_inner_address(struct __sk_buff *skb, const struct scratch *w, const struct address *to,
+				u64 *difference)
 {
 	bool server = w->error_side == SIDE_SERVER;
 	if (w->packet.is_ipv6) {
@@ -120,7 +121,7 @@ INLINE int prog_icmp_forward(struct __sk_buff *skb)
 	struct destination *d = map_elem(destinations, w->destination);
 	if (!d)
 		return pass_to_stack(HOOK_TC);
-	u16 sum = !is_ipv6 || masq ? message_sum(skb, p, copy) : 0;
+	u16 sum = !is_ipv6 || masq ? icmp_sum(skb, p, copy) : 0;
 	/* IPVS checks ICMPv6 without the pseudo header, so it drops nearly all of these */
 	if ((!is_ipv6 || server) && sum != 0xffff)
 		return drop(HOOK_TC, REASON_BAD_SUM);

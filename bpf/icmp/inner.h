@@ -4,7 +4,6 @@
  */
 #pragma once
 #include "ctx/scratch.h"
-#include "lib/headers.h"
 
 enum { MAX_INNER_EXTENSIONS = 8 };
 

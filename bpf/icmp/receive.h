@@ -43,8 +43,8 @@ INLINE int prog_icmp_receive(struct __sk_buff *skb)
 	w->icmp_transit = !here;
 	/* Like IPVS, look up an error to this host as a reply first, and a forwarded one as a request (IPVS-SEMANTICS
 	 * 2.1). */
-	bool found = w->inner.known && (here ? find_from_server(w) || find_from_client(w) :
-					       find_from_client(w) || find_from_server(w));
+	bool found = w->inner.known &&
+		     (here ? find_from_server(w) || find_from_client(w) : find_from_client(w) || find_from_server(w));
 	if (found && w->error_side == SIDE_SERVER && root->standby && is_standby(root, &w->virtual_address, is_ipv6))
 		return pass_packet(tc_ctx(skb), p);
 	if (found && w->error_side == SIDE_PLAIN) {

@@ -35,15 +35,15 @@ INLINE bool note_pmtu(struct __sk_buff *skb, struct scratch *w, const struct des
 INLINE int report_to_client(struct __sk_buff *skb, struct scratch *w, const struct root *root)
 {
 	struct packet *p = &w->packet;
-	u32 cut = w->inner.at - ETH_HLEN;
-	p->length -= cut;
+	u32 surplus = w->inner.at - ETH_HLEN;
+	p->length -= surplus;
 	p->tos = w->inner.tos;
 	p->tuple = w->inner.tuple;
 	p->l4 = 0xffff; /* its checksum needs no completion */
 	account_out(w->destination, p->length, root);
 	if (w->inner.later) /* errors are about first fragments only (RFC 1122 3.2.2) */
 		return drop(HOOK_TC, REASON_SHORT);
-	if (cut > 4095 || bpf_skb_adjust_room(skb, -(s32)cut, BPF_ADJ_ROOM_MAC, 0))
+	if (surplus > 4095 || bpf_skb_adjust_room(skb, -(s32)surplus, BPF_ADJ_ROOM_MAC, 0))
 		return drop(HOOK_TC, REASON_SHORT);
 	return tail_call(tc_ctx(skb), PROG_ICMP_SEND);
 }
@@ -55,31 +55,27 @@ struct tunnel_head { /* the header between the two IP headers */
 };
 
 /* As IPVS: version 0; GRE at most with a checksum; GUE with data; IPv4 inside. */
-INLINE bool read_tunnel_head(struct __sk_buff *skb, const struct icmp_inner *q, struct tunnel_head *head)
+INLINE bool parse_tunnel(struct __sk_buff *skb, const struct icmp_inner *q, struct tunnel_head *head)
 {
-	be16 gre[2];
-	struct {
-		be16 source, target, length, check;
-		u8 version_control_words, protocol;
-		be16 flags;
-	} gue;
+	struct gre gre;
+	struct gue gue;
 	*head = (struct tunnel_head){.kind = TUNNEL_IPIP};
 	if (q->protocol == IPPROTO_IPIP)
 		return true;
 	if (q->protocol == IPPROTO_GRE) {
-		if (bpf_skb_load_bytes(skb, q->l4, gre, sizeof(gre)) || gre[0] & ~bpf_htons(0x8000) ||
-		    gre[1] != bpf_htons(ETH_P_IP))
+		if (bpf_skb_load_bytes(skb, q->l4, &gre, GRE_HLEN) || gre.flags & ~bpf_htons(GRE_FLAG_CSUM) ||
+		    gre.protocol != bpf_htons(ETH_P_IP))
 			return false;
 		head->kind = TUNNEL_GRE;
-		head->bytes = GRE_HLEN + (gre[0] ? GRE_CSUM_LEN : 0);
+		head->bytes = GRE_HLEN + (gre.flags ? GRE_CSUM_LEN : 0);
 		return true;
 	}
-	if (bpf_skb_load_bytes(skb, q->l4, &gue, sizeof(gue)) || gue.version_control_words >> 5 ||
+	if (bpf_skb_load_bytes(skb, q->l4, &gue, UDP_HLEN + GUE_HLEN) || gue.version_control_words >> 5 ||
 	    gue.protocol != IPPROTO_IPIP)
 		return false;
 	head->kind = TUNNEL_GUE;
 	head->bytes = UDP_HLEN + GUE_HLEN + (gue.version_control_words << 2);
-	head->port = bpf_ntohs(gue.target);
+	head->port = bpf_ntohs(gue.udp.target);
 	return true;
 }
 
@@ -97,7 +93,7 @@ INLINE bool find_tunnel_conn(struct __sk_buff *skb, struct scratch *w, const str
 	struct tunnel_head head;
 	struct icmp_inner *q = &w->inner;
 	be32 server = q->tuple.v4.target;
-	if (!read_tunnel_head(skb, q, &head) ||
+	if (!parse_tunnel(skb, q, &head) ||
 	    !parse_inner(skb, q, q->l4 + head.bytes, ETH_HLEN + w->packet.length, false) || !q->known)
 		return false;
 	struct connection *c = find_tuple(&q->tuple, false).connection;
@@ -124,9 +120,9 @@ INLINE int prog_icmp_tunnel(struct __sk_buff *skb)
 	if (!d || inner_is_standby(&w->inner, false, root))
 		return pass_to_stack(HOOK_TC);
 	w->method = METHOD_TUNNEL;
-	if (!trim_padding(tc_ctx(skb), p) || message_sum(skb, p, copy) != 0xffff)
+	if (!trim_padding(tc_ctx(skb), p) || icmp_sum(skb, p, copy) != 0xffff)
 		return drop(HOOK_TC, REASON_BAD_SUM);
-	if (w->error_type == ICMP4_UNREACHABLE && w->error_code == ICMP4_TOO_BIG && !note_pmtu(skb, w, d))
+	if (w->error_type == ICMP_DEST_UNREACH && w->error_code == ICMP_FRAG_NEEDED && !note_pmtu(skb, w, d))
 		return drop(HOOK_TC, REASON_PATH_MTU);
 	return report_to_client(skb, w, root);
 }

@@ -8,7 +8,7 @@
 #pragma once
 #include "lb/service.h"
 
-enum { LINK_SOURCE = 6 /* offset in the frame */, TCP_FLAGS = 13 /* offset in the TCP header */ };
+enum { ETH_SOURCE_AT = 6 /* offset in the frame */, TCP_FLAGS_AT = 13 /* offset in the TCP header */ };
 
 /* Return the mark of a health check through a virtual address; 0 for all other packets. */
 INLINE u32 probe_mark(struct ctx ctx, const struct packet *p)
@@ -20,7 +20,7 @@ INLINE u32 probe_mark(struct ctx ctx, const struct packet *p)
 }
 
 struct mark_ctx {
-	struct scratch *work;
+	struct scratch *w;
 	u32 first;
 };
 
@@ -124,7 +124,7 @@ INLINE bool rule_matches(const struct mark_rule *r, const struct scratch *w, str
 
 static int mark_step(u32 index, struct mark_ctx *walk)
 {
-	struct scratch *w = walk->work;
+	struct scratch *w = walk->w;
 	struct mark_state *seen = &w->seen;
 	if (index < seen->next)
 		return 0;
@@ -147,7 +147,7 @@ INLINE bool find_mark(struct ctx ctx, struct scratch *w, const struct facts *fac
 {
 	struct mark_state *seen = &w->seen;
 	struct packet *p = &w->packet;
-	struct mark_ctx walk = {.work = w, .first = facts->first_mark_rule};
+	struct mark_ctx walk = {.w = w, .first = facts->first_mark_rule};
 	seen->mark = ctx.hook == HOOK_TC ? ctx.skb->mark : 0;
 	seen->known = ctx.hook == HOOK_TC ? ~0u : 0;
 	seen->unsure = 0;
@@ -155,16 +155,16 @@ INLINE bool find_mark(struct ctx ctx, struct scratch *w, const struct facts *fac
 	u32 count = facts->mark_rules;
 	if (count) {
 		u8 link[8] = {}, flags = 0;
-		u32 at = p->l4 + TCP_FLAGS;
+		u32 at = p->l4 + TCP_FLAGS_AT;
 		seen->device = ctx_ifindex(ctx);
 		if (ctx.hook == HOOK_XDP) {
-			bpf_xdp_load_bytes(ctx.raw, LINK_SOURCE, link, 6);
+			bpf_xdp_load_bytes(ctx.xdp, ETH_SOURCE_AT, link, 6);
 			if (p->protocol == IPPROTO_TCP)
-				bpf_xdp_load_bytes(ctx.raw, at, &flags, 1);
+				bpf_xdp_load_bytes(ctx.xdp, at, &flags, 1);
 		} else {
-			bpf_skb_load_bytes(ctx.raw, LINK_SOURCE, link, 6);
+			bpf_skb_load_bytes(ctx.skb, ETH_SOURCE_AT, link, 6);
 			if (p->protocol == IPPROTO_TCP)
-				bpf_skb_load_bytes(ctx.raw, at, &flags, 1);
+				bpf_skb_load_bytes(ctx.skb, at, &flags, 1);
 		}
 		__builtin_memcpy(seen->link, link, 6);
 		seen->tcp_flags = flags;

@@ -25,9 +25,9 @@ struct cache_sweeper {
 ARRAY_MAP(cache_sweepers, struct cache_sweeper, 1, 0);
 
 struct { /* The order in which the sweep visits parts. */
-	MAP_UINT(type, BPF_MAP_TYPE_QUEUE);
-	MAP_UINT(max_entries, 128);
-	MAP_TYPE(value, struct cache_key);
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 128);
+	__type(value, struct cache_key);
 } cache_queue SEC(".maps");
 
 INLINE void count_parts(s32 by)
@@ -76,7 +76,6 @@ INLINE void uncount_entry(u64 *cursor, u32 epoch)
 	}
 }
 
-
 /* Whether the last check found the entry idle for that long. Checks happen every half hour since the scheduler
  * started. */
 INLINE bool is_expired(u32 used, u32 epoch_tick, u32 now, u32 expiration_s)
@@ -84,8 +83,8 @@ INLINE bool is_expired(u32 used, u32 epoch_tick, u32 now, u32 expiration_s)
 	u32 period = CACHE_PERIOD * minute, since = now - epoch_tick;
 	if (!period || (s32)since < 0 || since < period)
 		return false;
-	u32 looked = now - since % period;
-	return (s32)(looked - used) >= 0 && looked - used >= (u64)expiration_s * minute / 60;
+	u32 last_check = now - since % period;
+	return (s32)(last_check - used) >= 0 && last_check - used >= (u64)expiration_s * minute / 60;
 }
 
 INLINE bool begin_change(struct cached *entry)
@@ -162,8 +161,8 @@ INLINE bool put_part(const struct cache_key *key, u32 service, u32 now, u32 memb
 /* Add an entry for the packet's daddr, unless the service has too many. The choice holds either way. */
 INLINE void cache_add(const struct cache_key *key, const struct candidates *c, u32 now, u32 destination)
 {
-	u32 epoch = c->work->epoch;
-	if (count_entry(c->cursor, epoch) && !put_part(key, c->work->service, now, destination))
+	u32 epoch = c->w->epoch;
+	if (count_entry(c->cursor, epoch) && !put_part(key, c->w->service, now, destination))
 		uncount_entry(c->cursor, epoch);
 }
 
@@ -176,7 +175,7 @@ static int idle_step(u32 index, struct candidates *c)
 		return 1;
 	if (2 * (s64)(s32)it.destination->active >= it.member->weight)
 		return 0;
-	c->work->best = index;
+	c->w->best = index;
 	return 1;
 }
 
@@ -186,9 +185,9 @@ INLINE bool is_overloaded(struct candidates *c, const struct destination *d, s32
 {
 	if ((s32)d->active <= weight)
 		return false;
-	c->work->best = NO_INDEX;
+	c->w->best = NO_INDEX;
 	bpf_loop(c->count, idle_step, c, 0);
-	return c->work->best != NO_INDEX;
+	return c->w->best != NO_INDEX;
 }
 
 static int pos_step(u32 index, struct candidates *c)
@@ -198,17 +197,17 @@ static int pos_step(u32 index, struct candidates *c)
 		return 1;
 	if (member->destination != c->pos)
 		return 0;
-	c->work->best = index;
+	c->w->best = index;
 	return 1;
 }
 
 /* Return the index of a destination in the list, or NO_INDEX. */
 INLINE u32 pos_of(struct candidates *c, u32 destination)
 {
-	c->work->best = NO_INDEX;
+	c->w->best = NO_INDEX;
 	c->pos = destination;
 	bpf_loop(c->count, pos_step, c, 0);
-	return c->work->best;
+	return c->w->best;
 }
 
 INLINE u32 destination_at(const struct candidates *c, u32 pos)

@@ -3,7 +3,7 @@
  *
  * 	static u32 schedule_NAME(struct candidates *c)
  *
- * which returns the list index of its choice, or NO_INDEX. SCHEDULER(name, number) defines its two programs. Lists
+ * which returns the list index of its choice, or NO_INDEX. SCHEDULER(name) defines its two programs. Lists
  * begin with the newest destination; on a tie the earlier one wins (IPVS-SEMANTICS 3.1).
  *
  * A scheduler's state is the service's cursor, which compare-exchange advances. The cursor contains the version of the
@@ -23,7 +23,7 @@ struct candidates {
 	u32 gcd;
 	u32 max_weight;
 	u64 *cursor;
-	struct scratch *work;
+	struct scratch *w;
 	/* find_usable_step: */
 	u32 pos; /* start of the walk */
 	s32 min_weight; /* lighter destinations are skipped */
@@ -55,7 +55,7 @@ INLINE u32 overhead(const struct destination *d)
 	return (d->active << 8) + d->inactive;
 }
 
-/* Find the first usable destination from c->pos on with at least c->min_weight; store its index in c->work->best. */
+/* Find the first usable destination from c->pos on with at least c->min_weight; store its index in c->w->best. */
 static int find_usable_step(u32 index, struct candidates *c)
 {
 	struct candidate it;
@@ -63,18 +63,18 @@ static int find_usable_step(u32 index, struct candidates *c)
 		return 1;
 	if (!is_usable(&it) || it.member->weight < c->min_weight)
 		return 0;
-	c->work->best = c->pos + index;
+	c->w->best = c->pos + index;
 	return 1;
 }
 
 INLINE u32 first_usable(struct candidates *c, u32 pos, u32 end, s32 min_weight)
 {
-	c->work->best = NO_INDEX;
+	c->w->best = NO_INDEX;
 	c->pos = pos;
 	c->min_weight = min_weight;
 	if (pos < end)
 		bpf_loop(end - pos, find_usable_step, c, 0);
-	return c->work->best;
+	return c->w->best;
 }
 
 /* IPVS's fold of an address to 32 bits (3.11). */
@@ -119,7 +119,7 @@ INLINE u32 client_fold(const struct scratch *w)
 	return address_fold(&saddr, p->is_ipv6) + (w->service_flags & SERVICE_BY_PORT ? port : 0);
 }
 
-#define SCHEDULER(name, number) \
+#define SCHEDULER(name) \
 	INLINE int run_##name(struct ctx ctx) \
 	{ \
 		struct scratch *w = scratch_of(ctx.hook); \
@@ -137,7 +137,7 @@ INLINE u32 client_fold(const struct scratch *w)
 			.gcd = w->gcd, \
 			.max_weight = w->max_weight, \
 			.cursor = &state->cursor, \
-			.work = w, \
+			.w = w, \
 		}; \
 		u32 pos = w->count ? schedule_##name(&c) : NO_INDEX; \
 		struct candidate it; \
@@ -162,6 +162,6 @@ INLINE void choose(struct scratch *w, const struct member *member, const struct 
 {
 	w->destination = member->destination;
 	w->method = member->method;
-	be16 asked = packet_dport(&w->packet);
-	w->port = d->port ?: asked;
+	be16 dport = packet_dport(&w->packet);
+	w->port = d->port ?: dport;
 }

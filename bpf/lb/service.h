@@ -49,7 +49,8 @@ INLINE u32 service_of_address(const struct packet *p, const struct facts *facts,
 {
 	be16 port = packet_dport(p);
 	u32 number = bpf_ntohs(port), slot = service_at(p, port, live);
-	if (slot == NO_SERVICE && facts->ftp && p->protocol == IPPROTO_TCP && (number == PORT_FTP_DATA || number >= 1024))
+	if (slot == NO_SERVICE && facts->ftp && p->protocol == IPPROTO_TCP &&
+	    (number == PORT_FTP_DATA || number >= 1024))
 		slot = service_at(p, bpf_htons(PORT_FTP), live);
 	if (slot == NO_SERVICE && facts->zero_ports)
 		slot = service_at(p, 0, live);
@@ -99,12 +100,12 @@ INLINE bool routes_here(void *ctx, const struct scratch *w, u32 mark)
 		daddr = tuple->v6.target;
 	else
 		daddr.word[0] = tuple->v4.target;
-	struct bpf_fib_lookup question;
-	fib_params(&question, &daddr, p->is_ipv6, loopback, NULL);
+	struct bpf_fib_lookup params;
+	fill_fib_params(&params, &daddr, p->is_ipv6, loopback, NULL);
 	if (fib_takes_mark)
-		question.mark = mark;
-	long answer = bpf_fib_lookup(ctx, &question, sizeof(question), fib_takes_mark ? BPF_FIB_LOOKUP_MARK : 0);
-	bool forwarded = answer != BPF_FIB_LKUP_RET_NOT_FWDED;
+		params.mark = mark;
+	long ret = bpf_fib_lookup(ctx, &params, sizeof(params), fib_takes_mark ? BPF_FIB_LOOKUP_MARK : 0);
+	bool forwarded = ret != BPF_FIB_LKUP_RET_NOT_FWDED;
 	if (!forwarded && is_own_address(ctx, &daddr, p->is_ipv6))
 		return true;
 	struct routed_mark routed = {.mark = mark, .family = p->is_ipv6 ? 6 : 4};
@@ -125,7 +126,7 @@ VERIFIED_ONCE int holds_for_mark_tc(struct __sk_buff *ctx, const struct scratch 
 
 INLINE bool holds_for_mark(struct ctx ctx, const struct scratch *w, u32 mark)
 {
-	return ctx.hook == HOOK_XDP ? holds_for_mark_xdp(ctx.raw, w, mark) : holds_for_mark_tc(ctx.raw, w, mark);
+	return ctx.hook == HOOK_XDP ? holds_for_mark_xdp(ctx.xdp, w, mark) : holds_for_mark_tc(ctx.skb, w, mark);
 }
 
 INLINE bool lookup_local(void *ctx, struct service_state *state, const struct packet *p, u32 now)
@@ -134,10 +135,11 @@ INLINE bool lookup_local(void *ctx, struct service_state *state, const struct pa
 		return false;
 	struct address daddr = {};
 	packet_daddr(&daddr, p);
-	struct bpf_fib_lookup question;
-	fib_params(&question, &daddr, p->is_ipv6, loopback, NULL);
-	bool held = (bpf_fib_lookup(ctx, &question, sizeof(question), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
-		     is_own_address(ctx, &daddr, p->is_ipv6)) || is_vrrp_address(&daddr);
+	struct bpf_fib_lookup params;
+	fill_fib_params(&params, &daddr, p->is_ipv6, loopback, NULL);
+	bool held = (bpf_fib_lookup(ctx, &params, sizeof(params), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
+		     is_own_address(ctx, &daddr, p->is_ipv6)) ||
+		    is_vrrp_address(&daddr);
 	state->held = held;
 	barrier();
 	state->held_at = now;
@@ -160,5 +162,6 @@ INLINE bool is_local_daddr(struct ctx ctx, struct service_state *state, const st
 {
 	if (likely(state->held_at == now))
 		return state->held;
-	return ctx.hook == HOOK_XDP ? lookup_local_xdp(ctx.raw, state, p, now) : lookup_local_tc(ctx.raw, state, p, now);
+	return ctx.hook == HOOK_XDP ? lookup_local_xdp(ctx.xdp, state, p, now)
+				    : lookup_local_tc(ctx.skb, state, p, now);
 }

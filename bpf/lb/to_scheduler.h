@@ -4,7 +4,6 @@
 #pragma once
 #include "conntrack/update.h"
 #include "ctx/scratch.h"
-#include "lib/headers.h"
 
 /* Uncount the connection that this packet has replaced. */
 INLINE void drop_old_ref(struct scratch *w)
@@ -41,22 +40,21 @@ INLINE int reject_no_destination(struct ctx ctx, struct scratch *w)
 	if (w->mark && root->settings.cache_bypass && may_bypass(p))
 		return tail_call(ctx, PROG_BYPASS);
 	count(REASON_NO_DESTINATION);
-	w->error_type = p->is_ipv6 ? 1 : 3;
-	w->error_code = p->is_ipv6 ? 4 : 3;
-	w->error_rest = 0;
+	set_icmp_error(w, ICMP_NO_PORT, 0);
 	return tail_call(ctx, PROG_ICMP_SEND);
 }
 
 INLINE int to_scheduler(struct ctx ctx, struct scratch *w)
 {
 	switch (w->scheduler) { /* with a constant index the kernel turns a tail call into a jump */
+		/* clang-format off */
 #define TO(number) \
 	case number: \
 		return tail_call(ctx, PROG_SCHEDULE + number);
 		TO(SCHED_RR) TO(SCHED_WRR) TO(SCHED_LC) TO(SCHED_WLC) TO(SCHED_SED) TO(SCHED_NQ) TO(SCHED_FO)
 		TO(SCHED_OVF) TO(SCHED_DH) TO(SCHED_SH) TO(SCHED_MH) TO(SCHED_LBLC) TO(SCHED_LBLCR)
+/* clang-format on */
 #undef TO
-	default:
-		return reject_no_destination(ctx, w);
+				default : return reject_no_destination(ctx, w);
 	}
 }

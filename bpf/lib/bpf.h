@@ -48,41 +48,41 @@ __attribute__((used)) static int describe_types(struct bpf_flow_keys *keys, stru
 	return 0;
 }
 
-/* Members of BTF-defined maps, in the form that libbpf reads. */
-#define MAP_UINT(name, value) int(*name)[value]
-#define MAP_TYPE(name, value) __typeof__(value) *name
+/* BTF-defined maps, with the names of libbpf's bpf_helpers.h. */
+#define __uint(name, value) int (*name)[value]
+#define __type(name, value) __typeof__(value) *name
 
 #define ARRAY_MAP(name, value_type, entries, flag_bits) \
 	struct { \
-		MAP_UINT(type, BPF_MAP_TYPE_ARRAY); \
-		MAP_UINT(max_entries, entries); \
-		MAP_UINT(map_flags, flag_bits); \
-		MAP_TYPE(key, u32); \
-		MAP_TYPE(value, value_type); \
+		__uint(type, BPF_MAP_TYPE_ARRAY); \
+		__uint(max_entries, entries); \
+		__uint(map_flags, flag_bits); \
+		__type(key, u32); \
+		__type(value, value_type); \
 	} name SEC(".maps")
 
 #define PERCPU_MAP(name, value_type, entries) \
 	struct { \
-		MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY); \
-		MAP_UINT(max_entries, entries); \
-		MAP_TYPE(key, u32); \
-		MAP_TYPE(value, value_type); \
+		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY); \
+		__uint(max_entries, entries); \
+		__type(key, u32); \
+		__type(value, value_type); \
 	} name SEC(".maps")
 
 #define HASH_MAP(name, key_type, value_type, entries, flag_bits) \
 	struct { \
-		MAP_UINT(type, BPF_MAP_TYPE_HASH); \
-		MAP_UINT(max_entries, entries); \
-		MAP_UINT(map_flags, flag_bits); \
-		MAP_TYPE(key, key_type); \
-		MAP_TYPE(value, value_type); \
+		__uint(type, BPF_MAP_TYPE_HASH); \
+		__uint(max_entries, entries); \
+		__uint(map_flags, flag_bits); \
+		__type(key, key_type); \
+		__type(value, value_type); \
 	} name SEC(".maps")
 
 #define STACK_MAP(name, value_type, entries) \
 	struct { \
-		MAP_UINT(type, BPF_MAP_TYPE_STACK); \
-		MAP_UINT(max_entries, entries); \
-		MAP_TYPE(value, value_type); \
+		__uint(type, BPF_MAP_TYPE_STACK); \
+		__uint(max_entries, entries); \
+		__type(value, value_type); \
 	} name SEC(".maps")
 
 #define map_elem(map, index) \
@@ -112,25 +112,24 @@ HELPER(26, long, bpf_skb_load_bytes, const void *skb, u32 offset, void *to, u32 
 HELPER(28, s64, bpf_csum_diff, be32 *from, u32 from_size, be32 *to, u32 to_size, u32 seed);
 HELPER(38, long, bpf_skb_change_tail, void *skb, u32 length, u64 flags);
 HELPER(39, long, bpf_skb_pull_data, void *skb, u32 length);
+HELPER(43, long, bpf_skb_change_head, void *skb, u32 length, u64 flags);
 HELPER(44, long, bpf_xdp_adjust_head, void *xdp, int delta);
 HELPER(50, long, bpf_skb_adjust_room, void *skb, s32 difference, u32 mode, u64 flags);
 HELPER(51, long, bpf_redirect_map, void *map, u64 key, u64 flags);
 HELPER(65, long, bpf_xdp_adjust_tail, void *xdp, int delta);
-HELPER(43, long, bpf_skb_change_head, void *skb, u32 length, u64 flags);
 HELPER(68, long, bpf_skb_load_bytes_relative, const void *skb, u32 offset, void *to, u32 length, u32 start);
 HELPER(69, long, bpf_fib_lookup, void *ctx, struct bpf_fib_lookup *params, int length, u32 flags);
 HELPER(87, long, bpf_map_push_elem, void *map, const void *value, u64 flags);
 HELPER(88, long, bpf_map_pop_elem, void *map, void *value);
 HELPER(118, u64, bpf_jiffies64, void);
 HELPER(152, long, bpf_redirect_neigh, u32 ifindex, struct bpf_redir_neigh *params, int length, u64 flags);
-HELPER(164, long, bpf_for_each_map_elem, void *map, void *callback, void *context, u64 flags);
 HELPER(169, long, bpf_timer_init, struct bpf_timer *timer, void *map, u64 flags);
 HELPER(170, long, bpf_timer_set_callback, struct bpf_timer *timer, void *callback);
 HELPER(171, long, bpf_timer_start, struct bpf_timer *timer, u64 nanoseconds, u64 flags);
 HELPER(181, long, bpf_loop, u32 count, void *callback, void *context, u64 flags);
-HELPER(195, void *, bpf_map_lookup_percpu_elem, void *map, const void *key, u32 cpu);
 HELPER(188, u64, bpf_xdp_get_buff_len, void *xdp);
 HELPER(189, long, bpf_xdp_load_bytes, void *xdp, u32 offset, void *to, u32 length);
+HELPER(195, void *, bpf_map_lookup_percpu_elem, void *map, const void *key, u32 cpu);
 HELPER(208, u64, bpf_ktime_get_tai_ns, void);
 
 #define swap16(x) __builtin_bswap16(x)
@@ -161,7 +160,7 @@ INLINE void memzero(void *at, u32 bytes)
 
 /* Whether a length is from 1 to `most`. Apply barrier_var to the length first. Linux 6.1 derives no bound from "is not
  * 0". */
-#define IS_LENGTH(length, most) ((length) >= barrier_var(1) && (length) <= (most))
+#define IS_LENGTH(length, max) ((length) >= barrier_var(1) && (length) <= (max))
 
 /* Keep the compiler from merging calls that differ only by their map: the kernel inlines a lookup only where the map is
  * a constant. `number` must differ. */

@@ -5,17 +5,18 @@
 #pragma once
 #include "abi/base.h"
 #include "lib/csum.h"
+#include "lib/gre_gue.h"
+#include <linux/icmpv6.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/in6.h>
 
-enum numbers {
+enum {
 	AF_INET = 2, /* of the C library; no UAPI header has it */
 	AF_INET6 = 10,
 	IPV4_HLEN = 20,
 	IPV6_HLEN = 40,
 	TCP_HLEN = 20,
-	UDP_HLEN = 8,
 	IP_DF = 0x4000,
 	IP_MF = 0x2000,
 	IP_OFFSET = 0x1fff,
@@ -23,8 +24,6 @@ enum numbers {
 	PORT_FTP = 21,
 	PORT_IKE = 500,
 };
-
-enum { GRE_HLEN = 4, GRE_CSUM_LEN = 4, GUE_HLEN = 4, REMCSUM_BYTES = 8 };
 
 struct eth_header {
 	u8 h_dest[6];
@@ -59,31 +58,15 @@ struct ports {
 	be16 target;
 };
 
-struct udp {
-	be16 source;
-	be16 target;
-	be16 length;
-	u16 check;
-} __attribute__((packed, aligned(2)));
-
-enum { GRE_SUM_PRESENT = 0x8000, GUE_PRIVATE = 1, GUE_REMCSUM = 0x80000000, GUE_OPTION_WORDS = 2 };
-
-struct gre {
-	be16 flags;
-	be16 protocol;
-	u16 check; /* this and the next field: with GRE_SUM_PRESENT */
-	u16 reserved;
-} __attribute__((packed, aligned(2)));
-
-struct gue {
-	struct udp udp;
-	u8 version_control_words;
-	u8 protocol;
-	be16 flags;
-	be32 private_flags; /* this and the next two fields: with GUE_PRIVATE */
-	be16 sum_start;
-	be16 sum_at;
-} __attribute__((packed, aligned(2)));
+/* Names of linux/icmp.h, which cannot be included: it includes a header of the C library. */
+enum {
+	ICMP_DEST_UNREACH = 3,
+	ICMP_SOURCE_QUENCH = 4,
+	ICMP_TIME_EXCEEDED = 11,
+	ICMP_HOST_UNREACH = 1, /* this and the next two: codes of ICMP_DEST_UNREACH */
+	ICMP_PORT_UNREACH = 3,
+	ICMP_FRAG_NEEDED = 4,
+};
 
 struct icmp_header {
 	u8 type;

@@ -7,12 +7,11 @@
 #pragma once
 #include "abi/config.h"
 #include "ctx/scratch.h"
-#include "lib/headers.h"
 #include <linux/ip.h>
 
 enum { OPTIONS_BYTES = 40, HEADER_BUFFER = 64, MS_PER_DAY = 86400000 };
 
-enum options_verdict { OPTIONS_FINE, OPTIONS_BROKEN, OPTIONS_SOURCE_ROUTED };
+enum options_verdict { OPTIONS_OK, OPTIONS_BROKEN, OPTIONS_SOURCE_ROUTED };
 
 struct options_walk {
 	struct options *options;
@@ -118,17 +117,17 @@ static int option_step(u32 index, struct options_walk *walk)
 		return 0;
 	}
 	u32 length = option_byte(o, at + 1);
-	bool fine = at + 1 < o->size && length >= 2 && at + length <= o->size;
-	if (fine && kind == IPOPT_RR)
-		fine = note_record_route(o, at, length);
-	if (fine && kind == IPOPT_TIMESTAMP)
-		fine = note_timestamp(o, at, length);
-	if (fine && (kind == IPOPT_LSRR || kind == IPOPT_SSRR)) {
-		fine = walk->verdict == OPTIONS_FINE && length >= 3 && option_byte(o, at + 2) >= 4;
+	bool valid = at + 1 < o->size && length >= 2 && at + length <= o->size;
+	if (valid && kind == IPOPT_RR)
+		valid = note_record_route(o, at, length);
+	if (valid && kind == IPOPT_TIMESTAMP)
+		valid = note_timestamp(o, at, length);
+	if (valid && (kind == IPOPT_LSRR || kind == IPOPT_SSRR)) {
+		valid = walk->verdict == OPTIONS_OK && length >= 3 && option_byte(o, at + 2) >= 4;
 		walk->verdict = OPTIONS_SOURCE_ROUTED;
 	}
 	walk->at = at + length;
-	if (fine)
+	if (valid)
 		return 0;
 	walk->verdict = OPTIONS_BROKEN;
 	return 1;
@@ -203,7 +202,8 @@ INLINE u32 echo_option(const struct options *from, struct options *to, u32 at)
 
 INLINE bool echo_route(const struct options *from, struct options *to, be32 own)
 {
-	u32 at = echo_option(from, to, from->route_at), length = option_byte(to, at + 1), pointer = option_byte(to, at + 2);
+	u32 at = echo_option(from, to, from->route_at), length = option_byte(to, at + 1),
+	    pointer = option_byte(to, at + 2);
 	if (!from->route_address_at || pointer > length)
 		return true;
 	if (pointer + 3 > length)
@@ -215,7 +215,8 @@ INLINE bool echo_route(const struct options *from, struct options *to, be32 own)
 
 INLINE bool echo_stamp(const struct options *from, struct options *to, be32 own)
 {
-	u32 at = echo_option(from, to, from->stamp_at), length = option_byte(to, at + 1), pointer = option_byte(to, at + 2);
+	u32 at = echo_option(from, to, from->stamp_at), length = option_byte(to, at + 1),
+	    pointer = option_byte(to, at + 2);
 	bool named = (option_byte(to, at + 3) & 15) == IPOPT_TS_PRESPEC;
 	if (pointer > length)
 		return true;

@@ -65,7 +65,7 @@ INLINE void packet_daddr(struct address *to, const struct packet *p)
 		to->word[0] = p->tuple.v4.target;
 }
 
-INLINE bool is_loopback_source(const struct packet *p)
+INLINE bool has_loopback_saddr(const struct packet *p)
 {
 	struct address saddr = {};
 	packet_saddr(&saddr, p);

@@ -115,8 +115,8 @@ INLINE enum parsed parse6(struct ctx ctx, void *data, void *end, struct packet *
 	return parse_transport(data, end, p, ETH_HLEN + IPV6_HLEN, length - IPV6_HLEN);
 }
 
-/* Whether the frame starts with its link header. Since Linux 6.9 a frame that generic XDP had to copy arrives at TC with a
- * link header of length 0. Programs see it from its IP header on, and it would be redirected without a link header. */
+/* Whether the frame starts with its link header. Since Linux 6.9 a frame that generic XDP had to copy arrives at TC
+ * with a link header of length 0. Programs see it from its IP header on, and a redirect would send it like this. */
 INLINE bool starts_at_link(struct __sk_buff *skb)
 {
 	const struct eth_header *ether = ctx_data(tc_ctx(skb));
@@ -124,7 +124,7 @@ INLINE bool starts_at_link(struct __sk_buff *skb)
 }
 
 /* Make the kernel measure the link header again by prepending a copy of it. */
-INLINE bool restored_link(struct __sk_buff *skb)
+INLINE bool restore_link(struct __sk_buff *skb)
 {
 	struct eth_header ether;
 	return !bpf_skb_load_bytes_relative(skb, 0, &ether, sizeof(ether), BPF_HDR_START_MAC) &&

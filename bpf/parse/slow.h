@@ -27,7 +27,7 @@ INLINE enum slow_result parse_slow4(struct __sk_buff *skb, struct scratch *w)
 		return PARSE_TO_STACK;
 	w->options.size = size;
 	enum options_verdict options = walk_options(&w->options);
-	if (options != OPTIONS_FINE)
+	if (options != OPTIONS_OK)
 		return options == OPTIONS_BROKEN ? PARSE_TO_STACK : PARSE_DROP;
 	if (size > IPV4_HLEN)
 		p->slow_flags |= SLOW_OPTIONS;

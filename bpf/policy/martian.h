@@ -7,7 +7,7 @@
 #include "parse/packet.h"
 
 /* Whether the kernel's input would accept the saddr on this device. */
-INLINE bool is_valid_source(struct ctx ctx, const struct packet *p)
+INLINE bool is_valid_saddr(struct ctx ctx, const struct packet *p)
 {
 	u32 input = ctx_ifindex(ctx), all = 0;
 	struct address saddr = {};

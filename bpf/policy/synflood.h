@@ -6,8 +6,11 @@
 #pragma once
 #include "conntrack/entry.h"
 
-enum synflood { SYNFLOOD_ON = 3, DROP_ONE_OF = 32 /* one of so many half-open connections a second */,
-	       DROP_SLICE = 512 /* elements of `looks` in one run, at most */ };
+enum synflood {
+	SYNFLOOD_ON = 3,
+	DROP_ONE_OF = 32, /* one of so many half-open connections a second */
+	DROP_SLICE = 512, /* elements of `looks` in one run, at most */
+};
 
 INLINE bool should_drop_packet(const struct settings *settings)
 {
@@ -25,7 +28,8 @@ INLINE bool is_half_open(u32 state, u32 slot)
 		struct control *control = control_of(slot);
 		return control && !control->controls && !control->assured;
 	}
-	return state == STATE_SYN_RECV || state == STATE_SYNACK || state == STATE_SCTP_INIT1 || state == STATE_SCTP_INIT;
+	return state == STATE_SYN_RECV || state == STATE_SYNACK || state == STATE_SCTP_INIT1 ||
+	       state == STATE_SCTP_INIT;
 }
 
 /* Return how many elements of `looks` can be in use. */

@@ -13,7 +13,8 @@
 /* Whether an address is standby. Callers check `root->standby` first. */
 INLINE bool is_standby(const struct root *root, const struct address *address, bool is_ipv6)
 {
-	u64 side = READ_ONCE(root->standby); /* load it first: the set in force keeps its bits until another one is in force */
+	/* Load it first: the set in force keeps its bits until another one is in force. */
+	u64 side = READ_ONCE(root->standby);
 	if (!in_bitmap(AFTER(root, side)->standby_bits, address_hash(address, is_ipv6)))
 		return false;
 	u8 *sets = bpf_map_lookup_elem(&standby, AFTER(address, side));

@@ -20,15 +20,15 @@ INLINE int forward_past(struct __sk_buff *skb, struct scratch *w)
 	if (hop->verdict == HOP_LOCAL)
 		return drop(HOOK_TC, REASON_LOCAL_REFUSED);
 	if (hop->verdict == HOP_NO_ROUTE || hop->verdict == HOP_NO_FORWARDING)
-		return send_icmp_error(skb, w, REASON_NO_ROUTE, p->is_ipv6 ? 1 : 3, p->is_ipv6 ? 3 : 1, 0);
+		return send_icmp_error(skb, w, REASON_NO_ROUTE, ICMP_NO_ROUTE, 0);
 	if (!write_options(skb, w, p->tuple.v4.target))
 		return drop(HOOK_TC, REASON_SHORT);
 	if (p->ttl <= 1)
-		return send_icmp_error(skb, w, REASON_TTL, p->is_ipv6 ? 3 : 11, 0, 0);
-	enum fit fits = fit(judged_length(skb, w), hop->mtu, 0, p, false);
+		return send_icmp_error(skb, w, REASON_TTL, ICMP_TTL_EXCEEDED, 0);
+	enum fit fits = fit(mtu_length(skb, w), hop->mtu, 0, p, false);
 	if (fits == FITS_NOT) {
 		dec_ttl(tc_ctx(skb), p); /* the kernel quotes the packet after decrementing */
-		return send_icmp_error(skb, w, REASON_TOO_BIG, p->is_ipv6 ? 2 : 3, p->is_ipv6 ? 0 : 4, hop->mtu);
+		return send_icmp_error(skb, w, REASON_TOO_BIG, ICMP_TOO_BIG, hop->mtu);
 	}
 	w->hop = *hop;
 	w->outer_is_ipv6 = p->is_ipv6;
@@ -62,5 +62,5 @@ INLINE int prog_bypass(struct __sk_buff *skb)
 		return forward_past(skb, w);
 	w->template = NO_TEMPLATE;
 	return create_conn(w, NULL, root, now) == CREATE_FULL ? drop(HOOK_TC, REASON_TABLE_FULL_DROPPED)
-								 : forward_past(skb, w);
+							      : forward_past(skb, w);
 }

@@ -45,8 +45,8 @@ INLINE int prog_connect(struct ctx ctx)
 	if (!t.destination)
 		return pass_to_stack(ctx.hook);
 	if (w->template != NO_TEMPLATE) {
-		be16 looked_up = asked_port(p);
-		w->port = looked_up == w->service_port && t.destination->port ? t.destination->port : looked_up;
+		be16 dport = packet_dport(p);
+		w->port = dport == w->service_port && t.destination->port ? t.destination->port : dport;
 		hold_template(w, now);
 	}
 	t.port = w->port;

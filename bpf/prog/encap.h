@@ -40,7 +40,7 @@ INLINE int encap_tc(struct __sk_buff *skb, struct scratch *w, const struct desti
 		return tail_call(tc_ctx(skb), PROG_GSO_SEGMENT);
 	fill_tunnel(&header, p, root, w->state, more);
 	if (tunnel_flags(w->state))
-		write_tunnel_csum(&header, p, d, &w->hop, w->state, more, sum_of_packet(skb, copy, p));
+		write_tunnel_csum(&header, p, d, &w->hop, w->state, more, packet_sum(skb, copy, p));
 	if (!push_room(skb, w, d, more))
 		return drop(HOOK_TC, skb->gso_size ? REASON_SUPER : REASON_NO_HEADROOM);
 	if (!push_headers(skb, w, d, &header, more))
@@ -55,5 +55,5 @@ INLINE int prog_encap(struct ctx ctx)
 	struct destination *d = w ? map_elem(destinations, w->destination) : NULL;
 	if (!w || !d)
 		return pass_to_stack(ctx.hook);
-	return ctx.hook == HOOK_XDP ? encap_xdp(ctx.raw, w, d, root) : encap_tc(ctx.raw, w, d, root);
+	return ctx.hook == HOOK_XDP ? encap_xdp(ctx.xdp, w, d, root) : encap_tc(ctx.skb, w, d, root);
 }

@@ -12,9 +12,10 @@ INLINE int fwd_slow_reply(struct __sk_buff *skb, struct scratch *w)
 {
 	struct packet *p = &w->packet;
 	w->outer_is_ipv6 = p->is_ipv6;
-	w->mtu = fragment_size(w, p->length, judged_length(skb, w) > w->hop.mtu);
-	if (!write_options(skb, w, w->virtual_address.word[0]) || !sum_options(skb, w) || !trim_padding(tc_ctx(skb), p) ||
-	    !dec_ttl(tc_ctx(skb), p) || !(is_icmp(p) || nat(tc_ctx(skb), p, NAT_REPLY, &w->virtual_address, w->reply_port)))
+	w->mtu = fragment_size(w, p->length, mtu_length(skb, w) > w->hop.mtu);
+	if (!write_options(skb, w, w->virtual_address.word[0]) || !sum_options(skb, w) ||
+	    !trim_padding(tc_ctx(skb), p) || !dec_ttl(tc_ctx(skb), p) ||
+	    !(is_icmp(p) || nat(tc_ctx(skb), p, NAT_REPLY, &w->virtual_address, w->reply_port)))
 		return drop(HOOK_TC, REASON_SHORT);
 	return xmit_nat(skb, w, w->reply_port != packet_sport(p));
 }
@@ -31,7 +32,7 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 	if (!hop)
 		return pass_to_stack(HOOK_TC);
 	if (hop->verdict == HOP_NO_ROUTE || hop->verdict == HOP_NO_FORWARDING)
-		return send_icmp_error(skb, w, REASON_NO_ROUTE, p->is_ipv6 ? 1 : 3, p->is_ipv6 ? 3 : 1, 0);
+		return send_icmp_error(skb, w, REASON_NO_ROUTE, ICMP_NO_ROUTE, 0);
 	if (hop->verdict == HOP_LOCAL) {
 		if (icmp && w->icmp_transit)
 			return drop(HOOK_TC, REASON_LOCAL_REFUSED);
@@ -45,27 +46,28 @@ INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const stru
 		w->hop = *hop;
 		return xmit_nat(skb, w, other_port);
 	}
-	if (p->from_host && is_loopback_source(p))
+	if (p->from_host && has_loopback_saddr(p))
 		return drop(HOOK_TC, REASON_LOCAL_REFUSED);
 	if (!write_options(skb, w, p->tuple.v4.target))
 		return drop(HOOK_TC, REASON_SHORT);
 	if (p->ttl <= 1)
-		return send_icmp_error(skb, w, REASON_TTL, p->is_ipv6 ? 3 : 11, 0, 0);
+		return send_icmp_error(skb, w, REASON_TTL, ICMP_TTL_EXCEEDED, 0);
 
-	bool tunnel = w->method == METHOD_TUNNEL, cut = icmp || (tunnel && !root->settings.pmtu_disc);
-	u32 most = max_len(w->method, w->state, d->family == 6, hop);
-	if (tunnel && !most)
+	bool tunnel = w->method == METHOD_TUNNEL, may_fragment = icmp || (tunnel && !root->settings.pmtu_disc);
+	u32 max = max_len(w->method, w->state, d->family == 6, hop);
+	if (tunnel && !max)
 		return drop(HOOK_TC, REASON_NARROW);
-	enum fit fits = fit(judged_length(skb, w), most, 0, p, cut);
+	enum fit fits = fit(mtu_length(skb, w), max, 0, p, may_fragment);
 	if (fits == FITS_NOT) {
 		dec_ttl(tc_ctx(skb), p); /* the kernel quotes the packet after decrementing */
-		return send_icmp_error(skb, w, REASON_TOO_BIG, p->is_ipv6 ? 2 : 3, p->is_ipv6 ? 0 : 4, most);
+		return send_icmp_error(skb, w, REASON_TOO_BIG, ICMP_TOO_BIG, max);
 	}
 	w->hop = *hop;
 	w->outer_is_ipv6 = tunnel ? d->family == 6 : p->is_ipv6;
-	w->mtu = fragment_size(w, p->length + hop->mtu - most, fits == FITS_IN_FRAGMENTS);
+	w->mtu = fragment_size(w, p->length + hop->mtu - max, fits == FITS_IN_FRAGMENTS);
 	w->resolve = 1;
-	if ((masq && !p->l4_complete) || !sum_options(skb, w) || !trim_padding(tc_ctx(skb), p) || !dec_ttl(tc_ctx(skb), p))
+	if ((masq && !p->l4_complete) || !sum_options(skb, w) || !trim_padding(tc_ctx(skb), p) ||
+	    !dec_ttl(tc_ctx(skb), p))
 		return drop(HOOK_TC, REASON_SHORT);
 	if (masq) {
 		if (!nat(tc_ctx(skb), p, NAT_REQUEST, &d->address, w->port))

@@ -9,7 +9,7 @@
 enum { STATELESS_S = 900 };
 
 struct rendezvous {
-	struct scratch *work; /* `best` and `best_load` hold the best destination and its score */
+	struct scratch *w; /* `best` and `best_load` hold the best destination and its score */
 	u32 client;
 	u32 method;
 };
@@ -25,7 +25,7 @@ INLINE u32 hash32(u32 x)
 
 static int rendezvous_step(u32 index, struct rendezvous *r)
 {
-	struct member *m = map_elem(members, r->work->list + index);
+	struct member *m = map_elem(members, r->w->list + index);
 	struct destination *d = m ? map_elem(destinations, m->destination) : NULL;
 	if (!d)
 		return 1;
@@ -33,9 +33,9 @@ static int rendezvous_step(u32 index, struct rendezvous *r)
 		return 0;
 	u32 key = d->address.word[0] ^ d->address.word[1] ^ d->address.word[2] ^ d->address.word[3] ^ d->port;
 	u32 score = hash32(r->client ^ hash32(key));
-	if (r->work->best == NO_INDEX || score > r->work->best_load) {
-		r->work->best = m->destination;
-		r->work->best_load = score;
+	if (r->w->best == NO_INDEX || score > r->w->best_load) {
+		r->w->best = m->destination;
+		r->w->best_load = score;
 		r->method = m->method;
 	}
 	return 0;
@@ -52,7 +52,7 @@ INLINE int prog_hash_fallback(struct ctx ctx)
 	u32 now = ticks();
 	if (!state)
 		return pass_to_stack(ctx.hook);
-	struct rendezvous r = {.work = w};
+	struct rendezvous r = {.w = w};
 	if (p->is_ipv6) {
 		const struct address *a = &p->tuple.v6.source;
 		r.client = a->word[0] ^ a->word[1] ^ a->word[2] ^ a->word[3] ^ p->tuple.v6.source_port;
@@ -62,7 +62,8 @@ INLINE int prog_hash_fallback(struct ctx ctx)
 	w->best = NO_INDEX;
 	bpf_loop(w->count, rendezvous_step, &r, 0);
 	if (w->best == NO_INDEX)
-		return p->syn || p->protocol == IPPROTO_UDP ? drop(ctx.hook, REASON_TABLE_FULL_DROPPED) : pass_to_stack(ctx.hook);
+		return p->syn || p->protocol == IPPROTO_UDP ? drop(ctx.hook, REASON_TABLE_FULL_DROPPED)
+							    : pass_to_stack(ctx.hook);
 	if (p->syn || p->protocol == IPPROTO_UDP)
 		WRITE_ONCE(state->stateless_until, (now + STATELESS_S * ticks_per_second) ?: 1);
 	struct real_server t = {.index = w->best, .method = r.method, .port = w->port};

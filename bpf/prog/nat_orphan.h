@@ -70,7 +70,7 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb)
 		return pass_packet(tc_ctx(skb), p);
 	w->destination = NO_INDEX;
 	if (hop->verdict == HOP_LOCAL) /* the error comes from the packet's daddr */
-		return send_icmp_error(skb, w, REASON_UNSERVED, p->is_ipv6 ? 1 : 3, p->is_ipv6 ? 4 : 3, 0);
+		return send_icmp_error(skb, w, REASON_UNSERVED, ICMP_NO_PORT, 0);
 	if (!is_forwardable(skb, p, hop) || !dec_ttl(tc_ctx(skb), p))
 		return pass_packet(tc_ctx(skb), p);
 	hop = destination_hop(tc_ctx(skb), server, d, ticks(), &looked_up);
@@ -81,5 +81,5 @@ INLINE int prog_nat_orphan(struct __sk_buff *skb)
 		p->tuple.v6.target = own;
 	else
 		p->tuple.v4.target = own.word[0];
-	return send_icmp_error(skb, w, REASON_UNSERVED, p->is_ipv6 ? 1 : 3, p->is_ipv6 ? 4 : 3, 0);
+	return send_icmp_error(skb, w, REASON_UNSERVED, ICMP_NO_PORT, 0);
 }

@@ -28,8 +28,7 @@ INLINE bool is_opener(const struct packet *p, const struct settings *settings)
 }
 
 /* Whether a SYN or INIT may replace its connection (2.3 step 1). */
-INLINE bool reopens(const struct connection *c, u32 state, bool answered, u32 flags,
-		    const struct settings *settings)
+INLINE bool reopens(const struct connection *c, u32 state, bool has_reply, u32 flags, const struct settings *settings)
 {
 	if (settings->expire_nodest_conn && flags & DESTINATION_QUIESCED)
 		return true;
@@ -38,7 +37,7 @@ INLINE bool reopens(const struct connection *c, u32 state, bool answered, u32 fl
 		return false;
 	if (state == STATE_TIME_WAIT || state == STATE_CLOSE || state == STATE_SCTP_CLOSED)
 		return true;
-	return mode & 2 && state == STATE_FIN_WAIT && c->method != METHOD_MASQ && !answered;
+	return mode & 2 && state == STATE_FIN_WAIT && c->method != METHOD_MASQ && !has_reply;
 }
 
 enum conn_fate { CONN_NONE, CONN_KEEP, CONN_UNAVAILABLE, CONN_DYING, CONN_FOR_TC };
@@ -46,8 +45,8 @@ enum conn_fate { CONN_NONE, CONN_KEEP, CONN_UNAVAILABLE, CONN_DYING, CONN_FOR_TC
 /* Decide about the packet's connection: keep it, drop the packet, or end the connection. An ended one counts until the
  * new one is scheduled, as in IPVS, which removes it a little later. Only TC ends connections here, because XDP cannot
  * undo that. */
-INLINE enum conn_fate decide_conn(struct scratch *w, const struct found *found, const struct root *root, u32 live, bool probe,
-			    enum hook hook)
+INLINE enum conn_fate decide_conn(struct scratch *w, const struct found *found, const struct root *root, u32 live,
+				  bool probe, enum hook hook)
 {
 	struct connection *c = found->connection;
 	const struct packet *p = &w->packet;
@@ -58,7 +57,7 @@ INLINE enum conn_fate decide_conn(struct scratch *w, const struct found *found, 
 	u64 seen = READ_ONCE(*word);
 	u32 flags = d ? destination_flags(d, live) : DESTINATION_AVAILABLE;
 	bool available = flags & DESTINATION_AVAILABLE;
-	if (!(p->syn && (probe || reopens(c, word_state(seen), word_answered(seen), flags, &root->settings)))) {
+	if (!(p->syn && (probe || reopens(c, word_state(seen), word_has_reply(seen), flags, &root->settings)))) {
 		if (available)
 			return CONN_KEEP;
 		if (!root->settings.expire_nodest_conn)
@@ -74,7 +73,7 @@ INLINE enum conn_fate decide_conn(struct scratch *w, const struct found *found, 
 	return CONN_NONE;
 }
 
-INLINE bool in_stateless_time(const struct service_state *state, u32 now)
+INLINE bool in_fallback_time(const struct service_state *state, u32 now)
 {
 	return state->stateless_until && (s32)(state->stateless_until - now) > 0;
 }
@@ -117,17 +116,20 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 			return pass_to_stack(ctx.hook); /* TC continues with the mark that a filter of tc has set */
 		mark = w->seen.mark;
 	}
-	if (unlikely(!p->l4_complete) || p->no_chunk) /* with firewall marks, truncated packets for other hosts get here, too */
-		return facts->marks && !holds_for_mark(ctx, w, mark) ? pass_to_stack(ctx.hook) : drop(ctx.hook, REASON_SHORT);
+	/* With firewall marks, truncated packets for other hosts get here, too. */
+	if (unlikely(!p->l4_complete) || p->no_chunk)
+		return facts->marks && !holds_for_mark(ctx, w, mark) ? pass_to_stack(ctx.hook)
+								     : drop(ctx.hook, REASON_SHORT);
 	bool opens = p->by_inner || is_opener(p, &root->settings);
 	struct service_match found;
 	u32 slot = service_of_mark(p->is_ipv6, mark, live);
 	bool by_mark = slot != NO_SERVICE;
 	if (unlikely(probe) && !by_mark)
-		return drop(ctx.hook, REASON_NO_DESTINATION); /* a health check must not reach another real server than its own */
+		/* A health check must not reach another real server than its own. */
+		return drop(ctx.hook, REASON_NO_DESTINATION);
 	if (!by_mark)
 		slot = service_of_address(p, facts, live);
-	if (slot == NO_SERVICE || !load_service(&found, slot, live) || !is_valid_source(ctx, p))
+	if (slot == NO_SERVICE || !load_service(&found, slot, live) || !is_valid_saddr(ctx, p))
 		return pass_to_stack(ctx.hook);
 	struct service_state *state = map_elem(service_states, found.slot);
 	if (!state)
@@ -141,7 +143,7 @@ INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root,
 		return pass_to_stack(ctx.hook);
 	}
 	if (!opens) {
-		if (!in_stateless_time(state, now))
+		if (!in_fallback_time(state, now))
 			return pass_to_stack(ctx.hook);
 		drop_old_ref(w);
 		return tail_call(ctx, PROG_HASH_FALLBACK);

@@ -9,17 +9,17 @@
 #include "fwd/conn.h"
 #include "policy/martian.h"
 
-INLINE u32 onward_length(struct ctx ctx, const struct scratch *w)
+INLINE u32 fwd_length(struct ctx ctx, const struct scratch *w)
 {
-	return ctx.hook == HOOK_TC ? judged_length(ctx.raw, w) : w->packet.length;
+	return ctx.hook == HOOK_TC ? mtu_length(ctx.skb, w) : w->packet.length;
 }
 
 /* Whether a router would not forward it. Reassembled IPv4 packets with DF leave in the fragments received. */
 INLINE bool cannot_route(struct ctx ctx, const struct scratch *w, const struct hop *hop)
 {
 	const struct packet *p = &w->packet;
-	bool cut = ctx.hook == HOOK_TC && p->slow_flags & SLOW_REASSEMBLED;
-	return p->ttl <= 1 || fit(onward_length(ctx, w), hop->mtu, 0, p, cut) == FITS_NOT;
+	bool may_fragment = ctx.hook == HOOK_TC && p->slow_flags & SLOW_REASSEMBLED;
+	return p->ttl <= 1 || fit(fwd_length(ctx, w), hop->mtu, 0, p, may_fragment) == FITS_NOT;
 }
 
 INLINE bool is_routable(const struct hop *hop)
@@ -29,19 +29,20 @@ INLINE bool is_routable(const struct hop *hop)
 
 /* Count a reply of direct routing or a tunnel, which the stack then forwards. */
 INLINE int pass_reply(struct ctx ctx, const struct scratch *w, const struct reply_conn *a, const struct hop *hop,
-		       const struct root *root, u32 now)
+		      const struct root *root, u32 now)
 {
 	const struct packet *p = &w->packet;
 	bool passes = hop->verdict == HOP_LOCAL || (is_routable(hop) && !cannot_route(ctx, w, hop));
 	if (ctx.hook == HOOK_XDP)
 		return passes ? pass_to_tc() : pass_to_stack(ctx.hook);
-	if (passes && is_valid_source(ctx, p))
+	if (passes && is_valid_saddr(ctx, p))
 		update_reply(a, p, root, now, ctx.hook);
 	return hop->verdict == HOP_LOCAL ? pass_to_stack(ctx.hook) : pass_packet(ctx, p);
 }
 
 /* Translate a reply of NAT to a client on this host. */
-INLINE int deliver_reply(struct ctx ctx, struct scratch *w, const struct reply_conn *a, const struct root *root, u32 now)
+INLINE int deliver_reply(struct ctx ctx, struct scratch *w, const struct reply_conn *a, const struct root *root,
+			 u32 now)
 {
 	const struct packet *p = &w->packet;
 	if (ctx.hook == HOOK_XDP)
@@ -56,18 +57,18 @@ INLINE int deliver_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 	w->is_reply = 1;
 	if (p->protocol == IPPROTO_SCTP && a->port != packet_sport(p))
 		return tail_call(ctx, PROG_SCTP_CSUM);
-	return to_own_client(ctx.raw, p);
+	return to_own_client(ctx.skb, p);
 }
 
 INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_conn *a, struct hop *hop,
-			  const struct root *root, u32 now)
+			 const struct root *root, u32 now)
 {
 	struct packet *p = &w->packet;
 	if (!is_routable(hop) || cannot_route(ctx, w, hop))
 		return pass_packet(ctx, p);
-	bool fits = onward_length(ctx, w) <= hop->mtu;
+	bool fits = fwd_length(ctx, w) <= hop->mtu;
 	bool plain = hop->verdict == HOP_READY && fits && !p->no_csum && !p->slow_flags && p->l4_complete;
-	if (ctx.hook == HOOK_XDP && (!plain || !xdp_reaches(ctx.raw, hop)))
+	if (ctx.hook == HOOK_XDP && (!plain || !xdp_reaches(ctx.xdp, hop)))
 		return pass_to_tc();
 	if (unlikely(!p->l4_complete))
 		return drop(ctx.hook, REASON_SHORT);
@@ -75,7 +76,8 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		return drop(ctx.hook, REASON_DYING);
 	if (ctx.hook == HOOK_XDP) {
 		u64 live = READ_ONCE(root->live);
-		allow_fast(ctx.raw, a->destination, a->index, destination_flags(a->destination, live), SIDE_ANSWER, live);
+		allow_fast(ctx.xdp, a->destination, a->index, destination_flags(a->destination, live), SIDE_REPLY,
+			   live);
 	}
 	if (ctx.hook == HOOK_TC && !plain) {
 		w->is_reply = 1;
@@ -85,7 +87,7 @@ INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_c
 		w->hop = *hop;
 		return tail_call(ctx, PROG_FWD_SLOW);
 	}
-	if (!trim_padding(ctx, p) || !direct(ctx, p, hop) || !nat(ctx, p, NAT_REPLY, &a->source, a->port))
+	if (!trim_padding(ctx, p) || !fwd_direct(ctx, p, hop) || !nat(ctx, p, NAT_REPLY, &a->source, a->port))
 		return drop(ctx.hook, REASON_SHORT);
 	return xmit(ctx, hop, p->is_ipv6);
 }
@@ -112,8 +114,10 @@ INLINE int prog_reply(struct ctx ctx)
 		return unmatched_reply(ctx, p, root);
 	if (unlikely(reply_is_standby(&a, p, root)))
 		return pass_packet(ctx, p);
-	struct reply_route way = {.new_saddr = a.source, .input = ctx_ifindex(ctx), .is_ipv6 = p->is_ipv6,
-			       .reroute = a.masq && root->settings.snat_reroute};
+	struct reply_route way = {.new_saddr = a.source,
+				  .input = ctx_ifindex(ctx),
+				  .is_ipv6 = p->is_ipv6,
+				  .reroute = a.masq && root->settings.snat_reroute};
 	if (p->is_ipv6) {
 		way.client = p->tuple.v6.target;
 		way.source = p->tuple.v6.source;

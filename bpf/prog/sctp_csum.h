@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
  * PROG_SCTP_CSUM: the checksum of SCTP, CRC32c (RFC 9260 appendix A). It covers the ports but not the addresses, so NAT
- * recomputes it only if it changes a port, as IPVS does, even if it was wrong before (IPVS-SEMANTICS 7.3).
+ * recomputes it only if it changes a port. Like IPVS, it does so even if the checksum was wrong before (IPVS-SEMANTICS
+ * 7.3).
  */
 #pragma once
 #include "fwd/send.h"
 
-enum { CRC_PIECE = 128, CRC_AT = 8 /* in the SCTP header */ };
+enum { CRC_CHUNK = 128, CRC_AT = 8 /* in the SCTP header */ };
 
 /* clang-format off */
 static const u32 crc32c_table[256] = { /* of the polynomial 0x1EDC6F41, bits reversed */
@@ -54,13 +55,13 @@ struct crc_ctx {
 
 static int crc_step(u32 index, struct crc_ctx *c)
 {
-	u32 size = c->left < CRC_PIECE ? c->left : CRC_PIECE;
+	u32 size = c->left < CRC_CHUNK ? c->left : CRC_CHUNK;
 	if (!size)
 		return 1;
 	u32 length = barrier_var(size), value = c->value;
-	if (!IS_LENGTH(length, CRC_PIECE) || bpf_skb_load_bytes(c->skb, c->at, c->buffer, length))
+	if (!IS_LENGTH(length, CRC_CHUNK) || bpf_skb_load_bytes(c->skb, c->at, c->buffer, length))
 		return 1;
-	for (u32 i = 0; i < CRC_PIECE && i < length; i++)
+	for (u32 i = 0; i < CRC_CHUNK && i < length; i++)
 		value = value >> 8 ^ crc32c_table[(value ^ c->buffer[i]) & 255];
 	c->value = value;
 	c->at += size;
@@ -94,11 +95,12 @@ INLINE int prog_sctp_csum(struct __sk_buff *skb)
 		return drop(HOOK_TC, REASON_SHORT);
 	if (!field && is_sctp_csum_partial(skb, p, copy))
 		return xmit_finished(skb, w);
-	struct crc_ctx c = {.skb = skb, .buffer = copy->bytes, .at = p->l4, .left = p->length + ETH_HLEN - p->l4, .value = ~0u};
+	struct crc_ctx c = {
+		.skb = skb, .buffer = copy->bytes, .at = p->l4, .left = p->length + ETH_HLEN - p->l4, .value = ~0u};
 	if (bpf_skb_store_bytes(skb, p->l4 + CRC_AT, &none, 4, 0))
 		return drop(HOOK_TC, REASON_SHORT);
 	FORGET_BOUNDS(c, at, value);
-	bpf_loop(65536 / CRC_PIECE, crc_step, &c, 0);
+	bpf_loop(65536 / CRC_CHUNK, crc_step, &c, 0);
 	field = ~c.value; /* CRC32c is sent least significant byte first */
 	if (c.left || bpf_skb_store_bytes(skb, p->l4 + CRC_AT, &field, 4, 0))
 		return drop(HOOK_TC, REASON_SHORT);

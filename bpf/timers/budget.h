@@ -4,9 +4,10 @@
 #pragma once
 #include "abi/conntrack.h"
 
-enum pace_limits {
+enum budget_limits {
 	RUN_NS = 250000, /* limit of a run: packets of this CPU wait for it */
-	PAUSE_MIN_NS = 50000, /* between runs of one round. A pause is as long as the run before, so a timer takes at most half of a CPU */
+	/* Between runs of one round. A pause is as long as the run before, so a timer takes at most half of a CPU. */
+	PAUSE_MIN_NS = 50000,
 	PAUSE_MAX_NS = 1000000,
 	CLOCK_EVERY = 64, /* short steps between two reads of the clock */
 };

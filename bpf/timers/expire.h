@@ -77,7 +77,8 @@ VERIFIED_ONCE u32 expire_slot(u32 slot, u32 now)
 	u64 seen = READ_ONCE(*word);
 	if (word_state(seen) == STATE_TEMPLATE) {
 		struct control *control = control_of(slot);
-		if (control && control->controls) { /* Still referenced: extend by 60 s; its timeout stays 60 s from now on (4.9). */
+		/* Still referenced: extend by 60 s; its timeout stays 60 s from now on (4.9). */
+		if (control && control->controls) {
 			if ((s32)((u32)seen - now) > 0)
 				return (u32)seen ?: 1;
 			WRITE_ONCE(control->timeout, minute);
@@ -86,7 +87,8 @@ VERIFIED_ONCE u32 expire_slot(u32 slot, u32 now)
 			return (now + minute) ?: 1;
 		}
 		if (control && !control->timeout) /* drop_entry or end_orphans has ended its last connection */
-			return end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_EXPIRED) ? 0 : now + 1;
+			return end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_EXPIRED) ? 0
+													    : now + 1;
 	}
 	if ((s32)((u32)seen - now) > 0)
 		return (u32)seen ?: 1;
@@ -178,7 +180,7 @@ static int drop_half_open_line(u32 index, struct slice *slice)
 }
 
 /* Do a part of drop_entry's work of this second. Return whether there is more. */
-INLINE bool dropped_half_open(struct pool *pool, const struct settings *settings, u64 until)
+INLINE bool drop_half_open_run(struct pool *pool, const struct settings *settings, u64 until)
 {
 	if (settings->drop_entry != SYNFLOOD_ON)
 		return false;
@@ -220,7 +222,7 @@ static int sweep(void *map, u32 *key, struct sweeper *sweeper)
 	if (!pool || !pace)
 		return 0;
 	u64 until = began + RUN_NS;
-	bool more = dropped_half_open(pool, &root->settings, until) || sweep_run(pool, until, pace);
+	bool more = drop_half_open_run(pool, &root->settings, until) || sweep_run(pool, until, pace);
 	u64 spent = note_run(pace, began);
 	bpf_timer_start(&sweeper->timer, more ? pause_after(spent) : ROUND_NS, 0);
 	return 0;
@@ -272,7 +274,8 @@ int end_orphans(struct __sk_buff *skb)
 	struct root *root = get_root();
 	if (!pool)
 		return 0;
-	struct orphan_ctx o = {.first = pool->purge_at, .live = READ_ONCE(root->live), .until = bpf_ktime_get_ns() + RUN_NS};
+	struct orphan_ctx o = {
+		.first = pool->purge_at, .live = READ_ONCE(root->live), .until = bpf_ktime_get_ns() + RUN_NS};
 	u32 end = end_of_range(pool, &o.first);
 	u32 count = end > o.first ? end - o.first : 0;
 	if (count > SLICE_ORPHANS)

@@ -6,9 +6,9 @@
 
 INLINE void take_heavier(struct candidates *c, u32 pos, const struct candidate *it)
 {
-	if (it->member->weight > c->work->best_weight) {
-		c->work->best = pos;
-		c->work->best_weight = it->member->weight;
+	if (it->member->weight > c->w->best_weight) {
+		c->w->best = pos;
+		c->w->best_weight = it->member->weight;
 	}
 }
 
@@ -24,10 +24,10 @@ static int fo_step(u32 index, struct candidates *c)
 
 static u32 schedule_fo(struct candidates *c)
 {
-	c->work->best = NO_INDEX;
-	c->work->best_weight = 0;
+	c->w->best = NO_INDEX;
+	c->w->best_weight = 0;
 	bpf_loop(c->count, fo_step, c, 0);
-	return c->work->best;
+	return c->w->best;
 }
 
-SCHEDULER(fo, SCHED_FO)
+SCHEDULER(fo)

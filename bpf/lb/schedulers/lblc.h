@@ -12,9 +12,9 @@ static u32 schedule_lblc(struct candidates *c)
 {
 	struct root *root = get_root();
 	struct cache_key key;
-	cache_key_of(&key, c->work);
+	cache_key_of(&key, c->w);
 	u32 now = ticks(), live = READ_ONCE(root->live), before = NOTHING;
-	struct cached *entry = cache_find(&key, c->work, now, root->settings.lblc_expiration);
+	struct cached *entry = cache_find(&key, c->w, now, root->settings.lblc_expiration);
 	if (entry) {
 		before = READ_ONCE(entry->members[0]);
 		struct destination *d = map_elem(destinations, before);
@@ -38,4 +38,4 @@ static u32 schedule_lblc(struct candidates *c)
 	return pos;
 }
 
-SCHEDULER(lblc, SCHED_LBLC)
+SCHEDULER(lblc)

@@ -34,7 +34,7 @@ INLINE struct destination *set_destination(struct set_walk *s, u32 pos)
 	return member ? map_elem(destinations, *member) : NULL;
 }
 
-static int set_least_step(u32 index, struct set_walk *s)
+static int set_least_loaded_step(u32 index, struct set_walk *s)
 {
 	struct candidates *c = s->c;
 	u32 pos = s->count - 1 - index;
@@ -44,15 +44,15 @@ static int set_least_step(u32 index, struct set_walk *s)
 	s32 weight = destination_weight(d, s->live), load = overhead(d);
 	if (weight <= 0 || d->overloaded || !(destination_flags(d, s->live) & DESTINATION_AVAILABLE))
 		return 0;
-	if (c->work->best == NO_INDEX || (s64)(s32)c->work->best_load * weight > (s64)load * c->work->best_weight) {
-		c->work->best = pos;
-		c->work->best_load = load;
-		c->work->best_weight = weight;
+	if (c->w->best == NO_INDEX || (s64)(s32)c->w->best_load * weight > (s64)load * c->w->best_weight) {
+		c->w->best = pos;
+		c->w->best_load = load;
+		c->w->best_weight = weight;
 	}
 	return 0;
 }
 
-static int set_most_step(u32 index, struct set_walk *s)
+static int set_most_loaded_step(u32 index, struct set_walk *s)
 {
 	struct candidates *c = s->c;
 	u32 pos = s->count - 1 - index;
@@ -62,10 +62,10 @@ static int set_most_step(u32 index, struct set_walk *s)
 	s32 weight = destination_weight(d, s->live), load = overhead(d);
 	if (weight <= 0)
 		return 0;
-	if (c->work->best == NO_INDEX || (s64)(s32)c->work->best_load * weight < (s64)load * c->work->best_weight) {
-		c->work->best = pos;
-		c->work->best_load = load;
-		c->work->best_weight = weight;
+	if (c->w->best == NO_INDEX || (s64)(s32)c->w->best_load * weight < (s64)load * c->w->best_weight) {
+		c->w->best = pos;
+		c->w->best_load = load;
+		c->w->best_weight = weight;
 	}
 	return 0;
 }
@@ -94,9 +94,9 @@ static int set_shift_step(u32 index, struct set_walk *s)
 /* Remove the most loaded member, and move the later ones up. */
 INLINE void set_shrink(struct set_walk *s, struct cached *entry, u32 now)
 {
-	s->c->work->best = NO_INDEX;
-	bpf_loop(s->count, set_most_step, s, 0);
-	s->pos = s->c->work->best;
+	s->c->w->best = NO_INDEX;
+	bpf_loop(s->count, set_most_loaded_step, s, 0);
+	s->pos = s->c->w->best;
 	u32 *old_destination = s->pos != NO_INDEX ? set_member(s, s->pos) : NULL;
 	if (!old_destination)
 		return;
@@ -124,7 +124,7 @@ INLINE void set_join(struct set_walk *s, struct cached *entry, u32 now, u32 dest
 	if (vacant) {
 		ref_destination(destination, 1);
 		ref_destination(__sync_lock_test_and_set(vacant, destination), -1);
-	} else if (!put_part(&s->key, s->c->work->service, now, destination)) {
+	} else if (!put_part(&s->key, s->c->w->service, now, destination)) {
 		return;
 	}
 	entry->count = s->count + 1;
@@ -141,13 +141,13 @@ static u32 schedule_lblcr(struct candidates *c)
 	struct root *root = get_root();
 	u32 now = ticks(), expiration_s = root->settings.lblcr_expiration;
 	struct set_walk s = {.c = c, .live = READ_ONCE(root->live), .pos = NO_INDEX};
-	cache_key_of(&s.key, c->work);
-	struct cached *entry = cache_find(&s.key, c->work, now, expiration_s);
+	cache_key_of(&s.key, c->w);
+	struct cached *entry = cache_find(&s.key, c->w, now, expiration_s);
 	if (entry) {
 		s.count = entry->count;
-		c->work->best = NO_INDEX;
-		bpf_loop(s.count, set_least_step, &s, 0);
-		u32 *least = c->work->best != NO_INDEX ? set_member(&s, c->work->best) : NULL;
+		c->w->best = NO_INDEX;
+		bpf_loop(s.count, set_least_loaded_step, &s, 0);
+		u32 *least = c->w->best != NO_INDEX ? set_member(&s, c->w->best) : NULL;
 		u32 best = least ? *least : NOTHING;
 		if (set_is_old(entry, now, expiration_s) && begin_change(entry)) {
 			if (set_is_old(entry, now, expiration_s)) {
@@ -175,4 +175,4 @@ static u32 schedule_lblcr(struct candidates *c)
 	return pos;
 }
 
-SCHEDULER(lblcr, SCHED_LBLCR)
+SCHEDULER(lblcr)

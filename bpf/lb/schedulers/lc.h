@@ -12,18 +12,18 @@ static int lc_step(u32 index, struct candidates *c)
 	if (!is_usable(&it))
 		return 0;
 	u32 load = overhead(it.destination);
-	if (c->work->best == NO_INDEX || load < c->work->best_load) {
-		c->work->best = index;
-		c->work->best_load = load;
+	if (c->w->best == NO_INDEX || load < c->w->best_load) {
+		c->w->best = index;
+		c->w->best_load = load;
 	}
 	return 0;
 }
 
 static u32 schedule_lc(struct candidates *c)
 {
-	c->work->best = NO_INDEX;
+	c->w->best = NO_INDEX;
 	bpf_loop(c->count, lc_step, c, 0);
-	return c->work->best;
+	return c->w->best;
 }
 
-SCHEDULER(lc, SCHED_LC)
+SCHEDULER(lc)

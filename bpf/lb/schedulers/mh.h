@@ -70,7 +70,7 @@ static int mh_fallback_step(u32 step, struct mh_walk *walk)
 
 static u32 schedule_mh(struct candidates *c)
 {
-	struct scratch *w = c->work;
+	struct scratch *w = c->w;
 	struct mh_walk walk = {.c = c, .table = map_elem(maglev_tables, w->service << 1 | w->table)};
 	if (!walk.table)
 		return NO_INDEX;
@@ -83,4 +83,4 @@ static u32 schedule_mh(struct candidates *c)
 	return walk.found;
 }
 
-SCHEDULER(mh, SCHED_MH)
+SCHEDULER(mh)

@@ -12,7 +12,7 @@ static int nq_step(u32 index, struct candidates *c)
 	if (!is_usable(&it))
 		return 0;
 	if (!it.destination->active) {
-		c->work->best = index;
+		c->w->best = index;
 		return 1;
 	}
 	sed_weigh(c, index, &it);
@@ -21,9 +21,9 @@ static int nq_step(u32 index, struct candidates *c)
 
 static u32 schedule_nq(struct candidates *c)
 {
-	c->work->best = NO_INDEX;
+	c->w->best = NO_INDEX;
 	bpf_loop(c->count, nq_step, c, 0);
-	return c->work->best;
+	return c->w->best;
 }
 
-SCHEDULER(nq, SCHED_NQ)
+SCHEDULER(nq)

@@ -17,10 +17,10 @@ static int ovf_step(u32 index, struct candidates *c)
 
 static u32 schedule_ovf(struct candidates *c)
 {
-	c->work->best = NO_INDEX;
-	c->work->best_weight = 0;
+	c->w->best = NO_INDEX;
+	c->w->best_weight = 0;
 	bpf_loop(c->count, ovf_step, c, 0);
-	return c->work->best;
+	return c->w->best;
 }
 
-SCHEDULER(ovf, SCHED_OVF)
+SCHEDULER(ovf)

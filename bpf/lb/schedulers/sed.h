@@ -8,10 +8,10 @@
 INLINE void sed_weigh(struct candidates *c, u32 pos, const struct candidate *it)
 {
 	s32 load = it->destination->active + 1;
-	if (c->work->best == NO_INDEX || (s64)(s32)c->work->best_load * it->member->weight > (s64)load * c->work->best_weight) {
-		c->work->best = pos;
-		c->work->best_load = load;
-		c->work->best_weight = it->member->weight;
+	if (c->w->best == NO_INDEX || (s64)(s32)c->w->best_load * it->member->weight > (s64)load * c->w->best_weight) {
+		c->w->best = pos;
+		c->w->best_load = load;
+		c->w->best_weight = it->member->weight;
 	}
 }
 
@@ -27,9 +27,9 @@ static int sed_step(u32 index, struct candidates *c)
 
 static u32 schedule_sed(struct candidates *c)
 {
-	c->work->best = NO_INDEX;
+	c->w->best = NO_INDEX;
 	bpf_loop(c->count, sed_step, c, 0);
-	return c->work->best;
+	return c->w->best;
 }
 
-SCHEDULER(sed, SCHED_SED)
+SCHEDULER(sed)

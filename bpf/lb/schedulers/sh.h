@@ -28,7 +28,7 @@ static int sh_step(u32 index, struct sh_walk *walk)
 	struct member *member = map_elem(members, walk->c->list + index);
 	if (!member)
 		return 1;
-	struct scratch *w = walk->c->work;
+	struct scratch *w = walk->c->w;
 	u32 share = sh_share(member);
 	if (w->left >= share) {
 		w->left -= share;
@@ -41,7 +41,7 @@ static int sh_step(u32 index, struct sh_walk *walk)
 /* Whether the bucket's destination is usable. walk->found is its list index, else NO_INDEX. */
 INLINE bool sh_in_bucket(struct sh_walk *walk, u32 bucket)
 {
-	struct scratch *w = walk->c->work;
+	struct scratch *w = walk->c->w;
 	walk->found = NO_INDEX;
 	w->left = w->sum ? bucket % w->sum : bucket;
 	bpf_loop(walk->c->count, sh_step, walk, 0);
@@ -63,13 +63,13 @@ static int sh_fallback_step(u32 step, struct sh_walk *walk)
 
 static u32 schedule_sh(struct candidates *c)
 {
-	u32 flags = c->work->service_flags;
+	u32 flags = c->w->service_flags;
 	struct sh_walk walk = {.c = c, .found = NO_INDEX};
-	walk.index = bucket_of(client_fold(c->work));
-	c->work->sum = 0;
+	walk.index = bucket_of(client_fold(c->w));
+	c->w->sum = 0;
 	if (!sh_in_bucket(&walk, walk.index) && flags & SERVICE_FALLBACK)
 		bpf_loop(SH_BUCKETS, sh_fallback_step, &walk, 0);
 	return walk.found;
 }
 
-SCHEDULER(sh, SCHED_SH)
+SCHEDULER(sh)

@@ -13,19 +13,19 @@ static int wlc_step(u32 index, struct candidates *c)
 	if (!is_usable(&it))
 		return 0;
 	s32 load = overhead(it.destination);
-	if (c->work->best == NO_INDEX || (s64)(s32)c->work->best_load * it.member->weight > (s64)load * c->work->best_weight) {
-		c->work->best = index;
-		c->work->best_load = load;
-		c->work->best_weight = it.member->weight;
+	if (c->w->best == NO_INDEX || (s64)(s32)c->w->best_load * it.member->weight > (s64)load * c->w->best_weight) {
+		c->w->best = index;
+		c->w->best_load = load;
+		c->w->best_weight = it.member->weight;
 	}
 	return 0;
 }
 
 static u32 schedule_wlc(struct candidates *c)
 {
-	c->work->best = NO_INDEX;
+	c->w->best = NO_INDEX;
 	bpf_loop(c->count, wlc_step, c, 0);
-	return c->work->best;
+	return c->w->best;
 }
 
-SCHEDULER(wlc, SCHED_WLC)
+SCHEDULER(wlc)

@@ -8,7 +8,7 @@
 #pragma once
 #include "lb/schedule.h"
 
-enum { WRR_WEIGHT_BITS = 31, WRR_PLACE_BITS = 20, WRR_VERSION_BITS = 13 };
+enum { WRR_WEIGHT_BITS = 31, WRR_POS_BITS = 20, WRR_VERSION_BITS = 13 };
 
 struct wrr {
 	u32 position;
@@ -17,15 +17,15 @@ struct wrr {
 
 INLINE u64 wrr_pack(const struct candidates *c, struct wrr at)
 {
-	return (u64)(c->list_version & ((1 << WRR_VERSION_BITS) - 1)) << (WRR_WEIGHT_BITS + WRR_PLACE_BITS) |
-	       (u64)(at.position & ((1 << WRR_PLACE_BITS) - 1)) << WRR_WEIGHT_BITS | at.weight;
+	return (u64)(c->list_version & ((1 << WRR_VERSION_BITS) - 1)) << (WRR_WEIGHT_BITS + WRR_POS_BITS) |
+	       (u64)(at.position & ((1 << WRR_POS_BITS) - 1)) << WRR_WEIGHT_BITS | at.weight;
 }
 
 INLINE struct wrr wrr_unpack(const struct candidates *c, u64 cursor)
 {
-	struct wrr at = {.position = cursor >> WRR_WEIGHT_BITS & ((1 << WRR_PLACE_BITS) - 1),
+	struct wrr at = {.position = cursor >> WRR_WEIGHT_BITS & ((1 << WRR_POS_BITS) - 1),
 			 .weight = cursor & 0x7fffffff};
-	if (cursor >> (WRR_WEIGHT_BITS + WRR_PLACE_BITS) == (c->list_version & ((1 << WRR_VERSION_BITS) - 1)) ||
+	if (cursor >> (WRR_WEIGHT_BITS + WRR_POS_BITS) == (c->list_version & ((1 << WRR_VERSION_BITS) - 1)) ||
 	    c->edit == LIST_SAME)
 		return at;
 	at.position = 0;
@@ -41,8 +41,8 @@ static int wrr_heaviest_step(u32 index, struct candidates *c)
 	struct candidate it;
 	if (!at_pos(c, index, &it))
 		return 1;
-	if (is_usable(&it) && it.member->weight > c->work->best_weight)
-		c->work->best_weight = it.member->weight;
+	if (is_usable(&it) && it.member->weight > c->w->best_weight)
+		c->w->best_weight = it.member->weight;
 	return 0;
 }
 
@@ -60,15 +60,16 @@ static u32 schedule_wrr(struct candidates *c)
 		pos = first_usable(c, at.position, c->count, at.weight);
 		if (pos == NO_INDEX) {
 			u32 gcd = c->gcd ?: 1;
-			c->work->best_weight = 0;
+			c->w->best_weight = 0;
 			bpf_loop(c->count, wrr_heaviest_step, c, 0);
-			u32 heaviest = c->work->best_weight;
+			u32 heaviest = c->w->best_weight;
 			if (heaviest) {
 				next.weight = at.weight > gcd ? at.weight - gcd : c->max_weight;
 				if (next.weight > heaviest)
 					next.weight -= (next.weight - heaviest + gcd - 1) / gcd * gcd;
 				pos = first_usable(c, 0, c->count, next.weight);
-			} else if (at.position && at.weight <= gcd) { /* the last pass ended where the first one began */
+			} else if (at.position &&
+				   at.weight <= gcd) { /* the last pass ended where the first one began */
 				next.weight = 1;
 			} else {
 				next.position = 0;
@@ -83,4 +84,4 @@ static u32 schedule_wrr(struct candidates *c)
 	return pos;
 }
 
-SCHEDULER(wrr, SCHED_WRR)
+SCHEDULER(wrr)

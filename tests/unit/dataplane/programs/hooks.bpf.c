@@ -1,4 +1,4 @@
-/* Programs for the hooks of a device: ours by their names, and one of somebody else. */
+/* Programs for the hooks of a device: pylvs's by their names, and a foreign one. */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 #include <linux/types.h>

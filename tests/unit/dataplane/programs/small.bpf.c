@@ -1,4 +1,4 @@
-/* A small program with one of everything that the loader and the layout reader must understand. */
+/* A small program with each construct that the loader and the layout reader must understand. */
 #include <linux/bpf.h>
 #include <linux/types.h>
 
