@@ -307,7 +307,7 @@ def test_a_digest_is_what_genhash_says() -> None:
     body = b"<html>a page</html>\n" * 1000
 
     async def main() -> tuple[str, Outcome]:
-        handler = fake_servers.says(b"HTTP/1.0 200 OK\r\n\r\n" + body)
+        handler = fake_servers.replies(b"HTTP/1.0 200 OK\r\n\r\n" + body)
         async with fake_servers.tcp(handler) as target:
             words = ["genhash", "-s", "127.0.0.1", "-p", str(target.port), "-u", "/page"]
             process = await asyncio.create_subprocess_exec(*words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

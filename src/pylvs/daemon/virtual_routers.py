@@ -318,7 +318,7 @@ class VirtualRouters:
         client, other = await VrrpClient.open(self._state.routers_path, self._on_event, self._wake.set)
         if other is None:
             return client
-        self._log.warning("the process of the virtual routers has another version; replacing it", reason=str(other))
+        self._log.warning("the virtual routers' process is of another version; it is replaced", reason=str(other))
         await self._stop_process(client)
         raise NoRouters("it has ended")
 

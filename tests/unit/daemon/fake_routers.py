@@ -1,8 +1,9 @@
-"""A process that speaks at the socket of virtual routers as theirs does, with states that it makes up.
+"""A fake pylvs-vrrp: it serves the socket of the virtual routers, and invents their states.
 
-What it is told is written into `said.json` of the state directory, a line each. How it behaves is in `mood.json`:
-`version` that it says, `refuses` (a configuration, with these words), `warnings`, `silent` about these verbs, `age_s`
-for which its routers have been what they are, `takes_s` to end, and `leaves`, a file that it makes then.
+It appends each request to `requests.json` in the state directory. `behaviour.json` there has its behaviour: the
+`version` that it sends, the error with which it `refuses` a configuration, `warnings`, requests to which it is
+`silent`, how long its routers have been in their state (`age_s`), how long its end `takes_s`, and a file that it
+`leaves` then.
 """
 
 from __future__ import annotations
@@ -25,35 +26,34 @@ ROOT = Path(__file__).parents[3]
 
 
 def start_fake_routers(state: Path) -> subprocess.Popen[bytes]:
-    """One of them."""
     code = f"import sys; sys.path[:0] = {[str(ROOT), str(Path(pylvs.__file__).parents[1])]!r}; "
     code += f"from {__name__} import main; main()"
     return subprocess.Popen([sys.executable, "-c", code, str(state)], start_new_session=True)
 
 
-def set_mood(state: Path, **mood: Any) -> None:
-    """How it behaves from now on."""
+def set_behaviour(state: Path, **behaviour: Any) -> None:
+    """Set the behaviour; see above."""
     state.mkdir(mode=0o700, exist_ok=True)
-    draft = state / "mood.new"
-    draft.write_text(json.dumps(mood))
-    draft.replace(state / "mood.json")
+    draft = state / "behaviour.new"
+    draft.write_text(json.dumps(behaviour))
+    draft.replace(state / "behaviour.json")
 
 
 def record(state: Path) -> list[dict[str, Any]]:
-    """What it was told, each with the process that heard it."""
-    path = state / "said.json"
+    """Return the requests, each with the number of the process that got it."""
+    path = state / "requests.json"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-class Imagined:
-    """The process."""
+class FakeRouters:
+    """The fake pylvs-vrrp."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
         self.names: list[str] = []
         self.held: set[str] = set()
         self.data_plane: dict[str, Any] = {"well": True, "words": ""}
-        self.begun = time.time() - self.mood.get("age_s", 0)
+        self.begun = time.time() - self.behaviour.get("age_s", 0)
         self.pipes: dict[Pipe, set[str]] = {}  # what each has said: "hello", "subscribe"
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         os.chdir(state)
@@ -62,16 +62,15 @@ class Imagined:
         self.listener.listen()
 
     @property
-    def mood(self) -> dict[str, Any]:
-        """As it is now."""
+    def behaviour(self) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads((self.state / "mood.json").read_text())
+            found: dict[str, Any] = json.loads((self.state / "behaviour.json").read_text())
         except FileNotFoundError:
             return {}
         return found
 
     def run(self) -> None:
-        """Until told to stop."""
+        """Serve clients until `stop`."""
         while True:
             pipes = {pipe.fileno(): pipe for pipe in self.pipes}
             ready, _, _ = select.select([self.listener.fileno(), *pipes], [], [])
@@ -82,73 +81,72 @@ class Imagined:
                     self.pipes[Pipe(self.listener.accept()[0])] = set()
 
     def read(self, pipe: Pipe) -> None:
-        """What a client says."""
+        """Read messages of a client."""
         try:
             for message in pipe.receive():
                 if "hello" in self.pipes[pipe]:
-                    self.answer(pipe, message)
+                    self.reply(pipe, message)
                 else:
                     self.pipes[pipe].add("hello")
-                    version = self.mood.get("version", pylvs.__version__)
+                    version = self.behaviour.get("version", pylvs.__version__)
                     pipe.send({"hello": version, "pid": os.getpid(), "protocol": PROTOCOL})
         except Closed:
             del self.pipes[pipe]
             pipe.close()
 
-    def answer(self, pipe: Pipe, message: dict[str, Any]) -> None:
-        """One request."""
-        verb, mood = message["verb"], self.mood
-        told = {name: value for name, value in message.items() if name not in ("id", "configuration", "settings")}
+    def reply(self, pipe: Pipe, message: dict[str, Any]) -> None:
+        """Reply to a request."""
+        verb, behaviour = message["verb"], self.behaviour
+        request = {name: value for name, value in message.items() if name not in ("id", "configuration", "settings")}
         if verb == "configure":
-            told["names"] = [each.name for each in message["configuration"].instances]
-            told["router_id"] = message["settings"].router_id
-        with open(self.state / "said.json", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"pid": os.getpid(), **told}) + "\n")
-        if verb in mood.get("silent", ()):
+            request["names"] = [each.name for each in message["configuration"].instances]
+            request["router_id"] = message["settings"].router_id
+        with open(self.state / "requests.json", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"pid": os.getpid(), **request}) + "\n")
+        if verb in behaviour.get("silent", ()):
             return
-        answer: dict[str, Any] = {"id": message["id"]}
+        reply: dict[str, Any] = {"id": message["id"]}
         if verb == "subscribe":
             self.pipes[pipe].add("subscribe")
-            answer["ok"] = {}
-        elif verb == "configure" and mood.get("refuses"):
-            answer["error"] = mood["refuses"]
+            reply["ok"] = {}
+        elif verb == "configure" and behaviour.get("refuses"):
+            reply["error"] = behaviour["refuses"]
         elif verb == "configure":
-            self.names = told["names"]
-            answer["ok"] = {"warnings": mood.get("warnings", [])}
+            self.names = request["names"]
+            reply["ok"] = {"warnings": behaviour.get("warnings", [])}
         elif verb in ("yield", "unyield"):
             unknown = [name for name in message["names"] if name not in self.names]
             names = message["names"] or self.names
             if unknown:
-                answer["error"] = self.unknown(unknown[0])
+                reply["error"] = self.unknown(unknown[0])
             else:
                 self.held = self.held | set(names) if verb == "yield" else self.held - set(names)
-                answer["ok"] = {"names": names}
+                reply["ok"] = {"names": names}
                 for name in names:
-                    self.tell(name, *(("MASTER", "BACKUP") if verb == "yield" else ("BACKUP", "MASTER")))
+                    self.publish(name, *(("MASTER", "BACKUP") if verb == "yield" else ("BACKUP", "MASTER")))
         elif verb == "data_plane":
             self.data_plane = {"well": message["well"], "words": message["words"]}
-            answer["ok"] = {}
+            reply["ok"] = {}
         elif verb == "why" and message["name"] not in (None, *self.names):
-            answer["error"] = self.unknown(message["name"])
+            reply["error"] = self.unknown(message["name"])
         elif verb == "why":
             names = [message["name"]] if message["name"] else self.names
-            answer["ok"] = {name: self.transitions(name) for name in names}
+            reply["ok"] = {name: self.transitions(name) for name in names}
         else:
-            answer["ok"] = self.status() if verb == "status" else {}
-        pipe.send(answer)
+            reply["ok"] = self.status() if verb == "status" else {}
+        pipe.send(reply)
         if verb == "stop":
             Path(NAME).unlink()
-            time.sleep(mood.get("takes_s", 0))
-            if "leaves" in mood:
-                Path(mood["leaves"]).touch()
+            time.sleep(behaviour.get("takes_s", 0))
+            if "leaves" in behaviour:
+                Path(behaviour["leaves"]).touch()
             sys.exit()
 
     def unknown(self, name: str) -> str:
-        """What it says of a name that is none."""
         return f"{name}: no such virtual router; there are: {', '.join(self.names)}"
 
-    def tell(self, name: str, before: str, state: str) -> None:
-        """To all who follow."""
+    def publish(self, name: str, before: str, state: str) -> None:
+        """Publish a transition to all subscribers."""
         event = {
             "event": "transition",
             "instance": name,
@@ -158,12 +156,11 @@ class Imagined:
             "why": "the operator's word",
             "detail": "",
         }
-        for pipe, words in self.pipes.items():
-            if "subscribe" in words:
+        for pipe, seen in self.pipes.items():
+            if "subscribe" in seen:
                 pipe.send(event)
 
     def transitions(self, name: str) -> list[dict[str, Any]]:
-        """Made up."""
         first = {
             "time": self.begun,
             "before": "FAULT",
@@ -177,7 +174,7 @@ class Imagined:
         return [first, second] if name == self.names[0] else [first]
 
     def status(self) -> dict[str, Any]:
-        """Made up: the first one is master."""
+        """Return a status in which the first router is master."""
         return {
             "instances": [self.instance(at, name) for at, name in enumerate(self.names)],
             "groups": [{"name": "G", "state": "MASTER", "members": self.names}],
@@ -186,7 +183,6 @@ class Imagined:
         }
 
     def instance(self, at: int, name: str) -> dict[str, Any]:
-        """One of them."""
         last = self.transitions(name)[-1]
         master = last["state"] == "MASTER" and name not in self.held
         return {
@@ -220,5 +216,5 @@ class Imagined:
 
 
 def main() -> None:
-    """The process's; its argument is the state directory."""
-    Imagined(Path(sys.argv[1])).run()
+    """Run the process; its argument is the state directory."""
+    FakeRouters(Path(sys.argv[1])).run()

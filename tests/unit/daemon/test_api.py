@@ -1,4 +1,4 @@
-"""The daemon's socket: who may ask, what it answers, and what commands make of it."""
+"""The API's socket: its permissions, its responses, and the commands that use it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def world(tmp_path: Path) -> World:
 
 
 def asked(world: World, *questions: Callable[[], Any]) -> list[Any]:
-    """What the questions, asked in another thread one after the other, are answered."""
+    """Ask in another thread, one question after another, and return the responses."""
     answers: list[Any] = []
 
     async def scenario() -> None:
@@ -53,7 +53,7 @@ def test_the_socket_is_for_root_alone(world: World, monkeypatch: pytest.MonkeyPa
 
 
 class _Stranger:
-    """Says that everybody is somebody else."""
+    """Returns the credentials of another user."""
 
     size = 12
 
@@ -86,10 +86,10 @@ def test_a_reload_answers_with_findings_differences_and_edits(world: World) -> N
         "security": False,
         "fatal": False,
     }
-    told: dict[str, Any] = {"findings": [finding], "differences": ["1 -> 1 services"]}
-    told |= {"virtual_routers": {"warnings": [], "trouble": ""}}
-    assert answers[1] == (200, {**told, "table": None})
-    assert answers[2] == (200, {**told, "table": {"edits": 1, "refused": [], "trouble": ""}})
+    reply: dict[str, Any] = {"findings": [finding], "differences": ["1 -> 1 services"]}
+    reply |= {"virtual_routers": {"warnings": [], "trouble": ""}}
+    assert answers[1] == (200, {**reply, "table": None})
+    assert answers[2] == (200, {**reply, "table": {"edits": 1, "refused": [], "trouble": ""}})
     status, content = answers[4]
     assert status == 409
     assert content["error"] == "test.conf: cannot be run: test.conf:9:1: error: a } is missing"
@@ -97,7 +97,7 @@ def test_a_reload_answers_with_findings_differences_and_edits(world: World) -> N
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "content", "status", "words"),
+    ("method", "path", "content", "status", "text"),
     [
         ("POST", "/v1/reload", {"dry_run": 1}, 400, "dry_run: must be true or false"),
         ("POST", "/v1/reload", {"colour": True}, 400, "it takes dry_run, allow_empty, force"),
@@ -107,11 +107,11 @@ def test_a_reload_answers_with_findings_differences_and_edits(world: World) -> N
     ],
 )
 def test_a_wrong_question_is_answered_in_words(
-    world: World, method: str, path: str, content: Any, status: int, words: str
+    world: World, method: str, path: str, content: Any, status: int, text: str
 ) -> None:
-    ((got, told),) = asked(world, lambda: Client(world.state).ask(method, path, content))
+    ((got, reply),) = asked(world, lambda: Client(world.state).ask(method, path, content))
     assert got == status
-    assert words in told["error"]
+    assert text in reply["error"]
 
 
 def test_a_wrong_method_is_told_the_right_ones(world: World) -> None:
@@ -123,7 +123,7 @@ def test_a_wrong_method_is_told_the_right_ones(world: World) -> None:
     assert asked(world, allowed) == ["POST"]
 
 
-def test_a_malformed_request_is_one_line_in_the_log(world: World, said: io.StringIO) -> None:
+def test_a_malformed_request_is_one_line_in_the_log(world: World, log_output: io.StringIO) -> None:
     def malformed() -> bytes:
         with socket.socket(socket.AF_UNIX) as stream:
             stream.connect(str(world.state / "control"))
@@ -131,12 +131,12 @@ def test_a_malformed_request_is_one_line_in_the_log(world: World, said: io.Strin
             return stream.recv(100)
 
     before, (answer, good) = (
-        len(said.getvalue()),
+        len(log_output.getvalue()),
         asked(world, malformed, lambda: Client(world.state).ask("GET", "/v1/status")[0]),
     )
     assert answer.startswith(b"HTTP/1.0 400 ")
     assert good == 200
-    lines = said.getvalue()[before:].splitlines()
+    lines = log_output.getvalue()[before:].splitlines()
     about = [line for line in lines if "malformed request refused" in line]
     assert len(about) == 1
     assert "warning" in about[0]
@@ -150,9 +150,9 @@ def test_without_a_daemon_the_place_is_named(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_what_changes_and_fails_when_the_reload_does(world: World) -> None:
-    def command(*words: str) -> Callable[[], tuple[int, str, str, str]]:
+    def command(*text: str) -> Callable[[], tuple[int, str, str, str]]:
         def call() -> tuple[int, str, str, str]:
-            done = CliRunner().invoke(reload_command, [*words, "--state-dir", str(world.state)])
+            done = CliRunner().invoke(reload_command, [*text, "--state-dir", str(world.state)])
             error = str(done.exception) if isinstance(done.exception, PylvsError) else ""
             return done.exit_code, done.stdout, done.stderr, error
 

@@ -1,4 +1,4 @@
-"""From any table to any other: the wanted one comes about, by the fewest edits, and nothing else is touched."""
+"""Edits lead from any table to any desired one, are as few as possible, and change nothing else."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def table(director: Director) -> dict[ServiceKey, tuple[VirtualService, frozense
 
 
 def as_table(wanted: Sequence[WantedRow]) -> dict[ServiceKey, tuple[VirtualService, frozenset[Destination]]]:
-    """The first row of a key, and the first destination of a key in it, are those that count."""
+    """Return the desired table, where the first row and the first destination of a key count."""
     found = {}
     for row in reversed(wanted):
         first = {each.key: each for each in reversed(row.destinations)}

@@ -1,4 +1,4 @@
-"""What goes wrong around a daemon, or is asked of it in great numbers, stays where it is."""
+"""Faults around the daemon, and large numbers of requests, have no further effects."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def world(tmp_path: Path) -> World:
 
 
 def ask(world: World, method: str, path: str, content: Any = None) -> Any:
-    answered, told = Client(world.state).ask(method, path, content)
-    assert answered == 200, told
-    return told
+    answered, reply = Client(world.state).ask(method, path, content)
+    assert answered == 200, reply
+    return reply
 
 
 def test_a_directory_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
@@ -80,8 +80,8 @@ def test_a_word_about_many_services_is_kept_once(world: World, monkeypatch: pyte
 
     async def scenario() -> None:
         async with world.daemon():
-            told = await asyncio.to_thread(ask, world, "POST", "/v1/drain", {"server": "10.0.0.1"})
-            assert len(told["servers"]) == 200
+            reply = await asyncio.to_thread(ask, world, "POST", "/v1/drain", {"server": "10.0.0.1"})
+            assert len(reply["servers"]) == 200
             assert len(json.loads((world.state / "overrides.json").read_text())) == 200
 
     run(scenario())
@@ -150,8 +150,8 @@ def test_the_page_of_metrics_is_written_beside_the_checks(world: World, monkeypa
 def test_words_that_are_no_text_are_answered_in_words(
     world: World, service: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")  # as the interpreter makes stderr
-    monkeypatch.setattr(sys, "stderr", said)
+    log_output = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")  # as the interpreter makes stderr
+    monkeypatch.setattr(sys, "stderr", log_output)
     verbs = ["drain", "enable", "history", "check-now"]
 
     async def scenario() -> None:
@@ -161,8 +161,8 @@ def test_words_that_are_no_text_are_answered_in_words(
                 assert await asyncio.to_thread(main.run, [verb, "10.0.0.1", *where]) == 1
 
     run(scenario())
-    said.seek(0)
-    lines = said.read().splitlines()
+    log_output.seek(0)
+    lines = log_output.read().splitlines()
     assert len(lines) == len(verbs)
     assert all("no such service" in line for line in lines), lines
 
@@ -184,9 +184,9 @@ def test_a_body_that_is_no_text_is_a_wrong_request(world: World, body: bytes, ki
 
     async def scenario() -> None:
         async with world.daemon():
-            answered, told = await asyncio.to_thread(asked)
+            answered, reply = await asyncio.to_thread(asked)
             assert answered == 400
-            assert "no JSON" in json.loads(told)["error"]
+            assert "no JSON" in json.loads(reply)["error"]
 
     run(scenario())
 
@@ -218,7 +218,7 @@ def test_a_follower_who_went_is_forgotten_though_nothing_happens(world: World, m
 
 
 def test_a_disk_that_is_full_at_the_end_does_not_break_off_the_end(
-    world: World, monkeypatch: pytest.MonkeyPatch, said: io.StringIO
+    world: World, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
     def full(*_: object) -> None:
         raise PylvsError("no space left")
@@ -233,10 +233,10 @@ def test_a_disk_that_is_full_at_the_end_does_not_break_off_the_end(
     run(scenario())
     assert restored
     assert world.servers() == set()
-    assert "no space left" in said.getvalue()
+    assert "no space left" in log_output.getvalue()
 
 
-def test_work_that_the_machine_refuses_begins_again_and_is_no_bug(said: io.StringIO) -> None:
+def test_work_that_the_machine_refuses_begins_again_and_is_no_bug(log_output: io.StringIO) -> None:
     tries: list[int] = []
 
     async def scenario() -> None:
@@ -251,8 +251,8 @@ def test_work_that_the_machine_refuses_begins_again_and_is_no_bug(said: io.Strin
             await until(lambda: len(tries) == 2)
 
     run(scenario())
-    assert "draining failed and begins again: busy" in said.getvalue()
-    assert "bug" not in said.getvalue()
+    assert "draining failed and begins again: busy" in log_output.getvalue()
+    assert "bug" not in log_output.getvalue()
 
 
 def test_without_a_process_to_read_it_a_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,17 +266,17 @@ def test_without_a_process_to_read_it_a_file_is_refused(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("arguments", "code", "text"),
     [
         (["weight", "10.0.0.1", "9" * 5000], 2, "the weight must be a number from 0 to 2147483647 or auto"),
         (["status", "--state-dir", "/dev/null/x"], 1, "no pylvs run answers at /dev/null/x/control"),
     ],
 )
 def test_wrong_words_of_commands_are_one_short_line(
-    words: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], code: int, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main.run(words) == code
-    said = capsys.readouterr().err
-    assert says in said
-    assert said.count("\n") == 1
-    assert len(said) < 200
+    assert main.run(arguments) == code
+    log_output = capsys.readouterr().err
+    assert text in log_output
+    assert log_output.count("\n") == 1
+    assert len(log_output) < 200

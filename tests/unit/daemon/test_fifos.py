@@ -1,4 +1,4 @@
-"""Named pipes that are told of services and servers."""
+"""FIFOs get lines about services and servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A daemon that is killed after any of its edits: the next one brings about what the file says, and nothing is left."""
+"""A daemon is killed after any of its edits; the next one makes the configured table, and nothing is left over."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.unit.daemon.daemons import FOREIGN, OTHER, QUICK, WEB, World, address
 
 
 class Killed(BaseException):
-    """As SIGKILL, but it can be told."""
+    """Stands for SIGKILL."""
 
 
 class Mortal(MemoryDirector):
-    """Whoever edits it dies after so many edits."""
+    """Kills the daemon after so many edits."""
 
     left = 1 << 30
 

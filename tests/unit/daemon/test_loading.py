@@ -1,4 +1,4 @@
-"""Configurations are read here or in a process of their own, with the same result, and accepted or refused in words."""
+"""Reading a configuration in this process or in another gives the same; refusals have a reason."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_process_that_fails_is_a_finding_that_stops_everything(
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("virtual_server 192.0.2.1 80 {\n", "keepalived.conf: cannot be run: .*keepalived.conf:1:"),
         ("include /nowhere/at/all.conf\n", "cannot be run"),
@@ -83,9 +83,9 @@ def test_a_process_that_fails_is_a_finding_that_stops_everything(
         ("", "says nothing"),
     ],
 )
-def test_what_cannot_be_run_is_refused_in_words(options: Options, text: str, words: str) -> None:
+def test_what_cannot_be_run_is_refused_in_words(options: Options, text: str, message: str) -> None:
     Path(options.file).write_text(text)
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(Refused, match=message):
         accept(load(options), options, allow_empty=False)
 
 

@@ -1,4 +1,4 @@
-"""Mail at events: keepalived's subjects, a queue that never holds anybody up, and servers that misbehave."""
+"""Mail at events: keepalived's subjects, a queue that never blocks, and mail servers with errors."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from tests.unit.health.fake_servers import Loop, closed, lapse
 
 LONG_S = 60.0
 MAIL = Mail(("a@example.com", "Bee <b@example.com>"), "lvs@example.com", "127.0.0.1", 0, "here", LONG_S)
-Talk = Callable[["Mailbox", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Dialogue = Callable[["Mailbox", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-def told(name: str = "web", **fields: object) -> WantedService:
-    """A service that alerts about everything."""
+def web_service(name: str = "web", **fields: object) -> WantedService:
+    """Return a service with all alerts."""
     made = replace(service(name, smtp_alert=True), **fields)  # type: ignore[arg-type]
     return replace(made, servers=tuple(replace(each, smtp_alert=True) for each in made.servers))
 
@@ -39,17 +39,22 @@ def told(name: str = "web", **fields: object) -> WantedService:
 @pytest.mark.parametrize(
     ("event", "about", "subject", "body"),
     [
-        (up(1), told(), "Realserver [10.0.0.1]:tcp:80 of virtual server [192.0.2.1]:tcp:80 - UP", ""),
-        (down(2), told(), "Realserver [10.0.0.2]:tcp:80 of virtual server [192.0.2.1]:tcp:80 - DOWN", ""),
+        (up(1), web_service(), "Realserver [10.0.0.1]:tcp:80 of virtual server [192.0.2.1]:tcp:80 - UP", ""),
+        (down(2), web_service(), "Realserver [10.0.0.2]:tcp:80 of virtual server [192.0.2.1]:tcp:80 - DOWN", ""),
         (
             down(2),
-            told(keys=(ServiceKey.of_mark(7),)),
+            web_service(keys=(ServiceKey.of_mark(7),)),
             "Realserver [10.0.0.2]:none:80 of virtual server FWM 7 - DOWN",
             "",
         ),
-        (gained(), told("group shop"), "Virtualserver [shop]:0 - UP", "Gained quorum 1+0=1 <= 1"),
-        (gained(initial=True), told(), "Virtualserver [192.0.2.1]:tcp:80 - UP", "Starting with quorum up 1+0=1 <= 1"),
-        (lost(), told(), "Virtualserver [192.0.2.1]:tcp:80 - DOWN", "Lost quorum 1-0=1 > 0"),
+        (gained(), web_service("group shop"), "Virtualserver [shop]:0 - UP", "Gained quorum 1+0=1 <= 1"),
+        (
+            gained(initial=True),
+            web_service(),
+            "Virtualserver [192.0.2.1]:tcp:80 - UP",
+            "Starting with quorum up 1+0=1 <= 1",
+        ),
+        (lost(), web_service(), "Virtualserver [192.0.2.1]:tcp:80 - DOWN", "Lost quorum 1-0=1 > 0"),
     ],
 )
 def test_the_subject_is_keepaliveds(event: Event, about: WantedService, subject: str, body: str) -> None:
@@ -60,7 +65,7 @@ def test_the_subject_is_keepaliveds(event: Event, about: WantedService, subject:
     "event", [down(1, initial=True), down(1, ending=True), lost(initial=True, silent=True), lost(ending=True), up(9)]
 )
 def test_of_these_keepalived_mails_nothing(event: Event) -> None:
-    assert alert_of(event, told(), "LVS_1") is None
+    assert alert_of(event, web_service(), "LVS_1") is None
 
 
 def test_who_wants_no_alerts_gets_none() -> None:
@@ -80,7 +85,7 @@ def test_whatever_a_reason_says_the_message_stays_one(subject: str, body: str) -
 
 @dataclass
 class Mailbox:
-    """A mail server, and what it was told."""
+    """A mail server, and what it received."""
 
     port: int = 0
     commands: list[str] = field(default_factory=list)
@@ -88,7 +93,7 @@ class Mailbox:
     refuse: tuple[str, ...] = ()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """As RFC 5321 has it, with replies of several lines."""
+        """Speak RFC 5321, with replies of several lines."""
         writer.write(b"220-mail.example\r\n220 ready\r\n")
         while line := (await reader.readline()).decode().rstrip("\r\n"):
             self.commands.append(line)
@@ -109,13 +114,13 @@ class Mailbox:
 
 
 @contextlib.asynccontextmanager
-async def mail_server(talk: Talk = Mailbox.serve, refuse: tuple[str, ...] = ()) -> AsyncIterator[Mailbox]:
-    """One that talks so."""
+async def mail_server(dialogue: Dialogue = Mailbox.serve, refuse: tuple[str, ...] = ()) -> AsyncIterator[Mailbox]:
+    """Return a dialogue that sends these pieces."""
     box = Mailbox(refuse=refuse)
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.CancelledError):
-            await talk(box, reader, writer)
+            await dialogue(box, reader, writer)
         writer.close()
 
     server = await asyncio.start_server(one, "127.0.0.1", 0)
@@ -161,19 +166,19 @@ def test_one_recipient_who_is_refused_does_not_cost_the_other_his_mail() -> None
     asyncio.run(main())
 
 
-def saying(*pieces: bytes, hold: bool = False) -> Talk:
-    async def talk(_: Mailbox, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def saying(*pieces: bytes, hold: bool = False) -> Dialogue:
+    async def dialogue(_: Mailbox, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for piece in pieces:
             writer.write(piece)
         await writer.drain()
         if hold:
             await reader.read()
 
-    return talk
+    return dialogue
 
 
 @pytest.mark.parametrize(
-    ("talk", "words"),
+    ("dialogue", "text"),
     [
         (saying(), "after the greeting: the connection was closed"),
         (saying(b"554 go away\r\n"), "after the greeting: 554 go away"),
@@ -183,17 +188,17 @@ def saying(*pieces: bytes, hold: bool = False) -> Talk:
         (saying(b"220 hi\r\n"), "after HELO: the connection was closed"),
     ],
 )
-def test_a_server_that_talks_nonsense_is_left_with_a_reason(talk: Talk, words: str) -> None:
+def test_a_server_that_talks_nonsense_is_left_with_a_reason(dialogue: Dialogue, text: str) -> None:
     async def main() -> None:
-        async with mail_server(talk) as box:
-            with pytest.raises(Refused, match=words):
+        async with mail_server(dialogue) as box:
+            with pytest.raises(Refused, match=text):
                 await deliver(b"x", replace(MAIL, port=box.port))
 
     asyncio.run(main())
 
 
 async def hanging(_: Mailbox, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Says nothing for as long as anybody waits."""
+    """Send nothing."""
     for _turn in range(20):  # the other side is connected, and waits for the greeting
         await asyncio.sleep(0)
     lapse(LONG_S)
@@ -214,7 +219,7 @@ def test_a_server_that_says_nothing_is_left_in_time() -> None:
 
 def sending(mail: Mail, *services: WantedService) -> MailAlerts:
     made = MailAlerts()
-    made.configure(Configuration(services or (told(),), GlobalSettings(router_id="LVS_1", mail=mail)))
+    made.configure(Configuration(services or (web_service(),), GlobalSettings(router_id="LVS_1", mail=mail)))
     return made
 
 

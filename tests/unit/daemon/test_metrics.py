@@ -1,4 +1,4 @@
-"""The numbers as Prometheus reads them."""
+"""Metrics as Prometheus reads them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def samples(facts: MetricsInput) -> Samples:
-    """Every sample of the page, by its name and its labels."""
+    """Return every sample of the page by name and labels."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(exposition(facts))
@@ -36,12 +36,12 @@ def samples(facts: MetricsInput) -> Samples:
 
 
 def labels(**each: str) -> tuple[tuple[str, str], ...]:
-    """As `samples` has them."""
+    """Return labels as `samples` does."""
     return tuple(sorted(each.items()))
 
 
 def row(key: ServiceKey, *, weight: int, active: int, counters: Counters) -> ServiceRow:
-    """A service with one destination."""
+    """Return a service with one destination."""
     destination = DestinationRow(Destination(SERVER, weight=weight), active, 7, 2, counters)
     return ServiceRow(VirtualService(key), (destination,), counters)
 

@@ -1,4 +1,4 @@
-"""notify_up, notify_down, quorum_up and quorum_down: which of them an event runs, in which order, and how it ends."""
+"""notify_up, notify_down, quorum_up and quorum_down: which script an event runs, in which order, and how it ends."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def server_key(number: int) -> DestinationKey:
     return DestinationKey(ip_address(f"10.0.0.{number}"), 80)
 
 
-def script(*words: str) -> Script:
-    return Script(words)
+def script(*arguments: str) -> Script:
+    return Script(arguments)
 
 
 def service(name: str = "web", servers: int = 2, **fields: object) -> WantedService:
-    """Whose scripts are named for what they tell."""
+    """Return a service whose scripts are named for their events."""
     wanted = tuple(
         WantedServer(
             Destination(server_key(number)), notify_up=script(f"up{number}"), notify_down=script(f"down{number}")
@@ -92,39 +92,39 @@ def test_without_scripts_nothing_is_run() -> None:
     assert [script_of(event, plain) for event in (up(1), down(1), gained(), lost())] == [None] * 4
 
 
-class Told:
-    """A notifier whose scripts write into a file, as slowly as a test wants."""
+class Recorder:
+    """A notifier with scripts that write into a file, as slowly as a test wants."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "told"
         self.file.touch()
         self.notifier = ScriptNotifier(Processes(at_once=16))
 
-    def says(self, word: str, wait: str = ":") -> Script:
-        return script("/bin/sh", "-c", f"echo '<{word}' >>{self.file}; {wait}; echo '{word}>' >>{self.file}")
+    def script_writing(self, text: str, wait: str = ":") -> Script:
+        return script("/bin/sh", "-c", f"echo '<{text}' >>{self.file}; {wait}; echo '{text}>' >>{self.file}")
 
     def lines(self) -> list[str]:
         return self.file.read_text().split()
 
 
-def play(folder: Path, scenario: Callable[[Told], Awaitable[None]]) -> list[str]:
-    """What was told in the end."""
+def play(folder: Path, scenario: Callable[[Recorder], Awaitable[None]]) -> list[str]:
+    """Return what the scripts wrote."""
 
-    async def main() -> Told:
-        told = Told(folder)
+    async def main() -> Recorder:
+        recorder = Recorder(folder)
         try:
-            await scenario(told)
+            await scenario(recorder)
         finally:
-            await told.notifier.finish()
-        return told
+            await recorder.notifier.finish()
+        return recorder
 
     return asyncio.run(main()).lines()
 
 
-def wanted(told: Told, *scripts: Script) -> Configuration:
-    """Servers whose notify_down these are."""
+def wanted(recorder: Recorder, *scripts: Script) -> Configuration:
+    """Return servers with these notify_down scripts."""
     servers = tuple(
-        WantedServer(Destination(server_key(number)), notify_down=each, notify_up=told.says("up"))
+        WantedServer(Destination(server_key(number)), notify_down=each, notify_up=recorder.script_writing("up"))
         for number, each in enumerate(scripts, 1)
     )
     return Configuration((WantedService("web", (KEY,), servers=servers),))
@@ -133,13 +133,13 @@ def wanted(told: Told, *scripts: Script) -> Configuration:
 def test_one_servers_scripts_run_in_order_and_no_other_waits_for_them(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
 
-    async def scenario(told: Told) -> None:
-        slow = told.says("slow", f"until [ -e {gate} ]; do sleep 0.02; done")
-        told.notifier.configure(wanted(told, slow, told.says("quick")))
+    async def scenario(recorder: Recorder) -> None:
+        slow = recorder.script_writing("slow", f"until [ -e {gate} ]; do sleep 0.02; done")
+        recorder.notifier.configure(wanted(recorder, slow, recorder.script_writing("quick")))
         for event in (down(1), up(1), down(2)):
-            told.notifier.notify(event)
-        await until_async(lambda: "quick>" in told.lines())
-        assert "<up" not in told.lines()
+            recorder.notifier.notify(event)
+        await until_async(lambda: "quick>" in recorder.lines())
+        assert "<up" not in recorder.lines()
         gate.touch()
 
     lines = play(tmp_path, scenario)
@@ -147,13 +147,13 @@ def test_one_servers_scripts_run_in_order_and_no_other_waits_for_them(tmp_path: 
 
 
 def test_what_is_heard_costs_no_time(tmp_path: Path) -> None:
-    """Whoever tells it goes on before anything was run."""
+    """`notify` returns before a script runs."""
 
-    async def scenario(told: Told) -> None:
-        told.notifier.configure(wanted(told, told.says("down")))
+    async def scenario(recorder: Recorder) -> None:
+        recorder.notifier.configure(wanted(recorder, recorder.script_writing("down")))
         for _ in range(10):
-            told.notifier.notify(down(1))
-        assert told.lines() == []
+            recorder.notifier.notify(down(1))
+        assert recorder.lines() == []
 
     assert play(tmp_path, scenario).count("down>") == 10
 
@@ -162,39 +162,41 @@ def test_of_too_many_that_wait_the_latest_are_run(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(in_turn, "MOST_WAITING", 2)
     gate = tmp_path / "gate"
 
-    async def scenario(told: Told) -> None:
-        told.notifier.configure(wanted(told, told.says("down", f"until [ -e {gate} ]; do sleep 0.02; done")))
-        told.notifier.notify(down(1))
-        await until_async(lambda: "<down" in told.lines())
+    async def scenario(recorder: Recorder) -> None:
+        recorder.notifier.configure(
+            wanted(recorder, recorder.script_writing("down", f"until [ -e {gate} ]; do sleep 0.02; done"))
+        )
+        recorder.notifier.notify(down(1))
+        await until_async(lambda: "<down" in recorder.lines())
         for event in (up(1), down(1), up(1), down(1), up(1)):
-            told.notifier.notify(event)
+            recorder.notifier.notify(event)
         gate.touch()
 
     assert play(tmp_path, scenario) == ["<down", "down>", "<down", "down>", "<up", "up>"]
 
 
 def test_the_last_words_of_what_was_removed_are_those_of_its_time(tmp_path: Path) -> None:
-    async def scenario(told: Told) -> None:
-        told.notifier.configure(wanted(told, told.says("old"), told.says("other")))
-        told.notifier.configure(wanted(told, told.says("new")))
-        told.notifier.notify(down(1, ending=True))
-        told.notifier.notify(down(2, ending=True))
-        await until_async(lambda: "other>" in told.lines())
-        told.notifier.notify(down(1))
+    async def scenario(recorder: Recorder) -> None:
+        recorder.notifier.configure(wanted(recorder, recorder.script_writing("old"), recorder.script_writing("other")))
+        recorder.notifier.configure(wanted(recorder, recorder.script_writing("new")))
+        recorder.notifier.notify(down(1, ending=True))
+        recorder.notifier.notify(down(2, ending=True))
+        await until_async(lambda: "other>" in recorder.lines())
+        recorder.notifier.notify(down(1))
 
     assert {line for line in play(tmp_path, scenario) if line.startswith("<")} == {"<old", "<other", "<new"}
 
 
 def test_a_script_that_hangs_is_ended_and_the_next_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario(told: Told) -> None:
-        told.notifier.configure(wanted(told, script("/bin/sleep", "600")))
+    async def scenario(recorder: Recorder) -> None:
+        recorder.notifier.configure(wanted(recorder, script("/bin/sleep", "600")))
         with monkeypatch.context() as patch:
             patch.setattr(in_turn, "TIMEOUT_S", 0.2)
-            told.notifier.notify(down(1))
+            recorder.notifier.notify(down(1))
             for _ in range(3):  # it has begun
                 await asyncio.sleep(0)
-        told.notifier.configure(wanted(told, told.says("next")))
-        told.notifier.notify(down(1))
+        recorder.notifier.configure(wanted(recorder, recorder.script_writing("next")))
+        recorder.notifier.notify(down(1))
 
     assert play(tmp_path, scenario) == ["<next", "next>"]
 
@@ -202,16 +204,16 @@ def test_a_script_that_hangs_is_ended_and_the_next_one_runs(tmp_path: Path, monk
 def test_the_end_waits_for_what_is_not_told_yet_but_not_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def scenario(told: Told) -> None:
-        told.notifier.configure(wanted(told, told.says("told", "sleep 0.2")))
-        told.notifier.notify(down(1, ending=True))
+    async def scenario(recorder: Recorder) -> None:
+        recorder.notifier.configure(wanted(recorder, recorder.script_writing("told", "sleep 0.2")))
+        recorder.notifier.notify(down(1, ending=True))
 
     assert play(tmp_path, scenario) == ["<told", "told>"]
     monkeypatch.setattr(in_turn, "FINISH_S", 0.5)
 
-    async def hanging(told: Told) -> None:
-        told.notifier.configure(wanted(told, script("/bin/sleep", "600")))
-        told.notifier.notify(down(1, ending=True))
+    async def hanging(recorder: Recorder) -> None:
+        recorder.notifier.configure(wanted(recorder, script("/bin/sleep", "600")))
+        recorder.notifier.notify(down(1, ending=True))
 
     begin = time.monotonic()
     play(tmp_path, hanging)

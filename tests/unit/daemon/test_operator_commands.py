@@ -1,4 +1,4 @@
-"""The operator's words: drain, enable, disable, weight, check-now, history, status, events; over the socket."""
+"""Operator commands over the API: drain, enable, disable, weight, check-now, history, status, events."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def world(tmp_path: Path) -> World:
 
 
 def ask(world: World, method: str, path: str, content: Any = None) -> Any:
-    """An answer that is no error."""
-    status, told = Client(world.state).ask(method, path, content)
-    assert status == 200, told
-    return told
+    """Return the response to a request that succeeds."""
+    status, reply = Client(world.state).ask(method, path, content)
+    assert status == 200, reply
+    return reply
 
 
 def invoked(world: World, command: Any, *words: str) -> Result:
-    """A command, as somebody types it."""
+    """Run a command."""
     return CliRunner().invoke(command, [*words, "--state-dir", str(world.state)])
 
 
 def during(world: World, *steps: Callable[[], Any], kill: bool = False) -> list[Any]:
-    """What the steps, done in another thread one after the other while a daemon runs, come to."""
+    """Run steps one after another in another thread while a daemon runs; return their results."""
     answers: list[Any] = []
 
     async def scenario() -> None:
@@ -58,7 +58,7 @@ def during(world: World, *steps: Callable[[], Any], kill: bool = False) -> list[
 
 
 def weight_of(world: World, number: int) -> int | None:
-    """In the table; None where it is not."""
+    """Return the weight in the table, None if the server is not there."""
     return world.table().get(str(WEB), {}).get(str(address(number)))
 
 
@@ -108,7 +108,7 @@ def test_at_its_deadline_a_drain_is_reported_or_forced(world: World) -> None:
 
 
 def test_a_drain_can_leave_out_inactive_connections(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection in its handshake is inactive, too: it has until the next look to become active."""
+    """A connection in its handshake is inactive; it has until the next poll to become active."""
     monkeypatch.setattr(drains, "POLL_S", 3600.0)  # the test looks
 
     async def scenario() -> None:
@@ -203,8 +203,8 @@ def test_check_now_does_not_wait_for_the_timetable_and_history_has_the_reasons(w
             await until(lambda: world.servers() == {str(address(2))})
             checked = await asyncio.to_thread(invoked, world, verbs.check_now, FIRST)
             assert checked.output == f"{FIRST} of {WEB}: down (TCP_CHECK: refused)\n"
-            told = await asyncio.to_thread(ask, world, "GET", f"/v1/history?server={FIRST}")
-            assert "server_down" in [event["event"] for event in told["events"]]
+            reply = await asyncio.to_thread(ask, world, "GET", f"/v1/history?server={FIRST}")
+            assert "server_down" in [event["event"] for event in reply["events"]]
             text = (await asyncio.to_thread(invoked, world, verbs.history, FIRST)).output
             assert "server down" in text
             assert "refused" in text
@@ -298,12 +298,12 @@ def test_the_api_is_described(world: World) -> None:
 def test_a_wrong_word_changes_nothing(
     world: World, path: str, content: dict[str, Any], status: int, words: str
 ) -> None:
-    before, (got, told), after = during(
+    before, (got, reply), after = during(
         world,
         world.tables.edition,
         lambda: Client(world.state).ask("POST", path, content),
         world.tables.edition,
     )
     assert got == status
-    assert words in told["error"]
+    assert words in reply["error"]
     assert after == before

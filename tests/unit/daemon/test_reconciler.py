@@ -1,4 +1,4 @@
-"""Rounds of plan and edits: what stands in the way is told once and tried again; others' edits do no harm."""
+"""The reconciler logs an error once and tries again, and copes with the edits of other programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.unit.daemon.daemons import OTHER, WEB, World, run, server, service, u
 
 
 class Stubborn(MemoryDirector):
-    """Locked by others so many times, and each of so many times edited by others in the last moment."""
+    """Raises Busy so many times, and is edited by another program before an edit so many times."""
 
     locked = 0
     meddled = 0
@@ -48,12 +48,12 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return made
 
 
-def errors(said: io.StringIO) -> list[str]:
-    """Without their times."""
-    return [line.partition(" ")[2] for line in said.getvalue().splitlines() if " error: " in line]
+def errors(log_output: io.StringIO) -> list[str]:
+    """Return the log's errors without their times."""
+    return [line.partition(" ")[2] for line in log_output.getvalue().splitlines() if " error: " in line]
 
 
-def test_a_locked_table_is_waited_for_and_told_once(world: World, said: io.StringIO) -> None:
+def test_a_locked_table_is_waited_for_and_told_once(world: World, log_output: io.StringIO) -> None:
     assert isinstance(world.tables, Stubborn)
     world.tables.locked = 5
 
@@ -67,11 +67,11 @@ def test_a_locked_table_is_waited_for_and_told_once(world: World, said: io.Strin
             assert result is not None
             assert result.error.startswith("the tables are locked by process 4711")
             await until(lambda: world.servers() == {"10.0.0.1"})
-            await until(lambda: "as it should be again" in said.getvalue().partition("reloaded")[2])
+            await until(lambda: "as it should be again" in log_output.getvalue().partition("reloaded")[2])
 
     run(scenario())
-    told = "error: the tables are locked by process 4711 for more than 10 s; try again later (retry_in_s=0.01)"
-    assert errors(said) == [told, told]
+    line = "error: the tables are locked by process 4711 for more than 10 s; try again later (retry_in_s=0.01)"
+    assert errors(log_output) == [line, line]
 
 
 def test_edits_of_others_in_the_last_moment_are_seen(world: World) -> None:
@@ -87,7 +87,9 @@ def test_edits_of_others_in_the_last_moment_are_seen(world: World) -> None:
     run(scenario())
 
 
-def test_a_table_that_is_edited_all_the_time_is_a_trouble_and_no_endless_round(world: World, said: io.StringIO) -> None:
+def test_a_table_that_is_edited_all_the_time_is_a_trouble_and_no_endless_round(
+    world: World, log_output: io.StringIO
+) -> None:
     assert isinstance(world.tables, Stubborn)
     world.tables.meddled = reconciler.ATTEMPTS
 
@@ -96,10 +98,10 @@ def test_a_table_that_is_edited_all_the_time_is_a_trouble_and_no_endless_round(w
             assert world.servers() == {"10.0.0.1", "10.0.0.2"}
 
     run(scenario())
-    assert "error: the tables are being edited by others all the time" in said.getvalue()
+    assert "error: the tables are being edited by others all the time" in log_output.getvalue()
 
 
-def test_a_refused_edit_does_not_hold_up_the_start_and_is_told_once(world: World, said: io.StringIO) -> None:
+def test_a_refused_edit_does_not_hold_up_the_start_and_is_told_once(world: World, log_output: io.StringIO) -> None:
     world.write(service(server(1), scheduler="nobody-knows"), service(server(2), key=OTHER))
 
     async def scenario() -> None:
@@ -112,7 +114,7 @@ def test_a_refused_edit_does_not_hold_up_the_start_and_is_told_once(world: World
             assert world.servers(WEB) == {"10.0.0.1"}
 
     run(scenario())
-    (line,) = errors(said)
+    (line,) = errors(log_output)
     assert line.startswith("error: TCP 192.0.2.1:80: added, scheduler nobody-knows: refused: ")
 
 
@@ -138,7 +140,9 @@ def test_signals_reload_write_down_and_end(world: World) -> None:
     assert '"address":"10.0.0.1"' in dump
 
 
-def test_work_in_the_background_begins_again_after_a_fault(monkeypatch: pytest.MonkeyPatch, said: io.StringIO) -> None:
+def test_work_in_the_background_begins_again_after_a_fault(
+    monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
+) -> None:
     monkeypatch.setattr("pylvs.daemon.process.RESTART_PAUSE_S", 0.001)
     begun: list[int] = []
 
@@ -153,5 +157,5 @@ def test_work_in_the_background_begins_again_after_a_fault(monkeypatch: pytest.M
             await until(lambda: len(begun) > 3)
 
     run(scenario())
-    assert "error: being faulty failed and begins again: this is a bug\n" in said.getvalue()
-    assert "ValueError: why" in said.getvalue()
+    assert "error: being faulty failed and begins again: this is a bug\n" in log_output.getvalue()
+    assert "ValueError: why" in log_output.getvalue()

@@ -15,19 +15,19 @@ from pylvs.model.scripts import Script
 from pylvs.model.wanted import Configuration, GlobalSettings
 
 
-def says(file: Path, word: str) -> Script:
-    return Script(("/bin/sh", "-c", f"echo {word} >>{file}"))
+def script_writing(file: Path, text: str) -> Script:
+    return Script(("/bin/sh", "-c", f"echo {text} >>{file}"))
 
 
 def run(first: GlobalSettings, *later: GlobalSettings, begin: bool = True) -> None:
     async def main() -> None:
-        machine = HostServices()
-        machine.configure(Configuration(settings=first))
+        services = HostServices()
+        services.configure(Configuration(settings=first))
         if begin:
-            await machine.run_startup_script(Configuration(settings=first))
+            await services.run_startup_script(Configuration(settings=first))
         for settings in later:
-            machine.configure(Configuration(settings=settings))
-        await machine.close()
+            services.configure(Configuration(settings=settings))
+        await services.close()
 
     asyncio.run(main())
 
@@ -35,7 +35,9 @@ def run(first: GlobalSettings, *later: GlobalSettings, begin: bool = True) -> No
 def test_the_last_configuration_says_what_runs_at_the_end(tmp_path: Path) -> None:
     file = tmp_path / "said"
     settings = [
-        GlobalSettings(startup_script=says(file, f"start{at}"), shutdown_script=says(file, f"stop{at}"))
+        GlobalSettings(
+            startup_script=script_writing(file, f"start{at}"), shutdown_script=script_writing(file, f"stop{at}")
+        )
         for at in (1, 2)
     ]
     run(*settings)
@@ -44,7 +46,7 @@ def test_the_last_configuration_says_what_runs_at_the_end(tmp_path: Path) -> Non
 
 def test_what_never_began_has_no_end(tmp_path: Path) -> None:
     file = tmp_path / "said"
-    run(GlobalSettings(shutdown_script=says(file, "stop")), begin=False)
+    run(GlobalSettings(shutdown_script=script_writing(file, "stop")), begin=False)
     assert not file.exists()
 
 

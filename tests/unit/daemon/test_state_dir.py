@@ -1,4 +1,4 @@
-"""One daemon at a time in a state directory, and what it keeps there survives."""
+"""A state directory has one daemon at a time, and its files survive the daemon."""
 
 from __future__ import annotations
 
@@ -132,12 +132,12 @@ def test_own_services_and_overrides_come_back_as_they_were(tmp_path: Path) -> No
     own = owned_services(configuration(1, 2, keys=(WEB, SIX, MARK)))
     save_owned(state, own)
     assert load_owned(state) == own == dict.fromkeys((WEB, SIX, MARK), frozenset({server(1), server(2)}))
-    said = {
+    log_output = {
         ("web", server(1)): Override(Standing.DRAINED),
         ("web", DestinationKey(SIX.address, 0)): Override(weight=0),
     }
-    save_overrides(state, said)
-    assert load_overrides(state) == said
+    save_overrides(state, log_output)
+    assert load_overrides(state) == log_output
     save_overrides(state, {})
     assert load_overrides(state) == {}
 

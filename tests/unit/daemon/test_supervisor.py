@@ -1,4 +1,4 @@
-"""The daemon's life: what it does to the table at its start, at reloads, at its end, and after a crash."""
+"""What the daemon does to the table at its start, at reloads, at its stop, and after a crash."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_dead_server_leaves_and_comes_back(world: World) -> None:
 
 
 def test_what_happens_is_told_outside_in_order(world: World) -> None:
-    """From the start to omega's last words."""
+    """The events from the start to the stop, with omega."""
     world.write(service(server(1), omega=True))
 
     async def scenario() -> None:
@@ -110,17 +110,17 @@ def test_what_happens_is_told_outside_in_order(world: World) -> None:
             await until(lambda: bool(world.servers()))
 
     run(scenario())
-    told = [event.name for event in world.told if not event.name.startswith("check_")]
-    assert told == [
+    reported = [event.name for event in world.notified if not event.name.startswith("check_")]
+    assert reported == [
         "quorum_gained",
         *("server_down", "quorum_lost"),
         *("server_up", "quorum_gained"),
         *("server_down", "quorum_lost"),
     ]
-    assert [getattr(event, "ending", False) for event in world.told[-2:]] == [True, True]
+    assert [getattr(event, "ending", False) for event in world.notified[-2:]] == [True, True]
 
 
-def test_what_somebody_else_does_to_the_table_is_undone_and_said(world: World, said: io.StringIO) -> None:
+def test_what_somebody_else_does_to_the_table_is_undone_and_said(world: World, log_output: io.StringIO) -> None:
     async def scenario() -> None:
         async with world.daemon() as daemon:
             world.tables.delete_service(WEB)
@@ -128,7 +128,7 @@ def test_what_somebody_else_does_to_the_table_is_undone_and_said(world: World, s
             await until(lambda: daemon.reconciler.edit_counts["restored"] == 3)
 
     run(scenario())
-    lines = [line.partition(" warning: ")[2] for line in said.getvalue().splitlines() if "restored" in line]
+    lines = [line.partition(" warning: ")[2] for line in log_output.getvalue().splitlines() if "restored" in line]
     assert lines == [
         "restored: TCP 192.0.2.1:80 was removed",
         "restored: TCP 192.0.2.1:80 -> 10.0.0.1:80 was removed",
@@ -188,15 +188,15 @@ def test_a_daemon_that_is_cancelled_leaves_no_probe(world: World, monkeypatch: p
     run(scenario())
 
 
-def test_a_server_that_a_reload_brings_in_has_a_line_in_the_log(world: World, said: io.StringIO) -> None:
+def test_a_server_that_a_reload_brings_in_has_a_line_in_the_log(world: World, log_output: io.StringIO) -> None:
     async def scenario() -> None:
         async with world.daemon() as daemon:
-            assert "server added" not in said.getvalue()
+            assert "server added" not in log_output.getvalue()
             world.write(service(server(1), server(2), server(3, weight=5)))
             await daemon.reload()
 
     run(scenario())
-    (line,) = [line.split(" ", 1)[1] for line in said.getvalue().splitlines() if "server added" in line]
+    (line,) = [line.split(" ", 1)[1] for line in log_output.getvalue().splitlines() if "server added" in line]
     assert line == (
         f"info: server added (service={WEB}, weight=5, up=True, server=10.0.0.3:80, reason=new in the configuration)"
     )
@@ -273,9 +273,9 @@ def test_a_start_with_errors_is_a_start_and_they_stay_visible(world: World) -> N
         async with world.daemon():
             assert world.servers() == {"10.0.0.1"}
             client = Client(world.state)
-            _, told = await asyncio.to_thread(client.ask, "GET", "/v1/status")
-            assert told["errors"] == ["test.conf:3:5: error: an unknown word; write another"]
-            assert "left out of the file:" in list(status_lines(told))
+            _, reported = await asyncio.to_thread(client.ask, "GET", "/v1/status")
+            assert reported["errors"] == ["test.conf:3:5: error: an unknown word; write another"]
+            assert "left out of the file:" in list(status_lines(reported))
 
     run(scenario())
 

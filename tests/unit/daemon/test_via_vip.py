@@ -1,4 +1,4 @@
-"""Checks through virtual addresses: their marks, what those forward, and what the host is changed for."""
+"""Checks through virtual addresses: marks, services of marks, and host settings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def configured(*services: WantedService) -> VipChecks:
 
 
 def servers_of(made: VipChecks) -> dict[str, int]:
-    """The mark of each server."""
+    """Return the mark of each server."""
     return {str(row.destinations[0].key.address): row.service.key.mark for row in made.rows}
 
 
@@ -114,7 +114,7 @@ async def _once(probe: Probe) -> Outcome:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Check]:
-    """The checks that are made in the end, instead of making them."""
+    """Replace the checkers; return the checks that they would get."""
     made: list[Check] = []
 
     def probe_of(check: Check, context: CheckContext) -> Probe:
@@ -172,7 +172,7 @@ def test_without_an_address_to_ask_from_the_check_fails_with_the_reason(
 
 
 def test_such_checks_are_never_shared_between_services() -> None:
-    """They ask the same server, each for another virtual address."""
+    """They check the same server, each with another virtual address."""
     check = replace(_check(), pace=Pace(shared=True))
     first, second = (service(replace(server(11), checks=(check,)), vip=ip_address(f"192.0.2.{n}")) for n in (1, 2))
     asked: list[str] = []
@@ -187,7 +187,7 @@ def test_such_checks_are_never_shared_between_services() -> None:
 
 
 class Machine:
-    """The settings of a host that `probe_routing` would change."""
+    """Fake host settings for `probe_routing`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, devices: dict[str, bool]) -> None:
         self.accept = dict(devices)

@@ -1,4 +1,4 @@
-"""`pylvs vrrp`, its API, and what status, events and metrics say of virtual routers."""
+"""`pylvs vrrp`, its API, and virtual routers in status, events and metrics."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from pylvs.daemon.api.metrics import vrrp_metrics
 from pylvs.model.errors import PylvsError
 from pylvs.vrrp import client as pipe_client
 from tests.unit.daemon.daemons import World, run, server, service
-from tests.unit.daemon.fake_routers import set_mood
+from tests.unit.daemon.fake_routers import set_behaviour
 from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    """With two virtual routers, the first being master."""
+    """Return a host with two virtual routers, of which the first is master."""
     found = World(tmp_path / "state")
     found.write(service(server(1)), routers=["VI_1", "VI_2"])
-    set_mood(found.state, age_s=3 * 86400)  # which "3 d" stands for, however long a test takes
+    set_behaviour(found.state, age_s=3 * 86400)  # which "3 d" stands for, however long a test takes
     yield found
     found.end_processes()
 
 
 def during(world: World, *steps: Callable[[], Any], kill: bool = False) -> list[Any]:
-    """What the steps, done in another thread one after the other while a daemon runs, come to."""
+    """Run steps one after another in another thread while a daemon runs; return their results."""
     answers: list[Any] = []
 
     async def scenario() -> None:
@@ -49,21 +49,21 @@ def during(world: World, *steps: Callable[[], Any], kill: bool = False) -> list[
     return answers
 
 
-def typed(world: World, command: Any, *words: str) -> Result:
-    """A command, as somebody types it."""
-    return CliRunner().invoke(command, [*words, "--state-dir", str(world.state)])
+def invoked(world: World, command: Any, *text: str) -> Result:
+    """Run a command."""
+    return CliRunner().invoke(command, [*text, "--state-dir", str(world.state)])
 
 
 def ask(world: World, method: str, path: str, content: Any = None) -> Any:
-    """An answer that is no error."""
-    status, told = Client(world.state).ask(method, path, content)
-    assert status == 200, told
-    return told
+    """Return the response to a request that succeeds."""
+    status, reply = Client(world.state).ask(method, path, content)
+    assert status == 200, reply
+    return reply
 
 
 def test_status_says_who_is_master_since_when_and_why(world: World) -> None:
     page, numbers = during(
-        world, lambda: typed(world, commands.status), lambda: typed(world, commands.status, "--json")
+        world, lambda: invoked(world, commands.status), lambda: invoked(world, commands.status, "--json")
     )
     assert page.exit_code == 0
     lines = page.output.splitlines()
@@ -86,8 +86,8 @@ def test_status_says_who_is_master_since_when_and_why(world: World) -> None:
 
 
 def test_the_page_says_what_is_wrong(world: World) -> None:
-    (told,) = during(world, lambda: ask(world, "GET", "/v1/vrrp"))
-    first = told["instances"][0]
+    (reply,) = during(world, lambda: ask(world, "GET", "/v1/vrrp"))
+    first = reply["instances"][0]
     first |= {"state": "FAULT", "faults": ["eth0 is down", "script web failed"], "mismatches": ["other addresses"]}
     first |= {"held_until": 1e9, "since": None, "master": ""}
     first["tracks"] = [
@@ -95,13 +95,13 @@ def test_the_page_says_what_is_wrong(world: World) -> None:
         {"kind": "process", "name": "nginx", "well": None, "number": None, "weight": 0, "words": ""},
         {"kind": "interface", "name": "eth1", "well": True, "number": None, "weight": 0, "words": ""},
     ]
-    second = told["instances"][1]
-    told["instances"] += [second | {"preempt": False}, second | {"preempts_at": 1e9}, second | {"state": "MASTER"}]
-    told["instances"][-1]["rival"] = "10.0.0.7 holds them as well"
-    told["process"] |= {"realtime": 0, "locked": False, "aide": False}
-    told["data_plane"] = {"well": False, "words": "no BPF here"}
-    page = "\n".join(commands.lines(told, time.time()))
-    for words in (
+    second = reply["instances"][1]
+    reply["instances"] += [second | {"preempt": False}, second | {"preempts_at": 1e9}, second | {"state": "MASTER"}]
+    reply["instances"][-1]["rival"] = "10.0.0.7 holds them as well"
+    reply["process"] |= {"realtime": 0, "locked": False, "aide": False}
+    reply["data_plane"] = {"well": False, "words": "no BPF here"}
+    page = "\n".join(commands.lines(reply, time.time()))
+    for text in (
         "no real-time priority, memory not locked",
         "no script is run and no mail is sent",
         "services may not be forwarded here: no BPF here",
@@ -115,16 +115,16 @@ def test_the_page_says_what_is_wrong(world: World) -> None:
         " without a word from it\n             or, being better, not before 2001-09-09",
         "  conflict   10.0.0.7 holds them as well\n",
     ):
-        assert words in page
+        assert text in page
 
 
 def test_why_explains_each_transition(world: World) -> None:
     both, one, numbers, none = during(
         world,
-        lambda: typed(world, commands.why),
-        lambda: typed(world, commands.why, "VI_2"),
-        lambda: typed(world, commands.why, "VI_2", "--json"),
-        lambda: typed(world, commands.why, "VI_3"),
+        lambda: invoked(world, commands.why),
+        lambda: invoked(world, commands.why, "VI_2"),
+        lambda: invoked(world, commands.why, "VI_2", "--json"),
+        lambda: invoked(world, commands.why, "VI_3"),
     )
     assert [line.partition(" ")[2].partition(" ")[2] for line in both.output.splitlines()] == [
         "VI_1: FAULT -> BACKUP, because start",
@@ -138,14 +138,14 @@ def test_why_explains_each_transition(world: World) -> None:
 
 
 def test_yield_and_resume(world: World) -> None:
-    one, status, back, every, wrong, nobody = during(
+    one, status, back, every, wrong, unknown = during(
         world,
-        lambda: typed(world, commands.yield_, "VI_1", "--for", "90s"),
-        lambda: typed(world, commands.status),
-        lambda: typed(world, commands.resume, "VI_1"),
-        lambda: typed(world, commands.yield_),
-        lambda: typed(world, commands.yield_, "--for", "soon"),
-        lambda: typed(world, commands.yield_, "VI_9"),
+        lambda: invoked(world, commands.yield_, "VI_1", "--for", "90s"),
+        lambda: invoked(world, commands.status),
+        lambda: invoked(world, commands.resume, "VI_1"),
+        lambda: invoked(world, commands.yield_),
+        lambda: invoked(world, commands.yield_, "--for", "soon"),
+        lambda: invoked(world, commands.yield_, "VI_9"),
     )
     assert re.fullmatch(r"VI_1: does not take over before [\d-]+ [\d:]+, or pylvs vrrp resume\n", one.output)
     assert "VI_1  BACKUP" in status.output
@@ -153,19 +153,19 @@ def test_yield_and_resume(world: World) -> None:
     assert back.output == "VI_1: takes part again\n"
     assert [line.partition(":")[0] for line in every.output.splitlines()] == ["VI_1", "VI_2"]
     assert (wrong.exit_code, "is no length of time" in wrong.output) == (2, True)
-    assert str(nobody.exception) == "VI_9: no such virtual router; there are: VI_1, VI_2"
+    assert str(unknown.exception) == "VI_9: no such virtual router; there are: VI_1, VI_2"
 
 
 def test_the_commands_work_without_the_daemon(world: World) -> None:
     during(world, lambda: None, kill=True)
-    done = typed(world, commands.status)
+    done = invoked(world, commands.status)
     assert done.exit_code == 0
     assert "VI_1  MASTER" in done.output
 
 
 def test_where_none_run_one_line_says_so(world: World, tmp_path: Path) -> None:
     for command in (commands.status, commands.why, commands.yield_, commands.resume):
-        done = typed(world, command)
+        done = invoked(world, command)
         assert done.exit_code == 1
         assert isinstance(done.exception, PylvsError)
         assert str(done.exception) == (
@@ -177,10 +177,10 @@ def test_where_none_run_one_line_says_so(world: World, tmp_path: Path) -> None:
 def test_status_events_and_metrics_of_the_daemon_name_them(world: World) -> None:
     page, _, events, metrics = during(
         world,
-        lambda: typed(world, views.status),
-        lambda: typed(world, commands.yield_, "VI_1"),
-        lambda: typed(world, views.events),
-        lambda: typed(world, views.metrics),
+        lambda: invoked(world, views.status),
+        lambda: invoked(world, commands.yield_, "VI_1"),
+        lambda: invoked(world, views.events),
+        lambda: invoked(world, views.metrics),
     )
     assert "\nvirtual routers: VI_1 MASTER since 3 d, VI_2 BACKUP since 3 d (pylvs vrrp" in page.output
     assert "vrrp transition VI_1 MASTER -> BACKUP: the operator's word\n" in events.output
@@ -233,14 +233,14 @@ def test_without_virtual_routers_the_api_says_so(world: World) -> None:
 
 
 def test_a_reload_prints_what_virtual_routers_remark(world: World) -> None:
-    set_mood(world.state, warnings=["VI_2: eth0 is down"])
-    (done,) = during(world, lambda: typed(world, reload))
+    set_behaviour(world.state, warnings=["VI_2: eth0 is down"])
+    (done,) = during(world, lambda: invoked(world, reload))
     assert done.exit_code == 0
     assert "pylvs: VI_2: eth0 is down\n" in done.output
 
 
 class Speaker:
-    """Somebody at a socket who answers a greeting with these bytes, and says no more."""
+    """Answers a greeting with these bytes, and then sends nothing."""
 
     def __init__(self, path: Path, answer: bytes) -> None:
         self._listener = socket.socket(socket.AF_UNIX)
@@ -264,7 +264,7 @@ class Speaker:
 
 
 @pytest.mark.parametrize(
-    ("answer", "patience_s", "words"),
+    ("answer", "patience_s", "text"),
     [
         (b"", 0.2, "no answer within 0.2 s"),
         (b"\0\0\0\x04nope", PATIENCE_S, "does not speak this language"),
@@ -272,10 +272,10 @@ class Speaker:
     ],
 )
 def test_strangers_at_the_socket_are_named_in_one_line(
-    tmp_path: Path, answer: bytes, patience_s: float, words: str
+    tmp_path: Path, answer: bytes, patience_s: float, text: str
 ) -> None:
     path = tmp_path / "vrrp"
-    with Speaker(path, answer), pytest.raises(PylvsError, match=words):
+    with Speaker(path, answer), pytest.raises(PylvsError, match=text):
         pipe_client.Client(path, patience_s)
 
 

@@ -1,4 +1,4 @@
-"""A stage for the engine: servers that are well or not by the test's word, and time that passes by it."""
+"""Run the engine in simulated time, with outcomes set by the test."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def found(service_key: ServiceKey, *weights: tuple[int, int]) -> ServiceRow:
 
 
 class EngineHarness:
-    """An engine in fake time. `say` sets what the next probes find; until then every server is well."""
+    """An engine in simulated time. `set_outcome` sets the outcomes of probes; the default is good."""
 
     def __init__(self, *services: WantedService, chance: Callable[[], float] = lambda: 0.5, **engine: Any) -> None:
         self.loop = FakeTimeLoop()
@@ -73,7 +73,7 @@ class EngineHarness:
         self.made: list[Check] = []  # checks for which a probe was made
         self.probe_s = 0.0  # how long a probe takes
         self.wall_offset = 0.0
-        self._said: dict[DestinationKey | Check, Outcome] = {}
+        self._outcomes: dict[DestinationKey | Check, Outcome] = {}
         self.engine = Engine(Configuration(services), self._probe_of, wall=self.wall, chance=chance, **engine)
         self.engine.on_event(self._heard)
         self.engine.on_change(self._changed)
@@ -89,7 +89,7 @@ class EngineHarness:
             self.loop.close()
 
     def start(self, seconds: float = 0.5) -> None:
-        """Start, and let the first probes be made."""
+        """Start, and let the first probes run."""
 
         async def start() -> None:
             self.engine.start()
@@ -98,51 +98,51 @@ class EngineHarness:
         self.pass_(seconds)
 
     def pass_(self, seconds: float) -> None:
-        """Let so much time pass."""
+        """Let so many seconds pass."""
         self.loop.pass_(seconds)
 
-    def say(self, whom: int | DestinationKey | Check, outcome: Outcome) -> None:
-        """What probes of this server, or of this check anywhere, find from now on."""
-        self._said[key(whom) if isinstance(whom, int) else whom] = outcome
+    def set_outcome(self, whom: int | DestinationKey | Check, outcome: Outcome) -> None:
+        """Set the outcome of probes of this server, or of this check of any server."""
+        self._outcomes[key(whom) if isinstance(whom, int) else whom] = outcome
 
     def kill(self, *numbers: int) -> None:
-        """These servers answer no more."""
+        """Let probes of these servers fail."""
         for number in numbers:
-            self.say(number, DEAD)
+            self.set_outcome(number, DEAD)
 
     def revive(self, *numbers: int) -> None:
-        """These servers answer again."""
+        """Let probes of these servers succeed."""
         for number in numbers:
-            self.say(number, OK)
+            self.set_outcome(number, OK)
 
     def replace(self, *services: WantedService, **settings: Any) -> Any:
-        """A reload."""
+        """Reload."""
         return self.engine.replace(Configuration(services, **settings))
 
     def table(self, service_key: ServiceKey | None = None) -> dict[int, int]:
-        """The weights of a service's servers by their numbers, as they should be in the table now."""
+        """Return the desired weights of a service's servers by number."""
         for row in self.engine.desired_rows():
             if service_key is None or row.service.key == service_key:
                 return {each.key.address.packed[-1]: each.weight for each in row.destinations}
         raise AssertionError(f"{service_key} is not wanted")
 
     def take(self, kind: type[_Event]) -> list[_Event]:
-        """The events of a kind since they were last taken."""
+        """Return and forget the events of a type."""
         taken = [event for event in self.events if isinstance(event, kind)]
         self.events = [event for event in self.events if not isinstance(event, kind)]
         return taken
 
     def names(self) -> list[str]:
-        """All events since they were last taken, in words: `server_down 1`, `quorum_lost`."""
+        """Return and forget all events, as text: `server_down 1`, `quorum_lost`."""
         taken, self.events = self.events, []
-        return list(words(taken))
+        return list(event_names(taken))
 
     def times(self, number: int) -> list[float]:
-        """When server number N was probed, in seconds since the stage was set."""
+        """Return when server number N was probed, in seconds since the start."""
         return [when - START_S for when, whom, _ in self.probes if whom == key(number)]
 
     def wait(self, what: Any) -> Any:
-        """Run a coroutine of the engine to its end."""
+        """Run a coroutine of the engine until it ends."""
         return self.loop.run_until_complete(what)
 
     def wall(self) -> float:
@@ -163,12 +163,12 @@ class EngineHarness:
             self.probes.append((self.loop.time(), whom, check))
             if self.probe_s:
                 await asyncio.sleep(self.probe_s)
-            return self._said.get(check) or self._said.get(whom, OK)
+            return self._outcomes.get(check) or self._outcomes.get(whom, OK)
 
         return probe
 
 
-def words(events: Iterable[Event]) -> Sequence[str]:
-    """Events in words, without those of single checks."""
-    told = [event for event in events if not event.name.startswith("check_")]
-    return [event.name + (f" {event.server.address.packed[-1]}" if hasattr(event, "server") else "") for event in told]
+def event_names(events: Iterable[Event]) -> Sequence[str]:
+    """Return events as text, without those of single checks."""
+    shown = [event for event in events if not event.name.startswith("check_")]
+    return [event.name + (f" {event.server.address.packed[-1]}" if hasattr(event, "server") else "") for event in shown]

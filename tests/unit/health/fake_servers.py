@@ -1,4 +1,4 @@
-"""Servers on loopback for the tests of checkers: told what to say, on ports of their own, gone without a trace."""
+"""Servers on loopback for the tests of checkers, with replies set by the test, each on a port of its own."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Reply = Callable[[bytes], list[bytes]]
 
 
 def target_of(sock: socket.socket) -> Target:
-    """Where a bound socket can be reached."""
+    """Return the address of a bound socket as a target."""
     host, port = sock.getsockname()[:2]
     return Target(ip_address(host), port)
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """In real time, of which a server skips what a check would spend waiting for it in vain."""
+    """Real time; a server skips the seconds for which a check would wait in vain."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,19 +47,19 @@ class Loop(asyncio.SelectorEventLoop):
         return super().time() + self._skipped_s
 
     def skip(self, seconds: float) -> None:
-        """It is so much later now."""
+        """Advance the clock."""
         self._skipped_s += seconds
 
 
 def lapse(seconds: float = PATIENT.timeout_s) -> None:
-    """Let so much time be over in the running event loop, by default as much as a check has."""
+    """Advance the clock of the running event loop, by default by the timeout of a check."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, Loop)
     loop.skip(seconds)
 
 
 async def received(writer: asyncio.StreamWriter) -> None:
-    """Wait until all that was written has reached the other end's socket."""
+    """Wait until the peer has acknowledged everything written."""
     await writer.drain()
     number = writer.get_extra_info("socket").fileno()
     while int.from_bytes(fcntl.ioctl(number, termios.TIOCOUTQ, bytes(4)), sys.byteorder):  # not acknowledged yet
@@ -68,7 +68,7 @@ async def received(writer: asyncio.StreamWriter) -> None:
 
 @contextlib.asynccontextmanager
 async def tcp(handler: Handler, host: str = V4, tls: ssl.SSLContext | None = None) -> AsyncIterator[Target]:
-    """A server that does this with each connection, and then closes it."""
+    """Run a server that passes each connection to the handler, and then closes it."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -93,8 +93,8 @@ async def tcp(handler: Handler, host: str = V4, tls: ssl.SSLContext | None = Non
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def says(*pieces: bytes, hold: bool = False, pause_s: float = 0.0, reset: bool = False) -> Handler:
-    """Reads a request, says these pieces, and closes; or holds the connection until the other side closes it."""
+def replies(*pieces: bytes, hold: bool = False, pause_s: float = 0.0, reset: bool = False) -> Handler:
+    """Return a handler that reads a request, sends these pieces, and closes; with `hold`, the peer closes."""
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(4096)
@@ -112,12 +112,12 @@ def says(*pieces: bytes, hold: bool = False, pause_s: float = 0.0, reset: bool =
 
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Accepts, and says nothing."""
+    """Accept, and send nothing."""
     await reader.read()
 
 
 def hangs(*pieces: bytes) -> Handler:
-    """Hears the beginning of a request, says these pieces, and then nothing for longer than a check waits."""
+    """Return a handler that reads a request, sends these pieces, and then nothing until the check has timed out."""
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -132,10 +132,10 @@ def hangs(*pieces: bytes) -> Handler:
 
 @dataclass
 class Datagrams(asyncio.DatagramProtocol):
-    """A UDP server; what it heard is kept."""
+    """A UDP server, which keeps the datagrams that it received."""
 
     reply: Reply
-    heard: list[bytes] = field(default_factory=list)
+    requests: list[bytes] = field(default_factory=list)
     sock: socket.socket | None = None  # transports send no empty datagrams
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -147,7 +147,7 @@ class Datagrams(asyncio.DatagramProtocol):
         self.sock.close()
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
-        self.heard.append(data)
+        self.requests.append(data)
         assert self.sock is not None
         for answer in self.reply(data):
             self.sock.sendto(answer, addr)
@@ -155,7 +155,7 @@ class Datagrams(asyncio.DatagramProtocol):
 
 @contextlib.asynccontextmanager
 async def udp(reply: Reply, host: str = V4) -> AsyncIterator[tuple[Target, Datagrams]]:
-    """A UDP server that answers each datagram with these."""
+    """Run a UDP server that answers each datagram with these."""
     loop = asyncio.get_running_loop()
     transport, server = await loop.create_datagram_endpoint(lambda: Datagrams(reply), (host, 0))
     try:
@@ -180,12 +180,12 @@ def closed(host: str = V4, kind: int = socket.SOCK_STREAM) -> Iterator[Target]:
 
 
 def open_files() -> int:
-    """How many descriptors this process has open."""
+    """Return how many descriptors this process has open."""
     return len(os.listdir("/proc/self/fd"))
 
 
 def undisturbed(main: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
-    """Run this in an event loop of its own; no socket may be left, and the loop may have nothing to complain of."""
+    """Run in a new event loop, which must end without open sockets and without errors."""
 
     async def watched() -> Result:
         complaints: list[dict[str, Any]] = []
@@ -213,7 +213,7 @@ def asked(
     tls: ssl.SSLContext | None = None,
     context: CheckContext | None = None,
 ) -> Outcome:
-    """What one probe of a check says about a server that does this."""
+    """Return the outcome of one probe of a server with this handler."""
 
     async def main() -> Outcome:
         async with tcp(handler, host, tls) as target:

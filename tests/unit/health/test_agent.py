@@ -1,4 +1,4 @@
-"""AGENT_CHECK: the words of HAProxy's agents, one at a time and together."""
+"""AGENT_CHECK: the keywords of HAProxy's agents, alone and combined."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def agent_check(target: Target, pace: Pace = PATIENT) -> AgentCheck:
 
 
 def agent(*lines: bytes, hold: bool = False) -> Handler:
-    """Says the next line to each connection."""
+    """Return a handler that sends each connection the next line."""
     left = list(lines)
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -120,15 +120,15 @@ def test_a_line_is_read_with_or_without_its_end() -> None:
 
 
 def test_what_it_wants_to_hear_is_sent() -> None:
-    heard: list[bytes] = []
+    requests: list[bytes] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(await reader.readline())
+        requests.append(await reader.readline())
         writer.write(b"up\n")
 
     check = lambda target: AgentCheck(target=target, pace=PATIENT, send=b"state\n")  # noqa: E731
     assert asked(check, handler).ok
-    assert heard == [b"state\n"]
+    assert requests == [b"state\n"]
 
 
 async def agent_that_hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""FILE_CHECK: what numbers mean, as measured of keepalived 2.2.7."""
+"""FILE_CHECK: the meaning of numbers, as measured with keepalived 2.2.7."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""However an answer is cut into pieces, it means the same; and nothing that comes makes its reader fail."""
+"""A response means the same in any segmentation, and no input makes its reader fail."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pylvs.health.outcome import ProbeFailed
 
 
 class Pieces:
-    """As much of a conversation as a reader uses: pieces that come one after another, and then the end."""
+    """The methods of TcpStream that a reader uses, with these pieces."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self._pieces = [piece for piece in pieces if piece]
@@ -27,7 +27,7 @@ class Pieces:
 
 
 def read(pieces: list[bytes]) -> tuple[object, ...]:
-    """What comes of them: status, header, body and digests, or why it failed."""
+    """Return status, header, body and digests, or the reason of the failure."""
 
     async def main() -> tuple[object, ...]:
         reader = ResponseReader(cast("TcpStream", Pieces(pieces)))

@@ -1,4 +1,4 @@
-"""SSL_GET: certificates that nobody knows, old servers, names, and ends of every kind."""
+"""SSL_GET: unknown certificates, old servers, server names, and all ways to end a connection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import HttpCheck, Pace, Target, Url
-from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, V4, Handler, asked, hangs, says, undisturbed
+from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, V4, Handler, asked, hangs, replies, undisturbed
 from tests.unit.health.test_http import GOOD, HELLO, ROOT, md5
 
 
@@ -28,9 +28,9 @@ def got_over_tls(handler: Handler, tls: ssl.SSLContext, url: Url = ROOT, **optio
 @pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
 def test_an_unknown_certificate_is_accepted(tls: ssl.SSLContext, version: str) -> None:
     tls.minimum_version = tls.maximum_version = ssl.TLSVersion[version]
-    assert got_over_tls(says(HELLO), tls, Url("/", digest=md5(b"say hello"))) == Outcome(True, GOOD)
+    assert got_over_tls(replies(HELLO), tls, Url("/", digest=md5(b"say hello"))) == Outcome(True, GOOD)
     large = b"x" * 1_000_000
-    assert got_over_tls(says(b"HTTP/1.0 200 OK\r\n\r\n", large), tls, Url("/", digest=md5(large))) == Outcome(
+    assert got_over_tls(replies(b"HTTP/1.0 200 OK\r\n\r\n", large), tls, Url("/", digest=md5(large))) == Outcome(
         True, GOOD
     )
 
@@ -39,7 +39,7 @@ def test_an_unknown_certificate_is_accepted(tls: ssl.SSLContext, version: str) -
 def test_an_old_server_with_weak_ciphers_is_accepted(tls: ssl.SSLContext) -> None:
     tls.minimum_version = tls.maximum_version = ssl.TLSVersion.TLSv1
     tls.set_ciphers("AES128-SHA:@SECLEVEL=0")
-    assert got_over_tls(says(HELLO), tls) == Outcome(True, GOOD)
+    assert got_over_tls(replies(HELLO), tls) == Outcome(True, GOOD)
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def test_the_name_is_sent_if_it_is_wished(
 ) -> None:
     names: list[str | None] = []
     tls.sni_callback = lambda connection, said, context: names.append(said)
-    assert got_over_tls(says(HELLO), tls, url, **options) == Outcome(True, GOOD)
+    assert got_over_tls(replies(HELLO), tls, url, **options) == Outcome(True, GOOD)
     assert names == [name]
 
 
 def test_a_name_that_cannot_be_one_is_named(tls: ssl.SSLContext) -> None:
-    outcome = got_over_tls(says(HELLO), tls, sni_name="a..b")
+    outcome = got_over_tls(replies(HELLO), tls, sni_name="a..b")
     assert not outcome.ok
     assert outcome.reason.startswith("TLS failed: server name 'a..b'")
 
@@ -73,9 +73,9 @@ def check_of(target: Target, pace: Pace = PATIENT) -> HttpCheck:
 
 
 def test_tls_to_a_server_without_it_is_named() -> None:
-    assert asked(check_of, says(HELLO)) == Outcome(False, "TLS failed: wrong version number")
-    assert asked(check_of, says()) == Outcome(False, "connection closed in the TLS handshake")
-    assert asked(check_of, says(reset=True)) == Outcome(False, "connection reset in the TLS handshake")
+    assert asked(check_of, replies(HELLO)) == Outcome(False, "TLS failed: wrong version number")
+    assert asked(check_of, replies()) == Outcome(False, "connection closed in the TLS handshake")
+    assert asked(check_of, replies(reset=True)) == Outcome(False, "connection reset in the TLS handshake")
 
 
 def test_tls_that_never_begins_times_out() -> None:
@@ -83,7 +83,7 @@ def test_tls_that_never_begins_times_out() -> None:
 
 
 def raw_tls_end(tls: ssl.SSLContext, compliant: bool) -> tuple[Outcome, str]:
-    """A server that ends without close_notify; the outcome, and how it saw the client end."""
+    """Run a server that ends without close_notify; return the outcome, and how the client ended."""
     ends: list[str] = []
 
     def serve() -> None:
@@ -113,4 +113,4 @@ def test_close_notify_is_sent_if_it_is_wished(tls: ssl.SSLContext) -> None:
 
 
 def test_an_end_without_close_notify_is_an_end(tls: ssl.SSLContext) -> None:
-    assert got_over_tls(says(b"HTTP/1.0 200 OK\r\n\r\nhi", reset=False), tls, Url("/", digest=md5(b"hi"))).ok
+    assert got_over_tls(replies(b"HTTP/1.0 200 OK\r\n\r\nhi", reset=False), tls, Url("/", digest=md5(b"hi"))).ok

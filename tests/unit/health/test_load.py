@@ -1,4 +1,4 @@
-"""LOAD_CHECK as a probe: pages over HTTP, weights out of them, and servers that misbehave."""
+"""LOAD_CHECK as a probe: pages over HTTP, their weights, and servers with errors."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pylvs.health.checkers import load
 from pylvs.health.checkers.registry import CheckContext, probe_of
 from pylvs.health.outcome import Outcome
 from pylvs.model.checks import LoadCheck, LoadSource
-from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, Handler, closed, hangs, says, silent, tcp, undisturbed
+from tests.unit.health.fake_servers import PATIENT, TIMED_OUT, Handler, closed, hangs, replies, silent, tcp, undisturbed
 from tests.unit.health.test_load_page import page
 
 WEIGHT = CheckContext(weight=100)
 
 
 def pages(*bodies: bytes) -> Handler:
-    """The next page at each request."""
+    """Return a handler that sends the next page at each request."""
     left = list(bodies)
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -31,7 +31,7 @@ def pages(*bodies: bytes) -> Handler:
 
 
 def outcomes(handler: Handler, times: int, **fields: object) -> list[Outcome]:
-    """Of so many probes in a row."""
+    """Return the outcomes of so many probes."""
 
     async def main() -> list[Outcome]:
         async with tcp(handler) as target:
@@ -79,19 +79,19 @@ def test_an_unreadable_page_keeps_the_weight_for_a_while_and_takes_nobody_out() 
 
 
 @pytest.mark.parametrize(
-    ("handler", "words"),
+    ("handler", "text"),
     [
-        (says(b"HTTP/1.0 404 Not Found\r\n\r\nnode_load1 1"), "status 404"),
-        (says(b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n0.5"), "3 bytes for a Content-Length of 100"),
-        (says(b"hello\n"), "not an HTTP answer"),
-        (says(b"HTTP/1.0 200 OK\r\n\r\n", b"node_load1 1\n" * (1 << 21)), "a body of more than 16 MiB"),
-        (says(), "connection closed without an answer"),
+        (replies(b"HTTP/1.0 404 Not Found\r\n\r\nnode_load1 1"), "status 404"),
+        (replies(b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\n0.5"), "3 bytes for a Content-Length of 100"),
+        (replies(b"hello\n"), "not an HTTP answer"),
+        (replies(b"HTTP/1.0 200 OK\r\n\r\n", b"node_load1 1\n" * (1 << 21)), "a body of more than 16 MiB"),
+        (replies(), "connection closed without an answer"),
     ],
 )
-def test_whatever_the_server_does_the_reason_is_named(handler: Handler, words: str) -> None:
+def test_whatever_the_server_does_the_reason_is_named(handler: Handler, text: str) -> None:
     (found,) = outcomes(handler, 1)
     assert (found.ok, found.weight) == (True, None)
-    assert words in found.reason
+    assert text in found.reason
 
 
 @pytest.mark.parametrize("handler", [hangs(), hangs(b"HTTP/1.0 200 OK\r\n\r\n")])

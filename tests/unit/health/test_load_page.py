@@ -1,4 +1,4 @@
-"""A load out of a page: node_exporter's, a metric of one's own, or one number."""
+"""The load of a page: node_exporter's, an own metric, or one number."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODES = ("idle", "iowait", "irq", "nice", "softirq", "steal", "system", "user")
 
 
 def page(load1: float = 1.5, cores: int = 4, idle: float = 100.0, other: float = 10.0) -> bytes:
-    """As node_exporter writes it, with some of what is not asked for."""
+    """Return a page of node_exporter, with other metrics."""
     lines = ["# HELP go_gc_duration_seconds A summary.", "# TYPE go_gc_duration_seconds summary"]
     lines += ['go_gc_duration_seconds{quantile="0"} 1.1e-05', "# TYPE node_cpu_seconds_total counter"]
     for cpu in range(cores):
@@ -57,7 +57,7 @@ def test_of_no_time_a_new_start_or_other_processors_nothing_can_be_told(after: b
 
 @given(st.lists(st.tuples(st.floats(0, 1e9), st.floats(0, 1e9)), min_size=2, max_size=6))
 def test_a_busy_share_is_a_share(times: list[tuple[float, float]]) -> None:
-    """Also where the kernel's idle time steps back."""
+    """Also if the kernel's idle time decreases."""
     found = busy(page(idle=times[0][0], other=times[0][1]), page(idle=times[1][0], other=times[1][1]))
     assert found is None or 0 <= found <= 1
 
@@ -95,7 +95,7 @@ def test_a_page_that_is_one_number_is_the_load(check: LoadCheck, text: bytes, va
 
 
 @pytest.mark.parametrize(
-    ("check", "text", "words"),
+    ("check", "text", "message"),
     [
         (LOAD1, b"", "node_cpu_seconds_total"),
         (LOAD1, b"<html>Not Found</html>", "node_cpu_seconds_total"),
@@ -112,16 +112,16 @@ def test_a_page_that_is_one_number_is_the_load(check: LoadCheck, text: bytes, va
         (METRIC, b'jobs{pool="web"} 1\n' * 20001, "20001 lines"),
     ],
 )
-def test_what_a_page_lacks_is_named(check: LoadCheck, text: bytes, words: str) -> None:
-    with pytest.raises(Unreadable, match=words.replace("{", r"\{")):
+def test_what_a_page_lacks_is_named(check: LoadCheck, text: bytes, message: str) -> None:
+    with pytest.raises(Unreadable, match=message.replace("{", r"\{")):
         parse_page(text, check, Selector.of('jobs{pool="web"}') if check is METRIC else None)
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"", b"node_load1 ", b'node_cpu_seconds_total{cpu="0",mode="idle"} ']))
 def test_no_page_makes_a_traceback(noise: bytes, begin: bytes) -> None:
-    """There is a reason on one line, or the load that is the page's one number, or times that add up."""
+    """The result is a reason of one line, the page's one number, or consistent times."""
     for check in (LOAD1, BUSY):
-        found = told(begin + noise, check)
+        found = parsed(begin + noise, check)
         if isinstance(found, str):
             assert found.strip()
             assert "\n" not in found
@@ -134,8 +134,8 @@ def test_no_page_makes_a_traceback(noise: bytes, begin: bytes) -> None:
             assert 0 <= found < math.inf
 
 
-def told(page: bytes, check: LoadCheck) -> float | CpuTimes | str:
-    """What is read, or why it is not."""
+def parsed(page: bytes, check: LoadCheck) -> float | CpuTimes | str:
+    """Return what was read, or why it was not."""
     try:
         return parse_page(page, check, None)
     except Unreadable as unreadable:

@@ -1,4 +1,4 @@
-"""MISC_CHECK: what a program's end means."""
+"""MISC_CHECK: the meaning of a program's exit status."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_machine_without_a_process_for_it_learns_nothing_of_the_server() -> No
 
 
 def asked(check: MiscCheck, times: int = 1, processes: Processes | None = None) -> list[Outcome]:
-    """The outcomes of a check's probe, asked so often."""
+    """Return the outcomes of so many probes."""
 
     async def whole() -> list[Outcome]:
         runner = processes or Processes()
@@ -58,8 +58,8 @@ def asked(check: MiscCheck, times: int = 1, processes: Processes | None = None) 
     return asyncio.run(whole())
 
 
-class Imagined(Processes):
-    """Whose programs end like this, one after the other."""
+class FakeProcesses(Processes):
+    """A script runner whose programs end like this, one after another."""
 
     def __init__(self, *ends: Ended) -> None:
         super().__init__()
@@ -70,8 +70,8 @@ class Imagined(Processes):
 
 
 def test_a_weight_does_not_outlive_a_timeout() -> None:
-    """10, then nothing in time, then 0: the configured weight holds again."""
-    processes = Imagined(Ended(12), Ended(None, signal=15, timed_out=True, seconds=8), Ended(0))
+    """10, then a timeout, then 0: the configured weight counts again."""
+    processes = FakeProcesses(Ended(12), Ended(None, signal=15, timed_out=True, seconds=8), Ended(0))
     check = MiscCheck(script=Script(("/bin/true",)), dynamic=True)
     found = asked(check, 3, processes)
     assert [(each.ok, each.weight) for each in found] == [(True, 10), (False, None), (True, None)]

@@ -1,4 +1,4 @@
-"""PING_CHECK: echoes by raw and by ping sockets, many at a time."""
+"""PING_CHECK: echoes with raw and ping sockets, many at a time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_host_that_is_there_answers(address: Address) -> None:
 
 
 def test_many_at_once_do_not_take_each_others_answers() -> None:
-    """A raw socket hears everybody's: each must wait for its own, and the dead must not live on others' answers."""
+    """A raw socket receives all replies of its peer; each probe must wait for its own."""
     living = [Target(address) for address in HERE * 100]
     outcomes = pinged(*living)
     if outcomes[0].inconclusive:

@@ -1,4 +1,4 @@
-"""When probes run."""
+"""The times of probes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.health.engine_harness import OK, PACE, EngineHarness, server, se
 
 
 class Diary:
-    """A scheduler whose probes write down when they began."""
+    """A scheduler whose probes note when they began."""
 
     def __init__(self, loop: FakeTimeLoop, at_once: int = 0) -> None:
         self.loop = loop
@@ -27,8 +27,6 @@ class Diary:
         self.cancelled = 0
 
     def scheduled(self, every_s: float = 10, takes_s: float = 0) -> ScheduledProbe:
-        """One that probes so often."""
-
         async def probe() -> Outcome:
             self.begun.append(self.loop.time() - START_S)
             self.most = max(self.most, self.scheduler.running)
@@ -203,14 +201,14 @@ def test_a_checker_that_raises_is_a_failure_with_a_reason(loop: FakeTimeLoop, ca
 def test_a_check_goes_on_after_an_outcome_that_could_not_be_applied(
     loop: FakeTimeLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told: list[Outcome] = []
+    outcomes: list[Outcome] = []
 
     async def probe() -> Outcome:
         return Outcome(True, "")
 
     def done(outcome: Outcome) -> float:
-        told.append(outcome)
-        if len(told) == 1:
+        outcomes.append(outcome)
+        if len(outcomes) == 1:
             raise ZeroDivisionError
         return 10
 
@@ -218,28 +216,28 @@ def test_a_check_goes_on_after_an_outcome_that_could_not_be_applied(
     diary.scheduler.start(loop)
     diary.scheduler.schedule(diary.of(probe, done), 0)
     loop.pass_(25)
-    assert len(told) == 4, "at 0, a second later, and every ten seconds"
+    assert len(outcomes) == 4, "at 0, a second later, and every ten seconds"
     assert "could not be applied" in caplog.text
 
 
 def test_setting_the_clock_changes_nothing() -> None:
-    with EngineHarness(service(server(1))) as stage:
-        stage.start()
+    with EngineHarness(service(server(1))) as harness:
+        harness.start()
         for jump in (86400, -7 * 86400, 3600):
-            stage.wall_offset += jump
-            stage.pass_(20)
-        assert stage.times(1) == [0, 10, 20, 30, 40, 50, 60]
-        stage.kill(1)
-        stage.pass_(20)
-        assert stage.table() == {}
+            harness.wall_offset += jump
+            harness.pass_(20)
+        assert harness.times(1) == [0, 10, 20, 30, 40, 50, 60]
+        harness.kill(1)
+        harness.pass_(20)
+        assert harness.table() == {}
 
 
 def test_first_probes_are_spread_over_the_warmup() -> None:
     pace = replace(PACE, delay_loop_s=60, warmup_s=60)
     chance = random.Random(4).random
-    with EngineHarness(service(*(server(number, pace=pace) for number in range(1, 201))), chance=chance) as stage:
-        stage.start(60)
-        firsts = [when for number in range(1, 201) for when in stage.times(number)]
+    with EngineHarness(service(*(server(number, pace=pace) for number in range(1, 201))), chance=chance) as harness:
+        harness.start(60)
+        firsts = [when for number in range(1, 201) for when in harness.times(number)]
         assert len(firsts) == 200  # each once
         by_ten_seconds = [sum(start <= when < start + 10 for when in firsts) for start in range(0, 60, 10)]
         assert min(by_ten_seconds) >= 15
@@ -247,16 +245,16 @@ def test_first_probes_are_spread_over_the_warmup() -> None:
 
 
 def test_a_checker_that_is_broken_off_from_within_is_asked_again(loop: FakeTimeLoop) -> None:
-    diary, told = Diary(loop), list[Outcome]()
+    diary, outcomes = Diary(loop), list[Outcome]()
 
     async def probe() -> Outcome:
         raise asyncio.CancelledError
 
     def done(outcome: Outcome) -> float:
-        told.append(outcome)
+        outcomes.append(outcome)
         return 10
 
     diary.scheduler.start(loop)
     diary.scheduler.schedule(diary.of(probe, done), 1)
     loop.pass_(25)
-    assert [outcome.inconclusive for outcome in told] == [True, True, True]
+    assert [outcome.inconclusive for outcome in outcomes] == [True, True, True]

@@ -1,4 +1,4 @@
-"""When a service has its quorum: as keepalived 2.2.7 decides, and never both ways at one weight."""
+"""When a service has its quorum: as in keepalived 2.2.7."""
 
 from __future__ import annotations
 
