@@ -106,7 +106,7 @@ def test_a_reload_answers_with_findings_differences_and_edits(world: World) -> N
         ("GET", "/v1/nothing", None, 404, "GET /v1/nothing: Not Found"),
     ],
 )
-def test_a_wrong_question_is_answered_in_words(
+def test_a_wrong_request_gets_a_reason(
     world: World, method: str, path: str, content: Any, status: int, text: str
 ) -> None:
     ((got, reply),) = asked(world, lambda: Client(world.state).ask(method, path, content))
@@ -114,7 +114,7 @@ def test_a_wrong_question_is_answered_in_words(
     assert text in reply["error"]
 
 
-def test_a_wrong_method_is_told_the_right_ones(world: World) -> None:
+def test_a_wrong_method_gets_the_allowed_ones(world: World) -> None:
     def allowed() -> str | None:
         with Client(world.state).stream("TRACE", "/v1/reload") as response:
             assert response.status == 405

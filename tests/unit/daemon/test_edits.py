@@ -163,7 +163,7 @@ def test_a_changed_scheduler_is_an_edit_of_the_service_alone() -> None:
     assert str(edit) == "TCP 192.0.2.1:80: scheduler rr -> wlc"
 
 
-def test_edits_in_words() -> None:
+def test_the_text_of_edits() -> None:
     persistent = VirtualService(WEB, "wlc", ServiceFlag.PERSISTENT, 60, 0xFFFFFF00)
     director = filled([WantedRow(persistent, (server(1), server(2), server(3)))])
     wanted = WantedRow(VirtualService(WEB, "wlc"), (server(2, 5), replace(server(3), method=Method.MASQ), server(4)))

@@ -67,7 +67,7 @@ def test_a_damaged_note_of_changed_devices_is_one_line(tmp_path: Path, content: 
         VipChecks().adapt_host(state)
 
 
-def test_a_word_about_many_services_is_kept_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_override_of_many_services_is_saved_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     kept_now: list[int] = []
     keep = persistence.save_overrides
 
@@ -147,9 +147,7 @@ def test_the_page_of_metrics_is_written_beside_the_checks(world: World, monkeypa
 
 
 @pytest.mark.parametrize("service", ["\udcff", "ä"])
-def test_words_that_are_no_text_are_answered_in_words(
-    world: World, service: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_arguments_that_are_not_text_get_a_reason(world: World, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     log_output = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")  # as the interpreter makes stderr
     monkeypatch.setattr(sys, "stderr", log_output)
     verbs = ["drain", "enable", "history", "check-now"]
@@ -191,7 +189,7 @@ def test_a_body_that_is_no_text_is_a_wrong_request(world: World, body: bytes, ki
     run(scenario())
 
 
-def test_nobody_is_answered_whose_name_nobody_can_tell() -> None:
+def test_a_client_of_unknown_user_is_refused() -> None:
     async def never(_: Any) -> Any:
         raise AssertionError("it was done")
 
@@ -272,7 +270,7 @@ def test_without_a_process_to_read_it_a_file_is_refused(monkeypatch: pytest.Monk
         (["status", "--state-dir", "/dev/null/x"], 1, "no pylvs run answers at /dev/null/x/control"),
     ],
 )
-def test_wrong_words_of_commands_are_one_short_line(
+def test_wrong_arguments_of_commands_are_one_short_line(
     arguments: list[str], code: int, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.run(arguments) == code

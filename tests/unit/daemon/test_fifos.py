@@ -44,7 +44,7 @@ def read(descriptor: int) -> list[str]:
     return os.read(descriptor, 1 << 16).decode().splitlines()
 
 
-def test_the_shared_pipe_and_its_own_are_told(tmp_path: Path) -> None:
+def test_the_shared_fifo_and_its_own_get_lines(tmp_path: Path) -> None:
     paths = tmp_path / "shared", tmp_path / "own"
 
     async def main() -> None:

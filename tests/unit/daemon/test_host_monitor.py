@@ -34,13 +34,13 @@ def path() -> Iterator[Path]:
     loop.close()
 
 
-def test_nothing_is_told_while_nobody_knows(path: Path) -> None:
+def test_nothing_is_reported_while_the_state_is_unknown(path: Path) -> None:
     path.is_for(100.2, None)
     path.is_for(10, "")
     assert path.reported == [(100.5, True, "")]
 
 
-def test_a_loss_is_told_once_it_has_lasted_and_its_end_at_once(path: Path) -> None:
+def test_a_loss_is_reported_after_a_while_and_its_end_at_once(path: Path) -> None:
     path.is_for(10.2, "")
     path.is_for(10, "no BPF here")
     path.is_for(10, "")
@@ -56,6 +56,6 @@ def test_what_is_over_sooner_is_no_loss(path: Path, between: str | None) -> None
     assert path.reported == [(0, True, "")]
 
 
-def test_a_loss_from_the_start_is_told(path: Path) -> None:
+def test_a_loss_from_the_start_is_reported(path: Path) -> None:
     path.is_for(10, "no BPF here")
     assert path.reported == [(FAULT_AFTER_S, False, "no BPF here")]

@@ -83,7 +83,7 @@ def test_a_process_that_fails_is_a_finding_that_stops_everything(
         ("", "says nothing"),
     ],
 )
-def test_what_cannot_be_run_is_refused_in_words(options: Options, text: str, message: str) -> None:
+def test_what_cannot_be_run_is_refused_with_a_reason(options: Options, text: str, message: str) -> None:
     Path(options.file).write_text(text)
     with pytest.raises(Refused, match=message):
         accept(load(options), options, allow_empty=False)

@@ -249,7 +249,7 @@ def test_alerts_are_sent_in_order_and_those_that_are_too_many_are_not(monkeypatc
     assert bodies == [f"=> event {number} <=" for number in (0, 1, 2, 3, 4, 9)]
 
 
-def test_a_mail_server_that_is_down_costs_nobody_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mail_server_that_is_down_blocks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mails, "FINISH_S", 0.1)
 
     async def main() -> None:

@@ -74,7 +74,7 @@ def test_what_happened_to_packets_is_counted_by_name() -> None:
     assert found["pylvs_packets_by_reason_total", labels(reason="no_route")] == 0
 
 
-def test_what_ending_connections_costs_is_told() -> None:
+def test_the_cost_of_expiry_is_a_metric() -> None:
     found = samples(MetricsInput("1", expiry=Expiry(7, 3, 0.5, 0.25)))
     assert found["pylvs_expired_total", ()] == 7
     assert found["pylvs_expiry_seconds_total", ()] == 0.5

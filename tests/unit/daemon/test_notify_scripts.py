@@ -146,7 +146,7 @@ def test_one_servers_scripts_run_in_order_and_no_other_waits_for_them(tmp_path: 
     assert [line for line in lines if "quick" not in line] == ["<slow", "slow>", "<up", "up>"]
 
 
-def test_what_is_heard_costs_no_time(tmp_path: Path) -> None:
+def test_notify_does_not_wait_for_scripts(tmp_path: Path) -> None:
     """`notify` returns before a script runs."""
 
     async def scenario(recorder: Recorder) -> None:
@@ -175,7 +175,7 @@ def test_of_too_many_that_wait_the_latest_are_run(tmp_path: Path, monkeypatch: p
     assert play(tmp_path, scenario) == ["<down", "down>", "<down", "down>", "<up", "up>"]
 
 
-def test_the_last_words_of_what_was_removed_are_those_of_its_time(tmp_path: Path) -> None:
+def test_a_removed_server_runs_the_script_of_its_last_configuration(tmp_path: Path) -> None:
     async def scenario(recorder: Recorder) -> None:
         recorder.notifier.configure(wanted(recorder, recorder.script_writing("old"), recorder.script_writing("other")))
         recorder.notifier.configure(wanted(recorder, recorder.script_writing("new")))
@@ -201,9 +201,7 @@ def test_a_script_that_hangs_is_ended_and_the_next_one_runs(tmp_path: Path, monk
     assert play(tmp_path, scenario) == ["<next", "next>"]
 
 
-def test_the_end_waits_for_what_is_not_told_yet_but_not_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_stop_waits_for_scripts_in_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(recorder: Recorder) -> None:
         recorder.notifier.configure(wanted(recorder, recorder.script_writing("told", "sleep 0.2")))
         recorder.notifier.notify(down(1, ending=True))

@@ -166,7 +166,7 @@ def test_a_drain_survives_a_daemon_that_is_killed(world: World) -> None:
     run(later())
 
 
-def test_words_hold_through_a_reload_and_status_says_what_differs(world: World) -> None:
+def test_overrides_survive_a_reload_and_status_shows_what_differs(world: World) -> None:
     def change() -> None:
         world.write(service(server(1, weight=7), server(2, weight=4)), service(server(1), key=OTHER))
 
@@ -212,7 +212,7 @@ def test_check_now_does_not_wait_for_the_timetable_and_history_has_the_reasons(w
     run(scenario())
 
 
-def test_events_are_told_while_they_happen_and_remembered(world: World) -> None:
+def test_events_are_streamed_and_remembered(world: World) -> None:
     def followed() -> dict[str, Any]:
         with Client(world.state).stream("GET", "/v1/events?follow=true") as response:
             assert response.status == 200
@@ -295,7 +295,7 @@ def test_the_api_is_described(world: World) -> None:
         ("/v1/enable", {"server": 3}, 400, "server: must be a string"),
     ],
 )
-def test_a_wrong_word_changes_nothing(
+def test_a_wrong_command_changes_nothing(
     world: World, path: str, content: dict[str, Any], status: int, words: str
 ) -> None:
     before, (got, reply), after = during(

@@ -53,7 +53,7 @@ def errors(log_output: io.StringIO) -> list[str]:
     return [line.partition(" ")[2] for line in log_output.getvalue().splitlines() if " error: " in line]
 
 
-def test_a_locked_table_is_waited_for_and_told_once(world: World, log_output: io.StringIO) -> None:
+def test_a_locked_table_is_waited_for_and_logged_once(world: World, log_output: io.StringIO) -> None:
     assert isinstance(world.tables, Stubborn)
     world.tables.locked = 5
 
@@ -87,7 +87,7 @@ def test_edits_of_others_in_the_last_moment_are_seen(world: World) -> None:
     run(scenario())
 
 
-def test_a_table_that_is_edited_all_the_time_is_a_trouble_and_no_endless_round(
+def test_a_table_that_is_edited_all_the_time_is_an_error_and_no_endless_run(
     world: World, log_output: io.StringIO
 ) -> None:
     assert isinstance(world.tables, Stubborn)
@@ -101,7 +101,7 @@ def test_a_table_that_is_edited_all_the_time_is_a_trouble_and_no_endless_round(
     assert "error: the tables are being edited by others all the time" in log_output.getvalue()
 
 
-def test_a_refused_edit_does_not_hold_up_the_start_and_is_told_once(world: World, log_output: io.StringIO) -> None:
+def test_a_refused_edit_does_not_delay_the_start_and_is_logged_once(world: World, log_output: io.StringIO) -> None:
     world.write(service(server(1), scheduler="nobody-knows"), service(server(2), key=OTHER))
 
     async def scenario() -> None:

@@ -57,7 +57,7 @@ def test_one_that_hangs_is_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("more", "timeout_s"), [("", 10.0), ("startup_script_timeout 7\n", 7.0)])
-def test_the_words(more: str, timeout_s: float) -> None:
+def test_the_keywords(more: str, timeout_s: float) -> None:
     text = f"global_defs {{\nstartup_script '/bin/true a'\nshutdown_script /bin/false\n{more}}}\n"
     document, _ = read_text(text)
     settings = understand(document).configuration.settings

@@ -90,7 +90,7 @@ def test_a_killed_daemon_leaves_the_way_free_and_what_it_kept(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["something.json"]
 
 
-def test_a_place_that_cannot_be_one_is_refused_in_words(tmp_path: Path) -> None:
+def test_an_unusable_directory_is_refused_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Unsupported, match="choose another --state-dir"):
         StateDirectory(tmp_path / "file" / "state").acquire()
@@ -153,7 +153,7 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, content: str) -> None:
         load_overrides(state)
 
 
-def test_what_a_table_says_of_servers_is_said_of_known_ones_alone() -> None:
+def test_only_known_servers_are_adopted_from_the_table() -> None:
     own = owned_services(configuration(1, 2, 3))
     rows = [
         ServiceRow(VirtualService(WEB), (DestinationRow(Destination(server(1))),)),

@@ -29,7 +29,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path / "state")
 
 
-def test_the_table_comes_and_goes_with_the_daemon_and_leaves_others_alone(world: World) -> None:
+def test_the_table_has_the_services_while_the_daemon_runs_and_keeps_foreign_ones(world: World) -> None:
     world.tables.add_service(VirtualService(FOREIGN))
     world.write(service(server(1), server(2, weight=3)), service(server(1), key=OTHER), lvs_timeouts=Timeouts(9, 8, 7))
 
@@ -98,7 +98,7 @@ def test_a_dead_server_leaves_and_comes_back(world: World) -> None:
     run(scenario())
 
 
-def test_what_happens_is_told_outside_in_order(world: World) -> None:
+def test_the_host_gets_events_in_order(world: World) -> None:
     """The events from the start to the stop, with omega."""
     world.write(service(server(1), omega=True))
 
@@ -120,7 +120,7 @@ def test_what_happens_is_told_outside_in_order(world: World) -> None:
     assert [getattr(event, "ending", False) for event in world.notified[-2:]] == [True, True]
 
 
-def test_what_somebody_else_does_to_the_table_is_undone_and_said(world: World, log_output: io.StringIO) -> None:
+def test_foreign_edits_are_reverted_and_logged(world: World, log_output: io.StringIO) -> None:
     async def scenario() -> None:
         async with world.daemon() as daemon:
             world.tables.delete_service(WEB)
@@ -148,7 +148,7 @@ def test_without_checks_every_server_is_up(world: World) -> None:
     run(scenario())
 
 
-def test_a_killed_daemon_leaves_the_table_and_the_next_one_goes_on_from_there(world: World) -> None:
+def test_a_killed_daemon_leaves_the_table_and_the_next_one_continues(world: World) -> None:
     world.tables.add_service(VirtualService(FOREIGN))
     world.write(service(server(1), server(2)), service(server(1), key=OTHER))
 
@@ -319,7 +319,7 @@ def test_reloads_at_once_are_done_one_after_the_other(world: World, monkeypatch:
     run(scenario())
 
 
-def test_a_second_daemon_is_refused_and_the_first_goes_on(world: World) -> None:
+def test_a_second_daemon_is_refused_and_the_first_continues(world: World) -> None:
     async def scenario() -> None:
         async with world.daemon():
             with pytest.raises(Busy, match="pylvs run is there already"):
@@ -331,7 +331,7 @@ def test_a_second_daemon_is_refused_and_the_first_goes_on(world: World) -> None:
     run(scenario())
 
 
-def test_what_the_operator_said_survives_reload_crash_and_restart(world: World) -> None:
+def test_overrides_survive_reload_crash_and_restart(world: World) -> None:
     wanted = (service(server(1), server(2)),)
 
     async def scenario() -> None:

@@ -23,7 +23,7 @@ def sent(path: str, bound: str | bytes) -> list[str]:
         return [receiver.recv(1000).decode() for _ in range(4)]
 
 
-def test_each_state_is_told_at_the_socket_named_or_abstract(tmp_path: Path) -> None:
+def test_each_state_is_sent_to_a_named_or_abstract_socket(tmp_path: Path) -> None:
     path = str(tmp_path / "notify")
     name = f"pylvs-test-{os.getpid()}"
     for states in sent(path, path), sent(f"@{name}", b"\0" + name.encode()):

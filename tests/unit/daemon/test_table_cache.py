@@ -84,7 +84,7 @@ def test_what_the_daemon_did_itself_is_not_read_again(director: Watched, table: 
     assert {each.destination.weight for each in director.service(WEB).destinations} == {1, 5}
 
 
-def test_what_somebody_else_did_is_undone_and_told(director: Watched, table: TableCache) -> None:
+def test_foreign_edits_are_reverted_and_reported(director: Watched, table: TableCache) -> None:
     desired = DesiredTable([row(WEB, server(1), server(2)), row(DNS, server(1))], owned=frozenset({WEB, DNS}))
     carry_out(table, desired)
     director.delete_destination(WEB, server(1).key)
@@ -113,7 +113,7 @@ def test_of_edits_in_one_moment_only_the_others_are_restored(director: Watched, 
     assert "TCP 192.0.2.1:80 -> 10.0.0.2:80: removed" in texts(plan)
 
 
-def test_services_that_are_the_daemons_go_when_nobody_wants_them_any_more(director: Watched, table: TableCache) -> None:
+def test_owned_services_are_deleted_when_they_are_not_desired(director: Watched, table: TableCache) -> None:
     director.add_service(VirtualService(MARK))
     both = frozenset({WEB, DNS})
     web = row(WEB)
@@ -123,7 +123,7 @@ def test_services_that_are_the_daemons_go_when_nobody_wants_them_any_more(direct
     assert texts(carry_out(table, DesiredTable([web], both, exclusive=True))) == ["FWM 7: removed"]
 
 
-def test_lost_tables_are_told_and_made_again(director: Watched, table: TableCache) -> None:
+def test_lost_tables_are_reported_and_made_again(director: Watched, table: TableCache) -> None:
     desired = DesiredTable([row(WEB, server(1))], timeouts=Timeouts(100, 20, 30))
     carry_out(table, desired)
     director.flush()
@@ -153,7 +153,7 @@ def test_an_edit_that_comes_between_plan_and_edits_makes_the_plan_void(director:
     ]
 
 
-def test_what_is_refused_is_told_stops_nothing_else_and_is_tried_again(director: Watched, table: TableCache) -> None:
+def test_a_refused_edit_is_reported_and_tried_again_and_stops_no_other(director: Watched, table: TableCache) -> None:
     bad = WantedRow(VirtualService(WEB, "nobody-knows"), (server(1), server(2)))
     desired = DesiredTable([bad, row(DNS, server(1, weight=-1), server(2))])
     for _ in range(2):
@@ -210,7 +210,7 @@ def test_edits_come_in_slices(director: Watched, table: TableCache) -> None:
     assert [len(each.destinations) for each in director.services()] == [2]
 
 
-def test_services_of_checks_stay_while_they_are_wanted_and_go_whoever_left_them(
+def test_services_of_checks_stay_while_desired_and_are_deleted_after_a_crash(
     director: Watched, table: TableCache
 ) -> None:
     kept, left = ServiceKey.of_mark(FIRST), ServiceKey.of_mark(FIRST + 1)

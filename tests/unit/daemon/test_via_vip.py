@@ -130,7 +130,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Check]:
     return made
 
 
-def test_the_check_goes_to_the_virtual_address_with_the_servers_mark(asked: list[Check]) -> None:
+def test_the_target_is_the_virtual_address_with_the_servers_mark(asked: list[Check]) -> None:
     wanted = service(replace(server(11), checks=(_check(device="eth0", mark=9, port=8080),)), server(12))
     made = configured(wanted)
     probe = made.probe_of(wanted.servers[0].checks[0], wanted, wanted.servers[0], CheckContext())

@@ -57,7 +57,7 @@ async def states(daemon: Supervisor) -> dict[str, str]:
     return {each["name"]: each["state"] for each in (await daemon.routers.status())["instances"]}
 
 
-def test_the_process_is_told_the_configuration_and_ends_with_the_daemon(world: World) -> None:
+def test_the_process_gets_the_configuration_and_stops_with_the_daemon(world: World) -> None:
     async def scenario() -> None:
         async with world.daemon() as daemon:
             assert await states(daemon) == {"VI_1": "MASTER"}
@@ -173,7 +173,7 @@ def test_a_file_that_is_refused_never_reaches_the_process(world: World) -> None:
     assert [each["names"] for each in requests_of(world, "configure")] == [["VI_1"]]
 
 
-def test_a_process_that_dies_is_started_again_and_that_is_told(world: World, log_output: io.StringIO) -> None:
+def test_a_process_that_dies_is_restarted_and_that_is_reported(world: World, log_output: io.StringIO) -> None:
     async def scenario() -> None:
         async with world.daemon() as daemon:
             first = (await daemon.routers.status())["process"]["pid"]
@@ -193,7 +193,7 @@ def test_a_process_that_dies_is_started_again_and_that_is_told(world: World, log
     assert "the virtual routers are as configured again" in log_output.getvalue()
 
 
-def test_one_that_does_not_answer_is_reported_and_a_reload_goes_on(
+def test_a_process_without_replies_is_reported_and_a_reload_continues(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
@@ -320,7 +320,7 @@ class Broken(MemoryDirector):
         return super().edition()
 
 
-def test_the_loss_of_the_packet_path_and_its_end_are_told_and_no_edit_of_others(
+def test_the_loss_of_the_packet_path_and_its_end_are_reported_but_no_foreign_edit(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pylvs.daemon.host_monitor.FAULT_AFTER_S", 0.0)

@@ -203,7 +203,7 @@ def test_a_daemon_without_virtual_routers_has_no_metrics_of_them() -> None:
     assert (down.name, down.samples[0].value) == ("pylvs_vrrp_up", 0.0)
 
 
-def test_the_api_takes_the_same_words(world: World) -> None:
+def test_the_api_has_the_same_commands(world: World) -> None:
     status, why, yielded, resumed, wrong, described = during(
         world,
         lambda: ask(world, "GET", "/v1/vrrp"),

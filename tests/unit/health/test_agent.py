@@ -59,7 +59,7 @@ def of(weight: int) -> CheckContext:
         ("up\r75%", Outcome(True, "the agent says up")),
     ],
 )
-def test_what_its_words_mean(line: str, outcome: Outcome) -> None:
+def test_the_meaning_of_keywords(line: str, outcome: Outcome) -> None:
     standing = AgentState()
     standing.update(line)
     assert standing.outcome(20) == outcome
@@ -89,7 +89,7 @@ def test_a_share_is_rounded_but_not_down_to_nothing(configured: int, percent: in
     assert standing.outcome(configured).weight == weight
 
 
-def test_what_is_not_mentioned_stays_as_it_was_said_last() -> None:
+def test_what_is_not_mentioned_stays_as_last_reported() -> None:
     lines = [
         b"75%\n",
         b"drain\n",
@@ -144,7 +144,7 @@ def test_an_agent_that_cannot_be_asked_is_a_failure() -> None:
 
 
 @given(st.text(max_size=60), st.integers(0, 2**31 - 1))
-def test_no_words_make_the_checker_fail(line: str, configured: int) -> None:
+def test_no_line_makes_the_checker_raise(line: str, configured: int) -> None:
     standing = AgentState()
     try:
         standing.update(line)

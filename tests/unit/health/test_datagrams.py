@@ -154,7 +154,7 @@ def test_an_answer_that_is_none_is_named() -> None:
     assert outcome.reason.startswith("the answer cannot be read: ")
 
 
-def test_records_that_nobody_can_read_do_not_matter() -> None:
+def test_unreadable_records_do_not_matter() -> None:
     def reply(data: bytes) -> list[bytes]:
         return [data[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + data[12:] + b"\xff" * 30]
 

@@ -123,7 +123,7 @@ def test_a_weight_that_was_found_does_not_come_back_after_a_check_spoke() -> Non
         assert harness.table() == {1: 20}
 
 
-def test_what_the_operator_said_is_no_sign_of_health() -> None:
+def test_an_override_is_no_sign_of_health() -> None:
     with EngineHarness(
         service(*(server(number, pace=LATE, inhibit_on_failure=True) for number in (1, 2, 3)))
     ) as harness:

@@ -129,7 +129,7 @@ def test_check_now_does_not_wait_for_the_clock() -> None:
         assert harness.wait(harness.engine.check_now(key(2), "web"))[0].up
 
 
-def test_check_now_of_a_check_that_goes_away_ends() -> None:
+def test_check_now_of_a_check_that_is_removed_ends() -> None:
     with EngineHarness(service(server(1), server(2))) as harness:
         harness.start()
         harness.probe_s = 3

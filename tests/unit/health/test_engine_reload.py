@@ -43,7 +43,7 @@ def test_a_change_beside_leaves_servers_as_they_were() -> None:
         assert harness.engine.desired_rows()[0].service.scheduler == "rr"
 
 
-def test_who_was_up_and_is_taken_out_is_told_to_be_down() -> None:
+def test_a_removed_server_that_was_up_has_a_down_event() -> None:
     """As recorded, with and without omega."""
     other = service(server(4), server(5), name="other", keys=(vip(2),))
     with EngineHarness(service(server(1), server(2), server(3)), other) as harness:

@@ -33,7 +33,7 @@ def test_checks_run_only_while_the_address_is_here() -> None:
         assert len(harness.times(1)) == 1
 
 
-def test_a_probe_that_runs_when_the_address_goes_counts_and_is_the_last() -> None:
+def test_a_probe_that_runs_when_the_address_is_removed_counts_and_is_the_last() -> None:
     with EngineHarness(service(server(1), ha_suspend=True)) as harness:
         harness.engine.set_host_addresses(HERE)
         harness.probe_s = 3
@@ -58,7 +58,7 @@ def test_marks_have_no_address_and_a_group_needs_one() -> None:
         assert [len(harness.times(1)), len(harness.times(2))] == [3, 1]
 
 
-def test_nobody_who_does_not_say_where_the_addresses_are_suspends_anything() -> None:
+def test_with_unknown_addresses_nothing_is_suspended() -> None:
     with EngineHarness(service(server(1), ha_suspend=True)) as harness:
         harness.start()
         assert len(harness.times(1)) == 1

@@ -140,7 +140,7 @@ def test_a_check_that_this_machine_cannot_make_says_nothing_of_the_server() -> N
         assert harness.table() == {}
 
 
-def test_the_table_is_told_to_have_changed_only_when_it_has() -> None:
+def test_listeners_of_the_table_are_called_only_if_it_changed() -> None:
     with EngineHarness(service(server(1), server(2)), service(server(3), name="other", keys=(vip(2),))) as harness:
         harness.start()
         harness.pass_(60)
@@ -168,7 +168,7 @@ def test_thousands_that_fail_at_once_are_one_by_one_found() -> None:
         assert harness.table() == dict.fromkeys(range(1, 251), 1)
 
 
-def test_a_listener_that_fails_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_listener_that_raises_disturbs_no_other(caplog: pytest.LogCaptureFixture) -> None:
     with EngineHarness(service(server(1))) as harness:
 
         def fail(*_: object) -> None:
@@ -188,7 +188,7 @@ def test_a_listener_that_fails_disturbs_nobody(caplog: pytest.LogCaptureFixture)
 
 
 @pytest.mark.parametrize("omega", [True, False])
-def test_the_end_is_told_to_those_who_want_it(omega: bool) -> None:
+def test_the_stop_is_published_for_services_with_omega(omega: bool) -> None:
     with EngineHarness(service(server(1), server(2), server(3), omega=omega)) as harness:
         harness.start()
         harness.kill(2)

@@ -53,7 +53,7 @@ def test_an_old_server_with_weak_ciphers_is_accepted(tls: ssl.SSLContext) -> Non
         ({"sni_name": "other.example"}, Url("/", virtualhost="www.example.com"), "other.example"),
     ],
 )
-def test_the_name_is_sent_if_it_is_wished(
+def test_the_name_is_sent_if_configured(
     tls: ssl.SSLContext, options: dict[str, object], url: Url, name: str | None
 ) -> None:
     names: list[str | None] = []
@@ -107,7 +107,7 @@ def raw_tls_end(tls: ssl.SSLContext, compliant: bool) -> tuple[Outcome, str]:
         return undisturbed(main), ends[0]
 
 
-def test_close_notify_is_sent_if_it_is_wished(tls: ssl.SSLContext) -> None:
+def test_close_notify_is_sent_if_configured(tls: ssl.SSLContext) -> None:
     assert raw_tls_end(tls, True) == (Outcome(True, GOOD), "close_notify")
     assert raw_tls_end(tls, False) == (Outcome(True, GOOD), "")
 

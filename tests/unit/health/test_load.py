@@ -50,7 +50,7 @@ def test_the_weight_follows_the_load() -> None:
     assert found[1].reason == "load 0.5: weight 50"
 
 
-def test_the_smoothed_load_is_told_too() -> None:
+def test_the_reason_has_the_smoothed_load() -> None:
     assert outcomes(pages(page(0), page(2)), 2, smoothing=0.5)[-1].reason == "load 0.5, smoothed 0.25: weight 75"
 
 
@@ -70,7 +70,7 @@ def test_a_metric_of_ones_own_and_a_lone_number() -> None:
     assert [each.weight for each in found] == [50, 80]
 
 
-def test_an_unreadable_page_keeps_the_weight_for_a_while_and_takes_nobody_out() -> None:
+def test_an_unreadable_page_keeps_the_weight_for_a_while_and_the_server_up() -> None:
     handler = pages(page(2.0), b"", b"<html>", b"node_load1 x", page(2.0))
     found = outcomes(handler, 5, patience=2)
     assert [(each.ok, each.weight) for each in found] == [(True, 50), (True, 50), (True, 50), (True, None), (True, 50)]
@@ -101,7 +101,7 @@ def test_a_server_that_hangs_is_left_at_the_timeout(handler: Handler) -> None:
     assert TIMED_OUT in found.reason
 
 
-def test_nobody_there() -> None:
+def test_no_server_there() -> None:
     async def main() -> Outcome:
         with closed() as target:
             return await probe_of(LoadCheck(target=target, pace=PATIENT), WEIGHT)()

@@ -51,7 +51,7 @@ def test_busy_is_what_was_not_idle_between_two_pages() -> None:
 
 
 @pytest.mark.parametrize("after", [page(), page(idle=1, other=0.5), page(cores=3), page(cores=5, idle=200)])
-def test_of_no_time_a_new_start_or_other_processors_nothing_can_be_told(after: bytes) -> None:
+def test_no_time_a_restart_or_other_processors_give_no_load(after: bytes) -> None:
     assert busy(page(), after) is None
 
 

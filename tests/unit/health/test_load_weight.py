@@ -46,7 +46,7 @@ def test_the_weight_stays_between_floor_and_configured(rule: LoadRule, loads: Se
 
 
 @given(rules, readings)
-def test_when_the_load_goes_away_the_configured_weight_is_back(rule: LoadRule, loads: Sequence[float | None]) -> None:
+def test_without_load_the_configured_weight_is_back(rule: LoadRule, loads: Sequence[float | None]) -> None:
     assert weights(rule, [*loads, *[0.0] * 3000])[-1] == rule.configured
 
 

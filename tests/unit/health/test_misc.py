@@ -82,6 +82,6 @@ def test_a_program_that_hangs_is_down_at_its_timeout() -> None:
     assert asked(check) == [Outcome(False, "timed out after 0.2 s")]
 
 
-def test_the_reason_says_what_the_program_said() -> None:
+def test_the_reason_has_the_output_of_the_program() -> None:
     check = MiscCheck(script=Script(("/bin/sh", "-c", "echo replication is late; exit 1")), pace=Pace(timeout_s=60))
     assert asked(check) == [Outcome(False, "exit status 1: replication is late")]

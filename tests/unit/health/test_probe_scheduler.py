@@ -198,7 +198,7 @@ def test_a_checker_that_raises_is_a_failure_with_a_reason(loop: FakeTimeLoop, ca
     assert "a checker raised" in caplog.text
 
 
-def test_a_check_goes_on_after_an_outcome_that_could_not_be_applied(
+def test_a_check_continues_after_an_outcome_that_could_not_be_applied(
     loop: FakeTimeLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
     outcomes: list[Outcome] = []

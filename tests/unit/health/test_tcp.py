@@ -119,7 +119,7 @@ def test_a_fixed_port_can_be_used_again_at_once() -> None:
     assert undisturbed(main) == [Outcome(True, "connected")] * 5
 
 
-def test_it_comes_from_where_it_is_told() -> None:
+def test_it_comes_from_the_configured_source() -> None:
     seen: list[tuple[str, int]] = []
 
     async def main(port: int) -> None:
@@ -210,7 +210,7 @@ def test_open_files_notices_what_is_left_open() -> None:
 
 
 @pytest.mark.parametrize("code", sorted(errno.errorcode))
-def test_every_errno_has_words(code: int) -> None:
+def test_every_errno_has_a_text(code: int) -> None:
     text = errno_text(code)
     assert text
     assert "\n" not in text

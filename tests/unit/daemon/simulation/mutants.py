@@ -165,7 +165,7 @@ def _suspended_checks_run_on() -> AbstractContextManager[Any]:
 
 def _tasks_outlive_the_daemon() -> AbstractContextManager[Any]:
     async def mutated(self: BackgroundTasks, *_: object) -> None:
-        """Nothing is cancelled."""
+        """Cancel nothing."""
 
     return patch.multiple(BackgroundTasks, __aexit__=mutated, cancel=lambda self: None)
 
