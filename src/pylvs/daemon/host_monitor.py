@@ -16,7 +16,7 @@ FAULT_AFTER_S = 3.0  # a shorter interruption comes from another program's edit,
 
 
 class ForwardingMonitor:
-    """Reports to virtual routers whether services are forwarded here, so that they can go to fault.
+    """Reports to virtual routers whether services are forwarded here. They may change to fault.
 
     `error` returns why services may not be forwarded: "" while they are, None while that is unknown. A fault is
     reported after `FAULT_AFTER_S`, its end at once.

@@ -60,7 +60,7 @@ def apply_options(configuration: Configuration, options: Options) -> Configurati
 
 
 def errors(loaded: Loaded) -> list[Finding]:
-    """Return the findings that make the daemon do less than the file says."""
+    """Return the findings because of which a part of the file has no effect."""
     return [finding for finding in loaded.findings if finding.severity is Severity.ERROR]
 
 

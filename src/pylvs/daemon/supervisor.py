@@ -187,7 +187,7 @@ class Supervisor:
             await self.table_thread.run(self._host.restore_host, self.state)
 
     async def _delete_services(self) -> None:
-        """Delete the daemon's services, or all services if lvs_flush_on_stop says so."""
+        """Delete the daemon's services, or with lvs_flush_on_stop all services."""
         flush = self.engine.configuration.settings.lvs_flush_on_stop == "all"
         self._final_table = DesiredTable((), self._ownership.keys, exclusive=flush)
         deadline = time.monotonic() + LAST_EDITS_TIMEOUT_S

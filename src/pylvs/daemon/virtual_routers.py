@@ -235,7 +235,7 @@ class VirtualRouters:
         return await self._client.request(verb, **fields)
 
     async def status(self) -> Mapping[str, Any]:
-        """Return the process's status. `trouble` says why there is none, and is empty without virtual routers."""
+        """Return the process's status. `trouble` is the reason if there is none, "" without virtual routers."""
         none: Mapping[str, Any] = {"instances": [], "groups": [], "trouble": ""}
         if self._wanted is None:
             return none

@@ -128,14 +128,14 @@ class Engine:
         return self._build(configuration)
 
     def set_host_addresses(self, addresses: Collection[Address]) -> None:
-        """Suspend the checks of ha_suspend services whose address is not among these, and resume the others."""
+        """Suspend the checks of ha_suspend services without an address among these, and resume the others."""
         self._host_addresses = frozenset(addresses)
         self._dispatcher.dispatch(self._suspensions())
 
     # --- operator overrides ---
 
     def drain(self, server: DestinationKey | Address, service: str | None = None) -> tuple[ServerName, ...]:
-        """Set weight 0 until `enable`, so that the server gets no new connections.
+        """Set weight 0 until `enable`: the server gets no new connections.
 
         An address means each of its ports; no service means each that has the server. Like the other methods here it
         returns the servers found, and raises NoSuchService, NoSuchDestination.
@@ -177,7 +177,7 @@ class Engine:
         if awaited:
             await asyncio.wait(awaited)
         now = self._scheduler.now
-        left = [each for each in chosen if self._services.has(each)]  # a reload may have removed some meanwhile
+        left = [each for each in chosen if self._services.has(each)]  # a reload may have removed some
         return tuple(server_snapshot(each, self._services.service(each.service).sorry, now) for each in left)
 
     def named(

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def descriptor_limit() -> int:
-    """Return how many probes may run so that a quarter of this process's descriptors stays free; 0 for no limit.
+    """Return how many probes may run if a quarter of this process's descriptors must stay free; 0 for no limit.
 
     If many checks hang, further ones wait. Without a descriptor a check could not be made at all.
     """
@@ -161,7 +161,7 @@ class ProbeScheduler:
         assert task is not None
         outcome = await _outcome_of(scheduled.probe, task)
         if scheduled.task is not task or self._loop is None:
-            return  # removed meanwhile
+            return  # removed
         scheduled.task = None
         scheduled.took_s = self._loop.time() - scheduled.started
         try:

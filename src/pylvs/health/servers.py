@@ -37,8 +37,8 @@ def sets_weight(check: Check) -> bool:
 def successes_to_recover(check: Check, failed: bool) -> int:
     """Return how many good probes in a row make a check good; `failed`: it counted as failed before.
 
-    This is 1, except for HTTP without fast_recovery. keepalived 2.2.7 then asks for one page a delay_loop until it has
-    seen all of them, and after a failure begins with the first page again.
+    This is 1, except for HTTP without fast_recovery: keepalived 2.2.7 then gets one page in each delay_loop. After a
+    failure it begins with the first page again.
     """
     return len(check.urls) + failed if isinstance(check, HttpCheck) and not check.fast_recovery else 1
 
@@ -177,7 +177,7 @@ class ServerState:
     def destination(self, sorry: bool) -> Destination | None:
         """Return its destination in the table, or None; `sorry`: the sorry server replaces the real ones.
 
-        A drained server that is up stays even then, so that its connections can end.
+        A drained server that is up stays even then, for its connections to end.
         """
         standing = self.override.standing
         if standing is Standing.DISABLED:

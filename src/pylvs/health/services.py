@@ -165,7 +165,7 @@ class ServiceState:
         return bool(own) and not own & addresses
 
     def end_events(self, servers: Iterable[ServerState], whole: bool, reason: str, at: float) -> Iterator[Event]:
-        """Yield the events for the end of servers, and with `whole` of the service: what was up goes down."""
+        """Yield the events for the end of servers, and with `whole` of the service: what was up is down."""
         name = self.wanted.name
         for server in servers:
             if server.up:

@@ -25,7 +25,7 @@ class CheckSnapshot:
     took_s: float | None  # the duration of the last probe
     next_in_s: float | None  # None: running now, or suspended
     running: bool
-    shared_by: int  # servers of which this is the check
+    shared_by: int  # servers that have this check
     probes: int  # since the start
     failed_probes: int
     inconclusive: bool = False  # the last outcome

@@ -231,10 +231,10 @@ def predecessors(old: Mapping[str, ServiceState], new: Configuration) -> dict[st
 
 
 def adopt_service(service: ServiceState, row: ServiceRow) -> None:
-    """Presume of each checked server what its row says, and of the quorum what the sorry server says."""
+    """Presume the state of each checked server by its row, and the quorum by the sorry server."""
     found = {each.destination.key: each.destination for each in row.destinations}
     for key, server in service.servers.items():
-        # The absence of a disabled server says nothing about its health.
+        # A disabled server is absent, healthy or not.
         if server.links and server.override.standing is not Standing.DISABLED:
             _adopt_server(server, found.get(key))
     service.presume_quorum()

@@ -1,4 +1,4 @@
-"""Daemons of tests log to memory, so that their lines do not mix with the output of commands."""
+"""Daemons of tests log to memory: their lines must not mix with the output of commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A daemon with a fake host: tables in memory, the configuration as a value, real servers whose state a test sets."""
+"""A daemon with a fake host: tables in memory, the configuration as a value, real servers with states set by a test."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class FakeRouters:
         self.held: set[str] = set()
         self.data_plane: dict[str, Any] = {"well": True, "words": ""}
         self.begun = time.time() - self.behaviour.get("age_s", 0)
-        self.pipes: dict[Pipe, set[str]] = {}  # what each has said: "hello", "subscribe"
+        self.pipes: dict[Pipe, set[str]] = {}  # what each has sent: "hello", "subscribe"
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         os.chdir(state)
         Path(NAME).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from tests.unit.health.clock import START_S, FakeTimeLoop
 
 
 class Path:
-    """A packet path whose error a test sets, and the reports about it with their times."""
+    """A packet path with an error set by the test, and the reports about it with their times."""
 
     def __init__(self, loop: FakeTimeLoop) -> None:
         self.loop = loop

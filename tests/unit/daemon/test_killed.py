@@ -134,7 +134,7 @@ def test_killed_while_it_reloads(tmp_path: Path, edits: int) -> None:
                 await daemon.reload()
         tables.left = 1 << 30
         async with world.daemon():
-            # Server 3 is down as it was; the servers that had not come yet are up, for nobody has found them down.
+            # Server 3 is down as it was; the servers that were not added yet are up, because no check found them down.
             first = {name: dict(servers) for name, servers in world.table().items()}
             del first["TCP 192.0.2.1:80"]["10.0.0.1"]
             wanted = {name: dict(servers) for name, servers in WANTED.items()}

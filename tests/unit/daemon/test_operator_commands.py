@@ -235,7 +235,7 @@ def test_the_page_of_metrics_is_served(world: World) -> None:
 
 
 def test_metrics_are_served_over_tcp_where_the_configuration_says_so(world: World) -> None:
-    host, port = f"127.{'.'.join(map(str, os.urandom(3)))}", 9100  # which nobody else will choose meanwhile
+    host, port = f"127.{'.'.join(map(str, os.urandom(3)))}", 9100  # other tests will not choose the same
     place = (ip_address(host), port)
 
     def fetched(path: str = "/metrics") -> str:

@@ -158,7 +158,7 @@ def test_a_killed_daemon_leaves_the_table_and_the_next_one_continues(world: Worl
             await until(lambda: world.servers() == {"10.0.0.2"} and not world.servers(OTHER))
         assert world.servers() == {"10.0.0.2"}
         before = world.tables.edition()
-        # What was down stays down until it is checked, what is new is up at once, what is not wanted any more goes.
+        # What was down stays down until it is checked. What is new is up at once. What is no longer desired is deleted.
         world.dead.clear()
         slow = server(1)
         world.write(service(slow, server(2), server(3)))

@@ -165,7 +165,7 @@ def test_what_the_process_refuses_changes_nothing(world: World) -> None:
 def test_a_file_that_is_refused_never_reaches_the_process(world: World) -> None:
     async def scenario() -> None:
         async with world.daemon() as daemon:
-            world.write(routers=["VI_2"])  # which counts as a file that says nothing
+            world.write(routers=["VI_2"])  # which counts as an empty file
             with pytest.raises(Refused):
                 await daemon.reload()
 

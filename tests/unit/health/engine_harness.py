@@ -50,7 +50,7 @@ def unchecked(number: int, weight: int = 1) -> WantedServer:
 
 
 def service(*servers: WantedServer, name: str = "web", sorry: int | None = None, **more: Any) -> WantedService:
-    """The service 192.0.2.1:80 unless `keys` says otherwise; `sorry` is the sorry server's number."""
+    """Return the service 192.0.2.1:80, or one with `keys`; `sorry` is the sorry server's number."""
     more.setdefault("keys", (vip(),))
     sorry_server = None if sorry is None else Destination(key(sorry))
     return WantedService(name, servers=servers, sorry_server=sorry_server, **more)

@@ -167,15 +167,15 @@ async def udp(reply: Reply, host: str = V4) -> AsyncIterator[tuple[Target, Datag
 
 @contextlib.contextmanager
 def closed(host: str = V4, kind: int = socket.SOCK_STREAM) -> Iterator[Target]:
-    """Where connections and datagrams are refused. The port is held, so that nobody else can come to listen there.
+    """Return a port that refuses connections and datagrams. It is bound: no other process can listen there.
 
-    A check may bind to it: it says SO_REUSEADDR, too.
+    A check may still bind to it, because both sockets have SO_REUSEADDR.
     """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, 0))
         if kind == socket.SOCK_DGRAM:
-            sock.connect(sock.getsockname())  # it takes datagrams from itself alone
+            sock.connect(sock.getsockname())  # it receives only its own datagrams
         yield target_of(sock)
 
 

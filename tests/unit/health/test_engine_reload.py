@@ -72,7 +72,7 @@ def test_a_server_that_is_down_stays_down_when_its_check_changes() -> None:
         assert harness.table() == {1: 1}
         harness.pass_(60)
         assert harness.table() == {1: 1}
-        assert harness.names() == []  # and nobody is told twice
+        assert harness.names() == []  # and no event is repeated
         harness.revive(2)
         harness.pass_(25)
         assert harness.names() == ["server_up 2"]

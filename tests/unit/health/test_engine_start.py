@@ -54,7 +54,7 @@ def test_alpha_servers_come_with_their_first_success() -> None:
         assert [event.initial for event in down] == [True]
         assert harness.names() == ["quorum_gained", "server_up 1", "server_down 2"]
         harness.pass_(25)
-        assert harness.names() == []  # what was told is not told again
+        assert harness.names() == []  # events are not repeated
         harness.revive(2)
         harness.pass_(10)
         assert harness.names() == ["server_up 2"]

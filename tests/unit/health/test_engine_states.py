@@ -48,7 +48,7 @@ OUTCOMES = st.sampled_from(
 
 @st.composite
 def servers(draw: st.DrawFn) -> WantedServer:
-    """Draw a server of a few kinds, so that reloads keep some."""
+    """Draw a server of a few kinds; reloads then keep some."""
     number, pace = draw(NUMBERS), draw(PACES)
     kinds: list[Check] = [
         tcp(number, pace),
@@ -99,9 +99,9 @@ class States(RuleBasedStateMachine):
         super().__init__()
         self.harness = EngineHarness()
         self.wanted: dict[str, WantedService] = {}
-        self.rows: tuple[WantedRow, ...] = ()  # as somebody knows them who asks only when they have changed
+        self.rows: tuple[WantedRow, ...] = ()  # as read after changes only
         self.changes = 0
-        self.up: dict[tuple[str, Any], bool] = {}  # as somebody knows it who hears events only
+        self.up: dict[tuple[str, Any], bool] = {}  # by events only
         self.quorums: dict[str, bool] = {}
         self.sorry: dict[str, Any] = {}
 

@@ -130,7 +130,7 @@ GOOD = "status 200"
         (HELLO, Url("/", regex="hello", regex_min_offset=4), Outcome(True, GOOD)),
         (HELLO, Url("/", regex="hello", regex_min_offset=99), Outcome(False, "the text does not match 'hello'")),
         (CHUNKED + CHUNKS, Url("/", regex="say hello"), Outcome(True, GOOD)),
-        # A length that is not true is told, but as under keepalived it is no failure.
+        # A wrong length is reported, but as in keepalived it is no failure.
         (
             b"HTTP/1.0 200 OK\r\nContent-Length: 10\r\n\r\nhi",
             Url("/", digest=md5(b"hi")),

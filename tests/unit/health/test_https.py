@@ -91,7 +91,7 @@ def raw_tls_end(tls: ssl.SSLContext, compliant: bool) -> tuple[Outcome, str]:
         with tls.wrap_socket(connection, server_side=True, suppress_ragged_eofs=False) as served:
             served.recv(4096)
             served.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi")
-            with socket.socket(fileno=os.dup(served.fileno())) as bare:  # ssl's word for it depends on the version
+            with socket.socket(fileno=os.dup(served.fileno())) as bare:  # ssl's error for it depends on the version
                 ends.append("close_notify" if bare.recv(1) else "")
 
     with socket.create_server((V4, 0)) as listener:

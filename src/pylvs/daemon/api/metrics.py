@@ -1,6 +1,6 @@
 """Metrics in Prometheus's text format.
 
-Metrics of the table have the names and labels of node_exporter's ipvs collector, so that its dashboards work. All
+Metrics of the table have the names and labels of node_exporter's ipvs collector, because dashboards use them. All
 others begin with `pylvs_`.
 """
 

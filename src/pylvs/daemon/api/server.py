@@ -86,5 +86,5 @@ class ApiServer:
 
 
 async def _application() -> Any:
-    """Import the application in a thread, so that checks continue."""
+    """Import the application in a thread, for checks to continue."""
     return await asyncio.to_thread(importlib.import_module, "pylvs.daemon.api.application")

@@ -75,7 +75,7 @@ class TableCache:
         self._snapshot: TableSnapshot | None = None
         self._edition = 0  # of the snapshot
         self._refused: set[ServiceKey] = set()  # services with an edit that was refused since the last plan
-        # What the last applied plan put into the table. A row of which an edit was refused is None.
+        # What the last applied plan put into the table. None replaces a row with a refused edit.
         self._applied: Sequence[WantedRow | None] = ()
         self._applied_keys: set[ServiceKey] = set()
         self._shape: tuple[Collection[ServiceKey], bool, int] | None = None

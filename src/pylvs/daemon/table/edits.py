@@ -221,7 +221,7 @@ class RefusedEdit:
 
 @dataclass(slots=True)
 class SnapshotEntry:
-    """A service with its netmask filled in, so that equal services compare equal, and its destinations."""
+    """A service and its destinations. Its netmask is filled in, because equal services must compare equal."""
 
     service: VirtualService
     servers: dict[DestinationKey, Destination] = field(default_factory=dict)

@@ -22,7 +22,7 @@ from pylvs.model.errors import Busy, PylvsError
 POLL_S = 2.0  # for edits by other programs
 PAUSE_S = 0.02  # between two runs; it gathers further changes
 BATCH_S = 0.05  # of edits under one lock, for which ipvsadm waits
-MAX_BATCH_S = 2.0  # where taking the lock is slow, so that most of the time is spent on edits
+MAX_BATCH_S = 2.0  # if taking the lock is slow: most of the time must go into edits
 ATTEMPTS = 20  # of a plan that other programs' edits make void
 MAX_LOG_LINES = 20  # for the restored edits of one run
 
@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 
 class TableThread:
-    """The one thread that reads and edits the tables, so that checks in the event loop need not wait.
+    """The one thread that reads and edits the tables. Checks in the event loop need not wait for it.
 
     It runs calls in the order in which they were submitted.
     """
@@ -77,7 +77,7 @@ class Reconciler:
         self._desired = desired
         self._lock = asyncio.Lock()
         self._woken = asyncio.Event()
-        self._logged: tuple[str, ...] = ()  # errors of the last run, so that each is logged once
+        self._logged: tuple[str, ...] = ()  # errors of the last run, to log each once
         self._log = get_logger()
 
     def wake(self) -> None:

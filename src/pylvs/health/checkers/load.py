@@ -153,7 +153,7 @@ def _cpu_times(samples: Iterable[Sample]) -> CpuTimes:
 
 # --- from load to weight ---
 
-_MAX_LOAD = 2.0  # times `full`: a higher load counts as this, so that the smoothed load falls soon
+_MAX_LOAD = 2.0  # times `full`: a higher load counts as this, or the smoothed load would fall late
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""MISC_CHECK: run a program, whose exit status is the outcome."""
+"""MISC_CHECK: run a program. Its exit status is the outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sockets of checks: made as a `Target` says, and used without blocking.
+"""Sockets of checks: made for a `Target`, and used without blocking.
 
 A probe is one socket, one registration with the event loop and one timer; asyncio's streams would cost several times as
 much. Connections are closed without SO_LINGER: a reset would cost the director no less (measured), and some servers
@@ -49,7 +49,7 @@ class Deadline:
         self.at = asyncio.get_running_loop().time() + seconds
 
     def expired(self, where: str = "") -> ProbeFailed:
-        """Return the failure of a probe that timed out; `where` says what it waited for."""
+        """Return the failure of a probe that timed out; `where` describes what it waited for."""
         return ProbeFailed(f"timed out after {self.seconds:g} s {where}".rstrip())
 
 

@@ -75,7 +75,7 @@ class Daemon:
         return {row.service.key: any(each.weight for each in row.destinations) for row in rows}
 
     def run(self, call: Callable[[], Any]) -> Any:
-        """Call within the daemon's context, so that what it starts belongs to the daemon."""
+        """Call within the daemon's context: what it starts belongs to the daemon."""
         return self.context.run(call)
 
     def ask(self, work: Callable[[], Any], name: str) -> None:
@@ -110,7 +110,7 @@ class Daemon:
         self.task.cancel()
 
     def expect(self, event: Event) -> None:
-        """Expect the script of an event to run, or the log to say why not."""
+        """Expect the script of an event to run, or the log to have the reason."""
         up = isinstance(event, ServerUp | QuorumGained)
         kind, server = "quorum", ""
         if isinstance(event, QuorumLost) and event.silent:

@@ -64,7 +64,7 @@ class Faults:
     locked: float = 0.0  # the lock of the table is held by others
     locked_s: float = 0.0  # how long the daemon waits for it in vain
     unreadable: float = 0.0  # the table cannot be read
-    most: int | None = None  # destinations that there is room for
+    most: int | None = None  # highest number of destinations
     edit_s: float = 0.0  # that each edit takes
     lock_s: float = 0.0  # that each batch takes
     meddling: float = 0.0  # others edit between a plan and its batch

@@ -8,22 +8,21 @@ of one service were refused, only this service is disturbed. The desired state i
    while the quorum is lost; overrides kept through reloads and restarts.
 2. **Convergence.** `LAG_S` after a change, and `RETRY_S` after the last disturbance, each service of the table is as
    desired. So a server that is down has no weight above 0 for longer, and refused edits are tried again. A service
-   whose edits are refused does not delay another. After the last fault the whole table is as desired within `bound_s`
+   with refused edits does not delay another. After the last fault the whole table is as desired within `bound_s`
    of simulated time, which follows from the timing of the checks. From then on there is no edit.
-3. **Whole edits.** While the daemon applies a plan, a service that has a server with a weight before and after it has
-   one at every moment, unless an edit of the plan was refused.
+3. **Whole edits.** A plan must not leave a service without a server: if it has one with a weight before and after the
+   plan, it has one at every moment. This does not apply if an edit of the plan was refused.
 4. **Notifications.** Of each quorum and each server the events alternate, and match the model's state. Each script runs
-   once for each transition, in order, or the log says why it did not.
-5. **Punctual probes.** Each probe begins exactly at the end of the one before plus the delay that the model gives, or
-   within its warm-up where it is new; neither edits nor scripts nor other probes delay it. A check is never forgotten,
-   and none runs while all its services are suspended. The death of a helper process never counts against a server.
-6. **Others' services** are never edited, unless a configuration of the seed says `exclusive` or flushes the table.
+   once for each transition, in order, or the log has the reason why not.
+5. **Punctual probes.** Each probe begins exactly at the end of the one before plus the delay of the model; a new one
+   begins within its warm-up. Neither edits nor scripts nor other probes delay it. A check is never forgotten, and none
+   runs while all its services are suspended. The death of a helper process never counts against a server.
+6. **Others' services** are never edited, unless a configuration of the seed has `exclusive` or flushes the table.
 7. **No leaks.** After the stop no task, script, signal handler or service is left. The log has no error of the event
    loop, no "this is a bug" and no listener's exception.
-8. **Restart.** A daemon that starts again with the same configuration, and finds the table right because the one before
-   was killed or left it, makes no edit before its first probes. Its overrides are those of the operator, unless they
-   could not be saved. (This does not apply if a sorry server is one of the real servers, because
-   the table does not distinguish them.)
+8. **Restart.** A daemon that starts with the configuration of the one before, and with a table that is right, makes no
+   edit before its first probes. Its overrides are those of the operator, unless they could not be saved. This does not
+   apply if a sorry server is one of the real servers, because the table does not distinguish them.
 """
 
 from __future__ import annotations
@@ -341,7 +340,7 @@ class Invariants:
     # --- 4: scripts ---
 
     def scripts(self, daemon: Daemon, complete: bool) -> None:
-        """Check that each script ran once, in order, or the log says why not; with `complete` all have ended."""
+        """Check that each script ran once, in order, or the log has the reason; with `complete` all have ended."""
         listener = daemon.listener
         for subject in sorted(listener.due.keys() | listener.logged.keys() | listener.runs.keys()):
             due = listener.due.get(subject, [])
@@ -349,7 +348,7 @@ class Invariants:
             runs = deque(listener.runs.get(subject, ()))
             names = [direction for direction, _ in logged]
             if any(ended == "lost" for _, ended in logged):
-                continue  # too many waited, and the log says so
+                continue  # too many waited, and the log has that
             wanted = due if complete else due[: len(names)]
             self.holds(names == wanted, "scripts of {}: due {}, logged {}", subject, due, logged)
             for direction, ended in logged:

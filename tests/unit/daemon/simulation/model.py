@@ -252,7 +252,7 @@ class HealthModel:
     def _check(self, check: Check, shared: Any) -> CheckModel:
         known = self._shared.get(shared) if shared else None
         if known is not None and (known.servers or known in self._alive):
-            return known  # also where the server that had it goes in the same reload
+            return known  # also if the same reload removes the server that had it
         model = CheckModel(check, at_start=not self.started)
         if self.started:
             model.window = self._now(), self._now() + check.pace.warmup_s

@@ -16,7 +16,7 @@ CHUNKS = 40  # at every change
 NIGHTLY = range(CHUNK * CHUNKS, 200_000, 2_000)  # at 19 ms a seed, an hour of CPU time; a million takes five
 FIND_WITHIN = 150  # seeds, for a planted bug, and for all that may happen
 
-# Texts of traces that must occur in the seeds of the gate, so that these test something.
+# Texts of traces that must occur in the seeds of the gate, or these would test nothing.
 HAPPENS = (
     "edit refused",
     "edit breaks",

@@ -1,7 +1,6 @@
 """The world of one simulation: real servers, tables, disk, other programs, a service manager, and a schedule of events.
 
-Everything random comes from one generator in the order in which the loop's time asks for it, so a seed gives the same
-trace each time.
+Everything random comes from one generator, in the order of the loop's time. So a seed gives the same trace each time.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ class World:
         self.over = False
         self.unhung = asyncio.Event()
         self._known_overrides: dict[ServerName, Override] | None = None  # what a killed daemon's successor must know
-        self._unchanged: tuple[Configuration, int] | None = None  # edits so far, if the table is right meanwhile
+        self._unchanged: tuple[Configuration, int] | None = None  # edits so far, if the table is right since then
 
     # --- the trace ---
 
