@@ -107,9 +107,9 @@ class Engine:
     def adopt(self, rows: Iterable[ServiceRow]) -> None:
         """Before `start`, adopt the state that the table shows, as after a crash.
 
-        A checked server that its service does not have stays down until it is checked, and so does one with weight 0
-        and inhibit_on_failure. Others are up, even with alpha; they keep their weight if a check may have set it. A
-        sorry server in the table keeps getting the connections.
+        A server with checks that is not in the table stays down until it is checked. So does one with weight 0 and
+        inhibit_on_failure. Others are up, even with alpha, and keep a weight that a check may have set. A sorry server
+        in the table keeps getting the connections.
         """
         found = {row.service.key: row for row in rows}
         for service in self._services:
