@@ -106,7 +106,7 @@ class _Page:
             raise ProbeFailed(f"digest {response.digests[0]}, not {self._digest}{remark}")
 
     async def _judge_text(self, response: HttpResponse) -> None:
-        """Search the regular expression in the body, and then in header and body; with regex_no_match in the body only.
+        """Search the regular expression in the body, and unless regex_no_match in header and body. Raises ProbeFailed.
 
         keepalived searches header and body if they arrive in one packet, else the body only.
         """
