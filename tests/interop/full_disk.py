@@ -18,7 +18,7 @@ from unittest import mock
 from pylvs.daemon import persistence
 from pylvs.daemon.api.client import Client
 from pylvs.system import logs
-from tests.unit.daemon.daemons import World, address, run, server, service
+from tests.unit.daemon.daemons import FakeHost, address, run, server, service
 
 NO_SPACE = "services.json: No space left on device: what must survive a crash is not kept"
 _SIZE = 64 * 1024
@@ -45,26 +45,26 @@ class Disk:
         self._filler.unlink()
 
 
-async def reloading(world: World, disk: Disk, said: io.StringIO) -> None:
+async def reloading(host: FakeHost, disk: Disk, said: io.StringIO) -> None:
     """A reload is refused, whoever asks for it, and nothing is changed; with room it is done."""
-    async with world.daemon() as daemon:
-        before = (world.state / "services.json").read_bytes()
+    async with host.daemon() as daemon:
+        before = (host.state / "services.json").read_bytes()
         disk.fill()
-        world.write(service(server(3)))
-        status, told = await asyncio.to_thread(Client(world.state).ask, "POST", "/v1/reload")
+        host.write(service(server(3)))
+        status, told = await asyncio.to_thread(Client(host.state).ask, "POST", "/v1/reload")
         assert status == 409, told
         assert told["error"].endswith(NO_SPACE), told
         await daemon._reload_by_signal()
         assert daemon.reloads == {"refused": 2}
-        assert world.servers() == {str(address(1)), str(address(2))}
+        assert host.servers() == {str(address(1)), str(address(2))}
         assert f"not reloaded: {told['error']}" in said.getvalue()
-        assert (world.state / "services.json").read_bytes() == before
+        assert (host.state / "services.json").read_bytes() == before
         disk.empty()
         assert (await daemon.reload()).table is not None
-        assert world.servers() == {str(address(3))}
+        assert host.servers() == {str(address(3))}
 
 
-async def editing(world: World, disk: Disk, said: io.StringIO) -> None:
+async def editing(host: FakeHost, disk: Disk, said: io.StringIO) -> None:
     """A disk that fills up while the table is edited for the first time ends nothing."""
     keep_own = persistence.save_owned
     kept_before: list[int] = []
@@ -76,14 +76,14 @@ async def editing(world: World, disk: Disk, said: io.StringIO) -> None:
         keep_own(*arguments)
 
     with mock.patch.object(persistence, "save_owned", full_after_the_first):
-        async with world.daemon():
-            assert world.servers() == {str(address(1)), str(address(2))}
+        async with host.daemon():
+            assert host.servers() == {str(address(1)), str(address(2))}
             assert len(kept_before) > 1
             disk.empty()
     assert NO_SPACE in said.getvalue()
 
 
-SCENARIOS: dict[str, Callable[[World, Disk, io.StringIO], Awaitable[None]]] = {
+SCENARIOS: dict[str, Callable[[FakeHost, Disk, io.StringIO], Awaitable[None]]] = {
     each.__name__: each for each in (reloading, editing)
 }
 
@@ -94,7 +94,7 @@ def main(scenario: str, folder: Path) -> None:
     logs.set_up("text", said, {})
     disk = Disk(folder / "disk")
     try:
-        run(SCENARIOS[scenario](World(disk.folder / "state"), disk, said))
+        run(SCENARIOS[scenario](FakeHost(disk.folder / "state"), disk, said))
     finally:
         print(said.getvalue())
 

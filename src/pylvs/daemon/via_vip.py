@@ -14,7 +14,7 @@ from typing import Any
 
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.checkers.registry import CheckContext, probe_of
-from pylvs.health.outcome import Outcome, Probe
+from pylvs.health.outcome import Outcome, Probe, constant_probe
 from pylvs.model import service as probe_marks
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Check, Target, goes_via_vip, targets_of
@@ -73,10 +73,11 @@ class VipChecks:
         """Return the probe of a check through the virtual address."""
         vip = _vip(check, service)
         if vip is None:
-            return _failing(f"{service.name} has no virtual address to check through")
+            return constant_probe(Outcome(False, f"{service.name} has no virtual address to check through"))
         mark = self._marks.get(_path(vip, server))
         if mark is None:
-            return _failing(f"more than {probe_marks.COUNT} servers are checked through virtual addresses")
+            reason = f"more than {probe_marks.COUNT} servers are checked through virtual addresses"
+            return constant_probe(Outcome(False, reason))
         return self._through(check, vip, server.destination.key.address, mark, context)
 
     def _through(self, check: Check, vip: Address, server: Address, mark: int, context: CheckContext) -> Probe:
@@ -195,10 +196,3 @@ def _redirected(check: Check, vip: Address, source: Address, mark: int) -> Check
     else:
         fields["target"] = redirected(targets_of(check)[0])
     return replace(check, **fields)
-
-
-def _failing(reason: str) -> Probe:
-    async def ask() -> Outcome:
-        return Outcome(False, reason)
-
-    return ask

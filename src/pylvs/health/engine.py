@@ -27,7 +27,7 @@ from pylvs.health.probe_scheduler import ProbeScheduler, descriptor_limit
 from pylvs.health.servers import CheckState, ServerState
 from pylvs.health.services import ServiceRegistry, ServiceState
 from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot, server_snapshot, service_snapshot
-from pylvs.health.state_builder import CONFIGURED, ProbeOf, ReplaceResult, StateBuilder, adopt_service, script_identity
+from pylvs.health.state_builder import CONFIGURED, ProbeOf, ReloadChanges, StateBuilder, adopt_service, script_identity
 from pylvs.model.addresses import Address
 from pylvs.model.destination import MAX_WEIGHT, DestinationKey
 from pylvs.model.director import ServiceRow
@@ -107,9 +107,9 @@ class Engine:
     def adopt(self, rows: Iterable[ServiceRow]) -> None:
         """Before `start`, adopt the state that the table shows, as after a crash.
 
-        A checked server that its service does not have stays down until it is checked, and so does one with weight 0
-        and inhibit_on_failure. Others are up, even with alpha; they keep their weight if a check may have set it. A
-        sorry server in the table keeps getting the connections.
+        A server with checks that is not in the table stays down until it is checked. So does one with weight 0 and
+        inhibit_on_failure. Others are up, even with alpha, and keep a weight that a check may have set. A sorry server
+        in the table keeps getting the connections.
         """
         found = {row.service.key: row for row in rows}
         for service in self._services:
@@ -119,7 +119,7 @@ class Engine:
 
     # --- configuration ---
 
-    def replace(self, configuration: Configuration) -> ReplaceResult:
+    def replace(self, configuration: Configuration) -> ReloadChanges:
         """Reload: what did not change keeps its state, timers, history and weight.
 
         A changed check begins again, and its server keeps its state until the first outcome. New services and servers
@@ -231,7 +231,7 @@ class Engine:
 
     # --- inside ---
 
-    def _build(self, configuration: Configuration) -> ReplaceResult:
+    def _build(self, configuration: Configuration) -> ReloadChanges:
         at = self._wall()
         renew = script_identity(configuration.settings) != script_identity(self.configuration.settings)
         built = self._builder.build(self._services.services, configuration, renew, at)
@@ -241,18 +241,18 @@ class Engine:
             self._wake_waiter(state)
         for state in built.begun:
             self._scheduler.schedule(state.scheduled, self._chance() * state.check.pace.warmup_s)
-        if built.replacement.removed or built.replacement.servers_removed:
+        if built.changes.removed or built.changes.servers_removed:
             self._dispatcher.history.keep({server.name for server in self._services.servers()})
         if not self._started:
             for service in built.touched:
                 service.presume_quorum()
-            return built.replacement
-        self._dispatcher.table_changed |= bool(built.replacement.added or built.replacement.removed)
+            return built.changes
+        self._dispatcher.table_changed |= bool(built.changes.added or built.changes.removed)
         events = built.events
         for service in built.touched:
             events += self._update_quorum(service, CONFIGURED, at)
         self._dispatcher.dispatch([*events, *self._suspensions(built.touched)])
-        return built.replacement
+        return built.changes
 
     def _on_outcome(self, state: CheckState, outcome: Outcome) -> float:
         """Apply the outcome of a probe, and return the seconds until the next."""

@@ -28,6 +28,18 @@ class Outcome:
 # pages or hosts has a timeout of its own. It raises only CancelledError, and leaves no socket or process behind.
 Probe = Callable[[], Awaitable[Outcome]]
 
+
+def constant_probe(outcome: Outcome) -> Probe:
+    """Return a probe for a check that cannot be made."""
+
+    async def ask() -> Outcome:
+        return outcome
+
+    return ask
+
+
+# --- failures ---
+
 _MAX_QUOTE = 60
 _ESCAPES = {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 

@@ -28,12 +28,12 @@ ProbeOf = Callable[[Check, WantedService, WantedServer], Probe]
 
 
 @dataclass(slots=True)
-class ReplaceResult:
+class ReloadChanges:
     """What a reload changed: services by name, and the numbers of servers and checks."""
 
     added: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)  # or renamed
+    changed: list[str] = field(default_factory=list)  # or renamed only
     unchanged: int = 0
     servers_added: int = 0
     servers_removed: int = 0
@@ -52,7 +52,7 @@ class BuildResult:
     events: list[Event] = field(default_factory=list)
     begun: list[CheckState] = field(default_factory=list)  # new checks
     ended: list[CheckState] = field(default_factory=list)  # checks without a server
-    replacement: ReplaceResult = field(default_factory=ReplaceResult)
+    changes: ReloadChanges = field(default_factory=ReloadChanges)
 
 
 class StateBuilder:
@@ -75,32 +75,32 @@ class StateBuilder:
             state = before.get(wanted.name)
             if state is not None and state.wanted == wanted:
                 built.services[wanted.name] = state
-                built.replacement.unchanged += 1
+                built.changes.unchanged += 1
                 if renew:
                     self._renew(state)
                 continue
-            (built.replacement.added if state is None else built.replacement.changed).append(wanted.name)
+            (built.changes.added if state is None else built.changes.changed).append(wanted.name)
             service = ServiceState(wanted, at) if state is None else state
             built.services[wanted.name] = service
             built.touched.append(service)
-            self._fill(service, wanted, built)
+            self._set_servers(service, wanted, built)
             if state is None:
                 service.presume_quorum()
-        kept = {id(state) for state in before.values()}
+        kept = set(before.values())
         for name, state in old.items():
-            if id(state) not in kept:
-                built.replacement.removed.append(name)
+            if state not in kept:
+                built.changes.removed.append(name)
                 self._end(state, state.servers.values(), True, built)
         built.ended = [state for state in self._orphans if not state.servers]
         self._orphans.clear()
         if gone := set(built.ended):
             self._shared = {key: state for key, state in self._shared.items() if state not in gone}
         built.begun = [state for state in built.begun if state.servers]
-        built.replacement.checks_started = len(built.begun)
-        built.replacement.checks_ended = len(built.ended)
+        built.changes.checks_started = len(built.begun)
+        built.changes.checks_ended = len(built.ended)
         return built
 
-    def _fill(self, service: ServiceState, wanted: WantedService, built: BuildResult) -> None:
+    def _set_servers(self, service: ServiceState, wanted: WantedService, built: BuildResult) -> None:
         """Give the service its configured servers; those that it has keep their state."""
         before, servers = service.servers, dict[DestinationKey, ServerState]()
         new_probes = built.renew or _probe_settings(service.wanted) != _probe_settings(wanted)
@@ -111,7 +111,7 @@ class StateBuilder:
             state = before.pop(key, None)
             servers[key] = server = self._server(wanted, each, state, new_probes, built)
             if state is None:
-                built.replacement.servers_added += 1
+                built.changes.servers_added += 1
                 built.events.append(
                     ServerAdded(
                         at=built.at,
@@ -149,7 +149,7 @@ class StateBuilder:
             link = next((link for link in links if link.state.check == check and link.state.shared_key == key), None)
             if link is not None:
                 links.remove(link)
-                if new_probes or not same_destination:  # same check, other server
+                if new_probes or not same_destination:  # an equal check, but with another target or other settings
                     link.state.scheduled.probe = self._probe_of(check, service, wanted)
             else:
                 state = self._check(check, key, service, wanted, built)
@@ -187,7 +187,7 @@ class StateBuilder:
     def _end(self, service: ServiceState, servers: Iterable[ServerState], whole: bool, built: BuildResult) -> None:
         """Remove servers, with `whole` the service, that are no longer in the configuration."""
         gone = list(servers)
-        built.replacement.servers_removed += len(gone)
+        built.changes.servers_removed += len(gone)
         built.events += service.end_events(gone, whole, REMOVED, built.at)
         for server in gone:
             links, server.links = server.links, []
@@ -203,7 +203,7 @@ class StateBuilder:
 
 
 def script_identity(settings: GlobalSettings) -> tuple[str, str, bool]:
-    """Return the global settings that probes depend on."""
+    """Return the global settings that probes depend on: the account of scripts."""
     return settings.script_user, settings.script_group, settings.script_security
 
 

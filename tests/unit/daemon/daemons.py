@@ -63,7 +63,7 @@ def vrrp(*names: str) -> VrrpConfiguration:
     )
 
 
-class World:
+class FakeHost:
     """The host of a daemon (`pylvs.daemon.ports.HostPort`). `state` and `tables` outlive it, as after a crash."""
 
     def __init__(self, state: Path) -> None:

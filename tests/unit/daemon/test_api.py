@@ -20,35 +20,35 @@ from pylvs.config.findings import Finding, Location, Severity
 from pylvs.daemon.api import application
 from pylvs.daemon.api.client import Client, NoDaemon
 from pylvs.model.errors import PylvsError
-from tests.unit.daemon.daemons import World, run, server, service
+from tests.unit.daemon.daemons import FakeHost, run, server, service
 
 ODD = Finding(Location("test.conf", 3, 5), Severity.WARNING, "odd", "think again")
 BROKEN = Finding(Location("test.conf", 9, 1), Severity.ERROR, "a } is missing", fatal=True)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path / "state")
+def host(tmp_path: Path) -> FakeHost:
+    return FakeHost(tmp_path / "state")
 
 
-def asked(world: World, *questions: Callable[[], Any]) -> list[Any]:
+def asked(host: FakeHost, *questions: Callable[[], Any]) -> list[Any]:
     """Ask in another thread, one question after another, and return the responses."""
     answers: list[Any] = []
 
     async def scenario() -> None:
-        async with world.daemon():
+        async with host.daemon():
             answers.extend([await asyncio.to_thread(question) for question in questions])
 
     run(scenario())
     return answers
 
 
-def test_the_socket_is_for_root_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = Client(world.state)
-    (mode,) = asked(world, lambda: stat.S_IMODE((world.state / "control").stat().st_mode))
+def test_the_socket_is_for_root_alone(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(host.state)
+    (mode,) = asked(host, lambda: stat.S_IMODE((host.state / "control").stat().st_mode))
     assert mode == 0o600
     monkeypatch.setattr(application, "_CREDENTIALS", _Stranger())
-    ((status, content),) = asked(world, lambda: client.ask("POST", "/v1/reload"))
+    ((status, content),) = asked(host, lambda: client.ask("POST", "/v1/reload"))
     assert (status, content) == (403, {"error": "root alone may ask this daemon"})
 
 
@@ -61,18 +61,18 @@ class _Stranger:
         return os.getpid(), 4711, 4711
 
 
-def test_a_reload_answers_with_findings_differences_and_edits(world: World) -> None:
-    client = Client(world.state)
+def test_a_reload_answers_with_findings_differences_and_edits(host: FakeHost) -> None:
+    client = Client(host.state)
 
     def change() -> None:
-        world.write(service(server(1, weight=3), server(2)), findings=[ODD])
+        host.write(service(server(1, weight=3), server(2)), findings=[ODD])
 
     answers = asked(
-        world,
+        host,
         change,
         lambda: client.ask("POST", "/v1/reload", {"dry_run": True}),
         lambda: client.ask("POST", "/v1/reload"),
-        lambda: world.write(service(server(1)), findings=[BROKEN]),
+        lambda: host.write(service(server(1)), findings=[BROKEN]),
         lambda: client.ask("POST", "/v1/reload", {}),
     )
     finding = {
@@ -107,32 +107,32 @@ def test_a_reload_answers_with_findings_differences_and_edits(world: World) -> N
     ],
 )
 def test_a_wrong_request_gets_a_reason(
-    world: World, method: str, path: str, content: Any, status: int, text: str
+    host: FakeHost, method: str, path: str, content: Any, status: int, text: str
 ) -> None:
-    ((got, reply),) = asked(world, lambda: Client(world.state).ask(method, path, content))
+    ((got, reply),) = asked(host, lambda: Client(host.state).ask(method, path, content))
     assert got == status
     assert text in reply["error"]
 
 
-def test_a_wrong_method_gets_the_allowed_ones(world: World) -> None:
+def test_a_wrong_method_gets_the_allowed_ones(host: FakeHost) -> None:
     def allowed() -> str | None:
-        with Client(world.state).stream("TRACE", "/v1/reload") as response:
+        with Client(host.state).stream("TRACE", "/v1/reload") as response:
             assert response.status == 405
             return response.headers["Allow"]
 
-    assert asked(world, allowed) == ["POST"]
+    assert asked(host, allowed) == ["POST"]
 
 
-def test_a_malformed_request_is_one_line_in_the_log(world: World, log_output: io.StringIO) -> None:
+def test_a_malformed_request_is_one_line_in_the_log(host: FakeHost, log_output: io.StringIO) -> None:
     def malformed() -> bytes:
         with socket.socket(socket.AF_UNIX) as stream:
-            stream.connect(str(world.state / "control"))
+            stream.connect(str(host.state / "control"))
             stream.sendall(b"GET /v1/status HTTP/1.1\r\nHost: pylvs\r\nX: a\0b\r\n\r\n")
             return stream.recv(100)
 
     before, (answer, good) = (
         len(log_output.getvalue()),
-        asked(world, malformed, lambda: Client(world.state).ask("GET", "/v1/status")[0]),
+        asked(host, malformed, lambda: Client(host.state).ask("GET", "/v1/status")[0]),
     )
     assert answer.startswith(b"HTTP/1.0 400 ")
     assert good == 200
@@ -149,24 +149,24 @@ def test_without_a_daemon_the_place_is_named(tmp_path: Path) -> None:
         Client(tmp_path / "none").ask("POST", "/v1/reload")
 
 
-def test_the_command_prints_what_changes_and_fails_when_the_reload_does(world: World) -> None:
+def test_the_command_prints_what_changes_and_fails_when_the_reload_does(host: FakeHost) -> None:
     def command(*text: str) -> Callable[[], tuple[int, str, str, str]]:
         def call() -> tuple[int, str, str, str]:
-            done = CliRunner().invoke(reload_command, [*text, "--state-dir", str(world.state)])
+            done = CliRunner().invoke(reload_command, [*text, "--state-dir", str(host.state)])
             error = str(done.exception) if isinstance(done.exception, PylvsError) else ""
             return done.exit_code, done.stdout, done.stderr, error
 
         return call
 
     answers = asked(
-        world,
+        host,
         command(),
-        lambda: world.write(service(server(1, weight=3)), findings=[ODD]),
+        lambda: host.write(service(server(1, weight=3)), findings=[ODD]),
         command("--dry-run"),
         command(),
-        lambda: world.write(service(server(1)), findings=[BROKEN]),
+        lambda: host.write(service(server(1)), findings=[BROKEN]),
         command(),
-        world.write,
+        host.write,
         command(),
         command("--allow-empty"),
     )
@@ -177,15 +177,15 @@ def test_the_command_prints_what_changes_and_fails_when_the_reload_does(world: W
     assert answers[8][:2] == (0, "1 -> 0 services\n")
 
 
-def test_a_table_that_cannot_be_edited_is_a_failure_that_says_so(world: World) -> None:
+def test_a_table_that_cannot_be_edited_is_a_failure_that_says_so(host: FakeHost) -> None:
     def refuse() -> None:
-        world.write(service(server(1), server(2), scheduler="nobody-knows"))
+        host.write(service(server(1), server(2), scheduler="nobody-knows"))
 
     def command() -> tuple[int, str, str]:
-        done = CliRunner().invoke(reload_command, ["--state-dir", str(world.state)])
+        done = CliRunner().invoke(reload_command, ["--state-dir", str(host.state)])
         return done.exit_code, done.stderr, str(done.exception)
 
-    _, (status, stderr, error) = asked(world, refuse, command)
+    _, (status, stderr, error) = asked(host, refuse, command)
     assert status == 1
     assert "scheduler wlc -> nobody-knows: refused: " in stderr
     assert error == "the configuration is in force, but the table did not take 1 edits"

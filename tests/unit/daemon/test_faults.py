@@ -27,16 +27,16 @@ from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.via_vip import VipChecks
 from pylvs.model.director import ServiceRow
 from pylvs.model.errors import PylvsError, Unsupported
-from tests.unit.daemon.daemons import OTHER, World, run, server, service, until
+from tests.unit.daemon.daemons import OTHER, FakeHost, run, server, service, until
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path / "state")
+def host(tmp_path: Path) -> FakeHost:
+    return FakeHost(tmp_path / "state")
 
 
-def ask(world: World, method: str, path: str, content: Any = None) -> Any:
-    answered, reply = Client(world.state).ask(method, path, content)
+def ask(host: FakeHost, method: str, path: str, content: Any = None) -> Any:
+    answered, reply = Client(host.state).ask(method, path, content)
     assert answered == 200, reply
     return reply
 
@@ -67,7 +67,7 @@ def test_a_damaged_note_of_changed_devices_is_one_line(tmp_path: Path, content: 
         VipChecks().adapt_host(state)
 
 
-def test_an_override_of_many_services_is_saved_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_override_of_many_services_is_saved_once(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     kept_now: list[int] = []
     keep = persistence.save_overrides
 
@@ -76,40 +76,40 @@ def test_an_override_of_many_services_is_saved_once(world: World, monkeypatch: p
         keep(state, overrides)
 
     monkeypatch.setattr(persistence, "save_overrides", counted)
-    world.write(service(*(server(1, port=port) for port in range(1000, 1200))))
+    host.write(service(*(server(1, port=port) for port in range(1000, 1200))))
 
     async def scenario() -> None:
-        async with world.daemon():
-            reply = await asyncio.to_thread(ask, world, "POST", "/v1/drain", {"server": "10.0.0.1"})
+        async with host.daemon():
+            reply = await asyncio.to_thread(ask, host, "POST", "/v1/drain", {"server": "10.0.0.1"})
             assert len(reply["servers"]) == 200
-            assert len(json.loads((world.state / "overrides.json").read_text())) == 200
+            assert len(json.loads((host.state / "overrides.json").read_text())) == 200
 
     run(scenario())
     assert kept_now[0] == 200
     assert len(kept_now) <= 3
 
 
-def test_a_drain_of_one_port_leaves_the_drain_of_the_others_under_way(world: World) -> None:
-    world.write(service(server(1), server(2)), service(server(1, port=443), key=OTHER))
+def test_a_drain_of_one_port_leaves_the_drain_of_the_others_under_way(host: FakeHost) -> None:
+    host.write(service(server(1), server(2)), service(server(1, port=443), key=OTHER))
 
     async def scenario() -> None:
-        async with world.daemon() as daemon:
+        async with host.daemon() as daemon:
             key = server(1, port=443).destination.key
-            world.tables.count(OTHER, key, active=1)
-            await asyncio.to_thread(ask, world, "POST", "/v1/drain", {"server": "10.0.0.1"})
-            await asyncio.to_thread(ask, world, "POST", "/v1/drain", {"server": "10.0.0.1:80"})
+            host.tables.count(OTHER, key, active=1)
+            await asyncio.to_thread(ask, host, "POST", "/v1/drain", {"server": "10.0.0.1"})
+            await asyncio.to_thread(ask, host, "POST", "/v1/drain", {"server": "10.0.0.1:80"})
             first, second = daemon.drains.all()
             assert first.stage.value == "waiting"
             assert first.servers == ((str(OTHER), key),)
             await until(lambda: second.stage.value == "removed")
-            world.tables.count(OTHER, key, active=0)
+            host.tables.count(OTHER, key, active=0)
             await until(lambda: first.stage.value == "removed")
-            await until(lambda: world.servers(OTHER) == set())
+            await until(lambda: host.servers(OTHER) == set())
 
     run(scenario())
 
 
-def test_the_status_of_many_services_counts_the_table_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_status_of_many_services_counts_the_table_once(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     counts_of = status_routes.counts_of
 
@@ -118,17 +118,17 @@ def test_the_status_of_many_services_counts_the_table_once(world: World, monkeyp
         return counts_of(rows)
 
     monkeypatch.setattr(status_routes, "counts_of", noted)
-    world.write(service(server(1)), service(server(2), key=OTHER))
+    host.write(service(server(1)), service(server(2), key=OTHER))
 
     async def scenario() -> None:
-        async with world.daemon():
-            await asyncio.to_thread(ask, world, "GET", "/v1/status")
+        async with host.daemon():
+            await asyncio.to_thread(ask, host, "GET", "/v1/status")
 
     run(scenario())
     assert calls == [1]
 
 
-def test_the_page_of_metrics_is_written_beside_the_checks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_of_metrics_is_written_beside_the_checks(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[threading.Thread] = []
 
     def noted(facts: Any) -> str:
@@ -138,7 +138,7 @@ def test_the_page_of_metrics_is_written_beside_the_checks(world: World, monkeypa
     monkeypatch.setattr("pylvs.daemon.api.status_routes.exposition", noted)
 
     async def scenario() -> None:
-        async with world.daemon() as daemon:
+        async with host.daemon() as daemon:
             assert "pylvs_info" in await status_routes.metrics_page(daemon)
 
     run(scenario())
@@ -147,14 +147,16 @@ def test_the_page_of_metrics_is_written_beside_the_checks(world: World, monkeypa
 
 
 @pytest.mark.parametrize("service", ["\udcff", "ä"])
-def test_arguments_that_are_not_text_get_a_reason(world: World, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_that_are_not_text_get_a_reason(
+    host: FakeHost, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log_output = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")  # as the interpreter makes stderr
     monkeypatch.setattr(sys, "stderr", log_output)
     verbs = ["drain", "enable", "history", "check-now"]
 
     async def scenario() -> None:
-        async with world.daemon():
-            where = ["--service", service, "--state-dir", str(world.state)]
+        async with host.daemon():
+            where = ["--service", service, "--state-dir", str(host.state)]
             for verb in verbs:
                 assert await asyncio.to_thread(main.run, [verb, "10.0.0.1", *where]) == 1
 
@@ -169,11 +171,11 @@ def test_arguments_that_are_not_text_get_a_reason(world: World, service: str, mo
     ("body", "kind"),
     [(b"\xff\xfe\xfd", "application/json"), (b"{", "application/json; charset=nonsense"), (b"[" * 100_000, "x/y")],
 )
-def test_a_body_that_is_no_text_is_a_wrong_request(world: World, body: bytes, kind: str) -> None:
+def test_a_body_that_is_no_text_is_a_wrong_request(host: FakeHost, body: bytes, kind: str) -> None:
     def asked() -> tuple[int, bytes]:
         from pylvs.daemon.api.client import _Connection
 
-        connection = _Connection(StateDirectory(world.state), 60)
+        connection = _Connection(StateDirectory(host.state), 60)
         connection.request("POST", "/v1/enable", body, {"Content-Type": kind})
         response = connection.getresponse()
         found = response.status, response.read()
@@ -181,7 +183,7 @@ def test_a_body_that_is_no_text_is_a_wrong_request(world: World, body: bytes, ki
         return found
 
     async def scenario() -> None:
-        async with world.daemon():
+        async with host.daemon():
             answered, reply = await asyncio.to_thread(asked)
             assert answered == 400
             assert "no JSON" in json.loads(reply)["error"]
@@ -201,12 +203,14 @@ def test_a_client_of_unknown_user_is_refused() -> None:
     run(scenario())
 
 
-def test_a_follower_who_went_is_forgotten_though_nothing_happens(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_follower_who_went_is_forgotten_though_nothing_happens(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(status_routes, "CLIENT_POLL_S", 0.05)
 
     async def scenario() -> None:
-        async with world.daemon() as daemon:
-            _, writer = await asyncio.open_unix_connection(str(world.state / "control"))
+        async with host.daemon() as daemon:
+            _, writer = await asyncio.open_unix_connection(str(host.state / "control"))
             writer.write(b"GET /v1/events?follow=true HTTP/1.1\r\nHost: pylvs\r\n\r\n")
             await until(lambda: len(daemon.events._subscribers) == 1)
             writer.close()
@@ -216,21 +220,21 @@ def test_a_follower_who_went_is_forgotten_though_nothing_happens(world: World, m
 
 
 def test_a_disk_that_is_full_at_the_end_does_not_break_off_the_end(
-    world: World, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
     def full(*_: object) -> None:
         raise PylvsError("no space left")
 
     restored: list[StateDirectory] = []
-    monkeypatch.setattr(world, "restore_host", restored.append)
+    monkeypatch.setattr(host, "restore_host", restored.append)
 
     async def scenario() -> None:
-        async with world.daemon():
+        async with host.daemon():
             monkeypatch.setattr(persistence, "save_owned", full)
 
     run(scenario())
     assert restored
-    assert world.servers() == set()
+    assert host.servers() == set()
     assert "no space left" in log_output.getvalue()
 
 

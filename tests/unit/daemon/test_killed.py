@@ -12,7 +12,7 @@ from pylvs.model.checks import Target, TcpCheck
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.service import ServiceKey, VirtualService
 from pylvs.testing import MemoryDirector
-from tests.unit.daemon.daemons import FOREIGN, OTHER, QUICK, WEB, World, address, run, server, service, until
+from tests.unit.daemon.daemons import FOREIGN, OTHER, QUICK, WEB, FakeHost, address, run, server, service, until
 
 
 class Killed(BaseException):
@@ -68,97 +68,97 @@ WANTED = {
 EDITS = 9  # from BEFORE to AFTER
 
 
-def mortal_world(folder: Path, left: int) -> tuple[World, Mortal]:
-    world, tables = World(folder / "state"), Mortal()
-    world.tables = tables
+def mortal_world(folder: Path, left: int) -> tuple[FakeHost, Mortal]:
+    host, tables = FakeHost(folder / "state"), Mortal()
+    host.tables = tables
     tables.add_service(VirtualService(FOREIGN))
     tables.left = left
-    return world, tables
+    return host, tables
 
 
 def test_who_was_down_stays_down_although_the_first_table_was_refused_in_part(tmp_path: Path) -> None:
-    world = World(tmp_path / "state")
-    world.write(service(server(1), server(2)), service(server(3), scheduler="not-yet", key=OTHER))
-    world.dead = {address(2)}
+    host = FakeHost(tmp_path / "state")
+    host.write(service(server(1), server(2)), service(server(3), scheduler="not-yet", key=OTHER))
+    host.dead = {address(2)}
 
     async def scenario() -> None:
-        async with world.daemon(kill=True) as daemon:
-            await until(lambda: world.servers() == {"10.0.0.1"})
+        async with host.daemon(kill=True) as daemon:
+            await until(lambda: host.servers() == {"10.0.0.1"})
             assert not daemon.reconciler.last.complete
-            world.tables._schedulers = (*world.tables._schedulers, "not-yet")
-            await until(lambda: '"10.0.0.2"' in (world.state / "services.json").read_text())
+            host.tables._schedulers = (*host.tables._schedulers, "not-yet")
+            await until(lambda: '"10.0.0.2"' in (host.state / "services.json").read_text())
         slow = replace(QUICK, warmup_s=3600)
         late = [
             replace(server(number), checks=(TcpCheck(pace=slow, target=Target(address(number), 80)),))
             for number in (1, 2)
         ]
-        world.write(service(*late), service(server(3), scheduler="not-yet", key=OTHER))
-        async with world.daemon():
-            assert world.servers() == {"10.0.0.1"}
+        host.write(service(*late), service(server(3), scheduler="not-yet", key=OTHER))
+        async with host.daemon():
+            assert host.servers() == {"10.0.0.1"}
 
     run(scenario())
 
 
 def test_an_override_has_the_new_name_of_its_service_before_the_first_edit(tmp_path: Path) -> None:
-    world, tables = mortal_world(tmp_path, 1 << 30)
-    world.write(service(server(1), server(2)))
+    host, tables = mortal_world(tmp_path, 1 << 30)
+    host.write(service(server(1), server(2)))
 
     async def scenario() -> None:
-        async with world.daemon(kill=True) as daemon:
+        async with host.daemon(kill=True) as daemon:
             daemon.engine.drain(address(1))
-            await until(lambda: world.table()[str(WEB)] == {"10.0.0.1": 0, "10.0.0.2": 1})
-            world.write(replace(service(server(1), server(2), server(3)), name="renamed"))
+            await until(lambda: host.table()[str(WEB)] == {"10.0.0.1": 0, "10.0.0.2": 1})
+            host.write(replace(service(server(1), server(2), server(3)), name="renamed"))
             tables.left = 0
             with contextlib.suppress(Killed):
                 await daemon.reload()
         tables.left = 1 << 30
-        async with world.daemon():
-            assert world.table()[str(WEB)] == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 1}
+        async with host.daemon():
+            assert host.table()[str(WEB)] == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 1}
 
     run(scenario())
 
 
 @pytest.mark.parametrize("edits", range(EDITS + 1))
 def test_killed_while_it_reloads(tmp_path: Path, edits: int) -> None:
-    world, tables = mortal_world(tmp_path, 1 << 30)
-    world.write(*BEFORE)
-    world.dead.add(address(3))
+    host, tables = mortal_world(tmp_path, 1 << 30)
+    host.write(*BEFORE)
+    host.dead.add(address(3))
 
     async def scenario() -> None:
-        async with world.daemon(kill=True) as daemon:
-            await until(lambda: world.servers() == {"10.0.0.1", "10.0.0.2"})
-            world.write(*AFTER)
+        async with host.daemon(kill=True) as daemon:
+            await until(lambda: host.servers() == {"10.0.0.1", "10.0.0.2"})
+            host.write(*AFTER)
             tables.left = edits
             killed = contextlib.nullcontext() if edits == EDITS else pytest.raises(Killed)
             with killed:
                 await daemon.reload()
         tables.left = 1 << 30
-        async with world.daemon():
+        async with host.daemon():
             # Server 3 is down as it was; the servers that were not added yet are up, because no check found them down.
-            first = {name: dict(servers) for name, servers in world.table().items()}
+            first = {name: dict(servers) for name, servers in host.table().items()}
             del first["TCP 192.0.2.1:80"]["10.0.0.1"]
             wanted = {name: dict(servers) for name, servers in WANTED.items()}
             del wanted["TCP 192.0.2.1:80"]["10.0.0.1"], wanted["TCP 192.0.2.1:80"]["10.0.0.3"]
             assert first == wanted
-            world.dead.clear()
-            await until(lambda: world.table() == WANTED)
-        assert world.table() == {"FWM 7": {}}
+            host.dead.clear()
+            await until(lambda: host.table() == WANTED)
+        assert host.table() == {"FWM 7": {}}
 
     run(scenario())
 
 
 @pytest.mark.parametrize("edits", range(8))
 def test_killed_while_it_starts(tmp_path: Path, edits: int) -> None:
-    world, tables = mortal_world(tmp_path, edits)
-    world.write(*AFTER)
+    host, tables = mortal_world(tmp_path, edits)
+    host.write(*AFTER)
 
     async def scenario() -> None:
         with pytest.raises(Killed):
-            async with world.daemon():
+            async with host.daemon():
                 pass
         tables.left = 1 << 30
-        async with world.daemon():
-            assert world.table() == WANTED
-        assert world.table() == {"FWM 7": {}}
+        async with host.daemon():
+            assert host.table() == WANTED
+        assert host.table() == {"FWM 7": {}}
 
     run(scenario())

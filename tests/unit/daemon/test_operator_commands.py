@@ -20,84 +20,84 @@ from pylvs.cli import status as views
 from pylvs.daemon import drains
 from pylvs.daemon.api.client import Client
 from pylvs.model.destination import SERVER_PATTERN, DestinationKey
-from tests.unit.daemon.daemons import OTHER, WEB, World, address, run, server, service, until
+from tests.unit.daemon.daemons import OTHER, WEB, FakeHost, address, run, server, service, until
 from tests.waiting import PATIENCE_S
 
 FIRST, SECOND = str(DestinationKey(address(1), 80)), str(DestinationKey(address(2), 80))
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    made = World(tmp_path / "state")
+def host(tmp_path: Path) -> FakeHost:
+    made = FakeHost(tmp_path / "state")
     made.write(service(server(1, weight=4), server(2, weight=4)))
     return made
 
 
-def ask(world: World, method: str, path: str, content: Any = None) -> Any:
+def ask(host: FakeHost, method: str, path: str, content: Any = None) -> Any:
     """Return the response to a request that succeeds."""
-    status, reply = Client(world.state).ask(method, path, content)
+    status, reply = Client(host.state).ask(method, path, content)
     assert status == 200, reply
     return reply
 
 
-def invoked(world: World, command: Any, *words: str) -> Result:
+def invoked(host: FakeHost, command: Any, *words: str) -> Result:
     """Run a command."""
-    return CliRunner().invoke(command, [*words, "--state-dir", str(world.state)])
+    return CliRunner().invoke(command, [*words, "--state-dir", str(host.state)])
 
 
-def during(world: World, *steps: Callable[[], Any], kill: bool = False) -> list[Any]:
+def during(host: FakeHost, *steps: Callable[[], Any], kill: bool = False) -> list[Any]:
     """Run steps one after another in another thread while a daemon runs; return their results."""
     answers: list[Any] = []
 
     async def scenario() -> None:
-        async with world.daemon(kill=kill):
+        async with host.daemon(kill=kill):
             answers.extend([await asyncio.to_thread(step) for step in steps])
 
     run(scenario())
     return answers
 
 
-def weight_of(world: World, number: int) -> int | None:
+def weight_of(host: FakeHost, number: int) -> int | None:
     """Return the weight in the table, None if the server is not there."""
-    return world.table().get(str(WEB), {}).get(str(address(number)))
+    return host.table().get(str(WEB), {}).get(str(address(number)))
 
 
-def test_a_drained_server_leaves_the_table_when_nothing_is_connected(world: World) -> None:
+def test_a_drained_server_leaves_the_table_when_nothing_is_connected(host: FakeHost) -> None:
     async def scenario() -> None:
-        async with world.daemon():
+        async with host.daemon():
             key = DestinationKey(address(1), 80)
-            world.tables.count(WEB, key, active=2, inactive=1)
-            begun = await asyncio.to_thread(ask, world, "POST", "/v1/drain", {"server": FIRST})
+            host.tables.count(WEB, key, active=2, inactive=1)
+            begun = await asyncio.to_thread(ask, host, "POST", "/v1/drain", {"server": FIRST})
             assert begun["stage"] == "waiting"
             assert begun["servers"] == [{"service": str(WEB), "server": FIRST}]
-            assert (weight_of(world, 1), weight_of(world, 2)) == (0, 4)
-            (seen,) = (await asyncio.to_thread(ask, world, "GET", "/v1/drains"))["drains"]
+            assert (weight_of(host, 1), weight_of(host, 2)) == (0, 4)
+            (seen,) = (await asyncio.to_thread(ask, host, "GET", "/v1/drains"))["drains"]
             async with asyncio.timeout(PATIENCE_S):
                 while seen["active"] != 2:
                     await asyncio.sleep(0.05)
-                    (seen,) = (await asyncio.to_thread(ask, world, "GET", "/v1/drains"))["drains"]
+                    (seen,) = (await asyncio.to_thread(ask, host, "GET", "/v1/drains"))["drains"]
             assert (seen["stage"], seen["inactive"], seen["most"]) == ("waiting", 1, 3)
-            world.tables.count(WEB, key, active=0, inactive=0)
-            await until(lambda: world.servers() == {str(address(2))})
-            (seen,) = (await asyncio.to_thread(ask, world, "GET", "/v1/drains"))["drains"]
+            host.tables.count(WEB, key, active=0, inactive=0)
+            await until(lambda: host.servers() == {str(address(2))})
+            (seen,) = (await asyncio.to_thread(ask, host, "GET", "/v1/drains"))["drains"]
             assert seen["stage"] == "removed"
 
     run(scenario())
 
 
-def test_at_its_deadline_a_drain_is_reported_or_forced(world: World) -> None:
+def test_at_its_deadline_a_drain_is_reported_or_forced(host: FakeHost) -> None:
     key = DestinationKey(address(1), 80)
 
     def connected() -> None:
-        world.tables.count(WEB, key, active=1)
+        host.tables.count(WEB, key, active=1)
 
     late, table, forced, after = during(
-        world,
+        host,
         connected,
-        lambda: invoked(world, verbs.drain, FIRST, "--deadline", "0.2"),
-        lambda: weight_of(world, 1),
-        lambda: invoked(world, verbs.drain, FIRST, "--deadline", "0.2s", "--force"),
-        world.servers,
+        lambda: invoked(host, verbs.drain, FIRST, "--deadline", "0.2"),
+        lambda: weight_of(host, 1),
+        lambda: invoked(host, verbs.drain, FIRST, "--deadline", "0.2s", "--force"),
+        host.servers,
     )[1:]
     assert late.exit_code == 1
     assert "1 active and 0 inactive connections are left at the deadline" in str(late.exception)
@@ -107,40 +107,40 @@ def test_at_its_deadline_a_drain_is_reported_or_forced(world: World) -> None:
     assert after == {str(address(2))}
 
 
-def test_a_drain_can_leave_out_inactive_connections(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_drain_can_leave_out_inactive_connections(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection in its handshake is inactive; it has until the next poll to become active."""
     monkeypatch.setattr(drains, "POLL_S", 3600.0)  # the test looks
 
     async def scenario() -> None:
-        async with world.daemon() as daemon:
+        async with host.daemon() as daemon:
 
             async def look(active: int, inactive: int) -> str:
-                world.tables.count(WEB, DestinationKey(address(1), 80), active=active, inactive=inactive)
+                host.tables.count(WEB, DestinationKey(address(1), 80), active=active, inactive=inactive)
                 await daemon.drains.poll()
                 return daemon.drains.all()[0].stage.value
 
             words = (verbs.drain, FIRST, "--active-only")
-            drain = asyncio.create_task(asyncio.to_thread(invoked, world, *words))
-            await until(lambda: daemon.drains.all() and weight_of(world, 1) == 0)
+            drain = asyncio.create_task(asyncio.to_thread(invoked, host, *words))
+            await until(lambda: daemon.drains.all() and weight_of(host, 1) == 0)
             assert await look(active=0, inactive=1) == "waiting"
             assert await look(active=1, inactive=7) == "waiting"
             assert await look(active=0, inactive=8) == "waiting"
             assert await look(active=0, inactive=8) == "removed"
             done = await drain
-            assert (done.exit_code, weight_of(world, 1)) == (0, None)
+            assert (done.exit_code, weight_of(host, 1)) == (0, None)
             assert done.output.endswith("drained: out of the table with 8 inactive connections\n")
 
     run(scenario())
 
 
-def test_a_drain_is_called_off_by_enable(world: World) -> None:
+def test_a_drain_is_called_off_by_enable(host: FakeHost) -> None:
     key = DestinationKey(address(1), 80)
     answers = during(
-        world,
-        lambda: world.tables.count(WEB, key, active=1),
-        lambda: invoked(world, verbs.drain, FIRST, "--no-wait"),
-        lambda: invoked(world, verbs.enable, FIRST),
-        lambda: weight_of(world, 1),
+        host,
+        lambda: host.tables.count(WEB, key, active=1),
+        lambda: invoked(host, verbs.drain, FIRST, "--no-wait"),
+        lambda: invoked(host, verbs.enable, FIRST),
+        lambda: weight_of(host, 1),
     )
     assert answers[1].exit_code == 0
     assert "weight 0, draining" in answers[1].output
@@ -148,41 +148,41 @@ def test_a_drain_is_called_off_by_enable(world: World) -> None:
     assert answers[3] == 4
 
 
-def test_a_drain_survives_a_daemon_that_is_killed(world: World) -> None:
+def test_a_drain_survives_a_daemon_that_is_killed(host: FakeHost) -> None:
     key = DestinationKey(address(1), 80)
     during(
-        world,
-        lambda: world.tables.count(WEB, key, active=1),
-        lambda: ask(world, "POST", "/v1/drain", {"server": FIRST}),
+        host,
+        lambda: host.tables.count(WEB, key, active=1),
+        lambda: ask(host, "POST", "/v1/drain", {"server": FIRST}),
         kill=True,
     )
 
     async def later() -> None:
-        async with world.daemon():
-            assert weight_of(world, 1) == 0
-            world.tables.count(WEB, key, active=0)
-            await until(lambda: world.servers() == {str(address(2))})
+        async with host.daemon():
+            assert weight_of(host, 1) == 0
+            host.tables.count(WEB, key, active=0)
+            await until(lambda: host.servers() == {str(address(2))})
 
     run(later())
 
 
-def test_overrides_survive_a_reload_and_status_shows_what_differs(world: World) -> None:
+def test_overrides_survive_a_reload_and_status_shows_what_differs(host: FakeHost) -> None:
     def change() -> None:
-        world.write(service(server(1, weight=7), server(2, weight=4)), service(server(1), key=OTHER))
+        host.write(service(server(1, weight=7), server(2, weight=4)), service(server(1), key=OTHER))
 
     answers = during(
-        world,
-        lambda: invoked(world, verbs.weight, FIRST, "9"),
-        lambda: invoked(world, verbs.disable, str(address(2))),
+        host,
+        lambda: invoked(host, verbs.weight, FIRST, "9"),
+        lambda: invoked(host, verbs.disable, str(address(2))),
         change,
-        lambda: ask(world, "POST", "/v1/reload"),
-        lambda: (weight_of(world, 1), weight_of(world, 2)),
-        lambda: ask(world, "GET", "/v1/status")["differs"],
-        lambda: invoked(world, views.status).output,
-        lambda: invoked(world, verbs.weight, FIRST, "auto"),
-        lambda: invoked(world, verbs.enable, str(address(2))),
-        lambda: (weight_of(world, 1), weight_of(world, 2)),
-        lambda: ask(world, "GET", "/v1/status")["differs"],
+        lambda: ask(host, "POST", "/v1/reload"),
+        lambda: (weight_of(host, 1), weight_of(host, 2)),
+        lambda: ask(host, "GET", "/v1/status")["differs"],
+        lambda: invoked(host, views.status).output,
+        lambda: invoked(host, verbs.weight, FIRST, "auto"),
+        lambda: invoked(host, verbs.enable, str(address(2))),
+        lambda: (weight_of(host, 1), weight_of(host, 2)),
+        lambda: ask(host, "GET", "/v1/status")["differs"],
     )
     assert answers[4] == (9, None)
     words = [f"{FIRST} of {WEB}: weight 9 instead of 7 by the operator", f"{SECOND} of {WEB}: disabled by the operator"]
@@ -192,54 +192,54 @@ def test_overrides_survive_a_reload_and_status_shows_what_differs(world: World) 
     assert answers[10] == []
 
 
-def test_check_now_does_not_wait_for_the_timetable_and_history_has_the_reasons(world: World) -> None:
+def test_check_now_does_not_wait_for_the_timetable_and_history_has_the_reasons(host: FakeHost) -> None:
     def die() -> None:
-        world.dead.add(address(1))
+        host.dead.add(address(1))
 
     async def scenario() -> None:
-        async with world.daemon():
-            await asyncio.to_thread(invoked, world, verbs.check_now)
+        async with host.daemon():
+            await asyncio.to_thread(invoked, host, verbs.check_now)
             die()
-            await until(lambda: world.servers() == {str(address(2))})
-            checked = await asyncio.to_thread(invoked, world, verbs.check_now, FIRST)
+            await until(lambda: host.servers() == {str(address(2))})
+            checked = await asyncio.to_thread(invoked, host, verbs.check_now, FIRST)
             assert checked.output == f"{FIRST} of {WEB}: down (TCP_CHECK: refused)\n"
-            reply = await asyncio.to_thread(ask, world, "GET", f"/v1/history?server={FIRST}")
+            reply = await asyncio.to_thread(ask, host, "GET", f"/v1/history?server={FIRST}")
             assert "server_down" in [event["event"] for event in reply["events"]]
-            text = (await asyncio.to_thread(invoked, world, verbs.history, FIRST)).output
+            text = (await asyncio.to_thread(invoked, host, verbs.history, FIRST)).output
             assert "server down" in text
             assert "refused" in text
 
     run(scenario())
 
 
-def test_events_are_streamed_and_remembered(world: World) -> None:
+def test_events_are_streamed_and_remembered(host: FakeHost) -> None:
     def followed() -> dict[str, Any]:
-        with Client(world.state).stream("GET", "/v1/events?follow=true") as response:
+        with Client(host.state).stream("GET", "/v1/events?follow=true") as response:
             assert response.status == 200
-            ask(world, "POST", "/v1/weight", {"server": FIRST, "weight": 2})
+            ask(host, "POST", "/v1/weight", {"server": FIRST, "weight": 2})
             for line in response:
                 event: dict[str, Any] = json.loads(line)
                 if event["event"] == "weight_changed":
                     return event
         raise AssertionError("the stream ended")
 
-    event, listed = during(world, followed, lambda: invoked(world, views.events))
+    event, listed = during(host, followed, lambda: invoked(host, views.events))
     assert (event["server"], event["before"], event["weight"]) == (FIRST, 4, 2)
     assert "weight changed" in listed.output
 
 
-def test_the_page_of_metrics_is_served(world: World) -> None:
-    (page,) = during(world, lambda: invoked(world, views.metrics).output)
+def test_the_page_of_metrics_is_served(host: FakeHost) -> None:
+    (page,) = during(host, lambda: invoked(host, views.metrics).output)
     assert 'pylvs_server_configured_weight{server="10.0.0.1:80"' in page
     assert "node_ipvs_backend_weight{" in page
 
 
-def test_metrics_are_served_over_tcp_where_the_configuration_says_so(world: World) -> None:
-    host, port = f"127.{'.'.join(map(str, os.urandom(3)))}", 9100  # other tests will not choose the same
-    place = (ip_address(host), port)
+def test_metrics_are_served_over_tcp_where_the_configuration_says_so(host: FakeHost) -> None:
+    listen_host, port = f"127.{'.'.join(map(str, os.urandom(3)))}", 9100  # other tests will not choose the same
+    place = (ip_address(listen_host), port)
 
     def fetched(path: str = "/metrics") -> str:
-        with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=PATIENCE_S) as response:
+        with urllib.request.urlopen(f"http://{listen_host}:{port}{path}", timeout=PATIENCE_S) as response:
             return str(response.read().decode())
 
     def refused(path: str = "/metrics") -> str:
@@ -250,14 +250,14 @@ def test_metrics_are_served_over_tcp_where_the_configuration_says_so(world: Worl
         return str(error.value)
 
     answers = during(
-        world,
+        host,
         refused,
-        lambda: world.write(service(server(1)), metrics_address=place),
-        lambda: ask(world, "POST", "/v1/reload"),
+        lambda: host.write(service(server(1)), metrics_address=place),
+        lambda: ask(host, "POST", "/v1/reload"),
         fetched,
         lambda: refused("/v1/status"),
-        lambda: world.write(service(server(1))),
-        lambda: ask(world, "POST", "/v1/reload"),
+        lambda: host.write(service(server(1))),
+        lambda: ask(host, "POST", "/v1/reload"),
         refused,
     )
     assert "refused" in answers[0]
@@ -266,11 +266,11 @@ def test_metrics_are_served_over_tcp_where_the_configuration_says_so(world: Worl
     assert "refused" in answers[7]
 
 
-def test_the_api_is_described(world: World) -> None:
+def test_the_api_is_described(host: FakeHost) -> None:
     document, known = during(
-        world,
-        lambda: ask(world, "GET", "/v1/openapi.json"),
-        lambda: Client(world.state).ask("POST", "/v1/weight", {"server": FIRST}),
+        host,
+        lambda: ask(host, "GET", "/v1/openapi.json"),
+        lambda: Client(host.state).ask("POST", "/v1/weight", {"server": FIRST}),
     )
     assert document["openapi"].startswith("3.")
     body = document["paths"]["/v1/weight"]["post"]["requestBody"]["content"]["application/json"]["schema"]
@@ -296,13 +296,13 @@ def test_the_api_is_described(world: World) -> None:
     ],
 )
 def test_a_wrong_command_changes_nothing(
-    world: World, path: str, content: dict[str, Any], status: int, words: str
+    host: FakeHost, path: str, content: dict[str, Any], status: int, words: str
 ) -> None:
     before, (got, reply), after = during(
-        world,
-        world.tables.edition,
-        lambda: Client(world.state).ask("POST", path, content),
-        world.tables.edition,
+        host,
+        host.tables.edition,
+        lambda: Client(host.state).ask("POST", path, content),
+        host.tables.edition,
     )
     assert got == status
     assert words in reply["error"]

@@ -18,112 +18,112 @@ from pylvs.health.outcome import Outcome
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import Busy
 from pylvs.model.service import Timeouts, VirtualService
-from tests.unit.daemon.daemons import FOREIGN, OTHER, WEB, World, address, run, server, service, until
+from tests.unit.daemon.daemons import FOREIGN, OTHER, WEB, FakeHost, address, run, server, service, until
 
 PLACE = Location("test.conf", 3, 5)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path / "state")
+def host(tmp_path: Path) -> FakeHost:
+    return FakeHost(tmp_path / "state")
 
 
-def test_the_table_has_the_services_while_the_daemon_runs_and_keeps_foreign_ones(world: World) -> None:
-    world.tables.add_service(VirtualService(FOREIGN))
-    world.write(service(server(1), server(2, weight=3)), service(server(1), key=OTHER), lvs_timeouts=Timeouts(9, 8, 7))
+def test_the_table_has_the_services_while_the_daemon_runs_and_keeps_foreign_ones(host: FakeHost) -> None:
+    host.tables.add_service(VirtualService(FOREIGN))
+    host.write(service(server(1), server(2, weight=3)), service(server(1), key=OTHER), lvs_timeouts=Timeouts(9, 8, 7))
 
     async def scenario() -> None:
-        async with world.daemon():
-            assert world.table() == {
+        async with host.daemon():
+            assert host.table() == {
                 "FWM 7": {},
                 "TCP 192.0.2.1:80": {"10.0.0.1": 1, "10.0.0.2": 3},
                 "TCP 192.0.2.1:443": {"10.0.0.1": 1},
             }
-            assert world.tables.timeouts() == Timeouts(9, 8, 7)
-            assert (world.state / "control").is_socket()
-        assert world.table() == {"FWM 7": {}}
-        assert not world.state.exists()
+            assert host.tables.timeouts() == Timeouts(9, 8, 7)
+            assert (host.state / "control").is_socket()
+        assert host.table() == {"FWM 7": {}}
+        assert not host.state.exists()
 
     run(scenario())
 
 
 @pytest.mark.parametrize(("settings", "left"), [({}, {"FWM 7"}), ({"lvs_flush_on_stop": "all"}, set())])
-def test_the_end_can_take_everything(world: World, settings: dict[str, Any], left: set[str]) -> None:
-    world.write(service(server(1)), **settings)
+def test_the_end_can_take_everything(host: FakeHost, settings: dict[str, Any], left: set[str]) -> None:
+    host.write(service(server(1)), **settings)
 
     async def scenario() -> None:
-        async with world.daemon():
-            world.tables.add_service(VirtualService(FOREIGN))
-        assert set(world.table()) == left
+        async with host.daemon():
+            host.tables.add_service(VirtualService(FOREIGN))
+        assert set(host.table()) == left
 
     run(scenario())
 
 
-def test_the_end_can_leave_everything(world: World) -> None:
+def test_the_end_can_leave_everything(host: FakeHost) -> None:
     async def scenario() -> None:
-        async with world.daemon(keep_table=True):
+        async with host.daemon(keep_table=True):
             pass
-        assert world.servers() == {"10.0.0.1", "10.0.0.2"}
+        assert host.servers() == {"10.0.0.1", "10.0.0.2"}
 
     run(scenario())
 
 
-def test_lvs_flush_empties_the_table_but_not_what_is_wanted(world: World) -> None:
-    world.tables.add_service(VirtualService(FOREIGN))
-    world.tables.add_service(VirtualService(WEB))
-    world.tables.add_destination(WEB, Destination(DestinationKey(address(1), 80)))
-    before = world.tables.edition()
-    world.write(service(server(1)), lvs_flush=True)
+def test_lvs_flush_empties_the_table_but_not_what_is_wanted(host: FakeHost) -> None:
+    host.tables.add_service(VirtualService(FOREIGN))
+    host.tables.add_service(VirtualService(WEB))
+    host.tables.add_destination(WEB, Destination(DestinationKey(address(1), 80)))
+    before = host.tables.edition()
+    host.write(service(server(1)), lvs_flush=True)
 
     async def scenario() -> None:
-        async with world.daemon() as daemon:
-            assert set(world.table()) == {"TCP 192.0.2.1:80"}
-            assert world.tables.edition() == before + 1
-            world.tables.add_service(VirtualService(FOREIGN))
+        async with host.daemon() as daemon:
+            assert set(host.table()) == {"TCP 192.0.2.1:80"}
+            assert host.tables.edition() == before + 1
+            host.tables.add_service(VirtualService(FOREIGN))
             await daemon.reconciler.reconcile()
-            assert set(world.table()) == {"TCP 192.0.2.1:80", "FWM 7"}
+            assert set(host.table()) == {"TCP 192.0.2.1:80", "FWM 7"}
 
     run(scenario())
 
 
-def test_a_dead_server_leaves_and_comes_back(world: World) -> None:
+def test_a_dead_server_leaves_and_comes_back(host: FakeHost) -> None:
     async def scenario() -> None:
-        async with world.daemon():
-            world.dead.add(address(1))
-            await until(lambda: world.servers() == {"10.0.0.2"})
-            world.dead.clear()
-            await until(lambda: world.servers() == {"10.0.0.1", "10.0.0.2"})
+        async with host.daemon():
+            host.dead.add(address(1))
+            await until(lambda: host.servers() == {"10.0.0.2"})
+            host.dead.clear()
+            await until(lambda: host.servers() == {"10.0.0.1", "10.0.0.2"})
 
     run(scenario())
 
 
-def test_the_host_gets_events_in_order(world: World) -> None:
+def test_the_host_gets_events_in_order(host: FakeHost) -> None:
     """The events from the start to the stop, with omega."""
-    world.write(service(server(1), omega=True))
+    host.write(service(server(1), omega=True))
 
     async def scenario() -> None:
-        async with world.daemon():
-            world.dead = {address(1)}
-            await until(lambda: not world.servers())
-            world.dead = set()
-            await until(lambda: bool(world.servers()))
+        async with host.daemon():
+            host.dead = {address(1)}
+            await until(lambda: not host.servers())
+            host.dead = set()
+            await until(lambda: bool(host.servers()))
 
     run(scenario())
-    reported = [event.name for event in world.notified if not event.name.startswith("check_")]
+    reported = [event.name for event in host.notified if not event.name.startswith("check_")]
     assert reported == [
         "quorum_gained",
         *("server_down", "quorum_lost"),
         *("server_up", "quorum_gained"),
         *("server_down", "quorum_lost"),
     ]
-    assert [getattr(event, "ending", False) for event in world.notified[-2:]] == [True, True]
+    assert [getattr(event, "ending", False) for event in host.notified[-2:]] == [True, True]
 
 
-def test_foreign_edits_are_reverted_and_logged(world: World, log_output: io.StringIO) -> None:
+def test_foreign_edits_are_reverted_and_logged(host: FakeHost, log_output: io.StringIO) -> None:
     async def scenario() -> None:
-        async with world.daemon() as daemon:
-            world.tables.delete_service(WEB)
-            await until(lambda: world.servers() == {"10.0.0.1", "10.0.0.2"})
+        async with host.daemon() as daemon:
+            host.tables.delete_service(WEB)
+            await until(lambda: host.servers() == {"10.0.0.1", "10.0.0.2"})
             await until(lambda: daemon.reconciler.edit_counts["restored"] == 3)
 
     run(scenario())
@@ -135,41 +135,41 @@ def test_foreign_edits_are_reverted_and_logged(world: World, log_output: io.Stri
     ]
 
 
-def test_without_checks_every_server_is_up(world: World) -> None:
-    world.dead.add(address(1))
-    world.write(service(server(1, alpha=True), server(2)))
+def test_without_checks_every_server_is_up(host: FakeHost) -> None:
+    host.dead.add(address(1))
+    host.write(service(server(1, alpha=True), server(2)))
 
     async def scenario() -> None:
-        async with world.daemon(checks=False):
-            assert world.servers() == {"10.0.0.1", "10.0.0.2"}
-        assert world.probes == {}
+        async with host.daemon(checks=False):
+            assert host.servers() == {"10.0.0.1", "10.0.0.2"}
+        assert host.probes == {}
 
     run(scenario())
 
 
-def test_a_killed_daemon_leaves_the_table_and_the_next_one_continues(world: World) -> None:
-    world.tables.add_service(VirtualService(FOREIGN))
-    world.write(service(server(1), server(2)), service(server(1), key=OTHER))
+def test_a_killed_daemon_leaves_the_table_and_the_next_one_continues(host: FakeHost) -> None:
+    host.tables.add_service(VirtualService(FOREIGN))
+    host.write(service(server(1), server(2)), service(server(1), key=OTHER))
 
     async def scenario() -> None:
-        async with world.daemon(kill=True):
-            world.dead.add(address(1))
-            await until(lambda: world.servers() == {"10.0.0.2"} and not world.servers(OTHER))
-        assert world.servers() == {"10.0.0.2"}
-        before = world.tables.edition()
+        async with host.daemon(kill=True):
+            host.dead.add(address(1))
+            await until(lambda: host.servers() == {"10.0.0.2"} and not host.servers(OTHER))
+        assert host.servers() == {"10.0.0.2"}
+        before = host.tables.edition()
         # What was down stays down until it is checked. What is new is up at once. What is no longer desired is deleted.
-        world.dead.clear()
+        host.dead.clear()
         slow = server(1)
-        world.write(service(slow, server(2), server(3)))
-        async with world.daemon():
-            await until(lambda: world.servers() == {"10.0.0.1", "10.0.0.2", "10.0.0.3"})
-            assert set(world.table()) == {"TCP 192.0.2.1:80", "FWM 7"}
-            assert world.tables.edition() == before + 3, "one service removed, server 3 added, then server 1"
+        host.write(service(slow, server(2), server(3)))
+        async with host.daemon():
+            await until(lambda: host.servers() == {"10.0.0.1", "10.0.0.2", "10.0.0.3"})
+            assert set(host.table()) == {"TCP 192.0.2.1:80", "FWM 7"}
+            assert host.tables.edition() == before + 3, "one service removed, server 3 added, then server 1"
 
     run(scenario())
 
 
-def test_a_daemon_that_is_cancelled_leaves_no_probe(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_that_is_cancelled_leaves_no_probe(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
 
     async def probe() -> Outcome:
@@ -177,21 +177,21 @@ def test_a_daemon_that_is_cancelled_leaves_no_probe(world: World, monkeypatch: p
         await asyncio.Event().wait()
         return Outcome(True, "never")
 
-    monkeypatch.setattr(world, "probe_of", lambda *_: probe)
+    monkeypatch.setattr(host, "probe_of", lambda *_: probe)
 
     async def scenario() -> None:
-        async with world.daemon(kill=True):
+        async with host.daemon(kill=True):
             await until(lambda: len(begun) == 2)
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run(scenario())
 
 
-def test_a_server_that_a_reload_brings_in_has_a_line_in_the_log(world: World, log_output: io.StringIO) -> None:
+def test_a_server_that_a_reload_brings_in_has_a_line_in_the_log(host: FakeHost, log_output: io.StringIO) -> None:
     async def scenario() -> None:
-        async with world.daemon() as daemon:
+        async with host.daemon() as daemon:
             assert "server added" not in log_output.getvalue()
-            world.write(service(server(1), server(2), server(3, weight=5)))
+            host.write(service(server(1), server(2), server(3, weight=5)))
             await daemon.reload()
 
     run(scenario())
@@ -201,9 +201,9 @@ def test_a_server_that_a_reload_brings_in_has_a_line_in_the_log(world: World, lo
     )
 
 
-def test_the_garbage_is_settled_at_the_start_and_at_each_reload(world: World, settled: list[int]) -> None:
+def test_the_garbage_is_settled_at_the_start_and_at_each_reload(host: FakeHost, settled: list[int]) -> None:
     async def scenario() -> None:
-        async with world.daemon() as daemon:
+        async with host.daemon() as daemon:
             assert len(settled) == 1
             await daemon.reload()
             assert len(settled) == 2
@@ -211,67 +211,67 @@ def test_the_garbage_is_settled_at_the_start_and_at_each_reload(world: World, se
     run(scenario())
 
 
-def test_a_reload_touches_only_what_changed(world: World) -> None:
-    world.write(service(server(1), server(2)), service(server(1), key=OTHER))
+def test_a_reload_touches_only_what_changed(host: FakeHost) -> None:
+    host.write(service(server(1), server(2)), service(server(1), key=OTHER))
 
     async def scenario() -> None:
-        async with world.daemon() as daemon:
-            before = world.tables.edition()
-            world.write(service(server(1), server(2, weight=5)), service(server(1), key=OTHER))
+        async with host.daemon() as daemon:
+            before = host.tables.edition()
+            host.write(service(server(1), server(2, weight=5)), service(server(1), key=OTHER))
             dry = await daemon.reload(dry_run=True)
             assert (dry.table, dry.differences) == (None, ("2 -> 2 services",))
-            assert world.tables.edition() == before
+            assert host.tables.edition() == before
             done = await daemon.reload()
             assert done.table is not None
-            assert (done.table.edits, world.tables.edition()) == (1, before + 1)
-            assert world.table()["TCP 192.0.2.1:80"]["10.0.0.2"] == 5
+            assert (done.table.edits, host.tables.edition()) == (1, before + 1)
+            assert host.table()["TCP 192.0.2.1:80"]["10.0.0.2"] == 5
             again = await daemon.reload()
-            assert (again.differences, world.tables.edition()) == ((), before + 1)
-            world.write(service(server(1), key=OTHER))
+            assert (again.differences, host.tables.edition()) == ((), before + 1)
+            host.write(service(server(1), key=OTHER))
             await daemon.reload()
-            assert set(world.table()) == {"TCP 192.0.2.1:443"}
+            assert set(host.table()) == {"TCP 192.0.2.1:443"}
             assert daemon.reloads == {"done": 3}
 
     run(scenario())
 
 
-def test_a_broken_or_empty_file_changes_nothing(world: World) -> None:
+def test_a_broken_or_empty_file_changes_nothing(host: FakeHost) -> None:
     good = service(server(1), server(2))
 
     async def scenario() -> None:
-        async with world.daemon() as daemon:
-            world.write(service(server(1)), findings=[Finding(PLACE, Severity.ERROR, "a } is missing", fatal=True)])
+        async with host.daemon() as daemon:
+            host.write(service(server(1)), findings=[Finding(PLACE, Severity.ERROR, "a } is missing", fatal=True)])
             with pytest.raises(Refused, match=r"test\.conf:3:5: error: a } is missing") as refused:
                 await daemon.reload()
             assert len(refused.value.findings) == 1
-            world.write()
+            host.write()
             with pytest.raises(Refused, match="says nothing"):
                 await daemon.reload()
-            assert world.servers() == {"10.0.0.1", "10.0.0.2"}
+            assert host.servers() == {"10.0.0.1", "10.0.0.2"}
             assert daemon.reloads == {"refused": 2}
-            world.write(service(server(1)), findings=[Finding(PLACE, Severity.ERROR, "an unknown word")])
+            host.write(service(server(1)), findings=[Finding(PLACE, Severity.ERROR, "an unknown word")])
             for dry_run in True, False:
                 with pytest.raises(Refused, match=r"1 error; .* --force: .*an unknown word"):
                     await daemon.reload(dry_run)
-            assert world.servers() == {"10.0.0.1", "10.0.0.2"}
+            assert host.servers() == {"10.0.0.1", "10.0.0.2"}
             await daemon.reload(force=True)
-            assert world.servers() == {"10.0.0.1"}
-            world.write(good, findings=[Finding(PLACE, Severity.WARNING, "odd")])
+            assert host.servers() == {"10.0.0.1"}
+            host.write(good, findings=[Finding(PLACE, Severity.WARNING, "odd")])
             await daemon.reload()
-            world.write()
+            host.write()
             await daemon.reload(allow_empty=True)
-            assert world.table() == {}
+            assert host.table() == {}
 
     run(scenario())
 
 
-def test_a_start_with_errors_is_a_start_and_they_stay_visible(world: World) -> None:
-    world.write(service(server(1)), findings=[Finding(PLACE, Severity.ERROR, "an unknown word", "write another")])
+def test_a_start_with_errors_is_a_start_and_they_stay_visible(host: FakeHost) -> None:
+    host.write(service(server(1)), findings=[Finding(PLACE, Severity.ERROR, "an unknown word", "write another")])
 
     async def scenario() -> None:
-        async with world.daemon():
-            assert world.servers() == {"10.0.0.1"}
-            client = Client(world.state)
+        async with host.daemon():
+            assert host.servers() == {"10.0.0.1"}
+            client = Client(host.state)
             _, reported = await asyncio.to_thread(client.ask, "GET", "/v1/status")
             assert reported["errors"] == ["test.conf:3:5: error: an unknown word; write another"]
             assert "left out of the file:" in list(status_lines(reported))
@@ -279,75 +279,75 @@ def test_a_start_with_errors_is_a_start_and_they_stay_visible(world: World) -> N
     run(scenario())
 
 
-def test_strict_runs_nothing_that_has_a_finding(world: World) -> None:
+def test_strict_runs_nothing_that_has_a_finding(host: FakeHost) -> None:
     finding = Finding(PLACE, Severity.WARNING, "odd", "think again")
 
     async def scenario() -> None:
-        async with world.daemon(strict=True) as daemon:
-            world.write(service(server(1)), findings=[finding])
+        async with host.daemon(strict=True) as daemon:
+            host.write(service(server(1)), findings=[finding])
             with pytest.raises(Refused, match=r"1 finding, and --strict runs none: test\.conf:3:5: warning: odd"):
                 await daemon.reload()
         with pytest.raises(Refused):
-            async with world.daemon(strict=True):
+            async with host.daemon(strict=True):
                 pass
-        assert not world.state.exists()
+        assert not host.state.exists()
 
     run(scenario())
 
 
-def test_reloads_at_once_are_done_one_after_the_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reloads_at_once_are_done_one_after_the_other(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
-        async with world.daemon() as daemon:
+        async with host.daemon() as daemon:
             weights = iter(range(2, 9))
-            load = world.load
+            load = host.load
             under_way: list[Options] = []
 
             def one_at_a_time(options: Options) -> Loaded:
                 assert not under_way
                 under_way.append(options)
-                world.write(service(server(1, weight=next(weights))))
+                host.write(service(server(1, weight=next(weights))))
                 found = load(options)
                 under_way.clear()
                 return found
 
-            monkeypatch.setattr(world, "load", one_at_a_time)
+            monkeypatch.setattr(host, "load", one_at_a_time)
             done = await asyncio.gather(*(daemon.reload() for _ in range(5)))
             assert [each.table.edits for each in done if each.table] == [2, 1, 1, 1, 1]
-            assert world.table() == {"TCP 192.0.2.1:80": {"10.0.0.1": 6}}
+            assert host.table() == {"TCP 192.0.2.1:80": {"10.0.0.1": 6}}
 
     run(scenario())
 
 
-def test_a_second_daemon_is_refused_and_the_first_continues(world: World) -> None:
+def test_a_second_daemon_is_refused_and_the_first_continues(host: FakeHost) -> None:
     async def scenario() -> None:
-        async with world.daemon():
+        async with host.daemon():
             with pytest.raises(Busy, match="pylvs run is there already"):
-                async with world.daemon():
+                async with host.daemon():
                     pass
-            assert world.servers() == {"10.0.0.1", "10.0.0.2"}
-            assert (world.state / "control").is_socket()
+            assert host.servers() == {"10.0.0.1", "10.0.0.2"}
+            assert (host.state / "control").is_socket()
 
     run(scenario())
 
 
-def test_overrides_survive_reload_crash_and_restart(world: World) -> None:
+def test_overrides_survive_reload_crash_and_restart(host: FakeHost) -> None:
     wanted = (service(server(1), server(2)),)
 
     async def scenario() -> None:
-        async with world.daemon(kill=True) as daemon:
+        async with host.daemon(kill=True) as daemon:
             daemon.engine.drain(address(1))
-            await until(lambda: world.table()["TCP 192.0.2.1:80"]["10.0.0.1"] == 0)
-            world.write(service(server(1, weight=9), server(2)))
+            await until(lambda: host.table()["TCP 192.0.2.1:80"]["10.0.0.1"] == 0)
+            host.write(service(server(1, weight=9), server(2)))
             await daemon.reload()
-            assert world.table()["TCP 192.0.2.1:80"]["10.0.0.1"] == 0
-        world.write(*wanted)
-        async with world.daemon():
-            assert world.table()["TCP 192.0.2.1:80"] == {"10.0.0.1": 0, "10.0.0.2": 1}
-        assert world.table() == {}
-        async with world.daemon() as daemon:
-            assert world.table()["TCP 192.0.2.1:80"] == {"10.0.0.1": 0, "10.0.0.2": 1}
+            assert host.table()["TCP 192.0.2.1:80"]["10.0.0.1"] == 0
+        host.write(*wanted)
+        async with host.daemon():
+            assert host.table()["TCP 192.0.2.1:80"] == {"10.0.0.1": 0, "10.0.0.2": 1}
+        assert host.table() == {}
+        async with host.daemon() as daemon:
+            assert host.table()["TCP 192.0.2.1:80"] == {"10.0.0.1": 0, "10.0.0.2": 1}
             daemon.engine.enable(address(1))
-            await until(lambda: world.table()["TCP 192.0.2.1:80"]["10.0.0.1"] == 1)
-        assert not world.state.exists()
+            await until(lambda: host.table()["TCP 192.0.2.1:80"]["10.0.0.1"] == 1)
+        assert not host.state.exists()
 
     run(scenario())

@@ -20,23 +20,23 @@ from pylvs.daemon.supervisor import Supervisor
 from pylvs.model.errors import Busy, PylvsError, Unsupported
 from pylvs.testing import MemoryDirector
 from pylvs.vrrp.client import Client, NoRouters
-from tests.unit.daemon.daemons import World, run, server, service, until
+from tests.unit.daemon.daemons import FakeHost, run, server, service, until
 from tests.unit.daemon.fake_routers import record, set_behaviour
 from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def host(tmp_path: Path) -> Iterator[FakeHost]:
     """Return a host with one virtual router; at the end kill processes that are left."""
-    found = World(tmp_path / "state")
+    found = FakeHost(tmp_path / "state")
     found.write(service(server(1)), routers=["VI_1"])
     yield found
     found.end_processes()
 
 
-def requests_of(world: World, verb: str) -> list[dict[str, Any]]:
+def requests_of(host: FakeHost, verb: str) -> list[dict[str, Any]]:
     """Return the requests with this verb."""
-    return [each for each in record(world.state) if each["verb"] == verb]
+    return [each for each in record(host.state) if each["verb"] == verb]
 
 
 def events(daemon: Supervisor, name: str) -> list[dict[str, Any]]:
@@ -57,125 +57,125 @@ async def states(daemon: Supervisor) -> dict[str, str]:
     return {each["name"]: each["state"] for each in (await daemon.routers.status())["instances"]}
 
 
-def test_the_process_gets_the_configuration_and_stops_with_the_daemon(world: World) -> None:
+def test_the_process_gets_the_configuration_and_stops_with_the_daemon(host: FakeHost) -> None:
     async def scenario() -> None:
-        async with world.daemon() as daemon:
+        async with host.daemon() as daemon:
             assert await states(daemon) == {"VI_1": "MASTER"}
             assert "1 virtual routers" in daemon.status()
 
     run(scenario())
-    assert [each["verb"] for each in record(world.state)][:2] == ["subscribe", "configure"]
-    assert requests_of(world, "configure")[0]["names"] == ["VI_1"]
-    assert len(requests_of(world, "stop")) == 1
+    assert [each["verb"] for each in record(host.state)][:2] == ["subscribe", "configure"]
+    assert requests_of(host, "configure")[0]["names"] == ["VI_1"]
+    assert len(requests_of(host, "stop")) == 1
     with pytest.raises(NoRouters):
-        Client(world.state / "vrrp")
+        Client(host.state / "vrrp")
 
 
-def test_a_killed_daemon_leaves_the_process_and_the_next_one_adopts_it(world: World, log_output: io.StringIO) -> None:
+def test_a_killed_daemon_leaves_the_process_and_the_next_one_adopts_it(host: FakeHost, log_output: io.StringIO) -> None:
     pids = []
 
     async def scenario() -> None:
         for kill in (True, True, False):
-            async with world.daemon(kill=kill) as daemon:
+            async with host.daemon(kill=kill) as daemon:
                 pids.append((await daemon.routers.status())["process"]["pid"])
             if kill:
-                with Client(world.state / "vrrp") as client:
+                with Client(host.state / "vrrp") as client:
                     assert client.pid == pids[0]
 
     run(scenario())
     assert len(set(pids)) == 1
-    assert len(requests_of(world, "stop")) == 1
+    assert len(requests_of(host, "stop")) == 1
     assert log_output.getvalue().count(f"goes on with the virtual routers' process (process={pids[0]})") == 2
 
 
-def test_no_process_runs_where_none_is_wanted(world: World) -> None:
+def test_no_process_runs_where_none_is_wanted(host: FakeHost) -> None:
     async def scenario() -> None:
-        async with world.daemon(vrrp=False) as daemon:
+        async with host.daemon(vrrp=False) as daemon:
             assert (await daemon.routers.status())["instances"] == []
-        world.write(service(server(1)))
-        async with world.daemon():
+        host.write(service(server(1)))
+        async with host.daemon():
             pass
 
     run(scenario())
-    assert record(world.state) == []
+    assert record(host.state) == []
 
 
-def test_a_process_that_is_left_behind_ends_where_no_virtual_router_is_wanted(world: World) -> None:
+def test_a_process_that_is_left_behind_ends_where_no_virtual_router_is_wanted(host: FakeHost) -> None:
     async def scenario() -> None:
-        async with world.daemon(kill=True):
+        async with host.daemon(kill=True):
             pass
-        async with world.daemon(vrrp=False):
+        async with host.daemon(vrrp=False):
             with pytest.raises(NoRouters):
-                Client(world.state / "vrrp")
+                Client(host.state / "vrrp")
 
     run(scenario())
-    assert len(requests_of(world, "stop")) == 1
+    assert len(requests_of(host, "stop")) == 1
 
 
-def test_without_checks_there_are_virtual_routers_as_well(world: World) -> None:
+def test_without_checks_there_are_virtual_routers_as_well(host: FakeHost) -> None:
     async def scenario() -> None:
-        async with world.daemon(checks=False) as daemon:
+        async with host.daemon(checks=False) as daemon:
             assert await states(daemon) == {"VI_1": "MASTER"}
 
     run(scenario())
 
 
-def test_a_reload_tells_the_same_process_and_ends_it_with_the_last_router(world: World) -> None:
+def test_a_reload_tells_the_same_process_and_ends_it_with_the_last_router(host: FakeHost) -> None:
     async def scenario() -> None:
-        async with world.daemon() as daemon:
+        async with host.daemon() as daemon:
             first = (await daemon.routers.status())["process"]["pid"]
-            set_behaviour(world.state, warnings=["VI_2: eth0 is down"])
-            world.write(service(server(1)), routers=["VI_1", "VI_2"], router_id="one")
+            set_behaviour(host.state, warnings=["VI_2: eth0 is down"])
+            host.write(service(server(1)), routers=["VI_1", "VI_2"], router_id="one")
             done = await daemon.reload()
             assert (done.routers.warnings, done.routers.error) == (("VI_2: eth0 is down",), "")
             status = await daemon.routers.status()
             assert status["process"]["pid"] == first
             assert [each["name"] for each in status["instances"]] == ["VI_1", "VI_2"]
-            assert requests_of(world, "configure")[-1]["router_id"] == "one"
-            world.write(service(server(1)))
+            assert requests_of(host, "configure")[-1]["router_id"] == "one"
+            host.write(service(server(1)))
             await daemon.reload()
             assert (await daemon.routers.status())["instances"] == []
             with pytest.raises(NoRouters):
-                Client(world.state / "vrrp")
-            world.write(service(server(1)), routers=["VI_1"])
+                Client(host.state / "vrrp")
+            host.write(service(server(1)), routers=["VI_1"])
             await daemon.reload()
             assert (await daemon.routers.status())["process"]["pid"] != first
 
     run(scenario())
 
 
-def test_what_the_process_refuses_changes_nothing(world: World) -> None:
+def test_what_the_process_refuses_changes_nothing(host: FakeHost) -> None:
     async def scenario() -> None:
-        async with world.daemon() as daemon:
-            set_behaviour(world.state, refuses="VI_1: eth0 has no room")
-            world.write(service(server(1), server(2)), routers=["VI_1", "VI_2"])
+        async with host.daemon() as daemon:
+            set_behaviour(host.state, refuses="VI_1: eth0 has no room")
+            host.write(service(server(1), server(2)), routers=["VI_1", "VI_2"])
             with pytest.raises(PylvsError, match="VI_1: eth0 has no room"):
                 await daemon.reload()
-            assert world.servers() == {"10.0.0.1"}
+            assert host.servers() == {"10.0.0.1"}
             assert daemon.reloads == {"refused": 1}
             assert daemon.engine.configuration.vrrp.instances[1:] == ()
-            set_behaviour(world.state)
+            set_behaviour(host.state)
             await daemon.reload()
-            assert world.servers() == {"10.0.0.1", "10.0.0.2"}
-            assert requests_of(world, "configure")[-1]["names"] == ["VI_1", "VI_2"]
+            assert host.servers() == {"10.0.0.1", "10.0.0.2"}
+            assert requests_of(host, "configure")[-1]["names"] == ["VI_1", "VI_2"]
 
     run(scenario())
 
 
-def test_a_file_that_is_refused_never_reaches_the_process(world: World) -> None:
+def test_a_file_that_is_refused_never_reaches_the_process(host: FakeHost) -> None:
     async def scenario() -> None:
-        async with world.daemon() as daemon:
-            world.write(routers=["VI_2"])  # which counts as an empty file
+        async with host.daemon() as daemon:
+            host.write(routers=["VI_2"])  # which counts as an empty file
             with pytest.raises(Refused):
                 await daemon.reload()
 
     run(scenario())
-    assert [each["names"] for each in requests_of(world, "configure")] == [["VI_1"]]
+    assert [each["names"] for each in requests_of(host, "configure")] == [["VI_1"]]
 
 
-def test_a_process_that_dies_is_restarted_and_that_is_reported(world: World, log_output: io.StringIO) -> None:
+def test_a_process_that_dies_is_restarted_and_that_is_reported(host: FakeHost, log_output: io.StringIO) -> None:
     async def scenario() -> None:
-        async with world.daemon() as daemon:
+        async with host.daemon() as daemon:
             first = (await daemon.routers.status())["process"]["pid"]
             os.kill(first, signal.SIGKILL)
             await until(lambda: "was ended by signal 9" in log_output.getvalue())
@@ -186,25 +186,25 @@ def test_a_process_that_dies_is_restarted_and_that_is_reported(world: World, log
                 event["reason"]
                 == f"the virtual routers' process {first} has gone (was ended by signal 9); another is started"
             )
-            assert world.servers() == {"10.0.0.1"}
+            assert host.servers() == {"10.0.0.1"}
 
     run(scenario())
-    assert [each["names"] for each in requests_of(world, "configure")] == [["VI_1"]] * 2
+    assert [each["names"] for each in requests_of(host, "configure")] == [["VI_1"]] * 2
     assert "the virtual routers are as configured again" in log_output.getvalue()
 
 
 def test_a_process_without_replies_is_reported_and_a_reload_continues(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
-        async with world.daemon() as daemon:
-            set_behaviour(world.state, silent=["configure", "status"])
+        async with host.daemon() as daemon:
+            set_behaviour(host.state, silent=["configure", "status"])
             monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", 0.3)
-            world.write(service(server(1), server(2)), routers=["VI_2"])
+            host.write(service(server(1), server(2)), routers=["VI_2"])
             done = await daemon.reload()
             assert "does not answer" in done.routers.error
-            assert world.servers() == {"10.0.0.1", "10.0.0.2"}
-            set_behaviour(world.state)
+            assert host.servers() == {"10.0.0.1", "10.0.0.2"}
+            set_behaviour(host.state)
             monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", PATIENCE_S)
             await status_when(daemon, lambda status: not status["trouble"])
             assert await states(daemon) == {"VI_2": "MASTER"}
@@ -213,59 +213,59 @@ def test_a_process_without_replies_is_reported_and_a_reload_continues(
 
 
 def test_a_process_that_hangs_delays_the_end_no_longer_than_it_must(
-    world: World, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO
 ) -> None:
     async def scenario() -> None:
-        async with world.daemon():
-            os.kill(world.processes[-1].pid, signal.SIGSTOP)
+        async with host.daemon():
+            os.kill(host.processes[-1].pid, signal.SIGSTOP)
             monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", 0.3)
         assert (
-            f"process {world.processes[-1].pid} does not answer; it may still hold its addresses"
+            f"process {host.processes[-1].pid} does not answer; it may still hold its addresses"
             in log_output.getvalue()
         )
-        async with world.daemon() as daemon:
-            assert world.servers() == {"10.0.0.1"}
+        async with host.daemon() as daemon:
+            assert host.servers() == {"10.0.0.1"}
             assert "does not answer" in (await daemon.routers.status())["trouble"]
-            os.kill(world.processes[-1].pid, signal.SIGCONT)
+            os.kill(host.processes[-1].pid, signal.SIGCONT)
             monkeypatch.setattr(virtual_routers, "REPLY_TIMEOUT_S", PATIENCE_S)
             await status_when(daemon, lambda status: not status["trouble"])
-        assert len(world.processes) <= 2, "no second one beside one that hangs"
+        assert len(host.processes) <= 2, "no second one beside one that hangs"
 
     run(scenario())
 
 
 def test_a_process_of_another_version_is_replaced(
-    world: World, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO, tmp_path: Path
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, log_output: io.StringIO, tmp_path: Path
 ) -> None:
     ended = tmp_path / "ended"
     there: list[bool] = []
-    start = world.start_routers
+    start = host.start_routers
 
     def noted(state: StateDirectory, log_format: str) -> subprocess.Popen[bytes]:
         there.append(ended.exists())
         return start(state, log_format)
 
-    monkeypatch.setattr(world, "start_routers", noted)
+    monkeypatch.setattr(host, "start_routers", noted)
 
     async def scenario() -> None:
-        async with world.daemon(kill=True):
+        async with host.daemon(kill=True):
             pass
-        set_behaviour(world.state, version="0.0.1", takes_s=0.2, leaves=str(ended))
-        with Client(world.state / "vrrp"):
+        set_behaviour(host.state, version="0.0.1", takes_s=0.2, leaves=str(ended))
+        with Client(host.state / "vrrp"):
             pass
 
     with pytest.raises(PylvsError, match=r"run by pylvs 0\.0\.1, and this is .*; restart pylvs run"):
         run(scenario())
 
     async def next_one() -> None:
-        (first,) = {each["pid"] for each in requests_of(world, "configure")}
+        (first,) = {each["pid"] for each in requests_of(host, "configure")}
 
         async def soon() -> None:
-            await until(lambda: bool(requests_of(world, "stop")))
-            set_behaviour(world.state)
+            await until(lambda: bool(requests_of(host, "stop")))
+            set_behaviour(host.state)
 
         answering = asyncio.create_task(soon())
-        async with world.daemon() as daemon:
+        async with host.daemon() as daemon:
             assert (await daemon.routers.status())["process"]["pid"] != first
         await answering
 
@@ -274,24 +274,24 @@ def test_a_process_of_another_version_is_replaced(
     assert "of another version; it is replaced" in log_output.getvalue()
 
 
-def test_a_process_that_cannot_be_made_harms_no_service(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_be_made_harms_no_service(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(_state: object, _log_format: object) -> None:
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(world, "start_routers", start)
+    monkeypatch.setattr(host, "start_routers", start)
 
     async def scenario() -> None:
-        async with world.daemon() as daemon:
-            assert world.servers() == {"10.0.0.1"}
+        async with host.daemon() as daemon:
+            assert host.servers() == {"10.0.0.1"}
             status = await daemon.routers.status()
             assert status["trouble"] == "no process could be made for the virtual routers: Cannot allocate memory"
 
     run(scenario())
 
 
-def test_events_of_the_process_are_the_daemons_news(world: World) -> None:
+def test_events_of_the_process_are_the_daemons_news(host: FakeHost) -> None:
     async def scenario() -> None:
-        async with world.daemon() as daemon:
+        async with host.daemon() as daemon:
             await daemon.routers.request("yield", names=[], seconds=60.0)
             await until(lambda: bool(events(daemon, "vrrp_transition")))
             (event,) = events(daemon, "vrrp_transition")
@@ -321,12 +321,12 @@ class Broken(MemoryDirector):
 
 
 def test_the_loss_of_the_packet_path_and_its_end_are_reported_but_no_foreign_edit(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pylvs.daemon.host_monitor.FAULT_AFTER_S", 0.0)
     for name in ("host_monitor.POLL_S", "table.reconciler.POLL_S"):
         monkeypatch.setattr(f"pylvs.daemon.{name}", 0.02)
-    tables = world.tables = Broken()
+    tables = host.tables = Broken()
     looks: list[str | None] = []
     look = Supervisor._forwarding_error
 
@@ -337,10 +337,10 @@ def test_the_loss_of_the_packet_path_and_its_end_are_reported_but_no_foreign_edi
     monkeypatch.setattr(Supervisor, "_forwarding_error", noted)
 
     def reports() -> list[tuple[bool, str]]:
-        return [(each["well"], each["words"]) for each in requests_of(world, "data_plane")]
+        return [(each["well"], each["words"]) for each in requests_of(host, "data_plane")]
 
     async def scenario() -> None:
-        async with world.daemon() as daemon:
+        async with host.daemon() as daemon:
             await until(lambda: reports() == [(True, "")])
             tables.busy = True
             await until(lambda: daemon.reconciler.last.busy)

@@ -22,48 +22,48 @@ from pylvs.daemon.api.client import Client
 from pylvs.daemon.api.metrics import vrrp_metrics
 from pylvs.model.errors import PylvsError
 from pylvs.vrrp import client as pipe_client
-from tests.unit.daemon.daemons import World, run, server, service
+from tests.unit.daemon.daemons import FakeHost, run, server, service
 from tests.unit.daemon.fake_routers import set_behaviour
 from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def host(tmp_path: Path) -> Iterator[FakeHost]:
     """Return a host with two virtual routers, of which the first is master."""
-    found = World(tmp_path / "state")
+    found = FakeHost(tmp_path / "state")
     found.write(service(server(1)), routers=["VI_1", "VI_2"])
     set_behaviour(found.state, age_s=3 * 86400)  # which "3 d" stands for, however long a test takes
     yield found
     found.end_processes()
 
 
-def during(world: World, *steps: Callable[[], Any], kill: bool = False) -> list[Any]:
+def during(host: FakeHost, *steps: Callable[[], Any], kill: bool = False) -> list[Any]:
     """Run steps one after another in another thread while a daemon runs; return their results."""
     answers: list[Any] = []
 
     async def scenario() -> None:
-        async with world.daemon(kill=kill):
+        async with host.daemon(kill=kill):
             answers.extend([await asyncio.to_thread(step) for step in steps])
 
     run(scenario())
     return answers
 
 
-def invoked(world: World, command: Any, *text: str) -> Result:
+def invoked(host: FakeHost, command: Any, *text: str) -> Result:
     """Run a command."""
-    return CliRunner().invoke(command, [*text, "--state-dir", str(world.state)])
+    return CliRunner().invoke(command, [*text, "--state-dir", str(host.state)])
 
 
-def ask(world: World, method: str, path: str, content: Any = None) -> Any:
+def ask(host: FakeHost, method: str, path: str, content: Any = None) -> Any:
     """Return the response to a request that succeeds."""
-    status, reply = Client(world.state).ask(method, path, content)
+    status, reply = Client(host.state).ask(method, path, content)
     assert status == 200, reply
     return reply
 
 
-def test_status_says_who_is_master_since_when_and_why(world: World) -> None:
+def test_status_says_who_is_master_since_when_and_why(host: FakeHost) -> None:
     page, numbers = during(
-        world, lambda: invoked(world, commands.status), lambda: invoked(world, commands.status, "--json")
+        host, lambda: invoked(host, commands.status), lambda: invoked(host, commands.status, "--json")
     )
     assert page.exit_code == 0
     lines = page.output.splitlines()
@@ -85,8 +85,8 @@ def test_status_says_who_is_master_since_when_and_why(world: World) -> None:
     assert [each["name"] for each in json.loads(numbers.output)["instances"]] == ["VI_1", "VI_2"]
 
 
-def test_the_page_says_what_is_wrong(world: World) -> None:
-    (reply,) = during(world, lambda: ask(world, "GET", "/v1/vrrp"))
+def test_the_page_says_what_is_wrong(host: FakeHost) -> None:
+    (reply,) = during(host, lambda: ask(host, "GET", "/v1/vrrp"))
     first = reply["instances"][0]
     first |= {"state": "FAULT", "faults": ["eth0 is down", "script web failed"], "mismatches": ["other addresses"]}
     first |= {"held_until": 1e9, "since": None, "master": ""}
@@ -118,13 +118,13 @@ def test_the_page_says_what_is_wrong(world: World) -> None:
         assert text in page
 
 
-def test_why_explains_each_transition(world: World) -> None:
+def test_why_explains_each_transition(host: FakeHost) -> None:
     both, one, numbers, none = during(
-        world,
-        lambda: invoked(world, commands.why),
-        lambda: invoked(world, commands.why, "VI_2"),
-        lambda: invoked(world, commands.why, "VI_2", "--json"),
-        lambda: invoked(world, commands.why, "VI_3"),
+        host,
+        lambda: invoked(host, commands.why),
+        lambda: invoked(host, commands.why, "VI_2"),
+        lambda: invoked(host, commands.why, "VI_2", "--json"),
+        lambda: invoked(host, commands.why, "VI_3"),
     )
     assert [line.partition(" ")[2].partition(" ")[2] for line in both.output.splitlines()] == [
         "VI_1: FAULT -> BACKUP, because start",
@@ -137,15 +137,15 @@ def test_why_explains_each_transition(world: World) -> None:
     assert str(none.exception) == "VI_3: no such virtual router; there are: VI_1, VI_2"
 
 
-def test_yield_and_resume(world: World) -> None:
+def test_yield_and_resume(host: FakeHost) -> None:
     one, status, back, every, wrong, unknown = during(
-        world,
-        lambda: invoked(world, commands.yield_, "VI_1", "--for", "90s"),
-        lambda: invoked(world, commands.status),
-        lambda: invoked(world, commands.resume, "VI_1"),
-        lambda: invoked(world, commands.yield_),
-        lambda: invoked(world, commands.yield_, "--for", "soon"),
-        lambda: invoked(world, commands.yield_, "VI_9"),
+        host,
+        lambda: invoked(host, commands.yield_, "VI_1", "--for", "90s"),
+        lambda: invoked(host, commands.status),
+        lambda: invoked(host, commands.resume, "VI_1"),
+        lambda: invoked(host, commands.yield_),
+        lambda: invoked(host, commands.yield_, "--for", "soon"),
+        lambda: invoked(host, commands.yield_, "VI_9"),
     )
     assert re.fullmatch(r"VI_1: does not take over before [\d-]+ [\d:]+, or pylvs vrrp resume\n", one.output)
     assert "VI_1  BACKUP" in status.output
@@ -156,31 +156,31 @@ def test_yield_and_resume(world: World) -> None:
     assert str(unknown.exception) == "VI_9: no such virtual router; there are: VI_1, VI_2"
 
 
-def test_the_commands_work_without_the_daemon(world: World) -> None:
-    during(world, lambda: None, kill=True)
-    done = invoked(world, commands.status)
+def test_the_commands_work_without_the_daemon(host: FakeHost) -> None:
+    during(host, lambda: None, kill=True)
+    done = invoked(host, commands.status)
     assert done.exit_code == 0
     assert "VI_1  MASTER" in done.output
 
 
-def test_where_none_run_one_line_says_so(world: World, tmp_path: Path) -> None:
+def test_where_none_run_one_line_says_so(host: FakeHost, tmp_path: Path) -> None:
     for command in (commands.status, commands.why, commands.yield_, commands.resume):
-        done = invoked(world, command)
+        done = invoked(host, command)
         assert done.exit_code == 1
         assert isinstance(done.exception, PylvsError)
         assert str(done.exception) == (
-            f"no virtual routers run at {world.state}/vrrp; start pylvs run with a vrrp_instance, "
+            f"no virtual routers run at {host.state}/vrrp; start pylvs run with a vrrp_instance, "
             "or name its --state-dir"
         )
 
 
-def test_status_events_and_metrics_of_the_daemon_name_them(world: World) -> None:
+def test_status_events_and_metrics_of_the_daemon_name_them(host: FakeHost) -> None:
     page, _, events, metrics = during(
-        world,
-        lambda: invoked(world, views.status),
-        lambda: invoked(world, commands.yield_, "VI_1"),
-        lambda: invoked(world, views.events),
-        lambda: invoked(world, views.metrics),
+        host,
+        lambda: invoked(host, views.status),
+        lambda: invoked(host, commands.yield_, "VI_1"),
+        lambda: invoked(host, views.events),
+        lambda: invoked(host, views.metrics),
     )
     assert "\nvirtual routers: VI_1 MASTER since 3 d, VI_2 BACKUP since 3 d (pylvs vrrp" in page.output
     assert "vrrp transition VI_1 MASTER -> BACKUP: the operator's word\n" in events.output
@@ -203,15 +203,15 @@ def test_a_daemon_without_virtual_routers_has_no_metrics_of_them() -> None:
     assert (down.name, down.samples[0].value) == ("pylvs_vrrp_up", 0.0)
 
 
-def test_the_api_has_the_same_commands(world: World) -> None:
+def test_the_api_has_the_same_commands(host: FakeHost) -> None:
     status, why, yielded, resumed, wrong, described = during(
-        world,
-        lambda: ask(world, "GET", "/v1/vrrp"),
-        lambda: ask(world, "GET", "/v1/vrrp/why?name=VI_1"),
-        lambda: ask(world, "POST", "/v1/vrrp/yield", {"name": "VI_1", "seconds": 60}),
-        lambda: ask(world, "POST", "/v1/vrrp/resume"),
-        lambda: Client(world.state).ask("POST", "/v1/vrrp/yield", {"name": "VI_1"}),
-        lambda: ask(world, "GET", "/v1/openapi.json"),
+        host,
+        lambda: ask(host, "GET", "/v1/vrrp"),
+        lambda: ask(host, "GET", "/v1/vrrp/why?name=VI_1"),
+        lambda: ask(host, "POST", "/v1/vrrp/yield", {"name": "VI_1", "seconds": 60}),
+        lambda: ask(host, "POST", "/v1/vrrp/resume"),
+        lambda: Client(host.state).ask("POST", "/v1/vrrp/yield", {"name": "VI_1"}),
+        lambda: ask(host, "GET", "/v1/openapi.json"),
     )
     assert [each["name"] for each in status["instances"]] == ["VI_1", "VI_2"]
     assert status["trouble"] == ""
@@ -221,20 +221,20 @@ def test_the_api_has_the_same_commands(world: World) -> None:
     assert {"/v1/vrrp", "/v1/vrrp/why", "/v1/vrrp/yield", "/v1/vrrp/resume"} <= set(described["paths"])
 
 
-def test_without_virtual_routers_the_api_says_so(world: World) -> None:
-    world.write(service(server(1)))
+def test_without_virtual_routers_the_api_says_so(host: FakeHost) -> None:
+    host.write(service(server(1)))
     status, refused = during(
-        world,
-        lambda: ask(world, "GET", "/v1/vrrp"),
-        lambda: Client(world.state).ask("POST", "/v1/vrrp/yield", {"seconds": 60}),
+        host,
+        lambda: ask(host, "GET", "/v1/vrrp"),
+        lambda: Client(host.state).ask("POST", "/v1/vrrp/yield", {"seconds": 60}),
     )
     assert status == {"instances": [], "groups": [], "trouble": ""}
     assert refused == (409, {"error": "no virtual routers run here: the configuration has no vrrp_instance"})
 
 
-def test_a_reload_prints_what_virtual_routers_remark(world: World) -> None:
-    set_behaviour(world.state, warnings=["VI_2: eth0 is down"])
-    (done,) = during(world, lambda: invoked(world, reload))
+def test_a_reload_prints_what_virtual_routers_remark(host: FakeHost) -> None:
+    set_behaviour(host.state, warnings=["VI_2: eth0 is down"])
+    (done,) = during(host, lambda: invoked(host, reload))
     assert done.exit_code == 0
     assert "pylvs: VI_2: eth0 is down\n" in done.output
 

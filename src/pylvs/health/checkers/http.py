@@ -12,7 +12,7 @@ from pylvs.health.checkers.http_response import BodyTooLong, HttpResponse, Respo
 from pylvs.health.checkers.registry import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint
 from pylvs.health.checkers.tcp_stream import TcpStream
-from pylvs.health.outcome import Outcome, Probe, ProbeFailed
+from pylvs.health.outcome import Outcome, Probe, ProbeFailed, constant_probe
 from pylvs.model.addresses import endpoint as written
 from pylvs.model.checks import HttpCheck, Url
 from pylvs.model.errors import PylvsError
@@ -28,7 +28,7 @@ def probe(check: HttpCheck, context: CheckContext) -> Probe:
     try:
         pages = [_Page(check, url, endpoint, context.virtualhost) for url in check.urls]
     except PylvsError as error:
-        return _always(Outcome(False, str(error)))
+        return constant_probe(Outcome(False, str(error)))
 
     async def ask() -> Outcome:
         reasons = []
@@ -39,13 +39,6 @@ def probe(check: HttpCheck, context: CheckContext) -> Probe:
                 path = f"{page.path}: " if len(pages) > 1 else ""
                 return Outcome(False, f"{path}{error}", inconclusive=error.inconclusive)
         return Outcome(True, "; ".join(dict.fromkeys(reasons)))
-
-    return ask
-
-
-def _always(outcome: Outcome) -> Probe:
-    async def ask() -> Outcome:
-        return outcome
 
     return ask
 
@@ -106,7 +99,7 @@ class _Page:
             raise ProbeFailed(f"digest {response.digests[0]}, not {self._digest}{remark}")
 
     async def _judge_text(self, response: HttpResponse) -> None:
-        """Search the regular expression in the body, and then in header and body; with regex_no_match in the body only.
+        """Search the regular expression in the body, and unless regex_no_match in header and body. Raises ProbeFailed.
 
         keepalived searches header and body if they arrive in one packet, else the body only.
         """

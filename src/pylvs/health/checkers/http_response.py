@@ -55,7 +55,7 @@ class ResponseReader:
                 if not await self._more("waiting for the answer"):
                     after = f"after {quoted(self._buffer)}" if self._buffer else "without an answer"
                     raise ProbeFailed(f"connection closed {after}")
-                end = _end_of_head(self._buffer)
+                end = _header_end(self._buffer)
                 if (len(self._buffer) if end < 0 else end) > HEAD_LIMIT:
                     raise ProbeFailed(f"a header of more than {HEAD_LIMIT} bytes")
                 if not status and b"\n" in self._buffer:
@@ -92,7 +92,7 @@ class ResponseReader:
         found, self._at = self._buffer[self._at : end + 1], end + 1
         return found
 
-    def is_more_there(self) -> bool:
+    def has_more(self) -> bool:
         """Return whether more was received than read."""
         return self._at < len(self._buffer)
 
@@ -106,13 +106,13 @@ class ResponseReader:
 
 
 def _status(line: bytes) -> int:
-    words = line.split(None, 2)
-    if len(words) < 2 or len(words[1]) != 3 or not words[1].isdigit():
+    parts = line.split(None, 2)
+    if len(parts) < 2 or len(parts[1]) != 3 or not parts[1].isdigit():
         raise ProbeFailed(f"not an HTTP answer: {quoted(line.rstrip())}")
-    return int(words[1])
+    return int(parts[1])
 
 
-def _end_of_head(data: bytes) -> int:
+def _header_end(data: bytes) -> int:
     """Return the offset of the body, -1 before the empty line has arrived."""
     ends = [at + len(mark) for mark in (b"\r\n\r\n", b"\n\n") if (at := data.find(mark)) >= 0]
     return min(ends, default=-1)
@@ -183,7 +183,7 @@ async def _plain(reader: ResponseReader, sink: _BodySink, response: HttpResponse
         sink.take(piece)
     if known and reader.size < length:
         response.remark = f"{reader.size} bytes for a Content-Length of {length}"
-    elif known and reader.is_more_there():
+    elif known and reader.has_more():
         response.remark = f"more bytes than its Content-Length of {length}"
 
 

@@ -14,15 +14,15 @@ from pylvs.health.checkers.http_response import ResponseReader, read_body
 from pylvs.health.checkers.registry import CheckContext
 from pylvs.health.checkers.sockets import Deadline, Endpoint
 from pylvs.health.checkers.tcp_stream import TcpStream
-from pylvs.health.outcome import Outcome, Probe, ProbeFailed
+from pylvs.health.outcome import Outcome, Probe, ProbeFailed, constant_probe
 from pylvs.model.addresses import endpoint as written
 from pylvs.model.checks import LoadCheck, LoadSource
 from pylvs.model.dataclass import dataclass, field
 
-# --- the page of metrics ---
-
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample
+
+# --- the page of metrics ---
 
 LOAD1, CPU_SECONDS = "node_load1", "node_cpu_seconds_total"
 _MAX_NUMBER = 64  # bytes
@@ -221,15 +221,8 @@ def probe(check: LoadCheck, context: CheckContext) -> Probe:
     try:
         selector = Selector.of(check.metric) if check.source is LoadSource.METRIC else None
     except Unreadable as error:
-        return _always(Outcome(True, str(error)))
+        return constant_probe(Outcome(True, str(error)))
     return _Load(check, context, selector).ask
-
-
-def _always(outcome: Outcome) -> Probe:
-    async def ask() -> Outcome:
-        return outcome
-
-    return ask
 
 
 class _Load:

@@ -1,5 +1,4 @@
-"""Planted bugs: small changes of the product that a simulation must find. Each is a function that a name of the product
-is replaced by; nothing is copied that the product may change."""
+"""Planted bugs that the simulation must find. Each patches one name of the product, without copying its code."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from unittest.mock import PropertyMock, patch
 
 from pylvs.daemon import persistence
 from pylvs.daemon.process import BackgroundTasks
-from pylvs.daemon.table import edits as reconcile
+from pylvs.daemon.table import edits
 from pylvs.daemon.table.cache import TableCache
 from pylvs.daemon.table.edits import DeleteDestination
 from pylvs.daemon.table.reconciler import Reconciler, TableThread
@@ -34,9 +33,9 @@ Mutant = Callable[[], AbstractContextManager[Any]]
 def _failed_edits_count_as_done() -> AbstractContextManager[Any]:
     plan_applied = TableCache.plan_applied
 
-    def mutated(self: TableCache, wish: Any) -> None:
+    def mutated(self: TableCache, desired: Any) -> None:
         self._refused.clear()
-        plan_applied(self, wish)
+        plan_applied(self, desired)
 
     return patch.object(TableCache, "plan_applied", mutated)
 
@@ -87,47 +86,47 @@ def _overrides_are_lost_in_a_reload() -> AbstractContextManager[Any]:
     return patch.object(StateBuilder, "_server", mutated)
 
 
-def _overrides_are_not_kept() -> AbstractContextManager[Any]:
+def _overrides_are_not_saved() -> AbstractContextManager[Any]:
     return patch.object(persistence, "save_overrides", lambda *_: None)
 
 
 def _removals_come_first() -> AbstractContextManager[Any]:
-    row_edits = reconcile._row_edits
+    row_edits = edits._row_edits
 
     def mutated(found: Any, row: Any) -> Any:
         return sorted(row_edits(found, row), key=lambda edit: not isinstance(edit, DeleteDestination))
 
-    return patch.object(reconcile, "_row_edits", mutated)
+    return patch.object(edits, "_row_edits", mutated)
 
 
-def _services_of_others_are_removed() -> AbstractContextManager[Any]:
-    edits = reconcile.required_edits
+def _foreign_services_are_deleted() -> AbstractContextManager[Any]:
+    required_edits = edits.required_edits
 
-    def mutated(found: Any, wanted: Any, ours: Any = (), exclusive: bool = False) -> Any:
-        return edits(found, wanted, ours, exclusive or bool(ours))
+    def mutated(found: Any, desired: Any, owned: Any = (), exclusive: bool = False) -> Any:
+        return required_edits(found, desired, owned, exclusive or bool(owned))
 
-    return patch.object(reconcile, "required_edits", mutated)
+    return patch.object(edits, "required_edits", mutated)
 
 
-def _edits_of_others_go_unnoticed() -> AbstractContextManager[Any]:
+def _foreign_edits_are_not_noticed() -> AbstractContextManager[Any]:
     def mutated(self: TableCache) -> None:
         self._edition = self.director.edition()
 
     return patch.object(TableCache, "_check_unchanged", mutated)
 
 
-def _a_change_does_not_wake_the_keeper() -> AbstractContextManager[Any]:
+def _a_change_does_not_wake_the_reconciler() -> AbstractContextManager[Any]:
     return patch.object(Reconciler, "wake", lambda self: None)
 
 
-def _the_keeper_ends_at_trouble() -> AbstractContextManager[Any]:
-    settle = Reconciler.reconcile
+def _the_reconciler_stops_at_an_error() -> AbstractContextManager[Any]:
+    reconcile = Reconciler.reconcile
 
     async def mutated(self: Reconciler) -> Any:
-        settled = await settle(self)
-        if settled.error:
+        result = await reconcile(self)
+        if result.error:
             await asyncio.sleep(600)
-        return settled
+        return result
 
     return patch.object(Reconciler, "reconcile", mutated)
 
@@ -170,7 +169,7 @@ def _tasks_outlive_the_daemon() -> AbstractContextManager[Any]:
     return patch.multiple(BackgroundTasks, __aexit__=mutated, cancel=lambda self: None)
 
 
-def _the_sorry_server_never_serves() -> AbstractContextManager[Any]:
+def _the_sorry_server_is_never_used() -> AbstractContextManager[Any]:
     return patch.object(ServiceState, "sorry", PropertyMock(return_value=False))
 
 

@@ -53,7 +53,7 @@ def violations(first: int, number: int) -> list[str]:
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_what_was_promised_holds(chunk: int) -> None:
+def test_the_invariants_hold(chunk: int) -> None:
     found = violations(chunk * CHUNK, CHUNK)
     assert not found, "\n\n".join(found)
 
@@ -61,7 +61,7 @@ def test_what_was_promised_holds(chunk: int) -> None:
 @pytest.mark.nightly("200,000 seeds take an hour of CPU time; the gate plays the first 2,000")
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("first", NIGHTLY)
-def test_what_was_promised_holds_for_longer(first: int) -> None:
+def test_the_invariants_hold_for_longer(first: int) -> None:
     found = violations(first, NIGHTLY.step)
     assert not found, "\n\n".join(found)
 
@@ -82,7 +82,7 @@ def test_the_seeds_are_not_empty() -> None:
     missing = set(HAPPENS)
     for seed in range(FIND_WITHIN):
         text = "\n".join(simulate(seed, trace=True).trace)
-        missing = {report for report in missing if report not in text}
+        missing = {each for each in missing if each not in text}
         if not missing:
             return
     assert not missing
