@@ -17,12 +17,17 @@ import pytest
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import Announcements
 from pylvs.system.namespaces import inside_network
-from pylvs.vrrp.announcing import Announcer
-from pylvs.vrrp.claim_filter import MOST_ADDRESSES
-from pylvs.vrrp.claims import Claims
-from pylvs.vrrp.frames import Claim, claim_of, gratuitous_arp
-from pylvs.vrrp.link_socket import ClaimEar, Sender, announcement, forwards, known_as
-from pylvs.vrrp.sending_limits import SendingLimits
+from pylvs.vrrp.conflicts import (
+    MAX_FILTERED_ADDRESSES,
+    ConflictSocket,
+    ConflictTracker,
+    FrameSender,
+    announcement_frame,
+    forwards_ipv6,
+    neighbour_ip,
+)
+from pylvs.vrrp.garp import GarpRateLimit, GarpScheduler
+from pylvs.vrrp.protocol.arp_ndp import AddressBinding, gratuitous_arp, parse_binding
 from tests.interop import keepalived
 from tests.interop.places import ip
 
@@ -80,15 +85,15 @@ def until(answer: Callable[[], bool]) -> None:
 @contextmanager
 def ear_of(
     name: str, *addresses: Address, own: tuple[bytes, ...] = (HERE, VMAC), device: str = "eth0"
-) -> Iterator[ClaimEar]:
+) -> Iterator[ConflictSocket]:
     with host(name):
-        ear = ClaimEar(device)
+        ear = ConflictSocket(device)
         ear.watch(addresses, own)
     with closing(ear):
         yield ear
 
 
-def heard(ear: ClaimEar, most: int = 64) -> list[Claim]:
+def heard(ear: ConflictSocket, most: int = 64) -> list[AddressBinding]:
     """The next claims; fails if none come."""
     assert select.select([ear], [], [], PATIENCE_S)[0], "nobody was heard"
     return ear.receive(most)
@@ -98,7 +103,7 @@ def heard(ear: ClaimEar, most: int = 64) -> list[Claim]:
 def sender_of(name: str) -> Iterator[Callable[[bytes], None]]:
     """Sends frames on a host's eth0."""
     with host(name):
-        sender = Sender()
+        sender = FrameSender()
 
     def send(frame: bytes) -> None:
         until(lambda: not sender.send("eth0", frame))
@@ -119,8 +124,8 @@ def test_a_neighbour_sends_to_the_new_master_after_one_announcement(
     ip(f"-n {there} neigh replace {vip} lladdr {SOMEBODY.hex(':')} dev eth0 nud reachable")
     with host(here):
         Path("/proc/sys/net/ipv6/conf/eth0/forwarding").write_text(str(int(router)))
-        assert forwards("eth0") is router
-        frame = announcement("eth0", vip, HERE)
+        assert forwards_ipv6("eth0") is router
+        frame = announcement_frame("eth0", vip, HERE)
     with sender_of(here) as send:
         send(frame)
         until(lambda: HERE.hex(":") in ip(f"-n {there} neigh show {vip} dev eth0"))
@@ -129,7 +134,7 @@ def test_a_neighbour_sends_to_the_new_master_after_one_announcement(
 
 def test_what_cannot_be_sent_is_told_in_words(link: tuple[str, str]) -> None:
     here, _ = link
-    with host(here), closing(Sender()) as sender:
+    with host(here), closing(FrameSender()) as sender:
         frame = gratuitous_arp(IPv4Address("10.0.0.100"), HERE)
         assert sender.send("nowhere", frame) == "nowhere: No such device"
         ip(f"-n {here} link set eth0 down")
@@ -144,11 +149,11 @@ def test_what_cannot_be_sent_is_told_in_words(link: tuple[str, str]) -> None:
 def test_somebody_elses_announcement_is_heard_and_ours_is_not(link: tuple[str, str], vip: Address, device: str) -> None:
     here, there = link
     with ear_of(here, vip, device=device) as ear, sender_of(here) as ours, sender_of(there) as theirs:
-        ours(announcement("eth0", vip, HERE))
-        theirs(announcement("eth0", vip, HERE))  # ours that come back, over a loop
-        theirs(announcement("eth0", vip, VMAC))
-        theirs(announcement("eth0", vip, SOMEBODY))
-        assert heard(ear) == [Claim(vip, SOMEBODY, device)]
+        ours(announcement_frame("eth0", vip, HERE))
+        theirs(announcement_frame("eth0", vip, HERE))  # ours that come back, over a loop
+        theirs(announcement_frame("eth0", vip, VMAC))
+        theirs(announcement_frame("eth0", vip, SOMEBODY))
+        assert heard(ear) == [AddressBinding(vip, SOMEBODY, device)]
 
 
 @BOTH
@@ -162,16 +167,16 @@ def test_the_address_on_another_host_is_heard_when_that_host_answers_for_it(
     with ear_of(here, vip) as ear, host(here), socket.socket(family, socket.SOCK_DGRAM) as ask:
         ask.sendto(b"", (str(vip), 9))
         (claim,) = heard(ear)
-    assert claim == Claim(vip, THERE, "eth0")
+    assert claim == AddressBinding(vip, THERE, "eth0")
 
 
 def test_the_claimant_is_named_with_its_own_address(link: tuple[str, str]) -> None:
     here, _ = link
     with host(here), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ask:
         ask.sendto(b"", ("10.0.0.2", 9))
-        until(lambda: known_as(THERE) == "10.0.0.2")
-        assert known_as(SOMEBODY) == ""
-        told = Claims(known_as).hear(0.0, Claim(VIPS[0], THERE, "eth0"))
+        until(lambda: neighbour_ip(THERE) == "10.0.0.2")
+        assert neighbour_ip(SOMEBODY) == ""
+        told = ConflictTracker(neighbour_ip).hear(0.0, AddressBinding(VIPS[0], THERE, "eth0"))
     assert told.words == f"10.0.0.100 is claimed by {THERE.hex(':')} (10.0.0.2) on eth0"
 
 
@@ -180,28 +185,28 @@ def test_other_peoples_business_never_reaches_this_process(link: tuple[str, str]
     """The kernel's filter keeps it away: the first frame that is read is the first that matters."""
     here, there = link
     other = OTHERS[VIPS.index(vip)]
-    frame = announcement("eth0", vip, SOMEBODY)
+    frame = announcement_frame("eth0", vip, SOMEBODY)
     tagged = frame[:12] + bytes.fromhex("81000005") + frame[12:]
     with ear_of(here, vip) as ear, sender_of(there) as theirs:
         for _ in range(100):
-            theirs(announcement("eth0", other, SOMEBODY))
-        theirs(announcement("eth0", vip, HERE))
+            theirs(announcement_frame("eth0", other, SOMEBODY))
+        theirs(announcement_frame("eth0", vip, HERE))
         theirs(tagged)
         theirs(frame)
-        assert heard(ear, most=1) == [Claim(vip, SOMEBODY, "eth0")]
+        assert heard(ear, most=1) == [AddressBinding(vip, SOMEBODY, "eth0")]
 
 
 @BOTH
 def test_what_is_watched_can_change(link: tuple[str, str], vip: Address) -> None:
     here, there = link
     other = OTHERS[VIPS.index(vip)]
-    mine, second = (Claim(address, SOMEBODY, "eth0") for address in (vip, other))
+    mine, second = (AddressBinding(address, SOMEBODY, "eth0") for address in (vip, other))
     # Of two sockets of a kind, the one that was opened last receives first: what the witness has, the ear has too.
     with ear_of(here, vip, other) as witness, ear_of(here) as ear, sender_of(there) as theirs, host(here):
         for expected in ([], [mine], [second], [], [mine, second]):
             ear.watch([claim.address for claim in expected], [HERE])
-            theirs(announcement("eth0", vip, SOMEBODY))
-            theirs(announcement("eth0", other, SOMEBODY))
+            theirs(announcement_frame("eth0", vip, SOMEBODY))
+            theirs(announcement_frame("eth0", other, SOMEBODY))
             seen = heard(witness)
             while len(seen) < 2:
                 seen += heard(witness)
@@ -210,28 +215,28 @@ def test_what_is_watched_can_change(link: tuple[str, str], vip: Address) -> None
 
 def test_more_addresses_than_a_filter_holds_are_still_told_apart(link: tuple[str, str]) -> None:
     here, there = link
-    many = [ip_address(0x0B000000 + number) for number in range(MOST_ADDRESSES + 1)]
+    many = [ip_address(0x0B000000 + number) for number in range(MAX_FILTERED_ADDRESSES + 1)]
     with ear_of(here, *many) as ear, sender_of(there) as theirs:
-        theirs(announcement("eth0", VIPS[0], SOMEBODY))
-        theirs(announcement("eth0", many[-1], HERE))
-        theirs(announcement("eth0", many[-1], SOMEBODY))
+        theirs(announcement_frame("eth0", VIPS[0], SOMEBODY))
+        theirs(announcement_frame("eth0", many[-1], HERE))
+        theirs(announcement_frame("eth0", many[-1], SOMEBODY))
         while not (found := heard(ear)):
             continue
-        assert found == [Claim(many[-1], SOMEBODY, "eth0")]
+        assert found == [AddressBinding(many[-1], SOMEBODY, "eth0")]
 
 
 def test_a_flood_of_claims_is_read_in_small_portions_and_ends(link: tuple[str, str]) -> None:
     here, there = link
     with ear_of(here, *VIPS) as ear, sender_of(there) as theirs:
         for number in range(10_000):
-            theirs(announcement("eth0", VIPS[0], b"\2" + number.to_bytes(5, "big")))
+            theirs(announcement_frame("eth0", VIPS[0], b"\2" + number.to_bytes(5, "big")))
         portions = []
         while select.select([ear], [], [], 0.2)[0]:
             portions.append(len(ear.receive(10)))
         assert max(portions) == 10
         assert sum(portions) < 10_000  # the rest was too much, and the kernel's to drop
-        theirs(announcement("eth0", VIPS[0], SOMEBODY))
-        assert heard(ear) == [Claim(VIPS[0], SOMEBODY, "eth0")]
+        theirs(announcement_frame("eth0", VIPS[0], SOMEBODY))
+        assert heard(ear) == [AddressBinding(VIPS[0], SOMEBODY, "eth0")]
 
 
 def test_the_ear_outlives_its_link_s_failures_but_not_its_device(link: tuple[str, str]) -> None:
@@ -243,7 +248,7 @@ def test_the_ear_outlives_its_link_s_failures_but_not_its_device(link: tuple[str
         ip(f"-n {here} link set eth0 up")
 
         def is_heard() -> bool:
-            theirs(announcement("eth0", VIPS[0], SOMEBODY))
+            theirs(announcement_frame("eth0", VIPS[0], SOMEBODY))
             return bool(ear.receive())
 
         until(is_heard)
@@ -254,7 +259,7 @@ def test_the_ear_outlives_its_link_s_failures_but_not_its_device(link: tuple[str
 
 def test_an_ear_for_a_device_that_is_not_there_is_an_error(link: tuple[str, str]) -> None:
     with host(link[0]), pytest.raises(OSError, match="No such device"):
-        ClaimEar("nowhere")
+        ConflictSocket("nowhere")
 
 
 # --- keepalived ---
@@ -290,13 +295,13 @@ def test_keepalived_sends_the_same_frames_in_the_same_order(
 ) -> None:
     here, there = link
     told = Announcements(repeat=2, delay_s=1, refresh_s=3, refresh_repeat=1)
-    announcer = Announcer(told, SendingLimits(), "eth0")
+    announcer = GarpScheduler(told, GarpRateLimit(), "eth0")
     announcer.begin(0.0, [("eth0", address) for address in HELD])
     ours = []
     with host(here):
         Path("/proc/sys/net/ipv6/conf/eth0/forwarding").write_text(str(int(router)))
         while (due := announcer.due) is not None and due <= FIRST_S:
-            ours += [announcement(device, address, HERE) for device, address in announcer.wake(due)]
+            ours += [announcement_frame(device, address, HERE) for device, address in announcer.wake(due)]
     assert len(ours) == len(HELD) * 5
 
     (tmp_path / "k.conf").write_text(CONFIGURATION)
@@ -313,7 +318,7 @@ def test_keepalived_sends_the_same_frames_in_the_same_order(
         try:
             while len(theirs) < len(ours):
                 frame, (_, _, kind, _, source) = wire.recvfrom(2048)
-                claim = claim_of(frame)
+                claim = parse_binding(frame)
                 if kind != socket.PACKET_OUTGOING and source == HERE and claim and claim.address in HELD:
                     theirs.append(frame)
         finally:

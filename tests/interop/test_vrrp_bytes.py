@@ -19,11 +19,9 @@ from pylvs.config.language.parser import read
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import Authentication, OldChecksum, Peer, VrrpInstance
 from pylvs.system.namespaces import inside_network
-from pylvs.vrrp.packet import PROTOCOL
-from pylvs.vrrp.screening import Screen
-from pylvs.vrrp.seal import AH_PROTOCOL
-from pylvs.vrrp.sockets import Datagram, Ear, Mouth
-from pylvs.vrrp.speaking import Voice, device_of
+from pylvs.vrrp.protocol.adverts import AdvertEncoder, AdvertValidator, socket_device
+from pylvs.vrrp.protocol.packet import AH_PROTOCOL, PROTOCOL
+from pylvs.vrrp.sockets import AdvertReceiver, AdvertSender, Datagram
 from tests.interop import keepalived
 from tests.interop.vrrp.routers import Router, router
 from tests.interop.vrrp.segment import Segment, address, segment
@@ -168,17 +166,19 @@ def test_the_same_frames_that_are_believed_and_read(case: str, place: Segment, t
         document, unread = read(str(theirs.configuration))
         (one,) = compile_document(document).configuration.vrrp.instances
     assert unread == ()
-    voice = Voice(one, source_of(one), mtu)
+    voice = AdvertEncoder(one, source_of(one), mtu)
     there = ip_address(address("b", 0, one.family))
     other = replace(one, peers=(Peer(voice.source),)) if one.peers else one
-    screen = Screen(other, Voice(other, there, mtu))
+    screen = AdvertValidator(other, AdvertEncoder(other, there, mtu))
     peers = {str(peer.address) for peer in one.peers}
     hosts = [host for host in ("b", "client") if address(host, 0, one.family) in peers] or ["b"]
     with ExitStack() as stack:
         taps = {host: stack.enter_context(closing(Tap(place, host, device))) for host in hosts}
         protocol = AH_PROTOCOL if one.authentication is Authentication.AH else PROTOCOL
         with inside_network(place.path("b")):
-            ear = Ear(device_of(one, device), one.family, protocol, () if one.peers else (one.multicast,), (one.vrid,))
+            ear = AdvertReceiver(
+                socket_device(one, device), one.family, protocol, () if one.peers else (one.multicast,), (one.vrid,)
+            )
         stack.callback(ear.close)
 
         stack.callback(theirs.kill)
@@ -200,7 +200,7 @@ def test_the_same_frames_that_are_believed_and_read(case: str, place: Segment, t
         assert not screen.mismatches
 
         with inside_network(place.path("a")):
-            mouth = stack.enter_context(closing(Mouth(device_of(one, device), one.family)))
+            mouth = stack.enter_context(closing(AdvertSender(socket_device(one, device), one.family)))
         for priority in priorities:
             for out in voice.packets(priority):
                 mouth.send(out.packet, out.source, out.destination, out.hops)
@@ -220,12 +220,12 @@ def test_keepalived_gives_way_to_sequence_numbers_that_go_on_from_its_own(place:
     with inside_network(place.path("a")):
         (one,) = compile_document(read(str(theirs.configuration))[0]).configuration.vrrp.instances
     here = ip_address(address("b"))
-    voice = Voice(one, here)
-    screen = Screen(one, voice)
+    voice = AdvertEncoder(one, here)
+    screen = AdvertValidator(one, voice)
     with ExitStack() as stack:
         with inside_network(place.path("b")):
-            ear = stack.enter_context(closing(Ear("eth0", 4, AH_PROTOCOL, (one.multicast,), (one.vrid,))))
-            mouth = stack.enter_context(closing(Mouth("eth0", 4)))
+            ear = stack.enter_context(closing(AdvertReceiver("eth0", 4, AH_PROTOCOL, (one.multicast,), (one.vrid,))))
+            mouth = stack.enter_context(closing(AdvertSender("eth0", 4)))
         tap = stack.enter_context(closing(Tap(place, "b", "eth0")))
         stack.callback(theirs.kill)
         theirs.start()

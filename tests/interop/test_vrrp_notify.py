@@ -24,11 +24,11 @@ import pytest
 
 from pylvs.config.compile import document as building
 from pylvs.config.language.parser import read_text
-from pylvs.vrrp.aide.messages import Configure, Finish, LowerHeard, Moved, PriorityMoved
-from pylvs.vrrp.packet import PROTOCOL, Advertisement, encode
+from pylvs.vrrp.helper.link import Configure, Finish, LowerPriorityReceived, PriorityChanged, StateChanged
+from pylvs.vrrp.protocol.packet import PROTOCOL, Advertisement, encode
 from tests.interop import keepalived
 from tests.interop.places import inside
-from tests.unit.vrrp.aide.aides import aide
+from tests.unit.vrrp.helper.running_helper import run_helper
 
 pytestmark = pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
 
@@ -318,26 +318,26 @@ def aide_lives(told: Told) -> None:
         return Configure(configuration.settings, configuration.vrrp)
 
     def all_to(state: str, before: str = "", names: Sequence[str] = ALL) -> list[Any]:
-        moved: list[Any] = [Moved("INSTANCE", name, state, PRIORITIES[name], before) for name in names]
-        return [*moved, Moved("GROUP", "G1", state, 0, before)]
+        moved: list[Any] = [StateChanged("INSTANCE", name, state, PRIORITIES[name], before) for name in names]
+        return [*moved, StateChanged("GROUP", "G1", state, 0, before)]
 
     messages = [
         configure(COMMON + GONE_LATER),
         *all_to("BACKUP"),
         *all_to("MASTER", "BACKUP"),
-        LowerHeard("VI_3", 90),
-        PriorityMoved("VI_3", "MASTER", 70),
-        PriorityMoved("VI_3", "MASTER", 90),
+        LowerPriorityReceived("VI_3", 90),
+        PriorityChanged("VI_3", "MASTER", 70),
+        PriorityChanged("VI_3", "MASTER", 90),
         *all_to("FAULT", "MASTER"),
         *all_to("BACKUP", "FAULT"),
         *all_to("MASTER", "BACKUP"),
         configure(COMMON),
-        Moved("INSTANCE", "VI_3", "DELETED", 90, "MASTER"),
-        Moved("INSTANCE", "VI_4", "DELETED", 80, "MASTER"),
-        Moved("GROUP", "G1", "MASTER", 0, "MASTER", at_reload=True),
+        StateChanged("INSTANCE", "VI_3", "DELETED", 90, "MASTER"),
+        StateChanged("INSTANCE", "VI_4", "DELETED", 80, "MASTER"),
+        StateChanged("GROUP", "G1", "MASTER", 0, "MASTER", at_reload=True),
         *all_to("STOP", "MASTER", GROUPED),
     ]
-    with aide(told.folder) as one:
+    with run_helper(told.folder) as one:
         one.tell(*messages, Finish())
         assert one.ended() == 0
 

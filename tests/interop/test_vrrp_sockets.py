@@ -13,12 +13,11 @@ import pytest
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import MULTICAST_V4, MULTICAST_V6, Peer, VrrpInstance
 from pylvs.system.namespaces import inside_network
-from pylvs.vrrp.packet import PROTOCOL
-from pylvs.vrrp.seal import AH_PROTOCOL
-from pylvs.vrrp.sockets import Datagram, Ear, Mouth
-from pylvs.vrrp.speaking import Outgoing, Voice
+from pylvs.vrrp.protocol.adverts import AdvertEncoder, OutgoingPacket
+from pylvs.vrrp.protocol.packet import AH_PROTOCOL, PROTOCOL
+from pylvs.vrrp.sockets import AdvertReceiver, AdvertSender, Datagram
 from tests.interop.vrrp.segment import Segment, address, segment
-from tests.unit.vrrp.routers import SEALED, SECOND, SIXTH, THIRD
+from tests.unit.vrrp.instances import SEALED, SECOND, SIXTH, THIRD
 
 PATIENCE_S = 60.0
 LINK_LOCAL = {host: IPv6Address(f"fe80::66:ff:fe00:{number}") for number, host in enumerate(("a", "b"), 1)}
@@ -45,30 +44,32 @@ def own(router: VrrpInstance, host: str = "a") -> Address:
 @contextmanager
 def an_ear(
     where: Segment, router: VrrpInstance, vrids: tuple[int, ...] | None = (51,), host: str = "b", device: str = "eth0"
-) -> Iterator[Ear]:
+) -> Iterator[AdvertReceiver]:
     with ExitStack() as stack:
         groups = [GROUPS[router.family]] if device else []
         with inside_network(where.path(host)):
-            ear = stack.enter_context(closing(Ear(device, router.family, protocol_of(router), groups, vrids)))
+            ear = stack.enter_context(
+                closing(AdvertReceiver(device, router.family, protocol_of(router), groups, vrids))
+            )
         yield ear
 
 
 @contextmanager
-def a_mouth(where: Segment, router: VrrpInstance, host: str = "a", device: str = "eth0") -> Iterator[Mouth]:
+def a_mouth(where: Segment, router: VrrpInstance, host: str = "a", device: str = "eth0") -> Iterator[AdvertSender]:
     with inside_network(where.path(host)):
-        mouth = Mouth(device, router.family)
+        mouth = AdvertSender(device, router.family)
     with closing(mouth):
         yield mouth
 
 
-def say(mouth: Mouth, router: VrrpInstance, priority: int = 100) -> Outgoing:
+def say(mouth: AdvertSender, router: VrrpInstance, priority: int = 100) -> OutgoingPacket:
     """One advertisement, as it was sent to the last of those who should have it."""
-    for out in Voice(router, own(router)).packets(priority):
+    for out in AdvertEncoder(router, own(router)).packets(priority):
         mouth.send(out.packet, out.source, out.destination, out.hops)
     return out
 
 
-def heard(ear: Ear, count: int = 1) -> list[Datagram]:
+def heard(ear: AdvertReceiver, count: int = 1) -> list[Datagram]:
     """So many, or fewer after a while."""
     found: list[Datagram] = []
     deadline = time.monotonic() + PATIENCE_S
@@ -95,7 +96,7 @@ def test_other_virtual_routers_never_reach_the_process(router: VrrpInstance, pla
     with an_ear(place, router, (7, 51, 200)) as ear, an_ear(place, router, None) as everyone:
         with a_mouth(place, router) as mouth:
             for _ in range(FLOOD):
-                for out in Voice(other, own(router)).packets(255):
+                for out in AdvertEncoder(other, own(router)).packets(255):
                     mouth.send(out.packet, out.source, out.destination, out.hops)
             say(mouth, router, 9)
         assert len(heard(ear)) == 1
@@ -137,7 +138,7 @@ def test_unicast_goes_and_comes_by_any_device(family: int, place: Segment) -> No
     router = replace(router, peers=peers, unicast_ttl=77)
     source = ip_address(address("a", 0, family))
     with an_ear(place, router, device="") as ear, a_mouth(place, router, device="") as mouth:
-        for out in Voice(router, source).packets(100):
+        for out in AdvertEncoder(router, source).packets(100):
             mouth.send(out.packet, out.source, out.destination, out.hops)
         found = heard(ear, 2)
     assert [(each.source, each.destination, each.ttl) for each in found] == [
@@ -180,7 +181,7 @@ def test_a_device_that_goes_and_comes_is_heard_again(router: VrrpInstance, place
     def said() -> None:
         with a_mouth(place, router, device="x1") as mouth:
             source = ip_address("10.77.0.1" if router.family == 4 else "fe80::77")
-            for out in Voice(router, source).packets(1):
+            for out in AdvertEncoder(router, source).packets(1):
                 mouth.send(out.packet, out.source, out.destination, out.hops)
 
     with an_ear(place, router, device="x0") as ear:

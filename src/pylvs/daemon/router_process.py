@@ -16,7 +16,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.printing import one_line
 from pylvs.system.logs import Format
-from pylvs.vrrp import core
+from pylvs.vrrp import router_service
 
 NAME = b"pylvs-vrrp"  # shown by ps and top
 EXIT_FAILED, EXIT_USAGE = 1, 2
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ctypes.CDLL(None).prctl(_PR_SET_NAME, NAME, 0, 0, 0)
     roles = LazyStandby()
     try:
-        core.run(Path(given[0]), given[1], roles)
+        router_service.run(Path(given[0]), given[1], roles)
         roles.close()
     except KeyboardInterrupt:
         return 0

@@ -22,7 +22,7 @@ from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
 from pylvs.system.logs import get_logger
 from pylvs.vrrp.client import Message, NoRouters, OtherVersion, answer_of, check_greeting, connected, greeting
-from pylvs.vrrp.pipe import Closed, Pipe
+from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
 
 REPLY_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 15.0  # until a process that was started replies
@@ -50,7 +50,11 @@ class VrrpClient:
     """
 
     def __init__(
-        self, path: Path, pipe: Pipe, on_event: Callable[[Message], None], on_close: Callable[[], None] = lambda: None
+        self,
+        path: Path,
+        pipe: MessageSocket,
+        on_event: Callable[[Message], None],
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.pid = 0
         self.closed = asyncio.Event()
@@ -124,7 +128,7 @@ class VrrpClient:
             raise self._gone()
         try:
             self._pipe.send(message)
-        except Closed:
+        except ConnectionClosed:
             self.close()
             raise self._gone() from None
         self._watch_writable()
@@ -139,7 +143,7 @@ class VrrpClient:
         try:
             self._pipe.flush()
             self._watch_writable()
-        except Closed:
+        except ConnectionClosed:
             self.close()
 
     def _read(self) -> None:

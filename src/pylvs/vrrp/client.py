@@ -18,9 +18,9 @@ from pylvs import __version__
 from pylvs.model.errors import NotPermitted, PylvsError
 from pylvs.system.unix_sockets import address_of, peer_of
 from pylvs.vrrp.control import PROTOCOL
-from pylvs.vrrp.pipe import Closed, Pipe
+from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
 
-PATIENCE_S = 10.0  # for an answer; the process does nothing that takes long
+ANSWER_TIMEOUT_S = 10.0  # for an answer; the process does nothing that takes long
 
 Message = Mapping[str, Any]
 
@@ -33,7 +33,7 @@ class OtherVersion(PylvsError):
     """The process belongs to another version of pylvs."""
 
 
-def connected(path: Path) -> Pipe:
+def connected(path: Path) -> MessageSocket:
     """Connect to the process that listens there, if root or this user runs it, without waiting.
 
     Raises NoRouters, NotPermitted, and PylvsError if the queue of connections is full because the process hangs.
@@ -45,7 +45,7 @@ def connected(path: Path) -> Pipe:
         _, user = peer_of(end)
         if user not in (0, os.geteuid()):  # what it says would be believed
             raise NotPermitted(f"{path}: belongs to user {user}; name another --state-dir")
-        return Pipe(end)
+        return MessageSocket(end)
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
         end.close()
         raise NoRouters(
@@ -85,7 +85,7 @@ def check_greeting(path: Path, told: Any) -> int:
 class Client:
     """One connection. Raises as `connected`, and OtherVersion."""
 
-    def __init__(self, path: Path, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, path: Path, patience_s: float = ANSWER_TIMEOUT_S) -> None:
         self._path = path
         self._patience_s = patience_s
         self._pipe = connected(path)
@@ -121,7 +121,7 @@ class Client:
     def _send(self, message: Message) -> None:
         try:
             self._pipe.send(message)
-        except Closed as closed:
+        except ConnectionClosed as closed:
             raise self._gone(closed) from None
 
     def _next(self, deadline: float) -> Any:
@@ -136,13 +136,13 @@ class Client:
             try:
                 self._pipe.flush()
                 self._heard += self._pipe.receive()
-            except Closed as closed:
+            except ConnectionClosed as closed:
                 raise self._gone(closed) from None
             except Exception as error:  # whatever unpickling makes of what another version says
                 raise PylvsError(f"{self._path}: this is no answer of pylvs {__version__} ({error})") from None
         return self._heard.pop(0)
 
-    def _gone(self, closed: Closed) -> PylvsError:
+    def _gone(self, closed: ConnectionClosed) -> PylvsError:
         return PylvsError(f"{self._path}: the process of the virtual routers went away ({closed})")
 
 

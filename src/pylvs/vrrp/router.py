@@ -7,29 +7,35 @@ from dataclasses import replace
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import OWNER, VrrpInstance
-from pylvs.vrrp.announcing import Announcer
-from pylvs.vrrp.groups import Group
-from pylvs.vrrp.history import History
-from pylvs.vrrp.listening import family_of, protocol_of
+from pylvs.vrrp.garp import GarpRateLimit, GarpScheduler
 from pylvs.vrrp.loop import Timer
-from pylvs.vrrp.machine import RELEASE, Action, Advertise, Become, Machine, Rules, State, Why
-from pylvs.vrrp.priority import Watched, effective, faults, reasons
-from pylvs.vrrp.screening import Grumbler, Screen
-from pylvs.vrrp.sending_limits import SendingLimits
-from pylvs.vrrp.sockets import Datagram
-from pylvs.vrrp.speaking import Voice
-from pylvs.vrrp.world import Here, World
+from pylvs.vrrp.ports import HostPort, ServicePort
+from pylvs.vrrp.protocol.adverts import AdvertEncoder, AdvertValidator, LogRateLimiter
+from pylvs.vrrp.protocol.machine import (
+    PRIORITY_STOP,
+    Action,
+    Advertise,
+    Become,
+    History,
+    Machine,
+    MachineSettings,
+    State,
+    TransitionReason,
+)
+from pylvs.vrrp.sockets import Datagram, family_of, protocol_of
+from pylvs.vrrp.sync_group import SyncGroup
+from pylvs.vrrp.tracking import TrackedObject, effective_priority, priority_reasons, tracking_faults
 
 Step = tuple[Machine, list[Action]]
-ENDS = {Why.STOP: "STOP", Why.REMOVED: "DELETED"}
+END_STATES = {TransitionReason.STOP: "STOP", TransitionReason.REMOVED: "DELETED"}
 SETTLING_INTERVALS = 3  # after a take-over, in which the former master may not have heard of it
-LATE_S = 0.001  # a backup woken so much after its time was stalled: unread advertisements may wait in its socket
-READING_S = 0.01  # enough to read a whole socket buffer before the take-over
+STALLED_S = 0.001  # a backup woken so much after its time was stalled: unread advertisements may wait in its socket
+DRAIN_S = 0.01  # enough to read a whole socket buffer before the take-over
 
 
-def rules_of(instance: VrrpInstance) -> Rules:
+def machine_settings(instance: VrrpInstance) -> MachineSettings:
     """What the machine is told."""
-    return Rules(
+    return MachineSettings(
         priority=instance.priority,
         interval_s=instance.advert_interval_s,
         version=instance.version,
@@ -45,25 +51,25 @@ def rules_of(instance: VrrpInstance) -> Rules:
 class Router:
     """One of them, from its instance's first word to its last."""
 
-    def __init__(self, instance: VrrpInstance, world: World, here: Here, limits: SendingLimits) -> None:
+    def __init__(self, instance: VrrpInstance, world: ServicePort, here: HostPort, limits: GarpRateLimit) -> None:
         self.instance = instance
         self.history = History()
-        self.screen: Screen | None = None  # both while it has an address to speak from
-        self.group: Group | None = None
-        self.watched: dict[tuple[str, str], Watched] = {}
+        self.screen: AdvertValidator | None = None  # both while it has an address to speak from
+        self.group: SyncGroup | None = None
+        self.watched: dict[tuple[str, str], TrackedObject] = {}
         self.wanting = False
         self.own_faults: list[str] = []
         self.heard_from: Address | None = None  # the master that is followed
         self.sent = self.heard = 0
-        self.machine = Machine(rules_of(instance), instance.multicast, priority=instance.priority)
+        self.machine = Machine(machine_settings(instance), instance.multicast, priority=instance.priority)
         self._world = world
         self._here = here
         self._limits = limits
         self._running = False
         self._since = 0.0  # of its state
         self._rival: tuple[float, str] | None = None  # who else was heard as master, and until when that counts
-        self._grumbler = Grumbler(most_kinds=16)  # anybody may send from any address
-        self._voice: Voice | None = None
+        self._grumbler = LogRateLimiter(most_kinds=16)  # anybody may send from any address
+        self._voice: AdvertEncoder | None = None
         self._mtu = 0  # that it speaks with
         self._announcer = self._make_announcer()
         self._timer: Timer | None = None
@@ -96,16 +102,18 @@ class Router:
         self._running = True
         self.examine()
 
-    def stop(self, why: Why = Why.STOP) -> None:
+    def stop(self, why: TransitionReason = TransitionReason.STOP) -> None:
         """The end: the others are told."""
         was_running, self._running = self._running, False
         if self.state is not State.FAULT:
             self._step(self.machine.follow(self._world.now, State.FAULT, why))
-        elif was_running and not (self.history.last and self.history.last.why in ENDS):  # its group may have told it
+        elif was_running and not (
+            self.history.last and self.history.last.why in END_STATES
+        ):  # its group may have told it
             self._become(Become(State.FAULT, State.FAULT, why))
         self._rest()
 
-    def limit(self, limits: SendingLimits) -> None:
+    def limit(self, limits: GarpRateLimit) -> None:
         """Announce under these limits from now on."""
         self._limits = limits
         self._announcer.stop()
@@ -117,7 +125,7 @@ class Router:
     def change(self, instance: VrrpInstance) -> None:
         """Another word about the same virtual router; its state stays as it is."""
         old, self.instance = self.instance, instance
-        self.machine = replace(self.machine, rules=rules_of(instance))
+        self.machine = replace(self.machine, rules=machine_settings(instance))
         if old.priority == OWNER or instance.priority == OWNER:
             self.machine = replace(self.machine, priority=instance.priority)
         if self._voice is not None:
@@ -135,7 +143,7 @@ class Router:
 
     # --- what it tracks ---
 
-    def track(self, wanted: dict[tuple[str, str], Watched]) -> None:
+    def track(self, wanted: dict[tuple[str, str], TrackedObject]) -> None:
         """Everything that it tracks, as it stands; what is not there any more does not count."""
         self.watched = wanted
         if self._running:
@@ -162,7 +170,7 @@ class Router:
 
     def _find_faults(self) -> list[str]:
         instance = self.instance
-        found = faults(self.watched.values())
+        found = tracking_faults(self.watched.values())
         if link := self._here.link_fault(instance):
             found.insert(0, link)
         elif self._here.source_of(instance) is None:
@@ -176,7 +184,7 @@ class Router:
         found = self.own_faults or (self.group.faults_beside(self) if self.group else [])
         if found and self.state is State.FAULT:
             if self.history.last is None and (self.ill or (self.group is not None and self.group.ill_beside(self))):
-                self._become(Become(State.FAULT, State.FAULT, Why.FAULT, "; ".join(found)))
+                self._become(Become(State.FAULT, State.FAULT, TransitionReason.FAULT, "; ".join(found)))
         elif found:
             self._step(self.machine.fail(now, "; ".join(found)))
         elif self.state is State.FAULT:
@@ -190,16 +198,16 @@ class Router:
 
     def _speak_anew(self, source: Address) -> None:
         self._mtu = self._here.mtu_of(self.instance)
-        self._voice = Voice(self.instance, source, self._mtu, int(time.time()), self._voice)
-        self.screen = Screen(self.instance, self._voice, self.screen)
+        self._voice = AdvertEncoder(self.instance, source, self._mtu, int(time.time()), self._voice)
+        self.screen = AdvertValidator(self.instance, self._voice, self.screen)
         self.machine = replace(self.machine, address=source)
 
     def _set_priority(self) -> None:
-        wanted = effective(self.instance.priority, self.watched.values())
+        wanted = effective_priority(self.instance.priority, self.watched.values())
         before = self.machine.priority
         self._step(self.machine.set_priority(self._world.now, wanted))
         if self.machine.priority != before:
-            because = reasons(self.watched.values())
+            because = priority_reasons(self.watched.values())
             words = f"{self.name}: priority {before} is {self.machine.priority} now{': ' if because else ''}{because}"
             self._world.log("info", words, state=self.state.value)
             self._world.tell("priority", self.name, priority=self.machine.priority, before=before)
@@ -222,7 +230,7 @@ class Router:
                 self._world.log("info" if same else "warning", f"{self.name}: {mismatch}")
                 self._world.tell("mismatch", self.name, words=str(mismatch))
         self.heard += 1
-        if self.state is State.MASTER and RELEASE < told.priority < self.machine.priority:
+        if self.state is State.MASTER and PRIORITY_STOP < told.priority < self.machine.priority:
             self._world.lower_heard(self.name, self.machine.priority)
         due = self.machine.due
         self._step(self.machine.hear(now, told, datagram.source))
@@ -242,7 +250,7 @@ class Router:
         self.machine = replace(self.machine, held_until=None)
         self._set_timer()
 
-    def follow(self, state: State, why: Why, detail: str) -> None:
+    def follow(self, state: State, why: TransitionReason, detail: str) -> None:
         """Go where the group goes."""
         if not self._running or (self.own_faults and state is not State.FAULT):
             return
@@ -298,9 +306,9 @@ class Router:
         socket. Without this it would take the addresses, and give them up a moment later.
         """
         due = self.machine.due
-        if self.state is not State.BACKUP or due is None or due == self._put_off or now <= due + LATE_S:
+        if self.state is not State.BACKUP or due is None or due == self._put_off or now <= due + STALLED_S:
             return False
-        self._put_off = now + READING_S
+        self._put_off = now + DRAIN_S
         self.machine = replace(self.machine, due=self._put_off)
         self._set_timer()
         return True
@@ -339,10 +347,10 @@ class Router:
             self._world.roles_changed()
         if become.state is State.FAULT:
             self.heard_from = None
-        if become.why is Why.HIGHER and (because := reasons(self.watched.values())):
+        if become.why is TransitionReason.HIGHER and (because := priority_reasons(self.watched.values())):
             become = replace(become, detail=f"{become.detail}; its own is {self.machine.priority}: {because}")
         transition = self.history.note(time.time(), become, self.machine.priority)
-        state = ENDS.get(become.why, become.state.value)
+        state = END_STATES.get(become.why, become.state.value)
         way = state if become.before is become.state else f"{become.before.value} to {state}"
         words = f"{self.name}: {way}: {transition.sentence()}"
         self._world.log("warning" if state == "FAULT" else "info", words, priority=self.machine.priority)
@@ -363,9 +371,9 @@ class Router:
             self._world.tell("conflict", self.name, words=words)
         self._announce()
 
-    def _make_announcer(self) -> Announcer:
+    def _make_announcer(self) -> GarpScheduler:
         device, vmacs = self._here.device_of(self.instance), self._here.bases()
-        return Announcer(self.instance.announcements, self._limits, device, vmacs)
+        return GarpScheduler(self.instance.announcements, self._limits, device, vmacs)
 
     def _announce(self) -> None:
         for device, address in self._announcer.wake(self._world.now):

@@ -20,7 +20,7 @@ from typing import Any
 
 import pylvs
 from pylvs.vrrp.control import NAME, PROTOCOL
-from pylvs.vrrp.pipe import Closed, Pipe
+from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
 
 ROOT = Path(__file__).parents[3]
 
@@ -54,7 +54,7 @@ class FakeRouters:
         self.held: set[str] = set()
         self.data_plane: dict[str, Any] = {"well": True, "words": ""}
         self.begun = time.time() - self.behaviour.get("age_s", 0)
-        self.pipes: dict[Pipe, set[str]] = {}  # what each has sent: "hello", "subscribe"
+        self.pipes: dict[MessageSocket, set[str]] = {}  # what each has sent: "hello", "subscribe"
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         os.chdir(state)
         Path(NAME).unlink(missing_ok=True)
@@ -78,9 +78,9 @@ class FakeRouters:
                 if each in pipes:
                     self.read(pipes[each])
                 else:
-                    self.pipes[Pipe(self.listener.accept()[0])] = set()
+                    self.pipes[MessageSocket(self.listener.accept()[0])] = set()
 
-    def read(self, pipe: Pipe) -> None:
+    def read(self, pipe: MessageSocket) -> None:
         """Read messages of a client."""
         try:
             for message in pipe.receive():
@@ -90,11 +90,11 @@ class FakeRouters:
                     self.pipes[pipe].add("hello")
                     version = self.behaviour.get("version", pylvs.__version__)
                     pipe.send({"hello": version, "pid": os.getpid(), "protocol": PROTOCOL})
-        except Closed:
+        except ConnectionClosed:
             del self.pipes[pipe]
             pipe.close()
 
-    def reply(self, pipe: Pipe, message: dict[str, Any]) -> None:
+    def reply(self, pipe: MessageSocket, message: dict[str, Any]) -> None:
         """Reply to a request."""
         verb, behaviour = message["verb"], self.behaviour
         request = {name: value for name, value in message.items() if name not in ("id", "configuration", "settings")}

@@ -9,12 +9,12 @@ import pytest
 
 from pylvs.model.errors import PylvsError
 from pylvs.vrrp.client import NoRouters, connected
-from pylvs.vrrp.pipe import Pipe
+from pylvs.vrrp.ipc import MessageSocket
 
 
 def test_a_process_that_accepts_nobody_is_an_error_at_once(tmp_path: Path) -> None:
     path = tmp_path / "vrrp"
-    ends: list[Pipe] = []
+    ends: list[MessageSocket] = []
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen(1)

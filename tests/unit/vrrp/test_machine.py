@@ -9,8 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.vrrp.machine import Action, Advertise, Announce, Become, Machine, Rules, State, Why
-from pylvs.vrrp.packet import Advertisement
+from pylvs.vrrp.protocol.machine import (
+    Action,
+    Advertise,
+    Become,
+    Machine,
+    MachineSettings,
+    Reannounce,
+    State,
+    TransitionReason,
+)
+from pylvs.vrrp.protocol.packet import Advertisement
 
 OWN, LESS, GREATER = (ip_address(f"192.0.2.{number}") for number in (5, 4, 6))
 VIP = ip_address("192.0.2.100")
@@ -23,8 +32,8 @@ def told(priority: int, interval_s: float = 1.0, version: int = 2) -> Advertisem
 
 def backup(priority: int = 100, **rules: float | bool) -> Machine:
     """One that has started at 0."""
-    machine, actions = Machine(Rules(priority=priority, **rules), OWN, priority=priority).start(0.0)  # type: ignore[arg-type]
-    assert actions == [Become(State.BACKUP, State.FAULT, Why.START)]
+    machine, actions = Machine(MachineSettings(priority=priority, **rules), OWN, priority=priority).start(0.0)  # type: ignore[arg-type]
+    assert actions == [Become(State.BACKUP, State.FAULT, TransitionReason.START)]
     return machine
 
 
@@ -50,8 +59,8 @@ def test_a_backup_waits_three_adverts_and_its_skew() -> None:
 
 
 def test_an_owner_is_master_at_once() -> None:
-    machine, actions = Machine(Rules(priority=255), OWN, priority=255).start(7.0)
-    assert actions == [Advertise(255), Become(State.MASTER, State.FAULT, Why.OWNER)]
+    machine, actions = Machine(MachineSettings(priority=255), OWN, priority=255).start(7.0)
+    assert actions == [Advertise(255), Become(State.MASTER, State.FAULT, TransitionReason.OWNER)]
     assert (machine.state, machine.due) == (State.MASTER, 8.0)
 
 
@@ -66,7 +75,7 @@ def test_the_first_advertisement_goes_out_with_the_take_over() -> None:
     changed, actions = machine.wake(4.0)
     assert actions[0] == Advertise(100)
     assert isinstance(actions[1], Become)
-    assert actions[1].why is Why.TIMER
+    assert actions[1].why is TransitionReason.TIMER
     assert changed.due == 5.0
     assert changed.wake(5.0) == (replace(changed, due=6.0), [Advertise(100)])
 
@@ -95,12 +104,12 @@ def test_version_3_takes_over_the_masters_interval() -> None:
 @pytest.mark.parametrize(
     ("priority", "source", "why"),
     [
-        (101, LESS, Why.HIGHER),
-        (255, LESS, Why.HIGHER),
-        (100, GREATER, Why.GREATER_ADDRESS),
+        (101, LESS, TransitionReason.HIGHER),
+        (255, LESS, TransitionReason.HIGHER),
+        (100, GREATER, TransitionReason.GREATER_ADDRESS),
     ],
 )
-def test_a_master_gives_way_to_a_better_one(priority: int, source: object, why: Why) -> None:
+def test_a_master_gives_way_to_a_better_one(priority: int, source: object, why: TransitionReason) -> None:
     changed, (become,) = master().hear(10.0, told(priority), source)  # type: ignore[arg-type]
     assert isinstance(become, Become)
     assert (become.state, become.why) == (State.BACKUP, why)
@@ -111,10 +120,10 @@ def test_a_master_gives_way_to_a_better_one(priority: int, source: object, why: 
 @pytest.mark.parametrize(("priority", "source"), [(99, GREATER), (1, GREATER), (100, LESS)])
 def test_a_master_answers_a_worse_one_and_says_again_where_the_addresses_are(priority: int, source: object) -> None:
     changed, actions = master().hear(10.0, told(priority), source)  # type: ignore[arg-type]
-    assert kinds(actions) == [Advertise, Announce]
+    assert kinds(actions) == [Advertise, Reannounce]
     assert (changed.state, changed.due) == (State.MASTER, 11.0)
-    quiet = replace(master(), rules=Rules(lower_priority_unanswered=True))
-    assert kinds(quiet.hear(10.0, told(priority), source)[1]) == [Announce]  # type: ignore[arg-type]
+    quiet = replace(master(), rules=MachineSettings(lower_priority_unanswered=True))
+    assert kinds(quiet.hear(10.0, told(priority), source)[1]) == [Reannounce]  # type: ignore[arg-type]
 
 
 def test_a_master_answers_one_that_gives_up() -> None:
@@ -136,19 +145,19 @@ def test_with_a_delay_a_better_backup_waits_before_it_takes_over() -> None:
 
 def test_at_its_end_and_at_a_fault_a_master_says_so() -> None:
     stopped, actions = master().stop(9.0)
-    assert actions == [Advertise(0), Become(State.FAULT, State.MASTER, Why.STOP)]
+    assert actions == [Advertise(0), Become(State.FAULT, State.MASTER, TransitionReason.STOP)]
     assert stopped.due is None
     failed, actions = backup().fail(9.0, "eth0 is down")
-    assert actions == [Become(State.FAULT, State.BACKUP, Why.FAULT, "eth0 is down")]
+    assert actions == [Become(State.FAULT, State.BACKUP, TransitionReason.FAULT, "eth0 is down")]
     assert failed.hear(9.5, told(50), LESS) == (failed, [])
     again, actions = failed.recover(12.0)
-    assert actions == [Become(State.BACKUP, State.FAULT, Why.RECOVERED)]
+    assert actions == [Become(State.BACKUP, State.FAULT, TransitionReason.RECOVERED)]
     assert again.due == pytest.approx(12.0 + 3 + 156 / 256)
 
 
 def test_on_the_operators_word_it_gives_up_and_stays_passive_for_a_while() -> None:
     machine, actions = master(150).yield_until(10.0, 60.0)
-    assert actions == [Advertise(0), Become(State.BACKUP, State.MASTER, Why.YIELD)]
+    assert actions == [Advertise(0), Become(State.BACKUP, State.MASTER, TransitionReason.YIELD)]
     now = 10.0
     while now < 60.0:
         assert machine.due is not None
@@ -162,7 +171,7 @@ def test_on_the_operators_word_it_gives_up_and_stays_passive_for_a_while() -> No
 def test_an_effective_priority_stays_within_bounds_and_an_owners_as_it_is() -> None:
     assert backup(100).set_priority(0.0, -50)[0].priority == 1
     assert backup(100).set_priority(0.0, 300)[0].priority == 254
-    owner = Machine(Rules(priority=255), OWN, priority=255)
+    owner = Machine(MachineSettings(priority=255), OWN, priority=255)
     assert owner.set_priority(0.0, 10) == (owner, [])
 
 
@@ -182,7 +191,9 @@ def test_whatever_happens_the_actions_tell_the_states(
     happened: list[tuple[str, object]], preempt: bool, delay_s: float, version: int
 ) -> None:
     now = 0.0
-    machine, actions = Machine(Rules(preempt=preempt, preempt_delay_s=delay_s, version=version), OWN).start(now)
+    machine, actions = Machine(MachineSettings(preempt=preempt, preempt_delay_s=delay_s, version=version), OWN).start(
+        now
+    )
     for what, given_ in happened:
         before = machine.state
         match what, given_:
@@ -209,7 +220,7 @@ def test_whatever_happens_the_actions_tell_the_states(
         if (
             before is State.MASTER
             and machine.state is not State.MASTER
-            and moves[0].why not in (Why.HIGHER, Why.GREATER_ADDRESS)
+            and moves[0].why not in (TransitionReason.HIGHER, TransitionReason.GREATER_ADDRESS)
         ):
             assert actions[0] == Advertise(0), "who gives up by himself says so"
         if machine.state is State.MASTER and before is not State.MASTER:

@@ -14,7 +14,20 @@ from scapy.layers.vrrp import VRRP, VRRPv3
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import MULTICAST_V4, MULTICAST_V6, Authentication
-from pylvs.vrrp.packet import Advertisement, Dropped, Flaw, checksum, decode, encode, has_pseudo_header, virtual_mac
+from pylvs.vrrp.protocol.packet import (
+    AH_BYTES,
+    AdvertError,
+    Advertisement,
+    InvalidAdvert,
+    ReplayWindow,
+    add_ah,
+    checksum,
+    decode,
+    encode,
+    has_pseudo_header,
+    verify_ah,
+    virtual_mac,
+)
 
 V4, V6 = ip_address("192.0.2.1"), ip_address("fe80::1")
 VIPS = (ip_address("192.0.2.100"), ip_address("192.0.2.101"))
@@ -98,7 +111,7 @@ def test_any_bytes_are_an_advertisement_or_dropped_by_name(payload: bytes, sourc
     destination = MULTICAST_V4 if source is V4 else MULTICAST_V6
     try:
         told = decode(payload, source, destination)
-    except Dropped:
+    except InvalidAdvert:
         return
     assert told.version in (2, 3)
 
@@ -120,20 +133,20 @@ def corrected(payload: bytes, **changes: int) -> bytes:
 @pytest.mark.parametrize(
     ("payload", "flaw"),
     [
-        (b"", Flaw.TRUNCATED),
-        (GOOD[:7], Flaw.TRUNCATED),
-        (GOOD[:-1], Flaw.TRUNCATED),
-        (GOOD + b"\0", Flaw.TRAILING),
-        (corrected(GOOD, b3=9), Flaw.TRUNCATED),
-        (corrected(GOOD, b0=0x22), Flaw.TYPE),
-        (corrected(GOOD, b0=0x41), Flaw.VERSION),
-        (corrected(GOOD, b4=3), Flaw.AUTHENTICATION),
-        (GOOD[:-1] + b"x", Flaw.CHECKSUM),
-        (GOOD_3[:-1] + b"x", Flaw.CHECKSUM),
+        (b"", AdvertError.TRUNCATED),
+        (GOOD[:7], AdvertError.TRUNCATED),
+        (GOOD[:-1], AdvertError.TRUNCATED),
+        (GOOD + b"\0", AdvertError.TRAILING),
+        (corrected(GOOD, b3=9), AdvertError.TRUNCATED),
+        (corrected(GOOD, b0=0x22), AdvertError.TYPE),
+        (corrected(GOOD, b0=0x41), AdvertError.VERSION),
+        (corrected(GOOD, b4=3), AdvertError.AUTHENTICATION),
+        (GOOD[:-1] + b"x", AdvertError.CHECKSUM),
+        (GOOD_3[:-1] + b"x", AdvertError.CHECKSUM),
     ],
 )
-def test_what_is_wrong_has_a_name(payload: bytes, flaw: Flaw) -> None:
-    with pytest.raises(Dropped) as dropped:
+def test_what_is_wrong_has_a_name(payload: bytes, flaw: AdvertError) -> None:
+    with pytest.raises(InvalidAdvert) as dropped:
         decode(payload, V4, MULTICAST_V4)
     assert dropped.value.flaw is flaw
 
@@ -147,7 +160,7 @@ def test_old_routers_of_version_3_leave_the_pseudo_header_out() -> None:
 
 
 def test_version_2_is_for_ipv4_alone() -> None:
-    with pytest.raises(Dropped, match="another version"):
+    with pytest.raises(InvalidAdvert, match="another version"):
         decode(GOOD, IPv6Address("fe80::2"), MULTICAST_V6)
 
 
@@ -160,3 +173,83 @@ def test_virtual_routers_have_link_addresses_of_their_own() -> None:
 def test_data_with_its_checksum_sums_to_nothing(data: bytes) -> None:
     even = data + b"\0" * (len(data) % 2)
     assert checksum(even + checksum(even).to_bytes(2, "big")) == 0
+
+
+# --- test seal -------------------------------------------------------------------------------------------------------
+# The authentication header.
+
+
+HEADER = bytes.fromhex("45c0003c000100 00ff33 0000 c0000201 e0000012".replace(" ", ""))
+keys = st.binary(min_size=1, max_size=8).filter(lambda key: key[-1:] != b"\0")
+
+
+@given(st.binary(max_size=60), keys, st.integers(0, 0xFFFFFFFF))
+def test_what_is_sealed_opens_with_the_same_key(payload: bytes, key: bytes, sequence: int) -> None:
+    sealed = add_ah(HEADER, payload, key, sequence)
+    assert len(sealed) == AH_BYTES + len(payload)
+    assert verify_ah(HEADER, sealed, key) == (sequence, payload)
+
+
+@given(st.binary(min_size=1, max_size=60), keys, st.data())
+def test_a_changed_bit_is_found(payload: bytes, key: bytes, data: st.DataObject) -> None:
+    sealed = bytearray(add_ah(HEADER, payload, key, 7))
+    at = data.draw(st.integers(0, 8 * len(sealed) - 1))
+    sealed[at // 8] ^= 1 << at % 8
+    with pytest.raises(InvalidAdvert) as dropped:
+        verify_ah(HEADER, bytes(sealed), key)
+    assert dropped.value.flaw in (AdvertError.DIGEST, AdvertError.AUTHENTICATION)
+
+
+@given(keys, keys)
+def test_another_key_does_not_open_it(key: bytes, other: bytes) -> None:
+    sealed = add_ah(HEADER, b"payload", key, 1)
+    if key != other:
+        with pytest.raises(InvalidAdvert, match="wrong digest"):
+            verify_ah(HEADER, sealed, other)
+
+
+def test_what_routers_change_is_not_covered_and_the_rest_is() -> None:
+    sealed = add_ah(HEADER, b"payload", b"secret", 1)
+    changed = bytearray(HEADER)
+    for at, value in ((1, 0), (6, 0x40), (10, 0xAB), (11, 0xCD)):
+        changed[at] = value
+    assert verify_ah(bytes(changed), sealed, b"secret") == (1, b"payload")
+    changed[15] ^= 1
+    with pytest.raises(InvalidAdvert, match="wrong digest"):
+        verify_ah(bytes(changed), sealed, b"secret")
+
+
+def test_the_ttl_of_multicast_is_covered_as_255_and_that_of_unicast_is_not() -> None:
+    for destination, sent, came in (("e0000012", 255, 255), ("c0000202", 64, 3)):
+        header = bytearray(HEADER[:16] + bytes.fromhex(destination))
+        header[8] = sent
+        sealed = add_ah(bytes(header), b"payload", b"secret", 1)
+        header[8] = came
+        assert verify_ah(bytes(header), sealed, b"secret") == (1, b"payload")
+
+
+def test_what_keepalived_sealed_opens() -> None:
+    """Recorded from 2.2.7: multicast, and unicast with unicast_ttl 64."""
+    told = "21339602020132000a0000640a0000650000000000000000"
+    for packet in (
+        "45c0004400010000ff33d0b20a000001e0000012700400000a00000100000001172c2ea8c3d1b01d5330f327" + told,
+        "45c0004400010000403365c40a0000010a000002700400000a000001000000012f4301863ffbaa3cc61eb4cd" + told,
+    ):
+        whole = bytes.fromhex(packet)
+        assert verify_ah(whole[:20], whole[20:], b"secret") == (1, whole[44:])
+        assert add_ah(whole[:20], whole[44:], b"secret", 1) == whole[20:]
+
+
+def test_a_sequence_number_counts_once() -> None:
+    window = ReplayWindow()
+    for sequence in 0, 1, 5:
+        window.take(sequence)
+    for sequence in 5, 4, 0:
+        with pytest.raises(InvalidAdvert, match="was there before"):
+            window.take(sequence)
+    window.take(6)
+
+
+def test_too_little_is_named() -> None:
+    with pytest.raises(InvalidAdvert, match="truncated"):
+        verify_ah(HEADER, bytes(AH_BYTES - 1), b"key")

@@ -10,19 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pylvs.model.vrrp import Announcements, Track, VrrpGroup, VrrpInstance
-from pylvs.vrrp.groups import Group
-from pylvs.vrrp.machine import State, Why
-from pylvs.vrrp.priority import Watched
+from pylvs.vrrp.protocol.machine import State, TransitionReason
 from pylvs.vrrp.sockets import Datagram
-from tests.unit.vrrp.imagined import VIP, ImaginedMachine, Switch, held, instance, states, watch
+from pylvs.vrrp.sync_group import SyncGroup
+from pylvs.vrrp.tracking import TrackedObject
+from tests.unit.vrrp.fake_network import VIP, FakeHost, Switch, held, instance, states, watch
 
 
-def machines(*told: VrrpInstance) -> tuple[Switch, list[ImaginedMachine]]:
+def machines(*told: VrrpInstance) -> tuple[Switch, list[FakeHost]]:
     """One machine for each instance, all of them started."""
     switch = Switch()
     made = []
     for number, each in enumerate(told, 1):
-        machine = ImaginedMachine(switch, ip_address(f"10.0.0.{number}"), name=f"m{number}")
+        machine = FakeHost(switch, ip_address(f"10.0.0.{number}"), name=f"m{number}")
         made.append(machine)
         machine.add(each)
     for machine in made:
@@ -52,7 +52,7 @@ def test_one_that_is_stopped_says_so() -> None:
     assert switch.masters() == ["m2"]
     last = two.routers[0].history.last
     assert last is not None
-    assert (last.why, last.detail) == (Why.RELEASED, "10.0.0.1")
+    assert (last.why, last.detail) == (TransitionReason.RELEASED, "10.0.0.1")
     assert ("INSTANCE", "VI_1", "STOP") in one.notified
 
 
@@ -64,7 +64,7 @@ def test_one_that_is_killed_is_missed_after_three_adverts() -> None:
     assert switch.masters() == []
     switch.run(1.1)
     assert switch.masters() == ["m2"]
-    assert two.routers[0].history.transitions[-1].why is Why.TIMER
+    assert two.routers[0].history.transitions[-1].why is TransitionReason.TIMER
 
 
 def test_a_split_heals_and_the_winner_announces_again() -> None:
@@ -122,12 +122,12 @@ def test_a_group_moves_as_one() -> None:
     switch = Switch()
     made = []
     for number, priority in ((1, 100), (2, 90)):
-        machine = ImaginedMachine(switch, ip_address(f"10.0.0.{number}"), name=f"m{number}")
+        machine = FakeHost(switch, ip_address(f"10.0.0.{number}"), name=f"m{number}")
         outer = machine.add(instance(priority))
         inner = machine.add(
             instance(priority, name="VI_2", vrid=52, addresses=(held(ip_address("10.0.0.200")),), interface="eth1")
         )
-        group = Group(VrrpGroup(name="VG", members=("VI_1", "VI_2")), [outer, inner])
+        group = SyncGroup(VrrpGroup(name="VG", members=("VI_1", "VI_2")), [outer, inner])
         outer.group = inner.group = group
         made.append(machine)
     for machine in made:
@@ -138,11 +138,11 @@ def test_a_group_moves_as_one() -> None:
         [State.MASTER, State.MASTER],
         [State.BACKUP, State.BACKUP],
     ]
-    watch(made[0].routers[1], Watched("script", Track("chk"), False))
+    watch(made[0].routers[1], TrackedObject("script", Track("chk"), False))
     assert [router.state for router in made[0].routers] == [State.FAULT, State.FAULT]
     switch.run(1)
     assert [router.state for router in made[1].routers] == [State.MASTER, State.MASTER]
-    watch(made[0].routers[1], Watched("script", Track("chk"), True))
+    watch(made[0].routers[1], TrackedObject("script", Track("chk"), True))
     switch.run(5)
     assert [router.state for router in made[0].routers] == [State.MASTER, State.MASTER]
     assert [router.state for router in made[1].routers] == [State.BACKUP, State.BACKUP]
@@ -153,19 +153,19 @@ def test_a_group_moves_as_one() -> None:
 
 def test_a_script_lowers_the_priority_and_the_other_takes_over() -> None:
     switch, (one, _) = machines(instance(100), instance(90))
-    watch(one.routers[0], Watched("script", Track("chk", -20), True))
+    watch(one.routers[0], TrackedObject("script", Track("chk", -20), True))
     switch.run(5)
-    watch(one.routers[0], Watched("script", Track("chk", -20), False, None, "exit status 3"))
+    watch(one.routers[0], TrackedObject("script", Track("chk", -20), False, None, "exit status 3"))
     assert ("PRIORITY", "VI_1", "80") in one.notified
     assert one.lines[-1] == "VI_1: priority 100 is 80 now: script chk is ill (exit status 3)"
     switch.run(5)
     assert switch.masters() == ["m2"]
     last = one.routers[0].history.transitions[-1]
     assert (last.why, last.detail) == (
-        Why.HIGHER,
+        TransitionReason.HIGHER,
         "10.0.0.2 with priority 90; its own is 80: script chk is ill (exit status 3)",
     )
-    watch(one.routers[0], Watched("script", Track("chk", -20), True))
+    watch(one.routers[0], TrackedObject("script", Track("chk", -20), True))
     switch.run(5)
     assert switch.masters() == ["m1"]
 
@@ -179,7 +179,7 @@ def test_one_that_is_better_says_than_whom() -> None:
     switch.run(5)
     last = one.routers[0].history.last
     assert last is not None
-    assert (last.why, last.detail) == (Why.BETTER, "10.0.0.2 with priority 90")
+    assert (last.why, last.detail) == (TransitionReason.BETTER, "10.0.0.2 with priority 90")
 
 
 def test_yielding_lasts_as_long_as_was_said() -> None:
@@ -245,25 +245,25 @@ def test_another_mtu_changes_what_is_said() -> None:
 
 def test_a_fault_at_the_start_is_told_and_so_is_the_end() -> None:
     switch = Switch()
-    machine = ImaginedMachine(switch, ip_address("10.0.0.1"), cable=False)
+    machine = FakeHost(switch, ip_address("10.0.0.1"), cable=False)
     router = machine.add(instance(100))
     router.start()
     router.examine()
     assert machine.notified == [("INSTANCE", "VI_1", "FAULT")]
-    router.stop(Why.REMOVED)
+    router.stop(TransitionReason.REMOVED)
     assert machine.notified == [("INSTANCE", "VI_1", "FAULT"), ("INSTANCE", "VI_1", "DELETED")]
 
 
 def test_one_that_waits_for_its_scripts_tells_no_fault_until_one_fails() -> None:
     switch = Switch()
-    machine = ImaginedMachine(switch, ip_address("10.0.0.1"))
+    machine = FakeHost(switch, ip_address("10.0.0.1"))
     router = machine.add(instance(100))
-    router.track({("script", "chk"): Watched("script", Track("chk"))})
+    router.track({("script", "chk"): TrackedObject("script", Track("chk"))})
     router.start()
     switch.run(5)
     assert (machine.notified, router.state) == ([], State.FAULT)
-    watch(router, Watched("script", Track("chk"), False))
-    watch(router, Watched("script", Track("chk"), True))
+    watch(router, TrackedObject("script", Track("chk"), False))
+    watch(router, TrackedObject("script", Track("chk"), True))
     assert machine.notified == [("INSTANCE", "VI_1", "FAULT"), ("INSTANCE", "VI_1", "BACKUP")]
 
 
@@ -278,9 +278,9 @@ def test_a_group_preempts_although_its_members_time_is_up_at_different_times() -
     switch = Switch()
     made = []
     for number, priority in ((1, 90), (2, 100)):
-        machine = ImaginedMachine(switch, ip_address(f"10.0.0.{number}"), name=f"m{number}")
+        machine = FakeHost(switch, ip_address(f"10.0.0.{number}"), name=f"m{number}")
         routers = [machine.add(instance(priority, name=f"VI_{vrid}", vrid=vrid)) for vrid in (51, 52)]
-        group = Group(VrrpGroup(name="VG", members=("VI_51", "VI_52")), routers)
+        group = SyncGroup(VrrpGroup(name="VG", members=("VI_51", "VI_52")), routers)
         for router in routers:
             router.group = group
         made.append(routers)

@@ -9,14 +9,15 @@ from typing import Any
 from unittest import mock
 
 from pylvs.model.vrrp import VrrpInstance
-from pylvs.vrrp import machine as machines
-from pylvs.vrrp import router, speaking
-from pylvs.vrrp.announcing import Announcer
-from pylvs.vrrp.core import Core
-from pylvs.vrrp.groups import Group
-from pylvs.vrrp.machine import RELEASE, Advertise, Become, Machine, State
-from pylvs.vrrp.place import Place
+from pylvs.vrrp import router
+from pylvs.vrrp.garp import GarpScheduler
+from pylvs.vrrp.protocol import adverts
+from pylvs.vrrp.protocol import machine as machines
+from pylvs.vrrp.protocol.machine import PRIORITY_STOP, Advertise, Become, Machine, State
 from pylvs.vrrp.router import Router
+from pylvs.vrrp.router_service import RouterService
+from pylvs.vrrp.sync_group import SyncGroup
+from pylvs.vrrp.vip_manager import VipManager
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,9 @@ def _endless(right: Any) -> Any:
 
 
 def _deaf_to_release(right: Any) -> Any:
-    return lambda self, now, told, source: (self, []) if told.priority == RELEASE else right(self, now, told, source)
+    return lambda self, now, told, source: (
+        (self, []) if told.priority == PRIORITY_STOP else right(self, now, told, source)
+    )
 
 
 def _beaten_by_anybody(right: Any) -> Any:
@@ -129,7 +132,7 @@ def _no_answer(right: Any) -> Any:
 
 
 def _first_only(right: Any) -> Any:
-    def take(self: Place, instance: VrrpInstance) -> None:
+    def take(self: VipManager, instance: VrrpInstance) -> None:
         right(self, replace(instance, addresses=instance.addresses[:1], excluded=()))
 
     return take
@@ -144,7 +147,7 @@ def _no_repeats(right: Any) -> Any:
 
 
 def _no_second_round(right: Any) -> Any:
-    def begin(self: Announcer, now: float, targets: Any) -> None:
+    def begin(self: GarpScheduler, now: float, targets: Any) -> None:
         right(self, now, targets)
         self._rounds.clear()
 
@@ -181,7 +184,7 @@ DEFECTS = (
     Defect("a master that gives way to everybody", Machine, "_heard_as_master", _beaten_by_anybody, (2,)),
     Defect("a master that does not answer", Machine, "_heard_as_master", _no_answer, (2,)),
     Defect("the smaller address wins", machines, "comparable", _wrong_tie, (2,)),
-    Defect("a wrong checksum", speaking, "encode", _wrong_checksum, (2, 8)),
+    Defect("a wrong checksum", adverts, "encode", _wrong_checksum, (2, 8)),
     Defect("a backup that never takes over", Machine, "wake", _never_master, (3, 8)),
     Defect("a timer that is set to the past", Machine, "wake", _endless, (0,)),
     Defect("priority 0 is ignored", Machine, "hear", _deaf_to_release, (2, 3)),
@@ -193,14 +196,14 @@ DEFECTS = (
     Defect("a late backup takes over before it reads", Router, "_reads_first", _at_once, (3,)),
     Defect("a master that advertises once", Machine, "wake", _silent_master, (4, 8)),
     Defect("an end without priority 0", Machine, "fail", _quiet_end, (4,)),
-    Defect("addresses are not given up", Place, "give_up", _nothing, (5,)),
-    Defect("only the first address is taken", Place, "take", _first_only, (5,)),
-    Defect("an address that somebody removed is not put back", Core, "_lost", _nothing, (5,)),
-    Defect("the packet path is told nothing", Core, "roles_changed", _nothing, (5,)),
-    Defect("no announcement", Announcer, "wake", _no_announcement, (6,)),
-    Defect("each address is announced once", Announcer, "_round", _no_repeats, (6,)),
-    Defect("no second round of announcements", Announcer, "begin", _no_second_round, (6,)),
-    Defect("no announcement against a worse master", Announcer, "again", _never_again, (6,)),
-    Defect("a sync group does not move together", Group, "_lead", _nothing, (7,)),
+    Defect("addresses are not given up", VipManager, "give_up", _nothing, (5,)),
+    Defect("only the first address is taken", VipManager, "take", _first_only, (5,)),
+    Defect("an address that somebody removed is not put back", RouterService, "_lost", _nothing, (5,)),
+    Defect("the packet path is told nothing", RouterService, "roles_changed", _nothing, (5,)),
+    Defect("no announcement", GarpScheduler, "wake", _no_announcement, (6,)),
+    Defect("each address is announced once", GarpScheduler, "_round", _no_repeats, (6,)),
+    Defect("no second round of announcements", GarpScheduler, "begin", _no_second_round, (6,)),
+    Defect("no announcement against a worse master", GarpScheduler, "again", _never_again, (6,)),
+    Defect("a sync group does not move together", SyncGroup, "_lead", _nothing, (7,)),
     Defect("what is tracked does not count", router, "effective", _weightless, (9,)),
 )

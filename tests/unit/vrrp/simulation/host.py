@@ -16,10 +16,10 @@ from pylvs.model.addresses import Address
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.netlink.addresses import Outcome, Placed
 from pylvs.netlink.monitor import AddressNews, LinkNews, News
-from pylvs.vrrp.aide.messages import ScriptWell
-from pylvs.vrrp.core import Core
+from pylvs.vrrp.helper.link import ScriptResult
 from pylvs.vrrp.loop import Call
 from pylvs.vrrp.router import Router
+from pylvs.vrrp.router_service import RouterService
 from pylvs.vrrp.sockets import Datagram
 from tests.unit.vrrp.simulation.schedule import SCRIPT, HostPlan
 
@@ -98,7 +98,7 @@ class Host:
         self.plan = plan
         self.configuration = plan.configuration
         self.now = plan.offset  # its own clock
-        self.core: Core | None = None
+        self.core: RouterService | None = None
         self.stalled_until = 0.0
         self.resumed_at = 0.0  # by its own clock: the end of the last stall
         self.well = True  # what its track_script finds
@@ -131,11 +131,11 @@ class Host:
         """A new process with this host's configuration, as `pylvs run` starts it."""
         self.boot()
         running.host = self
-        self.core = Core("text", self.roles)
+        self.core = RouterService("text", self.roles)
         answer = self.core._configure({"configuration": self.configuration, "settings": None})
         assert not answer["warnings"], answer
         assert self.aide is not None
-        self.aide.find(ScriptWell(SCRIPT, self.well, ""))
+        self.aide.find(ScriptResult(SCRIPT, self.well, ""))
         self._turn()
 
     def stop(self) -> None:
@@ -196,7 +196,7 @@ class Host:
         """The track_script has another result."""
         self.well = well
         if self.aide is not None:
-            self.aide.find(ScriptWell(SCRIPT, well, ""))
+            self.aide.find(ScriptResult(SCRIPT, well, ""))
 
     def set_link(self, name: str, *, enabled: bool, carrier: bool) -> None:
         """A cable is pulled or plugged, or an operator sets a link up or down."""

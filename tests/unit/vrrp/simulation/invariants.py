@@ -50,10 +50,10 @@ from typing import Protocol
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import OWNER, Authentication
-from pylvs.vrrp.aide.messages import Moved
-from pylvs.vrrp.announcing import CONFLICT_GAP_S
+from pylvs.vrrp.garp import CONFLICT_INTERVAL_S
+from pylvs.vrrp.helper.link import StateChanged
 from pylvs.vrrp.loop import Call
-from pylvs.vrrp.machine import State
+from pylvs.vrrp.protocol.machine import State
 from pylvs.vrrp.sockets import Datagram
 from tests.unit.vrrp.simulation.host import Host
 from tests.unit.vrrp.simulation.records import (
@@ -153,7 +153,7 @@ class Checker:
                 record.excused_until = min(record.held_until, again)
             record.held_until = until
 
-    def moved(self, host: Host, message: Moved) -> None:
+    def moved(self, host: Host, message: StateChanged) -> None:
         """The process said that a virtual router, or a group, changed its state."""
         if message.kind != "INSTANCE":
             return
@@ -384,7 +384,7 @@ class Checker:
             oldest = min((record.told.get(target, [0.0])[-1] for target in record.targets), default=now)
             if now > oldest + instance.announcements.refresh_s + record.needed_s + EPSILON_S:
                 self.fail(f"{record} last announced an address at {oldest:.6f} of its clock (6)")
-        if now > record.conflict_at + CONFLICT_GAP_S + record.needed_s + EPSILON_S:
+        if now > record.conflict_at + CONFLICT_INTERVAL_S + record.needed_s + EPSILON_S:
             for target in record.targets:
                 if record.told.get(target, [-NEVER])[-1] < record.conflict_at:
                     self.fail(f"{record} heard a worse master and did not announce {target[1]} again (6)")

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import OWNER, VrrpInstance
-from pylvs.vrrp.machine import State
+from pylvs.vrrp.protocol.machine import State
 from pylvs.vrrp.router import Router
 from pylvs.vrrp.sockets import Datagram
 from tests.unit.vrrp.simulation.host import Host

@@ -14,7 +14,7 @@ from typing import Any
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import OWNER
-from pylvs.vrrp.aide.messages import Log, Moved
+from pylvs.vrrp.helper.link import LogLine, StateChanged
 from pylvs.vrrp.loop import Call
 from pylvs.vrrp.sockets import Datagram
 from tests.unit.vrrp.simulation import schedule
@@ -262,10 +262,10 @@ class Simulation:
         self.checker.processes(host, datagram, handle)
 
     def told(self, host: Host, message: Any) -> None:
-        if isinstance(message, Moved):
+        if isinstance(message, StateChanged):
             self.checker.moved(host, message)
             self.say(host.name, f"{message.name}: {message.before or '-'} to {message.state}, {message.priority}")
-        elif isinstance(message, Log):
+        elif isinstance(message, LogLine):
             if "this is a bug" in message.text:
                 self.checker.fail(f"{host.name}: {message.text} (0)")
             self.say(host.name, f"log {message.level}: {message.text}")

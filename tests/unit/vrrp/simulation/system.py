@@ -15,13 +15,13 @@ from unittest import mock
 from pylvs.model.addresses import Address
 from pylvs.netlink.addresses import Outcome, Placed
 from pylvs.netlink.monitor import News
-from pylvs.vrrp import claim_ears, core, holdings, link_socket, listening, loop, place, router
-from pylvs.vrrp.aide.messages import ScriptWell
-from pylvs.vrrp.frames import Claim, claim_of
+from pylvs.vrrp import conflicts, loop, router, router_service, sockets, vip_manager
+from pylvs.vrrp.helper.link import ScriptResult
 from pylvs.vrrp.loop import Call, Loop, Timer
-from pylvs.vrrp.process import Punctuality
+from pylvs.vrrp.netlink_monitor import Change, LinkState, NetlinkMonitor
+from pylvs.vrrp.protocol.arp_ndp import AddressBinding, parse_binding
+from pylvs.vrrp.realtime import RealtimeStatus
 from pylvs.vrrp.sockets import Datagram
-from pylvs.vrrp.watching import Change, Picture, Watch
 from tests.unit.vrrp.simulation.host import Storm, running
 
 WALL_S = 1.7e9  # the wall clock at the start; those of all hosts agree, as AH's sequence numbers need it
@@ -111,7 +111,7 @@ class SimulatedSocket:
 
 
 class SimulatedEar(SimulatedSocket):
-    """`pylvs.vrrp.sockets.Ear`."""
+    """`pylvs.vrrp.sockets.AdvertReceiver`."""
 
     def __init__(
         self, device: str, family: int, protocol: int, groups: Iterable[Address], vrids: object, buffer_bytes: int = 0
@@ -130,10 +130,10 @@ class SimulatedEar(SimulatedSocket):
         self.host.ears.remove(self)
 
 
-class SimulatedEars(listening.Ears):
+class SimulatedEars(sockets.AdvertReceivers):
     """The product's, which shows each advertisement to the simulation as the process takes it."""
 
-    def __init__(self, loop: Loop, hear: listening.Hear) -> None:
+    def __init__(self, loop: Loop, hear: sockets.OnAdvert) -> None:
         host = running.host
 
         def observed(device: str, vrid: int, datagram: Datagram) -> None:
@@ -143,7 +143,7 @@ class SimulatedEars(listening.Ears):
 
 
 class SimulatedMouth:
-    """`pylvs.vrrp.sockets.Mouth`."""
+    """`pylvs.vrrp.sockets.AdvertSender`."""
 
     def __init__(self, device: str, family: int) -> None:
         self._host, self._device, self._family = running.host, device, family
@@ -170,7 +170,7 @@ class SimulatedMouth:
 
 
 class SimulatedSender:
-    """`pylvs.vrrp.link_socket.Sender`."""
+    """`pylvs.vrrp.conflicts.FrameSender`."""
 
     def __init__(self) -> None:
         self._host = running.host
@@ -186,7 +186,7 @@ class SimulatedSender:
 
 
 class SimulatedClaimEar(SimulatedSocket):
-    """`pylvs.vrrp.link_socket.ClaimEar`."""
+    """`pylvs.vrrp.conflicts.ConflictSocket`."""
 
     gone = False
 
@@ -202,25 +202,25 @@ class SimulatedClaimEar(SimulatedSocket):
 
     def passes(self, frame: bytes) -> bool:
         """What the product's socket filter does in the kernel."""
-        claim = claim_of(frame, self.device)
+        claim = parse_binding(frame, self.device)
         return claim is not None and claim.address in self._addresses and claim.mac not in self._own
 
-    def receive(self, most: int = 64) -> list[Claim]:
-        claims = (claim_of(frame, self.device) for frame in self.take(most))
+    def receive(self, most: int = 64) -> list[AddressBinding]:
+        claims = (parse_binding(frame, self.device) for frame in self.take(most))
         return [claim for claim in claims if claim is not None]
 
     def close(self) -> None:
         self.host.claim_ears.remove(self)
 
 
-class SimulatedWatch(Watch):
+class SimulatedWatch(NetlinkMonitor):
     """The product's picture of links and addresses, told by a simulated kernel."""
 
     def __init__(self, routes: bool = False, receive_buffer: int = 0) -> None:
         self._host = running.host
         self.descriptor = self._host.descriptor()
         self.queue: list[News] = []
-        self._picture = Picture()
+        self._picture = LinkState()
         for device in self._host.devices.values():
             self._picture.tell(device.news())
             for each in device.addresses.values():
@@ -240,7 +240,7 @@ class SimulatedWatch(Watch):
 
 
 class SimulatedAide(SimulatedSocket):
-    """`pylvs.vrrp.aide.link.AideLink`: the helper process that runs scripts."""
+    """`pylvs.vrrp.helper.link.HelperLink`: the helper process that runs scripts."""
 
     lives = True
 
@@ -259,7 +259,7 @@ class SimulatedAide(SimulatedSocket):
     def finish(self, message: Any, ended: Call) -> None:
         ended()
 
-    def find(self, result: ScriptWell) -> None:
+    def find(self, result: ScriptResult) -> None:
         """A script ended."""
         self.queue.append(result)
         self.host.ready[self.descriptor] = None
@@ -270,7 +270,7 @@ class SimulatedAide(SimulatedSocket):
 
 
 class SimulatedControl:
-    """`pylvs.vrrp.control.Control`, with nobody at the other end."""
+    """`pylvs.vrrp.control.ControlServer`, with nobody at the other end."""
 
     def __init__(self, loop: Loop, verbs: object) -> None:
         pass
@@ -297,10 +297,10 @@ class SimulatedHeld:
 
 
 class SimulatedProcess:
-    """The module `pylvs.vrrp.process`."""
+    """The module `pylvs.vrrp.realtime`."""
 
-    def be_punctual(self, settings: object) -> Punctuality:
-        return Punctuality(0, False)
+    def be_punctual(self, settings: object) -> RealtimeStatus:
+        return RealtimeStatus(0, False)
 
     def stop_collecting(self) -> None:
         pass
@@ -311,23 +311,23 @@ def simulated() -> Iterator[None]:
     """Inside, the product's process meets this module instead of the operating system."""
     clock = Time()
     replaced: list[tuple[object, str, object]] = [
-        (core, "Loop", SimulatedLoop),
-        (core, "Ears", SimulatedEars),
-        (core, "AideLink", SimulatedAide),
-        (core, "Control", SimulatedControl),
-        (core, "process", SimulatedProcess()),
-        (core, "time", clock),
+        (router_service, "Loop", SimulatedLoop),
+        (router_service, "Ears", SimulatedEars),
+        (router_service, "AideLink", SimulatedAide),
+        (router_service, "Control", SimulatedControl),
+        (router_service, "process", SimulatedProcess()),
+        (router_service, "time", clock),
         (router, "time", clock),
         (loop, "time", clock),
-        (place, "Watch", SimulatedWatch),
-        (place, "Guard", SimulatedGuard),
-        (place, "Sender", SimulatedSender),
-        (place, "Mouth", SimulatedMouth),
-        (listening, "Ear", SimulatedEar),
-        (claim_ears, "ClaimEar", SimulatedClaimEar),
-        (claim_ears, "known_as", lambda mac: ""),
-        (link_socket, "forwards", lambda device: False),
-        (holdings, "held", SimulatedHeld()),
+        (vip_manager, "Watch", SimulatedWatch),
+        (vip_manager, "Guard", SimulatedGuard),
+        (vip_manager, "Sender", SimulatedSender),
+        (vip_manager, "Mouth", SimulatedMouth),
+        (sockets, "Ear", SimulatedEar),
+        (conflicts, "ClaimEar", SimulatedClaimEar),
+        (conflicts, "known_as", lambda mac: ""),
+        (conflicts, "forwards", lambda device: False),
+        (vip_manager, "held", SimulatedHeld()),
     ]
     with contextlib.ExitStack() as stack:
         for where, name, instead in replaced:

@@ -1,0 +1,107 @@
+"""What a master has on a real device: taken, changed, given up; and what of it somebody removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any
+
+import pytest
+
+from pylvs.model.routing import HeldAddress, NextHop, Route, RoutingRule
+from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
+from pylvs.vrrp import vip_manager
+from pylvs.vrrp.netlink_monitor import NetlinkMonitor
+from pylvs.vrrp.vmac_plan import Plan
+from tests.interop.places import ip, on_a_link
+
+VIP = ip_address("192.0.2.100")
+
+
+@pytest.fixture(autouse=True)
+def place() -> Iterator[None]:
+    """A network namespace with eth0, which holds 192.0.2.1/24."""
+    with on_a_link("master"):
+        yield
+
+
+def way(to: str, **given: Any) -> Route:
+    """From the virtual address: it can only be added after it."""
+    hop = NextHop(via=ip_address("192.0.2.9"), device="eth0")
+    return Route(destination=ip_network(to), next_hops=(hop,), source=VIP, **given)
+
+
+def rule(preference: int, **given: Any) -> RoutingRule:
+    return RoutingRule(family=4, table=7, preference=preference, source=ip_network(f"{VIP}/32"), **given)
+
+
+def router(*routes: Route, rules: tuple[RoutingRule, ...] = (), more: tuple[str, ...] = ()) -> VrrpInstance:
+    held = tuple(HeldAddress(interface=ip_interface(each)) for each in (str(VIP), *more))
+    return VrrpInstance(name="A", interface="eth0", vrid=51, addresses=held, routes=routes, rules=rules)
+
+
+def having(instance: VrrpInstance) -> vip_manager.HeldResources:
+    return vip_manager.resources_of(instance, Plan())
+
+
+def shown() -> tuple[int, int, int]:
+    """How many virtual addresses, routes and rules there are."""
+    addresses = ip("-4 addr show dev eth0").count("192.0.2.1") - 1
+    return addresses, len(ip("route show proto keepalived").splitlines()), ip("rule").count("lookup 7")
+
+
+def test_a_master_has_all_of_it_and_a_backup_none() -> None:
+    wanted = having(router(way("10.0.0.0/8"), rules=(rule(100),)))
+    for _ in range(2):
+        assert vip_manager.add_resources(wanted) == []
+        assert shown() == (1, 1, 1)
+    for _ in range(2):
+        assert vip_manager.remove_resources(wanted) == []
+        assert shown() == (0, 0, 0)
+
+
+def test_a_change_touches_only_what_changed() -> None:
+    before = having(router(way("10.0.0.0/8"), way("10.1.0.0/16"), rules=(rule(100), rule(101))))
+    after = having(router(way("10.0.0.0/8"), way("10.2.0.0/16"), rules=(rule(101),), more=("192.0.2.101",)))
+    assert vip_manager.add_resources(before) == []
+    with NetlinkMonitor(routes=True) as watch:
+        assert vip_manager.replace_resources(before, after) == []
+        assert len(watch.read()) == 3  # a route and a rule went, an address came
+    assert shown() == (2, 2, 1)
+    assert vip_manager.replace_resources(after, vip_manager.HeldResources()) == []
+    assert shown() == (0, 0, 0)
+
+
+def test_troubles_are_told_in_words_and_hinder_nothing_else() -> None:
+    lost = Route(destination=ip_network("10.3.0.0/16"), next_hops=(NextHop(device="eth9"),))
+    assert vip_manager.add_resources(having(router(lost, way("10.0.0.0/8"), rules=(rule(100),)))) == [
+        "route 10.3.0.0/16 could not be added: no device eth9"
+    ]
+    assert shown() == (1, 1, 1)
+
+
+def test_what_somebody_removed_is_missing_unless_it_is_back_or_nobody_minds() -> None:
+    minded, not_minded, back = way("10.0.0.0/8"), way("10.1.0.0/16", tracked=False), way("10.2.0.0/16")
+    wanted = having(router(minded, not_minded, back, rules=(rule(100), rule(101, tracked=False))))
+    assert vip_manager.add_resources(wanted) == []
+    with NetlinkMonitor(routes=True) as watch:
+        for each in ("10.0.0.0/8", "10.1.0.0/16", "10.2.0.0/16"):
+            ip(f"route del {each}")
+        ip("rule del preference 100")
+        ip("rule del preference 101")
+        ip("route add 10.2.0.0/16 via 192.0.2.9 proto keepalived")
+        changes = watch.read()
+        assert vip_manager.lost_resources(wanted, changes, watch.routes, watch.rules) == {
+            "route 10.0.0.0/8",
+            "rule 100",
+        }
+        assert vip_manager.lost_resources(vip_manager.HeldResources(), changes, watch.routes, watch.rules) == set()
+
+
+def test_fixed_ones_are_held_likewise() -> None:
+    address = HeldAddress(interface=ip_interface("192.0.2.100/32"), device="eth0")
+    configuration = VrrpConfiguration(addresses=(address,), routes=(way("10.0.0.0/8"),), rules=(rule(100),))
+    assert vip_manager.add_resources(vip_manager.static_resources(configuration)) == []
+    assert shown() == (1, 1, 1)
+    assert vip_manager.remove_resources(vip_manager.static_resources(configuration)) == []
+    assert shown() == (0, 0, 0)

@@ -1,0 +1,191 @@
+"""Several machines on an imagined switch, in imagined time: virtual routers without sockets or clocks."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_interface
+from typing import Any
+
+from pylvs.model.addresses import Address
+from pylvs.model.routing import HeldAddress
+from pylvs.model.vrrp import VrrpInstance
+from pylvs.vrrp.garp import GarpRateLimit
+from pylvs.vrrp.loop import Call, Timer
+from pylvs.vrrp.protocol.adverts import OutgoingPacket
+from pylvs.vrrp.protocol.machine import State
+from pylvs.vrrp.router import Router
+from pylvs.vrrp.sockets import Datagram
+from pylvs.vrrp.tracking import TrackedObject
+
+VIP = ip_address("10.0.0.100")
+DELAY_S = 0.0002  # on the switch
+
+
+def instance(priority: int = 100, **more: Any) -> VrrpInstance:
+    """A usual one."""
+    given: dict[str, Any] = {"name": "VI_1", "interface": "eth0", "vrid": 51, "addresses": (held(VIP),)} | more
+    return VrrpInstance(priority=priority, **given)
+
+
+def held(address: Address) -> HeldAddress:
+    """An address with its prefix."""
+    return HeldAddress(interface=ip_interface(f"{address}/32"))
+
+
+class Switch:
+    """Time, and who hears whom."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.machines: list[FakeHost] = []
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+
+    def at(self, when: float, call: Call) -> Timer:
+        """See the loop."""
+        timer = Timer(when, call)
+        heapq.heappush(self._timers, (when, next(self._order), timer))
+        return timer
+
+    def run(self, seconds: float) -> None:
+        """Let time go by."""
+        end = self.now + seconds
+        while self._timers and self._timers[0][0] <= end:
+            when, _, timer = heapq.heappop(self._timers)
+            self.now = max(self.now, when)
+            call, timer.call = timer.call, None
+            if call is not None:
+                call()
+        self.now = end
+
+    def carry(self, sender: FakeHost, outgoing: OutgoingPacket) -> None:
+        """To everyone else whose cable is in."""
+        header, payload = outgoing.packet[:20], outgoing.packet[20:]
+        datagram = Datagram(outgoing.source, outgoing.destination, header[8], header[9], header, payload)
+        for machine in self.machines:
+            if machine is not sender and machine.cable and sender.cable:
+                self.at(self.now + DELAY_S, lambda machine=machine: machine.hear(datagram))  # type: ignore[misc]
+
+    def masters(self) -> list[str]:
+        """Who holds the virtual address."""
+        return [machine.name for machine in self.machines if VIP in machine.addresses and not machine.dead]
+
+
+@dataclass(eq=False)
+class FakeHost:
+    """One of them: `Here` and `World` of its virtual routers."""
+
+    switch: Switch
+    address: Address
+    name: str = ""
+    cable: bool = True
+    dead: bool = False
+    addresses: set[Address] = field(default_factory=set)
+    routers: list[Router] = field(default_factory=list)
+    announced: list[tuple[float, Address]] = field(default_factory=list)
+    notified: list[tuple[str, str, str]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.name = self.name or str(self.address)
+        self.switch.machines.append(self)
+
+    def add(self, told: VrrpInstance) -> Router:
+        """One more virtual router."""
+        router = Router(told, self, self, GarpRateLimit(()))
+        self.routers.append(router)
+        return router
+
+    def kill(self) -> None:
+        """Nothing of it happens any more."""
+        self.dead, self.cable = True, False
+
+    def hear(self, datagram: Datagram) -> None:
+        for router in self.routers:
+            if router.speaks(datagram) and not self.dead and datagram.payload[1] == router.instance.vrid:
+                router.hear(datagram)
+
+    # --- here ---
+
+    def link_fault(self, instance: VrrpInstance) -> str:
+        return "" if self.cable else f"{instance.interface} is down"
+
+    def source_of(self, instance: VrrpInstance) -> Address | None:
+        return self.address
+
+    def mtu_of(self, instance: VrrpInstance) -> int:
+        return 1500
+
+    def device_of(self, instance: VrrpInstance) -> str:
+        return instance.interface
+
+    def bases(self) -> dict[str, str]:
+        return {}
+
+    def targets_of(self, instance: VrrpInstance) -> list[tuple[str, Address]]:
+        return [(instance.interface, each.interface.ip) for each in instance.addresses]
+
+    def take(self, instance: VrrpInstance) -> None:
+        self.addresses |= {each.interface.ip for each in instance.addresses}
+
+    def give_up(self, instance: VrrpInstance) -> None:
+        self.addresses -= {each.interface.ip for each in instance.addresses}
+
+    def change(self, old: VrrpInstance, new: VrrpInstance) -> None:
+        self.give_up(old)
+        self.take(new)
+
+    def send(self, instance: VrrpInstance, packets: Sequence[OutgoingPacket]) -> None:
+        for outgoing in packets:
+            if not self.dead:
+                self.switch.carry(self, outgoing)
+
+    def announce(self, instance: VrrpInstance, device: str, address: Address) -> None:
+        self.announced.append((self.switch.now, address))
+
+    # --- world ---
+
+    @property
+    def now(self) -> float:
+        return self.switch.now
+
+    def at(self, when: float, call: Call) -> Timer:
+        return self.switch.at(when, self._unless_dead(call))
+
+    def _unless_dead(self, call: Call) -> Callable[[], None]:
+        def living() -> None:
+            if not self.dead:
+                call()
+
+        return living
+
+    def roles_changed(self) -> None:
+        pass
+
+    def log(self, level: str, text: str, **fields: Any) -> None:
+        self.lines.append(text)
+
+    def tell(self, event: str, instance: str, **fields: Any) -> None:
+        pass
+
+    def notify(self, kind: str, name: str, state: str, priority: int, before: str) -> None:
+        self.notified.append((kind, name, state))
+
+    def priority_moved(self, name: str, state: str, priority: int) -> None:
+        self.notified.append(("PRIORITY", name, str(priority)))
+
+    def lower_heard(self, name: str, priority: int) -> None:
+        self.notified.append(("LOWER", name, str(priority)))
+
+
+def states(machines: Sequence[FakeHost]) -> list[State]:
+    """Of the first virtual router of each."""
+    return [machine.routers[0].state for machine in machines]
+
+
+def watch(router: Router, watched: TrackedObject) -> None:
+    """One thing that it tracks stands so now."""
+    router.track(router.watched | {(watched.kind, watched.track.name): watched})
