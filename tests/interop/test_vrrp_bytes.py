@@ -20,8 +20,8 @@ from pylvs.model.addresses import Address
 from pylvs.model.vrrp import Authentication, OldChecksum, Peer, VrrpInstance
 from pylvs.system.namespaces import inside_network
 from pylvs.vrrp.protocol.adverts import AdvertEncoder, AdvertValidator, socket_device
-from pylvs.vrrp.protocol.packet import AH_PROTOCOL, PROTOCOL
-from pylvs.vrrp.sockets import AdvertReceiver, AdvertSender, Datagram
+from pylvs.vrrp.protocol.packet import AH_PROTOCOL, PROTOCOL, Datagram
+from pylvs.vrrp.sockets import AdvertReceiver, AdvertSender
 from tests.interop import keepalived
 from tests.interop.vrrp.routers import Router, router
 from tests.interop.vrrp.segment import Segment, address, segment
@@ -195,7 +195,7 @@ def test_the_same_frames_that_are_believed_and_read(case: str, place: Segment, t
         while len(datagrams) < len(priorities):  # a tap receives a frame a moment before IP does
             assert time.monotonic() < deadline
             datagrams += ear.receive()
-        told = [screen.screen(datagram, 0.0) for datagram in datagrams]
+        told = [screen.validate(datagram) for datagram in datagrams]
         assert [each.priority for each in told if each] == priorities
         assert not screen.mismatches
 
@@ -237,7 +237,7 @@ def test_keepalived_gives_way_to_sequence_numbers_that_go_on_from_its_own(place:
         while not any(f"Master received advert from {here} with higher priority" in line for line in theirs.log()):
             assert time.monotonic() < deadline, theirs.log()
             for datagram in ear.receive():
-                screen.screen(datagram, 0.0)
+                screen.validate(datagram)
             (heard,) = voice.packets(200)  # again, as keepalived may have used this number meanwhile
             mouth.send(heard.packet, heard.source, heard.destination)
             time.sleep(0.1)

@@ -14,8 +14,8 @@ from pylvs.model.addresses import Address
 from pylvs.model.vrrp import MULTICAST_V4, MULTICAST_V6, Peer, VrrpInstance
 from pylvs.system.namespaces import inside_network
 from pylvs.vrrp.protocol.adverts import AdvertEncoder, OutgoingPacket
-from pylvs.vrrp.protocol.packet import AH_PROTOCOL, PROTOCOL
-from pylvs.vrrp.sockets import AdvertReceiver, AdvertSender, Datagram
+from pylvs.vrrp.protocol.packet import AH_PROTOCOL, PROTOCOL, Datagram
+from pylvs.vrrp.sockets import AdvertReceiver, AdvertSender
 from tests.interop.vrrp.segment import Segment, address, segment
 from tests.unit.vrrp.instances import SEALED, SECOND, SIXTH, THIRD
 

@@ -14,7 +14,8 @@ from pylvs.model.routing import HeldAddress, NextHop, Route
 from pylvs.model.vrrp import MULTICAST_V6, Peer, VrrpConfiguration, VrrpInstance
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.protocol.adverts import AdvertEncoder
-from pylvs.vrrp.sockets import AdvertReceivers, Datagram
+from pylvs.vrrp.protocol.packet import Datagram
+from pylvs.vrrp.sockets import AdvertReceivers
 from pylvs.vrrp.vip_manager import VipManager
 from tests.interop.places import inside, ip
 from tests.lab.support import PATIENCE_S
@@ -41,12 +42,12 @@ class Seen:
             name="A", interface="eth0", vrid=51, version=3, multicast=MULTICAST_V6, excluded=on, routes=(way,)
         )
         self.place.configure(VrrpConfiguration(instances=(self.instance,)))
-        self.place.take(self.instance)
+        self.place.add_resources(self.instance)
         self.settle()
 
     def _lost(self, name: str, things: set[str]) -> None:
         self.lost.append(things)
-        self.place.take(self.instance)
+        self.place.add_resources(self.instance)
 
     def settle(self) -> None:
         """Every change so far is dealt with: the kernel tells them in order, and one more is the last."""
@@ -102,10 +103,10 @@ def test_unicast_goes_and_comes_by_whatever_device_leads_to_the_peer(seen: Seen)
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as far_end:
         far_end.bind(("peer1", 0x0800))
         far_end.settimeout(PATIENCE_S)
-        seen.place.send(unicast, AdvertEncoder(unicast, ip_address("192.0.1.1")).packets(100))
+        seen.place.send_adverts(unicast, AdvertEncoder(unicast, ip_address("192.0.1.1")).packets(100))
         frame = far_end.recv(2000)
         assert (frame[23], frame[26:34]) == (112, bytes([192, 0, 1, 1, 192, 0, 2, 2]))
-        assert ears.listen([(unicast, seen.place.heard_on(unicast))]) == []
+        assert ears.configure([(unicast, seen.place.receive_device_of(unicast))]) == []
         (back,) = AdvertEncoder(replace(unicast, peers=(Peer(ip_address("192.0.2.1")),)), peer).packets(90)
         far_end.send(_mac_of("eth1") + _mac_of("peer1") + b"\x08\x00" + back.packet)
         seen.until(lambda: bool(heard))

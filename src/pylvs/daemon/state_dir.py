@@ -22,7 +22,7 @@ from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
 from pylvs.system import pid_files
 from pylvs.system.namespaces import network_cookie
 from pylvs.system.unix_sockets import address_of
-from pylvs.vrrp.control import NAME as ROUTERS_SOCKET
+from pylvs.vrrp.ipc import SOCKET_NAME as ROUTERS_SOCKET
 
 ROOT = Path("/run/pylvs/daemon")
 

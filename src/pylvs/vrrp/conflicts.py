@@ -1,7 +1,7 @@
-"""The filter in front of those who claim addresses (`pylvs.system.socket_filter`).
+"""Detect address conflicts (RFC 5227; RFC 4862, 5.4): other hosts that announce an address which this host holds.
 
-It lets through ARP and neighbour advertisements that name a watched address and come from nobody of ours; of an IPv6
-address it compares the last 32 bits. More addresses or MACs than have room are not compared: who reads compares again.
+Conflicts are logged and, at a limited rate, answered by announcing the address again. Two hosts that answered each
+other immediately would never stop (RFC 5227, 2.4).
 """
 
 from __future__ import annotations
@@ -14,13 +14,10 @@ from functools import partial
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import PylvsError
-from pylvs.system import sysctl
 from pylvs.system.socket_filter import ANCILLARY, DROP, EQUALS, LOAD_1, LOAD_2, LOAD_4, TAKE, Instruction, attach
+from pylvs.vrrp.garp import DeviceAddress
 from pylvs.vrrp.loop import Loop, Timer
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
-from pylvs.vrrp.ports import DeviceAddress
-from pylvs.vrrp.protocol import arp_ndp
 from pylvs.vrrp.protocol.arp_ndp import (
     ETH_P_ARP,
     ETH_P_IPV6,
@@ -31,96 +28,165 @@ from pylvs.vrrp.protocol.arp_ndp import (
     parse_binding,
 )
 
+# --- log and answer, pure ---
+
+LOG_INTERVAL_S = 60.0  # of the same address and host
+DEFEND_INTERVAL_S = 10.0  # between two answers for the same address (RFC 5227, 1.1)
+MAX_LOGGED = 10  # hosts in LOG_INTERVAL_S
+MAX_REMEMBERED = 256  # addresses, and hosts; the oldest are forgotten
+
+
+@dataclass(frozen=True, slots=True)
+class ConflictResponse:
+    """What to do about a conflict."""
+
+    words: str = ""  # for the log; "": nothing new
+    answer: bool = False  # announce the address again
+
+
+@dataclass(slots=True)
+class _Conflict:
+    logged_at: float
+    suppressed: int = 0  # frames since then
+
+
+class ConflictTracker:
+    """The conflicts of all held addresses. `ip_of` returns the usual address of a MAC address, or ""."""
+
+    def __init__(self, ip_of: Callable[[bytes], str] = lambda mac: "") -> None:
+        self._ip_of = ip_of
+        self._conflicts: dict[tuple[Address, bytes], _Conflict] = {}
+        self._answered: dict[Address, float] = {}
+        self._logged: list[float] = []
+        self._unlogged = 0  # frames of hosts beyond MAX_LOGGED
+
+    def respond(self, now: float, binding: AddressBinding) -> ConflictResponse:
+        """Handle a frame in which another host announces a held address."""
+        return ConflictResponse(self._words(now, binding), self._may_answer(now, binding.address))
+
+    def _may_answer(self, now: float, address: Address) -> bool:
+        if now < self._answered.get(address, float("-inf")) + DEFEND_INTERVAL_S:
+            return False
+        self._answered.pop(address, None)
+        self._answered[address] = now
+        if len(self._answered) > MAX_REMEMBERED:
+            del self._answered[next(iter(self._answered))]
+        return True
+
+    def _words(self, now: float, binding: AddressBinding) -> str:
+        key = (binding.address, binding.mac)
+        known = self._conflicts.get(key)
+        if known and now < known.logged_at + LOG_INTERVAL_S:
+            known.suppressed += 1
+            return ""
+        self._logged = [at for at in self._logged if now < at + LOG_INTERVAL_S]
+        if len(self._logged) >= MAX_LOGGED:
+            self._unlogged += 1
+            return ""
+        self._logged.append(now)
+        self._conflicts.pop(key, None)
+        self._conflicts[key] = _Conflict(now)
+        if len(self._conflicts) > MAX_REMEMBERED:
+            del self._conflicts[next(iter(self._conflicts))]
+        ip = self._ip_of(binding.mac)
+        name = binding.mac.hex(":") + (f" ({ip})" if ip and ip != str(binding.address) else "")
+        words = f"{binding.address} is claimed by {name}" + (f" on {binding.device}" if binding.device else "")
+        if known and known.suppressed:
+            words += f", and was {known.suppressed} times since it was last told"
+        if self._unlogged:
+            words += f"; {self._unlogged} claims of others were not told"
+            self._unlogged = 0
+        return words
+
+
+def neighbour_ip(mac: bytes) -> str:
+    """Return the IPv4 address of a MAC address in the neighbour table, "" if there is none."""
+    try:
+        with open("/proc/thread-self/net/arp", encoding="ascii") as table:
+            rows = [line.split() for line in table]
+    except OSError:
+        return ""
+    return next((row[0] for row in rows if len(row) > 3 and row[3].lower() == mac.hex(":")), "")
+
+
+# --- the socket filter ---
+
 PACKET_TYPE, VLAN_TAGGED = ANCILLARY + 4, ANCILLARY + 48
 OUTGOING = 4
-MAX_FILTERED_ADDRESSES, MAX_FILTERED_MACS = 1800, 60  # a program has 4096 instructions at most
+MAX_FILTERED_ADDRESSES, MAX_FILTERED_MACS = 1800, 60  # a program has at most 4096 instructions
 
 SOURCE_MAC, ETHERTYPE = 6, 12  # offsets in a frame
-ARP_SENDER_MAC, ARP_SENDER = 22, 28
-NEXT_HEADER, LIMIT, ICMP_TYPE, TARGET_END = 20, 21, 54, 74
+ARP_TYPES, ARP_LENGTHS, ARP_SENDER_MAC, ARP_SENDER = 14, 18, 22, 28
+NEXT_HEADER_AT, HOP_LIMIT_AT, ICMP_TYPE_AT, TARGET_END = 20, 21, 54, 74
 
 
 def conflict_filter(version: int, addresses: Collection[Address], own_macs: Collection[bytes]) -> list[Instruction]:
-    """For ARP (version 4) or neighbour advertisements (6); without addresses it drops everything."""
+    """Return a filter that accepts ARP (version 4) or neighbour advertisements (6) of other hosts for these addresses.
+
+    Of an IPv6 address it compares the last 32 bits. Too many addresses or MACs are not compared: the reader compares
+    again. Without addresses it drops everything.
+    """
     watched = sorted({int(address) & 0xFFFFFFFF for address in addresses if address.version == version})
     if not watched:
         return [DROP]
-    made = [*_unless(LOAD_4, PACKET_TYPE, OUTGOING), *_only(LOAD_4, VLAN_TAGGED, 0)]
+    program = [*_drop_if(LOAD_4, PACKET_TYPE, OUTGOING), *_drop_unless(LOAD_4, VLAN_TAGGED, 0)]
     if version == 4:
-        made += _only(LOAD_2, ETHERTYPE, ETH_P_ARP)
-        made += _only(LOAD_4, 14, 0x00010800)  # Ethernet, IPv4
-        made += _only(LOAD_2, 18, 0x0604)  # and the bytes of an address of each
+        program += _drop_unless(LOAD_2, ETHERTYPE, ETH_P_ARP)
+        program += _drop_unless(LOAD_4, ARP_TYPES, 0x00010800)  # Ethernet, IPv4
+        program += _drop_unless(LOAD_2, ARP_LENGTHS, 0x0604)
     else:
-        made += _only(LOAD_2, ETHERTYPE, ETH_P_IPV6)
-        made += _only(LOAD_1, NEXT_HEADER, ICMPV6)
-        made += _only(LOAD_1, LIMIT, HOP_LIMIT)
-        made += _only(LOAD_1, ICMP_TYPE, NEIGHBOUR_ADVERTISEMENT)
+        program += _drop_unless(LOAD_2, ETHERTYPE, ETH_P_IPV6)
+        program += _drop_unless(LOAD_1, NEXT_HEADER_AT, ICMPV6)
+        program += _drop_unless(LOAD_1, HOP_LIMIT_AT, HOP_LIMIT)
+        program += _drop_unless(LOAD_1, ICMP_TYPE_AT, NEIGHBOUR_ADVERTISEMENT)
     if len(own_macs) <= MAX_FILTERED_MACS:
         for mac in sorted(own_macs):
-            made += _not_from(mac, ARP_SENDER_MAC if version == 4 else SOURCE_MAC)
+            program += _drop_if_mac(mac, ARP_SENDER_MAC if version == 4 else SOURCE_MAC)
     if len(watched) > MAX_FILTERED_ADDRESSES:
-        return [*made, TAKE]
-    made.append((LOAD_4, 0, 0, ARP_SENDER if version == 4 else TARGET_END))
+        return [*program, TAKE]
+    program.append((LOAD_4, 0, 0, ARP_SENDER if version == 4 else TARGET_END))
     for word in watched:
-        made += [(EQUALS, 0, 1, word), TAKE]
-    return [*made, DROP]
+        program += [(EQUALS, 0, 1, word), TAKE]
+    return [*program, DROP]
 
 
-def _only(load: int, at: int, value: int) -> Iterator[Instruction]:
+def _drop_unless(load: int, at: int, value: int) -> Iterator[Instruction]:
     yield from ((load, 0, 0, at), (EQUALS, 1, 0, value), DROP)
 
 
-def _unless(load: int, at: int, value: int) -> Iterator[Instruction]:
+def _drop_if(load: int, at: int, value: int) -> Iterator[Instruction]:
     yield from ((load, 0, 0, at), (EQUALS, 0, 1, value), DROP)
 
 
-def _not_from(mac: bytes, at: int) -> Iterator[Instruction]:
+def _drop_if_mac(mac: bytes, at: int) -> Iterator[Instruction]:
     first, last = struct.unpack("!IH", mac)
     yield from ((LOAD_4, 0, 0, at), (EQUALS, 0, 3, first), (LOAD_2, 0, 0, at + 4), (EQUALS, 0, 1, last), DROP)
 
 
-# --- link socket -----------------------------------------------------------------------------------------------------
-# Announcements go out, and the claims of others come in: packet sockets (packet(7)), never waiting for anything.
-#
-# Whatever the kernel can throw away before this process is woken, its filter throws away.
+# --- sockets ---
 
+MAX_FRAME = 2048
+RECEIVE_BUFFER = 64 << 10  # bytes; under a flood the kernel drops what exceeds it, at no cost to this process
+LISTEN_DELAY_S = 0.005  # announcements leave first
 
-LONGEST_FRAME = 2048
-RECEIVE_BUFFER = 64 << 10  # bytes: what does not fit is dropped by the kernel, not worked on here
-
-
-class FrameSender:
-    """Sends frames on any device. Raises OSError if it cannot be made."""
-
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
-
-    def send(self, device: str, frame: bytes) -> str:
-        """Why it was not sent; "" if it was."""
-        try:
-            self._socket.sendto(frame, (device, 0))
-        except OSError as error:
-            return f"{device}: {error.strerror}"
-        return ""
-
-    def close(self) -> None:
-        """No more."""
-        self._socket.close()
+HeldAddresses = Callable[[], Iterable[DeviceAddress]]
+ReportError = Callable[[str, str], None]  # a device, and a message
+OnConflict = Callable[[Address, str, bool], None]  # an address, a message or "", whether to announce it again
 
 
 class ConflictSocket:
-    """Hears who claims one of the watched addresses on a device; nothing, before `watch`. Raises OSError.
+    """Receive other hosts' frames about watched addresses on one device; nothing before `watch`. Raises OSError.
 
-    One socket for each protocol, and for IPv6 only where such an address is watched: the kernel shows them nothing
-    else, none of what this host sends, and none of what the data plane has already forwarded.
+    It consists of a packet(7) socket for ARP, and one for IPv6 only if such an address is watched. The kernel delivers
+    neither what this host sends nor what the data plane has already forwarded.
     """
 
     def __init__(self, device: str) -> None:
         self.device = device
         self._addresses: frozenset[Address] = frozenset()
-        self._own: frozenset[bytes] = frozenset()
+        self._own_macs: frozenset[bytes] = frozenset()
         self._sockets: dict[int, socket.socket] = {}
-        self._either = select.epoll()
+        self._epoll = select.epoll()
         try:
             self._open(ETH_P_ARP)
         except OSError:
@@ -128,44 +194,40 @@ class ConflictSocket:
             raise
 
     def fileno(self) -> int:
-        """To be watched for reading."""
-        return self._either.fileno()
-
-    @property
-    def gone(self) -> bool:
-        """Whether the device was removed, or has another name now: one of this name needs an ear of its own."""
-        return str(self._sockets[ETH_P_ARP].getsockname()[0]) != self.device
+        return self._epoll.fileno()
 
     def watch(self, addresses: Collection[Address], own_macs: Collection[bytes]) -> None:
-        """From now on these addresses, unless one of these claims them. Raises OSError."""
-        self._addresses, self._own = frozenset(addresses), frozenset(own_macs)
+        """Replace the watched addresses and the MAC addresses that may hold them. Raises OSError."""
+        self._addresses, self._own_macs = frozenset(addresses), frozenset(own_macs)
         if any(address.version == 6 for address in self._addresses):
             self._open(ETH_P_IPV6)
         elif ETH_P_IPV6 in self._sockets:
             self._close(ETH_P_IPV6)
         for protocol, opened in self._sockets.items():
             version = 4 if protocol == ETH_P_ARP else 6
-            attach(opened, conflict_filter(version, self._addresses, self._own))
+            attach(opened, conflict_filter(version, self._addresses, self._own_macs))
 
     def receive(self, most: int = 64) -> list[AddressBinding]:
-        """The claims among the next frames, so many of each protocol at most; called again when there are more."""
-        found = []
+        """Return the conflicts among the next frames, at most so many of each protocol; call again for the rest."""
+        conflicts = []
         for opened in self._sockets.values():
             for _ in range(most):
                 try:
-                    frame, (device, *_) = opened.recvfrom(LONGEST_FRAME)
+                    frame, (device, *_) = opened.recvfrom(MAX_FRAME)
                 except OSError:
-                    break  # there are no more, or the device is down
-                claim = parse_binding(frame, device)
-                if claim and device == self.device and claim.address in self._addresses and claim.mac not in self._own:
-                    found.append(claim)
-        return found
+                    break  # the queue is empty, or the device is down
+                binding = parse_binding(frame, device)
+                if binding is not None and device == self.device and self._conflicts_with(binding):
+                    conflicts.append(binding)
+        return conflicts
 
     def close(self) -> None:
-        """No more."""
         for protocol in list(self._sockets):
             self._close(protocol)
-        self._either.close()
+        self._epoll.close()
+
+    def _conflicts_with(self, binding: AddressBinding) -> bool:
+        return binding.address in self._addresses and binding.mac not in self._own_macs
 
     def _open(self, protocol: int) -> None:
         if protocol in self._sockets:
@@ -175,7 +237,7 @@ class ConflictSocket:
             attach(opened, conflict_filter(4, (), ()))
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
             opened.bind((self.device, protocol))
-            self._either.register(opened, select.EPOLLIN)
+            self._epoll.register(opened, select.EPOLLIN)
         except OSError:
             opened.close()
             raise
@@ -185,174 +247,63 @@ class ConflictSocket:
         self._sockets.pop(protocol).close()
 
 
-def announcement_frame(device: str, address: Address, mac: bytes) -> bytes:
-    """The frame for an address on a device: IPv6 says that this is a router where that device forwards it."""
-    return arp_ndp.encode_announcement(address, mac, router=address.version == 6 and forwards_ipv6(device))
-
-
-def forwards_ipv6(device: str) -> bool:
-    """Whether IPv6 packets that come in on a device are forwarded."""
-    try:
-        return sysctl.read_number(f"net/ipv6/conf/{device}/forwarding") != 0
-    except (PylvsError, OSError, ValueError):
-        return False  # no IPv6 here, or no such device any more
-
-
-def neighbour_ip(mac: bytes) -> str:
-    """By which IPv4 address this host's neighbour table knows a link address; "" if by none. Raises nothing."""
-    try:
-        with open("/proc/thread-self/net/arp", encoding="ascii") as table:
-            rows = [line.split() for line in table]
-    except OSError:
-        return ""
-    return next((row[0] for row in rows if len(row) > 3 and row[3].lower() == mac.hex(":")), "")
-
-
-# --- claims ----------------------------------------------------------------------------------------------------------
-# Who else claims an address that is held here: what is said of it, and whether it is answered. Pure.
-#
-# However many claims come, little is said and less is answered: two hosts that answered each other at once would never
-# end (RFC 5227, 2.4).
-
-
-LOG_INTERVAL_S = 60.0  # of the same address and claimant
-DEFEND_INTERVAL_S = 10.0  # between two answers for the same address (RFC 5227, 1.1)
-MAX_LOGGED = 10  # claimants in TOLD_EVERY_S
-MAX_REMEMBERED = 256  # addresses, and claimants: beyond it the oldest are forgotten
-
-
-@dataclass(frozen=True, slots=True)
-class ConflictResponse:
-    """What follows from a claim."""
-
-    words: str = ""  # for the log; "": nothing new
-    answer: bool = False  # announce the address again
-
-
-@dataclass(slots=True)
-class _Claimant:
-    told_at: float
-    since: int = 0  # claims that were not told
-
-
-class ConflictTracker:
-    """All claims of addresses that are held here. `known_as` gives a claimant's own address, or ""."""
-
-    def __init__(self, known_as: Callable[[bytes], str] = lambda mac: "") -> None:
-        self._known_as = known_as
-        self._claimants: dict[tuple[Address, bytes], _Claimant] = {}
-        self._answered: dict[Address, float] = {}
-        self._told: list[float] = []
-        self._untold = 0  # claims of claimants who were one too many
-
-    def hear(self, now: float, claim: AddressBinding) -> ConflictResponse:
-        """Somebody claimed an address that is held here at this time."""
-        return ConflictResponse(self._words(now, claim), self._answer(now, claim.address))
-
-    def _answer(self, now: float, address: Address) -> bool:
-        if now < self._answered.get(address, float("-inf")) + DEFEND_INTERVAL_S:
-            return False
-        self._answered.pop(address, None)
-        self._answered[address] = now
-        if len(self._answered) > MAX_REMEMBERED:
-            del self._answered[next(iter(self._answered))]
-        return True
-
-    def _words(self, now: float, claim: AddressBinding) -> str:
-        who = (claim.address, claim.mac)
-        known = self._claimants.get(who)
-        if known and now < known.told_at + LOG_INTERVAL_S:
-            known.since += 1
-            return ""
-        self._told = [at for at in self._told if now < at + LOG_INTERVAL_S]
-        if len(self._told) >= MAX_LOGGED:
-            self._untold += 1
-            return ""
-        self._told.append(now)
-        self._claimants.pop(who, None)
-        self._claimants[who] = _Claimant(now)
-        if len(self._claimants) > MAX_REMEMBERED:
-            del self._claimants[next(iter(self._claimants))]
-        address = self._known_as(claim.mac)
-        name = claim.mac.hex(":") + (f" ({address})" if address and address != str(claim.address) else "")
-        words = f"{claim.address} is claimed by {name}" + (f" on {claim.device}" if claim.device else "")
-        if known and known.since:
-            words += f", and was {known.since} times since it was last told"
-        if self._untold:
-            words += f"; {self._untold} claims of others were not told"
-            self._untold = 0
-        return words
-
-
-# --- claim ears ------------------------------------------------------------------------------------------------------
-# Who else says that an address which is held here is his: one ear on each device that holds any.
-
-
-LISTEN_DELAY_S = 0.005  # announcements leave first
-
-HeldAddresses = Callable[[], Iterable[DeviceAddress]]
-ReportError = Callable[[str, str], None]  # about which device, and what
-OnConflict = Callable[[Address, str, bool], None]  # an address, in words if there is news, whether to announce it again
-
-
 class ConflictListener:
-    """All of them. `held` says what is held at this moment, `claimed` is told of claims."""
+    """One ConflictSocket on each device that holds a virtual address."""
 
     def __init__(
-        self, loop: Loop, links: NetlinkMonitor, held: HeldAddresses, claimed: OnConflict, trouble: ReportError
+        self, loop: Loop, links: NetlinkMonitor, held: HeldAddresses, on_conflict: OnConflict, report: ReportError
     ) -> None:
         self._loop = loop
         self._links = links
         self._held = held
-        self._claimed = claimed
-        self._trouble = trouble
-        self._ears: dict[str, ConflictSocket] = {}
-        self._claims = ConflictTracker(neighbour_ip)
-        self._later: Timer | None = None
+        self._on_conflict = on_conflict
+        self._report = report
+        self._sockets: dict[str, ConflictSocket] = {}
+        self._tracker = ConflictTracker(neighbour_ip)
+        self._timer: Timer | None = None
 
     def listen_soon(self) -> None:
-        """To claims of what is held then."""
-        if self._later is None or self._later.call is None:
-            self._later = self._loop.at(self._loop.now + LISTEN_DELAY_S, self._listen)
+        """Watch, after a delay, the addresses that are held then."""
+        if self._timer is None or self._timer.call is None:
+            self._timer = self._loop.at(self._loop.now + LISTEN_DELAY_S, self._listen)
 
     def forget(self, device: str) -> None:
-        """It has gone, or is another one now."""
-        ear = self._ears.pop(device, None)
-        if ear is not None:
-            self._loop.forget(ear.fileno())
-            ear.close()
+        """Close the socket of a device that is gone, or was replaced by another of its name."""
+        closing = self._sockets.pop(device, None)
+        if closing is not None:
+            self._loop.forget(closing.fileno())
+            closing.close()
 
     def close(self) -> None:
-        """All of them."""
-        for device in list(self._ears):
+        for device in list(self._sockets):
             self.forget(device)
 
     def _listen(self) -> None:
         wanted: dict[str, set[Address]] = {}
         for device, address in self._held():
             wanted.setdefault(device, set()).add(address)
-        for device in [device for device in self._ears if device not in wanted]:
+        for device in [device for device in self._sockets if device not in wanted]:
             self.forget(device)
         for device, addresses in wanted.items():
             link = self._links.links.get(device)
             if link is None:
                 continue
             try:
-                self._ear(device).watch(addresses, {link.mac, *self._macs_above(link.index)})
+                self._socket(device).watch(addresses, {link.mac, *self._macs_above(link.index)})
             except OSError as error:
-                self._trouble(device, f"claims of others are not heard on {device}: {error.strerror}")
+                self._report(device, f"address conflicts on {device} are not detected: {error.strerror}")
 
-    def _ear(self, device: str) -> ConflictSocket:
-        if device not in self._ears:
-            ear = self._ears[device] = ConflictSocket(device)
-            self._loop.watch(ear.fileno(), partial(self._hear, ear))
-        return self._ears[device]
+    def _socket(self, device: str) -> ConflictSocket:
+        if device not in self._sockets:
+            opened = self._sockets[device] = ConflictSocket(device)
+            self._loop.watch(opened.fileno(), partial(self._receive, opened))
+        return self._sockets[device]
 
     def _macs_above(self, index: int) -> set[bytes]:
         return {link.mac for link in self._links.links.values() if link.below == index}
 
-    def _hear(self, ear: ConflictSocket) -> None:
-        for claim in ear.receive():
-            heard = self._claims.hear(self._loop.now, claim)
-            if heard.words or heard.answer:
-                self._claimed(claim.address, heard.words, heard.answer)
+    def _receive(self, receiving: ConflictSocket) -> None:
+        for binding in receiving.receive():
+            response = self._tracker.respond(self._loop.now, binding)
+            if response.words or response.answer:
+                self._on_conflict(binding.address, response.words, response.answer)

@@ -1,8 +1,8 @@
 """Messages between pylvs's own processes, over a UNIX socket that only root can open.
 
-Python objects, pickled, each behind its length. Both ends are the same version of pylvs: whoever connects says its own
-first, and a process of another version is replaced, not spoken to. Nothing here ever waits: what cannot be sent at
-once is kept, and a reader that does not read loses the pipe.
+A message is a pickled Python object behind its length. Both ends run the same version of pylvs: the client sends its
+version first, and a process of another version is replaced. Nothing here blocks: unsent bytes are kept, and a peer
+that does not read loses the connection.
 """
 
 from __future__ import annotations
@@ -13,44 +13,46 @@ import socket
 import struct
 from typing import Any
 
+SOCKET_NAME = "vrrp"  # in the state directory
+PROTOCOL = 1
 _LENGTH = struct.Struct("!I")
 _CHUNK = 1 << 18
-MAX_UNSENT = 64 << 20  # bytes; a configuration is far below
+MAX_UNSENT = 64 << 20  # bytes; far more than a configuration takes
 
 
 class ConnectionClosed(Exception):
-    """The other end has gone, or does not read."""
+    """The peer closed the connection, does not read, or sent something else."""
 
 
 class MessageSocket:
-    """One end."""
+    """One end of a connection."""
 
     def __init__(self, end: socket.socket, most_unsent: int = MAX_UNSENT) -> None:
         end.setblocking(False)
         self._most_unsent = most_unsent
         self._end = end
         self._unsent = bytearray()
-        self._heard = bytearray()
+        self._received = bytearray()
 
     def fileno(self) -> int:
-        """To be watched for reading, and for writing while `unsent`."""
+        """Watch it for reading, and for writing while `unsent`."""
         return self._end.fileno()
 
     @property
     def unsent(self) -> bool:
-        """Whether `flush` should be called once the socket can be written to."""
+        """Whether to call `flush` when the socket is writable."""
         return bool(self._unsent)
 
     def send(self, message: Any) -> None:
-        """Send it, now or later. Raises Closed."""
-        said = pickle.dumps(message)
-        self._unsent += _LENGTH.pack(len(said)) + said
+        """Send a message, or keep it for `flush`. Raises ConnectionClosed."""
+        data = pickle.dumps(message)
+        self._unsent += _LENGTH.pack(len(data)) + data
         if len(self._unsent) > self._most_unsent:
             raise ConnectionClosed("the other end does not read")
         self.flush()
 
     def flush(self) -> None:
-        """Send what can be sent. Raises Closed."""
+        """Send kept bytes as far as possible. Raises ConnectionClosed."""
         try:
             while self._unsent:
                 del self._unsent[: self._end.send(self._unsent[:_CHUNK])]
@@ -60,31 +62,30 @@ class MessageSocket:
             raise ConnectionClosed(error.strerror) from None
 
     def receive(self) -> list[Any]:
-        """The messages that have come whole. Raises Closed once there are no more and never will be."""
+        """Return the complete messages. Raises ConnectionClosed at the end of the stream, after the last message."""
         closed = ""
         with contextlib.suppress(BlockingIOError):
             try:
                 while chunk := self._end.recv(_CHUNK):
-                    self._heard += chunk
+                    self._received += chunk
                 closed = "the other end has gone"
             except ConnectionError as error:
                 closed = str(error.strerror)
-        found = []
-        while len(self._heard) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._heard)
+        messages = []
+        while len(self._received) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._received)
             if length > MAX_UNSENT:
                 raise ConnectionClosed("the other end does not speak this language")
-            if len(self._heard) < _LENGTH.size + length:
+            if len(self._received) < _LENGTH.size + length:
                 break
             try:
-                found.append(pickle.loads(self._heard[_LENGTH.size : _LENGTH.size + length]))
-            except Exception:  # pickle raises all kinds
+                messages.append(pickle.loads(self._received[_LENGTH.size : _LENGTH.size + length]))
+            except Exception:  # pickle raises exceptions of any class
                 raise ConnectionClosed("the other end does not speak this language") from None
-            del self._heard[: _LENGTH.size + length]
-        if closed and not found:
+            del self._received[: _LENGTH.size + length]
+        if closed and not messages:
             raise ConnectionClosed(closed)
-        return found
+        return messages
 
     def close(self) -> None:
-        """This end."""
         self._end.close()

@@ -1,4 +1,7 @@
-"""The machine's links, addresses, routes and rules, and every change of them, from one socket that never waits."""
+"""Monitor links, addresses, routes and rules of the network namespace through one rtnetlink socket.
+
+LinkState turns rtnetlink messages into changes and is pure.
+"""
 
 from __future__ import annotations
 
@@ -20,62 +23,56 @@ from pylvs.system.socket_filter import DROP, EQUALS, LOAD_1, LOAD_2, TAKE, attac
 LINKS, IPV4_ADDRESSES, IPV6_ADDRESSES, IPV4_ROUTES, IPV6_ROUTES = 1 << 0, 1 << 4, 1 << 8, 1 << 6, 1 << 10
 IPV4_RULES, IPV6_RULES = 1 << 7, 1 << 18
 ROUTES_AND_RULES = IPV4_ROUTES | IPV6_ROUTES | IPV4_RULES | IPV6_RULES
-RECEIVE_BUFFER = 4 << 20  # octets: some thousand changes at once
+RECEIVE_BUFFER = 4 << 20  # bytes: some thousand changes at once
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A device as it is."""
+    """A device."""
 
     index: int
     name: str
     mac: bytes = b""
     mtu: int = 0
-    enabled: bool = False  # the administrator's word
-    up: bool = False  # and the cable's
-    below: int = 0  # index of the device below
+    enabled: bool = False  # IFF_UP
+    up: bool = False  # enabled, with carrier
+    below: int = 0  # index of the lower device
     kind: str = ""
     addresses: tuple[AddressNews, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LinkAdded:
-    """A device is there."""
-
     link: Link
 
 
 @dataclass(frozen=True, slots=True)
 class LinkRemoved:
-    """A device has gone, or has another name now."""
+    """A device was removed or renamed."""
 
     link: Link
 
 
 @dataclass(frozen=True, slots=True)
 class LinkUp:
-    """It can carry packets."""
-
     link: Link
 
 
 @dataclass(frozen=True, slots=True)
 class LinkDown:
-    """It cannot."""
-
     link: Link
 
 
 @dataclass(frozen=True, slots=True)
 class LinkChanged:
-    """It has another MAC address or another MTU."""
+    """A device has another MAC address or another MTU."""
 
     link: Link
 
 
 @dataclass(frozen=True, slots=True)
 class AddressAdded:
-    """An address is there, or may now be used."""
+    """An address was added, or became usable."""
 
     address: Address
     prefix: int
@@ -85,8 +82,6 @@ class AddressAdded:
 
 @dataclass(frozen=True, slots=True)
 class AddressRemoved:
-    """An address was taken off."""
-
     address: Address
     prefix: int
     device: str
@@ -94,14 +89,14 @@ class AddressRemoved:
 
 @dataclass(frozen=True, slots=True)
 class RouteRemoved:
-    """A route of protocol keepalived has gone."""
+    """A route of protocol keepalived was removed."""
 
     key: RouteKey
 
 
 @dataclass(frozen=True, slots=True)
 class RuleRemoved:
-    """A rule of protocol keepalived has gone."""
+    """A rule of protocol keepalived was removed."""
 
     key: RuleKey
 
@@ -120,36 +115,49 @@ Change = (
 
 
 def link_changes(before: Link | None, after: Link | None) -> Iterator[Change]:
-    """What happened between two pictures of the link with one index."""
-    if before is not None and after is not None and before.name != after.name:
-        yield from link_changes(before, None)
+    """Yield the changes between two states of the link with one index."""
+    if before is not None and (after is None or before.name != after.name):
+        yield from _removed(before)
         before = None
-    if (last := after or before) is None:
+    if after is None:
         return
-    had = {each.interface: each for each in before.addresses} if before else {}
-    has = {each.interface: each for each in after.addresses} if after else {}
-    if before is None and after is not None:
+    if before is None:
         yield LinkAdded(after)
-    for interface in had.keys() - has.keys():
-        yield AddressRemoved(interface.ip, interface.network.prefixlen, last.name)
-    if before is not None and before.up and (after is None or not after.up):
-        yield LinkDown(last)
-    if before is not None and after is None:
-        yield LinkRemoved(before)
-    if before is not None and after is not None and (before.mac, before.mtu) != (after.mac, after.mtu):
-        yield LinkChanged(after)
-    if after is not None and after.up and (before is None or not before.up):
+    else:
+        yield from _differences(before, after)
+    if after.up and (before is None or not before.up):
         yield LinkUp(after)
-    for interface, each in has.items():
-        if interface not in had or (each.usable and not had[interface].usable):
-            yield AddressAdded(interface.ip, interface.network.prefixlen, last.name, each.usable)
+    had = {each.interface: each.usable for each in before.addresses} if before else {}
+    for each in after.addresses:
+        interface = each.interface
+        if interface not in had or (each.usable and not had[interface]):
+            yield AddressAdded(interface.ip, interface.network.prefixlen, after.name, each.usable)
+
+
+def _removed(link: Link) -> Iterator[Change]:
+    for each in link.addresses:
+        yield AddressRemoved(each.interface.ip, each.interface.network.prefixlen, link.name)
+    if link.up:
+        yield LinkDown(link)
+    yield LinkRemoved(link)
+
+
+def _differences(before: Link, after: Link) -> Iterator[Change]:
+    remaining = {each.interface for each in after.addresses}
+    for each in before.addresses:
+        if each.interface not in remaining:
+            yield AddressRemoved(each.interface.ip, each.interface.network.prefixlen, after.name)
+    if before.up and not after.up:
+        yield LinkDown(after)
+    if (before.mac, before.mtu) != (after.mac, after.mtu):
+        yield LinkChanged(after)
 
 
 Key = TypeVar("Key", RouteKey, RuleKey)
 
 
 class LinkState:
-    """All that was told so far; pure."""
+    """Links with their addresses, and the routes and rules of protocol keepalived, by all messages so far."""
 
     def __init__(self) -> None:
         self.by_index: dict[int, Link] = {}
@@ -157,36 +165,38 @@ class LinkState:
         self.routes: set[RouteKey] = set()
         self.rules: set[RuleKey] = set()
 
-    def tell(self, told: News) -> list[Change]:
-        """One more thing is known."""
-        if isinstance(told, RouteNews):
-            return [RouteRemoved(told.key)] if _gone(self.routes, told.key, told) else []
-        if isinstance(told, RuleNews):
-            return [RuleRemoved(told.key)] if _gone(self.rules, told.key, told) else []
-        before = self.by_index.get(told.index)
-        after = _link(before, told) if isinstance(told, LinkNews) else _addressed(before, told)
+    def update(self, message: News) -> list[Change]:
+        """Apply a message."""
+        if isinstance(message, RouteNews):
+            return [RouteRemoved(message.key)] if _was_removed(self.routes, message.key, message) else []
+        if isinstance(message, RuleNews):
+            return [RuleRemoved(message.key)] if _was_removed(self.rules, message.key, message) else []
+        before = self.by_index.get(message.index)
+        after = _link(before, message) if isinstance(message, LinkNews) else _with_address(before, message)
         self._set(before, after)
         return list(link_changes(before, after))
 
-    def replace(self, told: Iterable[News]) -> list[Change]:
-        """Everything is known anew."""
+    def replace(self, messages: Iterable[News]) -> list[Change]:
+        """Apply a complete dump."""
         fresh = LinkState()
-        for each in told:
-            fresh.tell(each)
-        found: list[Change] = []
+        for message in messages:
+            fresh.update(message)
+        changes: list[Change] = []
         for index in self.by_index.keys() | fresh.by_index.keys():
-            found += link_changes(self.by_index.get(index), fresh.by_index.get(index))
-        found += [RouteRemoved(key) for key in self.routes - fresh.routes]
-        found += [RuleRemoved(rule) for rule in self.rules - fresh.rules]
+            changes += link_changes(self.by_index.get(index), fresh.by_index.get(index))
+        changes += [RouteRemoved(key) for key in self.routes - fresh.routes]
+        changes += [RuleRemoved(rule) for rule in self.rules - fresh.rules]
         self.by_index, self.by_name = fresh.by_index, fresh.by_name
         self.routes, self.rules = fresh.routes, fresh.rules
-        return found
+        return changes
 
-    def replace_routes(self, told: Iterable[News]) -> list[Change]:
-        """The routes are known anew."""
-        now = {each.key for each in told if isinstance(each, RouteNews) and each.protocol == PROTOCOL_KEEPALIVED}
-        gone, self.routes = self.routes - now, now
-        return [RouteRemoved(key) for key in gone]
+    def replace_routes(self, messages: Iterable[News]) -> list[Change]:
+        """Apply a complete dump of routes."""
+        present = {
+            each.key for each in messages if isinstance(each, RouteNews) and each.protocol == PROTOCOL_KEEPALIVED
+        }
+        removed, self.routes = self.routes - present, present
+        return [RouteRemoved(key) for key in removed]
 
     def _set(self, before: Link | None, after: Link | None) -> None:
         if before is not None and self.by_name.get(before.name) is before:
@@ -197,45 +207,54 @@ class LinkState:
             del self.by_index[before.index]
 
 
-def _gone(known: set[Key], key: Key, told: RouteNews | RuleNews) -> bool:
-    """Whether one that was known has gone; only those of protocol keepalived are ever known."""
-    if told.protocol != PROTOCOL_KEEPALIVED:
+def _was_removed(known: set[Key], key: Key, message: RouteNews | RuleNews) -> bool:
+    """Update the known keys, which are those of protocol keepalived; return whether one was removed."""
+    if message.protocol != PROTOCOL_KEEPALIVED:
         return False
-    if not told.gone:
+    if not message.gone:
         known.add(key)
         return False
-    was = key in known
+    was_known = key in known
     known.discard(key)
-    return was
+    return was_known
 
 
-def _link(before: Link | None, told: LinkNews) -> Link | None:
-    if told.gone:
+def _link(before: Link | None, message: LinkNews) -> Link | None:
+    if message.gone:
         return None
-    addresses = before.addresses if before else ()
-    return Link(told.index, told.name, told.mac, told.mtu, told.enabled, told.running, told.below, told.kind, addresses)
+    return Link(
+        message.index,
+        message.name,
+        message.mac,
+        message.mtu,
+        message.enabled,
+        message.running,
+        message.below,
+        message.kind,
+        before.addresses if before else (),
+    )
 
 
-def _addressed(before: Link | None, told: AddressNews) -> Link | None:
+def _with_address(before: Link | None, message: AddressNews) -> Link | None:
     if before is None:
-        return None  # of a link that has gone meanwhile, or is told of later with all that it has
-    kept = [each for each in before.addresses if not _same(each, told)]
-    if told.gone:
+        return None  # the link was removed meanwhile, or a message with all its addresses follows
+    kept = [each for each in before.addresses if not _same_address(each, message)]
+    if message.gone:
         return replace(before, addresses=tuple(kept))
-    at = next((at for at, each in enumerate(before.addresses) if _same(each, told)), len(kept))
-    kept.insert(at, told)
+    at = next((at for at, each in enumerate(before.addresses) if _same_address(each, message)), len(kept))
+    kept.insert(at, message)
     return replace(before, addresses=tuple(kept))
 
 
-def _same(one: AddressNews, other: AddressNews) -> bool:
-    """IPv6 has an address once on a link; IPv4 once for each prefix."""
+def _same_address(one: AddressNews, other: AddressNews) -> bool:
+    """A link has an IPv6 address once, an IPv4 address once for each prefix."""
     return one.interface.ip == other.interface.ip and (
         one.interface.version == 6 or one.interface.network == other.interface.network
     )
 
 
 class NetlinkMonitor:
-    """Links and addresses of the network namespace that the calling thread is in.
+    """Links and addresses of the calling thread's network namespace.
 
     With `routes`, also the routes and rules of protocol keepalived.
     """
@@ -243,15 +262,15 @@ class NetlinkMonitor:
     def __init__(self, routes: bool = False, receive_buffer: int = RECEIVE_BUFFER) -> None:
         groups = LINKS | IPV4_ADDRESSES | IPV6_ADDRESSES | (ROUTES_AND_RULES if routes else 0)
         self._with_routes = routes
-        self._asking = RouteSocket()
+        self._request_socket = RouteSocket()
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
         enlarge(self._socket, receive_buffer)
         if routes:
-            _without_foreign_routes(self._socket)
+            _drop_foreign_routes(self._socket)
         self._socket.bind((0, groups))
-        self._picture = LinkState()
-        self._picture.replace(self._everything())
+        self._state = LinkState()
+        self._state.replace(self._dump_all())
 
     def __enter__(self) -> NetlinkMonitor:
         return self
@@ -260,88 +279,81 @@ class NetlinkMonitor:
         self.close()
 
     def fileno(self) -> int:
-        """To be watched for reading."""
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Both sockets."""
         self._socket.close()
-        self._asking.close()
+        self._request_socket.close()
 
     @property
     def links(self) -> Mapping[str, Link]:
-        """Each device by its name, as last read."""
-        return self._picture.by_name
+        """The devices by name, as of the last `read`."""
+        return self._state.by_name
 
     @property
     def routes(self) -> Collection[RouteKey]:
-        """Those of protocol keepalived, as last read."""
-        return self._picture.routes
+        """The routes of protocol keepalived, as of the last `read`."""
+        return self._state.routes
 
     @property
     def rules(self) -> Collection[RuleKey]:
-        """Likewise."""
-        return self._picture.rules
-
-    def name_of(self, index: int) -> str:
-        """A device's name by its number; "" if there is none."""
-        link = self._picture.by_index.get(index)
-        return link.name if link else ""
+        """The rules of protocol keepalived, as of the last `read`."""
+        return self._state.rules
 
     def read(self) -> list[Change]:
-        """What has changed since; where news were lost, by looking at everything again."""
-        found: list[Change] = []
+        """Return the changes since the last call; after lost messages, by a complete dump."""
+        changes: list[Change] = []
         stale = False
         while True:
             try:
                 for data in receive_all(self._socket):
-                    for told in monitor.read(data):
-                        found += self._picture.tell(told)
+                    for message in monitor.read(data):
+                        changes += self._state.update(message)
                 break
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
                 stale = True
         if stale:
-            found += self._picture.replace(self._everything())
-        elif self._with_routes and self._picture.routes and any(map(_takes_routes, found)):
-            found += self._picture.replace_routes(self._all_routes())
-        return found
+            changes += self._state.replace(self._dump_all())
+        elif self._with_routes and self._state.routes and any(map(_removes_routes, changes)):
+            changes += self._state.replace_routes(self._dump_routes())
+        return changes
 
-    def primary_address(self, device: str, family: int, not_these: Collection[Address] = ()) -> Address | None:
-        """What VRRP sends from: the first IPv4 address (RFC 9568, 1.7), or the first link-local one of IPv6.
+    def primary_address(self, device: str, family: int, excluded: Collection[Address] = ()) -> Address | None:
+        """Return the source address for VRRP: the first IPv4 address (RFC 9568, 1.7), or IPv6's first link-local one.
 
-        `family` is 4 or 6; `not_these` are the virtual ones.
+        `family` is 4 or 6; `excluded` are the virtual addresses.
         """
         link = self.links.get(device)
-        return select_primary(link.addresses, family, not_these) if link else None
+        return select_primary(link.addresses, family, excluded) if link else None
 
-    def _everything(self) -> Iterator[News]:
-        yield from self._of(monitor.GETLINK, monitor.LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
-        yield from self._of(monitor.GETADDR, monitor.ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+    def _dump_all(self) -> Iterator[News]:
+        yield from self._dump(monitor.GETLINK, monitor.LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        yield from self._dump(monitor.GETADDR, monitor.ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
         if self._with_routes:
-            yield from self._all_routes()
+            yield from self._dump_routes()
             for family in (socket.AF_INET, socket.AF_INET6):
-                yield from self._of(monitor.GETRULE, monitor.ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
+                yield from self._dump(monitor.GETRULE, monitor.ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
 
-    def _all_routes(self) -> Iterator[News]:
+    def _dump_routes(self) -> Iterator[News]:
         for family in (socket.AF_INET, socket.AF_INET6):
-            yield from self._of(monitor.GETROUTE, monitor.ROUTE.pack(family, 0, 0, 0, 0, PROTOCOL_KEEPALIVED, 0, 0, 0))
+            yield from self._dump(
+                monitor.GETROUTE, monitor.ROUTE.pack(family, 0, 0, 0, 0, PROTOCOL_KEEPALIVED, 0, 0, 0)
+            )
 
-    def _of(self, kind: int, body: bytes) -> Iterator[News]:
-        for answer, content in self._asking.dump(kind, body):
-            if (told := monitor.understood(answer, content)) is not None:
-                yield told
+    def _dump(self, kind: int, body: bytes) -> Iterator[News]:
+        for answer, content in self._request_socket.dump(kind, body):
+            if (message := monitor.understood(answer, content)) is not None:
+                yield message
 
 
-def select_primary(
-    addresses: Iterable[AddressNews], family: int, not_these: Collection[Address] = ()
-) -> Address | None:
-    """The first that serves, rather one that is not deprecated, nor an IPv4 address beside another of its network."""
+def select_primary(addresses: Iterable[AddressNews], family: int, excluded: Collection[Address] = ()) -> Address | None:
+    """Return the first usable address; deprecated ones and IPv4 secondaries come last."""
     wanted = [
         each
         for each in addresses
-        if each.interface.version == family and each.usable and each.interface.ip not in not_these
+        if each.interface.version == family and each.usable and each.interface.ip not in excluded
     ]
     if family == 6:
         wanted = [each for each in wanted if each.interface.ip.is_link_local]
@@ -352,16 +364,16 @@ def select_primary(
     return wanted[0].interface.ip if wanted else None
 
 
-def _takes_routes(change: Change) -> bool:
-    """Whether the kernel drops IPv4 routes with it without a word."""
+def _removes_routes(change: Change) -> bool:
+    """Return whether the kernel removes IPv4 routes with it without a message."""
     return isinstance(change, LinkDown | LinkRemoved | AddressRemoved)
 
 
-def _without_foreign_routes(receiving: socket.socket) -> None:
-    """Let the kernel keep back the routes of other protocols, of which a routing daemon may have a million."""
+def _drop_foreign_routes(receiver: socket.socket) -> None:
+    """Drop routes of other protocols in the kernel: a routing daemon may have a million."""
     type_offset, protocol_offset = 4, 16 + 5
     program = (
-        (LOAD_2, 0, 0, type_offset),  # which classic BPF loads as the network has it
+        (LOAD_2, 0, 0, type_offset),  # classic BPF loads in network byte order, the header is in host order
         (EQUALS, 1, 0, socket.htons(monitor.NEWROUTE)),
         (EQUALS, 0, 2, socket.htons(monitor.DELROUTE)),
         (LOAD_1, 0, 0, protocol_offset),
@@ -369,4 +381,4 @@ def _without_foreign_routes(receiving: socket.socket) -> None:
         TAKE,
         DROP,
     )
-    attach(receiving, program)
+    attach(receiver, program)

@@ -1,6 +1,6 @@
-"""What a virtual router meets outside of itself: this machine, and those who want to know.
+"""The two ports of a virtual router: its host, and the service that runs it.
 
-`pylvs.vrrp.vip_manager` and `pylvs.vrrp.router_service` are them in earnest; tests imagine others.
+`pylvs.vrrp.vip_manager` and `pylvs.vrrp.router_service` implement them; tests have other implementations.
 """
 
 from __future__ import annotations
@@ -10,73 +10,72 @@ from typing import Any, Protocol
 
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import VrrpInstance
+from pylvs.vrrp.garp import DeviceAddress
 from pylvs.vrrp.loop import Call, Timer
 from pylvs.vrrp.protocol.adverts import OutgoingPacket
 
-DeviceAddress = tuple[str, Address]  # a device, and an address on it
-
 
 class HostPort(Protocol):
-    """This machine: its links, what it holds, what it sends."""
+    """Links, addresses and the sockets that send."""
 
     def link_fault(self, instance: VrrpInstance) -> str:
-        """Why the instance's device cannot be used, "" if it can."""
+        """Return why the instance's device is unusable, "" if it is usable."""
 
     def source_of(self, instance: VrrpInstance) -> Address | None:
-        """The address that it speaks from, None while there is none."""
+        """Return the source address of its advertisements, None if the device has none."""
 
     def mtu_of(self, instance: VrrpInstance) -> int:
-        """Of the device that it speaks through."""
+        """Return the MTU of its device."""
 
     def device_of(self, instance: VrrpInstance) -> str:
-        """Where it speaks: its VMAC, or the device itself."""
+        """Return the device that sends advertisements: its VMAC, or its interface."""
 
-    def bases(self) -> dict[str, str]:
-        """The device below each VMAC."""
+    def vmac_bases(self) -> dict[str, str]:
+        """Return the device below each VMAC."""
 
-    def targets_of(self, instance: VrrpInstance) -> list[DeviceAddress]:
-        """Each of its addresses that is to be announced, with its device."""
+    def announced_addresses(self, instance: VrrpInstance) -> list[DeviceAddress]:
+        """Return the addresses that a master announces, with their devices."""
 
-    def take(self, instance: VrrpInstance) -> None:
-        """Hold its addresses, routes and rules; those that are there already are fine."""
+    def add_resources(self, instance: VrrpInstance) -> None:
+        """Add addresses, routes and rules; existing ones are no error."""
 
-    def give_up(self, instance: VrrpInstance) -> None:
-        """Hold them no more; those that have gone already are fine."""
+    def remove_resources(self, instance: VrrpInstance) -> None:
+        """Remove them; missing ones are no error."""
 
-    def change(self, old: VrrpInstance, new: VrrpInstance) -> None:
-        """Hold what the new word says instead of what the old one said; what is in both is not touched."""
+    def replace_resources(self, instance: VrrpInstance) -> None:
+        """Add and remove what differs from what the instance holds."""
 
-    def send(self, instance: VrrpInstance, packets: Sequence[OutgoingPacket]) -> None:
-        """Advertisements."""
+    def send_adverts(self, instance: VrrpInstance, packets: Sequence[OutgoingPacket]) -> None:
+        """Send advertisements."""
 
-    def announce(self, instance: VrrpInstance, device: str, address: Address) -> None:
-        """One gratuitous ARP or unsolicited neighbour advertisement."""
+    def send_garp(self, instance: VrrpInstance, device: str, address: Address) -> None:
+        """Send one gratuitous ARP or unsolicited neighbour advertisement."""
 
 
 class ServicePort(Protocol):
-    """Time, and everyone who wants to know."""
+    """Timers, and the receivers of events."""
 
     @property
     def now(self) -> float:
-        """Seconds of a clock that only goes forward."""
+        """Seconds of a monotonic clock."""
 
     def at(self, when: float, call: Call) -> Timer:
-        """Call once, not before that time."""
+        """Call once, not before `when`."""
 
     def roles_changed(self) -> None:
-        """A virtual router became master, before it takes addresses; or is one no more, after it gave them up."""
+        """Publish the roles: before a new master adds its addresses, after a former one has removed them."""
 
     def log(self, level: str, text: str, **fields: Any) -> None:
-        """A line."""
+        """Write a log line."""
 
-    def tell(self, event: str, instance: str, **fields: Any) -> None:
-        """To those who follow events."""
+    def publish(self, event: str, instance: str, **fields: Any) -> None:
+        """Send an event to all subscribers."""
 
     def notify(self, kind: str, name: str, state: str, priority: int, before: str) -> None:
-        """To the operator's scripts, pipes and mail."""
+        """Run notify scripts, write to FIFOs and send mail about a state."""
 
-    def priority_moved(self, name: str, state: str, priority: int) -> None:
-        """To the operator's pipes."""
+    def notify_priority(self, name: str, state: str, priority: int) -> None:
+        """Write a changed priority to the FIFOs."""
 
-    def lower_heard(self, name: str, priority: int) -> None:
-        """To the operator's script for masters that hear somebody worse."""
+    def notify_lower_priority(self, name: str, priority: int) -> None:
+        """Run notify_master_rx_lower_pri."""

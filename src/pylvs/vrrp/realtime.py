@@ -1,6 +1,6 @@
-"""What makes a process punctual: a real-time or nice priority, memory that is never paged out, no collector.
+"""Real-time priority, CPU affinity, locked memory and no garbage collection: advertisements leave on time.
 
-Whatever the machine does not allow is left out and said; nothing of it is needed for being right.
+What the machine does not allow is skipped with a warning; none of it is needed for correctness.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pylvs.model.errors import Busy
 from pylvs.model.vrrp import VrrpSettings
 from pylvs.system import pid_files
 
-REALTIME = 1  # where the configuration says nothing: before everything that is not real-time
+REALTIME = 1  # default priority: above every ordinary process
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
 class RealtimeStatus:
-    """What was reached."""
+    """What the kernel granted."""
 
     realtime: int  # priority; 0: ordinary
     locked: bool
@@ -32,9 +32,9 @@ class RealtimeStatus:
 
 
 def enable_realtime(settings: VrrpSettings) -> RealtimeStatus:
-    """Ask for all of it, as the configuration has it. Scripts and other children do not inherit the priority."""
+    """Apply the settings. Child processes do not inherit the priority."""
     troubles: list[str] = []
-    realtime = _be_realtime(settings, troubles)
+    realtime = _set_scheduler(settings, troubles)
     if settings.cpus:
         try:
             os.sched_setaffinity(0, settings.cpus)
@@ -46,7 +46,7 @@ def enable_realtime(settings: VrrpSettings) -> RealtimeStatus:
 
 @contextlib.contextmanager
 def single_instance(path: str) -> Iterator[None]:
-    """Only one process at a time holds this file. Raises Busy naming the other."""
+    """Hold the PID file. Raises Busy with the PID of the process that holds it."""
     try:
         descriptor = pid_files.claim(path)
     except pid_files.Held as other:
@@ -59,13 +59,13 @@ def single_instance(path: str) -> Iterator[None]:
 
 
 def freeze_gc() -> None:
-    """Reference counts free what this process makes; what lives now lives to the end."""
+    """Disable the collector, whose pauses would delay timers; reference counts free what this process allocates."""
     gc.collect()
     gc.freeze()
     gc.disable()
 
 
-def _be_realtime(settings: VrrpSettings, troubles: list[str]) -> int:
+def _set_scheduler(settings: VrrpSettings, troubles: list[str]) -> int:
     wanted = settings.realtime_priority or (0 if settings.nice else REALTIME)
     if wanted:
         try:
@@ -85,7 +85,7 @@ def _be_realtime(settings: VrrpSettings, troubles: list[str]) -> int:
 
 def _lock_memory(troubles: list[str]) -> bool:
     most = resource.RLIM_INFINITY
-    with contextlib.suppress(OSError, ValueError):  # the limit there is may be enough
+    with contextlib.suppress(OSError, ValueError):  # the present limit may be enough
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (most, most))
     if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE):
         troubles.append(f"memory is not locked: {os.strerror(ctypes.get_errno())}")

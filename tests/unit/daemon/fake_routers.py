@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pylvs
-from pylvs.vrrp.control import NAME, PROTOCOL
-from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
+from pylvs.vrrp.ipc import PROTOCOL, SOCKET_NAME, ConnectionClosed, MessageSocket
 
 ROOT = Path(__file__).parents[3]
 
@@ -57,8 +56,8 @@ class FakeRouters:
         self.pipes: dict[MessageSocket, set[str]] = {}  # what each has sent: "hello", "subscribe"
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         os.chdir(state)
-        Path(NAME).unlink(missing_ok=True)
-        self.listener.bind(NAME)
+        Path(SOCKET_NAME).unlink(missing_ok=True)
+        self.listener.bind(SOCKET_NAME)
         self.listener.listen()
 
     @property
@@ -136,7 +135,7 @@ class FakeRouters:
             reply["ok"] = self.status() if verb == "status" else {}
         pipe.send(reply)
         if verb == "stop":
-            Path(NAME).unlink()
+            Path(SOCKET_NAME).unlink()
             time.sleep(behaviour.get("takes_s", 0))
             if "leaves" in behaviour:
                 Path(behaviour["leaves"]).touch()

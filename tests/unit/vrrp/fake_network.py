@@ -16,8 +16,8 @@ from pylvs.vrrp.garp import GarpRateLimit
 from pylvs.vrrp.loop import Call, Timer
 from pylvs.vrrp.protocol.adverts import OutgoingPacket
 from pylvs.vrrp.protocol.machine import State
+from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.router import Router
-from pylvs.vrrp.sockets import Datagram
 from pylvs.vrrp.tracking import TrackedObject
 
 VIP = ip_address("10.0.0.100")
@@ -84,6 +84,7 @@ class FakeHost:
     cable: bool = True
     dead: bool = False
     addresses: set[Address] = field(default_factory=set)
+    held: dict[str, VrrpInstance] = field(default_factory=dict)
     routers: list[Router] = field(default_factory=list)
     announced: list[tuple[float, Address]] = field(default_factory=list)
     notified: list[tuple[str, str, str]] = field(default_factory=list)
@@ -105,10 +106,10 @@ class FakeHost:
 
     def hear(self, datagram: Datagram) -> None:
         for router in self.routers:
-            if router.speaks(datagram) and not self.dead and datagram.payload[1] == router.instance.vrid:
-                router.hear(datagram)
+            if router.accepts(datagram) and not self.dead and datagram.payload[1] == router.instance.vrid:
+                router.receive(datagram)
 
-    # --- here ---
+    # --- HostPort ---
 
     def link_fault(self, instance: VrrpInstance) -> str:
         return "" if self.cable else f"{instance.interface} is down"
@@ -122,31 +123,32 @@ class FakeHost:
     def device_of(self, instance: VrrpInstance) -> str:
         return instance.interface
 
-    def bases(self) -> dict[str, str]:
+    def vmac_bases(self) -> dict[str, str]:
         return {}
 
-    def targets_of(self, instance: VrrpInstance) -> list[tuple[str, Address]]:
+    def announced_addresses(self, instance: VrrpInstance) -> list[tuple[str, Address]]:
         return [(instance.interface, each.interface.ip) for each in instance.addresses]
 
-    def take(self, instance: VrrpInstance) -> None:
+    def add_resources(self, instance: VrrpInstance) -> None:
+        self.held[instance.name] = instance
         self.addresses |= {each.interface.ip for each in instance.addresses}
 
-    def give_up(self, instance: VrrpInstance) -> None:
+    def remove_resources(self, instance: VrrpInstance) -> None:
         self.addresses -= {each.interface.ip for each in instance.addresses}
 
-    def change(self, old: VrrpInstance, new: VrrpInstance) -> None:
-        self.give_up(old)
-        self.take(new)
+    def replace_resources(self, instance: VrrpInstance) -> None:
+        self.remove_resources(self.held[instance.name])
+        self.add_resources(instance)
 
-    def send(self, instance: VrrpInstance, packets: Sequence[OutgoingPacket]) -> None:
+    def send_adverts(self, instance: VrrpInstance, packets: Sequence[OutgoingPacket]) -> None:
         for outgoing in packets:
             if not self.dead:
                 self.switch.carry(self, outgoing)
 
-    def announce(self, instance: VrrpInstance, device: str, address: Address) -> None:
+    def send_garp(self, instance: VrrpInstance, device: str, address: Address) -> None:
         self.announced.append((self.switch.now, address))
 
-    # --- world ---
+    # --- ServicePort ---
 
     @property
     def now(self) -> float:
@@ -168,16 +170,16 @@ class FakeHost:
     def log(self, level: str, text: str, **fields: Any) -> None:
         self.lines.append(text)
 
-    def tell(self, event: str, instance: str, **fields: Any) -> None:
+    def publish(self, event: str, instance: str, **fields: Any) -> None:
         pass
 
     def notify(self, kind: str, name: str, state: str, priority: int, before: str) -> None:
         self.notified.append((kind, name, state))
 
-    def priority_moved(self, name: str, state: str, priority: int) -> None:
+    def notify_priority(self, name: str, state: str, priority: int) -> None:
         self.notified.append(("PRIORITY", name, str(priority)))
 
-    def lower_heard(self, name: str, priority: int) -> None:
+    def notify_lower_priority(self, name: str, priority: int) -> None:
         self.notified.append(("LOWER", name, str(priority)))
 
 
@@ -188,4 +190,4 @@ def states(machines: Sequence[FakeHost]) -> list[State]:
 
 def watch(router: Router, watched: TrackedObject) -> None:
     """One thing that it tracks stands so now."""
-    router.track(router.watched | {(watched.kind, watched.track.name): watched})
+    router.track(router.tracked | {(watched.kind, watched.track.name): watched})

@@ -72,8 +72,8 @@ def test_numbers_go_round_without_zero() -> None:
 
 def test_its_number_goes_beyond_what_was_heard_and_what_it_was() -> None:
     voice = AdvertEncoder(SEALED, HERE, sequence=5)
-    voice.follow(90)
-    voice.follow(70)
+    voice.advance_sequence(90)
+    voice.advance_sequence(70)
     assert IP(voice.packets(1)[0].packet)[AH].seq == 91
     later = AdvertEncoder(SEALED, IPv4Address("10.0.0.9"), before=voice)
     assert IP(later.packets(1)[0].packet)[AH].seq == 92
@@ -86,7 +86,7 @@ def test_the_old_checksum_of_unicast_sums_up_the_group(old: OldChecksum) -> None
     body = voice.packets(100)[0].packet[20:]
     covered = router.multicast if old is OldChecksum.ALWAYS else PEERS[0].address
     assert has_pseudo_header(body, HERE, covered)
-    voice.speak_old()
+    voice.use_old_checksum()
     assert has_pseudo_header(voice.packets(100)[0].packet[20:], HERE, router.multicast)
     for later in OldChecksum:
         again = AdvertEncoder(replace(router, old_checksum=later), HERE, before=voice)

@@ -15,8 +15,16 @@ from scapy.layers.vrrp import VRRP, VRRPv3
 
 from pylvs.model.vrrp import MULTICAST_V4, Authentication, OldChecksum, Peer, VrrpInstance
 from pylvs.vrrp.protocol.adverts import AddressMismatch, AdvertEncoder, AdvertValidator, LogRateLimiter
-from pylvs.vrrp.protocol.packet import AH_BYTES, AdvertError, Advertisement, InvalidAdvert, add_ah, checksum, encode
-from pylvs.vrrp.sockets import Datagram
+from pylvs.vrrp.protocol.packet import (
+    AH_BYTES,
+    AdvertError,
+    Advertisement,
+    Datagram,
+    InvalidAdvert,
+    add_ah,
+    checksum,
+    encode,
+)
 from tests.unit.vrrp.instances import (
     ALL,
     HERE,
@@ -56,10 +64,10 @@ def flaw_of(screen: AdvertValidator, datagram: Datagram) -> AdvertError:
     """Why it is dropped: counted once, and nothing else is."""
     before = screen.counters.copy()
     with pytest.raises(InvalidAdvert) as dropped:
-        screen.screen(datagram, 0.0)
-    before[dropped.value.flaw] += 1
+        screen.validate(datagram)
+    before[dropped.value.error] += 1
     assert screen.counters == before
-    return dropped.value.flaw
+    return dropped.value.error
 
 
 def summed(payload: bytes) -> bytes:
@@ -72,20 +80,20 @@ def summed(payload: bytes) -> bytes:
 def test_another_router_that_is_told_the_same_is_heard(router: VrrpInstance, priority: int) -> None:
     screen, other = pair(router)
     for _ in range(2):
-        told = screen.screen(said_by(other, priority), 0.0)
+        told = screen.validate(said_by(other, priority))
         assert told is not None
         assert (told.version, told.vrid, told.priority) == (router.version, 51, priority)
         assert (told.interval_s, told.addresses) == (router.advert_interval_s, other.advertised)
     assert not screen.counters
     assert not screen.mismatches
-    assert not screen.take_news()
+    assert not screen.take_mismatches()
 
 
 @pytest.mark.parametrize("router", ALL)
 def test_its_own_packets_that_come_back_are_nothing(router: VrrpInstance) -> None:
     screen, _ = pair(router)
     own = AdvertEncoder(router, HERE if router.family == 4 else HERE_V6)
-    assert screen.screen(said_by(own), 0.0) is None
+    assert screen.validate(said_by(own)) is None
     assert not screen.counters
 
 
@@ -154,20 +162,20 @@ def test_multicast_comes_with_a_ttl_of_255_or_through_a_router(router: VrrpInsta
 
 def test_unicast_may_come_from_far_unless_the_peer_is_told_to_be_near() -> None:
     screen, other = pair(UNICAST)
-    assert screen.screen(replace(said_by(other), ttl=1), 0.0)
+    assert screen.validate(replace(said_by(other), ttl=1))
     near = replace(UNICAST, peers=(Peer(THERE, least_ttl=250, most_ttl=254),))
     screen, other = pair(near)
     for ttl, good in ((249, False), (250, True), (254, True), (255, False)):
         datagram = replace(said_by(other), ttl=ttl)
         if good:
-            assert screen.screen(datagram, 0.0)
+            assert screen.validate(datagram)
         else:
             assert flaw_of(screen, datagram) is AdvertError.TTL
 
 
 def test_a_stranger_is_heard_unless_sources_are_checked() -> None:
     datagram = said_by(AdvertEncoder(replace(UNICAST, peers=(Peer(HERE),)), STRANGER))
-    assert pair(UNICAST)[0].screen(datagram, 0.0)
+    assert pair(UNICAST)[0].validate(datagram)
     assert flaw_of(pair(replace(UNICAST, check_source=True))[0], datagram) is AdvertError.SOURCE
 
 
@@ -202,16 +210,16 @@ def test_another_password_is_named() -> None:
 def test_no_more_than_eight_octets_of_a_password_count() -> None:
     for router in PASS, SEALED:
         screen, other = pair(replace(router, password=b"12345678"))
-        assert screen.screen(said_by(other), 0.0)
+        assert screen.validate(said_by(other))
 
 
 def test_what_is_replayed_is_dropped_and_everyone_has_numbers_of_his_own() -> None:
     screen, other = pair(SEALED)
     first, second = said_by(other), said_by(other)
-    assert screen.screen(second, 0.0)
+    assert screen.validate(second)
     assert flaw_of(screen, first) is AdvertError.REPLAYED
     assert flaw_of(screen, second) is AdvertError.REPLAYED
-    assert screen.screen(said_by(AdvertEncoder(SEALED, STRANGER)), 0.0)
+    assert screen.validate(said_by(AdvertEncoder(SEALED, STRANGER)))
     later = AdvertValidator(SEALED, AdvertEncoder(SEALED, HERE), before=screen)
     assert flaw_of(later, second) is AdvertError.REPLAYED
     assert later.counters[AdvertError.REPLAYED] == 3
@@ -223,13 +231,13 @@ def test_a_forged_number_does_not_lock_the_sender_out() -> None:
     header = good.header
     forged = replace(good, payload=add_ah(header, good.payload[AH_BYTES:], b"other", 0xFFFFFFFF))
     assert flaw_of(screen, forged) is AdvertError.DIGEST
-    assert screen.screen(good, 0.0)
+    assert screen.validate(good)
 
 
 def test_after_a_number_was_heard_our_own_is_greater() -> None:
     """keepalived takes from nobody a number that is not greater than the last that anybody used."""
     ours = AdvertEncoder(SEALED, HERE)
-    AdvertValidator(SEALED, ours).screen(said_by(AdvertEncoder(SEALED, THERE, sequence=500)), 0.0)
+    AdvertValidator(SEALED, ours).validate(said_by(AdvertEncoder(SEALED, THERE, sequence=500)))
     ours.packets(100)
     assert ours.sequence == 502
 
@@ -237,7 +245,7 @@ def test_after_a_number_was_heard_our_own_is_greater() -> None:
 def test_version_3_takes_over_another_interval_and_version_2_does_not() -> None:
     screen, _ = pair(THIRD)
     other = AdvertEncoder(replace(THIRD, advert_interval_s=2.0), THERE)
-    told = screen.screen(said_by(other), 0.0)
+    told = screen.validate(said_by(other))
     assert told is not None
     assert told.interval_s == 2.0
     assert flaw_of(screen, said_by(AdvertEncoder(replace(THIRD, advert_interval_s=0.0), THERE))) is AdvertError.INTERVAL
@@ -249,7 +257,7 @@ def test_version_3_takes_over_another_interval_and_version_2_does_not() -> None:
 
 def test_an_owners_priority_counts_whoever_has_it() -> None:
     screen, other = pair(SECOND)
-    told = screen.screen(said_by(other, 255), 0.0)
+    told = screen.validate(said_by(other, 255))
     assert told is not None
     assert told.priority == 255
 
@@ -263,14 +271,14 @@ def test_the_old_checksum_is_taken_and_answered_unless_it_must_never_be(old: Old
     if old is OldChecksum.NEVER:
         assert flaw_of(screen, theirs) is AdvertError.CHECKSUM
     else:
-        assert screen.screen(theirs, 0.0)
+        assert screen.validate(theirs)
     assert voice.old_checksum is (old is not OldChecksum.NEVER)
 
 
 def test_a_strangers_old_checksum_does_not_change_our_own() -> None:
     voice = AdvertEncoder(UNICAST_THIRD, HERE)
     theirs = AdvertEncoder(replace(UNICAST_THIRD, peers=(Peer(HERE),), old_checksum=OldChecksum.ALWAYS), STRANGER)
-    assert AdvertValidator(UNICAST_THIRD, voice).screen(said_by(theirs), 0.0)
+    assert AdvertValidator(UNICAST_THIRD, voice).validate(said_by(theirs))
     assert not voice.old_checksum
 
 
@@ -286,20 +294,20 @@ def test_other_addresses_count_and_are_told_once_for_each_change() -> None:
     other = AdvertEncoder(replace(SECOND, addresses=held("10.0.0.100", "10.0.0.102")), THERE)
     lost, more = (IPv4Address("10.0.0.101"),), (IPv4Address("10.0.0.102"),)
     for _ in range(3):
-        assert screen.screen(said_by(other), 0.0)
+        assert screen.validate(said_by(other))
     expected = AddressMismatch(THERE, lost, more)
-    assert screen.take_news() == [expected]
+    assert screen.take_mismatches() == [expected]
     assert screen.mismatches == {THERE: expected}
     assert str(expected) == ("10.0.0.2 has other virtual addresses: it lacks 10.0.0.101 and has besides 10.0.0.102")
     screen = AdvertValidator(SECOND, AdvertEncoder(SECOND, HERE), before=screen)
-    assert screen.screen(said_by(other), 0.0)
-    assert screen.take_news() == []
+    assert screen.validate(said_by(other))
+    assert screen.take_mismatches() == []
     fewer = AdvertEncoder(replace(SECOND, addresses=held("10.0.0.100")), THERE)
     for _ in range(3):
-        assert screen.screen(said_by(fewer), 0.0)
-    assert screen.take_news() == [AddressMismatch(THERE, lost, ())]
-    assert screen.screen(said_by(same), 0.0)
-    (news,) = screen.take_news()
+        assert screen.validate(said_by(fewer))
+    assert screen.take_mismatches() == [AddressMismatch(THERE, lost, ())]
+    assert screen.validate(said_by(same))
+    (news,) = screen.take_mismatches()
     assert str(news) == "10.0.0.2 has the same virtual addresses again"
     assert screen.mismatches == {}
     assert not screen.counters
@@ -307,28 +315,28 @@ def test_other_addresses_count_and_are_told_once_for_each_change() -> None:
 
 def test_order_does_not_matter() -> None:
     screen, _ = pair(SECOND)
-    assert screen.screen(said_by(AdvertEncoder(replace(SECOND, addresses=SECOND.addresses[::-1]), THERE)), 0.0)
-    assert screen.take_news() == []
+    assert screen.validate(said_by(AdvertEncoder(replace(SECOND, addresses=SECOND.addresses[::-1]), THERE)))
+    assert screen.take_mismatches() == []
 
 
 def test_with_skip_check_adv_addr_only_the_first_of_a_router_is_compared() -> None:
     screen, same = pair(replace(SECOND, skip_address_check=True))
     other = AdvertEncoder(replace(SECOND, addresses=held("10.0.0.100")), THERE)
-    assert screen.screen(said_by(same), 0.0)
-    assert screen.screen(said_by(other), 0.0)
-    assert screen.take_news() == []
+    assert screen.validate(said_by(same))
+    assert screen.validate(said_by(other))
+    assert screen.take_mismatches() == []
     stranger = AdvertEncoder(replace(SECOND, addresses=held("10.0.0.100")), STRANGER)
-    assert screen.screen(said_by(stranger), 0.0)
-    assert [news.sender for news in screen.take_news()] == [STRANGER]
+    assert screen.validate(said_by(stranger))
+    assert [news.sender for news in screen.take_mismatches()] == [STRANGER]
 
 
 def test_ten_thousand_senders_do_not_fill_the_memory() -> None:
     screen, _ = pair(SECOND)
     router = replace(SECOND, addresses=held("10.0.0.9"))
     for number in range(2000):
-        assert screen.screen(said_by(AdvertEncoder(router, IPv4Address(0x0B000000 + number))), 0.0)
+        assert screen.validate(said_by(AdvertEncoder(router, IPv4Address(0x0B000000 + number))))
     assert len(screen.mismatches) <= 256
-    assert len(screen.take_news()) <= 256
+    assert len(screen.take_mismatches()) <= 256
 
 
 @given(st.integers(0, 255), st.lists(st.ip_addresses(v=4), max_size=20), st.sampled_from((2, 3)))
@@ -341,7 +349,7 @@ def test_what_scapy_makes_is_heard(priority: int, addresses: list[IPv4Address], 
     )
     made = bytes(IP(src=str(THERE), dst=str(MULTICAST_V4), ttl=255, proto=112) / layer)
     screen, _ = pair(SECOND if version == 2 else THIRD)
-    told = screen.screen(Datagram(THERE, MULTICAST_V4, 255, 112, made[:20], made[20:]), 0.0)
+    told = screen.validate(Datagram(THERE, MULTICAST_V4, 255, 112, made[:20], made[20:]))
     assert told is not None
     assert (told.priority, told.addresses, told.authentication) == (priority, tuple(addresses), None)
     missing = tuple(one.interface.ip for one in SECOND.addresses if one.interface.ip not in addresses)
@@ -356,24 +364,24 @@ def test_what_keepalived_sealed_is_heard() -> None:
         "21339602020132000a0000640a0000650000000000000000"
     )
     screen = AdvertValidator(SEALED, AdvertEncoder(SEALED, THERE))
-    told = screen.screen(Datagram(HERE, MULTICAST_V4, 255, 51, whole[:20], whole[20:]), 0.0)
+    told = screen.validate(Datagram(HERE, MULTICAST_V4, 255, 51, whole[:20], whole[20:]))
     assert told is not None
     assert (told.priority, told.authentication) == (150, Authentication.AH)
 
 
 def test_one_line_of_each_kind_in_a_minute() -> None:
     grumbler = LogRateLimiter(60.0)
-    assert grumbler.may(AdvertError.TTL, 0.0) == 0
-    assert [grumbler.may(AdvertError.TTL, at / 10) for at in range(1, 100)] == [None] * 99
-    assert grumbler.may(AdvertError.CHECKSUM, 5.0) == 0
-    assert grumbler.may(AdvertError.TTL, 60.0) == 99
-    assert grumbler.may(AdvertError.TTL, 61.0) is None
-    assert grumbler.may(AdvertError.TTL, 200.0) == 1
-    assert grumbler.may(AdvertError.TTL, 300.0) == 0
+    assert grumbler.allow(AdvertError.TTL, 0.0) == 0
+    assert [grumbler.allow(AdvertError.TTL, at / 10) for at in range(1, 100)] == [None] * 99
+    assert grumbler.allow(AdvertError.CHECKSUM, 5.0) == 0
+    assert grumbler.allow(AdvertError.TTL, 60.0) == 99
+    assert grumbler.allow(AdvertError.TTL, 61.0) is None
+    assert grumbler.allow(AdvertError.TTL, 200.0) == 1
+    assert grumbler.allow(AdvertError.TTL, 300.0) == 0
 
 
 def test_of_ever_new_kinds_only_so_many_are_said_and_none_is_kept_for_ever() -> None:
-    grumbler = LogRateLimiter(60.0, most_kinds=10)
-    assert [grumbler.may(kind, 1.0) for kind in range(1000)].count(0) == 10
-    assert [grumbler.may(kind, 62.0) for kind in range(2000, 3000)].count(0) == 10
-    assert len(grumbler._said) == 10
+    grumbler = LogRateLimiter(60.0, max_kinds=10)
+    assert [grumbler.allow(kind, 1.0) for kind in range(1000)].count(0) == 10
+    assert [grumbler.allow(kind, 62.0) for kind in range(2000, 3000)].count(0) == 10
+    assert len(grumbler._logged_at) == 10

@@ -20,32 +20,32 @@ MAC, OTHER = bytes.fromhex("02000000000b"), bytes.fromhex("02000000000c")
 
 def test_a_claimant_is_named_with_the_address_that_it_is_known_by() -> None:
     claims = ConflictTracker({MAC: "10.0.0.2", OTHER: str(VIP)}.__getitem__)
-    assert claims.hear(0, AddressBinding(VIP, MAC, "eth0")) == ConflictResponse(
+    assert claims.respond(0, AddressBinding(VIP, MAC, "eth0")) == ConflictResponse(
         "10.0.0.100 is claimed by 02:00:00:00:00:0b (10.0.0.2) on eth0", True
     )
-    assert claims.hear(0, AddressBinding(VIP, OTHER)).words == "10.0.0.100 is claimed by 02:00:00:00:00:0c"
+    assert claims.respond(0, AddressBinding(VIP, OTHER)).words == "10.0.0.100 is claimed by 02:00:00:00:00:0c"
 
 
 def test_the_same_claim_is_told_once_in_its_interval_and_counted() -> None:
     claims = ConflictTracker()
-    heard = [claims.hear(now, AddressBinding(VIP, MAC)).words for now in range(int(LOG_INTERVAL_S) + 1)]
+    heard = [claims.respond(now, AddressBinding(VIP, MAC)).words for now in range(int(LOG_INTERVAL_S) + 1)]
     assert [bool(words) for words in heard] == [True, *[False] * (int(LOG_INTERVAL_S) - 1), True]
     assert heard[-1] == "10.0.0.100 is claimed by 02:00:00:00:00:0b, and was 59 times since it was last told"
 
 
 def test_an_address_is_answered_for_once_in_the_defence_interval_whoever_claims_it() -> None:
     claims = ConflictTracker()
-    assert claims.hear(0, AddressBinding(VIP, MAC)).answer
-    assert not claims.hear(1, AddressBinding(VIP, OTHER)).answer
-    assert claims.hear(1, AddressBinding(SECOND, OTHER)).answer
-    assert claims.hear(DEFEND_INTERVAL_S, AddressBinding(VIP, MAC)).answer
+    assert claims.respond(0, AddressBinding(VIP, MAC)).answer
+    assert not claims.respond(1, AddressBinding(VIP, OTHER)).answer
+    assert claims.respond(1, AddressBinding(SECOND, OTHER)).answer
+    assert claims.respond(DEFEND_INTERVAL_S, AddressBinding(VIP, MAC)).answer
 
 
 def test_a_flood_of_claimants_is_told_of_in_few_lines_and_kept_in_little_memory() -> None:
     claims = ConflictTracker()
-    told = [claims.hear(0, AddressBinding(VIP, number.to_bytes(6, "big"))).words for number in range(5000)]
+    told = [claims.respond(0, AddressBinding(VIP, number.to_bytes(6, "big"))).words for number in range(5000)]
     assert sum(bool(words) for words in told) == MAX_LOGGED
-    after = claims.hear(LOG_INTERVAL_S, AddressBinding(VIP, MAC)).words
+    after = claims.respond(LOG_INTERVAL_S, AddressBinding(VIP, MAC)).words
     assert after == f"10.0.0.100 is claimed by 02:00:00:00:00:0b; {5000 - MAX_LOGGED} claims of others were not told"
 
 
@@ -60,7 +60,7 @@ def test_answers_and_lines_are_never_closer_than_they_may_be(events: list[tuple[
     lines: list[float] = []
     for pause, address, mac in events:
         now += pause
-        heard = claims.hear(now, AddressBinding(address, mac))
+        heard = claims.respond(now, AddressBinding(address, mac))
         if heard.answer:
             answers[address].append(now)
         if heard.words:
@@ -80,7 +80,7 @@ def test_two_hosts_that_both_hold_an_address_and_hear_each_other_fall_silent() -
         for mine, other in (hosts, hosts[::-1]):
             for _, address in mine[0].wake(now):
                 sent.append(now)
-                if other[1].hear(now, AddressBinding(address, mine[2])).answer:
+                if other[1].respond(now, AddressBinding(address, mine[2])).answer:
                     other[0].again(now, "claimed")
         assert now < 60, "they never end"
     assert len(sent) <= 2 * (2 + 2 * 2) * Announcements().repeat

@@ -85,19 +85,19 @@ def test_the_first_advertisement_goes_out_with_the_take_over() -> None:
 )
 def test_a_backup_follows_a_master_as_good_as_itself(priority: int, preempt: bool, kept: bool) -> None:
     machine = backup(preempt=preempt)
-    changed, actions = machine.hear(3.0, told(priority), GREATER)
+    changed, actions = machine.receive(3.0, told(priority), GREATER)
     assert actions == []
     assert changed.due == (pytest.approx(3.0 + 3 + 156 / 256) if kept else machine.due)
 
 
 def test_a_master_that_gives_up_is_followed_after_the_skew_alone() -> None:
-    changed, actions = backup().hear(2.0, told(0), GREATER)
+    changed, actions = backup().receive(2.0, told(0), GREATER)
     assert actions == []
     assert changed.due == pytest.approx(2.0 + 156 / 256)
 
 
 def test_version_3_takes_over_the_masters_interval() -> None:
-    changed, _ = backup(version=3, interval_s=1.0).hear(0.0, told(150, 0.5, 3), GREATER)
+    changed, _ = backup(version=3, interval_s=1.0).receive(0.0, told(150, 0.5, 3), GREATER)
     assert changed.due == pytest.approx(1.5 + 0.5 * 156 / 256)
 
 
@@ -110,7 +110,7 @@ def test_version_3_takes_over_the_masters_interval() -> None:
     ],
 )
 def test_a_master_gives_way_to_a_better_one(priority: int, source: object, why: TransitionReason) -> None:
-    changed, (become,) = master().hear(10.0, told(priority), source)  # type: ignore[arg-type]
+    changed, (become,) = master().receive(10.0, told(priority), source)  # type: ignore[arg-type]
     assert isinstance(become, Become)
     assert (become.state, become.why) == (State.BACKUP, why)
     assert str(source) in become.detail
@@ -119,15 +119,15 @@ def test_a_master_gives_way_to_a_better_one(priority: int, source: object, why: 
 
 @pytest.mark.parametrize(("priority", "source"), [(99, GREATER), (1, GREATER), (100, LESS)])
 def test_a_master_answers_a_worse_one_and_says_again_where_the_addresses_are(priority: int, source: object) -> None:
-    changed, actions = master().hear(10.0, told(priority), source)  # type: ignore[arg-type]
+    changed, actions = master().receive(10.0, told(priority), source)  # type: ignore[arg-type]
     assert kinds(actions) == [Advertise, Reannounce]
     assert (changed.state, changed.due) == (State.MASTER, 11.0)
-    quiet = replace(master(), rules=MachineSettings(lower_priority_unanswered=True))
-    assert kinds(quiet.hear(10.0, told(priority), source)[1]) == [Reannounce]  # type: ignore[arg-type]
+    quiet = replace(master(), settings=MachineSettings(lower_priority_unanswered=True))
+    assert kinds(quiet.receive(10.0, told(priority), source)[1]) == [Reannounce]  # type: ignore[arg-type]
 
 
 def test_a_master_answers_one_that_gives_up() -> None:
-    changed, actions = master().hear(10.0, told(0), GREATER)
+    changed, actions = master().receive(10.0, told(0), GREATER)
     assert actions == [Advertise(100)]
     assert changed.due == 11.0
 
@@ -135,10 +135,10 @@ def test_a_master_answers_one_that_gives_up() -> None:
 def test_with_a_delay_a_better_backup_waits_before_it_takes_over() -> None:
     machine = backup(preempt_delay_s=10.0)
     for second in range(10):
-        machine, actions = machine.hear(float(second), told(50), LESS)
+        machine, actions = machine.receive(float(second), told(50), LESS)
         assert actions == []
         assert machine.wake(second + 0.99)[0].state is State.BACKUP
-    changed, _ = machine.hear(10.0, told(50), LESS)
+    changed, _ = machine.receive(10.0, told(50), LESS)
     assert changed.due is not None
     assert changed.wake(changed.due)[0].state is State.MASTER
 
@@ -149,7 +149,7 @@ def test_at_its_end_and_at_a_fault_a_master_says_so() -> None:
     assert stopped.due is None
     failed, actions = backup().fail(9.0, "eth0 is down")
     assert actions == [Become(State.FAULT, State.BACKUP, TransitionReason.FAULT, "eth0 is down")]
-    assert failed.hear(9.5, told(50), LESS) == (failed, [])
+    assert failed.receive(9.5, told(50), LESS) == (failed, [])
     again, actions = failed.recover(12.0)
     assert actions == [Become(State.BACKUP, State.FAULT, TransitionReason.RECOVERED)]
     assert again.due == pytest.approx(12.0 + 3 + 156 / 256)
@@ -201,7 +201,7 @@ def test_whatever_happens_the_actions_tell_the_states(
                 now += seconds
                 machine, actions = machine.wake(now)
             case "hear", (int(priority), IPv4Address() as source):
-                machine, actions = machine.hear(now, told(priority, 1.0, version), source)
+                machine, actions = machine.receive(now, told(priority, 1.0, version), source)
             case "fail", _:
                 machine, actions = machine.fail(now)
             case "recover", _:

@@ -38,7 +38,7 @@ def address(text: str, index: int = 1, flags: int = 0x80, scope: int = 0, gone: 
 def told(*all_news: News) -> LinkState:
     picture = LinkState()
     for each in all_news:
-        picture.tell(each)
+        picture.update(each)
     return picture
 
 
@@ -48,25 +48,25 @@ def kinds(found: list[Change]) -> list[type[Change]]:
 
 def test_a_device_comes_and_goes() -> None:
     picture = LinkState()
-    assert kinds(picture.tell(link(up=False))) == [LinkAdded]
-    assert kinds(picture.tell(link())) == [LinkUp]
-    assert kinds(picture.tell(link())) == []
-    assert kinds(picture.tell(link(up=False))) == [LinkDown]
-    assert kinds(picture.tell(link())) == [LinkUp]
-    assert kinds(picture.tell(link(gone=True))) == [LinkDown, LinkRemoved]
+    assert kinds(picture.update(link(up=False))) == [LinkAdded]
+    assert kinds(picture.update(link())) == [LinkUp]
+    assert kinds(picture.update(link())) == []
+    assert kinds(picture.update(link(up=False))) == [LinkDown]
+    assert kinds(picture.update(link())) == [LinkUp]
+    assert kinds(picture.update(link(gone=True))) == [LinkDown, LinkRemoved]
     assert (picture.by_name, picture.by_index) == ({}, {})
 
 
 def test_what_goes_takes_its_addresses_along() -> None:
     picture = told(link(), address("192.0.2.1/24"))
-    found = picture.tell(link(gone=True))
+    found = picture.update(link(gone=True))
     assert found[0] == AddressRemoved(ip_address("192.0.2.1"), 24, "eth0")
     assert kinds(found[1:]) == [LinkDown, LinkRemoved]
 
 
 def test_a_device_with_a_new_name_is_another_one() -> None:
     picture = told(link(), address("192.0.2.1/24"))
-    found = picture.tell(link(name="lan0"))
+    found = picture.update(link(name="lan0"))
     assert kinds(found) == [AddressRemoved, LinkDown, LinkRemoved, LinkAdded, LinkUp, AddressAdded]
     assert found[-1] == AddressAdded(ip_address("192.0.2.1"), 24, "lan0", True)
     assert list(picture.by_name) == ["lan0"]
@@ -74,13 +74,13 @@ def test_a_device_with_a_new_name_is_another_one() -> None:
 
 def test_a_device_that_takes_the_name_of_one_that_is_renamed_later_keeps_it() -> None:
     picture = told(link(1, "a"), link(2, "b"))
-    picture.tell(link(2, "a"))
-    picture.tell(link(1, "c"))
+    picture.update(link(2, "a"))
+    picture.update(link(1, "c"))
     assert {name: each.index for name, each in picture.by_name.items()} == {"a": 2, "c": 1}
 
 
 def test_another_mac_is_a_change() -> None:
-    (found,) = told(link()).tell(link(mac=b"\x02\0\0\0\0\x02"))
+    (found,) = told(link()).update(link(mac=b"\x02\0\0\0\0\x02"))
     assert isinstance(found, LinkChanged)
     assert found.link.mac == b"\x02\0\0\0\0\x02"
 
@@ -88,22 +88,22 @@ def test_another_mac_is_a_change() -> None:
 def test_an_address_comes_once_and_again_when_it_may_be_used() -> None:
     picture = told(link())
     fresh = ip_address("fd00::1")
-    assert picture.tell(address("fd00::1/64", flags=0xC0)) == [AddressAdded(fresh, 64, "eth0", False)]
-    assert picture.tell(address("fd00::1/64")) == [AddressAdded(fresh, 64, "eth0", True)]
-    assert picture.tell(address("fd00::1/64")) == []
-    assert picture.tell(address("fd00::1/64", gone=True)) == [AddressRemoved(fresh, 64, "eth0")]
-    assert picture.tell(address("fd00::1/64", gone=True)) == []
+    assert picture.update(address("fd00::1/64", flags=0xC0)) == [AddressAdded(fresh, 64, "eth0", False)]
+    assert picture.update(address("fd00::1/64")) == [AddressAdded(fresh, 64, "eth0", True)]
+    assert picture.update(address("fd00::1/64")) == []
+    assert picture.update(address("fd00::1/64", gone=True)) == [AddressRemoved(fresh, 64, "eth0")]
+    assert picture.update(address("fd00::1/64", gone=True)) == []
 
 
 def test_ipv4_has_an_address_with_each_prefix_and_ipv6_once() -> None:
     picture = told(link(), address("192.0.2.1/24"))
-    assert kinds(picture.tell(address("192.0.2.1/32"))) == [AddressAdded]
+    assert kinds(picture.update(address("192.0.2.1/32"))) == [AddressAdded]
     picture = told(link(), address("fd00::1/64"))
-    assert kinds(picture.tell(address("fd00::1/128"))) == [AddressRemoved, AddressAdded]
+    assert kinds(picture.update(address("fd00::1/128"))) == [AddressRemoved, AddressAdded]
 
 
 def test_an_address_of_no_known_device_is_none() -> None:
-    assert LinkState().tell(address("192.0.2.1/24", index=9)) == []
+    assert LinkState().update(address("192.0.2.1/24", index=9)) == []
 
 
 def test_a_second_look_tells_what_was_missed_and_no_more() -> None:
@@ -120,9 +120,9 @@ def test_a_second_look_tells_what_was_missed_and_no_more() -> None:
 def test_only_keepalived_s_routes_are_missed() -> None:
     key = RouteKey(ip_network("192.0.2.0/24"), 254, 0)
     picture = told(RouteNews(key, 18), RouteNews(RouteKey(ip_network("fd00::/8"), 254, 1024), 4))
-    assert picture.tell(RouteNews(RouteKey(ip_network("fd00::/8"), 254, 1024), 4, gone=True)) == []
-    assert picture.tell(RouteNews(key, 18, gone=True)) == [RouteRemoved(key)]
-    assert picture.tell(RouteNews(key, 18, gone=True)) == []
+    assert picture.update(RouteNews(RouteKey(ip_network("fd00::/8"), 254, 1024), 4, gone=True)) == []
+    assert picture.update(RouteNews(key, 18, gone=True)) == [RouteRemoved(key)]
+    assert picture.update(RouteNews(key, 18, gone=True)) == []
 
 
 def test_the_first_address_that_is_not_virtual_is_the_primary_one() -> None:
@@ -156,7 +156,7 @@ def test_whoever_only_hears_of_changes_knows_as_much(all_news: list[News]) -> No
     there: set[str] = set()
     addresses: set[tuple[str, str]] = set()
     for each in all_news:
-        for change in picture.tell(each):
+        for change in picture.update(each):
             if isinstance(change, LinkAdded):
                 there.add(change.link.name)
             elif isinstance(change, LinkRemoved):
@@ -186,9 +186,9 @@ def picture_news(picture: LinkState) -> list[News]:
     return found
 
 
-@pytest.mark.parametrize("name", ["LinkCame", "LinkGone", "LinkUp", "LinkDown"])
+@pytest.mark.parametrize("name", ["LinkAdded", "LinkRemoved", "LinkUp", "LinkDown"])
 def test_a_change_of_a_device_has_the_device_in_it(name: str) -> None:
     picture = LinkState()
-    found = [*picture.tell(link()), *picture.tell(link(gone=True))]
+    found = [*picture.update(link()), *picture.update(link(gone=True))]
     (change,) = [each for each in found if type(each).__name__ == name]
     assert (change.link.name, change.link.index, change.link.mac) == ("eth0", 1, MAC)  # type: ignore[union-attr]

@@ -148,7 +148,7 @@ def corrected(payload: bytes, **changes: int) -> bytes:
 def test_what_is_wrong_has_a_name(payload: bytes, flaw: AdvertError) -> None:
     with pytest.raises(InvalidAdvert) as dropped:
         decode(payload, V4, MULTICAST_V4)
-    assert dropped.value.flaw is flaw
+    assert dropped.value.error is flaw
 
 
 def test_old_routers_of_version_3_leave_the_pseudo_header_out() -> None:
@@ -197,7 +197,7 @@ def test_a_changed_bit_is_found(payload: bytes, key: bytes, data: st.DataObject)
     sealed[at // 8] ^= 1 << at % 8
     with pytest.raises(InvalidAdvert) as dropped:
         verify_ah(HEADER, bytes(sealed), key)
-    assert dropped.value.flaw in (AdvertError.DIGEST, AdvertError.AUTHENTICATION)
+    assert dropped.value.error in (AdvertError.DIGEST, AdvertError.AUTHENTICATION)
 
 
 @given(keys, keys)
@@ -243,11 +243,11 @@ def test_what_keepalived_sealed_opens() -> None:
 def test_a_sequence_number_counts_once() -> None:
     window = ReplayWindow()
     for sequence in 0, 1, 5:
-        window.take(sequence)
+        window.check(sequence)
     for sequence in 5, 4, 0:
         with pytest.raises(InvalidAdvert, match="was there before"):
-            window.take(sequence)
-    window.take(6)
+            window.check(sequence)
+    window.check(6)
 
 
 def test_too_little_is_named() -> None:

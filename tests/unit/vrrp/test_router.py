@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pylvs.model.vrrp import Announcements, Track, VrrpGroup, VrrpInstance
 from pylvs.vrrp.protocol.machine import State, TransitionReason
-from pylvs.vrrp.sockets import Datagram
+from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.sync_group import SyncGroup
 from pylvs.vrrp.tracking import TrackedObject
 from tests.unit.vrrp.fake_network import VIP, FakeHost, Switch, held, instance, states, watch
@@ -113,7 +113,7 @@ def test_a_claim_is_answered_by_who_is_master_alone() -> None:
     switch.run(15)
     before = len(one.announced), len(two.announced)
     for machine in (one, two):
-        machine.routers[0].claimed("somebody says so")
+        machine.routers[0].answer_conflict("somebody says so")
     switch.run(0)
     assert (len(one.announced) - before[0], len(two.announced) - before[1]) == (5, 0)
 
@@ -211,8 +211,8 @@ def test_a_reload_changes_addresses_without_a_transition() -> None:
     switch.run(5)
     other = ip_address("10.0.0.101")
     count = len(one.routers[0].history.transitions)
-    one.routers[0].change(instance(100, addresses=(held(VIP), held(other))))
-    two.routers[0].change(instance(90, addresses=(held(VIP), held(other))))
+    one.routers[0].reconfigure(instance(100, addresses=(held(VIP), held(other))))
+    two.routers[0].reconfigure(instance(90, addresses=(held(VIP), held(other))))
     switch.run(5)
     assert one.addresses == {VIP, other}
     assert len(one.routers[0].history.transitions) == count
@@ -225,7 +225,7 @@ def test_a_shorter_interval_is_kept_at_once() -> None:
     switch.run(45)
     assert switch.masters() == ["m1"]
     for machine, each in ((one, told[0]), (two, told[1])):
-        machine.routers[0].change(replace(each, advert_interval_s=0.1))
+        machine.routers[0].reconfigure(replace(each, advert_interval_s=0.1))
     before = one.routers[0].sent
     switch.run(0.25)
     assert one.routers[0].sent == before + 3
@@ -238,9 +238,9 @@ def test_another_mtu_changes_what_is_said() -> None:
     _, (one,) = machines(instance(100, addresses=many))
     assert one.routers[0].machine.state is State.BACKUP
     one.mtu_of = lambda instance: 300  # type: ignore[method-assign]
-    one.routers[0].examine()
-    assert one.routers[0].screen is not None
-    assert len(one.routers[0].screen._voice.advertised) == (300 - 20 - 8 - 16 - 8) // 4
+    one.routers[0].evaluate()
+    assert one.routers[0].validator is not None
+    assert len(one.routers[0].validator._encoder.advertised) == (300 - 20 - 8 - 16 - 8) // 4
 
 
 def test_a_fault_at_the_start_is_told_and_so_is_the_end() -> None:
@@ -248,7 +248,7 @@ def test_a_fault_at_the_start_is_told_and_so_is_the_end() -> None:
     machine = FakeHost(switch, ip_address("10.0.0.1"), cable=False)
     router = machine.add(instance(100))
     router.start()
-    router.examine()
+    router.evaluate()
     assert machine.notified == [("INSTANCE", "VI_1", "FAULT")]
     router.stop(TransitionReason.REMOVED)
     assert machine.notified == [("INSTANCE", "VI_1", "FAULT"), ("INSTANCE", "VI_1", "DELETED")]
@@ -312,7 +312,7 @@ def test_a_router_that_changes_its_mind_about_addresses_fills_no_log() -> None:
     switch.run(5)
     both = instance(100), instance(100, addresses=(held(VIP), held(ip_address("10.0.0.101"))))
     for number in range(20):
-        one.routers[0].change(both[number % 2])
+        one.routers[0].reconfigure(both[number % 2])
         switch.run(1)
     assert len([line for line in two.lines if "other virtual addresses" in line]) == 1
 
@@ -328,7 +328,7 @@ def test_a_backup_that_was_stalled_reads_its_socket_before_it_takes_over(monkeyp
     switch.now = router.machine.due + 5.0  # nothing of this process ran for so long
     router._wake()
     assert router.state is State.BACKUP
-    router.hear(unread[0])
+    router.receive(unread[0])
     switch.run(0.5)
     assert router.state is State.BACKUP
 
@@ -374,12 +374,12 @@ def test_whatever_happens_the_best_of_those_that_live_ends_as_the_only_master(
             machine.kill()
         elif what in ("pull", "plug"):
             machine.cable = what == "plug"
-            router.examine()
+            router.evaluate()
         switch.run(after * interval_s)
     for machine in made:
         if not machine.dead:
             machine.cable = True
-            machine.routers[0].examine()
+            machine.routers[0].evaluate()
     switch.run(12 * interval_s)
     living = [machine for machine in made if not machine.dead and machine.name not in stopped]
     best = max(living, key=lambda machine: machine.routers[0].instance.priority, default=None)

@@ -50,37 +50,37 @@ class Place(FakeHost):
     def configure(self, configuration: VrrpConfiguration) -> list[str]:
         return []
 
-    def heard_on(self, told: VrrpInstance) -> str:
+    def receive_device_of(self, told: VrrpInstance) -> str:
         return told.interface
 
-    def up(self, device: str) -> bool:
+    def is_up(self, device: str) -> bool:
         return self.cable
 
-    def leave(self) -> None:
+    def reset(self) -> None:
         pass
 
 
-class Aide:
+class Helper:
     """Keeps what it is told."""
 
-    lives = True
+    connected = True
 
     def __init__(self, *_: Any) -> None:
         self.told: list[Any] = []
         self.over = False
 
-    def say(self, message: Any) -> None:
+    def send(self, message: Any) -> None:
         self.told.append(message)
 
     def finish(self, message: Any, ended: Any) -> None:
         self.over = True
 
 
-class Ears:
+class Receivers:
     def __init__(self, *_: Any) -> None:
         pass
 
-    def listen(self, instances: Any) -> list[str]:
+    def configure(self, instances: Any) -> list[str]:
         return []
 
     def close(self) -> None:
@@ -95,17 +95,17 @@ def roles() -> Roles:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch, roles: Roles) -> Iterator[RouterService]:
     switch = Switch()
-    monkeypatch.setattr(router_service, "Place", lambda *_: Place(switch, ip_address("10.0.0.1")))
-    monkeypatch.setattr(router_service, "Ears", Ears)
-    monkeypatch.setattr(router_service, "AideLink", Aide)
+    monkeypatch.setattr(router_service, "VipManager", lambda *_: Place(switch, ip_address("10.0.0.1")))
+    monkeypatch.setattr(router_service, "AdvertReceivers", Receivers)
+    monkeypatch.setattr(router_service, "HelperLink", Helper)
     monkeypatch.setattr(realtime, "enable_realtime", lambda settings: realtime.RealtimeStatus(0, False))
     monkeypatch.setattr(realtime, "freeze_gc", lambda: None)
     monkeypatch.setattr(RouterService, "now", property(lambda self: switch.now))
     monkeypatch.setattr(RouterService, "at", lambda self, when, call: switch.at(when, call))
-    core_ = RouterService("text", roles)
-    monkeypatch.setattr(core_.loop, "at", switch.at)
-    yield core_
-    core_._control.close()
+    service = RouterService("text", roles)
+    monkeypatch.setattr(service.loop, "at", switch.at)
+    yield service
+    service._control.close()
 
 
 def configure(made: RouterService, *instances: VrrpInstance, **more: Any) -> list[str]:
@@ -114,7 +114,7 @@ def configure(made: RouterService, *instances: VrrpInstance, **more: Any) -> lis
 
 
 def run(made: RouterService, seconds: float) -> None:
-    place: Any = made.place
+    place: Any = made.host
     place.switch.run(seconds)
 
 
@@ -123,7 +123,7 @@ def states(made: RouterService) -> dict[str, State]:
 
 
 def moves(made: RouterService, name: str) -> list[str]:
-    aide: Any = made.aide
+    aide: Any = made.helper
     return [each.state for each in aide.told if getattr(each, "kind", "") == "INSTANCE" and each.name == name]
 
 
@@ -145,7 +145,7 @@ def test_what_goes_wrong_with_one_is_said_and_does_not_cost_the_others(
 ) -> None:
     configure(made, FIRST, SECOND)
     run(made, 5)
-    monkeypatch.setattr(made.routers["VI_1"], "change", lambda instance: 1 / 0)
+    monkeypatch.setattr(made.routers["VI_1"], "reconfigure", lambda instance: 1 / 0)
     troubles = configure(made, replace(FIRST, priority=50), replace(SECOND, priority=50), replace(FIRST, name="VI_3"))
     assert [each.partition(":")[0] for each in troubles] == ["VI_1"]
     assert made.routers["VI_2"].machine.priority == 50
@@ -153,7 +153,7 @@ def test_what_goes_wrong_with_one_is_said_and_does_not_cost_the_others(
     assert set(states(made).values()) == {State.MASTER}
     monkeypatch.setattr(made.routers["VI_1"], "stop", lambda why=None: 1 / 0)
     made.stop()
-    assert (states(made)["VI_2"], made.aide.over) == (State.FAULT, True)  # type: ignore[attr-defined]
+    assert (states(made)["VI_2"], made.helper.over) == (State.FAULT, True)  # type: ignore[attr-defined]
 
 
 def test_a_member_that_leaves_its_group_leaves_the_others_as_they_are(made: RouterService) -> None:
@@ -200,7 +200,7 @@ def test_other_limits_are_kept_by_those_that_run_already(made: RouterService) ->
     many = replace(FIRST, addresses=addresses)
     configure(made, many)
     run(made, 20)
-    place: Any = made.place
+    place: Any = made.host
     place.announced.clear()
     configure(made, many, settings=VrrpSettings(limits=(SendingLimit(devices=(), arp_s=0.5),)))
     run(made, 1.1)
@@ -208,11 +208,11 @@ def test_other_limits_are_kept_by_those_that_run_already(made: RouterService) ->
 
 
 def test_a_packet_path_that_could_not_be_told_is_told_again(made: RouterService) -> None:
-    made._serving._roles = deaf = Deaf()
+    made._roles._roles = deaf = Deaf()
     configure(made, FIRST)
     run(made, 20)
     assert deaf.here == []
-    aide: Any = made.aide
+    aide: Any = made.helper
     assert len([each for each in aide.told if "packet path" in getattr(each, "text", "")]) == 1
     deaf.deaf = False
     run(made, 1.1)

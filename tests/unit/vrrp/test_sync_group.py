@@ -10,12 +10,12 @@ from pylvs.vrrp.sync_group import SyncGroup
 
 
 @dataclass(eq=False)
-class Imagined:
+class FakeMember:
     """A member whose moves are told to its group, as a virtual router tells them."""
 
     name: str
     state: State = State.BACKUP
-    wanting: bool = False
+    waiting: bool = False
     own_faults: list[str] = field(default_factory=list)
     looked: int = 0
     group: SyncGroup | None = None
@@ -29,15 +29,15 @@ class Imagined:
         return self.group.moved(self, before, why)
 
     @property
-    def ill(self) -> bool:
+    def failed(self) -> bool:
         return bool(self.own_faults)
 
-    def examine_group(self) -> None:
+    def evaluate_group(self) -> None:
         self.looked += 1
 
 
-def group(count: int = 3) -> tuple[SyncGroup, list[Imagined]]:
-    members = [Imagined(f"VI_{number}") for number in range(count)]
+def group(count: int = 3) -> tuple[SyncGroup, list[FakeMember]]:
+    members = [FakeMember(f"VI_{number}") for number in range(count)]
     made = SyncGroup(VrrpGroup(name="VG", members=tuple(each.name for each in members)), members)
     for member in members:
         member.group = made
@@ -47,9 +47,9 @@ def group(count: int = 3) -> tuple[SyncGroup, list[Imagined]]:
 
 def test_a_member_waits_for_the_others() -> None:
     made, (one, two, three) = group()
-    one.wanting = True
+    one.waiting = True
     assert not made.may_be_master(one)
-    two.wanting = True
+    two.waiting = True
     assert not made.may_be_master(two)
     assert made.may_be_master(three)
 
@@ -67,10 +67,10 @@ def test_all_go_where_one_goes_and_the_group_says_so_once() -> None:
 def test_a_fault_of_one_is_named_to_the_others() -> None:
     made, (one, two, three) = group()
     two.own_faults = ["eth1 is down"]
-    made.examine(two)
+    made.faults_changed(two)
     assert (one.looked, two.looked, three.looked) == (1, 0, 1)
-    assert made.faults_beside(one) == ["VI_1 of group VG: eth1 is down"]
-    assert made.faults_beside(two) == []
+    assert made.other_faults(one) == ["VI_1 of group VG: eth1 is down"]
+    assert made.other_faults(two) == []
 
 
 def test_the_end_is_said_once_even_after_a_fault() -> None:
@@ -82,7 +82,7 @@ def test_the_end_is_said_once_even_after_a_fault() -> None:
 
 
 def test_a_group_that_is_made_anew_knows_where_its_members_are() -> None:
-    members = [Imagined("VI_1", State.MASTER), Imagined("VI_2", State.MASTER)]
+    members = [FakeMember("VI_1", State.MASTER), FakeMember("VI_2", State.MASTER)]
     made = SyncGroup(VrrpGroup(name="VG", members=("VI_1", "VI_2")), members)
     for member in members:
         member.group = made
@@ -91,11 +91,11 @@ def test_a_group_that_is_made_anew_knows_where_its_members_are() -> None:
 
 
 def test_whoever_comes_to_a_group_of_masters_takes_none_of_them_down() -> None:
-    members = [Imagined("VI_1", State.MASTER), Imagined("VI_2", State.FAULT)]
+    members = [FakeMember("VI_1", State.MASTER), FakeMember("VI_2", State.FAULT)]
     made = SyncGroup(VrrpGroup(name="VG", members=("VI_1", "VI_2")), members)
     for member in members:
         member.group = made
     assert not members[1].move(State.BACKUP, TransitionReason.START)
     assert [each.state for each in members] == [State.MASTER, State.BACKUP]
-    assert made.held_back(members[1])
+    assert made.demote(members[1])
     assert [each.state for each in members] == [State.BACKUP, State.BACKUP]

@@ -1,1 +1,1 @@
-"""The process beside the virtual routers that runs scripts, reads files, looks for processes, notifies and logs."""
+"""The helper process of the virtual routers: scripts, tracked files and processes, notifications and the log."""

@@ -1,4 +1,8 @@
-"""`python -m pylvs.vrrp.helper FD LOG_FORMAT`: how the router process starts it, with its end of a socket pair."""
+"""The helper process of the virtual routers: `python -m pylvs.vrrp.helper FD LOG_FORMAT`.
+
+The router process starts it with one end of a socket pair. It runs scripts, tracks files and processes, notifies, and
+writes the log; it exits on `Finish`, or when the router process has ended.
+"""
 
 from __future__ import annotations
 
@@ -22,24 +26,20 @@ from pylvs.vrrp.helper.processes import TrackProcesses
 from pylvs.vrrp.helper.scripts import TrackScripts
 from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
 
-# --- aide ------------------------------------------------------------------------------------------------------------
-# The aide's life: it does what the router process says, tells it what it finds, and ends with it.
-
-
-_OTHERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE)  # the router process says when to end
+_IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE)  # the router process ends this one
 _LEVELS = {"debug", "info", "warning", "error", "critical"}
 
 
-def main(channel: socket.socket) -> None:
-    """Serve the router process at the other end until it says `Finish`, or has gone."""
-    for number in _OTHERS:
+def main(end: socket.socket) -> None:
+    """Serve the router process."""
+    for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     reset_priority()
-    asyncio.run(HelperProcess(MessageSocket(channel)).serve())
+    asyncio.run(HelperProcess(MessageSocket(end)).serve())
 
 
 def reset_priority() -> None:
-    """Give up the priority that comes from the router process: scripts must not keep anybody from a CPU."""
+    """Drop the router process's priority, which scripts must not inherit."""
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     with contextlib.suppress(OSError):
@@ -48,108 +48,102 @@ def reset_priority() -> None:
 
 
 class HelperProcess:
-    """From within a running event loop."""
+    """Handle messages inside a running asyncio loop."""
 
-    def __init__(self, pipe: MessageSocket) -> None:
-        self._pipe = pipe
+    def __init__(self, connection: MessageSocket) -> None:
+        self._socket = connection
         self._processes = Processes()
         self._scripts = TrackScripts(self._processes, self._send)
         self._files = TrackFiles(self._send)
         self._tracked = TrackProcesses(self._send)
-        self._telling = Notifier()
+        self._notifier = Notifier()
         self._over = asyncio.Event()
         self._finish = False
-        self._sending = False
+        self._writing = False
         self._log = get_logger()
 
     async def serve(self) -> None:
-        """Until the end."""
+        """Run until `Finish` or the end of the connection."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._pipe.fileno(), self._receive)
+        loop.add_reader(self._socket.fileno(), self._receive)
         await self._over.wait()
-        loop.remove_reader(self._pipe.fileno())
-        loop.remove_writer(self._pipe.fileno())
+        loop.remove_reader(self._socket.fileno())
+        loop.remove_writer(self._socket.fileno())
         self._files.finish()
         await asyncio.gather(self._scripts.finish(), self._tracked.finish())
-        await (self._telling.finish() if self._finish else self._telling.close())
+        await (self._notifier.finish() if self._finish else self._notifier.close())
         await self._processes.close()
-        self._pipe.close()
-
-    # --- what the router process says ---
+        self._socket.close()
 
     def _receive(self) -> None:
         try:
-            messages = self._pipe.receive()
+            messages = self._socket.receive()
         except ConnectionClosed:
             self._over.set()
             return
         for message in messages:
             try:
-                self._take(message)
-            except Exception:  # one that goes wrong must not cost the others
-                self._log.exception("the aide of the virtual routers failed", at=type(message).__name__)
+                self._handle(message)
+            except Exception:  # a failure must not lose the other messages
+                self._log.exception("the helper process of the virtual routers failed", at=type(message).__name__)
 
-    def _take(self, message: Any) -> None:
+    def _handle(self, message: Any) -> None:
         match message:
             case LogLine():
                 fields = {name if name != "event" else "event_": value for name, value in message.fields.items()}
                 getattr(self._log, message.level if message.level in _LEVELS else "info")(message.text, **fields)
             case StateChanged():
-                self._telling.moved(message)
+                self._notifier.state_changed(message)
             case PriorityChanged():
-                self._telling.priority_moved(message)
+                self._notifier.priority_changed(message)
             case LowerPriorityReceived():
-                self._telling.lower_heard(message)
+                self._notifier.lower_priority_received(message)
             case Configure():
                 self._configure(message)
             case Finish():
                 self._finish = True
                 self._over.set()
 
-    def _configure(self, told: Configure) -> None:
-        settings = told.settings
-        self._telling.configure(settings, told.routers)
+    def _configure(self, message: Configure) -> None:
+        settings = message.settings
+        self._notifier.configure(settings, message.routers)
         self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
-        self._scripts.configure(tracked_scripts(told.routers))
-        self._files.configure(told.routers.files)
-        self._tracked.configure(told.routers.processes)
-
-    # --- what it is told ---
+        self._scripts.configure(tracked_scripts(message.routers))
+        self._files.configure(message.routers.files)
+        self._tracked.configure(message.routers.processes)
 
     def _send(self, message: Any) -> None:
         try:
-            self._pipe.send(message)
+            self._socket.send(message)
             self._flush()
         except ConnectionClosed:
             self._over.set()
 
     def _flush(self) -> None:
         try:
-            self._pipe.flush()
+            self._socket.flush()
         except ConnectionClosed:
             self._over.set()
             return
-        if self._pipe.unsent != self._sending:
-            self._sending = self._pipe.unsent
+        if self._socket.unsent != self._writing:
+            self._writing = self._socket.unsent
             loop = asyncio.get_running_loop()
-            if self._sending:
-                loop.add_writer(self._pipe.fileno(), self._flush)
+            if self._writing:
+                loop.add_writer(self._socket.fileno(), self._flush)
             else:
-                loop.remove_writer(self._pipe.fileno())
+                loop.remove_writer(self._socket.fileno())
 
 
 def tracked_scripts(routers: VrrpConfiguration) -> Iterable[VrrpScript]:
-    """Those that somebody tracks; keepalived runs no others."""
+    """Return the scripts that an instance or a group tracks; keepalived runs no others."""
     tracks = [each.tracks for each in routers.instances] + [each.tracks for each in routers.groups]
     used = {track.name for each in tracks for track in each.scripts}
     return [script for script in routers.scripts if script.name in used]
 
-
-# ---   main   --------------------------------------------------------------------------------------------------------
 
 if __name__ == "__main__":
     logs.set_up(cast(logs.Format, sys.argv[2]))
     with socket.socket(fileno=int(sys.argv[1])) as channel:
         channel.set_inheritable(False)
         main(channel)
-    os._exit(0)  # no thread that still asks somebody for a name is waited for
+    os._exit(0)  # a thread may still wait for name resolution

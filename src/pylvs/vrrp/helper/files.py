@@ -1,8 +1,8 @@
-"""Track files: the number in each, at first and at each change.
+"""track_file: report the number in each file, and each change of it.
 
-As in keepalived the number is what strtol(3) finds at the beginning, in any base; no number, or no file, is 0, and one
-that no int holds leaves what there was. The kernel tells of changes as they come (of a file that is written, once the
-writer closes it); what it does not tell of (a folder that comes later, a link to elsewhere) is seen within seconds.
+As in keepalived the number is what strtol(3) finds at the beginning, in any base. A file without a number, or no file,
+counts as 0; a number that exceeds int is ignored. inotify reports most changes immediately, those of an open file once
+the writer closes it. Polling finds the others: a directory created later, the target of a symbolic link.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from pylvs.system.logs import get_logger
 from pylvs.vrrp.helper.link import FileValue
 
 POLL_S = 1.0
-SETTLED_S = 0.5  # what was written more lately may be half there
+SETTLED_S = 0.5  # a file modified more recently may be incomplete
 _NUMBER = re.compile(rb"[ \t\n\v\f\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))")
-_LONGEST = 256  # bytes that are read
+_MAX_BYTES = 256
 _INT = 1 << 31
 _COMPLETE = inotify.CLOSE_WRITE | inotify.MOVED_FROM | inotify.MOVED_TO | inotify.DELETE
-_FOLDER_GONE = inotify.DELETE_SELF | inotify.MOVE_SELF | inotify.IGNORED
+_DIRECTORY_GONE = inotify.DELETE_SELF | inotify.MOVE_SELF | inotify.IGNORED
 
 
 def parse_number(text: bytes) -> int | None:
-    """What the text says; None if that is too great."""
+    """Return the number at the beginning of a text; None if it exceeds int."""
     found = _NUMBER.match(text)
     if found is None:
         return 0
@@ -44,23 +44,23 @@ def parse_number(text: bytes) -> int | None:
 @dataclass(slots=True)
 class _Watch:
     file: TrackFile
-    number: int | None = None  # as it was told last
-    seen: tuple[int, ...] = field(default=())  # what stat said when it was read last
+    number: int | None = None  # last reported
+    seen: tuple[int, ...] = field(default=())  # result of stat at the last read
 
 
 class TrackFiles:
-    """All of a configuration; `report` is told of the first number and of each change."""
+    """All track_files of a configuration; `report` receives the first number and each change."""
 
     def __init__(self, report: Callable[[FileValue], None]) -> None:
         self._report = report
         self._log = get_logger()
         self._watches: dict[str, _Watch] = {}
-        self._folders: dict[str, int] = {}  # with their numbers
-        self._looking: asyncio.Task[None] | None = None
+        self._directories: dict[str, int] = {}  # inotify watch descriptors
+        self._polling: asyncio.Task[None] | None = None
         self._inotify: Inotify | None = None
 
     def configure(self, files: Iterable[TrackFile]) -> None:
-        """These from now on; one whose path is the same is neither made again nor told again."""
+        """Replace the files; one whose path is the same is neither initialised nor reported again."""
         wanted = {file.name: file for file in files}
         for name in [name for name, watch in self._watches.items() if name not in wanted]:
             del self._watches[name]
@@ -70,32 +70,32 @@ class TrackFiles:
                 known.file = file
             else:
                 self._watches[name] = _Watch(file)
-                self._make(file)
-        if self._watches and self._looking is None:
-            self._begin()
-        self._follow_folders()
+                self._initialise(file)
+        if self._watches and self._polling is None:
+            self._start()
+        self._watch_directories()
         for watch in self._watches.values():
-            self._look(watch)
+            self._check(watch)
 
     def finish(self) -> None:
-        """The end of all of them."""
+        """Stop tracking."""
         self._watches.clear()
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._polling is not None:
+            self._polling.cancel()
         if self._inotify is not None:
             asyncio.get_running_loop().remove_reader(self._inotify.fileno())
             self._inotify.close()
             self._inotify = None
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         try:
             self._inotify = Inotify()
-            asyncio.get_running_loop().add_reader(self._inotify.fileno(), self._told)
+            asyncio.get_running_loop().add_reader(self._inotify.fileno(), self._on_inotify)
         except OSError as error:
-            self._log.warning("track files are looked at once a second: no inotify", reason=error.strerror)
-        self._looking = asyncio.get_running_loop().create_task(self._keep_looking())
+            self._log.warning("track files are polled every second: no inotify", reason=error.strerror)
+        self._polling = asyncio.get_running_loop().create_task(self._poll())
 
-    def _make(self, file: TrackFile) -> None:
+    def _initialise(self, file: TrackFile) -> None:
         if file.initial is None:
             return
         try:
@@ -107,57 +107,55 @@ class TrackFiles:
         except OSError as error:
             self._log.error(f"track file {file.name}: {file.path} cannot be written: {error.strerror}")
 
-    # --- looking ---
-
-    def _follow_folders(self) -> None:
+    def _watch_directories(self) -> None:
         if self._inotify is None:
             return
         wanted = {os.path.dirname(watch.file.path) or "/" for watch in self._watches.values()}
-        for folder in [each for each in self._folders if each not in wanted]:
-            self._inotify.forget(self._folders.pop(folder))
-        for folder in wanted - self._folders.keys():
+        for directory in [each for each in self._directories if each not in wanted]:
+            self._inotify.forget(self._directories.pop(directory))
+        for directory in wanted - self._directories.keys():
             try:
-                self._folders[folder] = self._inotify.watch(folder)
+                self._directories[directory] = self._inotify.watch(directory)
             except OSError:
-                continue  # which comes later, or cannot be watched: looked at once a second
+                continue  # missing or not watchable: polled
 
-    def _told(self) -> None:
+    def _on_inotify(self) -> None:
         assert self._inotify is not None
         changed: set[tuple[int, str]] = set()
         everything = False
         for number, mask, name in self._inotify.read():
-            if mask & _FOLDER_GONE:
-                self._folders = {folder: each for folder, each in self._folders.items() if each != number}
-            everything = everything or bool(mask & (inotify.OVERFLOW | _FOLDER_GONE))
+            if mask & _DIRECTORY_GONE:
+                self._directories = {directory: each for directory, each in self._directories.items() if each != number}
+            everything = everything or bool(mask & (inotify.OVERFLOW | _DIRECTORY_GONE))
             if mask & _COMPLETE:
                 changed.add((number, name))
         for watch in self._watches.values():
-            folder, name = os.path.split(watch.file.path)
-            if everything or (self._folders.get(folder or "/"), name) in changed:
+            directory, name = os.path.split(watch.file.path)
+            if everything or (self._directories.get(directory or "/"), name) in changed:
                 self._read(watch)
 
-    async def _keep_looking(self) -> None:
+    async def _poll(self) -> None:
         while True:
             await asyncio.sleep(POLL_S)
-            self._follow_folders()
+            self._watch_directories()
             for watch in list(self._watches.values()):
-                self._look(watch)
+                self._check(watch)
 
-    def _look(self, watch: _Watch) -> None:
-        """Read it if it is not as it was."""
-        about = _about(watch.file.path)
-        fresh = bool(about) and abs(time.time() - about[0] / 1e9) < SETTLED_S
-        if watch.number is None or (about != watch.seen and not fresh):
+    def _check(self, watch: _Watch) -> None:
+        """Read a file if stat differs from the last read."""
+        status = _stat(watch.file.path)
+        recent = bool(status) and abs(time.time() - status[0] / 1e9) < SETTLED_S
+        if watch.number is None or (status != watch.seen and not recent):
             self._read(watch)
 
     def _read(self, watch: _Watch) -> None:
-        watch.seen = _about(watch.file.path)
+        watch.seen = _stat(watch.file.path)
         number: int | None = 0
         try:
             descriptor = os.open(watch.file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    number = parse_number(os.read(descriptor, _LONGEST))
+                    number = parse_number(os.read(descriptor, _MAX_BYTES))
             finally:
                 os.close(descriptor)
         except OSError:
@@ -171,7 +169,7 @@ class TrackFiles:
             self._report(FileValue(watch.file.name, number))
 
 
-def _about(path: str) -> tuple[int, ...]:
+def _stat(path: str) -> tuple[int, ...]:
     try:
         found = os.stat(path)
     except OSError:

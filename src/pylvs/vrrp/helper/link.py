@@ -1,4 +1,4 @@
-"""The virtual routers' end of the pipe to their aide: started when needed, and again whenever it ends."""
+"""The router process's connection to its helper process: the messages, and the supervision of the process."""
 
 from __future__ import annotations
 
@@ -17,16 +17,12 @@ from pylvs.system import self_exec
 from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
 from pylvs.vrrp.loop import Loop
 
-# --- messages --------------------------------------------------------------------------------------------------------
-# What the process of the virtual routers and its aide say to each other, over a `Pipe`.
-
-
-# --- to the aide ---
+# --- messages to the helper process ---
 
 
 @dataclass(frozen=True, slots=True)
 class Configure:
-    """What holds from now on, first and after each reload; unchanged scripts keep their counts and their timing."""
+    """Apply a configuration, first and at each reload; unchanged scripts keep their counts and their timing."""
 
     settings: GlobalSettings
     routers: VrrpConfiguration
@@ -34,19 +30,19 @@ class Configure:
 
 @dataclass(frozen=True, slots=True)
 class StateChanged:
-    """An instance or a group changed its state: scripts, pipes and mail are told."""
+    """An instance or a group changed its state: run scripts, write to FIFOs, send mail."""
 
     kind: str  # "INSTANCE" or "GROUP"
     name: str
     state: str  # "MASTER", "BACKUP", "FAULT", "STOP" or "DELETED"
-    priority: int  # the effective one; of a group 0
-    before: str = ""  # the state that it had
-    at_reload: bool = False  # nothing changed: said once more, where the configuration wants that
+    priority: int  # the effective one; 0 for a group
+    before: str = ""  # the former state
+    at_reload: bool = False  # the state is the same; notify again if the configuration asks for it
 
 
 @dataclass(frozen=True, slots=True)
 class PriorityChanged:
-    """An instance's effective priority changed: the pipes are told, where the configuration wants that."""
+    """An instance's effective priority changed: write to the FIFOs if the configuration asks for it."""
 
     name: str
     state: str  # "MASTER" or "BACKUP"
@@ -55,7 +51,7 @@ class PriorityChanged:
 
 @dataclass(frozen=True, slots=True)
 class LowerPriorityReceived:
-    """A master heard an advertisement of lower priority."""
+    """A master received an advertisement of lower priority."""
 
     name: str
     priority: int  # the master's own effective one
@@ -63,7 +59,7 @@ class LowerPriorityReceived:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A line for the log: `level` by its name in `pylvs.system.logs`, and fields."""
+    """A log line: `level` is a name of `pylvs.system.logs`."""
 
     level: str
     text: str
@@ -72,15 +68,15 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Tell what is not told yet, in bounded time, and end."""
+    """Finish pending notifications in bounded time, and exit."""
 
 
-# --- from the aide ---
+# --- messages from the helper process, sent for the first result and at each change ---
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptResult:
-    """Whether a track_script is well, after its rise and fall; sent at its first result and at each change."""
+    """Whether a track_script is well, after its rise and fall."""
 
     name: str
     well: bool
@@ -89,7 +85,7 @@ class ScriptResult:
 
 @dataclass(frozen=True, slots=True)
 class FileValue:
-    """A track_file's number, 0 where there is none; sent at first and at each change."""
+    """The number in a track_file, 0 if there is none."""
 
     name: str
     number: int
@@ -97,42 +93,42 @@ class FileValue:
 
 @dataclass(frozen=True, slots=True)
 class ProcessResult:
-    """Whether a track_process finds as many processes as it should; sent at first and at each change."""
+    """Whether a track_process finds as many processes as configured."""
 
     name: str
     well: bool
     count: int
 
 
-# --- link ------------------------------------------------------------------------------------------------------------
+# --- supervision ---
 
-RESTART_S, MAX_RESTART_S = 1.0, 60.0  # after it ended by itself; twice as long each time
-STEADY_S = 60.0  # whoever lived so long is started again as soon as at first
-FINISH_S = 19.0  # for what it tells at the end, which it bounds itself; `pylvs run` waits a little longer
+RESTART_S, MAX_RESTART_S = 1.0, 60.0  # delay after an unexpected exit, doubled each time
+STEADY_S = 60.0  # a process that ran for so long restarts after RESTART_S again
+FINISH_S = 19.0  # for the last notifications, which have their own limits; `pylvs run` waits a little longer
 
 
 class HelperLink:
-    """The aide, or its absence; what is said while there is none is lost, except the configuration."""
+    """Start the helper process, and again after each exit. Messages meanwhile are lost, except the configuration."""
 
-    def __init__(self, loop: Loop, log_format: str, hear: Callable[[Any], None]) -> None:
+    def __init__(self, loop: Loop, log_format: str, on_message: Callable[[Any], None]) -> None:
         self._loop = loop
         self._format = log_format
-        self._hear = hear
-        self._pipe: MessageSocket | None = None
+        self._on_message = on_message
+        self._socket: MessageSocket | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._configuration: Configure | None = None
-        self._ended: Callable[[], None] | None = None
-        self._began = 0.0
-        self._pause_s = 0.0  # before the next is started
+        self._on_finished: Callable[[], None] | None = None
+        self._started_at = 0.0
+        self._restart_s = 0.0
 
     @property
-    def lives(self) -> bool:
-        """Whether there is one."""
-        return self._pipe is not None
+    def connected(self) -> bool:
+        """Whether the process runs."""
+        return self._socket is not None
 
     def start(self) -> None:
-        """Make it; it takes over the log, too."""
-        self._began = self._loop.now
+        """Start the process, which writes the log, too."""
+        self._started_at = self._loop.now
         ours, its = socket.socketpair()
         with its:
             command = self_exec.command("pylvs.vrrp.helper", str(its.fileno()), self._format)
@@ -142,80 +138,83 @@ class HelperLink:
                 )
             except OSError as error:
                 ours.close()
-                os.write(2, f"pylvs: the aide of the virtual routers cannot be started: {error.strerror}\n".encode())
+                text = f"pylvs: the helper process of the virtual routers cannot be started: {error.strerror}\n"
+                os.write(2, text.encode())
                 self._loop.at(self._loop.now + MAX_RESTART_S, self.start)
                 return
-        self._pipe = MessageSocket(ours)
-        self._loop.watch(ours.fileno(), self._read)
+        self._socket = MessageSocket(ours)
+        self._loop.watch(ours.fileno(), self._receive)
         if self._configuration is not None:
-            self.say(self._configuration)
+            self.send(self._configuration)
 
-    def say(self, message: Any) -> None:
-        """Tell it."""
+    def send(self, message: Any) -> None:
+        """Send a message; without a process, write a log line to stderr and drop everything else."""
         if isinstance(message, Configure):
             self._configuration = message
-        if self._pipe is None:
-            if isinstance(message, LogLine):  # which is not lost then
+        if self._socket is None:
+            if isinstance(message, LogLine):
                 with contextlib.suppress(OSError):
                     os.write(2, f"pylvs: {one_line(message.text)}\n".encode())
             return
         try:
-            self._pipe.send(message)
+            self._socket.send(message)
         except ConnectionClosed:
             self._lost()
             return
-        self._expect(self._pipe)
+        self._watch(self._socket)
 
-    def finish(self, message: Any, ended: Callable[[], None]) -> None:
-        """Say the last word; `ended` is called when it has gone, in bounded time."""
-        self._ended = ended
-        if self._pipe is None:
-            ended()
+    def finish(self, message: Any, on_finished: Callable[[], None]) -> None:
+        """Send the last message; call `on_finished` when the process has ended, within FINISH_S."""
+        self._on_finished = on_finished
+        if self._socket is None:
+            on_finished()
             return
-        self.say(message)
+        self.send(message)
         self._loop.at(self._loop.now + FINISH_S, self._give_up)
 
     def _give_up(self) -> None:
-        if self._pipe is not None:  # which what it started may hold open
+        if self._socket is not None:  # a script that the process started may hold its end open
             self._lost()
 
-    def _read(self) -> None:
-        assert self._pipe is not None
+    def _receive(self) -> None:
+        assert self._socket is not None
         try:
-            messages = self._pipe.receive()
+            messages = self._socket.receive()
         except ConnectionClosed:
             self._lost()
             return
         for message in messages:
-            self._hear(message)
+            self._on_message(message)
 
-    def _expect(self, pipe: MessageSocket) -> None:
-        self._loop.watch(pipe.fileno(), self._read, (lambda: self._flush(pipe)) if pipe.unsent else None)
+    def _watch(self, connection: MessageSocket) -> None:
+        """Watch for writing only while bytes are unsent."""
+        write = (lambda: self._flush(connection)) if connection.unsent else None
+        self._loop.watch(connection.fileno(), self._receive, write)
 
-    def _flush(self, pipe: MessageSocket) -> None:
+    def _flush(self, connection: MessageSocket) -> None:
         try:
-            pipe.flush()
+            connection.flush()
         except ConnectionClosed:
             self._lost()
             return
-        self._expect(pipe)
+        self._watch(connection)
 
     def _lost(self) -> None:
-        pipe, child = self._pipe, self._child
-        self._pipe = self._child = None
-        if pipe is not None:
-            self._loop.forget(pipe.fileno())
-            pipe.close()
+        connection, child = self._socket, self._child
+        self._socket = self._child = None
+        if connection is not None:
+            self._loop.forget(connection.fileno())
+            connection.close()
         if child is not None:
             child.kill()
             child.wait()
-        if self._ended is not None:
-            self._ended()
+        if self._on_finished is not None:
+            self._on_finished()
             return
-        steady = self._loop.now - self._began >= STEADY_S
-        self._pause_s = RESTART_S if steady or not self._pause_s else min(2 * self._pause_s, MAX_RESTART_S)
-        self._loop.at(self._loop.now + self._pause_s, self._again)
+        steady = self._loop.now - self._started_at >= STEADY_S
+        self._restart_s = RESTART_S if steady or not self._restart_s else min(2 * self._restart_s, MAX_RESTART_S)
+        self._loop.at(self._loop.now + self._restart_s, self._restart)
 
-    def _again(self) -> None:
+    def _restart(self) -> None:
         self.start()
-        self.say(LogLine("error", "the aide of the virtual routers ended by itself and was started again"))
+        self.send(LogLine("error", "the helper process of the virtual routers ended by itself and was started again"))

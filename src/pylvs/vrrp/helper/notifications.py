@@ -1,7 +1,7 @@
-"""Transitions as an operator's scripts, named pipes and mailbox are told of them, with keepalived's words.
+"""Notify about transitions by scripts, FIFOs and mail, as keepalived does.
 
-What happens to one instance or group is told in order: the script of the state, then the one for every state. The
-pipes get a line at once. Nothing here waits for any of them, but at the end, for a while.
+The scripts of one instance or group run in order: that of the state, then that of every state. FIFOs get a line
+immediately. Only `finish` waits for any of them, for a limited time.
 """
 
 from __future__ import annotations
@@ -22,99 +22,95 @@ from pylvs.system.processes.scripts import Processes
 from pylvs.vrrp.helper.link import LowerPriorityReceived, PriorityChanged, StateChanged
 
 MAX_SCRIPTS = 50
-LOWER_PRIORITY_INTERVAL_S = 1.0  # of a flood of lower priorities, an instance tells once in so long
+LOWER_PRIORITY_INTERVAL_S = 1.0  # between notifications of one instance about lower priorities
 INSTANCE, GROUP = "INSTANCE", "GROUP"
 _TITLES = {INSTANCE: "VRRP Instance", GROUP: "VRRP Group"}
 Subject = tuple[str, str]
 
 
 class Notifier:
-    """Tells of what it hears, as the last configuration wants it."""
+    """Notify as the last configuration asks for."""
 
     def __init__(self) -> None:
         self._processes = Processes(at_once=MAX_SCRIPTS)
         self._fifos = FifoSet()
-        self._turns: InTurn[Subject] = InTurn(self._processes)
+        self._scripts: InTurn[Subject] = InTurn(self._processes)
         self._outbox = Outbox()
         self._settings, self._routers = GlobalSettings(), VrrpSettings()
-        self._now: Mapping[Subject, Notify] = {}
-        self._before: Mapping[Subject, Notify] = {}
-        self._lower: dict[str, float] = {}  # when it was told last
+        self._notify_now: Mapping[Subject, Notify] = {}
+        self._notify_before: Mapping[Subject, Notify] = {}
+        self._lower_priority_at: dict[str, float] = {}  # last notification, by instance
 
     def configure(self, settings: GlobalSettings, routers: VrrpConfiguration) -> None:
-        """From now on; the configuration before still says what is told of those that it alone has."""
+        """Apply a configuration; the former one still applies to instances that were removed."""
         self._settings, self._routers = settings, routers.settings
         self._processes.configure(settings.script_user, settings.script_group, settings.script_security)
         self._outbox.configure(settings.mail)
-        self._before, self._now = self._now, notify_of(routers)
+        self._notify_before, self._notify_now = self._notify_now, notify_of(routers)
         self._fifos.configure(routers.settings.fifos, settings)
 
-    # --- what is heard ---
-
-    def moved(self, heard: StateChanged) -> None:
-        """An instance or a group is in another state, or is said to be in the same at a reload."""
-        notify = self._notify(heard.kind, heard.name)
-        if heard.at_reload:
+    def state_changed(self, message: StateChanged) -> None:
+        notify = self._notify(message.kind, message.name)
+        if message.at_reload:
             if self._routers.states_on_reload:
-                self._line(heard.kind, heard.name, heard.state, heard.priority)
+                self._write_fifo(message.kind, message.name, message.state, message.priority)
             return
-        state = heard.state
+        state = message.state
         if state == "DELETED" and not (notify.say_deleted or notify.deleted):
             state = "FAULT"
-        where = {"kind": heard.kind.lower(), "name": heard.name}
-        subject = heard.kind, heard.name
-        for what, script in scripts_of(heard, notify, state):
-            self._turns.put(subject, what, script, where)
-        self._line(heard.kind, heard.name, state, heard.priority)
+        fields = {"kind": message.kind.lower(), "name": message.name}
+        subject = message.kind, message.name
+        for keyword, script in scripts_of(message, notify, state):
+            self._scripts.put(subject, keyword, script, fields)
+        self._write_fifo(message.kind, message.name, state, message.priority)
         if notify.smtp_alert and not (state == "FAULT" and self._routers.no_fault_mails):
-            alert = alert_of(heard, state, self._settings.router_id or socket.gethostname())
+            alert = alert_of(message, state, self._settings.router_id or socket.gethostname())
             if alert is not None:
                 self._outbox.put(alert)
 
-    def priority_moved(self, heard: PriorityChanged) -> None:
-        """An instance has another priority."""
-        if self._notify(INSTANCE, heard.name).priority_changes:
-            self._line(INSTANCE, heard.name, f"{heard.state}_PRIORITY", heard.priority)
+    def priority_changed(self, message: PriorityChanged) -> None:
+        if self._notify(INSTANCE, message.name).priority_changes:
+            self._write_fifo(INSTANCE, message.name, f"{message.state}_PRIORITY", message.priority)
 
-    def lower_heard(self, heard: LowerPriorityReceived) -> None:
-        """There is another master, of lower priority; the priority that is told is this one's."""
+    def lower_priority_received(self, message: LowerPriorityReceived) -> None:
         now = time.monotonic()
-        if now - self._lower.get(heard.name, -LOWER_PRIORITY_INTERVAL_S) < LOWER_PRIORITY_INTERVAL_S:
+        if now - self._lower_priority_at.get(message.name, -LOWER_PRIORITY_INTERVAL_S) < LOWER_PRIORITY_INTERVAL_S:
             return
-        self._lower[heard.name] = now
-        script = self._notify(INSTANCE, heard.name).lower_priority_heard
+        self._lower_priority_at[message.name] = now
+        script = self._notify(INSTANCE, message.name).lower_priority_heard
         if script is not None:
-            where = {"kind": "instance", "name": heard.name}
-            self._turns.put((INSTANCE, heard.name), "notify_master_rx_lower_pri", script, where)
-        self._line(INSTANCE, heard.name, "MASTER_RX_LOWER_PRI", heard.priority)
+            fields = {"kind": "instance", "name": message.name}
+            self._scripts.put((INSTANCE, message.name), "notify_master_rx_lower_pri", script, fields)
+        self._write_fifo(INSTANCE, message.name, "MASTER_RX_LOWER_PRI", message.priority)
 
     def _notify(self, kind: str, name: str) -> Notify:
         subject = kind, name
-        return self._now.get(subject) or self._before.get(subject) or Notify()
+        return self._notify_now.get(subject) or self._notify_before.get(subject) or Notify()
 
-    def _line(self, kind: str, name: str, word: str, priority: int) -> None:
+    def _write_fifo(self, kind: str, name: str, word: str, priority: int) -> None:
         self._fifos.write(f'{kind} "{name}" {word} {priority}')
 
-    # --- the end ---
-
     async def finish(self) -> None:
-        """Let everything be told for a while; then end what still runs."""
-        await asyncio.gather(self._turns.finish(), self._outbox.finish(), self._fifos.finish())
+        """Finish pending notifications, for a limited time, then kill the scripts that still run."""
+        await asyncio.gather(self._scripts.finish(), self._outbox.finish(), self._fifos.finish())
         await self._processes.close()
 
     async def close(self) -> None:
-        """End what runs, at once."""
+        """Kill all scripts."""
         await asyncio.gather(self._processes.close(), self._fifos.close())
 
 
 def notify_of(routers: VrrpConfiguration) -> Mapping[Subject, Notify]:
-    """Who is to be told of whom."""
+    """Return the notifications of each instance and group."""
     instances = {(INSTANCE, each.name): each.notify for each in routers.instances}
     return instances | {(GROUP, each.name): each.notify for each in routers.groups}
 
 
-def scripts_of(heard: StateChanged, notify: Notify, state: str) -> list[tuple[str, Script]]:
-    """What is run, in this order; what a reload removed runs no notify_fault, even where it is called FAULT."""
+def scripts_of(message: StateChanged, notify: Notify, state: str) -> list[tuple[str, Script]]:
+    """Return what to run, in this order.
+
+    An instance that a reload removed does not run notify_fault, even where its state is reported as FAULT.
+    """
     found: list[tuple[str, Script]] = []
     special = {
         "MASTER": ("notify_master", notify.master),
@@ -123,24 +119,24 @@ def scripts_of(heard: StateChanged, notify: Notify, state: str) -> list[tuple[st
         "STOP": ("notify_stop", notify.stop),
         "DELETED": ("notify_deleted", notify.deleted),
     }
-    what, script = special.get(heard.state, ("", None))
+    keyword, script = special.get(message.state, ("", None))
     if script is not None:
-        found.append((what, script))
+        found.append((keyword, script))
     if notify.every is not None:
-        more = (heard.kind, heard.name, state, str(heard.priority))
+        more = (message.kind, message.name, state, str(message.priority))
         found.append(("notify", replace(notify.every, arguments=(*notify.every.arguments, *more))))
     return found
 
 
-def alert_of(heard: StateChanged, state: str, router_id: str) -> Alert | None:
-    """The mail about a state; of the end there is none."""
+def alert_of(message: StateChanged, state: str, router_id: str) -> Alert | None:
+    """Return the mail about a state; there is none about STOP."""
     if state == "STOP":
         return None
-    subject, now = f"[{router_id}] {_TITLES[heard.kind]} {heard.name} - ", time.time()
+    subject, now = f"[{router_id}] {_TITLES[message.kind]} {message.name} - ", time.time()
     if state == "DELETED":
         return Alert(f"{subject}Deleted", "VRRP Deleted at reload", now)
     subject += f"Entering {state} state"
-    if heard.kind == GROUP:
+    if message.kind == GROUP:
         return Alert(subject, f"All VRRP group instances are now in {state} state", now)
     holds = "now" if state == "MASTER" else "no longer"
     return Alert(subject, f"VRRP Instance is {holds} owning VRRP VIPs", now)

@@ -1,7 +1,7 @@
-"""Track processes: whether as many of them run as should.
+"""track_process: report whether the configured number of processes runs.
 
-/proc is looked through several times a second at most, and less often where that takes long. The end of a process that
-counts is heard of at once.
+/proc is scanned up to four times a second, less often if a scan takes long. A pidfd reports the end of a process that
+matches immediately.
 """
 
 from __future__ import annotations
@@ -17,96 +17,96 @@ from pylvs.system.logs import get_logger
 from pylvs.vrrp.helper.link import ProcessResult
 
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.25, 1.0
-_SHARE = 20  # looking takes one part in so many of the time
-_MOST_WATCHED = 256  # processes whose end is heard of
-_NAME_LENGTH = 15  # of a process's name in the kernel
-_GONE = "ZX"
+_SHARE = 20  # scans take at most this fraction of the time
+_MAX_PIDFDS = 256
+_NAME_LENGTH = 15  # TASK_COMM_LEN - 1
+_ENDED = "ZX"  # states in /proc/PID/stat
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
-    """A process: the name that the kernel has for it, and its command line."""
+    """A process: its name in the kernel, and its command line."""
 
     name: str
     line: tuple[str, ...]
 
 
-def by_line(wanted: TrackProcess) -> bool:
-    """Whether the command line is compared, and not the kernel's name."""
+def compares_line(wanted: TrackProcess) -> bool:
+    """Return whether to compare the command line, not the kernel's name."""
     return wanted.full_command or wanted.match_arguments
 
 
 def matches(seen: ProcessInfo, wanted: TrackProcess) -> bool:
-    """Whether the process is one of those; a path is part of the name, as in keepalived."""
+    """Return whether a process matches; as in keepalived, a path is part of the name."""
     program, *arguments = wanted.command
-    if not by_line(wanted):
+    if not compares_line(wanted):
         return seen.name == program[:_NAME_LENGTH]
     if seen.line[:1] != (program,):
         return False
-    there = list(seen.line[1:])
-    if not wanted.match_arguments or there == arguments:
+    actual = list(seen.line[1:])
+    if not wanted.match_arguments or actual == arguments:
         return True
     if wanted.arguments_partly or (wanted.arguments_begin and not arguments):
-        return there[: len(arguments)] == arguments
-    if wanted.arguments_begin and len(there) >= len(arguments):
+        return actual[: len(arguments)] == arguments
+    if wanted.arguments_begin and len(actual) >= len(arguments):
         last = len(arguments) - 1
-        return there[:last] == arguments[:last] and there[last].startswith(arguments[last])
+        return actual[:last] == arguments[:last] and actual[last].startswith(arguments[last])
     return False
 
 
 def running_processes() -> Iterator[tuple[int, str]]:
-    """Number and name of every process that has not ended."""
+    """Yield PID and name of every process that has not ended."""
     for entry in os.listdir("/proc"):
         if entry.isdecimal():
             try:
                 with open(f"/proc/{entry}/stat", "rb", buffering=0) as file:
-                    about = file.read(512).decode(errors="replace")
+                    status = file.read(512).decode(errors="replace")
             except OSError:
                 continue
-            name, _, rest = about.partition("(")[2].rpartition(")")
-            if rest.strip()[:1] not in _GONE:
+            name, _, rest = status.partition("(")[2].rpartition(")")
+            if rest.strip()[:1] not in _ENDED:
                 yield int(entry), name
 
 
 def matching_processes(wanted: Sequence[TrackProcess]) -> Mapping[str, frozenset[int]]:
-    """Under each name, the processes that count."""
-    among: dict[str, set[int]] = {each.name: set() for each in wanted}
+    """Return the PIDs that match each track_process."""
+    pids: dict[str, set[int]] = {each.name: set() for each in wanted}
     names = {each.command[0][:_NAME_LENGTH] for each in wanted}
-    any_name = any(map(by_line, wanted))
+    any_name = any(map(compares_line, wanted))
     for pid, name in running_processes():
         if not any_name and name not in names:
             continue
         seen = ProcessInfo(name, _line(pid))
         for each in wanted:
             if matches(seen, each):
-                among[each.name].add(pid)
-    return {name: frozenset(pids) for name, pids in among.items()}
+                pids[each.name].add(pid)
+    return {name: frozenset(found) for name, found in pids.items()}
 
 
 def _line(pid: int) -> tuple[str, ...]:
     try:
         with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as file:
-            told = file.read(1 << 16)
+            line = file.read(1 << 16)
     except OSError:
         return ()
-    return tuple(os.fsdecode(word) for word in told.removesuffix(b"\0").split(b"\0")) if told else ()
+    return tuple(os.fsdecode(word) for word in line.removesuffix(b"\0").split(b"\0")) if line else ()
 
 
 class TrackProcesses:
-    """All of a configuration; `report` is told of the first count and of each change of what it means."""
+    """All track_processes of a configuration; `report` receives the first result and each change."""
 
     def __init__(self, report: Callable[[ProcessResult], None]) -> None:
         self._report = report
         self._watches: dict[str, ProcessWatch] = {}
-        self._ends: dict[int, int] = {}  # by process, a descriptor that tells of its end
+        self._pidfds: dict[int, int] = {}  # by PID
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def configure(self, processes: Iterable[TrackProcess]) -> None:
-        """These from now on; of one whose name was there before only changes are told."""
+        """Replace the processes; one whose name is the same reports only changes."""
         wanted = {process.name: process for process in processes}
         for name in [each for each in self._watches if each not in wanted]:
-            self._watches.pop(name).end()
+            self._watches.pop(name).cancel_delayed()
         for name, process in wanted.items():
             known = self._watches.get(name)
             if known is not None:
@@ -115,19 +115,19 @@ class TrackProcesses:
                 self._watches[name] = ProcessWatch(process, self._report)
         self._wake.set()
         if self._watches and self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._keep_looking())
+            self._task = asyncio.get_running_loop().create_task(self._scan_periodically())
 
     async def finish(self) -> None:
-        """The end of all of them."""
+        """Stop tracking."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         for watch in self._watches.values():
-            watch.end()
+            watch.cancel_delayed()
         self._watches.clear()
-        self._follow_ends(frozenset())
+        self._watch_pids(frozenset())
 
-    async def _keep_looking(self) -> None:
+    async def _scan_periodically(self) -> None:
         while True:
             self._wake.clear()
             begin = time.monotonic()
@@ -135,8 +135,8 @@ class TrackProcesses:
                 now = await asyncio.to_thread(matching_processes, [watch.process for watch in self._watches.values()])
                 for name, pids in now.items():
                     if name in self._watches:
-                        self._watches[name].see(len(pids))
-                self._follow_ends(frozenset().union(*now.values()))
+                        self._watches[name].update(len(pids))
+                self._watch_pids(frozenset().union(*now.values()))
             wait_s = min(MAX_INTERVAL_S, max(MIN_INTERVAL_S, _SHARE * (time.monotonic() - begin)))
             try:
                 async with asyncio.timeout(wait_s):
@@ -144,63 +144,62 @@ class TrackProcesses:
             except TimeoutError:
                 continue
 
-    def _follow_ends(self, pids: frozenset[int]) -> None:
+    def _watch_pids(self, pids: frozenset[int]) -> None:
         loop = asyncio.get_running_loop()
-        for pid in [each for each in self._ends if each not in pids]:
-            loop.remove_reader(self._ends[pid])
-            os.close(self._ends.pop(pid))
-        for pid in pids - self._ends.keys():
-            if len(self._ends) >= _MOST_WATCHED:
+        for pid in [each for each in self._pidfds if each not in pids]:
+            loop.remove_reader(self._pidfds[pid])
+            os.close(self._pidfds.pop(pid))
+        for pid in pids - self._pidfds.keys():
+            if len(self._pidfds) >= _MAX_PIDFDS:
                 return
             try:
-                self._ends[pid] = os.pidfd_open(pid)
+                self._pidfds[pid] = os.pidfd_open(pid)
             except OSError:
-                self._wake.set()  # it has gone meanwhile
+                self._wake.set()  # it ended meanwhile
                 continue
-            loop.add_reader(self._ends[pid], self._ended, pid)
+            loop.add_reader(self._pidfds[pid], self._ended, pid)
 
     def _ended(self, pid: int) -> None:
-        asyncio.get_running_loop().remove_reader(self._ends[pid])
-        os.close(self._ends.pop(pid))
+        asyncio.get_running_loop().remove_reader(self._pidfds[pid])
+        os.close(self._pidfds.pop(pid))
         self._wake.set()
 
 
 class ProcessWatch:
-    """What one process's count means, and since when."""
+    """One track_process: turn counts into results, with the configured delays."""
 
     def __init__(self, process: TrackProcess, report: Callable[[ProcessResult], None]) -> None:
         self.process = process
         self._report = report
         self._well: bool | None = None
         self._count = 0
-        self._later: asyncio.TimerHandle | None = None  # a change that must last before it counts
+        self._delayed: asyncio.TimerHandle | None = None  # a change that must last for the delay
         self._log = get_logger()
 
-    def see(self, count: int) -> None:
-        """So many run now."""
+    def update(self, count: int) -> None:
+        """Handle a scan that found `count` processes."""
         before, self._count = self._count, count
         well = self.process.least <= count <= self.process.most
         if well == self._well:
-            self.end()
+            self.cancel_delayed()
         elif self._well is None:
             self._change(well)
-        elif self._later is None:
+        elif self._delayed is None:
             delay_s = self.process.fork_delay_s if count > before else self.process.terminate_delay_s
             if delay_s > 0:
-                self._later = asyncio.get_running_loop().call_later(delay_s, self._change, well)
+                self._delayed = asyncio.get_running_loop().call_later(delay_s, self._change, well)
             else:
                 self._change(well)
 
-    def end(self) -> None:
-        """No change waits any more."""
-        if self._later is not None:
-            self._later.cancel()
-            self._later = None
+    def cancel_delayed(self) -> None:
+        if self._delayed is not None:
+            self._delayed.cancel()
+            self._delayed = None
 
     def _change(self, well: bool) -> None:
-        self._later = None
+        self._delayed = None
         first, self._well = self._well is None, well
         if not (first and well):
-            tell = self._log.info if well else self._log.warning
-            tell(f"track process {self.process.name} is {'well' if well else 'ill'}", count=self._count)
+            write = self._log.info if well else self._log.warning
+            write(f"track process {self.process.name} is {'well' if well else 'ill'}", count=self._count)
         self._report(ProcessResult(self.process.name, well, self._count))

@@ -1,7 +1,7 @@
-"""Track scripts: run again and again, and well or ill after so many ends of one kind in a row.
+"""track_script: run periodically; well or ill after `rise` successes or `fall` failures in a row.
 
-As in keepalived the first end decides at once, whatever `rise` and `fall` say, and a run that is not over when its
-next turn comes costs it that turn. A run that lasts too long has failed at its timeout, not once it is ended.
+As in keepalived the first result counts regardless of `rise` and `fall`, and a run that lasts longer than the interval
+skips the next one. A run that times out has failed at its timeout, not when its process has ended.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pylvs.system.logs import get_logger
 from pylvs.system.processes.scripts import Ended, Processes
 from pylvs.vrrp.helper.link import ScriptResult
 
-SLACK_S = 0.25  # which it takes to start a run
+SLACK_S = 0.25  # to start a run
 
 
 class TrackScripts:
-    """All of a configuration; `report` is told of the first end and of each change."""
+    """All track_scripts of a configuration; `report` receives the first result and each change."""
 
     def __init__(self, processes: Processes, report: Callable[[ScriptResult], None]) -> None:
         self._processes, self._report = processes, report
         self._watches: dict[str, _Watch] = {}
 
     def configure(self, scripts: Iterable[VrrpScript]) -> None:
-        """These from now on; one whose program is the same keeps what is known of it, and its timing."""
+        """Replace the scripts; one whose command is the same keeps its result and its timing."""
         wanted = {script.name: script for script in scripts}
         for name, watch in list(self._watches.items()):
             if name not in wanted or wanted[name].script != watch.script.script:
@@ -41,7 +41,7 @@ class TrackScripts:
                 self._watches[name] = _Watch(script, self._processes, self._report)
 
     async def finish(self) -> None:
-        """The end of all of them."""
+        """Stop all runs."""
         for watch in self._watches.values():
             watch.end()
         await asyncio.gather(*(watch.task for watch in self._watches.values()), return_exceptions=True)
@@ -49,14 +49,14 @@ class TrackScripts:
 
 
 class Hysteresis:
-    """What the ends of a script come to."""
+    """Turn results into a state by rise and fall."""
 
     def __init__(self) -> None:
-        self.well: bool | None = None  # not known before the first
-        self._in_a_row = 0  # of the kind that is against `well`
+        self.well: bool | None = None  # before the first result
+        self._in_a_row = 0  # results that differ from `well`
 
-    def take(self, success: bool, rise: int, fall: int) -> bool:
-        """One more end; whether `well` has changed."""
+    def add(self, success: bool, rise: int, fall: int) -> bool:
+        """Add a result; return whether `well` changed."""
         if self.well is None:
             self.well = success
             return True
@@ -74,22 +74,22 @@ class _Watch:
     def __init__(self, script: VrrpScript, processes: Processes, report: Callable[[ScriptResult], None]) -> None:
         self.script = script
         self._processes, self._report = processes, report
-        self._verdict = Hysteresis()
+        self._hysteresis = Hysteresis()
         self._log = get_logger()
-        self.task = asyncio.get_running_loop().create_task(self._keep_running())
+        self.task = asyncio.get_running_loop().create_task(self._run_periodically())
 
     def end(self) -> None:
         self.task.cancel()
 
-    async def _keep_running(self) -> None:
+    async def _run_periodically(self) -> None:
         loop = asyncio.get_running_loop()
-        turn = loop.time()
+        start = loop.time()
         while True:
             await self._run()
             interval_s = self.script.interval_s
-            late_s = loop.time() - turn
-            turn += interval_s * max(1, math.ceil(late_s / interval_s))
-            await asyncio.sleep(turn - loop.time())
+            late_s = loop.time() - start
+            start += interval_s * max(1, math.ceil(late_s / interval_s))
+            await asyncio.sleep(start - loop.time())
 
     async def _run(self) -> None:
         timeout_s = float(self.script.timeout_s or self.script.interval_s)
@@ -97,19 +97,19 @@ class _Watch:
         try:
             done, _ = await asyncio.wait({run}, timeout=timeout_s + SLACK_S)
             if done:
-                self._take(run.result())
+                self._add(run.result())
             else:
-                self._take(Ended(None, timed_out=True, seconds=timeout_s))
-                await asyncio.wait({run})  # two of it never run at the same time
+                self._add(Ended(None, timed_out=True, seconds=timeout_s))
+                await asyncio.wait({run})  # two runs never overlap
         finally:
             if not run.done():
                 run.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await run
 
-    def _take(self, ended: Ended) -> None:
+    def _add(self, ended: Ended) -> None:
         success = ended.status == 0 and not ended.timed_out and not ended.trouble
-        if self._verdict.take(success, self.script.rise, self.script.fall):
-            tell = self._log.info if success else self._log.warning
-            tell(f"track script {self.script.name} is {'well' if success else 'ill'}", end=str(ended))
+        if self._hysteresis.add(success, self.script.rise, self.script.fall):
+            write = self._log.info if success else self._log.warning
+            write(f"track script {self.script.name} is {'well' if success else 'ill'}", end=str(ended))
             self._report(ScriptResult(self.script.name, success, str(ended)))

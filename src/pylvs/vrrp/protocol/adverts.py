@@ -1,7 +1,4 @@
-"""What a virtual router says: its advertisements as packets, ready to be sent, the same bytes as keepalived's.
-
-Pure. What does not change is built once, for each priority; an advertisement costs microseconds.
-"""
+"""Each virtual router's side of the protocol: build its advertisements, validate those of others. Pure."""
 
 from __future__ import annotations
 
@@ -23,6 +20,7 @@ from pylvs.vrrp.protocol.packet import (
     TTL,
     AdvertError,
     Advertisement,
+    Datagram,
     InvalidAdvert,
     ReplayWindow,
     add_ah,
@@ -33,21 +31,22 @@ from pylvs.vrrp.protocol.packet import (
     has_pseudo_header,
     verify_ah,
 )
-from pylvs.vrrp.sockets import Datagram
 
 MTU = 1500
+MAX_SENDERS = 256
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _NUMBER = struct.Struct("!H")
-_NUMBER_AT, _CHECKSUM_AT = 4, 10  # in an IPv4 header
+_ID_AT, _CHECKSUM_AT = 4, 10  # in an IPv4 header
 _HEADER_BYTES = {4: _IPV4.size, 6: 40}
 _ADDRESS_BYTES = {4: 4, 6: 16}
 _FIXED_BYTES = 8  # of an advertisement
-_SPARE_BYTES = 16  # keepalived leaves so many free
+_SPARE_BYTES = 16  # keepalived leaves this many free
+_MAX_BODIES = 64  # cached payloads; tracked objects can produce any priority
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingPacket:
-    """A packet: with its IP header if that is IPv4, without if IPv6."""
+    """An advertisement: with its IP header for IPv4, without for IPv6."""
 
     packet: bytes
     source: Address
@@ -56,26 +55,27 @@ class OutgoingPacket:
 
 
 def advertised_addresses(router: VrrpInstance, mtu: int = MTU) -> tuple[Address, ...]:
-    """The virtual addresses that fit into an advertisement; the rest is held, but not told."""
-    room = mtu - _HEADER_BYTES[router.family] - _FIXED_BYTES - _SPARE_BYTES
+    """Return the virtual addresses that fit into an advertisement; the router holds the others without advertising."""
+    space = mtu - _HEADER_BYTES[router.family] - _FIXED_BYTES - _SPARE_BYTES
     if router.version == 2:
-        room -= PASSWORD_BYTES
+        space -= PASSWORD_BYTES
         if router.authentication is Authentication.AH:
-            room -= AH_BYTES
-    most = max(0, min(MAX_ADDRESSES, room // _ADDRESS_BYTES[router.family]))
+            space -= AH_BYTES
+    count = max(0, min(MAX_ADDRESSES, space // _ADDRESS_BYTES[router.family]))
     addresses = (held.interface.ip for held in router.addresses)
-    return tuple(address for address in addresses if address.version == router.family)[:most]
+    return tuple(address for address in addresses if address.version == router.family)[:count]
 
 
 def socket_device(router: VrrpInstance, device: str) -> str:
-    """By which it speaks and listens: of unicast "", by the routes, unless a link-local peer needs `device`."""
+    """Return the device to bind sockets to; "" for unicast, which follows the routes unless a peer is link-local."""
     return "" if router.peers and not any(peer.address.is_link_local for peer in router.peers) else device
 
 
 class AdvertEncoder:
-    """One virtual router's, from one address.
+    """Build one virtual router's packets, byte for byte as keepalived does.
 
-    `before` is its former self, whose numbers go on: packets from another address, or after another configuration.
+    Payloads are cached by priority. `before` is the encoder of the former address or configuration: sequence numbers
+    and IP identifications continue from it.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class AdvertEncoder:
         sequence: int = 0,
         before: AdvertEncoder | None = None,
     ) -> None:
-        """`sequence` is the last number that was used with AH. The seconds of the clock do: no restart repeats one."""
+        """`sequence` is AH's last used number. The clock's seconds serve: no restart repeats a number."""
         self.router = router
         self.source = source
         self.advertised = advertised_addresses(router, mtu)
@@ -94,27 +94,27 @@ class AdvertEncoder:
         detected = before is not None and before.old_checksum and router.old_checksum is OldChecksum.DETECT
         self.old_checksum: bool = detected or router.old_checksum is OldChecksum.ALWAYS
         self._identification: int = before._identification if before else 0
-        self._sealed = router.version == 2 and router.authentication is Authentication.AH
+        self._with_ah = router.version == 2 and router.authentication is Authentication.AH
         self._destinations = [peer.address for peer in router.peers] or [router.multicast]
         self._hops = router.unicast_ttl if router.peers else TTL
         self._bodies: dict[tuple[int, float, Address], bytes] = {}
-        self._heads: dict[tuple[int, Address], tuple[bytes, int]] = {}
+        self._headers: dict[tuple[int, Address], tuple[bytes, int]] = {}
 
-    def follow(self, sequence: int) -> None:
-        """Another router used this number: keepalived takes only greater ones, whoever sends them."""
+    def advance_sequence(self, sequence: int) -> None:
+        """Continue after another router's number: keepalived accepts only increasing ones, from any sender."""
         self.sequence = max(self.sequence, sequence)
 
-    def speak_old(self) -> None:
-        """A peer was heard with the checksum of keepalived 1.3.6 or older: from now on, that is used."""
+    def use_old_checksum(self) -> None:
+        """Use the checksum of keepalived 1.3.6 and older from now on, because a peer does."""
         if not self.old_checksum:
             self.old_checksum = True
             self._bodies.clear()
 
     def packets(self, priority: int, interval_s: float | None = None) -> list[OutgoingPacket]:
-        """An advertisement for everyone who should have it."""
+        """Return one packet for the multicast group, or one for each peer."""
         interval = self.router.advert_interval_s if interval_s is None else interval_s
         self._identification = self._identification % 0xFFFF + 1
-        if self._sealed:
+        if self._with_ah:
             self.sequence = self.sequence % MAX_SEQUENCE + 1
         return [
             OutgoingPacket(self._packet(priority, interval, destination), self.source, destination, self._hops)
@@ -124,20 +124,20 @@ class AdvertEncoder:
     def _packet(self, priority: int, interval_s: float, destination: Address) -> bytes:
         body = self._bodies.get((priority, interval_s, destination))
         if body is None:
-            if len(self._bodies) > 64:  # priorities that were
+            if len(self._bodies) > _MAX_BODIES:
                 self._bodies.clear()
             body = self._body(priority, interval_s, destination)
             self._bodies[priority, interval_s, destination] = body
         if self.source.version == 6:
             return body
-        head = self._head(len(body), destination)
-        return head + (add_ah(head, body, self.router.password, self.sequence) if self._sealed else body)
+        header = self._header(len(body), destination)
+        return header + (add_ah(header, body, self.router.password, self.sequence) if self._with_ah else body)
 
     def _body(self, priority: int, interval_s: float, destination: Address) -> bytes:
         router = self.router
         authentication = router.authentication if router.version == 2 else None
         password = router.password if authentication is Authentication.PASS else b""
-        told = Advertisement(
+        advert = Advertisement(
             router.version,
             router.vrid,
             priority,
@@ -147,43 +147,33 @@ class AdvertEncoder:
             password[:PASSWORD_BYTES],
         )
         covered = router.multicast if self.old_checksum and router.peers and self.source.version == 4 else destination
-        return encode(told, self.source, covered)
+        return encode(advert, self.source, covered)
 
-    def _head(self, body_bytes: int, destination: Address) -> bytes:
-        """The IPv4 header; only its number and checksum change from one packet to the next."""
-        known = self._heads.get((body_bytes, destination))
-        if known is None:
-            protocol, sealed_bytes = (AH_PROTOCOL, AH_BYTES) if self._sealed else (PROTOCOL, 0)
-            length = _IPV4.size + sealed_bytes + body_bytes
+    def _header(self, body_bytes: int, destination: Address) -> bytes:
+        """Return the IPv4 header; only the identification and the checksum differ between packets."""
+        cached = self._headers.get((body_bytes, destination))
+        if cached is None:
+            protocol, ah_bytes = (AH_PROTOCOL, AH_BYTES) if self._with_ah else (PROTOCOL, 0)
+            length = _IPV4.size + ah_bytes + body_bytes
             ends = self.source.packed, destination.packed
             plain = _IPV4.pack(0x45, TRAFFIC_CLASS, length, 0, 0, self._hops, protocol, 0, *ends)
-            known = self._heads[body_bytes, destination] = plain, ~checksum(plain) & 0xFFFF
-        plain, total = known
+            cached = self._headers[body_bytes, destination] = plain, ~checksum(plain) & 0xFFFF
+        plain, total = cached
         total += self._identification
         total = (total & 0xFFFF) + (total >> 16)
-        numbered = bytearray(plain)
-        _NUMBER.pack_into(numbered, _NUMBER_AT, self._identification)
-        _NUMBER.pack_into(numbered, _CHECKSUM_AT, ~total & 0xFFFF)
-        return bytes(numbered)
-
-
-# --- screening -------------------------------------------------------------------------------------------------------
-# Which advertisements count: each that comes is looked at before it decides anything, the cheapest looks first.
-#
-# Pure. keepalived drops an advertisement whose virtual addresses are not its own, and then there are two masters; here
-# that is a warning, and the advertisement counts.
-
-
-MAX_SENDERS = 256  # that are remembered
+        header = bytearray(plain)
+        _NUMBER.pack_into(header, _ID_AT, self._identification)
+        _NUMBER.pack_into(header, _CHECKSUM_AT, ~total & 0xFFFF)
+        return bytes(header)
 
 
 @dataclass(frozen=True, slots=True)
 class AddressMismatch:
-    """A router that has other virtual addresses than ours; with neither, it has the same again."""
+    """The differences between a sender's virtual addresses and ours; both empty once they agree again."""
 
     sender: Address
-    missing: tuple[Address, ...]  # ours, not told by it
-    surplus: tuple[Address, ...]  # told by it, not ours
+    missing: tuple[Address, ...]  # ours, which the sender does not advertise
+    surplus: tuple[Address, ...]  # advertised by the sender, not ours
 
     def __str__(self) -> str:
         if not self.missing and not self.surplus:
@@ -196,60 +186,62 @@ class AddressMismatch:
 
 
 class AdvertValidator:
-    """What one virtual router takes from others. `before` is its former self, whose counters and memory it takes on."""
+    """Accept or drop what one virtual router receives, cheapest checks first.
 
-    def __init__(self, router: VrrpInstance, voice: AdvertEncoder, before: AdvertValidator | None = None) -> None:
+    keepalived drops an advertisement with other virtual addresses than its own; then there are two masters. Here such
+    an advertisement is valid, with a warning. `before` is the validator of the former address or configuration, whose
+    counters and replay windows this one continues.
+    """
+
+    def __init__(self, router: VrrpInstance, encoder: AdvertEncoder, before: AdvertValidator | None = None) -> None:
         self.counters: Counter[AdvertError] = before.counters if before else Counter()
-        self.mismatches: dict[Address, AddressMismatch] = (
-            dict(before.mismatches) if before else {}
-        )  # as it is now, by sender
-        self._news: list[AddressMismatch] = []
+        self.mismatches: dict[Address, AddressMismatch] = dict(before.mismatches) if before else {}  # by sender
+        self._unreported: list[AddressMismatch] = []
         self._router = router
-        self._voice = voice
-        self._own = voice.source
-        self._destination = voice.source if router.peers else router.multicast
+        self._encoder = encoder
+        self._own = encoder.source
+        self._destination = encoder.source if router.peers else router.multicast
         self._peers: dict[Address, Peer] = {peer.address: peer for peer in router.peers}
         self._password = router.password[:PASSWORD_BYTES].rstrip(b"\0")
-        self._sealed = router.version == 2 and router.authentication is Authentication.AH
-        self._addresses = frozenset(voice.advertised)
+        self._with_ah = router.version == 2 and router.authentication is Authentication.AH
+        self._addresses = frozenset(encoder.advertised)
         self._windows: dict[Address, ReplayWindow] = before._windows if before else {}
         self._latest: tuple[bytes, Address, Advertisement] | None = None
 
-    def screen(self, datagram: Datagram, now: float) -> Advertisement | None:
-        """What it says, or None if it is one of our own that came back. Raises Dropped, which is counted."""
+    def validate(self, datagram: Datagram) -> Advertisement | None:
+        """Return the advertisement, or None if it is our own. Raises InvalidAdvert and counts it."""
         if datagram.source == self._own:
             return None
         try:
-            return self._screened(datagram)
-        except InvalidAdvert as dropped:
-            self.counters[dropped.flaw] += 1
+            return self._validated(datagram)
+        except InvalidAdvert as invalid:
+            self.counters[invalid.error] += 1
             raise
 
-    def take_news(self) -> list[AddressMismatch]:
-        """What is to be told of other routers' virtual addresses: once for each router and change."""
-        news, self._news = self._news, []
-        return news
+    def take_mismatches(self) -> list[AddressMismatch]:
+        """Return the changes since the last call."""
+        unreported, self._unreported = self._unreported, []
+        return unreported
 
-    def _screened(self, datagram: Datagram) -> Advertisement:
-        self._look_at_journey(datagram)
+    def _validated(self, datagram: Datagram) -> Advertisement:
+        self._check_ip_header(datagram)
         payload = datagram.payload
-        if (datagram.protocol == AH_PROTOCOL) is not self._sealed:
-            raise InvalidAdvert(
-                AdvertError.AUTHENTICATION, "with AH" if datagram.protocol == AH_PROTOCOL else "without AH"
-            )
-        if self._sealed:
+        if (datagram.protocol == AH_PROTOCOL) is not self._with_ah:
+            detail = "with AH" if datagram.protocol == AH_PROTOCOL else "without AH"
+            raise InvalidAdvert(AdvertError.AUTHENTICATION, detail)
+        if self._with_ah:
             sequence, payload = verify_ah(datagram.header, payload, self._password)
-            self._window(datagram.source).take(sequence)
-            self._voice.follow(sequence)
+            # Senders in this table know the key, so it needs no limit.
+            self._windows.setdefault(datagram.source, ReplayWindow()).check(sequence)
+            self._encoder.advance_sequence(sequence)
         elif self._latest is not None and self._latest[:2] == (payload, datagram.source):
             return self._latest[2]
-        told = self._read(payload, datagram.source, datagram.destination)
-        self._compare(told, datagram.source)
-        self._latest = payload, datagram.source, told
-        return told
+        advert = self._parse(payload, datagram.source, datagram.destination)
+        self._compare_addresses(advert, datagram.source)
+        self._latest = payload, datagram.source, advert
+        return advert
 
-    def _look_at_journey(self, datagram: Datagram) -> None:
-        """From whom, to whom, and through how many routers."""
+    def _check_ip_header(self, datagram: Datagram) -> None:
         if datagram.destination != self._destination:
             raise InvalidAdvert(AdvertError.DESTINATION, f"to {datagram.destination}")
         if not self._peers:
@@ -263,58 +255,56 @@ class AdvertValidator:
         elif not peer.least_ttl <= datagram.ttl <= peer.most_ttl:
             raise InvalidAdvert(AdvertError.TTL, f"{datagram.ttl}, not {peer.least_ttl} to {peer.most_ttl}")
 
-    def _read(self, payload: bytes, source: Address, destination: Address) -> Advertisement:
+    def _parse(self, payload: bytes, source: Address, destination: Address) -> Advertisement:
         router = self._router
         if len(payload) > 1:
             if payload[0] >> 4 != router.version:
                 raise InvalidAdvert(AdvertError.VERSION, f"{payload[0] >> 4} instead of {router.version}")
             if payload[1] != router.vrid:
                 raise InvalidAdvert(AdvertError.VRID, str(payload[1]))
-        told = self._decoded(payload, source, destination)
+        advert = self._decode(payload, source, destination)
         if router.version == 3:
-            if not told.interval_s:
+            if not advert.interval_s:
                 raise InvalidAdvert(AdvertError.INTERVAL, "0")
-            return told
-        if told.authentication is not router.authentication:
-            kind = told.authentication.value if told.authentication else "none"
-            raise InvalidAdvert(AdvertError.AUTHENTICATION, kind)
-        if router.authentication is Authentication.PASS and told.password != self._password:
+            return advert
+        if advert.authentication is not router.authentication:
+            name = advert.authentication.value if advert.authentication else "none"
+            raise InvalidAdvert(AdvertError.AUTHENTICATION, name)
+        if router.authentication is Authentication.PASS and advert.password != self._password:
             raise InvalidAdvert(AdvertError.PASSWORD)
-        if told.interval_s != router.advert_interval_s:
-            raise InvalidAdvert(AdvertError.INTERVAL, f"{told.interval_s:g} instead of {router.advert_interval_s:g} s")
-        return told
+        if advert.interval_s != router.advert_interval_s:
+            detail = f"{advert.interval_s:g} instead of {router.advert_interval_s:g} s"
+            raise InvalidAdvert(AdvertError.INTERVAL, detail)
+        return advert
 
-    def _decoded(self, payload: bytes, source: Address, destination: Address) -> Advertisement:
-        """Version 3 over unicast IPv4: routers as old as keepalived 1.3.6 sum up the multicast group instead."""
+    def _decode(self, payload: bytes, source: Address, destination: Address) -> Advertisement:
+        """Decode, with the checksum that the configuration allows.
+
+        Over unicast IPv4, version 3 of keepalived 1.3.6 and older sums up the multicast group instead.
+        """
         router = self._router
         if router.version == 2 or source.version == 6 or not self._peers:
             return decode(payload, source, destination)
         if router.old_checksum is OldChecksum.NEVER:
-            told = decode(payload, source, destination)
+            advert = decode(payload, source, destination)
             if not has_pseudo_header(payload, source, destination):
                 raise InvalidAdvert(AdvertError.CHECKSUM)
-            return told
+            return advert
         try:
             return decode(payload, source, destination)
-        except InvalidAdvert as dropped:
-            if dropped.flaw is not AdvertError.CHECKSUM:
+        except InvalidAdvert as invalid:
+            if invalid.error is not AdvertError.CHECKSUM:
                 raise
-        told = decode(payload, source, router.multicast)
+        advert = decode(payload, source, router.multicast)
         if source in self._peers:
-            self._voice.speak_old()
-        return told
+            self._encoder.use_old_checksum()
+        return advert
 
-    def _window(self, sender: Address) -> ReplayWindow:
-        window = self._windows.get(sender)
-        if window is None:  # it had the key: there are not many of them
-            window = self._windows[sender] = ReplayWindow()
-        return window
-
-    def _compare(self, told: Advertisement, sender: Address) -> None:
+    def _compare_addresses(self, advert: Advertisement, sender: Address) -> None:
         latest = self._latest[2] if self._latest is not None and self._latest[1] == sender else None
-        if latest is not None and (self._router.skip_address_check or latest.addresses is told.addresses):
+        if latest is not None and (self._router.skip_address_check or latest.addresses is advert.addresses):
             return
-        theirs = frozenset(told.addresses)
+        theirs = frozenset(advert.addresses)
         missing = tuple(sorted(self._addresses - theirs, key=address_order))
         surplus = tuple(sorted(theirs - self._addresses, key=address_order))
         mismatch, known = AddressMismatch(sender, missing, surplus), self.mismatches.pop(sender, None)
@@ -322,28 +312,29 @@ class AdvertValidator:
             if len(self.mismatches) >= MAX_SENDERS:
                 del self.mismatches[next(iter(self.mismatches))]
             self.mismatches[sender] = mismatch
-        if (known or AddressMismatch(sender, (), ())) != mismatch and len(self._news) < MAX_SENDERS:
-            self._news.append(mismatch)
+        if (known or AddressMismatch(sender, (), ())) != mismatch and len(self._unreported) < MAX_SENDERS:
+            self._unreported.append(mismatch)
 
 
 class LogRateLimiter:
-    """Keeps the log short: of each kind, one line in so many seconds, and of so many kinds at most."""
+    """Allow one log line of each kind in `interval_s`, and remember at most `max_kinds` kinds."""
 
-    def __init__(self, interval_s: float = 60.0, most_kinds: int = 1024) -> None:
+    def __init__(self, interval_s: float = 60.0, max_kinds: int = 1024) -> None:
         self._interval_s = interval_s
-        self._most_kinds = most_kinds
-        self._said: dict[Hashable, float] = {}
-        self._held_back: Counter[Hashable] = Counter()
+        self._max_kinds = max_kinds
+        self._logged_at: dict[Hashable, float] = {}
+        self._suppressed: Counter[Hashable] = Counter()
 
-    def may(self, kind: Hashable, now: float) -> int | None:
-        """How many were kept back since the last line of this kind, or None: this one is kept back, too."""
-        if kind in self._said and now - self._said[kind] < self._interval_s:
-            self._held_back[kind] += 1
+    def allow(self, kind: Hashable, now: float) -> int | None:
+        """Return how many lines were suppressed since the last one of this kind; None: suppress this one, too."""
+        if kind in self._logged_at and now - self._logged_at[kind] < self._interval_s:
+            self._suppressed[kind] += 1
             return None
-        if kind not in self._said and len(self._said) >= self._most_kinds:
-            self._said = {each: at for each, at in self._said.items() if now - at < self._interval_s}
-            self._held_back = Counter({each: count for each, count in self._held_back.items() if each in self._said})
-            if len(self._said) >= self._most_kinds:
+        if kind not in self._logged_at and len(self._logged_at) >= self._max_kinds:
+            self._logged_at = {each: at for each, at in self._logged_at.items() if now - at < self._interval_s}
+            suppressed = {each: count for each, count in self._suppressed.items() if each in self._logged_at}
+            self._suppressed = Counter(suppressed)
+            if len(self._logged_at) >= self._max_kinds:
                 return None
-        self._said[kind] = now
-        return self._held_back.pop(kind, 0)
+        self._logged_at[kind] = now
+        return self._suppressed.pop(kind, 0)

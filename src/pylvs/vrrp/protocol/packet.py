@@ -1,7 +1,7 @@
-"""Advertisements as bytes: version 2 (RFC 3768, with the authentication of RFC 2338) and version 3 (RFC 9568).
+"""Encode and decode advertisements: version 2 (RFC 3768, authentication of RFC 2338) and version 3 (RFC 9568).
 
-Pure functions of a packet's payload and of the addresses that it travels between. What is wrong with a packet has a
-name, under which it is counted; a packet with anything wrong decides nothing.
+Pure functions of a payload and the addresses of its IP header. An invalid packet raises InvalidAdvert with an
+AdvertError, under which it is counted.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import Authentication
 
 PROTOCOL = 112
-TTL = 255  # anything less came through a router
+TTL = 255  # a lower value means that a router forwarded the packet (RFC 9568, 5.1.1.3)
 TRAFFIC_CLASS = 0xC0  # internetwork control (RFC 791)
 PASSWORD_BYTES = 8
 MAX_ADDRESSES = 255
 MAX_INTERVAL_S = {2: 255.0, 3: 40.95}
-_ADVERTISEMENT = 1  # the only type there is
-_HEAD = struct.Struct("!BBBBHH")  # version and type, VRID, priority, count; two that differ; checksum
+_ADVERTISEMENT = 1  # the only type (RFC 9568, 5.2.2)
+_HEAD = struct.Struct("!BBBBHH")  # version and type, VRID, priority, count; differs by version; checksum
 _ADDRESS_BYTES = {4: 4, 6: 16}
-_AUTHENTICATIONS = (None, Authentication.PASS, Authentication.AH)  # by their numbers in version 2
+_AUTHENTICATIONS = (None, Authentication.PASS, Authentication.AH)  # indexed by the type field of version 2
 
 
 class AdvertError(Enum):
-    """Why a packet is dropped."""
+    """Why a packet is dropped; the values appear in status, events and the documentation."""
 
     TRUNCATED = "truncated"
     TRAILING = "longer than its addresses"
@@ -48,16 +48,16 @@ class AdvertError(Enum):
 
 
 class InvalidAdvert(Exception):
-    """A packet that decides nothing; never reaches a user."""
+    """A received packet is dropped. Internal: it never reaches a user."""
 
-    def __init__(self, flaw: AdvertError, detail: str = "") -> None:
-        super().__init__(f"{flaw.value}: {detail}" if detail else flaw.value)
-        self.flaw = flaw
+    def __init__(self, error: AdvertError, detail: str = "") -> None:
+        super().__init__(f"{error.value}: {detail}" if detail else error.value)
+        self.error = error
 
 
 @dataclass(frozen=True, slots=True)
 class Advertisement:
-    """What one says. `priority` 0 gives the addresses up; `interval_s` is in whole seconds (2) or hundredths (3)."""
+    """The fields of an advertisement. Version 2 sends `interval_s` in whole seconds, version 3 in hundredths."""
 
     version: int
     vrid: int
@@ -65,11 +65,23 @@ class Advertisement:
     interval_s: float
     addresses: tuple[Address, ...]
     authentication: Authentication | None = None
-    password: bytes = b""  # as it is in the packet, without zeros at its end
+    password: bytes = b""  # without the zeros that pad it in the packet
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """A received packet. `payload` follows the IP header; it begins with the authentication header if there is one."""
+
+    source: Address
+    destination: Address
+    ttl: int  # or hop limit
+    protocol: int  # PROTOCOL or AH_PROTOCOL
+    header: bytes  # the IPv4 header; b"" for IPv6
+    payload: bytes
 
 
 def checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071): 0 of data that holds its own."""
+    """Return the Internet checksum (RFC 1071); 0 for data that contains its own correct checksum."""
     if len(data) % 2:
         data += b"\0"
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
@@ -79,91 +91,95 @@ def checksum(data: bytes) -> int:
 
 
 def pseudo_header(source: Address, destination: Address, length: int) -> bytes:
-    """What version 3's checksum covers besides the payload (RFC 9568, 5.2.8)."""
+    """Return what version 3's checksum covers in addition to the payload (RFC 9568, 5.2.8)."""
     if source.version == 4:
         return struct.pack("!4s4sBBH", source.packed, destination.packed, 0, PROTOCOL, length)
     return struct.pack("!16s16sI3xB", source.packed, destination.packed, length, PROTOCOL)
 
 
 def encode(advertisement: Advertisement, source: Address, destination: Address, *, pseudo: bool = True) -> bytes:
-    """The payload. `pseudo` False leaves the pseudo-header out of version 3's checksum over IPv4, as old routers do."""
-    told = b"".join(address.packed for address in advertisement.addresses)
-    first = advertisement.version << 4 | _ADVERTISEMENT
+    """Return the payload. `pseudo` False omits the pseudo-header from version 3's IPv4 checksum, as old routers do."""
+    body = b"".join(address.packed for address in advertisement.addresses)
+    version_type = advertisement.version << 4 | _ADVERTISEMENT
     if advertisement.version == 2:
         middle = _AUTHENTICATIONS.index(advertisement.authentication) << 8 | round(advertisement.interval_s)
-        told += advertisement.password.ljust(PASSWORD_BYTES, b"\0")
-        before = b""
+        body += advertisement.password.ljust(PASSWORD_BYTES, b"\0")
+        covered = b""
     else:
         middle = round(advertisement.interval_s * 100)
-        length = _HEAD.size + len(told)
-        before = pseudo_header(source, destination, length) if pseudo or source.version == 6 else b""
-    fields = (first, advertisement.vrid, advertisement.priority, len(advertisement.addresses), middle)
-    total = checksum(before + _HEAD.pack(*fields, 0) + told)
-    return _HEAD.pack(*fields, total) + told
+        length = _HEAD.size + len(body)
+        covered = pseudo_header(source, destination, length) if pseudo or source.version == 6 else b""
+    fields = (version_type, advertisement.vrid, advertisement.priority, len(advertisement.addresses), middle)
+    total = checksum(covered + _HEAD.pack(*fields, 0) + body)
+    return _HEAD.pack(*fields, total) + body
 
 
 def decode(payload: bytes, source: Address, destination: Address) -> Advertisement:
-    """What a payload says. Raises Dropped.
+    """Return the fields of a payload. Raises InvalidAdvert.
 
-    Of version 3 over IPv4 both checksums are taken, with and without the pseudo-header: `has_pseudo_header` tells.
+    For version 3 over IPv4 a checksum without the pseudo-header is valid, too; `has_pseudo_header` tells which it is.
     """
     if len(payload) < _HEAD.size:
         raise InvalidAdvert(AdvertError.TRUNCATED, f"{len(payload)} bytes")
-    first, vrid, priority, count, middle, _ = _HEAD.unpack_from(payload)
-    version, kind = first >> 4, first & 0xF
+    version_type, vrid, priority, count, middle, _ = _HEAD.unpack_from(payload)
+    version, packet_type = version_type >> 4, version_type & 0xF
     if version not in (2, 3) or (version == 2 and source.version == 6):
         raise InvalidAdvert(AdvertError.VERSION, str(version))
-    if kind != _ADVERTISEMENT:
-        raise InvalidAdvert(AdvertError.TYPE, str(kind))
+    if packet_type != _ADVERTISEMENT:
+        raise InvalidAdvert(AdvertError.TYPE, str(packet_type))
     width = _ADDRESS_BYTES[source.version]
-    end = _HEAD.size + count * width
-    whole = end + (PASSWORD_BYTES if version == 2 else 0)
-    if len(payload) < whole:
-        raise InvalidAdvert(AdvertError.TRUNCATED, f"{len(payload)} of {whole} bytes")
-    if len(payload) > whole:
-        raise InvalidAdvert(AdvertError.TRAILING, f"{len(payload)} instead of {whole} bytes")
-    if version == 2:
-        if checksum(payload):
-            raise InvalidAdvert(AdvertError.CHECKSUM)
-    elif not has_pseudo_header(payload, source, destination) and (source.version == 6 or checksum(payload)):
-        raise InvalidAdvert(AdvertError.CHECKSUM)
-    addresses = _addresses(payload[_HEAD.size : end], width)
+    addresses_end = _HEAD.size + count * width
+    _check_length(payload, addresses_end + (PASSWORD_BYTES if version == 2 else 0))
+    _check_checksum(payload, version, source, destination)
+    addresses = _addresses(payload[_HEAD.size : addresses_end], width)
     if version == 3:
         return Advertisement(3, vrid, priority, (middle & 0x0FFF) / 100, addresses)
     if middle >> 8 >= len(_AUTHENTICATIONS):
         raise InvalidAdvert(AdvertError.AUTHENTICATION, str(middle >> 8))
     authentication = _AUTHENTICATIONS[middle >> 8]
-    password = payload[end:whole].rstrip(b"\0")
+    password = payload[addresses_end:].rstrip(b"\0")
     return Advertisement(2, vrid, priority, float(middle & 0xFF), addresses, authentication, password)
 
 
-@lru_cache(maxsize=64)  # routers tell the same ones again and again
-def _addresses(told: bytes, width: int) -> tuple[Address, ...]:
-    return tuple(ip_address(told[at : at + width]) for at in range(0, len(told), width))
+def _check_length(payload: bytes, expected: int) -> None:
+    if len(payload) < expected:
+        raise InvalidAdvert(AdvertError.TRUNCATED, f"{len(payload)} of {expected} bytes")
+    if len(payload) > expected:
+        raise InvalidAdvert(AdvertError.TRAILING, f"{len(payload)} instead of {expected} bytes")
+
+
+def _check_checksum(payload: bytes, version: int, source: Address, destination: Address) -> None:
+    if version == 3 and has_pseudo_header(payload, source, destination):
+        return
+    if (version == 3 and source.version == 6) or checksum(payload):
+        raise InvalidAdvert(AdvertError.CHECKSUM)
+
+
+@lru_cache(maxsize=64)  # each router repeats the same addresses in every advertisement
+def _addresses(packed: bytes, width: int) -> tuple[Address, ...]:
+    return tuple(ip_address(packed[at : at + width]) for at in range(0, len(packed), width))
 
 
 def has_pseudo_header(payload: bytes, source: Address, destination: Address) -> bool:
-    """Whether a version 3 payload's checksum covers the pseudo-header."""
+    """Return whether a version 3 payload's checksum covers the pseudo-header."""
     return checksum(pseudo_header(source, destination, len(payload)) + payload) == 0
 
 
 def virtual_mac(vrid: int, family: int) -> bytes:
-    """The virtual router's link address (RFC 9568, 7.3)."""
+    """Return the virtual router's link address (RFC 9568, 7.3)."""
     return bytes((0x00, 0x00, 0x5E, 0x00, 0x01 if family == 4 else 0x02, vrid))
 
 
 def address_order(address: Address) -> tuple[int, int]:
-    """For "the greater address wins" among equals; of one family, in network order (RFC 9568, 6.4.3)."""
+    """Return the sort key by which the greater address wins among equal priorities (RFC 9568, 6.4.3)."""
     assert isinstance(address, IPv4Address | IPv6Address)
     return address.version, int(address)
 
 
-# --- seal ------------------------------------------------------------------------------------------------------------
-# Version 2's authentication header (RFC 2402 with HMAC-MD5-96, RFC 2403), as keepalived puts it around advertisements.
-#
-# The digest covers the IP header with its mutable fields zero (of multicast, keepalived covers the TTL as it is), the
-# authentication header with a digest of zeros, and the payload. The key is the password.
-
+# --- authentication header ---
+# Version 2's AH (RFC 2402 with HMAC-MD5-96, RFC 2403), as keepalived builds it. The digest covers the IP header with
+# its mutable fields zero, AH with a zero digest, and the payload. keepalived covers the TTL of multicast packets
+# unchanged. The key is the password.
 
 AH_PROTOCOL = 51
 DIGEST_BYTES = 12
@@ -172,11 +188,11 @@ AH_BYTES = _AH.size
 MAX_SEQUENCE = 0xFFFFFFFF
 _MUTABLE = ((1, 1), (6, 2), (10, 2))  # TOS, fragment offset, checksum: offset and bytes
 _TTL_AT, _MULTICAST_TTL = 8, 255
-_DESTINATION_AT, _MULTICAST = 16, 0xE  # its first 4 bits
+_DESTINATION_AT, _MULTICAST = 16, 0xE  # the first 4 bits of the address
 
 
 def add_ah(ip_header: bytes, payload: bytes, key: bytes, sequence: int) -> bytes:
-    """The authentication header and the payload behind it; the SPI is the source address, as keepalived's."""
+    """Return the payload behind its authentication header; the SPI is the source address, as in keepalived."""
     spi = ip_header[12:16]
     plain = _AH.pack(PROTOCOL, AH_BYTES // 4 - 2, 0, spi, sequence, bytes(DIGEST_BYTES))
     digest = _digest(ip_header, plain, payload, key)
@@ -185,25 +201,28 @@ def add_ah(ip_header: bytes, payload: bytes, key: bytes, sequence: int) -> bytes
 
 @dataclass(slots=True)
 class ReplayWindow:
-    """The last sequence number of each sender: one that is not greater was there before."""
+    """The last sequence number of one sender."""
 
     last: int = -1
 
-    def take(self, sequence: int) -> None:
-        """Raises Dropped."""
+    def check(self, sequence: int) -> None:
+        """Accept only increasing numbers. Raises InvalidAdvert."""
         if sequence <= self.last:
             raise InvalidAdvert(AdvertError.REPLAYED, f"{sequence} after {self.last}")
         self.last = sequence
 
 
-def verify_ah(ip_header: bytes, sealed: bytes, key: bytes) -> tuple[int, bytes]:
-    """Sequence number and payload of what `seal` made. Raises Dropped; the caller looks at the sequence number."""
-    if len(sealed) < AH_BYTES:
-        raise InvalidAdvert(AdvertError.TRUNCATED, f"{len(sealed)} bytes")
-    protocol, words, reserved, spi, sequence, digest = _AH.unpack_from(sealed)
+def verify_ah(ip_header: bytes, packet: bytes, key: bytes) -> tuple[int, bytes]:
+    """Return the sequence number and the payload behind a valid header. Raises InvalidAdvert.
+
+    The caller checks the sequence number.
+    """
+    if len(packet) < AH_BYTES:
+        raise InvalidAdvert(AdvertError.TRUNCATED, f"{len(packet)} bytes")
+    protocol, words, reserved, spi, sequence, digest = _AH.unpack_from(packet)
     if protocol != PROTOCOL or words != AH_BYTES // 4 - 2:
         raise InvalidAdvert(AdvertError.AUTHENTICATION)
-    payload = sealed[AH_BYTES:]
+    payload = packet[AH_BYTES:]
     plain = _AH.pack(protocol, words, reserved, spi, sequence, bytes(DIGEST_BYTES))
     if not hmac.compare_digest(digest, _digest(ip_header, plain, payload, key)):
         raise InvalidAdvert(AdvertError.DIGEST)
@@ -211,9 +230,9 @@ def verify_ah(ip_header: bytes, sealed: bytes, key: bytes) -> tuple[int, bytes]:
 
 
 def _digest(ip_header: bytes, plain: bytes, payload: bytes, key: bytes) -> bytes:
-    fixed = bytearray(ip_header[:20])
+    covered = bytearray(ip_header[:20])
     for at, count in _MUTABLE:
-        fixed[at : at + count] = bytes(count)
-    fixed[_TTL_AT] = _MULTICAST_TTL if fixed[_DESTINATION_AT] >> 4 == _MULTICAST else 0
-    made = hmac.digest(key.ljust(PASSWORD_BYTES, b"\0"), bytes(fixed) + plain + payload, "md5")
-    return made[:DIGEST_BYTES]
+        covered[at : at + count] = bytes(count)
+    covered[_TTL_AT] = _MULTICAST_TTL if covered[_DESTINATION_AT] >> 4 == _MULTICAST else 0
+    digest = hmac.digest(key.ljust(PASSWORD_BYTES, b"\0"), bytes(covered) + plain + payload, "md5")
+    return digest[:DIGEST_BYTES]

@@ -23,12 +23,12 @@ from tests.waiting import PATIENCE_S, until
 
 # What the aide gives others time for, as long as a busy machine may need; and pauses that no test has to wait for.
 PATIENT = {
-    "host.fifos.FINISH_S": PATIENCE_S,
-    "host.fifo_readers.FINISH_S": PATIENCE_S,
-    "host.fifo_readers.FIRST_S": 0.05,
-    "host.in_turn.FINISH_S": PATIENCE_S,
-    "host.mail.FINISH_S": PATIENCE_S,
-    "vrrp.aide.files.LOOK_S": 0.05,
+    "notify.fifos.FINISH_S": PATIENCE_S,
+    "notify.fifos.READER_FINISH_S": PATIENCE_S,
+    "notify.fifos.FIRST_S": 0.05,
+    "notify.serial_scripts.FINISH_S": PATIENCE_S,
+    "notify.mail.FINISH_S": PATIENCE_S,
+    "vrrp.helper.files.POLL_S": 0.05,
 }
 
 

@@ -105,7 +105,7 @@ def test_a_file_that_is_being_written_has_its_old_number(tmp_path: Path) -> None
     aside.mkdir()
     (aside / "old").write_text("1")
     os.utime(aside / "old", (0, 0))
-    with run_helper(tmp_path, constants={"vrrp.aide.files.SETTLED_S": 600}) as one:
+    with run_helper(tmp_path, constants={"vrrp.helper.files.SETTLED_S": 600}) as one:
         one.tell(configure(file(path), file(folder / "old", "old")))
         one.until(lambda: (numbers(one), numbers(one, "old")) == ([5], [0]))
         with open(path, "w") as out:

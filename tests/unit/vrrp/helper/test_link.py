@@ -48,9 +48,9 @@ def test_the_end_comes_although_the_aide_or_what_it_started_hangs(
         until(lambda: len(started.read_bytes()) == processes)
         made.finish(Finish(), lambda: ended.append(True))
         loop.pass_(FINISH_S - 0.1)
-        assert (ended, made.lives, child.poll()) == ([], True, None)
+        assert (ended, made.connected, child.poll()) == ([], True, None)
         loop.pass_(0.2)
-        assert (ended, made.lives, child.poll()) == ([True], False, -signal.SIGKILL)
+        assert (ended, made.connected, child.poll()) == ([True], False, -signal.SIGKILL)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)

@@ -115,12 +115,12 @@ def test_a_change_counts_once_it_has_lasted(counts: list[tuple[float, int]], tol
     watch = ProcessWatch(process, lambda change: heard.append((round(loop.time() - START_S, 6), change.well)))
 
     async def scenario() -> None:
-        for seconds, count in matches:
-            watch.see(count)
+        for seconds, count in counts:
+            watch.update(count)
             await asyncio.sleep(seconds)
 
     loop.run_until_complete(scenario())
-    watch.end()
+    watch.cancel_delayed()
     loop.close()
     assert heard == told
 

@@ -28,7 +28,7 @@ def test_it_changes_after_so_many_ends_in_a_row(ends: list[bool], rise: int, fal
     verdict = Hysteresis()
     for at, end in enumerate(ends):
         before = verdict.well
-        changed = verdict.take(end, rise, fall)
+        changed = verdict.add(end, rise, fall)
         assert changed == (verdict.well != before)
         if at == 0:
             assert verdict.well == end

@@ -88,26 +88,26 @@ def _wrong_tie(right: Any) -> Any:
 
 def _always_preempts(right: Any) -> Any:
     def heard(self: Machine, now: float, told: Any, source: Any) -> Any:
-        machine, actions = right(replace(self, rules=replace(self.rules, preempt=True)), now, told, source)
-        return replace(machine, rules=self.rules), actions
+        machine, actions = right(replace(self, settings=replace(self.settings, preempt=True)), now, told, source)
+        return replace(machine, settings=self.settings), actions
 
     return heard
 
 
 def _never_preempts(right: Any) -> Any:
     def heard(self: Machine, now: float, told: Any, source: Any) -> Any:
-        machine, actions = right(replace(self, rules=replace(self.rules, preempt=False)), now, told, source)
-        return replace(machine, rules=self.rules), actions
+        machine, actions = right(replace(self, settings=replace(self.settings, preempt=False)), now, told, source)
+        return replace(machine, settings=self.settings), actions
 
     return heard
 
 
 def _own_interval(right: Any) -> Any:
-    return lambda self: self.rules.interval_s
+    return lambda self: self.settings.interval_s
 
 
 def _hasty(right: Any) -> Any:
-    return lambda self: 0.9 * self.rules.interval_s
+    return lambda self: 0.9 * self.settings.interval_s
 
 
 def _without_skew(right: Any) -> Any:
@@ -180,30 +180,30 @@ def _weightless(right: Any) -> Any:
 
 
 DEFECTS = (
-    Defect("a master that gives way to nobody", Machine, "_heard_as_master", _beaten_by_nobody, (1, 2)),
-    Defect("a master that gives way to everybody", Machine, "_heard_as_master", _beaten_by_anybody, (2,)),
-    Defect("a master that does not answer", Machine, "_heard_as_master", _no_answer, (2,)),
-    Defect("the smaller address wins", machines, "comparable", _wrong_tie, (2,)),
+    Defect("a master that gives way to nobody", Machine, "_receive_as_master", _beaten_by_nobody, (1, 2)),
+    Defect("a master that gives way to everybody", Machine, "_receive_as_master", _beaten_by_anybody, (2,)),
+    Defect("a master that does not answer", Machine, "_receive_as_master", _no_answer, (2,)),
+    Defect("the smaller address wins", machines, "address_order", _wrong_tie, (2,)),
     Defect("a wrong checksum", adverts, "encode", _wrong_checksum, (2, 8)),
     Defect("a backup that never takes over", Machine, "wake", _never_master, (3, 8)),
     Defect("a timer that is set to the past", Machine, "wake", _endless, (0,)),
-    Defect("priority 0 is ignored", Machine, "hear", _deaf_to_release, (2, 3)),
-    Defect("nopreempt is ignored", Machine, "_heard_as_backup", _always_preempts, (3,)),
-    Defect("preempt is ignored", Machine, "_heard_as_backup", _never_preempts, (3, 9)),
+    Defect("priority 0 is ignored", Machine, "receive", _deaf_to_release, (2, 3)),
+    Defect("nopreempt is ignored", Machine, "_receive_as_backup", _always_preempts, (3,)),
+    Defect("preempt is ignored", Machine, "_receive_as_backup", _never_preempts, (3, 9)),
     Defect("the master's interval is ignored", Machine, "interval_s", _own_interval, (3,)),
     Defect("no skew", Machine, "skew_s", _without_skew, (3,)),
     Defect("a backup that waits for less than one interval", Machine, "down_s", _hasty, (3, 10)),
-    Defect("a late backup takes over before it reads", Router, "_reads_first", _at_once, (3,)),
+    Defect("a late backup takes over before it reads", Router, "_defer_if_stalled", _at_once, (3,)),
     Defect("a master that advertises once", Machine, "wake", _silent_master, (4, 8)),
     Defect("an end without priority 0", Machine, "fail", _quiet_end, (4,)),
-    Defect("addresses are not given up", VipManager, "give_up", _nothing, (5,)),
-    Defect("only the first address is taken", VipManager, "take", _first_only, (5,)),
-    Defect("an address that somebody removed is not put back", RouterService, "_lost", _nothing, (5,)),
+    Defect("addresses are not given up", VipManager, "remove_resources", _nothing, (5,)),
+    Defect("only the first address is taken", VipManager, "add_resources", _first_only, (5,)),
+    Defect("an address that somebody removed is not put back", RouterService, "_resources_lost", _nothing, (5,)),
     Defect("the packet path is told nothing", RouterService, "roles_changed", _nothing, (5,)),
     Defect("no announcement", GarpScheduler, "wake", _no_announcement, (6,)),
-    Defect("each address is announced once", GarpScheduler, "_round", _no_repeats, (6,)),
+    Defect("each address is announced once", GarpScheduler, "_enqueue", _no_repeats, (6,)),
     Defect("no second round of announcements", GarpScheduler, "begin", _no_second_round, (6,)),
     Defect("no announcement against a worse master", GarpScheduler, "again", _never_again, (6,)),
     Defect("a sync group does not move together", SyncGroup, "_lead", _nothing, (7,)),
-    Defect("what is tracked does not count", router, "effective", _weightless, (9,)),
+    Defect("what is tracked does not count", router, "effective_priority", _weightless, (9,)),
 )

@@ -18,18 +18,18 @@ from pylvs.netlink.addresses import Outcome, Placed
 from pylvs.netlink.monitor import AddressNews, LinkNews, News
 from pylvs.vrrp.helper.link import ScriptResult
 from pylvs.vrrp.loop import Call
+from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.router import Router
 from pylvs.vrrp.router_service import RouterService
-from pylvs.vrrp.sockets import Datagram
 from tests.unit.vrrp.simulation.schedule import SCRIPT, HostPlan
 
 if TYPE_CHECKING:
     from tests.unit.vrrp.simulation.system import (
-        SimulatedAide,
-        SimulatedClaimEar,
-        SimulatedEar,
+        SimulatedConflictSocket,
+        SimulatedHelper,
         SimulatedLoop,
-        SimulatedWatch,
+        SimulatedMonitor,
+        SimulatedReceiver,
     )
 
 MOST_QUEUED = 4096  # packets in a socket's buffer
@@ -98,7 +98,7 @@ class Host:
         self.plan = plan
         self.configuration = plan.configuration
         self.now = plan.offset  # its own clock
-        self.core: RouterService | None = None
+        self.service: RouterService | None = None
         self.stalled_until = 0.0
         self.resumed_at = 0.0  # by its own clock: the end of the last stall
         self.well = True  # what its track_script finds
@@ -115,10 +115,10 @@ class Host:
         """A process has no descriptors before it opens some."""
         self._numbers = itertools.count(3)
         self.ready: dict[int, None] = {}  # descriptors with something to be read
-        self.ears: list[SimulatedEar] = []
-        self.claim_ears: list[SimulatedClaimEar] = []
-        self.watch: SimulatedWatch | None = None
-        self.aide: SimulatedAide | None = None
+        self.ears: list[SimulatedReceiver] = []
+        self.claim_ears: list[SimulatedConflictSocket] = []
+        self.watch: SimulatedMonitor | None = None
+        self.helper: SimulatedHelper | None = None
         self.loop: SimulatedLoop | None = None
 
     def descriptor(self) -> int:
@@ -131,44 +131,44 @@ class Host:
         """A new process with this host's configuration, as `pylvs run` starts it."""
         self.boot()
         running.host = self
-        self.core = RouterService("text", self.roles)
-        answer = self.core._configure({"configuration": self.configuration, "settings": None})
+        self.service = RouterService("text", self.roles)
+        answer = self.service._configure({"configuration": self.configuration, "settings": None})
         assert not answer["warnings"], answer
-        assert self.aide is not None
-        self.aide.find(ScriptResult(SCRIPT, self.well, ""))
+        assert self.helper is not None
+        self.helper.find(ScriptResult(SCRIPT, self.well, ""))
         self._turn()
 
     def stop(self) -> None:
         """SIGTERM."""
-        if self.core is not None:
+        if self.service is not None:
             running.host = self
-            self.core.stop()
+            self.service.stop()
             self._turn()
 
     def kill(self) -> None:
         """SIGKILL: its descriptors close, its addresses stay."""
-        self.core = None
+        self.service = None
         self.stalled_until = 0.0
         self.boot()
 
     def reload(self, configuration: VrrpConfiguration) -> None:
         """`pylvs reload`; a process that does not run will start with it."""
         self.configuration = configuration
-        if self.core is not None:
+        if self.service is not None:
             running.host = self
-            self.core._configure({"configuration": configuration, "settings": None})
+            self.service._configure({"configuration": configuration, "settings": None})
             self._turn()
 
     def give_up(self, seconds: float) -> None:
         """`pylvs vrrp yield`."""
-        if self.core is not None:
+        if self.service is not None:
             running.host = self
-            self.core._yield({"names": [], "seconds": seconds})
+            self.service._yield({"names": [], "seconds": seconds})
             self._turn()
 
     def step(self, local: float) -> None:
         """The process is woken at this time of its own clock."""
-        if self.core is not None:
+        if self.service is not None:
             self.now = max(self.now, local)
             running.host = self
             self._turn()
@@ -188,15 +188,15 @@ class Host:
     @property
     def routers(self) -> dict[str, Router]:
         """Of its process."""
-        return self.core.routers if self.core is not None else {}
+        return self.service.routers if self.service is not None else {}
 
     # --- its kernel ---
 
     def find(self, well: bool) -> None:
         """The track_script has another result."""
         self.well = well
-        if self.aide is not None:
-            self.aide.find(ScriptResult(SCRIPT, well, ""))
+        if self.helper is not None:
+            self.helper.find(ScriptResult(SCRIPT, well, ""))
 
     def set_link(self, name: str, *, enabled: bool, carrier: bool) -> None:
         """A cable is pulled or plugged, or an operator sets a link up or down."""

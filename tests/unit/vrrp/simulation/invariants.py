@@ -54,7 +54,7 @@ from pylvs.vrrp.garp import CONFLICT_INTERVAL_S
 from pylvs.vrrp.helper.link import StateChanged
 from pylvs.vrrp.loop import Call
 from pylvs.vrrp.protocol.machine import State
-from pylvs.vrrp.sockets import Datagram
+from pylvs.vrrp.protocol.packet import Datagram
 from tests.unit.vrrp.simulation.host import Host
 from tests.unit.vrrp.simulation.records import (
     AH_BYTES,
@@ -279,15 +279,15 @@ class Checker:
         sent = self._sent[id(datagram)]
         record = self._by_vrid[host.number][sent.vrid]
         router = record.router
-        before, counted, answered = router.machine, router.heard, router.sent
+        before, counted, answered = router.machine, router.received, router.sent
         better = (sent.priority, int(datagram.source)) > (before.priority, int(before.address))
         if better:
             record.beaten_at = record.now
         handle()
         after = router.machine
-        if router.heard == counted:
-            if router.screen is not None and record.instance.authentication is not Authentication.AH:
-                self.fail(f"{record} drops an advertisement ({sent}): {router.screen.counters} (2)")
+        if router.received == counted:
+            if router.validator is not None and record.instance.authentication is not Authentication.AH:
+                self.fail(f"{record} drops an advertisement ({sent}): {router.validator.counters} (2)")
             return
         if before.state is State.MASTER:
             self.coverage.add("two masters")
@@ -312,7 +312,7 @@ class Checker:
         record.heard[other.host.number] = sent.term, record.term, theirs, mine
         if record.instance.announcements.lower_priority_repeat:
             record.conflict_at = min(record.conflict_at, record.now)
-        if other.state is State.MASTER and other.term == sent.term and other.host.core is not None:
+        if other.state is State.MASTER and other.term == sent.term and other.host.service is not None:
             now = other.router.machine.priority
             if now == theirs and other.heard.get(record.host.number) == (record.term, other.term, mine, theirs):
                 self.fail(f"{record} and {other} are both master and hear each other (1)")
@@ -350,7 +350,7 @@ class Checker:
     def stepped(self, host: Host) -> None:
         """The process waits for its next event."""
         records = self._records[host.number]
-        if host.core is not None:
+        if host.service is not None:
             for record in records.values():
                 if record.state is State.MASTER:
                     self._check_master(record)
@@ -399,7 +399,7 @@ class Checker:
     def _check_addresses(self, host: Host, records: dict[str, Record]) -> None:
         wanted: set[Target] = set()
         for record in records.values():
-            if host.core is not None and record.router.machine.state is not record.state:
+            if host.service is not None and record.router.machine.state is not record.state:
                 self.fail(f"{record} is {record.router.machine.state.value} and said {record.state.value} (5)")
             if record.state is State.MASTER:
                 wanted.update(record.targets)
@@ -466,7 +466,7 @@ class Checker:
     def _able(self, record: Record) -> bool:
         """Whether nothing keeps a virtual router from being master; of a group, none of its members."""
         host = record.host
-        if host.core is None or not (host.well or self._weighs(record) or record.instance.priority == OWNER):
+        if host.service is None or not (host.well or self._weighs(record) or record.instance.priority == OWNER):
             return False
         grouped = bool(host.configuration.groups)
         mine = self._records[host.number].values() if grouped else (record,)

@@ -16,7 +16,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.vrrp import OWNER
 from pylvs.vrrp.helper.link import LogLine, StateChanged
 from pylvs.vrrp.loop import Call
-from pylvs.vrrp.sockets import Datagram
+from pylvs.vrrp.protocol.packet import Datagram
 from tests.unit.vrrp.simulation import schedule
 from tests.unit.vrrp.simulation.host import Host, Storm
 from tests.unit.vrrp.simulation.invariants import Checker
@@ -174,7 +174,7 @@ class Simulation:
     # --- the hosts' process ---
 
     def _start(self, host: Host) -> None:
-        if host.core is not None or self._down(host):
+        if host.service is not None or self._down(host):
             return
         host.stalled_until = 0.0
         host.now = max(host.now, self.local(host))
@@ -239,7 +239,7 @@ class Simulation:
         return arrivals
 
     def _deliver(self, host: Host, device: str, sent: Sent) -> None:
-        if host.core is not None and host.devices[device].up and host.receive(device, sent.family, sent.datagram):
+        if host.service is not None and host.devices[device].up and host.receive(device, sent.family, sent.datagram):
             self._step(host)
 
     def announce(self, host: Host, device: str, frame: bytes) -> None:
@@ -255,7 +255,7 @@ class Simulation:
                     self.at(arrival, lambda other=other: self._deliver_claim(other, device, frame))  # type: ignore[misc]
 
     def _deliver_claim(self, host: Host, device: str, frame: bytes) -> None:
-        if host.core is not None and host.devices[device].up and host.hear_claim(device, frame):
+        if host.service is not None and host.devices[device].up and host.hear_claim(device, frame):
             self._step(host)
 
     def process(self, host: Host, datagram: Datagram, handle: Call) -> None:
@@ -331,7 +331,7 @@ class Simulation:
         host.kill()
 
     def _stop(self, host: Host, _: Fault) -> None:
-        if host.core is not None and self.now >= host.stalled_until:
+        if host.service is not None and self.now >= host.stalled_until:
             host.now = max(host.now, self.local(host))
             host.stop()
         self.checker.ends(host)
@@ -343,7 +343,7 @@ class Simulation:
         host.forget_everything()
 
     def _stall(self, host: Host, fault: Fault) -> None:
-        if host.core is not None:
+        if host.service is not None:
             host.stalled_until = max(host.stalled_until, fault.end)
             host.resumed_at = self.local(host, host.stalled_until)
 
@@ -367,7 +367,7 @@ class Simulation:
 
     def _yield(self, host: Host, fault: Fault) -> None:
         """`pylvs vrrp yield`, for as long as the fault lasts at most by any clock."""
-        if host.core is None or self.now < host.stalled_until:
+        if host.service is None or self.now < host.stalled_until:
             return
         host.now = max(host.now, self.local(host))
         seconds = (fault.end - fault.begin) * (1 - schedule.MOST_DRIFT)

@@ -15,13 +15,13 @@ from unittest import mock
 from pylvs.model.addresses import Address
 from pylvs.netlink.addresses import Outcome, Placed
 from pylvs.netlink.monitor import News
-from pylvs.vrrp import conflicts, loop, router, router_service, sockets, vip_manager
+from pylvs.vrrp import conflicts, garp, loop, router, router_service, sockets, vip_manager
 from pylvs.vrrp.helper.link import ScriptResult
 from pylvs.vrrp.loop import Call, Loop, Timer
 from pylvs.vrrp.netlink_monitor import Change, LinkState, NetlinkMonitor
 from pylvs.vrrp.protocol.arp_ndp import AddressBinding, parse_binding
+from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.realtime import RealtimeStatus
-from pylvs.vrrp.sockets import Datagram
 from tests.unit.vrrp.simulation.host import Storm, running
 
 WALL_S = 1.7e9  # the wall clock at the start; those of all hosts agree, as AH's sequence numbers need it
@@ -46,7 +46,7 @@ class SimulatedLoop(Loop):
         self._timers = []
         self._order = itertools.count()
         self._running = True
-        self.latest_s = 0.0
+        self.max_late_s = 0.0
         self._reads: dict[int, Call] = {}
         self._host = running.host
         self._host.loop = self
@@ -73,17 +73,17 @@ class SimulatedLoop(Loop):
         """Everything that is to be done at this time: timers first, then what is ready to be read."""
         ready, timers = self._host.ready, self._timers
         if self._running:
-            self._timers_due()
+            self._run_timers()
         while ready and self._running:
             for descriptor in list(ready):
                 read = self._reads.get(descriptor)
                 if read is None:
                     ready.pop(descriptor, None)
                     continue
-                self._do(read)
+                self._call(read)
                 if timers and timers[0][0] <= self._host.now:
                     break
-            self._timers_due()
+            self._run_timers()
 
     def next_due(self) -> float | None:
         """When the next timer is."""
@@ -110,7 +110,7 @@ class SimulatedSocket:
         return taken
 
 
-class SimulatedEar(SimulatedSocket):
+class SimulatedReceiver(SimulatedSocket):
     """`pylvs.vrrp.sockets.AdvertReceiver`."""
 
     def __init__(
@@ -130,7 +130,7 @@ class SimulatedEar(SimulatedSocket):
         self.host.ears.remove(self)
 
 
-class SimulatedEars(sockets.AdvertReceivers):
+class SimulatedReceivers(sockets.AdvertReceivers):
     """The product's, which shows each advertisement to the simulation as the process takes it."""
 
     def __init__(self, loop: Loop, hear: sockets.OnAdvert) -> None:
@@ -142,7 +142,7 @@ class SimulatedEars(sockets.AdvertReceivers):
         super().__init__(loop, observed)
 
 
-class SimulatedMouth:
+class SimulatedAdvertSender:
     """`pylvs.vrrp.sockets.AdvertSender`."""
 
     def __init__(self, device: str, family: int) -> None:
@@ -169,7 +169,7 @@ class SimulatedMouth:
         pass
 
 
-class SimulatedSender:
+class SimulatedFrameSender:
     """`pylvs.vrrp.conflicts.FrameSender`."""
 
     def __init__(self) -> None:
@@ -185,7 +185,7 @@ class SimulatedSender:
         pass
 
 
-class SimulatedClaimEar(SimulatedSocket):
+class SimulatedConflictSocket(SimulatedSocket):
     """`pylvs.vrrp.conflicts.ConflictSocket`."""
 
     gone = False
@@ -213,18 +213,18 @@ class SimulatedClaimEar(SimulatedSocket):
         self.host.claim_ears.remove(self)
 
 
-class SimulatedWatch(NetlinkMonitor):
+class SimulatedMonitor(NetlinkMonitor):
     """The product's picture of links and addresses, told by a simulated kernel."""
 
     def __init__(self, routes: bool = False, receive_buffer: int = 0) -> None:
         self._host = running.host
         self.descriptor = self._host.descriptor()
         self.queue: list[News] = []
-        self._picture = LinkState()
+        self._state = LinkState()
         for device in self._host.devices.values():
-            self._picture.tell(device.news())
+            self._state.update(device.news())
             for each in device.addresses.values():
-                self._picture.tell(each)
+                self._state.update(each)
         self._host.watch = self
 
     def fileno(self) -> int:
@@ -236,24 +236,24 @@ class SimulatedWatch(NetlinkMonitor):
     def read(self) -> list[Change]:
         queue, self.queue = self.queue, []
         self._host.ready.pop(self.descriptor, None)
-        return [change for news in queue for change in self._picture.tell(news)]
+        return [change for news in queue for change in self._state.update(news)]
 
 
-class SimulatedAide(SimulatedSocket):
+class SimulatedHelper(SimulatedSocket):
     """`pylvs.vrrp.helper.link.HelperLink`: the helper process that runs scripts."""
 
-    lives = True
+    connected = True
 
     def __init__(self, loop: Loop, log_format: str, hear: Callable[[Any], None]) -> None:
         super().__init__()
         self._hear = hear
-        self.host.aide = self
+        self.host.helper = self
         loop.watch(self.descriptor, self._read)
 
     def start(self) -> None:
         pass
 
-    def say(self, message: Any) -> None:
+    def send(self, message: Any) -> None:
         self.host.network.told(self.host, message)
 
     def finish(self, message: Any, ended: Call) -> None:
@@ -270,12 +270,12 @@ class SimulatedAide(SimulatedSocket):
 
 
 class SimulatedControl:
-    """`pylvs.vrrp.control.ControlServer`, with nobody at the other end."""
+    """`pylvs.vrrp.control.ControlServer` without a client."""
 
     def __init__(self, loop: Loop, verbs: object) -> None:
         pass
 
-    def tell(self, event: object) -> None:
+    def publish(self, event: object) -> None:
         pass
 
 
@@ -296,13 +296,13 @@ class SimulatedHeld:
         return running.host.release(placed)
 
 
-class SimulatedProcess:
+class SimulatedRealtime:
     """The module `pylvs.vrrp.realtime`."""
 
-    def be_punctual(self, settings: object) -> RealtimeStatus:
+    def enable_realtime(self, settings: object) -> RealtimeStatus:
         return RealtimeStatus(0, False)
 
-    def stop_collecting(self) -> None:
+    def freeze_gc(self) -> None:
         pass
 
 
@@ -312,22 +312,22 @@ def simulated() -> Iterator[None]:
     clock = Time()
     replaced: list[tuple[object, str, object]] = [
         (router_service, "Loop", SimulatedLoop),
-        (router_service, "Ears", SimulatedEars),
-        (router_service, "AideLink", SimulatedAide),
-        (router_service, "Control", SimulatedControl),
-        (router_service, "process", SimulatedProcess()),
+        (router_service, "AdvertReceivers", SimulatedReceivers),
+        (router_service, "HelperLink", SimulatedHelper),
+        (router_service, "ControlServer", SimulatedControl),
+        (router_service, "realtime", SimulatedRealtime()),
         (router_service, "time", clock),
         (router, "time", clock),
         (loop, "time", clock),
-        (vip_manager, "Watch", SimulatedWatch),
+        (vip_manager, "NetlinkMonitor", SimulatedMonitor),
         (vip_manager, "Guard", SimulatedGuard),
-        (vip_manager, "Sender", SimulatedSender),
-        (vip_manager, "Mouth", SimulatedMouth),
-        (sockets, "Ear", SimulatedEar),
-        (conflicts, "ClaimEar", SimulatedClaimEar),
-        (conflicts, "known_as", lambda mac: ""),
-        (conflicts, "forwards", lambda device: False),
-        (vip_manager, "held", SimulatedHeld()),
+        (vip_manager, "FrameSender", SimulatedFrameSender),
+        (vip_manager, "AdvertSender", SimulatedAdvertSender),
+        (sockets, "AdvertReceiver", SimulatedReceiver),
+        (conflicts, "ConflictSocket", SimulatedConflictSocket),
+        (conflicts, "neighbour_ip", lambda mac: ""),
+        (garp, "forwards_ipv6", lambda device: False),
+        (vip_manager, "addresses", SimulatedHeld()),
     ]
     with contextlib.ExitStack() as stack:
         for where, name, instead in replaced:
