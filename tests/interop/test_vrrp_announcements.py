@@ -169,7 +169,7 @@ def test_the_claimant_is_named_with_its_own_address(link: tuple[str, str]) -> No
         until(lambda: neighbour_ip(THERE) == "10.0.0.2")
         assert neighbour_ip(SOMEBODY) == ""
         told = ConflictTracker(neighbour_ip).respond(0.0, AddressBinding(VIPS[0], THERE, "eth0"))
-    assert told.words == f"10.0.0.100 is claimed by {THERE.hex(':')} (10.0.0.2) on eth0"
+    assert told.text == f"10.0.0.100 is claimed by {THERE.hex(':')} (10.0.0.2) on eth0"
 
 
 @BOTH

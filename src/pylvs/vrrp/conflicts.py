@@ -40,7 +40,7 @@ MAX_REMEMBERED = 256  # addresses, and hosts; the oldest are forgotten
 class ConflictResponse:
     """What to do about a conflict."""
 
-    words: str = ""  # for the log; "": nothing new
+    text: str = ""  # for the log; "": nothing new
     answer: bool = False  # announce the address again
 
 
@@ -62,7 +62,7 @@ class ConflictTracker:
 
     def respond(self, now: float, binding: AddressBinding) -> ConflictResponse:
         """Handle a frame in which another host announces a held address."""
-        return ConflictResponse(self._words(now, binding), self._may_answer(now, binding.address))
+        return ConflictResponse(self._text(now, binding), self._may_answer(now, binding.address))
 
     def _may_answer(self, now: float, address: Address) -> bool:
         if now < self._answered.get(address, float("-inf")) + DEFEND_INTERVAL_S:
@@ -73,7 +73,7 @@ class ConflictTracker:
             del self._answered[next(iter(self._answered))]
         return True
 
-    def _words(self, now: float, binding: AddressBinding) -> str:
+    def _text(self, now: float, binding: AddressBinding) -> str:
         key = (binding.address, binding.mac)
         known = self._conflicts.get(key)
         if known and now < known.logged_at + LOG_INTERVAL_S:
@@ -90,13 +90,13 @@ class ConflictTracker:
             del self._conflicts[next(iter(self._conflicts))]
         ip = self._ip_of(binding.mac)
         name = binding.mac.hex(":") + (f" ({ip})" if ip and ip != str(binding.address) else "")
-        words = f"{binding.address} is claimed by {name}" + (f" on {binding.device}" if binding.device else "")
+        text = f"{binding.address} is claimed by {name}" + (f" on {binding.device}" if binding.device else "")
         if known and known.suppressed:
-            words += f", and was {known.suppressed} times since it was last told"
+            text += f", and was {known.suppressed} times since it was last told"
         if self._unlogged:
-            words += f"; {self._unlogged} claims of others were not told"
+            text += f"; {self._unlogged} claims of others were not told"
             self._unlogged = 0
-        return words
+        return text
 
 
 def neighbour_ip(mac: bytes) -> str:
@@ -145,8 +145,8 @@ def conflict_filter(version: int, addresses: Collection[Address], own_macs: Coll
     if len(watched) > MAX_FILTERED_ADDRESSES:
         return [*program, TAKE]
     program.append((LOAD_4, 0, 0, ARP_SENDER if version == 4 else TARGET_END))
-    for word in watched:
-        program += [(EQUALS, 0, 1, word), TAKE]
+    for value in watched:
+        program += [(EQUALS, 0, 1, value), TAKE]
     return [*program, DROP]
 
 
@@ -305,5 +305,5 @@ class ConflictListener:
     def _receive(self, receiving: ConflictSocket) -> None:
         for binding in receiving.receive():
             response = self._tracker.respond(self._loop.now, binding)
-            if response.words or response.answer:
-                self._on_conflict(binding.address, response.words, response.answer)
+            if response.text or response.answer:
+                self._on_conflict(binding.address, response.text, response.answer)

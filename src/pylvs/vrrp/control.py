@@ -164,7 +164,7 @@ class StatusSource(Protocol):
 
 def service_status(service: StatusSource) -> dict[str, Any]:
     """Return the answer to `status`."""
-    well, words = service.data_plane
+    well, detail = service.data_plane
     return {
         "instances": [_instance_status(service, router) for router in service.routers.values()],
         "groups": [
@@ -178,7 +178,7 @@ def service_status(service: StatusSource) -> dict[str, Any]:
             "longest_gap_ms": round(service.loop.max_late_s * 1000, 3),
             "aide": service.helper.connected,
         },
-        "data_plane": {"well": well, "words": words},
+        "data_plane": {"well": well, "words": detail},
         "unknown_vrids": [
             {"device": device, "vrid": vrid, "count": count} for (device, vrid), count in service.unknown.items()
         ],
@@ -227,7 +227,7 @@ def _instance_status(service: StatusSource, router: Router) -> dict[str, Any]:
                 "well": each.well,
                 "number": each.number,
                 "weight": each.track.weight,
-                "words": each.words,
+                "words": each.detail,
             }
             for each in router.tracked.values()
         ],

@@ -349,7 +349,7 @@ class NetlinkMonitor:
 
 
 def select_primary(addresses: Iterable[AddressNews], family: int, excluded: Collection[Address] = ()) -> Address | None:
-    """Return the first usable address; deprecated ones and IPv4 secondaries come last."""
+    """Return the first usable address; others rank before deprecated ones and IPv4 secondaries."""
     wanted = [
         each
         for each in addresses

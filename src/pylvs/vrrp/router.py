@@ -94,8 +94,8 @@ class Router:
     @property
     def rival(self) -> str:
         """The other master that advertised lately, "" if there was none."""
-        until, words = self._rival or (0.0, "")
-        return words if self.state is State.MASTER and self._service.now < until else ""
+        until, text = self._rival or (0.0, "")
+        return text if self.state is State.MASTER and self._service.now < until else ""
 
     # --- start, reload, stop ---
 
@@ -180,7 +180,7 @@ class Router:
         if link_fault := self._host.link_fault(instance):
             faults.insert(0, link_fault)
         elif self._host.source_of(instance) is None:
-            faults.insert(0, f"{instance.interface} has no address to speak from")
+            faults.insert(0, f"{instance.interface} has no address to send from")
         if instance.fault_without_peers and not instance.peers:
             faults.append("it has no peers")
         return faults
@@ -212,8 +212,8 @@ class Router:
         priority = self.machine.priority
         if priority != before:
             reasons = priority_reasons(self.tracked.values())
-            words = f"{self.name}: priority {before} is {priority} now{': ' if reasons else ''}{reasons}"
-            self._service.log("info", words, state=self.state.value)
+            text = f"{self.name}: priority {before} is {priority} now{': ' if reasons else ''}{reasons}"
+            self._service.log("info", text, state=self.state.value)
             self._service.publish("priority", self.name, priority=priority, before=before)
             if self.state is not State.FAULT:
                 self._service.notify_priority(self.name, self.state.value, priority)
@@ -276,10 +276,10 @@ class Router:
             each.interface.ip == address for each in (*instance.addresses, *instance.excluded)
         )
 
-    def answer_conflict(self, words: str) -> None:
+    def answer_conflict(self, text: str) -> None:
         """Announce again, because another host claims an address; the caller has logged it."""
         if self.state is State.MASTER:
-            self._garp.again(self._service.now, words)
+            self._garp.again(self._service.now, text)
             self._announce()
 
     def restore(self) -> None:
@@ -356,23 +356,23 @@ class Router:
         transition = self.history.record(time.time(), become, self.machine.priority)
         state = END_STATES.get(become.why, become.state.value)
         change = state if become.before is become.state else f"{become.before.value} to {state}"
-        words = f"{self.name}: {change}: {transition.sentence()}"
-        self._service.log("warning" if state == "FAULT" else "info", words, priority=self.machine.priority)
+        text = f"{self.name}: {change}: {transition.sentence()}"
+        self._service.log("warning" if state == "FAULT" else "info", text, priority=self.machine.priority)
         self._service.publish("transition", self.name, **transition.as_dict())
         self._service.notify("INSTANCE", self.name, state, self.machine.priority, become.before.value)
         if self.group is not None and self.group.moved(self, become.before, become.why, transition.sentence()):
             self._service.notify("GROUP", self.group.group.name, state, 0, "")
 
-    def _reannounce(self, words: str) -> None:
+    def _reannounce(self, text: str) -> None:
         now = self._service.now
         settling = now < self._since + SETTLING_INTERVALS * self.machine.interval_s
-        self._rival = now + self.machine.down_s, words
-        announced = "; its addresses are announced again" if self._garp.again(now, words) else ""
+        self._rival = now + self.machine.down_s, text
+        announced = "; its addresses are announced again" if self._garp.again(now, text) else ""
         suppressed = None if settling else self._log_limiter.allow("conflict", now)
         if suppressed is not None:
-            more = f" ({suppressed} times more since this was last told)" if suppressed else ""
-            self._service.log("warning", f"{self.name}: {words}{more}{announced}")
-            self._service.publish("conflict", self.name, words=words)
+            more = f" ({suppressed} times more since the last line)" if suppressed else ""
+            self._service.log("warning", f"{self.name}: {text}{more}{announced}")
+            self._service.publish("conflict", self.name, words=text)
         self._announce()
 
     # --- timers ---

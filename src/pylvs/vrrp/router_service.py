@@ -254,10 +254,12 @@ class RouterService:
     def _set_data_plane(self, request: dict[str, Any]) -> dict[str, Any]:
         before, self._tracking.data_plane = self.data_plane, (bool(request["well"]), str(request.get("words", "")))
         if before != self.data_plane:
-            well, words = self.data_plane
-            text = "the packet path is well again" if well else f"the packet path is lost: {words}"
-            self.log("info" if well else "error", text)
-            self.publish("data_plane", "", well=well, words=words)
+            well, detail = self.data_plane
+            self.log(
+                "info" if well else "error",
+                "the packet path works again" if well else f"the packet path is lost: {detail}",
+            )
+            self.publish("data_plane", "", well=well, words=detail)
             self._track_all()
         return {}
 
@@ -322,22 +324,22 @@ class RouterService:
         self.publish("dropped", router.name, flaw=invalid.error.value, source=str(datagram.source))
 
     def _resources_lost(self, name: str, lost: set[str]) -> None:
-        words = ", ".join(sorted(lost))
+        text = ", ".join(sorted(lost))
         if not lost:
-            self.log("info", f"{name}: a device came back without what is held on it; it is put back")
-        elif self._log_limiter.allow((name, words), self.now) is not None:
-            self.log("warning", f"{name}: somebody removed {words}; it is put back")
+            self.log("info", f"{name}: a device returned without its virtual addresses; they are added again")
+        elif self._log_limiter.allow((name, text), self.now) is not None:
+            self.log("warning", f"{name}: another program removed {text}; it is added again")
         self.publish("restored", name, things=sorted(lost))
         self.routers[name].restore()
 
-    def _conflict(self, address: Address, words: str, answer: bool) -> None:
+    def _conflict(self, address: Address, text: str, answer: bool) -> None:
         for router in self.routers.values():
             if router.holds(address):  # not after it became backup: the other host is the new master
-                if words:
-                    self.log("warning", f"{router.name}: {words}{'; it is announced again' if answer else ''}")
-                    self.publish("claim", router.name, address=str(address), words=words)
+                if text:
+                    self.log("warning", f"{router.name}: {text}{'; it is announced again' if answer else ''}")
+                    self.publish("claim", router.name, address=str(address), words=text)
                 if answer:
-                    router.answer_conflict(words or f"{address} is still claimed by others")
+                    router.answer_conflict(text or f"{address} is still claimed by others")
 
     def _links_changed(self, replaced: set[str]) -> None:
         for device in replaced:
@@ -416,7 +418,7 @@ class RolePublisher:
             self._roles.stand_by(*role_sets)
         except PylvsError as error:
             if str(error) != self._last_error:
-                self._log("error", f"the packet path does not know what it serves: {error}")
+                self._log("error", f"the roles of virtual addresses are not published to the packet path: {error}")
             self._last_error = str(error)
             if self._retry_timer is None and not self._closed:
                 self._retry_timer = self._call_later(PUBLISH_RETRY_S, self._retry)

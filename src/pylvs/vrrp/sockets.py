@@ -322,7 +322,7 @@ class AdvertReceivers:
                 try:
                     self._start(key, settings)
                 except OSError as error:
-                    errors.append(f"advertisements cannot be heard on {key[0]}: {error.strerror}")
+                    errors.append(f"advertisements cannot be received on {key[0]}: {error.strerror}")
         return errors
 
     def rejoin(self, device: str) -> None:

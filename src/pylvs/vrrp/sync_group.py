@@ -84,7 +84,7 @@ class SyncGroup:
         self.state = State.BACKUP
         return True
 
-    def moved(self, member: Member, before: State, why: TransitionReason, words: str = "") -> bool:
+    def moved(self, member: Member, before: State, why: TransitionReason, text: str = "") -> bool:
         """Take the other members along after a member's transition; return whether the group's state changed.
 
         A member that starts or recovers takes no others along: they evaluate themselves whether they may run.
@@ -93,7 +93,7 @@ class SyncGroup:
             return False
         starts = before is State.FAULT and member.state is State.BACKUP
         if not starts:
-            detail = f"{member.name} went before{': ' if words else ''}{words}"
+            detail = f"{member.name} went before{': ' if text else ''}{text}"
             reason = TransitionReason.STOP if why is TransitionReason.STOP else TransitionReason.GROUP
             self._lead(member, member.state, reason, detail)
         elif any(other.state is not State.BACKUP for other in self.members):

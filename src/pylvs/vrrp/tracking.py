@@ -27,7 +27,7 @@ class TrackedObject:
     track: Track
     well: bool | None = None
     number: int | None = None  # of a file
-    words: str = ""
+    detail: str = ""
 
     @property
     def known(self) -> bool:
@@ -52,9 +52,9 @@ class TrackedObject:
     def description(self) -> str:
         """The object and its result as text."""
         if self.kind == "file" and self.number is not None:
-            return f"{self} says {self.number}"
+            return f"{self} is {self.number}"
         state = "not known yet" if self.well is None else "well" if self.well else "ill"
-        return f"{self} is {state}{f' ({self.words})' if self.words else ''}"
+        return f"{self} is {state}{f' ({self.detail})' if self.detail else ''}"
 
     @property
     def points(self) -> int:
@@ -114,7 +114,7 @@ class Tracking:
     def update(self, message: Any) -> TrackedObject | None:
         """Store a result from the helper process; None for another message."""
         if isinstance(message, ScriptResult):
-            tracked = TrackedObject("script", Track(message.name), message.well, None, message.words)
+            tracked = TrackedObject("script", Track(message.name), message.well, None, message.detail)
         elif isinstance(message, FileValue):
             tracked = TrackedObject("file", Track(message.name), None, message.number)
         elif isinstance(message, ProcessResult):
@@ -131,12 +131,12 @@ class Tracking:
             for kind, several in (("script", tracks.scripts), ("file", tracks.files), ("process", tracks.processes)):
                 for track in several:
                     known = self._results.get((kind, track.name), TrackedObject(kind, track))
-                    found[kind, track.name] = TrackedObject(kind, track, known.well, known.number, known.words)
+                    found[kind, track.name] = TrackedObject(kind, track, known.well, known.number, known.detail)
             for track in tracks.interfaces:
                 found["interface", track.name] = TrackedObject("interface", track, self._is_up(track.name))
         if instance.track_data_plane is not None:
-            well, words = self.data_plane
-            found["data plane", ""] = TrackedObject("data plane", instance.track_data_plane, well, None, words)
+            well, detail = self.data_plane
+            found["data plane", ""] = TrackedObject("data plane", instance.track_data_plane, well, None, detail)
         return found
 
     def _tracks_of(self, instance: VrrpInstance) -> list[Tracks]:

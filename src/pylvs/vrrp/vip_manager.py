@@ -396,11 +396,11 @@ class VipManager:
         if error := self._frame_sender.send(device, announcement_frame(device, address, link.mac)):
             self._warn(device, f"{instance.name}: {address} is not announced: {error}")
 
-    def _warn(self, key: str, words: str) -> None:
+    def _warn(self, key: str, text: str) -> None:
         """Log a warning unless it is the last one of this device or instance."""
-        if self._last_warning.get(key) != words:
-            self._last_warning[key] = words
-            self._log("warning", words)
+        if self._last_warning.get(key) != text:
+            self._last_warning[key] = text
+            self._log("warning", text)
 
 
 def _replaced_devices(changes: Sequence[Change]) -> set[str]:

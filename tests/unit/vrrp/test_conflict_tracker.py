@@ -23,12 +23,12 @@ def test_a_claimant_is_named_with_the_address_that_it_is_known_by() -> None:
     assert claims.respond(0, AddressBinding(VIP, MAC, "eth0")) == ConflictResponse(
         "10.0.0.100 is claimed by 02:00:00:00:00:0b (10.0.0.2) on eth0", True
     )
-    assert claims.respond(0, AddressBinding(VIP, OTHER)).words == "10.0.0.100 is claimed by 02:00:00:00:00:0c"
+    assert claims.respond(0, AddressBinding(VIP, OTHER)).text == "10.0.0.100 is claimed by 02:00:00:00:00:0c"
 
 
 def test_the_same_claim_is_told_once_in_its_interval_and_counted() -> None:
     claims = ConflictTracker()
-    heard = [claims.respond(now, AddressBinding(VIP, MAC)).words for now in range(int(LOG_INTERVAL_S) + 1)]
+    heard = [claims.respond(now, AddressBinding(VIP, MAC)).text for now in range(int(LOG_INTERVAL_S) + 1)]
     assert [bool(words) for words in heard] == [True, *[False] * (int(LOG_INTERVAL_S) - 1), True]
     assert heard[-1] == "10.0.0.100 is claimed by 02:00:00:00:00:0b, and was 59 times since it was last told"
 
@@ -43,9 +43,9 @@ def test_an_address_is_answered_for_once_in_the_defence_interval_whoever_claims_
 
 def test_a_flood_of_claimants_is_told_of_in_few_lines_and_kept_in_little_memory() -> None:
     claims = ConflictTracker()
-    told = [claims.respond(0, AddressBinding(VIP, number.to_bytes(6, "big"))).words for number in range(5000)]
+    told = [claims.respond(0, AddressBinding(VIP, number.to_bytes(6, "big"))).text for number in range(5000)]
     assert sum(bool(words) for words in told) == MAX_LOGGED
-    after = claims.respond(LOG_INTERVAL_S, AddressBinding(VIP, MAC)).words
+    after = claims.respond(LOG_INTERVAL_S, AddressBinding(VIP, MAC)).text
     assert after == f"10.0.0.100 is claimed by 02:00:00:00:00:0b; {5000 - MAX_LOGGED} claims of others were not told"
 
 
@@ -63,7 +63,7 @@ def test_answers_and_lines_are_never_closer_than_they_may_be(events: list[tuple[
         heard = claims.respond(now, AddressBinding(address, mac))
         if heard.answer:
             answers[address].append(now)
-        if heard.words:
+        if heard.text:
             lines.append(now)
     for times in answers.values():
         assert all(second >= first + DEFEND_INTERVAL_S for first, second in pairwise(times))

@@ -165,7 +165,7 @@ class TrackFiles:
             number = watch.number or 0
         if number != watch.number:
             watch.number = number
-            self._log.info(f"track file {watch.file.name} says {number}")
+            self._log.info(f"track file {watch.file.name} is {number}")
             self._report(FileValue(watch.file.name, number))
 
 

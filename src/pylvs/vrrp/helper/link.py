@@ -80,7 +80,7 @@ class ScriptResult:
 
     name: str
     well: bool
-    words: str  # how its last run ended: "exit status 1", "timed out after 2 s"
+    detail: str  # how its last run ended: "exit status 1", "timed out after 2 s"
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,8 +87,8 @@ class Notifier:
         subject = kind, name
         return self._notify_now.get(subject) or self._notify_before.get(subject) or Notify()
 
-    def _write_fifo(self, kind: str, name: str, word: str, priority: int) -> None:
-        self._fifos.write(f'{kind} "{name}" {word} {priority}')
+    def _write_fifo(self, kind: str, name: str, state: str, priority: int) -> None:
+        self._fifos.write(f'{kind} "{name}" {state} {priority}')
 
     async def finish(self) -> None:
         """Finish pending notifications, for a limited time, then kill the scripts that still run."""

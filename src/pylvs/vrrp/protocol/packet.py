@@ -117,7 +117,7 @@ def encode(advertisement: Advertisement, source: Address, destination: Address, 
 def decode(payload: bytes, source: Address, destination: Address) -> Advertisement:
     """Return the fields of a payload. Raises InvalidAdvert.
 
-    For version 3 over IPv4 a checksum without the pseudo-header is valid, too; `has_pseudo_header` tells which it is.
+    For version 3 over IPv4 a checksum without the pseudo-header is valid, too (see `has_pseudo_header`).
     """
     if len(payload) < _HEAD.size:
         raise InvalidAdvert(AdvertError.TRUNCATED, f"{len(payload)} bytes")

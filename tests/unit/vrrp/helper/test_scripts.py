@@ -73,7 +73,7 @@ def programs() -> Iterator[Programs]:
 def play(programs: Programs, seconds: float, *turns: tuple[float, bool], **fields: Any) -> list[tuple[float, str]]:
     """What happens to a script that is tracked for so long, its first runs being these."""
     programs.turns = list(turns)
-    watched = TrackScripts(programs, lambda told: programs.note(f"well: {told.well}, {told.words}"))
+    watched = TrackScripts(programs, lambda told: programs.note(f"well: {told.well}, {told.detail}"))
 
     async def begin() -> None:
         watched.configure([tracked("s", "", **fields)])
@@ -170,7 +170,7 @@ def test_a_program_that_cannot_run_is_ill(tmp_path: Path) -> None:
         one.tell(Configure(told.settings, routers))
         one.until(lambda: one.last("s") is not None)
         assert not one.last("s").well
-        assert "No such file" in one.last("s").words
+        assert "No such file" in one.last("s").detail
 
 
 def test_a_script_that_nobody_tracks_is_not_run(tmp_path: Path) -> None:
