@@ -1,4 +1,4 @@
-"""The virtual routers' loop in imagined time: an hour in a moment, always alike."""
+"""The event loop in simulated time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pylvs.vrrp.loop import Loop
 
 
 class FakeTimeLoop(Loop):
-    """Its time passes by `pass_` alone; what is ready on a descriptor comes before it does."""
+    """Time passes only by `pass_`; descriptors that are ready are handled first."""
 
     def __init__(self) -> None:
         super().__init__(self._raise)
@@ -23,7 +23,7 @@ class FakeTimeLoop(Loop):
         raise error
 
     def pass_(self, seconds: float) -> None:
-        """Call everything that is due in the next so many seconds."""
+        """Run all timers of the next `seconds`."""
         end = self._now + seconds
         while True:
             ready = self._selector.select(0)

@@ -1,4 +1,4 @@
-"""Several machines on an imagined switch, in imagined time: virtual routers without sockets or clocks."""
+"""Several hosts on a fake switch in simulated time: virtual routers without sockets or clocks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ DELAY_S = 0.0002  # on the switch
 
 
 def instance(priority: int = 100, **more: Any) -> VrrpInstance:
-    """A usual one."""
     given: dict[str, Any] = {"name": "VI_1", "interface": "eth0", "vrid": 51, "addresses": (held(VIP),)} | more
     return VrrpInstance(priority=priority, **given)
 
@@ -36,22 +35,20 @@ def held(address: Address) -> HeldAddress:
 
 
 class Switch:
-    """Time, and who hears whom."""
+    """The clock, and the network between the hosts."""
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.machines: list[FakeHost] = []
+        self.hosts: list[FakeHost] = []
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
 
     def at(self, when: float, call: Call) -> Timer:
-        """See the loop."""
         timer = Timer(when, call)
         heapq.heappush(self._timers, (when, next(self._order), timer))
         return timer
 
     def run(self, seconds: float) -> None:
-        """Let time go by."""
         end = self.now + seconds
         while self._timers and self._timers[0][0] <= end:
             when, _, timer = heapq.heappop(self._timers)
@@ -62,16 +59,16 @@ class Switch:
         self.now = end
 
     def carry(self, sender: FakeHost, outgoing: OutgoingPacket) -> None:
-        """To everyone else whose cable is in."""
+        """Deliver to all other hosts that have a link."""
         header, payload = outgoing.packet[:20], outgoing.packet[20:]
         datagram = Datagram(outgoing.source, outgoing.destination, header[8], header[9], header, payload)
-        for machine in self.machines:
-            if machine is not sender and machine.cable and sender.cable:
-                self.at(self.now + DELAY_S, lambda machine=machine: machine.hear(datagram))  # type: ignore[misc]
+        for host in self.hosts:
+            if host is not sender and host.cable and sender.cable:
+                self.at(self.now + DELAY_S, lambda host=host: host.receive(datagram))  # type: ignore[misc]
 
     def masters(self) -> list[str]:
-        """Who holds the virtual address."""
-        return [machine.name for machine in self.machines if VIP in machine.addresses and not machine.dead]
+        """The names of the hosts that hold the virtual address."""
+        return [host.name for host in self.hosts if VIP in host.addresses and not host.dead]
 
 
 @dataclass(eq=False)
@@ -92,19 +89,18 @@ class FakeHost:
 
     def __post_init__(self) -> None:
         self.name = self.name or str(self.address)
-        self.switch.machines.append(self)
+        self.switch.hosts.append(self)
 
-    def add(self, told: VrrpInstance) -> Router:
-        """One more virtual router."""
-        router = Router(told, self, self, GarpRateLimit(()))
+    def add(self, instance: VrrpInstance) -> Router:
+        router = Router(instance, self, self, GarpRateLimit(()))
         self.routers.append(router)
         return router
 
     def kill(self) -> None:
-        """Nothing of it happens any more."""
+        """Stop its timers and its link."""
         self.dead, self.cable = True, False
 
-    def hear(self, datagram: Datagram) -> None:
+    def receive(self, datagram: Datagram) -> None:
         for router in self.routers:
             if router.accepts(datagram) and not self.dead and datagram.payload[1] == router.instance.vrid:
                 router.receive(datagram)
@@ -183,11 +179,11 @@ class FakeHost:
         self.notified.append(("LOWER", name, str(priority)))
 
 
-def states(machines: Sequence[FakeHost]) -> list[State]:
-    """Of the first virtual router of each."""
-    return [machine.routers[0].state for machine in machines]
+def states(hosts: Sequence[FakeHost]) -> list[State]:
+    """The state of each host's first virtual router."""
+    return [host.routers[0].state for host in hosts]
 
 
-def watch(router: Router, watched: TrackedObject) -> None:
-    """One thing that it tracks stands so now."""
-    router.track(router.tracked | {(watched.kind, watched.track.name): watched})
+def set_tracked(router: Router, tracked: TrackedObject) -> None:
+    """Set the result of one tracked object."""
+    router.track(router.tracked | {(tracked.kind, tracked.track.name): tracked})

@@ -1,4 +1,4 @@
-"""Virtual routers that tests speak and listen as."""
+"""Instances and addresses for tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ PEERS = (Peer(THERE), Peer(IPv4Address("10.0.0.3")))
 
 
 def held(*addresses: str) -> tuple[HeldAddress, ...]:
-    """On no device in particular."""
     made = (IPv6Interface(address) if ":" in address else IPv4Interface(address) for address in addresses)
     return tuple(HeldAddress(interface=interface) for interface in made)
 

@@ -1,4 +1,4 @@
-"""What a virtual router says, beside scapy's reading of it."""
+"""Advertisements as packets, compared with scapy's parser."""
 
 from __future__ import annotations
 
@@ -19,77 +19,77 @@ from tests.unit.vrrp.instances import HERE, HERE_V6, PASS, PEERS, SEALED, SECOND
 
 
 @given(st.sampled_from((SECOND, PASS, THIRD)), st.integers(0, 255))
-def test_scapy_finds_every_field_and_checksum_right(router: VrrpInstance, priority: int) -> None:
-    (said,) = AdvertEncoder(router, HERE).packets(priority)
-    read = IP(said.packet)
+def test_scapy_parses_every_field_and_checksum(router: VrrpInstance, priority: int) -> None:
+    (sent,) = AdvertEncoder(router, HERE).packets(priority)
+    read = IP(sent.packet)
     layer = read[VRRP] if router.version == 2 else read[VRRPv3]
     assert (read.src, read.dst, read.ttl, read.tos, read.proto) == ("10.0.0.1", "224.0.0.18", 255, 0xC0, 112)
     assert (layer.vrid, layer.priority) == (51, priority)
     assert layer.addrlist == ["10.0.0.100", "10.0.0.101"]
-    assert read.len == len(said.packet) == len(bytes(read))
-    written = read.chksum, layer.chksum
+    assert read.len == len(sent.packet) == len(bytes(read))
+    checksums = read.chksum, layer.chksum
     for one in read, layer:
         del one.chksum
     again = IP(bytes(read))
-    assert written == (again.chksum, (again[VRRP] if router.version == 2 else again[VRRPv3]).chksum)
+    assert checksums == (again.chksum, (again[VRRP] if router.version == 2 else again[VRRPv3]).chksum)
 
 
 @given(st.integers(0, 255), st.integers(0, 0xFFFFFFFE))
-def test_scapy_finds_the_authentication_header(priority: int, sequence: int) -> None:
-    (said,) = AdvertEncoder(SEALED, HERE, sequence=sequence).packets(priority)
-    read = IP(said.packet)
+def test_scapy_parses_the_authentication_header(priority: int, sequence: int) -> None:
+    (sent,) = AdvertEncoder(SEALED, HERE, sequence=sequence).packets(priority)
+    read = IP(sent.packet)
     assert (read.proto, read[AH].nh, read[AH].seq, read[AH].spi) == (51, 112, sequence + 1, int(HERE))
-    assert verify_ah(said.packet[:20], said.packet[20:], b"secret") == (sequence + 1, said.packet[44:])
-    assert decode(said.packet[44:], HERE, SEALED.multicast).priority == priority
+    assert verify_ah(sent.packet[:20], sent.packet[20:], b"secret") == (sequence + 1, sent.packet[44:])
+    assert decode(sent.packet[44:], HERE, SEALED.multicast).priority == priority
 
 
-def test_ipv6_is_said_without_an_ip_header() -> None:
-    (said,) = AdvertEncoder(SIXTH, HERE_V6).packets(7)
-    assert (said.source, said.destination, said.hops) == (HERE_V6, MULTICAST_V6, 255)
-    told = decode(said.packet, HERE_V6, MULTICAST_V6)
-    assert (told.vrid, told.priority, told.interval_s) == (51, 7, 0.5)
-    assert told.addresses == (ip_address("fe80::100"), ip_address("fd00::100"))
+def test_an_ipv6_packet_has_no_ip_header() -> None:
+    (sent,) = AdvertEncoder(SIXTH, HERE_V6).packets(7)
+    assert (sent.source, sent.destination, sent.hops) == (HERE_V6, MULTICAST_V6, 255)
+    advert = decode(sent.packet, HERE_V6, MULTICAST_V6)
+    assert (advert.vrid, advert.priority, advert.interval_s) == (51, 7, 0.5)
+    assert advert.addresses == (ip_address("fe80::100"), ip_address("fd00::100"))
 
 
-def test_each_peer_gets_its_own_packet_with_one_number() -> None:
-    voice = AdvertEncoder(replace(SEALED, peers=PEERS, unicast_ttl=64), HERE)
+def test_each_peer_gets_its_own_packet_with_the_same_sequence_number() -> None:
+    encoder = AdvertEncoder(replace(SEALED, peers=PEERS, unicast_ttl=64), HERE)
     for number in 1, 2:
-        said = voice.packets(100)
-        assert [one.destination for one in said] == [peer.address for peer in PEERS]
-        for one in said:
+        sent = encoder.packets(100)
+        assert [one.destination for one in sent] == [peer.address for peer in PEERS]
+        for one in sent:
             read = IP(one.packet)
             assert (read.dst, read.ttl, read.id, read[AH].seq) == (str(one.destination), 64, number, number)
             assert verify_ah(one.packet[:20], one.packet[20:], b"secret")[0] == number
 
 
-def test_numbers_go_round_without_zero() -> None:
-    voice = AdvertEncoder(SEALED, HERE, sequence=0xFFFFFFFE)
-    said = [voice.packets(1)[0].packet for _ in range(0x10001)]
-    assert [IP(packet)[AH].seq for packet in said[:3]] == [0xFFFFFFFF, 1, 2]
-    assert [IP(said[at]).id for at in (0, 0xFFFE, 0xFFFF)] == [1, 0xFFFF, 1]
-    assert all(checksum(packet[:20]) == 0 for packet in said)
+def test_numbers_wrap_around_to_one() -> None:
+    encoder = AdvertEncoder(SEALED, HERE, sequence=0xFFFFFFFE)
+    sent = [encoder.packets(1)[0].packet for _ in range(0x10001)]
+    assert [IP(packet)[AH].seq for packet in sent[:3]] == [0xFFFFFFFF, 1, 2]
+    assert [IP(sent[at]).id for at in (0, 0xFFFE, 0xFFFF)] == [1, 0xFFFF, 1]
+    assert all(checksum(packet[:20]) == 0 for packet in sent)
 
 
-def test_its_number_goes_beyond_what_was_heard_and_what_it_was() -> None:
-    voice = AdvertEncoder(SEALED, HERE, sequence=5)
-    voice.advance_sequence(90)
-    voice.advance_sequence(70)
-    assert IP(voice.packets(1)[0].packet)[AH].seq == 91
-    later = AdvertEncoder(SEALED, IPv4Address("10.0.0.9"), before=voice)
+def test_its_sequence_number_exceeds_received_and_former_ones() -> None:
+    encoder = AdvertEncoder(SEALED, HERE, sequence=5)
+    encoder.advance_sequence(90)
+    encoder.advance_sequence(70)
+    assert IP(encoder.packets(1)[0].packet)[AH].seq == 91
+    later = AdvertEncoder(SEALED, IPv4Address("10.0.0.9"), before=encoder)
     assert IP(later.packets(1)[0].packet)[AH].seq == 92
 
 
 @pytest.mark.parametrize("old", list(OldChecksum))
-def test_the_old_checksum_of_unicast_sums_up_the_group(old: OldChecksum) -> None:
+def test_the_old_checksum_of_unicast_covers_the_multicast_group(old: OldChecksum) -> None:
     router = replace(THIRD, peers=PEERS[:1], old_checksum=old)
-    voice = AdvertEncoder(router, HERE)
-    body = voice.packets(100)[0].packet[20:]
+    encoder = AdvertEncoder(router, HERE)
+    body = encoder.packets(100)[0].packet[20:]
     covered = router.multicast if old is OldChecksum.ALWAYS else PEERS[0].address
     assert has_pseudo_header(body, HERE, covered)
-    voice.use_old_checksum()
-    assert has_pseudo_header(voice.packets(100)[0].packet[20:], HERE, router.multicast)
+    encoder.use_old_checksum()
+    assert has_pseudo_header(encoder.packets(100)[0].packet[20:], HERE, router.multicast)
     for later in OldChecksum:
-        again = AdvertEncoder(replace(router, old_checksum=later), HERE, before=voice)
+        again = AdvertEncoder(replace(router, old_checksum=later), HERE, before=encoder)
         assert again.old_checksum is (later is not OldChecksum.NEVER)
 
 
@@ -104,22 +104,22 @@ def test_the_old_checksum_of_unicast_sums_up_the_group(old: OldChecksum) -> None
         (SIXTH, 1280, 76),
     ],
 )
-def test_as_many_addresses_are_told_as_keepalived_tells(router: VrrpInstance, mtu: int, most: int) -> None:
-    """Its limits as 2.2.7 printed them."""
+def test_the_number_of_advertised_addresses_is_keepalived_s(router: VrrpInstance, mtu: int, most: int) -> None:
+    """The limits that keepalived 2.2.7 prints."""
     many = [f"10.0.{n // 250}.{n % 250}/32" if router.family == 4 else f"fd00::{n:x}/128" for n in range(300)]
     full = replace(router, addresses=held(*many))
     assert advertised_addresses(full, mtu) == tuple(one.interface.ip for one in full.addresses[:most])
-    (said,) = AdvertEncoder(full, HERE if router.family == 4 else HERE_V6, mtu).packets(1)
-    assert len(said.packet) + (40 if router.family == 6 else 0) <= mtu
+    (sent,) = AdvertEncoder(full, HERE if router.family == 4 else HERE_V6, mtu).packets(1)
+    assert len(sent.packet) + (40 if router.family == 6 else 0) <= mtu
 
 
-def test_addresses_of_the_other_family_are_not_told() -> None:
+def test_addresses_of_the_other_family_are_not_advertised() -> None:
     assert advertised_addresses(replace(THIRD, addresses=held("fd00::1/64", "10.0.0.1/24"))) == (
         ip_address("10.0.0.1"),
     )
 
 
-def test_unicast_goes_by_the_routes_unless_a_peer_is_link_local() -> None:
+def test_unicast_follows_the_routes_unless_a_peer_is_link_local() -> None:
     assert socket_device(SECOND, "eth7") == "eth7"
     assert socket_device(UNICAST, "eth7") == ""
     assert socket_device(replace(SIXTH, peers=(Peer(IPv6Address("fe80::2")),)), "eth7") == "eth7"

@@ -1,4 +1,4 @@
-"""What counts and what does not: every flaw by its name, and packets of keepalived's as they come."""
+"""Which advertisements are valid: each error, and packets recorded from keepalived."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ from tests.unit.vrrp.instances import (
 STRANGER = IPv4Address("10.0.0.77")
 
 
-def said_by(voice: AdvertEncoder, priority: int = 100) -> Datagram:
-    """What the first of those it speaks to gets."""
-    out = voice.packets(priority)[0]
+def datagram_from(encoder: AdvertEncoder, priority: int = 100) -> Datagram:
+    """The datagram that the first destination receives."""
+    out = encoder.packets(priority)[0]
     if out.source.version == 6:
         return Datagram(out.source, out.destination, out.hops, 112, b"", out.packet)
     header, payload = out.packet[:20], out.packet[20:]
@@ -54,85 +54,85 @@ def said_by(voice: AdvertEncoder, priority: int = 100) -> Datagram:
 
 
 def pair(router: VrrpInstance) -> tuple[AdvertValidator, AdvertEncoder]:
-    """This one's screen, and the voice of another router that is told the same."""
+    """A validator, and the encoder of another router with the same configuration."""
     here, there = (HERE, THERE) if router.family == 4 else (HERE_V6, THERE_V6)
     other = replace(router, peers=(Peer(here),)) if router.peers else router
     return AdvertValidator(router, AdvertEncoder(router, here)), AdvertEncoder(other, there)
 
 
-def flaw_of(screen: AdvertValidator, datagram: Datagram) -> AdvertError:
-    """Why it is dropped: counted once, and nothing else is."""
-    before = screen.counters.copy()
+def error_of(validator: AdvertValidator, datagram: Datagram) -> AdvertError:
+    """Return the error of a datagram, and check that exactly this one is counted."""
+    before = validator.counters.copy()
     with pytest.raises(InvalidAdvert) as dropped:
-        screen.validate(datagram)
+        validator.validate(datagram)
     before[dropped.value.error] += 1
-    assert screen.counters == before
+    assert validator.counters == before
     return dropped.value.error
 
 
-def summed(payload: bytes) -> bytes:
-    """Of version 2, with its checksum made right again."""
+def with_checksum(payload: bytes) -> bytes:
+    """Correct the checksum of a payload of version 2."""
     total = checksum(payload[:6] + bytes(2) + payload[8:])
     return payload[:6] + struct.pack("!H", total) + payload[8:]
 
 
 @given(st.sampled_from(ALL), st.integers(0, 255))
-def test_another_router_that_is_told_the_same_is_heard(router: VrrpInstance, priority: int) -> None:
-    screen, other = pair(router)
+def test_a_router_with_the_same_configuration_is_valid(router: VrrpInstance, priority: int) -> None:
+    validator, other = pair(router)
     for _ in range(2):
-        told = screen.validate(said_by(other, priority))
-        assert told is not None
-        assert (told.version, told.vrid, told.priority) == (router.version, 51, priority)
-        assert (told.interval_s, told.addresses) == (router.advert_interval_s, other.advertised)
-    assert not screen.counters
-    assert not screen.mismatches
-    assert not screen.take_mismatches()
+        advert = validator.validate(datagram_from(other, priority))
+        assert advert is not None
+        assert (advert.version, advert.vrid, advert.priority) == (router.version, 51, priority)
+        assert (advert.interval_s, advert.addresses) == (router.advert_interval_s, other.advertised)
+    assert not validator.counters
+    assert not validator.mismatches
+    assert not validator.take_mismatches()
 
 
 @pytest.mark.parametrize("router", ALL)
-def test_its_own_packets_that_come_back_are_nothing(router: VrrpInstance) -> None:
-    screen, _ = pair(router)
+def test_its_own_packets_are_ignored(router: VrrpInstance) -> None:
+    validator, _ = pair(router)
     own = AdvertEncoder(router, HERE if router.family == 4 else HERE_V6)
-    assert screen.validate(said_by(own)) is None
-    assert not screen.counters
+    assert validator.validate(datagram_from(own)) is None
+    assert not validator.counters
 
 
 @pytest.mark.parametrize("router", ALL)
-def test_cut_anywhere_it_is_dropped(router: VrrpInstance) -> None:
-    screen, other = pair(router)
-    whole = said_by(other)
+def test_a_packet_truncated_anywhere_is_dropped(router: VrrpInstance) -> None:
+    validator, other = pair(router)
+    whole = datagram_from(other)
     for end in range(len(whole.payload)):
-        flaw = flaw_of(screen, replace(whole, payload=whole.payload[:end]))
-        sealed_whole = router is SEALED and end >= AH_BYTES
-        assert flaw is (AdvertError.DIGEST if sealed_whole else AdvertError.TRUNCATED)
-    assert flaw_of(screen, replace(whole, payload=whole.payload + bytes(4))) is (
+        error = error_of(validator, replace(whole, payload=whole.payload[:end]))
+        whole_ah = router is SEALED and end >= AH_BYTES
+        assert error is (AdvertError.DIGEST if whole_ah else AdvertError.TRUNCATED)
+    assert error_of(validator, replace(whole, payload=whole.payload + bytes(4))) is (
         AdvertError.DIGEST if router is SEALED else AdvertError.TRAILING
     )
 
 
 @given(st.sampled_from(ALL), st.data())
-def test_no_changed_bit_is_believed(router: VrrpInstance, data: st.DataObject) -> None:
-    screen, other = pair(router)
-    whole = said_by(other)
+def test_a_packet_with_one_changed_bit_is_dropped(router: VrrpInstance, data: st.DataObject) -> None:
+    validator, other = pair(router)
+    whole = datagram_from(other)
     at = data.draw(st.integers(0, 8 * len(whole.payload) - 1))
     changed = bytearray(whole.payload)
     changed[at // 8] ^= 1 << at % 8
-    flaw_of(screen, replace(whole, payload=bytes(changed)))
+    error_of(validator, replace(whole, payload=bytes(changed)))
 
 
 @given(st.sampled_from(ALL), st.binary(max_size=120), st.integers(0, 255))
-def test_noise_is_dropped_by_a_name(router: VrrpInstance, noise: bytes, ttl: int) -> None:
-    screen, other = pair(router)
-    flaw_of(screen, replace(said_by(other), payload=noise, ttl=ttl))
+def test_random_bytes_are_dropped_with_an_error(router: VrrpInstance, noise: bytes, ttl: int) -> None:
+    validator, other = pair(router)
+    error_of(validator, replace(datagram_from(other), payload=noise, ttl=ttl))
 
 
 def changed(offset: int, value: int) -> Callable[[bytes], bytes]:
-    """One byte of the payload, and the checksum after it."""
-    return lambda payload: summed(payload[:offset] + bytes((value,)) + payload[offset + 1 :])
+    """Change one byte of a payload, and correct its checksum."""
+    return lambda payload: with_checksum(payload[:offset] + bytes((value,)) + payload[offset + 1 :])
 
 
 @pytest.mark.parametrize(
-    ("change", "flaw"),
+    ("change", "error"),
     [
         (changed(0, 0x31), AdvertError.VERSION),
         (changed(0, 0x41), AdvertError.VERSION),
@@ -147,241 +147,244 @@ def changed(offset: int, value: int) -> Callable[[bytes], bytes]:
         (lambda payload: payload[:6] + b"\1\1" + payload[8:], AdvertError.CHECKSUM),
     ],
 )
-def test_each_flaw_of_a_payload_has_its_name(change: Callable[[bytes], bytes], flaw: AdvertError) -> None:
-    screen, other = pair(SECOND)
-    whole = said_by(other)
-    assert flaw_of(screen, replace(whole, payload=change(whole.payload))) is flaw
+def test_each_error_of_a_payload(change: Callable[[bytes], bytes], error: AdvertError) -> None:
+    validator, other = pair(SECOND)
+    whole = datagram_from(other)
+    assert error_of(validator, replace(whole, payload=change(whole.payload))) is error
 
 
 @pytest.mark.parametrize("router", [SECOND, THIRD, SIXTH, SEALED])
 @pytest.mark.parametrize("ttl", [0, 1, 254])
-def test_multicast_comes_with_a_ttl_of_255_or_through_a_router(router: VrrpInstance, ttl: int) -> None:
-    screen, other = pair(router)
-    assert flaw_of(screen, replace(said_by(other), ttl=ttl)) is AdvertError.TTL
+def test_multicast_needs_a_ttl_of_255(router: VrrpInstance, ttl: int) -> None:
+    validator, other = pair(router)
+    assert error_of(validator, replace(datagram_from(other), ttl=ttl)) is AdvertError.TTL
 
 
-def test_unicast_may_come_from_far_unless_the_peer_is_told_to_be_near() -> None:
-    screen, other = pair(UNICAST)
-    assert screen.validate(replace(said_by(other), ttl=1))
+def test_unicast_needs_a_ttl_within_the_limits_of_the_peer() -> None:
+    validator, other = pair(UNICAST)
+    assert validator.validate(replace(datagram_from(other), ttl=1))
     near = replace(UNICAST, peers=(Peer(THERE, least_ttl=250, most_ttl=254),))
-    screen, other = pair(near)
+    validator, other = pair(near)
     for ttl, good in ((249, False), (250, True), (254, True), (255, False)):
-        datagram = replace(said_by(other), ttl=ttl)
+        datagram = replace(datagram_from(other), ttl=ttl)
         if good:
-            assert screen.validate(datagram)
+            assert validator.validate(datagram)
         else:
-            assert flaw_of(screen, datagram) is AdvertError.TTL
+            assert error_of(validator, datagram) is AdvertError.TTL
 
 
-def test_a_stranger_is_heard_unless_sources_are_checked() -> None:
-    datagram = said_by(AdvertEncoder(replace(UNICAST, peers=(Peer(HERE),)), STRANGER))
+def test_an_unknown_source_is_valid_unless_check_unicast_src_is_set() -> None:
+    datagram = datagram_from(AdvertEncoder(replace(UNICAST, peers=(Peer(HERE),)), STRANGER))
     assert pair(UNICAST)[0].validate(datagram)
-    assert flaw_of(pair(replace(UNICAST, check_source=True))[0], datagram) is AdvertError.SOURCE
+    assert error_of(pair(replace(UNICAST, check_source=True))[0], datagram) is AdvertError.SOURCE
 
 
-def test_multicast_and_unicast_routers_do_not_hear_each_other() -> None:
+def test_multicast_and_unicast_routers_drop_each_other_s_packets() -> None:
     for ours, theirs in ((UNICAST, SECOND), (SECOND, UNICAST)):
-        assert flaw_of(pair(ours)[0], said_by(pair(theirs)[1])) is AdvertError.DESTINATION
+        assert error_of(pair(ours)[0], datagram_from(pair(theirs)[1])) is AdvertError.DESTINATION
 
 
 @pytest.mark.parametrize("ours", [SECOND, PASS, SEALED])
 @pytest.mark.parametrize("theirs", [SECOND, PASS, SEALED])
-def test_another_kind_of_authentication_is_named(ours: VrrpInstance, theirs: VrrpInstance) -> None:
-    datagram = said_by(pair(theirs)[1])
+def test_another_authentication_is_an_error(ours: VrrpInstance, theirs: VrrpInstance) -> None:
+    datagram = datagram_from(pair(theirs)[1])
     if ours is not theirs:
-        assert flaw_of(pair(ours)[0], datagram) is AdvertError.AUTHENTICATION
+        assert error_of(pair(ours)[0], datagram) is AdvertError.AUTHENTICATION
 
 
-def test_ah_around_version_3_or_around_nothing_is_named() -> None:
-    datagram = said_by(pair(SEALED)[1])
-    assert flaw_of(pair(THIRD)[0], datagram) is AdvertError.AUTHENTICATION
+def test_ah_with_version_3_and_version_2_without_ah_are_errors() -> None:
+    datagram = datagram_from(pair(SEALED)[1])
+    assert error_of(pair(THIRD)[0], datagram) is AdvertError.AUTHENTICATION
     inner = replace(datagram, payload=datagram.payload[AH_BYTES:], protocol=112)
-    assert flaw_of(pair(SEALED)[0], inner) is AdvertError.AUTHENTICATION
+    assert error_of(pair(SEALED)[0], inner) is AdvertError.AUTHENTICATION
 
 
-def test_another_password_is_named() -> None:
+def test_another_password_is_an_error() -> None:
     for password in b"secreT", b"", b"secret12":
         other = AdvertEncoder(replace(PASS, password=password), THERE)
-        assert flaw_of(pair(PASS)[0], said_by(other)) is AdvertError.PASSWORD
+        assert error_of(pair(PASS)[0], datagram_from(other)) is AdvertError.PASSWORD
         other = AdvertEncoder(replace(SEALED, password=password), THERE)
-        assert flaw_of(pair(SEALED)[0], said_by(other)) is AdvertError.DIGEST
+        assert error_of(pair(SEALED)[0], datagram_from(other)) is AdvertError.DIGEST
 
 
-def test_no_more_than_eight_octets_of_a_password_count() -> None:
+def test_a_password_has_at_most_eight_bytes() -> None:
     for router in PASS, SEALED:
-        screen, other = pair(replace(router, password=b"12345678"))
-        assert screen.validate(said_by(other))
+        validator, other = pair(replace(router, password=b"12345678"))
+        assert validator.validate(datagram_from(other))
 
 
-def test_what_is_replayed_is_dropped_and_everyone_has_numbers_of_his_own() -> None:
-    screen, other = pair(SEALED)
-    first, second = said_by(other), said_by(other)
-    assert screen.validate(second)
-    assert flaw_of(screen, first) is AdvertError.REPLAYED
-    assert flaw_of(screen, second) is AdvertError.REPLAYED
-    assert screen.validate(said_by(AdvertEncoder(SEALED, STRANGER)))
-    later = AdvertValidator(SEALED, AdvertEncoder(SEALED, HERE), before=screen)
-    assert flaw_of(later, second) is AdvertError.REPLAYED
+def test_a_replayed_packet_is_dropped_and_senders_have_separate_windows() -> None:
+    validator, other = pair(SEALED)
+    first, second = datagram_from(other), datagram_from(other)
+    assert validator.validate(second)
+    assert error_of(validator, first) is AdvertError.REPLAYED
+    assert error_of(validator, second) is AdvertError.REPLAYED
+    assert validator.validate(datagram_from(AdvertEncoder(SEALED, STRANGER)))
+    later = AdvertValidator(SEALED, AdvertEncoder(SEALED, HERE), before=validator)
+    assert error_of(later, second) is AdvertError.REPLAYED
     assert later.counters[AdvertError.REPLAYED] == 3
 
 
 def test_a_forged_number_does_not_lock_the_sender_out() -> None:
-    screen, other = pair(SEALED)
-    good = said_by(other)
+    validator, other = pair(SEALED)
+    good = datagram_from(other)
     header = good.header
     forged = replace(good, payload=add_ah(header, good.payload[AH_BYTES:], b"other", 0xFFFFFFFF))
-    assert flaw_of(screen, forged) is AdvertError.DIGEST
-    assert screen.validate(good)
+    assert error_of(validator, forged) is AdvertError.DIGEST
+    assert validator.validate(good)
 
 
-def test_after_a_number_was_heard_our_own_is_greater() -> None:
-    """keepalived takes from nobody a number that is not greater than the last that anybody used."""
+def test_our_sequence_number_exceeds_a_received_one() -> None:
+    """keepalived drops a number that is not greater than the last one of any sender."""
     ours = AdvertEncoder(SEALED, HERE)
-    AdvertValidator(SEALED, ours).validate(said_by(AdvertEncoder(SEALED, THERE, sequence=500)))
+    AdvertValidator(SEALED, ours).validate(datagram_from(AdvertEncoder(SEALED, THERE, sequence=500)))
     ours.packets(100)
     assert ours.sequence == 502
 
 
-def test_version_3_takes_over_another_interval_and_version_2_does_not() -> None:
-    screen, _ = pair(THIRD)
+def test_version_3_adopts_another_interval_and_version_2_drops_it() -> None:
+    validator, _ = pair(THIRD)
     other = AdvertEncoder(replace(THIRD, advert_interval_s=2.0), THERE)
-    told = screen.validate(said_by(other))
-    assert told is not None
-    assert told.interval_s == 2.0
-    assert flaw_of(screen, said_by(AdvertEncoder(replace(THIRD, advert_interval_s=0.0), THERE))) is AdvertError.INTERVAL
+    advert = validator.validate(datagram_from(other))
+    assert advert is not None
+    assert advert.interval_s == 2.0
     assert (
-        flaw_of(pair(SECOND)[0], said_by(AdvertEncoder(replace(SECOND, advert_interval_s=2.0), THERE)))
+        error_of(validator, datagram_from(AdvertEncoder(replace(THIRD, advert_interval_s=0.0), THERE)))
+        is AdvertError.INTERVAL
+    )
+    assert (
+        error_of(pair(SECOND)[0], datagram_from(AdvertEncoder(replace(SECOND, advert_interval_s=2.0), THERE)))
         is AdvertError.INTERVAL
     )
 
 
-def test_an_owners_priority_counts_whoever_has_it() -> None:
-    screen, other = pair(SECOND)
-    told = screen.validate(said_by(other, 255))
-    assert told is not None
-    assert told.priority == 255
+def test_an_owner_s_priority_is_valid() -> None:
+    validator, other = pair(SECOND)
+    advert = validator.validate(datagram_from(other, 255))
+    assert advert is not None
+    assert advert.priority == 255
 
 
 @pytest.mark.parametrize("old", list(OldChecksum))
-def test_the_old_checksum_is_taken_and_answered_unless_it_must_never_be(old: OldChecksum) -> None:
+def test_the_old_checksum_is_accepted_and_adopted_unless_it_is_disabled(old: OldChecksum) -> None:
     router = replace(UNICAST_THIRD, old_checksum=old)
-    voice = AdvertEncoder(router, HERE)
-    screen = AdvertValidator(router, voice)
-    theirs = said_by(AdvertEncoder(replace(router, peers=(Peer(HERE),), old_checksum=OldChecksum.ALWAYS), THERE))
+    encoder = AdvertEncoder(router, HERE)
+    validator = AdvertValidator(router, encoder)
+    theirs = datagram_from(AdvertEncoder(replace(router, peers=(Peer(HERE),), old_checksum=OldChecksum.ALWAYS), THERE))
     if old is OldChecksum.NEVER:
-        assert flaw_of(screen, theirs) is AdvertError.CHECKSUM
+        assert error_of(validator, theirs) is AdvertError.CHECKSUM
     else:
-        assert screen.validate(theirs)
-    assert voice.old_checksum is (old is not OldChecksum.NEVER)
+        assert validator.validate(theirs)
+    assert encoder.old_checksum is (old is not OldChecksum.NEVER)
 
 
-def test_a_strangers_old_checksum_does_not_change_our_own() -> None:
-    voice = AdvertEncoder(UNICAST_THIRD, HERE)
+def test_the_old_checksum_of_an_unknown_source_is_not_adopted() -> None:
+    encoder = AdvertEncoder(UNICAST_THIRD, HERE)
     theirs = AdvertEncoder(replace(UNICAST_THIRD, peers=(Peer(HERE),), old_checksum=OldChecksum.ALWAYS), STRANGER)
-    assert AdvertValidator(UNICAST_THIRD, voice).validate(said_by(theirs))
-    assert not voice.old_checksum
+    assert AdvertValidator(UNICAST_THIRD, encoder).validate(datagram_from(theirs))
+    assert not encoder.old_checksum
 
 
-def test_a_checksum_without_pseudo_header_is_never_taken_where_old_ones_are_not() -> None:
-    told = Advertisement(3, 51, 100, 0.5, (ip_address("10.0.0.100"),))
-    bare = encode(told, THERE, HERE, pseudo=False)
+def test_a_checksum_without_pseudo_header_is_an_error_where_old_ones_are_disabled() -> None:
+    advert = Advertisement(3, 51, 100, 0.5, (ip_address("10.0.0.100"),))
+    bare = encode(advert, THERE, HERE, pseudo=False)
     router = replace(UNICAST_THIRD, old_checksum=OldChecksum.NEVER)
-    assert flaw_of(pair(router)[0], Datagram(THERE, HERE, 255, 112, b"", bare)) is AdvertError.CHECKSUM
+    assert error_of(pair(router)[0], Datagram(THERE, HERE, 255, 112, b"", bare)) is AdvertError.CHECKSUM
 
 
-def test_other_addresses_count_and_are_told_once_for_each_change() -> None:
-    screen, same = pair(SECOND)
+def test_other_addresses_are_valid_and_reported_once_for_each_change() -> None:
+    validator, same = pair(SECOND)
     other = AdvertEncoder(replace(SECOND, addresses=held("10.0.0.100", "10.0.0.102")), THERE)
     lost, more = (IPv4Address("10.0.0.101"),), (IPv4Address("10.0.0.102"),)
     for _ in range(3):
-        assert screen.validate(said_by(other))
+        assert validator.validate(datagram_from(other))
     expected = AddressMismatch(THERE, lost, more)
-    assert screen.take_mismatches() == [expected]
-    assert screen.mismatches == {THERE: expected}
+    assert validator.take_mismatches() == [expected]
+    assert validator.mismatches == {THERE: expected}
     assert str(expected) == ("10.0.0.2 has other virtual addresses: it lacks 10.0.0.101 and has besides 10.0.0.102")
-    screen = AdvertValidator(SECOND, AdvertEncoder(SECOND, HERE), before=screen)
-    assert screen.validate(said_by(other))
-    assert screen.take_mismatches() == []
+    validator = AdvertValidator(SECOND, AdvertEncoder(SECOND, HERE), before=validator)
+    assert validator.validate(datagram_from(other))
+    assert validator.take_mismatches() == []
     fewer = AdvertEncoder(replace(SECOND, addresses=held("10.0.0.100")), THERE)
     for _ in range(3):
-        assert screen.validate(said_by(fewer))
-    assert screen.take_mismatches() == [AddressMismatch(THERE, lost, ())]
-    assert screen.validate(said_by(same))
-    (news,) = screen.take_mismatches()
-    assert str(news) == "10.0.0.2 has the same virtual addresses again"
-    assert screen.mismatches == {}
-    assert not screen.counters
+        assert validator.validate(datagram_from(fewer))
+    assert validator.take_mismatches() == [AddressMismatch(THERE, lost, ())]
+    assert validator.validate(datagram_from(same))
+    (mismatch,) = validator.take_mismatches()
+    assert str(mismatch) == "10.0.0.2 has the same virtual addresses again"
+    assert validator.mismatches == {}
+    assert not validator.counters
 
 
 def test_order_does_not_matter() -> None:
-    screen, _ = pair(SECOND)
-    assert screen.validate(said_by(AdvertEncoder(replace(SECOND, addresses=SECOND.addresses[::-1]), THERE)))
-    assert screen.take_mismatches() == []
+    validator, _ = pair(SECOND)
+    assert validator.validate(datagram_from(AdvertEncoder(replace(SECOND, addresses=SECOND.addresses[::-1]), THERE)))
+    assert validator.take_mismatches() == []
 
 
 def test_with_skip_check_adv_addr_only_the_first_of_a_router_is_compared() -> None:
-    screen, same = pair(replace(SECOND, skip_address_check=True))
+    validator, same = pair(replace(SECOND, skip_address_check=True))
     other = AdvertEncoder(replace(SECOND, addresses=held("10.0.0.100")), THERE)
-    assert screen.validate(said_by(same))
-    assert screen.validate(said_by(other))
-    assert screen.take_mismatches() == []
+    assert validator.validate(datagram_from(same))
+    assert validator.validate(datagram_from(other))
+    assert validator.take_mismatches() == []
     stranger = AdvertEncoder(replace(SECOND, addresses=held("10.0.0.100")), STRANGER)
-    assert screen.validate(said_by(stranger))
-    assert [news.sender for news in screen.take_mismatches()] == [STRANGER]
+    assert validator.validate(datagram_from(stranger))
+    assert [mismatch.sender for mismatch in validator.take_mismatches()] == [STRANGER]
 
 
-def test_ten_thousand_senders_do_not_fill_the_memory() -> None:
-    screen, _ = pair(SECOND)
+def test_many_senders_use_bounded_memory() -> None:
+    validator, _ = pair(SECOND)
     router = replace(SECOND, addresses=held("10.0.0.9"))
     for number in range(2000):
-        assert screen.validate(said_by(AdvertEncoder(router, IPv4Address(0x0B000000 + number))))
-    assert len(screen.mismatches) <= 256
-    assert len(screen.take_mismatches()) <= 256
+        assert validator.validate(datagram_from(AdvertEncoder(router, IPv4Address(0x0B000000 + number))))
+    assert len(validator.mismatches) <= 256
+    assert len(validator.take_mismatches()) <= 256
 
 
 @given(st.integers(0, 255), st.lists(st.ip_addresses(v=4), max_size=20), st.sampled_from((2, 3)))
-def test_what_scapy_makes_is_heard(priority: int, addresses: list[IPv4Address], version: int) -> None:
-    told_by_scapy = [str(address) for address in addresses]
+def test_packets_from_scapy_are_valid(priority: int, addresses: list[IPv4Address], version: int) -> None:
+    texts = [str(address) for address in addresses]
     layer = (
-        VRRP(version=2, vrid=51, priority=priority, adv=1, authtype=0, addrlist=told_by_scapy)
+        VRRP(version=2, vrid=51, priority=priority, adv=1, authtype=0, addrlist=texts)
         if version == 2
-        else VRRPv3(vrid=51, priority=priority, adv=50, addrlist=told_by_scapy)
+        else VRRPv3(vrid=51, priority=priority, adv=50, addrlist=texts)
     )
-    made = bytes(IP(src=str(THERE), dst=str(MULTICAST_V4), ttl=255, proto=112) / layer)
-    screen, _ = pair(SECOND if version == 2 else THIRD)
-    told = screen.validate(Datagram(THERE, MULTICAST_V4, 255, 112, made[:20], made[20:]))
-    assert told is not None
-    assert (told.priority, told.addresses, told.authentication) == (priority, tuple(addresses), None)
+    packet = bytes(IP(src=str(THERE), dst=str(MULTICAST_V4), ttl=255, proto=112) / layer)
+    validator, _ = pair(SECOND if version == 2 else THIRD)
+    advert = validator.validate(Datagram(THERE, MULTICAST_V4, 255, 112, packet[:20], packet[20:]))
+    assert advert is not None
+    assert (advert.priority, advert.addresses, advert.authentication) == (priority, tuple(addresses), None)
     missing = tuple(one.interface.ip for one in SECOND.addresses if one.interface.ip not in addresses)
     surplus = tuple(sorted(set(addresses) - {one.interface.ip for one in SECOND.addresses}))
-    assert screen.mismatches == ({THERE: AddressMismatch(THERE, missing, surplus)} if missing or surplus else {})
+    assert validator.mismatches == ({THERE: AddressMismatch(THERE, missing, surplus)} if missing or surplus else {})
 
 
-def test_what_keepalived_sealed_is_heard() -> None:
+def test_packets_with_ah_from_keepalived_are_valid() -> None:
     """Recorded from 2.2.7."""
     whole = bytes.fromhex(
         "45c0004400010000ff33d0b20a000001e0000012700400000a00000100000001172c2ea8c3d1b01d5330f327"
         "21339602020132000a0000640a0000650000000000000000"
     )
-    screen = AdvertValidator(SEALED, AdvertEncoder(SEALED, THERE))
-    told = screen.validate(Datagram(HERE, MULTICAST_V4, 255, 51, whole[:20], whole[20:]))
-    assert told is not None
-    assert (told.priority, told.authentication) == (150, Authentication.AH)
+    validator = AdvertValidator(SEALED, AdvertEncoder(SEALED, THERE))
+    advert = validator.validate(Datagram(HERE, MULTICAST_V4, 255, 51, whole[:20], whole[20:]))
+    assert advert is not None
+    assert (advert.priority, advert.authentication) == (150, Authentication.AH)
 
 
-def test_one_line_of_each_kind_in_a_minute() -> None:
-    grumbler = LogRateLimiter(60.0)
-    assert grumbler.allow(AdvertError.TTL, 0.0) == 0
-    assert [grumbler.allow(AdvertError.TTL, at / 10) for at in range(1, 100)] == [None] * 99
-    assert grumbler.allow(AdvertError.CHECKSUM, 5.0) == 0
-    assert grumbler.allow(AdvertError.TTL, 60.0) == 99
-    assert grumbler.allow(AdvertError.TTL, 61.0) is None
-    assert grumbler.allow(AdvertError.TTL, 200.0) == 1
-    assert grumbler.allow(AdvertError.TTL, 300.0) == 0
+def test_the_log_has_one_line_of_each_kind_in_a_minute() -> None:
+    limiter = LogRateLimiter(60.0)
+    assert limiter.allow(AdvertError.TTL, 0.0) == 0
+    assert [limiter.allow(AdvertError.TTL, at / 10) for at in range(1, 100)] == [None] * 99
+    assert limiter.allow(AdvertError.CHECKSUM, 5.0) == 0
+    assert limiter.allow(AdvertError.TTL, 60.0) == 99
+    assert limiter.allow(AdvertError.TTL, 61.0) is None
+    assert limiter.allow(AdvertError.TTL, 200.0) == 1
+    assert limiter.allow(AdvertError.TTL, 300.0) == 0
 
 
-def test_of_ever_new_kinds_only_so_many_are_said_and_none_is_kept_for_ever() -> None:
-    grumbler = LogRateLimiter(60.0, max_kinds=10)
-    assert [grumbler.allow(kind, 1.0) for kind in range(1000)].count(0) == 10
-    assert [grumbler.allow(kind, 62.0) for kind in range(2000, 3000)].count(0) == 10
-    assert len(grumbler._logged_at) == 10
+def test_the_log_limits_the_number_of_kinds() -> None:
+    limiter = LogRateLimiter(60.0, max_kinds=10)
+    assert [limiter.allow(kind, 1.0) for kind in range(1000)].count(0) == 10
+    assert [limiter.allow(kind, 62.0) for kind in range(2000, 3000)].count(0) == 10
+    assert len(limiter._logged_at) == 10

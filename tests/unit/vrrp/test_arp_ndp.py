@@ -1,4 +1,4 @@
-"""Announcements as bytes, beside scapy's; and the claims of others, however mangled."""
+"""Encode announcements, compared with scapy; parse frames of other hosts, also mangled ones."""
 
 from __future__ import annotations
 
@@ -40,36 +40,34 @@ def mac_text(mac: bytes) -> str:
 
 
 @given(st.ip_addresses(v=4).filter(int), macs)
-def test_a_gratuitous_arp_is_what_scapy_makes_and_is_read_back(address: IPv4Address, mac: bytes) -> None:
-    text, everybody = mac_text(mac), "ff:ff:ff:ff:ff:ff"
-    arp = ARP(op=1, hwsrc=text, hwdst=everybody, psrc=str(address), pdst=str(address))
-    made = gratuitous_arp(address, mac)
-    assert made == bytes(Ether(src=text, dst=everybody, type=0x0806) / arp)
-    assert encode_announcement(address, mac, router=True) == made
-    assert parse_binding(made) == AddressBinding(address, mac)
+def test_a_gratuitous_arp_equals_scapy_s_and_is_parsed(address: IPv4Address, mac: bytes) -> None:
+    text, broadcast = mac_text(mac), "ff:ff:ff:ff:ff:ff"
+    arp = ARP(op=1, hwsrc=text, hwdst=broadcast, psrc=str(address), pdst=str(address))
+    frame = gratuitous_arp(address, mac)
+    assert frame == bytes(Ether(src=text, dst=broadcast, type=0x0806) / arp)
+    assert encode_announcement(address, mac, router=True) == frame
+    assert parse_binding(frame) == AddressBinding(address, mac)
 
 
 @given(unicast_v6, macs, st.booleans())
-def test_a_neighbour_advertisement_is_what_scapy_makes_and_is_read_back(
-    address: IPv6Address, mac: bytes, router: bool
-) -> None:
+def test_a_neighbour_advertisement_equals_scapy_s_and_is_parsed(address: IPv6Address, mac: bytes, router: bool) -> None:
     text = mac_text(mac)
-    said = ICMPv6ND_NA(R=int(router), S=0, O=1, tgt=str(address)) / ICMPv6NDOptDstLLAddr(lladdr=text)
-    packet = IPv6(src=str(address), dst="ff02::1", hlim=255) / said
-    made = neighbour_advertisement(address, mac, router=router)
-    assert made == bytes(Ether(src=text, dst="33:33:00:00:00:01") / packet)
-    assert encode_announcement(address, mac, router=router) == made
-    assert parse_binding(made) == AddressBinding(address, mac)
+    advertisement = ICMPv6ND_NA(R=int(router), S=0, O=1, tgt=str(address)) / ICMPv6NDOptDstLLAddr(lladdr=text)
+    packet = IPv6(src=str(address), dst="ff02::1", hlim=255) / advertisement
+    frame = neighbour_advertisement(address, mac, router=router)
+    assert frame == bytes(Ether(src=text, dst="33:33:00:00:00:01") / packet)
+    assert encode_announcement(address, mac, router=router) == frame
+    assert parse_binding(frame) == AddressBinding(address, mac)
 
 
 def advertised(limit: int = 255, target: str = str(V6), code: int = 0) -> Packet:
-    """Somebody else's, without an option."""
+    """An advertisement of another host, without options."""
     packet = IPv6(src="fe80::b", dst="ff02::1", hlim=limit) / ICMPv6ND_NA(tgt=target, code=code)
     return Ether(src=mac_text(OTHER), dst="33:33:00:00:00:01") / packet
 
 
 def arp(**fields: Any) -> Packet:
-    """Somebody else's, with the Ethernet source of a bridge between."""
+    """ARP of another host, with the Ethernet source of a bridge."""
     known: dict[str, Any] = {
         "op": 2,
         "hwsrc": mac_text(OTHER),
@@ -81,7 +79,7 @@ def arp(**fields: Any) -> Packet:
 
 
 @pytest.mark.parametrize(
-    ("frame", "claimed"),
+    ("frame", "address"),
     [
         (arp(), V4),
         (arp(op=1), V4),
@@ -92,8 +90,8 @@ def arp(**fields: Any) -> Packet:
     ],
     ids=["reply", "request", "padded", "no option", "target option", "another option"],
 )
-def test_somebody_elses_claim_is_read(frame: Packet, claimed: IPv4Address | IPv6Address) -> None:
-    assert parse_binding(bytes(frame)) == AddressBinding(claimed, OTHER)
+def test_bindings_of_other_hosts_are_parsed(frame: Packet, address: IPv4Address | IPv6Address) -> None:
+    assert parse_binding(bytes(frame)) == AddressBinding(address, OTHER)
 
 
 IGNORED = {
@@ -113,19 +111,19 @@ IGNORED = {
 
 
 @pytest.mark.parametrize("frame", IGNORED.values(), ids=IGNORED)
-def test_what_hosts_ignore_claims_nothing(frame: Packet) -> None:
+def test_frames_that_hosts_ignore_have_no_binding(frame: Packet) -> None:
     assert parse_binding(bytes(frame)) is None
 
 
 @pytest.mark.parametrize("whole", [bytes(arp()), bytes(advertised())], ids=["ARP", "IPv6"])
-def test_what_was_cut_or_changed_on_its_way_claims_nothing(whole: bytes) -> None:
+def test_truncated_or_corrupt_frames_have_no_binding(whole: bytes) -> None:
     assert parse_binding(whole) is not None
     assert [parse_binding(whole[:end]) for end in range(len(whole))] == [None] * len(whole)
     assert parse_binding(bytes(advertised())[:-1] + b"\1") is None
 
 
 @given(st.sampled_from((gratuitous_arp(V4, MAC), neighbour_advertisement(V6, MAC, router=True))), st.data())
-def test_mangled_frames_are_read_or_ignored(frame: bytes, data: st.DataObject) -> None:
+def test_mangled_frames_are_parsed_or_ignored(frame: bytes, data: st.DataObject) -> None:
     mangled = bytearray(frame)
     for at in data.draw(st.lists(st.integers(0, len(frame) - 1), max_size=4)):
         mangled[at] = data.draw(st.integers(0, 255))

@@ -1,4 +1,4 @@
-"""When announcements are sent: the rounds of one virtual router, and several under one limit."""
+"""When addresses are announced: the rounds of one virtual router, and several routers under one limit."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ ONCE = Announcements(repeat=1, delay_s=0, lower_priority_delay_s=0)
 Sent = list[tuple[float, DeviceAddress]]
 
 
-def sent(announcers: GarpScheduler | Sequence[GarpScheduler], until: float, start: float = 0.0) -> Sent:
-    """All that they send when each is woken at its times."""
-    those = [announcers] if isinstance(announcers, GarpScheduler) else announcers
-    found: Sent = []
+def sent(schedulers: GarpScheduler | Sequence[GarpScheduler], until: float, start: float = 0.0) -> Sent:
+    """Everything that the schedulers announce when each is woken at its times."""
+    those = [schedulers] if isinstance(schedulers, GarpScheduler) else schedulers
+    output: Sent = []
     for _ in range(100_000):
-        times = [due for announcer in those if (due := announcer.due) is not None]
+        times = [due for scheduler in those if (due := scheduler.due) is not None]
         if not times or (now := max(start, min(times))) > until:
-            return found
+            return output
         start = now
-        for announcer in those:
-            if (due := announcer.due) is not None and due <= now:
-                found += [(now, target) for target in announcer.wake(now)]
-    raise AssertionError("it never waits")
+        for scheduler in those:
+            if (due := scheduler.due) is not None and due <= now:
+                output += [(now, address) for address in scheduler.wake(now)]
+    raise AssertionError("a scheduler is always due")
 
 
 def at(sent: Sent) -> list[float]:
@@ -41,65 +41,67 @@ def at(sent: Sent) -> list[float]:
 
 
 def master(
-    told: Announcements, *targets: DeviceAddress, limits: GarpRateLimit | None = None, **more: object
+    settings: Announcements, *addresses: DeviceAddress, limits: GarpRateLimit | None = None, **more: object
 ) -> GarpScheduler:
-    """One that has just become master, at 0."""
-    announcer = GarpScheduler(told, limits or GarpRateLimit(), "eth0", **more)  # type: ignore[arg-type]
-    announcer.begin(0.0, targets)
-    return announcer
+    """The scheduler of a router that became master at 0."""
+    scheduler = GarpScheduler(settings, limits or GarpRateLimit(), "eth0", **more)  # type: ignore[arg-type]
+    scheduler.begin(0.0, addresses)
+    return scheduler
 
 
-def test_a_take_over_is_announced_at_once_and_once_more_after_the_delay_address_by_address() -> None:
-    announcer = master(Announcements(repeat=2, delay_s=5), A, B)
-    assert sent(announcer, 1000) == [(now, target) for now in (0.0, 5.0) for target in (A, B, A, B)]
-    assert announcer.due is None
+def test_a_take_over_is_announced_immediately_and_after_the_delay_address_by_address() -> None:
+    scheduler = master(Announcements(repeat=2, delay_s=5), A, B)
+    assert sent(scheduler, 1000) == [(now, address) for now in (0.0, 5.0) for address in (A, B, A, B)]
+    assert scheduler.due is None
 
 
-def test_what_is_refreshed_is_announced_again_and_again() -> None:
-    announcer = master(Announcements(repeat=1, delay_s=0, refresh_s=10, refresh_repeat=2), A)
-    assert at(sent(announcer, 35)) == [0, 10, 10, 20, 20, 30, 30]
+def test_refreshes_are_periodic() -> None:
+    scheduler = master(Announcements(repeat=1, delay_s=0, refresh_s=10, refresh_repeat=2), A)
+    assert at(sent(scheduler, 35)) == [0, 10, 10, 20, 20, 30, 30]
 
 
-def test_a_process_that_comes_late_refreshes_once_not_once_for_each_time_that_has_passed() -> None:
-    announcer = master(Announcements(repeat=1, delay_s=0, refresh_s=10), A)
-    assert at(sent(announcer, 9)) == [0]
-    assert at(sent(announcer, 60, start=45)) == [45, 55]
+def test_a_late_process_skips_missed_refreshes() -> None:
+    scheduler = master(Announcements(repeat=1, delay_s=0, refresh_s=10), A)
+    assert at(sent(scheduler, 9)) == [0]
+    assert at(sent(scheduler, 60, start=45)) == [45, 55]
 
 
-def test_a_lower_priority_is_answered_at_once_and_once_more_after_its_delay() -> None:
-    announcer = master(Announcements(repeat=1, delay_s=0, lower_priority_repeat=2, lower_priority_delay_s=3), A)
-    assert at(sent(announcer, 9)) == [0]
-    assert announcer.again(10, "the split healed")
-    assert at(sent(announcer, 100, start=10)) == [10, 10, 13, 13]
-    assert announcer.reason == "the split healed"
+def test_a_lower_priority_is_answered_immediately_and_after_its_delay() -> None:
+    scheduler = master(Announcements(repeat=1, delay_s=0, lower_priority_repeat=2, lower_priority_delay_s=3), A)
+    assert at(sent(scheduler, 9)) == [0]
+    assert scheduler.again(10, "the split healed")
+    assert at(sent(scheduler, 100, start=10)) == [10, 10, 13, 13]
+    assert scheduler.reason == "the split healed"
 
 
-def test_a_flood_of_lower_priorities_is_no_flood_of_announcements() -> None:
-    announcer = master(Announcements(repeat=1, delay_s=0, lower_priority_repeat=1, lower_priority_delay_s=3), A)
-    found = sent(announcer, 9)
+def test_a_flood_of_lower_priorities_is_answered_once_a_second() -> None:
+    scheduler = master(Announcements(repeat=1, delay_s=0, lower_priority_repeat=1, lower_priority_delay_s=3), A)
+    output = sent(scheduler, 9)
     for tick in range(10_000):
-        announcer.again(10 + tick / 1000, "flood")
-        found += [(10 + tick / 1000, target) for target in announcer.wake(10 + tick / 1000)]
-    found += sent(announcer, 100, start=20)
-    assert len(found) == 1 + 10 + 2  # the take-over; one in each second of the flood; the one that waited, and the last
-    assert all(later - first >= CONFLICT_INTERVAL_S - 1e-9 for first, later in pairwise(at(found)))
+        scheduler.again(10 + tick / 1000, "flood")
+        output += [(10 + tick / 1000, address) for address in scheduler.wake(10 + tick / 1000)]
+    output += sent(scheduler, 100, start=20)
+    assert (
+        len(output) == 1 + 10 + 2
+    )  # the take-over; one in each second of the flood; the one that waited, and the last
+    assert all(later - first >= CONFLICT_INTERVAL_S - 1e-9 for first, later in pairwise(at(output)))
 
 
-def test_who_was_told_not_to_answer_lower_priorities_does_not() -> None:
-    announcer = master(Announcements(repeat=1, delay_s=0, lower_priority_repeat=0), A)
-    assert at(sent(announcer, 9)) == [0]
-    assert not announcer.again(10, "")
-    assert announcer.due is None
+def test_lower_priorities_may_be_ignored() -> None:
+    scheduler = master(Announcements(repeat=1, delay_s=0, lower_priority_repeat=0), A)
+    assert at(sent(scheduler, 9)) == [0]
+    assert not scheduler.again(10, "")
+    assert scheduler.due is None
 
 
-def test_who_has_given_up_sends_nothing_more_and_answers_nothing() -> None:
+def test_a_former_master_announces_and_answers_nothing() -> None:
     limits = GarpRateLimit([SendingLimit(devices=(), arp_s=1.0)])
-    announcer = master(Announcements(refresh_s=1), A, B, N, limits=limits)
-    assert announcer.wake(0)
-    announcer.stop()
-    assert announcer.due is None
-    assert not announcer.again(1, "")
-    assert announcer.wake(100) == []
+    scheduler = master(Announcements(refresh_s=1), A, B, N, limits=limits)
+    assert scheduler.wake(0)
+    scheduler.stop()
+    assert scheduler.due is None
+    assert not scheduler.again(1, "")
+    assert scheduler.wake(100) == []
 
 
 @pytest.mark.parametrize(
@@ -110,51 +112,51 @@ def test_who_has_given_up_sends_nothing_more_and_answers_nothing() -> None:
 def test_the_other_devices_are_refreshed_with_one_address_each(
     everywhere: bool, vmacs: tuple[str, ...], again: list[DeviceAddress]
 ) -> None:
-    told = Announcements(repeat=1, delay_s=0, extra_interval_s=4, extra_everywhere=everywhere)
+    settings = Announcements(repeat=1, delay_s=0, extra_interval_s=4, extra_everywhere=everywhere)
     second = ("eth1", ip_address("10.0.1.4"))
-    announcer = master(told, A, C, second, vmacs=vmacs)
-    found = sent(announcer, 9)
-    assert found[:3] == [(0, A), (0, C), (0, second)]
-    assert found[3:] == [(now, target) for now in (4, 8) for target in again]
+    scheduler = master(settings, A, C, second, vmacs=vmacs)
+    output = sent(scheduler, 9)
+    assert output[:3] == [(0, A), (0, C), (0, second)]
+    assert output[3:] == [(now, address) for now in (4, 8) for address in again]
 
 
-def test_new_addresses_are_announced_and_those_that_went_are_not() -> None:
+def test_a_reload_announces_new_addresses_and_forgets_removed_ones() -> None:
     limits = GarpRateLimit([SendingLimit(devices=(), arp_s=1.0)])
-    announcer = master(Announcements(repeat=1, delay_s=5), A, B, limits=limits)
-    assert announcer.wake(0) == [A]
-    announcer.change(0.5, [A, C])
-    assert sent(announcer, 100, start=0.5) == [(0.5, C), (5.5, A), (5.5, C)]
+    scheduler = master(Announcements(repeat=1, delay_s=5), A, B, limits=limits)
+    assert scheduler.wake(0) == [A]
+    scheduler.change(0.5, [A, C])
+    assert sent(scheduler, 100, start=0.5) == [(0.5, C), (5.5, A), (5.5, C)]
 
 
-def test_many_addresses_are_announced_in_batches_with_room_between_them() -> None:
+def test_many_addresses_are_announced_in_batches_with_pauses() -> None:
     many = [("eth0", ip_address(number)) for number in range(1, 1001)]
-    announcer = master(Announcements(repeat=3, delay_s=0), *many)
+    scheduler = master(Announcements(repeat=3, delay_s=0), *many)
     batches, last = [], -1.0
-    while (due := announcer.due) is not None:
+    while (due := scheduler.due) is not None:
         assert due > last
-        batches.append(announcer.wake(due))
+        batches.append(scheduler.wake(due))
         last = due
     assert last < 0.1
     assert max(map(len, batches)) == BATCH_SIZE
-    assert [target for batch in batches for target in batch] == many * 3
+    assert [address for batch in batches for address in batch] == many * 3
 
 
 # --- limits ---
 
 
-def test_keepalived_s_times_under_its_limits_are_ours() -> None:
-    """As measured, but each address is said as often as it was told; keepalived says those that wait only once."""
+def test_the_times_under_limits_are_keepalived_s() -> None:
+    """Measured; but keepalived announces an address that waits only once, pylvs as often as configured."""
     limits = GarpRateLimit([SendingLimit(devices=(), arp_s=0.3, neighbour_s=0.5)])
-    found = sent(master(Announcements(repeat=2, delay_s=0), A, B, N, C, limits=limits), 100)
-    times = {target: [round(time, 3) for time, other in found if other == target] for target in (A, B, N, C)}
+    output = sent(master(Announcements(repeat=2, delay_s=0), A, B, N, C, limits=limits), 100)
+    times = {address: [round(time, 3) for time, other in output if other == address] for address in (A, B, N, C)}
     assert times == {A: [0, 0.6], B: [0.3, 0.9], N: [0, 0.5], C: [0, 0.3]}
 
 
 def test_devices_of_one_switch_share_their_limit() -> None:
     limits = GarpRateLimit([SendingLimit(devices=("eth0", "eth1"), arp_s=1.0), SendingLimit(devices=(), arp_s=9.0)])
     other = ("eth2", ip_address("10.0.2.1"))
-    found = sent(master(ONCE, A, C, other, limits=limits), 100)
-    assert sorted(found) == sorted([(0.0, A), (1.0, C), (0.0, other)])
+    output = sent(master(ONCE, A, C, other, limits=limits), 100)
+    assert sorted(output) == sorted([(0.0, A), (1.0, C), (0.0, other)])
 
 
 def test_a_vmac_is_limited_as_the_device_below_it() -> None:
@@ -164,25 +166,25 @@ def test_a_vmac_is_limited_as_the_device_below_it() -> None:
 
 
 def test_virtual_routers_under_one_limit_take_turns() -> None:
-    """Also beside one whose refreshing alone is more than the limit allows."""
+    """Even if the refreshes of one router exceed the limit."""
     limits = GarpRateLimit([SendingLimit(devices=(), arp_s=1.0)])
     greedy = master(Announcements(repeat=5, delay_s=0, refresh_s=1, refresh_repeat=5), A, B, limits=limits)
-    found = sent(greedy, 10.4)
+    output = sent(greedy, 10.4)
     modest = GarpScheduler(ONCE, limits, "eth0")
     mine = [("eth0", ip_address(f"10.0.0.{number}")) for number in (7, 8, 9)]
     modest.begin(10.5, mine)
-    found += sent([greedy, modest], 20, start=10.5)
-    assert [time for time, target in found if target in mine] == pytest.approx([12, 14, 16], abs=5 * TURN_TIMEOUT_S)
+    output += sent([greedy, modest], 20, start=10.5)
+    assert [time for time, address in output if address in mine] == pytest.approx([12, 14, 16], abs=5 * TURN_TIMEOUT_S)
 
 
-def test_whose_turn_it_is_cannot_keep_the_others_waiting() -> None:
+def test_a_router_that_misses_its_turn_delays_others_only_briefly() -> None:
     limits = GarpRateLimit([SendingLimit(devices=(), arp_s=1.0)])
     absent, present = master(ONCE, A, limits=limits), master(Announcements(repeat=3, delay_s=0), B, limits=limits)
     assert absent.due is not None
     assert at(sent(present, 100)) == pytest.approx([n + n * TURN_TIMEOUT_S for n in (0, 1, 2)])
 
 
-targets = st.lists(
+addresses = st.lists(
     st.tuples(
         st.sampled_from(("eth0", "eth1", "eth2")),
         st.sampled_from([ip_address(f"10.0.0.{n}") for n in range(1, 8)] + [ip_address(f"fd00::{n}") for n in (1, 2)]),
@@ -202,45 +204,48 @@ announcements = st.builds(
     extra_interval_s=seconds,
     extra_everywhere=st.booleans(),
 )
-paces = st.sampled_from((0.0, 0.125, 0.5))
-limits_of = st.tuples(paces, paces, paces, paces).map(
-    lambda paces: (
-        SendingLimit(devices=("eth0", "eth1"), arp_s=paces[0], neighbour_s=paces[1]),
-        SendingLimit(devices=(), arp_s=paces[2], neighbour_s=paces[3]),
+intervals = st.sampled_from((0.0, 0.125, 0.5))
+limits_of = st.tuples(intervals, intervals, intervals, intervals).map(
+    lambda intervals: (
+        SendingLimit(devices=("eth0", "eth1"), arp_s=intervals[0], neighbour_s=intervals[1]),
+        SendingLimit(devices=(), arp_s=intervals[2], neighbour_s=intervals[3]),
     )
 )
 
 
-@given(limits_of, st.lists(st.tuples(announcements, targets), min_size=1, max_size=3), st.lists(st.floats(0, 20)))
-def test_never_more_than_the_limits_allow_and_everything_at_least_as_often_as_told(
-    told: tuple[SendingLimit, ...],
+@given(limits_of, st.lists(st.tuples(announcements, addresses), min_size=1, max_size=3), st.lists(st.floats(0, 20)))
+def test_limits_hold_and_every_address_is_announced_as_often_as_configured(
+    settings: tuple[SendingLimit, ...],
     routers: list[tuple[Announcements, list[DeviceAddress]]],
     conflicts: list[float],
 ) -> None:
-    limits = GarpRateLimit(told)
+    limits = GarpRateLimit(settings)
     those = [GarpScheduler(announcements, limits, "eth0") for announcements, _ in routers]
-    for announcer, (_, held) in zip(those, routers, strict=True):
-        announcer.begin(0.0, held)
-    found: Sent = []
+    for scheduler, (_, held) in zip(those, routers, strict=True):
+        scheduler.begin(0.0, held)
+    output: Sent = []
     for now in sorted(conflicts):
-        found += sent(those, now, start=found[-1][0] if found else 0.0)
-        for announcer in those:
-            announcer.again(now, "conflict")
+        output += sent(those, now, start=output[-1][0] if output else 0.0)
+        for scheduler in those:
+            scheduler.again(now, "conflict")
     last = max(conflicts, default=0.0)
-    # Long enough for each to say 12 targets 4 times, every half second, while two others refresh theirs in between.
-    found += sent(those, last + 3 * 12 * 4 * (0.5 + TURN_TIMEOUT_S), start=last)
+    # Enough for each to announce 12 addresses 4 times, every half second, while two others refresh theirs.
+    output += sent(those, last + 3 * 12 * 4 * (0.5 + TURN_TIMEOUT_S), start=last)
 
     shared: list[tuple[Callable[[DeviceAddress], bool], float]] = []
-    for version, both, other in ((4, told[0].arp_s, told[1].arp_s), (6, told[0].neighbour_s, told[1].neighbour_s)):
-        shared.append((lambda target, v=version: target[1].version == v and target[0] != "eth2", both))  # type: ignore[misc]
-        shared.append((lambda target, v=version: target[1].version == v and target[0] == "eth2", other))  # type: ignore[misc]
-    for mine, pace in shared:
-        times = [time for time, target in found if mine(target)]
-        assert all(later - first >= pace - 1e-9 for first, later in pairwise(times))
+    for version, both, other in (
+        (4, settings[0].arp_s, settings[1].arp_s),
+        (6, settings[0].neighbour_s, settings[1].neighbour_s),
+    ):
+        shared.append((lambda address, v=version: address[1].version == v and address[0] != "eth2", both))  # type: ignore[misc]
+        shared.append((lambda address, v=version: address[1].version == v and address[0] == "eth2", other))  # type: ignore[misc]
+    for mine, interval in shared:
+        times = [time for time, address in output if mine(address)]
+        assert all(later - first >= interval - 1e-9 for first, later in pairwise(times))
 
-    counted = Counter(target for _, target in found)
+    counted = Counter(address for _, address in output)
     least: Counter[DeviceAddress] = Counter()
     for announcements, held in routers:
         least.update(dict.fromkeys(held, announcements.repeat))
-    assert all(counted[target] >= least[target] for target in least)
+    assert all(counted[address] >= least[address] for address in least)
     assert set(counted) == set(least)

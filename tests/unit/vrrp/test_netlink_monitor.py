@@ -1,4 +1,4 @@
-"""Of all that the kernel tells, what a virtual router hears: each change once, and nothing that is none."""
+"""LinkState: each change of links, addresses and routes is reported once."""
 
 from __future__ import annotations
 
@@ -35,94 +35,94 @@ def address(text: str, index: int = 1, flags: int = 0x80, scope: int = 0, gone: 
     return AddressNews(index, ip_interface(text), scope, flags, gone)
 
 
-def told(*all_news: News) -> LinkState:
-    picture = LinkState()
-    for each in all_news:
-        picture.update(each)
-    return picture
+def state_of(*messages: News) -> LinkState:
+    state = LinkState()
+    for each in messages:
+        state.update(each)
+    return state
 
 
-def kinds(found: list[Change]) -> list[type[Change]]:
-    return [type(each) for each in found]
+def kinds(changes: list[Change]) -> list[type[Change]]:
+    return [type(each) for each in changes]
 
 
-def test_a_device_comes_and_goes() -> None:
-    picture = LinkState()
-    assert kinds(picture.update(link(up=False))) == [LinkAdded]
-    assert kinds(picture.update(link())) == [LinkUp]
-    assert kinds(picture.update(link())) == []
-    assert kinds(picture.update(link(up=False))) == [LinkDown]
-    assert kinds(picture.update(link())) == [LinkUp]
-    assert kinds(picture.update(link(gone=True))) == [LinkDown, LinkRemoved]
-    assert (picture.by_name, picture.by_index) == ({}, {})
+def test_a_device_is_added_and_removed() -> None:
+    state = LinkState()
+    assert kinds(state.update(link(up=False))) == [LinkAdded]
+    assert kinds(state.update(link())) == [LinkUp]
+    assert kinds(state.update(link())) == []
+    assert kinds(state.update(link(up=False))) == [LinkDown]
+    assert kinds(state.update(link())) == [LinkUp]
+    assert kinds(state.update(link(gone=True))) == [LinkDown, LinkRemoved]
+    assert (state.by_name, state.by_index) == ({}, {})
 
 
-def test_what_goes_takes_its_addresses_along() -> None:
-    picture = told(link(), address("192.0.2.1/24"))
-    found = picture.update(link(gone=True))
-    assert found[0] == AddressRemoved(ip_address("192.0.2.1"), 24, "eth0")
-    assert kinds(found[1:]) == [LinkDown, LinkRemoved]
+def test_a_removed_device_removes_its_addresses() -> None:
+    state = state_of(link(), address("192.0.2.1/24"))
+    changes = state.update(link(gone=True))
+    assert changes[0] == AddressRemoved(ip_address("192.0.2.1"), 24, "eth0")
+    assert kinds(changes[1:]) == [LinkDown, LinkRemoved]
 
 
-def test_a_device_with_a_new_name_is_another_one() -> None:
-    picture = told(link(), address("192.0.2.1/24"))
-    found = picture.update(link(name="lan0"))
-    assert kinds(found) == [AddressRemoved, LinkDown, LinkRemoved, LinkAdded, LinkUp, AddressAdded]
-    assert found[-1] == AddressAdded(ip_address("192.0.2.1"), 24, "lan0", True)
-    assert list(picture.by_name) == ["lan0"]
+def test_a_renamed_device_is_removed_and_added() -> None:
+    state = state_of(link(), address("192.0.2.1/24"))
+    changes = state.update(link(name="lan0"))
+    assert kinds(changes) == [AddressRemoved, LinkDown, LinkRemoved, LinkAdded, LinkUp, AddressAdded]
+    assert changes[-1] == AddressAdded(ip_address("192.0.2.1"), 24, "lan0", True)
+    assert list(state.by_name) == ["lan0"]
 
 
-def test_a_device_that_takes_the_name_of_one_that_is_renamed_later_keeps_it() -> None:
-    picture = told(link(1, "a"), link(2, "b"))
-    picture.update(link(2, "a"))
-    picture.update(link(1, "c"))
-    assert {name: each.index for name, each in picture.by_name.items()} == {"a": 2, "c": 1}
+def test_two_devices_may_swap_their_names() -> None:
+    state = state_of(link(1, "a"), link(2, "b"))
+    state.update(link(2, "a"))
+    state.update(link(1, "c"))
+    assert {name: each.index for name, each in state.by_name.items()} == {"a": 2, "c": 1}
 
 
-def test_another_mac_is_a_change() -> None:
-    (found,) = told(link()).update(link(mac=b"\x02\0\0\0\0\x02"))
-    assert isinstance(found, LinkChanged)
-    assert found.link.mac == b"\x02\0\0\0\0\x02"
+def test_another_mac_address_is_reported() -> None:
+    (changes,) = state_of(link()).update(link(mac=b"\x02\0\0\0\0\x02"))
+    assert isinstance(changes, LinkChanged)
+    assert changes.link.mac == b"\x02\0\0\0\0\x02"
 
 
-def test_an_address_comes_once_and_again_when_it_may_be_used() -> None:
-    picture = told(link())
+def test_an_address_is_reported_once_and_again_when_it_becomes_usable() -> None:
+    state = state_of(link())
     fresh = ip_address("fd00::1")
-    assert picture.update(address("fd00::1/64", flags=0xC0)) == [AddressAdded(fresh, 64, "eth0", False)]
-    assert picture.update(address("fd00::1/64")) == [AddressAdded(fresh, 64, "eth0", True)]
-    assert picture.update(address("fd00::1/64")) == []
-    assert picture.update(address("fd00::1/64", gone=True)) == [AddressRemoved(fresh, 64, "eth0")]
-    assert picture.update(address("fd00::1/64", gone=True)) == []
+    assert state.update(address("fd00::1/64", flags=0xC0)) == [AddressAdded(fresh, 64, "eth0", False)]
+    assert state.update(address("fd00::1/64")) == [AddressAdded(fresh, 64, "eth0", True)]
+    assert state.update(address("fd00::1/64")) == []
+    assert state.update(address("fd00::1/64", gone=True)) == [AddressRemoved(fresh, 64, "eth0")]
+    assert state.update(address("fd00::1/64", gone=True)) == []
 
 
 def test_ipv4_has_an_address_with_each_prefix_and_ipv6_once() -> None:
-    picture = told(link(), address("192.0.2.1/24"))
-    assert kinds(picture.update(address("192.0.2.1/32"))) == [AddressAdded]
-    picture = told(link(), address("fd00::1/64"))
-    assert kinds(picture.update(address("fd00::1/128"))) == [AddressRemoved, AddressAdded]
+    state = state_of(link(), address("192.0.2.1/24"))
+    assert kinds(state.update(address("192.0.2.1/32"))) == [AddressAdded]
+    state = state_of(link(), address("fd00::1/64"))
+    assert kinds(state.update(address("fd00::1/128"))) == [AddressRemoved, AddressAdded]
 
 
-def test_an_address_of_no_known_device_is_none() -> None:
+def test_an_address_of_an_unknown_device_is_ignored() -> None:
     assert LinkState().update(address("192.0.2.1/24", index=9)) == []
 
 
-def test_a_second_look_tells_what_was_missed_and_no_more() -> None:
+def test_a_dump_reports_what_was_missed_and_no_more() -> None:
     gone = RouteKey(ip_network("192.0.2.0/24"), 254, 0)
     stays = RouteKey(ip_network("198.51.100.0/24"), 254, 0)
-    picture = told(link(1, "a"), link(2, "b"), address("192.0.2.1/24"), RouteNews(gone, 18), RouteNews(stays, 18))
-    found = picture.replace([link(1, "a", up=False), link(3, "c"), address("192.0.2.2/24"), RouteNews(stays, 18)])
-    assert set(kinds(found)) == {AddressRemoved, AddressAdded, LinkDown, LinkRemoved, LinkAdded, LinkUp, RouteRemoved}
-    assert len(found) == 8  # b is down before it has gone
-    assert set(picture.by_name) == {"a", "c"}
-    assert picture.replace([link(1, "a", up=False), link(3, "c"), address("192.0.2.2/24"), RouteNews(stays, 18)]) == []
+    state = state_of(link(1, "a"), link(2, "b"), address("192.0.2.1/24"), RouteNews(gone, 18), RouteNews(stays, 18))
+    changes = state.replace([link(1, "a", up=False), link(3, "c"), address("192.0.2.2/24"), RouteNews(stays, 18)])
+    assert set(kinds(changes)) == {AddressRemoved, AddressAdded, LinkDown, LinkRemoved, LinkAdded, LinkUp, RouteRemoved}
+    assert len(changes) == 8  # b is down before it has gone
+    assert set(state.by_name) == {"a", "c"}
+    assert state.replace([link(1, "a", up=False), link(3, "c"), address("192.0.2.2/24"), RouteNews(stays, 18)]) == []
 
 
-def test_only_keepalived_s_routes_are_missed() -> None:
+def test_only_keepalived_s_routes_are_reported() -> None:
     key = RouteKey(ip_network("192.0.2.0/24"), 254, 0)
-    picture = told(RouteNews(key, 18), RouteNews(RouteKey(ip_network("fd00::/8"), 254, 1024), 4))
-    assert picture.update(RouteNews(RouteKey(ip_network("fd00::/8"), 254, 1024), 4, gone=True)) == []
-    assert picture.update(RouteNews(key, 18, gone=True)) == [RouteRemoved(key)]
-    assert picture.update(RouteNews(key, 18, gone=True)) == []
+    state = state_of(RouteNews(key, 18), RouteNews(RouteKey(ip_network("fd00::/8"), 254, 1024), 4))
+    assert state.update(RouteNews(RouteKey(ip_network("fd00::/8"), 254, 1024), 4, gone=True)) == []
+    assert state.update(RouteNews(key, 18, gone=True)) == [RouteRemoved(key)]
+    assert state.update(RouteNews(key, 18, gone=True)) == []
 
 
 def test_the_first_address_that_is_not_virtual_is_the_primary_one() -> None:
@@ -150,17 +150,17 @@ ADDRESSES = st.builds(
 
 
 @given(st.lists(LINKS | ADDRESSES, max_size=25))
-def test_whoever_only_hears_of_changes_knows_as_much(all_news: list[News]) -> None:
-    picture = LinkState()
+def test_all_changes_add_up_to_the_state(messages: list[News]) -> None:
+    state = LinkState()
     up: set[str] = set()
-    there: set[str] = set()
+    present: set[str] = set()
     addresses: set[tuple[str, str]] = set()
-    for each in all_news:
-        for change in picture.update(each):
+    for each in messages:
+        for change in state.update(each):
             if isinstance(change, LinkAdded):
-                there.add(change.link.name)
+                present.add(change.link.name)
             elif isinstance(change, LinkRemoved):
-                there.discard(change.link.name)
+                present.discard(change.link.name)
             elif isinstance(change, LinkUp):
                 up.add(change.link.name)
             elif isinstance(change, LinkDown):
@@ -169,26 +169,26 @@ def test_whoever_only_hears_of_changes_knows_as_much(all_news: list[News]) -> No
                 addresses.add((change.device, f"{change.address}/{change.prefix}"))
             elif isinstance(change, AddressRemoved):
                 addresses.remove((change.device, f"{change.address}/{change.prefix}"))
-        if len({each.name for each in picture.by_index.values()}) < len(picture.by_index):
-            return  # two devices of one name: only for a moment, while they swap their names
-    assert there == set(picture.by_name)
-    assert up == {name for name, each in picture.by_name.items() if each.up}
-    assert addresses == {(n, str(a.interface)) for n, each in picture.by_name.items() for a in each.addresses}
-    assert picture.replace([*picture_news(picture)]) == []
+        if len({each.name for each in state.by_index.values()}) < len(state.by_index):
+            return  # two devices of one name exist only while they swap names
+    assert present == set(state.by_name)
+    assert up == {name for name, each in state.by_name.items() if each.up}
+    assert addresses == {(n, str(a.interface)) for n, each in state.by_name.items() for a in each.addresses}
+    assert state.replace([*dump_of(state)]) == []
 
 
-def picture_news(picture: LinkState) -> list[News]:
-    """What a full look would find."""
-    found: list[News] = []
-    for each in picture.by_index.values():
-        found.append(LinkNews(each.index, each.name, each.mac, each.mtu, each.enabled, each.up))
-        found += each.addresses
-    return found
+def dump_of(state: LinkState) -> list[News]:
+    """Return the messages of a complete dump."""
+    changes: list[News] = []
+    for each in state.by_index.values():
+        changes.append(LinkNews(each.index, each.name, each.mac, each.mtu, each.enabled, each.up))
+        changes += each.addresses
+    return changes
 
 
 @pytest.mark.parametrize("name", ["LinkAdded", "LinkRemoved", "LinkUp", "LinkDown"])
-def test_a_change_of_a_device_has_the_device_in_it(name: str) -> None:
-    picture = LinkState()
-    found = [*picture.update(link()), *picture.update(link(gone=True))]
-    (change,) = [each for each in found if type(each).__name__ == name]
+def test_a_change_of_a_device_contains_the_device(name: str) -> None:
+    state = LinkState()
+    changes = [*state.update(link()), *state.update(link(gone=True))]
+    (change,) = [each for each in changes if type(each).__name__ == name]
     assert (change.link.name, change.link.index, change.link.mac) == ("eth0", 1, MAC)  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""What is tracked, and what it makes of a priority: as keepalived's manual has it."""
+"""Tracked objects, priorities and faults, as in keepalived.conf(5)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def file(weight: int, number: int | None, reverse: bool = False) -> TrackedObjec
 
 
 @pytest.mark.parametrize(
-    ("watched", "points"),
+    ("tracked", "points"),
     [
         (script(20, True), 20),
         (script(20, False), 0),
@@ -38,13 +38,13 @@ def file(weight: int, number: int | None, reverse: bool = False) -> TrackedObjec
         (file(2, None), 0),
     ],
 )
-def test_points(watched: TrackedObject, points: int) -> None:
-    assert watched.points == points
-    assert effective_priority(100, [watched]) == 100 + points
+def test_points(tracked: TrackedObject, points: int) -> None:
+    assert tracked.points == points
+    assert effective_priority(100, [tracked]) == 100 + points
 
 
 @pytest.mark.parametrize(
-    ("watched", "fault"),
+    ("tracked", "fault"),
     [
         (script(0, True), False),
         (script(0, False), True),
@@ -61,14 +61,14 @@ def test_points(watched: TrackedObject, points: int) -> None:
         (file(254, -1), True),
     ],
 )
-def test_faults(watched: TrackedObject, fault: bool) -> None:
-    assert bool(tracking_faults([watched])) is fault
+def test_faults(tracked: TrackedObject, fault: bool) -> None:
+    assert bool(tracking_faults([tracked])) is fault
 
 
 @given(
     st.integers(1, 254),
     st.lists(st.builds(script, st.integers(-253, 253), st.sampled_from([True, False, None]), st.booleans())),
 )
-def test_a_priority_stays_between_an_owners_and_a_release(base: int, watched: list[TrackedObject]) -> None:
-    assert MIN_PRIORITY <= effective_priority(base, watched) <= MAX_PRIORITY
-    assert effective_priority(255, watched) == 255
+def test_an_effective_priority_is_between_1_and_254(base: int, tracked: list[TrackedObject]) -> None:
+    assert MIN_PRIORITY <= effective_priority(base, tracked) <= MAX_PRIORITY
+    assert effective_priority(255, tracked) == 255
