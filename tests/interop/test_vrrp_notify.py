@@ -1,6 +1,6 @@
-"""The aide beside the real keepalived: the same scripts with the same arguments, the same lines, the same mail.
+"""The helper process beside the real keepalived: the same scripts, arguments, FIFO lines and mail.
 
-keepalived lives through it all in a network namespace; the aide is told of the same transitions by messages.
+keepalived runs in a network namespace; the helper process gets messages about the same transitions.
 """
 
 from __future__ import annotations
@@ -309,7 +309,7 @@ def keepalived_lives(told: Told, wanted: Told) -> None:
             process.wait()
 
 
-def aide_lives(told: Told) -> None:
+def run_in_helper(told: Told) -> None:
     """The same by messages."""
 
     def configure(outline: str) -> Configure:
@@ -337,15 +337,15 @@ def aide_lives(told: Told) -> None:
         StateChanged("GROUP", "G1", "MASTER", 0, "MASTER", at_reload=True),
         *all_to("STOP", "MASTER", GROUPED),
     ]
-    with run_helper(told.folder) as one:
-        one.tell(*messages, Finish())
-        assert one.ended() == 0
+    with run_helper(told.folder) as helper:
+        helper.send(*messages, Finish())
+        assert helper.ended() == 0
 
 
-def test_keepalived_and_the_aide_tell_the_same(tmp_path: Path) -> None:
+def test_keepalived_and_the_helper_process_notify_the_same(tmp_path: Path) -> None:
     with inside("notify"):
         with outside(tmp_path / "a") as ours:
-            aide_lives(ours)
+            run_in_helper(ours)
         with outside(tmp_path / "k") as theirs:
             keepalived_lives(theirs, ours)
     assert theirs.calls()

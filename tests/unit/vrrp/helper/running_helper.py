@@ -1,4 +1,4 @@
-"""An aide as the router process has it: started, told, asked, ended."""
+"""A helper process under test: start it, send messages, wait for results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pylvs.vrrp.helper.link import Configure
 from pylvs.vrrp.ipc import ConnectionClosed, MessageSocket
 from tests.waiting import PATIENCE_S, until
 
-# What the aide gives others time for, as long as a busy machine may need; and pauses that no test has to wait for.
+# Timeouts that a busy machine needs, and short delays for tests.
 PATIENT = {
     "notify.fifos.FINISH_S": PATIENCE_S,
     "notify.fifos.READER_FINISH_S": PATIENCE_S,
@@ -34,45 +34,45 @@ PATIENT = {
 
 @dataclass
 class Started:
-    """One aide."""
+    """A running helper process."""
 
     process: subprocess.Popen[bytes]
-    pipe: MessageSocket
+    socket: MessageSocket
     log: Path
-    heard: list[Any] = field(default_factory=list)
+    received: list[Any] = field(default_factory=list)
 
-    def tell(self, *messages: Any) -> None:
+    def send(self, *messages: Any) -> None:
         for message in messages:
-            self.pipe.send(message)
+            self.socket.send(message)
         with selectors.DefaultSelector() as selector:
-            selector.register(self.pipe, selectors.EVENT_WRITE)
-            while self.pipe.unsent:
+            selector.register(self.socket, selectors.EVENT_WRITE)
+            while self.socket.unsent:
                 assert selector.select(PATIENCE_S)
-                self.pipe.flush()
+                self.socket.flush()
 
-    def listen(self, patience_s: float = 0.05) -> None:
-        """What it says, for a moment. Raises Closed."""
+    def receive(self, patience_s: float = 0.05) -> None:
+        """Receive for a moment. Raises ConnectionClosed."""
         with selectors.DefaultSelector() as selector:
-            selector.register(self.pipe, selectors.EVENT_READ)
+            selector.register(self.socket, selectors.EVENT_READ)
             if selector.select(patience_s):
-                self.heard += self.pipe.receive()
+                self.received += self.socket.receive()
 
     def until(self, holds: Callable[[], bool]) -> None:
-        """Listen until it is so."""
+        """Receive until `holds`."""
 
-        def heard() -> bool:
+        def receive() -> bool:
             with contextlib.suppress(ConnectionClosed):
-                self.listen()
+                self.receive()
             return holds()
 
-        until(lambda: holds() or heard(), lambda: f"{self.heard}\n{self.log.read_text()}")
+        until(lambda: holds() or receive(), lambda: f"{self.received}\n{self.log.read_text()}")
 
     def last(self, name: str) -> Any:
-        """The last that it said of that name."""
-        return next((each for each in reversed(self.heard) if each.name == name), None)
+        """The last message about a name."""
+        return next((each for each in reversed(self.received) if each.name == name), None)
 
     def ended(self) -> int:
-        """Its exit status, once it has ended."""
+        """Wait for its end and return the exit status."""
         return self.process.wait(PATIENCE_S)
 
 
@@ -80,7 +80,7 @@ class Started:
 def run_helper(
     folder: Path, log_format: str = "text", stderr_closed: bool = False, constants: Mapping[str, float] | None = None
 ) -> Iterator[Started]:
-    """It is killed at the end, if it still runs then. `constants` are pylvs's, by their names, that it runs with."""
+    """Run a helper process with these values of pylvs's constants, and kill it at the end."""
     ours, its = socket.socketpair()
     log = folder / "log"
     code = "from importlib import import_module; import runpy\n"
@@ -101,7 +101,7 @@ def run_helper(
     try:
         yield started
     finally:
-        started.pipe.close()
+        started.socket.close()
         try:
             process.wait(PATIENCE_S)
         finally:
@@ -113,15 +113,15 @@ def instance(name: str = "VI", **fields: Any) -> VrrpInstance:
     return VrrpInstance(name=name, vrid=1, **fields)
 
 
-def shell(words: str) -> Script:
-    return Script(("/bin/sh", "-c", words))
+def shell(command_line: str) -> Script:
+    return Script(("/bin/sh", "-c", command_line))
 
 
-def tracked(name: str, words: str, **fields: Any) -> VrrpScript:
-    return VrrpScript(name=name, script=shell(words), track=Track(name), **fields)
+def tracked(name: str, command_line: str, **fields: Any) -> VrrpScript:
+    return VrrpScript(name=name, script=shell(command_line), track=Track(name), **fields)
 
 
 def scripts(*those: VrrpScript) -> Configure:
-    """A configuration in which they are tracked."""
+    """A configuration that tracks these scripts."""
     tracks = Tracks(scripts=tuple(each.track for each in those))
     return Configure(GlobalSettings(), VrrpConfiguration(instances=(instance(tracks=tracks),), scripts=those))

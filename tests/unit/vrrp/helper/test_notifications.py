@@ -1,4 +1,4 @@
-"""What scripts, named pipes and mailboxes are told of transitions: which words, in which order, and never too late."""
+"""Notifications by scripts, FIFOs and mail: contents, order, and time limits."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.unit.vrrp.helper.running_helper import instance, run_helper, shell
 from tests.waiting import PATIENCE_S, until
 
 
-def note(file: Path, word: str) -> Script:
-    """A program that writes its word and its arguments down."""
-    return Script(("/bin/sh", "-c", f'echo "$@" >>{file}', "sh", word))
+def note(file: Path, label: str) -> Script:
+    """A script that appends its label and its arguments to a file."""
+    return Script(("/bin/sh", "-c", f'echo "$@" >>{file}', "sh", label))
 
 
-def everything(file: Path, word: str, **fields: Any) -> Notify:
+def everything(file: Path, label: str, **fields: Any) -> Notify:
     kinds = ("master", "backup", "fault", "stop", "every", "deleted", "lower_priority_heard")
-    return Notify(**{kind: note(file, f"{word}-{kind}") for kind in kinds} | fields)
+    return Notify(**{kind: note(file, f"{label}-{kind}") for kind in kinds} | fields)
 
 
 def configure(notify: Notify, *fifos: Fifo, name: str = "VI", **fields: Any) -> Configure:
@@ -39,14 +39,14 @@ def configure(notify: Notify, *fifos: Fifo, name: str = "VI", **fields: Any) -> 
     return Configure(GlobalSettings(), routers)
 
 
-def moved(state: str, name: str = "VI", **fields: Any) -> StateChanged:
+def state_changed(state: str, name: str = "VI", **fields: Any) -> StateChanged:
     kind = "GROUP" if name == "G" else "INSTANCE"
     return StateChanged(kind, name, state, 0 if kind == "GROUP" else 100, **fields)
 
 
 @dataclass
 class Listener:
-    """Somebody who reads a named pipe, to its end."""
+    """Reads a FIFO to its end."""
 
     lines: list[str] = field(default_factory=list)
     ended: bool = False
@@ -61,22 +61,28 @@ class Listener:
 @contextmanager
 def listening(path: Path) -> Iterator[Listener]:
     until(path.exists)
-    made = Listener()
-    # Opened before anything is told: the pipe goes with who writes, perhaps sooner than a thread begins.
-    thread = threading.Thread(target=made.read, args=(os.open(path, os.O_RDONLY),))
+    listener = Listener()
+    # Opened before the first message: the helper process may remove the FIFO before the thread starts.
+    thread = threading.Thread(target=listener.read, args=(os.open(path, os.O_RDONLY),))
     thread.start()
-    yield made
+    yield listener
     thread.join(PATIENCE_S)
-    assert made.ended
+    assert listener.ended
 
 
-def test_scripts_are_told_in_order_and_the_last_words_are_not_lost(tmp_path: Path) -> None:
+def test_scripts_run_in_order_and_finish_waits_for_them(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
-    with run_helper(tmp_path) as one:
-        one.tell(configure(everything(calls, "n")))
-        one.tell(moved("BACKUP"), moved("MASTER"), moved("FAULT"), moved("MASTER"), LowerPriorityReceived("VI", 100))
-        one.tell(moved("STOP"), Finish())
-        assert one.ended() == 0
+    with run_helper(tmp_path) as helper:
+        helper.send(configure(everything(calls, "n")))
+        helper.send(
+            state_changed("BACKUP"),
+            state_changed("MASTER"),
+            state_changed("FAULT"),
+            state_changed("MASTER"),
+            LowerPriorityReceived("VI", 100),
+        )
+        helper.send(state_changed("STOP"), Finish())
+        assert helper.ended() == 0
     assert calls.read_text().splitlines() == [
         "n-backup",
         "n-every INSTANCE VI BACKUP 100",
@@ -92,36 +98,38 @@ def test_scripts_are_told_in_order_and_the_last_words_are_not_lost(tmp_path: Pat
     ]
 
 
-def test_one_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
+def test_a_script_that_hangs_delays_no_other_instance(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     hangs = Notify(master=shell("exec sleep 600"), every=note(calls, "every"))
-    told = configure(hangs)
-    with run_helper(tmp_path) as one:
-        one.tell(told, moved("MASTER"), moved("BACKUP"), moved("BACKUP", "G"))
-        one.until(calls.exists)
-        one.until(lambda: calls.read_text() == "every GROUP G BACKUP 0\n")
+    configuration = configure(hangs)
+    with run_helper(tmp_path) as helper:
+        helper.send(configuration, state_changed("MASTER"), state_changed("BACKUP"), state_changed("BACKUP", "G"))
+        helper.until(calls.exists)
+        helper.until(lambda: calls.read_text() == "every GROUP G BACKUP 0\n")
 
 
-def test_what_a_reload_removed_is_told_with_its_own_words(tmp_path: Path) -> None:
+def test_a_removed_instance_is_notified_by_its_former_configuration(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
-    with run_helper(tmp_path) as one:
-        one.tell(configure(everything(calls, "old", say_deleted=True), name="GONE"))
-        one.tell(configure(everything(calls, "new")), moved("DELETED", "GONE"), moved("FAULT", "G"), Finish())
-        assert one.ended() == 0
-    told = calls.read_text().splitlines()
-    assert [line for line in told if "old" in line] == ["old-deleted", "old-every INSTANCE GONE DELETED 100"]
-    assert [line for line in told if "new" in line] == ["new-fault", "new-every GROUP G FAULT 0"]
+    with run_helper(tmp_path) as helper:
+        helper.send(configure(everything(calls, "old", say_deleted=True), name="GONE"))
+        helper.send(
+            configure(everything(calls, "new")), state_changed("DELETED", "GONE"), state_changed("FAULT", "G"), Finish()
+        )
+        assert helper.ended() == 0
+    lines = calls.read_text().splitlines()
+    assert [line for line in lines if "old" in line] == ["old-deleted", "old-every INSTANCE GONE DELETED 100"]
+    assert [line for line in lines if "new" in line] == ["new-fault", "new-every GROUP G FAULT 0"]
 
 
-def test_without_notify_deleted_the_removed_one_is_at_fault(tmp_path: Path) -> None:
+def test_without_notify_deleted_a_removed_instance_is_reported_as_fault(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
-    with run_helper(tmp_path) as one, _pipe(tmp_path) as (fifo, path):
-        one.tell(configure(everything(calls, "n", deleted=None), fifo))
-        with listening(path) as heard:
-            one.tell(moved("DELETED"), Finish())
-            assert one.ended() == 0
+    with run_helper(tmp_path) as helper, _pipe(tmp_path) as (fifo, path):
+        helper.send(configure(everything(calls, "n", deleted=None), fifo))
+        with listening(path) as listener:
+            helper.send(state_changed("DELETED"), Finish())
+            assert helper.ended() == 0
     assert calls.read_text().splitlines() == ["n-every INSTANCE VI FAULT 100"]
-    assert heard.lines == ['INSTANCE "VI" FAULT 100']
+    assert listener.lines == ['INSTANCE "VI" FAULT 100']
 
 
 @contextmanager
@@ -129,16 +137,26 @@ def _pipe(folder: Path, **fields: Any) -> Iterator[tuple[Fifo, Path]]:
     yield Fifo(str(folder / "fifo"), **fields), folder / "fifo"
 
 
-def test_the_lines_of_a_pipe_are_keepaliveds(tmp_path: Path) -> None:
-    with run_helper(tmp_path) as one, _pipe(tmp_path) as (fifo, path):
-        one.tell(configure(Notify(priority_changes=True), fifo, states_on_reload=True))
-        with listening(path) as heard:
+def test_the_lines_of_a_fifo_are_keepalived_s(tmp_path: Path) -> None:
+    with run_helper(tmp_path) as helper, _pipe(tmp_path) as (fifo, path):
+        helper.send(configure(Notify(priority_changes=True), fifo, states_on_reload=True))
+        with listening(path) as listener:
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
-            one.tell(moved("BACKUP"), moved("MASTER"), moved("MASTER", "G"), PriorityChanged("VI", "MASTER", 70))
-            one.tell(LowerPriorityReceived("VI", 90), moved("MASTER", at_reload=True), moved("STOP"), Finish())
-            assert one.ended() == 0
+            helper.send(
+                state_changed("BACKUP"),
+                state_changed("MASTER"),
+                state_changed("MASTER", "G"),
+                PriorityChanged("VI", "MASTER", 70),
+            )
+            helper.send(
+                LowerPriorityReceived("VI", 90),
+                state_changed("MASTER", at_reload=True),
+                state_changed("STOP"),
+                Finish(),
+            )
+            assert helper.ended() == 0
         assert not path.exists()
-    assert heard.lines == [
+    assert listener.lines == [
         'INSTANCE "VI" BACKUP 100',
         'INSTANCE "VI" MASTER 100',
         'GROUP "G" MASTER 0',
@@ -149,95 +167,102 @@ def test_the_lines_of_a_pipe_are_keepaliveds(tmp_path: Path) -> None:
     ]
 
 
-def test_a_flood_of_lower_priorities_is_no_flood_of_scripts(tmp_path: Path) -> None:
+def test_notifications_of_lower_priorities_are_limited(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     count = 5000
-    with run_helper(tmp_path) as one, _pipe(tmp_path) as (fifo, path):
-        one.tell(configure(Notify(lower_priority_heard=note(calls, "lower")), fifo))
-        with listening(path) as heard:
-            one.tell(*(LowerPriorityReceived("VI", 100) for _ in range(count)), moved("STOP"), Finish())
-            assert one.ended() == 0
-    told = len(calls.read_text().splitlines())
-    assert 1 <= told < count / 10
-    assert heard.lines == ['INSTANCE "VI" MASTER_RX_LOWER_PRI 100'] * told + ['INSTANCE "VI" STOP 100']
+    with run_helper(tmp_path) as helper, _pipe(tmp_path) as (fifo, path):
+        helper.send(configure(Notify(lower_priority_heard=note(calls, "lower")), fifo))
+        with listening(path) as listener:
+            helper.send(*(LowerPriorityReceived("VI", 100) for _ in range(count)), state_changed("STOP"), Finish())
+            assert helper.ended() == 0
+    count_run = len(calls.read_text().splitlines())
+    assert 1 <= count_run < count / 10
+    assert listener.lines == ['INSTANCE "VI" MASTER_RX_LOWER_PRI 100'] * count_run + ['INSTANCE "VI" STOP 100']
 
 
-def test_what_is_not_wanted_is_not_told(tmp_path: Path) -> None:
+def test_notifications_are_optional(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
-    with run_helper(tmp_path) as one, _pipe(tmp_path) as (fifo, path):
-        one.tell(configure(Notify(), fifo))
-        with listening(path) as heard:
-            one.tell(PriorityChanged("VI", "MASTER", 70), moved("MASTER", at_reload=True), moved("BACKUP"), Finish())
-            assert one.ended() == 0
-    assert heard.lines == ['INSTANCE "VI" BACKUP 100']
+    with run_helper(tmp_path) as helper, _pipe(tmp_path) as (fifo, path):
+        helper.send(configure(Notify(), fifo))
+        with listening(path) as listener:
+            helper.send(
+                PriorityChanged("VI", "MASTER", 70),
+                state_changed("MASTER", at_reload=True),
+                state_changed("BACKUP"),
+                Finish(),
+            )
+            assert helper.ended() == 0
+    assert listener.lines == ['INSTANCE "VI" BACKUP 100']
     assert not calls.exists()
 
 
-def test_a_pipe_that_nobody_reads_holds_nobody_up_and_keeps_the_order(tmp_path: Path) -> None:
+def test_a_fifo_without_reader_delays_nothing_and_keeps_the_order(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
-    count = 5000  # far more than fit into it
-    with run_helper(tmp_path) as one, _pipe(tmp_path) as (fifo, path):
-        one.tell(configure(Notify(priority_changes=True, stop=note(calls, "stop")), fifo))
-        one.tell(*(PriorityChanged("VI", "MASTER", number) for number in range(count)), moved("STOP"))
-        one.until(calls.exists)
-        with listening(path) as heard:
-            one.tell(Finish())
-            assert one.ended() == 0
-    assert heard.lines == [f'INSTANCE "VI" MASTER_PRIORITY {number}' for number in range(count)] + [
+    count = 5000  # far more than its buffer holds
+    with run_helper(tmp_path) as helper, _pipe(tmp_path) as (fifo, path):
+        helper.send(configure(Notify(priority_changes=True, stop=note(calls, "stop")), fifo))
+        helper.send(*(PriorityChanged("VI", "MASTER", number) for number in range(count)), state_changed("STOP"))
+        helper.until(calls.exists)
+        with listening(path) as listener:
+            helper.send(Finish())
+            assert helper.ended() == 0
+    assert listener.lines == [f'INSTANCE "VI" MASTER_PRIORITY {number}' for number in range(count)] + [
         'INSTANCE "VI" STOP 100'
     ]
 
 
-def test_at_the_end_nobody_waits_long_for_a_reader_that_does_not_read(tmp_path: Path) -> None:
+def test_finish_waits_a_limited_time_for_a_reader(tmp_path: Path) -> None:
     reader = shell("exec sleep 600")
-    hasty = {"host.fifos.FINISH_S": 0.2, "host.fifo_readers.FINISH_S": 0.2}
-    with run_helper(tmp_path, constants=hasty) as one, _pipe(tmp_path, reader=reader) as (fifo, _):
-        one.tell(configure(Notify(priority_changes=True), fifo))
-        one.tell(*(PriorityChanged("VI", "MASTER", number) for number in range(5000)), Finish())
-        assert one.ended() == 0
-    assert "lines of a notify FIFO are lost: nobody read them" in one.log.read_text()
+    hasty = {"notify.fifos.FINISH_S": 0.2, "notify.fifos.READER_FINISH_S": 0.2}
+    with run_helper(tmp_path, constants=hasty) as helper, _pipe(tmp_path, reader=reader) as (fifo, _):
+        helper.send(configure(Notify(priority_changes=True), fifo))
+        helper.send(*(PriorityChanged("VI", "MASTER", number) for number in range(5000)), Finish())
+        assert helper.ended() == 0
+    assert "lines of a notify FIFO are lost: nobody read them" in helper.log.read_text()
 
 
-def test_the_program_that_reads_a_pipe_gets_its_name_and_the_last_line(tmp_path: Path) -> None:
+def test_the_reader_of_a_fifo_gets_its_path_and_every_line(tmp_path: Path) -> None:
     seen = tmp_path / "seen"
-    words = f'echo "$0 $1" >>{seen}; while read -r line; do echo "$line" >>{seen}; sleep 0.05; done <"$1"'
-    reader = Script(("/bin/sh", "-c", words, "word"))
-    with run_helper(tmp_path) as one, _pipe(tmp_path, reader=reader) as (fifo, path):
-        one.tell(configure(Notify(), fifo))
-        one.until(seen.exists)
-        one.tell(moved("BACKUP"), moved("MASTER"), moved("STOP"), Finish())
-        assert one.ended() == 0
+    command = f'echo "$0 $1" >>{seen}; while read -r line; do echo "$line" >>{seen}; sleep 0.05; done <"$1"'
+    reader = Script(("/bin/sh", "-c", command, "word"))
+    with run_helper(tmp_path) as helper, _pipe(tmp_path, reader=reader) as (fifo, path):
+        helper.send(configure(Notify(), fifo))
+        helper.until(seen.exists)
+        helper.send(state_changed("BACKUP"), state_changed("MASTER"), state_changed("STOP"), Finish())
+        assert helper.ended() == 0
     states = [f'INSTANCE "VI" {state} 100' for state in ("BACKUP", "MASTER", "STOP")]
     assert seen.read_text().splitlines() == [f"word {path}", *states]
 
 
-def test_a_reader_that_ends_is_started_again(tmp_path: Path) -> None:
+def test_a_reader_that_ends_is_restarted(tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     reader = Script(("/bin/sh", "-c", f'read -r line <"$0"; echo "$line" >>{seen}'))
-    with run_helper(tmp_path) as one, _pipe(tmp_path, reader=reader) as (fifo, _):
-        one.tell(configure(Notify(), fifo), moved("BACKUP"))
-        one.until(seen.exists)
-        one.tell(moved("MASTER"))
-        one.until(lambda: len(seen.read_text().splitlines()) == 2)
-    assert "the reader of a notify FIFO has ended" in one.log.read_text()
+    with run_helper(tmp_path) as helper, _pipe(tmp_path, reader=reader) as (fifo, _):
+        helper.send(configure(Notify(), fifo), state_changed("BACKUP"))
+        helper.until(seen.exists)
+        helper.send(state_changed("MASTER"))
+        helper.until(lambda: len(seen.read_text().splitlines()) == 2)
+    assert "the reader of a notify FIFO has ended" in helper.log.read_text()
 
 
-def test_another_reader_takes_the_place_of_the_one_before_which_reads_to_its_end(tmp_path: Path) -> None:
-    def reader(word: str) -> Script:
-        words = (
-            f'touch {tmp_path}/{word}; while read -r line; do sleep 0.05; echo "{word} $line" >>{tmp_path}/seen; done'
+def test_a_new_reader_replaces_the_former_which_reads_to_the_end(tmp_path: Path) -> None:
+    def reader(label: str) -> Script:
+        command = (
+            f'touch {tmp_path}/{label}; while read -r line; do sleep 0.05; echo "{label} $line" >>{tmp_path}/seen; done'
         )
-        return Script(("/bin/sh", "-c", f'{words} <"$0"'))
+        return Script(("/bin/sh", "-c", f'{command} <"$0"'))
 
     path = str(tmp_path / "fifo")
-    with run_helper(tmp_path) as one:
-        one.tell(configure(Notify(), Fifo(path, reader=reader("old"))))
-        one.until((tmp_path / "old").exists)
-        one.tell(moved("BACKUP"), moved("MASTER"), configure(Notify(), Fifo(path, reader=reader("new"))))
-        one.tell(moved("FAULT"))
-        one.until((tmp_path / "new").exists)
-        one.tell(Finish())
-        assert one.ended() == 0
+    with run_helper(tmp_path) as helper:
+        helper.send(configure(Notify(), Fifo(path, reader=reader("old"))))
+        helper.until((tmp_path / "old").exists)
+        helper.send(
+            state_changed("BACKUP"), state_changed("MASTER"), configure(Notify(), Fifo(path, reader=reader("new")))
+        )
+        helper.send(state_changed("FAULT"))
+        helper.until((tmp_path / "new").exists)
+        helper.send(Finish())
+        assert helper.ended() == 0
         assert not (tmp_path / "fifo").exists()
     assert sorted((tmp_path / "seen").read_text().splitlines()) == [
         'new INSTANCE "VI" FAULT 100',
@@ -246,68 +271,76 @@ def test_another_reader_takes_the_place_of_the_one_before_which_reads_to_its_end
     ]
 
 
-def test_a_path_that_is_no_pipe_is_left_alone_and_named(tmp_path: Path) -> None:
+def test_a_path_that_is_no_fifo_is_an_error_and_stays(tmp_path: Path) -> None:
     file, calls = tmp_path / "fifo", tmp_path / "calls"
     file.write_text("precious")
-    with run_helper(tmp_path) as one:
-        one.tell(configure(Notify(master=note(calls, "master")), Fifo(str(file))), moved("MASTER"), Finish())
-        assert one.ended() == 0
+    with run_helper(tmp_path) as helper:
+        helper.send(configure(Notify(master=note(calls, "master")), Fifo(str(file))), state_changed("MASTER"), Finish())
+        assert helper.ended() == 0
     assert file.read_text() == "precious"
     assert calls.exists()
-    assert f"error: notify FIFO {file}: not a named pipe; remove it, or name another" in one.log.read_text()
+    assert f"error: notify FIFO {file}: not a named pipe; remove it, or name another" in helper.log.read_text()
 
 
-def test_a_pipe_that_was_there_stays(tmp_path: Path) -> None:
+def test_an_existing_fifo_stays(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path, 0o640)
-    with run_helper(tmp_path) as one:
-        one.tell(configure(Notify(), Fifo(str(path))), moved("MASTER"), Finish())
-        assert one.ended() == 0
+    with run_helper(tmp_path) as helper:
+        helper.send(configure(Notify(), Fifo(str(path))), state_changed("MASTER"), Finish())
+        assert helper.ended() == 0
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a pipe away")
-def test_a_pipe_belongs_to_whom_the_configuration_names(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="chown needs root")
+def test_a_fifo_has_the_configured_owner(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
-    with run_helper(tmp_path) as one:
-        one.tell(configure(Notify(), Fifo(str(path), "daemon", "adm")))
-        one.until(lambda: path.exists() and (path.owner(), path.group()) == ("daemon", "adm"))
+    with run_helper(tmp_path) as helper:
+        helper.send(configure(Notify(), Fifo(str(path), "daemon", "adm")))
+        helper.until(lambda: path.exists() and (path.owner(), path.group()) == ("daemon", "adm"))
 
 
 @pytest.mark.parametrize(
-    ("heard", "subject", "body"),
-    [  # as keepalived 2.2.7 writes them
-        (moved("MASTER"), "[R] VRRP Instance VI - Entering MASTER state", "VRRP Instance is now owning VRRP VIPs"),
+    ("message", "subject", "body"),
+    [  # by keepalived 2.2.7
         (
-            moved("BACKUP"),
+            state_changed("MASTER"),
+            "[R] VRRP Instance VI - Entering MASTER state",
+            "VRRP Instance is now owning VRRP VIPs",
+        ),
+        (
+            state_changed("BACKUP"),
             "[R] VRRP Instance VI - Entering BACKUP state",
             "VRRP Instance is no longer owning VRRP VIPs",
         ),
-        (moved("FAULT"), "[R] VRRP Instance VI - Entering FAULT state", "VRRP Instance is no longer owning VRRP VIPs"),
-        (moved("DELETED"), "[R] VRRP Instance VI - Deleted", "VRRP Deleted at reload"),
         (
-            moved("FAULT", "G"),
+            state_changed("FAULT"),
+            "[R] VRRP Instance VI - Entering FAULT state",
+            "VRRP Instance is no longer owning VRRP VIPs",
+        ),
+        (state_changed("DELETED"), "[R] VRRP Instance VI - Deleted", "VRRP Deleted at reload"),
+        (
+            state_changed("FAULT", "G"),
             "[R] VRRP Group G - Entering FAULT state",
             "All VRRP group instances are now in FAULT state",
         ),
     ],
 )
-def test_mail(heard: StateChanged, subject: str, body: str) -> None:
-    alert = alert_of(heard, heard.state, "R")
+def test_mail(message: StateChanged, subject: str, body: str) -> None:
+    alert = alert_of(message, message.state, "R")
     assert alert is not None
     assert (alert.subject, alert.body) == (subject, body)
 
 
-def test_of_the_end_keepalived_mails_nothing() -> None:
-    assert alert_of(moved("STOP"), "STOP", "R") is None
+def test_there_is_no_mail_about_stop() -> None:
+    assert alert_of(state_changed("STOP"), "STOP", "R") is None
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_the_log_is_the_routers_too(tmp_path: Path, log_format: str) -> None:
-    with run_helper(tmp_path, log_format) as one:
-        one.tell(LogLine("warning", "odd\nthing", {"event": 7, "router": "VI"}), LogLine("loud", "what"), Finish())
-        assert one.ended() == 0
-    first, second = one.log.read_text().splitlines()
+def test_the_helper_writes_the_router_process_s_log(tmp_path: Path, log_format: str) -> None:
+    with run_helper(tmp_path, log_format) as helper:
+        helper.send(LogLine("warning", "odd\nthing", {"event": 7, "router": "VI"}), LogLine("loud", "what"), Finish())
+        assert helper.ended() == 0
+    first, second = helper.log.read_text().splitlines()
     expected = {
         "text": ("warning: odd thing (event_=7, router=VI)", "info: what"),
         "json": ('"event_": 7, "router": "VI", "event": "odd\\nthing", "level": "warning"', '"level": "info"'),
@@ -316,9 +349,11 @@ def test_the_log_is_the_routers_too(tmp_path: Path, log_format: str) -> None:
     assert expected[1] in second
 
 
-def test_a_log_that_nobody_reads_is_no_end(tmp_path: Path) -> None:
+def test_a_closed_stderr_is_no_error(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
-    with run_helper(tmp_path, stderr_closed=True) as one:
-        one.tell(configure(Notify(master=note(calls, "master"))), LogLine("error", "lost"), moved("MASTER"), Finish())
-        assert one.ended() == 0
+    with run_helper(tmp_path, stderr_closed=True) as helper:
+        helper.send(
+            configure(Notify(master=note(calls, "master"))), LogLine("error", "lost"), state_changed("MASTER"), Finish()
+        )
+        assert helper.ended() == 0
     assert calls.exists()

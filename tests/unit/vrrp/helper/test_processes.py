@@ -1,4 +1,4 @@
-"""Track processes: which ones count, by keepalived's rules, and how soon a change is told."""
+"""track_process: which processes match, by keepalived's rules, and when a change is reported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EVERY = (NAME, PATH, PATH_AS_NAME, COMMAND, EXACT, PARTIAL, INITIAL, ALL_PARTIAL
 
 @pytest.mark.parametrize(
     ("name", "line", "expected"),
-    [  # each line as keepalived 2.2.7 counts
+    [  # by keepalived 2.2.7
         ("daemon", "./daemon 100", (NAME,)),
         ("daemon", "daemon 100", (NAME, COMMAND, EXACT, PARTIAL, INITIAL, ALL_PARTIAL, ALL_INITIAL)),
         ("daemon", "daemon 100 0", (NAME, COMMAND, PARTIAL, INITIAL, ALL_PARTIAL, ALL_INITIAL)),
@@ -51,16 +51,16 @@ EVERY = (NAME, PATH, PATH_AS_NAME, COMMAND, EXACT, PARTIAL, INITIAL, ALL_PARTIAL
         ("daemon", "", (NAME,)),
     ],
 )
-def test_what_counts(name: str, line: str, expected: tuple[TrackProcess, ...]) -> None:
-    seen = ProcessInfo(name, tuple(line.split()))
-    assert [each for each in EVERY if matches(seen, each)] == list(expected)
+def test_matches(name: str, line: str, expected: tuple[TrackProcess, ...]) -> None:
+    process = ProcessInfo(name, tuple(line.split()))
+    assert [each for each in EVERY if matches(process, each)] == list(expected)
 
 
-def test_a_long_name_is_as_long_as_the_kernels() -> None:
+def test_a_long_name_is_truncated_as_in_the_kernel() -> None:
     assert matches(ProcessInfo("a-long-name-for", ()), wanted("a-long-name-for-a-daemon"))
 
 
-def test_a_process_that_has_ended_and_waits_for_its_parent_does_not_run() -> None:
+def test_a_zombie_does_not_run() -> None:
     child = subprocess.Popen(["/bin/true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert child.pid not in dict(running_processes())
@@ -69,9 +69,9 @@ def test_a_process_that_has_ended_and_waits_for_its_parent_does_not_run() -> Non
 
 
 @contextlib.contextmanager
-def daemon(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """One of a name that no other has."""
-    program = folder / f"pd{os.getpid()}"
+def daemon(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process with a unique name."""
+    program = directory / f"pd{os.getpid()}"
     if not program.exists():
         shutil.copy("/bin/sleep", program)
     process = subprocess.Popen([program, "600"])
@@ -82,24 +82,24 @@ def daemon(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def test_what_comes_and_goes_is_told(tmp_path: Path) -> None:
+def test_processes_that_start_and_end_are_reported(tmp_path: Path) -> None:
     name = f"pd{os.getpid()}"
     one_of = TrackProcess(name="one", command=(name,), track=Track("one"), most=1)
     two_of = TrackProcess(name="two", command=(name,), track=Track("two"), least=2)
     routers = VrrpConfiguration(processes=(one_of, two_of))
-    with run_helper(tmp_path) as one, daemon(tmp_path) as first:
-        one.tell(Configure(GlobalSettings(), routers))
-        one.until(lambda: one.heard == [ProcessResult("one", True, 1), ProcessResult("two", False, 1)])
+    with run_helper(tmp_path) as helper, daemon(tmp_path) as first:
+        helper.send(Configure(GlobalSettings(), routers))
+        helper.until(lambda: helper.received == [ProcessResult("one", True, 1), ProcessResult("two", False, 1)])
         with daemon(tmp_path):
-            one.until(lambda: one.heard[2:] == [ProcessResult("one", False, 2), ProcessResult("two", True, 2)])
-        one.until(lambda: one.heard[4:] == [ProcessResult("one", True, 1), ProcessResult("two", False, 1)])
+            helper.until(lambda: helper.received[2:] == [ProcessResult("one", False, 2), ProcessResult("two", True, 2)])
+        helper.until(lambda: helper.received[4:] == [ProcessResult("one", True, 1), ProcessResult("two", False, 1)])
         first.kill()
-        one.until(lambda: one.heard[6:] == [ProcessResult("one", False, 0)])
+        helper.until(lambda: helper.received[6:] == [ProcessResult("one", False, 0)])
 
 
 @pytest.mark.parametrize(
-    ("counts", "told"),
-    [  # seconds for which so many run
+    ("counts", "reported"),
+    [  # seconds, and the number of processes
         ([(5, 0), (1.9, 1), (9, 0)], [(0, False)]),
         ([(5, 0), (9, 1)], [(0, False), (7, True)]),
         ([(5, 0), (1.9, 1), (1, 0), (9, 1)], [(0, False), (9.9, True)]),
@@ -108,11 +108,13 @@ def test_what_comes_and_goes_is_told(tmp_path: Path) -> None:
         ([(5, 1), (1, 0), (1, 2), (700, 0)], [(0, True), (607, False)]),
     ],
 )
-def test_a_change_counts_once_it_has_lasted(counts: list[tuple[float, int]], told: list[tuple[float, bool]]) -> None:
+def test_a_change_is_reported_after_its_delay(
+    counts: list[tuple[float, int]], reported: list[tuple[float, bool]]
+) -> None:
     loop = FakeTimeLoop()
-    heard: list[tuple[float, bool]] = []
+    changes: list[tuple[float, bool]] = []
     process = wanted("daemon", fork_delay_s=2.0, terminate_delay_s=600.0)
-    watch = ProcessWatch(process, lambda change: heard.append((round(loop.time() - START_S, 6), change.well)))
+    watch = ProcessWatch(process, lambda change: changes.append((round(loop.time() - START_S, 6), change.well)))
 
     async def scenario() -> None:
         for seconds, count in counts:
@@ -122,16 +124,16 @@ def test_a_change_counts_once_it_has_lasted(counts: list[tuple[float, int]], tol
     loop.run_until_complete(scenario())
     watch.cancel_delayed()
     loop.close()
-    assert heard == told
+    assert changes == reported
 
 
-def test_a_real_change_counts_once_it_has_lasted(tmp_path: Path) -> None:
+def test_a_real_change_is_reported_after_its_delay(tmp_path: Path) -> None:
     name = f"pd{os.getpid()}"
     slow = TrackProcess(name="p", command=(name,), track=Track("p"), fork_delay_s=0.3)
-    with run_helper(tmp_path) as one:
-        one.tell(Configure(GlobalSettings(), VrrpConfiguration(processes=(slow,))))
-        one.until(lambda: one.heard == [ProcessResult("p", False, 0)])
+    with run_helper(tmp_path) as helper:
+        helper.send(Configure(GlobalSettings(), VrrpConfiguration(processes=(slow,))))
+        helper.until(lambda: helper.received == [ProcessResult("p", False, 0)])
         begin = time.monotonic()
         with daemon(tmp_path):
-            one.until(lambda: one.heard[1:] == [ProcessResult("p", True, 1)])
-            assert time.monotonic() - begin >= 0.3  # which no other load shortens
+            helper.until(lambda: helper.received[1:] == [ProcessResult("p", True, 1)])
+            assert time.monotonic() - begin >= 0.3

@@ -1,4 +1,4 @@
-"""Track scripts: the first end decides, then rise and fall; timing; what a reload keeps."""
+"""track_script: results by rise and fall, timing, and reloads."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ from tests.waiting import until
 
 
 @given(st.lists(st.booleans(), min_size=1), st.integers(1, 4), st.integers(1, 4))
-def test_it_changes_after_so_many_ends_in_a_row(ends: list[bool], rise: int, fall: int) -> None:
-    verdict = Hysteresis()
+def test_rise_and_fall(ends: list[bool], rise: int, fall: int) -> None:
+    hysteresis = Hysteresis()
     for at, end in enumerate(ends):
-        before = verdict.well
-        changed = verdict.add(end, rise, fall)
-        assert changed == (verdict.well != before)
+        before = hysteresis.well
+        changed = hysteresis.add(end, rise, fall)
+        assert changed == (hysteresis.well != before)
         if at == 0:
-            assert verdict.well == end
+            assert hysteresis.well == end
         elif changed:
             needed = rise if end else fall
             assert ends[at - needed + 1 : at + 1] == [end] * needed
         else:
-            against = rise if not verdict.well else fall
-            assert ends[max(0, at - against + 1) : at + 1] != [not verdict.well] * against
+            against = rise if not hysteresis.well else fall
+            assert ends[max(0, at - against + 1) : at + 1] != [not hysteresis.well] * against
 
 
 class Programs(Processes):
-    """Whose runs are imagined: each lasts so long, and ends well or not; one beyond its timeout is killed later."""
+    """Fake runs with a duration and a result; a run that exceeds its timeout ends GRACE_S later."""
 
     GRACE_S = 2.0
 
     def __init__(self, loop: FakeTimeLoop) -> None:
         super().__init__()
         self.loop = loop
-        self.turns: list[tuple[float, bool]] = []  # seconds, success; without one it succeeds at once
+        self.planned: list[tuple[float, bool]] = []  # seconds, success; the default succeeds immediately
         self.log: list[tuple[float, str]] = []
 
     def note(self, what: str) -> None:
         self.log.append((round(self.loop.time() - START_S, 6), what))
 
     async def run(self, script: Script, timeout_s: float, environment: Mapping[str, str] | None = None) -> Ended:
-        seconds, success = self.turns.pop(0) if self.turns else (0, True)
+        seconds, success = self.planned.pop(0) if self.planned else (0, True)
         self.note("begins")
         await asyncio.sleep(min(seconds, timeout_s + self.GRACE_S))
         self.note("ends")
@@ -70,10 +70,10 @@ def programs() -> Iterator[Programs]:
     loop.close()
 
 
-def play(programs: Programs, seconds: float, *turns: tuple[float, bool], **fields: Any) -> list[tuple[float, str]]:
-    """What happens to a script that is tracked for so long, its first runs being these."""
-    programs.turns = list(turns)
-    watched = TrackScripts(programs, lambda told: programs.note(f"well: {told.well}, {told.detail}"))
+def play(programs: Programs, seconds: float, *runs: tuple[float, bool], **fields: Any) -> list[tuple[float, str]]:
+    """Track a script for some seconds with these first runs, and return the log."""
+    programs.planned = list(runs)
+    watched = TrackScripts(programs, lambda result: programs.note(f"well: {result.well}, {result.detail}"))
 
     async def begin() -> None:
         watched.configure([tracked("s", "", **fields)])
@@ -83,7 +83,7 @@ def play(programs: Programs, seconds: float, *turns: tuple[float, bool], **field
     return programs.log
 
 
-def told(log: list[tuple[float, str]]) -> list[tuple[float, str]]:
+def results(log: list[tuple[float, str]]) -> list[tuple[float, str]]:
     return [(when, what) for when, what in log if what.startswith("well")]
 
 
@@ -92,22 +92,22 @@ def test_a_script_is_run_every_interval(programs: Programs) -> None:
     assert [when for when, what in log if what == "begins"] == [0, 3, 6, 9]
 
 
-def test_a_run_that_is_not_over_at_its_next_turn_costs_it_that_turn(programs: Programs) -> None:
+def test_a_run_longer_than_the_interval_skips_the_next_one(programs: Programs) -> None:
     log = play(programs, 12, (3.5, True), interval_s=3, timeout_s=5)
     assert [when for when, what in log if what == "begins"] == [0, 6, 9, 12]
 
 
-def test_the_first_end_is_told_and_then_each_change(programs: Programs) -> None:
-    turns = [(0.5, end) for end in (True, False, True, False, False, True, False, True, True, True)]
-    log = play(programs, 20, *turns, interval_s=1, rise=3, fall=2)
-    assert told(log) == [
+def test_the_first_result_and_each_change_are_reported(programs: Programs) -> None:
+    runs = [(0.5, end) for end in (True, False, True, False, False, True, False, True, True, True)]
+    log = play(programs, 20, *runs, interval_s=1, rise=3, fall=2)
+    assert results(log) == [
         (0.5, "well: True, exit status 0"),
         (4.5, "well: False, exit status 3"),
         (9.5, "well: True, exit status 0"),
     ]
 
 
-def test_one_that_hangs_has_failed_before_it_is_killed_and_never_runs_twice_at_once(programs: Programs) -> None:
+def test_a_run_that_hangs_fails_at_its_timeout_and_runs_never_overlap(programs: Programs) -> None:
     log = play(programs, 3.5, (600, True), interval_s=1, timeout_s=1)
     assert log == [
         (0, "begins"),
@@ -119,76 +119,82 @@ def test_one_that_hangs_has_failed_before_it_is_killed_and_never_runs_twice_at_o
     ]
 
 
-def test_a_script_is_run_again_and_again_and_its_end_is_told(tmp_path: Path) -> None:
+def test_a_real_script_runs_periodically_and_its_results_are_reported(tmp_path: Path) -> None:
     flag, runs = tmp_path / "flag", tmp_path / "runs"
-    words = f"echo run >>{runs}; [ ! -e {flag} ] || exit 3"
-    with run_helper(tmp_path) as one:
-        one.tell(scripts(tracked("s", words, interval_s=0.05, timeout_s=60, rise=2, fall=2)))
-        one.until(lambda: one.last("s") == ScriptResult("s", True, "exit status 0"))
+    command = f"echo run >>{runs}; [ ! -e {flag} ] || exit 3"
+    with run_helper(tmp_path) as helper:
+        helper.send(scripts(tracked("s", command, interval_s=0.05, timeout_s=60, rise=2, fall=2)))
+        helper.until(lambda: helper.last("s") == ScriptResult("s", True, "exit status 0"))
         flag.touch()
-        one.until(lambda: one.last("s") == ScriptResult("s", False, "exit status 3"))
+        helper.until(lambda: helper.last("s") == ScriptResult("s", False, "exit status 3"))
         flag.unlink()
-        one.until(lambda: one.last("s") == ScriptResult("s", True, "exit status 0"))
-        assert len(one.heard) == 3
+        helper.until(lambda: helper.last("s") == ScriptResult("s", True, "exit status 0"))
+        assert len(helper.received) == 3
         assert len(runs.read_text().split()) >= 5
-    assert "track script s is ill (end=exit status 3)" in one.log.read_text()
+    assert "track script s is ill (end=exit status 3)" in helper.log.read_text()
 
 
-def test_one_that_hangs_is_killed_before_it_runs_again(tmp_path: Path) -> None:
+def test_a_run_that_hangs_is_killed_before_the_next_one(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    words = f"trap '' TERM; echo $$ >>{runs}; while :; do sleep 0.05; done"
-    with run_helper(tmp_path) as one:
-        one.tell(scripts(tracked("s", words, interval_s=0.5)))
-        one.until(lambda: runs.exists() and len(runs.read_text().split()) == 2)
-        assert one.heard == [ScriptResult("s", False, "timed out after 0.5 s")]
+    command = f"trap '' TERM; echo $$ >>{runs}; while :; do sleep 0.05; done"
+    with run_helper(tmp_path) as helper:
+        helper.send(scripts(tracked("s", command, interval_s=0.5)))
+        helper.until(lambda: runs.exists() and len(runs.read_text().split()) == 2)
+        assert helper.received == [ScriptResult("s", False, "timed out after 0.5 s")]
         first, _ = map(int, runs.read_text().split())
         with pytest.raises(ProcessLookupError):
             os.kill(first, 0)
 
 
-def test_a_reload_keeps_what_is_known_of_the_same_program(tmp_path: Path) -> None:
+def test_a_reload_keeps_the_result_of_the_same_command(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    words = f"echo run >>{runs}"
+    command = f"echo run >>{runs}"
     other = tracked("other", "exit 1")
-    with run_helper(tmp_path) as one:
-        one.tell(scripts(tracked("s", words, interval_s=3600)))
-        one.until(lambda: one.last("s") is not None)
-        one.tell(scripts(tracked("s", words, interval_s=3600, fall=7), other))
-        one.until(lambda: one.last("other") is not None)
+    with run_helper(tmp_path) as helper:
+        helper.send(scripts(tracked("s", command, interval_s=3600)))
+        helper.until(lambda: helper.last("s") is not None)
+        helper.send(scripts(tracked("s", command, interval_s=3600, fall=7), other))
+        helper.until(lambda: helper.last("other") is not None)
         assert runs.read_text().split() == ["run"]
-        one.tell(scripts(tracked("s", f"{words}; exit 4", interval_s=3600), other))
-        one.until(lambda: one.last("s") == ScriptResult("s", False, "exit status 4"))
-        assert [each for each in one.heard if each.name == "other"] == [ScriptResult("other", False, "exit status 1")]
+        helper.send(scripts(tracked("s", f"{command}; exit 4", interval_s=3600), other))
+        helper.until(lambda: helper.last("s") == ScriptResult("s", False, "exit status 4"))
+        assert [each for each in helper.received if each.name == "other"] == [
+            ScriptResult("other", False, "exit status 1")
+        ]
 
 
 def test_a_program_that_cannot_run_is_ill(tmp_path: Path) -> None:
-    told = scripts(tracked("s", "true"))
-    (script,) = told.routers.scripts
+    configuration = scripts(tracked("s", "true"))
+    (script,) = configuration.routers.scripts
     nowhere = Script((str(tmp_path / "nowhere"),))
-    with run_helper(tmp_path) as one:
-        routers = replace(told.routers, scripts=(replace(script, script=nowhere),))
-        one.tell(Configure(told.settings, routers))
-        one.until(lambda: one.last("s") is not None)
-        assert not one.last("s").well
-        assert "No such file" in one.last("s").detail
+    with run_helper(tmp_path) as helper:
+        routers = replace(configuration.routers, scripts=(replace(script, script=nowhere),))
+        helper.send(Configure(configuration.settings, routers))
+        helper.until(lambda: helper.last("s") is not None)
+        assert not helper.last("s").well
+        assert "No such file" in helper.last("s").detail
 
 
-def test_a_script_that_nobody_tracks_is_not_run(tmp_path: Path) -> None:
-    told = scripts(tracked("used", "true"))
+def test_a_script_that_is_not_tracked_does_not_run(tmp_path: Path) -> None:
+    configuration = scripts(tracked("used", "true"))
     ran = tmp_path / "ran"
     unused = tracked("unused", f"touch {ran}")
-    with run_helper(tmp_path) as one:
-        one.tell(Configure(told.settings, replace(told.routers, scripts=(unused, *told.routers.scripts))))
-        one.until(lambda: one.last("used") is not None)
+    with run_helper(tmp_path) as helper:
+        helper.send(
+            Configure(
+                configuration.settings, replace(configuration.routers, scripts=(unused, *configuration.routers.scripts))
+            )
+        )
+        helper.until(lambda: helper.last("used") is not None)
         assert not ran.exists()
 
 
-def test_with_the_router_process_everything_ends(tmp_path: Path) -> None:
+def test_everything_ends_with_the_router_process(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    with run_helper(tmp_path) as one:
-        one.tell(scripts(tracked("s", f"trap '' TERM; echo $$ >{pid}; while :; do sleep 0.05; done", timeout_s=600)))
-        one.until(lambda: pid.exists() and bool(pid.read_text()))
+    with run_helper(tmp_path) as helper:
+        helper.send(scripts(tracked("s", f"trap '' TERM; echo $$ >{pid}; while :; do sleep 0.05; done", timeout_s=600)))
+        helper.until(lambda: pid.exists() and bool(pid.read_text()))
         number = int(pid.read_text())
-        one.pipe.close()
-        assert one.ended() == 0
+        helper.socket.close()
+        assert helper.ended() == 0
         until(lambda: (found := tree.process(number)) is None or not tree.alive(found))
