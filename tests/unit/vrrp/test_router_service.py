@@ -1,4 +1,4 @@
-"""All virtual routers of one process on an imagined machine: what another configuration changes, and what it leaves."""
+"""All virtual routers of one process on a fake host: what a reload changes, and what it keeps."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ SECOND = instance(name="VI_2", vrid=52, addresses=(held(ip_address("10.0.0.200")
 
 
 class Roles:
-    """The packet path's word, written down."""
+    """Records the published roles."""
 
     def __init__(self) -> None:
-        self.elsewhere: list[Address] = []
-        self.here: list[Address] = []
+        self.standby: list[Address] = []
+        self.active: list[Address] = []
 
     def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
-        self.elsewhere, self.here = sorted(addresses, key=int), sorted(held, key=int)
+        self.standby, self.active = sorted(addresses, key=int), sorted(held, key=int)
 
 
-class Deaf(Roles):
-    """Cannot be told at first."""
+class FailingRoles(Roles):
+    """Raises an error while `fails`."""
 
-    deaf = True
+    fails = True
 
     def stand_by(self, addresses: frozenset[Address], held: frozenset[Address] = frozenset()) -> None:
-        if self.deaf:
+        if self.fails:
             raise PylvsError("not now")
         super().stand_by(addresses, held)
 
 
-class Place(FakeHost):
-    """A machine with what a core asks besides."""
+class FakeVipManager(FakeHost):
+    """A fake host with the methods that the service calls."""
 
     def configure(self, configuration: VrrpConfiguration) -> list[str]:
         return []
@@ -60,8 +60,8 @@ class Place(FakeHost):
         pass
 
 
-class Helper:
-    """Keeps what it is told."""
+class FakeHelper:
+    """Records messages."""
 
     connected = True
 
@@ -76,7 +76,7 @@ class Helper:
         self.over = True
 
 
-class Receivers:
+class FakeReceivers:
     def __init__(self, *_: Any) -> None:
         pass
 
@@ -93,11 +93,11 @@ def roles() -> Roles:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch, roles: Roles) -> Iterator[RouterService]:
+def service(monkeypatch: pytest.MonkeyPatch, roles: Roles) -> Iterator[RouterService]:
     switch = Switch()
-    monkeypatch.setattr(router_service, "VipManager", lambda *_: Place(switch, ip_address("10.0.0.1")))
-    monkeypatch.setattr(router_service, "AdvertReceivers", Receivers)
-    monkeypatch.setattr(router_service, "HelperLink", Helper)
+    monkeypatch.setattr(router_service, "VipManager", lambda *_: FakeVipManager(switch, ip_address("10.0.0.1")))
+    monkeypatch.setattr(router_service, "AdvertReceivers", FakeReceivers)
+    monkeypatch.setattr(router_service, "HelperLink", FakeHelper)
     monkeypatch.setattr(realtime, "enable_realtime", lambda settings: realtime.RealtimeStatus(0, False))
     monkeypatch.setattr(realtime, "freeze_gc", lambda: None)
     monkeypatch.setattr(RouterService, "now", property(lambda self: switch.now))
@@ -108,126 +108,126 @@ def made(monkeypatch: pytest.MonkeyPatch, roles: Roles) -> Iterator[RouterServic
     service._control.close()
 
 
-def configure(made: RouterService, *instances: VrrpInstance, **more: Any) -> list[str]:
-    answer = made._configure({"configuration": VrrpConfiguration(instances=instances, **more), "settings": None})
+def configure(service: RouterService, *instances: VrrpInstance, **more: Any) -> list[str]:
+    answer = service._configure({"configuration": VrrpConfiguration(instances=instances, **more), "settings": None})
     return list(answer["warnings"])
 
 
-def run(made: RouterService, seconds: float) -> None:
-    place: Any = made.host
-    place.switch.run(seconds)
+def run(service: RouterService, seconds: float) -> None:
+    host: Any = service.host
+    host.switch.run(seconds)
 
 
-def states(made: RouterService) -> dict[str, State]:
-    return {name: router.state for name, router in made.routers.items()}
+def states(service: RouterService) -> dict[str, State]:
+    return {name: router.state for name, router in service.routers.items()}
 
 
-def moves(made: RouterService, name: str) -> list[str]:
-    aide: Any = made.helper
-    return [each.state for each in aide.told if getattr(each, "kind", "") == "INSTANCE" and each.name == name]
+def notified(service: RouterService, name: str) -> list[str]:
+    helper: Any = service.helper
+    return [each.state for each in helper.told if getattr(each, "kind", "") == "INSTANCE" and each.name == name]
 
 
-def test_the_packet_path_knows_the_addresses_that_a_reload_gave_to_a_master(made: RouterService, roles: Roles) -> None:
-    configure(made, FIRST)
-    assert (roles.elsewhere, roles.here) == ([VIP], [])
-    run(made, 5)
-    assert (roles.elsewhere, roles.here) == ([], [VIP])
-    configure(made, replace(FIRST, addresses=(held(VIP), held(OTHER))))
-    assert (roles.elsewhere, roles.here) == ([], [VIP, OTHER])
-    configure(made, replace(FIRST, addresses=(held(OTHER),)))
-    assert (roles.elsewhere, roles.here) == ([], [OTHER])
-    configure(made)
-    assert (roles.elsewhere, roles.here) == ([], [])
+def test_the_roles_of_addresses_that_a_reload_adds_are_published(service: RouterService, roles: Roles) -> None:
+    configure(service, FIRST)
+    assert (roles.standby, roles.active) == ([VIP], [])
+    run(service, 5)
+    assert (roles.standby, roles.active) == ([], [VIP])
+    configure(service, replace(FIRST, addresses=(held(VIP), held(OTHER))))
+    assert (roles.standby, roles.active) == ([], [VIP, OTHER])
+    configure(service, replace(FIRST, addresses=(held(OTHER),)))
+    assert (roles.standby, roles.active) == ([], [OTHER])
+    configure(service)
+    assert (roles.standby, roles.active) == ([], [])
 
 
-def test_what_goes_wrong_with_one_is_said_and_does_not_cost_the_others(
-    made: RouterService, monkeypatch: pytest.MonkeyPatch
+def test_a_bug_in_one_virtual_router_is_reported_and_stops_no_other(
+    service: RouterService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configure(made, FIRST, SECOND)
-    run(made, 5)
-    monkeypatch.setattr(made.routers["VI_1"], "reconfigure", lambda instance: 1 / 0)
-    troubles = configure(made, replace(FIRST, priority=50), replace(SECOND, priority=50), replace(FIRST, name="VI_3"))
-    assert [each.partition(":")[0] for each in troubles] == ["VI_1"]
-    assert made.routers["VI_2"].machine.priority == 50
-    run(made, 5)
-    assert set(states(made).values()) == {State.MASTER}
-    monkeypatch.setattr(made.routers["VI_1"], "stop", lambda why=None: 1 / 0)
-    made.stop()
-    assert (states(made)["VI_2"], made.helper.over) == (State.FAULT, True)  # type: ignore[attr-defined]
+    configure(service, FIRST, SECOND)
+    run(service, 5)
+    monkeypatch.setattr(service.routers["VI_1"], "reconfigure", lambda instance: 1 / 0)
+    errors = configure(service, replace(FIRST, priority=50), replace(SECOND, priority=50), replace(FIRST, name="VI_3"))
+    assert [each.partition(":")[0] for each in errors] == ["VI_1"]
+    assert service.routers["VI_2"].machine.priority == 50
+    run(service, 5)
+    assert set(states(service).values()) == {State.MASTER}
+    monkeypatch.setattr(service.routers["VI_1"], "stop", lambda why=None: 1 / 0)
+    service.stop()
+    assert (states(service)["VI_2"], service.helper.over) == (State.FAULT, True)  # type: ignore[attr-defined]
 
 
-def test_a_member_that_leaves_its_group_leaves_the_others_as_they_are(made: RouterService) -> None:
+def test_the_members_of_a_group_keep_their_state_when_one_is_removed(service: RouterService) -> None:
     group = VrrpGroup(name="VG", members=("VI_1", "VI_2"))
-    configure(made, FIRST, SECOND, groups=(group,))
-    run(made, 5)
-    assert states(made) == {"VI_1": State.MASTER, "VI_2": State.MASTER}
-    configure(made, FIRST, groups=(replace(group, members=("VI_1",)),))
-    assert states(made) == {"VI_1": State.MASTER}
-    assert moves(made, "VI_2")[-1] == "DELETED"
+    configure(service, FIRST, SECOND, groups=(group,))
+    run(service, 5)
+    assert states(service) == {"VI_1": State.MASTER, "VI_2": State.MASTER}
+    configure(service, FIRST, groups=(replace(group, members=("VI_1",)),))
+    assert states(service) == {"VI_1": State.MASTER}
+    assert notified(service, "VI_2")[-1] == "DELETED"
 
 
-def test_a_member_that_comes_to_a_group_of_masters_joins_them_in_its_time(made: RouterService) -> None:
+def test_a_member_added_to_masters_becomes_master_later(service: RouterService) -> None:
     group = VrrpGroup(name="VG", members=("VI_1",))
-    configure(made, FIRST, groups=(group,))
-    run(made, 5)
-    configure(made, FIRST, SECOND, groups=(replace(group, members=("VI_1", "VI_2")),))
-    assert states(made) == {"VI_1": State.MASTER, "VI_2": State.BACKUP}
-    run(made, 5)
-    assert states(made) == {"VI_1": State.MASTER, "VI_2": State.MASTER}
-    assert moves(made, "VI_1") == ["BACKUP", "MASTER"]
+    configure(service, FIRST, groups=(group,))
+    run(service, 5)
+    configure(service, FIRST, SECOND, groups=(replace(group, members=("VI_1", "VI_2")),))
+    assert states(service) == {"VI_1": State.MASTER, "VI_2": State.BACKUP}
+    run(service, 5)
+    assert states(service) == {"VI_1": State.MASTER, "VI_2": State.MASTER}
+    assert notified(service, "VI_1") == ["BACKUP", "MASTER"]
 
 
-def test_no_member_of_a_group_begins_while_another_has_a_fault(made: RouterService) -> None:
+def test_no_member_of_a_group_starts_while_another_has_a_fault(service: RouterService) -> None:
     lonely = replace(SECOND, fault_without_peers=True)
-    configure(made, FIRST, lonely, groups=(VrrpGroup(name="VG", members=("VI_1", "VI_2")),))
-    run(made, 5)
-    assert (moves(made, "VI_1"), moves(made, "VI_2")) == (["FAULT"], ["FAULT"])
+    configure(service, FIRST, lonely, groups=(VrrpGroup(name="VG", members=("VI_1", "VI_2")),))
+    run(service, 5)
+    assert (notified(service, "VI_1"), notified(service, "VI_2")) == (["FAULT"], ["FAULT"])
 
 
-def test_a_reload_while_all_wait_for_their_start_starts_nobody_earlier_or_twice(made: RouterService) -> None:
+def test_a_reload_during_the_startup_delay_keeps_the_delay(service: RouterService) -> None:
     settings = VrrpSettings(startup_delay_s=10.0)
-    configure(made, FIRST, settings=settings)
-    run(made, 5)
-    configure(made, replace(FIRST, version=3), SECOND, settings=settings)
-    run(made, 4.9)
-    assert set(states(made).values()) == {State.FAULT}
-    run(made, 5)
-    assert set(states(made).values()) == {State.MASTER}
+    configure(service, FIRST, settings=settings)
+    run(service, 5)
+    configure(service, replace(FIRST, version=3), SECOND, settings=settings)
+    run(service, 4.9)
+    assert set(states(service).values()) == {State.FAULT}
+    run(service, 5)
+    assert set(states(service).values()) == {State.MASTER}
 
 
-def test_other_limits_are_kept_by_those_that_run_already(made: RouterService) -> None:
+def test_a_reload_applies_limits_to_running_routers(service: RouterService) -> None:
     addresses = tuple(held(ip_address(f"10.0.1.{number}")) for number in range(4))
     many = replace(FIRST, addresses=addresses)
-    configure(made, many)
-    run(made, 20)
-    place: Any = made.host
-    place.announced.clear()
-    configure(made, many, settings=VrrpSettings(limits=(SendingLimit(devices=(), arp_s=0.5),)))
-    run(made, 1.1)
-    assert len(place.announced) == 3
+    configure(service, many)
+    run(service, 20)
+    host: Any = service.host
+    host.announced.clear()
+    configure(service, many, settings=VrrpSettings(limits=(SendingLimit(devices=(), arp_s=0.5),)))
+    run(service, 1.1)
+    assert len(host.announced) == 3
 
 
-def test_a_packet_path_that_could_not_be_told_is_told_again(made: RouterService) -> None:
-    made._roles._roles = deaf = Deaf()
-    configure(made, FIRST)
-    run(made, 20)
-    assert deaf.here == []
-    aide: Any = made.helper
-    assert len([each for each in aide.told if "packet path" in getattr(each, "text", "")]) == 1
-    deaf.deaf = False
-    run(made, 1.1)
-    assert deaf.here == [VIP]
+def test_roles_are_published_again_after_an_error(service: RouterService) -> None:
+    service._roles._roles = failing = FailingRoles()
+    configure(service, FIRST)
+    run(service, 20)
+    assert failing.active == []
+    helper: Any = service.helper
+    assert len([each for each in helper.told if "packet path" in getattr(each, "text", "")]) == 1
+    failing.fails = False
+    run(service, 1.1)
+    assert failing.active == [VIP]
 
 
-def test_the_others_of_a_group_know_what_decided(made: RouterService) -> None:
-    configure(made, FIRST, SECOND, groups=(VrrpGroup(name="VG", members=("VI_1", "VI_2")),))
-    run(made, 5)
+def test_the_members_of_a_group_name_the_reason(service: RouterService) -> None:
+    configure(service, FIRST, SECOND, groups=(VrrpGroup(name="VG", members=("VI_1", "VI_2")),))
+    run(service, 5)
     configure(
-        made,
+        service,
         FIRST,
         replace(SECOND, fault_without_peers=True),
         groups=(VrrpGroup(name="VG", members=("VI_1", "VI_2")),),
     )
-    last = made.routers["VI_1"].history.last
+    last = service.routers["VI_1"].history.last
     assert last is not None
     assert last.sentence() == "its group: VI_2 went before: something that is tracked failed: it has no peers"

@@ -1,4 +1,4 @@
-"""Defects planted into the product, to show that each invariant can fail."""
+"""Defects that are planted into the product, to show that each invariant can fail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pylvs.vrrp.vip_manager import VipManager
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """`make` gives the wrong function from the right one, which `owner` has by that name."""
+    """`make` returns the wrong function, from the right one that is `owner`'s attribute."""
 
     name: str
     owner: Any
@@ -35,7 +35,7 @@ class Defect:
 
     @contextlib.contextmanager
     def planted(self) -> Iterator[None]:
-        """Inside, the product has it."""
+        """Plant the defect."""
         right = self.owner.__dict__[self.attribute]
         function = right.fget if isinstance(right, property) else right
         wrong = self.make(function)
@@ -62,20 +62,20 @@ def _endless(right: Any) -> Any:
     return lambda self, now: right(self, now) if self.state is State.MASTER else (self, [])
 
 
-def _deaf_to_release(right: Any) -> Any:
+def _ignores_priority_0(right: Any) -> Any:
     return lambda self, now, told, source: (
         (self, []) if told.priority == PRIORITY_STOP else right(self, now, told, source)
     )
 
 
-def _beaten_by_anybody(right: Any) -> Any:
+def _yields_always(right: Any) -> Any:
     def heard(self: Machine, now: float, told: Any, source: Any) -> Any:
         return right(self, now, replace(told, priority=told.priority and 255), source)
 
     return heard
 
 
-def _beaten_by_nobody(right: Any) -> Any:
+def _yields_never(right: Any) -> Any:
     def heard(self: Machine, now: float, told: Any, source: Any) -> Any:
         return right(self, now, replace(told, priority=min(told.priority, 1)), source)
 
@@ -106,7 +106,7 @@ def _own_interval(right: Any) -> Any:
     return lambda self: self.settings.interval_s
 
 
-def _hasty(right: Any) -> Any:
+def _too_early(right: Any) -> Any:
     return lambda self: 0.9 * self.settings.interval_s
 
 
@@ -143,12 +143,12 @@ def _nothing(right: Any) -> Any:
 
 
 def _no_repeats(right: Any) -> Any:
-    return lambda self, targets, repeat: right(self, targets, min(1, repeat))
+    return lambda self, addresses, repeat: right(self, addresses, min(1, repeat))
 
 
 def _no_second_round(right: Any) -> Any:
-    def begin(self: GarpScheduler, now: float, targets: Any) -> None:
-        right(self, now, targets)
+    def begin(self: GarpScheduler, now: float, addresses: Any) -> None:
+        right(self, now, addresses)
         self._rounds.clear()
 
     return begin
@@ -180,30 +180,32 @@ def _weightless(right: Any) -> Any:
 
 
 DEFECTS = (
-    Defect("a master that gives way to nobody", Machine, "_receive_as_master", _beaten_by_nobody, (1, 2)),
-    Defect("a master that gives way to everybody", Machine, "_receive_as_master", _beaten_by_anybody, (2,)),
+    Defect("a master that never becomes backup", Machine, "_receive_as_master", _yields_never, (1, 2)),
+    Defect("a master that becomes backup of any other", Machine, "_receive_as_master", _yields_always, (2,)),
     Defect("a master that does not answer", Machine, "_receive_as_master", _no_answer, (2,)),
     Defect("the smaller address wins", machines, "address_order", _wrong_tie, (2,)),
     Defect("a wrong checksum", adverts, "encode", _wrong_checksum, (2, 8)),
     Defect("a backup that never takes over", Machine, "wake", _never_master, (3, 8)),
     Defect("a timer that is set to the past", Machine, "wake", _endless, (0,)),
-    Defect("priority 0 is ignored", Machine, "receive", _deaf_to_release, (2, 3)),
+    Defect("priority 0 is ignored", Machine, "receive", _ignores_priority_0, (2, 3)),
     Defect("nopreempt is ignored", Machine, "_receive_as_backup", _always_preempts, (3,)),
     Defect("preempt is ignored", Machine, "_receive_as_backup", _never_preempts, (3, 9)),
     Defect("the master's interval is ignored", Machine, "interval_s", _own_interval, (3,)),
     Defect("no skew", Machine, "skew_s", _without_skew, (3,)),
-    Defect("a backup that waits for less than one interval", Machine, "down_s", _hasty, (3, 10)),
+    Defect("a backup that waits for less than one interval", Machine, "down_s", _too_early, (3, 10)),
     Defect("a late backup takes over before it reads", Router, "_defer_if_stalled", _at_once, (3,)),
     Defect("a master that advertises once", Machine, "wake", _silent_master, (4, 8)),
     Defect("an end without priority 0", Machine, "fail", _quiet_end, (4,)),
-    Defect("addresses are not given up", VipManager, "remove_resources", _nothing, (5,)),
-    Defect("only the first address is taken", VipManager, "add_resources", _first_only, (5,)),
-    Defect("an address that somebody removed is not put back", RouterService, "_resources_lost", _nothing, (5,)),
-    Defect("the packet path is told nothing", RouterService, "roles_changed", _nothing, (5,)),
+    Defect("addresses are not removed", VipManager, "remove_resources", _nothing, (5,)),
+    Defect("only the first address is added", VipManager, "add_resources", _first_only, (5,)),
+    Defect(
+        "an address removed by another program is not added again", RouterService, "_resources_lost", _nothing, (5,)
+    ),
+    Defect("roles are not published", RouterService, "roles_changed", _nothing, (5,)),
     Defect("no announcement", GarpScheduler, "wake", _no_announcement, (6,)),
     Defect("each address is announced once", GarpScheduler, "_enqueue", _no_repeats, (6,)),
     Defect("no second round of announcements", GarpScheduler, "begin", _no_second_round, (6,)),
-    Defect("no announcement against a worse master", GarpScheduler, "again", _never_again, (6,)),
-    Defect("a sync group does not move together", SyncGroup, "_lead", _nothing, (7,)),
-    Defect("what is tracked does not count", router, "effective_priority", _weightless, (9,)),
+    Defect("a worse master is not answered by announcements", GarpScheduler, "again", _never_again, (6,)),
+    Defect("the members of a sync group change state separately", SyncGroup, "_lead", _nothing, (7,)),
+    Defect("tracked objects have no effect", router, "effective_priority", _weightless, (9,)),
 )

@@ -1,7 +1,4 @@
-"""What the product meets in a simulation instead of the operating system: time, descriptors, sockets and rtnetlink.
-
-Also the two other processes: the daemon behind the control socket, and the helper that runs scripts.
-"""
+"""Replacements for the operating system (time, descriptors, sockets, rtnetlink) and for the other processes."""
 
 from __future__ import annotations
 
@@ -24,12 +21,12 @@ from pylvs.vrrp.protocol.packet import Datagram
 from pylvs.vrrp.realtime import RealtimeStatus
 from tests.unit.vrrp.simulation.host import Storm, running
 
-WALL_S = 1.7e9  # the wall clock at the start; those of all hosts agree, as AH's sequence numbers need it
-MOST_TIMERS = 20_000  # that one process sets
+WALL_S = 1.7e9  # Unix time at the start, the same on all hosts, as AH's sequence numbers need it
+MAX_TIMERS = 20_000  # of one process
 
 
 class Time:
-    """The module `time`, as far as virtual routers use it."""
+    """The functions of module `time` that virtual routers use."""
 
     def monotonic(self) -> float:
         return running.host.now
@@ -39,7 +36,7 @@ class Time:
 
 
 class SimulatedLoop(Loop):
-    """The product's timers and its order of things (`Loop.run`); descriptors are numbers."""
+    """The product's timers and order of callbacks (`Loop.run`); descriptors are numbers."""
 
     def __init__(self, failed: Callable[[Exception], None]) -> None:
         self._failed = failed
@@ -58,8 +55,8 @@ class SimulatedLoop(Loop):
     def at(self, when: float, call: Call) -> Timer:
         timer = Timer(when, call)
         count = next(self._order)
-        if count > MOST_TIMERS:
-            raise Storm(f"{self._host.name} sets more than {MOST_TIMERS} timers (0)")
+        if count > MAX_TIMERS:
+            raise Storm(f"{self._host.name} sets more than {MAX_TIMERS} timers (0)")
         heapq.heappush(self._timers, (when, count, timer))
         return timer
 
@@ -70,7 +67,7 @@ class SimulatedLoop(Loop):
             self._reads[descriptor] = read
 
     def turn(self) -> None:
-        """Everything that is to be done at this time: timers first, then what is ready to be read."""
+        """Run everything that is due: timers first, then readable descriptors."""
         ready, timers = self._host.ready, self._timers
         if self._running:
             self._run_timers()
@@ -86,14 +83,14 @@ class SimulatedLoop(Loop):
             self._run_timers()
 
     def next_due(self) -> float | None:
-        """When the next timer is."""
+        """Return the time of the next timer."""
         while self._timers and self._timers[0][2].call is None:
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
 
 
 class SimulatedSocket:
-    """Something with a descriptor that is ready while `queue` has anything."""
+    """A socket that is readable while `queue` is not empty."""
 
     def __init__(self) -> None:
         self.host = running.host
@@ -111,14 +108,14 @@ class SimulatedSocket:
 
 
 class SimulatedReceiver(SimulatedSocket):
-    """`pylvs.vrrp.sockets.AdvertReceiver`."""
+    """Replaces `pylvs.vrrp.sockets.AdvertReceiver`."""
 
     def __init__(
         self, device: str, family: int, protocol: int, groups: Iterable[Address], vrids: object, buffer_bytes: int = 0
     ) -> None:
         super().__init__()
         self.device, self.family, self.protocol, self.groups = device, family, protocol, tuple(groups)
-        self.host.ears.append(self)
+        self.host.receivers.append(self)
 
     def rejoin(self) -> bool:
         return True
@@ -127,11 +124,11 @@ class SimulatedReceiver(SimulatedSocket):
         return self.take(most)
 
     def close(self) -> None:
-        self.host.ears.remove(self)
+        self.host.receivers.remove(self)
 
 
 class SimulatedReceivers(sockets.AdvertReceivers):
-    """The product's, which shows each advertisement to the simulation as the process takes it."""
+    """The product's receivers; the simulation sees each advertisement that the process reads."""
 
     def __init__(self, loop: Loop, hear: sockets.OnAdvert) -> None:
         host = running.host
@@ -143,7 +140,7 @@ class SimulatedReceivers(sockets.AdvertReceivers):
 
 
 class SimulatedAdvertSender:
-    """`pylvs.vrrp.sockets.AdvertSender`."""
+    """Replaces `pylvs.vrrp.sockets.AdvertSender`."""
 
     def __init__(self, device: str, family: int) -> None:
         self._host, self._device, self._family = running.host, device, family
@@ -154,12 +151,12 @@ class SimulatedAdvertSender:
             datagram = Datagram(source, destination, header[8], header[9], header, payload)
         else:
             datagram = Datagram(source, destination, hops, 112, b"", packet)
-        device = self._device or self._way(destination)
+        device = self._device or self._route(destination)
         if not self._host.devices[device].enabled:
             raise OSError(100, "Network is down")
         self._host.network.transmit(self._host, device, datagram)
 
-    def _way(self, destination: Address) -> str:
+    def _route(self, destination: Address) -> str:
         for device in self._host.devices.values():
             if any(destination in each.interface.network for each in device.base):
                 return device.name
@@ -170,7 +167,7 @@ class SimulatedAdvertSender:
 
 
 class SimulatedFrameSender:
-    """`pylvs.vrrp.conflicts.FrameSender`."""
+    """Replaces `pylvs.vrrp.garp.FrameSender`."""
 
     def __init__(self) -> None:
         self._host = running.host
@@ -186,22 +183,20 @@ class SimulatedFrameSender:
 
 
 class SimulatedConflictSocket(SimulatedSocket):
-    """`pylvs.vrrp.conflicts.ConflictSocket`."""
-
-    gone = False
+    """Replaces `pylvs.vrrp.conflicts.ConflictSocket`."""
 
     def __init__(self, device: str) -> None:
         super().__init__()
         self.device = device
         self._addresses: frozenset[Address] = frozenset()
         self._own: frozenset[bytes] = frozenset()
-        self.host.claim_ears.append(self)
+        self.host.conflict_sockets.append(self)
 
     def watch(self, addresses: Collection[Address], own_macs: Collection[bytes]) -> None:
         self._addresses, self._own = frozenset(addresses), frozenset(own_macs)
 
     def passes(self, frame: bytes) -> bool:
-        """What the product's socket filter does in the kernel."""
+        """Apply the product's socket filter."""
         claim = parse_binding(frame, self.device)
         return claim is not None and claim.address in self._addresses and claim.mac not in self._own
 
@@ -210,11 +205,11 @@ class SimulatedConflictSocket(SimulatedSocket):
         return [claim for claim in claims if claim is not None]
 
     def close(self) -> None:
-        self.host.claim_ears.remove(self)
+        self.host.conflict_sockets.remove(self)
 
 
 class SimulatedMonitor(NetlinkMonitor):
-    """The product's picture of links and addresses, told by a simulated kernel."""
+    """The product's link state, with messages from the simulated kernel."""
 
     def __init__(self, routes: bool = False, receive_buffer: int = 0) -> None:
         self._host = running.host
@@ -225,13 +220,13 @@ class SimulatedMonitor(NetlinkMonitor):
             self._state.update(device.news())
             for each in device.addresses.values():
                 self._state.update(each)
-        self._host.watch = self
+        self._host.monitor = self
 
     def fileno(self) -> int:
         return self.descriptor
 
     def close(self) -> None:
-        self._host.watch = None
+        self._host.monitor = None
 
     def read(self) -> list[Change]:
         queue, self.queue = self.queue, []
@@ -254,13 +249,13 @@ class SimulatedHelper(SimulatedSocket):
         pass
 
     def send(self, message: Any) -> None:
-        self.host.network.told(self.host, message)
+        self.host.network.message_sent(self.host, message)
 
     def finish(self, message: Any, ended: Call) -> None:
         ended()
 
     def find(self, result: ScriptResult) -> None:
-        """A script ended."""
+        """Report a script's result."""
         self.queue.append(result)
         self.host.ready[self.descriptor] = None
 
@@ -280,7 +275,7 @@ class SimulatedControl:
 
 
 class SimulatedGuard:
-    """`pylvs.vrrp.packet_filter.Guard`."""
+    """Replaces `pylvs.vrrp.packet_filter.Guard`."""
 
     def set(self, *_: object) -> list[str]:
         return []
@@ -308,7 +303,7 @@ class SimulatedRealtime:
 
 @contextlib.contextmanager
 def simulated() -> Iterator[None]:
-    """Inside, the product's process meets this module instead of the operating system."""
+    """Replace the operating system by this module."""
     clock = Time()
     replaced: list[tuple[object, str, object]] = [
         (router_service, "Loop", SimulatedLoop),
