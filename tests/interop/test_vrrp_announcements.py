@@ -1,4 +1,4 @@
-"""Announcements on a real link: neighbours believe them, others' claims are heard, and keepalived's are the same."""
+"""Announcements on a real link: neighbours accept them, conflicts are detected, keepalived sends the same frames."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.interop.places import ip
 
 PATIENCE_S = 60.0
 HERE, THERE = bytes.fromhex("02000000000a"), bytes.fromhex("02000000000b")
-SOMEBODY = bytes.fromhex("02000000000c")
+OTHER_HOST = bytes.fromhex("02000000000c")
 VMAC = bytes.fromhex("00005e000133")
 VIPS = (ip_address("10.0.0.100"), ip_address("fd00::100"))
 OTHERS = (ip_address("10.0.0.99"), ip_address("fd00::99"))
@@ -67,28 +67,27 @@ def host(name: str) -> Iterator[None]:
 
 
 def until(answer: Callable[[], bool]) -> None:
-    """Wait for it."""
     end = time.monotonic() + PATIENCE_S
     while not answer():
-        assert time.monotonic() < end, "it never came"
+        assert time.monotonic() < end, "timeout"
         time.sleep(0.01)
 
 
 @contextmanager
-def ear_of(
+def conflict_socket_on(
     name: str, *addresses: Address, own: tuple[bytes, ...] = (HERE, VMAC), device: str = "eth0"
 ) -> Iterator[ConflictSocket]:
     with host(name):
-        ear = ConflictSocket(device)
-        ear.watch(addresses, own)
-    with closing(ear):
-        yield ear
+        conflicts = ConflictSocket(device)
+        conflicts.watch(addresses, own)
+    with closing(conflicts):
+        yield conflicts
 
 
-def heard(ear: ConflictSocket, most: int = 64) -> list[AddressBinding]:
-    """The next claims; fails if none come."""
-    assert select.select([ear], [], [], PATIENCE_S)[0], "nobody was heard"
-    return ear.receive(most)
+def next_conflicts(conflicts: ConflictSocket, most: int = 64) -> list[AddressBinding]:
+    """Wait for the next conflicts."""
+    assert select.select([conflicts], [], [], PATIENCE_S)[0], "no conflict"
+    return conflicts.receive(most)
 
 
 @contextmanager
@@ -104,7 +103,7 @@ def sender_of(name: str) -> Iterator[Callable[[bytes], None]]:
         yield send
 
 
-# --- what others do with ours ---
+# --- neighbours ---
 
 
 @BOTH
@@ -113,7 +112,7 @@ def test_a_neighbour_sends_to_the_new_master_after_one_announcement(
     link: tuple[str, str], vip: Address, router: bool
 ) -> None:
     here, there = link
-    ip(f"-n {there} neigh replace {vip} lladdr {SOMEBODY.hex(':')} dev eth0 nud reachable")
+    ip(f"-n {there} neigh replace {vip} lladdr {OTHER_HOST.hex(':')} dev eth0 nud reachable")
     with host(here):
         Path("/proc/sys/net/ipv6/conf/eth0/forwarding").write_text(str(int(router)))
         assert forwards_ipv6("eth0") is router
@@ -124,7 +123,7 @@ def test_a_neighbour_sends_to_the_new_master_after_one_announcement(
     assert (" router" in ip(f"-n {there} neigh show {vip} dev eth0")) is (router and vip.version == 6)
 
 
-def test_what_cannot_be_sent_is_told_in_words(link: tuple[str, str]) -> None:
+def test_an_error_of_sending_is_a_message(link: tuple[str, str]) -> None:
     here, _ = link
     with host(here), closing(FrameSender()) as sender:
         frame = gratuitous_arp(IPv4Address("10.0.0.100"), HERE)
@@ -133,121 +132,126 @@ def test_what_cannot_be_sent_is_told_in_words(link: tuple[str, str]) -> None:
         assert sender.send("eth0", frame) == "eth0: Network is down"
 
 
-# --- what we hear of others ---
+# --- conflicts ---
 
 
 @BOTH
 @pytest.mark.parametrize("device", ["eth0", "vrrp.51"])
-def test_somebody_elses_announcement_is_heard_and_ours_is_not(link: tuple[str, str], vip: Address, device: str) -> None:
+def test_announcements_of_other_hosts_are_conflicts_and_ours_are_not(
+    link: tuple[str, str], vip: Address, device: str
+) -> None:
     here, there = link
-    with ear_of(here, vip, device=device) as ear, sender_of(here) as ours, sender_of(there) as theirs:
+    with conflict_socket_on(here, vip, device=device) as conflicts, sender_of(here) as ours, sender_of(there) as theirs:
         ours(announcement_frame("eth0", vip, HERE))
-        theirs(announcement_frame("eth0", vip, HERE))  # ours that come back, over a loop
+        theirs(announcement_frame("eth0", vip, HERE))  # our own frame, returned by a loop
         theirs(announcement_frame("eth0", vip, VMAC))
-        theirs(announcement_frame("eth0", vip, SOMEBODY))
-        assert heard(ear) == [AddressBinding(vip, SOMEBODY, device)]
+        theirs(announcement_frame("eth0", vip, OTHER_HOST))
+        assert next_conflicts(conflicts) == [AddressBinding(vip, OTHER_HOST, device)]
 
 
 @BOTH
-def test_the_address_on_another_host_is_heard_when_that_host_answers_for_it(
-    link: tuple[str, str], vip: Address
-) -> None:
-    """Of Linux itself, without any announcement: asked by a neighbour, it says that the address is its own."""
+def test_an_answer_of_a_host_with_the_same_address_is_a_conflict(link: tuple[str, str], vip: Address) -> None:
+    """Linux answers a neighbour that asks for the address; it sends no announcement."""
     family = socket.AF_INET6 if vip.version == 6 else socket.AF_INET
     here, there = link
     ip(f"-n {there} addr add {vip} dev eth0" + (" nodad" if vip.version == 6 else ""))
-    with ear_of(here, vip) as ear, host(here), socket.socket(family, socket.SOCK_DGRAM) as ask:
+    with conflict_socket_on(here, vip) as conflicts, host(here), socket.socket(family, socket.SOCK_DGRAM) as ask:
         ask.sendto(b"", (str(vip), 9))
-        (claim,) = heard(ear)
-    assert claim == AddressBinding(vip, THERE, "eth0")
+        (binding,) = next_conflicts(conflicts)
+    assert binding == AddressBinding(vip, THERE, "eth0")
 
 
-def test_the_claimant_is_named_with_its_own_address(link: tuple[str, str]) -> None:
+def test_the_log_names_the_usual_address_of_the_other_host(link: tuple[str, str]) -> None:
     here, _ = link
     with host(here), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ask:
         ask.sendto(b"", ("10.0.0.2", 9))
         until(lambda: neighbour_ip(THERE) == "10.0.0.2")
-        assert neighbour_ip(SOMEBODY) == ""
-        told = ConflictTracker(neighbour_ip).respond(0.0, AddressBinding(VIPS[0], THERE, "eth0"))
-    assert told.text == f"10.0.0.100 is claimed by {THERE.hex(':')} (10.0.0.2) on eth0"
+        assert neighbour_ip(OTHER_HOST) == ""
+        response = ConflictTracker(neighbour_ip).respond(0.0, AddressBinding(VIPS[0], THERE, "eth0"))
+    assert response.text == f"10.0.0.100 is claimed by {THERE.hex(':')} (10.0.0.2) on eth0"
 
 
 @BOTH
-def test_other_peoples_business_never_reaches_this_process(link: tuple[str, str], vip: Address) -> None:
-    """The kernel's filter keeps it away: the first frame that is read is the first that matters."""
+def test_the_filter_drops_other_frames_in_the_kernel(link: tuple[str, str], vip: Address) -> None:
+    """The first frame that the process reads is the first conflict."""
     here, there = link
     other = OTHERS[VIPS.index(vip)]
-    frame = announcement_frame("eth0", vip, SOMEBODY)
+    frame = announcement_frame("eth0", vip, OTHER_HOST)
     tagged = frame[:12] + bytes.fromhex("81000005") + frame[12:]
-    with ear_of(here, vip) as ear, sender_of(there) as theirs:
+    with conflict_socket_on(here, vip) as conflicts, sender_of(there) as theirs:
         for _ in range(100):
-            theirs(announcement_frame("eth0", other, SOMEBODY))
+            theirs(announcement_frame("eth0", other, OTHER_HOST))
         theirs(announcement_frame("eth0", vip, HERE))
         theirs(tagged)
         theirs(frame)
-        assert heard(ear, most=1) == [AddressBinding(vip, SOMEBODY, "eth0")]
+        assert next_conflicts(conflicts, most=1) == [AddressBinding(vip, OTHER_HOST, "eth0")]
 
 
 @BOTH
-def test_what_is_watched_can_change(link: tuple[str, str], vip: Address) -> None:
+def test_the_watched_addresses_can_change(link: tuple[str, str], vip: Address) -> None:
     here, there = link
     other = OTHERS[VIPS.index(vip)]
-    mine, second = (AddressBinding(address, SOMEBODY, "eth0") for address in (vip, other))
-    # Of two sockets of a kind, the one that was opened last receives first: what the witness has, the ear has too.
-    with ear_of(here, vip, other) as witness, ear_of(here) as ear, sender_of(there) as theirs, host(here):
+    mine, second = (AddressBinding(address, OTHER_HOST, "eth0") for address in (vip, other))
+    # Of two equal sockets the one opened last receives first: what the witness has, the other has, too.
+    with (
+        conflict_socket_on(here, vip, other) as witness,
+        conflict_socket_on(here) as conflicts,
+        sender_of(there) as theirs,
+        host(here),
+    ):
         for expected in ([], [mine], [second], [], [mine, second]):
-            ear.watch([claim.address for claim in expected], [HERE])
-            theirs(announcement_frame("eth0", vip, SOMEBODY))
-            theirs(announcement_frame("eth0", other, SOMEBODY))
-            seen = heard(witness)
-            while len(seen) < 2:
-                seen += heard(witness)
-            assert ear.receive() == expected
+            conflicts.watch([binding.address for binding in expected], [HERE])
+            theirs(announcement_frame("eth0", vip, OTHER_HOST))
+            theirs(announcement_frame("eth0", other, OTHER_HOST))
+            received = next_conflicts(witness)
+            while len(received) < 2:
+                received += next_conflicts(witness)
+            assert conflicts.receive() == expected
 
 
-def test_more_addresses_than_a_filter_holds_are_still_told_apart(link: tuple[str, str]) -> None:
+def test_more_addresses_than_a_filter_holds_are_compared_in_the_process(link: tuple[str, str]) -> None:
     here, there = link
     many = [ip_address(0x0B000000 + number) for number in range(MAX_FILTERED_ADDRESSES + 1)]
-    with ear_of(here, *many) as ear, sender_of(there) as theirs:
-        theirs(announcement_frame("eth0", VIPS[0], SOMEBODY))
+    with conflict_socket_on(here, *many) as conflicts, sender_of(there) as theirs:
+        theirs(announcement_frame("eth0", VIPS[0], OTHER_HOST))
         theirs(announcement_frame("eth0", many[-1], HERE))
-        theirs(announcement_frame("eth0", many[-1], SOMEBODY))
-        while not (found := heard(ear)):
+        theirs(announcement_frame("eth0", many[-1], OTHER_HOST))
+        while not (found := next_conflicts(conflicts)):
             continue
-        assert found == [AddressBinding(many[-1], SOMEBODY, "eth0")]
+        assert found == [AddressBinding(many[-1], OTHER_HOST, "eth0")]
 
 
-def test_a_flood_of_claims_is_read_in_small_portions_and_ends(link: tuple[str, str]) -> None:
+def test_a_flood_is_read_in_small_portions_and_the_kernel_drops_the_rest(link: tuple[str, str]) -> None:
     here, there = link
-    with ear_of(here, *VIPS) as ear, sender_of(there) as theirs:
+    with conflict_socket_on(here, *VIPS) as conflicts, sender_of(there) as theirs:
         for number in range(10_000):
             theirs(announcement_frame("eth0", VIPS[0], b"\2" + number.to_bytes(5, "big")))
         portions = []
-        while select.select([ear], [], [], 0.2)[0]:
-            portions.append(len(ear.receive(10)))
+        while select.select([conflicts], [], [], 0.2)[0]:
+            portions.append(len(conflicts.receive(10)))
         assert max(portions) == 10
-        assert sum(portions) < 10_000  # the rest was too much, and the kernel's to drop
-        theirs(announcement_frame("eth0", VIPS[0], SOMEBODY))
-        assert heard(ear) == [AddressBinding(VIPS[0], SOMEBODY, "eth0")]
+        assert sum(portions) < 10_000  # the kernel dropped the rest
+        theirs(announcement_frame("eth0", VIPS[0], OTHER_HOST))
+        assert next_conflicts(conflicts) == [AddressBinding(VIPS[0], OTHER_HOST, "eth0")]
 
 
-def test_the_ear_outlives_its_link_s_failures_but_not_its_device(link: tuple[str, str]) -> None:
+def test_a_socket_survives_a_link_that_is_down(link: tuple[str, str]) -> None:
     here, there = link
-    with ear_of(here, *VIPS) as ear, sender_of(there) as theirs:
+    with conflict_socket_on(here, *VIPS) as conflicts, sender_of(there) as theirs:
         ip(f"-n {here} link set eth0 down")
-        assert ear.receive() == []
+        assert conflicts.receive() == []
         ip(f"-n {here} link set eth0 up")
 
-        def is_heard() -> bool:
-            theirs(announcement_frame("eth0", VIPS[0], SOMEBODY))
-            return bool(ear.receive())
+        def is_received() -> bool:
+            theirs(announcement_frame("eth0", VIPS[0], OTHER_HOST))
+            return bool(conflicts.receive())
 
-        until(is_heard)
+        until(is_received)
         ip(f"-n {here} link del eth0")
-        assert ear.receive() == []
+        assert conflicts.receive() == []
 
 
-def test_an_ear_for_a_device_that_is_not_there_is_an_error(link: tuple[str, str]) -> None:
+def test_a_missing_device_is_an_error(link: tuple[str, str]) -> None:
     with host(link[0]), pytest.raises(OSError, match="No such device"):
         ConflictSocket("nowhere")
 
@@ -275,7 +279,7 @@ vrrp_instance A {
 }
 """
 HELD: tuple[Address, ...] = tuple(map(ip_address, ("10.0.0.100", "10.0.0.101", "fd00::100", "10.0.0.102")))
-FIRST_S = 3.0  # the take-over, its second round and the first refreshing
+FIRST_S = 3.0  # the take-over, its second round and the first refresh
 
 
 @pytest.mark.parametrize("router", [False, True], ids=["host", "router"])
@@ -284,14 +288,14 @@ def test_keepalived_sends_the_same_frames_in_the_same_order(
     link: tuple[str, str], tmp_path: Path, router: bool
 ) -> None:
     here, there = link
-    told = Announcements(repeat=2, delay_s=1, refresh_s=3, refresh_repeat=1)
-    announcer = GarpScheduler(told, GarpRateLimit(), "eth0")
-    announcer.begin(0.0, [("eth0", address) for address in HELD])
+    settings = Announcements(repeat=2, delay_s=1, refresh_s=3, refresh_repeat=1)
+    scheduler = GarpScheduler(settings, GarpRateLimit(), "eth0")
+    scheduler.begin(0.0, [("eth0", address) for address in HELD])
     ours = []
     with host(here):
         Path("/proc/sys/net/ipv6/conf/eth0/forwarding").write_text(str(int(router)))
-        while (due := announcer.due) is not None and due <= FIRST_S:
-            ours += [announcement_frame(device, address, HERE) for device, address in announcer.wake(due)]
+        while (due := scheduler.due) is not None and due <= FIRST_S:
+            ours += [announcement_frame(device, address, HERE) for device, address in scheduler.wake(due)]
     assert len(ours) == len(HELD) * 5
 
     (tmp_path / "k.conf").write_text(CONFIGURATION)
@@ -301,15 +305,15 @@ def test_keepalived_sends_the_same_frames_in_the_same_order(
         wire.bind(("eth0", 3))
         wire.settimeout(PATIENCE_S)
     with wire:
-        words = [keepalived.PROGRAM, "-n", "-l", "-P", "-f", str(tmp_path / "k.conf"), *files]
+        command = [keepalived.PROGRAM, "-n", "-l", "-P", "-f", str(tmp_path / "k.conf"), *files]
         with host(here), open(tmp_path / "log", "wb") as log:
-            running = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
+            running = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         theirs: list[bytes] = []
         try:
             while len(theirs) < len(ours):
                 frame, (_, _, kind, _, source) = wire.recvfrom(2048)
-                claim = parse_binding(frame)
-                if kind != socket.PACKET_OUTGOING and source == HERE and claim and claim.address in HELD:
+                binding = parse_binding(frame)
+                if kind != socket.PACKET_OUTGOING and source == HERE and binding and binding.address in HELD:
                     theirs.append(frame)
         finally:
             running.terminate()

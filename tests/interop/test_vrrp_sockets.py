@@ -1,4 +1,4 @@
-"""Ears and mouths for advertisements on real links: who is heard, who is not, and what a device's end does to them."""
+"""Sockets for advertisements on real links: what they receive, what they drop, and devices that are removed."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ EACH = pytest.mark.parametrize("router", [SECOND, THIRD, SEALED, SIXTH], ids=["v
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Segment]:
-    with segment() as made:
-        yield made
+def network() -> Iterator[Segment]:
+    with segment() as network:
+        yield network
 
 
 def protocol_of(router: VrrpInstance) -> int:
@@ -37,53 +37,53 @@ def protocol_of(router: VrrpInstance) -> int:
 
 
 def own(router: VrrpInstance, host: str = "a") -> Address:
-    """The address it speaks from."""
+    """Return the source address."""
     return ip_address(address(host)) if router.family == 4 else LINK_LOCAL[host]
 
 
 @contextmanager
-def an_ear(
+def receiver_on(
     where: Segment, router: VrrpInstance, vrids: tuple[int, ...] | None = (51,), host: str = "b", device: str = "eth0"
 ) -> Iterator[AdvertReceiver]:
     with ExitStack() as stack:
         groups = [GROUPS[router.family]] if device else []
         with inside_network(where.path(host)):
-            ear = stack.enter_context(
+            receiver = stack.enter_context(
                 closing(AdvertReceiver(device, router.family, protocol_of(router), groups, vrids))
             )
-        yield ear
+        yield receiver
 
 
 @contextmanager
-def a_mouth(where: Segment, router: VrrpInstance, host: str = "a", device: str = "eth0") -> Iterator[AdvertSender]:
+def sender_on(where: Segment, router: VrrpInstance, host: str = "a", device: str = "eth0") -> Iterator[AdvertSender]:
     with inside_network(where.path(host)):
-        mouth = AdvertSender(device, router.family)
-    with closing(mouth):
-        yield mouth
+        sender = AdvertSender(device, router.family)
+    with closing(sender):
+        yield sender
 
 
-def say(mouth: AdvertSender, router: VrrpInstance, priority: int = 100) -> OutgoingPacket:
-    """One advertisement, as it was sent to the last of those who should have it."""
+def send_advert(sender: AdvertSender, router: VrrpInstance, priority: int = 100) -> OutgoingPacket:
+    """Send an advertisement and return the packet for the last destination."""
     for out in AdvertEncoder(router, own(router)).packets(priority):
-        mouth.send(out.packet, out.source, out.destination, out.hops)
+        sender.send(out.packet, out.source, out.destination, out.hops)
     return out
 
 
-def heard(ear: AdvertReceiver, count: int = 1) -> list[Datagram]:
-    """So many, or fewer after a while."""
-    found: list[Datagram] = []
+def received(receiver: AdvertReceiver, count: int = 1) -> list[Datagram]:
+    """Return so many datagrams, or fewer after a timeout."""
+    datagrams: list[Datagram] = []
     deadline = time.monotonic() + PATIENCE_S
-    while len(found) < count and time.monotonic() < deadline:
-        found += ear.receive()
+    while len(datagrams) < count and time.monotonic() < deadline:
+        datagrams += receiver.receive()
         time.sleep(0.002)
-    return found
+    return datagrams
 
 
 @EACH
-def test_what_is_said_is_heard_whole(router: VrrpInstance, place: Segment) -> None:
-    with an_ear(place, router) as ear, a_mouth(place, router) as mouth:
-        out = say(mouth, router)
-        (datagram,) = heard(ear)
+def test_a_packet_is_received_complete(router: VrrpInstance, network: Segment) -> None:
+    with receiver_on(network, router) as receiver, sender_on(network, router) as sender:
+        out = send_advert(sender, router)
+        (datagram,) = received(receiver)
     header = out.packet[:20] if router.family == 4 else b""
     payload = out.packet[len(header) :]
     expected = Datagram(out.source, out.destination, 255, protocol_of(router), header, payload)
@@ -91,134 +91,142 @@ def test_what_is_said_is_heard_whole(router: VrrpInstance, place: Segment) -> No
 
 
 @EACH
-def test_other_virtual_routers_never_reach_the_process(router: VrrpInstance, place: Segment) -> None:
+def test_other_virtual_routers_never_reach_the_process(router: VrrpInstance, network: Segment) -> None:
     other = replace(router, vrid=52)
-    with an_ear(place, router, (7, 51, 200)) as ear, an_ear(place, router, None) as everyone:
-        with a_mouth(place, router) as mouth:
+    with receiver_on(network, router, (7, 51, 200)) as receiver, receiver_on(network, router, None) as everyone:
+        with sender_on(network, router) as sender:
             for _ in range(FLOOD):
                 for out in AdvertEncoder(other, own(router)).packets(255):
-                    mouth.send(out.packet, out.source, out.destination, out.hops)
-            say(mouth, router, 9)
-        assert len(heard(ear)) == 1
-        assert ear.receive() == []
-        assert len(heard(everyone, 64)) >= 64
+                    sender.send(out.packet, out.source, out.destination, out.hops)
+            send_advert(sender, router, 9)
+        assert len(received(receiver)) == 1
+        assert receiver.receive() == []
+        assert len(received(everyone, 64)) >= 64
 
 
 @EACH
-def test_which_virtual_routers_are_let_in_can_change(router: VrrpInstance, place: Segment) -> None:
-    with an_ear(place, router, ()) as ear, a_mouth(place, router) as mouth:
+def test_the_accepted_virtual_routers_can_change(router: VrrpInstance, network: Segment) -> None:
+    with receiver_on(network, router, ()) as receiver, sender_on(network, router) as sender:
         for vrids, count in (((), 0), (range(1, 256), 1), ((52,), 0), ((51,), 1)):
-            ear.admit(vrids)
-            say(mouth, router)
-            with an_ear(place, router) as witness:
-                say(mouth, router)
-                assert len(heard(witness)) == 1
-            assert len(heard(ear, 2 * count)) == 2 * count
-            assert ear.receive() == []
+            receiver.admit(vrids)
+            send_advert(sender, router)
+            with receiver_on(network, router) as witness:
+                send_advert(sender, router)
+                assert len(received(witness)) == 1
+            assert len(received(receiver, 2 * count)) == 2 * count
+            assert receiver.receive() == []
 
 
 @EACH
-def test_nobody_hears_himself_nor_another_device(router: VrrpInstance, place: Segment) -> None:
+def test_own_packets_and_other_devices_are_not_received(router: VrrpInstance, network: Segment) -> None:
     with (
-        an_ear(place, router, host="a") as mine,
-        an_ear(place, router, device="eth1") as elsewhere,
-        an_ear(place, router) as ear,
-        a_mouth(place, router) as mouth,
+        receiver_on(network, router, host="a") as mine,
+        receiver_on(network, router, device="eth1") as elsewhere,
+        receiver_on(network, router) as receiver,
+        sender_on(network, router) as sender,
     ):
-        say(mouth, router)
-        assert len(heard(ear)) == 1
+        send_advert(sender, router)
+        assert len(received(receiver)) == 1
         assert mine.receive() == []
         assert elsewhere.receive() == []
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_unicast_goes_and_comes_by_any_device(family: int, place: Segment) -> None:
+def test_unicast_uses_any_device(family: int, network: Segment) -> None:
     router = SECOND if family == 4 else SIXTH
     peers = tuple(Peer(ip_address(address("b", link, family))) for link in (0, 1))
     router = replace(router, peers=peers, unicast_ttl=77)
     source = ip_address(address("a", 0, family))
-    with an_ear(place, router, device="") as ear, a_mouth(place, router, device="") as mouth:
+    with receiver_on(network, router, device="") as receiver, sender_on(network, router, device="") as sender:
         for out in AdvertEncoder(router, source).packets(100):
-            mouth.send(out.packet, out.source, out.destination, out.hops)
-        found = heard(ear, 2)
-    assert [(each.source, each.destination, each.ttl) for each in found] == [
+            sender.send(out.packet, out.source, out.destination, out.hops)
+        datagrams = received(receiver, 2)
+    assert [(each.source, each.destination, each.ttl) for each in datagrams] == [
         (source, peer.address, 77) for peer in peers
     ]
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_an_ear_of_all_devices_hears_no_multicast(family: int, place: Segment) -> None:
+def test_a_receiver_on_all_devices_gets_no_multicast(family: int, network: Segment) -> None:
     router = SECOND if family == 4 else SIXTH
-    with an_ear(place, router, device="") as everywhere, an_ear(place, router) as ear, a_mouth(place, router) as mouth:
-        say(mouth, router)
-        assert len(heard(ear)) == 1
+    with (
+        receiver_on(network, router, device="") as everywhere,
+        receiver_on(network, router) as receiver,
+        sender_on(network, router) as sender,
+    ):
+        send_advert(sender, router)
+        assert len(received(receiver)) == 1
         assert everywhere.receive() == []
 
 
-def test_no_more_is_received_at_a_time_than_asked_for(place: Segment) -> None:
-    # Of raw sockets, the one that was opened last receives first: what the witness has, the ear has too.
-    with an_ear(place, SECOND) as witness, an_ear(place, SECOND) as ear, a_mouth(place, SECOND) as mouth:
+def test_receive_has_a_limit(network: Segment) -> None:
+    # Of raw sockets the one opened last receives first: what the witness has, the other has, too.
+    with (
+        receiver_on(network, SECOND) as witness,
+        receiver_on(network, SECOND) as receiver,
+        sender_on(network, SECOND) as sender,
+    ):
         for priority in range(10):
-            say(mouth, SECOND, priority)
-        assert len(heard(witness, 10)) == 10
-        assert [len(ear.receive(most)) for most in (4, 4, 4, 4)] == [4, 4, 2, 0]
+            send_advert(sender, SECOND, priority)
+        assert len(received(witness, 10)) == 10
+        assert [len(receiver.receive(most)) for most in (4, 4, 4, 4)] == [4, 4, 2, 0]
 
 
-def test_a_packet_beyond_the_mtu_is_the_callers_error(place: Segment) -> None:
-    with a_mouth(place, SECOND) as mouth, pytest.raises(OSError, match="too long"):
-        mouth.send(say(mouth, SECOND).packet[:20] + bytes(3000), IPv4Address(address("a")), MULTICAST_V4)
+def test_a_packet_beyond_the_mtu_is_an_error(network: Segment) -> None:
+    with sender_on(network, SECOND) as sender, pytest.raises(OSError, match="too long"):
+        sender.send(send_advert(sender, SECOND).packet[:20] + bytes(3000), IPv4Address(address("a")), MULTICAST_V4)
 
 
 @EACH
-def test_a_device_that_goes_and_comes_is_heard_again(router: VrrpInstance, place: Segment) -> None:
+def test_a_replaced_device_is_received_from_again(router: VrrpInstance, network: Segment) -> None:
     def add() -> None:
-        place.ip("b", f"link add x0 type veth peer name x1 netns {place.path('a').name}")
-        place.ip("b", "link set x0 up")
-        place.ip("a", "link set x1 up")
-        place.ip("a", "addr add 10.77.0.1/24 dev x1")
-        place.ip("a", "addr add fe80::77/64 dev x1 nodad")
+        network.ip("b", f"link add x0 type veth peer name x1 netns {network.path('a').name}")
+        network.ip("b", "link set x0 up")
+        network.ip("a", "link set x1 up")
+        network.ip("a", "addr add 10.77.0.1/24 dev x1")
+        network.ip("a", "addr add fe80::77/64 dev x1 nodad")
 
-    def said() -> None:
-        with a_mouth(place, router, device="x1") as mouth:
+    def send_from_x1() -> None:
+        with sender_on(network, router, device="x1") as sender:
             source = ip_address("10.77.0.1" if router.family == 4 else "fe80::77")
             for out in AdvertEncoder(router, source).packets(1):
-                mouth.send(out.packet, out.source, out.destination, out.hops)
+                sender.send(out.packet, out.source, out.destination, out.hops)
 
-    with an_ear(place, router, device="x0") as ear:
+    with receiver_on(network, router, device="x0") as receiver:
         for _ in range(3):
-            with inside_network(place.path("b")):
-                assert not ear.rejoin()
-                assert ear.receive() == []
+            with inside_network(network.path("b")):
+                assert not receiver.rejoin()
+                assert receiver.receive() == []
                 add()
-                assert ear.rejoin()
-                assert ear.rejoin()
-            said()
-            assert len(heard(ear)) == 1
-            place.ip("b", "link set x0 down")
-            assert ear.receive() == []
-            place.ip("b", "link set x0 up")
+                assert receiver.rejoin()
+                assert receiver.rejoin()
+            send_from_x1()
+            assert len(received(receiver)) == 1
+            network.ip("b", "link set x0 down")
+            assert receiver.receive() == []
+            network.ip("b", "link set x0 up")
             deadline = time.monotonic() + PATIENCE_S
-            while not ear.receive():  # IPv6 listens on a link only a while after it came up
+            while not receiver.receive():  # IPv6 receives on a link only some time after it is up
                 assert time.monotonic() < deadline
-                said()
+                send_from_x1()
                 time.sleep(0.05)
-            with a_mouth(place, router, device="x1") as mouth:
-                place.ip("b", "link del x0")
+            with sender_on(network, router, device="x1") as sender:
+                network.ip("b", "link del x0")
                 with pytest.raises(OSError, match=r"\w"):
-                    say(mouth, router)
-            assert ear.receive() == []
+                    send_advert(sender, router)
+            assert receiver.receive() == []
 
 
-def test_memberships_of_devices_that_went_do_not_fill_the_socket(place: Segment) -> None:
-    """It has room for twenty."""
-    with an_ear(place, SECOND, device="y0") as ear, inside_network(place.path("b")):
+def test_memberships_of_removed_devices_do_not_fill_the_socket(network: Segment) -> None:
+    """A socket has at most twenty."""
+    with receiver_on(network, SECOND, device="y0") as receiver, inside_network(network.path("b")):
         for _ in range(25):
-            place.ip("b", "link add y0 type veth peer name y1")
-            assert ear.rejoin()
-            place.ip("b", "link del y0")
-            assert not ear.rejoin()
+            network.ip("b", "link add y0 type veth peer name y1")
+            assert receiver.rejoin()
+            network.ip("b", "link del y0")
+            assert not receiver.rejoin()
 
 
-def test_a_mouth_of_no_device_is_an_error(place: Segment) -> None:
-    with pytest.raises(OSError, match=r"\w"), a_mouth(place, SECOND, device="nothing"):
+def test_a_sender_on_a_missing_device_is_an_error(network: Segment) -> None:
+    with pytest.raises(OSError, match=r"\w"), sender_on(network, SECOND, device="nothing"):
         pass
