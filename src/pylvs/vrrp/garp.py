@@ -23,7 +23,7 @@ LimitKey = tuple[int | str, int]  # the index of a limit, or a device under the 
 TURN_TIMEOUT_S = 0.01  # after which another scheduler may use a turn that its owner missed
 CONFLICT_INTERVAL_S = 1.0  # between two rounds that other hosts provoke: their flood must not become ours
 BATCH_SIZE = 64  # announcements
-BATCH_PAUSE_S = 0.001  # between batches, so that timers which expire meanwhile (advertisements) run first
+BATCH_PAUSE_S = 0.001  # between batches, so that due timers (advertisements) run first
 _ids = itertools.count()
 
 
@@ -105,7 +105,6 @@ class GarpScheduler:
         self._rounds: dict[_Round, float] = {}
         self._remaining: dict[DeviceAddress, int] = {}  # announcements
         self._queues: dict[LimitKey | None, deque[DeviceAddress]] = {}  # of _remaining, by limit
-        self.reason = ""  # of the last round that no timer began
 
     # --- events ---
 
@@ -113,7 +112,6 @@ class GarpScheduler:
         """Start as master of these addresses: announce them now, after the delay, and at each refresh."""
         self.stop()
         self._ready_at = now
-        self.reason = "became master"
         self._addresses = tuple(addresses)
         settings = self._settings
         self._enqueue(self._addresses, settings.repeat)
@@ -132,7 +130,6 @@ class GarpScheduler:
             self._forget(each)
         new = [each for each in self._addresses if each not in before]
         if new:
-            self.reason = "new addresses"
             self._enqueue(new, self._settings.repeat)
             if self._settings.delay_s:
                 self._rounds[_Round.SECOND] = now + self._settings.delay_s
@@ -141,7 +138,7 @@ class GarpScheduler:
         else:
             self._rounds.setdefault(_Round.EXTRA, now + self._settings.extra_interval_s)
 
-    def again(self, now: float, reason: str) -> bool:
+    def again(self, now: float) -> bool:
         """Announce now and after a delay, because another host claims the addresses.
 
         False if this has no effect: there are no addresses, the configuration forbids it, or such a round waits.
@@ -154,7 +151,6 @@ class GarpScheduler:
         if _Round.DEFERRED in self._rounds:
             return False
         self._ready_at = max(self._ready_at, now)
-        self.reason = reason
         if now < self._quiet_until:
             self._rounds[_Round.DEFERRED] = self._quiet_until
             return True

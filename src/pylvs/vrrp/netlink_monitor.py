@@ -237,7 +237,7 @@ def _link(before: Link | None, message: LinkNews) -> Link | None:
 
 def _with_address(before: Link | None, message: AddressNews) -> Link | None:
     if before is None:
-        return None  # the link was removed meanwhile, or a message with all its addresses follows
+        return None  # the link was removed, or a message with all its addresses follows
     kept = [each for each in before.addresses if not _same_address(each, message)]
     if message.gone:
         return replace(before, addresses=tuple(kept))

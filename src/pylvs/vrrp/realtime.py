@@ -28,20 +28,20 @@ class RealtimeStatus:
 
     realtime: int  # priority; 0: ordinary
     locked: bool
-    troubles: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def enable_realtime(settings: VrrpSettings) -> RealtimeStatus:
     """Apply the settings. Child processes do not inherit the priority."""
-    troubles: list[str] = []
-    realtime = _set_scheduler(settings, troubles)
+    warnings: list[str] = []
+    realtime = _set_scheduler(settings, warnings)
     if settings.cpus:
         try:
             os.sched_setaffinity(0, settings.cpus)
         except OSError as error:
-            troubles.append(f"vrrp_cpu_affinity {' '.join(map(str, settings.cpus))}: {error.strerror}")
-    locked = _lock_memory(troubles)
-    return RealtimeStatus(realtime, locked, tuple(troubles))
+            warnings.append(f"vrrp_cpu_affinity {' '.join(map(str, settings.cpus))}: {error.strerror}")
+    locked = _lock_memory(warnings)
+    return RealtimeStatus(realtime, locked, tuple(warnings))
 
 
 @contextlib.contextmanager
@@ -65,7 +65,7 @@ def freeze_gc() -> None:
     gc.disable()
 
 
-def _set_scheduler(settings: VrrpSettings, troubles: list[str]) -> int:
+def _set_scheduler(settings: VrrpSettings, warnings: list[str]) -> int:
     wanted = settings.realtime_priority or (0 if settings.nice else REALTIME)
     if wanted:
         try:
@@ -73,21 +73,21 @@ def _set_scheduler(settings: VrrpSettings, troubles: list[str]) -> int:
             return wanted
         except OSError as error:
             if settings.realtime_priority:
-                troubles.append(f"vrrp_rt_priority {wanted}: {error.strerror}")
+                warnings.append(f"vrrp_rt_priority {wanted}: {error.strerror}")
     nice = settings.nice or -20
     try:
         os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
         os.setpriority(os.PRIO_PROCESS, 0, nice)
     except OSError as error:
-        troubles.append(f"neither a real-time priority nor niceness {nice}: {error.strerror}")
+        warnings.append(f"neither a real-time priority nor niceness {nice}: {error.strerror}")
     return 0
 
 
-def _lock_memory(troubles: list[str]) -> bool:
+def _lock_memory(warnings: list[str]) -> bool:
     most = resource.RLIM_INFINITY
     with contextlib.suppress(OSError, ValueError):  # the present limit may be enough
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (most, most))
     if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE):
-        troubles.append(f"memory is not locked: {os.strerror(ctypes.get_errno())}")
+        warnings.append(f"memory is not locked: {os.strerror(ctypes.get_errno())}")
         return False
     return True

@@ -276,10 +276,10 @@ class Router:
             each.interface.ip == address for each in (*instance.addresses, *instance.excluded)
         )
 
-    def answer_conflict(self, text: str) -> None:
+    def answer_conflict(self) -> None:
         """Announce again, because another host claims an address; the caller has logged it."""
         if self.state is State.MASTER:
-            self._garp.again(self._service.now, text)
+            self._garp.again(self._service.now)
             self._announce()
 
     def restore(self) -> None:
@@ -367,7 +367,7 @@ class Router:
         now = self._service.now
         settling = now < self._since + SETTLING_INTERVALS * self.machine.interval_s
         self._rival = now + self.machine.down_s, text
-        announced = "; its addresses are announced again" if self._garp.again(now, text) else ""
+        announced = "; its addresses are announced again" if self._garp.again(now) else ""
         suppressed = None if settling else self._log_limiter.allow("conflict", now)
         if suppressed is not None:
             more = f" ({suppressed} times more since the last line)" if suppressed else ""

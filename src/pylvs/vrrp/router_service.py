@@ -172,8 +172,8 @@ class RouterService:
 
     def _enable_realtime(self) -> None:
         self.realtime_status = realtime.enable_realtime(self._configuration.settings)
-        for trouble in self.realtime_status.troubles:
-            self.log("warning", trouble)
+        for warning in self.realtime_status.warnings:
+            self.log("warning", warning)
 
     def _stop_removed(self) -> list[str]:
         """Stop the virtual routers that are not configured any more, or with another identity."""
@@ -339,7 +339,7 @@ class RouterService:
                     self.log("warning", f"{router.name}: {text}{'; it is announced again' if answer else ''}")
                     self.publish("claim", router.name, address=str(address), words=text)
                 if answer:
-                    router.answer_conflict(text or f"{address} is still claimed by others")
+                    router.answer_conflict()
 
     def _links_changed(self, replaced: set[str]) -> None:
         for device in replaced:

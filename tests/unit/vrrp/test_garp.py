@@ -69,16 +69,15 @@ def test_a_late_process_skips_missed_refreshes() -> None:
 def test_a_lower_priority_is_answered_immediately_and_after_its_delay() -> None:
     scheduler = master(Announcements(repeat=1, delay_s=0, lower_priority_repeat=2, lower_priority_delay_s=3), A)
     assert at(sent(scheduler, 9)) == [0]
-    assert scheduler.again(10, "the split healed")
+    assert scheduler.again(10)
     assert at(sent(scheduler, 100, start=10)) == [10, 10, 13, 13]
-    assert scheduler.reason == "the split healed"
 
 
 def test_a_flood_of_lower_priorities_is_answered_once_a_second() -> None:
     scheduler = master(Announcements(repeat=1, delay_s=0, lower_priority_repeat=1, lower_priority_delay_s=3), A)
     output = sent(scheduler, 9)
     for tick in range(10_000):
-        scheduler.again(10 + tick / 1000, "flood")
+        scheduler.again(10 + tick / 1000)
         output += [(10 + tick / 1000, address) for address in scheduler.wake(10 + tick / 1000)]
     output += sent(scheduler, 100, start=20)
     assert (
@@ -90,7 +89,7 @@ def test_a_flood_of_lower_priorities_is_answered_once_a_second() -> None:
 def test_lower_priorities_may_be_ignored() -> None:
     scheduler = master(Announcements(repeat=1, delay_s=0, lower_priority_repeat=0), A)
     assert at(sent(scheduler, 9)) == [0]
-    assert not scheduler.again(10, "")
+    assert not scheduler.again(10)
     assert scheduler.due is None
 
 
@@ -100,7 +99,7 @@ def test_a_former_master_announces_and_answers_nothing() -> None:
     assert scheduler.wake(0)
     scheduler.stop()
     assert scheduler.due is None
-    assert not scheduler.again(1, "")
+    assert not scheduler.again(1)
     assert scheduler.wake(100) == []
 
 
@@ -227,7 +226,7 @@ def test_limits_hold_and_every_address_is_announced_as_often_as_configured(
     for now in sorted(conflicts):
         output += sent(those, now, start=output[-1][0] if output else 0.0)
         for scheduler in those:
-            scheduler.again(now, "conflict")
+            scheduler.again(now)
     last = max(conflicts, default=0.0)
     # Enough for each to announce 12 addresses 4 times, every half second, while two others refresh theirs.
     output += sent(those, last + 3 * 12 * 4 * (0.5 + TURN_TIMEOUT_S), start=last)

@@ -144,7 +144,7 @@ def test_preempt_delay_postpones_the_take_over() -> None:
 
 
 def test_a_master_that_stops_or_fails_advertises_priority_0() -> None:
-    stopped, actions = master().stop(9.0)
+    stopped, actions = master().fail(9.0, why=TransitionReason.STOP)
     assert actions == [Advertise(0), Become(State.FAULT, State.MASTER, TransitionReason.STOP)]
     assert stopped.due is None
     failed, actions = backup().fail(9.0, "eth0 is down")

@@ -113,7 +113,7 @@ def test_only_a_master_answers_a_conflict() -> None:
     switch.run(15)
     before = len(one.announced), len(two.announced)
     for host in (one, two):
-        host.routers[0].answer_conflict("a conflict")
+        host.routers[0].answer_conflict()
     switch.run(0)
     assert (len(one.announced) - before[0], len(two.announced) - before[1]) == (5, 0)
 

@@ -108,7 +108,7 @@ FINISH_S = 19.0  # for the last notifications, which have their own limits; `pyl
 
 
 class HelperLink:
-    """Start the helper process, and again after each exit. Messages meanwhile are lost, except the configuration."""
+    """Start the helper process, and again after each exit. Until then messages are lost, except the configuration."""
 
     def __init__(self, loop: Loop, log_format: str, on_message: Callable[[Any], None]) -> None:
         self._loop = loop

@@ -155,7 +155,7 @@ class TrackProcesses:
             try:
                 self._pidfds[pid] = os.pidfd_open(pid)
             except OSError:
-                self._wake.set()  # it ended meanwhile
+                self._wake.set()  # it has ended since the scan
                 continue
             loop.add_reader(self._pidfds[pid], self._ended, pid)
 

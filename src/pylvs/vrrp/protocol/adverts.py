@@ -97,7 +97,7 @@ class AdvertEncoder:
         self._with_ah = router.version == 2 and router.authentication is Authentication.AH
         self._destinations = [peer.address for peer in router.peers] or [router.multicast]
         self._hops = router.unicast_ttl if router.peers else TTL
-        self._bodies: dict[tuple[int, float, Address], bytes] = {}
+        self._bodies: dict[tuple[int, Address], bytes] = {}
         self._headers: dict[tuple[int, Address], tuple[bytes, int]] = {}
 
     def advance_sequence(self, sequence: int) -> None:
@@ -110,30 +110,28 @@ class AdvertEncoder:
             self.old_checksum = True
             self._bodies.clear()
 
-    def packets(self, priority: int, interval_s: float | None = None) -> list[OutgoingPacket]:
+    def packets(self, priority: int) -> list[OutgoingPacket]:
         """Return one packet for the multicast group, or one for each peer."""
-        interval = self.router.advert_interval_s if interval_s is None else interval_s
         self._identification = self._identification % 0xFFFF + 1
         if self._with_ah:
             self.sequence = self.sequence % MAX_SEQUENCE + 1
         return [
-            OutgoingPacket(self._packet(priority, interval, destination), self.source, destination, self._hops)
+            OutgoingPacket(self._packet(priority, destination), self.source, destination, self._hops)
             for destination in self._destinations
         ]
 
-    def _packet(self, priority: int, interval_s: float, destination: Address) -> bytes:
-        body = self._bodies.get((priority, interval_s, destination))
+    def _packet(self, priority: int, destination: Address) -> bytes:
+        body = self._bodies.get((priority, destination))
         if body is None:
             if len(self._bodies) > _MAX_BODIES:
                 self._bodies.clear()
-            body = self._body(priority, interval_s, destination)
-            self._bodies[priority, interval_s, destination] = body
+            body = self._bodies[priority, destination] = self._body(priority, destination)
         if self.source.version == 6:
             return body
         header = self._header(len(body), destination)
         return header + (add_ah(header, body, self.router.password, self.sequence) if self._with_ah else body)
 
-    def _body(self, priority: int, interval_s: float, destination: Address) -> bytes:
+    def _body(self, priority: int, destination: Address) -> bytes:
         router = self.router
         authentication = router.authentication if router.version == 2 else None
         password = router.password if authentication is Authentication.PASS else b""
@@ -141,7 +139,7 @@ class AdvertEncoder:
             router.version,
             router.vrid,
             priority,
-            interval_s,
+            router.advert_interval_s,
             self.advertised,
             authentication,
             password[:PASSWORD_BYTES],

@@ -143,10 +143,6 @@ class Machine:
         changed, become = self._to(State.FAULT, why, detail)
         return replace(changed, due=None, preempt_at=None), [*actions, become]
 
-    def stop(self, now: float) -> Step:
-        """Enter FAULT for good."""
-        return self.fail(now, why=TransitionReason.STOP)
-
     def wake(self, now: float) -> Step:
         """Handle the timer `due`; without effect before it."""
         if self.due is None or now < self.due:

@@ -21,7 +21,6 @@ TTL = 255  # a lower value means that a router forwarded the packet (RFC 9568, 5
 TRAFFIC_CLASS = 0xC0  # internetwork control (RFC 791)
 PASSWORD_BYTES = 8
 MAX_ADDRESSES = 255
-MAX_INTERVAL_S = {2: 255.0, 3: 40.95}
 _ADVERTISEMENT = 1  # the only type (RFC 9568, 5.2.2)
 _HEAD = struct.Struct("!BBBBHH")  # version and type, VRID, priority, count; differs by version; checksum
 _ADDRESS_BYTES = {4: 4, 6: 16}

@@ -159,7 +159,7 @@ def _no_announcement(right: Any) -> Any:
 
 
 def _never_again(right: Any) -> Any:
-    return lambda self, now, reason: False
+    return lambda self, now: False
 
 
 def _at_once(right: Any) -> Any:
