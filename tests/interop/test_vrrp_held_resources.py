@@ -19,7 +19,7 @@ from pylvs.netlink.addresses import Outcome
 from pylvs.system.undo_log import Memory
 from pylvs.vrrp import vip_manager, vmac
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
-from pylvs.vrrp.vmac_plan import plan
+from pylvs.vrrp.vmac import plan
 from tests.interop import keepalived
 from tests.interop.places import inside, ip
 
@@ -222,10 +222,10 @@ def by_pylvs(vrrp: VrrpConfiguration, folder: Path) -> Iterator[None]:
     with NetlinkMonitor() as watch:
         vmacs = plan(vrrp.instances, vrrp.settings, watch.links)
         for device in vmacs.devices:
-            assert vmac.prepare(memory, device) == []
-            fine(vmac.make(device, watch.links))
+            assert vmac.set_base_sysctls(memory, device) == []
+            fine(vmac.create_vmac(device, watch.links))
         sources = [
-            vmac.source_on(device, source)
+            vmac.link_local_source(device, source)
             for device in vmacs.devices
             if device.family == 6 and (source := watch.primary_address(device.base, 6)) is not None
         ]
@@ -241,8 +241,8 @@ def by_pylvs(vrrp: VrrpConfiguration, folder: Path) -> Iterator[None]:
     finally:
         for _ in range(2):
             assert [trouble for part in parts for trouble in vip_manager.remove_resources(part)] == []
-            fine(*map(vmac.unmake, vmacs.devices))
-        assert vmac.restore(memory) == []
+            fine(*map(vmac.remove_vmac, vmacs.devices))
+        assert vmac.restore_sysctls(memory) == []
 
 
 def fine(*outcomes: Outcome) -> None:

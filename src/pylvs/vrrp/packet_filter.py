@@ -20,7 +20,7 @@ from pylvs.model.vrrp import VrrpInstance
 from pylvs.netlink import nftables as nft
 from pylvs.netlink.addresses import Outcome, in_words
 from pylvs.netlink.nftables import Chain, Set, Table
-from pylvs.vrrp.vmac_plan import Existing, Plan
+from pylvs.vrrp.vmac import ExistingLink, VmacPlan
 
 NAME = "pylvs-vrrp"
 PRIORITY = -1  # just before everybody's filters
@@ -34,13 +34,13 @@ Above = tuple[int, int]  # the index of a VMAC, and of the device below
 Rule = tuple[bytes, ...]
 
 
-class Guard:
+class PacketFilter:
     """The rules that there are. Changing them takes some ten milliseconds, in which the kernel waits for itself."""
 
     def __init__(self) -> None:
         self._installed: dict[int, tuple[list[Refused], list[Above]]] = {}
 
-    def set(self, instances: Iterable[VrrpInstance], plan: Plan, links: Mapping[str, Existing]) -> list[str]:
+    def set(self, instances: Iterable[VrrpInstance], plan: VmacPlan, links: Mapping[str, ExistingLink]) -> list[str]:
         """The rules for these virtual routers, and for those VMACs that are there; troubles in words.
 
         What is as before is not touched: to be called whenever the configuration or a VMAC changes, and at the end with

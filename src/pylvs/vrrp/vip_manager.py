@@ -31,10 +31,10 @@ from pylvs.vrrp.netlink_monitor import (
     RouteRemoved,
     RuleRemoved,
 )
-from pylvs.vrrp.packet_filter import Guard
+from pylvs.vrrp.packet_filter import PacketFilter
 from pylvs.vrrp.protocol.adverts import OutgoingPacket, socket_device
 from pylvs.vrrp.sockets import AdvertSender, family_of
-from pylvs.vrrp.vmac_plan import Plan, VmacDevice, plan
+from pylvs.vrrp.vmac import VmacDevice, VmacPlan, plan
 
 SAVED_SETTINGS = Path("vrrp-settings.json")  # former sysctls of devices, in the state directory
 DEFAULT_MTU = 1500
@@ -67,7 +67,7 @@ class HeldResources:
         )
 
 
-def resources_of(instance: VrrpInstance, plan: Plan) -> HeldResources:
+def resources_of(instance: VrrpInstance, plan: VmacPlan) -> HeldResources:
     """Return what a virtual router holds as master."""
     return HeldResources(tuple(plan.placed(instance)), instance.routes, instance.rules)
 
@@ -127,7 +127,7 @@ class VmacManager:
     """The VMACs of all virtual routers: created with the configuration, so that a take-over does not wait for them."""
 
     def __init__(self, links: NetlinkMonitor) -> None:
-        self.plan = Plan()
+        self.plan = VmacPlan()
         self._links = links
         self._memory: Memory | None = None
 
@@ -140,7 +140,7 @@ class VmacManager:
         if self.plan.devices or promoting:
             errors += self._set_sysctls(self.plan.devices, promoting)
         elif self._memory is not None:
-            vmac.restore(self._memory)
+            vmac.restore_sysctls(self._memory)
         more, changes = self.create_missing()
         return errors + more, changes
 
@@ -152,7 +152,7 @@ class VmacManager:
         for device in self.plan.devices:
             existing = self._links.links.get(device.name)
             if device.base in self._links.links and (existing is None or not existing.enabled):
-                outcome = vmac.make(device, self._links.links)
+                outcome = vmac.create_vmac(device, self._links.links)
                 errors += [outcome.trouble] if outcome.trouble else []
         changes = self._links.read()
         self._add_link_local()
@@ -161,9 +161,9 @@ class VmacManager:
     def close(self) -> list[str]:
         """Remove all VMACs and restore the sysctls. Return error messages."""
         errors = self._remove(self.plan.devices)
-        self.plan = Plan()
+        self.plan = VmacPlan()
         if self._memory is not None:
-            vmac.restore(self._memory)
+            vmac.restore_sysctls(self._memory)
         return errors
 
     def _set_sysctls(self, devices: Iterable[VmacDevice], promoting: Iterable[str]) -> list[str]:
@@ -173,13 +173,13 @@ class VmacManager:
             return [str(error)]
         errors = []
         for device in devices:
-            errors += vmac.prepare(memory, device)
+            errors += vmac.set_base_sysctls(memory, device)
         for name in promoting:
-            errors += vmac.promote(memory, name)
+            errors += vmac.promote_secondaries(memory, name)
         return errors
 
     def _remove(self, devices: Iterable[VmacDevice]) -> list[str]:
-        return [outcome.trouble for device in devices if (outcome := vmac.unmake(device)).trouble]
+        return [outcome.trouble for device in devices if (outcome := vmac.remove_vmac(device)).trouble]
 
     def _add_link_local(self) -> None:
         """Add the base device's link-local address, from which VRRP over IPv6 sends."""
@@ -188,7 +188,7 @@ class VmacManager:
                 link_local = self._links.primary_address(device.base, 6)
                 present = {each.interface.ip for each in self._links.links[device.name].addresses}
                 if link_local is not None and link_local not in present:
-                    addresses.hold([(vmac.source_on(device, link_local), device.name)])
+                    addresses.hold([(vmac.link_local_source(device, link_local), device.name)])
 
 
 # --- the host of all virtual routers ---
@@ -215,7 +215,7 @@ class VipManager:
         self._on_loss = on_loss
         self._links = NetlinkMonitor(routes=True)
         self._vmacs = VmacManager(self._links)
-        self._guard = Guard()
+        self._guard = PacketFilter()
         self._frame_sender = FrameSender()
         self._advert_senders: dict[tuple[str, int], AdvertSender] = {}
         self._held: dict[str, HeldResources] = {}  # by instance

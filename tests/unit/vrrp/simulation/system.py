@@ -275,7 +275,7 @@ class SimulatedControl:
 
 
 class SimulatedGuard:
-    """Replaces `pylvs.vrrp.packet_filter.Guard`."""
+    """Replaces `pylvs.vrrp.packet_filter.PacketFilter`."""
 
     def set(self, *_: object) -> list[str]:
         return []

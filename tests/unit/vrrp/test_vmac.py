@@ -10,7 +10,7 @@ import pytest
 
 from pylvs.model.routing import HeldAddress
 from pylvs.model.vrrp import Vmac, VrrpInstance, VrrpSettings
-from pylvs.vrrp.vmac_plan import Plan, VmacDevice, free, mac_of, plan
+from pylvs.vrrp.vmac import VmacDevice, VmacPlan, free_name, mac_of, plan
 
 SETTINGS = VrrpSettings()
 
@@ -43,7 +43,7 @@ def _held(text: str) -> HeldAddress:
     return HeldAddress(interface=ip_interface(words[0]), device=device, own_vmac="use_vmac" in words)
 
 
-def places(found: Plan, instance: VrrpInstance) -> dict[str, str]:
+def places(found: VmacPlan, instance: VrrpInstance) -> dict[str, str]:
     return {str(held.interface.ip): device for held, device in found.placed(instance)}
 
 
@@ -86,7 +86,7 @@ def test_a_name_that_is_taken_gets_a_number() -> None:
     six, four = router("B", 51, "fe80::51", family=6, vmac=Vmac()), router("A", 51, "10.0.0.5", vmac=Vmac())
     assert [each.name for each in plan([six, four], SETTINGS).devices] == ["vrrp.51", "vrrp1.51"]
     assert [each.name for each in plan([four, six], SETTINGS).devices] == ["vrrp.51", "vrrp6.51"]
-    assert free("va", 52, 6, {"va.52", "va1.52", "va6.52"}) == "va2.52"
+    assert free_name("va", 52, 6, {"va.52", "va1.52", "va6.52"}) == "va2.52"
     assert [each.name for each in plan([four], SETTINGS, {"vrrp.51": There(9)}).devices] == ["vrrp1.51"]
 
 
