@@ -19,7 +19,7 @@ from pylvs.netlink.addresses import Outcome
 from pylvs.system.undo_log import Memory
 from pylvs.vrrp import vip_manager, vmac
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
-from pylvs.vrrp.vmac import plan
+from pylvs.vrrp.vmac import plan_vmacs
 from tests.interop import keepalived
 from tests.interop.places import inside, ip
 
@@ -220,7 +220,7 @@ def by_pylvs(vrrp: VrrpConfiguration, folder: Path) -> Iterator[None]:
     """What pylvs's parts do for a master, and take back."""
     memory = Memory(folder / "settings")
     with NetlinkMonitor() as watch:
-        vmacs = plan(vrrp.instances, vrrp.settings, watch.links)
+        vmacs = plan_vmacs(vrrp.instances, vrrp.settings, watch.links)
         for device in vmacs.devices:
             assert vmac.set_base_sysctls(memory, device) == []
             fine(vmac.create_vmac(device, watch.links))

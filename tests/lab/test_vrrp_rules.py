@@ -23,7 +23,7 @@ from pylvs.system.namespaces import inside_network
 from pylvs.vrrp import vmac
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
 from pylvs.vrrp.packet_filter import PacketFilter
-from pylvs.vrrp.vmac import VmacPlan, plan
+from pylvs.vrrp.vmac import VmacPlan, plan_vmacs
 from tests.interop.places import inside, ip
 from tests.lab.support import PATIENCE_S
 
@@ -70,7 +70,7 @@ def router(accept: bool, *addresses: str, **given: Any) -> VrrpInstance:
 def held_by(instance: VrrpInstance, guard: PacketFilter) -> VmacPlan:
     """The plan of one that is master."""
     with NetlinkMonitor() as watch:
-        found = plan([instance], VrrpSettings(), watch.links)
+        found = plan_vmacs([instance], VrrpSettings(), watch.links)
         for device in found.devices:
             assert vmac.create_vmac(device, watch.links).done
         watch.read()

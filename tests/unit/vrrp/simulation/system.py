@@ -274,7 +274,7 @@ class SimulatedControl:
         pass
 
 
-class SimulatedGuard:
+class SimulatedPacketFilter:
     """Replaces `pylvs.vrrp.packet_filter.PacketFilter`."""
 
     def set(self, *_: object) -> list[str]:
@@ -315,7 +315,7 @@ def simulated() -> Iterator[None]:
         (router, "time", clock),
         (loop, "time", clock),
         (vip_manager, "NetlinkMonitor", SimulatedMonitor),
-        (vip_manager, "Guard", SimulatedGuard),
+        (vip_manager, "PacketFilter", SimulatedPacketFilter),
         (vip_manager, "FrameSender", SimulatedFrameSender),
         (vip_manager, "AdvertSender", SimulatedAdvertSender),
         (sockets, "AdvertReceiver", SimulatedReceiver),
