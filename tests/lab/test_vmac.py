@@ -24,7 +24,7 @@ SIX = VmacDevice("vrrp6.51", "eth0", bytes.fromhex("00005e000233"), 6)
 
 
 @pytest.fixture(autouse=True)
-def place() -> Iterator[None]:
+def network() -> Iterator[None]:
     """A network namespace with eth0, whose other end is peer0."""
     with inside("vmac"):
         for words in ("link add eth0 type veth peer name peer0", "link set peer0 up", "link set eth0 up"):
@@ -82,7 +82,7 @@ def test_one_that_is_there_is_taken_over_with_its_addresses() -> None:
     assert [each["local"] for each in shown("vrrp.51")["addr_info"]] == ["192.0.2.1"]
 
 
-def test_a_name_that_another_device_has_is_said_to_be_taken() -> None:
+def test_the_name_of_another_device_is_an_error() -> None:
     subprocess.run(["ip", "link", "add", "vrrp.51", "type", "bridge"], check=True)
     assert made(FOUR).trouble == "VMAC vrrp.51: there is another device of that name; rename it, or the VMAC"
     assert made(VmacDevice("v", "eth9", FOUR.mac, 4)).trouble == "VMAC v: there is no device eth9"
@@ -114,7 +114,7 @@ def test_settings_of_other_devices_are_as_before_at_the_end(tmp_path: Path) -> N
     assert not (tmp_path / "settings").exists()
 
 
-def test_a_setting_that_somebody_changed_since_is_left_to_him(tmp_path: Path) -> None:
+def test_a_sysctl_that_another_program_changed_stays(tmp_path: Path) -> None:
     memory = Memory(tmp_path / "settings")
     vmac.set_base_sysctls(memory, FOUR)
     sysctl.write("net/ipv4/conf/eth0/arp_ignore", "2")

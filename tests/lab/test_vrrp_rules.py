@@ -33,7 +33,7 @@ MULTICAST = "224.0.0.77"
 
 
 @pytest.fixture(autouse=True)
-def place() -> Iterator[None]:
+def network() -> Iterator[None]:
     """A network namespace with eth0, whose other end is in a namespace of its own and asks."""
     with inside("rules"):
         subprocess.run(["ip", "netns", "add", OTHER], check=True)
@@ -125,46 +125,46 @@ def test_what_is_as_before_is_not_touched() -> None:
 
 
 @contextlib.contextmanager
-def hearing() -> Iterator[socket.socket]:
-    """Every frame that comes to the other namespace."""
+def frames_received() -> Iterator[socket.socket]:
+    """Receive every frame in the other namespace."""
     with inside_network(f"/run/netns/{OTHER}"):
-        ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-    with ear:
-        ear.bind(("eth0", 0))
-        ear.settimeout(PATIENCE_S)
-        yield ear
+        receiver = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+    with receiver:
+        receiver.bind(("eth0", 0))
+        receiver.settimeout(PATIENCE_S)
+        yield receiver
 
 
-def reporter(ear: socket.socket, protocol: int, group: bytes) -> bytes:
+def reporter(receiver: socket.socket, protocol: int, group: bytes) -> bytes:
     """The MAC address that the next report of a group comes from, by IGMP (0x800) or MLD (0x86dd).
 
     Both ends of the link report other groups of their own, when they please.
     """
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
-        frame = ear.recv(2048)
+        frame = receiver.recv(2048)
         if struct.unpack_from("!H", frame, 12)[0] != protocol or group not in frame[38:]:
             continue
         if (protocol == 0x800 and frame[23] == 2) or (protocol == 0x86DD and frame[20] == 0 and frame[62] == 143):
             return frame[6:12]
-    raise AssertionError("no report came")
+    raise AssertionError("no report")
 
 
 def test_a_membership_is_reported_with_the_mac_address_of_the_device_below() -> None:
     own = bytes.fromhex(json.loads(ip("-j link show dev eth0"))[0]["address"].replace(":", ""))
     (device,) = held_by(router(True, "192.0.2.100", vmac=Vmac()), PacketFilter()).devices
     index = socket.if_nametoindex(device.name)
-    with hearing() as ear, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member:
+    with frames_received() as receiver, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member:
         group = socket.inet_aton(MULTICAST)
         member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, struct.pack("=4s4si", group, bytes(4), index))
-        assert reporter(ear, 0x800, group) == own
+        assert reporter(receiver, 0x800, group) == own
 
 
 def test_a_membership_of_ipv6_likewise() -> None:
     own = bytes.fromhex(json.loads(ip("-j link show dev eth0"))[0]["address"].replace(":", ""))
     (device,) = held_by(router(True, "fe80::100", family=6, vmac=Vmac()), PacketFilter()).devices
     index = socket.if_nametoindex(device.name)
-    with hearing() as ear, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as member:
+    with frames_received() as receiver, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as member:
         group = socket.inet_pton(socket.AF_INET6, "ff02::77")
         member.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + struct.pack("=i", index))
-        assert reporter(ear, 0x86DD, group) == own
+        assert reporter(receiver, 0x86DD, group) == own

@@ -39,7 +39,7 @@ def _held(text: str) -> HeldAddress:
     return HeldAddress(interface=ip_interface(words[0]), device=device, own_vmac="use_vmac" in words)
 
 
-def places(found: VmacPlan, instance: VrrpInstance) -> dict[str, str]:
+def devices_of(found: VmacPlan, instance: VrrpInstance) -> dict[str, str]:
     return {str(held.interface.ip): device for held, device in found.placed(instance)}
 
 
@@ -47,7 +47,12 @@ def test_a_router_holds_the_addresses_of_its_family_on_its_vmac_and_the_rest_whe
     one = router("A", 51, "10.0.0.5", "10.0.0.6 dev eth0", "10.0.1.5 dev eth1", "fd00::7", vmac=Vmac())
     found = plan_vmacs([one], SETTINGS)
     assert found.devices == [VmacDevice("vrrp.51", "eth0", bytes.fromhex("00005e000133"), 4)]
-    assert places(found, one) == {"10.0.0.5": "vrrp.51", "10.0.0.6": "vrrp.51", "10.0.1.5": "eth1", "fd00::7": "eth0"}
+    assert devices_of(found, one) == {
+        "10.0.0.5": "vrrp.51",
+        "10.0.0.6": "vrrp.51",
+        "10.0.1.5": "eth1",
+        "fd00::7": "eth0",
+    }
     assert found.device_of(one) == "vrrp.51"
 
 
@@ -55,7 +60,7 @@ def test_without_a_vmac_all_are_on_the_devices_themselves() -> None:
     one = router("A", 51, "10.0.0.5", "10.0.1.5 dev eth1")
     found = plan_vmacs([one], SETTINGS)
     assert found.devices == []
-    assert (places(found, one), found.device_of(one)) == ({"10.0.0.5": "eth0", "10.0.1.5": "eth1"}, "eth0")
+    assert (devices_of(found, one), found.device_of(one)) == ({"10.0.0.5": "eth0", "10.0.1.5": "eth1"}, "eth0")
 
 
 def test_an_address_may_have_a_vmac_of_its_own() -> None:
@@ -66,16 +71,16 @@ def test_an_address_may_have_a_vmac_of_its_own() -> None:
         ("vrrp1.52", "eth1", "00:00:5e:00:01:34"),
         ("vrrp6.52", "eth0", "00:00:5e:00:02:34"),
     ]
-    assert list(places(found, one).values()) == ["vrrp.52", "eth0", "vrrp1.52", "vrrp6.52"]
+    assert list(devices_of(found, one).values()) == ["vrrp.52", "eth0", "vrrp1.52", "vrrp6.52"]
     assert found.device_of(one) == "eth0"
 
 
 def test_use_vmac_addr_gives_one_to_what_is_not_on_the_router_s_own_device_or_not_of_its_family() -> None:
     lines = "10.0.0.117", "10.0.0.118 dev eth0", "fd00::118", "fd00::119 dev eth1"
     one = router("D", 53, *lines, vmac=Vmac(here=False, for_addresses=True))
-    assert list(places(plan_vmacs([one], SETTINGS), one).values()) == ["eth0", "eth0", "vrrp.53", "vrrp6.53"]
+    assert list(devices_of(plan_vmacs([one], SETTINGS), one).values()) == ["eth0", "eth0", "vrrp.53", "vrrp6.53"]
     both = router("E", 54, "10.0.0.127", "10.0.0.128 dev eth0", "fd00::128", vmac=Vmac(for_addresses=True))
-    assert list(places(plan_vmacs([both], SETTINGS), both).values()) == ["vrrp.54", "vrrp.54", "vrrp6.54"]
+    assert list(devices_of(plan_vmacs([both], SETTINGS), both).values()) == ["vrrp.54", "vrrp.54", "vrrp6.54"]
 
 
 def test_a_name_that_is_taken_gets_a_number() -> None:
