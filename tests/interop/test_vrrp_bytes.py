@@ -81,14 +81,14 @@ vrrp_instance ONE {{
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Segment]:
+def network() -> Iterator[Segment]:
     """Two routers and a client."""
     with segment() as made:
         yield made
 
 
 class Tap:
-    """Frames with advertisements that come to a host."""
+    """The advertisements that a host receives, as frames."""
 
     def __init__(self, where: Segment, host: str, device: str) -> None:
         with inside_network(where.path(host)):
@@ -97,7 +97,7 @@ class Tap:
         self._socket.setblocking(False)
 
     def frames(self) -> list[bytes]:
-        """What has come since."""
+        """Return the frames since the last call."""
         found: list[bytes] = []
         while True:
             try:
@@ -107,22 +107,21 @@ class Tap:
             if direction != socket.PACKET_OUTGOING and is_advertisement(frame):
                 found.append(frame)
 
-    def wait_for(self, count: int, speaker: Router) -> list[bytes]:
-        """So many, and what comes with them."""
-        return self.wait_until(lambda found: len(found) >= count, speaker)
+    def wait_for(self, count: int, sender_router: Router) -> list[bytes]:
+        """Wait for `count` frames, and return all that arrived."""
+        return self.wait_until(lambda found: len(found) >= count, sender_router)
 
-    def wait_until(self, enough: Callable[[list[bytes]], bool], speaker: Router) -> list[bytes]:
-        """What comes, until it is enough."""
+    def wait_until(self, enough: Callable[[list[bytes]], bool], sender_router: Router) -> list[bytes]:
+        """Collect frames until `enough`."""
         found: list[bytes] = []
         deadline = time.monotonic() + PATIENCE_S
         while not enough(found):
-            assert time.monotonic() < deadline, f"{len(found)} came: {speaker.log()}"
+            assert time.monotonic() < deadline, f"{len(found)} frames: {sender_router.log()}"
             time.sleep(0.01)
             found += self.frames()
         return found
 
     def close(self) -> None:
-        """No more."""
         self._socket.close()
 
 
@@ -155,90 +154,92 @@ def tcpdump(frames: list[bytes], file: Path) -> str:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_same_frames_that_are_believed_and_read(case: str, place: Segment, tmp_path: Path) -> None:
+def test_the_same_frames_that_are_believed_and_read(case: str, network: Segment, tmp_path: Path) -> None:
     version, words, addresses = CASES[case]
     device, mtu = ("eth1", SMALL_MTU) if addresses is MANY else ("eth0", 1500)
     for host in "a", "b":
-        place.ip(host, f"link set {device} mtu {mtu}")
-    theirs = router("keepalived", place, "a", tmp_path / "keepalived")
+        network.ip(host, f"link set {device} mtu {mtu}")
+    theirs = router("keepalived", network, "a", tmp_path / "keepalived")
     theirs.configuration.write_text(configuration(device, version, words, addresses))
-    with inside_network(place.path("a")):
+    with inside_network(network.path("a")):
         document, unread = read(str(theirs.configuration))
         (one,) = compile_document(document).configuration.vrrp.instances
     assert unread == ()
-    voice = AdvertEncoder(one, source_of(one), mtu)
+    encoder = AdvertEncoder(one, source_of(one), mtu)
     there = ip_address(address("b", 0, one.family))
-    other = replace(one, peers=(Peer(voice.source),)) if one.peers else one
-    screen = AdvertValidator(other, AdvertEncoder(other, there, mtu))
+    other = replace(one, peers=(Peer(encoder.source),)) if one.peers else one
+    validator = AdvertValidator(other, AdvertEncoder(other, there, mtu))
     peers = {str(peer.address) for peer in one.peers}
     hosts = [host for host in ("b", "client") if address(host, 0, one.family) in peers] or ["b"]
     with ExitStack() as stack:
-        taps = {host: stack.enter_context(closing(Tap(place, host, device))) for host in hosts}
+        taps = {host: stack.enter_context(closing(Tap(network, host, device))) for host in hosts}
         protocol = AH_PROTOCOL if one.authentication is Authentication.AH else PROTOCOL
-        with inside_network(place.path("b")):
-            ear = AdvertReceiver(
+        with inside_network(network.path("b")):
+            receiver = AdvertReceiver(
                 socket_device(one, device), one.family, protocol, () if one.peers else (one.multicast,), (one.vrid,)
             )
-        stack.callback(ear.close)
+        stack.callback(receiver.close)
 
         stack.callback(theirs.kill)
         theirs.start()
-        said = {host: tap.wait_for(3, theirs) for host, tap in taps.items()}
+        sent = {host: tap.wait_for(3, theirs) for host, tap in taps.items()}
         theirs.stop()
         for host, tap in taps.items():
-            said[host] += tap.wait_until(lambda found: found != [] and priority_of(found[-1]) == RELEASE, theirs)
-        priorities = [priority_of(frame) for frame in said["b"]]
+            sent[host] += tap.wait_until(lambda found: found != [] and priority_of(found[-1]) == RELEASE, theirs)
+        priorities = [priority_of(frame) for frame in sent["b"]]
         assert priorities == [OWNER] * (len(priorities) - 1) + [RELEASE]
 
         datagrams: list[Datagram] = []
         deadline = time.monotonic() + PATIENCE_S
         while len(datagrams) < len(priorities):  # a tap receives a frame a moment before IP does
             assert time.monotonic() < deadline
-            datagrams += ear.receive()
-        told = [screen.validate(datagram) for datagram in datagrams]
-        assert [each.priority for each in told if each] == priorities
-        assert not screen.mismatches
+            datagrams += receiver.receive()
+        adverts = [validator.validate(datagram) for datagram in datagrams]
+        assert [each.priority for each in adverts if each] == priorities
+        assert not validator.mismatches
 
-        with inside_network(place.path("a")):
-            mouth = stack.enter_context(closing(AdvertSender(socket_device(one, device), one.family)))
+        with inside_network(network.path("a")):
+            sender = stack.enter_context(closing(AdvertSender(socket_device(one, device), one.family)))
         for priority in priorities:
-            for out in voice.packets(priority):
-                mouth.send(out.packet, out.source, out.destination, out.hops)
-        assert {host: tap.wait_for(len(said[host]), theirs) for host, tap in taps.items()} == said
+            for out in encoder.packets(priority):
+                sender.send(out.packet, out.source, out.destination, out.hops)
+        assert {host: tap.wait_for(len(sent[host]), theirs) for host, tap in taps.items()} == sent
 
-    text = tcpdump(said["b"], tmp_path / "pcap")
+    text = tcpdump(sent["b"], tmp_path / "pcap")
     assert text.count(f"vrid {one.vrid}, prio {OWNER}") == len(priorities) - 1
     assert text.count(f"vrid {one.vrid}, prio {RELEASE}") == 1
     found = [word for word in ("bad", "incorrect", "invalid", "[|", "trunc", "wrong", "error") if word in text.lower()]
     assert found == (["bad"] if one.old_checksum is OldChecksum.ALWAYS else []), text
 
 
-def test_keepalived_gives_way_to_sequence_numbers_that_go_on_from_its_own(place: Segment, tmp_path: Path) -> None:
-    """It drops what is not greater than the last number that anybody used, itself included."""
-    theirs = router("keepalived", place, "a", tmp_path / "keepalived")
+def test_keepalived_becomes_backup_after_sequence_numbers_beyond_its_own(network: Segment, tmp_path: Path) -> None:
+    """It drops numbers that are not greater than the last one of any router, itself included."""
+    theirs = router("keepalived", network, "a", tmp_path / "keepalived")
     theirs.configuration.write_text(configuration("eth0", 2, AH, V4).replace(f"priority {OWNER}", "priority 100"))
-    with inside_network(place.path("a")):
+    with inside_network(network.path("a")):
         (one,) = compile_document(read(str(theirs.configuration))[0]).configuration.vrrp.instances
     here = ip_address(address("b"))
-    voice = AdvertEncoder(one, here)
-    screen = AdvertValidator(one, voice)
+    encoder = AdvertEncoder(one, here)
+    validator = AdvertValidator(one, encoder)
     with ExitStack() as stack:
-        with inside_network(place.path("b")):
-            ear = stack.enter_context(closing(AdvertReceiver("eth0", 4, AH_PROTOCOL, (one.multicast,), (one.vrid,))))
-            mouth = stack.enter_context(closing(AdvertSender("eth0", 4)))
-        tap = stack.enter_context(closing(Tap(place, "b", "eth0")))
+        with inside_network(network.path("b")):
+            receiver = stack.enter_context(
+                closing(AdvertReceiver("eth0", 4, AH_PROTOCOL, (one.multicast,), (one.vrid,)))
+            )
+            sender = stack.enter_context(closing(AdvertSender("eth0", 4)))
+        tap = stack.enter_context(closing(Tap(network, "b", "eth0")))
         stack.callback(theirs.kill)
         theirs.start()
         tap.wait_for(3, theirs)
-        (unheard,) = voice.packets(200)
-        mouth.send(unheard.packet, unheard.source, unheard.destination)
-        tap.wait_for(1, theirs)  # it has not given way
+        (too_low,) = encoder.packets(200)
+        sender.send(too_low.packet, too_low.source, too_low.destination)
+        tap.wait_for(1, theirs)  # it is still master
         deadline = time.monotonic() + PATIENCE_S
         while not any(f"Master received advert from {here} with higher priority" in line for line in theirs.log()):
             assert time.monotonic() < deadline, theirs.log()
-            for datagram in ear.receive():
-                screen.validate(datagram)
-            (heard,) = voice.packets(200)  # again, as keepalived may have used this number meanwhile
-            mouth.send(heard.packet, heard.source, heard.destination)
+            for datagram in receiver.receive():
+                validator.validate(datagram)
+            (accepted,) = encoder.packets(200)  # again, because keepalived may have used this number, too
+            sender.send(accepted.packet, accepted.source, accepted.destination)
             time.sleep(0.1)
     assert any("sequence number 1 already processed" in line for line in theirs.log())

@@ -19,9 +19,10 @@ from pylvs.netlink.addresses import Outcome
 from pylvs.system.undo_log import Memory
 from pylvs.vrrp import vip_manager, vmac
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
-from pylvs.vrrp.vmac_plan import plan
+from pylvs.vrrp.vmac import plan_vmacs
 from tests.interop import keepalived
 from tests.interop.places import inside, ip
+from tests.waiting import until
 
 REASON = keepalived.why_not()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
@@ -176,7 +177,7 @@ vrrp_instance A {
 
 
 @pytest.fixture(autouse=True)
-def place() -> Iterator[None]:
+def network() -> Iterator[None]:
     """A network namespace with eth0 and eth1, each with addresses of its own."""
     with inside("holdings"):
         for number in (0, 1):
@@ -186,11 +187,13 @@ def place() -> Iterator[None]:
             ip(f"addr add 10.0.{number}.1/24 dev eth{number}")
             ip(f"addr add fe80::{number + 1}/64 dev eth{number} nodad")
         ip("addr add fd00::1/64 dev eth0 nodad")
+        for number in (0, 1):  # the kernel adds IPv6 routes when the device is up, perhaps a moment later
+            until(lambda number=number: "state UP" in ip(f"link show eth{number}"))  # type: ignore[misc]
         yield
 
 
 def settled(found: Any) -> Any:
-    """Without numbers that are never the same twice."""
+    """Remove numbers that differ each time."""
     if isinstance(found, dict):
         kept = {name: settled(value) for name, value in found.items() if name not in PASSING}
         if kept.get("preferred_life_time", 0xFFFFFFFF) not in (0, 0xFFFFFFFF):
@@ -200,7 +203,7 @@ def settled(found: Any) -> Any:
 
 
 def seen() -> dict[str, list[str]]:
-    """Devices, addresses, routes and rules, in `ip`'s words."""
+    """Return devices, addresses, routes and rules as `ip` prints them."""
     asked = {
         name: f"-d -j {name}" for name in ("-4 rule", "-6 rule", "-4 route show table all", "-6 route show table all")
     }
@@ -217,17 +220,17 @@ def seen() -> dict[str, list[str]]:
 
 @contextmanager
 def by_pylvs(vrrp: VrrpConfiguration, folder: Path) -> Iterator[None]:
-    """What pylvs's parts do for a master, and take back."""
+    """Add what pylvs adds for a master, and remove it."""
     memory = Memory(folder / "settings")
-    with NetlinkMonitor() as watch:
-        vmacs = plan(vrrp.instances, vrrp.settings, watch.links)
+    with NetlinkMonitor() as monitor:
+        vmacs = plan_vmacs(vrrp.instances, vrrp.settings, monitor.links)
         for device in vmacs.devices:
-            assert vmac.prepare(memory, device) == []
-            fine(vmac.make(device, watch.links))
+            assert vmac.set_base_sysctls(memory, device) == []
+            fine(vmac.create_vmac(device, monitor.links))
         sources = [
-            vmac.source_on(device, source)
+            vmac.link_local_source(device, source)
             for device in vmacs.devices
-            if device.family == 6 and (source := watch.primary_address(device.base, 6)) is not None
+            if device.family == 6 and (source := monitor.primary_address(device.base, 6)) is not None
         ]
     fine(*addresses.hold([(each, each.device) for each in sources]))
     parts = [
@@ -236,13 +239,13 @@ def by_pylvs(vrrp: VrrpConfiguration, folder: Path) -> Iterator[None]:
     ]
     try:
         for _ in range(2):
-            assert [trouble for part in parts for trouble in vip_manager.add_resources(part)] == []
+            assert [error for part in parts for error in vip_manager.add_resources(part)] == []
         yield
     finally:
         for _ in range(2):
-            assert [trouble for part in parts for trouble in vip_manager.remove_resources(part)] == []
-            fine(*map(vmac.unmake, vmacs.devices))
-        assert vmac.restore(memory) == []
+            assert [error for part in parts for error in vip_manager.remove_resources(part)] == []
+            fine(*map(vmac.remove_vmac, vmacs.devices))
+        assert vmac.restore_sysctls(memory) == []
 
 
 def fine(*outcomes: Outcome) -> None:
@@ -251,9 +254,9 @@ def fine(*outcomes: Outcome) -> None:
 
 @contextmanager
 def by_keepalived(file: Path) -> Iterator[None]:
-    """The real one, as master."""
+    """Run keepalived as master."""
     routers = file.read_text().count("vrrp_instance")
-    with keepalived.running(file, "-D", lambda said: said.count("Entering MASTER STATE") >= routers, PATIENCE_S):
+    with keepalived.running(file, "-D", lambda log: log.count("Entering MASTER STATE") >= routers, PATIENCE_S):
         yield
 
 

@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,8 @@ def text_of(outline: str, folder: Path, port: int) -> str:
 
 
 @dataclass
-class Told:
-    """What reached the outside."""
+class Notifications:
+    """The notifications that arrived."""
 
     folder: Path
     port: int = 0
@@ -160,7 +161,7 @@ class Told:
             time.sleep(0.005)
 
     def _chunks(self, name: str, descriptor: int) -> Iterator[bytes]:
-        """To the end of this one, which is not that nobody has it open."""
+        """Read until the FIFO is removed, even while no process has it open for writing."""
         mine = os.fstat(descriptor).st_ino
         while True:
             try:
@@ -199,24 +200,24 @@ class Told:
 
 
 @contextlib.contextmanager
-def outside(folder: Path) -> Iterator[Told]:
-    """A mailbox, readers of the pipes, scripts that write down how they were called."""
+def outside(folder: Path) -> Iterator[Notifications]:
+    """Provide a mail server, readers of the FIFOs, and scripts that record their arguments."""
     folder.mkdir()
-    told = Told(folder)
+    notifications = Notifications(folder)
     for name, words in (("note", f'echo "$#: $*" >>{folder}/calls'), ("check", f"exit $(cat {folder}/status)")):
         (folder / name).write_text(f"#!/bin/sh\n{words}\n")
         (folder / name).chmod(0o755)
     (folder / "status").write_text("0")
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        told.port = listener.getsockname()[1]
-        threads = [threading.Thread(target=told.read, args=(name,)) for name in told.lines]
-        threads.append(threading.Thread(target=told.take_mail, args=(listener,)))
+        notifications.port = listener.getsockname()[1]
+        threads = [threading.Thread(target=notifications.read, args=(name,)) for name in notifications.lines]
+        threads.append(threading.Thread(target=notifications.take_mail, args=(listener,)))
         for thread in threads:
             thread.start()
         try:
-            yield told
+            yield notifications
         finally:
-            told.over.set()
+            notifications.over.set()
             listener.shutdown(socket.SHUT_RDWR)
             for thread in threads:
                 thread.join(LONG_S)
@@ -229,8 +230,8 @@ def until(holds: Callable[[], bool], what: object = "") -> None:
         time.sleep(0.02)
 
 
-def lower_priority_is_heard() -> None:
-    """An advertisement from a router of lower priority, as it comes over the wire."""
+def send_lower_priority() -> None:
+    """Send an advertisement of a router of lower priority."""
     source, destination = ip_address(ELSEWHERE), ip_address(GROUP_ADDRESS)
     payload = encode(Advertisement(3, 53, 50, 0.2, (ip_address(VIP),)), source, destination)
     length = 20 + len(payload)
@@ -243,15 +244,15 @@ def lower_priority_is_heard() -> None:
         out.send(FRAME + head + payload)
 
 
-def keepalived_lives(told: Told, wanted: Told) -> None:
-    """From its start to its end, in the caller's network namespace, with each transition waited for.
+def keepalived_lives(notifications: Notifications, wanted: Notifications) -> None:
+    """Run keepalived in the caller's network namespace, and wait for each transition.
 
     keepalived kills its scripts when it stops, and they run for as long as the machine takes. So it is stopped only
     after all that is `wanted` before, and this returns after all that is wanted at the end.
     """
-    folder, lines = told.folder, told.lines["all"]
+    folder, lines = notifications.folder, notifications.lines["all"]
     file = folder / "keepalived.conf"
-    file.write_text(text_of(COMMON + GONE_LATER, folder, told.port))
+    file.write_text(text_of(COMMON + GONE_LATER, folder, notifications.port))
     for words in (
         "link add v0 type veth peer name v1",
         "link set v0 up",
@@ -269,9 +270,12 @@ def keepalived_lives(told: Told, wanted: Told) -> None:
             start_new_session=True,
         )
 
-    def seen(word: str, *whose: str, times: int = 1) -> None:
-        for name in whose:
-            until(lambda name=name: told.per_subject("all")[name].count(word) >= times, f"{name} {word}: {lines}")  # type: ignore[misc]
+    def seen(word: str, *subjects: str, times: int = 1) -> None:
+        def has(name: str) -> bool:
+            return notifications.per_subject("all")[name].count(word) >= times
+
+        for name in subjects:
+            until(partial(has, name), f"{name} {word}: {lines}")
 
     def all_are(state: str, times: int = 1) -> None:
         for name in ALL:
@@ -280,7 +284,7 @@ def keepalived_lives(told: Told, wanted: Told) -> None:
 
     try:
         all_are("MASTER")
-        lower_priority_is_heard()
+        send_lower_priority()
         seen("MASTER_RX_LOWER_PRI 90", "VI_3")
         (folder / "status").write_text("1")
         seen("MASTER_PRIORITY 70", "VI_3")
@@ -290,30 +294,32 @@ def keepalived_lives(told: Told, wanted: Told) -> None:
         all_are("FAULT")
         subprocess.run(["ip", "link", "set", "v0", "up"], check=True)
         all_are("MASTER", times=2)
-        until(lambda: sum("MASTER" in subject for subject, _ in told.mails) == 2 * MAILING, told.mails)
-        file.write_text(text_of(COMMON, folder, told.port))
+        until(
+            lambda: sum("MASTER" in subject for subject, _ in notifications.mails) == 2 * MAILING, notifications.mails
+        )
+        file.write_text(text_of(COMMON, folder, notifications.port))
         process.send_signal(signal.SIGHUP)
         seen("DELETED 90", "VI_3")
         seen("FAULT 80", "VI_4", times=2)
         seen("MASTER 0", "G1", times=3)
         before = [line for line in wanted.calls_in(folder) if "stop" not in line.lower()]
-        until(lambda: told.calls() == before, "the scripts before the stop")
-        until(lambda: sorted(told.mails) == sorted(wanted.mails), "all mail")
+        until(lambda: notifications.calls() == before, "the scripts before the stop")
+        until(lambda: sorted(notifications.mails) == sorted(wanted.mails), "all mail")
         process.send_signal(signal.SIGTERM)
         process.wait(LONG_S)
         seen("STOP 0", "G1")
-        until(lambda: told.calls() == wanted.calls_in(folder), "the scripts of the stop")
+        until(lambda: notifications.calls() == wanted.calls_in(folder), "the scripts of the stop")
     finally:
         if process.poll() is None:
             process.kill()
             process.wait()
 
 
-def run_in_helper(told: Told) -> None:
+def run_in_helper(notifications: Notifications) -> None:
     """The same by messages."""
 
     def configure(outline: str) -> Configure:
-        document, _ = read_text(text_of(outline, told.folder, told.port))
+        document, _ = read_text(text_of(outline, notifications.folder, notifications.port))
         configuration, _ = building.build(document)
         return Configure(configuration.settings, configuration.vrrp)
 
@@ -337,7 +343,7 @@ def run_in_helper(told: Told) -> None:
         StateChanged("GROUP", "G1", "MASTER", 0, "MASTER", at_reload=True),
         *all_to("STOP", "MASTER", GROUPED),
     ]
-    with run_helper(told.folder) as helper:
+    with run_helper(notifications.folder) as helper:
         helper.send(*messages, Finish())
         assert helper.ended() == 0
 

@@ -12,7 +12,7 @@ from pylvs.model.routing import HeldAddress, NextHop, Route, RoutingRule
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.vrrp import vip_manager
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
-from pylvs.vrrp.vmac_plan import Plan
+from pylvs.vrrp.vmac import VmacPlan
 from tests.interop.places import ip, on_a_link
 
 VIP = ip_address("192.0.2.100")
@@ -41,7 +41,7 @@ def router(*routes: Route, rules: tuple[RoutingRule, ...] = (), more: tuple[str,
 
 
 def resources(instance: VrrpInstance) -> vip_manager.HeldResources:
-    return vip_manager.resources_of(instance, Plan())
+    return vip_manager.resources_of(instance, VmacPlan())
 
 
 def shown() -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ from pylvs.system import proc
 from pylvs.system.undo_log import Memory, load
 from pylvs.vrrp import vmac
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
-from pylvs.vrrp.vmac_plan import VmacDevice
+from pylvs.vrrp.vmac import VmacDevice
 from tests.interop.places import inside
 
 FOUR = VmacDevice("vrrp.51", "eth0", bytes.fromhex("00005e000133"), 4)
@@ -24,7 +24,7 @@ SIX = VmacDevice("vrrp6.51", "eth0", bytes.fromhex("00005e000233"), 6)
 
 
 @pytest.fixture(autouse=True)
-def place() -> Iterator[None]:
+def network() -> Iterator[None]:
     """A network namespace with eth0, whose other end is peer0."""
     with inside("vmac"):
         for words in ("link add eth0 type veth peer name peer0", "link set peer0 up", "link set eth0 up"):
@@ -34,7 +34,7 @@ def place() -> Iterator[None]:
 
 def made(device: VmacDevice) -> Outcome:
     with NetlinkMonitor() as watch:
-        return vmac.make(device, watch.links)
+        return vmac.create_vmac(device, watch.links)
 
 
 def shown(name: str) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def test_an_ipv4_vmac_is_a_private_macvlan_that_answers_for_its_own_addresses_al
 def test_an_ipv6_vmac_has_no_address_but_those_that_it_is_given() -> None:
     assert made(SIX) == Outcome(True)
     assert shown("vrrp6.51")["addr_info"] == []
-    held = vmac.source_on(SIX, ip_address("fe80::7"))
+    held = vmac.link_local_source(SIX, ip_address("fe80::7"))
     assert hold([(held, held.device)])[0].done
     (found,) = shown("vrrp6.51")["addr_info"]
     assert (found["local"], found["prefixlen"], found["scope"]) == ("fe80::7", 64, "link")
@@ -82,7 +82,7 @@ def test_one_that_is_there_is_taken_over_with_its_addresses() -> None:
     assert [each["local"] for each in shown("vrrp.51")["addr_info"]] == ["192.0.2.1"]
 
 
-def test_a_name_that_another_device_has_is_said_to_be_taken() -> None:
+def test_the_name_of_another_device_is_an_error() -> None:
     subprocess.run(["ip", "link", "add", "vrrp.51", "type", "bridge"], check=True)
     assert made(FOUR).trouble == "VMAC vrrp.51: there is another device of that name; rename it, or the VMAC"
     assert made(VmacDevice("v", "eth9", FOUR.mac, 4)).trouble == "VMAC v: there is no device eth9"
@@ -90,39 +90,39 @@ def test_a_name_that_another_device_has_is_said_to_be_taken() -> None:
 
 def test_removing_one_twice_is_fine() -> None:
     made(FOUR)
-    assert vmac.unmake(FOUR).done
+    assert vmac.remove_vmac(FOUR).done
     assert shown("vrrp.51") == {}
-    assert vmac.unmake(FOUR).done
+    assert vmac.remove_vmac(FOUR).done
 
 
 def test_settings_of_other_devices_are_as_before_at_the_end(tmp_path: Path) -> None:
     proc.write("net/ipv4/conf/all/rp_filter", "1")
     proc.write("net/ipv4/conf/peer0/rp_filter", "2")
     memory = Memory(tmp_path / "settings")
-    assert vmac.prepare(memory, FOUR) == []
+    assert vmac.set_base_sysctls(memory, FOUR) == []
     made(FOUR)
     assert [setting("eth0", name) for name in ("arp_ignore", "arp_filter", "rp_filter")] == [1, 1, 1]
     assert [setting(device, "rp_filter") for device in ("all", "default", "peer0", "vrrp.51")] == [0, 1, 2, 0]
-    assert vmac.prepare(memory, FOUR) == []
-    assert vmac.promote(memory, "eth0") == []
+    assert vmac.set_base_sysctls(memory, FOUR) == []
+    assert vmac.promote_secondaries(memory, "eth0") == []
     assert setting("eth0", "promote_secondaries") == 1
-    vmac.unmake(FOUR)
-    assert vmac.restore(load(tmp_path / "settings")) == []
+    vmac.remove_vmac(FOUR)
+    assert vmac.restore_sysctls(load(tmp_path / "settings")) == []
     names = "arp_ignore", "arp_filter", "rp_filter", "promote_secondaries"
     assert [setting("eth0", name) for name in names] == [0, 0, 0, 0]
     assert [setting(device, "rp_filter") for device in ("all", "default", "peer0")] == [1, 0, 2]
     assert not (tmp_path / "settings").exists()
 
 
-def test_a_setting_that_somebody_changed_since_is_left_to_him(tmp_path: Path) -> None:
+def test_a_sysctl_that_another_program_changed_stays(tmp_path: Path) -> None:
     memory = Memory(tmp_path / "settings")
-    vmac.prepare(memory, FOUR)
+    vmac.set_base_sysctls(memory, FOUR)
     proc.write("net/ipv4/conf/eth0/arp_ignore", "2")
-    assert vmac.restore(memory) == ["net.ipv4.conf.eth0.arp_ignore"]
+    assert vmac.restore_sysctls(memory) == ["net.ipv4.conf.eth0.arp_ignore"]
     assert (setting("eth0", "arp_ignore"), setting("eth0", "arp_filter")) == (2, 0)
 
 
 def test_an_ipv6_vmac_changes_no_other_device(tmp_path: Path) -> None:
     memory = Memory(tmp_path / "settings")
-    assert vmac.prepare(memory, SIX) == []
+    assert vmac.set_base_sysctls(memory, SIX) == []
     assert memory.sysctls == {}

@@ -22,8 +22,8 @@ from pylvs.netlink.addresses import hold
 from pylvs.system.namespaces import inside_network
 from pylvs.vrrp import vmac
 from pylvs.vrrp.netlink_monitor import NetlinkMonitor
-from pylvs.vrrp.packet_filter import Guard
-from pylvs.vrrp.vmac_plan import Plan, plan
+from pylvs.vrrp.packet_filter import PacketFilter
+from pylvs.vrrp.vmac import VmacPlan, plan_vmacs
 from tests.interop.places import inside, ip
 from tests.lab.support import PATIENCE_S
 
@@ -33,7 +33,7 @@ MULTICAST = "224.0.0.77"
 
 
 @pytest.fixture(autouse=True)
-def place() -> Iterator[None]:
+def network() -> Iterator[None]:
     """A network namespace with eth0, whose other end is in a namespace of its own and asks."""
     with inside("rules"):
         subprocess.run(["ip", "netns", "add", OTHER], check=True)
@@ -67,12 +67,12 @@ def router(accept: bool, *addresses: str, **given: Any) -> VrrpInstance:
     return VrrpInstance(name="A", interface="eth0", vrid=51, accept=accept, addresses=held, **given)
 
 
-def held_by(instance: VrrpInstance, guard: Guard) -> Plan:
+def held_by(instance: VrrpInstance, guard: PacketFilter) -> VmacPlan:
     """The plan of one that is master."""
     with NetlinkMonitor() as watch:
-        found = plan([instance], VrrpSettings(), watch.links)
+        found = plan_vmacs([instance], VrrpSettings(), watch.links)
         for device in found.devices:
-            assert vmac.make(device, watch.links).done
+            assert vmac.create_vmac(device, watch.links).done
         watch.read()
         assert guard.set([instance], found, watch.links) == []
         assert all(each.done for each in hold(found.placed(instance)))
@@ -80,7 +80,7 @@ def held_by(instance: VrrpInstance, guard: Guard) -> Plan:
 
 
 def test_who_does_not_accept_answers_for_his_addresses_and_takes_no_packet_for_them() -> None:
-    guard = Guard()
+    guard = PacketFilter()
     addresses = "192.0.2.100", "fd00::100", "fe80::100"
     held_by(router(False, *addresses), guard)
     assert answers("192.0.2.1")
@@ -89,13 +89,13 @@ def test_who_does_not_accept_answers_for_his_addresses_and_takes_no_packet_for_t
         assert not answers(address, wait_s=1), address
         assert neighbour(address.partition("%")[0]), address
     with NetlinkMonitor() as watch:
-        guard.set([], Plan(), watch.links)
+        guard.set([], VmacPlan(), watch.links)
     for address in (*addresses[:2], addresses[2] + "%eth0"):
         assert answers(address), address
 
 
 def test_who_accepts_has_no_rules() -> None:
-    held_by(router(True, "192.0.2.100"), Guard())
+    held_by(router(True, "192.0.2.100"), PacketFilter())
     assert answers("192.0.2.100")
     assert not shutil.which("nft") or "pylvs" not in subprocess.check_output(["nft", "list", "ruleset"], text=True)
 
@@ -104,19 +104,19 @@ def test_rules_of_others_stay() -> None:
     if not shutil.which("nft"):
         pytest.skip("nft is not installed")
     subprocess.run(["nft", "add", "table", "ip", "mine"], check=True)
-    guard = Guard()
+    guard = PacketFilter()
     found = held_by(router(False, "192.0.2.100", vmac=Vmac()), guard)
     listed = subprocess.check_output(["nft", "list", "ruleset"], text=True)
     assert "table ip pylvs-vrrp" in listed
     assert '"vrrp.51" : "eth0"' in listed
     with NetlinkMonitor() as watch:
-        assert guard.set([], Plan(), watch.links) == []
+        assert guard.set([], VmacPlan(), watch.links) == []
     assert subprocess.check_output(["nft", "list", "ruleset"], text=True).split() == ["table", "ip", "mine", "{", "}"]
     assert len(found.devices) == 1
 
 
 def test_what_is_as_before_is_not_touched() -> None:
-    guard = Guard()
+    guard = PacketFilter()
     instance = router(False, "192.0.2.100")
     held_by(instance, guard)
     first = subprocess.check_output(["nft", "-a", "list", "ruleset"], text=True)
@@ -125,46 +125,46 @@ def test_what_is_as_before_is_not_touched() -> None:
 
 
 @contextlib.contextmanager
-def hearing() -> Iterator[socket.socket]:
-    """Every frame that comes to the other namespace."""
+def frames_received() -> Iterator[socket.socket]:
+    """Receive every frame in the other namespace."""
     with inside_network(f"/run/netns/{OTHER}"):
-        ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-    with ear:
-        ear.bind(("eth0", 0))
-        ear.settimeout(PATIENCE_S)
-        yield ear
+        receiver = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+    with receiver:
+        receiver.bind(("eth0", 0))
+        receiver.settimeout(PATIENCE_S)
+        yield receiver
 
 
-def reporter(ear: socket.socket, protocol: int, group: bytes) -> bytes:
+def reporter(receiver: socket.socket, protocol: int, group: bytes) -> bytes:
     """The MAC address that the next report of a group comes from, by IGMP (0x800) or MLD (0x86dd).
 
     Both ends of the link report other groups of their own, when they please.
     """
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
-        frame = ear.recv(2048)
+        frame = receiver.recv(2048)
         if struct.unpack_from("!H", frame, 12)[0] != protocol or group not in frame[38:]:
             continue
         if (protocol == 0x800 and frame[23] == 2) or (protocol == 0x86DD and frame[20] == 0 and frame[62] == 143):
             return frame[6:12]
-    raise AssertionError("no report came")
+    raise AssertionError("no report")
 
 
 def test_a_membership_is_reported_with_the_mac_address_of_the_device_below() -> None:
     own = bytes.fromhex(json.loads(ip("-j link show dev eth0"))[0]["address"].replace(":", ""))
-    (device,) = held_by(router(True, "192.0.2.100", vmac=Vmac()), Guard()).devices
+    (device,) = held_by(router(True, "192.0.2.100", vmac=Vmac()), PacketFilter()).devices
     index = socket.if_nametoindex(device.name)
-    with hearing() as ear, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member:
+    with frames_received() as receiver, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member:
         group = socket.inet_aton(MULTICAST)
         member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, struct.pack("=4s4si", group, bytes(4), index))
-        assert reporter(ear, 0x800, group) == own
+        assert reporter(receiver, 0x800, group) == own
 
 
 def test_a_membership_of_ipv6_likewise() -> None:
     own = bytes.fromhex(json.loads(ip("-j link show dev eth0"))[0]["address"].replace(":", ""))
-    (device,) = held_by(router(True, "fe80::100", family=6, vmac=Vmac()), Guard()).devices
+    (device,) = held_by(router(True, "fe80::100", family=6, vmac=Vmac()), PacketFilter()).devices
     index = socket.if_nametoindex(device.name)
-    with hearing() as ear, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as member:
+    with frames_received() as receiver, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as member:
         group = socket.inet_pton(socket.AF_INET6, "ff02::77")
         member.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + struct.pack("=i", index))
-        assert reporter(ear, 0x86DD, group) == own
+        assert reporter(receiver, 0x86DD, group) == own

@@ -92,9 +92,9 @@ class ConflictTracker:
         name = binding.mac.hex(":") + (f" ({ip})" if ip and ip != str(binding.address) else "")
         text = f"{binding.address} is claimed by {name}" + (f" on {binding.device}" if binding.device else "")
         if known and known.suppressed:
-            text += f", and was {known.suppressed} times since it was last told"
+            text += f", and was {known.suppressed} times since the last line"
         if self._unlogged:
-            text += f"; {self._unlogged} claims of others were not told"
+            text += f"; {self._unlogged} claims of other hosts are not logged"
             self._unlogged = 0
         return text
 

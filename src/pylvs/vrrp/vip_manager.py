@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
-from pylvs.model.errors import PylvsError
 from pylvs.model.routing import Route, RoutingRule
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.netlink import addresses, routes
 from pylvs.netlink.addresses import Outcome, Placed
 from pylvs.netlink.monitor import RouteKey, RuleKey
-from pylvs.system.undo_log import Memory, load
-from pylvs.vrrp import vmac
 from pylvs.vrrp.conflicts import ConflictListener, OnConflict
 from pylvs.vrrp.garp import DeviceAddress, FrameSender, announcement_frame
 from pylvs.vrrp.loop import Loop
@@ -31,12 +27,11 @@ from pylvs.vrrp.netlink_monitor import (
     RouteRemoved,
     RuleRemoved,
 )
-from pylvs.vrrp.packet_filter import Guard
+from pylvs.vrrp.packet_filter import PacketFilter
 from pylvs.vrrp.protocol.adverts import OutgoingPacket, socket_device
 from pylvs.vrrp.sockets import AdvertSender, family_of
-from pylvs.vrrp.vmac_plan import Plan, VmacDevice, plan
+from pylvs.vrrp.vmac import VmacManager, VmacPlan
 
-SAVED_SETTINGS = Path("vrrp-settings.json")  # former sysctls of devices, in the state directory
 DEFAULT_MTU = 1500
 STATIC = ""  # the name, among those of instances, of static addresses, routes and rules
 WriteLog = Callable[[str, str], None]  # level, text
@@ -67,7 +62,7 @@ class HeldResources:
         )
 
 
-def resources_of(instance: VrrpInstance, plan: Plan) -> HeldResources:
+def resources_of(instance: VrrpInstance, plan: VmacPlan) -> HeldResources:
     """Return what a virtual router holds as master."""
     return HeldResources(tuple(plan.placed(instance)), instance.routes, instance.rules)
 
@@ -120,77 +115,6 @@ def _errors(outcomes: Iterable[Outcome]) -> list[str]:
     return [outcome.trouble for outcome in outcomes if not outcome.done]
 
 
-# --- VMACs ---
-
-
-class VmacManager:
-    """The VMACs of all virtual routers: created with the configuration, so that a take-over does not wait for them."""
-
-    def __init__(self, links: NetlinkMonitor) -> None:
-        self.plan = Plan()
-        self._links = links
-        self._memory: Memory | None = None
-
-    def configure(self, configuration: VrrpConfiguration) -> tuple[list[str], list[Change]]:
-        """Create and remove VMACs. Return error messages, and the changes of links."""
-        before = self.plan
-        self.plan = plan(configuration.instances, configuration.settings, self._links.links)
-        errors = self._remove(device for device in before.devices if device not in self.plan.devices)
-        promoting = [each.interface for each in configuration.instances if each.promote_secondaries]
-        if self.plan.devices or promoting:
-            errors += self._set_sysctls(self.plan.devices, promoting)
-        elif self._memory is not None:
-            vmac.restore(self._memory)
-        more, changes = self.create_missing()
-        return errors + more, changes
-
-    def create_missing(self) -> tuple[list[str], list[Change]]:
-        """Create VMACs whose base devices exist. Return error messages, and the changes of links."""
-        if not self.plan.devices:
-            return [], []
-        errors = []
-        for device in self.plan.devices:
-            existing = self._links.links.get(device.name)
-            if device.base in self._links.links and (existing is None or not existing.enabled):
-                outcome = vmac.make(device, self._links.links)
-                errors += [outcome.trouble] if outcome.trouble else []
-        changes = self._links.read()
-        self._add_link_local()
-        return errors, changes + self._links.read()
-
-    def close(self) -> list[str]:
-        """Remove all VMACs and restore the sysctls. Return error messages."""
-        errors = self._remove(self.plan.devices)
-        self.plan = Plan()
-        if self._memory is not None:
-            vmac.restore(self._memory)
-        return errors
-
-    def _set_sysctls(self, devices: Iterable[VmacDevice], promoting: Iterable[str]) -> list[str]:
-        try:
-            memory = self._memory = self._memory or load(SAVED_SETTINGS)
-        except PylvsError as error:
-            return [str(error)]
-        errors = []
-        for device in devices:
-            errors += vmac.prepare(memory, device)
-        for name in promoting:
-            errors += vmac.promote(memory, name)
-        return errors
-
-    def _remove(self, devices: Iterable[VmacDevice]) -> list[str]:
-        return [outcome.trouble for device in devices if (outcome := vmac.unmake(device)).trouble]
-
-    def _add_link_local(self) -> None:
-        """Add the base device's link-local address, from which VRRP over IPv6 sends."""
-        for device in self.plan.devices:
-            if device.family == 6 and device.name in self._links.links:
-                link_local = self._links.primary_address(device.base, 6)
-                present = {each.interface.ip for each in self._links.links[device.name].addresses}
-                if link_local is not None and link_local not in present:
-                    addresses.hold([(vmac.source_on(device, link_local), device.name)])
-
-
 # --- the host of all virtual routers ---
 
 
@@ -215,7 +139,7 @@ class VipManager:
         self._on_loss = on_loss
         self._links = NetlinkMonitor(routes=True)
         self._vmacs = VmacManager(self._links)
-        self._guard = Guard()
+        self._packet_filter = PacketFilter()
         self._frame_sender = FrameSender()
         self._advert_senders: dict[tuple[str, int], AdvertSender] = {}
         self._held: dict[str, HeldResources] = {}  # by instance
@@ -242,19 +166,19 @@ class VipManager:
             for each in (*instance.addresses, *instance.excluded)
         )
         errors, changes = self._vmacs.configure(configuration)
-        errors += self._set_guard() + self._set_static(static_resources(configuration))
+        errors += self._set_packet_filter() + self._set_static(static_resources(configuration))
         self._apply(changes)
         return errors
 
     def reset(self) -> None:
         """Restore the host as it was before the first configuration."""
         self._configuration = VrrpConfiguration()
-        errors = self._vmacs.close() + self._set_guard() + self._set_static(HeldResources())
+        errors = self._vmacs.close() + self._set_packet_filter() + self._set_static(HeldResources())
         for error in errors:
             self._log("error", error)
 
-    def _set_guard(self) -> list[str]:
-        return self._guard.set(self._configuration.instances, self._vmacs.plan, self._links.links)
+    def _set_packet_filter(self) -> list[str]:
+        return self._packet_filter.set(self._configuration.instances, self._vmacs.plan, self._links.links)
 
     def _set_static(self, wanted: HeldResources) -> list[str]:
         before = self._held.pop(STATIC, HeldResources())
@@ -313,7 +237,7 @@ class VipManager:
             self._conflicts.forget(device)
         if replaced or any(isinstance(change, AddressAdded) for change in changes):
             errors, more = self._vmacs.create_missing()
-            for error in errors + (self._set_guard() if replaced else []):
+            for error in errors + (self._set_packet_filter() if replaced else []):
                 self._warn("", error)
             changes = changes + more
             replaced |= _replaced_devices(more)

@@ -1,11 +1,14 @@
-"""VMACs made and removed, and the settings that devices need for them.
+"""VMACs: macvlans with a virtual router's link address (RFC 9568, 7.3).
 
-IPv4: a VMAC answers ARP only for addresses of its own, and the device below it leaves that to the VMAC (arp_ignore,
-arp_filter). Packets from the virtual routers' own addresses are accepted, and the way back is not looked at
-(rp_filter): it may lead through the device below. IPv6: a VMAC has no address but those that it is given, the
-link-local one of the device below among them, which nobody should speak from by himself.
+The plan follows keepalived's rules and is pure. A virtual router with a VMAC holds the addresses of its family there,
+unless they name another device. Other addresses are on the devices that they name, or on VMACs above those.
 
-Making one takes about a millisecond and removing one ten of them: none is done at a take-over.
+IPv4: a VMAC answers ARP only for its own addresses, and its base device does not answer for them (arp_ignore,
+arp_filter). It accepts packets from the virtual routers' own addresses, without rp_filter, because answers may leave
+through the base device. IPv6: a VMAC has only the addresses that it is given. One is the base device's link-local
+address, which is deprecated, so that other programs do not use it as a source.
+
+It takes about a millisecond to create one, ten to remove one: a take-over does neither.
 """
 
 from __future__ import annotations
@@ -14,78 +17,211 @@ import contextlib
 import errno
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import IPv6Interface
+from itertools import count
+from pathlib import Path
 
 from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
 from pylvs.model.routing import SCOPE_LINK, HeldAddress
+from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance, VrrpSettings
+from pylvs.netlink import addresses
 from pylvs.netlink.addresses import Outcome, in_words, index_of
 from pylvs.netlink.monitor import DELLINK, IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_LINKINFO, LINK, NEWLINK, UP
 from pylvs.netlink.rtnl import CREATE, EXCL, Request, RouteSocket, attribute, nested, text, u32
 from pylvs.system import proc
-from pylvs.system.undo_log import Memory
-from pylvs.vrrp.vmac_plan import KIND, Existing, VmacDevice
+from pylvs.system.undo_log import Memory, load
+from pylvs.vrrp.netlink_monitor import Change, Link, NetlinkMonitor
+from pylvs.vrrp.protocol.packet import virtual_mac
 
-PRIVATE = 1  # MACVLAN_MODE_PRIVATE: VMACs of one base do not hear each other
+SAVED_SETTINGS = Path("vrrp-settings.json")  # former sysctls of devices, in the state directory
+KIND = "macvlan"
+PRIVATE = 1  # MACVLAN_MODE_PRIVATE: VMACs of one base device do not exchange packets
 IFLA_AF_SPEC = 26
 INFO_KIND, INFO_DATA, MACVLAN_MODE = 1, 2, 1
 AF_INET, AF_INET6, INET_CONF, ADDR_GEN_MODE, GEN_MODE_NONE = 2, 10, 1, 8, 1
 ON_VMAC = {"arp_ignore": "1", "accept_local": "1", "rp_filter": "0", "promote_secondaries": "1"}
 ON_BASE = {"arp_ignore": "1", "arp_filter": "1"}
 
+# --- the plan, pure ---
 
-def make(device: VmacDevice, existing: Mapping[str, Existing]) -> Outcome:
-    """The VMAC, up; one that is there with its MAC address above its base is taken over."""
+
+@dataclass(frozen=True, slots=True)
+class VmacDevice:
+    """A macvlan in private mode above `base`, with the MAC address of a virtual router."""
+
+    name: str
+    base: str
+    mac: bytes
+    family: int  # of its addresses: 4 or 6
+
+
+@dataclass(slots=True)
+class VmacPlan:
+    """All VMACs of a configuration."""
+
+    by_router: dict[str, VmacDevice] = field(default_factory=dict)  # that send advertisements, by instance
+    for_addresses: dict[tuple[str, str, int], VmacDevice] = field(default_factory=dict)  # by instance, base and family
+
+    @property
+    def devices(self) -> list[VmacDevice]:
+        """All devices, each once."""
+        return list(dict.fromkeys([*self.by_router.values(), *self.for_addresses.values()]))
+
+    def device_of(self, instance: VrrpInstance) -> str:
+        """Return the device that sends a virtual router's advertisements and answers ARP."""
+        own = self.by_router.get(instance.name)
+        return own.name if own else instance.interface
+
+    def placed(self, instance: VrrpInstance) -> list[tuple[HeldAddress, str]]:
+        """Return each address of a virtual router, advertised or not, with its device."""
+        return [(held, self._device_for(instance, held)) for held in (*instance.addresses, *instance.excluded)]
+
+    def _device_for(self, instance: VrrpInstance, held: HeldAddress) -> str:
+        base, family = held.device or instance.interface, held.interface.version
+        if instance.name in self.by_router and (base, family) == (instance.interface, instance.family):
+            return self.by_router[instance.name].name
+        own = self.for_addresses.get((instance.name, base, family))
+        return own.name if own and needs_own_vmac(instance, held) else base
+
+
+def needs_own_vmac(instance: VrrpInstance, held: HeldAddress) -> bool:
+    """Return whether an address is on a VMAC other than the one that sends advertisements."""
+    base, family = held.device or instance.interface, held.interface.version
+    same = (base, family) == (instance.interface, instance.family)
+    if same and instance.vmac is not None and instance.vmac.here:
+        return False
+    return held.own_vmac or (instance.vmac is not None and instance.vmac.for_addresses and not same)
+
+
+def plan_vmacs(
+    instances: Iterable[VrrpInstance], settings: VrrpSettings, existing: Mapping[str, Link] | None = None
+) -> VmacPlan:
+    """Return the VMACs of these virtual routers; one that a former process left keeps its name."""
+    plan, existing = VmacPlan(), existing or {}
+    taken = {each.vmac.name for each in instances if each.vmac is not None} - {""} | existing.keys()
+    for instance in instances:
+        if instance.vmac is not None and instance.vmac.here:
+            mac = mac_of(instance, instance.family)
+            name = instance.vmac.name or existing_name(existing, plan, instance.interface, mac)
+            name = name or free_name(settings.vmac_prefix, instance.vrid, instance.family, taken)
+            plan.by_router[instance.name] = VmacDevice(name, instance.interface, mac, instance.family)
+            taken.add(name)
+        for held in (*instance.addresses, *instance.excluded):
+            base, family = held.device or instance.interface, held.interface.version
+            key = (instance.name, base, family)
+            if key in plan.for_addresses or not needs_own_vmac(instance, held):
+                continue
+            mac = mac_of(instance, family)
+            name = existing_name(existing, plan, base, mac)
+            name = name or free_name(settings.vmac_address_prefix, instance.vrid, family, taken)
+            plan.for_addresses[key] = VmacDevice(name, base, mac, family)
+            taken.add(name)
+    return plan
+
+
+def mac_of(instance: VrrpInstance, family: int) -> bytes:
+    """Return the configured MAC address, whose last byte may be left to the VRID, or that of RFC 9568."""
+    given = instance.vmac.mac if instance.vmac is not None else None
+    if given is None:
+        return virtual_mac(instance.vrid, family)
+    return given if len(given) == 6 else given + bytes([instance.vrid])
+
+
+def existing_name(existing: Mapping[str, Link], plan: VmacPlan, base: str, mac: bytes) -> str:
+    """Return the name of an existing macvlan with this MAC address above `base`, "" if there is none to use."""
+    below = existing.get(base)
+    if below is None:
+        return ""
+    used = {each.name for each in plan.devices}
+    for name, each in existing.items():
+        if (each.kind, each.below, each.mac) == (KIND, below.index, mac) and name not in used:
+            return name
+    return ""
+
+
+def free_name(prefix: str, vrid: int, family: int, taken: Collection[str]) -> str:
+    """Return PREFIX.VRID; if it is taken, with a number after the prefix: 6 for IPv6, else 1, 2, 3..."""
+    return next(name for name in _names(prefix, vrid, family) if name not in taken)
+
+
+def _names(prefix: str, vrid: int, family: int) -> Iterator[str]:
+    yield f"{prefix}.{vrid}"
+    if family == 6:
+        yield f"{prefix}6.{vrid}"
+    for number in count(1):
+        yield f"{prefix}{number}.{vrid}"
+
+
+# --- devices ---
+
+
+def create_vmac(device: VmacDevice, existing: Mapping[str, Link]) -> Outcome:
+    """Create a VMAC and set it up; adopt an existing one with its MAC address above its base."""
     base = index_of(device.base)
     if not base:
         return Outcome(False, f"VMAC {device.name}: there is no device {device.base}")
-    there = existing.get(device.name)
-    if there is not None and (there.kind, there.below, there.mac) != (KIND, base, device.mac):
+    present = existing.get(device.name)
+    if present is not None and (present.kind, present.below, present.mac) != (KIND, base, device.mac):
         return Outcome(False, f"VMAC {device.name}: there is another device of that name; rename it, or the VMAC")
     with RouteSocket() as route:
-        if there is None:
-            number, words = route.do([Request(NEWLINK, creation(device, base), CREATE | EXCL)])[0]
+        if present is None:
+            number, detail = route.do([Request(NEWLINK, _create_message(device, base), CREATE | EXCL)])[0]
             if number:
-                return Outcome(False, f"VMAC {device.name} above {device.base}: {in_words(number, words)}")
-        trouble = _settle(device)
-        answers = route.do([Request(NEWLINK, no_address_of_its_own(device)), Request(NEWLINK, raising(device))])
-        for number, words in answers:
+                return Outcome(False, f"VMAC {device.name} above {device.base}: {in_words(number, detail)}")
+        error = _set_vmac_sysctls(device)
+        answers = route.do([Request(NEWLINK, _no_link_local_message(device)), Request(NEWLINK, _up_message(device))])
+        for number, detail in answers:
             if number:
-                return Outcome(False, f"VMAC {device.name}: {in_words(number, words)}")
-    return Outcome(not trouble, trouble)
+                return Outcome(False, f"VMAC {device.name}: {in_words(number, detail)}")
+    return Outcome(not error, error)
 
 
-def unmake(device: VmacDevice) -> Outcome:
-    """Without it; one that has gone is fine."""
+def remove_vmac(device: VmacDevice) -> Outcome:
+    """Remove a VMAC; a missing one is no error."""
     with RouteSocket() as route:
         body = LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, device.name)
-        number, words = route.do([Request(DELLINK, body)])[0]
+        number, detail = route.do([Request(DELLINK, body)])[0]
     if number in (0, errno.ENODEV):
         return Outcome(True)
-    return Outcome(False, f"VMAC {device.name} could not be removed: {in_words(number, words)}")
+    return Outcome(False, f"VMAC {device.name} could not be removed: {in_words(number, detail)}")
 
 
-def creation(device: VmacDevice, base: int) -> bytes:
-    """The message that makes a macvlan."""
+def _create_message(device: VmacDevice, base: int) -> bytes:
     info = nested(IFLA_LINKINFO, text(INFO_KIND, KIND), nested(INFO_DATA, u32(MACVLAN_MODE, PRIVATE)))
     head = LINK.pack(0, 0, 0, 0, 0)
     return head + info + u32(IFLA_LINK, base) + text(IFLA_IFNAME, device.name) + attribute(IFLA_ADDRESS, device.mac)
 
 
-def no_address_of_its_own(device: VmacDevice) -> bytes:
-    """The message by which IPv6 makes no link-local address from the MAC address: every router of the group has it."""
+def _no_link_local_message(device: VmacDevice) -> bytes:
+    """Disable the link-local address made from the MAC address, which all routers of the VRID would share."""
     mode = nested(AF_INET6, attribute(ADDR_GEN_MODE, struct.pack("=B", GEN_MODE_NONE)))
     return LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, device.name) + nested(IFLA_AF_SPEC, mode)
 
 
-def raising(device: VmacDevice) -> bytes:
-    """The message that sets a device up."""
+def _up_message(device: VmacDevice) -> bytes:
     return LINK.pack(0, 0, 0, UP, UP) + text(IFLA_IFNAME, device.name)
 
 
-def _settle(device: VmacDevice) -> str:
-    """Its settings; what could not be set, in words."""
+def link_local_source(device: VmacDevice, link_local: Address) -> HeldAddress:
+    """Return the base device's link-local address for an IPv6 VMAC: the source of its advertisements."""
+    return HeldAddress(
+        interface=IPv6Interface((link_local.packed, 64)),
+        device=device.name,
+        scope=SCOPE_LINK,
+        preferred_lft_s=0,
+        no_dad=True,
+        tracked=False,
+    )
+
+
+# --- sysctls ---
+
+
+def _set_vmac_sysctls(device: VmacDevice) -> str:
+    """Set a VMAC's own sysctls; return an error message."""
     wanted = {f"net/ipv6/conf/{device.name}/disable_ipv6": "0" if device.family == 6 else "1"}
     if device.family == 4:
         wanted |= {f"net/ipv4/conf/{device.name}/{name}": value for name, value in ON_VMAC.items()}
@@ -99,56 +235,44 @@ def _settle(device: VmacDevice) -> str:
     return ""
 
 
-def source_on(device: VmacDevice, link_local: Address) -> HeldAddress:
-    """What an IPv6 VMAC speaks from: the link-local address of the device below, as an address to be held."""
-    return HeldAddress(
-        interface=IPv6Interface((link_local.packed, 64)),
-        device=device.name,
-        scope=SCOPE_LINK,
-        preferred_lft_s=0,
-        no_dad=True,
-        tracked=False,
-    )
-
-
-def prepare(memory: Memory, device: VmacDevice) -> list[str]:
-    """The settings of other devices that an IPv4 VMAC needs, before it is made; troubles in words."""
+def set_base_sysctls(memory: Memory, device: VmacDevice) -> list[str]:
+    """Set what an IPv4 VMAC needs of other devices, before it is created; return error messages."""
     if device.family == 6:
         return []
-    troubles = []
+    errors = []
     for name, value in ON_BASE.items():
-        troubles += _set(memory, f"net/ipv4/conf/{device.base}/{name}", value)
-    return troubles + _looser(memory)
+        errors += _set(memory, f"net/ipv4/conf/{device.base}/{name}", value)
+    return errors + _move_rp_filter(memory)
 
 
-def promote(memory: Memory, device: str) -> list[str]:
-    """When an address goes, those of its network that came after it stay (promote_secondaries); troubles in words."""
+def promote_secondaries(memory: Memory, device: str) -> list[str]:
+    """Keep secondary addresses when their primary one is removed; return error messages."""
     return _set(memory, f"net/ipv4/conf/{device}/promote_secondaries", "1")
 
 
-def restore(memory: Memory) -> list[str]:
-    """Every setting as it was before; the names of those that somebody changed since, and that are left so."""
-    left = memory.restore_sysctls()
+def restore_sysctls(memory: Memory) -> list[str]:
+    """Restore all former values; return the names of those that another program changed, which stay."""
+    kept = memory.restore_sysctls()
     memory.save()
-    return [proc.dotted(name) for name in left]
+    return [proc.dotted(name) for name in kept]
 
 
-def _looser(memory: Memory) -> list[str]:
-    """What counts of rp_filter is the greater of a device's and all's: give every device all's, and all none.
+def _move_rp_filter(memory: Memory) -> list[str]:
+    """Move rp_filter from `all` to each device, because the greater value of both applies.
 
-    So a VMAC can go without, and whatever else there is or comes is filtered as before.
+    A VMAC can then have none, while present and new devices filter as before.
     """
     common = "net/ipv4/conf/all/rp_filter"
-    everywhere = proc.read_number(common) if proc.exists(common) else 0
-    if not everywhere:
+    value = proc.read_number(common) if proc.exists(common) else 0
+    if not value:
         return []
-    troubles = []
+    errors = []
     for name in sorted(os.listdir(proc.ROOT / "net/ipv4/conf")):
         path = f"net/ipv4/conf/{name}/rp_filter"
-        with contextlib.suppress(PylvsError):  # it has gone since
-            if proc.read_number(path) < everywhere:
-                troubles += _set(memory, path, str(everywhere))
-    return troubles + _set(memory, common, "0")
+        with contextlib.suppress(PylvsError):  # the device was removed
+            if proc.read_number(path) < value:
+                errors += _set(memory, path, str(value))
+    return errors + _set(memory, common, "0")
 
 
 def _set(memory: Memory, name: str, value: str) -> list[str]:
@@ -157,3 +281,74 @@ def _set(memory: Memory, name: str, value: str) -> list[str]:
     except PylvsError as error:
         return [str(error)]
     return []
+
+
+# --- all VMACs of this host ---
+
+
+class VmacManager:
+    """The VMACs of all virtual routers: created with the configuration, so that a take-over does not wait for them."""
+
+    def __init__(self, links: NetlinkMonitor) -> None:
+        self.plan = VmacPlan()
+        self._links = links
+        self._memory: Memory | None = None
+
+    def configure(self, configuration: VrrpConfiguration) -> tuple[list[str], list[Change]]:
+        """Create and remove VMACs. Return error messages, and the changes of links."""
+        before = self.plan
+        self.plan = plan_vmacs(configuration.instances, configuration.settings, self._links.links)
+        errors = self._remove(device for device in before.devices if device not in self.plan.devices)
+        promoting = [each.interface for each in configuration.instances if each.promote_secondaries]
+        if self.plan.devices or promoting:
+            errors += self._set_sysctls(self.plan.devices, promoting)
+        elif self._memory is not None:
+            restore_sysctls(self._memory)
+        more, changes = self.create_missing()
+        return errors + more, changes
+
+    def create_missing(self) -> tuple[list[str], list[Change]]:
+        """Create VMACs whose base devices exist. Return error messages, and the changes of links."""
+        if not self.plan.devices:
+            return [], []
+        errors = []
+        for device in self.plan.devices:
+            existing = self._links.links.get(device.name)
+            if device.base in self._links.links and (existing is None or not existing.enabled):
+                outcome = create_vmac(device, self._links.links)
+                errors += [outcome.trouble] if outcome.trouble else []
+        changes = self._links.read()
+        self._add_link_local()
+        return errors, changes + self._links.read()
+
+    def close(self) -> list[str]:
+        """Remove all VMACs and restore the sysctls. Return error messages."""
+        errors = self._remove(self.plan.devices)
+        self.plan = VmacPlan()
+        if self._memory is not None:
+            restore_sysctls(self._memory)
+        return errors
+
+    def _set_sysctls(self, devices: Iterable[VmacDevice], promoting: Iterable[str]) -> list[str]:
+        try:
+            memory = self._memory = self._memory or load(SAVED_SETTINGS)
+        except PylvsError as error:
+            return [str(error)]
+        errors = []
+        for device in devices:
+            errors += set_base_sysctls(memory, device)
+        for name in promoting:
+            errors += promote_secondaries(memory, name)
+        return errors
+
+    def _remove(self, devices: Iterable[VmacDevice]) -> list[str]:
+        return [outcome.trouble for device in devices if (outcome := remove_vmac(device)).trouble]
+
+    def _add_link_local(self) -> None:
+        """Add the base device's link-local address, from which VRRP over IPv6 sends."""
+        for device in self.plan.devices:
+            if device.family == 6 and device.name in self._links.links:
+                link_local = self._links.primary_address(device.base, 6)
+                present = {each.interface.ip for each in self._links.links[device.name].addresses}
+                if link_local is not None and link_local not in present:
+                    addresses.hold([(link_local_source(device, link_local), device.name)])

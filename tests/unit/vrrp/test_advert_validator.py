@@ -41,7 +41,7 @@ from tests.unit.vrrp.instances import (
     held,
 )
 
-STRANGER = IPv4Address("10.0.0.77")
+UNKNOWN = IPv4Address("10.0.0.77")
 
 
 def datagram_from(encoder: AdvertEncoder, priority: int = 100) -> Datagram:
@@ -174,7 +174,7 @@ def test_unicast_needs_a_ttl_within_the_limits_of_the_peer() -> None:
 
 
 def test_an_unknown_source_is_valid_unless_check_unicast_src_is_set() -> None:
-    datagram = datagram_from(AdvertEncoder(replace(UNICAST, peers=(Peer(HERE),)), STRANGER))
+    datagram = datagram_from(AdvertEncoder(replace(UNICAST, peers=(Peer(HERE),)), UNKNOWN))
     assert pair(UNICAST)[0].validate(datagram)
     assert error_of(pair(replace(UNICAST, check_source=True))[0], datagram) is AdvertError.SOURCE
 
@@ -219,7 +219,7 @@ def test_a_replayed_packet_is_dropped_and_senders_have_separate_windows() -> Non
     assert validator.validate(second)
     assert error_of(validator, first) is AdvertError.REPLAYED
     assert error_of(validator, second) is AdvertError.REPLAYED
-    assert validator.validate(datagram_from(AdvertEncoder(SEALED, STRANGER)))
+    assert validator.validate(datagram_from(AdvertEncoder(SEALED, UNKNOWN)))
     later = AdvertValidator(SEALED, AdvertEncoder(SEALED, HERE), before=validator)
     assert error_of(later, second) is AdvertError.REPLAYED
     assert later.counters[AdvertError.REPLAYED] == 3
@@ -280,7 +280,7 @@ def test_the_old_checksum_is_accepted_and_adopted_unless_it_is_disabled(old: Old
 
 def test_the_old_checksum_of_an_unknown_source_is_not_adopted() -> None:
     encoder = AdvertEncoder(UNICAST_THIRD, HERE)
-    theirs = AdvertEncoder(replace(UNICAST_THIRD, peers=(Peer(HERE),), old_checksum=OldChecksum.ALWAYS), STRANGER)
+    theirs = AdvertEncoder(replace(UNICAST_THIRD, peers=(Peer(HERE),), old_checksum=OldChecksum.ALWAYS), UNKNOWN)
     assert AdvertValidator(UNICAST_THIRD, encoder).validate(datagram_from(theirs))
     assert not encoder.old_checksum
 
@@ -328,9 +328,9 @@ def test_with_skip_check_adv_addr_only_the_first_of_a_router_is_compared() -> No
     assert validator.validate(datagram_from(same))
     assert validator.validate(datagram_from(other))
     assert validator.take_mismatches() == []
-    stranger = AdvertEncoder(replace(SECOND, addresses=held("10.0.0.100")), STRANGER)
-    assert validator.validate(datagram_from(stranger))
-    assert [mismatch.sender for mismatch in validator.take_mismatches()] == [STRANGER]
+    unknown = AdvertEncoder(replace(SECOND, addresses=held("10.0.0.100")), UNKNOWN)
+    assert validator.validate(datagram_from(unknown))
+    assert [mismatch.sender for mismatch in validator.take_mismatches()] == [UNKNOWN]
 
 
 def test_many_senders_use_bounded_memory() -> None:

@@ -30,10 +30,10 @@ def test_the_same_conflict_is_logged_once_in_the_interval_and_counted() -> None:
     tracker = ConflictTracker()
     texts = [tracker.respond(now, AddressBinding(VIP, MAC)).text for now in range(int(LOG_INTERVAL_S) + 1)]
     assert [bool(text) for text in texts] == [True, *[False] * (int(LOG_INTERVAL_S) - 1), True]
-    assert texts[-1] == "10.0.0.100 is claimed by 02:00:00:00:00:0b, and was 59 times since it was last told"
+    assert texts[-1] == "10.0.0.100 is claimed by 02:00:00:00:00:0b, and was 59 times since the last line"
 
 
-def test_an_address_is_answered_for_once_in_the_defence_interval() -> None:
+def test_an_address_is_answered_for_once_in_defend_interval() -> None:
     tracker = ConflictTracker()
     assert tracker.respond(0, AddressBinding(VIP, MAC)).answer
     assert not tracker.respond(1, AddressBinding(VIP, OTHER)).answer
@@ -46,7 +46,9 @@ def test_a_flood_of_conflicts_is_logged_in_few_lines() -> None:
     texts = [tracker.respond(0, AddressBinding(VIP, number.to_bytes(6, "big"))).text for number in range(5000)]
     assert sum(bool(text) for text in texts) == MAX_LOGGED
     after = tracker.respond(LOG_INTERVAL_S, AddressBinding(VIP, MAC)).text
-    assert after == f"10.0.0.100 is claimed by 02:00:00:00:00:0b; {5000 - MAX_LOGGED} claims of others were not told"
+    assert (
+        after == f"10.0.0.100 is claimed by 02:00:00:00:00:0b; {5000 - MAX_LOGGED} claims of other hosts are not logged"
+    )
 
 
 @given(

@@ -307,7 +307,7 @@ def test_the_same_conflict_is_logged_once_in_a_minute() -> None:
     assert len([line for line in one.lines if "holds the addresses as well" in line]) == 1
 
 
-def test_a_sender_whose_addresses_alternate_is_logged_once() -> None:
+def test_a_sender_with_alternating_addresses_is_logged_once() -> None:
     switch, (one, two) = start_hosts(instance(100), instance(90))
     switch.run(5)
     both = instance(100), instance(100, addresses=(held(VIP), held(ip_address("10.0.0.101"))))

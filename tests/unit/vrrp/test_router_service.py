@@ -50,8 +50,8 @@ class FakeVipManager(FakeHost):
     def configure(self, configuration: VrrpConfiguration) -> list[str]:
         return []
 
-    def receive_device_of(self, told: VrrpInstance) -> str:
-        return told.interface
+    def receive_device_of(self, instance: VrrpInstance) -> str:
+        return instance.interface
 
     def is_up(self, device: str) -> bool:
         return self.cable
@@ -66,11 +66,11 @@ class FakeHelper:
     connected = True
 
     def __init__(self, *_: Any) -> None:
-        self.told: list[Any] = []
+        self.messages: list[Any] = []
         self.over = False
 
     def send(self, message: Any) -> None:
-        self.told.append(message)
+        self.messages.append(message)
 
     def finish(self, message: Any, ended: Any) -> None:
         self.over = True
@@ -124,7 +124,7 @@ def states(service: RouterService) -> dict[str, State]:
 
 def notified(service: RouterService, name: str) -> list[str]:
     helper: Any = service.helper
-    return [each.state for each in helper.told if getattr(each, "kind", "") == "INSTANCE" and each.name == name]
+    return [each.state for each in helper.messages if getattr(each, "kind", "") == "INSTANCE" and each.name == name]
 
 
 def test_the_roles_of_addresses_that_a_reload_adds_are_published(service: RouterService, roles: Roles) -> None:
@@ -213,7 +213,7 @@ def test_roles_are_published_again_after_an_error(service: RouterService) -> Non
     run(service, 20)
     assert failing.active == []
     helper: Any = service.helper
-    assert len([each for each in helper.told if "packet path" in getattr(each, "text", "")]) == 1
+    assert len([each for each in helper.messages if "packet path" in getattr(each, "text", "")]) == 1
     failing.fails = False
     run(service, 1.1)
     assert failing.active == [VIP]

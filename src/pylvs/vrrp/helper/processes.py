@@ -89,7 +89,7 @@ def _line(pid: int) -> tuple[str, ...]:
             line = file.read(1 << 16)
     except OSError:
         return ()
-    return tuple(os.fsdecode(word) for word in line.removesuffix(b"\0").split(b"\0")) if line else ()
+    return tuple(os.fsdecode(argument) for argument in line.removesuffix(b"\0").split(b"\0")) if line else ()
 
 
 class TrackProcesses:

@@ -1,7 +1,7 @@
 """Frames that bind an IP address to a link address.
 
-Gratuitous ARP (RFC 5227, 3) and unsolicited neighbour advertisements (RFC 4861, 7.2.6) are encoded byte for byte as
-keepalived does; frames of any sender are parsed.
+Gratuitous ARP (RFC 5227, 3) and unsolicited neighbour advertisements (RFC 4861, 7.2.6) equal keepalived's byte for
+byte. The parser accepts frames of any sender.
 """
 
 from __future__ import annotations

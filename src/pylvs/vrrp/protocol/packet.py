@@ -218,11 +218,11 @@ def verify_ah(ip_header: bytes, packet: bytes, key: bytes) -> tuple[int, bytes]:
     """
     if len(packet) < AH_BYTES:
         raise InvalidAdvert(AdvertError.TRUNCATED, f"{len(packet)} bytes")
-    protocol, words, reserved, spi, sequence, digest = _AH.unpack_from(packet)
-    if protocol != PROTOCOL or words != AH_BYTES // 4 - 2:
+    protocol, length, reserved, spi, sequence, digest = _AH.unpack_from(packet)
+    if protocol != PROTOCOL or length != AH_BYTES // 4 - 2:
         raise InvalidAdvert(AdvertError.AUTHENTICATION)
     payload = packet[AH_BYTES:]
-    plain = _AH.pack(protocol, words, reserved, spi, sequence, bytes(DIGEST_BYTES))
+    plain = _AH.pack(protocol, length, reserved, spi, sequence, bytes(DIGEST_BYTES))
     if not hmac.compare_digest(digest, _digest(ip_header, plain, payload, key)):
         raise InvalidAdvert(AdvertError.DIGEST)
     return sequence, payload

@@ -35,7 +35,6 @@ class Defect:
 
     @contextlib.contextmanager
     def planted(self) -> Iterator[None]:
-        """Plant the defect."""
         right = self.owner.__dict__[self.attribute]
         function = right.fget if isinstance(right, property) else right
         wrong = self.make(function)
@@ -63,23 +62,23 @@ def _endless(right: Any) -> Any:
 
 
 def _ignores_priority_0(right: Any) -> Any:
-    return lambda self, now, told, source: (
-        (self, []) if told.priority == PRIORITY_STOP else right(self, now, told, source)
+    return lambda self, now, advert, source: (
+        (self, []) if advert.priority == PRIORITY_STOP else right(self, now, advert, source)
     )
 
 
 def _yields_always(right: Any) -> Any:
-    def heard(self: Machine, now: float, told: Any, source: Any) -> Any:
-        return right(self, now, replace(told, priority=told.priority and 255), source)
+    def received(self: Machine, now: float, advert: Any, source: Any) -> Any:
+        return right(self, now, replace(advert, priority=advert.priority and 255), source)
 
-    return heard
+    return received
 
 
 def _yields_never(right: Any) -> Any:
-    def heard(self: Machine, now: float, told: Any, source: Any) -> Any:
-        return right(self, now, replace(told, priority=min(told.priority, 1)), source)
+    def received(self: Machine, now: float, advert: Any, source: Any) -> Any:
+        return right(self, now, replace(advert, priority=min(advert.priority, 1)), source)
 
-    return heard
+    return received
 
 
 def _wrong_tie(right: Any) -> Any:
@@ -87,19 +86,19 @@ def _wrong_tie(right: Any) -> Any:
 
 
 def _always_preempts(right: Any) -> Any:
-    def heard(self: Machine, now: float, told: Any, source: Any) -> Any:
-        machine, actions = right(replace(self, settings=replace(self.settings, preempt=True)), now, told, source)
+    def received(self: Machine, now: float, advert: Any, source: Any) -> Any:
+        machine, actions = right(replace(self, settings=replace(self.settings, preempt=True)), now, advert, source)
         return replace(machine, settings=self.settings), actions
 
-    return heard
+    return received
 
 
 def _never_preempts(right: Any) -> Any:
-    def heard(self: Machine, now: float, told: Any, source: Any) -> Any:
-        machine, actions = right(replace(self, settings=replace(self.settings, preempt=False)), now, told, source)
+    def received(self: Machine, now: float, advert: Any, source: Any) -> Any:
+        machine, actions = right(replace(self, settings=replace(self.settings, preempt=False)), now, advert, source)
         return replace(machine, settings=self.settings), actions
 
-    return heard
+    return received
 
 
 def _own_interval(right: Any) -> Any:
@@ -123,12 +122,12 @@ def _quiet_end(right: Any) -> Any:
 
 
 def _no_answer(right: Any) -> Any:
-    def heard(self: Machine, now: float, told: Any, source: Any) -> Any:
-        machine, actions = right(self, now, told, source)
+    def received(self: Machine, now: float, advert: Any, source: Any) -> Any:
+        machine, actions = right(self, now, advert, source)
         kept = [each for each in actions if machine.state is not State.MASTER or not isinstance(each, Advertise)]
         return machine, kept
 
-    return heard
+    return received
 
 
 def _first_only(right: Any) -> Any:

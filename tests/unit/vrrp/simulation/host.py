@@ -81,7 +81,7 @@ class Device:
     def up(self) -> bool:
         return self.enabled and self.carrier
 
-    def news(self) -> LinkNews:
+    def link_message(self) -> LinkNews:
         return LinkNews(self.index, self.name, self.mac, 1500, self.enabled, self.up)
 
 
@@ -198,7 +198,7 @@ class Host:
         device = self.devices[name]
         before = device.enabled
         device.enabled, device.carrier = enabled, carrier
-        self._say(device.news())
+        self._say(device.link_message())
         if before and not enabled:  # removes the device's IPv6 addresses
             for each in [each for each in device.addresses.values() if each.interface.version == 6]:
                 self.remove(name, each.interface.ip)
@@ -237,8 +237,8 @@ class Host:
             device = self.devices[name]
             self.network.held(self, name, held.interface.ip, True)
             if held.interface not in device.addresses:
-                news = device.addresses[held.interface] = AddressNews(device.index, held.interface)
-                self._say(news)
+                message = device.addresses[held.interface] = AddressNews(device.index, held.interface)
+                self._say(message)
         return [Outcome(True)] * len(placed)
 
     def release(self, placed: Sequence[Placed]) -> list[Outcome]:
@@ -278,9 +278,9 @@ class Host:
                 taken = True
         return taken
 
-    def _say(self, news: News) -> None:
+    def _say(self, message: News) -> None:
         if self.monitor is not None:
-            self.monitor.queue.append(news)
+            self.monitor.queue.append(message)
             self.ready[self.monitor.descriptor] = None
 
 

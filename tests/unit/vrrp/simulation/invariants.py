@@ -1,4 +1,4 @@
-"""The invariants of every simulation, whatever the network, the processes and the clocks do.
+"""The invariants of every simulation, under any faults of network, processes and clocks.
 
 Sections are of RFC 9568; those of VRRP version 2 in RFC 3768 are the same unless noted. Times are those of a host's own
 clock, which is up to 3 % fast or slow. An *adv* is the longest advertisement interval of a virtual router.
@@ -7,8 +7,8 @@ At every event:
 
 0. **The product works**: no exception, no endless round of timers, no storm of answers.
 1. **Two masters that receive each other's advertisements** do not exist (6.4.3). They may coexist until each has
-   processed an advertisement of the other: of its present term as master and its present priority, while its own term
-   and priority are the same, too. Delay, loss, partition and stall decide how long that takes.
+   processed an advertisement of the other, of the present terms and priorities of both. Delay, loss, partition and
+   stall decide how long that takes.
 2. **An advertisement has the effect of 6.4.2 and 6.4.3.** A master that processes a better one (a higher priority, or
    the same from a greater address) becomes backup. After a worse one, or one of priority 0, it stays master and
    advertises immediately. A backup stays backup. Every advertisement is valid; only AH's replay protection drops late
@@ -23,16 +23,15 @@ At every event:
 5. **No address without a master, no master without its addresses** (6.4.2, 6.4.3). Between two events of a running
    process its host holds exactly the addresses of its masters. The published roles are the same, and are published
    before the first address is added. A killed process leaves its addresses; the next one removes them when it starts.
-6. **Every take-over is announced** (6.4.2, 8.2): `garp_master_repeat` gratuitous ARPs or unsolicited neighbour
-   advertisements for each address, again after `garp_master_delay`, at each `garp_master_refresh`, and within
-   CONFLICT_INTERVAL_S after an advertisement of a worse master. Limits stretch this. Only a master announces, with the
-   link address of the device.
+6. **Every take-over is announced** (6.4.2, 8.2), each address `garp_master_repeat` times. The announcements repeat
+   after `garp_master_delay`, at each `garp_master_refresh`, and within CONFLICT_INTERVAL_S after an advertisement of a
+   worse master. Limits stretch this. Only a master announces, with the link address of the device.
 7. **The members of a sync group** are all master, or none is.
 
-At the end, when the network is whole (no loss, no partition, no stall, delays below 0.2 adv, everything sent before has
-arrived), for each virtual router:
+At the end the network is whole: no loss, no partition, no stall, delays below 0.2 adv, and everything sent before has
+arrived. Then, for each virtual router:
 
-8. **One master within 3 adv + Skew_Time**, by the slowest clock, plus three of the longest delays: a late advertisement
+8. **One master within 3 adv + Skew_Time**, by the slowest clock, plus three of the longest delays. A late advertisement
    may postpone the take-over, a worse router may be first by one delay, and the answer takes another. preempt_delay
    adds its time and one more Active_Down_Interval. A sync group evaluates once in each interval whether all members may
    be master. Where routers of version 3 have different intervals, the former master's last advertisement may arrive

@@ -1,7 +1,7 @@
 """What a seed decides: the routers, their configuration, their clocks, and every fault with its time.
 
-Times are seconds of the simulation. All lengths are multiples of the longest advertisement interval of the routers, so
-that a virtual router with an interval of 50 ms gets into the same situations as one with 2 s.
+Times are seconds of the simulation. All lengths are multiples of the longest advertisement interval of the routers. So
+a virtual router with an interval of 50 ms gets into the same situations as one with 2 s.
 """
 
 from __future__ import annotations

@@ -130,11 +130,11 @@ class SimulatedReceiver(SimulatedSocket):
 class SimulatedReceivers(sockets.AdvertReceivers):
     """The product's receivers; the simulation sees each advertisement that the process reads."""
 
-    def __init__(self, loop: Loop, hear: sockets.OnAdvert) -> None:
+    def __init__(self, loop: Loop, on_advert: sockets.OnAdvert) -> None:
         host = running.host
 
         def observed(device: str, vrid: int, datagram: Datagram) -> None:
-            host.network.process(host, datagram, lambda: hear(device, vrid, datagram))
+            host.network.process(host, datagram, lambda: on_advert(device, vrid, datagram))
 
         super().__init__(loop, observed)
 
@@ -197,12 +197,12 @@ class SimulatedConflictSocket(SimulatedSocket):
 
     def passes(self, frame: bytes) -> bool:
         """Apply the product's socket filter."""
-        claim = parse_binding(frame, self.device)
-        return claim is not None and claim.address in self._addresses and claim.mac not in self._own
+        binding = parse_binding(frame, self.device)
+        return binding is not None and binding.address in self._addresses and binding.mac not in self._own
 
     def receive(self, most: int = 64) -> list[AddressBinding]:
-        claims = (parse_binding(frame, self.device) for frame in self.take(most))
-        return [claim for claim in claims if claim is not None]
+        bindings = (parse_binding(frame, self.device) for frame in self.take(most))
+        return [binding for binding in bindings if binding is not None]
 
     def close(self) -> None:
         self.host.conflict_sockets.remove(self)
@@ -217,7 +217,7 @@ class SimulatedMonitor(NetlinkMonitor):
         self.queue: list[News] = []
         self._state = LinkState()
         for device in self._host.devices.values():
-            self._state.update(device.news())
+            self._state.update(device.link_message())
             for each in device.addresses.values():
                 self._state.update(each)
         self._host.monitor = self
@@ -231,7 +231,7 @@ class SimulatedMonitor(NetlinkMonitor):
     def read(self) -> list[Change]:
         queue, self.queue = self.queue, []
         self._host.ready.pop(self.descriptor, None)
-        return [change for news in queue for change in self._state.update(news)]
+        return [change for message in queue for change in self._state.update(message)]
 
 
 class SimulatedHelper(SimulatedSocket):
@@ -239,9 +239,9 @@ class SimulatedHelper(SimulatedSocket):
 
     connected = True
 
-    def __init__(self, loop: Loop, log_format: str, hear: Callable[[Any], None]) -> None:
+    def __init__(self, loop: Loop, log_format: str, on_message: Callable[[Any], None]) -> None:
         super().__init__()
-        self._hear = hear
+        self._on_message = on_message
         self.host.helper = self
         loop.watch(self.descriptor, self._read)
 
@@ -261,7 +261,7 @@ class SimulatedHelper(SimulatedSocket):
 
     def _read(self) -> None:
         for message in self.take(64):
-            self._hear(message)
+            self._on_message(message)
 
 
 class SimulatedControl:
@@ -274,8 +274,8 @@ class SimulatedControl:
         pass
 
 
-class SimulatedGuard:
-    """Replaces `pylvs.vrrp.packet_filter.Guard`."""
+class SimulatedPacketFilter:
+    """Replaces `pylvs.vrrp.packet_filter.PacketFilter`."""
 
     def set(self, *_: object) -> list[str]:
         return []
@@ -315,7 +315,7 @@ def simulated() -> Iterator[None]:
         (router, "time", clock),
         (loop, "time", clock),
         (vip_manager, "NetlinkMonitor", SimulatedMonitor),
-        (vip_manager, "Guard", SimulatedGuard),
+        (vip_manager, "PacketFilter", SimulatedPacketFilter),
         (vip_manager, "FrameSender", SimulatedFrameSender),
         (vip_manager, "AdvertSender", SimulatedAdvertSender),
         (sockets, "AdvertReceiver", SimulatedReceiver),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import ip_interface
 from typing import Any
 
@@ -10,17 +9,14 @@ import pytest
 
 from pylvs.model.routing import HeldAddress
 from pylvs.model.vrrp import Vmac, VrrpInstance, VrrpSettings
-from pylvs.vrrp.vmac_plan import Plan, VmacDevice, free, mac_of, plan
+from pylvs.vrrp.netlink_monitor import Link
+from pylvs.vrrp.vmac import VmacDevice, VmacPlan, free_name, mac_of, plan_vmacs
 
 SETTINGS = VrrpSettings()
 
 
-@dataclass(frozen=True)
-class There:
-    index: int
-    mac: bytes = b""
-    below: int = 0
-    kind: str = ""
+def existing_link(index: int, mac: bytes = b"", below: int = 0, kind: str = "") -> Link:
+    return Link(index, "", mac, below=below, kind=kind)
 
 
 def router(name: str, vrid: int, *addresses: str, family: int = 4, **given: Any) -> VrrpInstance:
@@ -43,51 +39,56 @@ def _held(text: str) -> HeldAddress:
     return HeldAddress(interface=ip_interface(words[0]), device=device, own_vmac="use_vmac" in words)
 
 
-def places(found: Plan, instance: VrrpInstance) -> dict[str, str]:
+def devices_of(found: VmacPlan, instance: VrrpInstance) -> dict[str, str]:
     return {str(held.interface.ip): device for held, device in found.placed(instance)}
 
 
 def test_a_router_holds_the_addresses_of_its_family_on_its_vmac_and_the_rest_where_they_say() -> None:
     one = router("A", 51, "10.0.0.5", "10.0.0.6 dev eth0", "10.0.1.5 dev eth1", "fd00::7", vmac=Vmac())
-    found = plan([one], SETTINGS)
+    found = plan_vmacs([one], SETTINGS)
     assert found.devices == [VmacDevice("vrrp.51", "eth0", bytes.fromhex("00005e000133"), 4)]
-    assert places(found, one) == {"10.0.0.5": "vrrp.51", "10.0.0.6": "vrrp.51", "10.0.1.5": "eth1", "fd00::7": "eth0"}
+    assert devices_of(found, one) == {
+        "10.0.0.5": "vrrp.51",
+        "10.0.0.6": "vrrp.51",
+        "10.0.1.5": "eth1",
+        "fd00::7": "eth0",
+    }
     assert found.device_of(one) == "vrrp.51"
 
 
 def test_without_a_vmac_all_are_on_the_devices_themselves() -> None:
     one = router("A", 51, "10.0.0.5", "10.0.1.5 dev eth1")
-    found = plan([one], SETTINGS)
+    found = plan_vmacs([one], SETTINGS)
     assert found.devices == []
-    assert (places(found, one), found.device_of(one)) == ({"10.0.0.5": "eth0", "10.0.1.5": "eth1"}, "eth0")
+    assert (devices_of(found, one), found.device_of(one)) == ({"10.0.0.5": "eth0", "10.0.1.5": "eth1"}, "eth0")
 
 
 def test_an_address_may_have_a_vmac_of_its_own() -> None:
     one = router("C", 52, "10.0.0.115 use_vmac", "10.0.0.116", "10.0.1.116 dev eth1 use_vmac", "fd00::115 use_vmac")
-    found = plan([one], SETTINGS)
+    found = plan_vmacs([one], SETTINGS)
     assert [(each.name, each.base, each.mac.hex(":")) for each in found.devices] == [
         ("vrrp.52", "eth0", "00:00:5e:00:01:34"),
         ("vrrp1.52", "eth1", "00:00:5e:00:01:34"),
         ("vrrp6.52", "eth0", "00:00:5e:00:02:34"),
     ]
-    assert list(places(found, one).values()) == ["vrrp.52", "eth0", "vrrp1.52", "vrrp6.52"]
+    assert list(devices_of(found, one).values()) == ["vrrp.52", "eth0", "vrrp1.52", "vrrp6.52"]
     assert found.device_of(one) == "eth0"
 
 
 def test_use_vmac_addr_gives_one_to_what_is_not_on_the_router_s_own_device_or_not_of_its_family() -> None:
     lines = "10.0.0.117", "10.0.0.118 dev eth0", "fd00::118", "fd00::119 dev eth1"
     one = router("D", 53, *lines, vmac=Vmac(here=False, for_addresses=True))
-    assert list(places(plan([one], SETTINGS), one).values()) == ["eth0", "eth0", "vrrp.53", "vrrp6.53"]
+    assert list(devices_of(plan_vmacs([one], SETTINGS), one).values()) == ["eth0", "eth0", "vrrp.53", "vrrp6.53"]
     both = router("E", 54, "10.0.0.127", "10.0.0.128 dev eth0", "fd00::128", vmac=Vmac(for_addresses=True))
-    assert list(places(plan([both], SETTINGS), both).values()) == ["vrrp.54", "vrrp.54", "vrrp6.54"]
+    assert list(devices_of(plan_vmacs([both], SETTINGS), both).values()) == ["vrrp.54", "vrrp.54", "vrrp6.54"]
 
 
 def test_a_name_that_is_taken_gets_a_number() -> None:
     six, four = router("B", 51, "fe80::51", family=6, vmac=Vmac()), router("A", 51, "10.0.0.5", vmac=Vmac())
-    assert [each.name for each in plan([six, four], SETTINGS).devices] == ["vrrp.51", "vrrp1.51"]
-    assert [each.name for each in plan([four, six], SETTINGS).devices] == ["vrrp.51", "vrrp6.51"]
-    assert free("va", 52, 6, {"va.52", "va1.52", "va6.52"}) == "va2.52"
-    assert [each.name for each in plan([four], SETTINGS, {"vrrp.51": There(9)}).devices] == ["vrrp1.51"]
+    assert [each.name for each in plan_vmacs([six, four], SETTINGS).devices] == ["vrrp.51", "vrrp1.51"]
+    assert [each.name for each in plan_vmacs([four, six], SETTINGS).devices] == ["vrrp.51", "vrrp6.51"]
+    assert free_name("va", 52, 6, {"va.52", "va1.52", "va6.52"}) == "va2.52"
+    assert [each.name for each in plan_vmacs([four], SETTINGS, {"vrrp.51": existing_link(9)}).devices] == ["vrrp1.51"]
 
 
 def test_names_prefixes_and_mac_addresses_are_as_written() -> None:
@@ -96,8 +97,8 @@ def test_names_prefixes_and_mac_addresses_are_as_written() -> None:
     one = router("C", 52, "10.0.0.115", "10.0.1.115/24 dev eth1", vmac=own)
     mac = bytes.fromhex("020000112234")
     expected = [VmacDevice("name52", "eth0", mac, 4), VmacDevice("va.52", "eth1", mac, 4)]
-    assert plan([one], settings).devices == expected
-    assert plan([router("A", 1, vmac=Vmac())], settings).devices[0].name == "vm.1"
+    assert plan_vmacs([one], settings).devices == expected
+    assert plan_vmacs([router("A", 1, vmac=Vmac())], settings).devices[0].name == "vm.1"
 
 
 @pytest.mark.parametrize(
@@ -117,11 +118,11 @@ def test_what_a_former_process_left_keeps_its_name() -> None:
     one = router("A", 51, "10.0.0.5", vmac=Vmac())
     mac = bytes.fromhex("00005e000133")
     existing = {
-        "eth0": There(2),
-        "eth1": There(3),
-        "other": There(8, mac, 3, "macvlan"),
-        "vip": There(9, mac, 2, "macvlan"),
+        "eth0": existing_link(2),
+        "eth1": existing_link(3),
+        "other": existing_link(8, mac, 3, "macvlan"),
+        "vip": existing_link(9, mac, 2, "macvlan"),
     }
-    assert plan([one], SETTINGS, existing).devices == [VmacDevice("vip", "eth0", mac, 4)]
-    existing["vip"] = There(9, mac, 2, "ipvlan")
-    assert plan([one], SETTINGS, existing).devices[0].name == "vrrp.51"
+    assert plan_vmacs([one], SETTINGS, existing).devices == [VmacDevice("vip", "eth0", mac, 4)]
+    existing["vip"] = existing_link(9, mac, 2, "ipvlan")
+    assert plan_vmacs([one], SETTINGS, existing).devices[0].name == "vrrp.51"
