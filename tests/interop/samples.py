@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pylvs.cli.check import exit_status
-from pylvs.config.building import in_order, understand
+from pylvs.config.building import compile_document, sort_findings
 from pylvs.config.findings import Finding
 from pylvs.config.reading import read
 from tests.interop import keepalived
@@ -75,7 +75,7 @@ def judged() -> list[Judged]:
     with on_it(), one_program():
         for path in sorted(FOLDER.glob(f"{PREFIX}*")):
             document, unread = read(str(path))
-            findings = in_order((*unread, *understand(document).findings), document)
+            findings = sort_findings((*unread, *compile_document(document).findings), document)
             name = path.name.removeprefix(PREFIX)
             found.append(Judged(name, keepalived.status_of(path), exit_status(findings), findings))
     return found

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pylvs.cli.check import exit_status
-from pylvs.config.building import understand
+from pylvs.config.building import compile_document
 from pylvs.config.reading import read
 from tests.interop import keepalived
 from tests.interop.machine import on_it
@@ -100,7 +100,7 @@ def difference(name: str, text: str, file: Path) -> str:
     file.write_text(text)
     theirs = keepalived.status_of(file)
     document, unread = read(str(file))
-    findings = (*unread, *understand(document).findings)
+    findings = (*unread, *compile_document(document).findings)
     ours = exit_status(findings)
     same = ours == {0: 0, 6: 6}.get(theirs, 5)
     said = f"{name!r}: keepalived {theirs}, pylvs {ours}: " + " | ".join(str(each) for each in findings)

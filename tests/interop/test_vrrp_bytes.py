@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.config.building import understand
+from pylvs.config.building import compile_document
 from pylvs.config.reading import read
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import Authentication, OldChecksum, Peer, VrrpInstance
@@ -166,7 +166,7 @@ def test_the_same_frames_that_are_believed_and_read(case: str, place: Segment, t
     theirs.configuration.write_text(configuration(device, version, words, addresses))
     with inside_network(place.path("a")):
         document, unread = read(str(theirs.configuration))
-        (one,) = understand(document).configuration.vrrp.instances
+        (one,) = compile_document(document).configuration.vrrp.instances
     assert unread == ()
     voice = Voice(one, source_of(one), mtu)
     there = ip_address(address("b", 0, one.family))
@@ -218,7 +218,7 @@ def test_keepalived_gives_way_to_sequence_numbers_that_go_on_from_its_own(place:
     theirs = router("keepalived", place, "a", tmp_path / "keepalived")
     theirs.configuration.write_text(configuration("eth0", 2, AH, V4).replace(f"priority {OWNER}", "priority 100"))
     with inside_network(place.path("a")):
-        (one,) = understand(read(str(theirs.configuration))[0]).configuration.vrrp.instances
+        (one,) = compile_document(read(str(theirs.configuration))[0]).configuration.vrrp.instances
     here = ip_address(address("b"))
     voice = Voice(one, here)
     screen = Screen(one, voice)

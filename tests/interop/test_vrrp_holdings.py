@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.config.building import understand
+from pylvs.config.building import compile_document
 from pylvs.config.reading import read
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.netlink import addresses
@@ -286,7 +286,7 @@ def test_a_master_holds_what_keepalived_holds_and_leaves_nothing(text: str, tmp_
     file.write_text(SECURE + text)
     document, unread = read(str(file))
     assert unread == ()
-    vrrp = understand(document).configuration.vrrp
+    vrrp = compile_document(document).configuration.vrrp
     before = seen()
     with by_pylvs(vrrp, tmp_path):
         ours = without_doubt()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pylvs.config.findings import Findings, Place
+from pylvs.config.findings import Findings, Location
 from pylvs.config.tree import Node, Word
 from pylvs.config.words import Brace
 from pylvs.model.dataclass import dataclass, field
@@ -12,7 +12,7 @@ from pylvs.model.dataclass import dataclass, field
 DEEPEST = 32  # blocks within blocks; keepalived's own go six deep
 
 
-def tree(lines: Iterable[list[Word | Brace]], findings: Findings) -> tuple[Node, ...]:
+def build_tree(lines: Iterable[list[Word | Brace]], findings: Findings) -> tuple[Node, ...]:
     """The statements of these lines.
 
     A statement ends at the end of its line, at its block's end, and before the end of the block that it stands in; its
@@ -38,7 +38,7 @@ class _Open:
     """A block whose end has not been read: its statement, its opening brace, what stands in it so far."""
 
     words: tuple[Word, ...]
-    brace: Place
+    brace: Location
     nodes: list[Node] = field(default_factory=list)
 
     @property
@@ -59,16 +59,16 @@ class _Builder:
     stack: list[_Open] = field(default_factory=list)
     waiting: tuple[Word, ...] = ()  # a statement whose block may still open
     skipped: int = 0  # blocks that are too deep to be kept
-    before: Place | None = None  # the word or brace before
-    lacking: tuple[_Open, Place] | None = None  # by its indentation, this block's brace is missing before that place
-    early: tuple[_Open, Place] | None = None  # by its indentation, this brace was not meant to end that block
+    before: Location | None = None  # the word or brace before
+    lacking: tuple[_Open, Location] | None = None  # by its indentation, this block's brace is missing before that place
+    early: tuple[_Open, Location] | None = None  # by its indentation, this brace was not meant to end that block
 
     def statement(self, words: tuple[Word, ...]) -> None:
         """Words that are one statement, with or without a block."""
         self._finish()
         self.waiting = words
 
-    def open(self, brace: Place) -> None:
+    def open(self, brace: Location) -> None:
         """A block begins."""
         if self.skipped or len(self.stack) >= DEEPEST:
             if not self.skipped:
@@ -82,7 +82,7 @@ class _Builder:
             self.stack.append(_Open(self.waiting, brace))
         self.waiting, self.before = (), brace
 
-    def close(self, brace: Place) -> None:
+    def close(self, brace: Location) -> None:
         """A block ends."""
         self._finish()
         if self.skipped:
@@ -128,7 +128,7 @@ class _Builder:
         else:
             around += done.nodes
 
-    def _compare(self, brace: Place) -> None:
+    def _compare(self, brace: Location) -> None:
         """Look at the indentation of a brace that begins its line and ends the innermost block."""
         block = self.stack[-1]
         begins = self.before is None or (self.before.file, self.before.line) != (brace.file, brace.line)

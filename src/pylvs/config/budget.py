@@ -8,7 +8,7 @@ from pylvs.model.dataclass import dataclass
 
 MOST_TEXT = 32 << 20  # characters: three times what 100,000 real servers with a check each need
 MOST_OF_A_LINE = 1 << 16  # characters, before and after variables are replaced in it
-MOST_MADE = 1_000_000  # lines: keepalived's manual has an example that makes 65,024 blocks of a dozen
+MOST_LINES = 1_000_000  # lines: keepalived's manual has an example that makes 65,024 blocks of a dozen
 
 
 @dataclass(slots=True)
@@ -17,7 +17,7 @@ class Budget:
 
     findings: Findings
     text: int = MOST_TEXT
-    made: int = MOST_MADE
+    made: int = MOST_LINES
 
     def spend(self, characters: int, line: Line, made: int = 0) -> bool:
         """True while there is room; the first time that there is none is a finding about this line."""

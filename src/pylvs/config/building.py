@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from pylvs.config import service_rules
-from pylvs.config.collection import no_collection
+from pylvs.config.collection import gc_paused
 from pylvs.config.effective import EffectiveBlock, resolve
 from pylvs.config.findings import Finding, Findings
 from pylvs.config.groups import entries_of, groups_of
@@ -22,7 +22,7 @@ from pylvs.system import interfaces
 
 
 @dataclass(frozen=True, slots=True)
-class Understanding:
+class CompiledDocument:
     """What a document means: the effective settings for people, the configuration for the rest of pylvs."""
 
     effective: EffectiveBlock
@@ -30,16 +30,16 @@ class Understanding:
     findings: tuple[Finding, ...]  # of the meaning; those of the language are the reader's
 
 
-def understand(document: Document, mtus: Mapping[str, int] | None = None) -> Understanding:
+def compile_document(document: Document, mtus: Mapping[str, int] | None = None) -> CompiledDocument:
     """The meaning of a document. Never raises: whatever is wrong is a finding, and the rest is built.
 
     `mtus` are those of the machine's devices by their names; None asks this machine.
     """
-    with no_collection():
+    with gc_paused():
         return _understand(document, mtus)
 
 
-def _understand(document: Document, mtus: Mapping[str, int] | None) -> Understanding:
+def _understand(document: Document, mtus: Mapping[str, int] | None) -> CompiledDocument:
     reader = Reader(ROOT)
     section = reader.read(document.nodes)
     findings = reader.findings
@@ -51,7 +51,7 @@ def _understand(document: Document, mtus: Mapping[str, int] | None) -> Understan
     services = tuple(_services(effective, section, settings, scripts, findings))
     vrrp = vrrp_of(effective, scripts, findings, interfaces.mtus() if mtus is None else mtus)
     configuration = Configuration(services, with_scripts(settings, effective, scripts, findings), vrrp)
-    return Understanding(effective, configuration, in_order(findings.all(), document))
+    return CompiledDocument(effective, configuration, sort_findings(findings.all(), document))
 
 
 def _services(
@@ -70,7 +70,7 @@ def _services(
             effective.leave_out(block)
 
 
-def in_order(findings: Iterable[Finding], document: Document) -> tuple[Finding, ...]:
+def sort_findings(findings: Iterable[Finding], document: Document) -> tuple[Finding, ...]:
     """Findings in the order of the text, the first file first."""
     files = {name: at for at, name in enumerate(document.files)}
     return tuple(sorted(findings, key=lambda each: (files.get(each.place.file, len(files)), each.place)))
@@ -78,5 +78,5 @@ def in_order(findings: Iterable[Finding], document: Document) -> tuple[Finding, 
 
 def build(document: Document) -> tuple[Configuration, tuple[Finding, ...]]:
     """The configuration alone."""
-    understanding = understand(document)
+    understanding = compile_document(document)
     return understanding.configuration, understanding.findings

@@ -10,7 +10,7 @@ from pylvs.config.schema.checkers import load
 from pylvs.config.schema.reading import Section
 from pylvs.config.schema.scripts import WrittenScript
 from pylvs.config.schema.servers import Server
-from pylvs.config.schema.tracking import Weight
+from pylvs.config.schema.tracking import TrackWeight
 from pylvs.config.schema.types import did_you_mean
 from pylvs.config.schema.vrrp_types import Named
 from pylvs.config.script_rules import ScriptRules
@@ -36,7 +36,7 @@ from pylvs.model.dataclass import dataclass
 from pylvs.system.pcre2 import BadRegex, Regex
 
 # keepalived is told by inotify: the same within a second.
-FILE_PACE = Pace(delay_loop_s=1.0, retry=0, warmup_s=0.0)
+FILE_TIMING = Pace(delay_loop_s=1.0, retry=0, warmup_s=0.0)
 LEFT_OUT = "the check is left out"
 
 
@@ -230,9 +230,9 @@ class CheckMaker:
             near = did_you_mean(name, list(files)) or f"write a block track_file {name} with its file"
             self.left_out(block, f"there is no track_file {name} with a file", near)
             return None
-        of_file = files[name].value("weight", Weight) or Weight(1)
+        of_file = files[name].value("weight", TrackWeight) or TrackWeight(1)
         weight, reverse = block.maybe("weight", tuple) or (of_file.value, bool(of_file.reverse))
-        return FileCheck(path=path, weight=weight, reverse=reverse, pace=FILE_PACE)
+        return FileCheck(path=path, weight=weight, reverse=reverse, pace=FILE_TIMING)
 
     def bfd(self, section: Section) -> None:
         """BFD_CHECK: there is no such check yet, but its name can be wrong."""
@@ -258,7 +258,7 @@ class CheckMaker:
         source, metric = block.get("source", tuple)
         assert isinstance(source, LoadSource)
         return LoadCheck(
-            target=self.target(block, default_port=load.PORT),
+            target=self.target(block, default_port=load.NODE_EXPORTER_PORT),
             pace=self.pace(block),
             path=block.get("path", str),
             source=source,

@@ -8,7 +8,7 @@ from enum import Enum
 from ipaddress import IPv4Address
 from typing import Any, TypeVar
 
-from pylvs.config.wording import Difference, changes, compared, destination_words, listed, text_of
+from pylvs.config.wording import Difference, changes, describe_destination, describe_value, field_differences, joined
 from pylvs.model.checks import Check, FileCheck, HttpCheck, MiscCheck, targets_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import DestinationKey
@@ -153,7 +153,7 @@ def _service_words(service: WantedService) -> dict[str, str]:
 
 def _service_added(service: WantedService) -> Change:
     servers = [f"{each.destination.key}" for each in service.servers]
-    details = listed(_service_words(service)) + "; " + (f"servers {', '.join(servers)}" if servers else "no servers")
+    details = joined(_service_words(service)) + "; " + (f"servers {', '.join(servers)}" if servers else "no servers")
     return Change(_path(service), Kind.ADDED, details=details, service=service.name)
 
 
@@ -176,7 +176,7 @@ def _service(old: WantedService, new: WantedService) -> Iterator[Change]:
         if key not in new.keys:
             note = "its connections are forwarded no more"
             yield Change((*path, f"address {_key(key)}"), Kind.REMOVED, effect=Effect.END, note=note, service=name)
-    found = (*changes(_service_words(old), _service_words(new)), *compared(old, new, _ELSEWHERE))
+    found = (*changes(_service_words(old), _service_words(new)), *field_differences(old, new, _ELSEWHERE))
     if found:
         yield Change(path, Kind.CHANGED, found, service=name)
     if old.sorry_server != new.sorry_server:
@@ -189,7 +189,7 @@ def _key(key: ServiceKey) -> str:
 
 
 def _sorry_server(old: WantedService, new: WantedService) -> Change:
-    difference = Difference("sorry_server", text_of(old.sorry_server), text_of(new.sorry_server))
+    difference = Difference("sorry_server", describe_value(old.sorry_server), describe_value(new.sorry_server))
     gone = old.sorry_server is not None and (new.sorry_server is None or new.sorry_server.key != old.sorry_server.key)
     note = f"connections that {old.sorry_server.key} has are forwarded no more" if gone and old.sorry_server else ""
     effect = Effect.END if gone else Effect.STAY
@@ -205,7 +205,7 @@ def _servers(old: WantedService, new: WantedService) -> Iterator[Change]:
         path = (*_path(new), f"real server {key}")
         if key not in before:
             checks = ", ".join(_kind_of(check) for check in server.checks) or "no checks"
-            details = f"{listed(destination_words(server.destination))}, {checks}"
+            details = f"{joined(describe_destination(server.destination))}, {checks}"
             yield Change(path, Kind.ADDED, details=details, service=new.name)
         elif before[key] != server:
             for change in _server(path, before[key], server):
@@ -231,8 +231,8 @@ def _by_key(servers: Iterable[WantedServer]) -> dict[DestinationKey, WantedServe
 
 def _server(path: tuple[str, ...], old: WantedServer, new: WantedServer) -> Iterator[Change]:
     before, after = old.destination, new.destination
-    found = [*changes(destination_words(before), destination_words(after))]
-    found += compared(old, new, ("destination", "checks"))
+    found = [*changes(describe_destination(before), describe_destination(after))]
+    found += field_differences(old, new, ("destination", "checks"))
     if found:
         effect, notes = Effect.STAY, []
         if before.weight and not after.weight:
@@ -298,7 +298,7 @@ def _check(path: tuple[str, ...], old: Check, new: Check) -> Iterator[Change]:
 
 def _whole(path: tuple[str, ...], old: Any, new: Any, without: Sequence[str] = ()) -> Iterator[Change]:
     """What differs between two nouns, as one change."""
-    found = tuple(compared(old, new, without))
+    found = tuple(field_differences(old, new, without))
     if found:
         yield Change(path, Kind.CHANGED, found)
 

@@ -8,7 +8,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
 
-from pylvs.config.findings import Place
+from pylvs.config.findings import Location
 from pylvs.config.schema.global_defs import GLOBAL_DEFS
 from pylvs.config.schema.nouns import Block, Keyword, State, Twice
 from pylvs.config.schema.reading import Section, Setting
@@ -19,7 +19,7 @@ from pylvs.model.dataclass import dataclass, field
 T = TypeVar("T")
 
 
-class How(Enum):
+class OriginKind(Enum):
     """Why a keyword has its value."""
 
     GIVEN = "given"
@@ -29,33 +29,33 @@ class How(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class ValueOrigin:
     """Where a value comes from; `place` is None for a default."""
 
-    how: How
-    place: Place | None = None
+    how: OriginKind
+    place: Location | None = None
     note: str = ""  # of INHERITED the block's name, of DEFAULT the keyword it follows, of ADJUSTED the reason
 
     def __str__(self) -> str:
         where = f"{self.place.file}:{self.place.line}" if self.place else ""
         match self.how:
-            case How.GIVEN:
+            case OriginKind.GIVEN:
                 return where
-            case How.INHERITED:
+            case OriginKind.INHERITED:
                 return f"from {self.note}, {where}"
-            case How.DEFAULT:
+            case OriginKind.DEFAULT:
                 return f"default: {self.note}" if self.note else "default"
-            case How.ADJUSTED:
+            case OriginKind.ADJUSTED:
                 return ", ".join(filter(None, (self.note, where)))
 
 
 @dataclass(frozen=True, slots=True)
-class Effective:
+class EffectiveValue:
     """A keyword's value and where it comes from."""
 
     keyword: Keyword
     value: object
-    origin: Origin
+    origin: ValueOrigin
     words: tuple[Word, ...] = ()  # the keyword and those that made the value; none for a default
 
 
@@ -69,7 +69,7 @@ class EffectiveBlock:
     settings: Section  # global_defs
     head: object = None  # what stands behind the block's name
     blocks: list[EffectiveBlock] = field(default_factory=list)
-    _known: dict[str, Effective] = field(default_factory=dict)
+    _known: dict[str, EffectiveValue] = field(default_factory=dict)
 
     @property
     def word(self) -> Word:
@@ -77,7 +77,7 @@ class EffectiveBlock:
         assert self.section.node is not None, "the whole file has no name"
         return self.section.node.words[0]
 
-    def effective(self, name: str) -> Effective:
+    def effective(self, name: str) -> EffectiveValue:
         """A keyword with its value; KeyError if this block knows no such word."""
         if name not in self._known:
             entry = self.block.find(name)
@@ -86,7 +86,7 @@ class EffectiveBlock:
             self._known[name] = self._value(entry)
         return self._known[name]
 
-    def all(self) -> Iterator[Effective]:
+    def all(self) -> Iterator[EffectiveValue]:
         """Every keyword in the schema's order; those that may be given often, once for each time."""
         for entry in self.block.entries:
             if isinstance(entry, Keyword) and _has_value(entry):
@@ -95,7 +95,7 @@ class EffectiveBlock:
                 else:
                     yield self.effective(entry.name)
 
-    def _value(self, entry: Keyword) -> Effective:
+    def _value(self, entry: Keyword) -> EffectiveValue:
         """What is given here; else what is inherited; else what global_defs says; else the default."""
         given = self.section.setting(entry.name)
         if given is not None:
@@ -110,8 +110,10 @@ class EffectiveBlock:
             if setting is not None:
                 return _given(entry, setting, self.settings.block.name)
         if entry.default_of:
-            return Effective(entry, self.effective(entry.default_of).value, Origin(How.DEFAULT, note=entry.default_of))
-        return Effective(entry, entry.default, Origin(How.DEFAULT, note=entry.default_doc))
+            return EffectiveValue(
+                entry, self.effective(entry.default_of).value, ValueOrigin(OriginKind.DEFAULT, note=entry.default_of)
+            )
+        return EffectiveValue(entry, entry.default, ValueOrigin(OriginKind.DEFAULT, note=entry.default_doc))
 
     def get(self, name: str, kind: type[T]) -> T:
         """A keyword's value, of which it is known that there is one."""
@@ -139,9 +141,9 @@ class EffectiveBlock:
 
     def is_written(self, name: str) -> bool:
         """Whether the value stands in the file: in this block, or in one that it is inherited from."""
-        return self.effective(name).origin.how in (How.GIVEN, How.INHERITED)
+        return self.effective(name).origin.how in (OriginKind.GIVEN, OriginKind.INHERITED)
 
-    def place(self, name: str) -> Place:
+    def place(self, name: str) -> Location:
         """Where complaints of a keyword's value stand: at its first word, else at the keyword, else at the block."""
         words = self.effective(name).words
         return words[min(1, len(words) - 1)].place if words else self.word.place
@@ -153,7 +155,7 @@ class EffectiveBlock:
     def adjust(self, name: str, value: object, note: str) -> None:
         """Another value than the written one, and why."""
         each = self.effective(name)
-        self._known[name] = replace(each, value=value, origin=Origin(How.ADJUSTED, each.origin.place, note))
+        self._known[name] = replace(each, value=value, origin=ValueOrigin(OriginKind.ADJUSTED, each.origin.place, note))
 
     def leave_out(self, block: EffectiveBlock) -> None:
         """Without this one of its blocks: another one may say the same."""
@@ -192,7 +194,7 @@ def _has_value(entry: Keyword) -> bool:
     return entry.state is State.SUPPORTED and not entry.is_now
 
 
-def _given(entry: Keyword, setting: Setting, inherited_from: str = "") -> Effective:
-    how = How.INHERITED if inherited_from else How.GIVEN
-    origin = Origin(how, setting.node.place, inherited_from)
-    return Effective(entry, setting.value, origin, (setting.node.words[0], *setting.words))
+def _given(entry: Keyword, setting: Setting, inherited_from: str = "") -> EffectiveValue:
+    how = OriginKind.INHERITED if inherited_from else OriginKind.GIVEN
+    origin = ValueOrigin(how, setting.node.place, inherited_from)
+    return EffectiveValue(entry, setting.value, origin, (setting.node.words[0], *setting.words))

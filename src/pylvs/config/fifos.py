@@ -11,8 +11,8 @@ from pylvs.config.schema.scripts import WrittenScript
 from pylvs.config.script_rules import ScriptRules
 from pylvs.model.vrrp import Fifo
 
-SHARED = "notify_fifo"  # is told of everything
-ALL = (SHARED, "vrrp_notify_fifo", "lvs_notify_fifo")
+SHARED_FIFO = "notify_fifo"  # is told of everything
+FIFO_NAMES = (SHARED_FIFO, "vrrp_notify_fifo", "lvs_notify_fifo")
 
 
 def fifos_of(
@@ -30,11 +30,11 @@ def fifos_of(
         if taken := _taken(settings, name, fifo):
             findings.error(settings.place(name), f"{fifo.path} is {taken} already", "give each pipe a name of its own")
             continue
-        yield replace(fifo, reader=scripts.usable(reader), services=name == SHARED)
+        yield replace(fifo, reader=scripts.usable(reader), services=name == SHARED_FIFO)
 
 
 def _taken(settings: EffectiveBlock, name: str, fifo: Fifo) -> str:
-    for earlier in ALL[: ALL.index(name)]:
+    for earlier in FIFO_NAMES[: FIFO_NAMES.index(name)]:
         other = settings.maybe(earlier, Fifo)
         if other is not None and other.path == fifo.path:
             return earlier

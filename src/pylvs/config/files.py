@@ -35,7 +35,7 @@ class Source:
     marked: bool = False  # a byte order mark stood before the text
 
 
-def opened(path: str, pipes: bool = False) -> Source:
+def read_source(path: str, pipes: bool = False) -> Source:
     """The text of a file; with `pipes` also of a pipe, and of standard input as "-". Raises Unreadable.
 
     Bytes that are not UTF-8 become U+FFFD.
@@ -66,7 +66,7 @@ def opened(path: str, pipes: bool = False) -> Source:
     return Source(path, text, (status.st_dev, status.st_ino), directory, data.startswith(BOM_UTF8))
 
 
-def alternatives(pattern: str) -> Iterator[str]:
+def expand_braces(pattern: str) -> Iterator[str]:
     """The pattern without its {a,b} braces, one for each choice, in their order; at most MOST_NAMES."""
     waiting, given = [pattern], 0
     while waiting and given < MOST_NAMES:
@@ -99,16 +99,16 @@ def _first_choice(text: str) -> tuple[str, list[str], str] | None:
     return None
 
 
-def is_wild(name: str) -> bool:
+def has_wildcard(name: str) -> bool:
     """True if the name has a wildcard."""
     return _WILD.search(name) is not None
 
 
-def matching(pattern: str) -> list[str]:
+def expand_wildcards(pattern: str) -> list[str]:
     """The names that a pattern with wildcards matches, sorted, as glob(3) does; [] if none."""
     found, looked = [pattern[: len(pattern) - len(pattern.lstrip("/"))]], 0
     for part in pattern.strip("/").split("/"):
-        if not is_wild(part):
+        if not has_wildcard(part):
             found = [os.path.join(directory, part) for directory in found]
             continue
         fits, deeper = re.compile(translate(part.replace("[^", "[!"))), []

@@ -23,7 +23,7 @@ class Severity(Enum):
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Place:
+class Location:
     """A place in a file; line and column count from 1, the column in characters. `width` characters are meant."""
 
     file: str
@@ -39,7 +39,7 @@ class Place:
 class Finding:
     """One thing that is wrong: where, what, and what to do."""
 
-    place: Place
+    place: Location
     severity: Severity
     text: str  # what is wrong
     advice: str = ""  # what to do, "did you mean ...?" included
@@ -69,13 +69,13 @@ class Finding:
 class Findings:
     """Findings as they are made: each once, however often a line is read again through a variable, and not endless."""
 
-    _found: dict[tuple[Place, str], Finding] = field(default_factory=dict)
+    _found: dict[tuple[Location, str], Finding] = field(default_factory=dict)
 
-    def error(self, place: Place, text: str, advice: str = "", *, fatal: bool = False) -> None:
+    def error(self, place: Location, text: str, advice: str = "", *, fatal: bool = False) -> None:
         """Something will not happen as written; with `fatal`, no configuration can be made of the file."""
         self.add(Finding(place, Severity.ERROR, text, advice, fatal=fatal))
 
-    def warning(self, place: Place, text: str, advice: str = "") -> None:
+    def warning(self, place: Location, text: str, advice: str = "") -> None:
         """Something will happen as written, though it is odd."""
         self.add(Finding(place, Severity.WARNING, text, advice))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 
-from pylvs.config.findings import Place
+from pylvs.config.findings import Location
 from pylvs.model.dataclass import dataclass
 
 
@@ -53,7 +53,7 @@ class Line:
                 length += len(part.text)
         return cls("".join(texts), tuple(origins))
 
-    def place(self, start: int, end: int) -> Place:
+    def place(self, start: int, end: int) -> Location:
         """Where the characters from `start` to before `end` stand; at least one is meant."""
         origin = self._origin(start)
         column = origin.column + (0 if origin.width else start - origin.start)
@@ -62,7 +62,7 @@ class Line:
             last = self._origin(max(start, end - 1))
             if last is not origin and (last.file, last.line) == (origin.file, origin.line):
                 width = last.column + (last.width or end - last.start) - column
-        return Place(origin.file, origin.line, column, max(1, width))
+        return Location(origin.file, origin.line, column, max(1, width))
 
     def part(self, start: int, end: int | None = None) -> Line:
         """The characters from `start` to before `end`."""
@@ -77,7 +77,7 @@ class Line:
             kept.append(Origin(at, origin.file, origin.line, origin.column + moved, origin.width))
         return Line(self.text[start:stop], tuple(kept))
 
-    def standing_for(self, place: Place) -> Line:
+    def standing_for(self, place: Location) -> Line:
         """The same characters, all of which stand for what is written at this place."""
         return Line(self.text, (Origin(0, place.file, place.line, place.column, place.width),))
 

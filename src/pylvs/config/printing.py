@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pylvs.config.tree import Document, Node
-from pylvs.config.words import written
+from pylvs.config.words import format_statement
 
 INDENT = "    "
 
@@ -17,7 +17,7 @@ def printed(document: Document) -> str:
 
 def _lines(node: Node, indent: str) -> Iterator[str]:
     """A statement's lines."""
-    text = indent + written(node.words)
+    text = indent + format_statement(node.words)
     if node.block is None:
         yield text
         return

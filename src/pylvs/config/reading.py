@@ -11,16 +11,16 @@ import os
 import re
 from collections.abc import Collection, Iterator
 
-from pylvs.config.blocks import tree
+from pylvs.config.blocks import build_tree
 from pylvs.config.budget import MOST_OF_A_LINE, MOST_TEXT, Budget
-from pylvs.config.collection import no_collection
-from pylvs.config.files import Source, Unreadable, opened
-from pylvs.config.findings import Finding, Findings, Place
-from pylvs.config.includes import INCLUDE, NO_CHECKS, Checks, included
+from pylvs.config.collection import gc_paused
+from pylvs.config.files import Source, Unreadable, read_source
+from pylvs.config.findings import Finding, Findings, Location
+from pylvs.config.includes import INCLUDE, NO_CHECKS, IncludeChecks, included_sources
 from pylvs.config.lines import Line
-from pylvs.config.sequences import SEQUENCE, Sequence, parsed
+from pylvs.config.sequences import SEQUENCE, Repetition, parse_repetition
 from pylvs.config.tree import Document, Word
-from pylvs.config.variables import DEFINITION, Variables, without_comment
+from pylvs.config.variables import DEFINITION, Variables, strip_comment
 from pylvs.config.words import BANG, HASH, SPACE, SPACES, Brace, Lexer
 from pylvs.model.dataclass import dataclass, field
 
@@ -40,9 +40,9 @@ def read(path: str, ids: Collection[str] = ()) -> tuple[Document, tuple[Finding,
     """
     findings = Findings()
     try:
-        source = opened(path, pipes=True)
+        source = read_source(path, pipes=True)
     except Unreadable as error:
-        findings.error(Place(path, 1, 1), f"the file {error}", "name a configuration file", fatal=True)
+        findings.error(Location(path, 1, 1), f"the file {error}", "name a configuration file", fatal=True)
         return Document((), (path,)), findings.all()
     return _Reader(findings, ids, MOST_TEXT).document(source)
 
@@ -62,7 +62,7 @@ class _Frame:
     lines: Iterator[Line]
     name: str = ""  # of the variable
     source: Source | None = None
-    checks: Checks = NO_CHECKS  # what `include_check` asks for in this file
+    checks: IncludeChecks = NO_CHECKS  # what `include_check` asks for in this file
 
 
 @dataclass(slots=True)
@@ -88,15 +88,17 @@ class _Reader:
     def document(self, source: Source) -> tuple[Document, tuple[Finding, ...]]:
         """What the file says."""
         self._open(source, NO_CHECKS)
-        with no_collection():
-            nodes = tree(self._statements(), self.findings)
+        with gc_paused():
+            nodes = build_tree(self._statements(), self.findings)
         return Document(nodes, tuple(self.texts), self.texts), self.findings.all()
 
-    def _open(self, source: Source, checks: Checks) -> None:
+    def _open(self, source: Source, checks: IncludeChecks) -> None:
         """Read this file's lines next."""
         text = source.text.translate(_UNUSABLE) if not source.text.isascii() or "\0" in source.text else source.text
         if source.marked:
-            self.findings.warning(Place(source.path, 1, 1), "a byte order mark begins the file", "save it without one")
+            self.findings.warning(
+                Location(source.path, 1, 1), "a byte order mark begins the file", "save it without one"
+            )
         self.texts[source.path] = text
         lines = (Line.written(line, source.path, number) for number, line in enumerate(text.split("\n"), 1))
         self.frames.append(_Frame(lines, "", source, checks))
@@ -203,7 +205,7 @@ class _Reader:
         """Whether a definition has several lines, and these, without the backslashes that continue them."""
         rest = line.part(match.end())
         if not rest.text.rstrip(_BLANKS).endswith("\\"):
-            return False, [rest.part(0, len(without_comment(rest.text)))]
+            return False, [rest.part(0, len(strip_comment(rest.text)))]
         lines = [rest]
         for following in self.frames[-1].lines:
             if not self.budget.spend(len(following.text), following):
@@ -237,7 +239,7 @@ class _Reader:
         """Read the rest of the line, or of its block, once for each value."""
         close = line.text.find(")", match.end())
         head = self._replaced(line.part(match.end(), close + 1 if close >= 0 else None))
-        sequence, _, wrong = parsed(match[1], head.text)
+        sequence, _, wrong = parse_repetition(match[1], head.text)
         if sequence is None:
             self.findings.error(line.place(at, match.end()), wrong, f"the line needs ~{match[1]}(...)")
             return
@@ -253,7 +255,7 @@ class _Reader:
         rest = line.part(start, end)
         self.frames.append(_Frame(self._rounds(sequence, rest, place)))
 
-    def _rounds(self, sequence: Sequence, rest: Line, place: Place) -> Iterator[Line]:
+    def _rounds(self, sequence: Repetition, rest: Line, place: Location) -> Iterator[Line]:
         """The rest of a sequence's line, each time with other values of its variables."""
         for values in sequence.values():
             for name, value in zip(sequence.names, values, strict=True):
@@ -265,11 +267,11 @@ class _Reader:
         frame = self._file()
         assert frame.source is not None
         start = self._blanks(line, match.end())
-        name = without_comment(line.text[start:]).replace(HASH, "#").replace(BANG, "!")
+        name = strip_comment(line.text[start:]).replace(HASH, "#").replace(BANG, "!")
         place = line.place(start, start + len(name)) if name else line.place(match.start(), match.end())
         active = {one.source.identity for one in self.frames if one.source}
         files: list[Source] = []
-        for source in included(name, match[1], frame.source, frame.checks, place, self.findings):
+        for source in included_sources(name, match[1], frame.source, frame.checks, place, self.findings):
             if source.identity in active:
                 self.findings.error(place, f"'{source.path}' includes itself", "remove one of the includes", fatal=True)
             elif len(active) >= DEEPEST_INCLUDE or self.includes >= MOST_FILES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pylvs.config.findings import Finding, Findings, Place, Severity
+from pylvs.config.findings import Finding, Findings, Location, Severity
 from pylvs.config.schema.scripts import OPENS, WrittenScript
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
@@ -53,7 +53,7 @@ class ScriptRules:
             return None
         return script if self._safe(path, unsafe, place) else None
 
-    def check_user(self, place: Place) -> None:
+    def check_user(self, place: Location) -> None:
         """Complain of a script_user that this machine has not."""
         who = self._account(Script((), self.user, self.group))
         if isinstance(who, str):
@@ -76,14 +76,14 @@ class ScriptRules:
             return f"with enable_script_security it needs a script_user, or a user {SCRIPT_USER} on this machine"
         return found
 
-    def _unfit(self, path: str, why: str, place: Place) -> None:
+    def _unfit(self, path: str, why: str, place: Location) -> None:
         """A program that is not there may be there on the machine that the file is for."""
         there = why.startswith("not ")
         severity = Severity.ERROR if there else Severity.NOTE
         advice = "make it a program that this user may execute" if there else "install it before pylvs starts"
         self.findings.add(Finding(place, severity, f"{path} is not run: {why}", advice))
 
-    def _safe(self, path: str, unsafe: tuple[str, ...], place: Place) -> bool:
+    def _safe(self, path: str, unsafe: tuple[str, ...], place: Location) -> bool:
         """Complain of what others than root may change, and once if nobody asked to look."""
         for each in unsafe:
             severity = Severity.ERROR if self.secure else Severity.WARNING

@@ -20,7 +20,7 @@ _ITEM = re.compile(r",[ \t]*(?:\{([^{}]*)\}|([^,{}]*))")
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class Repetition:
     """The variables of a sequence and how their values are found."""
 
     names: tuple[str, ...]
@@ -35,7 +35,7 @@ class Sequence:
         yield from self.listed
 
 
-def parsed(kind: str, text: str) -> tuple[Sequence | None, int, str]:
+def parse_repetition(kind: str, text: str) -> tuple[Repetition | None, int, str]:
     """A sequence of this kind ("SEQ", "SEQx", "LST") whose parentheses begin the text, and where they end.
 
     Without a sequence the last word says what is wrong with it.
@@ -52,7 +52,7 @@ def parsed(kind: str, text: str) -> tuple[Sequence | None, int, str]:
         wrong = next((values for values in listed if len(values) != len(names)), None)
         if wrong is not None:
             return None, 0, f"~LST has {len(names)} variables, but the value {{{','.join(wrong)}}}"
-        return Sequence(names, listed=listed), match.end(), ""
+        return Repetition(names, listed=listed), match.end(), ""
     match = _SEQ.match(text)
     if match is None:
         return None, 0, f"~{kind} needs a variable and one to three numbers"
@@ -67,7 +67,7 @@ def parsed(kind: str, text: str) -> tuple[Sequence | None, int, str]:
     step = known[1] if len(known) == 3 else (1 if end >= start else -1)
     if not step or (end - start) * step < 0:
         return None, 0, f"no steps of {step} lead from {start} to {end}"
-    return Sequence((match[1],), range(start, end + (1 if step > 0 else -1), step), kind == "SEQx"), match.end(), ""
+    return Repetition((match[1],), range(start, end + (1 if step > 0 else -1), step), kind == "SEQx"), match.end(), ""
 
 
 def _number(word: str) -> int | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pylvs.config.effective import Effective, EffectiveBlock, How
+from pylvs.config.effective import EffectiveBlock, EffectiveValue, OriginKind
 from pylvs.config.schema.servers import Server
 from pylvs.config.schema.types import plain
-from pylvs.config.words import written, written_arguments, written_word
+from pylvs.config.words import format_arguments, format_statement, format_word
 from pylvs.model.checks import LoadSource
 
 INDENT = "    "
@@ -35,17 +35,17 @@ def as_json(block: EffectiveBlock) -> dict[str, Any]:
     }
 
 
-def is_shown(setting: Effective) -> bool:
+def is_shown(setting: EffectiveValue) -> bool:
     """Whether there is anything to show: a keyword that has neither a value nor a default is not there."""
     return setting.value is not None or bool(setting.origin.note)
 
 
-def text_of(setting: Effective) -> str:
+def text_of(setting: EffectiveValue) -> str:
     """A value as it may be written; "" where the keyword alone says it, or where its default has only a description."""
-    if setting.words and setting.origin.how is not How.ADJUSTED:
-        return " ".join(written_arguments(setting.words))
+    if setting.words and setting.origin.how is not OriginKind.ADJUSTED:
+        return " ".join(format_arguments(setting.words))
     text = value_text(setting.value)
-    return written_word(setting.keyword.name, text) if text and isinstance(setting.value, str) else text
+    return format_word(setting.keyword.name, text) if text and isinstance(setting.value, str) else text
 
 
 def value_text(value: object) -> str:
@@ -72,7 +72,7 @@ def _head(block: EffectiveBlock) -> str:
     node = block.section.node
     if isinstance(block.head, Server):
         return value_text(block.head)
-    return " ".join(written_arguments(node.words)) if node else ""
+    return " ".join(format_arguments(node.words)) if node else ""
 
 
 def _block(block: EffectiveBlock, indent: str) -> Iterator[str]:
@@ -84,21 +84,23 @@ def _block(block: EffectiveBlock, indent: str) -> Iterator[str]:
             yield _setting(setting, indent + INDENT)
     for line in block.section.settings:
         if line.keyword is None:
-            text = indent + INDENT + written(line.words)
+            text = indent + INDENT + format_statement(line.words)
             yield _with_origin(text, f"{line.node.place.file}:{line.node.place.line}")
     for each in block.blocks:
         yield from _block(each, indent + INDENT)
     yield indent + "}"
 
 
-def _setting(setting: Effective, indent: str) -> str:
+def _setting(setting: EffectiveValue, indent: str) -> str:
     """One line; a comment where it could not be read again: no value, or a flag that is not set and knows no "off"."""
     name, text = setting.keyword.name, text_of(setting)
     if str(setting.keyword.type) == "":  # the keyword alone is its value
         text = ""
         absent = not setting.value
     else:
-        absent = setting.value is None or (setting.origin.how is How.DEFAULT and text == "" and setting.value != "")
+        absent = setting.value is None or (
+            setting.origin.how is OriginKind.DEFAULT and text == "" and setting.value != ""
+        )
     line = " ".join(filter(None, (name, text if setting.value != "" else '""')))
     return _with_origin(f"{indent}{'# ' if absent or setting.value == '' else ''}{line}", str(setting.origin))
 

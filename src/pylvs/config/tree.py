@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from pylvs.config.findings import Place
+from pylvs.config.findings import Location
 from pylvs.model.dataclass import dataclass, field
 
 
@@ -13,7 +13,7 @@ class Word:
     """One word of a line, its quotes and escapes undone, variables replaced; `quoted` if it had quotes."""
 
     text: str
-    place: Place
+    place: Location
     quoted: bool = False
 
     def __str__(self) -> str:
@@ -38,7 +38,7 @@ class Node:
         return self.words[1:]
 
     @property
-    def place(self) -> Place:
+    def place(self) -> Location:
         """Where the keyword stands."""
         return self.words[0].place
 

@@ -30,7 +30,7 @@ class Value:
 
 
 @dataclass(slots=True)
-class Replaced:
+class Expansion:
     """A line in which variables were replaced, and the lines that follow it by the name of whom they belong to."""
 
     line: Line
@@ -56,12 +56,12 @@ class Variables:
         """Give a variable several lines; none is the empty value."""
         self.values[name] = Value(tuple(lines), several=True)
 
-    def replace(self, line: Line, directory: str, active: Sequence[str] = ()) -> Replaced:
+    def replace(self, line: Line, directory: str, active: Sequence[str] = ()) -> Expansion:
         """The line with its variables replaced, and theirs, until none is left.
 
         `directory` is the file's; `active` are the variables whose lines this one is among.
         """
-        result = Replaced(line)
+        result = Expansion(line)
         for _ in range(MOST_ROUNDS):
             if "$" not in result.line.text:
                 return result
@@ -70,16 +70,16 @@ class Variables:
             if result.line is before:
                 return result
             if not self.budget.spend(max(0, len(result.line.text) - len(before.text)), result.line):
-                return Replaced(line.part(0, 0))
+                return Expansion(line.part(0, 0))
         match = REFERENCE.search(line.text)
         place = line.place(match.start(), match.end()) if match else line.place(0, 1)
         what = f"'{match[0]}'" if match else "a variable"
         self.findings.error(
             place, f"{what} stands for itself, over {MOST_ROUNDS} values deep", "define it without itself", fatal=True
         )
-        return Replaced(line.part(0, 0))
+        return Expansion(line.part(0, 0))
 
-    def _once(self, result: Replaced, directory: str, active: Sequence[str]) -> None:
+    def _once(self, result: Expansion, directory: str, active: Sequence[str]) -> None:
         """Replace each variable of the line by its value as it was defined; the same line if there is none."""
         line, at, length = result.line, 0, 0
         parts: list[Line] = []
@@ -137,7 +137,7 @@ class Variables:
         return simple.get(name)
 
 
-def without_comment(text: str) -> str:
+def strip_comment(text: str) -> str:
     """A line's text up to where a comment begins, and without the blanks before."""
     for match in _COMMENT.finditer(text):
         if match[1]:

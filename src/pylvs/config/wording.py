@@ -19,7 +19,7 @@ HIDDEN = "hidden"
 _SECRETS = frozenset({"password"})
 _JOINED = frozenset({"statuses", "arguments", "regex_options", "command", "devices", "cpus", "options"})
 _IDENTITIES = ("name", "path", "device", "devices", "address")
-_WORDS = {
+_KEYWORDS = {
     "GlobalSettings.smtp_alert": "smtp_alert_checker",
     "GlobalSettings.checker_nice": "checker_priority",
     "GlobalSettings.fifo": "lvs_notify_fifo",
@@ -90,24 +90,24 @@ class Difference:
         return f"{self.name} {self.old or 'none'} -> {self.new or 'none'}"
 
 
-def compared(old: Any, new: Any, without: Sequence[str] = ()) -> Iterator[Difference]:
+def field_differences(old: Any, new: Any, without: Sequence[str] = ()) -> Iterator[Difference]:
     """What differs between two nouns of one class, but for the fields named in `without`."""
     for field in fields(old):
         before, after = getattr(old, field.name), getattr(new, field.name)
         if before == after or field.name in without:
             continue
-        word = _word(type(old).__name__, field.name)
+        word = _keyword_of(type(old).__name__, field.name)
         if field.name in _SECRETS:
             yield Difference(word, HIDDEN if before else None, HIDDEN if after else None)
         elif isinstance(before, tuple) and isinstance(after, tuple) and field.name not in _JOINED:
             yield from _items(word, before, after)
-        elif _is_noun(before) and type(before) is type(after):
-            yield from compared(before, after)
+        elif _is_model_object(before) and type(before) is type(after):
+            yield from field_differences(before, after)
         else:
-            yield Difference(word, text_of(before, field.name), text_of(after, field.name))
+            yield Difference(word, describe_value(before, field.name), describe_value(after, field.name))
 
 
-def listed(words: Mapping[str, str]) -> str:
+def joined(words: Mapping[str, str]) -> str:
     """`weight 3, method DR`."""
     return ", ".join(f"{name} {value}" for name, value in words.items())
 
@@ -119,7 +119,7 @@ def changes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Dif
             yield Difference(name, before.get(name), after.get(name))
 
 
-def text_of(value: Any, name: str = "") -> str | None:
+def describe_value(value: Any, name: str = "") -> str | None:
     """A value in words; None for no value. `name` is its field's, which tells seconds."""
     if isinstance(value, bool):
         return "on" if value else "off"
@@ -142,22 +142,22 @@ def _part(value: Any) -> str:
     """A value within a list; ranges of numbers as such."""
     if isinstance(value, tuple) and len(value) == 2 and all(isinstance(each, int) for each in value):
         return str(value[0]) if value[0] == value[1] else f"{value[0]}-{value[1]}"
-    return text_of(value) or '""'
+    return describe_value(value) or '""'
 
 
 def _noun(value: Any) -> str:
     """A noun on one line, with all that tells it from others."""
     if isinstance(value, Destination):
-        return f"{value.key} ({listed(destination_words(value))})"
+        return f"{value.key} ({joined(describe_destination(value))})"
     if isinstance(value, Script):
         whom = ":".join(filter(None, (value.user, value.group)))
         return f"{value} as {whom}" if whom else str(value)
     if isinstance(value, Target):
         return " ".join(_target_words(value))
-    if not _is_noun(value):
+    if not _is_model_object(value):
         return str(value)
     own = [
-        f"{_word(type(value).__name__, field.name)} {text_of(getattr(value, field.name), field.name)}"
+        f"{_keyword_of(type(value).__name__, field.name)} {describe_value(getattr(value, field.name), field.name)}"
         for field in fields(value)
         if getattr(value, field.name) != _default(field) and field.name not in _SECRETS
     ]
@@ -176,7 +176,7 @@ def _target_words(target: Target) -> Iterator[str]:
         yield "via_vip"
 
 
-def destination_words(destination: Destination) -> dict[str, str]:
+def describe_destination(destination: Destination) -> dict[str, str]:
     """How a real server is reached, and with what weight."""
     words = {"weight": str(destination.weight), "method": METHODS[destination.method]}
     if destination.upper:
@@ -206,12 +206,12 @@ def _items(word: str, before: Sequence[Any], after: Sequence[Any]) -> Iterator[D
         other = names.pop(_identity(each), None)
         if other is None:
             yield Difference(word, _identity(each), None, item=True)
-        elif _is_noun(each):
-            for difference in compared(each, other):
+        elif _is_model_object(each):
+            for difference in field_differences(each, other):
                 name = f"{word} {_identity(each)}: {difference.name}"
                 yield Difference(name, difference.old, difference.new, difference.item)
         else:
-            yield Difference(f"{word} {_identity(each)}", text_of(each), text_of(other))
+            yield Difference(f"{word} {_identity(each)}", describe_value(each), describe_value(other))
     for name in names:
         yield Difference(word, None, name, item=True)
 
@@ -220,16 +220,16 @@ def _identity(item: Any) -> str:
     """What an item of a list is known by."""
     if isinstance(item, tuple) and item and isinstance(item[0], str):
         return item[0]
-    if _is_noun(item) and not isinstance(item, (Destination, Script, Target)):
+    if _is_model_object(item) and not isinstance(item, (Destination, Script, Target)):
         if "__str__" in vars(type(item)):
             return str(item)
         for name in _IDENTITIES:
             if getattr(item, name, None):
-                return text_of(getattr(item, name)) or ""
-    return text_of(item) or '""'
+                return describe_value(getattr(item, name)) or ""
+    return describe_value(item) or '""'
 
 
-def _is_noun(value: Any) -> bool:
+def _is_model_object(value: Any) -> bool:
     return is_dataclass(value) and not isinstance(value, (type, Destination, Script, Target))
 
 
@@ -239,5 +239,5 @@ def _default(field: Field[Any]) -> Any:
 
 
 @cache
-def _word(owner: str, name: str) -> str:
-    return _WORDS.get(f"{owner}.{name}") or name.removesuffix("_s")
+def _keyword_of(owner: str, name: str) -> str:
+    return _KEYWORDS.get(f"{owner}.{name}") or name.removesuffix("_s")

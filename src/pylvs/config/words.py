@@ -11,12 +11,12 @@ import re
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
-from pylvs.config.findings import Findings, Place
+from pylvs.config.findings import Findings, Location
 from pylvs.config.lines import Line
 from pylvs.config.tree import Word
 from pylvs.model.dataclass import dataclass
 
-ESCAPED = frozenset(
+SHELL_QUOTED = frozenset(
     (
         *("lvs_notify_fifo_script", "misc_path", "notify", "notify_backup", "notify_deleted", "notify_down"),
         *("notify_fault", "notify_fifo_script", "notify_master", "notify_master_rx_lower_pri", "notify_stop"),
@@ -24,7 +24,7 @@ ESCAPED = frozenset(
         *("vrrp_notify_fifo_script", "send", "source"),  # the last two are pylvs's own
     )
 )
-KEPT = ("include", "random_seed")  # what begins words that mean something to the reading itself
+PARSER_KEYWORDS = ("include", "random_seed")  # what begins words that mean something to the reading itself
 HASH, BANG = "\ufdd0", "\ufdd1"  # what ${_HASH} and ${_BANG} put: no characters of any text, they begin no comment
 ESCAPES = {"a": "\a", "b": "\b", "E": "\x1b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
@@ -49,7 +49,7 @@ class Brace:
     """A brace that opens or closes a block."""
 
     opens: bool
-    place: Place
+    place: Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +65,15 @@ class Lexer:
         if match is None:
             return None
         (origin,) = line.origins
-        if origin.width or not (match[1] or match[2]) or (match[1] or "").startswith(KEPT):
+        if origin.width or not (match[1] or match[2]) or (match[1] or "").startswith(PARSER_KEYWORDS):
             return None
         file, number, before = origin.file, origin.line, origin.column
         found: list[Word | Brace] = [
-            Word(word[0], Place(file, number, before + word.start(), len(word[0])))
+            Word(word[0], Location(file, number, before + word.start(), len(word[0])))
             for word in (_USUAL_WORD.finditer(line.text, match.start(1), match.end(1)) if match[1] else ())
         ]
         if match[2]:
-            found.append(Brace(match[2] == "{", Place(file, number, before + match.start(2), 1)))
+            found.append(Brace(match[2] == "{", Location(file, number, before + match.start(2), 1)))
         return found
 
     def statement(self, line: Line, at: int) -> tuple[list[Word | Brace], int]:
@@ -89,7 +89,7 @@ class Lexer:
             if text[at] in "{}":
                 return [*self._ended(found, backslashes), Brace(text[at] == "{", line.place(at, at + 1))], at + 1
             start = at
-            if keyword in ESCAPED:
+            if keyword in SHELL_QUOTED:
                 word, at = self.shell_word(line, at, keyword)
             else:
                 word, at = self._simple_word(line, at)
@@ -252,7 +252,7 @@ def _characters(parts: list[str]) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def arguments(text: str) -> tuple[str, ...]:
+def split_arguments(text: str) -> tuple[str, ...]:
     """A script's program and arguments, out of the one word that a statement gives: `"/bin/check 'a b' c"`.
 
     keepalived reads the quotes and escapes of such a word a second time. Raises ValueError: a quote is not closed.
@@ -270,19 +270,19 @@ def arguments(text: str) -> tuple[str, ...]:
         found.append(word.text)
 
 
-def written(words: Sequence[Word]) -> str:
+def format_statement(words: Sequence[Word]) -> str:
     """A statement's words as text; reading it gives the same words again."""
-    return " ".join([_as_simple(words[0].text, words[0].quoted), *written_arguments(words)])
+    return " ".join([_as_simple(words[0].text, words[0].quoted), *format_arguments(words)])
 
 
-def written_arguments(words: Sequence[Word]) -> list[str]:
+def format_arguments(words: Sequence[Word]) -> list[str]:
     """The words behind a statement's keyword as text."""
-    return [written_word(words[0].text, word.text, word.quoted) for word in words[1:]]
+    return [format_word(words[0].text, word.text, word.quoted) for word in words[1:]]
 
 
-def written_word(keyword: str, word: str, quoted: bool = False) -> str:
+def format_word(keyword: str, word: str, quoted: bool = False) -> str:
     """A word behind this keyword as text."""
-    return (_as_shell if keyword in ESCAPED else _as_simple)(word, quoted)
+    return (_as_shell if keyword in SHELL_QUOTED else _as_simple)(word, quoted)
 
 
 def _as_simple(word: str, quoted: bool) -> str:

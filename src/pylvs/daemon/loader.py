@@ -8,7 +8,7 @@ import sys
 import time
 
 from pylvs.config.building import build
-from pylvs.config.findings import Finding, Place, Severity
+from pylvs.config.findings import Finding, Location, Severity
 from pylvs.config.reading import read
 from pylvs.daemon.loading import Loaded, as_asked
 from pylvs.daemon.options import Options
@@ -63,7 +63,7 @@ def load_elsewhere(options: Options) -> Loaded:
 
 
 def _unread(options: Options, text: str) -> Loaded:
-    return Loaded(Configuration(), (Finding(Place(options.file, 1, 1), Severity.ERROR, text, fatal=True),))
+    return Loaded(Configuration(), (Finding(Location(options.file, 1, 1), Severity.ERROR, text, fatal=True),))
 
 
 def main() -> None:

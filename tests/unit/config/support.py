@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textwrap import dedent
 
-from pylvs.config.building import Understanding, understand
+from pylvs.config.building import CompiledDocument, compile_document
 from pylvs.config.reading import read_text
 from pylvs.model.wanted import WantedService
 
@@ -50,14 +50,14 @@ virtual_server 192.0.2.100 80 {
 """
 
 
-def meaning(text: str) -> Understanding:
+def meaning(text: str) -> CompiledDocument:
     """What a text means; it must be well-formed."""
     document, findings = read_text(dedent(text), "test.conf")
     assert findings == ()
-    return understand(document)
+    return compile_document(document)
 
 
-def said(understanding: Understanding) -> list[str]:
+def said(understanding: CompiledDocument) -> list[str]:
     """The findings as "LINE: severity: text; advice"."""
     return [
         f"{each.place.line}: {each.severity.value}: {each.text}; {each.advice}".rstrip("; ")
@@ -65,17 +65,17 @@ def said(understanding: Understanding) -> list[str]:
     ]
 
 
-def only(understanding: Understanding) -> WantedService:
+def only(understanding: CompiledDocument) -> WantedService:
     """The one service."""
     (service,) = understanding.configuration.services
     return service
 
 
-def one(service: str = "", server: str = "") -> Understanding:
+def one(service: str = "", server: str = "") -> CompiledDocument:
     """The meaning of one service with these lines in it (from line 5 on) and in its real server."""
     return meaning(SERVICE.format(service=service, server=server))
 
 
-def checked(checker: str) -> Understanding:
+def checked(checker: str) -> CompiledDocument:
     """The meaning of a service whose real server has this checker, from line 7 on."""
     return one(server=checker)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.config.building import understand
-from pylvs.config.findings import Place
+from pylvs.config.building import compile_document
+from pylvs.config.findings import Location
 from pylvs.config.reading import read_text
 from pylvs.config.schema import checkers as schema
 from pylvs.config.schema.root import ROOT
@@ -31,14 +31,14 @@ READABLE = tuple(each for each in VALUES if each not in ("\0", "\ud800"))  # wha
 words = st.builds(
     Word,
     st.one_of(st.sampled_from(NAMES), st.sampled_from(VALUES), st.text(max_size=8)),
-    st.builds(Place, st.just("x.conf"), st.integers(1, 99), st.integers(1, 99)),
+    st.builds(Location, st.just("x.conf"), st.integers(1, 99), st.integers(1, 99)),
     st.booleans(),
 )
 
 
 def statement(name: str, *values: str) -> Node:
     """A statement of these words."""
-    return Node(tuple(Word(each, Place("x.conf", 1, 1)) for each in (name, *values)))
+    return Node(tuple(Word(each, Location("x.conf", 1, 1)) for each in (name, *values)))
 
 
 lines = st.builds(lambda first, rest: Node((first, *rest)), words, st.lists(words, max_size=4))
@@ -94,7 +94,7 @@ nearly = st.one_of(services, services, groups, blocks("global_defs", nothing, wo
 @settings(max_examples=100, deadline=None)
 @given(st.lists(nodes, max_size=6))
 def test_no_tree_of_words_makes_anything_but_findings(tree: list[Node]) -> None:
-    understanding = understand(Document(tuple(tree), ("x.conf",)))
+    understanding = compile_document(Document(tuple(tree), ("x.conf",)))
     shown(understanding.effective)
     as_json(understanding.effective)
     assert all(each.text for each in understanding.findings)
@@ -103,9 +103,9 @@ def test_no_tree_of_words_makes_anything_but_findings(tree: list[Node]) -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.lists(nearly, max_size=4))
 def test_what_is_made_of_a_nearly_right_tree_is_shown_and_read_again_as_the_same(tree: list[Node]) -> None:
-    understanding = understand(Document(tuple(tree), ("x.conf",)))
+    understanding = compile_document(Document(tuple(tree), ("x.conf",)))
     names = [service.name for service in understanding.configuration.services]
     assert len(set(names)) == len(names)
     document, unread = read_text(shown(understanding.effective), "x.conf")
     assert unread == ()
-    assert understand(document).configuration.services == understanding.configuration.services
+    assert compile_document(document).configuration.services == understanding.configuration.services

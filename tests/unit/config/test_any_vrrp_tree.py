@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.config.building import understand
-from pylvs.config.findings import Place
+from pylvs.config.building import compile_document
+from pylvs.config.findings import Location
 from pylvs.config.reading import read_text
 from pylvs.config.schema.nouns import Block
 from pylvs.config.schema.root import ROOT
@@ -24,7 +24,7 @@ VALUES = (
     "vip0", "/run/number", "</dev/null", "overwrite", "initial", "partial", "nop", "goto", "blackhole", "fwmark",
     "0x10/12", "uidrange", "1-9", "l3mdev", "inet6", *NAMES,
 )  # fmt: skip
-PLACE = Place("x.conf", 1, 1)
+PLACE = Location("x.conf", 1, 1)
 values = st.lists(st.sampled_from(VALUES), max_size=5)
 
 
@@ -80,11 +80,11 @@ nearly = st.one_of(instances, instances, *(whole(BLOCKS[name], name) for name in
 @settings(max_examples=60, deadline=None)
 @given(st.lists(nearly, max_size=6))
 def test_what_is_made_of_a_tree_is_shown_and_read_again_as_the_same(tree: list[Node]) -> None:
-    understanding = understand(Document(tuple(tree), ("x.conf",)), MTUS)
+    understanding = compile_document(Document(tuple(tree), ("x.conf",)), MTUS)
     as_json(understanding.effective)
     found = understanding.configuration.vrrp
     assert all(each.text for each in understanding.findings)
     assert len({each.name for each in found.instances}) == len(found.instances)
     document, unread = read_text(shown(understanding.effective), "x.conf")
     assert unread == ()
-    assert understand(document, MTUS).configuration.vrrp == found
+    assert compile_document(document, MTUS).configuration.vrrp == found

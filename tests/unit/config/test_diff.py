@@ -12,7 +12,7 @@ import pytest
 from pylvs.config.building import build
 from pylvs.config.diff import Affected, Change, differences
 from pylvs.config.reading import read_text
-from pylvs.config.wording import compared
+from pylvs.config.wording import field_differences
 from pylvs.model.checks import (
     AgentCheck,
     Check,
@@ -402,7 +402,10 @@ def test_nothing_that_differs_is_passed_over(where: str, other: Configuration) -
 
 
 def test_what_is_not_there_is_said() -> None:
-    assert [str(each) for each in compared(Pace(), Pace(retry=3, alpha=True))] == ["retry 1 -> 3", "alpha off -> on"]
-    assert [str(each) for each in compared(SETTINGS, replace(SETTINGS, lvs_timeouts=None))] == [
+    assert [str(each) for each in field_differences(Pace(), Pace(retry=3, alpha=True))] == [
+        "retry 1 -> 3",
+        "alpha off -> on",
+    ]
+    assert [str(each) for each in field_differences(SETTINGS, replace(SETTINGS, lvs_timeouts=None))] == [
         "lvs_timeouts on -> none"
     ]

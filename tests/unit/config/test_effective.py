@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pylvs.config.building import Understanding
+from pylvs.config.building import CompiledDocument
 from pylvs.config.effective import EffectiveBlock
 from pylvs.config.show import as_json, shown
 from tests.unit.config.support import meaning, said
@@ -90,7 +90,7 @@ virtual_server 2001:db8::1 53 {
 """
 
 
-def block(understanding: Understanding, *names: str) -> EffectiveBlock:
+def block(understanding: CompiledDocument, *names: str) -> EffectiveBlock:
     """The first block of these names, one in the other."""
     found = understanding.effective
     for name in names:

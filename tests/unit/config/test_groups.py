@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pylvs.config.building import Understanding
+from pylvs.config.building import CompiledDocument
 from tests.unit.config.support import meaning, only, said
 
 GROUP = """\
@@ -21,7 +21,7 @@ virtual_server group web {{
 """
 
 
-def group(*lines: str, method: str = "lvs_method NAT", server: str = "10.0.0.2 80") -> Understanding:
+def group(*lines: str, method: str = "lvs_method NAT", server: str = "10.0.0.2 80") -> CompiledDocument:
     return meaning(GROUP.format(lines="\n    ".join(lines), method=method, server=server))
 
 

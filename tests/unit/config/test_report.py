@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pylvs.config.findings import MOST_FINDINGS, Findings, Place
+from pylvs.config.findings import MOST_FINDINGS, Findings, Location
 from pylvs.config.reading import read_text
 from pylvs.config.report import Report
 
@@ -53,7 +53,7 @@ def test_nothing_that_a_terminal_would_obey_is_printed() -> None:
 def test_a_place_without_text_has_no_picture() -> None:
     document, _ = read_text("a {", "x.conf")
     findings = Findings()
-    findings.error(Place("other.conf", 7, 1), "wrong", "repair it")
+    findings.error(Location("other.conf", 7, 1), "wrong", "repair it")
     assert Report(document, pictures=True).text(findings.all()) == "other.conf:7:1: error: wrong; repair it\n"
 
 

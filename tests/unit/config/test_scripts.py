@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pylvs.config import script_rules
-from pylvs.config.building import Understanding
+from pylvs.config.building import CompiledDocument
 from pylvs.model.scripts import Script
 from pylvs.system.processes.accounts import Account
 from tests.unit.config.support import meaning, only, said
@@ -26,7 +26,7 @@ def program(tmp_path: Path) -> Path:
     return made
 
 
-def notified(script: str, *settings: str) -> Understanding:
+def notified(script: str, *settings: str) -> CompiledDocument:
     """The meaning of a service that is told of its quorum by this script."""
     return meaning(
         "global_defs {\n    router_id here\n"

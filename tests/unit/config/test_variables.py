@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pylvs.config.findings import Place
+from pylvs.config.findings import Location
 from pylvs.config.reading import read, read_text
 from tests.unit.calls import calls_of
 from tests.unit.config.outlines import findings_of, outline, understood
@@ -48,13 +48,13 @@ def test_definitions_of_several_lines_hold_each_other() -> None:
 def test_a_words_place_is_where_it_or_its_variable_is_written() -> None:
     document, _ = read_text("$A=long value\n$L= \\\n  weight ${A} \\\n  b\nvs x${A}y\n$L\n")
     assert [(word.text, word.place) for node in document.nodes for word in node.words] == [
-        ("vs", Place("-", 5, 1, 2)),
-        ("xlong", Place("-", 5, 4, 5)),
-        ("valuey", Place("-", 5, 5, 5)),
-        ("weight", Place("-", 3, 3, 6)),
-        ("long", Place("-", 3, 10, 4)),
-        ("value", Place("-", 3, 10, 4)),
-        ("b", Place("-", 4, 3, 1)),
+        ("vs", Location("-", 5, 1, 2)),
+        ("xlong", Location("-", 5, 4, 5)),
+        ("valuey", Location("-", 5, 5, 5)),
+        ("weight", Location("-", 3, 3, 6)),
+        ("long", Location("-", 3, 10, 4)),
+        ("value", Location("-", 3, 10, 4)),
+        ("b", Location("-", 4, 3, 1)),
     ]
 
 

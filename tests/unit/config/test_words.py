@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pylvs.config.findings import Place
+from pylvs.config.findings import Location
 from pylvs.config.reading import read_text
-from pylvs.config.words import arguments
+from pylvs.config.words import split_arguments
 from tests.unit.config.outlines import findings_of, outline, understood
 
 
@@ -96,10 +96,10 @@ def test_a_word_knows_where_it_stands() -> None:
     document, _ = read_text('a\n  \tscript "x y"\\ z { "b" }', "f.conf")
     places = [(word.text, word.place) for node in document.walk() for word in node.words]
     assert places == [
-        ("a", Place("f.conf", 1, 1, 1)),
-        ("script", Place("f.conf", 2, 4, 6)),
-        ("x y z", Place("f.conf", 2, 11, 8)),
-        ("b", Place("f.conf", 2, 22, 3)),
+        ("a", Location("f.conf", 1, 1, 1)),
+        ("script", Location("f.conf", 2, 4, 6)),
+        ("x y z", Location("f.conf", 2, 11, 8)),
+        ("b", Location("f.conf", 2, 22, 3)),
     ]
 
 
@@ -114,9 +114,9 @@ def test_a_word_knows_where_it_stands() -> None:
     ],
 )
 def test_a_scripts_word_is_split_into_its_arguments(text: str, expected: tuple[str, ...]) -> None:
-    assert arguments(text) == expected
+    assert split_arguments(text) == expected
 
 
 def test_a_scripts_open_quote_is_an_error() -> None:
     with pytest.raises(ValueError):
-        arguments("/bin/check 'a")
+        split_arguments("/bin/check 'a")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from pylvs.config.findings import Place
+from pylvs.config.findings import Location
 from pylvs.config.tree import Document, Node, Word
 
 
@@ -31,5 +31,5 @@ def _words(line: str, statement: str, number: int, file: str) -> Iterator[Word]:
     column = 0
     for text in shlex.split(statement):
         column = line.find(text, column)
-        yield Word(text, Place(file, number, column + 1, len(text)))
+        yield Word(text, Location(file, number, column + 1, len(text)))
         column += len(text)

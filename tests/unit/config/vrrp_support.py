@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textwrap import dedent
 
-from pylvs.config.building import Understanding, understand
+from pylvs.config.building import CompiledDocument, compile_document
 from pylvs.config.reading import read_text
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 
@@ -22,11 +22,11 @@ vrrp_instance VI_1 {{
 ADDRESS = "192.0.2.1/24"
 
 
-def configured(text: str) -> Understanding:
+def configured(text: str) -> CompiledDocument:
     """What a text means on that machine; it must be well-formed."""
     document, findings = read_text(dedent(text), "test.conf")
     assert findings == ()
-    return understand(document, MTUS)
+    return compile_document(document, MTUS)
 
 
 def vrrp(text: str) -> tuple[VrrpConfiguration, list[str]]:

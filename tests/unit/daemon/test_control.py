@@ -16,14 +16,14 @@ import pytest
 from click.testing import CliRunner
 
 from pylvs.cli.run import reload as reload_command
-from pylvs.config.findings import Finding, Place, Severity
+from pylvs.config.findings import Finding, Location, Severity
 from pylvs.daemon.api import application
 from pylvs.daemon.api.client import Client, NoDaemon
 from pylvs.model.errors import PylvsError
 from tests.unit.daemon.daemons import World, run, server, service
 
-ODD = Finding(Place("test.conf", 3, 5), Severity.WARNING, "odd", "think again")
-BROKEN = Finding(Place("test.conf", 9, 1), Severity.ERROR, "a } is missing", fatal=True)
+ODD = Finding(Location("test.conf", 3, 5), Severity.WARNING, "odd", "think again")
+BROKEN = Finding(Location("test.conf", 9, 1), Severity.ERROR, "a } is missing", fatal=True)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.config.building import understand
+from pylvs.config.building import compile_document
 from pylvs.config.reading import read_text
 from pylvs.daemon.outside import Machine
 from pylvs.model.scripts import Script
@@ -58,7 +58,7 @@ def test_one_that_hangs_is_ended(tmp_path: Path) -> None:
 def test_the_words(more: str, timeout_s: float) -> None:
     text = f"global_defs {{\nstartup_script '/bin/true a'\nshutdown_script /bin/false\n{more}}}\n"
     document, _ = read_text(text)
-    settings = understand(document).configuration.settings
+    settings = compile_document(document).configuration.settings
     assert settings.startup_script == Script(("/bin/true", "a"))
     assert settings.shutdown_script == Script(("/bin/false",))
     assert (settings.startup_script_timeout_s, settings.shutdown_script_timeout_s) == (timeout_s, 10.0)

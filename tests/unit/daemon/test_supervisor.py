@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pylvs.cli.status import lines as status_lines
-from pylvs.config.findings import Finding, Place, Severity
+from pylvs.config.findings import Finding, Location, Severity
 from pylvs.daemon.api.client import Client
 from pylvs.daemon.loading import Loaded, Refused
 from pylvs.daemon.options import Options
@@ -20,7 +20,7 @@ from pylvs.model.errors import Busy
 from pylvs.model.service import Timeouts, VirtualService
 from tests.unit.daemon.daemons import FOREIGN, OTHER, WEB, World, address, run, server, service, until
 
-PLACE = Place("test.conf", 3, 5)
+PLACE = Location("test.conf", 3, 5)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_interface
 from typing import Any
 
-from pylvs.config.schema.nouns import Type, Words, Wrong
+from pylvs.config.schema.nouns import BadValue, Type, Words
 from pylvs.config.schema.types import address_of, did_you_mean
 from pylvs.config.tree import Word
 from pylvs.model.addresses import Address
@@ -13,8 +13,8 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import FOREVER, HeldAddress, Interface
 from pylvs.netlink.iproute2 import Names, named
 
-LONGEST_NAME = 15  # IFNAMSIZ - 1
-FLAGS = {
+LONGEST_DEVICE_NAME = 15  # IFNAMSIZ - 1
+ADDRESS_FLAGS = {
     "home": "home",
     "-nodad": "no_dad",
     "mngtmpaddr": "manage_temporary",
@@ -23,12 +23,12 @@ FLAGS = {
     "no_track": "tracked",
     "use_vmac": "own_vmac",
 }
-VALUES = ("label", "scope", "brd", "broadcast", "peer", "preferred_lft")
+ADDRESS_OPTIONS = ("label", "scope", "brd", "broadcast", "peer", "preferred_lft")
 LONGEST_LIFE = 0xFFFFFFFE  # IFA_CACHEINFO has 32 bits, and all of them set is forever
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class WrittenAddress:
     """An address, and the words that name it, its devices and its group."""
 
     address: HeldAddress
@@ -46,11 +46,11 @@ def interface_of(word: Word, words: Words | None = None) -> Interface:
     try:
         address = ip_address(text)
     except ValueError:
-        raise Wrong(f"'{word.text}' is not an IP address", "", word) from None
+        raise BadValue(f"'{word.text}' is not an IP address", "", word) from None
     if slash and not (length.isascii() and length.isdigit() and int(length) <= address.max_prefixlen):
         text = f"'{length}' is not a prefix length of 0 to {address.max_prefixlen}"
         if words is None:
-            raise Wrong(text, "", word)
+            raise BadValue(text, "", word)
         words.warn(word, f"{text}; /{address.max_prefixlen} counts")
         slash = ""
     return ip_interface(f"{address}/{int(length)}" if slash else f"{address}/{address.max_prefixlen}")
@@ -58,18 +58,18 @@ def interface_of(word: Word, words: Words | None = None) -> Interface:
 
 def short_name(word: Word, what: str) -> str:
     """A name of at most 15 characters; raises Wrong."""
-    if len(word.text) > LONGEST_NAME:
-        raise Wrong(f"{what} '{word.text}' is longer than {LONGEST_NAME} characters", "shorten it", word)
+    if len(word.text) > LONGEST_DEVICE_NAME:
+        raise BadValue(f"{what} '{word.text}' is longer than {LONGEST_DEVICE_NAME} characters", "shorten it", word)
     return word.text
 
 
 @dataclass(frozen=True, slots=True)
-class HeldLine(Type[Held]):
+class AddressLine(Type[WrittenAddress]):
     """An address; `fixed` for those that stay whoever is master."""
 
     fixed: bool = False
 
-    def parse(self, words: Words) -> Held:
+    def parse(self, words: Words) -> WrittenAddress:
         """The address with its options; one that cannot be had as written is none at all."""
         first = words.take("an IP address")
         interface = interface_of(first, words)
@@ -81,14 +81,14 @@ class HeldLine(Type[Held]):
         group: Word | None = None
         for word in words.rest():
             option = word.text
-            if option in FLAGS and option in self._options():
-                given[FLAGS[option]] = FLAGS[option] not in ("tracked", "no_dad")
+            if option in ADDRESS_FLAGS and option in self._options():
+                given[ADDRESS_FLAGS[option]] = ADDRESS_FLAGS[option] not in ("tracked", "no_dad")
             elif option not in self._options():
                 near = did_you_mean(option, self._options())
                 words.warn(word, f"'{option}' is not known behind an address and is ignored", near)
             elif option == "dev":
                 if device is not None:
-                    raise Wrong("a second device for one address", "write the address once for each", word)
+                    raise BadValue("a second device for one address", "write the address once for each", word)
                 device = words.take("a device behind dev")
                 given["device"] = device.text
             elif option == "track_group":
@@ -96,11 +96,11 @@ class HeldLine(Type[Held]):
                 given["track_group"] = group.text
             else:
                 self._value(given, interface, option, words)
-        return Held(HeldAddress(**given), first, (device,) if device else (), group)
+        return WrittenAddress(HeldAddress(**given), first, (device,) if device else (), group)
 
     def _options(self) -> list[str]:
-        flags = [flag for flag in FLAGS if not (self.fixed and flag == "use_vmac")]
-        return [*flags, "dev", *VALUES, *(["track_group"] if self.fixed else [])]
+        flags = [flag for flag in ADDRESS_FLAGS if not (self.fixed and flag == "use_vmac")]
+        return [*flags, "dev", *ADDRESS_OPTIONS, *(["track_group"] if self.fixed else [])]
 
     @staticmethod
     def _value(given: dict[str, Any], interface: Interface, option: str, words: Words) -> None:
@@ -117,11 +117,11 @@ class HeldLine(Type[Held]):
         elif option == "peer":
             try:
                 peer = address_of(value)
-            except Wrong as wrong:
+            except BadValue as wrong:
                 words.warn(value, f"{wrong.text}; the address gets no peer", wrong.advice)
             else:
                 if peer.version != interface.version:
-                    raise Wrong(f"peer {peer} is not of the address's family", "", value)
+                    raise BadValue(f"peer {peer} is not of the address's family", "", value)
                 given["peer"] = peer
         elif value.text == "forever":
             given["preferred_lft_s"] = FOREVER
@@ -142,9 +142,9 @@ def _broadcast(interface: Interface, word: Word) -> Address | None:
     """`+` sets the host's bits, `-` clears them."""
     if word.text in ("+", "-"):
         if interface.network.prefixlen >= interface.max_prefixlen - 1:
-            raise Wrong(f"/{interface.network.prefixlen} leaves no bits for a broadcast address", "", word)
+            raise BadValue(f"/{interface.network.prefixlen} leaves no bits for a broadcast address", "", word)
         return interface.network.broadcast_address if word.text == "+" else interface.network.network_address
     address = address_of(word)
     if address.version != 4 or interface.version != 4:
-        raise Wrong("only IPv4 has broadcast addresses", "remove it", word)
+        raise BadValue("only IPv4 has broadcast addresses", "remove it", word)
     return address

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pylvs.config.schema.addresses import HeldLine
+from pylvs.config.schema.addresses import AddressLine
 from pylvs.config.schema.nouns import Block, Keyword, State, Twice, Type, Words
 from pylvs.config.schema.routes import RouteLine
 from pylvs.config.schema.rules import RuleLine
 from pylvs.config.schema.types import Seconds, choice
-from pylvs.config.schema.vrrp_types import DEVICE, NAME, Device, EveryWord
+from pylvs.config.schema.vrrp_types import DEVICE, NAME, Device, NameList
 from pylvs.config.tree import Word
 from pylvs.model.dataclass import dataclass
 
-LONGEST_S = 4294.967295  # 32 bits of microseconds
+LONGEST_INTERVAL_S = 4294.967295  # 32 bits of microseconds
 LONGEST_LINK_DELAY_S = 255.0
 
 
@@ -60,14 +60,14 @@ class PolledLine(Type[Device]):
 
 
 STATIC_IPADDRESS = Block(
-    "static_ipaddress", "addresses that this machine always holds", lines=HeldLine(fixed=True), twice=Twice.MANY
+    "static_ipaddress", "addresses that this machine always holds", lines=AddressLine(fixed=True), twice=Twice.MANY
 )
 STATIC_ROUTES = Block("static_routes", "routes that it always has", lines=RouteLine(fixed=True), twice=Twice.MANY)
 STATIC_RULES = Block("static_rules", "rules that it always has", lines=RuleLine(fixed=True), twice=Twice.MANY)
 TRACK_GROUP = Block(
     "track_group",
     "virtual routers that fault when one of these goes, by the name that their lines give",
-    (Block("group", "the virtual routers' names", lines=EveryWord("the name of a vrrp_instance"), twice=Twice.MANY),),
+    (Block("group", "the virtual routers' names", lines=NameList("the name of a vrrp_instance"), twice=Twice.MANY),),
     head=NAME,
     twice=Twice.MANY,
 )
@@ -75,10 +75,10 @@ GARP_GROUP = Block(
     "garp_group",
     "least time between gratuitous ARPs on one device, or on several together",
     (
-        Keyword("garp_interval", Seconds(0, LONGEST_S), "seconds between gratuitous ARPs"),
-        Keyword("gna_interval", Seconds(0, LONGEST_S), "seconds between neighbour advertisements"),
+        Keyword("garp_interval", Seconds(0, LONGEST_INTERVAL_S), "seconds between gratuitous ARPs"),
+        Keyword("gna_interval", Seconds(0, LONGEST_INTERVAL_S), "seconds between neighbour advertisements"),
         Keyword("interface", DEVICE, "the device"),
-        Block("interfaces", "devices that share the limit", lines=EveryWord("a device"), twice=Twice.MANY),
+        Block("interfaces", "devices that share the limit", lines=NameList("a device"), twice=Twice.MANY),
     ),
     twice=Twice.MANY,
 )
@@ -95,7 +95,7 @@ INTERFACE_UP_DOWN_DELAYS = Block(
     lines=DelayLine(),
     twice=Twice.MANY,
 )
-ALL = (
+STATIC_BLOCKS = (
     STATIC_IPADDRESS,
     STATIC_ROUTES,
     STATIC_RULES,

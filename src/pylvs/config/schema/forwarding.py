@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 
 from pylvs.config.findings import Severity
-from pylvs.config.schema.nouns import Type, Words, Wrong
+from pylvs.config.schema.nouns import BadValue, Type, Words
 from pylvs.config.schema.types import did_you_mean, number_of, port_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Method, Tunnel, TunnelFlag, TunnelKind
@@ -26,7 +26,7 @@ class SchedulerType(Type[str]):
         if word.text not in SCHEDULERS:
             near = did_you_mean(word.text, SCHEDULERS) or f"one of {str(self).replace('|', ', ')}"
             text = f"there is no scheduler '{word.text}'; {DEFAULT_SCHEDULER} is used"
-            raise Wrong(text, near, word, Severity.WARNING)
+            raise BadValue(text, near, word, Severity.WARNING)
         return word.text
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class ForwardingType(Type[Forwarding]):
         word = words.take("a forwarding method")
         if word.text not in METHODS:
             near = did_you_mean(word.text, list(METHODS)) or "NAT, DR or TUN"
-            raise Wrong(f"there is no forwarding method '{word.text}'", near, word)
+            raise BadValue(f"there is no forwarding method '{word.text}'", near, word)
         method = METHODS[word.text]
         return Forwarding(method, _tunnel(words) if method is Method.TUNNEL else Tunnel())
 
@@ -76,20 +76,20 @@ def _tunnel(words: Words) -> Tunnel:
         if word.text == "type":
             name = words.take("a kind of tunnel")
             if name.text not in kinds:
-                raise Wrong(f"there is no tunnel of type '{name.text}'", "one of ipip, gue, gre", name)
+                raise BadValue(f"there is no tunnel of type '{name.text}'", "one of ipip, gue, gre", name)
             kind = kinds[name.text]
         elif word.text == "port":
             port = port_of(words.take("a port"))
         elif word.text in ("nocsum", "csum", "remcsum"):
             flags = {"nocsum": TunnelFlag(0), "csum": TunnelFlag.CSUM, "remcsum": TunnelFlag.REMCSUM}[word.text]
         else:
-            raise Wrong(f"a tunnel has no option '{word.text}'", "type, port, nocsum, csum or remcsum", word)
+            raise BadValue(f"a tunnel has no option '{word.text}'", "type, port, nocsum, csum or remcsum", word)
     if (kind is TunnelKind.GUE) != bool(port):
-        raise Wrong("a gue tunnel needs a port, no other has one", "write TUN type gue port PORT", first)
+        raise BadValue("a gue tunnel needs a port, no other has one", "write TUN type gue port PORT", first)
     if kind is TunnelKind.IPIP and flags:
-        raise Wrong("an ipip tunnel has no checksums", "leave csum and remcsum out", first)
+        raise BadValue("an ipip tunnel has no checksums", "leave csum and remcsum out", first)
     if kind is TunnelKind.GRE and flags & TunnelFlag.REMCSUM:
-        raise Wrong("a gre tunnel has no remote checksum", "leave remcsum out, or take gue", first)
+        raise BadValue("a gre tunnel has no remote checksum", "leave remcsum out, or take gue", first)
     return Tunnel(kind, port, flags)
 
 
@@ -101,7 +101,7 @@ class ProtocolType(Type[Protocol]):
         """The protocol."""
         word = words.take("a protocol")
         if word.text.upper() not in Protocol.__members__:
-            raise Wrong(f"there is no protocol '{word.text}'", "TCP, UDP or SCTP", word)
+            raise BadValue(f"there is no protocol '{word.text}'", "TCP, UDP or SCTP", word)
         return Protocol[word.text.upper()]
 
     def __str__(self) -> str:
@@ -121,7 +121,7 @@ class PersistenceType(Type[int]):
         if seconds == 0:
             words.warn(word, "0 is no time; the service is not persistent", f"remove {words.node.keyword}")
         elif not 1 <= seconds <= LONGEST_PERSISTENCE_S:
-            raise Wrong(f"{word.text} is not between 1 and {LONGEST_PERSISTENCE_S} seconds", word=word)
+            raise BadValue(f"{word.text} is not between 1 and {LONGEST_PERSISTENCE_S} seconds", word=word)
         return seconds
 
     def __str__(self) -> str:
@@ -148,15 +148,17 @@ class GranularityType(Type[Granularity]):
         word = words.take("a netmask")
         if word.text.isdigit():
             if not 1 <= number_of(word) <= 128:
-                raise Wrong(f"prefix length {word.text} is not between 1 and 128", word=word)
+                raise BadValue(f"prefix length {word.text} is not between 1 and 128", word=word)
             return Granularity(6, number_of(word))
         try:
             mask = int(IPv4Address(word.text))
         except ValueError:
-            raise Wrong(f"'{word.text}' is not a netmask", "for instance 255.255.255.0, or 64 for IPv6", word) from None
+            raise BadValue(
+                f"'{word.text}' is not a netmask", "for instance 255.255.255.0, or 64 for IPv6", word
+            ) from None
         holes = ~mask & 0xFFFFFFFF
         if not mask or holes & (holes + 1):
-            raise Wrong(f"'{word.text}' is not a netmask: its ones are not all in front", "255.255.255.0", word)
+            raise BadValue(f"'{word.text}' is not a netmask: its ones are not all in front", "255.255.255.0", word)
         return Granularity(4, mask)
 
     def __str__(self) -> str:

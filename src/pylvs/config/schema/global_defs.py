@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pylvs.config.schema import vrrp_globals
 from pylvs.config.schema.mail import MAIL
-from pylvs.config.schema.nouns import Block, Keyword, State, Type, Words, Wrong
+from pylvs.config.schema.nouns import BadValue, Block, Keyword, State, Type, Words
 from pylvs.config.schema.scripts import SCRIPT, USER
 from pylvs.config.schema.types import FLAG, TEXT, Endpoint, Integer, Texts, did_you_mean, number_of
 from pylvs.model.dataclass import dataclass
@@ -27,11 +27,11 @@ class TimeoutsType(Type[Timeouts]):
         for word in words.rest():
             if word.text not in names:
                 near = did_you_mean(word.text, list(names)) or "tcp, tcpfin or udp"
-                raise Wrong(f"there is no timeout '{word.text}'", near, word)
+                raise BadValue(f"there is no timeout '{word.text}'", near, word)
             seconds = words.take("seconds")
             names[word.text] = number_of(seconds)
             if not 0 <= names[word.text] <= LONGEST_S:
-                raise Wrong(f"{seconds.text} is not between 0 and {LONGEST_S} seconds", word=seconds)
+                raise BadValue(f"{seconds.text} is not between 0 and {LONGEST_S} seconds", word=seconds)
         return Timeouts(names["tcp"], names["tcpfin"], names["udp"])
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class FlushOnStop(Type[str]):
             return "all"
         word = words.take("")
         if word.text.lower() != "vs":
-            raise Wrong(f"'{word.text}' cannot be flushed", "write VS, or nothing", word)
+            raise BadValue(f"'{word.text}' cannot be flushed", "write VS, or nothing", word)
         return "vs"
 
     def __str__(self) -> str:
@@ -133,7 +133,7 @@ KEYWORDS: tuple[Keyword | Block, ...] = (
         "random_seed",
         "umask",
     ),
-    *vrrp_globals.KEYWORDS,
+    *vrrp_globals.VRRP_KEYWORDS,
 )
 GLOBAL_DEFS = Block("global_defs", "settings of the whole daemon", KEYWORDS)
 

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from pylvs.config.schema.nouns import Block, Twice, Type, Words, Wrong
+from pylvs.config.schema.nouns import BadValue, Block, Twice, Type, Words
 from pylvs.config.schema.types import MARK, TEXT, address_of, choice, port_of
 from pylvs.config.tree import Word
 from pylvs.model.addresses import Address
@@ -69,7 +69,7 @@ class GroupEntry(Type[Range | MarkEntry]):
         size = int(last) - int(first) + 1
         if size > MOST_OF_A_RANGE:
             text = f"'{word.text}' is {size} addresses, and each is a service of its own; {MOST_OF_A_RANGE} are allowed"
-            raise Wrong(text, "use a firewall mark", word)
+            raise BadValue(text, "use a firewall mark", word)
         return Range(first, last, port_of(words.take("")) if words else 0, word)
 
     def __str__(self) -> str:
@@ -88,11 +88,13 @@ def _ends(word: Word) -> tuple[Address, Address]:
     separator = ":" if first.version == 6 else "."
     if separator not in end:  # only the last part is written, as in 192.0.2.1-9
         if not LAST_PART[first.version].match(end):
-            raise Wrong(f"'{end}' is not the end of a range of addresses", "such as 192.0.2.1-9", word)
+            raise BadValue(f"'{end}' is not the end of a range of addresses", "such as 192.0.2.1-9", word)
         end = str(first.exploded).rpartition(separator)[0] + separator + end
     last = address_of(Word(end, word.place))
     if last.version != first.version or int(last) <= int(first):
-        raise Wrong(f"the range '{word.text}' does not end behind its begin", "write the smaller address first", word)
+        raise BadValue(
+            f"the range '{word.text}' does not end behind its begin", "write the smaller address first", word
+        )
     return first, last
 
 
@@ -100,9 +102,9 @@ def _network(word: Word) -> tuple[Address, Address]:
     try:
         network: IPv4Network | IPv6Network = ip_network(word.text, strict=False)
     except ValueError:
-        raise Wrong(f"'{word.text}' is not an address with a prefix length", "such as 192.0.2.8/29", word) from None
+        raise BadValue(f"'{word.text}' is not an address with a prefix length", "such as 192.0.2.8/29", word) from None
     if network.network_address != address_of(Word(word.text.partition("/")[0], word.place)):
-        raise Wrong(f"'{word.text}' is not the begin of its network", f"write {network}", word)
+        raise BadValue(f"'{word.text}' is not the begin of its network", f"write {network}", word)
     return network.network_address, network.broadcast_address
 
 

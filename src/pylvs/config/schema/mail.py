@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pylvs.config.schema.nouns import Block, Keyword, Type, Words, Wrong
+from pylvs.config.schema.nouns import BadValue, Block, Keyword, Type, Words
 from pylvs.config.schema.types import FLAG, TEXT, Seconds, Text, Texts, port_of
 from pylvs.model.dataclass import dataclass
 
@@ -19,7 +19,7 @@ class MailServer(Type[tuple[str, int]]):
         server = word.text
         if server.count(":") == 1:
             host, _, port = server.partition(":")
-            raise Wrong(f"'{server}' is neither an address nor a name", f"write '{host} {port}'", word)
+            raise BadValue(f"'{server}' is neither an address nor a name", f"write '{host} {port}'", word)
         return server, port_of(words.take("")) if words else SMTP_PORT
 
     def __str__(self) -> str:

@@ -18,7 +18,7 @@ from pylvs.model.dataclass import dataclass, field
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Wrong(Exception):
+class BadValue(Exception):
     """A value that cannot be taken as written; `word` is None where one is missing."""
 
     def __init__(self, text: str, advice: str = "", word: Word | None = None, severity: Severity = Severity.ERROR):
@@ -45,7 +45,7 @@ class Words:
     def take(self, what: str) -> Word:
         """The next word; Wrong says that `what` is missing."""
         if not self:
-            raise Wrong(f"{self.node.keyword} lacks {what}", f"write '{self.node.keyword} ...' with {what}")
+            raise BadValue(f"{self.node.keyword} lacks {what}", f"write '{self.node.keyword} ...' with {what}")
         self._next += 1
         return self._words[self._next - 1]
 

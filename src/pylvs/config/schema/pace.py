@@ -37,7 +37,7 @@ LOG_ALL_FAILURES = Keyword(
     default=False,
     global_names=("checker_log_all_failures",),
 )
-INHIBIT = Keyword(
+INHIBIT_ON_FAILURE = Keyword(
     "inhibit_on_failure", FLAG, "a server that is down stays in the table with weight 0", default=False, inherited=True
 )
 
@@ -54,7 +54,7 @@ def smtp_alert(default: bool) -> Keyword:
     )
 
 
-def outer(connect_timeout: bool = True) -> tuple[Keyword, ...]:
+def server_timing(connect_timeout: bool = True) -> tuple[Keyword, ...]:
     """What a virtual or a real server says for the checkers below it; a checker may have a default of its own."""
     return (
         ALPHA,
@@ -81,7 +81,7 @@ def outer(connect_timeout: bool = True) -> tuple[Keyword, ...]:
 NB_GET_RETRY = Keyword("nb_get_retry", Texts(), "the old word for retry", state=State.DEAD, instead="write retry")
 
 
-def pace(
+def checker_timing(
     retry: int = RETRY,
     delay_before_retry: float | None = DELAY_BEFORE_RETRY_S,
     connect_timeout: bool = True,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from pylvs.config.findings import Finding, Findings, Severity
-from pylvs.config.schema.nouns import Block, Keyword, State, Twice, Type, Words, Wrong
-from pylvs.config.schema.strangers import stranger
+from pylvs.config.schema.nouns import BadValue, Block, Keyword, State, Twice, Type, Words
+from pylvs.config.schema.strangers import unknown_keyword
 from pylvs.config.tree import Node, Word
 from pylvs.model.dataclass import dataclass, field
 
@@ -119,7 +119,7 @@ class Reader:
     def _stranger(self, section: Section, node: Node) -> None:
         key = section.block.name, node.keyword
         if key not in self._strangers:
-            self._strangers[key] = stranger(self.root, section.block, node.keyword)
+            self._strangers[key] = unknown_keyword(self.root, section.block, node.keyword)
         text, advice = self._strangers[key]
         self.complain(node.words[0], Severity.WARNING, text, advice)
 
@@ -191,7 +191,7 @@ class Reader:
         """A value in a Setting, so that None can be a value; None itself if it could not be taken."""
         try:
             value = kind.parse(words)
-        except Wrong as wrong:
+        except BadValue as wrong:
             self.complain(wrong.word or node.words[0], wrong.severity, wrong.text, wrong.advice)
             return None
         taken = words.taken

@@ -15,12 +15,12 @@ ROOT = Block(
     (
         GLOBAL_DEFS,
         *TOP,
-        *vrrp_globals.TOP,
+        *vrrp_globals.VRRP_TOP,
         VIRTUAL_SERVER_GROUP,
         VIRTUAL_SERVER,
         VRRP_INSTANCE,
         VRRP_SYNC_GROUP,
-        *vrrp_tracks.ALL,
-        *fixed.ALL,
+        *vrrp_tracks.TRACK_DEFINITIONS,
+        *fixed.STATIC_BLOCKS,
     ),
 )

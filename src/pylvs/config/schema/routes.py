@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from ipaddress import ip_network
 
 from pylvs.config.schema.addresses import interface_of
-from pylvs.config.schema.nouns import Type, Words, Wrong
+from pylvs.config.schema.nouns import BadValue, Type, Words
 from pylvs.config.schema.types import address_of, did_you_mean, number_of
 from pylvs.config.tree import Word
 from pylvs.model.addresses import Address
@@ -15,28 +15,42 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, TABLE_MAIN, Network, NextHop, Route
 from pylvs.netlink.iproute2 import Names, named
 
-MOST = 0xFFFFFFFF
-KINDS = ("unicast", "local", "broadcast", "multicast", "throw", "unreachable", "prohibit", "blackhole", "nat")
+MAX_U32 = 0xFFFFFFFF
+ROUTE_TYPES = ("unicast", "local", "broadcast", "multicast", "throw", "unreachable", "prohibit", "blackhole", "nat")
 LOCKABLE = ("mtu", "hoplimit", "advmss", "rtt", "rttvar", "reordering", "window", "cwnd", "ssthresh", "rto_min")
 TIMES = ("rtt", "rttvar", "rto_min")
 TIME = re.compile(r"[0-9]+(\.[0-9]+)?(s|ms)?\Z")
-LIMITS = dict.fromkeys((*LOCKABLE, "initcwnd", "initrwnd", "expires"), MOST)
-LIMITS |= {"hoplimit": 255, "quickack": 1, "fastopen_no_cookie": 1}
-CHOICES: Mapping[str, tuple[str, ...]] = {
+ROUTE_LIMITS = dict.fromkeys((*LOCKABLE, "initcwnd", "initrwnd", "expires"), MAX_U32)
+ROUTE_LIMITS |= {"hoplimit": 255, "quickack": 1, "fastopen_no_cookie": 1}
+ROUTE_CHOICES: Mapping[str, tuple[str, ...]] = {
     "features": ("ecn",),
     "pref": ("low", "medium", "high"),
     "ttl-propagate": ("enabled", "disabled"),
 }
-FREE = ("congctl", "realms")
+OTHER_OPTIONS = ("congctl", "realms")
 IPV6_ONLY = ("pref", "expires")
-NOT_DONE = {"vrf": "write the VRF's table: table N", "encap": "write dev and a tunnel device", "as": "remove it"}
-NUMBERS = {"table": "table", "scope": "scope", "protocol": "protocol", "tos": "tos", "dsfield": "tos"}
-NUMBERS |= dict.fromkeys(("metric", "priority", "preference"), "metric")
-PLACES = ("to", "src", "via", "gw", "or", "dev", "oif", "nexthop", "inet", "inet6", "onlink", "append", "no_track")
+UNSUPPORTED = {"vrf": "write the VRF's table: table N", "encap": "write dev and a tunnel device", "as": "remove it"}
+ROUTE_NUMBERS = {"table": "table", "scope": "scope", "protocol": "protocol", "tos": "tos", "dsfield": "tos"}
+ROUTE_NUMBERS |= dict.fromkeys(("metric", "priority", "preference"), "metric")
+ROUTE_KEYWORDS = (
+    "to",
+    "src",
+    "via",
+    "gw",
+    "or",
+    "dev",
+    "oif",
+    "nexthop",
+    "inet",
+    "inet6",
+    "onlink",
+    "append",
+    "no_track",
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Routed:
+class WrittenRoute:
     """A route, and the words that name it, its devices and its group."""
 
     route: Route
@@ -54,7 +68,9 @@ def number_in(names: Names, word: Word, most: int, what: str) -> int:
     """A number, or a name of iproute2's; raises Wrong."""
     number = named(names, word.text, most)
     if number is None:
-        raise Wrong(f"{what} '{word.text}' is neither a number up to {most} nor a name that iproute2 knows", "", word)
+        raise BadValue(
+            f"{what} '{word.text}' is neither a number up to {most} nor a name that iproute2 knows", "", word
+        )
     return number
 
 
@@ -65,7 +81,7 @@ def service_of(word: Word) -> int:
     except ValueError:
         return number_in(Names.SERVICES, word, 255, "type of service")
     if not 0 <= number <= 255:
-        raise Wrong(f"type of service '{word.text}' is not between 0 and ff", "", word)
+        raise BadValue(f"type of service '{word.text}' is not between 0 and ff", "", word)
     return number
 
 
@@ -73,12 +89,12 @@ def realms_of(word: Word) -> str:
     """One realm or two, checked. Raises Wrong."""
     for part in word.text.split("/", 1):
         if named(Names.REALMS, part, 0xFFFF) is None:
-            raise Wrong(f"realm '{part}' is neither a number nor a name that iproute2 knows", "", word)
+            raise BadValue(f"realm '{part}' is neither a number nor a name that iproute2 knows", "", word)
     return word.text
 
 
 @dataclass(slots=True)
-class _Draft:
+class _RouteDraft:
     """A route while its line is read."""
 
     words: Words
@@ -101,7 +117,7 @@ class _Draft:
     def of_family(self, version: int, word: Word) -> None:
         """An address of this family is in the route; Wrong if another one was."""
         if self.family not in (0, version):
-            raise Wrong("IPv4 and IPv6 in one route", "write a route for each", word)
+            raise BadValue("IPv4 and IPv6 in one route", "write a route for each", word)
         self.family = version
 
     def address(self, what: str) -> Address:
@@ -116,7 +132,7 @@ class _Draft:
     def to(self, word: Word) -> None:
         """The destination."""
         if self.destination is not None or self.default:
-            raise Wrong(f"'{word.text}' is a second destination", "write a route for each", word)
+            raise BadValue(f"'{word.text}' is a second destination", "write a route for each", word)
         if word.text in ("default", "any", "all"):
             self.default = True
         else:
@@ -138,7 +154,7 @@ class _Draft:
                 value = self.words.take("a weight")
                 weight = number_of(value)
                 if not 1 <= weight <= 256:
-                    raise Wrong(f"weight {value.text} is not between 1 and 256", "", value)
+                    raise BadValue(f"weight {value.text} is not between 1 and 256", "", value)
             elif word.text == "onlink":
                 onlink = True
             elif word.text == "realms":
@@ -157,16 +173,16 @@ class _Draft:
             lock, value = "lock ", self.words.take(f"a value behind {name} lock")
         if name in IPV6_ONLY:
             self.of_family(6, word)
-        if name in CHOICES:
-            if value.text not in CHOICES[name]:
-                raise Wrong(f"'{value.text}' is not one of {', '.join(CHOICES[name])}", "", value)
+        if name in ROUTE_CHOICES:
+            if value.text not in ROUTE_CHOICES[name]:
+                raise BadValue(f"'{value.text}' is not one of {', '.join(ROUTE_CHOICES[name])}", "", value)
         elif name == "realms":
             realms_of(value)
         elif name in TIMES:
             if not TIME.match(value.text):
-                raise Wrong(f"'{value.text}' is not a time", "write 20, 20ms or 2s", value)
-        elif name in LIMITS and not 0 <= number_of(value) <= LIMITS[name]:
-            raise Wrong(f"{name} {value.text} is not between 0 and {LIMITS[name]}", "", value)
+                raise BadValue(f"'{value.text}' is not a time", "write 20, 20ms or 2s", value)
+        elif name in ROUTE_LIMITS and not 0 <= number_of(value) <= ROUTE_LIMITS[name]:
+            raise BadValue(f"{name} {value.text} is not between 0 and {ROUTE_LIMITS[name]}", "", value)
         self.options.append((name, lock + value.text))
 
     def network(self, first: Word) -> Network:
@@ -175,7 +191,7 @@ class _Draft:
             return self.destination
         if self.default:
             return ip_network("::/0" if self.family == 6 else "0.0.0.0/0")
-        raise Wrong("the route has no destination", "write a network, or default", first)
+        raise BadValue("the route has no destination", "write a network, or default", first)
 
     def route(self, first: Word) -> Route:
         """The whole line."""
@@ -212,45 +228,45 @@ class _Draft:
         )
 
 
-def _unknown(word: Word, known: tuple[str, ...]) -> Wrong:
-    return Wrong(f"'{word.text}' is not known in a route", did_you_mean(word.text, known), word)
+def _unknown(word: Word, known: tuple[str, ...]) -> BadValue:
+    return BadValue(f"'{word.text}' is not known in a route", did_you_mean(word.text, known), word)
 
 
-READ: Mapping[str, Callable[[Word], int]] = {
-    "table": lambda word: number_in(Names.TABLES, word, MOST, "table"),
+NUMBER_READERS: Mapping[str, Callable[[Word], int]] = {
+    "table": lambda word: number_in(Names.TABLES, word, MAX_U32, "table"),
     "scope": lambda word: number_in(Names.SCOPES, word, 255, "scope"),
     "protocol": lambda word: number_in(Names.PROTOCOLS, word, 255, "protocol"),
     "tos": service_of,
-    "metric": lambda word: _up_to(word, MOST, "metric"),
+    "metric": lambda word: _up_to(word, MAX_U32, "metric"),
 }
 
 
 def _up_to(word: Word, most: int, what: str) -> int:
     number = number_of(word)
     if not 0 <= number <= most:
-        raise Wrong(f"{what} {word.text} is not between 0 and {most}", "", word)
+        raise BadValue(f"{what} {word.text} is not between 0 and {most}", "", word)
     return number
 
 
 @dataclass(frozen=True, slots=True)
-class RouteLine(Type[Routed]):
+class RouteLine(Type[WrittenRoute]):
     """A route; `fixed` for those that stay whoever is master."""
 
     fixed: bool = False
 
-    def parse(self, words: Words) -> Routed:
+    def parse(self, words: Words) -> WrittenRoute:
         """The route; one that cannot be had as written is none at all."""
-        draft = _Draft(words)
+        draft = _RouteDraft(words)
         first = words.peek() or words.take("a route")
         for word in words.rest():
             self._word(draft, word)
         route = draft.route(first)
         devices = (*([draft.device] if draft.device else []), *draft.devices)
-        return Routed(route, first, devices, draft.group)
+        return WrittenRoute(route, first, devices, draft.group)
 
-    def _word(self, draft: _Draft, word: Word) -> None:
+    def _word(self, draft: _RouteDraft, word: Word) -> None:
         text, words = word.text, draft.words
-        if text in KINDS:
+        if text in ROUTE_TYPES:
             draft.kind = text
         elif text == "to":
             draft.to(words.take("a destination"))
@@ -263,12 +279,12 @@ class RouteLine(Type[Routed]):
             draft.vias.append(draft.address(f"an address behind {text}"))
         elif text in ("dev", "oif"):
             if draft.device is not None:
-                raise Wrong("a second device for one route", "write nexthop for each way", word)
+                raise BadValue("a second device for one route", "write nexthop for each way", word)
             draft.device = words.take("a device behind dev")
-        elif text in NUMBERS:
-            name = NUMBERS[text]
-            draft.numbers[name] = READ[name](words.take(f"a value behind {text}"))
-        elif text in LIMITS or text in CHOICES or text in FREE:
+        elif text in ROUTE_NUMBERS:
+            name = ROUTE_NUMBERS[text]
+            draft.numbers[name] = NUMBER_READERS[name](words.take(f"a value behind {text}"))
+        elif text in ROUTE_LIMITS or text in ROUTE_CHOICES or text in OTHER_OPTIONS:
             draft.option(text, word)
         elif text == "nexthop":
             draft.next_hop()
@@ -280,19 +296,22 @@ class RouteLine(Type[Routed]):
             draft.tracked = False
         elif text == "track_group" and self.fixed:
             draft.group = words.take("the name of a track_group")
-        elif text in NOT_DONE:
-            raise Wrong(f"a route with '{text}' is not made", NOT_DONE[text], word)
+        elif text in UNSUPPORTED:
+            raise BadValue(f"a route with '{text}' is not made", UNSUPPORTED[text], word)
         else:
             self._destination(draft, word)
 
-    def _destination(self, draft: _Draft, word: Word) -> None:
+    def _destination(self, draft: _RouteDraft, word: Word) -> None:
         try:
             draft.to(word)
-        except Wrong as wrong:
+        except BadValue as wrong:
             if word.text[:1].isdigit() or ":" in word.text:
                 raise
             group = ("track_group",) if self.fixed else ()
-            raise _unknown(word, (*KINDS, *NUMBERS, *LIMITS, *CHOICES, *FREE, *PLACES, *group)) from wrong
+            raise _unknown(
+                word,
+                (*ROUTE_TYPES, *ROUTE_NUMBERS, *ROUTE_LIMITS, *ROUTE_CHOICES, *OTHER_OPTIONS, *ROUTE_KEYWORDS, *group),
+            ) from wrong
 
     def __str__(self) -> str:
         last = " [track_group NAME]" if self.fixed else ""

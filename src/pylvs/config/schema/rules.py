@@ -7,8 +7,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from pylvs.config.schema.nouns import Type, Words, Wrong
-from pylvs.config.schema.routes import MOST, network_of, number_in, realms_of, service_of
+from pylvs.config.schema.nouns import BadValue, Type, Words
+from pylvs.config.schema.routes import MAX_U32, network_of, number_in, realms_of, service_of
 from pylvs.config.schema.types import did_you_mean, number_of
 from pylvs.config.tree import Word
 from pylvs.model.dataclass import dataclass, field
@@ -16,12 +16,12 @@ from pylvs.model.routing import PROTOCOL_KEEPALIVED, RoutingRule
 from pylvs.netlink.iproute2 import Names
 from pylvs.netlink.iproute2 import number_of as plain_number
 
-ACTIONS = ("nop", "blackhole", "unreachable", "prohibit")
+RULE_ACTIONS = ("nop", "blackhole", "unreachable", "prohibit")
 EVERYTHING = ("all", "any", "default")
 RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?\Z")
-RANGES: Mapping[str, int] = {"uidrange": MOST, "sport": 65535, "dport": 65535}
-NUMBERS: Mapping[str, int] = {"suppress_prefixlength": 128, "suppress_ifgroup": MOST}
-WORDS = (
+RULE_RANGES: Mapping[str, int] = {"uidrange": MAX_U32, "sport": 65535, "dport": 65535}
+RULE_LIMITS: Mapping[str, int] = {"suppress_prefixlength": 128, "suppress_ifgroup": MAX_U32}
+RULE_KEYWORDS = (
     *(
         "from",
         "to",
@@ -39,12 +39,12 @@ WORDS = (
         "l3mdev",
     ),
     *("preference", "priority", "order", "realms", "protocol", "ipproto", "no_track", "inet", "inet6"),
-    *(*RANGES, *NUMBERS, *ACTIONS),
+    *(*RULE_RANGES, *RULE_LIMITS, *RULE_ACTIONS),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Ruled:
+class WrittenRule:
     """A rule, and the words that name it, its devices and its group; `preferred` if its preference is written."""
 
     rule: RoutingRule
@@ -55,7 +55,7 @@ class Ruled:
 
 
 @dataclass(slots=True)
-class _Draft:
+class _RuleDraft:
     """A rule while its line is read."""
 
     words: Words
@@ -69,13 +69,13 @@ class _Draft:
     def act(self, action: str, word: Word) -> None:
         """What the rule does; Wrong if something else was said."""
         if self.action:
-            raise Wrong(f"'{word.text}' is a second action", "write a rule for each", word)
+            raise BadValue(f"'{word.text}' is a second action", "write a rule for each", word)
         self.action = action
 
     def of_family(self, version: int, word: Word) -> None:
         """The rule is of this family; Wrong if it was of the other one."""
         if self.family not in (0, version):
-            raise Wrong("IPv4 and IPv6 in one rule", "write a rule for each", word)
+            raise BadValue("IPv4 and IPv6 in one rule", "write a rule for each", word)
         self.family = version
 
     def network(self, name: str) -> None:
@@ -91,30 +91,32 @@ class _Draft:
         """A mark, and behind a slash its mask."""
         word = self.words.take("a mark")
         parts = [plain_number(part) for part in word.text.split("/", 1)]
-        if any(part is None or not 0 <= part <= MOST for part in parts):
-            raise Wrong(f"'{word.text}' is no mark", "write MARK or MARK/MASK", word)
+        if any(part is None or not 0 <= part <= MAX_U32 for part in parts):
+            raise BadValue(f"'{word.text}' is no mark", "write MARK or MARK/MASK", word)
         self.given["mark"] = parts[0]
-        self.given["mark_mask"] = parts[1] if len(parts) > 1 else MOST
+        self.given["mark_mask"] = parts[1] if len(parts) > 1 else MAX_U32
 
-    def number(self, what: str, most: int = MOST) -> int:
+    def number(self, what: str, most: int = MAX_U32) -> int:
         """The next word as a number of 0 to `most`."""
         word = self.words.take(what)
         number = number_of(word)
         if not 0 <= number <= most:
-            raise Wrong(f"{what} {word.text} is not between 0 and {most}", "", word)
+            raise BadValue(f"{what} {word.text} is not between 0 and {most}", "", word)
         return number
 
     def option(self, name: str) -> None:
         """One of `ip rule`'s other options, checked and kept in its words."""
         word = self.words.take(f"a value behind {name}")
-        if name in RANGES:
+        if name in RULE_RANGES:
             match = RANGE.match(word.text)
             ends = [int(end) for end in match.groups() if end] if match else []
-            if not ends or ends != sorted(ends) or ends[-1] > RANGES[name]:
-                raise Wrong(f"'{word.text}' is no range of numbers up to {RANGES[name]}", "write FIRST-LAST", word)
-        elif name in NUMBERS:
-            if not 0 <= number_of(word) <= NUMBERS[name]:
-                raise Wrong(f"{name} {word.text} is not between 0 and {NUMBERS[name]}", "", word)
+            if not ends or ends != sorted(ends) or ends[-1] > RULE_RANGES[name]:
+                raise BadValue(
+                    f"'{word.text}' is no range of numbers up to {RULE_RANGES[name]}", "write FIRST-LAST", word
+                )
+        elif name in RULE_LIMITS:
+            if not 0 <= number_of(word) <= RULE_LIMITS[name]:
+                raise BadValue(f"{name} {word.text} is not between 0 and {RULE_LIMITS[name]}", "", word)
         elif name == "realms":
             realms_of(word)
         elif plain_number(word.text) is None:
@@ -122,28 +124,28 @@ class _Draft:
                 socket.getprotobyname(word.text)
             except OSError:
                 near = did_you_mean(word.text, ("tcp", "udp", "sctp", "icmp"))
-                raise Wrong(f"protocol '{word.text}' is not known", near, word) from None
+                raise BadValue(f"protocol '{word.text}' is not known", near, word) from None
         self.options.append((name, word.text))
 
 
 @dataclass(frozen=True, slots=True)
-class RuleLine(Type[Ruled]):
+class RuleLine(Type[WrittenRule]):
     """A rule; `fixed` for those that stay whoever is master."""
 
     fixed: bool = False
 
-    def parse(self, words: Words) -> Ruled:
+    def parse(self, words: Words) -> WrittenRule:
         """The rule; one that cannot be had as written is none at all."""
-        draft = _Draft(words)
+        draft = _RuleDraft(words)
         first = words.peek() or words.take("a rule")
         for word in words.rest():
             self._word(draft, word)
         given = draft.given
         if not draft.action:
-            raise Wrong("the rule does nothing", "write 'table N' or another action", first)
+            raise BadValue("the rule does nothing", "write 'table N' or another action", first)
         preferred = "preference" in given
         if draft.action == "goto" and given.get("preference", 0) >= given["goto"]:
-            raise Wrong(f"goto {given['goto']} is not behind preference {given.get('preference', 0)}", "", first)
+            raise BadValue(f"goto {given['goto']} is not behind preference {given.get('preference', 0)}", "", first)
         if given.get("tracked", True) and given.get("protocol", PROTOCOL_KEEPALIVED) != PROTOCOL_KEEPALIVED:
             words.warn(first, "a rule that is tracked has protocol keepalived", "remove protocol, or add no_track")
             del given["protocol"]
@@ -151,9 +153,9 @@ class RuleLine(Type[Ruled]):
         rule = RoutingRule(
             family=draft.family or 4, action=draft.action, options=tuple(draft.options), track_group=group, **given
         )
-        return Ruled(rule, first, tuple(draft.devices), draft.group, preferred)
+        return WrittenRule(rule, first, tuple(draft.devices), draft.group, preferred)
 
-    def _word(self, draft: _Draft, word: Word) -> None:
+    def _word(self, draft: _RuleDraft, word: Word) -> None:
         text, words, given = word.text, draft.words, draft.given
         if text in ("from", "to"):
             draft.network("source" if text == "from" else "destination")
@@ -175,7 +177,7 @@ class RuleLine(Type[Ruled]):
             given["tracked"] = False
         elif text in ("inet", "inet6"):
             draft.of_family(6 if text == "inet6" else 4, word)
-        elif text in (*RANGES, *NUMBERS, "realms", "ipproto"):
+        elif text in (*RULE_RANGES, *RULE_LIMITS, "realms", "ipproto"):
             draft.option(text)
         elif text == "track_group" and self.fixed:
             draft.group = words.take("the name of a track_group")
@@ -183,17 +185,17 @@ class RuleLine(Type[Ruled]):
             self._action(draft, word)
 
     @staticmethod
-    def _action(draft: _Draft, word: Word) -> None:
+    def _action(draft: _RuleDraft, word: Word) -> None:
         if word.text == "type":
             word = draft.words.take("an action behind type")
-        if word.text in ACTIONS:
+        if word.text in RULE_ACTIONS:
             draft.act(word.text, word)
         elif word.text in ("table", "lookup"):
             draft.act("table", word)
             value = draft.words.take("a table")
-            draft.given["table"] = number_in(Names.TABLES, value, MOST, "table")
+            draft.given["table"] = number_in(Names.TABLES, value, MAX_U32, "table")
             if not draft.given["table"]:
-                raise Wrong("table 0 is none", "write another", value)
+                raise BadValue("table 0 is none", "write another", value)
         elif word.text == "goto":
             draft.act("goto", word)
             draft.given["goto"] = draft.number("a preference behind goto")
@@ -201,7 +203,7 @@ class RuleLine(Type[Ruled]):
             draft.act("table", word)
             draft.given["l3mdev"] = True
         else:
-            raise Wrong(f"'{word.text}' is not known in a rule", did_you_mean(word.text, WORDS), word)
+            raise BadValue(f"'{word.text}' is not known in a rule", did_you_mean(word.text, RULE_KEYWORDS), word)
 
     def __str__(self) -> str:
         last = " [track_group NAME]" if self.fixed else ""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from pylvs.config.schema.nouns import Type, Words, Wrong
+from pylvs.config.schema.nouns import BadValue, Type, Words
 from pylvs.config.tree import Word
-from pylvs.config.words import arguments
+from pylvs.config.words import split_arguments
 from pylvs.model.dataclass import dataclass
 from pylvs.model.scripts import Script
 
@@ -44,11 +44,11 @@ def arguments_of(word: Word) -> tuple[str, ...]:
     if OPENS.match(word.text):
         return "/bin/sh", "-c", word.text
     try:
-        found = arguments(word.text)
+        found = split_arguments(word.text)
     except ValueError:
-        raise Wrong(f"a quote in '{word.text}' is not closed", "close it", word) from None
+        raise BadValue(f"a quote in '{word.text}' is not closed", "close it", word) from None
     if not found or not found[0]:
-        raise Wrong("no program is named", "name one", word)
+        raise BadValue("no program is named", "name one", word)
     return found
 
 

@@ -6,7 +6,7 @@ from pylvs.config.schema.checkers import CHECKERS
 from pylvs.config.schema.forwarding import FORWARDING, GRANULARITY, PERSISTENCE, PROTOCOL, SCHEDULER
 from pylvs.config.schema.groups import FAMILY, MarkWords
 from pylvs.config.schema.nouns import Block, Keyword, State, Twice, Type, Words
-from pylvs.config.schema.pace import INHIBIT, outer, smtp_alert
+from pylvs.config.schema.pace import INHIBIT_ON_FAILURE, server_timing, smtp_alert
 from pylvs.config.schema.scripts import SCRIPT
 from pylvs.config.schema.types import BARE, FLAG, TEXT, Integer, address_of, number_of, port_of
 from pylvs.config.tree import Word
@@ -14,8 +14,8 @@ from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import MAX_WEIGHT
 
-MOST = 0xFFFFFFFF
-SENSIBLE_WEIGHT = 65535  # what the manual of ipvsadm allows
+MAX_U32 = 0xFFFFFFFF
+MOST_DOCUMENTED_WEIGHT = 65535  # what the manual of ipvsadm allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +93,14 @@ class WeightType(Type[int]):
         """The weight."""
         word = words.peek()
         weight = Integer(0, MAX_WEIGHT).parse(words)
-        if word is not None and number_of(word) > SENSIBLE_WEIGHT:
-            words.warn(word, f"weight {word.text} is beyond {SENSIBLE_WEIGHT}; it is taken", "use smaller weights")
+        if word is not None and number_of(word) > MOST_DOCUMENTED_WEIGHT:
+            words.warn(
+                word, f"weight {word.text} is beyond {MOST_DOCUMENTED_WEIGHT}; it is taken", "use smaller weights"
+            )
         return weight
 
     def __str__(self) -> str:
-        return f"a whole number, 0 to {SENSIBLE_WEIGHT}"
+        return f"a whole number, 0 to {MOST_DOCUMENTED_WEIGHT}"
 
 
 WEIGHT = Keyword("weight", WeightType(), "share of the connections; 0 is none", default=1, inherited=True)
@@ -111,15 +113,15 @@ REAL_SERVER = Block(
     (
         WEIGHT,
         METHOD,
-        Keyword("uthreshold", Integer(0, MOST), "connections at which it counts as full; 0: never", default=0),
-        Keyword("lthreshold", Integer(0, MOST), "connections below which it is free again", default=0),
-        INHIBIT,
+        Keyword("uthreshold", Integer(0, MAX_U32), "connections at which it counts as full; 0: never", default=0),
+        Keyword("lthreshold", Integer(0, MAX_U32), "connections below which it is free again", default=0),
+        INHIBIT_ON_FAILURE,
         Keyword("notify_up", SCRIPT, "run when the server comes up", twice=Twice.FIRST),
         Keyword("notify_down", SCRIPT, "run when the server goes down", twice=Twice.FIRST),
         smtp_alert(default=True),
         VIRTUALHOST,
         Keyword("snmp_name", TEXT, "name in SNMP", state=State.NEVER, instead="there is no SNMP; see pylvs metrics"),
-        *outer(),
+        *server_timing(),
         *CHECKERS,
     ),
     head=ServerType(),
@@ -153,8 +155,8 @@ VIRTUAL_SERVER = Block(
         Keyword("persistence_granularity", GRANULARITY, "clients of one such network stay together"),
         Keyword("persistence_engine", TEXT, "what identifies a client beyond its address", default=""),
         Keyword("ip_family", FAMILY, "family of a firewall mark's service", default_doc="the real servers'"),
-        Keyword("quorum", Integer(1, MOST), "weight of live servers that the service needs", default=1),
-        Keyword("hysteresis", Integer(0, MOST), "weight by which the quorum must be missed or passed", default=0),
+        Keyword("quorum", Integer(1, MAX_U32), "weight of live servers that the service needs", default=1),
+        Keyword("hysteresis", Integer(0, MAX_U32), "weight by which the quorum must be missed or passed", default=0),
         Keyword("quorum_up", SCRIPT, "run when the quorum is there again", twice=Twice.FIRST),
         Keyword("quorum_down", SCRIPT, "run when the quorum is lost", twice=Twice.FIRST),
         Keyword("omega", FLAG, "run the scripts for going down when pylvs ends", default=False),
@@ -163,12 +165,12 @@ VIRTUAL_SERVER = Block(
         Keyword("sorry_server_inhibit", FLAG, "the sorry server stays in the table with weight 0", default=False),
         Keyword("sorry_server_lvs_method", FORWARDING, "of the sorry server", default_of="lvs_method"),
         WEIGHT,
-        INHIBIT,
+        INHIBIT_ON_FAILURE,
         smtp_alert(default=False),
         VIRTUALHOST,
         Keyword("snmp_name", TEXT, "name in SNMP", state=State.NEVER, instead="there is no SNMP; see pylvs metrics"),
         Keyword("nat_mask", TEXT, "of old kernels", state=State.DEAD, instead="remove it"),
-        *outer(),
+        *server_timing(),
         REAL_SERVER,
     ),
     head=ServiceType(),

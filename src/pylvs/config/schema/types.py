@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from pylvs.config.schema.nouns import Type, Words, Wrong
+from pylvs.config.schema.nouns import BadValue, Type, Words
 from pylvs.config.tree import Word
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
@@ -36,10 +36,10 @@ def plain(number: float) -> str:
 def number_of(word: Word) -> int:
     """A whole number, decimal or 0x…; raises Wrong."""
     if not NUMBER.match(word.text):
-        raise Wrong(f"'{word.text}' is not a whole number", word=word)
+        raise BadValue(f"'{word.text}' is not a whole number", word=word)
     digits = word.text.lstrip("+-")
     if len(digits) > MOST_DIGITS:
-        raise Wrong(f"a number of {len(digits)} digits is too large", word=word)
+        raise BadValue(f"a number of {len(digits)} digits is too large", word=word)
     value = int(digits, 16 if digits[:2].lower() == "0x" else 10)
     return -value if word.text.startswith("-") else value
 
@@ -48,18 +48,18 @@ def address_of(word: Word) -> Address:
     """An IPv4 or IPv6 address; raises Wrong."""
     for mark, advice in {"/": "write it without a prefix length", "%": "write it without a device"}.items():
         if mark in word.text:
-            raise Wrong(f"'{word.text}' is not an IP address", advice, word)
+            raise BadValue(f"'{word.text}' is not an IP address", advice, word)
     try:
         return ip_address(word.text)
     except ValueError:
-        raise Wrong(f"'{word.text}' is not an IP address", word=word) from None
+        raise BadValue(f"'{word.text}' is not an IP address", word=word) from None
 
 
 def port_of(word: Word) -> int:
     """A port of 1 to 65535; raises Wrong."""
     value = number_of(word)
     if not 1 <= value <= 65535:
-        raise Wrong(f"port {word.text} is not between 1 and 65535", word=word)
+        raise BadValue(f"port {word.text} is not between 1 and 65535", word=word)
     return value
 
 
@@ -95,7 +95,7 @@ class Boolean(Type[bool]):
         """The word's truth."""
         word = words.take(str(self))
         if word.text.lower() not in TRUE + FALSE:
-            raise Wrong(f"'{word.text}' is neither yes nor no", f"write one of {', '.join(TRUE + FALSE)}", word)
+            raise BadValue(f"'{word.text}' is neither yes nor no", f"write one of {', '.join(TRUE + FALSE)}", word)
         return word.text.lower() in TRUE
 
     def __str__(self) -> str:
@@ -117,7 +117,7 @@ class Integer(Type[int]):
         word = words.take(str(self))
         value = number_of(word)
         if not self.least <= value <= self.most:
-            raise Wrong(f"{word.text} is not between {self.least} and {self.most}", word=word)
+            raise BadValue(f"{word.text} is not between {self.least} and {self.most}", word=word)
         return value
 
     def __str__(self) -> str:
@@ -135,9 +135,9 @@ class Seconds(Type[float]):
         """The seconds."""
         word = words.take("seconds")
         if not DECIMAL.match(word.text):
-            raise Wrong(f"'{word.text}' is not a number of seconds", word=word)
+            raise BadValue(f"'{word.text}' is not a number of seconds", word=word)
         if not self.least <= float(word.text) <= self.most:
-            raise Wrong(f"{word.text} seconds is not between {plain(self.least)} and {plain(self.most)}", word=word)
+            raise BadValue(f"{word.text} seconds is not between {plain(self.least)} and {plain(self.most)}", word=word)
         return float(word.text)
 
     def __str__(self) -> str:
@@ -155,9 +155,9 @@ class Real(Type[float]):
         """The number."""
         word = words.take(str(self))
         if not DECIMAL.match(word.text):
-            raise Wrong(f"'{word.text}' is not a number", word=word)
+            raise BadValue(f"'{word.text}' is not a number", word=word)
         if not self.least <= float(word.text) <= self.most:
-            raise Wrong(f"{word.text} is not between {plain(self.least)} and {plain(self.most)}", word=word)
+            raise BadValue(f"{word.text} is not between {plain(self.least)} and {plain(self.most)}", word=word)
         return float(word.text)
 
     def __str__(self) -> str:
@@ -229,7 +229,7 @@ class Choice(Type[object]):
         text = word.text.lower() if self.any_case else word.text
         if text not in table:
             near = did_you_mean(word.text, list(self.table))
-            raise Wrong(f"'{word.text}' is not one of {', '.join(self.table)}", near, word)
+            raise BadValue(f"'{word.text}' is not one of {', '.join(self.table)}", near, word)
         return table[text]
 
     def __str__(self) -> str:
@@ -252,7 +252,7 @@ class IpAddress(Type[Address]):
         word = words.take(str(self))
         address = address_of(word)
         if self.version and address.version != self.version:
-            raise Wrong(f"'{word.text}' is not an IPv{self.version} address", word=word)
+            raise BadValue(f"'{word.text}' is not an IPv{self.version} address", word=word)
         return address
 
     def __str__(self) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pylvs.config.schema.addresses import HeldLine
+from pylvs.config.schema.addresses import AddressLine
 from pylvs.config.schema.nouns import Block, Keyword, State, Twice
 from pylvs.config.schema.routes import RouteLine
 from pylvs.config.schema.rules import RuleLine
 from pylvs.config.schema.scripts import SCRIPT
-from pylvs.config.schema.tracking import WeightBehind
+from pylvs.config.schema.tracking import OptionalWeightType
 from pylvs.config.schema.types import BARE, FLAG, TEXT, Integer, Seconds, Texts, choice
 from pylvs.config.schema.vrrp_tracks import NOTIFIES, TRACKS
 from pylvs.config.schema.vrrp_types import (
@@ -16,9 +16,9 @@ from pylvs.config.schema.vrrp_types import (
     DEVICE,
     NAME,
     SOURCE,
-    EveryWord,
     ExtraType,
     MulticastType,
+    NameList,
     PasswordType,
     PeerLine,
     VmacType,
@@ -126,11 +126,11 @@ VRRP_INSTANCE = Block(
         Keyword("advert_int", Seconds(0.01, 255), "seconds between advertisements", default=ADVERT_S),
         Keyword("version", Integer(2, 3), "of VRRP; IPv6 is always 3", default=2, global_names=("vrrp_version",)),
         AUTHENTICATION,
-        Block("virtual_ipaddress", "addresses that the master holds", lines=HeldLine(), twice=Twice.MANY),
+        Block("virtual_ipaddress", "addresses that the master holds", lines=AddressLine(), twice=Twice.MANY),
         Block(
             "virtual_ipaddress_excluded",
             "more of them, not named in advertisements",
-            lines=HeldLine(),
+            lines=AddressLine(),
             twice=Twice.MANY,
         ),
         Block("virtual_routes", "routes that the master has", lines=RouteLine(), twice=Twice.MANY),
@@ -176,7 +176,7 @@ VRRP_INSTANCE = Block(
         *TRACKS,
         Keyword(
             "track_data_plane",
-            WeightBehind(),
+            OptionalWeightType(),
             "fault while services cannot be forwarded here; with a weight, that much of its priority",
             default_doc="it is said, and changes nothing",
             since="0.2",
@@ -225,7 +225,7 @@ VRRP_SYNC_GROUP = Block(
     "vrrp_sync_group",
     "virtual routers that change state together",
     (
-        Block("group", "their names", lines=EveryWord("the name of a vrrp_instance"), twice=Twice.MANY),
+        Block("group", "their names", lines=NameList("the name of a vrrp_instance"), twice=Twice.MANY),
         *TRACKS,
         *NOTIFIES,
         Keyword("sync_group_tracking_weight", BARE, "the members' own weights count", default=False),

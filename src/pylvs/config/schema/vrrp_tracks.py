@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import re
 
-from pylvs.config.schema.nouns import Block, Keyword, State, Twice, Type, Words, Wrong
+from pylvs.config.schema.nouns import BadValue, Block, Keyword, State, Twice, Type, Words
 from pylvs.config.schema.scripts import SCRIPT, SCRIPT_ALONE, USER, WrittenScript
-from pylvs.config.schema.tracking import Watching, WeightOf
+from pylvs.config.schema.tracking import TrackLine, TrackWeightType
 from pylvs.config.schema.types import BARE, FLAG, Integer, Seconds, Text, choice, number_of
 from pylvs.config.schema.vrrp_types import NAME, AtLeastOne
 from pylvs.model.dataclass import dataclass
 
-LONGEST_S = 4294
+LONGEST_SCRIPT_S = 4294
 LONGEST_DELAY_S = 3600.0
-SENSIBLE = 254
+MOST_FILE_WEIGHT = 254
 NUMBER = re.compile(r"-?[0-9]+\Z")
 
 TRACKS = (
     Block(
         "track_interface",
         "devices; with weight 0 one that is down is a fault",
-        lines=Watching("a device"),
+        lines=TrackLine("a device"),
         twice=Twice.MANY,
     ),
-    Block("track_script", "vrrp_scripts that count", lines=Watching("a vrrp_script"), twice=Twice.MANY),
-    Block("track_file", "track_files that count", lines=Watching("a track_file", SENSIBLE), twice=Twice.MANY),
+    Block("track_script", "vrrp_scripts that count", lines=TrackLine("a vrrp_script"), twice=Twice.MANY),
+    Block("track_file", "track_files that count", lines=TrackLine("a track_file", MOST_FILE_WEIGHT), twice=Twice.MANY),
     Block(
         "track_process",
         "vrrp_track_processes that count",
-        lines=Watching("a vrrp_track_process", SENSIBLE),
+        lines=TrackLine("a vrrp_track_process", MOST_FILE_WEIGHT),
         twice=Twice.MANY,
     ),
     Block(
         "track_bfd",
         "bfd_instances that count",
-        lines=Watching("a bfd_instance"),
+        lines=TrackLine("a bfd_instance"),
         state=State.LATER,
         instead="nothing is watched; use track_script",
     ),
@@ -60,19 +60,19 @@ class DeletedType(Type[Deleted]):
         return f"[{SCRIPT}]"
 
 
-def _told(name: str, doc: str, kind: Type[object] = SCRIPT) -> Keyword:
+def _script(name: str, doc: str, kind: Type[object] = SCRIPT) -> Keyword:
     return Keyword(name, kind, doc, twice=Twice.FIRST)
 
 
 NOTIFIES = (
-    _told("notify_master", "run when it becomes master"),
-    _told("notify_backup", "run when it becomes backup"),
-    _told("notify_fault", "run when it goes to fault"),
-    _told("notify_stop", "run when it ends"),
-    _told(
+    _script("notify_master", "run when it becomes master"),
+    _script("notify_backup", "run when it becomes backup"),
+    _script("notify_fault", "run when it goes to fault"),
+    _script("notify_stop", "run when it ends"),
+    _script(
         "notify_deleted", "DELETED instead of FAULT when a reload removed it; the program is run then", DeletedType()
     ),
-    _told("notify", "run at every transition, after the others, with INSTANCE or GROUP, name, state, priority"),
+    _script("notify", "run at every transition, after the others, with INSTANCE or GROUP, name, state, priority"),
     Keyword(
         "notify_priority_changes",
         FLAG,
@@ -94,9 +94,9 @@ VRRP_SCRIPT = Block(
     "a program that is run again and again; exit status 0 is well",
     (
         Keyword("script", SCRIPT_ALONE, "the program", twice=Twice.LAST),
-        Keyword("interval", AtLeastOne(LONGEST_S), "seconds between two runs", default=1),
-        Keyword("timeout", AtLeastOne(LONGEST_S), "seconds after which it is killed", default_of="interval"),
-        Keyword("weight", WeightOf(), "how it counts where a virtual router does not say otherwise", default=0),
+        Keyword("interval", AtLeastOne(LONGEST_SCRIPT_S), "seconds between two runs", default=1),
+        Keyword("timeout", AtLeastOne(LONGEST_SCRIPT_S), "seconds after which it is killed", default_of="interval"),
+        Keyword("weight", TrackWeightType(), "how it counts where a virtual router does not say otherwise", default=0),
         Keyword("rise", Integer(1), "successes in a row until it is well", default=1),
         Keyword("fall", Integer(1), "failures in a row until it is ill", default=1),
         Keyword("user", USER, "whom the program runs as", default_doc="script_user"),
@@ -118,11 +118,14 @@ class InitType(Type[tuple[int, bool]]):
             if word.text == "overwrite":
                 overwrite = True
             elif not NUMBER.match(word.text):
-                raise Wrong(f"'{word.text}' is neither a number nor 'overwrite'", "", word)
+                raise BadValue(f"'{word.text}' is neither a number nor 'overwrite'", "", word)
             else:
                 number = number_of(word)
-                if abs(number) > SENSIBLE:
-                    words.warn(word, f"{word.text} is not between -{SENSIBLE} and {SENSIBLE}, where it would count")
+                if abs(number) > MOST_FILE_WEIGHT:
+                    words.warn(
+                        word,
+                        f"{word.text} is not between -{MOST_FILE_WEIGHT} and {MOST_FILE_WEIGHT}, where it would count",
+                    )
         return number, overwrite
 
     def __str__(self) -> str:
@@ -134,7 +137,12 @@ TRACK_FILE = Block(
     "a file whose number, times a weight, changes priorities",
     (
         Keyword("file", Text("a path"), "the file"),
-        Keyword("weight", WeightOf(SENSIBLE), "how it counts where a virtual router does not say otherwise", default=1),
+        Keyword(
+            "weight",
+            TrackWeightType(MOST_FILE_WEIGHT),
+            "how it counts where a virtual router does not say otherwise",
+            default=1,
+        ),
         Keyword("init_file", InitType(), "write a number (0) into it at the start if it is not there"),
     ),
     aliases=("vrrp_track_file",),
@@ -165,7 +173,12 @@ VRRP_TRACK_PROCESS = Block(
     (
         Keyword("process", ProcessType(), "the process's name; with arguments, its command line"),
         Keyword("param_match", choice("initial", "partial"), "the last argument may be longer; or more may follow"),
-        Keyword("weight", WeightOf(SENSIBLE), "how it counts where a virtual router does not say otherwise", default=0),
+        Keyword(
+            "weight",
+            TrackWeightType(MOST_FILE_WEIGHT),
+            "how it counts where a virtual router does not say otherwise",
+            default=0,
+        ),
         Keyword("quorum", Integer(1, 65535), "least number that is well", default=1),
         Keyword("quorum_max", Integer(0, 65535), "greatest number that is well", default_doc="any"),
         _delay("fork_delay", "seconds that enough of them must run until that counts"),
@@ -188,7 +201,7 @@ BFD_INSTANCE = Block(
     (
         _bfd("neighbor_ip", "neighbour_ip"),
         *map(_bfd, ("source_ip", "min_rx", "min_tx", "idle_tx", "multiplier", "ttl", "hoplimit", "max_hops")),
-        Keyword("weight", WeightOf(), "how it counts"),
+        Keyword("weight", TrackWeightType(), "how it counts"),
         *(Keyword(name, BARE, "of the session") for name in ("passive", "vrrp", "checker")),
     ),
     head=NAME,
@@ -196,4 +209,4 @@ BFD_INSTANCE = Block(
     instead="no session is held; use track_script",
     twice=Twice.MANY,
 )
-ALL = (VRRP_SCRIPT, TRACK_FILE, VRRP_TRACK_PROCESS, BFD_INSTANCE)
+TRACK_DEFINITIONS = (VRRP_SCRIPT, TRACK_FILE, VRRP_TRACK_PROCESS, BFD_INSTANCE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pylvs.config.schema.addresses import short_name
-from pylvs.config.schema.nouns import Type, Words, Wrong
+from pylvs.config.schema.nouns import BadValue, Type, Words
 from pylvs.config.schema.types import address_of, number_of
 from pylvs.config.tree import Word
 from pylvs.model.addresses import Address
@@ -49,7 +49,7 @@ class PeerLine(Type[Peer]):
 
     def parse(self, words: Words) -> Peer:
         """The address and between which TTLs its packets are taken."""
-        address = own_address(words, "an IP address")
+        address = address_without_length(words, "an IP address")
         limits = {"min_ttl": 0, "max_ttl": 255}
         word = words.peek()
         for word in words.rest():
@@ -71,7 +71,7 @@ class PeerLine(Type[Peer]):
         return "ADDRESS [min_ttl 0 to 255] [max_ttl 0 to 255]"
 
 
-def own_address(words: Words, what: str) -> Address:
+def address_without_length(words: Words, what: str) -> Address:
     """An address; a prefix length behind it is ignored, as keepalived does, but not silently. Raises Wrong."""
     word = words.take(what)
     host, slash, length = word.text.partition("/")
@@ -87,7 +87,7 @@ class SourceType(Type[Address]):
 
     def parse(self, words: Words) -> Address:
         """The address."""
-        return own_address(words, "an IP address")
+        return address_without_length(words, "an IP address")
 
     def __str__(self) -> str:
         return "an IP address"
@@ -104,9 +104,9 @@ class MulticastType(Type[Address]):
         word = words.take(str(self))
         address = address_of(word)
         if self.version not in (0, address.version):
-            raise Wrong(f"'{word.text}' is not an IPv{self.version} address", "", word)
+            raise BadValue(f"'{word.text}' is not an IPv{self.version} address", "", word)
         if not address.is_multicast:
-            raise Wrong(f"{word.text} is no multicast address", "write one of 224.0.0.0/4 or ff00::/8", word)
+            raise BadValue(f"{word.text} is no multicast address", "write one of 224.0.0.0/4 or ff00::/8", word)
         return address
 
     def __str__(self) -> str:
@@ -132,7 +132,7 @@ class VmacType(Type[Vmac]):
             else:
                 try:
                     name = short_name(word, "device")
-                except Wrong as wrong:
+                except BadValue as wrong:
                     words.warn(word, f"{wrong.text}; it is ignored", wrong.advice)
         return Vmac(name, mac)
 
@@ -150,7 +150,7 @@ class ExtraType(Type[tuple[bool, int]]):
         word = words.take("seconds")
         seconds = number_of(word)
         if not 0 <= seconds <= LONGEST_EXTRA_S:
-            raise Wrong(f"{word.text} is not between 0 and {LONGEST_EXTRA_S}", "", word)
+            raise BadValue(f"{word.text} is not between 0 and {LONGEST_EXTRA_S}", "", word)
         return everywhere, seconds
 
     def __str__(self) -> str:
@@ -167,7 +167,7 @@ class ChecksumType(Type[OldChecksum]):
         if word is None:
             return OldChecksum.ALWAYS
         if words.take_if("never") is None:
-            raise Wrong(f"'{word.text}' is not known here", "write never, or nothing", word)
+            raise BadValue(f"'{word.text}' is not known here", "write never, or nothing", word)
         return OldChecksum.NEVER
 
     def __str__(self) -> str:
@@ -203,7 +203,7 @@ class AtLeastOne(Type[int]):
         word = words.take(str(self))
         value = number_of(word)
         if not 0 <= value <= self.most:
-            raise Wrong(f"{word.text} is not between 1 and {self.most}", "", word)
+            raise BadValue(f"{word.text} is not between 1 and {self.most}", "", word)
         if value == 0:
             words.warn(word, f"{words.node.keyword} 0 counts as 1", "write 1")
         return max(1, value)
@@ -213,7 +213,7 @@ class AtLeastOne(Type[int]):
 
 
 @dataclass(frozen=True, slots=True)
-class EveryWord(Type[tuple[Word, ...]]):
+class NameList(Type[tuple[Word, ...]]):
     """All words of a line, each a name."""
 
     what: str

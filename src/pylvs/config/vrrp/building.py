@@ -11,10 +11,10 @@ from pylvs.config.script_rules import ScriptRules
 from pylvs.config.tree import Word
 from pylvs.config.vrrp import fixed, watched
 from pylvs.config.vrrp.conflicts import without_conflicts
-from pylvs.config.vrrp.groups import Taken, group_of
-from pylvs.config.vrrp.instances import InstanceMaker, Made
-from pylvs.config.vrrp.known import Known
-from pylvs.config.vrrp.rules import Preferences
+from pylvs.config.vrrp.groups import GroupOfInstance, group_of
+from pylvs.config.vrrp.instances import CompiledInstance, InstanceMaker
+from pylvs.config.vrrp.known import Symbols
+from pylvs.config.vrrp.rules import RulePreferences
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import HeldAddress, Route, RoutingRule
 from pylvs.model.vrrp import VrrpConfiguration, VrrpGroup
@@ -30,23 +30,23 @@ def vrrp_of(
     Blocks that are left out leave the effective configuration too; whatever is wrong is a finding.
     """
     settings = next(root.below("global_defs"))
-    known = Known(findings, mtus, settings.maybe("dynamic_interfaces", bool) or False)
+    known = Symbols(findings, mtus, settings.maybe("dynamic_interfaces", bool) or False)
     known.later = {f"{each.block.name} {_name(each)}": each.word for each in root.below(*DEFINITIONS)}
     _missing_devices(root, known)
-    preferences = Preferences(findings)
-    return _Building(root, settings, scripts, known, preferences).build()
+    preferences = RulePreferences(findings)
+    return _VrrpCompiler(root, settings, scripts, known, preferences).build()
 
 
 @dataclass(slots=True)
-class _Building:
+class _VrrpCompiler:
     """What has been made so far."""
 
     root: EffectiveBlock
     settings: EffectiveBlock
     scripts: ScriptRules
-    known: Known
-    preferences: Preferences
-    made: list[Made] = field(default_factory=list)
+    known: Symbols
+    preferences: RulePreferences
+    made: list[CompiledInstance] = field(default_factory=list)
     groups: dict[str, EffectiveBlock] = field(default_factory=dict)
     track_groups: fixed.TrackGroups = field(default_factory=dict)
     addresses: list[HeldAddress] = field(default_factory=list)
@@ -59,7 +59,7 @@ class _Building:
         for block in list(self.root.blocks):
             self._block(block, maker)
         kept = {each.instance.name: each for each in without_conflicts(self.made, self.known.findings)}
-        taken: Taken = {}
+        taken: GroupOfInstance = {}
         groups: list[VrrpGroup] = []
         for block in self.groups.values():
             group = group_of(block, kept, taken, self.known, self.scripts)
@@ -80,18 +80,18 @@ class _Building:
             routes=tuple(self.routes),
             rules=tuple(self.rules),
             track_groups=tuple(fixed.members_of(self.track_groups, kept, self.known.findings)),
-            settings=fixed.settings_of(self.root, self.settings, self.scripts, self.known),
+            settings=fixed.vrrp_settings_of(self.root, self.settings, self.scripts, self.known),
         )
 
     def _block(self, block: EffectiveBlock, maker: InstanceMaker) -> None:
         findings = self.known.findings
         match block.block.name:
             case "vrrp_script":
-                watched.script(block, self.scripts, self.known)
+                watched.define_script(block, self.scripts, self.known)
             case "track_file":
-                watched.file(block, self.known)
+                watched.define_file(block, self.known)
             case "vrrp_track_process":
-                watched.process(block, self.known)
+                watched.define_process(block, self.known)
             case "track_group":
                 fixed.track_group_of(block, self.track_groups, findings)
             case "static_ipaddress":
@@ -135,7 +135,7 @@ def _name(block: EffectiveBlock) -> str:
     return block.head.name
 
 
-def _missing_devices(root: EffectiveBlock, known: Known) -> None:
+def _missing_devices(root: EffectiveBlock, known: Symbols) -> None:
     """A finding for each device that a line names and this machine has not got."""
     for block in root.walk():
         for setting in block.section.settings:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pylvs.config.findings import Findings
-from pylvs.config.vrrp.instances import Made
+from pylvs.config.vrrp.instances import CompiledInstance
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import VrrpInstance
 
 
-def without_conflicts(made: list[Made], findings: Findings) -> list[Made]:
+def without_conflicts(made: list[CompiledInstance], findings: Findings) -> list[CompiledInstance]:
     """Without those that cannot run beside an earlier one; the rest is only said."""
-    kept: list[Made] = []
+    kept: list[CompiledInstance] = []
     holders: dict[Address, str] = {}
     vmacs: dict[str, str] = {}
     for each in made:
@@ -51,6 +51,6 @@ def _collide(one: VrrpInstance, other: VrrpInstance) -> bool:
     return one.multicast == other.multicast
 
 
-def _unnamed(made: Made) -> Made:
+def _unnamed(made: CompiledInstance) -> CompiledInstance:
     assert made.instance.vmac is not None
     return replace(made, instance=replace(made.instance, vmac=replace(made.instance.vmac, name="")))

@@ -6,16 +6,16 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from pylvs.config.effective import EffectiveBlock
-from pylvs.config.fifos import SHARED, fifos_of
+from pylvs.config.fifos import SHARED_FIFO, fifos_of
 from pylvs.config.findings import Findings
-from pylvs.config.schema.addresses import Held
+from pylvs.config.schema.addresses import WrittenAddress
 from pylvs.config.schema.fixed import DelayedLink
-from pylvs.config.schema.routes import Routed
-from pylvs.config.schema.rules import Ruled
+from pylvs.config.schema.routes import WrittenRoute
+from pylvs.config.schema.rules import WrittenRule
 from pylvs.config.schema.vrrp_types import Device
 from pylvs.config.script_rules import ScriptRules
 from pylvs.config.tree import Word
-from pylvs.config.vrrp.known import Known
+from pylvs.config.vrrp.known import Symbols
 from pylvs.config.vrrp.watched import name_of
 from pylvs.model.routing import HeldAddress, Route
 from pylvs.model.vrrp import LinkDelay, SendingLimit, VrrpSettings
@@ -25,10 +25,12 @@ Members = tuple[str, ...]
 TrackGroups = dict[str, EffectiveBlock]
 
 
-def settings_of(root: EffectiveBlock, settings: EffectiveBlock, scripts: ScriptRules, known: Known) -> VrrpSettings:
+def vrrp_settings_of(
+    root: EffectiveBlock, settings: EffectiveBlock, scripts: ScriptRules, known: Symbols
+) -> VrrpSettings:
     """What all virtual routers have in common."""
     return VrrpSettings(
-        fifos=tuple(fifos_of(settings, scripts, known.findings, (SHARED, "vrrp_notify_fifo"))),
+        fifos=tuple(fifos_of(settings, scripts, known.findings, (SHARED_FIFO, "vrrp_notify_fifo"))),
         states_on_reload=settings.get("fifo_write_vrrp_states_on_reload", bool),
         startup_delay_s=settings.get("vrrp_startup_delay", float),
         no_fault_mails=settings.get("no_email_faults", bool),
@@ -51,7 +53,7 @@ def default_interface(settings: EffectiveBlock) -> str:
     return device.name if device else DEFAULT_INTERFACE
 
 
-def _limits(root: EffectiveBlock, settings: EffectiveBlock, known: Known) -> Iterator[SendingLimit]:
+def _limits(root: EffectiveBlock, settings: EffectiveBlock, known: Symbols) -> Iterator[SendingLimit]:
     """Every garp_group, then what counts for all other devices."""
     taken: set[str] = set()
     for block in root.below("garp_group"):
@@ -75,7 +77,7 @@ def _limits(root: EffectiveBlock, settings: EffectiveBlock, known: Known) -> Ite
         yield SendingLimit(devices=(), arp_s=arp or 0.0, neighbour_s=neighbour or 0.0)
 
 
-def _group_devices(block: EffectiveBlock, known: Known) -> Iterator[Word]:
+def _group_devices(block: EffectiveBlock, known: Symbols) -> Iterator[Word]:
     device = block.maybe("interface", Device)
     if device is not None:
         yield device.word
@@ -122,10 +124,10 @@ def members_of(groups: TrackGroups, instances: Collection[str], findings: Findin
 
 
 def addresses_of(
-    block: EffectiveBlock, groups: TrackGroups, settings: EffectiveBlock, known: Known
+    block: EffectiveBlock, groups: TrackGroups, settings: EffectiveBlock, known: Symbols
 ) -> Iterator[HeldAddress]:
     """The lines of a static_ipaddress."""
-    for held in block.section.lines(Held):
+    for held in block.section.lines(WrittenAddress):
         address = held.address
         if not address.device:
             device = default_interface(settings)
@@ -138,13 +140,13 @@ def addresses_of(
 
 def routes_of(block: EffectiveBlock, groups: TrackGroups, findings: Findings) -> Iterator[Route]:
     """The lines of a static_routes."""
-    for routed in block.section.lines(Routed):
+    for routed in block.section.lines(WrittenRoute):
         yield replace(routed.route, track_group=_group(routed.group, groups, findings))
 
 
 def check_rule_groups(block: EffectiveBlock, groups: TrackGroups, findings: Findings) -> None:
     """Findings for groups that the rules name and that are not defined."""
-    for ruled in block.section.lines(Ruled):
+    for ruled in block.section.lines(WrittenRule):
         _group(ruled.group, groups, findings)
 
 

@@ -6,20 +6,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pylvs.config.effective import EffectiveBlock
-from pylvs.config.schema.tracking import Watched
+from pylvs.config.schema.tracking import WrittenTrack
 from pylvs.config.script_rules import ScriptRules
 from pylvs.config.tree import Word
-from pylvs.config.vrrp.instances import Made, notify_of
-from pylvs.config.vrrp.known import Known
-from pylvs.config.vrrp.tracks import KINDS, tracks_of, unweighted, unweighted_data_plane
+from pylvs.config.vrrp.instances import CompiledInstance, notify_of
+from pylvs.config.vrrp.known import Symbols
+from pylvs.config.vrrp.tracks import DEFINITION_KEYWORDS, tracks_of, unweighted, unweighted_data_plane
 from pylvs.config.vrrp.watched import name_of
 from pylvs.model.vrrp import VrrpGroup
 
-Taken = dict[str, str]  # of each instance the group that has it
+GroupOfInstance = dict[str, str]  # of each instance the group that has it
 
 
 def group_of(
-    block: EffectiveBlock, made: dict[str, Made], taken: Taken, known: Known, scripts: ScriptRules
+    block: EffectiveBlock,
+    made: dict[str, CompiledInstance],
+    taken: GroupOfInstance,
+    known: Symbols,
+    scripts: ScriptRules,
 ) -> VrrpGroup | None:
     """The group; None if nobody is in it, which is a finding then."""
     name = name_of(block).name
@@ -34,7 +38,7 @@ def group_of(
     tracks = tracks_of(block, known)
     weights = block.get("sync_group_tracking_weight", bool)
     for member in members:
-        _shared(made[member], tracks_names(block), known)
+        _shared(made[member], tracked_names(block), known)
         if not weights:
             made[member] = _without_weights(made[member], name, known)
     return VrrpGroup(
@@ -42,7 +46,9 @@ def group_of(
     )
 
 
-def _members(block: EffectiveBlock, name: str, made: dict[str, Made], taken: Taken, known: Known) -> Iterator[str]:
+def _members(
+    block: EffectiveBlock, name: str, made: dict[str, CompiledInstance], taken: GroupOfInstance, known: Symbols
+) -> Iterator[str]:
     for inner in block.below("group"):
         for line in inner.section.lines(tuple):
             for word in line:
@@ -58,29 +64,29 @@ def _members(block: EffectiveBlock, name: str, made: dict[str, Made], taken: Tak
                     yield word.text
 
 
-def _bare_names(block: EffectiveBlock, made: dict[str, Made]) -> str:
+def _bare_names(block: EffectiveBlock, made: dict[str, CompiledInstance]) -> str:
     """Names of virtual routers that stand in the block itself, where group { } is missing around them."""
     nodes = block.section.node.block or () if block.section.node else ()
     return " ".join(node.keyword for node in nodes if node.keyword in made)
 
 
-def tracks_names(block: EffectiveBlock) -> set[tuple[str, str]]:
+def tracked_names(block: EffectiveBlock) -> set[tuple[str, str]]:
     """Kind and name of everything that a block watches."""
     return {
         (inner.block.name, line.name)
-        for inner in block.below("track_interface", *KINDS)
-        for line in inner.section.lines(Watched)
+        for inner in block.below("track_interface", *DEFINITION_KEYWORDS)
+        for line in inner.section.lines(WrittenTrack)
     }
 
 
-def _shared(member: Made, watched: set[tuple[str, str]], known: Known) -> None:
+def _shared(member: CompiledInstance, watched: set[tuple[str, str]], known: Symbols) -> None:
     """A finding for what a member watches as well as its group."""
-    for kind, name in sorted(tracks_names(member.block) & watched):
+    for kind, name in sorted(tracked_names(member.block) & watched):
         text = f"{name} in {kind} is watched by its group too"
         known.findings.warning(member.block.word.place, text, "remove it from the virtual router")
 
 
-def _without_weights(member: Made, group: str, known: Known) -> Made:
+def _without_weights(member: CompiledInstance, group: str, known: Symbols) -> CompiledInstance:
     """Members of a group have one priority for all: weights belong to the group."""
     instance = member.instance
     why = f"{instance.name} is in group {group}"

@@ -7,7 +7,7 @@ import math
 from pylvs.config.effective import EffectiveBlock
 from pylvs.config.findings import Findings
 from pylvs.config.schema.vrrp_types import Device
-from pylvs.config.vrrp.known import Known
+from pylvs.config.vrrp.known import Symbols
 from pylvs.model.vrrp import OWNER, Vmac
 
 MOST_V3_S = 40.95  # 12 bits of centiseconds (RFC 9568 5.2.7)
@@ -15,7 +15,7 @@ STEP_S = 0.01
 STRICT = {"garp_lower_prio_repeat": 0, "garp_lower_prio_delay": 0, "down_timer_adverts": 3}
 
 
-def apply(block: EffectiveBlock, known: Known, family: int, peers: int, addresses: int) -> bool:
+def apply(block: EffectiveBlock, known: Symbols, family: int, peers: int, addresses: int) -> bool:
     """Every rule in its order, so that what the block says in the end can be. False: there is no such router."""
     findings = known.findings
     _version(block, findings, family)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv6Address
 
-from pylvs.config.effective import EffectiveBlock, How
-from pylvs.config.schema.addresses import Held
-from pylvs.config.schema.routes import Routed
+from pylvs.config.effective import EffectiveBlock, OriginKind
+from pylvs.config.schema.addresses import WrittenAddress
+from pylvs.config.schema.routes import WrittenRoute
 from pylvs.config.schema.scripts import WrittenScript
 from pylvs.config.schema.vrrp_tracks import Deleted
 from pylvs.config.schema.vrrp_types import Named
@@ -16,8 +16,8 @@ from pylvs.config.script_rules import ScriptRules
 from pylvs.config.tree import Word
 from pylvs.config.vrrp import instance_rules
 from pylvs.config.vrrp.instance_rules import authentication_of, device_of, is_master, is_version_3
-from pylvs.config.vrrp.known import Known
-from pylvs.config.vrrp.rules import Preferences
+from pylvs.config.vrrp.known import Symbols
+from pylvs.config.vrrp.rules import RulePreferences
 from pylvs.config.vrrp.tracks import data_plane_of, tracks_of, unweighted, unweighted_data_plane
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
@@ -46,24 +46,24 @@ FEWEST_GARPS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class CompiledInstance:
     """A virtual router, its block, and the words of its addresses."""
 
     instance: VrrpInstance
     block: EffectiveBlock
-    addresses: tuple[Held, ...]
+    addresses: tuple[WrittenAddress, ...]
 
 
 @dataclass(slots=True)
 class InstanceMaker:
     """Makes one virtual router after the other."""
 
-    known: Known
+    known: Symbols
     scripts: ScriptRules
     settings: EffectiveBlock  # global_defs
-    preferences: Preferences
+    preferences: RulePreferences
 
-    def make(self, block: EffectiveBlock) -> Made | None:
+    def make(self, block: EffectiveBlock) -> CompiledInstance | None:
         """The virtual router; None if there cannot be one, which is a finding then."""
         assert isinstance(block.head, Named)
         family = family_of(block)
@@ -75,12 +75,12 @@ class InstanceMaker:
         peers = tuple(self._peers(block, family))
         if self.settings.get("vrrp_min_garp", bool):
             for name, value in FEWEST_GARPS.items():
-                if block.effective(name).origin.how is How.DEFAULT:
+                if block.effective(name).origin.how is OriginKind.DEFAULT:
                     block.adjust(name, value, "vrrp_min_garp")
         if not instance_rules.apply(block, self.known, family, len(peers), len(held)):
             return None
         advertised, moved = self._room(block, held)
-        excluded = (*moved, *(each for inner in block.below(EXCLUDED) for each in inner.section.lines(Held)))
+        excluded = (*moved, *(each for inner in block.below(EXCLUDED) for each in inner.section.lines(WrittenAddress)))
         self._twice(advertised + excluded)
         device, found, ttl = device_of(block), authentication_of(block), block.maybe("unicast_ttl", int)
         owner = block.get("priority", int) == OWNER
@@ -102,7 +102,9 @@ class InstanceMaker:
             advert_interval_s=block.get("advert_int", float),
             addresses=tuple(each.address for each in advertised),
             excluded=tuple(each.address for each in excluded),
-            routes=tuple(each.route for inner in block.below("virtual_routes") for each in inner.section.lines(Routed)),
+            routes=tuple(
+                each.route for inner in block.below("virtual_routes") for each in inner.section.lines(WrittenRoute)
+            ),
             rules=self.preferences.rules(block, "virtual_rules"),
             preempt=not block.get("nopreempt", bool),
             preempt_delay_s=block.get("preempt_delay", float),
@@ -131,12 +133,12 @@ class InstanceMaker:
             promote_secondaries=block.get("promote_secondaries", bool),
             receive_buffer=block.maybe("kernel_rx_buf_size", int) or 0,
         )
-        return Made(instance, block, advertised + excluded) if self._link_local(instance, block) else None
+        return CompiledInstance(instance, block, advertised + excluded) if self._link_local(instance, block) else None
 
-    def _family(self, block: EffectiveBlock, name: str, family: int) -> Iterator[Held]:
+    def _family(self, block: EffectiveBlock, name: str, family: int) -> Iterator[WrittenAddress]:
         """The addresses of the router's family."""
         for inner in block.below(name):
-            for each in inner.section.lines(Held):
+            for each in inner.section.lines(WrittenAddress):
                 if each.address.interface.version == family:
                     yield each
                 else:
@@ -154,7 +156,9 @@ class InstanceMaker:
                     text = f"peer {setting.value.address} is not IPv{family}, as the virtual router is; it is left out"
                     self.known.findings.error(setting.node.place, text, "write an address of its family")
 
-    def _room(self, block: EffectiveBlock, held: tuple[Held, ...]) -> tuple[tuple[Held, ...], tuple[Held, ...]]:
+    def _room(
+        self, block: EffectiveBlock, held: tuple[WrittenAddress, ...]
+    ) -> tuple[tuple[WrittenAddress, ...], tuple[WrittenAddress, ...]]:
         """The addresses that an advertisement has room for, and the rest."""
         version_6 = bool(held) and held[0].address.interface.version == 6
         room = self.known.mtu(device_of(block)) - ETHERNET - VRRP - (IPV6 if version_6 else IPV4)
@@ -167,7 +171,7 @@ class InstanceMaker:
             self.known.findings.warning(held[most].word.place, text, "write them into virtual_ipaddress_excluded")
         return held[:most], held[most:]
 
-    def _twice(self, held: tuple[Held, ...]) -> None:
+    def _twice(self, held: tuple[WrittenAddress, ...]) -> None:
         first: dict[tuple[Address, str], Word] = {}
         for each in held:
             key = each.address.interface.ip, each.address.device
@@ -242,8 +246,10 @@ def family_of(block: EffectiveBlock) -> int:
         at = order[id(inner.section.node)]
         for setting in inner.section.settings[:1]:
             value = setting.value
-            assert isinstance(value, Held | Peer)
-            found.append((at, value.address.interface.version if isinstance(value, Held) else value.address.version))
+            assert isinstance(value, WrittenAddress | Peer)
+            found.append(
+                (at, value.address.interface.version if isinstance(value, WrittenAddress) else value.address.version)
+            )
     return min(found)[1] if found else 4
 
 

@@ -13,7 +13,7 @@ ETHERNET_MTU = 1500
 
 
 @dataclass(slots=True)
-class Known:
+class Symbols:
     """Definitions in the order of the text: keepalived does not look ahead."""
 
     findings: Findings

@@ -7,19 +7,19 @@ from dataclasses import replace
 
 from pylvs.config.effective import EffectiveBlock
 from pylvs.config.findings import Findings
-from pylvs.config.schema.rules import Ruled
+from pylvs.config.schema.rules import WrittenRule
 from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import RoutingRule
 
-FIRST = 16384
+FIRST_PREFERENCE = 16384
 
 
 @dataclass(slots=True)
-class Preferences:
+class RulePreferences:
     """Hands out the preferences of one configuration, in the order of the text."""
 
     findings: Findings
-    next: int = FIRST
+    next: int = FIRST_PREFERENCE
 
     def rules(self, block: EffectiveBlock, name: str) -> tuple[RoutingRule, ...]:
         """The rules in the blocks of a name, each with a preference."""
@@ -27,7 +27,7 @@ class Preferences:
 
     def of_lines(self, block: EffectiveBlock) -> Iterator[RoutingRule]:
         """The rules in a block of them."""
-        for each in block.section.lines(Ruled):
+        for each in block.section.lines(WrittenRule):
             rule = each.rule
             if not each.preferred:
                 text = f"the rule has no preference; it gets {self.next}"

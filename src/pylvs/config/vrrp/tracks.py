@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from pylvs.config.effective import EffectiveBlock
-from pylvs.config.schema.tracking import Watched, Weight
-from pylvs.config.vrrp.known import Known
+from pylvs.config.schema.tracking import TrackWeight, WrittenTrack
+from pylvs.config.vrrp.known import Symbols
 from pylvs.model.vrrp import Track, TrackFile, TrackProcess, Tracks, VrrpScript
 
-Defined = VrrpScript | TrackFile | TrackProcess
+Definition = VrrpScript | TrackFile | TrackProcess
 DATA_PLANE = "track_data_plane"
-KINDS = {"track_script": "vrrp_script", "track_file": "track_file", "track_process": "vrrp_track_process"}
+DEFINITION_KEYWORDS = {"track_script": "vrrp_script", "track_file": "track_file", "track_process": "vrrp_track_process"}
 
 
-def tracks_of(block: EffectiveBlock, known: Known, own_device: str = "") -> Tracks:
+def tracks_of(block: EffectiveBlock, known: Symbols, own_device: str = "") -> Tracks:
     """Everything that is watched; what cannot be is a finding."""
-    tables: Mapping[str, Mapping[str, Defined]] = {
+    tables: Mapping[str, Mapping[str, Definition]] = {
         "track_script": known.scripts,
         "track_file": known.files,
         "track_process": known.processes,
@@ -32,11 +32,11 @@ def tracks_of(block: EffectiveBlock, known: Known, own_device: str = "") -> Trac
 
 def data_plane_of(block: EffectiveBlock) -> Track | None:
     """Whether, and how, the packet path counts."""
-    weight = block.maybe(DATA_PLANE, Weight)
+    weight = block.maybe(DATA_PLANE, TrackWeight)
     return None if weight is None else Track("data plane", weight.value or 0)
 
 
-def unweighted_data_plane(track: Track | None, block: EffectiveBlock, known: Known, why: str) -> Track | None:
+def unweighted_data_plane(track: Track | None, block: EffectiveBlock, known: Symbols, why: str) -> Track | None:
     """None, with a finding, where its weight cannot count; as a script's."""
     if track is None or not track.weight:
         return track
@@ -45,25 +45,25 @@ def unweighted_data_plane(track: Track | None, block: EffectiveBlock, known: Kno
     return None
 
 
-def _defined(block: EffectiveBlock, name: str, table: Mapping[str, Defined], known: Known) -> tuple[Track, ...]:
-    def look_up(line: Watched) -> Track | None:
+def _defined(block: EffectiveBlock, name: str, table: Mapping[str, Definition], known: Symbols) -> tuple[Track, ...]:
+    def look_up(line: WrittenTrack) -> Track | None:
         defined = table.get(line.name)
         if defined is not None:
             return _weighted(line, defined.track)
         if not (name == "track_script" and line.name in known.unusable):
-            known.undefined(KINDS[name], line.word)
+            known.undefined(DEFINITION_KEYWORDS[name], line.word)
         return None
 
     return _each(block, name, known, look_up)
 
 
 def _each(
-    block: EffectiveBlock, name: str, known: Known, look_up: Callable[[Watched], Track | None]
+    block: EffectiveBlock, name: str, known: Symbols, look_up: Callable[[WrittenTrack], Track | None]
 ) -> tuple[Track, ...]:
     """Every line of the blocks of one name; of two lines about the same thing the first counts."""
     found: dict[str, Track] = {}
     for each in block.below(name):
-        for line in each.section.lines(Watched):
+        for line in each.section.lines(WrittenTrack):
             if line.name in found:
                 known.findings.warning(line.word.place, f"{line.name} is watched already", "remove one of them")
                 continue
@@ -73,7 +73,7 @@ def _each(
     return tuple(found.values())
 
 
-def _interface(line: Watched, known: Known, own_device: str) -> Track | None:
+def _interface(line: WrittenTrack, known: Symbols, own_device: str) -> Track | None:
     if line.name == own_device:
         text = f"{line.name} is the virtual router's own interface, which is watched anyway; this line does not count"
         known.findings.warning(line.word.place, text, "remove it")
@@ -82,7 +82,7 @@ def _interface(line: Watched, known: Known, own_device: str) -> Track | None:
     return _weighted(line, Track(line.name))
 
 
-def _weighted(line: Watched, default: Track) -> Track:
+def _weighted(line: WrittenTrack, default: Track) -> Track:
     """What is written here counts instead of the definition's."""
     value, reverse = line.weight.value, line.weight.reverse
     return Track(
@@ -92,15 +92,15 @@ def _weighted(line: Watched, default: Track) -> Track:
     )
 
 
-def unweighted(tracks: Tracks, block: EffectiveBlock, known: Known, why: str, keep_interfaces: bool) -> Tracks:
+def unweighted(tracks: Tracks, block: EffectiveBlock, known: Symbols, why: str, keep_interfaces: bool) -> Tracks:
     """Without weights, where they cannot count, as keepalived has it; a finding for each that had one.
 
     A script with a weight is then not watched at all; a file is, with weight 0; a device too, if `keep_interfaces`.
     """
     places = {
         (each.block.name, line.name): line.word.place
-        for each in block.below("track_interface", *KINDS)
-        for line in each.section.lines(Watched)
+        for each in block.below("track_interface", *DEFINITION_KEYWORDS)
+        for line in each.section.lines(WrittenTrack)
     }
 
     def say(kind: str, track: Track, effect: str) -> None:

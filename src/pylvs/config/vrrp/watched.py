@@ -6,10 +6,10 @@ from typing import TypeVar
 
 from pylvs.config.effective import EffectiveBlock
 from pylvs.config.schema.scripts import WrittenScript
-from pylvs.config.schema.tracking import Weight
+from pylvs.config.schema.tracking import TrackWeight
 from pylvs.config.schema.vrrp_types import Named
 from pylvs.config.script_rules import ScriptRules
-from pylvs.config.vrrp.known import Known
+from pylvs.config.vrrp.known import Symbols
 from pylvs.model.vrrp import Track, TrackFile, TrackProcess, VrrpScript
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ def name_of(block: EffectiveBlock) -> Named:
     return block.head
 
 
-def script(block: EffectiveBlock, scripts: ScriptRules, known: Known) -> None:
+def define_script(block: EffectiveBlock, scripts: ScriptRules, known: Symbols) -> None:
     """One more vrrp_script; it is not there if its program cannot run."""
     name = name_of(block)
     written = block.maybe("script", WrittenScript)
@@ -54,7 +54,7 @@ def script(block: EffectiveBlock, scripts: ScriptRules, known: Known) -> None:
     )
 
 
-def file(block: EffectiveBlock, known: Known) -> None:
+def define_file(block: EffectiveBlock, known: Symbols) -> None:
     """One more track_file."""
     name = name_of(block)
     path = block.maybe("file", str)
@@ -68,7 +68,7 @@ def file(block: EffectiveBlock, known: Known) -> None:
     _define(known, known.files, name, found)
 
 
-def process(block: EffectiveBlock, known: Known) -> None:
+def define_process(block: EffectiveBlock, known: Symbols) -> None:
     """One more vrrp_track_process."""
     name = name_of(block)
     command = block.maybe("process", tuple)
@@ -112,13 +112,13 @@ def process(block: EffectiveBlock, known: Known) -> None:
 
 def _track(name: Named, weight: object) -> Track:
     """How it counts; a default is a plain number."""
-    if isinstance(weight, Weight):
+    if isinstance(weight, TrackWeight):
         return Track(name.name, weight.value or 0, bool(weight.reverse))
     assert isinstance(weight, int)
     return Track(name.name, weight)
 
 
-def _define(known: Known, among: dict[str, T], name: Named, found: T) -> None:
+def _define(known: Symbols, among: dict[str, T], name: Named, found: T) -> None:
     """Under its name, once: the first one counts."""
     if name.name in among:
         text = f"the name '{name.name}' is taken; this one does not count"

@@ -10,7 +10,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
-from pylvs.config.findings import Finding, Place, Severity
+from pylvs.config.findings import Finding, Location, Severity
 from pylvs.daemon.loading import Loaded
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import PylvsError
@@ -179,7 +179,7 @@ class Schedule:
     def _reload(self) -> None:
         world, rng = self.world, self.rng
         fatal = rng.random() < 0.15
-        place = Place("test.conf", 1, 1)
+        place = Location("test.conf", 1, 1)
         findings = (Finding(place, Severity.ERROR, "not a word", fatal=True),) if fatal else ()
         world.file = Loaded(self.drawn_change(), findings)
         if not world.daemon.steady:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pylvs.config.schema.checkers.target import CONNECTION
 from pylvs.config.schema.nouns import Block, Keyword, Twice
-from pylvs.config.schema.pace import pace
+from pylvs.config.schema.pace import checker_timing
 from pylvs.config.schema.types import Text
 
 AGENT_CHECK = Block(
@@ -13,7 +13,7 @@ AGENT_CHECK = Block(
     (
         Keyword("send", Text("a text"), "sent before the answer is read, with a line's end", default=""),
         *CONNECTION,
-        *pace(),
+        *checker_timing(),
     ),
     twice=Twice.MANY,
     since="0.2",

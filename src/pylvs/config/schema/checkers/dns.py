@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pylvs.config.schema.checkers.target import TARGET
-from pylvs.config.schema.nouns import Block, Keyword, Twice, Type, Words, Wrong
-from pylvs.config.schema.pace import pace
+from pylvs.config.schema.nouns import BadValue, Block, Keyword, Twice, Type, Words
+from pylvs.config.schema.pace import checker_timing
 from pylvs.config.schema.types import choice
 from pylvs.model.dataclass import dataclass
 
-RETRY = 3
+DNS_RETRY = 3
 LONGEST_LABEL = 63
 LONGEST_NAME = 253
 
@@ -22,9 +22,9 @@ class DomainName(Type[str]):
         word = words.take("a domain name")
         labels = word.text.removesuffix(".").split(".")
         if word.text != "." and not all(1 <= len(label.encode()) <= LONGEST_LABEL for label in labels):
-            raise Wrong(f"'{word.text}' is not a domain name", f"each label has 1 to {LONGEST_LABEL} bytes", word)
+            raise BadValue(f"'{word.text}' is not a domain name", f"each label has 1 to {LONGEST_LABEL} bytes", word)
         if len(word.text.encode()) > LONGEST_NAME + 1:
-            raise Wrong(f"a domain name has at most {LONGEST_NAME} bytes", "write a shorter one", word)
+            raise BadValue(f"a domain name has at most {LONGEST_NAME} bytes", "write a shorter one", word)
         return word.text
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ DNS_CHECK = Block(
         ),
         Keyword("name", DomainName(), "name that is asked for", default="."),
         *TARGET,
-        *pace(retry=RETRY, delay_before_retry=None),
+        *checker_timing(retry=DNS_RETRY, delay_before_retry=None),
     ),
     twice=Twice.MANY,
 )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 from pylvs.config.schema.checkers.target import TARGET
-from pylvs.config.schema.nouns import Block, Keyword, State, Twice, Type, Words, Wrong
-from pylvs.config.schema.pace import MOST_RETRIES, pace
+from pylvs.config.schema.nouns import BadValue, Block, Keyword, State, Twice, Type, Words
+from pylvs.config.schema.pace import MOST_RETRIES, checker_timing
 from pylvs.config.schema.types import FLAG, TEXT, Integer, Text, Texts, choice, did_you_mean
 from pylvs.model.dataclass import dataclass
 from pylvs.system.pcre2 import OPTIONS
 
-DELAY_BEFORE_RETRY_S = 3.0
+HTTP_DELAY_BEFORE_RETRY_S = 3.0
 CODE = re.compile(r"[1-5][0-9]{2}\Z")
 ALL_GOOD = ((200, 299),)
 
@@ -23,12 +23,12 @@ class StatusCodes(Type[tuple[tuple[int, int], ...]]):
     def parse(self, words: Words) -> tuple[tuple[int, int], ...]:
         """First and last of each range; a word that is none is left out with a complaint."""
         found = []
-        wrong: Wrong | None = None
+        wrong: BadValue | None = None
         for word in words.rest():
             first, _, last = word.text.partition("-")
             codes = [int(each) if CODE.match(each) else 0 for each in (first, last or first)]
             if not 0 < codes[0] <= codes[1]:
-                wrong = Wrong(f"'{word.text}' is not a status code", "such as 200, or 200-299", word)
+                wrong = BadValue(f"'{word.text}' is not a status code", "such as 200, or 200-299", word)
                 words.warn(word, wrong.text, wrong.advice)
             else:
                 found.append((codes[0], codes[1]))
@@ -48,7 +48,7 @@ class Digest(Type[str]):
         """The digest in lower case."""
         word = words.take("an MD5 sum")
         if not re.fullmatch(r"[0-9a-fA-F]{32}", word.text):
-            raise Wrong(f"'{word.text}' is not an MD5 sum", "32 hexadecimal digits, as md5sum prints them", word)
+            raise BadValue(f"'{word.text}' is not an MD5 sum", "32 hexadecimal digits, as md5sum prints them", word)
         return word.text.lower()
 
     def __str__(self) -> str:
@@ -95,14 +95,14 @@ URL = Block(
     ),
     twice=Twice.MANY,
 )
-NB_GET_RETRY = Keyword(
+HTTP_NB_GET_RETRY = Keyword(
     "nb_get_retry",
     Integer(0, MOST_RETRIES),
     "the old word for retry",
     is_now="retry",
 )
 PROTOCOL = choice("1.0", "1.0C", "1.0K", "1.1", "1.1C", "1.1K", any_case=True)
-COMMON: tuple[Keyword | Block, ...] = (
+HTTP_KEYWORDS: tuple[Keyword | Block, ...] = (
     URL,
     Keyword(
         "http_protocol",
@@ -113,11 +113,16 @@ COMMON: tuple[Keyword | Block, ...] = (
     Keyword("fast_recovery", FLAG, "no delay between the pages while the server comes back", default=False),
     Keyword("virtualhost", TEXT, "name that is asked for", inherited=True),
     *TARGET,
-    *pace(delay_before_retry=DELAY_BEFORE_RETRY_S, nb_get_retry=NB_GET_RETRY),
+    *checker_timing(delay_before_retry=HTTP_DELAY_BEFORE_RETRY_S, nb_get_retry=HTTP_NB_GET_RETRY),
 )
 ENABLE_SNI = Keyword("enable_sni", FLAG, "send the virtual host's name when TLS begins", default=False)
 SNI_NAME = Keyword("sni_name", TEXT, "send this name when TLS begins", default="", since="0.2")
-HTTP_GET = Block("HTTP_GET", "every page answers as it should", (*COMMON, ENABLE_SNI, SNI_NAME), twice=Twice.MANY)
+HTTP_GET = Block(
+    "HTTP_GET", "every page answers as it should", (*HTTP_KEYWORDS, ENABLE_SNI, SNI_NAME), twice=Twice.MANY
+)
 SSL_GET = Block(
-    "SSL_GET", "the same over TLS; the certificate is not verified", (*COMMON, ENABLE_SNI, SNI_NAME), twice=Twice.MANY
+    "SSL_GET",
+    "the same over TLS; the certificate is not verified",
+    (*HTTP_KEYWORDS, ENABLE_SNI, SNI_NAME),
+    twice=Twice.MANY,
 )

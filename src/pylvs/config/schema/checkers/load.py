@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 from pylvs.config.schema.checkers.target import CONNECTION
-from pylvs.config.schema.nouns import Block, Keyword, Twice, Type, Words, Wrong
-from pylvs.config.schema.pace import pace
+from pylvs.config.schema.nouns import BadValue, Block, Keyword, Twice, Type, Words
+from pylvs.config.schema.pace import checker_timing
 from pylvs.config.schema.types import FLAG, Integer, Real, Text, did_you_mean
 from pylvs.model.checks import LoadSource
 from pylvs.model.dataclass import dataclass
 
-PORT = 9100  # node_exporter's
+NODE_EXPORTER_PORT = 9100  # node_exporter's
 METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*(\{[^{}]*\})?\Z")
 
 
@@ -24,14 +24,14 @@ class SourceType(Type[tuple[LoadSource, str]]):
         word = words.take("what the load is")
         names = [source.value for source in LoadSource]
         if word.text not in names:
-            raise Wrong(f"there is no load '{word.text}'", did_you_mean(word.text, names) or f"one of {self}", word)
+            raise BadValue(f"there is no load '{word.text}'", did_you_mean(word.text, names) or f"one of {self}", word)
         source = LoadSource(word.text)
         if source is not LoadSource.METRIC:
             return source, ""
         metric = words.take("the metric's name")
         if not METRIC.match(metric.text):
             advice = "quote it, such as 'queue_length{pool=\"web\"}'"
-            raise Wrong(f"'{metric.text}' is not the name of a metric", advice, metric)
+            raise BadValue(f"'{metric.text}' is not the name of a metric", advice, metric)
         return source, metric.text
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ LOAD_CHECK = Block(
         Keyword("patience", Integer(1, 1000), "unreadable pages before the configured weight is back", default=3),
         Keyword("tls", FLAG, "read it over HTTPS; the certificate is not verified", default=False),
         *CONNECTION,
-        *pace(),
+        *checker_timing(),
     ),
     twice=Twice.MANY,
     since="0.2",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pylvs.config.schema.nouns import Block, Keyword, Twice
-from pylvs.config.schema.pace import pace
+from pylvs.config.schema.pace import checker_timing
 from pylvs.config.schema.scripts import SCRIPT_ALONE, USER
 from pylvs.config.schema.types import FLAG, Integer
 
@@ -22,7 +22,7 @@ MISC_CHECK = Block(
         ),
         Keyword("misc_dynamic", FLAG, "exit status 2 to 255: up, with weight status - 2", default=False),
         Keyword("user", USER, "whom the program runs as", default_doc="script_user"),
-        *pace(retry=0, connect_timeout=False),
+        *checker_timing(retry=0, connect_timeout=False),
     ),
     twice=Twice.MANY,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pylvs.config.schema.checkers.target import CONNECTION, TARGET
 from pylvs.config.schema.nouns import Block, Keyword, Twice
-from pylvs.config.schema.pace import pace
+from pylvs.config.schema.pace import checker_timing
 from pylvs.config.schema.types import TEXT
 
 HOST = Block("host", "another address that must answer as well; the old way to write it", CONNECTION, twice=Twice.MANY)
@@ -15,7 +15,7 @@ SMTP_CHECK = Block(
         Keyword("helo_name", TEXT, "name in HELO", default="smtpchecker.keepalived.org"),
         HOST,
         *TARGET,
-        *pace(),
+        *checker_timing(),
     ),
     twice=Twice.MANY,
 )

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from pylvs.config.schema.checkers.target import TARGET
 from pylvs.config.schema.nouns import Block, Twice
-from pylvs.config.schema.pace import pace
+from pylvs.config.schema.pace import checker_timing
 
-TCP_CHECK = Block("TCP_CHECK", "a connection can be made", (*TARGET, *pace()), twice=Twice.MANY)
+TCP_CHECK = Block("TCP_CHECK", "a connection can be made", (*TARGET, *checker_timing()), twice=Twice.MANY)

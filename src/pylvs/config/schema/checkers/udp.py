@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pylvs.config.schema.checkers.target import TARGET
-from pylvs.config.schema.nouns import Block, Keyword, Twice, Type, Words, Wrong
-from pylvs.config.schema.pace import pace
+from pylvs.config.schema.nouns import BadValue, Block, Keyword, Twice, Type, Words
+from pylvs.config.schema.pace import checker_timing
 from pylvs.config.schema.types import Integer
 from pylvs.model.checks import Pattern
 from pylvs.model.dataclass import dataclass
@@ -30,7 +30,7 @@ class HexBytes(Type[Pattern]):
         for word in words.rest():
             digits = word.text.lower()
             if not digits or set(digits) - set("0123456789abcdef" + ("x" if self.wild else "")):
-                raise Wrong(f"'{word.text}' is not hexadecimal", str(self), word)
+                raise BadValue(f"'{word.text}' is not hexadecimal", str(self), word)
             for at in range(0, len(digits), 2):
                 pair = digits[at : at + 2].rjust(2, "0")
                 value.append(int(pair.replace("x", "0"), 16))
@@ -52,7 +52,7 @@ UDP_CHECK = Block(
         Keyword("min_reply_length", LENGTH, "bytes the answer must have", default=0),
         Keyword("max_reply_length", LENGTH, "bytes the answer may have", default=255),
         *TARGET,
-        *pace(),
+        *checker_timing(),
     ),
     twice=Twice.MANY,
 )
