@@ -13,8 +13,8 @@ from pathlib import Path
 
 from bench import keepalived, site
 from bench.rows import Measured
-from pylvs.config.building import build
-from pylvs.config.reading import read
+from pylvs.config.compile.document import build
+from pylvs.config.language.parser import read
 from pylvs.health.checkers.context import Context
 from pylvs.health.checkers.registry import probe_of
 from pylvs.health.engine import Engine

@@ -13,9 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pylvs.cli.check import exit_status
-from pylvs.config.building import compile_document, sort_findings
+from pylvs.config.compile.document import compile_document, sort_findings
 from pylvs.config.findings import Finding
-from pylvs.config.reading import read
+from pylvs.config.language.parser import read
 from tests.interop import keepalived
 from tests.interop.machine import DEVICES, on_it
 

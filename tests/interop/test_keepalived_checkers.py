@@ -21,8 +21,8 @@ import dns.rcode
 import pytest
 
 from bench import keepalived as real
-from pylvs.config.building import build
-from pylvs.config.reading import read
+from pylvs.config.compile.document import build
+from pylvs.config.language.parser import read
 from pylvs.health.checkers.context import Context
 from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.config.building import compile_document
-from pylvs.config.reading import read
+from pylvs.config.compile.document import compile_document
+from pylvs.config.language.parser import read
 from pylvs.model.routing import FOREVER, HeldAddress
 from pylvs.model.vrrp import Authentication, Track, VrrpConfiguration, VrrpInstance
 from tests.interop import keepalived

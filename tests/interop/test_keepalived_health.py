@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from pylvs.config import building
-from pylvs.config.reading import read_text
+from pylvs.config.compile import document as building
+from pylvs.config.language.parser import read_text
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, ServerUp
 from pylvs.health.outcome import Outcome, Probe

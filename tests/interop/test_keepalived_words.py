@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from pylvs.cli.check import exit_status
-from pylvs.config.building import compile_document
-from pylvs.config.reading import read
+from pylvs.config.compile.document import compile_document
+from pylvs.config.language.parser import read
 from tests.interop import keepalived
 from tests.interop.machine import on_it
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.config.building import compile_document
-from pylvs.config.reading import read
+from pylvs.config.compile.document import compile_document
+from pylvs.config.language.parser import read
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import Authentication, OldChecksum, Peer, VrrpInstance
 from pylvs.system.namespaces import inside_network

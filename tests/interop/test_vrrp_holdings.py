@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pylvs.config.building import compile_document
-from pylvs.config.reading import read
+from pylvs.config.compile.document import compile_document
+from pylvs.config.language.parser import read
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.netlink import addresses
 from pylvs.netlink.addresses import Outcome

@@ -22,8 +22,8 @@ from typing import Any
 
 import pytest
 
-from pylvs.config import building
-from pylvs.config.reading import read_text
+from pylvs.config.compile import document as building
+from pylvs.config.language.parser import read_text
 from pylvs.vrrp.aide.messages import Configure, Finish, LowerHeard, Moved, PriorityMoved
 from pylvs.vrrp.packet import PROTOCOL, Advertisement, encode
 from tests.interop import keepalived

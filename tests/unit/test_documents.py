@@ -12,8 +12,8 @@ import click
 import pytest
 
 from pylvs.cli.main import pylvs
-from pylvs.config.building import build
-from pylvs.config.reading import read_text
+from pylvs.config.compile.document import build
+from pylvs.config.language.parser import read_text
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.service import SCHEDULERS
 from pylvs.model.settings import PREFIX, SETTINGS

@@ -12,12 +12,11 @@ from collections.abc import Iterable
 
 import click
 
-from pylvs.config.building import CompiledDocument, compile_document, sort_findings
+from pylvs.config.compile.document import CompiledDocument, compile_document, sort_findings
 from pylvs.config.findings import Finding, Severity
-from pylvs.config.reading import read
-from pylvs.config.report import Report
+from pylvs.config.language.parser import read
+from pylvs.config.show import Report, shown
 from pylvs.config.show import as_json as effective_json
-from pylvs.config.show import shown
 from pylvs.model.printing import one_line
 
 EXIT_FOUND = 5

@@ -8,7 +8,7 @@ from enum import Enum
 from ipaddress import IPv4Address
 from typing import Any, TypeVar
 
-from pylvs.config.wording import Difference, changes, describe_destination, describe_value, field_differences, joined
+from pylvs.config.describe import Difference, changes, describe_destination, describe_value, field_differences, joined
 from pylvs.model.checks import Check, FileCheck, HttpCheck, MiscCheck, targets_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import DestinationKey

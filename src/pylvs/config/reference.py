@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pylvs.config.schema.nouns import Block, Keyword, State, Twice
+from pylvs.config.schema.grammar import Block, Keyword, State, Twice
 from pylvs.config.schema.root import ROOT
 from pylvs.config.show import value_text
 

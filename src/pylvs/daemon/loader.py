@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 
-from pylvs.config.building import build
+from pylvs.config.compile.document import build
 from pylvs.config.findings import Finding, Location, Severity
-from pylvs.config.reading import read
+from pylvs.config.language.parser import read
 from pylvs.daemon.loading import Loaded, as_asked
 from pylvs.daemon.options import Options
 from pylvs.model.wanted import Configuration

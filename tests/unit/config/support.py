@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from textwrap import dedent
 
-from pylvs.config.building import CompiledDocument, compile_document
-from pylvs.config.reading import read_text
+from pylvs.config.compile.document import CompiledDocument, compile_document
+from pylvs.config.language.parser import read_text
 from pylvs.model.wanted import WantedService
 
 SERVICE = """\

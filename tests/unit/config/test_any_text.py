@@ -7,10 +7,9 @@ import tempfile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pylvs.config.printing import printed
-from pylvs.config.reading import read, read_text
-from pylvs.config.tree import Document
-from tests.unit.config.outlines import shapes
+from pylvs.config.language.parser import read, read_text
+from pylvs.config.language.tree import Document
+from tests.unit.config.trees import printed, shapes
 
 MOST_TEXT = 5_000  # so that what grows without end ends soon
 

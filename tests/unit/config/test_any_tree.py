@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.config.building import compile_document
+from pylvs.config.compile.document import compile_document
 from pylvs.config.findings import Location
-from pylvs.config.reading import read_text
+from pylvs.config.language.parser import read_text
+from pylvs.config.language.tree import Document, Node, Word
 from pylvs.config.schema import checkers as schema
 from pylvs.config.schema.root import ROOT
 from pylvs.config.show import as_json, shown
-from pylvs.config.tree import Document, Node, Word
 
 NAMES = sorted({name for block in ROOT.blocks() for name in block.names()})
 VALUES = (

@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.config.building import compile_document
+from pylvs.config.compile.document import compile_document
 from pylvs.config.findings import Location
-from pylvs.config.reading import read_text
-from pylvs.config.schema.nouns import Block
+from pylvs.config.language.parser import read_text
+from pylvs.config.language.tree import Document, Node, Word
+from pylvs.config.schema.grammar import Block
 from pylvs.config.schema.root import ROOT
 from pylvs.config.show import as_json, shown
-from pylvs.config.tree import Document, Node, Word
 from tests.unit.config.vrrp_support import MTUS
 
 NAMES = ("A", "B", "C")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.config.checkers import MAKERS
+from pylvs.config.compile.checkers import MAKERS
 from pylvs.config.schema.checkers import CHECKERS
-from pylvs.config.schema.nouns import State
+from pylvs.config.schema.grammar import State
 from pylvs.model.checks import (
     AgentCheck,
     Check,

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pylvs.config.building import build
+from pylvs.config.compile.document import build
+from pylvs.config.describe import field_differences
 from pylvs.config.diff import Affected, Change, differences
-from pylvs.config.reading import read_text
-from pylvs.config.wording import field_differences
+from pylvs.config.language.parser import read_text
 from pylvs.model.checks import (
     AgentCheck,
     Check,

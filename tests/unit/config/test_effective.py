@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from pylvs.config.building import CompiledDocument
-from pylvs.config.effective import EffectiveBlock
+from pylvs.config.compile.document import CompiledDocument
+from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.show import as_json, shown
 from tests.unit.config.support import meaning, said
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pylvs.config.findings import MOST_FINDINGS, Findings, Location
-from pylvs.config.reading import read_text
-from pylvs.config.report import Report
+from pylvs.config.language.parser import read_text
+from pylvs.config.show import Report
 
 
 def report(text: str, pictures: bool = False, colours: bool = False) -> str:

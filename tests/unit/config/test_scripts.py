@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.config import script_rules
-from pylvs.config.building import CompiledDocument
+from pylvs.config.compile import scripts
+from pylvs.config.compile.document import CompiledDocument
 from pylvs.model.scripts import Script
 from pylvs.system.processes.accounts import Account
 from tests.unit.config.support import meaning, only, said
@@ -50,7 +50,7 @@ def test_scripts_without_script_security_are_one_finding() -> None:
 
 
 def test_with_script_security_somebody_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script_rules, "script_account", lambda: Account("root", 0, 0))
+    monkeypatch.setattr(scripts, "script_account", lambda: Account("root", 0, 0))
     understanding = notified(SAFE, "enable_script_security")
     assert only(understanding).quorum_up is None
     assert said(understanding) == [
@@ -59,7 +59,7 @@ def test_with_script_security_somebody_must_be_named(monkeypatch: pytest.MonkeyP
             "keepalived_script on this machine; name a user that this machine has"
         )
     ]
-    monkeypatch.setattr(script_rules, "script_account", lambda: Account("keepalived_script", 4711, 4711))
+    monkeypatch.setattr(scripts, "script_account", lambda: Account("keepalived_script", 4711, 4711))
     assert said(notified(SAFE, "enable_script_security")) == []
     assert said(notified(SAFE, "enable_script_security", "script_user daemon")) == []
 

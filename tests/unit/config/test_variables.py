@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pylvs.config.findings import Location
-from pylvs.config.reading import read, read_text
+from pylvs.config.language.parser import read, read_text
 from tests.unit.calls import calls_of
-from tests.unit.config.outlines import findings_of, outline, understood
+from tests.unit.config.trees import findings_of, outline, understood
 
 
 @pytest.mark.parametrize(

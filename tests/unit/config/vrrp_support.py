@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from textwrap import dedent
 
-from pylvs.config.building import CompiledDocument, compile_document
-from pylvs.config.reading import read_text
+from pylvs.config.compile.document import CompiledDocument, compile_document
+from pylvs.config.language.parser import read_text
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 
 MTUS = {"lo": 65536, "eth0": 1500, "eth1": 1500, "eth2": 600, "eth3": 1500}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.config.building import compile_document
-from pylvs.config.reading import read_text
+from pylvs.config.compile.document import compile_document
+from pylvs.config.language.parser import read_text
 from pylvs.daemon.outside import Machine
 from pylvs.model.scripts import Script
 from pylvs.model.wanted import Configuration, GlobalSettings

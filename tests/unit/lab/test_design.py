@@ -7,8 +7,8 @@ from ipaddress import ip_interface
 
 import pytest
 
-from pylvs.config.building import compile_document
-from pylvs.config.reading import read_text
+from pylvs.config.compile.document import compile_document
+from pylvs.config.language.parser import read_text
 from pylvs.lab.diagram import commands, draw
 from pylvs.lab.files import files_of
 from pylvs.lab.ip_commands import wires

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 
 from pylvs.config.findings import Severity
-from pylvs.config.schema.nouns import BadValue, Type, Words
+from pylvs.config.schema.grammar import BadValue, Type, Words
 from pylvs.config.schema.types import did_you_mean, number_of, port_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Method, Tunnel, TunnelFlag, TunnelKind

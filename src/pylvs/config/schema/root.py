@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pylvs.config.schema import fixed, vrrp_globals, vrrp_tracks
+from pylvs.config.schema import global_defs, static, vrrp_tracks
 from pylvs.config.schema.global_defs import GLOBAL_DEFS, TOP
-from pylvs.config.schema.groups import VIRTUAL_SERVER_GROUP
-from pylvs.config.schema.nouns import Block
-from pylvs.config.schema.servers import VIRTUAL_SERVER
+from pylvs.config.schema.grammar import Block
+from pylvs.config.schema.virtual_server import VIRTUAL_SERVER, VIRTUAL_SERVER_GROUP
 from pylvs.config.schema.vrrp_instance import VRRP_INSTANCE, VRRP_SYNC_GROUP
 
 ROOT = Block(
@@ -15,12 +14,12 @@ ROOT = Block(
     (
         GLOBAL_DEFS,
         *TOP,
-        *vrrp_globals.VRRP_TOP,
+        *global_defs.VRRP_TOP,
         VIRTUAL_SERVER_GROUP,
         VIRTUAL_SERVER,
         VRRP_INSTANCE,
         VRRP_SYNC_GROUP,
         *vrrp_tracks.TRACK_DEFINITIONS,
-        *fixed.STATIC_BLOCKS,
+        *static.STATIC_BLOCKS,
     ),
 )

@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Mapping
 from ipaddress import ip_network
 
-from pylvs.config.schema.addresses import interface_of
-from pylvs.config.schema.nouns import BadValue, Type, Words
+from pylvs.config.language.tree import Word
+from pylvs.config.schema.grammar import BadValue, Type, Words
 from pylvs.config.schema.types import address_of, did_you_mean, number_of
-from pylvs.config.tree import Word
+from pylvs.config.schema.vrrp_types import interface_of
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, TABLE_MAIN, Network, NextHop, Route

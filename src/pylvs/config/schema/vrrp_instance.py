@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pylvs.config.schema.addresses import AddressLine
-from pylvs.config.schema.nouns import Block, Keyword, State, Twice
+from pylvs.config.schema.grammar import Block, Keyword, State, Twice
 from pylvs.config.schema.routes import RouteLine
-from pylvs.config.schema.rules import RuleLine
-from pylvs.config.schema.scripts import SCRIPT
-from pylvs.config.schema.tracking import OptionalWeightType
-from pylvs.config.schema.types import BARE, FLAG, TEXT, Integer, Seconds, Texts, choice
-from pylvs.config.schema.vrrp_tracks import NOTIFIES, TRACKS
+from pylvs.config.schema.routing_rules import RuleLine
+from pylvs.config.schema.types import BARE, FLAG, SCRIPT, TEXT, Integer, Seconds, Texts, choice
+from pylvs.config.schema.vrrp_tracks import NOTIFIES, TRACKS, OptionalWeightType
 from pylvs.config.schema.vrrp_types import (
     AT_LEAST_ONE,
     CHECKSUM,
     DEVICE,
     NAME,
     SOURCE,
+    AddressLine,
     ExtraType,
     MulticastType,
     NameList,

@@ -1,0 +1,287 @@
+"""`vrrp_sync_group`: which virtual routers change state together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from pylvs.config.compile import vrrp_static, vrrp_tracking
+from pylvs.config.compile.effective import EffectiveBlock
+from pylvs.config.compile.scripts import ScriptRules
+from pylvs.config.compile.vrrp_instances import CompiledInstance, InstanceMaker, notify_of
+from pylvs.config.compile.vrrp_static import RulePreferences
+from pylvs.config.compile.vrrp_tracking import (
+    DEFINITION_KEYWORDS,
+    Symbols,
+    name_of,
+    tracks_of,
+    unweighted,
+    unweighted_data_plane,
+)
+from pylvs.config.findings import Findings
+from pylvs.config.language.tree import Word
+from pylvs.config.schema.vrrp_tracks import WrittenTrack
+from pylvs.config.schema.vrrp_types import Named
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass, field
+from pylvs.model.routing import HeldAddress, Route, RoutingRule
+from pylvs.model.vrrp import VrrpConfiguration, VrrpGroup, VrrpInstance
+
+GroupOfInstance = dict[str, str]  # of each instance the group that has it
+
+
+def group_of(
+    block: EffectiveBlock,
+    made: dict[str, CompiledInstance],
+    taken: GroupOfInstance,
+    known: Symbols,
+    scripts: ScriptRules,
+) -> VrrpGroup | None:
+    """The group; None if nobody is in it, which is a finding then."""
+    name = name_of(block).name
+    members = tuple(_members(block, name, made, taken, known))
+    if not members:
+        text = f"group {name} has no virtual router; it is left out"
+        known.findings.error(block.word.place, text, f"add group {{ {_bare_names(block, made) or 'NAME ...'} }}")
+        return None
+    if len(members) == 1:
+        text = f"group {name} has only one virtual router, {members[0]}"
+        known.findings.warning(block.word.place, text, "add the others, or remove the group")
+    tracks = tracks_of(block, known)
+    weights = block.get("sync_group_tracking_weight", bool)
+    for member in members:
+        _shared(made[member], tracked_names(block), known)
+        if not weights:
+            made[member] = _without_weights(made[member], name, known)
+    return VrrpGroup(
+        name=name, members=members, tracks=tracks, notify=notify_of(block, scripts), member_weights=weights
+    )
+
+
+def _members(
+    block: EffectiveBlock, name: str, made: dict[str, CompiledInstance], taken: GroupOfInstance, known: Symbols
+) -> Iterator[str]:
+    for inner in block.below("group"):
+        for line in inner.section.lines(tuple):
+            for word in line:
+                assert isinstance(word, Word)
+                if word.text not in made:
+                    text = f"group {name}: there is no virtual router '{word.text}'"
+                    known.findings.error(word.place, text, "define a vrrp_instance of this name, or remove it")
+                elif word.text in taken:
+                    text = f"{word.text} is in group {taken[word.text]} already; it does not count here"
+                    known.findings.error(word.place, text, "a virtual router can be in one group")
+                else:
+                    taken[word.text] = name
+                    yield word.text
+
+
+def _bare_names(block: EffectiveBlock, made: dict[str, CompiledInstance]) -> str:
+    """Names of virtual routers that stand in the block itself, where group { } is missing around them."""
+    nodes = block.section.node.block or () if block.section.node else ()
+    return " ".join(node.keyword for node in nodes if node.keyword in made)
+
+
+def tracked_names(block: EffectiveBlock) -> set[tuple[str, str]]:
+    """Kind and name of everything that a block watches."""
+    return {
+        (inner.block.name, line.name)
+        for inner in block.below("track_interface", *DEFINITION_KEYWORDS)
+        for line in inner.section.lines(WrittenTrack)
+    }
+
+
+def _shared(member: CompiledInstance, watched: set[tuple[str, str]], known: Symbols) -> None:
+    """A finding for what a member watches as well as its group."""
+    for kind, name in sorted(tracked_names(member.block) & watched):
+        text = f"{name} in {kind} is watched by its group too"
+        known.findings.warning(member.block.word.place, text, "remove it from the virtual router")
+
+
+def _without_weights(member: CompiledInstance, group: str, known: Symbols) -> CompiledInstance:
+    """Members of a group have one priority for all: weights belong to the group."""
+    instance = member.instance
+    why = f"{instance.name} is in group {group}"
+    tracks = unweighted(instance.tracks, member.block, known, why, keep_interfaces=True)
+    data_plane = unweighted_data_plane(instance.track_data_plane, member.block, known, why)
+    return replace(member, instance=replace(instance, tracks=tracks, track_data_plane=data_plane))
+
+
+# --- conflicts -------------------------------------------------------------------------------------------------------
+# What virtual routers of one configuration may not share: a number on one link, an address, a device's name.
+
+
+def without_conflicts(made: list[CompiledInstance], findings: Findings) -> list[CompiledInstance]:
+    """Without those that cannot run beside an earlier one; the rest is only said."""
+    kept: list[CompiledInstance] = []
+    holders: dict[Address, str] = {}
+    vmacs: dict[str, str] = {}
+    for each in made:
+        instance = each.instance
+        twin = next((other.instance for other in kept if _collide(other.instance, instance)), None)
+        if twin is not None:
+            text = (
+                f"{instance.name} and {twin.name} both have VRID {instance.vrid} with IPv{instance.family} on"
+                f" {instance.interface}; {instance.name} is left out"
+            )
+            findings.error(each.block.place("virtual_router_id"), text, "give one of them another number")
+            continue
+        for held in each.addresses:
+            address = held.address.interface.ip
+            holder = holders.setdefault(address, instance.name)
+            if holder != instance.name:
+                text = f"{address} belongs to {holder} too: both can hold it at once"
+                findings.warning(held.word.place, text, "give each address to one virtual router")
+        if instance.vmac is not None and instance.vmac.name:
+            other = vmacs.setdefault(instance.vmac.name, instance.name)
+            if other != instance.name:
+                text = f"the VMAC {instance.vmac.name} is {other}'s; this one gets a name by itself"
+                findings.error(each.block.place("use_vmac"), text, "give it another name")
+                each = _unnamed(each)
+        kept.append(each)
+    return kept
+
+
+def _collide(one: VrrpInstance, other: VrrpInstance) -> bool:
+    """Whether the advertisements of one would be taken for the other's."""
+    same = (one.vrid, one.family, one.interface) == (other.vrid, other.family, other.interface)
+    if not same or bool(one.peers) != bool(other.peers):
+        return False
+    if one.peers:
+        return bool({peer.address for peer in one.peers} & {peer.address for peer in other.peers})
+    return one.multicast == other.multicast
+
+
+def _unnamed(made: CompiledInstance) -> CompiledInstance:
+    assert made.instance.vmac is not None
+    return replace(made, instance=replace(made.instance, vmac=replace(made.instance.vmac, name="")))
+
+
+# --- building --------------------------------------------------------------------------------------------------------
+# All blocks about virtual routers, in the order of the text, to one `VrrpConfiguration`.
+
+
+DEFINITIONS = ("vrrp_script", "track_file", "vrrp_track_process")
+
+
+def vrrp_of(
+    root: EffectiveBlock, scripts: ScriptRules, findings: Findings, mtus: Mapping[str, int]
+) -> VrrpConfiguration:
+    """The virtual routers of a document. `mtus` are those of this machine's devices.
+
+    Blocks that are left out leave the effective configuration too; whatever is wrong is a finding.
+    """
+    settings = next(root.below("global_defs"))
+    known = Symbols(findings, mtus, settings.maybe("dynamic_interfaces", bool) or False)
+    known.later = {f"{each.block.name} {_name(each)}": each.word for each in root.below(*DEFINITIONS)}
+    _missing_devices(root, known)
+    preferences = RulePreferences(findings)
+    return _VrrpCompiler(root, settings, scripts, known, preferences).build()
+
+
+@dataclass(slots=True)
+class _VrrpCompiler:
+    """What has been made so far."""
+
+    root: EffectiveBlock
+    settings: EffectiveBlock
+    scripts: ScriptRules
+    known: Symbols
+    preferences: RulePreferences
+    made: list[CompiledInstance] = field(default_factory=list)
+    groups: dict[str, EffectiveBlock] = field(default_factory=dict)
+    track_groups: vrrp_static.TrackGroups = field(default_factory=dict)
+    addresses: list[HeldAddress] = field(default_factory=list)
+    routes: list[Route] = field(default_factory=list)
+    rules: list[RoutingRule] = field(default_factory=list)
+
+    def build(self) -> VrrpConfiguration:
+        """Everything in the order of the text, then what concerns several virtual routers."""
+        maker = InstanceMaker(self.known, self.scripts, self.settings, self.preferences)
+        for block in list(self.root.blocks):
+            self._block(block, maker)
+        kept = {each.instance.name: each for each in without_conflicts(self.made, self.known.findings)}
+        taken: GroupOfInstance = {}
+        groups: list[VrrpGroup] = []
+        for block in self.groups.values():
+            group = group_of(block, kept, taken, self.known, self.scripts)
+            if group is None:
+                self.root.leave_out(block)
+            else:
+                groups.append(group)
+        for each in self.made:
+            if each.instance.name not in kept:
+                self.root.leave_out(each.block)
+        return VrrpConfiguration(
+            instances=tuple(each.instance for each in kept.values()),
+            groups=tuple(groups),
+            scripts=tuple(self.known.scripts.values()),
+            files=tuple(self.known.files.values()),
+            processes=tuple(self.known.processes.values()),
+            addresses=tuple(self.addresses),
+            routes=tuple(self.routes),
+            rules=tuple(self.rules),
+            track_groups=tuple(vrrp_static.members_of(self.track_groups, kept, self.known.findings)),
+            settings=vrrp_static.vrrp_settings_of(self.root, self.settings, self.scripts, self.known),
+        )
+
+    def _block(self, block: EffectiveBlock, maker: InstanceMaker) -> None:
+        findings = self.known.findings
+        match block.block.name:
+            case "vrrp_script":
+                vrrp_tracking.define_script(block, self.scripts, self.known)
+            case "track_file":
+                vrrp_tracking.define_file(block, self.known)
+            case "vrrp_track_process":
+                vrrp_tracking.define_process(block, self.known)
+            case "track_group":
+                vrrp_static.track_group_of(block, self.track_groups, findings)
+            case "static_ipaddress":
+                self.addresses += vrrp_static.addresses_of(block, self.track_groups, self.settings, self.known)
+            case "static_routes":
+                self.routes += vrrp_static.routes_of(block, self.track_groups, findings)
+            case "static_rules":
+                vrrp_static.check_rule_groups(block, self.track_groups, findings)
+                self.rules += self.preferences.of_lines(block)
+            case "vrrp_instance":
+                self._instance(block, maker)
+            case "vrrp_sync_group":
+                self._group(block)
+
+    def _instance(self, block: EffectiveBlock, maker: InstanceMaker) -> None:
+        if self._taken(block, {each.instance.name for each in self.made}):
+            return
+        made = maker.make(block)
+        if made is None:
+            self.root.leave_out(block)
+        else:
+            self.made.append(made)
+
+    def _group(self, block: EffectiveBlock) -> None:
+        if not self._taken(block, set(self.groups)):
+            self.groups[_name(block)] = block
+
+    def _taken(self, block: EffectiveBlock, names: set[str]) -> bool:
+        """Whether an earlier block has the name; then this one is left out."""
+        assert isinstance(block.head, Named)
+        if block.head.name not in names:
+            return False
+        text = f"the name '{block.head.name}' is taken; this {block.block.name} is left out"
+        self.known.findings.error(block.head.word.place, text, "give it another name")
+        self.root.leave_out(block)
+        return True
+
+
+def _name(block: EffectiveBlock) -> str:
+    assert isinstance(block.head, Named)
+    return block.head.name
+
+
+def _missing_devices(root: EffectiveBlock, known: Symbols) -> None:
+    """A finding for each device that a line names and this machine has not got."""
+    for block in root.walk():
+        for setting in block.section.settings:
+            if setting.keyword is None or setting.keyword.name != "default_interface":
+                for word in getattr(setting.value, "devices", ()):
+                    assert isinstance(word, Word)
+                    known.device(word)

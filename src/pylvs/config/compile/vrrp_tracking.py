@@ -1,0 +1,299 @@
+"""What an instance or a group may refer to: this machine's devices, and what was defined further up in the text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from pylvs.config.compile.effective import EffectiveBlock
+from pylvs.config.compile.scripts import ScriptRules
+from pylvs.config.findings import Findings
+from pylvs.config.language.tree import Word
+from pylvs.config.schema.types import WrittenScript
+from pylvs.config.schema.vrrp_tracks import TrackWeight, WrittenTrack
+from pylvs.config.schema.vrrp_types import Named
+from pylvs.model.dataclass import dataclass, field
+from pylvs.model.vrrp import Track, TrackFile, TrackProcess, Tracks, VrrpScript
+
+ETHERNET_MTU = 1500
+
+
+@dataclass(slots=True)
+class Symbols:
+    """Definitions in the order of the text: keepalived does not look ahead."""
+
+    findings: Findings
+    mtus: Mapping[str, int]  # of this machine's devices
+    dynamic_interfaces: bool = False
+    scripts: dict[str, VrrpScript] = field(default_factory=dict)
+    files: dict[str, TrackFile] = field(default_factory=dict)
+    processes: dict[str, TrackProcess] = field(default_factory=dict)
+    unusable: set[str] = field(default_factory=set)  # scripts that a finding says of that they are not run
+    later: dict[str, Word] = field(default_factory=dict)  # every definition of the text, by "vrrp_script NAME"
+
+    def device(self, word: Word) -> bool:
+        """Whether this machine has the device; a finding if not, unless devices may come later."""
+        if word.text in self.mtus or self.dynamic_interfaces:
+            return True
+        self.findings.warning(
+            word.place,
+            f"this machine has no device '{word.text}'",
+            "create it, correct its name, or write dynamic_interfaces into global_defs",
+        )
+        return False
+
+    def undefined(self, kind: str, word: Word) -> None:
+        """A finding: there is no such definition, or only further down."""
+        where = self.later.get(f"{kind} {word.text}")
+        if where is None:
+            self.findings.error(word.place, f"there is no {kind} '{word.text}', so it is not watched", "define it")
+        else:
+            line = f"line {where.place.line}" if where.place.file == word.place.file else str(where.place)
+            self.findings.error(
+                word.place,
+                f"{kind} '{word.text}' is defined only in {line}, so it is not watched",
+                f"move the {kind} before this block",
+            )
+
+    def mtu(self, device: str) -> int:
+        """A device's MTU; Ethernet's for one that is not there."""
+        return self.mtus.get(device, ETHERNET_MTU)
+
+
+# --- watched ---------------------------------------------------------------------------------------------------------
+# `vrrp_script`, `track_file` and `vrrp_track_process`: what is defined to be watched.
+
+
+T = TypeVar("T")
+MOST_PROCESSES = 0xFFFFFFFF
+
+
+def name_of(block: EffectiveBlock) -> Named:
+    """The name behind the keyword."""
+    assert isinstance(block.head, Named)
+    return block.head
+
+
+def define_script(block: EffectiveBlock, scripts: ScriptRules, known: Symbols) -> None:
+    """One more vrrp_script; it is not there if its program cannot run."""
+    name = name_of(block)
+    written = block.maybe("script", WrittenScript)
+    if written is None:
+        known.unusable.add(name.name)
+        known.findings.error(block.word.place, f"vrrp_script {name.name} has no script", "add script COMMAND")
+        return
+    user, group = block.maybe("user", tuple) or ("", "")
+    program = scripts.usable(written, user, group)
+    if program is None:
+        known.unusable.add(name.name)
+        text = f"vrrp_script {name.name} watches nothing, for its program cannot run"
+        known.findings.error(name.word.place, text, "see its script")
+        return
+    _define(
+        known,
+        known.scripts,
+        name,
+        VrrpScript(
+            name=name.name,
+            script=program,
+            interval_s=block.get("interval", int),
+            timeout_s=block.get("timeout", int),
+            track=_track(name, block.effective("weight").value),
+            rise=block.get("rise", int),
+            fall=block.get("fall", int),
+            ill_at_start=block.get("init_fail", bool),
+        ),
+    )
+
+
+def define_file(block: EffectiveBlock, known: Symbols) -> None:
+    """One more track_file."""
+    name = name_of(block)
+    path = block.maybe("file", str)
+    if path is None:
+        known.findings.error(block.word.place, f"track_file {name.name} has no file", "add file PATH")
+        return
+    initial = block.maybe("init_file", tuple)
+    number, overwrite = initial or (None, False)
+    track = _track(name, block.effective("weight").value)
+    found = TrackFile(name=name.name, path=path, track=track, initial=number, overwrite=overwrite)
+    _define(known, known.files, name, found)
+
+
+def define_process(block: EffectiveBlock, known: Symbols) -> None:
+    """One more vrrp_track_process."""
+    name = name_of(block)
+    command = block.maybe("process", tuple)
+    if command is None:
+        known.findings.error(block.word.place, f"vrrp_track_process {name.name} has no process", "add process NAME")
+        return
+    least, most = block.get("quorum", int), block.maybe("quorum_max", int)
+    if most == 0 and not block.is_written("quorum"):
+        least = 0
+        block.adjust("quorum", None, "none may run")
+    if most is not None and most < least:
+        text = f"quorum_max {most} is less than quorum {least} and is ignored"
+        known.findings.error(block.place("quorum_max"), text, "raise it, or remove it")
+        most = None
+    match = block.maybe("param_match", str)
+    delays = {"fork_delay": 0.0, "terminate_delay": 0.0}
+    for setting in block.section.settings:  # `delay` means both, and the last one counts
+        if setting.keyword is not None and isinstance(setting.value, float):
+            delays |= dict.fromkeys(
+                delays if setting.keyword.name == "delay" else (setting.keyword.name,), setting.value
+            )
+    if block.is_written("delay"):
+        block.adjust("delay", None, "fork_delay and terminate_delay say it")
+        for each, seconds in delays.items():
+            block.adjust(each, seconds, "the last one in the text")
+    found = TrackProcess(
+        name=name.name,
+        command=command,
+        match_arguments=len(command) > 1 or match is not None,
+        arguments_begin=match == "initial",
+        arguments_partly=match == "partial",
+        full_command=block.get("full_command", bool) or len(command) > 1,
+        track=_track(name, block.effective("weight").value),
+        least=least,
+        most=MOST_PROCESSES if most is None else most,
+        fork_delay_s=delays["fork_delay"],
+        terminate_delay_s=delays["terminate_delay"],
+    )
+    _define(known, known.processes, name, found)
+
+
+def _track(name: Named, weight: object) -> Track:
+    """How it counts; a default is a plain number."""
+    if isinstance(weight, TrackWeight):
+        return Track(name.name, weight.value or 0, bool(weight.reverse))
+    assert isinstance(weight, int)
+    return Track(name.name, weight)
+
+
+def _define(known: Symbols, among: dict[str, T], name: Named, found: T) -> None:
+    """Under its name, once: the first one counts."""
+    if name.name in among:
+        text = f"the name '{name.name}' is taken; this one does not count"
+        known.findings.error(name.word.place, text, "give it another name")
+    else:
+        among[name.name] = found
+
+
+# --- tracks ----------------------------------------------------------------------------------------------------------
+# What one virtual router, or a group of them, watches: the track blocks, each name looked up.
+
+
+Definition = VrrpScript | TrackFile | TrackProcess
+DATA_PLANE = "track_data_plane"
+DEFINITION_KEYWORDS = {"track_script": "vrrp_script", "track_file": "track_file", "track_process": "vrrp_track_process"}
+
+
+def tracks_of(block: EffectiveBlock, known: Symbols, own_device: str = "") -> Tracks:
+    """Everything that is watched; what cannot be is a finding."""
+    tables: Mapping[str, Mapping[str, Definition]] = {
+        "track_script": known.scripts,
+        "track_file": known.files,
+        "track_process": known.processes,
+    }
+    found = {name: _defined(block, name, table, known) for name, table in tables.items()}
+    return Tracks(
+        interfaces=_each(block, "track_interface", known, lambda line: _interface(line, known, own_device)),
+        scripts=found["track_script"],
+        files=found["track_file"],
+        processes=found["track_process"],
+    )
+
+
+def data_plane_of(block: EffectiveBlock) -> Track | None:
+    """Whether, and how, the packet path counts."""
+    weight = block.maybe(DATA_PLANE, TrackWeight)
+    return None if weight is None else Track("data plane", weight.value or 0)
+
+
+def unweighted_data_plane(track: Track | None, block: EffectiveBlock, known: Symbols, why: str) -> Track | None:
+    """None, with a finding, where its weight cannot count; as a script's."""
+    if track is None or not track.weight:
+        return track
+    text = f"{why}, so the weight {track.weight} of {DATA_PLANE} does not count: it is not watched"
+    known.findings.error(block.place(DATA_PLANE), text, f"write {DATA_PLANE} without a weight, or remove it")
+    return None
+
+
+def _defined(block: EffectiveBlock, name: str, table: Mapping[str, Definition], known: Symbols) -> tuple[Track, ...]:
+    def look_up(line: WrittenTrack) -> Track | None:
+        defined = table.get(line.name)
+        if defined is not None:
+            return _weighted(line, defined.track)
+        if not (name == "track_script" and line.name in known.unusable):
+            known.undefined(DEFINITION_KEYWORDS[name], line.word)
+        return None
+
+    return _each(block, name, known, look_up)
+
+
+def _each(
+    block: EffectiveBlock, name: str, known: Symbols, look_up: Callable[[WrittenTrack], Track | None]
+) -> tuple[Track, ...]:
+    """Every line of the blocks of one name; of two lines about the same thing the first counts."""
+    found: dict[str, Track] = {}
+    for each in block.below(name):
+        for line in each.section.lines(WrittenTrack):
+            if line.name in found:
+                known.findings.warning(line.word.place, f"{line.name} is watched already", "remove one of them")
+                continue
+            track = look_up(line)
+            if track is not None:
+                found[line.name] = track
+    return tuple(found.values())
+
+
+def _interface(line: WrittenTrack, known: Symbols, own_device: str) -> Track | None:
+    if line.name == own_device:
+        text = f"{line.name} is the virtual router's own interface, which is watched anyway; this line does not count"
+        known.findings.warning(line.word.place, text, "remove it")
+        return None
+    known.device(line.word)
+    return _weighted(line, Track(line.name))
+
+
+def _weighted(line: WrittenTrack, default: Track) -> Track:
+    """What is written here counts instead of the definition's."""
+    value, reverse = line.weight.value, line.weight.reverse
+    return Track(
+        line.name,
+        default.weight if value is None else value,
+        default.reverse if reverse is None else reverse,
+    )
+
+
+def unweighted(tracks: Tracks, block: EffectiveBlock, known: Symbols, why: str, keep_interfaces: bool) -> Tracks:
+    """Without weights, where they cannot count, as keepalived has it; a finding for each that had one.
+
+    A script with a weight is then not watched at all; a file is, with weight 0; a device too, if `keep_interfaces`.
+    """
+    places = {
+        (each.block.name, line.name): line.word.place
+        for each in block.below("track_interface", *DEFINITION_KEYWORDS)
+        for line in each.section.lines(WrittenTrack)
+    }
+
+    def say(kind: str, track: Track, effect: str) -> None:
+        text = f"{why}, so the weight {track.weight} of {track.name} does not count: {effect}"
+        known.findings.error(places[kind, track.name], text, "write weight 0, or watch it elsewhere")
+
+    interfaces, scripts, files = [], [], []
+    for track in tracks.interfaces:
+        if track.weight:
+            say("track_interface", track, "a fault if it is down" if keep_interfaces else "it is not watched")
+        if not track.weight or keep_interfaces:
+            interfaces.append(Track(track.name))
+    for track in tracks.scripts:
+        if track.weight:
+            say("track_script", track, "it is not watched")
+        else:
+            scripts.append(track)
+    for track in tracks.files:
+        if track.weight:
+            say("track_file", track, "a fault unless its number is 0")
+        files.append(Track(track.name))
+    return Tracks(interfaces=tuple(interfaces), scripts=tuple(scripts), files=tuple(files), processes=tracks.processes)

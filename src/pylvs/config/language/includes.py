@@ -1,0 +1,206 @@
+"""The files of a configuration: what can be read, and which files an include names."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator
+from enum import Flag
+from fnmatch import translate
+from itertools import pairwise
+
+from pylvs.config.findings import Findings, Location
+from pylvs.config.language.variables import MOST_TEXT
+from pylvs.model.dataclass import dataclass
+
+MOST_NAMES = 10_000  # of one include
+MOST_LOOKED_AT = 100_000  # directory entries for one include
+
+_WILD = re.compile(r"[*?\[]")
+
+
+class Unreadable(Exception):
+    """A file that cannot be read as text; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file's text; `identity` tells files apart whatever their names, `directory` is absolute."""
+
+    path: str
+    text: str
+    identity: tuple[int, int]
+    directory: str
+    marked: bool = False  # a byte order mark stood before the text
+
+
+def read_source(path: str, pipes: bool = False) -> Source:
+    """The text of a file; with `pipes` also of a pipe, and of standard input as "-". Raises Unreadable.
+
+    Bytes that are not UTF-8 become U+FFFD.
+    """
+    try:
+        if pipes and path == "-":
+            status = os.fstat(0)
+            with open(0, "rb", closefd=False) as file:
+                data = file.read(MOST_TEXT + 1)
+        else:
+            status = os.stat(path)
+            if not (stat.S_ISREG(status.st_mode) or (pipes and stat.S_ISFIFO(status.st_mode))):
+                raise Unreadable("is a directory" if stat.S_ISDIR(status.st_mode) else "is no file but a device")
+            with open(path, "rb") as file:
+                # The size is asked for first: a buffer for all that might be there would be made at once.
+                data = file.read(min(status.st_size or MOST_TEXT, MOST_TEXT) + 1)
+        directory = os.path.realpath(os.path.dirname(path) or ".")
+    except OSError as error:
+        raise Unreadable(f"cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
+    except ValueError as error:  # a NUL character or half a surrogate in the name
+        raise Unreadable("is no name that a file can have") from error
+    if len(data) > MOST_TEXT:
+        raise Unreadable(f"is longer than {MOST_TEXT >> 20} MiB")
+    line = data.count(b"\n", 0, data.find(b"\0")) + 1
+    if b"\0" in data:
+        raise Unreadable(f"is no text: its line {line} holds a NUL character")
+    text = data.decode("utf-8-sig", "replace")
+    return Source(path, text, (status.st_dev, status.st_ino), directory, data.startswith(BOM_UTF8))
+
+
+def expand_braces(pattern: str) -> Iterator[str]:
+    """The pattern without its {a,b} braces, one for each choice, in their order; at most MOST_NAMES."""
+    waiting, given = [pattern], 0
+    while waiting and given < MOST_NAMES:
+        text = waiting.pop()
+        choice = _first_choice(text)
+        if choice is None:
+            given += 1
+            yield text
+        elif len(waiting) < MOST_NAMES:
+            before, choices, after = choice
+            waiting += [before + one + after for one in reversed(choices[:MOST_NAMES])]
+
+
+def _first_choice(text: str) -> tuple[str, list[str], str] | None:
+    """What stands before the first {a,b}, its choices, and what stands behind it."""
+    start = text.find("{")
+    commas: list[int] = []
+    depth = 0
+    for at in range(start, len(text)) if start >= 0 else ():
+        if text[at] == "{":
+            depth += 1
+        elif text[at] == "}":
+            depth -= 1
+            if not depth:
+                bounds = [start, *commas, at]
+                choices = [text[a + 1 : b] for a, b in pairwise(bounds)]
+                return text[:start], choices, text[at + 1 :]
+        elif text[at] == "," and depth == 1:
+            commas.append(at)
+    return None
+
+
+def has_wildcard(name: str) -> bool:
+    """True if the name has a wildcard."""
+    return _WILD.search(name) is not None
+
+
+def expand_wildcards(pattern: str) -> list[str]:
+    """The names that a pattern with wildcards matches, sorted, as glob(3) does; [] if none."""
+    found, looked = [pattern[: len(pattern) - len(pattern.lstrip("/"))]], 0
+    for part in pattern.strip("/").split("/"):
+        if not has_wildcard(part):
+            found = [os.path.join(directory, part) for directory in found]
+            continue
+        fits, deeper = re.compile(translate(part.replace("[^", "[!"))), []
+        for directory in found:
+            try:
+                names = sorted(os.listdir(directory or "."))
+            except (OSError, ValueError):
+                continue
+            looked += len(names)
+            hidden = part.startswith(".")
+            deeper += [os.path.join(directory, n) for n in names if (hidden or n[0] != ".") and fits.match(n)]
+            if looked > MOST_LOOKED_AT or len(deeper) > MOST_NAMES:
+                break
+        found = deeper[:MOST_NAMES]
+    return [name for name in found if os.path.lexists(name)]
+
+
+# --- includes --------------------------------------------------------------------------------------------------------
+# `include` and its kin: which files a name means, and what to say of those that are not there.
+
+
+INCLUDE = re.compile(r"include([rmwba]?)(?![^ \t\v\f\r{}\"#!])")
+LONGEST_NAME = 4096
+
+
+class IncludeChecks(Flag):
+    """What an include must find; a name without wildcards must always be there."""
+
+    READABLE = 1
+    MATCH = 2
+    WILDCARD_MATCH = 4
+    BRACE_MATCH = 8
+
+    def changed(self, words: Iterable[str]) -> IncludeChecks:
+        """After an `include_check` with these words: all without any, "+" adds those that follow, "-" removes them."""
+        names = {check.name.lower(): check for check in IncludeChecks if check.name}
+        given = list(words)
+        if not given:
+            return IncludeChecks(15)
+        result = self if given[0][:1] in ("+", "-") else IncludeChecks(0)
+        adds = True
+        for word in given:
+            if word[:1] in ("+", "-"):
+                adds = word[0] == "+"
+            check = names.get(word.lstrip("+-"), IncludeChecks(0))
+            result = result | check if adds else result & ~check
+        return result
+
+
+NO_CHECKS = IncludeChecks(0)
+CHECKS_OF_LETTER = {
+    "": NO_CHECKS,
+    "r": IncludeChecks.READABLE,
+    "m": IncludeChecks.MATCH,
+    "w": IncludeChecks.WILDCARD_MATCH,
+    "b": IncludeChecks.BRACE_MATCH,
+    "a": IncludeChecks(15),
+}
+
+
+def included_sources(
+    name: str, letter: str, source: Source, checks: IncludeChecks, place: Location, findings: Findings
+) -> Iterator[Source]:
+    """The files that an include in this source names, in order; what is wrong with any of them is a finding."""
+    checks |= CHECKS_OF_LETTER[letter]
+    if not name or len(name) > LONGEST_NAME:
+        findings.error(place, "include needs a file's name", "write it behind", fatal=True)
+        return
+    if name[0] in "\"'":
+        findings.error(place, f"no file is named {name}", "write the name without quotes", fatal=True)
+        return
+    near = os.path.dirname(source.path)
+    for choice in expand_braces(name):
+        pattern = os.path.join(near, choice)
+        wild = has_wildcard(choice)
+        paths = expand_wildcards(pattern) if wild else [pattern]
+        if not paths and IncludeChecks.WILDCARD_MATCH in checks:
+            findings.error(place, f"no file matches '{choice}'", "make one, or use include", fatal=True)
+        for path in paths:
+            try:
+                yield read_source(path)
+            except Unreadable as error:
+                if (
+                    choice != name
+                    and not wild
+                    and IncludeChecks.BRACE_MATCH not in checks
+                    and not os.path.lexists(path)
+                ):
+                    findings.warning(place, f"'{path}' {error}", "remove it from the braces, or make the file")
+                elif wild and os.path.isdir(path):
+                    findings.warning(place, f"'{path}' {error} and is left out", "use a pattern such as *.conf")
+                else:
+                    findings.error(place, f"'{path}' {error}", "correct the name, or make the file", fatal=True)

@@ -1,0 +1,306 @@
+r"""A line's words: comments, quotes and escapes, and the braces between them.
+
+keepalived reads most statements simply: `"` makes one word of what stands between two of them, and backslashes and
+single quotes are ordinary characters (passwords have them). The words of a statement in `ESCAPED` are read as a shell
+does: both quotes, anywhere in a word, and escapes. `#` and `!` begin a comment unless `\` stands before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
+
+from pylvs.config.findings import Findings, Location
+from pylvs.config.language.tree import Line, Word
+from pylvs.model.dataclass import dataclass
+
+SHELL_QUOTED = frozenset(
+    (
+        *("lvs_notify_fifo_script", "misc_path", "notify", "notify_backup", "notify_deleted", "notify_down"),
+        *("notify_fault", "notify_fifo_script", "notify_master", "notify_master_rx_lower_pri", "notify_stop"),
+        *("notify_up", "quorum_down", "quorum_up", "regex", "script", "shutdown_script", "startup_script"),
+        *("vrrp_notify_fifo_script", "send", "source"),  # the last two are pylvs's own
+    )
+)
+PARSER_KEYWORDS = ("include", "random_seed")  # what begins words that mean something to the reading itself
+HASH, BANG = "\ufdd0", "\ufdd1"  # what ${_HASH} and ${_BANG} put: no characters of any text, they begin no comment
+ESCAPES = {"a": "\a", "b": "\b", "E": "\x1b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+
+SPACE = " \t\v\f\r\n"  # as C's isspace() has it: a no-break space is none
+SPACES = re.compile(f"[{SPACE}]*")
+REFERENCE = re.compile(r"\$\{[A-Za-z_]\w*(?:[ \t][^{}\"#!]*)?\}|\$[A-Za-z_]\w*(?=[\s,)]|$)", re.ASCII)
+_PLAIN = re.compile(r"[^ \t\v\f\r\n{}\"#!$\\]+")
+_SIMPLE = re.compile(r"(?>[^ \t\v\f\r\n{}\"#!$\\]+|\\[#!]?|\$\{[A-Za-z_]\w*(?:[ \t][^{}\"#!]*)?\}|\$)+", re.ASCII)
+_USUAL = r"\x00-\x08\x0a-\x1f\x7f{}\"'#!$\\"  # what a line has not that is read at a glance
+_USUAL_LINE = re.compile(rf"[ \t]*+([^ \t@~{_USUAL}][^{_USUAL}]*+)?+([{{}}]?+)[ \t\r]*+$")
+_USUAL_WORD = re.compile(r"[^ \t]+")
+_HIDDEN = re.compile(r"\\([#!])")
+_SHELL = re.compile(r"[^ \t\v\f\r\n{}\"'#!$\\]+")
+_ARGUMENT = re.compile(r"[^ \t\v\f\r\n\"'\\]+")
+_IN_QUOTES = {'"': re.compile(r'[^"\\]+'), "'": re.compile(r"[^'\\]+")}
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]+)|([0-7]{1,3})|c(.)|(.))", re.DOTALL)
+_CURLY = re.compile("[\u2018-\u201f\ufffd]")
+
+
+@dataclass(frozen=True, slots=True)
+class Brace:
+    """A brace that opens or closes a block."""
+
+    opens: bool
+    place: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Lexer:
+    """Reads words; tells what is wrong with them."""
+
+    findings: Findings
+    defined: Collection[str] = ()  # the names of variables, as they become known
+
+    def usual(self, line: Line) -> list[Word | Brace] | None:
+        """The words and the brace of a line as most are, read at a glance; None for any other."""
+        match = _USUAL_LINE.match(line.text) if line.text.isascii() and len(line.origins) == 1 else None
+        if match is None:
+            return None
+        (origin,) = line.origins
+        if origin.width or not (match[1] or match[2]) or (match[1] or "").startswith(PARSER_KEYWORDS):
+            return None
+        file, number, before = origin.file, origin.line, origin.column
+        found: list[Word | Brace] = [
+            Word(word[0], Location(file, number, before + word.start(), len(word[0])))
+            for word in (_USUAL_WORD.finditer(line.text, match.start(1), match.end(1)) if match[1] else ())
+        ]
+        if match[2]:
+            found.append(Brace(match[2] == "{", Location(file, number, before + match.start(2), 1)))
+        return found
+
+    def statement(self, line: Line, at: int) -> tuple[list[Word | Brace], int]:
+        """The words from `at` up to the end of the line or through the first brace, and where that is."""
+        found: list[Word | Brace] = []
+        text, length, keyword, backslashes = line.text, len(line.text), "", 0
+        single: Word | None = None  # the word that a single quote begins
+        while True:
+            if at < length and text[at] in SPACE and (match := SPACES.match(text, at)):
+                at = match.end()
+            if at >= length or text[at] in "#!":
+                return self._ended(found, backslashes), length
+            if text[at] in "{}":
+                return [*self._ended(found, backslashes), Brace(text[at] == "{", line.place(at, at + 1))], at + 1
+            start = at
+            if keyword in SHELL_QUOTED:
+                word, at = self.shell_word(line, at, keyword)
+            else:
+                word, at = self._simple_word(line, at)
+                if not word.quoted and "'" in word.text and keyword:
+                    single = self._single_quotes(word, single)
+            keyword = keyword or word.text
+            backslashes = backslashes + 1 if text[start:at] == "\\" else 0
+            if not word.text.isprintable() or not word.text.isascii():
+                word = self._odd(word)
+            found.append(word)
+
+    def _single_quotes(self, word: Word, first: Word | None) -> Word | None:
+        """What is said of single quotes that are meant to quote; `first` is the word that one began before."""
+        if word.text[0] == "'":
+            first = first or word
+        if first is None or word.text[-1] != "'" or word.text == "'":
+            return first
+        self.findings.warning(
+            first.place, "single quotes are ordinary characters here", 'write " to make one word of several'
+        )
+        return None
+
+    def _ended(self, found: list[Word | Brace], backslashes: int) -> list[Word | Brace]:
+        """A statement's words without the backslashes at its end that were to continue it."""
+        if not backslashes:
+            return found
+        self.findings.error(
+            found[-backslashes].place,
+            "only a definition ($NAME= \\) goes on after a '\\'",
+            "write the statement on one line",
+        )
+        return found[:-backslashes]
+
+    def _simple_word(self, line: Line, start: int) -> tuple[Word, int]:
+        """The word that begins at `start`, and where it ends."""
+        text = line.text
+        if text[start] == '"':
+            end = text.find('"', start + 1)
+            if end < 0:
+                self._unclosed(line, start)
+                return Word(text[start + 1 :], line.place(start, len(text)), True), len(text)
+            return Word(text[start + 1 : end], line.place(start, end + 1), True), end + 1
+        match = _PLAIN.match(text, start)
+        if match and text[match.end() : match.end() + 1] not in ("$", "\\"):
+            return Word(match[0], line.place(start, match.end())), match.end()
+        match = _SIMPLE.match(text, start)
+        assert match is not None  # a word begins here
+        for reference in REFERENCE.finditer(text, start, match.end()):
+            self._undefined(line, reference, start)
+        return Word(_HIDDEN.sub(r"\1", match[0]), line.place(start, match.end())), match.end()
+
+    def shell_word(self, line: Line, start: int, keyword: str, plain: re.Pattern[str] = _SHELL) -> tuple[Word, int]:
+        """The word that begins at `start`, and where it ends; `plain` matches characters without a meaning."""
+        text, at, length, quoted = line.text, start, len(line.text), False
+        parts: list[str] = []
+        while at < length:
+            match = plain.match(text, at)
+            if match:
+                parts.append(match[0])
+                at = match.end()
+            elif text[at] == "\\":
+                part, at = self._escape(line, at, keyword, quoted=False)
+                parts.append(part)
+            elif text[at] in "\"'":
+                quoted = True
+                at = self._quotes(line, at, keyword, parts)
+            elif text[at] == "$":
+                match = REFERENCE.match(text, at)
+                if match:
+                    self._undefined(line, match, start)
+                parts.append(match[0] if match else "$")
+                at = match.end() if match else at + 1
+            else:
+                break
+        return Word(_characters(parts), line.place(start, at), quoted), at
+
+    def _quotes(self, line: Line, start: int, keyword: str, parts: list[str]) -> int:
+        """Add what stands between the quote at `start` and the next of its kind; where that ends."""
+        text, at = line.text, start + 1
+        plain = _IN_QUOTES[text[start]]
+        while at < len(text):
+            match = plain.match(text, at)
+            if match:
+                parts.append(match[0])
+                at = match.end()
+            elif text[at] == "\\":
+                part, at = self._escape(line, at, keyword, quoted=True)
+                parts.append(part)
+            else:
+                return at + 1
+        self._unclosed(line, start)
+        return at
+
+    def _escape(self, line: Line, at: int, keyword: str, quoted: bool) -> tuple[str, int]:
+        r"""What the escape at `at` means, bytes beyond ASCII as surrogates, and where it ends."""
+        match = _ESCAPE.match(line.text, at)
+        if match is None:
+            return "\\", at + 1
+        end = match.end()
+        hexadecimal, octal, control, other = match.groups()
+        plain = "\\\"'" if quoted else "\\\"' {}#!"
+        if keyword == "regex" and not (hexadecimal or len(octal or "") == 3 or (other and other in plain)):
+            self.findings.warning(
+                line.place(at, end),
+                f"'{match[0]}' is read before the regular expression is, which never sees the backslash",
+                f"write \\{match[0]} for it to reach the expression",
+            )
+        if hexadecimal or octal:
+            value = int(hexadecimal[-2:], 16) if hexadecimal else int(octal, 8) & 0xFF
+        elif control:
+            value = ord(control) & 0x1F
+        else:
+            return ESCAPES.get(other, other), end
+        if not value:
+            self.findings.error(line.place(at, end), "no word can hold a NUL character", "remove it")
+            return "", end
+        return chr(value) if value < 0x80 else chr(0xDC00 + value), end
+
+    def _unclosed(self, line: Line, at: int) -> None:
+        """A quote whose partner is missing."""
+        quote = line.text[at]
+        self.findings.error(
+            line.place(at, at + 1), f"the quote {quote} is not closed on its line", f"write the {quote} that ends it"
+        )
+
+    def _undefined(self, line: Line, reference: re.Match[str], word: int) -> None:
+        """A reference that stayed. Without braces, and nothing defined, it is a password's dollar sign."""
+        name = reference[0].strip("${}").split()[0]
+        alone = reference.start() == word and line.text[reference.end() : reference.end() + 1] in ("", *" \t\v\f\r,)")
+        if name in self.defined or not (reference[0].startswith("${") or (self.defined and alone)):
+            return
+        close = get_close_matches(name, self.defined, 1)
+        self.findings.error(
+            line.place(reference.start(), reference.end()),
+            f"no variable '{name}' is defined before this line",
+            f"did you mean '{close[0]}'?" if close else f"define it: ${name}=...",
+        )
+
+    def _odd(self, word: Word) -> Word:
+        """The word, once what an editor or a web page put into it is told."""
+        text = word.text.replace(HASH, "#").replace(BANG, "!")
+        hidden = next((c for c in text if not c.isprintable() and c != "\t"), None)
+        curly = _CURLY.search(text)
+        if curly and curly[0] == "\ufffd":
+            self.findings.error(word.place, "these bytes are not UTF-8", "save the file as UTF-8")
+        elif curly and not word.quoted:
+            self.findings.warning(word.place, f"{curly[0]} is an ordinary character here", 'write " to quote')
+        if hidden and not (word.quoted and hidden < " "):
+            self.findings.warning(
+                word.place, f"the word holds an invisible character, U+{ord(hidden):04X}", "remove it"
+            )
+        return Word(text, word.place, word.quoted)
+
+
+def _characters(parts: list[str]) -> str:
+    """The parts in one, and in it the bytes that escapes gave as the characters that they are in UTF-8."""
+    text = "".join(parts)
+    if text.isascii() or not any("\udc80" <= character <= "\udcff" for character in text):
+        return text
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def split_arguments(text: str) -> tuple[str, ...]:
+    """A script's program and arguments, out of the one word that a statement gives: `"/bin/check 'a b' c"`.
+
+    keepalived reads the quotes and escapes of such a word a second time. Raises ValueError: a quote is not closed.
+    """
+    found: list[str] = []
+    lexer, line, at = Lexer(Findings()), Line.written(text, "", 1), 0
+    while True:
+        match = SPACES.match(text, at)
+        at = match.end() if match else at
+        if at >= len(text):
+            if lexer.findings.all():
+                raise ValueError("a quote is not closed")
+            return tuple(found)
+        word, at = lexer.shell_word(line, at, "", _ARGUMENT)
+        found.append(word.text)
+
+
+def format_statement(words: Sequence[Word]) -> str:
+    """A statement's words as text; reading it gives the same words again."""
+    return " ".join([_as_simple(words[0].text, words[0].quoted), *format_arguments(words)])
+
+
+def format_arguments(words: Sequence[Word]) -> list[str]:
+    """The words behind a statement's keyword as text."""
+    return [format_word(words[0].text, word.text, word.quoted) for word in words[1:]]
+
+
+def format_word(keyword: str, word: str, quoted: bool = False) -> str:
+    """A word behind this keyword as text."""
+    return (_as_shell if keyword in SHELL_QUOTED else _as_simple)(word, quoted)
+
+
+def _as_simple(word: str, quoted: bool) -> str:
+    """A word of a statement without escapes. None can hold a double quote; it becomes a single one."""
+    bare = re.sub("[#!]", r"\\\g<0>", word)
+    match = _SIMPLE.match(bare)
+    if quoted or not match or match.end() < len(bare):
+        return '"' + word.replace('"', "'") + '"'
+    return bare
+
+
+def _as_shell(word: str, quoted: bool) -> str:
+    """A word of a statement with escapes."""
+    if quoted:
+        return '"' + re.sub(r'[\x00-\x1f\x7f"\\]|\$(?=\{|[A-Za-z_])', _escaped, word) + '"'
+    return re.sub(r"""[\x00-\x20\x7f{}"'#!\\]|\$(?=\{|[A-Za-z_])""", _escaped, word)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    """The escape that means this character."""
+    character = match[0]
+    return f"\\{ord(character):03o}" if character < " " or character in "\x7f$" else f"\\{character}"

@@ -1,0 +1,135 @@
+"""How often and how long: words of virtual servers, real servers and checkers, each the default of the next."""
+
+from __future__ import annotations
+
+from pylvs.config.schema.grammar import Keyword, State
+from pylvs.config.schema.types import ADDRESS, FLAG, MARK, PORT, TEXT, Integer, Seconds, Texts
+
+SHORTEST_S = 0.000001
+CONNECT_TIMEOUT_S = 5.0
+DELAY_LOOP_S = 60.0
+RETRY = 1
+DELAY_BEFORE_RETRY_S = 1.0
+MOST_RETRIES = 0xFFFFFFFF
+
+ALPHA = Keyword("alpha", FLAG, "down until the first check succeeds", default=False, inherited=True)
+CONNECT_TIMEOUT = Keyword(
+    "connect_timeout",
+    Seconds(SHORTEST_S),
+    "how long connecting, and then each answer, may take",
+    default=CONNECT_TIMEOUT_S,
+    inherited=True,
+)
+WARMUP = Keyword(
+    "warmup",
+    Seconds(most=1e9),
+    "the first check comes after a random part of this",
+    default_of="delay_loop",
+    inherited=True,
+)
+DELAY_LOOP = Keyword(
+    "delay_loop", Seconds(SHORTEST_S, most=1e9), "from one check to the next", default=DELAY_LOOP_S, inherited=True
+)
+LOG_ALL_FAILURES = Keyword(
+    "log_all_failures",
+    FLAG,
+    "log each failure, not only the one that takes the server out",
+    default=False,
+    global_names=("checker_log_all_failures",),
+)
+INHIBIT_ON_FAILURE = Keyword(
+    "inhibit_on_failure", FLAG, "a server that is down stays in the table with weight 0", default=False, inherited=True
+)
+
+
+def smtp_alert(default: bool) -> Keyword:
+    """Of real servers mail is sent unless somebody says no, of services only if somebody says yes: as in keepalived."""
+    return Keyword(
+        "smtp_alert",
+        FLAG,
+        "mail an alert at each change of state",
+        default=default,
+        inherited=True,
+        global_names=("smtp_alert_checker", "smtp_alert"),
+    )
+
+
+def server_timing(connect_timeout: bool = True) -> tuple[Keyword, ...]:
+    """What a virtual or a real server says for the checkers below it; a checker may have a default of its own."""
+    return (
+        ALPHA,
+        *((CONNECT_TIMEOUT,) if connect_timeout else ()),
+        Keyword(
+            "retry",
+            Integer(1, MOST_RETRIES),
+            "failures in a row beyond the first before a server is down",
+            default_doc="the checker's own",
+            inherited=True,
+        ),
+        Keyword(
+            "delay_before_retry",
+            Seconds(),
+            "from a failure to the next check",
+            default_doc="the checker's own",
+            inherited=True,
+        ),
+        WARMUP,
+        DELAY_LOOP,
+    )
+
+
+NB_GET_RETRY = Keyword("nb_get_retry", Texts(), "the old word for retry", state=State.DEAD, instead="write retry")
+
+
+def checker_timing(
+    retry: int = RETRY,
+    delay_before_retry: float | None = DELAY_BEFORE_RETRY_S,
+    connect_timeout: bool = True,
+    nb_get_retry: Keyword = NB_GET_RETRY,
+) -> tuple[Keyword, ...]:
+    """The same of a checker, with its defaults; a `delay_before_retry` of None is delay_loop."""
+    return (
+        ALPHA,
+        *((CONNECT_TIMEOUT,) if connect_timeout else ()),
+        Keyword(
+            "retry",
+            Integer(0, MOST_RETRIES),
+            "failures in a row beyond the first before the server is down",
+            default=retry,
+            inherited=True,
+        ),
+        Keyword(
+            "delay_before_retry",
+            Seconds(),
+            "from a failure to the next check",
+            default=delay_before_retry,
+            default_of="delay_loop" if delay_before_retry is None else "",
+            inherited=True,
+        ),
+        WARMUP,
+        DELAY_LOOP,
+        LOG_ALL_FAILURES,
+        nb_get_retry,
+    )
+
+
+# --- target ----------------------------------------------------------------------------------------------------------
+# The words of where a check goes and from where it comes, for every checker that talks to a server.
+
+
+CONNECTION = (
+    Keyword("connect_ip", ADDRESS, "address to connect to", default_doc="the real server's"),
+    Keyword("connect_port", PORT, "port to connect to", default_doc="the real server's"),
+    Keyword("bindto", ADDRESS, "address to connect from"),
+    Keyword("bind_port", PORT, "port to connect from"),
+    Keyword("bind_if", TEXT, "device to connect through"),
+    Keyword("fwmark", MARK, "firewall mark of the check's packets"),
+)
+VIA_VIP = Keyword(
+    "via_vip",
+    FLAG,
+    "connect to the virtual address, through the director's own forwarding to this one server",
+    default=False,
+    since="0.2",
+)
+TARGET = (*CONNECTION, VIA_VIP)

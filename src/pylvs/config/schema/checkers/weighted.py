@@ -1,0 +1,134 @@
+"""`MISC_CHECK`: a program's exit status says how the server is."""
+
+from __future__ import annotations
+
+import re
+
+from pylvs.config.schema.checkers.common import CONNECTION, checker_timing
+from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Twice, Type, Words
+from pylvs.config.schema.types import FLAG, MAX_INTEGER, SCRIPT_ALONE, TEXT, USER, Integer, Real, Text, did_you_mean
+from pylvs.model.checks import LoadSource
+from pylvs.model.dataclass import dataclass
+
+LONGEST_TIMEOUT_S = 4294
+
+MISC_CHECK = Block(
+    "MISC_CHECK",
+    "a program says how the server is: exit status 0 up, 1 down",
+    (
+        Keyword("misc_path", SCRIPT_ALONE, "the program"),
+        Keyword(
+            "misc_timeout",
+            Integer(1, LONGEST_TIMEOUT_S),
+            "seconds after which it is killed, and the server down",
+            default_of="delay_loop",
+        ),
+        Keyword("misc_dynamic", FLAG, "exit status 2 to 255: up, with weight status - 2", default=False),
+        Keyword("user", USER, "whom the program runs as", default_doc="script_user"),
+        *checker_timing(retry=0, connect_timeout=False),
+    ),
+    twice=Twice.MANY,
+)
+
+
+# --- file ------------------------------------------------------------------------------------------------------------
+# `FILE_CHECK`: a number in a file, of a `track_file` block, moves the weight.
+
+
+@dataclass(frozen=True, slots=True)
+class Multiplier(Type[tuple[int, bool]]):
+    """What the file's number is multiplied by, and whether its sign is turned round."""
+
+    def parse(self, words: Words) -> tuple[int, bool]:
+        """Multiplier, and whether `reverse` follows."""
+        weight = Integer(-MAX_INTEGER, MAX_INTEGER).parse(words)
+        return weight, words.take_if("reverse") is not None
+
+    def __str__(self) -> str:
+        return "NUMBER [reverse]"
+
+
+FILE_CHECK = Block(
+    "FILE_CHECK",
+    "a number in a file is added to the weight, times a multiplier; with multiplier 0, it takes the server out",
+    (
+        Keyword("track_file", TEXT, "name of the track_file block"),
+        Keyword("weight", Multiplier(), "multiplier of the number", default_doc="the track_file's"),
+        Keyword("dynamic", FLAG, "the number moves the weight with or without it", state=State.NEEDLESS),
+    ),
+    twice=Twice.MANY,
+)
+
+
+# --- agent -----------------------------------------------------------------------------------------------------------
+# `AGENT_CHECK`: the server itself says how much it can take, in HAProxy's agent protocol.
+
+
+AGENT_CHECK = Block(
+    "AGENT_CHECK",
+    'the server answers one line over TCP: "75%", "drain", "maint", "up", "down"',
+    (
+        Keyword("send", Text("a text"), "sent before the answer is read, with a line's end", default=""),
+        *CONNECTION,
+        *checker_timing(),
+    ),
+    twice=Twice.MANY,
+    since="0.2",
+)
+
+
+# --- load ------------------------------------------------------------------------------------------------------------
+# `LOAD_CHECK`: the weight follows the server's real load, read from a page in Prometheus's text format.
+
+
+NODE_EXPORTER_PORT = 9100  # node_exporter's
+METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*(\{[^{}]*\})?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceType(Type[tuple[LoadSource, str]]):
+    """Which figure of the page is the load."""
+
+    def parse(self, words: Words) -> tuple[LoadSource, str]:
+        """The source, and the metric's name where it is the operator's own."""
+        word = words.take("what the load is")
+        names = [source.value for source in LoadSource]
+        if word.text not in names:
+            raise BadValue(f"there is no load '{word.text}'", did_you_mean(word.text, names) or f"one of {self}", word)
+        source = LoadSource(word.text)
+        if source is not LoadSource.METRIC:
+            return source, ""
+        metric = words.take("the metric's name")
+        if not METRIC.match(metric.text):
+            advice = "quote it, such as 'queue_length{pool=\"web\"}'"
+            raise BadValue(f"'{metric.text}' is not the name of a metric", advice, metric)
+        return source, metric.text
+
+    def __str__(self) -> str:
+        return "load1_per_core | cpu_busy | metric NAME"
+
+
+LOAD_CHECK = Block(
+    "LOAD_CHECK",
+    "the weight follows the server's load, as Prometheus's node_exporter tells it; never takes a server out",
+    (
+        Keyword("path", Text("a path"), "page of the metrics", default="/metrics"),
+        Keyword(
+            "source",
+            SourceType(),
+            "what the load is",
+            default=(LoadSource.LOAD1_PER_CORE, ""),
+            default_doc="load1_per_core",
+        ),
+        Keyword("full", Real(0.000001, 1e15), "load at which the server gets least", default=1.0),
+        Keyword("floor", Real(0, 1), "share of the configured weight that is always left", default=0.1),
+        Keyword("smoothing", Real(0, 0.99), "share of the load before in the new one", default=0.5),
+        Keyword("hysteresis", Real(0, 1), "changes of a smaller share of the weight are not made", default=0.05),
+        Keyword("patience", Integer(1, 1000), "unreadable pages before the configured weight is back", default=3),
+        Keyword("tls", FLAG, "read it over HTTPS; the certificate is not verified", default=False),
+        *CONNECTION,
+        *checker_timing(),
+    ),
+    twice=Twice.MANY,
+    since="0.2",
+)

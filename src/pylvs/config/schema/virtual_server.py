@@ -1,0 +1,289 @@
+"""`virtual_server_group`: addresses, ranges of addresses, and firewall marks with the same real servers."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from pylvs.config.language.tree import Word
+from pylvs.config.schema.checkers import CHECKERS
+from pylvs.config.schema.checkers.common import INHIBIT_ON_FAILURE, server_timing, smtp_alert
+from pylvs.config.schema.forwarding import FORWARDING, GRANULARITY, PERSISTENCE, PROTOCOL, SCHEDULER
+from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Twice, Type, Words
+from pylvs.config.schema.types import BARE, FLAG, MARK, SCRIPT, TEXT, Integer, address_of, choice, number_of, port_of
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
+from pylvs.model.destination import MAX_WEIGHT
+
+FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
+FAMILY = choice(*FAMILIES)
+LAST_PART = {4: re.compile(r"[0-9]{1,3}\Z"), 6: re.compile(r"[0-9a-fA-F]{1,4}\Z")}
+MOST_OF_A_RANGE = 65536  # each address is a service of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Addresses from `first` to `last`, one port; 0 is every port."""
+
+    first: Address
+    last: Address
+    port: int
+    word: Word
+
+    def addresses(self) -> Iterator[Address]:
+        """Each of them."""
+        for number in range(int(self.first), int(self.last) + 1):
+            yield ip_address(number) if self.first.version == 4 else IPv6Address(number)
+
+
+@dataclass(frozen=True, slots=True)
+class MarkEntry:
+    """A firewall mark; `family` 0 is that of the real servers."""
+
+    mark: int
+    family: int
+    word: Word
+
+
+@dataclass(frozen=True, slots=True)
+class MarkWords(Type[tuple[int, int]]):
+    """A mark's number and, where the real servers do not say it, the family."""
+
+    def parse(self, words: Words) -> tuple[int, int]:
+        """Mark and family, 0 if none is given."""
+        mark = MARK.parse(words)
+        return mark, FAMILIES[str(FAMILY.parse(words))] if words else 0
+
+    def __str__(self) -> str:
+        return "fwmark NUMBER [inet|inet6]"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEntry(Type[Range | MarkEntry]):
+    """One line of a group."""
+
+    def parse(self, words: Words) -> Range | MarkEntry:
+        """An address, `FIRST-LAST`, `NETWORK/LENGTH`, each with an optional port; or `fwmark NUMBER`."""
+        word = words.take("an IP address")
+        if word.text == "fwmark":
+            return MarkEntry(*MarkWords().parse(words), word)
+        first, last = _ends(word)
+        size = int(last) - int(first) + 1
+        if size > MOST_OF_A_RANGE:
+            text = f"'{word.text}' is {size} addresses, and each is a service of its own; {MOST_OF_A_RANGE} are allowed"
+            raise BadValue(text, "use a firewall mark", word)
+        return Range(first, last, port_of(words.take("")) if words else 0, word)
+
+    def __str__(self) -> str:
+        return "ADDRESS[-ADDRESS | /LENGTH] [PORT] | fwmark NUMBER [inet|inet6]"
+
+
+def _ends(word: Word) -> tuple[Address, Address]:
+    """First and last address of what is written; raises Wrong."""
+    if "/" in word.text:
+        return _network(word)
+    if "-" not in word.text:
+        address = address_of(word)
+        return address, address
+    begin, _, end = word.text.partition("-")
+    first = address_of(Word(begin, word.place))
+    separator = ":" if first.version == 6 else "."
+    if separator not in end:  # only the last part is written, as in 192.0.2.1-9
+        if not LAST_PART[first.version].match(end):
+            raise BadValue(f"'{end}' is not the end of a range of addresses", "such as 192.0.2.1-9", word)
+        end = str(first.exploded).rpartition(separator)[0] + separator + end
+    last = address_of(Word(end, word.place))
+    if last.version != first.version or int(last) <= int(first):
+        raise BadValue(
+            f"the range '{word.text}' does not end behind its begin", "write the smaller address first", word
+        )
+    return first, last
+
+
+def _network(word: Word) -> tuple[Address, Address]:
+    try:
+        network: IPv4Network | IPv6Network = ip_network(word.text, strict=False)
+    except ValueError:
+        raise BadValue(f"'{word.text}' is not an address with a prefix length", "such as 192.0.2.8/29", word) from None
+    if network.network_address != address_of(Word(word.text.partition("/")[0], word.place)):
+        raise BadValue(f"'{word.text}' is not the begin of its network", f"write {network}", word)
+    return network.network_address, network.broadcast_address
+
+
+VIRTUAL_SERVER_GROUP = Block(
+    "virtual_server_group",
+    "several addresses and firewall marks with the same real servers",
+    head=TEXT,
+    lines=GroupEntry(),
+    twice=Twice.MANY,
+)
+
+
+# --- servers ---------------------------------------------------------------------------------------------------------
+# `virtual_server` with its `sorry_server`, and `real_server`.
+
+
+MAX_U32 = 0xFFFFFFFF
+MOST_DOCUMENTED_WEIGHT = 65535  # what the manual of ipvsadm allows
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An address with a port, 0 for none, and where it is written."""
+
+    address: Address
+    port: int
+    word: Word
+    fixed_port: int | None = None  # in the table, where the written one cannot be
+
+    @property
+    def table_port(self) -> int:
+        """The port in the table."""
+        return self.port if self.fixed_port is None else self.fixed_port
+
+
+@dataclass(frozen=True, slots=True)
+class ServerType(Type[Server]):
+    """An address and a port; without one, or with 0, the port of each packet."""
+
+    def parse(self, words: Words) -> Server:
+        """Address and port."""
+        word = words.take("an IP address")
+        address = address_of(word)
+        port = words.peek()
+        if port is not None:
+            words.take("")
+        return Server(address, 0 if port is None or port.text == "0" else port_of(port), word)
+
+    def __str__(self) -> str:
+        return "ADDRESS [PORT]"
+
+
+@dataclass(frozen=True, slots=True)
+class MarkService:
+    """A service of a firewall mark; `family` 0 is that of its real servers."""
+
+    mark: int
+    family: int
+    word: Word
+
+
+@dataclass(frozen=True, slots=True)
+class GroupService:
+    """A service of every entry of a group."""
+
+    group: str
+    word: Word
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceType(Type[Server | MarkService | GroupService]):
+    """What stands behind virtual_server."""
+
+    def parse(self, words: Words) -> Server | MarkService | GroupService:
+        """An address with its port, a mark, or a group's name."""
+        word = words.take_if("fwmark", "group")
+        if word is None:
+            return ServerType().parse(words)
+        if word.text == "fwmark":
+            return MarkService(*MarkWords().parse(words), word)
+        name = words.take("the name of a group")
+        return GroupService(name.text, name)
+
+    def __str__(self) -> str:
+        return "ADDRESS [PORT] | fwmark NUMBER | group NAME"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightType(Type[int]):
+    """A weight. Beyond 65535 keepalived and IPVS take it, though ipvsadm's manual does not allow it."""
+
+    def parse(self, words: Words) -> int:
+        """The weight."""
+        word = words.peek()
+        weight = Integer(0, MAX_WEIGHT).parse(words)
+        if word is not None and number_of(word) > MOST_DOCUMENTED_WEIGHT:
+            words.warn(
+                word, f"weight {word.text} is beyond {MOST_DOCUMENTED_WEIGHT}; it is taken", "use smaller weights"
+            )
+        return weight
+
+    def __str__(self) -> str:
+        return f"a whole number, 0 to {MOST_DOCUMENTED_WEIGHT}"
+
+
+WEIGHT = Keyword("weight", WeightType(), "share of the connections; 0 is none", default=1, inherited=True)
+METHOD = Keyword("lvs_method", FORWARDING, "how packets get to the server", inherited=True, default_doc="NAT")
+VIRTUALHOST = Keyword("virtualhost", TEXT, "name that HTTP checks ask for", inherited=True)
+
+REAL_SERVER = Block(
+    "real_server",
+    "one real server, and how it is checked",
+    (
+        WEIGHT,
+        METHOD,
+        Keyword("uthreshold", Integer(0, MAX_U32), "connections at which it counts as full; 0: never", default=0),
+        Keyword("lthreshold", Integer(0, MAX_U32), "connections below which it is free again", default=0),
+        INHIBIT_ON_FAILURE,
+        Keyword("notify_up", SCRIPT, "run when the server comes up", twice=Twice.FIRST),
+        Keyword("notify_down", SCRIPT, "run when the server goes down", twice=Twice.FIRST),
+        smtp_alert(default=True),
+        VIRTUALHOST,
+        Keyword("snmp_name", TEXT, "name in SNMP", state=State.NEVER, instead="there is no SNMP; see pylvs metrics"),
+        *server_timing(),
+        *CHECKERS,
+    ),
+    head=ServerType(),
+    twice=Twice.MANY,
+)
+
+
+def _flag(name: str, bit: int, doc: str) -> Keyword:
+    return Keyword(name, BARE, f"{doc} (bit {bit} of the scheduler's flags)", default=False)
+
+
+VIRTUAL_SERVER = Block(
+    "virtual_server",
+    "a virtual service with its real servers",
+    (
+        Keyword("lvs_sched", SCHEDULER, "which server the next connection gets", aliases=("lb_algo",), default="wlc"),
+        Keyword("lvs_method", FORWARDING, "how packets get to the servers", aliases=("lb_kind",), default_doc="NAT"),
+        Keyword("protocol", PROTOCOL, "transport protocol", default_doc="UDP"),
+        _flag("flag-1", 1, "the scheduler's first flag"),
+        _flag("flag-2", 2, "the scheduler's second flag"),
+        _flag("flag-3", 3, "the scheduler's third flag"),
+        _flag("sh-fallback", 1, "sh: take the next server where the chosen one is down"),
+        _flag("sh-port", 2, "sh: the client's port counts too"),
+        _flag("mh-fallback", 1, "mh: take the next server where the chosen one is down"),
+        _flag("mh-port", 2, "mh: the client's port counts too"),
+        Keyword("hashed", BARE, "of old kernels", state=State.DEAD, instead="remove it"),
+        Keyword("ops", BARE, "UDP: each packet is scheduled anew", default=False),
+        Keyword(
+            "persistence_timeout", PERSISTENCE, "how long a client stays with its server", default_doc="not persistent"
+        ),
+        Keyword("persistence_granularity", GRANULARITY, "clients of one such network stay together"),
+        Keyword("persistence_engine", TEXT, "what identifies a client beyond its address", default=""),
+        Keyword("ip_family", FAMILY, "family of a firewall mark's service", default_doc="the real servers'"),
+        Keyword("quorum", Integer(1, MAX_U32), "weight of live servers that the service needs", default=1),
+        Keyword("hysteresis", Integer(0, MAX_U32), "weight by which the quorum must be missed or passed", default=0),
+        Keyword("quorum_up", SCRIPT, "run when the quorum is there again", twice=Twice.FIRST),
+        Keyword("quorum_down", SCRIPT, "run when the quorum is lost", twice=Twice.FIRST),
+        Keyword("omega", FLAG, "run the scripts for going down when pylvs ends", default=False),
+        Keyword("ha_suspend", FLAG, "no checks while the address is not on this machine", default=False),
+        Keyword("sorry_server", ServerType(), "serves while the quorum is lost"),
+        Keyword("sorry_server_inhibit", FLAG, "the sorry server stays in the table with weight 0", default=False),
+        Keyword("sorry_server_lvs_method", FORWARDING, "of the sorry server", default_of="lvs_method"),
+        WEIGHT,
+        INHIBIT_ON_FAILURE,
+        smtp_alert(default=False),
+        VIRTUALHOST,
+        Keyword("snmp_name", TEXT, "name in SNMP", state=State.NEVER, instead="there is no SNMP; see pylvs metrics"),
+        Keyword("nat_mask", TEXT, "of old kernels", state=State.DEAD, instead="remove it"),
+        *server_timing(),
+        REAL_SERVER,
+    ),
+    head=ServiceType(),
+    twice=Twice.MANY,
+)
