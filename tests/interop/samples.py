@@ -87,7 +87,7 @@ def page(samples: list[Judged]) -> str:
 
 
 def _row(sample: Judged) -> str:
-    words = [f"line {each.place.line}: {each.severity.value}: {each.text}" for each in sample.findings]
+    words = [f"line {each.location.line}: {each.severity.value}: {each.text}" for each in sample.findings]
     if sample.name in OTHERWISE:
         words.append(f"*{OTHERWISE[sample.name]}, which keepalived lets pass*")
     said = "<br>".join(words).replace("|", "\\|")

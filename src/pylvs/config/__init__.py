@@ -1,1 +1,1 @@
-"""keepalived.conf: text -> tree with positions -> typed configuration, with findings that name the place."""
+"""keepalived.conf: text -> tree with positions -> typed configuration, with findings that name the location."""

@@ -24,7 +24,7 @@ class Severity(Enum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Location:
-    """A place in a file; line and column count from 1, the column in characters. `width` characters are meant."""
+    """A position in a file; line and column count from 1, the column in characters. `width` characters are meant."""
 
     file: str
     line: int
@@ -39,7 +39,7 @@ class Location:
 class Finding:
     """One thing that is wrong: where, what, and what to do."""
 
-    place: Location
+    location: Location
     severity: Severity
     text: str  # what is wrong
     advice: str = ""  # what to do, "did you mean ...?" included
@@ -48,15 +48,15 @@ class Finding:
 
     def __str__(self) -> str:
         advice = f"; {self.advice}" if self.advice else ""
-        return f"{self.place}: {self.severity.value}: {self.text}{advice}"
+        return f"{self.location}: {self.severity.value}: {self.text}{advice}"
 
     def encoded(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "file": self.place.file,
-            "line": self.place.line,
-            "column": self.place.column,
-            "width": self.place.width,
+            "file": self.location.file,
+            "line": self.location.line,
+            "column": self.location.column,
+            "width": self.location.width,
             "severity": self.severity.value,
             "text": self.text,
             "advice": self.advice,
@@ -71,24 +71,26 @@ class Findings:
 
     _found: dict[tuple[Location, str], Finding] = field(default_factory=dict)
 
-    def error(self, place: Location, text: str, advice: str = "", *, fatal: bool = False) -> None:
+    def error(self, location: Location, text: str, advice: str = "", *, fatal: bool = False) -> None:
         """Something will not happen as written; with `fatal`, no configuration can be made of the file."""
-        self.add(Finding(place, Severity.ERROR, text, advice, fatal=fatal))
+        self.add(Finding(location, Severity.ERROR, text, advice, fatal=fatal))
 
-    def warning(self, place: Location, text: str, advice: str = "") -> None:
+    def warning(self, location: Location, text: str, advice: str = "") -> None:
         """Something will happen as written, though it is odd."""
-        self.add(Finding(place, Severity.WARNING, text, advice))
+        self.add(Finding(location, Severity.WARNING, text, advice))
 
     def add(self, finding: Finding) -> None:
         """One more; the last one that has room says so instead, unless it is fatal."""
-        key = finding.place, finding.text
+        key = finding.location, finding.text
         if key in self._found:
             return
         if len(self._found) < MOST_FINDINGS - 1 or finding.fatal:
             self._found[key] = finding
         elif len(self._found) == MOST_FINDINGS - 1:
             text = f"more than {MOST_FINDINGS - 1} findings"
-            self._found[finding.place, text] = Finding(finding.place, finding.severity, text, "repair these first")
+            self._found[finding.location, text] = Finding(
+                finding.location, finding.severity, text, "repair these first"
+            )
 
     def all(self) -> tuple[Finding, ...]:
         """Those made so far, in the order in which they were made."""

@@ -80,16 +80,16 @@ def _head(block: EffectiveBlock) -> str:
 
 
 def _block(block: EffectiveBlock, indent: str) -> Iterator[str]:
-    place = block.section.node.place if block.section.node else None
+    location = block.section.node.location if block.section.node else None
     opening = " ".join(filter(None, (block.block.name, _head(block), "{")))
-    yield _with_origin(indent + opening, f"{place.file}:{place.line}" if place else "default")
+    yield _with_origin(indent + opening, f"{location.file}:{location.line}" if location else "default")
     for setting in block.all():
         if is_shown(setting):
             yield _setting(setting, indent + INDENT)
     for line in block.section.settings:
         if line.keyword is None:
             text = indent + INDENT + format_statement(line.words)
-            yield _with_origin(text, f"{line.node.place.file}:{line.node.place.line}")
+            yield _with_origin(text, f"{line.node.location.file}:{line.node.location.line}")
     for each in block.blocks:
         yield from _block(each, indent + INDENT)
     yield indent + "}"
@@ -125,7 +125,7 @@ _PLAIN = "\x1b[0m"
 
 @dataclass(slots=True)
 class Report:
-    """Findings as lines of text; with `pictures` each is followed by the source line and a caret below the place."""
+    """Findings as lines of text; with `pictures` each is followed by the source line and a caret below the location."""
 
     document: Document
     pictures: bool = False
@@ -146,19 +146,19 @@ class Report:
 
     def _picture(self, finding: Finding) -> list[str]:
         """The source line and a caret; nothing if the line is not known or empty."""
-        place = finding.place
-        if place.file not in self._lines:
-            self._lines[place.file] = self.document.texts.get(place.file, "").split("\n")
-        lines = self._lines[place.file]
-        line = lines[place.line - 1].rstrip() if place.line <= len(lines) else ""
+        location = finding.location
+        if location.file not in self._lines:
+            self._lines[location.file] = self.document.texts.get(location.file, "").split("\n")
+        lines = self._lines[location.file]
+        line = lines[location.line - 1].rstrip() if location.line <= len(lines) else ""
         if not line:
             return []
-        # A long line is shown from shortly before the place on.
-        first = max(0, place.column - 1 - WIDEST // 2) if len(line) > WIDEST else 0
+        # A long line is shown from shortly before the location on.
+        first = max(0, location.column - 1 - WIDEST // 2) if len(line) > WIDEST else 0
         shown = line[first : first + WIDEST]
-        before = place.column - 1 - first
+        before = location.column - 1 - first
         blanks = "".join("\t" if character == "\t" else " " for character in shown[:before])
-        carets = "^" + "~" * (min(place.width, max(1, len(shown) - before)) - 1)
+        carets = "^" + "~" * (min(location.width, max(1, len(shown) - before)) - 1)
         if self.colours:
             carets = f"{_COLOURS[finding.severity]}{carets}{_PLAIN}"
         return [f"    {visible(shown)}", f"    {blanks}{carets}"]

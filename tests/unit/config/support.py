@@ -60,7 +60,7 @@ def meaning(text: str) -> CompiledDocument:
 def said(understanding: CompiledDocument) -> list[str]:
     """The findings as "LINE: severity: text; advice"."""
     return [
-        f"{each.place.line}: {each.severity.value}: {each.text}; {each.advice}".rstrip("; ")
+        f"{each.location.line}: {each.severity.value}: {each.text}; {each.advice}".rstrip("; ")
         for each in understanding.findings
     ]
 

@@ -91,25 +91,25 @@ def test_findings_stand_in_the_text(text: str) -> None:
     _, findings = read_text(text, "name.conf", ids=("a",), most_text=MOST_TEXT)
     lines = text.split("\n")
     for finding in findings:
-        place = finding.place
-        assert place.file == "name.conf"
-        assert 1 <= place.line <= len(lines)
-        assert 1 <= place.column <= len(lines[place.line - 1]) + 1
-        assert place.width >= 1
+        location = finding.location
+        assert location.file == "name.conf"
+        assert 1 <= location.line <= len(lines)
+        assert 1 <= location.column <= len(lines[location.line - 1]) + 1
+        assert location.width >= 1
         assert finding.text
         assert finding.advice
 
 
 @settings(max_examples=200, deadline=None)
 @given(TEXTS)
-def test_words_without_variables_stand_where_their_place_says(text: str) -> None:
+def test_words_without_variables_stand_at_their_location(text: str) -> None:
     text = text.replace("$", "").replace("~", "")
     document, _ = read_text(text, ids=("a",), most_text=MOST_TEXT)
     lines = text.translate({0: "\ufffd", 0xFDD0: "\ufffd", 0xD800: "\ufffd"}).split("\n")
     for node in document.walk():
         for word in node.words:
-            line, start = lines[word.place.line - 1], word.place.column - 1
-            written = line[start : start + word.place.width]
+            line, start = lines[word.location.line - 1], word.location.column - 1
+            written = line[start : start + word.location.width]
             if "\\" not in written and not {'"', "'"} & set(written):
                 assert written == word.text
 

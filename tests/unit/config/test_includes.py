@@ -38,7 +38,7 @@ def test_includes_are_relative_to_the_file_they_stand_in(tmp_path: Path) -> None
     folder = tmp_path.resolve() / "sub"
     assert outline(document) == ["a {", "  in_one", f"  in_two|{folder}", "}", f"in_two|{folder}"]
     assert document.files == (path, str(tmp_path / "sub/one.conf"), str(tmp_path / "sub/two.conf"))
-    assert document.nodes[1].place.file == str(tmp_path / "sub/two.conf")
+    assert document.nodes[1].location.file == str(tmp_path / "sub/two.conf")
 
 
 def test_wildcards_and_braces(tmp_path: Path) -> None:

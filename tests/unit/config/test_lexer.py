@@ -94,8 +94,8 @@ def test_a_line_may_not_be_of_any_length() -> None:
 
 def test_a_word_knows_where_it_stands() -> None:
     document, _ = read_text('a\n  \tscript "x y"\\ z { "b" }', "f.conf")
-    places = [(word.text, word.place) for node in document.walk() for word in node.words]
-    assert places == [
+    locations = [(word.text, word.location) for node in document.walk() for word in node.words]
+    assert locations == [
         ("a", Location("f.conf", 1, 1, 1)),
         ("script", Location("f.conf", 2, 4, 6)),
         ("x y z", Location("f.conf", 2, 11, 8)),

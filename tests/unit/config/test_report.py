@@ -38,7 +38,7 @@ def test_colours_are_around_the_severity_and_the_caret() -> None:
     ]
 
 
-def test_of_a_long_line_the_part_around_the_place_is_shown() -> None:
+def test_a_long_line_is_cut_around_the_location() -> None:
     _, line, caret = report("x" * 1000 + " } " + "y" * 1000, pictures=True).splitlines()
     assert len(line) < 120
     assert line[caret.index("^")] == "}"
@@ -50,7 +50,7 @@ def test_nothing_that_a_terminal_would_obey_is_printed() -> None:
     assert "\ufffd[2J" in text
 
 
-def test_a_place_without_text_has_no_picture() -> None:
+def test_a_location_without_text_has_no_picture() -> None:
     document, _ = read_text("a {", "x.conf")
     findings = Findings()
     findings.error(Location("other.conf", 7, 1), "wrong", "repair it")

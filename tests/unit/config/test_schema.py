@@ -57,7 +57,7 @@ ROOT = Block("", "", (OUTER,))
 
 
 def read(text: str) -> tuple[Section, list[str]]:
-    """The document's section and its findings without the places."""
+    """The document's section and its findings without the locations."""
     reader = Reader(ROOT)
     section = reader.read(document(text).nodes)
     return section, [
@@ -171,7 +171,7 @@ def test_a_block_without_its_head_does_not_count() -> None:
 def test_a_finding_stands_at_the_word_that_is_meant() -> None:
     reader = Reader(ROOT)
     reader.read(document("outer one {\n    weight 5 6\n    delay x\n}").nodes)
-    assert [(each.place.line, each.place.column) for each in reader.findings.all()] == [(2, 14), (3, 11)]
+    assert [(each.location.line, each.location.column) for each in reader.findings.all()] == [(2, 14), (3, 11)]
     assert [each.severity for each in reader.findings.all()] == [Severity.WARNING, Severity.ERROR]
 
 

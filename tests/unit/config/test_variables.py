@@ -45,9 +45,9 @@ def test_definitions_of_several_lines_hold_each_other() -> None:
     assert outline(read_text(text)[0])[:6] == ["vs {", "  rs|1 {", "  }", "  rs|2 {", "  }", "}"]
 
 
-def test_a_words_place_is_where_it_or_its_variable_is_written() -> None:
+def test_a_words_location_is_where_it_or_its_variable_is_written() -> None:
     document, _ = read_text("$A=long value\n$L= \\\n  weight ${A} \\\n  b\nvs x${A}y\n$L\n")
-    assert [(word.text, word.place) for node in document.nodes for word in node.words] == [
+    assert [(word.text, word.location) for node in document.nodes for word in node.words] == [
         ("vs", Location("-", 5, 1, 2)),
         ("xlong", Location("-", 5, 4, 5)),
         ("valuey", Location("-", 5, 5, 5)),

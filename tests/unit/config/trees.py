@@ -48,7 +48,7 @@ def understood(text: str, *ids: str) -> list[str]:
 
 
 def findings_of(text: str, *ids: str) -> list[str]:
-    """What is wrong with a text, each with its place."""
+    """What is wrong with a text, each with its location."""
     return [str(finding) for finding in read_text(text, ids=ids)[1]]
 
 
@@ -95,7 +95,7 @@ INDENT = "    "
 
 
 def printed(document: Document) -> str:
-    """The whole document; includes, conditions and variables are in place already."""
+    """The whole document; includes, conditions and variables are already resolved."""
     return "".join(f"{line}\n" for node in document.nodes for line in _lines(node, ""))
 
 

@@ -32,7 +32,7 @@ def configured(text: str) -> CompiledDocument:
 def vrrp(text: str) -> tuple[VrrpConfiguration, list[str]]:
     """The virtual routers of a text, and the findings as "LINE: severity: text"."""
     found = configured(text)
-    said = [f"{each.place.line}: {each.severity.value}: {each.text}" for each in found.findings]
+    said = [f"{each.location.line}: {each.severity.value}: {each.text}" for each in found.findings]
     return found.configuration.vrrp, said
 
 

@@ -80,11 +80,11 @@ class CheckMaker:
                 block.fill("connect_port", port)
             else:
                 text = f"{block.block.name} has no port to connect to; it will fail"
-                self.findings.error(block.word.place, text, "write connect_port")
+                self.findings.error(block.word.location, text, "write connect_port")
         source = block.address("bindto")
         if source is not None and source.version != address.version:
             text = f"bindto {source} is not of the IP version of {address}; it is ignored"
-            self.findings.error(block.place("bindto"), text, "write an address of the same IP version")
+            self.findings.error(block.location("bindto"), text, "write an address of the same IP version")
             block.adjust("bindto", None, "another IP version")
             source = None
         return Target(
@@ -102,14 +102,14 @@ class CheckMaker:
         via_vip = block.get("via_vip", bool)
         if via_vip and not self.has_vip:
             text = "via_vip needs a virtual address, which a firewall mark has not; the check goes to the real server"
-            self.findings.error(block.place("via_vip"), text, "remove it")
+            self.findings.error(block.location("via_vip"), text, "remove it")
             block.adjust("via_vip", False, "no virtual address")
             via_vip = False
         return self.target(block, via_vip=via_vip)
 
     def left_out(self, block: EffectiveBlock, text: str, advice: str) -> None:
         """Say that there is no such check."""
-        self.findings.error(block.word.place, f"{text}; {LEFT_OUT}", advice)
+        self.findings.error(block.word.location, f"{text}; {LEFT_OUT}", advice)
 
     def tcp(self, block: EffectiveBlock) -> Check | None:
         """TCP_CHECK."""
@@ -137,23 +137,23 @@ class CheckMaker:
         """One page; None without a path."""
         path = block.maybe("path", str)
         if not path:
-            self.findings.error(block.word.place, "url has no path; it is ignored", "write path /")
+            self.findings.error(block.word.location, "url has no path; it is ignored", "write path /")
             return None
         regex = block.get("regex", str)
         for name in ("regex_no_match", "regex_options", "regex_min_offset", "regex_max_offset"):
             if not regex and block.is_written(name):
-                self.findings.warning(block.place(name), f"{name} has no effect without regex", "write one")
+                self.findings.warning(block.location(name), f"{name} has no effect without regex", "write one")
         least, most = block.get("regex_min_offset", int), block.get("regex_max_offset", int)
         if most and least > most:
             text = f"regex_min_offset {least} is above regex_max_offset {most}: nothing can match"
-            self.findings.warning(block.place("regex_min_offset"), text, "write a smaller one")
+            self.findings.warning(block.location("regex_min_offset"), text, "write a smaller one")
         options = block.get("regex_options", tuple)
         if regex:
             try:
                 Regex(regex.encode(errors="surrogateescape"), options)
             except BadRegex as error:
                 text = f"'{regex}' is not a regular expression: {error}; it is ignored"
-                self.findings.error(block.place("regex"), text, "repair it")
+                self.findings.error(block.location("regex"), text, "repair it")
                 block.adjust("regex", "", "not a regular expression")
                 regex = ""
         return Url(
@@ -190,7 +190,7 @@ class CheckMaker:
         reply = block.maybe("require_reply", Pattern)
         if least > most:
             text = f"min_reply_length {least} is above max_reply_length {most}: the check will always fail"
-            self.findings.warning(block.place("min_reply_length"), text, "write a smaller one")
+            self.findings.warning(block.location("min_reply_length"), text, "write a smaller one")
         return UdpCheck(
             target=self.chosen(block),
             pace=self.pace(block),
@@ -238,7 +238,7 @@ class CheckMaker:
         setting, sessions = section.setting("name"), self._named("bfd_instance")
         if setting is not None and setting.value not in sessions:
             near = did_you_mean(str(setting.value), list(sessions)) or f"write a block bfd_instance {setting.value}"
-            self.findings.error(setting.words[0].place, f"there is no bfd_instance {setting.value}", near)
+            self.findings.error(setting.words[0].location, f"there is no bfd_instance {setting.value}", near)
 
     def _named(self, kind: str) -> dict[str, Section]:
         """The blocks of a kind at the top of the file, by their names."""

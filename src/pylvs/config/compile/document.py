@@ -104,7 +104,7 @@ def _understand(document: Document, mtus: Mapping[str, int] | None) -> CompiledD
     settings = settings_of(effective)
     scripts = ScriptRules(findings, settings.script_security, settings.script_user, settings.script_group)
     if settings.script_user:
-        scripts.check_user(next(effective.below("global_defs")).place("script_user"))
+        scripts.check_user(next(effective.below("global_defs")).location("script_user"))
     services = tuple(_services(effective, section, settings, scripts, findings))
     vrrp = vrrp_of(effective, scripts, findings, interfaces.mtus() if mtus is None else mtus)
     configuration = Configuration(services, with_scripts(settings, effective, scripts, findings), vrrp)
@@ -130,7 +130,7 @@ def _services(
 def sort_findings(findings: Iterable[Finding], document: Document) -> tuple[Finding, ...]:
     """Findings in the order of the text, the first file first."""
     files = {name: at for at, name in enumerate(document.files)}
-    return tuple(sorted(findings, key=lambda each: (files.get(each.place.file, len(files)), each.place)))
+    return tuple(sorted(findings, key=lambda each: (files.get(each.location.file, len(files)), each.location)))
 
 
 def build(document: Document) -> tuple[Configuration, tuple[Finding, ...]]:

@@ -30,14 +30,14 @@ class OriginKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ValueOrigin:
-    """Where a value comes from; `place` is None for a default."""
+    """Where a value comes from; `location` is None for a default."""
 
     how: OriginKind
-    place: Location | None = None
+    location: Location | None = None
     note: str = ""  # of INHERITED the block's name, of DEFAULT the keyword it follows, of ADJUSTED the reason
 
     def __str__(self) -> str:
-        where = f"{self.place.file}:{self.place.line}" if self.place else ""
+        where = f"{self.location.file}:{self.location.line}" if self.location else ""
         match self.how:
             case OriginKind.GIVEN:
                 return where
@@ -143,10 +143,10 @@ class EffectiveBlock:
         """Whether the value stands in the file: in this block, or in one that it is inherited from."""
         return self.effective(name).origin.how in (OriginKind.GIVEN, OriginKind.INHERITED)
 
-    def place(self, name: str) -> Location:
+    def location(self, name: str) -> Location:
         """Where complaints of a keyword's value stand: at its first word, else at the keyword, else at the block."""
         words = self.effective(name).words
-        return words[min(1, len(words) - 1)].place if words else self.word.place
+        return words[min(1, len(words) - 1)].location if words else self.word.location
 
     def fill(self, name: str, value: object) -> None:
         """A default that only the surrounding blocks know."""
@@ -155,7 +155,9 @@ class EffectiveBlock:
     def adjust(self, name: str, value: object, note: str) -> None:
         """Another value than the written one, and why."""
         each = self.effective(name)
-        self._known[name] = replace(each, value=value, origin=ValueOrigin(OriginKind.ADJUSTED, each.origin.place, note))
+        self._known[name] = replace(
+            each, value=value, origin=ValueOrigin(OriginKind.ADJUSTED, each.origin.location, note)
+        )
 
     def leave_out(self, block: EffectiveBlock) -> None:
         """Without this one of its blocks: another one may say the same."""
@@ -196,5 +198,5 @@ def _has_value(entry: Keyword) -> bool:
 
 def _given(entry: Keyword, setting: Setting, inherited_from: str = "") -> EffectiveValue:
     how = OriginKind.INHERITED if inherited_from else OriginKind.GIVEN
-    origin = ValueOrigin(how, setting.node.place, inherited_from)
+    origin = ValueOrigin(how, setting.node.location, inherited_from)
     return EffectiveValue(entry, setting.value, origin, (setting.node.words[0], *setting.words))

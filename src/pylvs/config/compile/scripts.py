@@ -40,10 +40,12 @@ class ScriptRules:
         if written is None:
             return None
         script = written.script if not user else replace(written.script, user=user, group=group)
-        place = written.word.place
+        location = written.word.location
         who = self._account(script)
         if isinstance(who, str):
-            self.findings.error(place, f"{script.arguments[0]} is not run: {who}", "name a user that this machine has")
+            self.findings.error(
+                location, f"{script.arguments[0]} is not run: {who}", "name a user that this machine has"
+            )
             return None
         if OPENS.match(written.word.text):
             return script  # the shell opens a file or a port, and runs nothing
@@ -52,15 +54,15 @@ class ScriptRules:
             self._judged[path, who] = unusable(path, who), insecurities(path, who.uid) if "/" in path else ()
         unfit, unsafe = self._judged[path, who]
         if unfit:
-            self._unfit(path, unfit, place)
+            self._unfit(path, unfit, location)
             return None
-        return script if self._safe(path, unsafe, place) else None
+        return script if self._safe(path, unsafe, location) else None
 
-    def check_user(self, place: Location) -> None:
+    def check_user(self, location: Location) -> None:
         """Complain of a script_user that this machine has not."""
         who = self._account(Script((), self.user, self.group))
         if isinstance(who, str):
-            self.findings.error(place, who, "name a user that this machine has")
+            self.findings.error(location, who, "name a user that this machine has")
 
     def _account(self, script: Script) -> Account | str:
         """Whom the script runs as, or why it cannot."""
@@ -79,25 +81,25 @@ class ScriptRules:
             return f"with enable_script_security it needs a script_user, or a user {SCRIPT_USER} on this machine"
         return found
 
-    def _unfit(self, path: str, why: str, place: Location) -> None:
+    def _unfit(self, path: str, why: str, location: Location) -> None:
         """A program that is not there may be there on the machine that the file is for."""
         there = why.startswith("not ")
         severity = Severity.ERROR if there else Severity.NOTE
         advice = "make it a program that this user may execute" if there else "install it before pylvs starts"
-        self.findings.add(Finding(place, severity, f"{path} is not run: {why}", advice))
+        self.findings.add(Finding(location, severity, f"{path} is not run: {why}", advice))
 
-    def _safe(self, path: str, unsafe: tuple[str, ...], place: Location) -> bool:
+    def _safe(self, path: str, unsafe: tuple[str, ...], location: Location) -> bool:
         """Complain of what others than root may change, and once if nobody asked to look."""
         for each in unsafe:
             severity = Severity.ERROR if self.secure else Severity.WARNING
             effect = "is not run" if self.secure else "runs as root, and others than root can change it"
             advice = "make every part of its path writable by root alone"
-            self.findings.add(Finding(place, severity, f"{path} {effect}: {each}", advice, security=True))
+            self.findings.add(Finding(location, severity, f"{path} {effect}: {each}", advice, security=True))
         if not self.secure and not self._warned:
             self._warned = True
             text = "scripts run, and enable_script_security is not set"
             advice = "write enable_script_security and script_user into global_defs"
-            self.findings.add(Finding(place, Severity.WARNING, text, advice, security=True))
+            self.findings.add(Finding(location, Severity.WARNING, text, advice, security=True))
         return not (unsafe and self.secure)
 
 
@@ -118,11 +120,13 @@ def fifos_of(
         reader = settings.maybe(f"{name}_script", WrittenScript)
         if fifo is None:
             if reader is not None:
-                place = settings.place(f"{name}_script")
-                findings.error(place, f"without {name} there is nothing to read", f"add {name}")
+                location = settings.location(f"{name}_script")
+                findings.error(location, f"without {name} there is nothing to read", f"add {name}")
             continue
         if taken := _taken(settings, name, fifo):
-            findings.error(settings.place(name), f"{fifo.path} is {taken} already", "give each pipe a name of its own")
+            findings.error(
+                settings.location(name), f"{fifo.path} is {taken} already", "give each pipe a name of its own"
+            )
             continue
         yield replace(fifo, reader=scripts.usable(reader), services=name == SHARED_FIFO)
 

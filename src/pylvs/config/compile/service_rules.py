@@ -75,8 +75,8 @@ def groups_of(document: Section, findings: Findings) -> Mapping[str, Section]:
         if section.head in groups:
             earlier = groups[section.head].node
             assert earlier is not None
-            text = f"there is a group {section.head} already, in line {earlier.place.line}; the first one counts"
-            findings.error(section.node.words[-1].place, text, "give it another name")
+            text = f"there is a group {section.head} already, in line {earlier.location.line}; the first one counts"
+            findings.error(section.node.words[-1].location, text, "give it another name")
             continue
         groups[section.head] = section
     return groups
@@ -93,12 +93,12 @@ def entries_of(service: EffectiveBlock, groups: Mapping[str, Section], findings:
     group = groups.get(head.group)
     if group is None:
         near = did_you_mean(head.group, list(groups)) or f"write a block virtual_server_group {head.group}"
-        findings.error(head.word.place, f"there is no group {head.group}; the service is left out", near)
+        findings.error(head.word.location, f"there is no group {head.group}; the service is left out", near)
         return None
     entries = tuple(each.value for each in group.settings if isinstance(each.value, Range | MarkEntry))
     if not entries:
         text = f"the group {head.group} is empty; the service is left out"
-        findings.error(head.word.place, text, "give it an address or a mark")
+        findings.error(head.word.location, text, "give it an address or a mark")
         return None
     return Entries(entries, head.group)
 
@@ -121,7 +121,9 @@ def apply(service: EffectiveBlock, entries: Entries, findings: Findings) -> bool
     _ports(service, entries, findings)
     _twins(service, findings)
     if not list(service.below("real_server")):
-        findings.error(service.word.place, "the service has no real server; it is left out", "add a real_server block")
+        findings.error(
+            service.word.location, "the service has no real server; it is left out", "add a real_server block"
+        )
         return False
     _persistence(service, entries, findings)
     _sorry_server(service, entries, findings)
@@ -158,22 +160,26 @@ def _tunnelled(server: EffectiveBlock) -> bool:
 def _protocol(service: EffectiveBlock, entries: Entries, findings: Findings) -> None:
     written = service.is_written("protocol")
     if entries.ranges and not written:
-        findings.warning(service.word.place, "no protocol is given; it is UDP", "write protocol TCP, or protocol UDP")
+        findings.warning(
+            service.word.location, "no protocol is given; it is UDP", "write protocol TCP, or protocol UDP"
+        )
         service.adjust("protocol", Protocol.UDP, "not given")
     elif not entries.ranges and written:
         text = "a firewall mark's service has no protocol; it is ignored"
-        findings.warning(service.place("protocol"), text, "remove it")
+        findings.warning(service.location("protocol"), text, "remove it")
     if not written and not entries.ranges:
         service.fill("protocol", Protocol.TCP)
     if service.get("ops", bool) and service.get("protocol", Protocol) is not Protocol.UDP:
-        findings.warning(service.place("ops"), "ops is of UDP alone; it is ignored", "remove it")
+        findings.warning(service.location("ops"), "ops is of UDP alone; it is ignored", "remove it")
         service.adjust("ops", False, "not UDP")
 
 
 def _methods(service: EffectiveBlock, findings: Findings) -> None:
     lacking = [each for each in service.below("real_server") if each.maybe("lvs_method", Forwarding) is None]
     if lacking:
-        findings.warning(service.word.place, "no forwarding method is given; it is NAT", "write lvs_method DR, or NAT")
+        findings.warning(
+            service.word.location, "no forwarding method is given; it is NAT", "write lvs_method DR, or NAT"
+        )
     for each in (service, *lacking):
         if each.maybe("lvs_method", Forwarding) is None:
             each.adjust("lvs_method", DEFAULT_METHOD, "not given")
@@ -187,12 +193,12 @@ def _scheduler(service: EffectiveBlock, findings: Findings) -> None:
     tried = node is not None and any(each.keyword in ("lb_algo", "lvs_sched") for each in node.block or ())
     if not service.is_written("lvs_sched") and not tried:
         text = f"no scheduler is given; it is {DEFAULT_SCHEDULER}"
-        findings.warning(service.word.place, text, f"write lvs_sched {DEFAULT_SCHEDULER}")
+        findings.warning(service.word.location, text, f"write lvs_sched {DEFAULT_SCHEDULER}")
     if scheduler.value not in FLAGS_OF:
         for name in ("sh-port", "sh-fallback", "mh-port", "mh-fallback"):
             if service.get(name, bool):
                 text = f"{name} is of the scheduler {name[:2]} alone; it is ignored"
-                findings.warning(service.place(name), text, f"write lvs_sched {name[:2]}, or remove it")
+                findings.warning(service.location(name), text, f"write lvs_sched {name[:2]}, or remove it")
                 service.adjust(name, False, "another scheduler")
 
 
@@ -203,22 +209,22 @@ def _families(service: EffectiveBlock, entries: Entries, findings: Findings) -> 
         text = (
             f"the group {entries.group} has IPv4 and IPv6, and not all servers are tunnelled; the service is left out"
         )
-        findings.error(service.word.place, text, "make a group of each, or write lvs_method TUN")
+        findings.error(service.word.location, text, "make a group of each, or write lvs_method TUN")
         return False
     family = service.maybe("ip_family", str)
     if family and entries.versions and entries.versions != {6 if family == "inet6" else 4}:
-        findings.error(service.place("ip_family"), f"ip_family {family} is not that of the addresses; it is ignored")
+        findings.error(service.location("ip_family"), f"ip_family {family} is not that of the addresses; it is ignored")
         service.adjust("ip_family", None, "another family")
     version = version_of(service, entries)
     for each in plain:
         if _server(each).address.version != version:
             text = f"{_server(each).address} is not IPv{version} as the service is; the real server is left out"
-            findings.error(_server(each).word.place, text, "only lvs_method TUN leads to the other IP version")
+            findings.error(_server(each).word.location, text, "only lvs_method TUN leads to the other IP version")
             service.leave_out(each)
     for mark in entries.marks:
         if not mark.family and len(entries.versions) > 1:
             text = f"fwmark {mark.mark} needs inet or inet6 in a group of both; it is IPv{version}"
-            findings.error(mark.word.place, text, f"write fwmark {mark.mark} inet, or inet6")
+            findings.error(mark.word.location, text, f"write fwmark {mark.mark} inet, or inet6")
     if not service.is_written("ip_family"):
         service.fill("ip_family", "inet6" if version == 6 else "inet")
     return True
@@ -238,17 +244,17 @@ def _fitting_port(server: Server, ports: set[int], findings: Findings, what: str
     """The port that a server not reached by NAT has in the table."""
     if not ports:
         text = f"a firewall mark's service has no port; that of {server.address} is ignored"
-        findings.warning(server.word.place, text, f"write {server.address} alone, and connect_port in its checks")
+        findings.warning(server.word.location, text, f"write {server.address} alone, and connect_port in its checks")
         return 0
     if ports == {server.port}:
         return server.port
     wanted = min(ports)
     if len(ports) > 1:
         text = f"port {server.port} is not that of every address of the group; the port of each packet stays"
-        findings.warning(server.word.place, text, "DR and TUN change no port; write the address alone")
+        findings.warning(server.word.location, text, "DR and TUN change no port; write the address alone")
         return 0
     text = f"port {server.port} of the {what} is not the service's; it is {wanted} in the table"
-    findings.warning(server.word.place, text, "DR and TUN change no port; checks still go to the written one")
+    findings.warning(server.word.location, text, "DR and TUN change no port; checks still go to the written one")
     return wanted
 
 
@@ -260,30 +266,30 @@ def _twins(service: EffectiveBlock, findings: Findings) -> None:
         seen[key] += 1
         if seen[key] > 1:
             text = f"the service has the real server {server.address} with this port already; this one is left out"
-            findings.warning(server.word.place, text, "remove it")
+            findings.warning(server.word.location, text, "remove it")
             service.leave_out(each)
             continue
         lower, upper = each.get("lthreshold", int), each.get("uthreshold", int)
         if upper and lower > upper:
             text = f"lthreshold {lower} is above uthreshold {upper}: once full, never free again by number"
-            findings.warning(each.place("lthreshold"), text, "write a smaller lthreshold")
+            findings.warning(each.location("lthreshold"), text, "write a smaller lthreshold")
 
 
 def _persistence(service: EffectiveBlock, entries: Entries, findings: Findings) -> None:
     if not service.maybe("persistence_timeout", int) and any(each.port == 0 for each in entries.ranges):
         text = f"a service without a port must be persistent; persistence_timeout is {PERSISTENCE_S}"
-        findings.warning(service.word.place, text, "write a port, or persistence_timeout")
+        findings.warning(service.word.location, text, "write a port, or persistence_timeout")
         service.adjust("persistence_timeout", PERSISTENCE_S, "no port")
     granularity = service.maybe("persistence_granularity", Granularity)
     if granularity is None:
         return
     if not entries.versions <= {granularity.version} or version_of(service, entries) != granularity.version:
         text = f"{granularity} is no netmask of the service's IP version; it is ignored"
-        findings.error(service.place("persistence_granularity"), text, "255.255.255.0 for IPv4, 64 for IPv6")
+        findings.error(service.location("persistence_granularity"), text, "255.255.255.0 for IPv4, 64 for IPv6")
         service.adjust("persistence_granularity", None, "another IP version")
     elif not service.maybe("persistence_timeout", int):
         text = "persistence_granularity has no effect without persistence_timeout"
-        findings.warning(service.place("persistence_granularity"), text, "write persistence_timeout")
+        findings.warning(service.location("persistence_granularity"), text, "write persistence_timeout")
 
 
 def _sorry_server(service: EffectiveBlock, entries: Entries, findings: Findings) -> None:
@@ -291,7 +297,7 @@ def _sorry_server(service: EffectiveBlock, entries: Entries, findings: Findings)
     method = service.get("sorry_server_lvs_method", Forwarding).method
     if server is not None and method is not Method.TUNNEL and server.address.version != version_of(service, entries):
         text = f"{server.address} is not of the service's IP version; there is no sorry server"
-        findings.error(server.word.place, text, "only sorry_server_lvs_method TUN leads to the other IP version")
+        findings.error(server.word.location, text, "only sorry_server_lvs_method TUN leads to the other IP version")
         service.adjust("sorry_server", None, "another IP version")
         return
     if server is not None and server.port and method is not Method.MASQ:
@@ -301,10 +307,10 @@ def _sorry_server(service: EffectiveBlock, entries: Entries, findings: Findings)
     if server is None:
         if service.is_written("sorry_server_lvs_method"):
             text = "sorry_server_lvs_method has no effect without sorry_server"
-            findings.warning(service.place("sorry_server_lvs_method"), text, "write one")
+            findings.warning(service.location("sorry_server_lvs_method"), text, "write one")
         if service.get("sorry_server_inhibit", bool):
             text = "sorry_server_inhibit has no effect without sorry_server"
-            findings.warning(service.place("sorry_server_inhibit"), text, "write one")
+            findings.warning(service.location("sorry_server_inhibit"), text, "write one")
         service.fill("sorry_server_lvs_method", None)
 
 
@@ -313,11 +319,11 @@ def _quorum(service: EffectiveBlock, findings: Findings) -> None:
     quorum = service.get("quorum", int)
     if quorum > total:
         text = f"quorum {quorum} is more than all real servers weigh; it is {total}"
-        findings.warning(service.place("quorum"), text, f"write quorum {total} or less, or larger weights")
+        findings.warning(service.location("quorum"), text, f"write quorum {total} or less, or larger weights")
         service.adjust("quorum", total, f"lowered from {quorum}")
         quorum = total
     hysteresis, most = service.get("hysteresis", int), max(0, quorum - 1)
     if hysteresis > most:
         text = f"hysteresis {hysteresis} is not below the quorum of {quorum}; it is {most}"
-        findings.warning(service.place("hysteresis"), text, f"write hysteresis {most} or less")
+        findings.warning(service.location("hysteresis"), text, f"write hysteresis {most} or less")
         service.adjust("hysteresis", most, f"lowered from {hysteresis}")

@@ -80,8 +80,8 @@ class ServiceMaker:
         free = []
         for key, word in entries.keys(protocol, version):
             if key in self._taken:
-                text = f"{key} was given already, in line {self._taken[key].place.line}; this one is left out"
-                self.findings.error(word.place, text, "remove one of them")
+                text = f"{key} was given already, in line {self._taken[key].location.line}; this one is left out"
+                self.findings.error(word.location, text, "remove one of them")
             else:
                 self._taken[key] = word
                 free.append(key)

@@ -42,11 +42,11 @@ def group_of(
     members = tuple(_members(block, name, made, taken, known))
     if not members:
         text = f"group {name} has no virtual router; it is left out"
-        known.findings.error(block.word.place, text, f"add group {{ {_bare_names(block, made) or 'NAME ...'} }}")
+        known.findings.error(block.word.location, text, f"add group {{ {_bare_names(block, made) or 'NAME ...'} }}")
         return None
     if len(members) == 1:
         text = f"group {name} has only one virtual router, {members[0]}"
-        known.findings.warning(block.word.place, text, "add the others, or remove the group")
+        known.findings.warning(block.word.location, text, "add the others, or remove the group")
     tracks = tracks_of(block, known)
     weights = block.get("sync_group_tracking_weight", bool)
     for member in members:
@@ -67,10 +67,10 @@ def _members(
                 assert isinstance(word, Word)
                 if word.text not in made:
                     text = f"group {name}: there is no virtual router '{word.text}'"
-                    known.findings.error(word.place, text, "define a vrrp_instance of this name, or remove it")
+                    known.findings.error(word.location, text, "define a vrrp_instance of this name, or remove it")
                 elif word.text in taken:
                     text = f"{word.text} is in group {taken[word.text]} already; it does not count here"
-                    known.findings.error(word.place, text, "a virtual router can be in one group")
+                    known.findings.error(word.location, text, "a virtual router can be in one group")
                 else:
                     taken[word.text] = name
                     yield word.text
@@ -95,7 +95,7 @@ def _shared(member: CompiledInstance, watched: set[tuple[str, str]], known: Symb
     """A finding for what a member watches as well as its group."""
     for kind, name in sorted(tracked_names(member.block) & watched):
         text = f"{name} in {kind} is watched by its group too"
-        known.findings.warning(member.block.word.place, text, "remove it from the virtual router")
+        known.findings.warning(member.block.word.location, text, "remove it from the virtual router")
 
 
 def _without_weights(member: CompiledInstance, group: str, known: Symbols) -> CompiledInstance:
@@ -124,19 +124,19 @@ def without_conflicts(made: list[CompiledInstance], findings: Findings) -> list[
                 f"{instance.name} and {twin.name} both have VRID {instance.vrid} with IPv{instance.family} on"
                 f" {instance.interface}; {instance.name} is left out"
             )
-            findings.error(each.block.place("virtual_router_id"), text, "give one of them another number")
+            findings.error(each.block.location("virtual_router_id"), text, "give one of them another number")
             continue
         for held in each.addresses:
             address = held.address.interface.ip
             holder = holders.setdefault(address, instance.name)
             if holder != instance.name:
                 text = f"{address} belongs to {holder} too: both can hold it at once"
-                findings.warning(held.word.place, text, "give each address to one virtual router")
+                findings.warning(held.word.location, text, "give each address to one virtual router")
         if instance.vmac is not None and instance.vmac.name:
             other = vmacs.setdefault(instance.vmac.name, instance.name)
             if other != instance.name:
                 text = f"the VMAC {instance.vmac.name} is {other}'s; this one gets a name by itself"
-                findings.error(each.block.place("use_vmac"), text, "give it another name")
+                findings.error(each.block.location("use_vmac"), text, "give it another name")
                 each = _unnamed(each)
         kept.append(each)
     return kept
@@ -267,7 +267,7 @@ class _VrrpCompiler:
         if block.head.name not in names:
             return False
         text = f"the name '{block.head.name}' is taken; this {block.block.name} is left out"
-        self.known.findings.error(block.head.word.place, text, "give it another name")
+        self.known.findings.error(block.head.word.location, text, "give it another name")
         self.root.leave_out(block)
         return True
 

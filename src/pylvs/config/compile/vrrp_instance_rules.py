@@ -50,26 +50,26 @@ def _version(block: EffectiveBlock, findings: Findings, family: int) -> None:
     if family == 6 and not is_version_3(block):
         if block.section.setting("version") is not None:
             text = "version 2 has no IPv6; version 3 counts"
-            findings.warning(block.place("version"), text, "write version 3, or leave it out")
+            findings.warning(block.location("version"), text, "write version 3, or leave it out")
         block.adjust("version", 3, "IPv6 is always version 3")
 
 
 def _possible(block: EffectiveBlock, findings: Findings, addresses: int) -> bool:
     """Whether there can be such a router at all."""
-    place = block.word.place
+    location = block.word.location
     missing = [name for name in ("interface", "virtual_router_id") if block.effective(name).value is None]
     for name in missing:
         what = "its interface" if name == "interface" else "its virtual_router_id"
-        findings.error(place, f"the virtual router lacks {what}; it is left out", f"add {name}")
+        findings.error(location, f"the virtual router lacks {what}; it is left out", f"add {name}")
     strict = block.get("strict_mode", bool)
     if not addresses:
         needed = strict or is_version_3(block)
         if needed:
             text = "the virtual router has no virtual address, and version 3 and strict_mode need one; it is left out"
-            findings.error(place, text, "add virtual_ipaddress { ... }")
+            findings.error(location, text, "add virtual_ipaddress { ... }")
             return False
         text = "the virtual router has no virtual address: nothing moves with it"
-        findings.warning(place, text, "add virtual_ipaddress { ... }")
+        findings.warning(location, text, "add virtual_ipaddress { ... }")
     return not missing
 
 
@@ -94,7 +94,7 @@ def _interval(block: EffectiveBlock, findings: Findings) -> None:
         fits = round(math.floor(written / STEP_S + 0.5 + 1e-9) * STEP_S, 2)
         why = "version 3 counts in hundredths of a second"
     if abs(fits - written) > 1e-9:
-        findings.error(block.place("advert_int"), f"{why}: {fits:g} counts, not {written:g}", f"write {fits:g}")
+        findings.error(block.location("advert_int"), f"{why}: {fits:g} counts, not {written:g}", f"write {fits:g}")
         block.adjust("advert_int", fits, why)
 
 
@@ -105,24 +105,24 @@ def _strict(block: EffectiveBlock, findings: Findings) -> None:
     owner = block.get("priority", int) == OWNER
     if block.is_written("state") and is_master(block) != owner:
         text = "in strict_mode a router begins as master if and only if its priority is 255"
-        findings.warning(block.place("state"), text, "leave state out")
+        findings.warning(block.location("state"), text, "leave state out")
         if owner:
             block.adjust("state", "MASTER", "strict_mode")
     for name, wanted in (("higher_prio_send_advert", False), ("lower_prio_no_advert", True)):
         if block.is_written(name) and block.get(name, bool) is not wanted:
             text = f"strict_mode has {name} {'on' if wanted else 'off'}"
-            findings.error(block.place(name), text, "remove it")
+            findings.error(block.location(name), text, "remove it")
         block.adjust(name, wanted, "strict_mode")
     for name, number in STRICT.items():
         if block.section.setting(name) is not None and block.get(name, int) != number:
-            findings.error(block.place(name), f"strict_mode has {name} {number}", "remove it")
+            findings.error(block.location(name), f"strict_mode has {name} {number}", "remove it")
         block.adjust(name, number, "strict_mode")
     if block.maybe("accept", bool) and not is_version_3(block):
-        findings.error(block.place("accept"), "strict_mode has no accept in version 2; it is ignored", "remove it")
+        findings.error(block.location("accept"), "strict_mode has no accept in version 2; it is ignored", "remove it")
         block.adjust("accept", None, "strict_mode")
     for name in ("preempt_delay", "vmac_xmit_base"):
         if block.is_written(name) and block.effective(name).value:
-            findings.error(block.place(name), f"strict_mode has no {name}; it is ignored", "remove it")
+            findings.error(block.location(name), f"strict_mode has no {name}; it is ignored", "remove it")
             block.adjust(name, 0.0 if name == "preempt_delay" else False, "strict_mode")
 
 
@@ -137,7 +137,7 @@ def authentication_of(block: EffectiveBlock) -> tuple[str, bytes] | None:
 
 def _authentication(block: EffectiveBlock, findings: Findings) -> None:
     for each in list(block.below("authentication")):
-        place = each.word.place
+        location = each.word.location
         kind, password = each.maybe("auth_type", str), each.maybe("auth_pass", bytes)
         reason = ""
         if is_version_3(block):
@@ -149,13 +149,13 @@ def _authentication(block: EffectiveBlock, findings: Findings) -> None:
         elif not kind:
             reason = "no auth_type is given"
         if reason:
-            findings.error(place, f"{reason}; nothing is authenticated", "complete the block, or remove it")
+            findings.error(location, f"{reason}; nothing is authenticated", "complete the block, or remove it")
             block.leave_out(each)
     found = authentication_of(block)
     owner = block.get("priority", int) == OWNER
     if found is not None and found[0] == "AH" and is_master(block) and not owner:
         text = "with auth_type AH a router cannot begin as master; it begins as backup"
-        findings.error(block.place("state"), text, "write state BACKUP, or leave it out")
+        findings.error(block.location("state"), text, "write state BACKUP, or leave it out")
         block.adjust("state", "BACKUP", "auth_type AH")
 
 
@@ -164,34 +164,34 @@ def _preemption(block: EffectiveBlock, findings: Findings) -> None:
     master = is_master(block)
     why = "a router of priority 255 preempts always" if owner else "it has no effect with state MASTER"
     if _given(block, "nopreempt") and (owner or master):
-        findings.error(block.place("nopreempt"), f"nopreempt is ignored: {why}", "write state BACKUP, or remove it")
+        findings.error(block.location("nopreempt"), f"nopreempt is ignored: {why}", "write state BACKUP, or remove it")
         block.adjust("nopreempt", False, why)
     delayed = block.get("preempt_delay", float) > 0
     if delayed and master:
         text = "preempt_delay is ignored: it has no effect with state MASTER"
-        findings.error(block.place("preempt_delay"), text, "write state BACKUP, or remove it")
+        findings.error(block.location("preempt_delay"), text, "write state BACKUP, or remove it")
         block.adjust("preempt_delay", 0.0, "state MASTER")
     elif delayed and block.get("nopreempt", bool):
         text = "preempt_delay is ignored: nopreempt waits for ever"
-        findings.error(block.place("preempt_delay"), text, "remove one of them")
+        findings.error(block.location("preempt_delay"), text, "remove one of them")
         block.adjust("preempt_delay", 0.0, "nopreempt")
 
 
 def _unicast(block: EffectiveBlock, findings: Findings, peers: int) -> None:
-    blocks = [each.word.place for each in block.below("unicast_peer")]
+    blocks = [each.word.location for each in block.below("unicast_peer")]
     names = ("unicast_src_ip", "check_unicast_src", "old_unicast_checksum", "unicast_ttl")
-    places = [block.place(name) for name in names if block.section.setting(name) is not None] + blocks
+    locations = [block.location(name) for name in names if block.section.setting(name) is not None] + blocks
     if peers:
         if block.is_written("mcast_dst_ip"):
             text = "mcast_dst_ip is ignored: advertisements go to the peers"
-            findings.error(block.place("mcast_dst_ip"), text, "remove it")
+            findings.error(block.location("mcast_dst_ip"), text, "remove it")
         return
     if block.get("unicast_fault_no_peer", bool):
         text = "without a peer the virtual router stays in fault (unicast_fault_no_peer)"
-        findings.warning(block.place("unicast_fault_no_peer"), text, "add unicast_peer { ... }")
-    elif places:
+        findings.warning(block.location("unicast_fault_no_peer"), text, "add unicast_peer { ... }")
+    elif locations:
         findings.warning(
-            places[0], "without a peer advertisements are multicast", "add unicast_peer { ... }, or remove it"
+            locations[0], "without a peer advertisements are multicast", "add unicast_peer { ... }, or remove it"
         )
 
 
@@ -199,10 +199,10 @@ def _vmac(block: EffectiveBlock, findings: Findings, peers: int) -> None:
     vmac = block.maybe("use_vmac", Vmac)
     if vmac is not None and peers and not block.get("vmac_xmit_base", bool):
         text = "with unicast peers a VMAC sends from the device below (vmac_xmit_base)"
-        findings.warning(block.place("use_vmac"), text, "add vmac_xmit_base")
+        findings.warning(block.location("use_vmac"), text, "add vmac_xmit_base")
         block.adjust("vmac_xmit_base", True, "unicast peers")
     if vmac is None and _given(block, "vmac_xmit_base"):
-        findings.error(block.place("vmac_xmit_base"), "vmac_xmit_base is ignored: there is no VMAC", "add use_vmac")
+        findings.error(block.location("vmac_xmit_base"), "vmac_xmit_base is ignored: there is no VMAC", "add use_vmac")
         block.adjust("vmac_xmit_base", False, "no use_vmac")
 
 

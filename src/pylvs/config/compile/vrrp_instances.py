@@ -67,7 +67,7 @@ class InstanceMaker:
         family = family_of(block)
         if family == 4 and block.is_written("native_ipv6"):
             text = "the virtual router's addresses are IPv4; native_ipv6 is ignored"
-            self.known.findings.error(block.place("native_ipv6"), text, "remove it")
+            self.known.findings.error(block.location("native_ipv6"), text, "remove it")
             block.adjust("native_ipv6", False, "the addresses are IPv4")
         held = tuple(self._family(block, "virtual_ipaddress", family))
         peers = tuple(self._peers(block, family))
@@ -142,7 +142,7 @@ class InstanceMaker:
                 else:
                     text = f"{each.word.text} is not IPv{family}, as the virtual router is; it is left out"
                     advice = "write it into virtual_ipaddress_excluded, or into a virtual router of its own"
-                    self.known.findings.error(each.word.place, text, advice)
+                    self.known.findings.error(each.word.location, text, advice)
 
     def _peers(self, block: EffectiveBlock, family: int) -> Iterator[Peer]:
         for inner in block.below("unicast_peer"):
@@ -152,7 +152,7 @@ class InstanceMaker:
                     yield setting.value
                 else:
                     text = f"peer {setting.value.address} is not IPv{family}, as the virtual router is; it is left out"
-                    self.known.findings.error(setting.node.place, text, "write an address of its family")
+                    self.known.findings.error(setting.node.location, text, "write an address of its family")
 
     def _room(
         self, block: EffectiveBlock, held: tuple[WrittenAddress, ...]
@@ -166,7 +166,7 @@ class InstanceMaker:
         most = min(MOST_ADDRESSES, room // (16 if version_6 else 4))
         if len(held) > most:
             text = f"an advertisement has room for {most} addresses; from here on they are not in it"
-            self.known.findings.warning(held[most].word.place, text, "write them into virtual_ipaddress_excluded")
+            self.known.findings.warning(held[most].word.location, text, "write them into virtual_ipaddress_excluded")
         return held[:most], held[most:]
 
     def _twice(self, held: tuple[WrittenAddress, ...]) -> None:
@@ -174,8 +174,8 @@ class InstanceMaker:
         for each in held:
             key = each.address.interface.ip, each.address.device
             if key in first:
-                text = f"{key[0]} is given already in line {first[key].place.line}"
-                self.known.findings.warning(each.word.place, text, "remove one of them")
+                text = f"{key[0]} is given already in line {first[key].location.line}"
+                self.known.findings.warning(each.word.location, text, "remove one of them")
             first.setdefault(key, each.word)
 
     def _source(self, block: EffectiveBlock, family: int) -> Address | None:
@@ -191,7 +191,7 @@ class InstanceMaker:
                 reason = f"is not {found}, which comes later"
             if reason:
                 text = f"{name} is ignored: {address} {reason}"
-                self.known.findings.error(block.place(name), text, "write one source, of the addresses' family")
+                self.known.findings.error(block.location(name), text, "write one source, of the addresses' family")
             if reason or found is not None:
                 block.adjust(name, None, reason or "the same is written twice")
             else:
@@ -212,7 +212,7 @@ class InstanceMaker:
         if not reason:
             return written
         text = f"{written} {reason}; {standard} counts"
-        self.known.findings.error(block.place("mcast_dst_ip"), text, "write another, or remove it")
+        self.known.findings.error(block.location("mcast_dst_ip"), text, "write another, or remove it")
         return standard
 
     def _link_local(self, instance: VrrpInstance, block: EffectiveBlock) -> bool:
@@ -222,7 +222,7 @@ class InstanceMaker:
             return True
         if instance.strict:
             text = f"in strict_mode the first IPv6 address is link-local, and {first} is not; the router is left out"
-            self.known.findings.error(block.word.place, text, "write one of fe80::/10 first")
+            self.known.findings.error(block.word.location, text, "write one of fe80::/10 first")
             return False
         return True
 

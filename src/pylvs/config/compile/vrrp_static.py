@@ -38,7 +38,7 @@ class RulePreferences:
             rule = each.rule
             if not each.preferred:
                 text = f"the rule has no preference; it gets {self.next}"
-                self.findings.warning(each.word.place, text, "write preference N")
+                self.findings.warning(each.word.location, text, "write preference N")
                 rule = replace(rule, preference=self.next)
                 self.next -= 1
             yield rule
@@ -87,19 +87,21 @@ def _limits(root: EffectiveBlock, settings: EffectiveBlock, known: Symbols) -> I
     for block in root.below("garp_group"):
         arp, neighbour = block.maybe("garp_interval", float), block.maybe("gna_interval", float)
         if arp is None and neighbour is None:
-            known.findings.error(block.word.place, "the garp_group limits nothing; it is left out", "add garp_interval")
+            known.findings.error(
+                block.word.location, "the garp_group limits nothing; it is left out", "add garp_interval"
+            )
             continue
         words = list(_group_devices(block, known))
         for word in words:
             if word.text in taken:
                 text = f"{word.text} is in an earlier garp_group; it does not count here"
-                known.findings.error(word.place, text, "name each device once")
+                known.findings.error(word.location, text, "name each device once")
         names = tuple(dict.fromkeys(word.text for word in words if word.text not in taken))
         taken.update(names)
         if names:
             yield SendingLimit(devices=names, arp_s=arp or 0.0, neighbour_s=neighbour or 0.0)
         elif not words:
-            known.findings.warning(block.word.place, "the garp_group names no device", "add interface DEVICE")
+            known.findings.warning(block.word.location, "the garp_group names no device", "add interface DEVICE")
     arp, neighbour = settings.maybe("vrrp_garp_interval", float), settings.maybe("vrrp_gna_interval", float)
     if arp or neighbour:
         yield SendingLimit(devices=(), arp_s=arp or 0.0, neighbour_s=neighbour or 0.0)
@@ -123,7 +125,7 @@ def _delays(root: EffectiveBlock, findings: Findings) -> Iterator[LinkDelay]:
         for line in block.section.lines(DelayedLink):
             if line.device.name in seen:
                 findings.warning(
-                    line.device.word.place, f"{line.device.name} has a delay already", "remove one of them"
+                    line.device.word.location, f"{line.device.name} has a delay already", "remove one of them"
                 )
                 continue
             seen.add(line.device.name)
@@ -134,7 +136,9 @@ def track_group_of(block: EffectiveBlock, groups: TrackGroups, findings: Finding
     """One more track_group; who is in it is looked at when all virtual routers have been read."""
     name = name_of(block)
     if name.name in groups:
-        findings.error(name.word.place, f"the name '{name.name}' is taken; this one does not count", "choose another")
+        findings.error(
+            name.word.location, f"the name '{name.name}' is taken; this one does not count", "choose another"
+        )
     else:
         groups[name.name] = block
 
@@ -145,9 +149,9 @@ def members_of(groups: TrackGroups, instances: Collection[str], findings: Findin
         words = [word for inner in block.below("group") for line in inner.section.lines(tuple) for word in line]
         for word in words:
             if word.text not in instances:
-                findings.error(word.place, f"there is no virtual router '{word.text}'", "define it, or remove it")
+                findings.error(word.location, f"there is no virtual router '{word.text}'", "define it, or remove it")
         if not words:
-            findings.error(block.word.place, f"track_group {name} has no virtual router", "add group { NAME ... }")
+            findings.error(block.word.location, f"track_group {name} has no virtual router", "add group { NAME ... }")
         yield name, tuple(dict.fromkeys(word.text for word in words if word.text in instances))
 
 
@@ -161,7 +165,7 @@ def addresses_of(
             device = default_interface(settings)
             if not known.dynamic_interfaces and device not in known.mtus:
                 text = f"{held.word.text} has no device, and this machine has no '{device}', the default_interface"
-                known.findings.error(held.word.place, text, "write dev DEVICE")
+                known.findings.error(held.word.location, text, "write dev DEVICE")
             address = replace(address, device=device)
         yield replace(address, track_group=_group(held.group, groups, known.findings))
 
@@ -184,6 +188,6 @@ def _group(word: Word | None, groups: TrackGroups, findings: Findings) -> str:
         return ""
     if word.text not in groups:
         text = f"no track_group '{word.text}' is defined before; nobody faults"
-        findings.error(word.place, text, "move its definition before this block")
+        findings.error(word.location, text, "move its definition before this block")
         return ""
     return word.text

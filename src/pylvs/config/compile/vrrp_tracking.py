@@ -36,7 +36,7 @@ class Symbols:
         if word.text in self.mtus or self.dynamic_interfaces:
             return True
         self.findings.warning(
-            word.place,
+            word.location,
             f"this machine has no device '{word.text}'",
             "create it, correct its name, or write dynamic_interfaces into global_defs",
         )
@@ -46,11 +46,11 @@ class Symbols:
         """A finding: there is no such definition, or only further down."""
         where = self.later.get(f"{kind} {word.text}")
         if where is None:
-            self.findings.error(word.place, f"there is no {kind} '{word.text}', so it is not watched", "define it")
+            self.findings.error(word.location, f"there is no {kind} '{word.text}', so it is not watched", "define it")
         else:
-            line = f"line {where.place.line}" if where.place.file == word.place.file else str(where.place)
+            line = f"line {where.location.line}" if where.location.file == word.location.file else str(where.location)
             self.findings.error(
-                word.place,
+                word.location,
                 f"{kind} '{word.text}' is defined only in {line}, so it is not watched",
                 f"move the {kind} before this block",
             )
@@ -80,14 +80,14 @@ def define_script(block: EffectiveBlock, scripts: ScriptRules, known: Symbols) -
     written = block.maybe("script", WrittenScript)
     if written is None:
         known.unusable.add(name.name)
-        known.findings.error(block.word.place, f"vrrp_script {name.name} has no script", "add script COMMAND")
+        known.findings.error(block.word.location, f"vrrp_script {name.name} has no script", "add script COMMAND")
         return
     user, group = block.maybe("user", tuple) or ("", "")
     program = scripts.usable(written, user, group)
     if program is None:
         known.unusable.add(name.name)
         text = f"vrrp_script {name.name} watches nothing, for its program cannot run"
-        known.findings.error(name.word.place, text, "see its script")
+        known.findings.error(name.word.location, text, "see its script")
         return
     _define(
         known,
@@ -111,7 +111,7 @@ def define_file(block: EffectiveBlock, known: Symbols) -> None:
     name = name_of(block)
     path = block.maybe("file", str)
     if path is None:
-        known.findings.error(block.word.place, f"track_file {name.name} has no file", "add file PATH")
+        known.findings.error(block.word.location, f"track_file {name.name} has no file", "add file PATH")
         return
     initial = block.maybe("init_file", tuple)
     number, overwrite = initial or (None, False)
@@ -125,7 +125,7 @@ def define_process(block: EffectiveBlock, known: Symbols) -> None:
     name = name_of(block)
     command = block.maybe("process", tuple)
     if command is None:
-        known.findings.error(block.word.place, f"vrrp_track_process {name.name} has no process", "add process NAME")
+        known.findings.error(block.word.location, f"vrrp_track_process {name.name} has no process", "add process NAME")
         return
     least, most = block.get("quorum", int), block.maybe("quorum_max", int)
     if most == 0 and not block.is_written("quorum"):
@@ -133,7 +133,7 @@ def define_process(block: EffectiveBlock, known: Symbols) -> None:
         block.adjust("quorum", None, "none may run")
     if most is not None and most < least:
         text = f"quorum_max {most} is less than quorum {least} and is ignored"
-        known.findings.error(block.place("quorum_max"), text, "raise it, or remove it")
+        known.findings.error(block.location("quorum_max"), text, "raise it, or remove it")
         most = None
     match = block.maybe("param_match", str)
     delays = {"fork_delay": 0.0, "terminate_delay": 0.0}
@@ -174,7 +174,7 @@ def _define(known: Symbols, among: dict[str, T], name: Named, found: T) -> None:
     """Under its name, once: the first one counts."""
     if name.name in among:
         text = f"the name '{name.name}' is taken; this one does not count"
-        known.findings.error(name.word.place, text, "give it another name")
+        known.findings.error(name.word.location, text, "give it another name")
     else:
         among[name.name] = found
 
@@ -215,7 +215,7 @@ def unweighted_data_plane(track: Track | None, block: EffectiveBlock, known: Sym
     if track is None or not track.weight:
         return track
     text = f"{why}, so the weight {track.weight} of {DATA_PLANE} does not count: it is not watched"
-    known.findings.error(block.place(DATA_PLANE), text, f"write {DATA_PLANE} without a weight, or remove it")
+    known.findings.error(block.location(DATA_PLANE), text, f"write {DATA_PLANE} without a weight, or remove it")
     return None
 
 
@@ -239,7 +239,7 @@ def _each(
     for each in block.below(name):
         for line in each.section.lines(WrittenTrack):
             if line.name in found:
-                known.findings.warning(line.word.place, f"{line.name} is watched already", "remove one of them")
+                known.findings.warning(line.word.location, f"{line.name} is watched already", "remove one of them")
                 continue
             track = look_up(line)
             if track is not None:
@@ -250,7 +250,7 @@ def _each(
 def _interface(line: WrittenTrack, known: Symbols, own_device: str) -> Track | None:
     if line.name == own_device:
         text = f"{line.name} is the virtual router's own interface, which is watched anyway; this line does not count"
-        known.findings.warning(line.word.place, text, "remove it")
+        known.findings.warning(line.word.location, text, "remove it")
         return None
     known.device(line.word)
     return _weighted(line, Track(line.name))
@@ -271,15 +271,15 @@ def unweighted(tracks: Tracks, block: EffectiveBlock, known: Symbols, why: str, 
 
     A script with a weight is then not watched at all; a file is, with weight 0; a device too, if `keep_interfaces`.
     """
-    places = {
-        (each.block.name, line.name): line.word.place
+    locations = {
+        (each.block.name, line.name): line.word.location
         for each in block.below("track_interface", *DEFINITION_KEYWORDS)
         for line in each.section.lines(WrittenTrack)
     }
 
     def say(kind: str, track: Track, effect: str) -> None:
         text = f"{why}, so the weight {track.weight} of {track.name} does not count: {effect}"
-        known.findings.error(places[kind, track.name], text, "write weight 0, or watch it elsewhere")
+        known.findings.error(locations[kind, track.name], text, "write weight 0, or watch it elsewhere")
 
     interfaces, scripts, files = [], [], []
     for track in tracks.interfaces:

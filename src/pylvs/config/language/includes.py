@@ -172,15 +172,15 @@ CHECKS_OF_LETTER = {
 
 
 def included_sources(
-    name: str, letter: str, source: Source, checks: IncludeChecks, place: Location, findings: Findings
+    name: str, letter: str, source: Source, checks: IncludeChecks, location: Location, findings: Findings
 ) -> Iterator[Source]:
     """The files that an include in this source names, in order; what is wrong with any of them is a finding."""
     checks |= CHECKS_OF_LETTER[letter]
     if not name or len(name) > LONGEST_NAME:
-        findings.error(place, "include needs a file's name", "write it behind", fatal=True)
+        findings.error(location, "include needs a file's name", "write it behind", fatal=True)
         return
     if name[0] in "\"'":
-        findings.error(place, f"no file is named {name}", "write the name without quotes", fatal=True)
+        findings.error(location, f"no file is named {name}", "write the name without quotes", fatal=True)
         return
     near = os.path.dirname(source.path)
     for choice in expand_braces(name):
@@ -188,7 +188,7 @@ def included_sources(
         wild = has_wildcard(choice)
         paths = expand_wildcards(pattern) if wild else [pattern]
         if not paths and IncludeChecks.WILDCARD_MATCH in checks:
-            findings.error(place, f"no file matches '{choice}'", "make one, or use include", fatal=True)
+            findings.error(location, f"no file matches '{choice}'", "make one, or use include", fatal=True)
         for path in paths:
             try:
                 yield read_source(path)
@@ -199,8 +199,8 @@ def included_sources(
                     and IncludeChecks.BRACE_MATCH not in checks
                     and not os.path.lexists(path)
                 ):
-                    findings.warning(place, f"'{path}' {error}", "remove it from the braces, or make the file")
+                    findings.warning(location, f"'{path}' {error}", "remove it from the braces, or make the file")
                 elif wild and os.path.isdir(path):
-                    findings.warning(place, f"'{path}' {error} and is left out", "use a pattern such as *.conf")
+                    findings.warning(location, f"'{path}' {error} and is left out", "use a pattern such as *.conf")
                 else:
-                    findings.error(place, f"'{path}' {error}", "correct the name, or make the file", fatal=True)
+                    findings.error(location, f"'{path}' {error}", "correct the name, or make the file", fatal=True)

@@ -48,7 +48,7 @@ class Brace:
     """A brace that opens or closes a block."""
 
     opens: bool
-    place: Location
+    location: Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Lexer:
             if at >= length or text[at] in "#!":
                 return self._ended(found, backslashes), length
             if text[at] in "{}":
-                return [*self._ended(found, backslashes), Brace(text[at] == "{", line.place(at, at + 1))], at + 1
+                return [*self._ended(found, backslashes), Brace(text[at] == "{", line.location(at, at + 1))], at + 1
             start = at
             if keyword in SHELL_QUOTED:
                 word, at = self.shell_word(line, at, keyword)
@@ -107,7 +107,7 @@ class Lexer:
         if first is None or word.text[-1] != "'" or word.text == "'":
             return first
         self.findings.warning(
-            first.place, "single quotes are ordinary characters here", 'write " to make one word of several'
+            first.location, "single quotes are ordinary characters here", 'write " to make one word of several'
         )
         return None
 
@@ -116,7 +116,7 @@ class Lexer:
         if not backslashes:
             return found
         self.findings.error(
-            found[-backslashes].place,
+            found[-backslashes].location,
             "only a definition ($NAME= \\) goes on after a '\\'",
             "write the statement on one line",
         )
@@ -129,16 +129,16 @@ class Lexer:
             end = text.find('"', start + 1)
             if end < 0:
                 self._unclosed(line, start)
-                return Word(text[start + 1 :], line.place(start, len(text)), True), len(text)
-            return Word(text[start + 1 : end], line.place(start, end + 1), True), end + 1
+                return Word(text[start + 1 :], line.location(start, len(text)), True), len(text)
+            return Word(text[start + 1 : end], line.location(start, end + 1), True), end + 1
         match = _PLAIN.match(text, start)
         if match and text[match.end() : match.end() + 1] not in ("$", "\\"):
-            return Word(match[0], line.place(start, match.end())), match.end()
+            return Word(match[0], line.location(start, match.end())), match.end()
         match = _SIMPLE.match(text, start)
         assert match is not None  # a word begins here
         for reference in REFERENCE.finditer(text, start, match.end()):
             self._undefined(line, reference, start)
-        return Word(_HIDDEN.sub(r"\1", match[0]), line.place(start, match.end())), match.end()
+        return Word(_HIDDEN.sub(r"\1", match[0]), line.location(start, match.end())), match.end()
 
     def shell_word(self, line: Line, start: int, keyword: str, plain: re.Pattern[str] = _SHELL) -> tuple[Word, int]:
         """The word that begins at `start`, and where it ends; `plain` matches characters without a meaning."""
@@ -163,7 +163,7 @@ class Lexer:
                 at = match.end() if match else at + 1
             else:
                 break
-        return Word(_characters(parts), line.place(start, at), quoted), at
+        return Word(_characters(parts), line.location(start, at), quoted), at
 
     def _quotes(self, line: Line, start: int, keyword: str, parts: list[str]) -> int:
         """Add what stands between the quote at `start` and the next of its kind; where that ends."""
@@ -192,7 +192,7 @@ class Lexer:
         plain = "\\\"'" if quoted else "\\\"' {}#!"
         if keyword == "regex" and not (hexadecimal or len(octal or "") == 3 or (other and other in plain)):
             self.findings.warning(
-                line.place(at, end),
+                line.location(at, end),
                 f"'{match[0]}' is read before the regular expression is, which never sees the backslash",
                 f"write \\{match[0]} for it to reach the expression",
             )
@@ -203,7 +203,7 @@ class Lexer:
         else:
             return ESCAPES.get(other, other), end
         if not value:
-            self.findings.error(line.place(at, end), "no word can hold a NUL character", "remove it")
+            self.findings.error(line.location(at, end), "no word can hold a NUL character", "remove it")
             return "", end
         return chr(value) if value < 0x80 else chr(0xDC00 + value), end
 
@@ -211,7 +211,7 @@ class Lexer:
         """A quote whose partner is missing."""
         quote = line.text[at]
         self.findings.error(
-            line.place(at, at + 1), f"the quote {quote} is not closed on its line", f"write the {quote} that ends it"
+            line.location(at, at + 1), f"the quote {quote} is not closed on its line", f"write the {quote} that ends it"
         )
 
     def _undefined(self, line: Line, reference: re.Match[str], word: int) -> None:
@@ -222,7 +222,7 @@ class Lexer:
             return
         close = get_close_matches(name, self.defined, 1)
         self.findings.error(
-            line.place(reference.start(), reference.end()),
+            line.location(reference.start(), reference.end()),
             f"no variable '{name}' is defined before this line",
             f"did you mean '{close[0]}'?" if close else f"define it: ${name}=...",
         )
@@ -233,14 +233,14 @@ class Lexer:
         hidden = next((c for c in text if not c.isprintable() and c != "\t"), None)
         curly = _CURLY.search(text)
         if curly and curly[0] == "\ufffd":
-            self.findings.error(word.place, "these bytes are not UTF-8", "save the file as UTF-8")
+            self.findings.error(word.location, "these bytes are not UTF-8", "save the file as UTF-8")
         elif curly and not word.quoted:
-            self.findings.warning(word.place, f"{curly[0]} is an ordinary character here", 'write " to quote')
+            self.findings.warning(word.location, f"{curly[0]} is an ordinary character here", 'write " to quote')
         if hidden and not (word.quoted and hidden < " "):
             self.findings.warning(
-                word.place, f"the word holds an invisible character, U+{ord(hidden):04X}", "remove it"
+                word.location, f"the word holds an invisible character, U+{ord(hidden):04X}", "remove it"
             )
-        return Word(text, word.place, word.quoted)
+        return Word(text, word.location, word.quoted)
 
 
 def _characters(parts: list[str]) -> str:

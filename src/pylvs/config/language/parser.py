@@ -57,11 +57,11 @@ def build_tree(lines: Iterable[list[Word | Brace]], findings: Findings) -> tuple
             builder.statement(words)
         for item in line:
             if not isinstance(item, Brace):
-                builder.before = item.place
+                builder.before = item.location
             elif item.opens:
-                builder.open(item.place)
+                builder.open(item.location)
             else:
-                builder.close(item.place)
+                builder.close(item.location)
     return builder.end()
 
 
@@ -76,7 +76,7 @@ class _Open:
     @property
     def column(self) -> int:
         """Where its statement begins."""
-        return self.words[0].place.column if self.words else self.brace.column
+        return self.words[0].location.column if self.words else self.brace.column
 
     def __str__(self) -> str:
         return f"the block of '{self.words[0]}'" if self.words else "the block"
@@ -84,7 +84,7 @@ class _Open:
 
 @dataclass(slots=True)
 class _Builder:
-    """The blocks around the place that is being read."""
+    """The blocks around the location that is being read."""
 
     findings: Findings
     nodes: list[Node] = field(default_factory=list)
@@ -92,7 +92,9 @@ class _Builder:
     waiting: tuple[Word, ...] = ()  # a statement whose block may still open
     skipped: int = 0  # blocks that are too deep to be kept
     before: Location | None = None  # the word or brace before
-    lacking: tuple[_Open, Location] | None = None  # by its indentation, this block's brace is missing before that place
+    lacking: tuple[_Open, Location] | None = (
+        None  # by its indentation, this block's brace is missing before that location
+    )
     early: tuple[_Open, Location] | None = None  # by its indentation, this brace was not meant to end that block
 
     def statement(self, words: tuple[Word, ...]) -> None:
@@ -122,8 +124,10 @@ class _Builder:
         elif not self.stack:
             advice = "remove it"
             if self.early:
-                block, place = self.early
-                advice = f"remove it, or that at line {place.line}, indented unlike {block} at line {block.brace.line}"
+                block, location = self.early
+                advice = (
+                    f"remove it, or that at line {location.line}, indented unlike {block} at line {block.brace.line}"
+                )
             self.findings.error(brace, "'}' closes nothing", advice)
         else:
             self._compare(brace)
@@ -136,9 +140,9 @@ class _Builder:
         for block in reversed(self.stack):
             advice = "write its '}'"
             if self.lacking and self.lacking[0] is not block:
-                other, place = self.lacking
+                other, at = self.lacking
                 advice = (
-                    f"write its '}}'; by indentation, {other} at line {other.brace.line} lacks one at line {place.line}"
+                    f"write its '}}'; by indentation, {other} at line {other.brace.line} lacks one at line {at.line}"
                 )
             self.findings.error(block.brace, f"{block} is never closed", advice, fatal=True)
         while self.stack:
@@ -270,7 +274,7 @@ class _Reader:
                 return line
             else:
                 self.findings.error(
-                    line.place(MOST_OF_A_LINE, MOST_OF_A_LINE + 1),
+                    line.location(MOST_OF_A_LINE, MOST_OF_A_LINE + 1),
                     f"no line has more than {MOST_OF_A_LINE} characters",
                     "write shorter lines",
                     fatal=True,
@@ -333,7 +337,7 @@ class _Reader:
         end = self._scope(line, match.end())
         if end < len(line.text):
             self.findings.warning(
-                line.place(end, end + 1),
+                line.location(end, end + 1),
                 f"keepalived leaves out this brace too when {match[0]} does not hold",
                 "write it on a line of its own",
             )
@@ -365,7 +369,7 @@ class _Reader:
                 continue
             if not text:
                 self.findings.warning(
-                    following.place(0, 1),
+                    following.location(0, 1),
                     f"the definition of '{match[1]}' ends at this blank line",
                     "remove it, or the '\\' before",
                 )
@@ -391,25 +395,25 @@ class _Reader:
         head = self._replaced(line.part(match.end(), close + 1 if close >= 0 else None))
         sequence, _, wrong = parse_repetition(match[1], head.text)
         if sequence is None:
-            self.findings.error(line.place(at, match.end()), wrong, f"the line needs ~{match[1]}(...)")
+            self.findings.error(line.location(at, match.end()), wrong, f"the line needs ~{match[1]}(...)")
             return
-        place, start = line.place(at, close + 1), close + 1
+        location, start = line.location(at, close + 1), close + 1
         end = self._scope(line, start)
         if end < len(line.text):
             self.findings.warning(
-                line.place(end, end + 1),
+                line.location(end, end + 1),
                 f"keepalived repeats this brace too, with ~{match[1]}",
                 "write it on a line of its own",
             )
             self.frames.append(_Frame(iter((line.part(end),))))
         rest = line.part(start, end)
-        self.frames.append(_Frame(self._rounds(sequence, rest, place)))
+        self.frames.append(_Frame(self._rounds(sequence, rest, location)))
 
-    def _rounds(self, sequence: Repetition, rest: Line, place: Location) -> Iterator[Line]:
+    def _rounds(self, sequence: Repetition, rest: Line, location: Location) -> Iterator[Line]:
         """The rest of a sequence's line, each time with other values of its variables."""
         for values in sequence.values():
             for name, value in zip(sequence.names, values, strict=True):
-                self.variables.define(name, Line.written(value, "", 0).standing_for(place))
+                self.variables.define(name, Line.written(value, "", 0).standing_for(location))
             yield rest
 
     def _include(self, line: Line, match: re.Match[str]) -> None:
@@ -418,14 +422,16 @@ class _Reader:
         assert frame.source is not None
         start = self._blanks(line, match.end())
         name = strip_comment(line.text[start:]).replace(HASH, "#").replace(BANG, "!")
-        place = line.place(start, start + len(name)) if name else line.place(match.start(), match.end())
+        location = line.location(start, start + len(name)) if name else line.location(match.start(), match.end())
         active = {one.source.identity for one in self.frames if one.source}
         files: list[Source] = []
-        for source in included_sources(name, match[1], frame.source, frame.checks, place, self.findings):
+        for source in included_sources(name, match[1], frame.source, frame.checks, location, self.findings):
             if source.identity in active:
-                self.findings.error(place, f"'{source.path}' includes itself", "remove one of the includes", fatal=True)
+                self.findings.error(
+                    location, f"'{source.path}' includes itself", "remove one of the includes", fatal=True
+                )
             elif len(active) >= DEEPEST_INCLUDE or self.includes >= MOST_FILES:
-                self.findings.error(place, "too many files include each other", "include fewer", fatal=True)
+                self.findings.error(location, "too many files include each other", "include fewer", fatal=True)
                 break
             elif not self.budget.spend(len(source.text), line):
                 break

@@ -14,7 +14,7 @@ class Word:
     """One word of a line, its quotes and escapes undone, variables replaced; `quoted` if it had quotes."""
 
     text: str
-    place: Location
+    location: Location
     quoted: bool = False
 
     def __str__(self) -> str:
@@ -39,9 +39,9 @@ class Node:
         return self.words[1:]
 
     @property
-    def place(self) -> Location:
+    def location(self) -> Location:
         """Where the keyword stands."""
-        return self.words[0].place
+        return self.words[0].location
 
     def walk(self) -> Iterator[Node]:
         """This node and all below it, in the order of the text."""
@@ -54,7 +54,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A file with its includes in place, in the order of the text."""
+    """A file with its includes in location, in the order of the text."""
 
     nodes: tuple[Node, ...]
     files: tuple[str, ...]  # all that were read, the first one first
@@ -114,7 +114,7 @@ class Line:
                 length += len(part.text)
         return cls("".join(texts), tuple(origins))
 
-    def place(self, start: int, end: int) -> Location:
+    def location(self, start: int, end: int) -> Location:
         """Where the characters from `start` to before `end` stand; at least one is meant."""
         origin = self._origin(start)
         column = origin.column + (0 if origin.width else start - origin.start)
@@ -138,9 +138,9 @@ class Line:
             kept.append(Origin(at, origin.file, origin.line, origin.column + moved, origin.width))
         return Line(self.text[start:stop], tuple(kept))
 
-    def standing_for(self, place: Location) -> Line:
-        """The same characters, all of which stand for what is written at this place."""
-        return Line(self.text, (Origin(0, place.file, place.line, place.column, place.width),))
+    def standing_for(self, location: Location) -> Line:
+        """The same characters, all of which stand for what is written at this location."""
+        return Line(self.text, (Origin(0, location.file, location.line, location.column, location.width),))
 
     def _origin(self, at: int) -> Origin:
         """That of the character at `at`."""

@@ -34,7 +34,7 @@ class Budget:
         if self.text >= 0 and self.made >= 0:
             return True
         self.findings.error(
-            line.place(0, max(1, len(line.text))),
+            line.location(0, max(1, len(line.text))),
             "the configuration grows beyond all bounds here",
             "look for variables, sequences or includes that multiply each other",
             fatal=True,
@@ -184,10 +184,13 @@ class Variables:
             if not self.budget.spend(max(0, len(result.line.text) - len(before.text)), result.line):
                 return Expansion(line.part(0, 0))
         match = REFERENCE.search(line.text)
-        place = line.place(match.start(), match.end()) if match else line.place(0, 1)
+        location = line.location(match.start(), match.end()) if match else line.location(0, 1)
         what = f"'{match[0]}'" if match else "a variable"
         self.findings.error(
-            place, f"{what} stands for itself, over {MOST_ROUNDS} values deep", "define it without itself", fatal=True
+            location,
+            f"{what} stands for itself, over {MOST_ROUNDS} values deep",
+            "define it without itself",
+            fatal=True,
         )
         return Expansion(line.part(0, 0))
 
@@ -197,7 +200,7 @@ class Variables:
         parts: list[Line] = []
         for match in REFERENCE.finditer(line.text):
             name, *words = match[0].strip("${}").split()
-            place = line.place(match.start(), match.end())
+            location = line.location(match.start(), match.end())
             value = self.values.get(name) if not words else None
             if value is None or not value.several:
                 text = value.lines[0] if value else self._predefined(name, words, directory)
@@ -206,7 +209,7 @@ class Variables:
                     length += match.start() - at + len(known.text)
                     if length > MOST_OF_A_LINE:
                         self.findings.error(
-                            place,
+                            location,
                             f"the line grows beyond {MOST_OF_A_LINE} characters here",
                             "look for variables that multiply each other",
                             fatal=True,
@@ -214,15 +217,17 @@ class Variables:
                         self.budget.spend(length, line)
                         result.line = line.part(0, 0)
                         return
-                    parts += [line.part(at, match.start()), known.standing_for(place)]
+                    parts += [line.part(at, match.start()), known.standing_for(location)]
                     at = match.end()
             elif not _NOTHING_FOLLOWS.match(line.text, match.end()):
                 self.findings.error(
-                    place, f"'{name}' has several lines and can only end a line", "write what follows on the next line"
+                    location,
+                    f"'{name}' has several lines and can only end a line",
+                    "write what follows on the next line",
                 )
             elif name in active:
                 self.findings.error(
-                    place, f"the lines of '{name}' hold '{name}'", "define it without itself", fatal=True
+                    location, f"the lines of '{name}' hold '{name}'", "define it without itself", fatal=True
                 )
                 result.line = line.part(0, 0)
                 return

@@ -69,7 +69,7 @@ class Words:
 
     def warn(self, word: Word, text: str, advice: str = "", security: bool = False) -> None:
         """Complain of a word that is taken all the same."""
-        self._complain(Finding(word.place, Severity.WARNING, text, advice, security))
+        self._complain(Finding(word.location, Severity.WARNING, text, advice, security))
 
 
 class Type(ABC, Generic[T_co]):

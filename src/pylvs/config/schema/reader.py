@@ -40,8 +40,8 @@ def unknown_keyword(root: Block, block: Block, word: str) -> tuple[str, str]:
     if not near:
         found = found or blocks_with(root, word)
     if found:
-        places = [name or "the top of the file" for name in found[:MOST_BLOCKS_NAMED]]
-        return ignored, f"it belongs into {' or '.join(places)}"
+        holders = [name or "the top of the file" for name in found[:MOST_BLOCKS_NAMED]]
+        return ignored, f"it belongs into {' or '.join(holders)}"
     if not near:
         everywhere = sorted({name for each in root.blocks() for name in each.names()})
         near = did_you_mean(word, everywhere)
@@ -138,7 +138,7 @@ class Reader:
 
     def complain(self, word: Word, severity: Severity, text: str, advice: str = "") -> None:
         """One more finding, at a word."""
-        self.findings.add(Finding(word.place, severity, text, advice))
+        self.findings.add(Finding(word.location, severity, text, advice))
 
     def _fill(self, section: Section, nodes: tuple[Node, ...], quiet: bool) -> None:
         """Read a block's inside; `quiet` if it was already said that the block does not happen."""
@@ -199,7 +199,7 @@ class Reader:
         read = self._parse(Words(node, node.arguments, self.findings.add), entry.type, node)
         earlier = section.setting(entry.name)
         if read is not None and earlier is not None and entry.twice is not Twice.MANY:
-            text = f"{node.keyword} was given already in line {earlier.node.place.line}; {entry.twice.value}"
+            text = f"{node.keyword} was given already in line {earlier.node.location.line}; {entry.twice.value}"
             self.complain(node.words[0], Severity.WARNING, text, "remove one of them")
             if entry.twice is Twice.FIRST:
                 return

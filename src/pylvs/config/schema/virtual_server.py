@@ -88,13 +88,13 @@ def _ends(word: Word) -> tuple[Address, Address]:
         address = address_of(word)
         return address, address
     begin, _, end = word.text.partition("-")
-    first = address_of(Word(begin, word.place))
+    first = address_of(Word(begin, word.location))
     separator = ":" if first.version == 6 else "."
     if separator not in end:  # only the last part is written, as in 192.0.2.1-9
         if not LAST_PART[first.version].match(end):
             raise BadValue(f"'{end}' is not the end of a range of addresses", "such as 192.0.2.1-9", word)
         end = str(first.exploded).rpartition(separator)[0] + separator + end
-    last = address_of(Word(end, word.place))
+    last = address_of(Word(end, word.location))
     if last.version != first.version or int(last) <= int(first):
         raise BadValue(
             f"the range '{word.text}' does not end behind its begin", "write the smaller address first", word
@@ -107,7 +107,7 @@ def _network(word: Word) -> tuple[Address, Address]:
         network: IPv4Network | IPv6Network = ip_network(word.text, strict=False)
     except ValueError:
         raise BadValue(f"'{word.text}' is not an address with a prefix length", "such as 192.0.2.8/29", word) from None
-    if network.network_address != address_of(Word(word.text.partition("/")[0], word.place)):
+    if network.network_address != address_of(Word(word.text.partition("/")[0], word.location)):
         raise BadValue(f"'{word.text}' is not the begin of its network", f"write {network}", word)
     return network.network_address, network.broadcast_address
 

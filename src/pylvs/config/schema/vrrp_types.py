@@ -223,7 +223,7 @@ def address_without_length(words: Words, what: str) -> Address:
     host, slash, length = word.text.partition("/")
     if slash and length.isdigit():
         words.warn(word, f"the prefix length /{length} has no meaning here and is ignored", f"write {host}")
-        return address_of(Word(host, word.place, word.quoted))
+        return address_of(Word(host, word.location, word.quoted))
     return address_of(word)
 
 

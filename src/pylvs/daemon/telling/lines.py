@@ -38,4 +38,4 @@ def log_findings(findings: Iterable[Finding]) -> None:
     for finding in findings:
         tell = {Severity.ERROR: log.error, Severity.NOTE: log.info}.get(finding.severity, log.warning)
         advice = f"; {finding.advice}" if finding.advice else ""
-        tell(f"{finding.place}: {finding.text}{advice}")
+        tell(f"{finding.location}: {finding.text}{advice}")
