@@ -1,1 +1,1 @@
-"""keepalived.conf: text -> tree with positions -> typed configuration, with findings that name the location."""
+"""keepalived.conf: `language` parses text, `schema` reads values, `compile` makes model objects and findings."""

@@ -1,4 +1,4 @@
-"""Garbage while a configuration is read: there is none."""
+"""Disable garbage collection while a configuration is parsed and compiled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """No search for garbage meanwhile: a large configuration is a million small objects of which none is any."""
+    """Disable the cyclic collector within the block: a large configuration is a million objects without cycles."""
     was = gc.isenabled()
     gc.disable()
     try:

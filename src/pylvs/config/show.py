@@ -1,4 +1,4 @@
-"""The effective configuration as text that can be read again, with the origin of each value behind it; and as JSON."""
+"""What `pylvs check` prints: findings, and the effective configuration as JSON or as text that pylvs parses again."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.printing import visible
 
 INDENT = "    "
-COLUMN = 48  # of the origins
+COLUMN = 48  # where the comment with a value's origin begins
+WIDEST = 100  # characters of a source line that a report shows
+
+_COLOURS = {Severity.ERROR: "\x1b[1;31m", Severity.WARNING: "\x1b[1;33m", Severity.NOTE: "\x1b[1;36m"}
+_PLAIN = "\x1b[0m"
 
 
 def shown(effective: EffectiveBlock) -> str:
-    """The text of the whole configuration."""
+    """Return the whole configuration as text, with the origin of each value in a comment."""
     return "".join(f"{line}\n" for each in effective.blocks for line in _block(each, ""))
 
 
 def as_json(block: EffectiveBlock) -> dict[str, Any]:
-    """The same for programs: blocks with their values, and of each the text and the origin."""
+    """Return blocks with their values; each value has its text and origin."""
     return {
         "block": block.block.name,
         "head": _head(block),
@@ -40,12 +44,12 @@ def as_json(block: EffectiveBlock) -> dict[str, Any]:
 
 
 def is_shown(setting: EffectiveValue) -> bool:
-    """Whether there is anything to show: a keyword that has neither a value nor a default is not there."""
+    """Return whether a keyword has a value or a default."""
     return setting.value is not None or bool(setting.origin.note)
 
 
 def text_of(setting: EffectiveValue) -> str:
-    """A value as it may be written; "" where the keyword alone says it, or where its default has only a description."""
+    """Return a value in keepalived's syntax; "" for a flag, and for a default that has only a description."""
     if setting.words and setting.origin.how is not OriginKind.ADJUSTED:
         return " ".join(format_arguments(setting.words))
     text = value_text(setting.value)
@@ -53,7 +57,7 @@ def text_of(setting: EffectiveValue) -> str:
 
 
 def value_text(value: object) -> str:
-    """A value that nobody wrote, in the words of the configuration."""
+    """Return a default or adjusted value in keepalived's syntax."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -68,7 +72,7 @@ def value_text(value: object) -> str:
         return " ".join(f"{first}-{last}" for first, last in value)
     if isinstance(value, tuple):
         return " ".join(filter(None, map(value_text, value)))
-    name = getattr(value, "name", None)  # of an enumeration: its word
+    name = getattr(value, "name", None)  # of an enumeration
     return name if isinstance(name, str) else str(value)
 
 
@@ -96,7 +100,7 @@ def _block(block: EffectiveBlock, indent: str) -> Iterator[str]:
 
 
 def _setting(setting: EffectiveValue, indent: str) -> str:
-    """One line; a comment where it could not be read again: no value, or a flag that is not set and knows no "off"."""
+    """Return one line, commented out where the parser would reject it: no value, or an unset flag without "off"."""
     name, text = setting.keyword.name, text_of(setting)
     if str(setting.keyword.type) == "":  # the keyword alone is its value
         text = ""
@@ -113,19 +117,9 @@ def _with_origin(text: str, origin: str) -> str:
     return f"{text:{COLUMN}} # {origin}" if origin else text
 
 
-# --- report ----------------------------------------------------------------------------------------------------------
-# Findings for people, on a terminal with the line that each is about.
-
-
-WIDEST = 100  # characters of a source line that are shown
-
-_COLOURS = {Severity.ERROR: "\x1b[1;31m", Severity.WARNING: "\x1b[1;33m", Severity.NOTE: "\x1b[1;36m"}
-_PLAIN = "\x1b[0m"
-
-
 @dataclass(slots=True)
 class Report:
-    """Findings as lines of text; with `pictures` each is followed by the source line and a caret below the location."""
+    """Formats findings; with `pictures`, the source line and a caret follow each."""
 
     document: Document
     pictures: bool = False
@@ -133,19 +127,18 @@ class Report:
     _lines: dict[str, Sequence[str]] = field(default_factory=dict)
 
     def text(self, findings: Iterable[Finding]) -> str:
-        """All of them, one after the other."""
         return "".join(f"{line}\n" for finding in findings for line in self.lines(finding))
 
     def lines(self, finding: Finding) -> list[str]:
-        """One finding: `file:line:column: error|warning: what; what to do`, and its picture."""
+        """Return `file:line:column: severity: text; advice`, and the picture."""
         text = visible(str(finding))
         if self.colours:
-            word = f"{finding.severity.value}:"
-            text = text.replace(f" {word} ", f" {_COLOURS[finding.severity]}{word}{_PLAIN} ", 1)
+            label = f"{finding.severity.value}:"
+            text = text.replace(f" {label} ", f" {_COLOURS[finding.severity]}{label}{_PLAIN} ", 1)
         return [text, *(self._picture(finding) if self.pictures else ())]
 
     def _picture(self, finding: Finding) -> list[str]:
-        """The source line and a caret; nothing if the line is not known or empty."""
+        """Return the source line and carets below the location; nothing if the line is unknown or empty."""
         location = finding.location
         if location.file not in self._lines:
             self._lines[location.file] = self.document.texts.get(location.file, "").split("\n")
@@ -153,7 +146,6 @@ class Report:
         line = lines[location.line - 1].rstrip() if location.line <= len(lines) else ""
         if not line:
             return []
-        # A long line is shown from shortly before the location on.
         first = max(0, location.column - 1 - WIDEST // 2) if len(line) > WIDEST else 0
         shown = line[first : first + WIDEST]
         before = location.column - 1 - first

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pylvs.config.language.parser import read, read_text
 from pylvs.config.language.tree import Document
-from tests.unit.config.trees import printed, shapes
+from tests.unit.config.trees import printed, shapes, walk
 
 MOST_TEXT = 5_000  # so that what grows without end ends soon
 
@@ -106,7 +106,7 @@ def test_words_without_variables_stand_at_their_location(text: str) -> None:
     text = text.replace("$", "").replace("~", "")
     document, _ = read_text(text, ids=("a",), most_text=MOST_TEXT)
     lines = text.translate({0: "\ufffd", 0xFDD0: "\ufffd", 0xD800: "\ufffd"}).split("\n")
-    for node in document.walk():
+    for node in walk(document.nodes):
         for word in node.words:
             line, start = lines[word.location.line - 1], word.location.column - 1
             written = line[start : start + word.location.width]

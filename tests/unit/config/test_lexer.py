@@ -7,7 +7,7 @@ import pytest
 from pylvs.config.findings import Location
 from pylvs.config.language.lexer import split_arguments
 from pylvs.config.language.parser import read_text
-from tests.unit.config.trees import findings_of, outline, understood
+from tests.unit.config.trees import findings_of, outline, parsed_outline, walk
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from tests.unit.config.trees import findings_of, outline, understood
     ],
 )
 def test_most_statements_are_read_simply(text: str, words: str) -> None:
-    assert understood(text) == [words]
+    assert parsed_outline(text) == [words]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_most_statements_are_read_simply(text: str, words: str) -> None:
     ],
 )
 def test_scripts_and_regular_expressions_have_quotes_and_escapes(text: str, words: str) -> None:
-    assert understood(text) == [words]
+    assert parsed_outline(text) == [words]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_line_may_not_be_of_any_length() -> None:
 
 def test_a_word_knows_where_it_stands() -> None:
     document, _ = read_text('a\n  \tscript "x y"\\ z { "b" }', "f.conf")
-    locations = [(word.text, word.location) for node in document.walk() for word in node.words]
+    locations = [(word.text, word.location) for node in walk(document.nodes) for word in node.words]
     assert locations == [
         ("a", Location("f.conf", 1, 1, 1)),
         ("script", Location("f.conf", 2, 4, 6)),

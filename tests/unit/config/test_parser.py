@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pylvs.config.language.parser import read_text
-from tests.unit.config.trees import findings_of, outline, understood
+from tests.unit.config.trees import findings_of, outline, parsed_outline, walk
 
 
 @pytest.mark.parametrize(
@@ -18,17 +18,17 @@ from tests.unit.config.trees import findings_of, outline, understood
     ],
 )
 def test_braces_may_stand_anywhere(text: str) -> None:
-    assert understood(text) == ["a|b {", "  c", "  d|e", "}", "f"]
+    assert parsed_outline(text) == ["a|b {", "  c", "  d|e", "}", "f"]
 
 
 def test_a_block_on_one_line_holds_one_statement() -> None:
-    assert understood("a { b c } d { } e { f { g } h }") == [
+    assert parsed_outline("a { b c } d { } e { f { g } h }") == [
         *("a {", "  b|c", "}", "d {", "}", "e {", "  f {", "    g", "  }", "  h", "}"),
     ]
 
 
 def test_braces_in_quotes_and_comments_are_none() -> None:
-    assert understood('a "{" # {\nb ! }\n"}" {\n}') == ["a|{", "b", "} {", "}"]
+    assert parsed_outline('a "{" # {\nb ! }\n"}" {\n}') == ["a|{", "b", "} {", "}"]
 
 
 def test_a_block_that_is_never_closed_is_named_where_it_opens() -> None:
@@ -78,4 +78,4 @@ def test_blocks_that_are_too_deep_are_left_out() -> None:
         "-:33:3: error: blocks within blocks, over 32 deep; close those that should end"
     ]
     assert document.nodes[-1].keyword == "c"
-    assert len(list(document.walk())) == 33
+    assert len(list(walk(document.nodes))) == 33

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pylvs.config.findings import Severity
+from pylvs.config.language.parser import read_text
 from pylvs.config.schema.grammar import Block, Keyword, State, Twice
 from pylvs.config.schema.reader import Reader, Section
 from pylvs.config.schema.types import (
@@ -22,7 +23,6 @@ from pylvs.config.schema.types import (
     Texts,
     choice,
 )
-from tests.unit.config.trees import document
 
 INNER = Block(
     "inner",
@@ -59,7 +59,7 @@ ROOT = Block("", "", (OUTER,))
 def read(text: str) -> tuple[Section, list[str]]:
     """The document's section and its findings without the locations."""
     reader = Reader(ROOT)
-    section = reader.read(document(text).nodes)
+    section = reader.read(read_text(text)[0].nodes)
     return section, [
         f"{each.severity.value}: {each.text}; {each.advice}".rstrip("; ") for each in reader.findings.all()
     ]
@@ -170,7 +170,7 @@ def test_a_block_without_its_head_does_not_count() -> None:
 
 def test_a_finding_stands_at_the_word_that_is_meant() -> None:
     reader = Reader(ROOT)
-    reader.read(document("outer one {\n    weight 5 6\n    delay x\n}").nodes)
+    reader.read(read_text("outer one {\n    weight 5 6\n    delay x\n}")[0].nodes)
     assert [(each.location.line, each.location.column) for each in reader.findings.all()] == [(2, 14), (3, 11)]
     assert [each.severity for each in reader.findings.all()] == [Severity.WARNING, Severity.ERROR]
 

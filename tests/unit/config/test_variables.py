@@ -7,7 +7,7 @@ import pytest
 from pylvs.config.findings import Location
 from pylvs.config.language.parser import read, read_text
 from tests.unit.calls import calls_of
-from tests.unit.config.trees import findings_of, outline, understood
+from tests.unit.config.trees import findings_of, outline, parsed_outline
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_definition_may_have_several_lines() -> None:
         "$I= \\\nvs ${N} { \\\n  weight ${N} \\\n  # a comment\n  @x only \\\n  @y never \\\n}\n"
         "$N=1\n$I\n$N=2\na { $I\n}"
     )
-    assert understood(text, "x") == [
+    assert parsed_outline(text, "x") == [
         *("vs|1 {", "  weight|1", "  only", "}"),
         *("a {", "  vs|2 {", "    weight|2", "    only", "  }", "}"),
     ]
@@ -110,7 +110,7 @@ def test_what_makes_no_text_is_named(text: str, finding: str) -> None:
 
 
 def test_a_dollar_sign_in_a_password_is_one() -> None:
-    assert understood("auth_pass $ecret") == ["auth_pass|$ecret"]
+    assert parsed_outline("auth_pass $ecret") == ["auth_pass|$ecret"]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_conditions(ids: list[str], expected: list[str]) -> None:
 
 
 def test_definitions_of_several_lines_are_left_out_as_a_whole() -> None:
-    assert understood("@a $M= \\\nnot { \\\nthis\nb", "x") == ["b"]
+    assert parsed_outline("@a $M= \\\nnot { \\\nthis\nb", "x") == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_definitions_of_several_lines_are_left_out_as_a_whole() -> None:
     ],
 )
 def test_sequences(text: str, expected: list[str]) -> None:
-    assert understood(text, "yes") == expected
+    assert parsed_outline(text, "yes") == expected
 
 
 def test_a_sequence_in_a_block_on_one_line_ends_with_the_block() -> None:

@@ -1,35 +1,38 @@
-"""Trees without the reader: a configuration of one statement a line, for tests of what comes after reading."""
+"""Trees for tests: walk, compare, outline and print them."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from pylvs.config.findings import Finding, Location
+from pylvs.config.findings import Finding
 from pylvs.config.language.lexer import format_statement
 from pylvs.config.language.parser import read_text
-from pylvs.config.language.tree import Document, Node, Word
+from pylvs.config.language.tree import Document, Node
 
-# --- outlines --------------------------------------------------------------------------------------------------------
-# What tests of the language share: trees without positions.
-
-
+INDENT = "    "
 Shape = tuple[tuple[tuple[str, bool], ...], tuple["Shape", ...] | None]
 
 
+def walk(nodes: Iterable[Node]) -> Iterator[Node]:
+    """Yield these nodes and all below them, in the order of the text."""
+    for node in nodes:
+        yield node
+        yield from walk(node.block or ())
+
+
 def shape(node: Node) -> Shape:
-    """A node's words and block, wherever they stand."""
+    """Return a node's words and block without locations."""
     words = tuple((word.text, word.quoted) for word in node.words)
     return words, None if node.block is None else tuple(map(shape, node.block))
 
 
 def shapes(document: Document) -> tuple[Shape, ...]:
-    """A document's nodes, wherever they stand."""
+    """Return a document's nodes without locations."""
     return tuple(map(shape, document.nodes))
 
 
 def outline(document: Document) -> list[str]:
-    """A document as one line a statement, words between bars, blocks indented."""
+    """Return one line a statement: words between bars, blocks indented."""
 
     def lines(node: Node, indent: str) -> list[str]:
         text = indent + "|".join(word.text for word in node.words)
@@ -40,67 +43,30 @@ def outline(document: Document) -> list[str]:
     return [line for node in document.nodes for line in lines(node, "")]
 
 
-def understood(text: str, *ids: str) -> list[str]:
-    """The outline of a text in which nothing is wrong."""
+def parsed_outline(text: str, *ids: str) -> list[str]:
+    """Return the outline of a text without findings."""
     document, findings = read_text(text, ids=ids)
     assert not findings, [str(finding) for finding in findings]
     return outline(document)
 
 
 def findings_of(text: str, *ids: str) -> list[str]:
-    """What is wrong with a text, each with its location."""
+    """Return the findings of a text, each with its location."""
     return [str(finding) for finding in read_text(text, ids=ids)[1]]
 
 
 def only(findings: tuple[Finding, ...]) -> Finding:
-    """The one finding that there is."""
+    """Return the single finding."""
     assert len(findings) == 1, [str(finding) for finding in findings]
     return findings[0]
 
 
-# --- trees -----------------------------------------------------------------------------------------------------------
-
-
-def document(text: str, file: str = "test.conf") -> Document:
-    """The tree of a text whose braces stand at the end of a line, or alone on one."""
-    lines = iter(enumerate(text.splitlines(), 1))
-    return Document(tuple(_nodes(lines, file)), (file,))
-
-
-def _nodes(lines: Iterator[tuple[int, str]], file: str) -> Iterator[Node]:
-    for number, line in lines:
-        stripped = line.split(" #")[0].strip()
-        if stripped == "}":
-            return
-        if not stripped:
-            continue
-        opens = stripped.endswith("{")
-        words = tuple(_words(line, stripped.removesuffix("{"), number, file))
-        yield Node(words, tuple(_nodes(lines, file)) if opens else None)
-
-
-def _words(line: str, statement: str, number: int, file: str) -> Iterator[Word]:
-    column = 0
-    for text in shlex.split(statement):
-        column = line.find(text, column)
-        yield Word(text, Location(file, number, column + 1, len(text)))
-        column += len(text)
-
-
-# --- printing --------------------------------------------------------------------------------------------------------
-# A document as text: one statement a line, blocks indented, read again as the same document.
-
-
-INDENT = "    "
-
-
 def printed(document: Document) -> str:
-    """The whole document; includes, conditions and variables are already resolved."""
+    """Return a document as text that parses to the same document: one statement a line, blocks indented."""
     return "".join(f"{line}\n" for node in document.nodes for line in _lines(node, ""))
 
 
 def _lines(node: Node, indent: str) -> Iterator[str]:
-    """A statement's lines."""
     text = indent + format_statement(node.words)
     if node.block is None:
         yield text

@@ -1,1 +1,1 @@
-"""The tree to effective settings, and those to model objects: keepalived's rules, and findings.."""
+"""Compile the tree into effective settings, and those into model objects, by keepalived's rules."""

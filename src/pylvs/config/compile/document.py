@@ -22,9 +22,6 @@ from pylvs.model.service import Timeouts
 from pylvs.model.wanted import Configuration, GlobalSettings, Mail, WantedService
 from pylvs.system import interfaces
 
-# --- settings --------------------------------------------------------------------------------------------------------
-# From `global_defs` to the settings of the whole daemon.
-
 
 def settings_of(effective: EffectiveBlock) -> GlobalSettings:
     """The settings of a whole configuration; its global_defs is there even if the file has none."""
@@ -73,9 +70,6 @@ def _mail(block: EffectiveBlock) -> Mail:
         helo_name=block.maybe("smtp_helo_name", str) or "",
         connect_timeout_s=block.get("smtp_connect_timeout", float),
     )
-
-
-# --- document --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

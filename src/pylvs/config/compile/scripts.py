@@ -103,10 +103,6 @@ class ScriptRules:
         return not (unsafe and self.secure)
 
 
-# --- fifos -----------------------------------------------------------------------------------------------------------
-# The named pipes of `global_defs`, and who reads them.
-
-
 SHARED_FIFO = "notify_fifo"  # is told of everything
 FIFO_NAMES = (SHARED_FIFO, "vrrp_notify_fifo", "lvs_notify_fifo")
 

@@ -103,10 +103,6 @@ def entries_of(service: EffectiveBlock, groups: Mapping[str, Section], findings:
     return Entries(entries, head.group)
 
 
-# --- service rules ---------------------------------------------------------------------------------------------------
-# What cannot be in a virtual server as written, and what is done instead, with a finding: keepalived's rules.
-
-
 DEFAULT_METHOD = Forwarding(Method.MASQ)
 FLAGS_OF = ("sh", "mh")  # schedulers whose flags have names of their own
 

@@ -107,10 +107,6 @@ def _without_weights(member: CompiledInstance, group: str, known: Symbols) -> Co
     return replace(member, instance=replace(instance, tracks=tracks, track_data_plane=data_plane))
 
 
-# --- conflicts -------------------------------------------------------------------------------------------------------
-# What virtual routers of one configuration may not share: a number on one link, an address, a device's name.
-
-
 def without_conflicts(made: list[CompiledInstance], findings: Findings) -> list[CompiledInstance]:
     """Without those that cannot run beside an earlier one; the rest is only said."""
     kept: list[CompiledInstance] = []
@@ -155,10 +151,6 @@ def _collide(one: VrrpInstance, other: VrrpInstance) -> bool:
 def _unnamed(made: CompiledInstance) -> CompiledInstance:
     assert made.instance.vmac is not None
     return replace(made, instance=replace(made.instance, vmac=replace(made.instance.vmac, name="")))
-
-
-# --- building --------------------------------------------------------------------------------------------------------
-# All blocks about virtual routers, in the order of the text, to one `VrrpConfiguration`.
 
 
 DEFINITIONS = ("vrrp_script", "track_file", "vrrp_track_process")

@@ -44,10 +44,6 @@ class RulePreferences:
             yield rule
 
 
-# --- fixed -----------------------------------------------------------------------------------------------------------
-# What stays whoever is master, and what `global_defs` says of all virtual routers together.
-
-
 DEFAULT_INTERFACE = "eth0"
 Members = tuple[str, ...]
 TrackGroups = dict[str, EffectiveBlock]

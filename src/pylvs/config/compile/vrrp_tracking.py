@@ -60,10 +60,6 @@ class Symbols:
         return self.mtus.get(device, ETHERNET_MTU)
 
 
-# --- watched ---------------------------------------------------------------------------------------------------------
-# `vrrp_script`, `track_file` and `vrrp_track_process`: what is defined to be watched.
-
-
 T = TypeVar("T")
 MOST_PROCESSES = 0xFFFFFFFF
 
@@ -177,10 +173,6 @@ def _define(known: Symbols, among: dict[str, T], name: Named, found: T) -> None:
         known.findings.error(name.word.location, text, "give it another name")
     else:
         among[name.name] = found
-
-
-# --- tracks ----------------------------------------------------------------------------------------------------------
-# What one virtual router, or a group of them, watches: the track blocks, each name looked up.
 
 
 Definition = VrrpScript | TrackFile | TrackProcess

@@ -1,1 +1,1 @@
-"""keepalived's configuration language: text to a tree with locations."""
+"""keepalived's configuration language: text to a tree whose words know their locations."""

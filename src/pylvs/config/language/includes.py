@@ -1,4 +1,4 @@
-"""The files of a configuration: what can be read, and which files an include names."""
+"""Read the files of a configuration, and find those that an `include` names."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _WILD = re.compile(r"[*?\[]")
 
 
 class Unreadable(Exception):
-    """A file that cannot be read as text; the message says why."""
+    """A file cannot be read as text; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file's text; `identity` tells files apart whatever their names, `directory` is absolute."""
+    """A file's text. `identity` is its device and inode; `directory` is absolute."""
 
     path: str
     text: str
     identity: tuple[int, int]
     directory: str
-    marked: bool = False  # a byte order mark stood before the text
+    marked: bool = False  # began with a byte order mark
 
 
 def read_source(path: str, pipes: bool = False) -> Source:
-    """The text of a file; with `pipes` also of a pipe, and of standard input as "-". Raises Unreadable.
+    """Read a file; with `pipes` also a pipe, and standard input as "-". Raises Unreadable.
 
     Bytes that are not UTF-8 become U+FFFD.
     """
@@ -52,7 +52,7 @@ def read_source(path: str, pipes: bool = False) -> Source:
             if not (stat.S_ISREG(status.st_mode) or (pipes and stat.S_ISFIFO(status.st_mode))):
                 raise Unreadable("is a directory" if stat.S_ISDIR(status.st_mode) else "is no file but a device")
             with open(path, "rb") as file:
-                # The size is asked for first: a buffer for all that might be there would be made at once.
+                # read() allocates its whole argument at once, so limit it to the size of the file.
                 data = file.read(min(status.st_size or MOST_TEXT, MOST_TEXT) + 1)
         directory = os.path.realpath(os.path.dirname(path) or ".")
     except OSError as error:
@@ -69,7 +69,7 @@ def read_source(path: str, pipes: bool = False) -> Source:
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """The pattern without its {a,b} braces, one for each choice, in their order; at most MOST_NAMES."""
+    """Yield the pattern for each choice of its {a,b} braces, at most MOST_NAMES."""
     waiting, given = [pattern], 0
     while waiting and given < MOST_NAMES:
         text = waiting.pop()
@@ -83,7 +83,7 @@ def expand_braces(pattern: str) -> Iterator[str]:
 
 
 def _first_choice(text: str) -> tuple[str, list[str], str] | None:
-    """What stands before the first {a,b}, its choices, and what stands behind it."""
+    """Split a pattern into the text before the first {a,b}, the choices, and the text after it."""
     start = text.find("{")
     commas: list[int] = []
     depth = 0
@@ -102,12 +102,11 @@ def _first_choice(text: str) -> tuple[str, list[str], str] | None:
 
 
 def has_wildcard(name: str) -> bool:
-    """True if the name has a wildcard."""
     return _WILD.search(name) is not None
 
 
 def expand_wildcards(pattern: str) -> list[str]:
-    """The names that a pattern with wildcards matches, sorted, as glob(3) does; [] if none."""
+    """Return the sorted names that a pattern matches, as glob(3) does."""
     found, looked = [pattern[: len(pattern) - len(pattern.lstrip("/"))]], 0
     for part in pattern.strip("/").split("/"):
         if not has_wildcard(part):
@@ -128,16 +127,12 @@ def expand_wildcards(pattern: str) -> list[str]:
     return [name for name in found if os.path.lexists(name)]
 
 
-# --- includes --------------------------------------------------------------------------------------------------------
-# `include` and its kin: which files a name means, and what to say of those that are not there.
-
-
 INCLUDE = re.compile(r"include([rmwba]?)(?![^ \t\v\f\r{}\"#!])")
 LONGEST_NAME = 4096
 
 
 class IncludeChecks(Flag):
-    """What an include must find; a name without wildcards must always be there."""
+    """What an include must find. A name without wildcards must always exist."""
 
     READABLE = 1
     MATCH = 2
@@ -145,7 +140,7 @@ class IncludeChecks(Flag):
     BRACE_MATCH = 8
 
     def changed(self, words: Iterable[str]) -> IncludeChecks:
-        """After an `include_check` with these words: all without any, "+" adds those that follow, "-" removes them."""
+        """Apply `include_check`: without words all checks, "+" adds those that follow, "-" removes them."""
         names = {check.name.lower(): check for check in IncludeChecks if check.name}
         given = list(words)
         if not given:
@@ -174,7 +169,7 @@ CHECKS_OF_LETTER = {
 def included_sources(
     name: str, letter: str, source: Source, checks: IncludeChecks, location: Location, findings: Findings
 ) -> Iterator[Source]:
-    """The files that an include in this source names, in order; what is wrong with any of them is a finding."""
+    """Yield the files that an include in `source` names; report those that cannot be read."""
     checks |= CHECKS_OF_LETTER[letter]
     if not name or len(name) > LONGEST_NAME:
         findings.error(location, "include needs a file's name", "write it behind", fatal=True)

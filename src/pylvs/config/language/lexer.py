@@ -1,8 +1,8 @@
-r"""A line's words: comments, quotes and escapes, and the braces between them.
+r"""Split lines into words and braces, and format words as text again.
 
-keepalived reads most statements simply: `"` makes one word of what stands between two of them, and backslashes and
-single quotes are ordinary characters (passwords have them). The words of a statement in `ESCAPED` are read as a shell
-does: both quotes, anywhere in a word, and escapes. `#` and `!` begin a comment unless `\` stands before.
+In most statements only a pair of `"` quotes; backslashes and single quotes are ordinary characters, as in passwords.
+Statements in `SHELL_QUOTED` follow a shell: both quotes, anywhere in a word, and escapes. `#` and `!` begin a comment
+unless `\` precedes.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ SHELL_QUOTED = frozenset(
         *("vrrp_notify_fifo_script", "send", "source"),  # the last two are pylvs's own
     )
 )
-PARSER_KEYWORDS = ("include", "random_seed")  # what begins words that mean something to the reading itself
-HASH, BANG = "\ufdd0", "\ufdd1"  # what ${_HASH} and ${_BANG} put: no characters of any text, they begin no comment
+PARSER_KEYWORDS = ("include", "random_seed")  # prefixes of keywords that the parser obeys
+HASH, BANG = "\ufdd0", "\ufdd1"  # ${_HASH} and ${_BANG}: noncharacters, so that they begin no comment
 ESCAPES = {"a": "\a", "b": "\b", "E": "\x1b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
-SPACE = " \t\v\f\r\n"  # as C's isspace() has it: a no-break space is none
+SPACE = " \t\v\f\r\n"  # C's isspace(), which excludes the no-break space
 SPACES = re.compile(f"[{SPACE}]*")
 REFERENCE = re.compile(r"\$\{[A-Za-z_]\w*(?:[ \t][^{}\"#!]*)?\}|\$[A-Za-z_]\w*(?=[\s,)]|$)", re.ASCII)
 _PLAIN = re.compile(r"[^ \t\v\f\r\n{}\"#!$\\]+")
 _SIMPLE = re.compile(r"(?>[^ \t\v\f\r\n{}\"#!$\\]+|\\[#!]?|\$\{[A-Za-z_]\w*(?:[ \t][^{}\"#!]*)?\}|\$)+", re.ASCII)
-_USUAL = r"\x00-\x08\x0a-\x1f\x7f{}\"'#!$\\"  # what a line has not that is read at a glance
+_USUAL = r"\x00-\x08\x0a-\x1f\x7f{}\"'#!$\\"  # characters that the quick path excludes
 _USUAL_LINE = re.compile(rf"[ \t]*+([^ \t@~{_USUAL}][^{_USUAL}]*+)?+([{{}}]?+)[ \t\r]*+$")
 _USUAL_WORD = re.compile(r"[^ \t]+")
 _HIDDEN = re.compile(r"\\([#!])")
@@ -45,21 +45,22 @@ _CURLY = re.compile("[\u2018-\u201f\ufffd]")
 
 @dataclass(frozen=True, slots=True)
 class Brace:
-    """A brace that opens or closes a block."""
-
     opens: bool
     location: Location
 
 
 @dataclass(frozen=True, slots=True)
 class Lexer:
-    """Reads words; tells what is wrong with them."""
+    """Splits lines into words."""
 
     findings: Findings
-    defined: Collection[str] = ()  # the names of variables, as they become known
+    defined: Collection[str] = ()  # names of variables; the parser adds to it
 
     def usual(self, line: Line) -> list[Word | Brace] | None:
-        """The words and the brace of a line as most are, read at a glance; None for any other."""
+        """Return the words and brace of a line without quotes, comments or variables; None for any other.
+
+        This quick path takes most lines.
+        """
         match = _USUAL_LINE.match(line.text) if line.text.isascii() and len(line.origins) == 1 else None
         if match is None:
             return None
@@ -76,10 +77,10 @@ class Lexer:
         return found
 
     def statement(self, line: Line, at: int) -> tuple[list[Word | Brace], int]:
-        """The words from `at` up to the end of the line or through the first brace, and where that is."""
+        """Return the words from `at` through the first brace or to the end of the line, and where they end."""
         found: list[Word | Brace] = []
         text, length, keyword, backslashes = line.text, len(line.text), "", 0
-        single: Word | None = None  # the word that a single quote begins
+        single: Word | None = None  # begins with a single quote
         while True:
             if at < length and text[at] in SPACE and (match := SPACES.match(text, at)):
                 at = match.end()
@@ -97,11 +98,11 @@ class Lexer:
             keyword = keyword or word.text
             backslashes = backslashes + 1 if text[start:at] == "\\" else 0
             if not word.text.isprintable() or not word.text.isascii():
-                word = self._odd(word)
+                word = self._checked(word)
             found.append(word)
 
     def _single_quotes(self, word: Word, first: Word | None) -> Word | None:
-        """What is said of single quotes that are meant to quote; `first` is the word that one began before."""
+        """Warn of single quotes around words. `first` began with one; return the word that still waits for its end."""
         if word.text[0] == "'":
             first = first or word
         if first is None or word.text[-1] != "'" or word.text == "'":
@@ -112,7 +113,7 @@ class Lexer:
         return None
 
     def _ended(self, found: list[Word | Brace], backslashes: int) -> list[Word | Brace]:
-        """A statement's words without the backslashes at its end that were to continue it."""
+        """Return the words without backslashes at the end, which continue only definitions."""
         if not backslashes:
             return found
         self.findings.error(
@@ -123,7 +124,7 @@ class Lexer:
         return found[:-backslashes]
 
     def _simple_word(self, line: Line, start: int) -> tuple[Word, int]:
-        """The word that begins at `start`, and where it ends."""
+        """Return the word at `start`, and where it ends."""
         text = line.text
         if text[start] == '"':
             end = text.find('"', start + 1)
@@ -135,13 +136,13 @@ class Lexer:
         if match and text[match.end() : match.end() + 1] not in ("$", "\\"):
             return Word(match[0], line.location(start, match.end())), match.end()
         match = _SIMPLE.match(text, start)
-        assert match is not None  # a word begins here
+        assert match is not None  # the caller skipped blanks, comments and braces
         for reference in REFERENCE.finditer(text, start, match.end()):
             self._undefined(line, reference, start)
         return Word(_HIDDEN.sub(r"\1", match[0]), line.location(start, match.end())), match.end()
 
     def shell_word(self, line: Line, start: int, keyword: str, plain: re.Pattern[str] = _SHELL) -> tuple[Word, int]:
-        """The word that begins at `start`, and where it ends; `plain` matches characters without a meaning."""
+        """Return the word at `start`, and where it ends; `plain` matches ordinary characters."""
         text, at, length, quoted = line.text, start, len(line.text), False
         parts: list[str] = []
         while at < length:
@@ -166,7 +167,7 @@ class Lexer:
         return Word(_characters(parts), line.location(start, at), quoted), at
 
     def _quotes(self, line: Line, start: int, keyword: str, parts: list[str]) -> int:
-        """Add what stands between the quote at `start` and the next of its kind; where that ends."""
+        """Append what the quotes at `start` enclose to `parts`; return where they end."""
         text, at = line.text, start + 1
         plain = _IN_QUOTES[text[start]]
         while at < len(text):
@@ -183,7 +184,7 @@ class Lexer:
         return at
 
     def _escape(self, line: Line, at: int, keyword: str, quoted: bool) -> tuple[str, int]:
-        r"""What the escape at `at` means, bytes beyond ASCII as surrogates, and where it ends."""
+        r"""Return the character of the escape at `at`, and where it ends. A byte beyond ASCII becomes a surrogate."""
         match = _ESCAPE.match(line.text, at)
         if match is None:
             return "\\", at + 1
@@ -208,14 +209,13 @@ class Lexer:
         return chr(value) if value < 0x80 else chr(0xDC00 + value), end
 
     def _unclosed(self, line: Line, at: int) -> None:
-        """A quote whose partner is missing."""
         quote = line.text[at]
         self.findings.error(
             line.location(at, at + 1), f"the quote {quote} is not closed on its line", f"write the {quote} that ends it"
         )
 
     def _undefined(self, line: Line, reference: re.Match[str], word: int) -> None:
-        """A reference that stayed. Without braces, and nothing defined, it is a password's dollar sign."""
+        """Report a reference to an unknown variable, except what may be the dollar sign of a password."""
         name = reference[0].strip("${}").split()[0]
         alone = reference.start() == word and line.text[reference.end() : reference.end() + 1] in ("", *" \t\v\f\r,)")
         if name in self.defined or not (reference[0].startswith("${") or (self.defined and alone)):
@@ -227,8 +227,8 @@ class Lexer:
             f"did you mean '{close[0]}'?" if close else f"define it: ${name}=...",
         )
 
-    def _odd(self, word: Word) -> Word:
-        """The word, once what an editor or a web page put into it is told."""
+    def _checked(self, word: Word) -> Word:
+        """Return the word; report invisible characters and curly quotes, which editors and web pages insert."""
         text = word.text.replace(HASH, "#").replace(BANG, "!")
         hidden = next((c for c in text if not c.isprintable() and c != "\t"), None)
         curly = _CURLY.search(text)
@@ -244,7 +244,7 @@ class Lexer:
 
 
 def _characters(parts: list[str]) -> str:
-    """The parts in one, and in it the bytes that escapes gave as the characters that they are in UTF-8."""
+    """Join the parts and decode the bytes that escapes gave as UTF-8."""
     text = "".join(parts)
     if text.isascii() or not any("\udc80" <= character <= "\udcff" for character in text):
         return text
@@ -252,9 +252,9 @@ def _characters(parts: list[str]) -> str:
 
 
 def split_arguments(text: str) -> tuple[str, ...]:
-    """A script's program and arguments, out of the one word that a statement gives: `"/bin/check 'a b' c"`.
+    """Split a script's word such as `"/bin/check 'a b' c"` into program and arguments.
 
-    keepalived reads the quotes and escapes of such a word a second time. Raises ValueError: a quote is not closed.
+    keepalived resolves the quotes and escapes of such a word a second time. Raises ValueError for an open quote.
     """
     found: list[str] = []
     lexer, line, at = Lexer(Findings()), Line.written(text, "", 1), 0
@@ -270,22 +270,20 @@ def split_arguments(text: str) -> tuple[str, ...]:
 
 
 def format_statement(words: Sequence[Word]) -> str:
-    """A statement's words as text; reading it gives the same words again."""
+    """Format a statement so that parsing gives the same words."""
     return " ".join([_as_simple(words[0].text, words[0].quoted), *format_arguments(words)])
 
 
 def format_arguments(words: Sequence[Word]) -> list[str]:
-    """The words behind a statement's keyword as text."""
     return [format_word(words[0].text, word.text, word.quoted) for word in words[1:]]
 
 
 def format_word(keyword: str, word: str, quoted: bool = False) -> str:
-    """A word behind this keyword as text."""
     return (_as_shell if keyword in SHELL_QUOTED else _as_simple)(word, quoted)
 
 
 def _as_simple(word: str, quoted: bool) -> str:
-    """A word of a statement without escapes. None can hold a double quote; it becomes a single one."""
+    """Format a word of a statement without escapes; a double quote cannot be written and becomes a single one."""
     bare = re.sub("[#!]", r"\\\g<0>", word)
     match = _SIMPLE.match(bare)
     if quoted or not match or match.end() < len(bare):
@@ -294,13 +292,11 @@ def _as_simple(word: str, quoted: bool) -> str:
 
 
 def _as_shell(word: str, quoted: bool) -> str:
-    """A word of a statement with escapes."""
     if quoted:
         return '"' + re.sub(r'[\x00-\x1f\x7f"\\]|\$(?=\{|[A-Za-z_])', _escaped, word) + '"'
     return re.sub(r"""[\x00-\x20\x7f{}"'#!\\]|\$(?=\{|[A-Za-z_])""", _escaped, word)
 
 
 def _escaped(match: re.Match[str]) -> str:
-    """The escape that means this character."""
     character = match[0]
     return f"\\{ord(character):03o}" if character < " " or character in "\x7f$" else f"\\{character}"

@@ -1,8 +1,8 @@
-"""keepalived's configuration language: text to a tree with positions, and what is wrong with it.
+"""Parse keepalived's configuration language into a tree, with findings.
 
-It is read by hand, not by a grammar: which words a line has depends on variables whose values hold braces, conditions,
-definitions or further lines, a statement's keyword decides how its quotes are read, and after an error the next line
-must still be read.
+The parser is written by hand, not generated from a grammar. The words of a line depend on variables whose values hold
+braces, conditions, definitions or further lines. A statement's keyword decides how quotes are read. After an error the
+parser goes on with the next line.
 """
 
 from __future__ import annotations
@@ -37,18 +37,14 @@ from pylvs.config.language.variables import (
 )
 from pylvs.model.dataclass import dataclass, field
 
-# --- blocks ----------------------------------------------------------------------------------------------------------
-# Lines of words to a tree of blocks; braces that are missing or too many are found.
-
-
-DEEPEST = 32  # blocks within blocks; keepalived's own go six deep
+DEEPEST = 32  # nested blocks; keepalived's own go six deep
 
 
 def build_tree(lines: Iterable[list[Word | Brace]], findings: Findings) -> tuple[Node, ...]:
-    """The statements of these lines.
+    """Build the tree of statements; report braces that are missing or surplus.
 
-    A statement ends at the end of its line, at its block's end, and before the end of the block that it stands in; its
-    block may open on a later line, with nothing but comments between.
+    A statement ends with its line or its block, or before the end of the block around it. Its block may open on a later
+    line, with only comments between.
     """
     builder = _Builder(findings)
     for line in lines:
@@ -67,7 +63,7 @@ def build_tree(lines: Iterable[list[Word | Brace]], findings: Findings) -> tuple
 
 @dataclass(slots=True)
 class _Open:
-    """A block whose end has not been read: its statement, its opening brace, what stands in it so far."""
+    """An open block: its statement, its opening brace, and its statements so far."""
 
     words: tuple[Word, ...]
     brace: Location
@@ -75,7 +71,6 @@ class _Open:
 
     @property
     def column(self) -> int:
-        """Where its statement begins."""
         return self.words[0].location.column if self.words else self.brace.column
 
     def __str__(self) -> str:
@@ -84,26 +79,23 @@ class _Open:
 
 @dataclass(slots=True)
 class _Builder:
-    """The blocks around the location that is being read."""
+    """Builds the tree from statements and braces; `stack` holds the open blocks."""
 
     findings: Findings
     nodes: list[Node] = field(default_factory=list)
     stack: list[_Open] = field(default_factory=list)
-    waiting: tuple[Word, ...] = ()  # a statement whose block may still open
-    skipped: int = 0  # blocks that are too deep to be kept
-    before: Location | None = None  # the word or brace before
-    lacking: tuple[_Open, Location] | None = (
-        None  # by its indentation, this block's brace is missing before that location
-    )
-    early: tuple[_Open, Location] | None = None  # by its indentation, this brace was not meant to end that block
+    pending: tuple[Word, ...] = ()  # a statement whose block may still open
+    skipped: int = 0  # open blocks that are nested too deep
+    before: Location | None = None  # of the last word or brace
+    lacking: tuple[_Open, Location] | None = None  # by indentation, the block should end before this location
+    early: tuple[_Open, Location] | None = None  # by indentation, this brace should not end the block
 
     def statement(self, words: tuple[Word, ...]) -> None:
-        """Words that are one statement, with or without a block."""
+        """Begin a statement, with or without a block."""
         self._finish()
-        self.waiting = words
+        self.pending = words
 
     def open(self, brace: Location) -> None:
-        """A block begins."""
         if self.skipped or len(self.stack) >= DEEPEST:
             if not self.skipped:
                 self.findings.error(
@@ -111,13 +103,12 @@ class _Builder:
                 )
             self.skipped += 1
         else:
-            if not self.waiting:
+            if not self.pending:
                 self.findings.error(brace, "'{' without a keyword before it", "write its keyword, or remove it")
-            self.stack.append(_Open(self.waiting, brace))
-        self.waiting, self.before = (), brace
+            self.stack.append(_Open(self.pending, brace))
+        self.pending, self.before = (), brace
 
     def close(self, brace: Location) -> None:
-        """A block ends."""
         self._finish()
         if self.skipped:
             self.skipped -= 1
@@ -135,7 +126,7 @@ class _Builder:
         self.before = brace
 
     def end(self) -> tuple[Node, ...]:
-        """All statements, once the text has ended."""
+        """Close the open blocks and return all statements."""
         self._finish()
         for block in reversed(self.stack):
             advice = "write its '}'"
@@ -150,13 +141,13 @@ class _Builder:
         return tuple(self.nodes)
 
     def _finish(self) -> None:
-        """The statement that waited has no block."""
-        if self.waiting and not self.skipped:
-            (self.stack[-1].nodes if self.stack else self.nodes).append(Node(self.waiting))
-        self.waiting = ()
+        """Add the pending statement, which has no block."""
+        if self.pending and not self.skipped:
+            (self.stack[-1].nodes if self.stack else self.nodes).append(Node(self.pending))
+        self.pending = ()
 
     def _close(self) -> None:
-        """The innermost block is complete; what stands in a block without a keyword belongs to the block around it."""
+        """Add the innermost block; the statements of a block without a keyword belong to the block around it."""
         done = self.stack.pop()
         around = self.stack[-1].nodes if self.stack else self.nodes
         if done.words:
@@ -165,7 +156,7 @@ class _Builder:
             around += done.nodes
 
     def _compare(self, brace: Location) -> None:
-        """Look at the indentation of a brace that begins its line and ends the innermost block."""
+        """Compare the indentation of a closing brace that begins its line with that of the innermost block."""
         block = self.stack[-1]
         begins = self.before is None or (self.before.file, self.before.line) != (brace.file, brace.line)
         if not begins or block.brace.file != brace.file or brace.column == block.column:
@@ -176,8 +167,6 @@ class _Builder:
             self.early = block, brace
 
 
-# --- parser ----------------------------------------------------------------------------------------------------------
-
 DEEPEST_INCLUDE = 32
 MOST_FILES = 10_000
 
@@ -187,10 +176,10 @@ _BLANKS = " \t\v\f\r"
 
 
 def read(path: str, ids: Collection[str] = ()) -> tuple[Document, tuple[Finding, ...]]:
-    """The configuration in a file ("-": standard input) and in what it includes.
+    """Parse a file ("-": standard input) and the files that it includes.
 
-    `ids` are those that lines beginning with @ ask for; without any it is this machine's name, as in keepalived. Never
-    raises: whatever is wrong is a finding, and the document is what could be read.
+    Lines that begin with @ID count if `ids` has the ID; the default is this machine's host name, as in keepalived.
+    Never raises: problems are findings, and the document holds what could be parsed.
     """
     findings = Findings()
     try:
@@ -198,20 +187,20 @@ def read(path: str, ids: Collection[str] = ()) -> tuple[Document, tuple[Finding,
     except Unreadable as error:
         findings.error(Location(path, 1, 1), f"the file {error}", "name a configuration file", fatal=True)
         return Document((), (path,)), findings.all()
-    return _Reader(findings, ids, MOST_TEXT).document(source)
+    return _Parser(findings, ids, MOST_TEXT).document(source)
 
 
 def read_text(
     text: str, file: str = "-", ids: Collection[str] = (), most_text: int = MOST_TEXT
 ) -> tuple[Document, tuple[Finding, ...]]:
-    """The same of a text that stands in this file; `most_text` characters are read and made of it, no more."""
+    """Parse a text as that of `file`; `most_text` limits the characters that are read and produced."""
     directory = os.path.realpath(os.path.dirname(file.replace("\0", "")) or ".")
-    return _Reader(Findings(), ids, most_text).document(Source(file, text, (-1, -1), directory))
+    return _Parser(Findings(), ids, most_text).document(Source(file, text, (-1, -1), directory))
 
 
 @dataclass(slots=True)
 class _Frame:
-    """Lines that are being read: a file's, a variable's, or a sequence's."""
+    """A source of lines: a file, a variable or a sequence."""
 
     lines: Iterator[Line]
     name: str = ""  # of the variable
@@ -220,8 +209,8 @@ class _Frame:
 
 
 @dataclass(slots=True)
-class _Reader:
-    """What is known while a configuration is read."""
+class _Parser:
+    """The state of parsing one configuration."""
 
     findings: Findings
     ids: Collection[str]
@@ -231,7 +220,7 @@ class _Reader:
     lexer: Lexer = field(init=False)
     frames: list[_Frame] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
-    includes: int = 0  # files included so far, as often as they were
+    includes: int = 0  # files included so far, repeatedly included ones too
 
     def __post_init__(self) -> None:
         self.ids = [*self.ids] or [os.uname().nodename.partition(".")[0]]
@@ -240,14 +229,13 @@ class _Reader:
         self.lexer = Lexer(self.findings, self.variables.values)
 
     def document(self, source: Source) -> tuple[Document, tuple[Finding, ...]]:
-        """What the file says."""
         self._open(source, NO_CHECKS)
         with gc_paused():
             nodes = build_tree(self._statements(), self.findings)
         return Document(nodes, tuple(self.texts), self.texts), self.findings.all()
 
     def _open(self, source: Source, checks: IncludeChecks) -> None:
-        """Read this file's lines next."""
+        """Push a frame of the file's lines."""
         text = source.text.translate(_UNUSABLE) if not source.text.isascii() or "\0" in source.text else source.text
         if source.marked:
             self.findings.warning(
@@ -258,11 +246,11 @@ class _Reader:
         self.frames.append(_Frame(lines, "", source, checks))
 
     def _file(self) -> _Frame:
-        """The frame of the file that is being read."""
+        """Return the frame of the current file."""
         return next(frame for frame in reversed(self.frames) if frame.source)
 
     def _next(self) -> Line | None:
-        """The next line, out of whatever comes first; None at the end, or when there is no more room."""
+        """Return the next line of the innermost frame; None at the end, or when the budget is spent."""
         while self.frames:
             frame = self.frames[-1]
             line = next(frame.lines, None)
@@ -282,7 +270,7 @@ class _Reader:
         return None
 
     def _statements(self) -> Iterator[list[Word | Brace]]:
-        """The words of each statement up to its brace, and of the rest of its line."""
+        """Yield the words of each statement, up to and including its brace."""
         while (line := self._next()) is not None:
             usual = self.lexer.usual(line)
             if usual is not None:
@@ -310,14 +298,14 @@ class _Reader:
                     yield words
 
     def _blanks(self, line: Line, at: int) -> int:
-        """Where the blanks that begin at `at` end."""
+        """Return the end of the blanks at `at`."""
         if line.text[at : at + 1] not in SPACE:
             return at
         match = SPACES.match(line.text, at)
         return match.end() if match else at
 
     def _replaced(self, line: Line) -> Line:
-        """The line with its variables replaced; further lines of theirs come next."""
+        """Replace the variables of a line; push a frame for further lines of a value."""
         source = self._file().source
         active = [frame.name for frame in self.frames if frame.name]
         result = self.variables.replace(line, source.directory if source else "", active)
@@ -326,13 +314,13 @@ class _Reader:
         return result.line
 
     def _condition(self, line: Line, at: int) -> int:
-        """Where to read on after the condition at `at`."""
+        """Return where to continue after the condition at `at`: behind what it excludes."""
         match = _CONDITION.match(line.text, at)
         assert match is not None
         if (match[2] in self.ids) != bool(match[1]):
             return match.end()
         if definition := DEFINITION.match(line.text, self._blanks(line, match.end())):
-            self._definition(line, definition)  # all its lines are left out
+            self._definition(line, definition)  # consume all its lines
             return len(line.text)
         end = self._scope(line, match.end())
         if end < len(line.text):
@@ -344,7 +332,7 @@ class _Reader:
         return end
 
     def _scope(self, line: Line, at: int) -> int:
-        """Where what stands at `at` ends: before a brace that closes a block opened before it, or with the line."""
+        """Return where a condition or sequence ends: with the line, or before a brace that closes an outer block."""
         lexer, depth = Lexer(Findings()), 0
         while at < len(line.text):
             words, end = lexer.statement(line, at)
@@ -356,7 +344,7 @@ class _Reader:
         return at
 
     def _definition(self, line: Line, match: re.Match[str]) -> tuple[bool, list[Line]]:
-        """Whether a definition has several lines, and these, without the backslashes that continue them."""
+        """Consume a definition; return whether it has several lines, and the lines without trailing backslashes."""
         rest = line.part(match.end())
         if not rest.text.rstrip(_BLANKS).endswith("\\"):
             return False, [rest.part(0, len(strip_comment(rest.text)))]
@@ -365,7 +353,7 @@ class _Reader:
             if not self.budget.spend(len(following.text), following):
                 break
             text = following.text.strip(_BLANKS)
-            if text[:1] in ("#", "!"):  # a comment of its own neither belongs to a definition nor ends it
+            if text[:1] in ("#", "!"):  # a comment line neither belongs to a definition nor ends it
                 continue
             if not text:
                 self.findings.warning(
@@ -382,7 +370,7 @@ class _Reader:
         return True, [part for part in parts if part.text.strip(_BLANKS)]
 
     def _define(self, line: Line, match: re.Match[str]) -> None:
-        """Remember a variable's value."""
+        """Define a variable."""
         several, lines = self._definition(line, match)
         if several:
             self.variables.define_lines(match[1], lines)
@@ -390,12 +378,13 @@ class _Reader:
             self.variables.define(match[1], lines[0])
 
     def _sequence(self, line: Line, at: int, match: re.Match[str]) -> None:
-        """Read the rest of the line, or of its block, once for each value."""
+        """Push a frame that repeats the rest of the line, or of its block, for each value."""
         close = line.text.find(")", match.end())
         head = self._replaced(line.part(match.end(), close + 1 if close >= 0 else None))
-        sequence, _, wrong = parse_repetition(match[1], head.text)
-        if sequence is None:
-            self.findings.error(line.location(at, match.end()), wrong, f"the line needs ~{match[1]}(...)")
+        try:
+            repetition = parse_repetition(match[1], head.text)
+        except ValueError as error:
+            self.findings.error(line.location(at, match.end()), str(error), f"the line needs ~{match[1]}(...)")
             return
         location, start = line.location(at, close + 1), close + 1
         end = self._scope(line, start)
@@ -407,17 +396,17 @@ class _Reader:
             )
             self.frames.append(_Frame(iter((line.part(end),))))
         rest = line.part(start, end)
-        self.frames.append(_Frame(self._rounds(sequence, rest, location)))
+        self.frames.append(_Frame(self._repeated(repetition, rest, location)))
 
-    def _rounds(self, sequence: Repetition, rest: Line, location: Location) -> Iterator[Line]:
-        """The rest of a sequence's line, each time with other values of its variables."""
-        for values in sequence.values():
-            for name, value in zip(sequence.names, values, strict=True):
+    def _repeated(self, repetition: Repetition, rest: Line, location: Location) -> Iterator[Line]:
+        """Yield the rest of a sequence's line for each value, after its variables are defined."""
+        for values in repetition.values():
+            for name, value in zip(repetition.names, values, strict=True):
                 self.variables.define(name, Line.written(value, "", 0).standing_for(location))
             yield rest
 
     def _include(self, line: Line, match: re.Match[str]) -> None:
-        """Read the files that an include names next."""
+        """Push a frame for each file that an include names."""
         frame = self._file()
         assert frame.source is not None
         start = self._blanks(line, match.end())
@@ -442,7 +431,7 @@ class _Reader:
             self._open(source, frame.checks)
 
     def _obey(self, words: list[Word | Brace]) -> None:
-        """What a statement says about the reading itself."""
+        """Apply the statements that control the parser itself."""
         texts = [word.text for word in words if isinstance(word, Word)]
         if texts[:1] == ["include_check"]:
             frame = self._file()

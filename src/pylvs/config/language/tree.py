@@ -1,9 +1,10 @@
-"""The tree that a configuration's text is read into: lines of words, some with a block of lines below them."""
+"""Lines, words and the tree of statements, each with its location in the files."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from operator import attrgetter
 
 from pylvs.config.findings import Location
 from pylvs.model.dataclass import dataclass, field
@@ -11,7 +12,7 @@ from pylvs.model.dataclass import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One word of a line, its quotes and escapes undone, variables replaced; `quoted` if it had quotes."""
+    """One word of a line after quotes, escapes and variables are resolved."""
 
     text: str
     location: Location
@@ -23,58 +24,39 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One statement: its words (the first is the keyword) and its block; `block` is None where it has no braces."""
+    """One statement: the keyword, its arguments, and its block; `block` is None without braces."""
 
     words: tuple[Word, ...]
     block: tuple[Node, ...] | None = None
 
     @property
     def keyword(self) -> str:
-        """The first word."""
         return self.words[0].text
 
     @property
     def arguments(self) -> tuple[Word, ...]:
-        """The words behind the keyword."""
         return self.words[1:]
 
     @property
     def location(self) -> Location:
-        """Where the keyword stands."""
+        """Location of the keyword."""
         return self.words[0].location
-
-    def walk(self) -> Iterator[Node]:
-        """This node and all below it, in the order of the text."""
-        waiting = [self]
-        while waiting:  # not by recursion: nothing limits the depth of a tree
-            node = waiting.pop()
-            yield node
-            waiting.extend(reversed(node.block or ()))
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A file with its includes in location, in the order of the text."""
+    """The statements of a file and of the files that it includes, in the order of the text."""
 
     nodes: tuple[Node, ...]
-    files: tuple[str, ...]  # all that were read, the first one first
-    texts: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # theirs, as they were read
-
-    def walk(self) -> Iterator[Node]:
-        """Every node, in the order of the text."""
-        for node in self.nodes:
-            yield from node.walk()
-
-
-# --- lines -----------------------------------------------------------------------------------------------------------
-# A line of text that knows where each of its characters was written, also after variables were replaced in it.
+    files: tuple[str, ...]  # in the order in which they were opened
+    texts: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)  # by file
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the characters from `start` on were written.
+    """Location of the characters from `start` on.
 
-    With `width` 0 they stand there one by one; else all of them stand for those `width` characters: a variable's use.
+    With `width` 0, each character has its own column. Else all of them replace `width` characters: a variable's use.
     """
 
     start: int
@@ -84,26 +66,21 @@ class Origin:
     width: int = 0
 
 
-def _start(origin: Origin) -> int:
-    """What origins are sorted by."""
-    return origin.start
-
-
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line without its end; the first origin starts at 0."""
+    """A line without its newline. It knows the location of each character, also after variables are replaced."""
 
     text: str
-    origins: tuple[Origin, ...]
+    origins: tuple[Origin, ...]  # the first starts at 0
 
     @classmethod
     def written(cls, text: str, file: str, line: int) -> Line:
-        """A line as it stands in a file."""
+        """Make a line of a file."""
         return cls(text, (Origin(0, file, line, 1),))
 
     @classmethod
     def joined(cls, parts: Iterable[Line]) -> Line:
-        """One line after the other, without anything between; at least one part."""
+        """Concatenate one or more lines."""
         texts: list[str] = []
         origins: list[Origin] = []
         length = 0
@@ -115,7 +92,7 @@ class Line:
         return cls("".join(texts), tuple(origins))
 
     def location(self, start: int, end: int) -> Location:
-        """Where the characters from `start` to before `end` stand; at least one is meant."""
+        """Return the location of the characters from `start` to before `end`, at least one."""
         origin = self._origin(start)
         column = origin.column + (0 if origin.width else start - origin.start)
         width = origin.width or end - start
@@ -126,10 +103,9 @@ class Line:
         return Location(origin.file, origin.line, column, max(1, width))
 
     def part(self, start: int, end: int | None = None) -> Line:
-        """The characters from `start` to before `end`."""
         kept: list[Origin] = []
         stop = len(self.text) if end is None else end
-        first = bisect_right(self.origins, start, key=_start) - 1
+        first = bisect_right(self.origins, start, key=attrgetter("start")) - 1
         for origin in self.origins[first:]:
             if origin.start >= stop and kept:
                 break
@@ -139,11 +115,10 @@ class Line:
         return Line(self.text[start:stop], tuple(kept))
 
     def standing_for(self, location: Location) -> Line:
-        """The same characters, all of which stand for what is written at this location."""
+        """Return the same characters, all of them located at `location`: what replaces a variable there."""
         return Line(self.text, (Origin(0, location.file, location.line, location.column, location.width),))
 
     def _origin(self, at: int) -> Origin:
-        """That of the character at `at`."""
         if len(self.origins) == 1:
             return self.origins[0]
-        return self.origins[bisect_right(self.origins, at, key=_start) - 1]
+        return self.origins[bisect_right(self.origins, at, key=attrgetter("start")) - 1]

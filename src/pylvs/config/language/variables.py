@@ -1,4 +1,4 @@
-"""How much a configuration may make of itself: includes and variables can grow without end."""
+"""Variables and sequences, which replace and repeat text, and the budget that limits what they produce."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MOST_LINES = 1_000_000  # lines: keepalived's manual has an example that makes 6
 
 @dataclass(slots=True)
 class Budget:
-    """What may still be read, and come out of variables, sequences and repeated includes: characters, and lines."""
+    """The characters that may still be read, and the lines that variables and sequences may still produce."""
 
     findings: Findings
     text: int = MOST_TEXT
     made: int = MOST_LINES
 
     def spend(self, characters: int, line: Line, made: int = 0) -> bool:
-        """True while there is room; the first time that there is none is a finding about this line."""
+        """Return whether the budget lasts; the first failure is a finding about this line."""
         if self.text < 0 or self.made < 0:
             return False
         self.text -= characters + 1
@@ -42,13 +42,10 @@ class Budget:
         return False
 
 
-# --- sequences -------------------------------------------------------------------------------------------------------
-# `~SEQ(var, start, step, end)`, `~SEQx`, `~LST(var, value...)`: the rest of a line once for each value.
-
-
+# Sequences: `~SEQ(var, start, step, end)`, `~SEQx`, `~LST(var, value...)` repeat the rest of a line for each value.
 SEQUENCE = re.compile(r"~(SEQx?|LST)[ \t]*(?=\()")
 
-# Possessive throughout: a line of a million blanks is looked at once.
+# Possessive quantifiers keep a line of a million blanks linear.
 _SEQ = re.compile(r"\([ \t]*+([A-Za-z_]\w*+)[ \t]*+((?:,[ \t]*+[^,()\s]++[ \t]*+){1,3}+)\)", re.ASCII)
 _NAME = r"[ \t]*+[A-Za-z_]\w*+[ \t]*+"
 _VALUE = r"[ \t]*+[^,(){}\s\"]*+[ \t]*+"
@@ -60,7 +57,7 @@ _ITEM = re.compile(r",[ \t]*(?:\{([^{}]*)\}|([^,{}]*))")
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """The variables of a sequence and how their values are found."""
+    """The variables of a sequence and their values."""
 
     names: tuple[str, ...]
     numbers: range = range(0)
@@ -68,21 +65,18 @@ class Repetition:
     listed: tuple[tuple[str, ...], ...] = ()
 
     def values(self) -> Iterator[tuple[str, ...]]:
-        """The variables' values, round after round."""
+        """Yield the values of the variables, one tuple for each repetition."""
         for number in self.numbers:
             yield (f"{number:x}" if self.hexadecimal else str(number),)
         yield from self.listed
 
 
-def parse_repetition(kind: str, text: str) -> tuple[Repetition | None, int, str]:
-    """A sequence of this kind ("SEQ", "SEQx", "LST") whose parentheses begin the text, and where they end.
-
-    Without a sequence the last word says what is wrong with it.
-    """
+def parse_repetition(kind: str, text: str) -> Repetition:
+    """Parse the parentheses of a "SEQ", "SEQx" or "LST" at the beginning of `text`; raises ValueError."""
     if kind == "LST":
         match = _LST.match(text)
         if match is None:
-            return None, 0, "~LST needs a variable and its values without blanks or quotes in them"
+            raise ValueError("~LST needs a variable and its values without blanks or quotes in them")
         names = tuple(name.strip() for name in match[1].strip(" \t{}").split(","))
         listed = tuple(
             tuple(value.strip() for value in item[1].split(",")) if item[1] is not None else (item[2].strip(),)
@@ -90,43 +84,36 @@ def parse_repetition(kind: str, text: str) -> tuple[Repetition | None, int, str]
         )
         wrong = next((values for values in listed if len(values) != len(names)), None)
         if wrong is not None:
-            return None, 0, f"~LST has {len(names)} variables, but the value {{{','.join(wrong)}}}"
-        return Repetition(names, listed=listed), match.end(), ""
+            raise ValueError(f"~LST has {len(names)} variables, but the value {{{','.join(wrong)}}}")
+        return Repetition(names, listed=listed)
     match = _SEQ.match(text)
     if match is None:
-        return None, 0, f"~{kind} needs a variable and one to three numbers"
+        raise ValueError(f"~{kind} needs a variable and one to three numbers")
     words = [word.strip() for word in match[2].split(",")[1:]]
     numbers = [_number(word) for word in words]
-    for word, number in zip(words, numbers, strict=True):
-        if number is None:
-            return None, 0, f"'{word}' is no whole number"
-    known = [number for number in numbers if number is not None]
-    end = known[-1]
-    start = known[0] if len(known) > 1 else (1 if end > 0 else -1)
-    step = known[1] if len(known) == 3 else (1 if end >= start else -1)
+    end = numbers[-1]
+    start = numbers[0] if len(numbers) > 1 else (1 if end > 0 else -1)
+    step = numbers[1] if len(numbers) == 3 else (1 if end >= start else -1)
     if not step or (end - start) * step < 0:
-        return None, 0, f"no steps of {step} lead from {start} to {end}"
-    return Repetition((match[1],), range(start, end + (1 if step > 0 else -1), step), kind == "SEQx"), match.end(), ""
+        raise ValueError(f"no steps of {step} lead from {start} to {end}")
+    return Repetition((match[1],), range(start, end + (1 if step > 0 else -1), step), kind == "SEQx")
 
 
-def _number(word: str) -> int | None:
-    """A number as C's strtol() reads it: decimal, 0x hexadecimal, 0 octal; None if it is none of 32 bits."""
+def _number(word: str) -> int:
+    """Parse a 32-bit number as C's strtol() does: decimal, 0x hexadecimal, 0 octal; raises ValueError."""
     match = re.fullmatch(
         r"([+-]?)(?:0x([0-9a-f]{1,8})|0([0-7]{0,11})|([1-9][0-9]{0,9}))", word, re.ASCII | re.IGNORECASE
     )
     if match is None:
-        return None
+        raise ValueError(f"'{word}' is no whole number")
     sign, hexadecimal, octal, decimal = match.groups()
     value = int(hexadecimal, 16) if hexadecimal else int(decimal) if decimal else int(octal or "0", 8)
     return -value if sign == "-" else value
 
 
-# --- variables -------------------------------------------------------------------------------------------------------
-# Variables: `$NAME=value`, of one line or several, `${NAME}`, and those that are always there.
-
-
+# Variables: `$NAME=value` on one line or several, `${NAME}`, and keepalived's own.
 DEFINITION = re.compile(r"\$([A-Za-z_]\w*)=[ \t]*", re.ASCII)
-MOST_ROUNDS = 64  # values within values within values
+MOST_ROUNDS = 64  # of nested values
 
 _NOTHING_FOLLOWS = re.compile(r"[ \t\v\f\r]*(?:[#!]|$)")
 _COMMENT = re.compile(r"""\\[#!]|"[^"]*(?:"|$)|([#!])""")
@@ -135,7 +122,7 @@ _RANDOM_LEAST, _RANDOM_MOST = 0, 32767
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """What a variable stands for: lines. One that was defined on several may only end a line."""
+    """The lines of a variable. One that was defined on several lines may only end a line."""
 
     lines: tuple[Line, ...]
     several: bool = False
@@ -143,7 +130,7 @@ class Value:
 
 @dataclass(slots=True)
 class Expansion:
-    """A line in which variables were replaced, and the lines that follow it by the name of whom they belong to."""
+    """A line after variables are replaced, and the lines that follow it, by the variable's name."""
 
     line: Line
     following: list[tuple[str, tuple[Line, ...]]] = field(default_factory=list)  # the outermost first
@@ -151,7 +138,7 @@ class Expansion:
 
 @dataclass(slots=True)
 class Variables:
-    """The variables defined so far. `instance` is what ${_INSTANCE} gives."""
+    """The variables defined so far. `instance` is the value of ${_INSTANCE}."""
 
     findings: Findings
     budget: Budget
@@ -161,17 +148,16 @@ class Variables:
     dice: random.Random = field(default_factory=random.Random)
 
     def define(self, name: str, line: Line) -> None:
-        """Give a variable a value of one line."""
         self.values[name] = Value((line,))
 
     def define_lines(self, name: str, lines: Sequence[Line]) -> None:
-        """Give a variable several lines; none is the empty value."""
+        """Define a variable of several lines; no line is the empty value."""
         self.values[name] = Value(tuple(lines), several=True)
 
     def replace(self, line: Line, directory: str, active: Sequence[str] = ()) -> Expansion:
-        """The line with its variables replaced, and theirs, until none is left.
+        """Replace variables, also within their values, until none is left.
 
-        `directory` is the file's; `active` are the variables whose lines this one is among.
+        `directory` is the file's. `active` are the variables whose lines contain this one.
         """
         result = Expansion(line)
         for _ in range(MOST_ROUNDS):
@@ -195,7 +181,7 @@ class Variables:
         return Expansion(line.part(0, 0))
 
     def _once(self, result: Expansion, directory: str, active: Sequence[str]) -> None:
-        """Replace each variable of the line by its value as it was defined; the same line if there is none."""
+        """Replace each variable of the line once; leave the same line if there is none."""
         line, at, length = result.line, 0, 0
         parts: list[Line] = []
         for match in REFERENCE.finditer(line.text):
@@ -242,7 +228,7 @@ class Variables:
             result.line = Line.joined([*parts, line.part(at)])
 
     def _predefined(self, name: str, words: Sequence[str], directory: str) -> str | None:
-        """The value of a variable that keepalived defines; None if it defines none of this name."""
+        """Return the value of one of keepalived's own variables, else None."""
         if name == "_RANDOM" and len(words) <= 2 and all(word.isascii() and word.isdigit() for word in words):
             least, most = (*(int(word[:9]) for word in words), *(_RANDOM_LEAST, _RANDOM_MOST)[len(words) :])
             return str(self.dice.randint(min(least, most), max(least, most)))
@@ -255,7 +241,7 @@ class Variables:
 
 
 def strip_comment(text: str) -> str:
-    """A line's text up to where a comment begins, and without the blanks before."""
+    """Return the text before a comment, without trailing blanks."""
     for match in _COMMENT.finditer(text):
         if match[1]:
             text = text[: match.start()]

@@ -27,10 +27,6 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.service import LONGEST_S, Timeouts
 from pylvs.model.vrrp import MULTICAST_V4, MULTICAST_V6, Fifo
 
-# --- mail ------------------------------------------------------------------------------------------------------------
-# The words of mail in `global_defs`.
-
-
 SMTP_PORT = 25
 
 
@@ -64,10 +60,6 @@ MAIL: tuple[Keyword | Block, ...] = (
     Keyword("smtp_alert", FLAG, "mail alerts of everything, unless it says otherwise"),
     Keyword("smtp_alert_checker", FLAG, "mail alerts of real servers and services", default_doc="smtp_alert"),
 )
-
-
-# --- vrrp globals ----------------------------------------------------------------------------------------------------
-# The words of `global_defs` about virtual routers, and what stands outside of all blocks about them.
 
 
 VRRP_ANY = Texts()
@@ -220,8 +212,6 @@ VRRP_TOP: tuple[Keyword | Block, ...] = _vrrp_unsupported(
     State.NEVER, "the kernel tells of every change of a link; remove it", "linkbeat_use_polling"
 )
 
-
-# --- global defs -----------------------------------------------------------------------------------------------------
 
 ANY = Texts()
 NO_SNMP = "there is no SNMP; pylvs serves metrics to Prometheus, see metrics_address"

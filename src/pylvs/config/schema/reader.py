@@ -11,10 +11,6 @@ from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Twice, 
 from pylvs.config.schema.types import did_you_mean
 from pylvs.model.dataclass import dataclass, field
 
-# --- strangers -------------------------------------------------------------------------------------------------------
-# What to say of a word that a block does not know: where it belongs, or what was probably meant.
-
-
 MOST_BLOCKS_NAMED = 4  # blocks that are named at most
 
 
@@ -47,8 +43,6 @@ def unknown_keyword(root: Block, block: Block, word: str) -> tuple[str, str]:
         near = did_you_mean(word, everywhere)
     return ignored, near or "remove it"
 
-
-# --- reader ----------------------------------------------------------------------------------------------------------
 
 T = TypeVar("T")
 
@@ -114,12 +108,6 @@ class Section:
     def first(self, name: str) -> Section | None:
         """The first block of a name."""
         return next(self.below(name), None)
-
-    def walk(self) -> Iterator[Section]:
-        """This section and all below it."""
-        yield self
-        for section in self.sections:
-            yield from section.walk()
 
 
 class Reader:

@@ -288,10 +288,6 @@ PORT = Integer(1, 65535)
 MARK = Integer(1, 0xFFFFFFFF)
 
 
-# --- scripts ---------------------------------------------------------------------------------------------------------
-# The type of a script: a program with its arguments in one word, then a user and a group.
-
-
 OPENS = re.compile(r"<[ \t]*/")  # "</dev/tcp/127.0.0.1/80": no program, but a redirection, which a shell must make
 
 

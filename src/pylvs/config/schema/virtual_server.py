@@ -121,10 +121,6 @@ VIRTUAL_SERVER_GROUP = Block(
 )
 
 
-# --- servers ---------------------------------------------------------------------------------------------------------
-# `virtual_server` with its `sorry_server`, and `real_server`.
-
-
 MAX_U32 = 0xFFFFFFFF
 MOST_DOCUMENTED_WEIGHT = 65535  # what the manual of ipvsadm allows
 

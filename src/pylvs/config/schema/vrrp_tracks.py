@@ -22,10 +22,6 @@ from pylvs.config.schema.types import (
 from pylvs.config.schema.vrrp_types import NAME, AtLeastOne
 from pylvs.model.dataclass import dataclass
 
-# --- tracking --------------------------------------------------------------------------------------------------------
-# How virtual routers watch things: the lines of track_script and its like, and the weights of what is watched.
-
-
 MOST_WEIGHT = 253  # of a priority of 1 to 254
 
 
@@ -121,8 +117,6 @@ class TrackLine(Type[WrittenTrack]):
     def __str__(self) -> str:
         return f"the name of {self.what} [weight -{self.most} to {self.most} [reverse|noreverse]]"
 
-
-# --- vrrp tracks -----------------------------------------------------------------------------------------------------
 
 LONGEST_SCRIPT_S = 4294
 LONGEST_DELAY_S = 3600.0

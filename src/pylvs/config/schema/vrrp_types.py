@@ -15,10 +15,6 @@ from pylvs.model.routing import FOREVER, HeldAddress, Interface
 from pylvs.model.vrrp import OldChecksum, Peer, Vmac
 from pylvs.netlink.iproute2 import Names, named
 
-# --- addresses -------------------------------------------------------------------------------------------------------
-# Lines of virtual_ipaddress and static_ipaddress: an address, and what `ip address add` can say of it.
-
-
 LONGEST_DEVICE_NAME = 15  # IFNAMSIZ - 1
 ADDRESS_FLAGS = {
     "home": "home",
@@ -155,8 +151,6 @@ def _broadcast(interface: Interface, word: Word) -> Address | None:
         raise BadValue("only IPv4 has broadcast addresses", "remove it", word)
     return address
 
-
-# --- vrrp types ------------------------------------------------------------------------------------------------------
 
 MAC = re.compile(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){4,5}\Z")
 STANDARD_MACS = (bytes.fromhex("00005e0001"), bytes.fromhex("00005e0002"))  # RFC 9568 7.3

@@ -113,10 +113,6 @@ def checker_timing(
     )
 
 
-# --- target ----------------------------------------------------------------------------------------------------------
-# The words of where a check goes and from where it comes, for every checker that talks to a server.
-
-
 CONNECTION = (
     Keyword("connect_ip", ADDRESS, "address to connect to", default_doc="the real server's"),
     Keyword("connect_port", PORT, "port to connect to", default_doc="the real server's"),

@@ -14,15 +14,7 @@ from pylvs.system.pcre2 import OPTIONS
 TCP_CHECK = Block("TCP_CHECK", "a connection can be made", (*TARGET, *checker_timing()), twice=Twice.MANY)
 
 
-# --- ping ------------------------------------------------------------------------------------------------------------
-# `PING_CHECK`: an ICMP echo is answered.
-
-
 PING_CHECK = Block("PING_CHECK", "an ICMP echo is answered", (*CONNECTION, *checker_timing()), twice=Twice.MANY)
-
-
-# --- udp -------------------------------------------------------------------------------------------------------------
-# `UDP_CHECK`: a datagram is not refused, or is answered.
 
 
 ANYTHING = Pattern()
@@ -74,10 +66,6 @@ UDP_CHECK = Block(
 )
 
 
-# --- dns -------------------------------------------------------------------------------------------------------------
-# `DNS_CHECK`: a name server answers over UDP without an error.
-
-
 DNS_RETRY = 3
 LONGEST_LABEL = 63
 LONGEST_NAME = 253
@@ -119,10 +107,6 @@ DNS_CHECK = Block(
 )
 
 
-# --- smtp ------------------------------------------------------------------------------------------------------------
-# `SMTP_CHECK`: a mail server greets, and answers HELO and QUIT.
-
-
 HOST = Block("host", "another address that must answer as well; the old way to write it", CONNECTION, twice=Twice.MANY)
 SMTP_CHECK = Block(
     "SMTP_CHECK",
@@ -135,10 +119,6 @@ SMTP_CHECK = Block(
     ),
     twice=Twice.MANY,
 )
-
-
-# --- http ------------------------------------------------------------------------------------------------------------
-# `HTTP_GET` and `SSL_GET`: every page answers as it should.
 
 
 HTTP_DELAY_BEFORE_RETRY_S = 3.0
@@ -256,10 +236,6 @@ SSL_GET = Block(
     (*HTTP_KEYWORDS, ENABLE_SNI, SNI_NAME),
     twice=Twice.MANY,
 )
-
-
-# --- bfd -------------------------------------------------------------------------------------------------------------
-# `BFD_CHECK`: the state of a BFD session.
 
 
 BFD_CHECK = Block(

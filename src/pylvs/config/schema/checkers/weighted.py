@@ -31,10 +31,6 @@ MISC_CHECK = Block(
 )
 
 
-# --- file ------------------------------------------------------------------------------------------------------------
-# `FILE_CHECK`: a number in a file, of a `track_file` block, moves the weight.
-
-
 @dataclass(frozen=True, slots=True)
 class Multiplier(Type[tuple[int, bool]]):
     """What the file's number is multiplied by, and whether its sign is turned round."""
@@ -60,10 +56,6 @@ FILE_CHECK = Block(
 )
 
 
-# --- agent -----------------------------------------------------------------------------------------------------------
-# `AGENT_CHECK`: the server itself says how much it can take, in HAProxy's agent protocol.
-
-
 AGENT_CHECK = Block(
     "AGENT_CHECK",
     'the server answers one line over TCP: "75%", "drain", "maint", "up", "down"',
@@ -75,10 +67,6 @@ AGENT_CHECK = Block(
     twice=Twice.MANY,
     since="0.2",
 )
-
-
-# --- load ------------------------------------------------------------------------------------------------------------
-# `LOAD_CHECK`: the weight follows the server's real load, read from a page in Prometheus's text format.
 
 
 NODE_EXPORTER_PORT = 9100  # node_exporter's
