@@ -10,9 +10,9 @@ from pylvs.config.compile.scripts import SHARED_FIFO, ScriptRules, fifos_of
 from pylvs.config.compile.vrrp_tracking import Symbols, name_of
 from pylvs.config.findings import Findings
 from pylvs.config.language.tree import Word
+from pylvs.config.schema.root import DelayedLink
 from pylvs.config.schema.routes import WrittenRoute
 from pylvs.config.schema.routing_rules import WrittenRule
-from pylvs.config.schema.static import DelayedLink
 from pylvs.config.schema.vrrp_types import Device, WrittenAddress
 from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import HeldAddress, Route, RoutingRule

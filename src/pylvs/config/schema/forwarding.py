@@ -1,4 +1,4 @@
-"""The types of how a service forwards: scheduler, method, protocol, persistence."""
+"""Types of scheduler, forwarding method, protocol and persistence."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from pylvs.model.destination import Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.service import DEFAULT_SCHEDULER, SCHEDULERS, Protocol
 
 METHODS = {"NAT": Method.MASQ, "DR": Method.ROUTE, "TUN": Method.TUNNEL}
-PERSISTENCE_S = 360  # of persistence_timeout without a number
+PERSISTENCE_S = 360  # persistence_timeout without a number
 LONGEST_PERSISTENCE_S = 2678400  # 31 days
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerType(Type[str]):
-    """One of the schedulers; another name is a warning, and the default is used, as in keepalived."""
+    """A scheduler. An unknown name is a warning and the default counts, as in keepalived."""
 
     def parse(self, words: Words) -> str:
-        """The scheduler's name."""
         word = words.take("a scheduler")
         if word.text not in SCHEDULERS:
             near = did_you_mean(word.text, SCHEDULERS) or f"one of {str(self).replace('|', ', ')}"
@@ -35,7 +34,7 @@ class SchedulerType(Type[str]):
 
 @dataclass(frozen=True, slots=True)
 class Forwarding:
-    """How packets get to a real server."""
+    """A forwarding method, with its tunnel."""
 
     method: Method
     tunnel: Tunnel = Tunnel()
@@ -51,10 +50,9 @@ class Forwarding:
 
 @dataclass(frozen=True, slots=True)
 class ForwardingType(Type[Forwarding]):
-    """NAT, DR, or TUN with the kind of tunnel. Upper case counts, as it does to keepalived."""
+    """NAT, DR, or TUN with the kind of tunnel; case is significant, as in keepalived."""
 
     def parse(self, words: Words) -> Forwarding:
-        """Method and tunnel."""
         word = words.take("a forwarding method")
         if word.text not in METHODS:
             near = did_you_mean(word.text, list(METHODS)) or "NAT, DR or TUN"
@@ -67,7 +65,7 @@ class ForwardingType(Type[Forwarding]):
 
 
 def _tunnel(words: Words) -> Tunnel:
-    """`type ipip|gue port N|gre` and a checksum; raises Wrong for what does not go together."""
+    """Parse `type ipip|gue port N|gre` and a checksum; raises BadValue for options that exclude each other."""
     kind, port, flags = TunnelKind.IPIP, 0, TunnelFlag(0)
     kinds = {kind.name.lower(): kind for kind in TunnelKind}
     first = words.peek()
@@ -95,10 +93,9 @@ def _tunnel(words: Words) -> Tunnel:
 
 @dataclass(frozen=True, slots=True)
 class ProtocolType(Type[Protocol]):
-    """A transport protocol, in any case."""
+    """A transport protocol in upper or lower case."""
 
     def parse(self, words: Words) -> Protocol:
-        """The protocol."""
         word = words.take("a protocol")
         if word.text.upper() not in Protocol.__members__:
             raise BadValue(f"there is no protocol '{word.text}'", "TCP, UDP or SCTP", word)
@@ -110,10 +107,9 @@ class ProtocolType(Type[Protocol]):
 
 @dataclass(frozen=True, slots=True)
 class PersistenceType(Type[int]):
-    """Seconds; without a number six minutes. 0 is no persistence, which keepalived complains of."""
+    """Seconds, by default six minutes. 0 disables persistence with a warning, as in keepalived."""
 
     def parse(self, words: Words) -> int:
-        """The seconds; 0 for none."""
         if not words:
             return PERSISTENCE_S
         word = words.take("")
@@ -130,7 +126,7 @@ class PersistenceType(Type[int]):
 
 @dataclass(frozen=True, slots=True)
 class Granularity:
-    """How many of a client's address bits persistence looks at: IPv4 as a mask, IPv6 as a length."""
+    """The bits of a client's address that persistence compares: a mask for IPv4, a prefix length for IPv6."""
 
     version: int
     netmask: int
@@ -141,10 +137,9 @@ class Granularity:
 
 @dataclass(frozen=True, slots=True)
 class GranularityType(Type[Granularity]):
-    """A netmask such as 255.255.255.0, or for IPv6 a prefix length of 1 to 128."""
+    """An IPv4 netmask with contiguous ones, or an IPv6 prefix length."""
 
     def parse(self, words: Words) -> Granularity:
-        """The mask; Wrong if its ones are not all in front."""
         word = words.take("a netmask")
         if word.text.isdigit():
             if not 1 <= number_of(word) <= 128:

@@ -1,11 +1,10 @@
-"""`global_defs`, as far as checks, scripts and the table are concerned. VRRP's words are in `vrrp_globals.py`."""
+"""The keywords of `global_defs`, and those outside of all blocks."""
 
 from __future__ import annotations
 
 import os
 
 from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Type, Words
-from pylvs.config.schema.static import LONGEST_INTERVAL_S
 from pylvs.config.schema.types import (
     BARE,
     FLAG,
@@ -22,20 +21,39 @@ from pylvs.config.schema.types import (
     port_of,
 )
 from pylvs.config.schema.vrrp_instance import COUNT
-from pylvs.config.schema.vrrp_types import AT_LEAST_ONE, DEVICE, ExtraType, MulticastType
+from pylvs.config.schema.vrrp_types import AT_LEAST_ONE, DEVICE, LONGEST_INTERVAL_S, ExtraType, MulticastType
 from pylvs.model.dataclass import dataclass
 from pylvs.model.service import LONGEST_S, Timeouts
 from pylvs.model.vrrp import MULTICAST_V4, MULTICAST_V6, Fifo
 
 SMTP_PORT = 25
+NO_SNMP = "there is no SNMP; pylvs serves metrics to Prometheus, see metrics_address"
+NO_VRRP_SNMP = "there is no SNMP; see pylvs metrics"
+NO_MARKS = "each address of a group stays a service of its own"
+OWN_RULES = "pylvs needs no table of this name; remove it"
+ANY = Texts()
+
+
+def _needless(*names: str, kind: Type[object] = ANY) -> tuple[Keyword, ...]:
+    """Make keywords that are always met, or have no meaning in pylvs."""
+    return tuple(Keyword(name, kind, "has no meaning in pylvs", state=State.NEEDLESS) for name in names)
+
+
+def _never(instead: str, *names: str) -> tuple[Keyword, ...]:
+    """Make keywords that pylvs will not implement."""
+    return tuple(Keyword(name, ANY, instead, state=State.NEVER, instead=instead) for name in names)
+
+
+def _later(instead: str, *names: str) -> tuple[Keyword, ...]:
+    """Make keywords that pylvs does not implement yet."""
+    return tuple(Keyword(name, ANY, instead, state=State.LATER, instead=instead) for name in names)
 
 
 @dataclass(frozen=True, slots=True)
 class MailServer(Type[tuple[str, int]]):
-    """An address or a name, and a port."""
+    """A mail server's address or name, and an optional port."""
 
     def parse(self, words: Words) -> tuple[str, int]:
-        """Server and port."""
         word = words.take("a mail server")
         server = word.text
         if server.count(":") == 1:
@@ -62,16 +80,12 @@ MAIL: tuple[Keyword | Block, ...] = (
 )
 
 
-VRRP_ANY = Texts()
-OWN_RULES = "pylvs needs no table of this name; remove it"
-
-
 @dataclass(frozen=True, slots=True)
 class FifoType(Type[Fifo]):
-    """A path, and whom the pipe belongs to."""
+    """The path of a named pipe, and its owner."""
 
     def parse(self, words: Words) -> Fifo:
-        """The pipe, without its reader."""
+        """Return the pipe; another keyword names its reader."""
         word = words.take("a path")
         if not word.text.startswith("/"):
             raise BadValue(f"'{word.text}' is no absolute path", "begin it with /", word)
@@ -84,10 +98,9 @@ class FifoType(Type[Fifo]):
 
 @dataclass(frozen=True, slots=True)
 class CpusType(Type[tuple[int, ...]]):
-    """Numbers of CPUs."""
+    """One or more numbers of CPUs of this machine."""
 
     def parse(self, words: Words) -> tuple[int, ...]:
-        """At least one."""
         found, last = [], (os.cpu_count() or 1) - 1
         for word in (words.take("the number of a CPU"), *words.rest()):
             number = number_of(word)
@@ -105,7 +118,6 @@ class DynamicType(Type[bool]):
     """The keyword alone, or with `allow_if_changes`."""
 
     def parse(self, words: Words) -> bool:
-        """True."""
         word = words.peek()
         if word is not None and words.take_if("allow_if_changes") is None:
             raise BadValue(f"'{word.text}' is not known here", "write allow_if_changes, or nothing", word)
@@ -169,61 +181,24 @@ VRRP_PROCESS = (
 )
 
 
-def _vrrp_unsupported(state: State, instead: str, *names: str) -> tuple[Keyword, ...]:
-    return tuple(Keyword(name, VRRP_ANY, instead, state=state, instead=instead) for name in names)
-
-
 VRRP_UNSUPPORTED = (
-    *_vrrp_unsupported(
-        State.NEVER, OWN_RULES, "nftables", "nftables_priority", "nftables_counters", "nftables_ifindex"
-    ),
-    *_vrrp_unsupported(State.NEVER, OWN_RULES, "vrrp_iptables", "vrrp_ipsets"),
-    *_vrrp_unsupported(State.LATER, "the kernel's IGMP reports stay as they are", "disable_local_igmp"),
-    *_vrrp_unsupported(State.NEVER, "write kernel_rx_buf_size", "vrrp_rx_bufs_policy", "vrrp_rx_bufs_multiplier"),
-    *_vrrp_unsupported(
-        State.NEVER, "there is no SNMP; see pylvs metrics", "enable_snmp_vrrp", "enable_snmp_keepalived"
-    ),
-    *_vrrp_unsupported(
-        State.NEVER, "there is no SNMP; see pylvs metrics", "enable_snmp_rfc", "enable_snmp_rfcv2", "enable_snmp_rfcv3"
-    ),
-    *_vrrp_unsupported(
-        State.NEEDLESS, "has no meaning in pylvs", "vrrp_process_name", "vrrp_rlimit_rttime", "vrrp_rlimit_rtime"
-    ),
-    *_vrrp_unsupported(
-        State.NEEDLESS, "buffers grow by themselves", "vrrp_netlink_cmd_rcv_bufs", "vrrp_netlink_cmd_rcv_bufs_force"
-    ),
-    *_vrrp_unsupported(
-        State.NEEDLESS,
-        "buffers grow by themselves",
-        "vrrp_netlink_monitor_rcv_bufs",
-        "vrrp_netlink_monitor_rcv_bufs_force",
-    ),
+    *_never(OWN_RULES, "nftables", "nftables_priority", "nftables_counters", "nftables_ifindex"),
+    *_never(OWN_RULES, "vrrp_iptables", "vrrp_ipsets"),
+    *_later("the kernel's IGMP reports stay as they are", "disable_local_igmp"),
+    *_never("write kernel_rx_buf_size", "vrrp_rx_bufs_policy", "vrrp_rx_bufs_multiplier"),
+    *_never(NO_VRRP_SNMP, "enable_snmp_vrrp", "enable_snmp_keepalived"),
+    *_never(NO_VRRP_SNMP, "enable_snmp_rfc", "enable_snmp_rfcv2", "enable_snmp_rfcv3"),
+    *_needless("vrrp_process_name", "vrrp_rlimit_rttime", "vrrp_rlimit_rtime"),
+    *_needless("vrrp_netlink_cmd_rcv_bufs", "vrrp_netlink_cmd_rcv_bufs_force"),
+    *_needless("vrrp_netlink_monitor_rcv_bufs", "vrrp_netlink_monitor_rcv_bufs_force"),
 )
-VRRP_KEYWORDS: tuple[Keyword | Block, ...] = (
-    *VRRP_GARP,
-    *VRRP_DEFAULTS,
-    *VRRP_NOTIFICATIONS,
-    *VRRP_PROCESS,
-    *VRRP_UNSUPPORTED,
-)
-
-# Words that stand outside of all blocks.
-VRRP_TOP: tuple[Keyword | Block, ...] = _vrrp_unsupported(
-    State.NEVER, "the kernel tells of every change of a link; remove it", "linkbeat_use_polling"
-)
-
-
-ANY = Texts()
-NO_SNMP = "there is no SNMP; pylvs serves metrics to Prometheus, see metrics_address"
-NO_MARKS = "each address of a group stays a service of its own"
 
 
 @dataclass(frozen=True, slots=True)
 class TimeoutsType(Type[Timeouts]):
-    """Pairs of a name and seconds; 0, or a name that is not given, leaves what there is."""
+    """Pairs of a name and seconds; 0 or a missing name leaves the timeout unchanged."""
 
     def parse(self, words: Words) -> Timeouts:
-        """The three timeouts, 0 for each that stays."""
         names = {"tcp": 0, "tcpfin": 0, "udp": 0}
         if not words:
             words.take("one of tcp, tcpfin and udp with seconds")
@@ -243,10 +218,9 @@ class TimeoutsType(Type[Timeouts]):
 
 @dataclass(frozen=True, slots=True)
 class FlushOnStop(Type[str]):
-    """What is removed at the end: nothing behind it is everything, VS the services of the configuration."""
+    """What to remove at the end: "all", or with VS the services of the configuration, "vs"."""
 
     def parse(self, words: Words) -> str:
-        """ "all" or "vs"."""
         if not words:
             return "all"
         word = words.take("")
@@ -256,21 +230,6 @@ class FlushOnStop(Type[str]):
 
     def __str__(self) -> str:
         return "[VS]"
-
-
-def _needless(*names: str, kind: Type[object] = ANY) -> tuple[Keyword, ...]:
-    """Words that are met already, or that have no meaning here."""
-    return tuple(Keyword(name, kind, "has no meaning in pylvs", state=State.NEEDLESS) for name in names)
-
-
-def _never(instead: str, *names: str) -> tuple[Keyword, ...]:
-    """Words of what pylvs does not do."""
-    return tuple(Keyword(name, ANY, instead, state=State.NEVER, instead=instead) for name in names)
-
-
-def _later(instead: str, *names: str) -> tuple[Keyword, ...]:
-    """Words of what pylvs does not do yet."""
-    return tuple(Keyword(name, ANY, instead, state=State.LATER, instead=instead) for name in names)
 
 
 KEYWORDS: tuple[Keyword | Block, ...] = (
@@ -336,11 +295,15 @@ KEYWORDS: tuple[Keyword | Block, ...] = (
         "random_seed",
         "umask",
     ),
-    *VRRP_KEYWORDS,
+    *VRRP_GARP,
+    *VRRP_DEFAULTS,
+    *VRRP_NOTIFICATIONS,
+    *VRRP_PROCESS,
+    *VRRP_UNSUPPORTED,
 )
 GLOBAL_DEFS = Block("global_defs", "settings of the whole daemon", KEYWORDS)
 
-# Words that stand outside of all blocks.
+# Keywords outside of all blocks.
 TOP: tuple[Keyword | Block, ...] = (
     *_later("start pylvs within it: ip netns exec NAME pylvs run", "net_namespace", "net_namespace_ipvs"),
     *_later("give each instance a directory: pylvs run --state-dir", "instance"),
@@ -358,4 +321,5 @@ TOP: tuple[Keyword | Block, ...] = (
         state=State.LATER,
         instead="SSL_GET shows no certificate",
     ),
+    *_never("the kernel tells of every change of a link; remove it", "linkbeat_use_polling"),
 )

@@ -1,7 +1,6 @@
-"""What a schema is made of: blocks, keywords, and the types that read their words.
+"""The elements of a schema: blocks, keywords, and the types that parse their values.
 
-A keyword is one line in a block's table. Nothing else needs to know of it for it to be read, checked, suggested and
-documented.
+A keyword is one line in a block's table. That line alone makes it parsed, checked, suggested and documented.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class BadValue(Exception):
-    """A value that cannot be taken as written; `word` is None where one is missing."""
+    """A value cannot be accepted; `word` is None where a word is missing."""
 
     def __init__(self, text: str, advice: str = "", word: Word | None = None, severity: Severity = Severity.ERROR):
         super().__init__(text)
@@ -27,30 +26,30 @@ class BadValue(Exception):
 
 
 class Words:
-    """The words of one line, taken from left to right by a type."""
+    """The words of one line, which a type takes from left to right."""
 
-    def __init__(self, node: Node, words: tuple[Word, ...], complain: Callable[[Finding], None]) -> None:
+    def __init__(self, node: Node, words: tuple[Word, ...], report: Callable[[Finding], None]) -> None:
         self.node = node
         self._words = words
         self._next = 0
-        self._complain = complain
+        self._report = report
 
     def __bool__(self) -> bool:
         return self._next < len(self._words)
 
     def peek(self) -> Word | None:
-        """The next word, left where it is; None at the end."""
+        """Return the next word without taking it; None at the end."""
         return self._words[self._next] if self else None
 
     def take(self, what: str) -> Word:
-        """The next word; Wrong says that `what` is missing."""
+        """Take the next word; raises BadValue, which names `what`, at the end."""
         if not self:
             raise BadValue(f"{self.node.keyword} lacks {what}", f"write '{self.node.keyword} ...' with {what}")
         self._next += 1
         return self._words[self._next - 1]
 
     def take_if(self, *texts: str) -> Word | None:
-        """The next word if it is one of these."""
+        """Take the next word if it is one of these."""
         word = self.peek()
         if word is None or word.text not in texts:
             return None
@@ -59,58 +58,57 @@ class Words:
 
     @property
     def taken(self) -> tuple[Word, ...]:
-        """Those taken so far."""
         return self._words[: self._next]
 
     def rest(self) -> Iterator[Word]:
-        """Every word that is left, taken one by one."""
+        """Take the remaining words one by one."""
         while self:
             yield self.take("")
 
     def warn(self, word: Word, text: str, advice: str = "", security: bool = False) -> None:
-        """Complain of a word that is taken all the same."""
-        self._complain(Finding(word.location, Severity.WARNING, text, advice, security))
+        """Report a word that is accepted nevertheless."""
+        self._report(Finding(word.location, Severity.WARNING, text, advice, security))
 
 
 class Type(ABC, Generic[T_co]):
-    """How the words behind a keyword become a value. What it leaves over is reported as surplus."""
+    """Parses the words behind a keyword. The reader reports words that it does not take as surplus."""
 
     @abstractmethod
     def parse(self, words: Words) -> T_co:
-        """The value; raises Wrong."""
+        """Return the value; raises BadValue."""
 
     @abstractmethod
     def __str__(self) -> str:
-        """What may be written, for complaints and the reference: "seconds", "NAT, DR or TUN"."""
+        """Describe what may be written, for findings and the reference: "seconds", "NAT, DR or TUN"."""
 
 
 class State(Enum):
-    """What becomes of a keyword that is read."""
+    """Whether pylvs implements a keyword."""
 
     SUPPORTED = "supported"
-    LATER = "later"  # known, does not happen yet: a finding says what will not happen
-    NEVER = "never"  # known, will not happen in pylvs: likewise
-    DEAD = "dead"  # ignored by keepalived too: a finding says so
-    NEEDLESS = "needless"  # what it asks for is always so, or has no meaning here: nothing to say
+    LATER = "later"  # not implemented yet: a finding
+    NEVER = "never"  # will not be implemented: a finding
+    DEAD = "dead"  # ignored by keepalived too: a finding
+    NEEDLESS = "needless"  # always on, or without meaning here: accepted and ignored
 
 
 class Twice(Enum):
-    """What a second time in the same block means."""
+    """What a second occurrence in the same block means."""
 
     LAST = "the last one counts"
     FIRST = "the first one counts"
-    MANY = ""  # a list: each counts
+    MANY = ""  # a list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
-    """What keywords and blocks have in common."""
+    """The fields that keywords and blocks share."""
 
     aliases: tuple[str, ...] = ()
     state: State = State.SUPPORTED
-    instead: str = ""  # unless supported: what will not happen, or what to write instead
+    instead: str = ""  # advice unless supported
     twice: Twice = Twice.LAST
-    since: str = ""  # the version of pylvs that has it; "" from the first on
+    since: str = ""  # first version of pylvs that has it; "" is the first release
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,24 +118,24 @@ class Keyword(_Entry):
     name: str
     type: Type[object]
     doc: str  # one line
-    default: object = None  # of the type's values; None: none
-    default_doc: str = ""  # where `default` alone does not say it: "the host's name"
-    default_of: str = ""  # the default is what this other keyword of the same block comes to
-    inherited: bool = False  # if not given here, the surrounding blocks' counts, the nearest first
-    is_now: str = ""  # an old word: it counts as this keyword of the same block, and a finding says so
-    global_names: tuple[str, ...] = ()  # then these of global_defs, the first that is given
+    default: object = None  # a value of the type; None: no default
+    default_doc: str = ""  # describes a default that is computed: "the host's name"
+    default_of: str = ""  # the default is the value of this keyword of the same block
+    inherited: bool = False  # without a value here, that of the nearest block around counts
+    is_now: str = ""  # deprecated: counts as this keyword of the same block, with a finding
+    global_names: tuple[str, ...] = ()  # then the first of these that global_defs gives
 
 
 @dataclass(frozen=True, slots=True)
 class Block(_Entry):
-    """A keyword with a block of others below it; or, with `lines`, a block whose every line is one value."""
+    """A keyword with a block of entries, or with `lines`, a block of lines that are one value each."""
 
     name: str
     doc: str
     entries: tuple[Keyword | Block, ...] = ()
-    head: Type[object] | None = None  # of the words before the brace
+    head: Type[object] | None = None  # type of the words before the brace
     lines: Type[object] | None = None
-    optional: bool = False  # the block may be absent, its head then says it all
+    optional: bool = False  # the braces may be absent
     _by_name: dict[str, Keyword | Block] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -146,17 +144,17 @@ class Block(_Entry):
                 self._by_name.setdefault(name, entry)
 
     def find(self, name: str) -> Keyword | Block | None:
-        """The entry of this name or alias."""
+        """Return the entry of this name or alias."""
         return self._by_name.get(name)
 
     def names(self) -> Iterator[str]:
-        """Every word that this block knows, aliases included."""
+        """Yield the names and aliases of the entries."""
         for entry in self.entries:
             yield entry.name
             yield from entry.aliases
 
     def blocks(self) -> Iterator[Block]:
-        """This block and all below it."""
+        """Yield this block and all below it."""
         yield self
         for entry in self.entries:
             if isinstance(entry, Block):

@@ -1,25 +1,119 @@
-"""The top of a configuration file: every block that may stand there. A new block is one line here."""
+"""The top level of a configuration file; a new top-level block is one line in ROOT.
+
+The small blocks are defined here: static addresses, routes and rules, track groups, and limits and delays of devices.
+"""
 
 from __future__ import annotations
 
-from pylvs.config.schema import global_defs, static, vrrp_tracks
+from pylvs.config.language.tree import Word
 from pylvs.config.schema.global_defs import GLOBAL_DEFS, TOP
-from pylvs.config.schema.grammar import Block
+from pylvs.config.schema.grammar import Block, Keyword, State, Twice, Type, Words
+from pylvs.config.schema.routes import RouteLine
+from pylvs.config.schema.routing_rules import RuleLine
+from pylvs.config.schema.types import Seconds, choice
 from pylvs.config.schema.virtual_server import VIRTUAL_SERVER, VIRTUAL_SERVER_GROUP
 from pylvs.config.schema.vrrp_instance import VRRP_INSTANCE, VRRP_SYNC_GROUP
+from pylvs.config.schema.vrrp_tracks import TRACK_DEFINITIONS
+from pylvs.config.schema.vrrp_types import DEVICE, LONGEST_INTERVAL_S, NAME, AddressLine, Device, NameList
+from pylvs.model.dataclass import dataclass
 
+LONGEST_LINK_DELAY_S = 255.0
+
+
+@dataclass(frozen=True, slots=True)
+class DelayedLink:
+    """How long a device must be down or up before pylvs reacts."""
+
+    device: Device
+    down_s: float
+    up_s: float
+
+    @property
+    def devices(self) -> tuple[Word, ...]:
+        return self.device.devices
+
+
+@dataclass(frozen=True, slots=True)
+class DelayLine(Type[DelayedLink]):
+    """A device, seconds for down, and seconds for up if they differ."""
+
+    def parse(self, words: Words) -> DelayedLink:
+        device = DEVICE.parse(words)
+        seconds = Seconds(0, LONGEST_LINK_DELAY_S)
+        down = seconds.parse(words)
+        return DelayedLink(device, down, seconds.parse(words) if words else down)
+
+    def __str__(self) -> str:
+        return f"DEVICE SECONDS [SECONDS], 0 to {LONGEST_LINK_DELAY_S:g}: down, and up"
+
+
+@dataclass(frozen=True, slots=True)
+class PolledLine(Type[Device]):
+    """A device, and how keepalived polls it."""
+
+    def parse(self, words: Words) -> Device:
+        device = DEVICE.parse(words)
+        if words:
+            choice("MII", "ETHTOOL", "IOCTL").parse(words)
+        return device
+
+    def __str__(self) -> str:
+        return "DEVICE [MII|ETHTOOL|IOCTL]"
+
+
+STATIC_IPADDRESS = Block(
+    "static_ipaddress", "addresses that this machine always holds", lines=AddressLine(static=True), twice=Twice.MANY
+)
+STATIC_ROUTES = Block("static_routes", "routes that it always has", lines=RouteLine(static=True), twice=Twice.MANY)
+STATIC_RULES = Block("static_rules", "rules that it always has", lines=RuleLine(static=True), twice=Twice.MANY)
+TRACK_GROUP = Block(
+    "track_group",
+    "virtual routers that fault when one of these goes, by the name that their lines give",
+    (Block("group", "the virtual routers' names", lines=NameList("the name of a vrrp_instance"), twice=Twice.MANY),),
+    head=NAME,
+    twice=Twice.MANY,
+)
+GARP_GROUP = Block(
+    "garp_group",
+    "least time between gratuitous ARPs on one device, or on several together",
+    (
+        Keyword("garp_interval", Seconds(0, LONGEST_INTERVAL_S), "seconds between gratuitous ARPs"),
+        Keyword("gna_interval", Seconds(0, LONGEST_INTERVAL_S), "seconds between neighbour advertisements"),
+        Keyword("interface", DEVICE, "the device"),
+        Block("interfaces", "devices that share the limit", lines=NameList("a device"), twice=Twice.MANY),
+    ),
+    twice=Twice.MANY,
+)
+LINKBEAT_INTERFACES = Block(
+    "linkbeat_interfaces",
+    "devices whose links are polled",
+    lines=PolledLine(),
+    state=State.NEVER,
+    instead="the kernel tells of every change of a link; remove it",
+)
+INTERFACE_UP_DOWN_DELAYS = Block(
+    "interface_up_down_delays",
+    "how long a device must be up, or down, before that counts",
+    lines=DelayLine(),
+    twice=Twice.MANY,
+)
 ROOT = Block(
     "",
     "the whole file",
     (
         GLOBAL_DEFS,
         *TOP,
-        *global_defs.VRRP_TOP,
         VIRTUAL_SERVER_GROUP,
         VIRTUAL_SERVER,
         VRRP_INSTANCE,
         VRRP_SYNC_GROUP,
-        *vrrp_tracks.TRACK_DEFINITIONS,
-        *static.STATIC_BLOCKS,
+        *TRACK_DEFINITIONS,
+        STATIC_IPADDRESS,
+        STATIC_ROUTES,
+        STATIC_RULES,
+        TRACK_GROUP,
+        GARP_GROUP,
+        LINKBEAT_INTERFACES,
+        INTERFACE_UP_DOWN_DELAYS,
     ),
 )

@@ -1,4 +1,4 @@
-"""Lines of virtual_routes and static_routes: the words of `ip route add`, unabbreviated."""
+"""Lines of virtual_routes and static_routes: the unabbreviated arguments of `ip route add`."""
 
 from __future__ import annotations
 
@@ -32,26 +32,11 @@ IPV6_ONLY = ("pref", "expires")
 UNSUPPORTED = {"vrf": "write the VRF's table: table N", "encap": "write dev and a tunnel device", "as": "remove it"}
 ROUTE_NUMBERS = {"table": "table", "scope": "scope", "protocol": "protocol", "tos": "tos", "dsfield": "tos"}
 ROUTE_NUMBERS |= dict.fromkeys(("metric", "priority", "preference"), "metric")
-ROUTE_KEYWORDS = (
-    "to",
-    "src",
-    "via",
-    "gw",
-    "or",
-    "dev",
-    "oif",
-    "nexthop",
-    "inet",
-    "inet6",
-    "onlink",
-    "append",
-    "no_track",
-)
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenRoute:
-    """A route, and the words that name it, its devices and its group."""
+    """A route, and the words that findings about it, its devices and its group refer to."""
 
     route: Route
     word: Word
@@ -60,12 +45,12 @@ class WrittenRoute:
 
 
 def network_of(word: Word, words: Words | None = None) -> Network:
-    """A network; the host's bits do not count. Raises Wrong."""
+    """Parse a network, ignoring host bits; raises BadValue."""
     return interface_of(word, words).network
 
 
 def number_in(names: Names, word: Word, most: int, what: str) -> int:
-    """A number, or a name of iproute2's; raises Wrong."""
+    """Parse a number or one of iproute2's names; raises BadValue."""
     number = named(names, word.text, most)
     if number is None:
         raise BadValue(
@@ -74,8 +59,16 @@ def number_in(names: Names, word: Word, most: int, what: str) -> int:
     return number
 
 
+def number_up_to(word: Word, most: int, what: str) -> int:
+    """Parse a number from 0 to `most`; raises BadValue."""
+    number = number_of(word)
+    if not 0 <= number <= most:
+        raise BadValue(f"{what} {word.text} is not between 0 and {most}", "", word)
+    return number
+
+
 def service_of(word: Word) -> int:
-    """A type of service: hexadecimal, as iproute2 reads it, or a name of its own. Raises Wrong."""
+    """Parse a type of service, hexadecimal as in iproute2 or one of its names; raises BadValue."""
     try:
         number = int(word.text, 16)
     except ValueError:
@@ -86,7 +79,7 @@ def service_of(word: Word) -> int:
 
 
 def realms_of(word: Word) -> str:
-    """One realm or two, checked. Raises Wrong."""
+    """Check one realm or two; raises BadValue."""
     for part in word.text.split("/", 1):
         if named(Names.REALMS, part, 0xFFFF) is None:
             raise BadValue(f"realm '{part}' is neither a number nor a name that iproute2 knows", "", word)
@@ -95,7 +88,7 @@ def realms_of(word: Word) -> str:
 
 @dataclass(slots=True)
 class _RouteDraft:
-    """A route while its line is read."""
+    """A route while its line is parsed."""
 
     words: Words
     kind: str = "unicast"
@@ -109,19 +102,17 @@ class _RouteDraft:
     devices: list[Word] = field(default_factory=list)
     numbers: dict[str, int] = field(default_factory=dict)
     options: list[tuple[str, str]] = field(default_factory=list)
-    onlink: bool = False
-    append: bool = False
-    tracked: bool = True
+    flags: set[str] = field(default_factory=set)
     group: Word | None = None
 
     def of_family(self, version: int, word: Word) -> None:
-        """An address of this family is in the route; Wrong if another one was."""
+        """Set the family of the route; raises BadValue if it has the other one."""
         if self.family not in (0, version):
             raise BadValue("IPv4 and IPv6 in one route", "write a route for each", word)
         self.family = version
 
     def address(self, what: str) -> Address:
-        """The next word as an address of the route's family."""
+        """Take an address of the route's family."""
         word = self.words.take(what)
         if word.text in ("inet", "inet6"):
             word = self.words.take(what)
@@ -130,7 +121,6 @@ class _RouteDraft:
         return address
 
     def to(self, word: Word) -> None:
-        """The destination."""
         if self.destination is not None or self.default:
             raise BadValue(f"'{word.text}' is a second destination", "write a route for each", word)
         if word.text in ("default", "any", "all"):
@@ -139,8 +129,25 @@ class _RouteDraft:
             self.destination = network_of(word, self.words)
             self.of_family(self.destination.version, word)
 
+    def src(self, _: Word) -> None:
+        self.source = self.address("an address behind src")
+
+    def via(self, word: Word) -> None:
+        if word.text != "via":
+            better = "via" if word.text == "gw" else "nexthop via"
+            self.words.warn(word, f"'{word.text}' is old", f"write '{better}'")
+        self.vias.append(self.address(f"an address behind {word.text}"))
+
+    def dev(self, word: Word) -> None:
+        if self.device is not None:
+            raise BadValue("a second device for one route", "write nexthop for each way", word)
+        self.device = self.words.take("a device behind dev")
+
+    def flag(self, word: Word) -> None:
+        self.flags.add(word.text)
+
     def next_hop(self) -> None:
-        """What stands behind `nexthop`."""
+        """Parse the words behind `nexthop`."""
         via: Address | None = None
         device: Word | None = None
         weight, onlink = 1, False
@@ -166,7 +173,7 @@ class _RouteDraft:
         self.hops.append(NextHop(via=via, device=device.text if device else "", weight=weight, onlink=onlink))
 
     def option(self, name: str, word: Word) -> None:
-        """One of `ip route`'s other options, checked and kept in its words."""
+        """Check one of `ip route`'s other options and keep its text."""
         value = self.words.take(f"a value behind {name}")
         lock = ""
         if value.text == "lock" and (name in LOCKABLE or name == "congctl"):
@@ -181,12 +188,12 @@ class _RouteDraft:
         elif name in TIMES:
             if not TIME.match(value.text):
                 raise BadValue(f"'{value.text}' is not a time", "write 20, 20ms or 2s", value)
-        elif name in ROUTE_LIMITS and not 0 <= number_of(value) <= ROUTE_LIMITS[name]:
-            raise BadValue(f"{name} {value.text} is not between 0 and {ROUTE_LIMITS[name]}", "", value)
+        elif name in ROUTE_LIMITS:
+            number_up_to(value, ROUTE_LIMITS[name], name)
         self.options.append((name, lock + value.text))
 
     def network(self, first: Word) -> Network:
-        """Where the route leads; `default` is of the family of the rest."""
+        """Return the destination; `default` has the family of the other addresses."""
         if self.destination is not None:
             return self.destination
         if self.default:
@@ -194,19 +201,18 @@ class _RouteDraft:
         raise BadValue("the route has no destination", "write a network, or default", first)
 
     def route(self, first: Word) -> Route:
-        """The whole line."""
-        network, numbers = self.network(first), self.numbers
+        network, numbers, tracked = self.network(first), self.numbers, "no_track" not in self.flags
         device = self.device.text if self.device else ""
-        own = [NextHop(via=via, device=device, onlink=self.onlink) for via in self.vias]
+        own = [NextHop(via=via, device=device, onlink="onlink" in self.flags) for via in self.vias]
         if not own and device:
-            own = [NextHop(device=device, onlink=self.onlink)]
-        if not device and self.tracked:
+            own = [NextHop(device=device, onlink="onlink" in self.flags)]
+        if not device and tracked:
             self.words.warn(
                 first,
                 f"the route to {network} has no device, so keepalived would not notice its removal",
                 "write 'dev DEVICE', or no_track",
             )
-        if self.tracked and numbers.get("protocol", PROTOCOL_KEEPALIVED) != PROTOCOL_KEEPALIVED:
+        if tracked and numbers.get("protocol", PROTOCOL_KEEPALIVED) != PROTOCOL_KEEPALIVED:
             self.words.warn(
                 first, "a route that is tracked has protocol keepalived", "remove protocol, or add no_track"
             )
@@ -221,9 +227,9 @@ class _RouteDraft:
             metric=numbers.get("metric", 0),
             tos=numbers.get("tos", 0),
             protocol=numbers.get("protocol", PROTOCOL_KEEPALIVED),
-            append=self.append,
+            append="append" in self.flags,
             options=tuple(self.options),
-            tracked=self.tracked,
+            tracked=tracked,
             track_group=self.group.text if self.group else "",
         )
 
@@ -232,30 +238,32 @@ def _unknown(word: Word, known: tuple[str, ...]) -> BadValue:
     return BadValue(f"'{word.text}' is not known in a route", did_you_mean(word.text, known), word)
 
 
+ROUTE_KEYWORDS: Mapping[str, Callable[[_RouteDraft, Word], None]] = {
+    "to": lambda draft, _: draft.to(draft.words.take("a destination")),
+    "src": _RouteDraft.src,
+    **dict.fromkeys(("via", "gw", "or"), _RouteDraft.via),
+    **dict.fromkeys(("dev", "oif"), _RouteDraft.dev),
+    "nexthop": lambda draft, _: draft.next_hop(),
+    "inet": lambda draft, word: draft.of_family(4, word),
+    "inet6": lambda draft, word: draft.of_family(6, word),
+    **dict.fromkeys(("onlink", "append", "no_track"), _RouteDraft.flag),
+}
 NUMBER_READERS: Mapping[str, Callable[[Word], int]] = {
     "table": lambda word: number_in(Names.TABLES, word, MAX_U32, "table"),
     "scope": lambda word: number_in(Names.SCOPES, word, 255, "scope"),
     "protocol": lambda word: number_in(Names.PROTOCOLS, word, 255, "protocol"),
     "tos": service_of,
-    "metric": lambda word: _up_to(word, MAX_U32, "metric"),
+    "metric": lambda word: number_up_to(word, MAX_U32, "metric"),
 }
-
-
-def _up_to(word: Word, most: int, what: str) -> int:
-    number = number_of(word)
-    if not 0 <= number <= most:
-        raise BadValue(f"{what} {word.text} is not between 0 and {most}", "", word)
-    return number
 
 
 @dataclass(frozen=True, slots=True)
 class RouteLine(Type[WrittenRoute]):
-    """A route; `fixed` for those that stay whoever is master."""
+    """A route; `static` if it does not depend on VRRP's state."""
 
-    fixed: bool = False
+    static: bool = False
 
     def parse(self, words: Words) -> WrittenRoute:
-        """The route; one that cannot be had as written is none at all."""
         draft = _RouteDraft(words)
         first = words.peek() or words.take("a route")
         for word in words.rest():
@@ -265,37 +273,18 @@ class RouteLine(Type[WrittenRoute]):
         return WrittenRoute(route, first, devices, draft.group)
 
     def _word(self, draft: _RouteDraft, word: Word) -> None:
-        text, words = word.text, draft.words
+        text = word.text
         if text in ROUTE_TYPES:
             draft.kind = text
-        elif text == "to":
-            draft.to(words.take("a destination"))
-        elif text == "src":
-            draft.source = draft.address("an address behind src")
-        elif text in ("via", "gw", "or"):
-            if text != "via":
-                better = "via" if text == "gw" else "nexthop via"
-                words.warn(word, f"'{text}' is old", f"write '{better}'")
-            draft.vias.append(draft.address(f"an address behind {text}"))
-        elif text in ("dev", "oif"):
-            if draft.device is not None:
-                raise BadValue("a second device for one route", "write nexthop for each way", word)
-            draft.device = words.take("a device behind dev")
+        elif text in ROUTE_KEYWORDS:
+            ROUTE_KEYWORDS[text](draft, word)
         elif text in ROUTE_NUMBERS:
             name = ROUTE_NUMBERS[text]
-            draft.numbers[name] = NUMBER_READERS[name](words.take(f"a value behind {text}"))
+            draft.numbers[name] = NUMBER_READERS[name](draft.words.take(f"a value behind {text}"))
         elif text in ROUTE_LIMITS or text in ROUTE_CHOICES or text in OTHER_OPTIONS:
             draft.option(text, word)
-        elif text == "nexthop":
-            draft.next_hop()
-        elif text in ("inet", "inet6"):
-            draft.of_family(6 if text == "inet6" else 4, word)
-        elif text in ("onlink", "append"):
-            setattr(draft, text, True)
-        elif text == "no_track":
-            draft.tracked = False
-        elif text == "track_group" and self.fixed:
-            draft.group = words.take("the name of a track_group")
+        elif text == "track_group" and self.static:
+            draft.group = draft.words.take("the name of a track_group")
         elif text in UNSUPPORTED:
             raise BadValue(f"a route with '{text}' is not made", UNSUPPORTED[text], word)
         else:
@@ -304,17 +293,14 @@ class RouteLine(Type[WrittenRoute]):
     def _destination(self, draft: _RouteDraft, word: Word) -> None:
         try:
             draft.to(word)
-        except BadValue as wrong:
+        except BadValue as problem:
             if word.text[:1].isdigit() or ":" in word.text:
                 raise
-            group = ("track_group",) if self.fixed else ()
-            raise _unknown(
-                word,
-                (*ROUTE_TYPES, *ROUTE_NUMBERS, *ROUTE_LIMITS, *ROUTE_CHOICES, *OTHER_OPTIONS, *ROUTE_KEYWORDS, *group),
-            ) from wrong
+            known = (*ROUTE_TYPES, *ROUTE_NUMBERS, *ROUTE_LIMITS, *ROUTE_CHOICES, *OTHER_OPTIONS, *ROUTE_KEYWORDS)
+            raise _unknown(word, (*known, "track_group") if self.static else known) from problem
 
     def __str__(self) -> str:
-        last = " [track_group NAME]" if self.fixed else ""
+        last = " [track_group NAME]" if self.static else ""
         return (
             f"[KIND] [src ADDRESS] NETWORK|default [via ADDRESS] [dev DEVICE] [`ip route`'s options] [no_track]{last}"
         )

@@ -1,4 +1,4 @@
-"""Lines of virtual_rules and static_rules: the words of `ip rule add`, unabbreviated."""
+"""Lines of virtual_rules and static_rules: the unabbreviated arguments of `ip rule add`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import BadValue, Type, Words
-from pylvs.config.schema.routes import MAX_U32, network_of, number_in, realms_of, service_of
-from pylvs.config.schema.types import did_you_mean, number_of
+from pylvs.config.schema.routes import MAX_U32, network_of, number_in, number_up_to, realms_of, service_of
+from pylvs.config.schema.types import did_you_mean
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, RoutingRule
 from pylvs.netlink.iproute2 import Names
@@ -22,41 +22,26 @@ RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?\Z")
 RULE_RANGES: Mapping[str, int] = {"uidrange": MAX_U32, "sport": 65535, "dport": 65535}
 RULE_LIMITS: Mapping[str, int] = {"suppress_prefixlength": 128, "suppress_ifgroup": MAX_U32}
 RULE_KEYWORDS = (
-    *(
-        "from",
-        "to",
-        "not",
-        "iif",
-        "dev",
-        "oif",
-        "fwmark",
-        "tos",
-        "dsfield",
-        "table",
-        "lookup",
-        "goto",
-        "type",
-        "l3mdev",
-    ),
-    *("preference", "priority", "order", "realms", "protocol", "ipproto", "no_track", "inet", "inet6"),
+    *("from", "to", "not", "iif", "dev", "oif", "fwmark", "tos", "dsfield", "table", "lookup", "goto", "type"),
+    *("l3mdev", "preference", "priority", "order", "realms", "protocol", "ipproto", "no_track", "inet", "inet6"),
     *(*RULE_RANGES, *RULE_LIMITS, *RULE_ACTIONS),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenRule:
-    """A rule, and the words that name it, its devices and its group; `preferred` if its preference is written."""
+    """A rule, and the words that findings about it, its devices and its group refer to."""
 
     rule: RoutingRule
     word: Word
     devices: tuple[Word, ...] = ()
     group: Word | None = None
-    preferred: bool = True
+    preferred: bool = True  # the line has a preference
 
 
 @dataclass(slots=True)
 class _RuleDraft:
-    """A rule while its line is read."""
+    """A rule while its line is parsed."""
 
     words: Words
     family: int = 0
@@ -67,19 +52,19 @@ class _RuleDraft:
     group: Word | None = None
 
     def act(self, action: str, word: Word) -> None:
-        """What the rule does; Wrong if something else was said."""
+        """Set the action; raises BadValue for a second one."""
         if self.action:
             raise BadValue(f"'{word.text}' is a second action", "write a rule for each", word)
         self.action = action
 
     def of_family(self, version: int, word: Word) -> None:
-        """The rule is of this family; Wrong if it was of the other one."""
+        """Set the family of the rule; raises BadValue if it has the other one."""
         if self.family not in (0, version):
             raise BadValue("IPv4 and IPv6 in one rule", "write a rule for each", word)
         self.family = version
 
     def network(self, name: str) -> None:
-        """Whose packets the rule is for."""
+        """Take the source or destination network."""
         word = self.words.take(f"a network behind {'from' if name == 'source' else 'to'}")
         if word.text in EVERYTHING:
             return
@@ -88,7 +73,7 @@ class _RuleDraft:
         self.given[name] = network
 
     def mark(self) -> None:
-        """A mark, and behind a slash its mask."""
+        """Take MARK or MARK/MASK."""
         word = self.words.take("a mark")
         parts = [plain_number(part) for part in word.text.split("/", 1)]
         if any(part is None or not 0 <= part <= MAX_U32 for part in parts):
@@ -97,15 +82,11 @@ class _RuleDraft:
         self.given["mark_mask"] = parts[1] if len(parts) > 1 else MAX_U32
 
     def number(self, what: str, most: int = MAX_U32) -> int:
-        """The next word as a number of 0 to `most`."""
-        word = self.words.take(what)
-        number = number_of(word)
-        if not 0 <= number <= most:
-            raise BadValue(f"{what} {word.text} is not between 0 and {most}", "", word)
-        return number
+        """Take a number from 0 to `most`."""
+        return number_up_to(self.words.take(what), most, what)
 
     def option(self, name: str) -> None:
-        """One of `ip rule`'s other options, checked and kept in its words."""
+        """Check one of `ip rule`'s other options and keep its text."""
         word = self.words.take(f"a value behind {name}")
         if name in RULE_RANGES:
             match = RANGE.match(word.text)
@@ -115,8 +96,7 @@ class _RuleDraft:
                     f"'{word.text}' is no range of numbers up to {RULE_RANGES[name]}", "write FIRST-LAST", word
                 )
         elif name in RULE_LIMITS:
-            if not 0 <= number_of(word) <= RULE_LIMITS[name]:
-                raise BadValue(f"{name} {word.text} is not between 0 and {RULE_LIMITS[name]}", "", word)
+            number_up_to(word, RULE_LIMITS[name], name)
         elif name == "realms":
             realms_of(word)
         elif plain_number(word.text) is None:
@@ -130,12 +110,11 @@ class _RuleDraft:
 
 @dataclass(frozen=True, slots=True)
 class RuleLine(Type[WrittenRule]):
-    """A rule; `fixed` for those that stay whoever is master."""
+    """A rule; `static` if it does not depend on VRRP's state."""
 
-    fixed: bool = False
+    static: bool = False
 
     def parse(self, words: Words) -> WrittenRule:
-        """The rule; one that cannot be had as written is none at all."""
         draft = _RuleDraft(words)
         first = words.peek() or words.take("a rule")
         for word in words.rest():
@@ -179,7 +158,7 @@ class RuleLine(Type[WrittenRule]):
             draft.of_family(6 if text == "inet6" else 4, word)
         elif text in (*RULE_RANGES, *RULE_LIMITS, "realms", "ipproto"):
             draft.option(text)
-        elif text == "track_group" and self.fixed:
+        elif text == "track_group" and self.static:
             draft.group = words.take("the name of a track_group")
         else:
             self._action(draft, word)
@@ -206,6 +185,6 @@ class RuleLine(Type[WrittenRule]):
             raise BadValue(f"'{word.text}' is not known in a rule", did_you_mean(word.text, RULE_KEYWORDS), word)
 
     def __str__(self) -> str:
-        last = " [track_group NAME]" if self.fixed else ""
+        last = " [track_group NAME]" if self.static else ""
         selectors = "[from NETWORK] [to NETWORK] [iif DEVICE] [oif DEVICE] [fwmark MARK] [`ip rule`'s other selectors]"
         return f"{selectors} table TABLE|goto N|nop|blackhole|unreachable|prohibit preference N [no_track]{last}"

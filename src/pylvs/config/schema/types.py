@@ -1,4 +1,4 @@
-"""The types of values that most keywords have. Each says in `__str__` what may be written."""
+"""The types of values that most keywords have. `__str__` describes what may be written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pylvs.model.scripts import Script
 
 MAX_INTEGER = 0x7FFFFFFF
 MAX_SECONDS = 4294.0  # keepalived keeps microseconds in 32 bits
-MOST_DIGITS = 40  # Python itself refuses thousands
+MOST_DIGITS = 40  # Python rejects integers of thousands of digits
 TRUE = ("on", "true", "yes")
 FALSE = ("off", "false", "no")
 NUMBER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)\Z")
@@ -24,19 +24,19 @@ DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)\Z")
 
 
 def did_you_mean(text: str, choices: tuple[str, ...] | list[str]) -> str:
-    """ "did you mean 'x'?", or nothing if no choice is near."""
+    """Return "did you mean 'x'?", or "" if no choice is similar."""
     lowered = {choice.lower(): choice for choice in choices}
     near = get_close_matches(text.lower(), lowered, n=1, cutoff=0.6)
     return f"did you mean '{lowered[near[0]]}'?" if near else ""
 
 
 def plain(number: float) -> str:
-    """A number without an exponent and without needless zeros: 0.000001, 30, 2.5."""
+    """Format a number without exponent and trailing zeros: 0.000001, 30, 2.5."""
     return f"{number:.6f}".rstrip("0").rstrip(".")
 
 
 def number_of(word: Word) -> int:
-    """A whole number, decimal or 0x…; raises Wrong."""
+    """Parse a whole number, decimal or 0x…; raises BadValue."""
     if not NUMBER.match(word.text):
         raise BadValue(f"'{word.text}' is not a whole number", word=word)
     digits = word.text.lstrip("+-")
@@ -47,7 +47,7 @@ def number_of(word: Word) -> int:
 
 
 def address_of(word: Word) -> Address:
-    """An IPv4 or IPv6 address; raises Wrong."""
+    """Parse an IPv4 or IPv6 address; raises BadValue."""
     for mark, advice in {"/": "write it without a prefix length", "%": "write it without a device"}.items():
         if mark in word.text:
             raise BadValue(f"'{word.text}' is not an IP address", advice, word)
@@ -58,7 +58,7 @@ def address_of(word: Word) -> Address:
 
 
 def port_of(word: Word) -> int:
-    """A port of 1 to 65535; raises Wrong."""
+    """Parse a port; raises BadValue."""
     value = number_of(word)
     if not 1 <= value <= 65535:
         raise BadValue(f"port {word.text} is not between 1 and 65535", word=word)
@@ -67,10 +67,9 @@ def port_of(word: Word) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Flag(Type[bool]):
-    """The keyword alone, which means yes; or one of on, off, true, false, yes, no behind it."""
+    """The keyword alone, which means yes, or with on, off, true, false, yes or no."""
 
     def parse(self, words: Words) -> bool:
-        """True without a word."""
         return BOOLEAN.parse(words) if words else True
 
     def __str__(self) -> str:
@@ -82,7 +81,6 @@ class Bare(Type[bool]):
     """The keyword alone, which means yes."""
 
     def parse(self, words: Words) -> bool:
-        """True."""
         return True
 
     def __str__(self) -> str:
@@ -94,7 +92,6 @@ class Boolean(Type[bool]):
     """One of on, off, true, false, yes, no."""
 
     def parse(self, words: Words) -> bool:
-        """The word's truth."""
         word = words.take(str(self))
         if word.text.lower() not in TRUE + FALSE:
             raise BadValue(f"'{word.text}' is neither yes nor no", f"write one of {', '.join(TRUE + FALSE)}", word)
@@ -106,14 +103,13 @@ class Boolean(Type[bool]):
 
 @dataclass(frozen=True, slots=True)
 class Integer(Type[int]):
-    """A whole number from `least` to `most`; `bare` is its value where no word is written."""
+    """A whole number from `least` to `most`; `bare` is the value of the keyword alone."""
 
     least: int = 0
     most: int = MAX_INTEGER
     bare: int | None = None
 
     def parse(self, words: Words) -> int:
-        """The number."""
         if not words and self.bare is not None:
             return self.bare
         word = words.take(str(self))
@@ -128,13 +124,12 @@ class Integer(Type[int]):
 
 @dataclass(frozen=True, slots=True)
 class Seconds(Type[float]):
-    """Seconds, with a fraction if need be."""
+    """Seconds, with an optional fraction."""
 
     least: float = 0.0
     most: float = MAX_SECONDS
 
     def parse(self, words: Words) -> float:
-        """The seconds."""
         word = words.take("seconds")
         if not DECIMAL.match(word.text):
             raise BadValue(f"'{word.text}' is not a number of seconds", word=word)
@@ -154,7 +149,6 @@ class Real(Type[float]):
     most: float
 
     def parse(self, words: Words) -> float:
-        """The number."""
         word = words.take(str(self))
         if not DECIMAL.match(word.text):
             raise BadValue(f"'{word.text}' is not a number", word=word)
@@ -168,13 +162,12 @@ class Real(Type[float]):
 
 @dataclass(frozen=True, slots=True)
 class Text(Type[str]):
-    """One word, or one string in quotes; `most` characters are kept where keepalived cuts the rest."""
+    """One word or quoted string, cut to `most` characters as in keepalived."""
 
     what: str = "a string"
     most: int = 0
 
     def parse(self, words: Words) -> str:
-        """The text."""
         word = words.take(self.what)
         if self.most and len(word.text) > self.most:
             words.warn(word, f"'{word.text}' is longer than {self.most} characters; the rest is cut")
@@ -192,7 +185,6 @@ class OptionalText(Type[str]):
     what: str = "a string"
 
     def parse(self, words: Words) -> str:
-        """The text, "" without a word."""
         return words.take(self.what).text if words else ""
 
     def __str__(self) -> str:
@@ -201,13 +193,12 @@ class OptionalText(Type[str]):
 
 @dataclass(frozen=True, slots=True)
 class Texts(Type[tuple[str, ...]]):
-    """All words of the line."""
+    """All words of the line, at least `least`."""
 
     what: str = "words"
     least: int = 0
 
     def parse(self, words: Words) -> tuple[str, ...]:
-        """Their texts; Wrong if there are fewer than `least`."""
         found = tuple(word.text for word in words.rest())
         if len(found) < self.least:
             words.take(self.what)
@@ -219,13 +210,12 @@ class Texts(Type[tuple[str, ...]]):
 
 @dataclass(frozen=True, slots=True)
 class Choice(Type[object]):
-    """One word of a table, and what it stands for. Case counts, as it does to keepalived, unless `any_case`."""
+    """A key of a table, whose value it gives. Case is significant, as in keepalived, unless `any_case`."""
 
     table: Mapping[str, object]
     any_case: bool = False
 
     def parse(self, words: Words) -> object:
-        """What the word stands for."""
         word = words.take(str(self))
         table = {key.lower(): value for key, value in self.table.items()} if self.any_case else self.table
         text = word.text.lower() if self.any_case else word.text
@@ -239,18 +229,17 @@ class Choice(Type[object]):
 
 
 def choice(*words: str, any_case: bool = False) -> Choice:
-    """A choice between words that stand for themselves."""
+    """Make a choice between words that are their own values."""
     return Choice({word: word for word in words}, any_case)
 
 
 @dataclass(frozen=True, slots=True)
 class IpAddress(Type[Address]):
-    """An address; `version` 4 or 6 allows only that family."""
+    """An IP address, of one family if `version` is 4 or 6."""
 
     version: int = 0
 
     def parse(self, words: Words) -> Address:
-        """The address."""
         word = words.take(str(self))
         address = address_of(word)
         if self.version and address.version != self.version:
@@ -263,12 +252,11 @@ class IpAddress(Type[Address]):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint(Type[tuple[Address, int]]):
-    """An address and, if written, a port; port 0 is none."""
+    """An address and an optional port; 0 without one."""
 
     port_needed: bool = False
 
     def parse(self, words: Words) -> tuple[IPv4Address | IPv6Address, int]:
-        """Address and port."""
         address = address_of(words.take("an IP address"))
         if not words and not self.port_needed:
             return address, 0
@@ -288,12 +276,12 @@ PORT = Integer(1, 65535)
 MARK = Integer(1, 0xFFFFFFFF)
 
 
-OPENS = re.compile(r"<[ \t]*/")  # "</dev/tcp/127.0.0.1/80": no program, but a redirection, which a shell must make
+OPENS = re.compile(r"<[ \t]*/")  # "</dev/tcp/127.0.0.1/80" is a redirection, which only a shell can do
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenScript:
-    """A script as written; `word` is where complaints of it stand."""
+    """A script, and the word that findings refer to."""
 
     script: Script
     word: Word
@@ -301,12 +289,11 @@ class WrittenScript:
 
 @dataclass(frozen=True, slots=True)
 class ScriptType(Type[WrittenScript]):
-    """Program and arguments in one word, quoted if there are arguments; `with_user` if user and group may follow."""
+    """Program and arguments in one word; with `with_user`, a user and a group may follow."""
 
     with_user: bool = True
 
     def parse(self, words: Words) -> WrittenScript:
-        """The script; Wrong if its quotes do not match or there is no program."""
         word = words.take("a program")
         program = arguments_of(word)
         user = words.take("").text if self.with_user and words else ""
@@ -318,7 +305,7 @@ class ScriptType(Type[WrittenScript]):
 
 
 def arguments_of(word: Word) -> tuple[str, ...]:
-    """The arguments in a word: split at blanks, except within quotes inside of it. Raises Wrong."""
+    """Split a word at blanks outside of quotes into program and arguments; raises BadValue."""
     if OPENS.match(word.text):
         return "/bin/sh", "-c", word.text
     try:
@@ -332,10 +319,9 @@ def arguments_of(word: Word) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class UserType(Type[tuple[str, str]]):
-    """A user, and a group if it is not the user's own."""
+    """A user, and an optional group; "" for the user's own."""
 
     def parse(self, words: Words) -> tuple[str, str]:
-        """User and group; "" for no group."""
         user = words.take("a user").text
         return user, words.take("").text if words else ""
 

@@ -1,4 +1,4 @@
-"""`virtual_server_group`: addresses, ranges of addresses, and firewall marks with the same real servers."""
+"""`virtual_server_group`, `virtual_server` and `real_server`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pylvs.model.destination import MAX_WEIGHT
 FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
 FAMILY = choice(*FAMILIES)
 LAST_PART = {4: re.compile(r"[0-9]{1,3}\Z"), 6: re.compile(r"[0-9a-fA-F]{1,4}\Z")}
-MOST_OF_A_RANGE = 65536  # each address is a service of its own
+MOST_OF_A_RANGE = 65536  # addresses; each is a service of its own
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Addresses from `first` to `last`, one port; 0 is every port."""
+    """Addresses from `first` to `last` with one port; 0 is every port."""
 
     first: Address
     last: Address
@@ -33,14 +33,13 @@ class Range:
     word: Word
 
     def addresses(self) -> Iterator[Address]:
-        """Each of them."""
         for number in range(int(self.first), int(self.last) + 1):
             yield ip_address(number) if self.first.version == 4 else IPv6Address(number)
 
 
 @dataclass(frozen=True, slots=True)
 class MarkEntry:
-    """A firewall mark; `family` 0 is that of the real servers."""
+    """A firewall mark; `family` 0 stands for that of the real servers."""
 
     mark: int
     family: int
@@ -49,10 +48,9 @@ class MarkEntry:
 
 @dataclass(frozen=True, slots=True)
 class MarkWords(Type[tuple[int, int]]):
-    """A mark's number and, where the real servers do not say it, the family."""
+    """A firewall mark, and a family unless the real servers determine it."""
 
     def parse(self, words: Words) -> tuple[int, int]:
-        """Mark and family, 0 if none is given."""
         mark = MARK.parse(words)
         return mark, FAMILIES[str(FAMILY.parse(words))] if words else 0
 
@@ -65,7 +63,7 @@ class GroupEntry(Type[Range | MarkEntry]):
     """One line of a group."""
 
     def parse(self, words: Words) -> Range | MarkEntry:
-        """An address, `FIRST-LAST`, `NETWORK/LENGTH`, each with an optional port; or `fwmark NUMBER`."""
+        """Parse an address, `FIRST-LAST` or `NETWORK/LENGTH`, each with an optional port, or `fwmark NUMBER`."""
         word = words.take("an IP address")
         if word.text == "fwmark":
             return MarkEntry(*MarkWords().parse(words), word)
@@ -81,7 +79,7 @@ class GroupEntry(Type[Range | MarkEntry]):
 
 
 def _ends(word: Word) -> tuple[Address, Address]:
-    """First and last address of what is written; raises Wrong."""
+    """Return the first and last address of an address, range or network; raises BadValue."""
     if "/" in word.text:
         return _network(word)
     if "-" not in word.text:
@@ -90,7 +88,7 @@ def _ends(word: Word) -> tuple[Address, Address]:
     begin, _, end = word.text.partition("-")
     first = address_of(Word(begin, word.location))
     separator = ":" if first.version == 6 else "."
-    if separator not in end:  # only the last part is written, as in 192.0.2.1-9
+    if separator not in end:  # only the last part, as in 192.0.2.1-9
         if not LAST_PART[first.version].match(end):
             raise BadValue(f"'{end}' is not the end of a range of addresses", "such as 192.0.2.1-9", word)
         end = str(first.exploded).rpartition(separator)[0] + separator + end
@@ -122,30 +120,28 @@ VIRTUAL_SERVER_GROUP = Block(
 
 
 MAX_U32 = 0xFFFFFFFF
-MOST_DOCUMENTED_WEIGHT = 65535  # what the manual of ipvsadm allows
+MOST_DOCUMENTED_WEIGHT = 65535  # by ipvsadm(8)
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """An address with a port, 0 for none, and where it is written."""
+    """An address with a port, 0 for none."""
 
     address: Address
     port: int
     word: Word
-    fixed_port: int | None = None  # in the table, where the written one cannot be
+    fixed_port: int | None = None  # in the table, where the written port cannot be
 
     @property
     def table_port(self) -> int:
-        """The port in the table."""
         return self.port if self.fixed_port is None else self.fixed_port
 
 
 @dataclass(frozen=True, slots=True)
 class ServerType(Type[Server]):
-    """An address and a port; without one, or with 0, the port of each packet."""
+    """An address and a port; without a port, or with 0, packets keep theirs."""
 
     def parse(self, words: Words) -> Server:
-        """Address and port."""
         word = words.take("an IP address")
         address = address_of(word)
         port = words.peek()
@@ -159,7 +155,7 @@ class ServerType(Type[Server]):
 
 @dataclass(frozen=True, slots=True)
 class MarkService:
-    """A service of a firewall mark; `family` 0 is that of its real servers."""
+    """A service of a firewall mark; `family` 0 stands for that of its real servers."""
 
     mark: int
     family: int
@@ -176,10 +172,9 @@ class GroupService:
 
 @dataclass(frozen=True, slots=True)
 class ServiceType(Type[Server | MarkService | GroupService]):
-    """What stands behind virtual_server."""
+    """The head of a virtual_server: an address with its port, a firewall mark, or a group."""
 
     def parse(self, words: Words) -> Server | MarkService | GroupService:
-        """An address with its port, a mark, or a group's name."""
         word = words.take_if("fwmark", "group")
         if word is None:
             return ServerType().parse(words)
@@ -194,10 +189,9 @@ class ServiceType(Type[Server | MarkService | GroupService]):
 
 @dataclass(frozen=True, slots=True)
 class WeightType(Type[int]):
-    """A weight. Beyond 65535 keepalived and IPVS take it, though ipvsadm's manual does not allow it."""
+    """A weight. keepalived and IPVS accept more than ipvsadm(8) allows, so that is only a warning."""
 
     def parse(self, words: Words) -> int:
-        """The weight."""
         word = words.peek()
         weight = Integer(0, MAX_WEIGHT).parse(words)
         if word is not None and number_of(word) > MOST_DOCUMENTED_WEIGHT:

@@ -1,4 +1,4 @@
-"""What virtual routers and groups watch and whom they tell; and the blocks that define what is watched."""
+"""Tracking and notification of virtual routers and groups, and the blocks that define tracked objects."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from pylvs.config.schema.types import (
 from pylvs.config.schema.vrrp_types import NAME, AtLeastOne
 from pylvs.model.dataclass import dataclass
 
-MOST_WEIGHT = 253  # of a priority of 1 to 254
+MOST_WEIGHT = 253  # the distance of priorities 1 and 254
 
 
 @dataclass(frozen=True, slots=True)
 class TrackWeight:
-    """How much a thing counts; None is left to whoever defines it."""
+    """A tracking weight; None stands for that of the definition."""
 
     value: int | None = None
     reverse: bool | None = None
@@ -35,7 +35,7 @@ class TrackWeight:
 
 @dataclass(frozen=True, slots=True)
 class WrittenTrack:
-    """One line of a track block; `word` is its name, where findings about it belong."""
+    """One line of a track block; findings refer to `word`."""
 
     name: str
     weight: TrackWeight
@@ -44,12 +44,11 @@ class WrittenTrack:
 
 @dataclass(frozen=True, slots=True)
 class TrackWeightType(Type[TrackWeight]):
-    """A weight from -most to most, and `reverse`."""
+    """A weight, optionally with `reverse`."""
 
     most: int = MOST_WEIGHT
 
     def parse(self, words: Words) -> TrackWeight:
-        """The weight."""
         word = words.take("a weight")
         value = number_of(word)
         if not -self.most <= value <= self.most:
@@ -62,10 +61,9 @@ class TrackWeightType(Type[TrackWeight]):
 
 @dataclass(frozen=True, slots=True)
 class OptionalWeightType(Type[TrackWeight]):
-    """Nothing, which is weight 0; or `weight` and a number."""
+    """The keyword alone, which is weight 0, or `weight` and a number."""
 
     def parse(self, words: Words) -> TrackWeight:
-        """The weight."""
         if not words.take_if("weight"):
             return TrackWeight(0)
         word = words.take("a weight")
@@ -82,13 +80,13 @@ class OptionalWeightType(Type[TrackWeight]):
 
 @dataclass(frozen=True, slots=True)
 class TrackLine(Type[WrittenTrack]):
-    """A name, and with `weight` how much it counts for this one."""
+    """A name, and an optional weight in this block."""
 
     what: str
     most: int = MOST_WEIGHT
 
     def parse(self, words: Words) -> WrittenTrack:
-        """The line. A word that is none of its own ends in Wrong, as keepalived then watches nothing."""
+        """Parse the line; raises BadValue for a surplus word, because keepalived then ignores the line."""
         word = words.take(f"the name of {self.what}")
         given = words.take_if("weight")
         weight = self._weight(words) if given else TrackWeight()
@@ -150,17 +148,16 @@ TRACKS = (
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What is done when a reload removes a virtual router: DELETED is said, and perhaps a program is run."""
+    """notify_deleted: report DELETED when a reload removes a virtual router, and perhaps run a script."""
 
     script: WrittenScript | None
 
 
 @dataclass(frozen=True, slots=True)
 class DeletedType(Type[Deleted]):
-    """A program, or nothing: then only the state's name changes."""
+    """A script, or nothing: then only the reported state changes."""
 
     def parse(self, words: Words) -> Deleted:
-        """The program."""
         return Deleted(SCRIPT.parse(words) if words else None)
 
     def __str__(self) -> str:
@@ -216,10 +213,9 @@ VRRP_SCRIPT = Block(
 
 @dataclass(frozen=True, slots=True)
 class InitType(Type[tuple[int, bool]]):
-    """The number to begin with, and whether what is there is overwritten."""
+    """The initial number of a track_file, and whether to overwrite an existing one; in any order."""
 
     def parse(self, words: Words) -> tuple[int, bool]:
-        """Number and `overwrite`, in any order."""
         number, overwrite = 0, False
         for word in words.rest():
             if word.text == "overwrite":
@@ -263,7 +259,6 @@ class ProcessType(Type[tuple[str, ...]]):
     """A command and its arguments."""
 
     def parse(self, words: Words) -> tuple[str, ...]:
-        """Command and arguments."""
         return words.take("a command").text, *(word.text for word in words.rest())
 
     def __str__(self) -> str:

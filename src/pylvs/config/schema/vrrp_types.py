@@ -1,4 +1,4 @@
-"""The types of values that only virtual routers have."""
+"""Types of values that only virtual routers have: addresses with options, devices, peers, VMACs, passwords."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ ADDRESS_FLAGS = {
     "use_vmac": "own_vmac",
 }
 ADDRESS_OPTIONS = ("label", "scope", "brd", "broadcast", "peer", "preferred_lft")
-LONGEST_LIFE = 0xFFFFFFFE  # IFA_CACHEINFO has 32 bits, and all of them set is forever
+LONGEST_LIFE = 0xFFFFFFFE  # IFA_CACHEINFO has 32 bits; all bits set mean forever
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenAddress:
-    """An address, and the words that name it, its devices and its group."""
+    """An address, and the words that findings about it, its devices and its group refer to."""
 
     address: HeldAddress
     word: Word
@@ -40,9 +40,9 @@ class WrittenAddress:
 
 
 def interface_of(word: Word, words: Words | None = None) -> Interface:
-    """An address with its prefix length; without, the longest. Raises Wrong.
+    """Parse an address with a prefix length, by default the longest; raises BadValue.
 
-    With `words`, a wrong length is a complaint and the longest counts, as keepalived has it.
+    With `words`, an invalid length is only a warning and the longest counts, as in keepalived.
     """
     text, slash, length = word.text.partition("/")
     try:
@@ -59,7 +59,7 @@ def interface_of(word: Word, words: Words | None = None) -> Interface:
 
 
 def short_name(word: Word, what: str) -> str:
-    """A name of at most 15 characters; raises Wrong."""
+    """Return a name that fits into IFNAMSIZ; raises BadValue."""
     if len(word.text) > LONGEST_DEVICE_NAME:
         raise BadValue(f"{what} '{word.text}' is longer than {LONGEST_DEVICE_NAME} characters", "shorten it", word)
     return word.text
@@ -67,18 +67,17 @@ def short_name(word: Word, what: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AddressLine(Type[WrittenAddress]):
-    """An address; `fixed` for those that stay whoever is master."""
+    """An address with `ip address`'s options; `static` if it does not depend on VRRP's state."""
 
-    fixed: bool = False
+    static: bool = False
 
     def parse(self, words: Words) -> WrittenAddress:
-        """The address with its options; one that cannot be had as written is none at all."""
         first = words.take("an IP address")
         interface = interface_of(first, words)
         given: dict[str, Any] = {"interface": interface}
         if interface.version == 6 and interface.network.prefixlen == 128:
             given["preferred_lft_s"] = 0
-        given["no_dad"] = interface.version == 6  # `-nodad` takes it away
+        given["no_dad"] = interface.version == 6  # `-nodad` resets it
         device: Word | None = None
         group: Word | None = None
         for word in words.rest():
@@ -101,8 +100,8 @@ class AddressLine(Type[WrittenAddress]):
         return WrittenAddress(HeldAddress(**given), first, (device,) if device else (), group)
 
     def _options(self) -> list[str]:
-        flags = [flag for flag in ADDRESS_FLAGS if not (self.fixed and flag == "use_vmac")]
-        return [*flags, "dev", *ADDRESS_OPTIONS, *(["track_group"] if self.fixed else [])]
+        flags = [flag for flag in ADDRESS_FLAGS if not (self.static and flag == "use_vmac")]
+        return [*flags, "dev", *ADDRESS_OPTIONS, *(["track_group"] if self.static else [])]
 
     @staticmethod
     def _value(given: dict[str, Any], interface: Interface, option: str, words: Words) -> None:
@@ -119,8 +118,8 @@ class AddressLine(Type[WrittenAddress]):
         elif option == "peer":
             try:
                 peer = address_of(value)
-            except BadValue as wrong:
-                words.warn(value, f"{wrong.text}; the address gets no peer", wrong.advice)
+            except BadValue as problem:
+                words.warn(value, f"{problem.text}; the address gets no peer", problem.advice)
             else:
                 if peer.version != interface.version:
                     raise BadValue(f"peer {peer} is not of the address's family", "", value)
@@ -133,7 +132,7 @@ class AddressLine(Type[WrittenAddress]):
             words.warn(value, f"'{value.text}' is no lifetime and is ignored", "write seconds, or forever")
 
     def __str__(self) -> str:
-        last = "track_group NAME" if self.fixed else "use_vmac"
+        last = "track_group NAME" if self.static else "use_vmac"
         return (
             "ADDRESS[/LENGTH] [dev DEVICE] [label LABEL] [scope SCOPE] [brd ADDRESS|+|-] [peer ADDRESS] [home] [-nodad]"
             f" [mngtmpaddr] [noprefixroute] [autojoin] [preferred_lft SECONDS|forever] [no_track] [{last}]"
@@ -141,7 +140,7 @@ class AddressLine(Type[WrittenAddress]):
 
 
 def _broadcast(interface: Interface, word: Word) -> Address | None:
-    """`+` sets the host's bits, `-` clears them."""
+    """Parse a broadcast address; `+` sets the host bits, `-` clears them."""
     if word.text in ("+", "-"):
         if interface.network.prefixlen >= interface.max_prefixlen - 1:
             raise BadValue(f"/{interface.network.prefixlen} leaves no bits for a broadcast address", "", word)
@@ -155,27 +154,27 @@ def _broadcast(interface: Interface, word: Word) -> Address | None:
 MAC = re.compile(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){4,5}\Z")
 STANDARD_MACS = (bytes.fromhex("00005e0001"), bytes.fromhex("00005e0002"))  # RFC 9568 7.3
 LONGEST_EXTRA_S = 86400
+LONGEST_INTERVAL_S = 4294.967295  # 32 bits of microseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device's name and where it is written."""
+    """A device's name."""
 
     name: str
     word: Word
 
     @property
     def devices(self) -> tuple[Word, ...]:
-        """What must exist on this machine."""
+        """The devices that must exist on this machine."""
         return (self.word,)
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceType(Type[Device]):
-    """The name of a network device."""
+    """The name of a network device. Whether it exists is checked after all blocks are read."""
 
     def parse(self, words: Words) -> Device:
-        """The name; whether this machine has it is looked at when everything has been read."""
         word = words.take("a device")
         return Device(short_name(word, "device"), word)
 
@@ -185,10 +184,9 @@ class DeviceType(Type[Device]):
 
 @dataclass(frozen=True, slots=True)
 class PeerLine(Type[Peer]):
-    """One unicast peer; `limited` TTLs turn the check of senders on."""
+    """One unicast peer, and the TTLs that its packets may have."""
 
     def parse(self, words: Words) -> Peer:
-        """The address and between which TTLs its packets are taken."""
         address = address_without_length(words, "an IP address")
         limits = {"min_ttl": 0, "max_ttl": 255}
         word = words.peek()
@@ -212,7 +210,7 @@ class PeerLine(Type[Peer]):
 
 
 def address_without_length(words: Words, what: str) -> Address:
-    """An address; a prefix length behind it is ignored, as keepalived does, but not silently. Raises Wrong."""
+    """Take an address; ignore a prefix length with a warning. Raises BadValue."""
     word = words.take(what)
     host, slash, length = word.text.partition("/")
     if slash and length.isdigit():
@@ -223,10 +221,9 @@ def address_without_length(words: Words, what: str) -> Address:
 
 @dataclass(frozen=True, slots=True)
 class SourceType(Type[Address]):
-    """An address of this machine."""
+    """The source address of advertisements."""
 
     def parse(self, words: Words) -> Address:
-        """The address."""
         return address_without_length(words, "an IP address")
 
     def __str__(self) -> str:
@@ -235,12 +232,11 @@ class SourceType(Type[Address]):
 
 @dataclass(frozen=True, slots=True)
 class MulticastType(Type[Address]):
-    """A multicast address, of one family or of any."""
+    """A multicast address, of one family if `version` is 4 or 6."""
 
     version: int = 0
 
     def parse(self, words: Words) -> Address:
-        """The address."""
         word = words.take(str(self))
         address = address_of(word)
         if self.version not in (0, address.version):
@@ -255,10 +251,9 @@ class MulticastType(Type[Address]):
 
 @dataclass(frozen=True, slots=True)
 class VmacType(Type[Vmac]):
-    """A device's name and a MAC address, both optional."""
+    """The optional name and MAC address of a VMAC; invalid ones are ignored with a warning."""
 
     def parse(self, words: Words) -> Vmac:
-        """Name and address; what cannot be taken is left to keepalived's rule."""
         name, mac = "", None
         for word in words.rest():
             if MAC.match(word.text):
@@ -272,8 +267,8 @@ class VmacType(Type[Vmac]):
             else:
                 try:
                     name = short_name(word, "device")
-                except BadValue as wrong:
-                    words.warn(word, f"{wrong.text}; it is ignored", wrong.advice)
+                except BadValue as problem:
+                    words.warn(word, f"{problem.text}; it is ignored", problem.advice)
         return Vmac(name, mac)
 
     def __str__(self) -> str:
@@ -282,10 +277,9 @@ class VmacType(Type[Vmac]):
 
 @dataclass(frozen=True, slots=True)
 class ExtraType(Type[tuple[bool, int]]):
-    """Seconds, and whether devices other than VMACs count too."""
+    """The interval of garp_extra_if, and whether `all` devices count, not only VMACs."""
 
     def parse(self, words: Words) -> tuple[bool, int]:
-        """Whether `all` was written, and the seconds."""
         everywhere = words.take_if("all") is not None
         word = words.take("seconds")
         seconds = number_of(word)
@@ -299,10 +293,9 @@ class ExtraType(Type[tuple[bool, int]]):
 
 @dataclass(frozen=True, slots=True)
 class ChecksumType(Type[OldChecksum]):
-    """The keyword alone, or `never`."""
+    """When to use keepalived's old checksum: always, or `never`."""
 
     def parse(self, words: Words) -> OldChecksum:
-        """When the old checksum is used."""
         word = words.peek()
         if word is None:
             return OldChecksum.ALWAYS
@@ -316,12 +309,11 @@ class ChecksumType(Type[OldChecksum]):
 
 @dataclass(frozen=True, slots=True)
 class PasswordType(Type[bytes]):
-    """A password, of which VRRP carries 8 octets."""
+    """A password, cut to the 8 octets that VRRP carries."""
 
     most: int = 8
 
     def parse(self, words: Words) -> bytes:
-        """Its octets."""
         word = words.take("a password")
         octets = word.text.encode(errors="surrogateescape")
         if len(octets) > self.most:
@@ -334,12 +326,11 @@ class PasswordType(Type[bytes]):
 
 @dataclass(frozen=True, slots=True)
 class AtLeastOne(Type[int]):
-    """A whole number from 1 on; 0 counts as 1."""
+    """A positive whole number; 0 counts as 1, with a warning."""
 
     most: int = 0xFFFFFFFF
 
     def parse(self, words: Words) -> int:
-        """The number."""
         word = words.take(str(self))
         value = number_of(word)
         if not 0 <= value <= self.most:
@@ -354,12 +345,11 @@ class AtLeastOne(Type[int]):
 
 @dataclass(frozen=True, slots=True)
 class NameList(Type[tuple[Word, ...]]):
-    """All words of a line, each a name."""
+    """One or more names on a line."""
 
     what: str
 
     def parse(self, words: Words) -> tuple[Word, ...]:
-        """The words, at least one."""
         return words.take(self.what), *words.rest()
 
     def __str__(self) -> str:
@@ -368,7 +358,7 @@ class NameList(Type[tuple[Word, ...]]):
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A name and where it is written."""
+    """The name of a block."""
 
     name: str
     word: Word
@@ -376,10 +366,9 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class NameType(Type[Named]):
-    """The name of a block, by which others refer to it."""
+    """The name of a block, by which other blocks refer to it."""
 
     def parse(self, words: Words) -> Named:
-        """The name."""
         word = words.take("a name")
         return Named(word.text, word)
 

@@ -1,4 +1,4 @@
-"""The checkers' words, one table a file. A new checker is its file and one line here."""
+"""The checkers' keywords. A new checker is a block in one of these files, or in its own, and one line here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often and how long: words of virtual servers, real servers and checkers, each the default of the next."""
+"""Keywords that checkers share: timing, which virtual and real servers inherit to them, and target."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ INHIBIT_ON_FAILURE = Keyword(
 
 
 def smtp_alert(default: bool) -> Keyword:
-    """Of real servers mail is sent unless somebody says no, of services only if somebody says yes: as in keepalived."""
+    """Make `smtp_alert`; as in keepalived it is on by default for real servers, off for services."""
     return Keyword(
         "smtp_alert",
         FLAG,
@@ -55,7 +55,7 @@ def smtp_alert(default: bool) -> Keyword:
 
 
 def server_timing(connect_timeout: bool = True) -> tuple[Keyword, ...]:
-    """What a virtual or a real server says for the checkers below it; a checker may have a default of its own."""
+    """Make the timing keywords of virtual and real servers, which their checkers inherit."""
     return (
         ALPHA,
         *((CONNECT_TIMEOUT,) if connect_timeout else ()),
@@ -87,7 +87,7 @@ def checker_timing(
     connect_timeout: bool = True,
     nb_get_retry: Keyword = NB_GET_RETRY,
 ) -> tuple[Keyword, ...]:
-    """The same of a checker, with its defaults; a `delay_before_retry` of None is delay_loop."""
+    """Make the timing keywords of a checker, with its defaults; a `delay_before_retry` of None is delay_loop."""
     return (
         ALPHA,
         *((CONNECT_TIMEOUT,) if connect_timeout else ()),

@@ -1,4 +1,4 @@
-"""`TCP_CHECK`: a connection can be made."""
+"""Checkers that probe the server over the network, with up or down as result."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ ANYTHING = Pattern()
 
 @dataclass(frozen=True, slots=True)
 class HexBytes(Type[Pattern]):
-    """Bytes in hexadecimal: each word is bytes of two digits, of which the last may have only one.
+    """Bytes in hexadecimal, two digits each; the last byte of a word may have one digit.
 
-    With `wild`, a digit may be X, which stands for any; with `empty` there may be no word at all.
+    `wild` allows X for any digit; `empty` allows the keyword alone.
     """
 
     wild: bool = False
     empty: bool = False
 
     def parse(self, words: Words) -> Pattern:
-        """The bytes, and a mask of the bits that count."""
+        """Return the bytes, and a mask of the bits that count."""
         if not words and not self.empty:
             words.take("bytes in hexadecimal")
         value, mask = bytearray(), bytearray()
@@ -76,7 +76,6 @@ class DomainName(Type[str]):
     """A domain name; "." is the root."""
 
     def parse(self, words: Words) -> str:
-        """The name."""
         word = words.take("a domain name")
         labels = word.text.removesuffix(".").split(".")
         if word.text != "." and not all(1 <= len(label.encode()) <= LONGEST_LABEL for label in labels):
@@ -128,10 +127,10 @@ ALL_GOOD = ((200, 299),)
 
 @dataclass(frozen=True, slots=True)
 class StatusCodes(Type[tuple[tuple[int, int], ...]]):
-    """Codes and ranges of codes, 100 to 599 each."""
+    """HTTP status codes and ranges of them; invalid ones are ignored with a warning."""
 
     def parse(self, words: Words) -> tuple[tuple[int, int], ...]:
-        """First and last of each range; a word that is none is left out with a complaint."""
+        """Return the first and last code of each range."""
         found = []
         wrong: BadValue | None = None
         for word in words.rest():
@@ -155,7 +154,6 @@ class Digest(Type[str]):
     """An MD5 sum in hexadecimal."""
 
     def parse(self, words: Words) -> str:
-        """The digest in lower case."""
         word = words.take("an MD5 sum")
         if not re.fullmatch(r"[0-9a-fA-F]{32}", word.text):
             raise BadValue(f"'{word.text}' is not an MD5 sum", "32 hexadecimal digits, as md5sum prints them", word)
@@ -167,10 +165,9 @@ class Digest(Type[str]):
 
 @dataclass(frozen=True, slots=True)
 class RegexOptions(Type[tuple[str, ...]]):
-    """PCRE2's options by keepalived's names."""
+    """PCRE2's options by keepalived's names; unknown ones are ignored with a warning."""
 
     def parse(self, words: Words) -> tuple[str, ...]:
-        """Those that there are; a word that is none is left out with a complaint."""
         found = []
         for word in words.rest():
             if word.text in OPTIONS:

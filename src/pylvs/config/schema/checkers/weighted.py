@@ -1,4 +1,4 @@
-"""`MISC_CHECK`: a program's exit status says how the server is."""
+"""Checkers whose result may be a weight: a script, a file, HAProxy's agent protocol, or the server's load."""
 
 from __future__ import annotations
 
@@ -33,10 +33,9 @@ MISC_CHECK = Block(
 
 @dataclass(frozen=True, slots=True)
 class Multiplier(Type[tuple[int, bool]]):
-    """What the file's number is multiplied by, and whether its sign is turned round."""
+    """The factor for the file's number, and whether `reverse` negates it."""
 
     def parse(self, words: Words) -> tuple[int, bool]:
-        """Multiplier, and whether `reverse` follows."""
         weight = Integer(-MAX_INTEGER, MAX_INTEGER).parse(words)
         return weight, words.take_if("reverse") is not None
 
@@ -75,10 +74,10 @@ METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*(\{[^{}]*\})?\Z")
 
 @dataclass(frozen=True, slots=True)
 class SourceType(Type[tuple[LoadSource, str]]):
-    """Which figure of the page is the load."""
+    """The value in the page that is the load."""
 
     def parse(self, words: Words) -> tuple[LoadSource, str]:
-        """The source, and the metric's name where it is the operator's own."""
+        """Return the source, and the name of a `metric`."""
         word = words.take("what the load is")
         names = [source.value for source in LoadSource]
         if word.text not in names:
