@@ -1,4 +1,4 @@
-"""The effective configuration: every keyword of each block that is there, its value, and where that comes from."""
+"""The effective configuration: the value of every keyword in each block, and its origin."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from pylvs.config.findings import Location
 from pylvs.config.language.tree import Word
@@ -20,21 +20,21 @@ T = TypeVar("T")
 
 
 class OriginKind(Enum):
-    """Why a keyword has its value."""
+    """How a keyword gets its value."""
 
     GIVEN = "given"
     INHERITED = "inherited"
     DEFAULT = "default"
-    ADJUSTED = "adjusted"  # what is written cannot be: another rule decided
+    ADJUSTED = "adjusted"  # by a rule, instead of the written value
 
 
 @dataclass(frozen=True, slots=True)
 class ValueOrigin:
-    """Where a value comes from; `location` is None for a default."""
+    """The origin of a value; a default has no location."""
 
     how: OriginKind
     location: Location | None = None
-    note: str = ""  # of INHERITED the block's name, of DEFAULT the keyword it follows, of ADJUSTED the reason
+    note: str = ""  # INHERITED: the block's name; DEFAULT: its description or the keyword it follows; ADJUSTED: why
 
     def __str__(self) -> str:
         where = f"{self.location.file}:{self.location.line}" if self.location else ""
@@ -51,43 +51,43 @@ class ValueOrigin:
 
 @dataclass(frozen=True, slots=True)
 class EffectiveValue:
-    """A keyword's value and where it comes from."""
+    """A keyword's value and its origin."""
 
     keyword: Keyword
     value: object
     origin: ValueOrigin
-    words: tuple[Word, ...] = ()  # the keyword and those that made the value; none for a default
+    words: tuple[Word, ...] = ()  # the keyword and its arguments; none for a default
 
 
 @dataclass(slots=True, eq=False)
 class EffectiveBlock:
-    """A block with its keywords filled in, each when it is first asked for."""
+    """A block that computes the effective value of each keyword at its first use."""
 
     block: Block
     section: Section
-    outer: tuple[Section, ...]  # the blocks around it, the nearest first
+    outer: tuple[Section, ...]  # the surrounding blocks, the nearest first
     settings: Section  # global_defs
-    head: object = None  # what stands behind the block's name
+    head: object = None  # the value of the words before the brace
     blocks: list[EffectiveBlock] = field(default_factory=list)
-    _known: dict[str, EffectiveValue] = field(default_factory=dict)
+    _values: dict[str, EffectiveValue] = field(default_factory=dict)
 
     @property
     def word(self) -> Word:
-        """The block's name, as written."""
+        """The block's keyword."""
         assert self.section.node is not None, "the whole file has no name"
         return self.section.node.words[0]
 
     def effective(self, name: str) -> EffectiveValue:
-        """A keyword with its value; KeyError if this block knows no such word."""
-        if name not in self._known:
+        """Return a keyword's value with its origin; raises KeyError for a keyword that the block does not have."""
+        if name not in self._values:
             entry = self.block.find(name)
             if not isinstance(entry, Keyword) or entry.name != name or not _has_value(entry):
                 raise KeyError(name)
-            self._known[name] = self._value(entry)
-        return self._known[name]
+            self._values[name] = self._value(entry)
+        return self._values[name]
 
     def all(self) -> Iterator[EffectiveValue]:
-        """Every keyword in the schema's order; those that may be given often, once for each time."""
+        """Yield the values of all keywords in the schema's order; of lists, each occurrence."""
         for entry in self.block.entries:
             if isinstance(entry, Keyword) and _has_value(entry):
                 if entry.twice is Twice.MANY:
@@ -96,7 +96,7 @@ class EffectiveBlock:
                     yield self.effective(entry.name)
 
     def _value(self, entry: Keyword) -> EffectiveValue:
-        """What is given here; else what is inherited; else what global_defs says; else the default."""
+        """Return the value of this block, or a surrounding one, or global_defs, or the default."""
         given = self.section.setting(entry.name)
         if given is not None:
             return _given(entry, given)
@@ -116,66 +116,74 @@ class EffectiveBlock:
         return EffectiveValue(entry, entry.default, ValueOrigin(OriginKind.DEFAULT, note=entry.default_doc))
 
     def get(self, name: str, kind: type[T]) -> T:
-        """A keyword's value, of which it is known that there is one."""
+        """Return the value of a keyword that always has one."""
         value = self.effective(name).value
         assert isinstance(value, kind), f"{name} of {self.block.name} is {value!r}"
         return value
 
-    def maybe(self, name: str, kind: type[T]) -> T | None:
-        """A keyword's value; None if there is neither one written nor a default."""
+    @overload
+    def maybe(self, name: str, kind: type[T]) -> T | None: ...
+    @overload
+    def maybe(self, name: str, kind: type[T], default: T) -> T: ...
+    def maybe(self, name: str, kind: type[T], default: T | None = None) -> T | None:
+        """Return a keyword's value; `default` if none is written and the schema has no default."""
         value = self.effective(name).value
         assert value is None or isinstance(value, kind), f"{name} of {self.block.name} is {value!r}"
-        return value
+        return default if value is None else value
 
     def seconds(self, name: str) -> float:
-        """A keyword's value as seconds, whole or not."""
+        """Return an int or float value as seconds."""
         value = self.effective(name).value
         assert isinstance(value, int | float), f"{name} of {self.block.name} is {value!r}"
         return float(value)
 
     def address(self, name: str) -> Address | None:
-        """A keyword's value as an address; None if there is none."""
+        """Return a keyword's address, or None."""
         value = self.effective(name).value
         assert value is None or isinstance(value, IPv4Address | IPv6Address)
         return value
 
     def is_written(self, name: str) -> bool:
-        """Whether the value stands in the file: in this block, or in one that it is inherited from."""
+        """Return whether the value is written in this block or in one from which it is inherited."""
         return self.effective(name).origin.how in (OriginKind.GIVEN, OriginKind.INHERITED)
 
     def location(self, name: str) -> Location:
-        """Where complaints of a keyword's value stand: at its first word, else at the keyword, else at the block."""
+        """Return where findings about a value belong: its first word, else the keyword, else the block."""
         words = self.effective(name).words
         return words[min(1, len(words) - 1)].location if words else self.word.location
 
     def fill(self, name: str, value: object) -> None:
-        """A default that only the surrounding blocks know."""
-        self._known[name] = replace(self.effective(name), value=value)
+        """Set a default that depends on other blocks."""
+        self._values[name] = replace(self.effective(name), value=value)
 
     def adjust(self, name: str, value: object, note: str) -> None:
-        """Another value than the written one, and why."""
+        """Replace the written value, for a reason."""
         each = self.effective(name)
-        self._known[name] = replace(
+        self._values[name] = replace(
             each, value=value, origin=ValueOrigin(OriginKind.ADJUSTED, each.origin.location, note)
         )
 
     def leave_out(self, block: EffectiveBlock) -> None:
-        """Without this one of its blocks: another one may say the same."""
+        """Remove a block, by identity because another may be equal."""
         self.blocks = [each for each in self.blocks if each is not block]
 
     def below(self, *names: str) -> Iterator[EffectiveBlock]:
-        """The blocks of these names in this one."""
+        """Yield the blocks of these names."""
         return (each for each in self.blocks if each.block.name in names)
 
+    def lines(self, name: str, kind: type[T]) -> Iterator[T]:
+        """Yield the lines of all blocks of this name."""
+        return (line for each in self.below(name) for line in each.section.lines(kind))
+
     def walk(self) -> Iterator[EffectiveBlock]:
-        """This block and all below it."""
+        """Yield this block and all below it."""
         yield self
         for each in self.blocks:
             yield from each.walk()
 
 
 def resolve(document: Section) -> EffectiveBlock:
-    """The effective configuration; blocks whose head is broken are left out, and global_defs is always there."""
+    """Return the effective configuration, without broken blocks and always with global_defs."""
     settings = document.first(GLOBAL_DEFS.name) or Section(GLOBAL_DEFS, None)
     found = _resolve(document, (), settings)
     if settings.node is None:

@@ -34,32 +34,32 @@ def group_of(
     block: EffectiveBlock,
     made: dict[str, CompiledInstance],
     taken: GroupOfInstance,
-    known: Symbols,
+    symbols: Symbols,
     scripts: ScriptRules,
 ) -> VrrpGroup | None:
     """The group; None if nobody is in it, which is a finding then."""
     name = name_of(block).name
-    members = tuple(_members(block, name, made, taken, known))
+    members = tuple(_members(block, name, made, taken, symbols))
     if not members:
         text = f"group {name} has no virtual router; it is left out"
-        known.findings.error(block.word.location, text, f"add group {{ {_bare_names(block, made) or 'NAME ...'} }}")
+        symbols.findings.error(block.word.location, text, f"add group {{ {_bare_names(block, made) or 'NAME ...'} }}")
         return None
     if len(members) == 1:
         text = f"group {name} has only one virtual router, {members[0]}"
-        known.findings.warning(block.word.location, text, "add the others, or remove the group")
-    tracks = tracks_of(block, known)
+        symbols.findings.warning(block.word.location, text, "add the others, or remove the group")
+    tracks = tracks_of(block, symbols)
     weights = block.get("sync_group_tracking_weight", bool)
     for member in members:
-        _shared(made[member], tracked_names(block), known)
+        _shared(made[member], tracked_names(block), symbols)
         if not weights:
-            made[member] = _without_weights(made[member], name, known)
+            made[member] = _without_weights(made[member], name, symbols)
     return VrrpGroup(
         name=name, members=members, tracks=tracks, notify=notify_of(block, scripts), member_weights=weights
     )
 
 
 def _members(
-    block: EffectiveBlock, name: str, made: dict[str, CompiledInstance], taken: GroupOfInstance, known: Symbols
+    block: EffectiveBlock, name: str, made: dict[str, CompiledInstance], taken: GroupOfInstance, symbols: Symbols
 ) -> Iterator[str]:
     for inner in block.below("group"):
         for line in inner.section.lines(tuple):
@@ -67,10 +67,10 @@ def _members(
                 assert isinstance(word, Word)
                 if word.text not in made:
                     text = f"group {name}: there is no virtual router '{word.text}'"
-                    known.findings.error(word.location, text, "define a vrrp_instance of this name, or remove it")
+                    symbols.findings.error(word.location, text, "define a vrrp_instance of this name, or remove it")
                 elif word.text in taken:
                     text = f"{word.text} is in group {taken[word.text]} already; it does not count here"
-                    known.findings.error(word.location, text, "a virtual router can be in one group")
+                    symbols.findings.error(word.location, text, "a virtual router can be in one group")
                 else:
                     taken[word.text] = name
                     yield word.text
@@ -91,19 +91,19 @@ def tracked_names(block: EffectiveBlock) -> set[tuple[str, str]]:
     }
 
 
-def _shared(member: CompiledInstance, watched: set[tuple[str, str]], known: Symbols) -> None:
+def _shared(member: CompiledInstance, watched: set[tuple[str, str]], symbols: Symbols) -> None:
     """A finding for what a member watches as well as its group."""
     for kind, name in sorted(tracked_names(member.block) & watched):
         text = f"{name} in {kind} is watched by its group too"
-        known.findings.warning(member.block.word.location, text, "remove it from the virtual router")
+        symbols.findings.warning(member.block.word.location, text, "remove it from the virtual router")
 
 
-def _without_weights(member: CompiledInstance, group: str, known: Symbols) -> CompiledInstance:
+def _without_weights(member: CompiledInstance, group: str, symbols: Symbols) -> CompiledInstance:
     """Members of a group have one priority for all: weights belong to the group."""
     instance = member.instance
     why = f"{instance.name} is in group {group}"
-    tracks = unweighted(instance.tracks, member.block, known, why, keep_interfaces=True)
-    data_plane = unweighted_data_plane(instance.track_data_plane, member.block, known, why)
+    tracks = unweighted(instance.tracks, member.block, symbols, why, keep_interfaces=True)
+    data_plane = unweighted_data_plane(instance.track_data_plane, member.block, symbols, why)
     return replace(member, instance=replace(instance, tracks=tracks, track_data_plane=data_plane))
 
 
@@ -164,11 +164,11 @@ def vrrp_of(
     Blocks that are left out leave the effective configuration too; whatever is wrong is a finding.
     """
     settings = next(root.below("global_defs"))
-    known = Symbols(findings, mtus, settings.maybe("dynamic_interfaces", bool) or False)
-    known.later = {f"{each.block.name} {_name(each)}": each.word for each in root.below(*DEFINITIONS)}
-    _missing_devices(root, known)
+    symbols = Symbols(findings, mtus, settings.maybe("dynamic_interfaces", bool) or False)
+    symbols.later = {f"{each.block.name} {_name(each)}": each.word for each in root.below(*DEFINITIONS)}
+    _missing_devices(root, symbols)
     preferences = RulePreferences(findings)
-    return _VrrpCompiler(root, settings, scripts, known, preferences).build()
+    return _VrrpCompiler(root, settings, scripts, symbols, preferences).build()
 
 
 @dataclass(slots=True)
@@ -178,7 +178,7 @@ class _VrrpCompiler:
     root: EffectiveBlock
     settings: EffectiveBlock
     scripts: ScriptRules
-    known: Symbols
+    symbols: Symbols
     preferences: RulePreferences
     made: list[CompiledInstance] = field(default_factory=list)
     groups: dict[str, EffectiveBlock] = field(default_factory=dict)
@@ -189,14 +189,14 @@ class _VrrpCompiler:
 
     def build(self) -> VrrpConfiguration:
         """Everything in the order of the text, then what concerns several virtual routers."""
-        maker = InstanceMaker(self.known, self.scripts, self.settings, self.preferences)
+        maker = InstanceMaker(self.symbols, self.scripts, self.settings, self.preferences)
         for block in list(self.root.blocks):
             self._block(block, maker)
-        kept = {each.instance.name: each for each in without_conflicts(self.made, self.known.findings)}
+        kept = {each.instance.name: each for each in without_conflicts(self.made, self.symbols.findings)}
         taken: GroupOfInstance = {}
         groups: list[VrrpGroup] = []
         for block in self.groups.values():
-            group = group_of(block, kept, taken, self.known, self.scripts)
+            group = group_of(block, kept, taken, self.symbols, self.scripts)
             if group is None:
                 self.root.leave_out(block)
             else:
@@ -207,29 +207,29 @@ class _VrrpCompiler:
         return VrrpConfiguration(
             instances=tuple(each.instance for each in kept.values()),
             groups=tuple(groups),
-            scripts=tuple(self.known.scripts.values()),
-            files=tuple(self.known.files.values()),
-            processes=tuple(self.known.processes.values()),
+            scripts=tuple(self.symbols.scripts.values()),
+            files=tuple(self.symbols.files.values()),
+            processes=tuple(self.symbols.processes.values()),
             addresses=tuple(self.addresses),
             routes=tuple(self.routes),
             rules=tuple(self.rules),
-            track_groups=tuple(vrrp_static.members_of(self.track_groups, kept, self.known.findings)),
-            settings=vrrp_static.vrrp_settings_of(self.root, self.settings, self.scripts, self.known),
+            track_groups=tuple(vrrp_static.members_of(self.track_groups, kept, self.symbols.findings)),
+            settings=vrrp_static.vrrp_settings_of(self.root, self.settings, self.scripts, self.symbols),
         )
 
     def _block(self, block: EffectiveBlock, maker: InstanceMaker) -> None:
-        findings = self.known.findings
+        findings = self.symbols.findings
         match block.block.name:
             case "vrrp_script":
-                vrrp_tracking.define_script(block, self.scripts, self.known)
+                vrrp_tracking.define_script(block, self.scripts, self.symbols)
             case "track_file":
-                vrrp_tracking.define_file(block, self.known)
+                vrrp_tracking.define_file(block, self.symbols)
             case "vrrp_track_process":
-                vrrp_tracking.define_process(block, self.known)
+                vrrp_tracking.define_process(block, self.symbols)
             case "track_group":
                 vrrp_static.track_group_of(block, self.track_groups, findings)
             case "static_ipaddress":
-                self.addresses += vrrp_static.addresses_of(block, self.track_groups, self.settings, self.known)
+                self.addresses += vrrp_static.addresses_of(block, self.track_groups, self.settings, self.symbols)
             case "static_routes":
                 self.routes += vrrp_static.routes_of(block, self.track_groups, findings)
             case "static_rules":
@@ -259,7 +259,7 @@ class _VrrpCompiler:
         if block.head.name not in names:
             return False
         text = f"the name '{block.head.name}' is taken; this {block.block.name} is left out"
-        self.known.findings.error(block.head.word.location, text, "give it another name")
+        self.symbols.findings.error(block.head.word.location, text, "give it another name")
         self.root.leave_out(block)
         return True
 
@@ -269,11 +269,11 @@ def _name(block: EffectiveBlock) -> str:
     return block.head.name
 
 
-def _missing_devices(root: EffectiveBlock, known: Symbols) -> None:
+def _missing_devices(root: EffectiveBlock, symbols: Symbols) -> None:
     """A finding for each device that a line names and this machine has not got."""
     for block in root.walk():
         for setting in block.section.settings:
             if setting.keyword is None or setting.keyword.name != "default_interface":
                 for word in getattr(setting.value, "devices", ()):
                     assert isinstance(word, Word)
-                    known.device(word)
+                    symbols.device(word)

@@ -1,23 +1,36 @@
-"""What cannot be in a virtual router as written, and what is done instead, with a finding: keepalived's rules."""
+"""keepalived's rules for a `vrrp_instance`: adjust values that cannot hold as written, with findings."""
 
 from __future__ import annotations
 
 import math
 
-from pylvs.config.compile.effective import EffectiveBlock
+from pylvs.config.compile.effective import EffectiveBlock, OriginKind
 from pylvs.config.compile.vrrp_tracking import Symbols
 from pylvs.config.findings import Findings
 from pylvs.config.schema.vrrp_types import Device
+from pylvs.model.addresses import Address
 from pylvs.model.vrrp import OWNER, Vmac
 
 MOST_V3_S = 40.95  # 12 bits of centiseconds (RFC 9568 5.2.7)
 STEP_S = 0.01
+SOURCES = ("mcast_src_ip", "unicast_src_ip")
+MINIMAL_GARP = {
+    "garp_master_delay": 0,
+    "garp_master_repeat": 1,
+    "garp_lower_prio_delay": 0,
+    "garp_lower_prio_repeat": 1,
+}
 STRICT = {"garp_lower_prio_repeat": 0, "garp_lower_prio_delay": 0, "down_timer_adverts": 3}
 
 
-def apply(block: EffectiveBlock, known: Symbols, family: int, peers: int, addresses: int) -> bool:
-    """Every rule in its order, so that what the block says in the end can be. False: there is no such router."""
-    findings = known.findings
+def apply(
+    block: EffectiveBlock, symbols: Symbols, settings: EffectiveBlock, family: int, peers: int, addresses: int
+) -> bool:
+    """Apply every rule in its order; return False if there cannot be such a router."""
+    findings = symbols.findings
+    _native_ipv6(block, findings, family)
+    if settings.get("vrrp_min_garp", bool):
+        _minimal_garp(block)
     _version(block, findings, family)
     if not _possible(block, findings, addresses):
         return False
@@ -28,22 +41,45 @@ def apply(block: EffectiveBlock, known: Symbols, family: int, peers: int, addres
     _preemption(block, findings)
     _unicast(block, findings, peers)
     _vmac(block, findings, peers)
+    _sources(block, findings, family)
     return True
 
 
 def is_version_3(block: EffectiveBlock) -> bool:
-    """Whether it speaks version 3."""
     return block.get("version", int) == 3
 
 
 def is_master(block: EffectiveBlock) -> bool:
-    """Whether it begins as master."""
+    """Return whether it begins as master."""
     return block.get("state", str) == "MASTER"
 
 
+def is_owner(block: EffectiveBlock) -> bool:
+    """Return whether it owns the addresses (RFC 9568: priority 255)."""
+    return block.get("priority", int) == OWNER
+
+
+def source_of(block: EffectiveBlock) -> Address | None:
+    """Return the source address that the rules left."""
+    return block.address("mcast_src_ip") or block.address("unicast_src_ip")
+
+
 def _given(block: EffectiveBlock, name: str) -> bool:
-    """Whether a flag is on because this block says so."""
+    """Return whether the block sets a flag."""
     return block.is_written(name) and bool(block.effective(name).value)
+
+
+def _native_ipv6(block: EffectiveBlock, findings: Findings, family: int) -> None:
+    if family == 4 and block.is_written("native_ipv6"):
+        text = "the virtual router's addresses are IPv4; native_ipv6 is ignored"
+        findings.error(block.location("native_ipv6"), text, "remove it")
+        block.adjust("native_ipv6", False, "the addresses are IPv4")
+
+
+def _minimal_garp(block: EffectiveBlock) -> None:
+    for name, value in MINIMAL_GARP.items():
+        if block.effective(name).origin.how is OriginKind.DEFAULT:
+            block.adjust(name, value, "vrrp_min_garp")
 
 
 def _version(block: EffectiveBlock, findings: Findings, family: int) -> None:
@@ -55,7 +91,7 @@ def _version(block: EffectiveBlock, findings: Findings, family: int) -> None:
 
 
 def _possible(block: EffectiveBlock, findings: Findings, addresses: int) -> bool:
-    """Whether there can be such a router at all."""
+    """Return whether the block has what a router needs."""
     location = block.word.location
     missing = [name for name in ("interface", "virtual_router_id") if block.effective(name).value is None]
     for name in missing:
@@ -74,12 +110,12 @@ def _possible(block: EffectiveBlock, findings: Findings, addresses: int) -> bool
 
 
 def _ownership(block: EffectiveBlock) -> None:
-    """Who owns the addresses begins as master; and who begins as master without a word of priority owns them."""
+    """The owner of the addresses begins as master; state MASTER without a priority means ownership."""
     node = block.section.node
-    written = any(each.keyword == "priority" for each in (node.block if node else None) or ())  # a wrong one counts too
+    written = any(each.keyword == "priority" for each in (node.block if node else None) or ())  # an invalid one too
     if not written and is_master(block):
         block.adjust("priority", OWNER, "state MASTER without priority")
-    if block.get("priority", int) == OWNER and not block.is_written("state"):
+    if is_owner(block) and not block.is_written("state"):
         block.adjust("state", "MASTER", "priority 255")
 
 
@@ -99,10 +135,9 @@ def _interval(block: EffectiveBlock, findings: Findings) -> None:
 
 
 def _strict(block: EffectiveBlock, findings: Findings) -> None:
-    """What strict_mode takes away."""
     if not block.get("strict_mode", bool):
         return
-    owner = block.get("priority", int) == OWNER
+    owner = is_owner(block)
     if block.is_written("state") and is_master(block) != owner:
         text = "in strict_mode a router begins as master if and only if its priority is 255"
         findings.warning(block.location("state"), text, "leave state out")
@@ -127,7 +162,7 @@ def _strict(block: EffectiveBlock, findings: Findings) -> None:
 
 
 def authentication_of(block: EffectiveBlock) -> tuple[str, bytes] | None:
-    """Type and password, if both are there."""
+    """Return type and password if both are given."""
     for each in block.below("authentication"):
         kind, password = each.maybe("auth_type", str), each.maybe("auth_pass", bytes)
         if kind and password:
@@ -152,7 +187,7 @@ def _authentication(block: EffectiveBlock, findings: Findings) -> None:
             findings.error(location, f"{reason}; nothing is authenticated", "complete the block, or remove it")
             block.leave_out(each)
     found = authentication_of(block)
-    owner = block.get("priority", int) == OWNER
+    owner = is_owner(block)
     if found is not None and found[0] == "AH" and is_master(block) and not owner:
         text = "with auth_type AH a router cannot begin as master; it begins as backup"
         findings.error(block.location("state"), text, "write state BACKUP, or leave it out")
@@ -160,7 +195,7 @@ def _authentication(block: EffectiveBlock, findings: Findings) -> None:
 
 
 def _preemption(block: EffectiveBlock, findings: Findings) -> None:
-    owner = block.get("priority", int) == OWNER
+    owner = is_owner(block)
     master = is_master(block)
     why = "a router of priority 255 preempts always" if owner else "it has no effect with state MASTER"
     if _given(block, "nopreempt") and (owner or master):
@@ -206,7 +241,27 @@ def _vmac(block: EffectiveBlock, findings: Findings, peers: int) -> None:
         block.adjust("vmac_xmit_base", False, "no use_vmac")
 
 
+def _sources(block: EffectiveBlock, findings: Findings, family: int) -> None:
+    """Keep the last source address of the router's family."""
+    kept: Address | None = None
+    written = [s.keyword.name for s in block.section.settings if s.keyword and s.keyword.name in SOURCES]
+    for name in dict.fromkeys(reversed(written)):
+        address = block.address(name)
+        assert address is not None
+        reason = ""
+        if address.version != family:
+            reason = f"is not IPv{family}, as the virtual router is"
+        elif kept not in (None, address):
+            reason = f"is not {kept}, which comes later"
+        if reason:
+            text = f"{name} is ignored: {address} {reason}"
+            findings.error(block.location(name), text, "write one source, of the addresses' family")
+        if reason or kept is not None:
+            block.adjust(name, None, reason or "the same is written twice")
+        else:
+            kept = address
+
+
 def device_of(block: EffectiveBlock) -> str:
-    """The interface's name."""
     device = block.maybe("interface", Device)
     return device.name if device else ""

@@ -1,4 +1,4 @@
-"""`vrrp_instance`: one block to one virtual router."""
+"""Compile a `vrrp_instance` block to a virtual router."""
 
 from __future__ import annotations
 
@@ -7,45 +7,55 @@ from dataclasses import replace
 from ipaddress import IPv6Address
 
 from pylvs.config.compile import vrrp_instance_rules
-from pylvs.config.compile.effective import EffectiveBlock, OriginKind
+from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
-from pylvs.config.compile.vrrp_instance_rules import authentication_of, device_of, is_master, is_version_3
+from pylvs.config.compile.vrrp_instance_rules import (
+    SOURCES,
+    authentication_of,
+    device_of,
+    is_master,
+    is_owner,
+    is_version_3,
+    source_of,
+)
 from pylvs.config.compile.vrrp_static import RulePreferences
-from pylvs.config.compile.vrrp_tracking import Symbols, data_plane_of, tracks_of, unweighted, unweighted_data_plane
+from pylvs.config.compile.vrrp_tracking import (
+    Symbols,
+    data_plane_of,
+    name_of,
+    tracks_of,
+    unweighted,
+    unweighted_data_plane,
+)
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.routes import WrittenRoute
 from pylvs.config.schema.types import WrittenScript
 from pylvs.config.schema.vrrp_tracks import Deleted
-from pylvs.config.schema.vrrp_types import Named, WrittenAddress
+from pylvs.config.schema.vrrp_types import WrittenAddress
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.scripts import Script
 from pylvs.model.vrrp import (
     MULTICAST_V4,
     MULTICAST_V6,
-    OWNER,
     Announcements,
     Authentication,
     Notify,
     OldChecksum,
     Peer,
+    Track,
+    Tracks,
     Vmac,
     VrrpInstance,
 )
 
-ETHERNET, IPV4, IPV6, VRRP, PASSWORD, AH = 14, 20, 40, 8, 8, 24  # octets that are no addresses
-MOST_ADDRESSES = 255  # their number has 8 bits
-FEWEST_GARPS = {
-    "garp_master_delay": 0,
-    "garp_master_repeat": 1,
-    "garp_lower_prio_delay": 0,
-    "garp_lower_prio_repeat": 1,
-}
+ETHERNET, IPV4, IPV6, VRRP, PASSWORD, AH = 14, 20, 40, 8, 8, 24  # octets of headers and trailers
+MOST_ADDRESSES = 255  # the count has 8 bits (RFC 9568 5.2.5)
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledInstance:
-    """A virtual router, its block, and the words of its addresses."""
+    """A virtual router, its block, and its addresses as written."""
 
     instance: VrrpInstance
     block: EffectiveBlock
@@ -54,44 +64,41 @@ class CompiledInstance:
 
 @dataclass(slots=True)
 class InstanceMaker:
-    """Makes one virtual router after the other."""
+    """Makes the virtual routers of one configuration."""
 
-    known: Symbols
+    symbols: Symbols
     scripts: ScriptRules
     settings: EffectiveBlock  # global_defs
     preferences: RulePreferences
 
     def make(self, block: EffectiveBlock) -> CompiledInstance | None:
-        """The virtual router; None if there cannot be one, which is a finding then."""
-        assert isinstance(block.head, Named)
+        """Make the virtual router of a block; None, and a finding, if the rules do not allow one.
+
+        The rules adjust the effective values of the block, which `pylvs check --show` prints. The rest only reads them.
+        """
         family = family_of(block)
-        if family == 4 and block.is_written("native_ipv6"):
-            text = "the virtual router's addresses are IPv4; native_ipv6 is ignored"
-            self.known.findings.error(block.location("native_ipv6"), text, "remove it")
-            block.adjust("native_ipv6", False, "the addresses are IPv4")
-        held = tuple(self._family(block, "virtual_ipaddress", family))
-        peers = tuple(self._peers(block, family))
-        if self.settings.get("vrrp_min_garp", bool):
-            for name, value in FEWEST_GARPS.items():
-                if block.effective(name).origin.how is OriginKind.DEFAULT:
-                    block.adjust(name, value, "vrrp_min_garp")
-        if not vrrp_instance_rules.apply(block, self.known, family, len(peers), len(held)):
+        addresses, peers = tuple(self._addresses(block, family)), tuple(self._peers(block, family))
+        if not vrrp_instance_rules.apply(block, self.symbols, self.settings, family, len(peers), len(addresses)):
             return None
-        advertised, moved = self._room(block, held)
-        excluded = (*moved, *(each for inner in block.below(EXCLUDED) for each in inner.section.lines(WrittenAddress)))
-        self._twice(advertised + excluded)
-        device, found, ttl = device_of(block), authentication_of(block), block.maybe("unicast_ttl", int)
-        owner = block.get("priority", int) == OWNER
-        tracks, data_plane = tracks_of(block, self.known, device), data_plane_of(block)
-        if owner:
-            why = "priority 255 does not change"
-            tracks = unweighted(tracks, block, self.known, why, keep_interfaces=False)
-            data_plane = unweighted_data_plane(data_plane, block, self.known, why)
-        strict = block.get("strict_mode", bool)
-        accept = (block.maybe("accept", bool) or not strict) and not block.get("no_accept", bool)
-        instance = VrrpInstance(
-            name=block.head.name,
-            interface=device,
+        advertised, surplus = self._fitting(block, addresses)
+        excluded = (*surplus, *block.lines("virtual_ipaddress_excluded", WrittenAddress))
+        self._report_duplicates(advertised + excluded)
+        instance = self._instance(block, family, advertised, excluded, peers)
+        return CompiledInstance(instance, block, advertised + excluded) if self._link_local(instance, block) else None
+
+    def _instance(
+        self,
+        block: EffectiveBlock,
+        family: int,
+        advertised: tuple[WrittenAddress, ...],
+        excluded: tuple[WrittenAddress, ...],
+        peers: tuple[Peer, ...],
+    ) -> VrrpInstance:
+        tracks, data_plane = self._tracking(block)
+        authentication, password = _authentication(block)
+        return VrrpInstance(
+            name=name_of(block).name,
+            interface=device_of(block),
             vrid=block.get("virtual_router_id", int),
             family=family,
             version=block.get("version", int),
@@ -100,24 +107,22 @@ class InstanceMaker:
             advert_interval_s=block.get("advert_int", float),
             addresses=tuple(each.address for each in advertised),
             excluded=tuple(each.address for each in excluded),
-            routes=tuple(
-                each.route for inner in block.below("virtual_routes") for each in inner.section.lines(WrittenRoute)
-            ),
+            routes=tuple(each.route for each in block.lines("virtual_routes", WrittenRoute)),
             rules=self.preferences.rules(block, "virtual_rules"),
             preempt=not block.get("nopreempt", bool),
             preempt_delay_s=block.get("preempt_delay", float),
-            accept=owner or accept,
-            strict=strict,
-            authentication=Authentication(found[0]) if found else None,
-            password=found[1] if found else b"",
-            source=self._source(block, family),
+            accept=_accepts(block),
+            strict=block.get("strict_mode", bool),
+            authentication=authentication,
+            password=password,
+            source=source_of(block),
             track_source=block.get("track_src_ip", bool),
             multicast=self._multicast(block, family),
             peers=peers,
-            unicast_ttl=255 if ttl is None else ttl,
-            check_source=block.get("check_unicast_src", bool) or any(_limited(peer) for peer in peers),
+            unicast_ttl=block.maybe("unicast_ttl", int, 255),
+            check_source=block.get("check_unicast_src", bool) or any(map(_limits_ttl, peers)),
             fault_without_peers=block.get("unicast_fault_no_peer", bool),
-            old_checksum=block.maybe("old_unicast_checksum", OldChecksum) or OldChecksum.DETECT,
+            old_checksum=block.maybe("old_unicast_checksum", OldChecksum, OldChecksum.DETECT),
             vmac=_vmac(block),
             announcements=_announcements(block),
             lower_priority_unanswered=block.get("lower_prio_no_advert", bool),
@@ -129,20 +134,27 @@ class InstanceMaker:
             notify=notify_of(block, self.scripts),
             skip_address_check=block.get("skip_check_adv_addr", bool),
             promote_secondaries=block.get("promote_secondaries", bool),
-            receive_buffer=block.maybe("kernel_rx_buf_size", int) or 0,
+            receive_buffer=block.maybe("kernel_rx_buf_size", int, 0),
         )
-        return CompiledInstance(instance, block, advertised + excluded) if self._link_local(instance, block) else None
 
-    def _family(self, block: EffectiveBlock, name: str, family: int) -> Iterator[WrittenAddress]:
-        """The addresses of the router's family."""
-        for inner in block.below(name):
-            for each in inner.section.lines(WrittenAddress):
-                if each.address.interface.version == family:
-                    yield each
-                else:
-                    text = f"{each.word.text} is not IPv{family}, as the virtual router is; it is left out"
-                    advice = "write it into virtual_ipaddress_excluded, or into a virtual router of its own"
-                    self.known.findings.error(each.word.location, text, advice)
+    def _tracking(self, block: EffectiveBlock) -> tuple[Tracks, Track | None]:
+        """Return the tracked objects and the data plane's track, without weights for the owner of the addresses."""
+        tracks, data_plane = tracks_of(block, self.symbols, device_of(block)), data_plane_of(block)
+        if not is_owner(block):
+            return tracks, data_plane
+        why = "priority 255 does not change"
+        tracks = unweighted(tracks, block, self.symbols, why, keep_interfaces=False)
+        return tracks, unweighted_data_plane(data_plane, block, self.symbols, why)
+
+    def _addresses(self, block: EffectiveBlock, family: int) -> Iterator[WrittenAddress]:
+        """Yield the virtual addresses of the router's family; report the others."""
+        for each in block.lines("virtual_ipaddress", WrittenAddress):
+            if each.address.interface.version == family:
+                yield each
+            else:
+                text = f"{each.word.text} is not IPv{family}, as the virtual router is; it is left out"
+                advice = "write it into virtual_ipaddress_excluded, or into a virtual router of its own"
+                self.symbols.findings.error(each.word.location, text, advice)
 
     def _peers(self, block: EffectiveBlock, family: int) -> Iterator[Peer]:
         for inner in block.below("unicast_peer"):
@@ -152,51 +164,31 @@ class InstanceMaker:
                     yield setting.value
                 else:
                     text = f"peer {setting.value.address} is not IPv{family}, as the virtual router is; it is left out"
-                    self.known.findings.error(setting.node.location, text, "write an address of its family")
+                    self.symbols.findings.error(setting.node.location, text, "write an address of its family")
 
-    def _room(
+    def _fitting(
         self, block: EffectiveBlock, held: tuple[WrittenAddress, ...]
     ) -> tuple[tuple[WrittenAddress, ...], tuple[WrittenAddress, ...]]:
-        """The addresses that an advertisement has room for, and the rest."""
+        """Split the addresses into those that fit into an advertisement, and the rest."""
         version_6 = bool(held) and held[0].address.interface.version == 6
-        room = self.known.mtu(device_of(block)) - ETHERNET - VRRP - (IPV6 if version_6 else IPV4)
+        room = self.symbols.mtu(device_of(block)) - ETHERNET - VRRP - (IPV6 if version_6 else IPV4)
         found = authentication_of(block)
         if not is_version_3(block):
             room -= PASSWORD + (AH if found and found[0] == "AH" else 0)
         most = min(MOST_ADDRESSES, room // (16 if version_6 else 4))
         if len(held) > most:
             text = f"an advertisement has room for {most} addresses; from here on they are not in it"
-            self.known.findings.warning(held[most].word.location, text, "write them into virtual_ipaddress_excluded")
+            self.symbols.findings.warning(held[most].word.location, text, "write them into virtual_ipaddress_excluded")
         return held[:most], held[most:]
 
-    def _twice(self, held: tuple[WrittenAddress, ...]) -> None:
+    def _report_duplicates(self, held: tuple[WrittenAddress, ...]) -> None:
         first: dict[tuple[Address, str], Word] = {}
         for each in held:
             key = each.address.interface.ip, each.address.device
             if key in first:
                 text = f"{key[0]} is given already in line {first[key].location.line}"
-                self.known.findings.warning(each.word.location, text, "remove one of them")
+                self.symbols.findings.warning(each.word.location, text, "remove one of them")
             first.setdefault(key, each.word)
-
-    def _source(self, block: EffectiveBlock, family: int) -> Address | None:
-        found: Address | None = None
-        written = [s.keyword.name for s in block.section.settings if s.keyword and s.keyword.name in SOURCES]
-        for name in dict.fromkeys(reversed(written)):  # the last one counts
-            address = block.address(name)
-            assert address is not None
-            reason = ""
-            if address.version != family:
-                reason = f"is not IPv{family}, as the virtual router is"
-            elif found not in (None, address):
-                reason = f"is not {found}, which comes later"
-            if reason:
-                text = f"{name} is ignored: {address} {reason}"
-                self.known.findings.error(block.location(name), text, "write one source, of the addresses' family")
-            if reason or found is not None:
-                block.adjust(name, None, reason or "the same is written twice")
-            else:
-                found = address
-        return found
 
     def _multicast(self, block: EffectiveBlock, family: int) -> Address:
         default = "vrrp_mcast_group4" if family == 4 else "vrrp_mcast_group6"
@@ -212,27 +204,22 @@ class InstanceMaker:
         if not reason:
             return written
         text = f"{written} {reason}; {standard} counts"
-        self.known.findings.error(block.location("mcast_dst_ip"), text, "write another, or remove it")
+        self.symbols.findings.error(block.location("mcast_dst_ip"), text, "write another, or remove it")
         return standard
 
     def _link_local(self, instance: VrrpInstance, block: EffectiveBlock) -> bool:
-        """RFC 9568 5.2.9: the first address of IPv6 is link-local."""
+        """Check RFC 9568 5.2.9, which strict_mode enforces: the first IPv6 address is link-local."""
         first = instance.addresses[0].interface.ip if instance.addresses else None
         if first is None or first.version == 4 or first.is_link_local:
             return True
         if instance.strict:
             text = f"in strict_mode the first IPv6 address is link-local, and {first} is not; the router is left out"
-            self.known.findings.error(block.word.location, text, "write one of fe80::/10 first")
-            return False
-        return True
-
-
-EXCLUDED = "virtual_ipaddress_excluded"
-SOURCES = ("mcast_src_ip", "unicast_src_ip")
+            self.symbols.findings.error(block.word.location, text, "write one of fe80::/10 first")
+        return not instance.strict
 
 
 def family_of(block: EffectiveBlock) -> int:
-    """That of the first address in the text: a virtual one, a source or a peer; 4 without any."""
+    """Return the family of the first virtual address, source or peer in the text; 4 without any."""
     order = {id(node): at for at, node in enumerate(block.section.node.block or ())} if block.section.node else {}
     found: list[tuple[int, int]] = []
     for setting in block.section.settings:
@@ -251,8 +238,21 @@ def family_of(block: EffectiveBlock) -> int:
     return min(found)[1] if found else 4
 
 
-def _limited(peer: Peer) -> bool:
+def _limits_ttl(peer: Peer) -> bool:
     return (peer.least_ttl, peer.most_ttl) != (0, 255)
+
+
+def _accepts(block: EffectiveBlock) -> bool:
+    """Return whether the master accepts packets to its addresses (RFC 9568 6.1, Accept_Mode)."""
+    if is_owner(block):
+        return True
+    allowed = block.maybe("accept", bool, False) or not block.get("strict_mode", bool)
+    return allowed and not block.get("no_accept", bool)
+
+
+def _authentication(block: EffectiveBlock) -> tuple[Authentication | None, bytes]:
+    found = authentication_of(block)
+    return (Authentication(found[0]), found[1]) if found else (None, b"")
 
 
 def _vmac(block: EffectiveBlock) -> Vmac | None:
@@ -266,7 +266,7 @@ def _vmac(block: EffectiveBlock) -> Vmac | None:
 
 
 def _announcements(block: EffectiveBlock) -> Announcements:
-    everywhere, extra = block.maybe("garp_extra_if", tuple) or (False, 0)
+    everywhere, extra = block.maybe("garp_extra_if", tuple, (False, 0))
     return Announcements(
         repeat=block.get("garp_master_repeat", int),
         delay_s=block.get("garp_master_delay", int),
@@ -280,7 +280,7 @@ def _announcements(block: EffectiveBlock) -> Announcements:
 
 
 def notify_of(block: EffectiveBlock, scripts: ScriptRules) -> Notify:
-    """Whom an instance or a group tells of its transitions."""
+    """Return the notifications of an instance or a group."""
 
     def program(name: str) -> Script | None:
         return scripts.usable(block.maybe(name, WrittenScript))

@@ -50,11 +50,11 @@ TrackGroups = dict[str, EffectiveBlock]
 
 
 def vrrp_settings_of(
-    root: EffectiveBlock, settings: EffectiveBlock, scripts: ScriptRules, known: Symbols
+    root: EffectiveBlock, settings: EffectiveBlock, scripts: ScriptRules, symbols: Symbols
 ) -> VrrpSettings:
     """What all virtual routers have in common."""
     return VrrpSettings(
-        fifos=tuple(fifos_of(settings, scripts, known.findings, (SHARED_FIFO, "vrrp_notify_fifo"))),
+        fifos=tuple(fifos_of(settings, scripts, symbols.findings, (SHARED_FIFO, "vrrp_notify_fifo"))),
         states_on_reload=settings.get("fifo_write_vrrp_states_on_reload", bool),
         startup_delay_s=settings.get("vrrp_startup_delay", float),
         no_fault_mails=settings.get("no_email_faults", bool),
@@ -66,8 +66,8 @@ def vrrp_settings_of(
         log_unknown_vrids=settings.get("log_unknown_vrids", bool),
         vmac_prefix=settings.get("vmac_prefix", str),
         vmac_address_prefix=settings.get("vmac_addr_prefix", str),
-        limits=tuple(_limits(root, settings, known)),
-        link_delays=tuple(_delays(root, known.findings)),
+        limits=tuple(_limits(root, settings, symbols)),
+        link_delays=tuple(_delays(root, symbols.findings)),
     )
 
 
@@ -77,33 +77,33 @@ def default_interface(settings: EffectiveBlock) -> str:
     return device.name if device else DEFAULT_INTERFACE
 
 
-def _limits(root: EffectiveBlock, settings: EffectiveBlock, known: Symbols) -> Iterator[SendingLimit]:
+def _limits(root: EffectiveBlock, settings: EffectiveBlock, symbols: Symbols) -> Iterator[SendingLimit]:
     """Every garp_group, then what counts for all other devices."""
     taken: set[str] = set()
     for block in root.below("garp_group"):
         arp, neighbour = block.maybe("garp_interval", float), block.maybe("gna_interval", float)
         if arp is None and neighbour is None:
-            known.findings.error(
+            symbols.findings.error(
                 block.word.location, "the garp_group limits nothing; it is left out", "add garp_interval"
             )
             continue
-        words = list(_group_devices(block, known))
+        words = list(_group_devices(block, symbols))
         for word in words:
             if word.text in taken:
                 text = f"{word.text} is in an earlier garp_group; it does not count here"
-                known.findings.error(word.location, text, "name each device once")
+                symbols.findings.error(word.location, text, "name each device once")
         names = tuple(dict.fromkeys(word.text for word in words if word.text not in taken))
         taken.update(names)
         if names:
             yield SendingLimit(devices=names, arp_s=arp or 0.0, neighbour_s=neighbour or 0.0)
         elif not words:
-            known.findings.warning(block.word.location, "the garp_group names no device", "add interface DEVICE")
+            symbols.findings.warning(block.word.location, "the garp_group names no device", "add interface DEVICE")
     arp, neighbour = settings.maybe("vrrp_garp_interval", float), settings.maybe("vrrp_gna_interval", float)
     if arp or neighbour:
         yield SendingLimit(devices=(), arp_s=arp or 0.0, neighbour_s=neighbour or 0.0)
 
 
-def _group_devices(block: EffectiveBlock, known: Symbols) -> Iterator[Word]:
+def _group_devices(block: EffectiveBlock, symbols: Symbols) -> Iterator[Word]:
     device = block.maybe("interface", Device)
     if device is not None:
         yield device.word
@@ -111,7 +111,7 @@ def _group_devices(block: EffectiveBlock, known: Symbols) -> Iterator[Word]:
         for line in inner.section.lines(tuple):
             for word in line:
                 assert isinstance(word, Word)
-                known.device(word)
+                symbols.device(word)
                 yield word
 
 
@@ -152,18 +152,18 @@ def members_of(groups: TrackGroups, instances: Collection[str], findings: Findin
 
 
 def addresses_of(
-    block: EffectiveBlock, groups: TrackGroups, settings: EffectiveBlock, known: Symbols
+    block: EffectiveBlock, groups: TrackGroups, settings: EffectiveBlock, symbols: Symbols
 ) -> Iterator[HeldAddress]:
     """The lines of a static_ipaddress."""
     for held in block.section.lines(WrittenAddress):
         address = held.address
         if not address.device:
             device = default_interface(settings)
-            if not known.dynamic_interfaces and device not in known.mtus:
+            if not symbols.dynamic_interfaces and device not in symbols.mtus:
                 text = f"{held.word.text} has no device, and this machine has no '{device}', the default_interface"
-                known.findings.error(held.word.location, text, "write dev DEVICE")
+                symbols.findings.error(held.word.location, text, "write dev DEVICE")
             address = replace(address, device=device)
-        yield replace(address, track_group=_group(held.group, groups, known.findings))
+        yield replace(address, track_group=_group(held.group, groups, symbols.findings))
 
 
 def routes_of(block: EffectiveBlock, groups: TrackGroups, findings: Findings) -> Iterator[Route]:

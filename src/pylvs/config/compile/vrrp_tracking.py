@@ -70,24 +70,24 @@ def name_of(block: EffectiveBlock) -> Named:
     return block.head
 
 
-def define_script(block: EffectiveBlock, scripts: ScriptRules, known: Symbols) -> None:
+def define_script(block: EffectiveBlock, scripts: ScriptRules, symbols: Symbols) -> None:
     """One more vrrp_script; it is not there if its program cannot run."""
     name = name_of(block)
     written = block.maybe("script", WrittenScript)
     if written is None:
-        known.unusable.add(name.name)
-        known.findings.error(block.word.location, f"vrrp_script {name.name} has no script", "add script COMMAND")
+        symbols.unusable.add(name.name)
+        symbols.findings.error(block.word.location, f"vrrp_script {name.name} has no script", "add script COMMAND")
         return
     user, group = block.maybe("user", tuple) or ("", "")
     program = scripts.usable(written, user, group)
     if program is None:
-        known.unusable.add(name.name)
+        symbols.unusable.add(name.name)
         text = f"vrrp_script {name.name} watches nothing, for its program cannot run"
-        known.findings.error(name.word.location, text, "see its script")
+        symbols.findings.error(name.word.location, text, "see its script")
         return
     _define(
-        known,
-        known.scripts,
+        symbols,
+        symbols.scripts,
         name,
         VrrpScript(
             name=name.name,
@@ -102,26 +102,28 @@ def define_script(block: EffectiveBlock, scripts: ScriptRules, known: Symbols) -
     )
 
 
-def define_file(block: EffectiveBlock, known: Symbols) -> None:
+def define_file(block: EffectiveBlock, symbols: Symbols) -> None:
     """One more track_file."""
     name = name_of(block)
     path = block.maybe("file", str)
     if path is None:
-        known.findings.error(block.word.location, f"track_file {name.name} has no file", "add file PATH")
+        symbols.findings.error(block.word.location, f"track_file {name.name} has no file", "add file PATH")
         return
     initial = block.maybe("init_file", tuple)
     number, overwrite = initial or (None, False)
     track = _track(name, block.effective("weight").value)
     found = TrackFile(name=name.name, path=path, track=track, initial=number, overwrite=overwrite)
-    _define(known, known.files, name, found)
+    _define(symbols, symbols.files, name, found)
 
 
-def define_process(block: EffectiveBlock, known: Symbols) -> None:
+def define_process(block: EffectiveBlock, symbols: Symbols) -> None:
     """One more vrrp_track_process."""
     name = name_of(block)
     command = block.maybe("process", tuple)
     if command is None:
-        known.findings.error(block.word.location, f"vrrp_track_process {name.name} has no process", "add process NAME")
+        symbols.findings.error(
+            block.word.location, f"vrrp_track_process {name.name} has no process", "add process NAME"
+        )
         return
     least, most = block.get("quorum", int), block.maybe("quorum_max", int)
     if most == 0 and not block.is_written("quorum"):
@@ -129,7 +131,7 @@ def define_process(block: EffectiveBlock, known: Symbols) -> None:
         block.adjust("quorum", None, "none may run")
     if most is not None and most < least:
         text = f"quorum_max {most} is less than quorum {least} and is ignored"
-        known.findings.error(block.location("quorum_max"), text, "raise it, or remove it")
+        symbols.findings.error(block.location("quorum_max"), text, "raise it, or remove it")
         most = None
     match = block.maybe("param_match", str)
     delays = {"fork_delay": 0.0, "terminate_delay": 0.0}
@@ -155,7 +157,7 @@ def define_process(block: EffectiveBlock, known: Symbols) -> None:
         fork_delay_s=delays["fork_delay"],
         terminate_delay_s=delays["terminate_delay"],
     )
-    _define(known, known.processes, name, found)
+    _define(symbols, symbols.processes, name, found)
 
 
 def _track(name: Named, weight: object) -> Track:
@@ -166,11 +168,11 @@ def _track(name: Named, weight: object) -> Track:
     return Track(name.name, weight)
 
 
-def _define(known: Symbols, among: dict[str, T], name: Named, found: T) -> None:
+def _define(symbols: Symbols, among: dict[str, T], name: Named, found: T) -> None:
     """Under its name, once: the first one counts."""
     if name.name in among:
         text = f"the name '{name.name}' is taken; this one does not count"
-        known.findings.error(name.word.location, text, "give it another name")
+        symbols.findings.error(name.word.location, text, "give it another name")
     else:
         among[name.name] = found
 
@@ -180,16 +182,16 @@ DATA_PLANE = "track_data_plane"
 DEFINITION_KEYWORDS = {"track_script": "vrrp_script", "track_file": "track_file", "track_process": "vrrp_track_process"}
 
 
-def tracks_of(block: EffectiveBlock, known: Symbols, own_device: str = "") -> Tracks:
+def tracks_of(block: EffectiveBlock, symbols: Symbols, own_device: str = "") -> Tracks:
     """Everything that is watched; what cannot be is a finding."""
     tables: Mapping[str, Mapping[str, Definition]] = {
-        "track_script": known.scripts,
-        "track_file": known.files,
-        "track_process": known.processes,
+        "track_script": symbols.scripts,
+        "track_file": symbols.files,
+        "track_process": symbols.processes,
     }
-    found = {name: _defined(block, name, table, known) for name, table in tables.items()}
+    found = {name: _defined(block, name, table, symbols) for name, table in tables.items()}
     return Tracks(
-        interfaces=_each(block, "track_interface", known, lambda line: _interface(line, known, own_device)),
+        interfaces=_each(block, "track_interface", symbols, lambda line: _interface(line, symbols, own_device)),
         scripts=found["track_script"],
         files=found["track_file"],
         processes=found["track_process"],
@@ -202,36 +204,36 @@ def data_plane_of(block: EffectiveBlock) -> Track | None:
     return None if weight is None else Track("data plane", weight.value or 0)
 
 
-def unweighted_data_plane(track: Track | None, block: EffectiveBlock, known: Symbols, why: str) -> Track | None:
+def unweighted_data_plane(track: Track | None, block: EffectiveBlock, symbols: Symbols, why: str) -> Track | None:
     """None, with a finding, where its weight cannot count; as a script's."""
     if track is None or not track.weight:
         return track
     text = f"{why}, so the weight {track.weight} of {DATA_PLANE} does not count: it is not watched"
-    known.findings.error(block.location(DATA_PLANE), text, f"write {DATA_PLANE} without a weight, or remove it")
+    symbols.findings.error(block.location(DATA_PLANE), text, f"write {DATA_PLANE} without a weight, or remove it")
     return None
 
 
-def _defined(block: EffectiveBlock, name: str, table: Mapping[str, Definition], known: Symbols) -> tuple[Track, ...]:
+def _defined(block: EffectiveBlock, name: str, table: Mapping[str, Definition], symbols: Symbols) -> tuple[Track, ...]:
     def look_up(line: WrittenTrack) -> Track | None:
         defined = table.get(line.name)
         if defined is not None:
             return _weighted(line, defined.track)
-        if not (name == "track_script" and line.name in known.unusable):
-            known.undefined(DEFINITION_KEYWORDS[name], line.word)
+        if not (name == "track_script" and line.name in symbols.unusable):
+            symbols.undefined(DEFINITION_KEYWORDS[name], line.word)
         return None
 
-    return _each(block, name, known, look_up)
+    return _each(block, name, symbols, look_up)
 
 
 def _each(
-    block: EffectiveBlock, name: str, known: Symbols, look_up: Callable[[WrittenTrack], Track | None]
+    block: EffectiveBlock, name: str, symbols: Symbols, look_up: Callable[[WrittenTrack], Track | None]
 ) -> tuple[Track, ...]:
     """Every line of the blocks of one name; of two lines about the same thing the first counts."""
     found: dict[str, Track] = {}
     for each in block.below(name):
         for line in each.section.lines(WrittenTrack):
             if line.name in found:
-                known.findings.warning(line.word.location, f"{line.name} is watched already", "remove one of them")
+                symbols.findings.warning(line.word.location, f"{line.name} is watched already", "remove one of them")
                 continue
             track = look_up(line)
             if track is not None:
@@ -239,12 +241,12 @@ def _each(
     return tuple(found.values())
 
 
-def _interface(line: WrittenTrack, known: Symbols, own_device: str) -> Track | None:
+def _interface(line: WrittenTrack, symbols: Symbols, own_device: str) -> Track | None:
     if line.name == own_device:
         text = f"{line.name} is the virtual router's own interface, which is watched anyway; this line does not count"
-        known.findings.warning(line.word.location, text, "remove it")
+        symbols.findings.warning(line.word.location, text, "remove it")
         return None
-    known.device(line.word)
+    symbols.device(line.word)
     return _weighted(line, Track(line.name))
 
 
@@ -258,7 +260,7 @@ def _weighted(line: WrittenTrack, default: Track) -> Track:
     )
 
 
-def unweighted(tracks: Tracks, block: EffectiveBlock, known: Symbols, why: str, keep_interfaces: bool) -> Tracks:
+def unweighted(tracks: Tracks, block: EffectiveBlock, symbols: Symbols, why: str, keep_interfaces: bool) -> Tracks:
     """Without weights, where they cannot count, as keepalived has it; a finding for each that had one.
 
     A script with a weight is then not watched at all; a file is, with weight 0; a device too, if `keep_interfaces`.
@@ -271,7 +273,7 @@ def unweighted(tracks: Tracks, block: EffectiveBlock, known: Symbols, why: str, 
 
     def say(kind: str, track: Track, effect: str) -> None:
         text = f"{why}, so the weight {track.weight} of {track.name} does not count: {effect}"
-        known.findings.error(locations[kind, track.name], text, "write weight 0, or watch it elsewhere")
+        symbols.findings.error(locations[kind, track.name], text, "write weight 0, or watch it elsewhere")
 
     interfaces, scripts, files = [], [], []
     for track in tracks.interfaces:
