@@ -1,4 +1,4 @@
-"""Settings as an operator knows them: each value of a noun under the word that a configuration has for it."""
+"""Describe model objects by keepalived's keywords, and how two of them differ."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ _KEYWORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A setting that differs, old and new in words; None is no value. An `item` is one of several under its name."""
+    """A setting that differs, with both values as text, None for no value. An `item` is one of a list."""
 
     name: str
     old: str | None
@@ -85,26 +85,26 @@ class Difference:
     def __str__(self) -> str:
         if self.item:
             return f"{self.name} {self.old} removed" if self.new is None else f"{self.name} {self.new} added"
-        if self.old == self.new:  # what nobody may read
+        if self.old == self.new:  # a secret
             return f"{self.name} changed"
         return f"{self.name} {self.old or 'none'} -> {self.new or 'none'}"
 
 
 def field_differences(old: Any, new: Any, without: Sequence[str] = ()) -> Iterator[Difference]:
-    """What differs between two nouns of one class, but for the fields named in `without`."""
+    """Yield the differences between two objects of one class, except in the fields `without`."""
     for field in fields(old):
         before, after = getattr(old, field.name), getattr(new, field.name)
         if before == after or field.name in without:
             continue
-        word = _keyword_of(type(old).__name__, field.name)
+        keyword = _keyword_of(type(old).__name__, field.name)
         if field.name in _SECRETS:
-            yield Difference(word, HIDDEN if before else None, HIDDEN if after else None)
+            yield Difference(keyword, HIDDEN if before else None, HIDDEN if after else None)
         elif isinstance(before, tuple) and isinstance(after, tuple) and field.name not in _JOINED:
-            yield from _items(word, before, after)
+            yield from _items(keyword, before, after)
         elif _is_model_object(before) and type(before) is type(after):
             yield from field_differences(before, after)
         else:
-            yield Difference(word, describe_value(before, field.name), describe_value(after, field.name))
+            yield Difference(keyword, describe_value(before, field.name), describe_value(after, field.name))
 
 
 def joined(words: Mapping[str, str]) -> str:
@@ -112,15 +112,15 @@ def joined(words: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in words.items())
 
 
-def changes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Difference]:
-    """What differs between two lists of words."""
+def differing(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Difference]:
+    """Yield the differences between two descriptions by keyword."""
     for name in {**before, **after}:
         if before.get(name) != after.get(name):
             yield Difference(name, before.get(name), after.get(name))
 
 
 def describe_value(value: Any, name: str = "") -> str | None:
-    """A value in words; None for no value. `name` is its field's, which tells seconds."""
+    """Return a value as text; None for no value. A field `name` that ends in `_s` has seconds."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if value is None or value in ("", b"", ()):
@@ -135,18 +135,18 @@ def describe_value(value: Any, name: str = "") -> str | None:
         return text.strip() if value.isascii() and text.strip().isprintable() else value.hex()
     if isinstance(value, tuple):
         return " ".join(_part(each) for each in value)
-    return _noun(value)
+    return _object(value)
 
 
 def _part(value: Any) -> str:
-    """A value within a list; ranges of numbers as such."""
+    """Describe an item of a list; a pair of numbers is a range."""
     if isinstance(value, tuple) and len(value) == 2 and all(isinstance(each, int) for each in value):
         return str(value[0]) if value[0] == value[1] else f"{value[0]}-{value[1]}"
     return describe_value(value) or '""'
 
 
-def _noun(value: Any) -> str:
-    """A noun on one line, with all that tells it from others."""
+def _object(value: Any) -> str:
+    """Describe an object on one line, with every setting that is not its default."""
     if isinstance(value, Destination):
         return f"{value.key} ({joined(describe_destination(value))})"
     if isinstance(value, Script):
@@ -177,7 +177,7 @@ def _target_words(target: Target) -> Iterator[str]:
 
 
 def describe_destination(destination: Destination) -> dict[str, str]:
-    """How a real server is reached, and with what weight."""
+    """Return weight, forwarding method, thresholds and tunnel of a real server by keyword."""
     words = {"weight": str(destination.weight), "method": METHODS[destination.method]}
     if destination.upper:
         words["uthreshold"] = str(destination.upper)
@@ -194,30 +194,30 @@ def _tunnel(tunnel: Tunnel) -> str:
     return " ".join([tunnel.kind.name.lower(), *port, *names])
 
 
-def _items(word: str, before: Sequence[Any], after: Sequence[Any]) -> Iterator[Difference]:
-    """What was added to and removed from a list; what is there still under its name is compared."""
+def _items(keyword: str, before: Sequence[Any], after: Sequence[Any]) -> Iterator[Difference]:
+    """Yield what was added to and removed from a list; compare items with the same identity."""
     gone = [each for each in before if each not in after]
     come = [each for each in after if each not in before]
     if not gone and not come:
-        yield Difference(f"order of {word}", ", ".join(map(_identity, before)), ", ".join(map(_identity, after)))
+        yield Difference(f"order of {keyword}", ", ".join(map(_identity, before)), ", ".join(map(_identity, after)))
         return
     names = {_identity(each): each for each in come}
     for each in gone:
         other = names.pop(_identity(each), None)
         if other is None:
-            yield Difference(word, _identity(each), None, item=True)
+            yield Difference(keyword, _identity(each), None, item=True)
         elif _is_model_object(each):
             for difference in field_differences(each, other):
-                name = f"{word} {_identity(each)}: {difference.name}"
+                name = f"{keyword} {_identity(each)}: {difference.name}"
                 yield Difference(name, difference.old, difference.new, difference.item)
         else:
-            yield Difference(f"{word} {_identity(each)}", describe_value(each), describe_value(other))
+            yield Difference(f"{keyword} {_identity(each)}", describe_value(each), describe_value(other))
     for name in names:
-        yield Difference(word, None, name, item=True)
+        yield Difference(keyword, None, name, item=True)
 
 
 def _identity(item: Any) -> str:
-    """What an item of a list is known by."""
+    """Return the name or text that identifies an item of a list."""
     if isinstance(item, tuple) and item and isinstance(item[0], str):
         return item[0]
     if _is_model_object(item) and not isinstance(item, (Destination, Script, Target)):
@@ -234,7 +234,7 @@ def _is_model_object(value: Any) -> bool:
 
 
 def _default(field: Field[Any]) -> Any:
-    """What a field is without being given; MISSING if it must be."""
+    """Return the default of a field; MISSING if it has none."""
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
 

@@ -1,4 +1,4 @@
-"""The reference of every keyword, made of the schema: `python -m pylvs.config.reference` prints it."""
+"""Generate the reference of every keyword from the schema: `python -m pylvs.config.reference` prints it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ happen yet, *never* will not happen, *dead* does nothing in keepalived either; e
 
 
 def reference() -> str:
-    """The whole page."""
     tables = [table for block in _distinct(ROOT, "") for table in _table(*block)]
     return "\n".join([HEAD, *tables])
 
 
 def _distinct(block: Block, path: str) -> Iterator[tuple[str, Block]]:
-    """Each block with the names of those around it."""
+    """Yield each block with its path of block names."""
     yield path, block
     for entry in block.entries:
         if isinstance(entry, Block):

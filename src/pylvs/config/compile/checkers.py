@@ -1,4 +1,4 @@
-"""From a checker's effective block to the check that it wants; None, and a finding, where there is nothing to check."""
+"""Compile checker blocks to checks; None, and a finding, where there is nothing to check."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import ScriptRules
 from pylvs.config.findings import Findings
-from pylvs.config.schema.checkers import weighted as load
+from pylvs.config.schema.checkers.weighted import NODE_EXPORTER_PORT
 from pylvs.config.schema.reader import Section
 from pylvs.config.schema.types import WrittenScript, did_you_mean
 from pylvs.config.schema.virtual_server import Server
@@ -34,7 +34,7 @@ from pylvs.model.checks import (
 from pylvs.model.dataclass import dataclass
 from pylvs.system.pcre2 import BadRegex, Regex
 
-# keepalived is told by inotify: the same within a second.
+# keepalived uses inotify; polling each second is nearly as fast.
 FILE_TIMING = Pace(delay_loop_s=1.0, retry=0, warmup_s=0.0)
 LEFT_OUT = "the check is left out"
 
@@ -45,18 +45,18 @@ class CheckMaker:
 
     findings: Findings
     scripts: ScriptRules
-    document: Section  # where the track_file blocks are
+    document: Section  # has the track_file and bfd_instance blocks
     server: Server
-    service_port: int  # of the virtual service, 0 for a mark's
+    service_port: int  # of the virtual service; 0 for a mark
     shared: bool = False  # shared_probes of global_defs
-    has_vip: bool = True  # not a mark
+    has_vip: bool = True  # False for a firewall mark
 
     def make(self, block: EffectiveBlock) -> Check | None:
-        """The check of a block; None if there is none."""
+        """Make the check of a block."""
         return MAKERS[block.block.name](self, block)
 
     def pace(self, block: EffectiveBlock, timeout: str = "connect_timeout") -> Pace:
-        """How often, how long, how many times."""
+        """Return the timing of a check."""
         return Pace(
             delay_loop_s=block.seconds("delay_loop"),
             timeout_s=block.seconds(timeout),
@@ -71,7 +71,7 @@ class CheckMaker:
     def target(
         self, block: EffectiveBlock, *, ports: bool = True, default_port: int = 0, via_vip: bool = False
     ) -> Target:
-        """Where the check goes; what is not written is filled in from the real server, and then from the service."""
+        """Return the target; the real server, and then the service, provide what is not written."""
         address = block.address("connect_ip") or self.server.address
         block.fill("connect_ip", address)
         if ports and not block.is_written("connect_port"):
@@ -89,16 +89,16 @@ class CheckMaker:
             source = None
         return Target(
             address=address,
-            port=(block.maybe("connect_port", int) or 0) if ports else 0,
+            port=block.maybe("connect_port", int, 0) if ports else 0,
             source=source,
-            source_port=(block.maybe("bind_port", int) or 0) if ports else 0,
-            device=block.maybe("bind_if", str) or "",
-            mark=block.maybe("fwmark", int) or 0,
+            source_port=block.maybe("bind_port", int, 0) if ports else 0,
+            device=block.maybe("bind_if", str, ""),
+            mark=block.maybe("fwmark", int, 0),
             via_vip=via_vip,
         )
 
     def chosen(self, block: EffectiveBlock) -> Target:
-        """The target of a check that may go through the virtual address."""
+        """Return the target of a check that may go through the VIP."""
         via_vip = block.get("via_vip", bool)
         if via_vip and not self.has_vip:
             text = "via_vip needs a virtual address, which a firewall mark has not; the check goes to the real server"
@@ -108,15 +108,13 @@ class CheckMaker:
         return self.target(block, via_vip=via_vip)
 
     def left_out(self, block: EffectiveBlock, text: str, advice: str) -> None:
-        """Say that there is no such check."""
+        """Report a check that is left out."""
         self.findings.error(block.word.location, f"{text}; {LEFT_OUT}", advice)
 
     def tcp(self, block: EffectiveBlock) -> Check | None:
-        """TCP_CHECK."""
         return TcpCheck(target=self.chosen(block), pace=self.pace(block))
 
     def http(self, block: EffectiveBlock) -> Check | None:
-        """HTTP_GET and SSL_GET."""
         urls = tuple(url for each in block.below("url") if (url := self.url(each)))
         if not urls:
             self.left_out(block, f"{block.block.name} has no url with a path", "add url { path / }")
@@ -128,13 +126,13 @@ class CheckMaker:
             tls=block.block.name == "SSL_GET",
             sni=block.get("enable_sni", bool),
             sni_name=block.get("sni_name", str),
-            virtualhost=block.maybe("virtualhost", str) or "",
+            virtualhost=block.maybe("virtualhost", str, ""),
             protocol=block.get("http_protocol", str),
             fast_recovery=block.get("fast_recovery", bool),
         )
 
     def url(self, block: EffectiveBlock) -> Url | None:
-        """One page; None without a path."""
+        """Make one URL; None, and a finding, without a path."""
         path = block.maybe("path", str)
         if not path:
             self.findings.error(block.word.location, "url has no path; it is ignored", "write path /")
@@ -160,7 +158,7 @@ class CheckMaker:
             path=path,
             digest=block.get("digest", str),
             statuses=block.get("status_code", tuple),
-            virtualhost=block.maybe("virtualhost", str) or "",
+            virtualhost=block.maybe("virtualhost", str, ""),
             regex=regex,
             regex_no_match=block.get("regex_no_match", bool),
             regex_options=options,
@@ -170,13 +168,11 @@ class CheckMaker:
         )
 
     def smtp(self, block: EffectiveBlock) -> Check | None:
-        """SMTP_CHECK."""
         hosts = tuple(self.target(each) for each in block.below("host"))
         targets = hosts or (self.chosen(block),)
         return SmtpCheck(targets=targets, pace=self.pace(block), helo_name=block.get("helo_name", str))
 
     def dns(self, block: EffectiveBlock) -> Check | None:
-        """DNS_CHECK."""
         return DnsCheck(
             target=self.chosen(block),
             pace=self.pace(block),
@@ -185,7 +181,6 @@ class CheckMaker:
         )
 
     def udp(self, block: EffectiveBlock) -> Check | None:
-        """UDP_CHECK."""
         least, most = block.get("min_reply_length", int), block.get("max_reply_length", int)
         reply = block.maybe("require_reply", Pattern)
         if least > most:
@@ -202,23 +197,21 @@ class CheckMaker:
         )
 
     def ping(self, block: EffectiveBlock) -> Check | None:
-        """PING_CHECK."""
         return PingCheck(target=self.target(block, ports=False), pace=self.pace(block))
 
     def misc(self, block: EffectiveBlock) -> Check | None:
-        """MISC_CHECK."""
         written = block.maybe("misc_path", WrittenScript)
         if written is None:
             self.left_out(block, "MISC_CHECK has no misc_path", "write misc_path with a program")
             return None
-        user, group = block.maybe("user", tuple) or ("", "")
+        user, group = block.maybe("user", tuple, ("", ""))
         script = self.scripts.usable(written, user, group)
         if script is None:
-            return None  # and it was said why
+            return None
         return MiscCheck(script=script, pace=self.pace(block, "misc_timeout"), dynamic=block.get("misc_dynamic", bool))
 
     def file(self, block: EffectiveBlock) -> Check | None:
-        """FILE_CHECK: the file's path stands in a track_file block."""
+        """FILE_CHECK, whose path is in a track_file block."""
         name = block.maybe("track_file", str)
         if not name:
             self.left_out(block, "FILE_CHECK has no track_file", "write track_file with a block's name")
@@ -230,22 +223,21 @@ class CheckMaker:
             self.left_out(block, f"there is no track_file {name} with a file", near)
             return None
         of_file = files[name].value("weight", TrackWeight) or TrackWeight(1)
-        weight, reverse = block.maybe("weight", tuple) or (of_file.value, bool(of_file.reverse))
+        weight, reverse = block.maybe("weight", tuple, (of_file.value, bool(of_file.reverse)))
         return FileCheck(path=path, weight=weight, reverse=reverse, pace=FILE_TIMING)
 
     def bfd(self, section: Section) -> None:
-        """BFD_CHECK: there is no such check yet, but its name can be wrong."""
+        """Report an unknown session of BFD_CHECK, which pylvs does not implement yet."""
         setting, sessions = section.setting("name"), self._named("bfd_instance")
         if setting is not None and setting.value not in sessions:
             near = did_you_mean(str(setting.value), list(sessions)) or f"write a block bfd_instance {setting.value}"
             self.findings.error(setting.words[0].location, f"there is no bfd_instance {setting.value}", near)
 
     def _named(self, kind: str) -> dict[str, Section]:
-        """The blocks of a kind at the top of the file, by their names."""
+        """Return the top-level blocks of a kind by name."""
         return {each.head.name: each for each in self.document.below(kind) if isinstance(each.head, Named)}
 
     def agent(self, block: EffectiveBlock) -> Check | None:
-        """AGENT_CHECK."""
         if not block.is_written("connect_port"):
             self.left_out(block, "AGENT_CHECK has no connect_port", "write the port that the agent listens on")
             return None
@@ -253,11 +245,10 @@ class CheckMaker:
         return AgentCheck(target=self.target(block), pace=self.pace(block), send=f"{send}\n".encode() if send else b"")
 
     def load(self, block: EffectiveBlock) -> Check | None:
-        """LOAD_CHECK."""
         source, metric = block.get("source", tuple)
         assert isinstance(source, LoadSource)
         return LoadCheck(
-            target=self.target(block, default_port=load.NODE_EXPORTER_PORT),
+            target=self.target(block, default_port=NODE_EXPORTER_PORT),
             pace=self.pace(block),
             path=block.get("path", str),
             source=source,

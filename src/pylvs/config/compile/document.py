@@ -1,9 +1,10 @@
-"""The way from a document to a configuration: read by the schema, fill in, apply the rules, build."""
+"""Compile a document: read it by the schema, resolve effective values, apply the rules, make model objects."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 
 from pylvs.config.compile import service_rules
 from pylvs.config.compile.effective import EffectiveBlock, resolve
@@ -24,16 +25,16 @@ from pylvs.system import interfaces
 
 
 def settings_of(effective: EffectiveBlock) -> GlobalSettings:
-    """The settings of a whole configuration; its global_defs is there even if the file has none."""
+    """Return the settings of global_defs, which exists even if the file has none."""
     block = next(effective.below("global_defs"))
-    user, group = block.maybe("script_user", tuple) or ("", "")
+    user, group = block.maybe("script_user", tuple, ("", ""))
     return GlobalSettings(
-        router_id=block.maybe("router_id", str) or "",
+        router_id=block.maybe("router_id", str, ""),
         script_user=user,
         script_group=group,
         script_security=block.get("enable_script_security", bool),
         mail=_mail(block),
-        smtp_alert=block.maybe("smtp_alert", bool) or False,
+        smtp_alert=block.maybe("smtp_alert", bool, False),
         lvs_timeouts=block.maybe("lvs_timeouts", Timeouts),
         lvs_flush=block.get("lvs_flush", bool),
         lvs_flush_on_stop=block.get("lvs_flush_on_stop", str),
@@ -49,7 +50,7 @@ def settings_of(effective: EffectiveBlock) -> GlobalSettings:
 def with_scripts(
     settings: GlobalSettings, effective: EffectiveBlock, scripts: ScriptRules, findings: Findings
 ) -> GlobalSettings:
-    """The same with the programs that it names, of those that may run."""
+    """Add the scripts and the FIFO that may be used."""
     block = next(effective.below("global_defs"))
     return replace(
         settings,
@@ -61,36 +62,35 @@ def with_scripts(
 
 def _mail(block: EffectiveBlock) -> Mail:
     server, port = block.get("smtp_server", tuple)
-    lines = (line for each in block.below("notification_email") for line in each.section.lines(tuple))
     return Mail(
-        recipients=tuple(address for line in lines for address in line),
-        sender=block.maybe("notification_email_from", str) or "",
+        recipients=tuple(chain.from_iterable(block.lines("notification_email", tuple))),
+        sender=block.maybe("notification_email_from", str, ""),
         server=server,
         port=port,
-        helo_name=block.maybe("smtp_helo_name", str) or "",
+        helo_name=block.maybe("smtp_helo_name", str, ""),
         connect_timeout_s=block.get("smtp_connect_timeout", float),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledDocument:
-    """What a document means: the effective settings for people, the configuration for the rest of pylvs."""
+    """A document's effective settings, for people, and its configuration, for the rest of pylvs."""
 
     effective: EffectiveBlock
     configuration: Configuration
-    findings: tuple[Finding, ...]  # of the meaning; those of the language are the reader's
+    findings: tuple[Finding, ...]  # without those of the parser
 
 
 def compile_document(document: Document, mtus: Mapping[str, int] | None = None) -> CompiledDocument:
-    """The meaning of a document. Never raises: whatever is wrong is a finding, and the rest is built.
+    """Compile a document. Never raises: problems are findings, and the rest is compiled.
 
-    `mtus` are those of the machine's devices by their names; None asks this machine.
+    `mtus` maps devices to their MTUs; None stands for this machine's devices.
     """
     with gc_paused():
-        return _understand(document, mtus)
+        return _compile(document, mtus)
 
 
-def _understand(document: Document, mtus: Mapping[str, int] | None) -> CompiledDocument:
+def _compile(document: Document, mtus: Mapping[str, int] | None) -> CompiledDocument:
     reader = Reader(ROOT)
     section = reader.read(document.nodes)
     findings = reader.findings
@@ -108,7 +108,7 @@ def _understand(document: Document, mtus: Mapping[str, int] | None) -> CompiledD
 def _services(
     effective: EffectiveBlock, section: Section, settings: GlobalSettings, scripts: ScriptRules, findings: Findings
 ) -> Iterator[WantedService]:
-    """The services in the order of the text. Blocks that are left out leave the effective configuration too."""
+    """Yield the services in the order of the text; remove rejected blocks from the effective configuration too."""
     groups = groups_of(section, findings)
     maker = ServiceMaker(findings, scripts, section, settings.shared_probes)
     for block in list(effective.below("virtual_server")):
@@ -122,12 +122,12 @@ def _services(
 
 
 def sort_findings(findings: Iterable[Finding], document: Document) -> tuple[Finding, ...]:
-    """Findings in the order of the text, the first file first."""
+    """Sort findings by file, in the order of reading, and location."""
     files = {name: at for at, name in enumerate(document.files)}
     return tuple(sorted(findings, key=lambda each: (files.get(each.location.file, len(files)), each.location)))
 
 
 def build(document: Document) -> tuple[Configuration, tuple[Finding, ...]]:
-    """The configuration alone."""
-    understanding = compile_document(document)
-    return understanding.configuration, understanding.findings
+    """Compile a document to its configuration and findings."""
+    compiled = compile_document(document)
+    return compiled.configuration, compiled.findings

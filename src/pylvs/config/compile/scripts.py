@@ -1,4 +1,4 @@
-"""Which scripts of a configuration may run, by keepalived's rules, and what is wrong with the others."""
+"""Check which scripts may run, by keepalived's rules, and compile the FIFOs with their readers."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from pylvs.system.processes.accounts import (
 
 @dataclass(slots=True)
 class ScriptRules:
-    """Judges one script after the other; what it says of the machine is asked once for each program and user."""
+    """Checks scripts; looks up each user, and each program of a user, once."""
 
     findings: Findings
     secure: bool = False  # enable_script_security
     user: str = ""  # script_user
     group: str = ""
     _accounts: dict[tuple[str, str], Account | str] = field(default_factory=dict)
-    _judged: dict[tuple[str, Account], tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    _checked: dict[tuple[str, Account], tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     _warned: bool = False
 
     def usable(self, written: WrittenScript | None, user: str = "", group: str = "") -> Script | None:
-        """The script as it will run; None if there is none, or if it must not run, which is a finding then."""
+        """Return the script as it will run; None, and a finding, if it must not run."""
         if written is None:
             return None
         script = written.script if not user else replace(written.script, user=user, group=group)
@@ -50,46 +50,46 @@ class ScriptRules:
         if OPENS.match(written.word.text):
             return script  # the shell opens a file or a port, and runs nothing
         path = located(script.arguments[0])
-        if (path, who) not in self._judged:
-            self._judged[path, who] = unusable(path, who), insecurities(path, who.uid) if "/" in path else ()
-        unfit, unsafe = self._judged[path, who]
+        if (path, who) not in self._checked:
+            self._checked[path, who] = unusable(path, who), insecurities(path, who.uid) if "/" in path else ()
+        unfit, unsafe = self._checked[path, who]
         if unfit:
-            self._unfit(path, unfit, location)
+            self._report_unusable(path, unfit, location)
             return None
-        return script if self._safe(path, unsafe, location) else None
+        return script if self._is_secure(path, unsafe, location) else None
 
     def check_user(self, location: Location) -> None:
-        """Complain of a script_user that this machine has not."""
+        """Report a script_user that this machine does not have."""
         who = self._account(Script((), self.user, self.group))
         if isinstance(who, str):
             self.findings.error(location, who, "name a user that this machine has")
 
     def _account(self, script: Script) -> Account | str:
-        """Whom the script runs as, or why it cannot."""
+        """Return the account that the script runs as, or the reason why there is none."""
         key = script.user or self.user, script.group if script.user else self.group
         if key not in self._accounts:
             try:
-                self._accounts[key] = account(*key) if key[0] else self._nobodys()
+                self._accounts[key] = account(*key) if key[0] else self._default_account()
             except PylvsError as error:
                 self._accounts[key] = str(error)
         return self._accounts[key]
 
-    def _nobodys(self) -> Account | str:
-        """Whom scripts run as that name nobody: with script security never the one who runs pylvs."""
+    def _default_account(self) -> Account | str:
+        """Return the account of scripts without a user; with script security, only the dedicated one."""
         found = script_account()
         if self.secure and found.name != SCRIPT_USER:
             return f"with enable_script_security it needs a script_user, or a user {SCRIPT_USER} on this machine"
         return found
 
-    def _unfit(self, path: str, why: str, location: Location) -> None:
-        """A program that is not there may be there on the machine that the file is for."""
+    def _report_unusable(self, path: str, why: str, location: Location) -> None:
+        """Report an unusable program. A missing one is only a note: the target machine may have it."""
         there = why.startswith("not ")
         severity = Severity.ERROR if there else Severity.NOTE
         advice = "make it a program that this user may execute" if there else "install it before pylvs starts"
         self.findings.add(Finding(location, severity, f"{path} is not run: {why}", advice))
 
-    def _safe(self, path: str, unsafe: tuple[str, ...], location: Location) -> bool:
-        """Complain of what others than root may change, and once if nobody asked to look."""
+    def _is_secure(self, path: str, unsafe: tuple[str, ...], location: Location) -> bool:
+        """Return whether a script is secure enough to run; report insecurities, and once if security is off."""
         for each in unsafe:
             severity = Severity.ERROR if self.secure else Severity.WARNING
             effect = "is not run" if self.secure else "runs as root, and others than root can change it"
@@ -103,14 +103,14 @@ class ScriptRules:
         return not (unsafe and self.secure)
 
 
-SHARED_FIFO = "notify_fifo"  # is told of everything
+SHARED_FIFO = "notify_fifo"  # receives every event
 FIFO_NAMES = (SHARED_FIFO, "vrrp_notify_fifo", "lvs_notify_fifo")
 
 
 def fifos_of(
     settings: EffectiveBlock, scripts: ScriptRules, findings: Findings, names: Sequence[str]
 ) -> Iterator[Fifo]:
-    """Those of these names; a reader without a pipe reads nothing, and no pipe has two names."""
+    """Yield the FIFOs of these names; report readers without a FIFO and paths that are used twice."""
     for name in names:
         fifo = settings.maybe(name, Fifo)
         reader = settings.maybe(f"{name}_script", WrittenScript)

@@ -1,4 +1,4 @@
-"""What a virtual server stands for: one address, one mark, or all entries of a group; and the table's keys of it."""
+"""keepalived's rules for a `virtual_server`: its entries, and values that cannot hold as written, with findings."""
 
 from __future__ import annotations
 
@@ -25,30 +25,28 @@ FAMILIES: Mapping[int, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """The entries of one virtual server; `group` is the group's name, if it is one."""
+    """What a virtual server stands for: one address, one firewall mark, or all entries of a group."""
 
     all: tuple[Range | MarkEntry, ...]
     group: str = ""
 
     @property
     def ranges(self) -> tuple[Range, ...]:
-        """Those of addresses."""
         return tuple(each for each in self.all if isinstance(each, Range))
 
     @property
     def marks(self) -> tuple[MarkEntry, ...]:
-        """Those of firewall marks."""
         return tuple(each for each in self.all if isinstance(each, MarkEntry))
 
     @property
     def versions(self) -> set[int]:
-        """The IP versions that the entries themselves say."""
+        """The IP versions of addresses and of marks with a family."""
         return {each.first.version for each in self.ranges} | {
             VERSIONS[each.family] for each in self.marks if each.family
         }
 
     def keys(self, protocol: Protocol, version: int) -> Iterator[tuple[ServiceKey, Word]]:
-        """The table's keys, and where each is written; `version` is that of marks which do not say theirs."""
+        """Yield the keys in the table; `version` is that of marks without a family."""
         for entry in self.all:
             if isinstance(entry, MarkEntry):
                 yield ServiceKey.of_mark(entry.mark, entry.family or FAMILIES[version]), entry.word
@@ -57,7 +55,7 @@ class Entries:
                     yield ServiceKey(protocol, address, entry.port), entry.word
 
     def name(self, protocol: Protocol, version: int) -> str:
-        """What the service is called: "192.0.2.1:80 tcp", "fwmark 7", "fwmark 7 inet6", "group web tcp"."""
+        """Return the name of the service: "192.0.2.1:80 tcp", "fwmark 7", "fwmark 7 inet6", "group web tcp"."""
         first = self.all[0]
         if self.group:
             return f"group {self.group}" + (f" {protocol.name.lower()}" if self.ranges else "")
@@ -67,7 +65,7 @@ class Entries:
 
 
 def groups_of(document: Section, findings: Findings) -> Mapping[str, Section]:
-    """The groups by name; of two with one name the first counts."""
+    """Return the groups by name; of two with one name the first counts."""
     groups: dict[str, Section] = {}
     for section in document.below("virtual_server_group"):
         assert section.node is not None
@@ -83,7 +81,7 @@ def groups_of(document: Section, findings: Findings) -> Mapping[str, Section]:
 
 
 def entries_of(service: EffectiveBlock, groups: Mapping[str, Section], findings: Findings) -> Entries | None:
-    """What a virtual_server stands for; None if that is nothing, which is a finding then."""
+    """Return the entries of a virtual_server; None, and a finding, if there are none."""
     head = service.head
     if isinstance(head, Server):
         return Entries((Range(head.address, head.address, head.port, head.word),))
@@ -104,18 +102,18 @@ def entries_of(service: EffectiveBlock, groups: Mapping[str, Section], findings:
 
 
 DEFAULT_METHOD = Forwarding(Method.MASQ)
-FLAGS_OF = ("sh", "mh")  # schedulers whose flags have names of their own
+FLAGS_OF = ("sh", "mh")  # schedulers with own names for their flags
 
 
 def apply(service: EffectiveBlock, entries: Entries, findings: Findings) -> bool:
-    """Every rule in its order, so that what the block says in the end can be. False: the service is left out."""
+    """Apply every rule in its order; return False if the service is left out."""
     _protocol(service, entries, findings)
     _methods(service, findings)
     _scheduler(service, findings)
     if not _families(service, entries, findings):
         return False
     _ports(service, entries, findings)
-    _twins(service, findings)
+    _duplicates(service, findings)
     if not list(service.below("real_server")):
         findings.error(
             service.word.location, "the service has no real server; it is left out", "add a real_server block"
@@ -128,7 +126,7 @@ def apply(service: EffectiveBlock, entries: Entries, findings: Findings) -> bool
 
 
 def version_of(service: EffectiveBlock, entries: Entries) -> int:
-    """The IP version of marks that do not say theirs."""
+    """Return the IP version of marks without a family."""
     family = service.maybe("ip_family", str)
     if family:
         return 6 if family == "inet6" else 4
@@ -140,7 +138,7 @@ def version_of(service: EffectiveBlock, entries: Entries) -> int:
 
 
 def method_of(server: EffectiveBlock) -> Forwarding:
-    """How packets get to a real server."""
+    """Return the forwarding method of a real server."""
     return server.get("lvs_method", Forwarding)
 
 
@@ -199,7 +197,7 @@ def _scheduler(service: EffectiveBlock, findings: Findings) -> None:
 
 
 def _families(service: EffectiveBlock, entries: Entries, findings: Findings) -> bool:
-    """Only a tunnel leads to servers of the other IP version."""
+    """Reject real servers of the other IP version, which only a tunnel reaches."""
     plain = [each for each in service.below("real_server") if not _tunnelled(each)]
     if len(entries.versions) > 1 and plain:
         text = (
@@ -227,7 +225,7 @@ def _families(service: EffectiveBlock, entries: Entries, findings: Findings) -> 
 
 
 def _ports(service: EffectiveBlock, entries: Entries, findings: Findings) -> None:
-    """DR and TUN cannot change a port: the table's is the service's, while checks still go to the written one."""
+    """Give servers of DR and TUN the service's port, because these cannot change it; checks keep the written one."""
     ports = {each.port for each in entries.ranges}
     for each in service.below("real_server"):
         server = _server(each)
@@ -237,7 +235,7 @@ def _ports(service: EffectiveBlock, entries: Entries, findings: Findings) -> Non
 
 
 def _fitting_port(server: Server, ports: set[int], findings: Findings, what: str) -> int:
-    """The port that a server not reached by NAT has in the table."""
+    """Return the port in the table of a server that NAT does not reach."""
     if not ports:
         text = f"a firewall mark's service has no port; that of {server.address} is ignored"
         findings.warning(server.word.location, text, f"write {server.address} alone, and connect_port in its checks")
@@ -254,7 +252,7 @@ def _fitting_port(server: Server, ports: set[int], findings: Findings, what: str
     return wanted
 
 
-def _twins(service: EffectiveBlock, findings: Findings) -> None:
+def _duplicates(service: EffectiveBlock, findings: Findings) -> None:
     seen: Counter[tuple[object, int]] = Counter()
     for each in list(service.below("real_server")):
         server = _server(each)

@@ -1,4 +1,4 @@
-"""From a virtual server's effective block to the service that it wants."""
+"""Compile `virtual_server` blocks to services."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FLAGS = {
 
 @dataclass(slots=True)
 class ServiceMaker:
-    """Makes the services of one document; knows the keys that are taken."""
+    """Makes the services of one document, each with keys of its own."""
 
     findings: Findings
     scripts: ScriptRules
@@ -41,12 +41,12 @@ class ServiceMaker:
     _taken: dict[ServiceKey, Word] = field(default_factory=dict)
 
     def make(self, block: EffectiveBlock, entries: Entries) -> WantedService | None:
-        """The service of a block to which the rules have been applied; None if its keys are taken."""
+        """Make the service of a block after the rules are applied; None if all its keys are taken."""
         protocol, version = block.get("protocol", Protocol), version_of(block, entries)
-        keys = self._free(entries, protocol, version)
+        keys = self._free_keys(entries, protocol, version)
         if not keys:
             return None
-        timeout = block.maybe("persistence_timeout", int) or 0
+        timeout = block.maybe("persistence_timeout", int, 0)
         flags = ServiceFlag.PERSISTENT if timeout else ServiceFlag(0)
         for name, flag in FLAGS.items():
             if block.get(name, bool):
@@ -72,11 +72,11 @@ class ServiceMaker:
             omega=block.get("omega", bool),
             ha_suspend=block.get("ha_suspend", bool),
             smtp_alert=block.get("smtp_alert", bool),
-            virtualhost=block.maybe("virtualhost", str) or "",
+            virtualhost=block.maybe("virtualhost", str, ""),
         )
 
-    def _free(self, entries: Entries, protocol: Protocol, version: int) -> tuple[ServiceKey, ...]:
-        """The keys that no service before has."""
+    def _free_keys(self, entries: Entries, protocol: Protocol, version: int) -> tuple[ServiceKey, ...]:
+        """Return the keys that no earlier service has."""
         free = []
         for key, word in entries.keys(protocol, version):
             if key in self._taken:
@@ -124,6 +124,8 @@ class ServiceMaker:
         return self.scripts.usable(block.maybe(name, WrittenScript))
 
 
-def _destination(server: Server, way: Forwarding, weight: int = 1, upper: int = 0, lower: int = 0) -> Destination:
+def _destination(
+    server: Server, forwarding: Forwarding, weight: int = 1, upper: int = 0, lower: int = 0
+) -> Destination:
     key = DestinationKey(server.address, server.table_port)
-    return Destination(key, way.method, weight, upper, lower, way.tunnel)
+    return Destination(key, forwarding.method, weight, upper, lower, forwarding.tunnel)

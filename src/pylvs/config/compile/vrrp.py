@@ -1,9 +1,10 @@
-"""`vrrp_sync_group`: which virtual routers change state together."""
+"""Compile all VRRP blocks to a `VrrpConfiguration`: sync groups, and conflicts between virtual routers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 
 from pylvs.config.compile import vrrp_static, vrrp_tracking
 from pylvs.config.compile.effective import EffectiveBlock
@@ -21,13 +22,13 @@ from pylvs.config.compile.vrrp_tracking import (
 from pylvs.config.findings import Findings
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.vrrp_tracks import WrittenTrack
-from pylvs.config.schema.vrrp_types import Named
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import HeldAddress, Route, RoutingRule
 from pylvs.model.vrrp import VrrpConfiguration, VrrpGroup, VrrpInstance
 
-GroupOfInstance = dict[str, str]  # of each instance the group that has it
+GroupOfInstance = dict[str, str]
+DEFINITIONS = ("vrrp_script", "track_file", "vrrp_track_process")
 
 
 def group_of(
@@ -37,7 +38,7 @@ def group_of(
     symbols: Symbols,
     scripts: ScriptRules,
 ) -> VrrpGroup | None:
-    """The group; None if nobody is in it, which is a finding then."""
+    """Compile a vrrp_sync_group; None, and a finding, if it has no member."""
     name = name_of(block).name
     members = tuple(_members(block, name, made, taken, symbols))
     if not members:
@@ -61,45 +62,43 @@ def group_of(
 def _members(
     block: EffectiveBlock, name: str, made: dict[str, CompiledInstance], taken: GroupOfInstance, symbols: Symbols
 ) -> Iterator[str]:
-    for inner in block.below("group"):
-        for line in inner.section.lines(tuple):
-            for word in line:
-                assert isinstance(word, Word)
-                if word.text not in made:
-                    text = f"group {name}: there is no virtual router '{word.text}'"
-                    symbols.findings.error(word.location, text, "define a vrrp_instance of this name, or remove it")
-                elif word.text in taken:
-                    text = f"{word.text} is in group {taken[word.text]} already; it does not count here"
-                    symbols.findings.error(word.location, text, "a virtual router can be in one group")
-                else:
-                    taken[word.text] = name
-                    yield word.text
+    for word in chain.from_iterable(block.lines("group", tuple)):
+        assert isinstance(word, Word)
+        if word.text not in made:
+            text = f"group {name}: there is no virtual router '{word.text}'"
+            symbols.findings.error(word.location, text, "define a vrrp_instance of this name, or remove it")
+        elif word.text in taken:
+            text = f"{word.text} is in group {taken[word.text]} already; it does not count here"
+            symbols.findings.error(word.location, text, "a virtual router can be in one group")
+        else:
+            taken[word.text] = name
+            yield word.text
 
 
 def _bare_names(block: EffectiveBlock, made: dict[str, CompiledInstance]) -> str:
-    """Names of virtual routers that stand in the block itself, where group { } is missing around them."""
+    """Return the names of virtual routers that are in the block itself, where `group { }` is missing."""
     nodes = block.section.node.block or () if block.section.node else ()
     return " ".join(node.keyword for node in nodes if node.keyword in made)
 
 
 def tracked_names(block: EffectiveBlock) -> set[tuple[str, str]]:
-    """Kind and name of everything that a block watches."""
+    """Return the block and name of each tracked object."""
     return {
-        (inner.block.name, line.name)
-        for inner in block.below("track_interface", *DEFINITION_KEYWORDS)
-        for line in inner.section.lines(WrittenTrack)
+        (name, line.name)
+        for name in ("track_interface", *DEFINITION_KEYWORDS)
+        for line in block.lines(name, WrittenTrack)
     }
 
 
 def _shared(member: CompiledInstance, watched: set[tuple[str, str]], symbols: Symbols) -> None:
-    """A finding for what a member watches as well as its group."""
+    """Report what both a member and its group track."""
     for kind, name in sorted(tracked_names(member.block) & watched):
         text = f"{name} in {kind} is watched by its group too"
         symbols.findings.warning(member.block.word.location, text, "remove it from the virtual router")
 
 
 def _without_weights(member: CompiledInstance, group: str, symbols: Symbols) -> CompiledInstance:
-    """Members of a group have one priority for all: weights belong to the group."""
+    """Return a member without weights: the members of a group have one priority, which only the group changes."""
     instance = member.instance
     why = f"{instance.name} is in group {group}"
     tracks = unweighted(instance.tracks, member.block, symbols, why, keep_interfaces=True)
@@ -108,7 +107,7 @@ def _without_weights(member: CompiledInstance, group: str, symbols: Symbols) -> 
 
 
 def without_conflicts(made: list[CompiledInstance], findings: Findings) -> list[CompiledInstance]:
-    """Without those that cannot run beside an earlier one; the rest is only said."""
+    """Return the virtual routers without those that collide with an earlier one; report shared addresses and VMACs."""
     kept: list[CompiledInstance] = []
     holders: dict[Address, str] = {}
     vmacs: dict[str, str] = {}
@@ -139,7 +138,7 @@ def without_conflicts(made: list[CompiledInstance], findings: Findings) -> list[
 
 
 def _collide(one: VrrpInstance, other: VrrpInstance) -> bool:
-    """Whether the advertisements of one would be taken for the other's."""
+    """Return whether one would accept the other's advertisements."""
     same = (one.vrid, one.family, one.interface) == (other.vrid, other.family, other.interface)
     if not same or bool(one.peers) != bool(other.peers):
         return False
@@ -153,27 +152,23 @@ def _unnamed(made: CompiledInstance) -> CompiledInstance:
     return replace(made, instance=replace(made.instance, vmac=replace(made.instance.vmac, name="")))
 
 
-DEFINITIONS = ("vrrp_script", "track_file", "vrrp_track_process")
-
-
 def vrrp_of(
     root: EffectiveBlock, scripts: ScriptRules, findings: Findings, mtus: Mapping[str, int]
 ) -> VrrpConfiguration:
-    """The virtual routers of a document. `mtus` are those of this machine's devices.
+    """Compile the VRRP blocks of a document. `mtus` are those of this machine's devices.
 
-    Blocks that are left out leave the effective configuration too; whatever is wrong is a finding.
+    Remove rejected blocks from the effective configuration too.
     """
     settings = next(root.below("global_defs"))
-    symbols = Symbols(findings, mtus, settings.maybe("dynamic_interfaces", bool) or False)
-    symbols.later = {f"{each.block.name} {_name(each)}": each.word for each in root.below(*DEFINITIONS)}
+    symbols = Symbols(findings, mtus, settings.maybe("dynamic_interfaces", bool, False))
+    symbols.later = {f"{each.block.name} {name_of(each).name}": each.word for each in root.below(*DEFINITIONS)}
     _missing_devices(root, symbols)
-    preferences = RulePreferences(findings)
-    return _VrrpCompiler(root, settings, scripts, symbols, preferences).build()
+    return _VrrpCompiler(root, settings, scripts, symbols, RulePreferences(findings)).build()
 
 
 @dataclass(slots=True)
 class _VrrpCompiler:
-    """What has been made so far."""
+    """Compiles the blocks in the order of the text."""
 
     root: EffectiveBlock
     settings: EffectiveBlock
@@ -188,7 +183,7 @@ class _VrrpCompiler:
     rules: list[RoutingRule] = field(default_factory=list)
 
     def build(self) -> VrrpConfiguration:
-        """Everything in the order of the text, then what concerns several virtual routers."""
+        """Compile every block, then check what concerns several virtual routers."""
         maker = InstanceMaker(self.symbols, self.scripts, self.settings, self.preferences)
         for block in list(self.root.blocks):
             self._block(block, maker)
@@ -251,26 +246,21 @@ class _VrrpCompiler:
 
     def _group(self, block: EffectiveBlock) -> None:
         if not self._taken(block, set(self.groups)):
-            self.groups[_name(block)] = block
+            self.groups[name_of(block).name] = block
 
     def _taken(self, block: EffectiveBlock, names: set[str]) -> bool:
-        """Whether an earlier block has the name; then this one is left out."""
-        assert isinstance(block.head, Named)
-        if block.head.name not in names:
+        """Return whether an earlier block has the name, and reject this one then."""
+        name = name_of(block)
+        if name.name not in names:
             return False
-        text = f"the name '{block.head.name}' is taken; this {block.block.name} is left out"
-        self.symbols.findings.error(block.head.word.location, text, "give it another name")
+        text = f"the name '{name.name}' is taken; this {block.block.name} is left out"
+        self.symbols.findings.error(name.word.location, text, "give it another name")
         self.root.leave_out(block)
         return True
 
 
-def _name(block: EffectiveBlock) -> str:
-    assert isinstance(block.head, Named)
-    return block.head.name
-
-
 def _missing_devices(root: EffectiveBlock, symbols: Symbols) -> None:
-    """A finding for each device that a line names and this machine has not got."""
+    """Report each device that a line names and this machine does not have."""
     for block in root.walk():
         for setting in block.section.settings:
             if setting.keyword is None or setting.keyword.name != "default_interface":

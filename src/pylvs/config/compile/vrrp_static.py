@@ -1,9 +1,10 @@
-"""Rules of the routing policy: those that name no preference get one, downwards, as in keepalived."""
+"""Compile what does not depend on VRRP's state: static addresses, routes and rules, and settings of all routers."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from itertools import chain
 
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.compile.scripts import SHARED_FIFO, ScriptRules, fifos_of
@@ -23,17 +24,17 @@ FIRST_PREFERENCE = 16384
 
 @dataclass(slots=True)
 class RulePreferences:
-    """Hands out the preferences of one configuration, in the order of the text."""
+    """Gives rules without a preference one, counting down in the order of the text as keepalived does."""
 
     findings: Findings
     next: int = FIRST_PREFERENCE
 
     def rules(self, block: EffectiveBlock, name: str) -> tuple[RoutingRule, ...]:
-        """The rules in the blocks of a name, each with a preference."""
-        return tuple(rule for inner in block.below(name) for rule in self.of_lines(inner))
+        """Return the rules in the blocks of a name, each with a preference."""
+        return tuple(rule for each in block.below(name) for rule in self.of_lines(each))
 
     def of_lines(self, block: EffectiveBlock) -> Iterator[RoutingRule]:
-        """The rules in a block of them."""
+        """Yield the rules in a block."""
         for each in block.section.lines(WrittenRule):
             rule = each.rule
             if not each.preferred:
@@ -52,17 +53,17 @@ TrackGroups = dict[str, EffectiveBlock]
 def vrrp_settings_of(
     root: EffectiveBlock, settings: EffectiveBlock, scripts: ScriptRules, symbols: Symbols
 ) -> VrrpSettings:
-    """What all virtual routers have in common."""
+    """Return the settings of all virtual routers."""
     return VrrpSettings(
         fifos=tuple(fifos_of(settings, scripts, symbols.findings, (SHARED_FIFO, "vrrp_notify_fifo"))),
         states_on_reload=settings.get("fifo_write_vrrp_states_on_reload", bool),
         startup_delay_s=settings.get("vrrp_startup_delay", float),
         no_fault_mails=settings.get("no_email_faults", bool),
-        dynamic_interfaces=settings.maybe("dynamic_interfaces", bool) or False,
+        dynamic_interfaces=settings.maybe("dynamic_interfaces", bool, False),
         default_interface=default_interface(settings),
         nice=settings.get("vrrp_priority", int),
-        realtime_priority=settings.maybe("vrrp_rt_priority", int) or 0,
-        cpus=settings.maybe("vrrp_cpu_affinity", tuple) or (),
+        realtime_priority=settings.maybe("vrrp_rt_priority", int, 0),
+        cpus=settings.maybe("vrrp_cpu_affinity", tuple, ()),
         log_unknown_vrids=settings.get("log_unknown_vrids", bool),
         vmac_prefix=settings.get("vmac_prefix", str),
         vmac_address_prefix=settings.get("vmac_addr_prefix", str),
@@ -72,13 +73,13 @@ def vrrp_settings_of(
 
 
 def default_interface(settings: EffectiveBlock) -> str:
-    """Where fixed addresses without a device go."""
+    """Return the device of static addresses that name none."""
     device = settings.maybe("default_interface", Device)
     return device.name if device else DEFAULT_INTERFACE
 
 
 def _limits(root: EffectiveBlock, settings: EffectiveBlock, symbols: Symbols) -> Iterator[SendingLimit]:
-    """Every garp_group, then what counts for all other devices."""
+    """Yield the limit of each garp_group, then that of all other devices."""
     taken: set[str] = set()
     for block in root.below("garp_group"):
         arp, neighbour = block.maybe("garp_interval", float), block.maybe("gna_interval", float)
@@ -107,12 +108,10 @@ def _group_devices(block: EffectiveBlock, symbols: Symbols) -> Iterator[Word]:
     device = block.maybe("interface", Device)
     if device is not None:
         yield device.word
-    for inner in block.below("interfaces"):
-        for line in inner.section.lines(tuple):
-            for word in line:
-                assert isinstance(word, Word)
-                symbols.device(word)
-                yield word
+    for word in chain.from_iterable(block.lines("interfaces", tuple)):
+        assert isinstance(word, Word)
+        symbols.device(word)
+        yield word
 
 
 def _delays(root: EffectiveBlock, findings: Findings) -> Iterator[LinkDelay]:
@@ -129,7 +128,7 @@ def _delays(root: EffectiveBlock, findings: Findings) -> Iterator[LinkDelay]:
 
 
 def track_group_of(block: EffectiveBlock, groups: TrackGroups, findings: Findings) -> None:
-    """One more track_group; who is in it is looked at when all virtual routers have been read."""
+    """Add a track_group; `members_of` checks its members after all virtual routers are compiled."""
     name = name_of(block)
     if name.name in groups:
         findings.error(
@@ -140,9 +139,9 @@ def track_group_of(block: EffectiveBlock, groups: TrackGroups, findings: Finding
 
 
 def members_of(groups: TrackGroups, instances: Collection[str], findings: Findings) -> Iterator[tuple[str, Members]]:
-    """Each track_group with the virtual routers in it."""
+    """Yield each track_group with its virtual routers."""
     for name, block in groups.items():
-        words = [word for inner in block.below("group") for line in inner.section.lines(tuple) for word in line]
+        words = list(chain.from_iterable(block.lines("group", tuple)))
         for word in words:
             if word.text not in instances:
                 findings.error(word.location, f"there is no virtual router '{word.text}'", "define it, or remove it")
@@ -154,7 +153,7 @@ def members_of(groups: TrackGroups, instances: Collection[str], findings: Findin
 def addresses_of(
     block: EffectiveBlock, groups: TrackGroups, settings: EffectiveBlock, symbols: Symbols
 ) -> Iterator[HeldAddress]:
-    """The lines of a static_ipaddress."""
+    """Yield the addresses of a static_ipaddress."""
     for held in block.section.lines(WrittenAddress):
         address = held.address
         if not address.device:
@@ -167,19 +166,19 @@ def addresses_of(
 
 
 def routes_of(block: EffectiveBlock, groups: TrackGroups, findings: Findings) -> Iterator[Route]:
-    """The lines of a static_routes."""
+    """Yield the routes of a static_routes."""
     for routed in block.section.lines(WrittenRoute):
         yield replace(routed.route, track_group=_group(routed.group, groups, findings))
 
 
 def check_rule_groups(block: EffectiveBlock, groups: TrackGroups, findings: Findings) -> None:
-    """Findings for groups that the rules name and that are not defined."""
+    """Report undefined track_groups of rules."""
     for ruled in block.section.lines(WrittenRule):
         _group(ruled.group, groups, findings)
 
 
 def _group(word: Word | None, groups: TrackGroups, findings: Findings) -> str:
-    """A group's name if it was defined further up, else "", and a finding."""
+    """Return the name of a track_group that is defined above, else "" and a finding."""
     if word is None:
         return ""
     if word.text not in groups:

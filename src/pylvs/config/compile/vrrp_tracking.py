@@ -1,4 +1,4 @@
-"""What an instance or a group may refer to: this machine's devices, and what was defined further up in the text."""
+"""Compile tracking: definitions such as `vrrp_script`, and the track blocks that refer to them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ETHERNET_MTU = 1500
 
 @dataclass(slots=True)
 class Symbols:
-    """Definitions in the order of the text: keepalived does not look ahead."""
+    """What an instance or group may refer to: this machine's devices, and the definitions above it in the text."""
 
     findings: Findings
     mtus: Mapping[str, int]  # of this machine's devices
@@ -28,11 +28,11 @@ class Symbols:
     scripts: dict[str, VrrpScript] = field(default_factory=dict)
     files: dict[str, TrackFile] = field(default_factory=dict)
     processes: dict[str, TrackProcess] = field(default_factory=dict)
-    unusable: set[str] = field(default_factory=set)  # scripts that a finding says of that they are not run
-    later: dict[str, Word] = field(default_factory=dict)  # every definition of the text, by "vrrp_script NAME"
+    unusable: set[str] = field(default_factory=set)  # names of rejected scripts
+    later: dict[str, Word] = field(default_factory=dict)  # every definition of the text, such as "vrrp_script NAME"
 
     def device(self, word: Word) -> bool:
-        """Whether this machine has the device; a finding if not, unless devices may come later."""
+        """Return whether this machine has the device; report a missing one unless devices may appear later."""
         if word.text in self.mtus or self.dynamic_interfaces:
             return True
         self.findings.warning(
@@ -43,7 +43,7 @@ class Symbols:
         return False
 
     def undefined(self, kind: str, word: Word) -> None:
-        """A finding: there is no such definition, or only further down."""
+        """Report a name without a definition above it."""
         where = self.later.get(f"{kind} {word.text}")
         if where is None:
             self.findings.error(word.location, f"there is no {kind} '{word.text}', so it is not watched", "define it")
@@ -56,7 +56,7 @@ class Symbols:
             )
 
     def mtu(self, device: str) -> int:
-        """A device's MTU; Ethernet's for one that is not there."""
+        """Return a device's MTU, by default Ethernet's."""
         return self.mtus.get(device, ETHERNET_MTU)
 
 
@@ -65,20 +65,20 @@ MOST_PROCESSES = 0xFFFFFFFF
 
 
 def name_of(block: EffectiveBlock) -> Named:
-    """The name behind the keyword."""
+    """Return the name of a block."""
     assert isinstance(block.head, Named)
     return block.head
 
 
 def define_script(block: EffectiveBlock, scripts: ScriptRules, symbols: Symbols) -> None:
-    """One more vrrp_script; it is not there if its program cannot run."""
+    """Define a vrrp_script unless its program cannot run."""
     name = name_of(block)
     written = block.maybe("script", WrittenScript)
     if written is None:
         symbols.unusable.add(name.name)
         symbols.findings.error(block.word.location, f"vrrp_script {name.name} has no script", "add script COMMAND")
         return
-    user, group = block.maybe("user", tuple) or ("", "")
+    user, group = block.maybe("user", tuple, ("", ""))
     program = scripts.usable(written, user, group)
     if program is None:
         symbols.unusable.add(name.name)
@@ -103,21 +103,20 @@ def define_script(block: EffectiveBlock, scripts: ScriptRules, symbols: Symbols)
 
 
 def define_file(block: EffectiveBlock, symbols: Symbols) -> None:
-    """One more track_file."""
+    """Define a track_file."""
     name = name_of(block)
     path = block.maybe("file", str)
     if path is None:
         symbols.findings.error(block.word.location, f"track_file {name.name} has no file", "add file PATH")
         return
-    initial = block.maybe("init_file", tuple)
-    number, overwrite = initial or (None, False)
+    number, overwrite = block.maybe("init_file", tuple, (None, False))
     track = _track(name, block.effective("weight").value)
     found = TrackFile(name=name.name, path=path, track=track, initial=number, overwrite=overwrite)
     _define(symbols, symbols.files, name, found)
 
 
 def define_process(block: EffectiveBlock, symbols: Symbols) -> None:
-    """One more vrrp_track_process."""
+    """Define a vrrp_track_process."""
     name = name_of(block)
     command = block.maybe("process", tuple)
     if command is None:
@@ -135,11 +134,10 @@ def define_process(block: EffectiveBlock, symbols: Symbols) -> None:
         most = None
     match = block.maybe("param_match", str)
     delays = {"fork_delay": 0.0, "terminate_delay": 0.0}
-    for setting in block.section.settings:  # `delay` means both, and the last one counts
+    for setting in block.section.settings:  # `delay` sets both, and the last line wins
         if setting.keyword is not None and isinstance(setting.value, float):
-            delays |= dict.fromkeys(
-                delays if setting.keyword.name == "delay" else (setting.keyword.name,), setting.value
-            )
+            names = delays if setting.keyword.name == "delay" else (setting.keyword.name,)
+            delays |= dict.fromkeys(names, setting.value)
     if block.is_written("delay"):
         block.adjust("delay", None, "fork_delay and terminate_delay say it")
         for each, seconds in delays.items():
@@ -161,7 +159,7 @@ def define_process(block: EffectiveBlock, symbols: Symbols) -> None:
 
 
 def _track(name: Named, weight: object) -> Track:
-    """How it counts; a default is a plain number."""
+    """Return the track with its weight; defaults are plain numbers."""
     if isinstance(weight, TrackWeight):
         return Track(name.name, weight.value or 0, bool(weight.reverse))
     assert isinstance(weight, int)
@@ -169,7 +167,7 @@ def _track(name: Named, weight: object) -> Track:
 
 
 def _define(symbols: Symbols, among: dict[str, T], name: Named, found: T) -> None:
-    """Under its name, once: the first one counts."""
+    """Add a definition under its name; the first one counts."""
     if name.name in among:
         text = f"the name '{name.name}' is taken; this one does not count"
         symbols.findings.error(name.word.location, text, "give it another name")
@@ -183,7 +181,7 @@ DEFINITION_KEYWORDS = {"track_script": "vrrp_script", "track_file": "track_file"
 
 
 def tracks_of(block: EffectiveBlock, symbols: Symbols, own_device: str = "") -> Tracks:
-    """Everything that is watched; what cannot be is a finding."""
+    """Return everything that a block tracks; report what it cannot track."""
     tables: Mapping[str, Mapping[str, Definition]] = {
         "track_script": symbols.scripts,
         "track_file": symbols.files,
@@ -199,13 +197,13 @@ def tracks_of(block: EffectiveBlock, symbols: Symbols, own_device: str = "") -> 
 
 
 def data_plane_of(block: EffectiveBlock) -> Track | None:
-    """Whether, and how, the packet path counts."""
+    """Return the track of the packet path, if track_data_plane is given."""
     weight = block.maybe(DATA_PLANE, TrackWeight)
     return None if weight is None else Track("data plane", weight.value or 0)
 
 
 def unweighted_data_plane(track: Track | None, block: EffectiveBlock, symbols: Symbols, why: str) -> Track | None:
-    """None, with a finding, where its weight cannot count; as a script's."""
+    """Reject a weighted track_data_plane where weights cannot count, as for scripts."""
     if track is None or not track.weight:
         return track
     text = f"{why}, so the weight {track.weight} of {DATA_PLANE} does not count: it is not watched"
@@ -228,16 +226,13 @@ def _defined(block: EffectiveBlock, name: str, table: Mapping[str, Definition], 
 def _each(
     block: EffectiveBlock, name: str, symbols: Symbols, look_up: Callable[[WrittenTrack], Track | None]
 ) -> tuple[Track, ...]:
-    """Every line of the blocks of one name; of two lines about the same thing the first counts."""
+    """Return the tracks of the blocks of one name; the first line about an object counts."""
     found: dict[str, Track] = {}
-    for each in block.below(name):
-        for line in each.section.lines(WrittenTrack):
-            if line.name in found:
-                symbols.findings.warning(line.word.location, f"{line.name} is watched already", "remove one of them")
-                continue
-            track = look_up(line)
-            if track is not None:
-                found[line.name] = track
+    for line in block.lines(name, WrittenTrack):
+        if line.name in found:
+            symbols.findings.warning(line.word.location, f"{line.name} is watched already", "remove one of them")
+        elif (track := look_up(line)) is not None:
+            found[line.name] = track
     return tuple(found.values())
 
 
@@ -251,7 +246,7 @@ def _interface(line: WrittenTrack, symbols: Symbols, own_device: str) -> Track |
 
 
 def _weighted(line: WrittenTrack, default: Track) -> Track:
-    """What is written here counts instead of the definition's."""
+    """Return the track with the weight of this line, or else of the definition."""
     value, reverse = line.weight.value, line.weight.reverse
     return Track(
         line.name,
@@ -261,33 +256,34 @@ def _weighted(line: WrittenTrack, default: Track) -> Track:
 
 
 def unweighted(tracks: Tracks, block: EffectiveBlock, symbols: Symbols, why: str, keep_interfaces: bool) -> Tracks:
-    """Without weights, where they cannot count, as keepalived has it; a finding for each that had one.
+    """Return the tracks without weights, and report those that had one.
 
-    A script with a weight is then not watched at all; a file is, with weight 0; a device too, if `keep_interfaces`.
+    As in keepalived, a weighted script is then not tracked. A file is, with weight 0, and so is a device if
+    `keep_interfaces`.
     """
     locations = {
-        (each.block.name, line.name): line.word.location
-        for each in block.below("track_interface", *DEFINITION_KEYWORDS)
-        for line in each.section.lines(WrittenTrack)
+        (name, line.name): line.word.location
+        for name in ("track_interface", *DEFINITION_KEYWORDS)
+        for line in block.lines(name, WrittenTrack)
     }
 
-    def say(kind: str, track: Track, effect: str) -> None:
+    def report(kind: str, track: Track, effect: str) -> None:
         text = f"{why}, so the weight {track.weight} of {track.name} does not count: {effect}"
         symbols.findings.error(locations[kind, track.name], text, "write weight 0, or watch it elsewhere")
 
     interfaces, scripts, files = [], [], []
     for track in tracks.interfaces:
         if track.weight:
-            say("track_interface", track, "a fault if it is down" if keep_interfaces else "it is not watched")
+            report("track_interface", track, "a fault if it is down" if keep_interfaces else "it is not watched")
         if not track.weight or keep_interfaces:
             interfaces.append(Track(track.name))
     for track in tracks.scripts:
         if track.weight:
-            say("track_script", track, "it is not watched")
+            report("track_script", track, "it is not watched")
         else:
             scripts.append(track)
     for track in tracks.files:
         if track.weight:
-            say("track_file", track, "a fault unless its number is 0")
+            report("track_file", track, "a fault unless its number is 0")
         files.append(Track(track.name))
     return Tracks(interfaces=tuple(interfaces), scripts=tuple(scripts), files=tuple(files), processes=tracks.processes)
