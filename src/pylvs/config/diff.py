@@ -67,7 +67,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Affected:
-    """The services, also removed ones, whose established connections the changes affect."""
+    """The services, also removed ones, that lose or move established connections."""
 
     touched: tuple[str, ...]
     untouched: int  # services that are in both configurations

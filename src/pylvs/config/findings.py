@@ -1,4 +1,4 @@
-"""Findings: what is wrong with a configuration, where, and what to do about it."""
+"""Findings: the problems of a configuration, with location and advice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Severity(Enum):
     """How severe a finding is.
 
     ERROR: pylvs does not do what is written, and the text names what it does instead.
-    WARNING: pylvs does what keepalived does, which is probably not what was meant: it ignores unknown keywords.
+    WARNING: pylvs does what keepalived does, which is probably unintended: it ignores unknown keywords.
     NOTE: about this machine, not about the file. It does not change the exit status of `pylvs check`.
     """
 
@@ -24,7 +24,7 @@ class Severity(Enum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Location:
-    """A position in a file. Line and column count from 1, in characters; `width` characters are meant."""
+    """A position in a file. Line and column count from 1, in characters; `width` is in characters too."""
 
     file: str
     line: int

@@ -2,7 +2,7 @@
 
 The parser is written by hand, not generated from a grammar. The words of a line depend on variables whose values hold
 braces, conditions, definitions or further lines. A statement's keyword decides how quotes are read. After an error the
-parser goes on with the next line.
+parser continues with the next line.
 """
 
 from __future__ import annotations
@@ -314,7 +314,7 @@ class _Parser:
         return result.line
 
     def _condition(self, line: Line, at: int) -> int:
-        """Return where to continue after the condition at `at`: behind what it excludes."""
+        """Return where to continue after the condition at `at` and the text that it excludes."""
         match = _CONDITION.match(line.text, at)
         assert match is not None
         if (match[2] in self.ids) != bool(match[1]):

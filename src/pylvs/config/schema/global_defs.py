@@ -68,14 +68,16 @@ class MailServer(Type[tuple[str, int]]):
 MAIL: tuple[Keyword | Block, ...] = (
     Block(
         "notification_email",
-        "whom alerts are mailed to; without it nothing is mailed",
+        "recipients of alerts; without one, no alert is sent",
         lines=Texts("mail addresses", least=1),
     ),
-    Keyword("notification_email_from", Text("a mail address"), "sender of alerts", default_doc="keepalived@HOST"),
-    Keyword("smtp_server", MailServer(), "where mail is handed in", default=("127.0.0.1", SMTP_PORT)),
-    Keyword("smtp_helo_name", TEXT, "name in HELO", default_doc="the host's name"),
-    Keyword("smtp_connect_timeout", Seconds(0.000001), "how long the mail server may take", default=30.0),
-    Keyword("smtp_alert", FLAG, "mail alerts of everything, unless it says otherwise"),
+    Keyword(
+        "notification_email_from", Text("a mail address"), "sender address of alerts", default_doc="keepalived@HOST"
+    ),
+    Keyword("smtp_server", MailServer(), "mail server", default=("127.0.0.1", SMTP_PORT)),
+    Keyword("smtp_helo_name", TEXT, "name in the HELO command", default_doc="the host's name"),
+    Keyword("smtp_connect_timeout", Seconds(0.000001), "timeout of the mail server", default=30.0),
+    Keyword("smtp_alert", FLAG, "mail alerts of everything, unless a block overrides it"),
     Keyword("smtp_alert_checker", FLAG, "mail alerts of real servers and services", default_doc="smtp_alert"),
 )
 
@@ -132,20 +134,30 @@ VRRP_GARP = (
     Keyword("vrrp_garp_master_repeat", AT_LEAST_ONE, "default of garp_master_repeat", default=5),
     Keyword("vrrp_garp_master_refresh", COUNT, "default of garp_master_refresh", default=0),
     Keyword("vrrp_garp_master_refresh_repeat", AT_LEAST_ONE, "default of garp_master_refresh_repeat", default=1),
-    Keyword("vrrp_garp_lower_prio_delay", COUNT, "of garp_lower_prio_delay", default_of="vrrp_garp_master_delay"),
-    Keyword("vrrp_garp_lower_prio_repeat", COUNT, "of garp_lower_prio_repeat", default_of="vrrp_garp_master_repeat"),
-    Keyword("vrrp_garp_extra_if", ExtraType(), "default of garp_extra_if", default_doc="0: none"),
-    Keyword("vrrp_min_garp", FLAG, "one gratuitous ARP, and none again, where nothing else is said", default=False),
     Keyword(
-        "vrrp_garp_interval", Seconds(0.000001, LONGEST_INTERVAL_S), "least seconds between gratuitous ARPs on a device"
+        "vrrp_garp_lower_prio_delay", COUNT, "default of garp_lower_prio_delay", default_of="vrrp_garp_master_delay"
     ),
-    Keyword("vrrp_gna_interval", Seconds(0.000001, LONGEST_INTERVAL_S), "the same of neighbour advertisements"),
+    Keyword(
+        "vrrp_garp_lower_prio_repeat", COUNT, "default of garp_lower_prio_repeat", default_of="vrrp_garp_master_repeat"
+    ),
+    Keyword("vrrp_garp_extra_if", ExtraType(), "default of garp_extra_if", default_doc="0: none"),
+    Keyword("vrrp_min_garp", FLAG, "default: one gratuitous ARP, without repetition", default=False),
+    Keyword(
+        "vrrp_garp_interval",
+        Seconds(0.000001, LONGEST_INTERVAL_S),
+        "minimum seconds between gratuitous ARPs on a device",
+    ),
+    Keyword(
+        "vrrp_gna_interval",
+        Seconds(0.000001, LONGEST_INTERVAL_S),
+        "minimum seconds between unsolicited neighbour advertisements on a device",
+    ),
 )
 
 VRRP_DEFAULTS = (
     Keyword("vrrp_version", Integer(2, 3), "default of version", default=2),
-    Keyword("vrrp_mcast_group4", MulticastType(4), "where IPv4 advertisements go", default=MULTICAST_V4),
-    Keyword("vrrp_mcast_group6", MulticastType(6), "where IPv6 advertisements go", default=MULTICAST_V6),
+    Keyword("vrrp_mcast_group4", MulticastType(4), "multicast group of IPv4 advertisements", default=MULTICAST_V4),
+    Keyword("vrrp_mcast_group6", MulticastType(6), "multicast group of IPv6 advertisements", default=MULTICAST_V6),
     Keyword("vrrp_down_timer_adverts", Integer(1, 100), "default of down_timer_adverts", default=3),
     Keyword("vrrp_lower_prio_no_advert", FLAG, "default of lower_prio_no_advert", default=False),
     Keyword("vrrp_higher_prio_send_advert", FLAG, "default of higher_prio_send_advert", default=False),
@@ -153,31 +165,43 @@ VRRP_DEFAULTS = (
     Keyword("vrrp_skip_check_adv_addr", FLAG, "default of skip_check_adv_addr", default=False),
     Keyword("vrrp_strict", FLAG, "default of strict_mode", default=False),
     Keyword("vrrp_notify_priority_changes", FLAG, "default of notify_priority_changes", default=False),
-    Keyword("default_interface", DEVICE, "of static_ipaddress, static_routes and static_rules", default_doc="eth0"),
+    Keyword(
+        "default_interface",
+        DEVICE,
+        "device of static_ipaddress, static_routes and static_rules that name none",
+        default_doc="eth0",
+    ),
 )
 
 VRRP_NOTIFICATIONS = (
-    Keyword("notify_fifo", FifoType(), "pipe that transitions are written to"),
-    Keyword("notify_fifo_script", SCRIPT, "program that reads it; its name is the last argument"),
-    Keyword("vrrp_notify_fifo", FifoType(), "the same, of virtual routers alone"),
-    Keyword("vrrp_notify_fifo_script", SCRIPT, "program that reads it"),
-    Keyword("lvs_notify_fifo", FifoType(), "the same, of services and servers alone"),
-    Keyword("lvs_notify_fifo_script", SCRIPT, "program that reads it"),
-    Keyword("fifo_write_vrrp_states_on_reload", BARE, "all states are written at a reload", default=False),
+    Keyword("notify_fifo", FifoType(), "pipe for state transitions and for changes of services and servers"),
+    Keyword("notify_fifo_script", SCRIPT, "program that reads the pipe; the pipe's path is its last argument"),
+    Keyword("vrrp_notify_fifo", FifoType(), "pipe for state transitions of virtual routers"),
+    Keyword("vrrp_notify_fifo_script", SCRIPT, "program that reads the pipe"),
+    Keyword("lvs_notify_fifo", FifoType(), "pipe for changes of services and servers"),
+    Keyword("lvs_notify_fifo_script", SCRIPT, "program that reads the pipe"),
+    Keyword("fifo_write_vrrp_states_on_reload", BARE, "write all states into the FIFOs at a reload", default=False),
     Keyword("smtp_alert_vrrp", FLAG, "default of smtp_alert of virtual routers", default_doc="smtp_alert"),
-    Keyword("no_email_faults", BARE, "no mail of faults", default=False),
+    Keyword("no_email_faults", BARE, "mail no faults", default=False),
     Keyword("log_unknown_vrids", BARE, "log advertisements of routers that are not configured", default=False),
 )
 
 VRRP_PROCESS = (
-    Keyword("vrrp_startup_delay", Seconds(0, LONGEST_INTERVAL_S), "seconds until virtual routers start", default=0.0),
-    Keyword("dynamic_interfaces", DynamicType(), "interfaces may come later", default_doc="they must be there"),
-    Keyword("vmac_prefix", TEXT, "beginning of VMACs' names", default="vrrp"),
-    Keyword("vmac_addr_prefix", TEXT, "the same, of use_vmac_addr's", default_of="vmac_prefix"),
-    Keyword("vrrp_priority", Integer(-20, 19), "nice value of VRRP's process", default=0),
-    Keyword("vrrp_rt_priority", Integer(1, 99), "its real-time priority", default_doc="none"),
-    Keyword("vrrp_cpu_affinity", CpusType(), "CPUs that it runs on", default_doc="all"),
-    Keyword("vrrp_no_swap", BARE, "its memory is locked always", state=State.NEEDLESS),
+    Keyword(
+        "vrrp_startup_delay",
+        Seconds(0, LONGEST_INTERVAL_S),
+        "delay of virtual routers at startup, in seconds",
+        default=0.0,
+    ),
+    Keyword(
+        "dynamic_interfaces", DynamicType(), "accept interfaces that do not exist yet", default_doc="they must be there"
+    ),
+    Keyword("vmac_prefix", TEXT, "prefix of the names of VMACs", default="vrrp"),
+    Keyword("vmac_addr_prefix", TEXT, "prefix of the names of VMACs of use_vmac_addr", default_of="vmac_prefix"),
+    Keyword("vrrp_priority", Integer(-20, 19), "nice value of the VRRP process", default=0),
+    Keyword("vrrp_rt_priority", Integer(1, 99), "real-time priority of the VRRP process", default_doc="none"),
+    Keyword("vrrp_cpu_affinity", CpusType(), "CPUs of the VRRP process", default_doc="all"),
+    Keyword("vrrp_no_swap", BARE, "always on: the memory of the VRRP process is locked", state=State.NEEDLESS),
 )
 
 
@@ -233,29 +257,47 @@ class FlushOnStop(Type[str]):
 
 
 KEYWORDS: tuple[Keyword | Block, ...] = (
-    Keyword("router_id", TEXT, "this machine's name in alerts", default_doc="the host's name"),
+    Keyword("router_id", TEXT, "name of this machine in alerts", default_doc="the host's name"),
     *MAIL,
-    Keyword("script_user", USER, "whom scripts run as", default_doc="keepalived_script if there is one, else root"),
-    Keyword("enable_script_security", FLAG, "run no script as root that others than root can change", default=False),
-    Keyword("checker_log_all_failures", FLAG, "log each failed check, not only the last", default=False),
-    Keyword("checker_priority", Integer(-20, 19), "nice value of the checks", default=0),
-    Keyword("lvs_timeouts", TimeoutsType(), "how long connections may be silent"),
-    Keyword("lvs_flush", FLAG, "empty the table at the start", default=False),
+    Keyword(
+        "script_user",
+        USER,
+        "user and group that scripts run as",
+        default_doc="keepalived_script if there is one, else root",
+    ),
+    Keyword(
+        "enable_script_security", FLAG, "reject scripts that run as root and that other users can modify", default=False
+    ),
+    Keyword(
+        "checker_log_all_failures",
+        FLAG,
+        "log every failed check, not only the one that takes the server down",
+        default=False,
+    ),
+    Keyword("checker_priority", Integer(-20, 19), "nice value of the health checks", default=0),
+    Keyword("lvs_timeouts", TimeoutsType(), "timeouts of idle connections"),
+    Keyword("lvs_flush", FLAG, "remove all services from the table at startup", default=False),
     Keyword(
         "lvs_flush_on_stop",
         FlushOnStop(),
-        "what the end removes without taking servers out one by one",
+        "what to remove at shutdown, at once instead of server by server",
         aliases=("lvs_flush_onstop",),
         default="",
     ),
-    Keyword("exclusive", FLAG, "remove services that the configuration does not have", default=False, since="0.2"),
-    Keyword("shared_probes", FLAG, "one probe for all checks that ask the same", default=False, since="0.2"),
-    Keyword("metrics_address", Endpoint(port_needed=True), "where /metrics is served over TCP as well", since="0.2"),
-    Keyword("no_checker_emails", FLAG, "mail only when a server comes or goes", default=False, state=State.NEEDLESS),
-    Keyword("startup_script", SCRIPT, "run to its end before anything else"),
-    Keyword("startup_script_timeout", Integer(1, 1000), "seconds until it is ended", default=10),
-    Keyword("shutdown_script", SCRIPT, "run after everything else"),
-    Keyword("shutdown_script_timeout", Integer(1, 1000), "seconds until it is ended", default=10),
+    Keyword(
+        "exclusive",
+        FLAG,
+        "remove services from the table that are not in the configuration",
+        default=False,
+        since="0.2",
+    ),
+    Keyword("shared_probes", FLAG, "share one probe between identical checks", default=False, since="0.2"),
+    Keyword("metrics_address", Endpoint(port_needed=True), "serve /metrics on this TCP address too", since="0.2"),
+    Keyword("no_checker_emails", FLAG, "mail only changes of state", default=False, state=State.NEEDLESS),
+    Keyword("startup_script", SCRIPT, "run at startup, before anything else"),
+    Keyword("startup_script_timeout", Integer(1, 1000), "seconds after which it is terminated", default=10),
+    Keyword("shutdown_script", SCRIPT, "run at shutdown, after everything else"),
+    Keyword("shutdown_script_timeout", Integer(1, 1000), "seconds after which it is terminated", default=10),
     *_needless("max_auto_priority", kind=Integer(-1, 99, bare=99)),
     *_later("notify_up and notify_down do not run for what is up at the start", "rs_init_notifies"),
     *_later("connections are not copied to another director", "lvs_sync_daemon"),
@@ -311,12 +353,12 @@ TOP: tuple[Keyword | Block, ...] = (
     *_needless("child_wait_time", kind=Integer()),
     Block(
         "SSL",
-        "certificate that SSL_GET shows to servers",
+        "client certificate of SSL_GET",
         (
-            Keyword("password", TEXT, "of the key"),
-            Keyword("ca", TEXT, "certificates that are trusted"),
-            Keyword("certificate", TEXT, "what is shown"),
-            Keyword("key", TEXT, "its key"),
+            Keyword("password", TEXT, "password of the private key"),
+            Keyword("ca", TEXT, "trusted certificates"),
+            Keyword("certificate", TEXT, "client certificate"),
+            Keyword("key", TEXT, "private key of the certificate"),
         ),
         state=State.LATER,
         instead="SSL_GET shows no certificate",

@@ -71,7 +71,7 @@ class Words:
 
 
 class Type(ABC, Generic[T_co]):
-    """Parses the words behind a keyword. The reader reports words that it does not take as surplus."""
+    """Parses the arguments of a keyword. The reader reports words that it does not take as surplus."""
 
     @abstractmethod
     def parse(self, words: Words) -> T_co:

@@ -62,38 +62,48 @@ class PolledLine(Type[Device]):
 
 
 STATIC_IPADDRESS = Block(
-    "static_ipaddress", "addresses that this machine always holds", lines=AddressLine(static=True), twice=Twice.MANY
+    "static_ipaddress",
+    "addresses that this machine holds in every VRRP state",
+    lines=AddressLine(static=True),
+    twice=Twice.MANY,
 )
-STATIC_ROUTES = Block("static_routes", "routes that it always has", lines=RouteLine(static=True), twice=Twice.MANY)
-STATIC_RULES = Block("static_rules", "rules that it always has", lines=RuleLine(static=True), twice=Twice.MANY)
+STATIC_ROUTES = Block(
+    "static_routes", "routes that this machine has in every VRRP state", lines=RouteLine(static=True), twice=Twice.MANY
+)
+STATIC_RULES = Block(
+    "static_rules",
+    "routing rules that this machine has in every VRRP state",
+    lines=RuleLine(static=True),
+    twice=Twice.MANY,
+)
 TRACK_GROUP = Block(
     "track_group",
-    "virtual routers that fault when one of these goes, by the name that their lines give",
-    (Block("group", "the virtual routers' names", lines=NameList("the name of a vrrp_instance"), twice=Twice.MANY),),
+    "virtual routers that go to fault when a static address, route or rule with this track_group is removed",
+    (Block("group", "names of the virtual routers", lines=NameList("the name of a vrrp_instance"), twice=Twice.MANY),),
     head=NAME,
     twice=Twice.MANY,
 )
 GARP_GROUP = Block(
     "garp_group",
-    "least time between gratuitous ARPs on one device, or on several together",
+    "minimum time between gratuitous ARPs on a device, or on several devices together",
     (
         Keyword("garp_interval", Seconds(0, LONGEST_INTERVAL_S), "seconds between gratuitous ARPs"),
         Keyword("gna_interval", Seconds(0, LONGEST_INTERVAL_S), "seconds between neighbour advertisements"),
-        Keyword("interface", DEVICE, "the device"),
+        Keyword("interface", DEVICE, "device"),
         Block("interfaces", "devices that share the limit", lines=NameList("a device"), twice=Twice.MANY),
     ),
     twice=Twice.MANY,
 )
 LINKBEAT_INTERFACES = Block(
     "linkbeat_interfaces",
-    "devices whose links are polled",
+    "devices with polled links",
     lines=PolledLine(),
     state=State.NEVER,
     instead="the kernel tells of every change of a link; remove it",
 )
 INTERFACE_UP_DOWN_DELAYS = Block(
     "interface_up_down_delays",
-    "how long a device must be up, or down, before that counts",
+    "how long a device must be up or down before virtual routers react",
     lines=DelayLine(),
     twice=Twice.MANY,
 )

@@ -147,7 +147,7 @@ class _RouteDraft:
         self.flags.add(word.text)
 
     def next_hop(self) -> None:
-        """Parse the words behind `nexthop`."""
+        """Parse the arguments of `nexthop`."""
         via: Address | None = None
         device: Word | None = None
         weight, onlink = 1, False

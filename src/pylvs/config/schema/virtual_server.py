@@ -204,20 +204,27 @@ class WeightType(Type[int]):
         return f"a whole number, 0 to {MOST_DOCUMENTED_WEIGHT}"
 
 
-WEIGHT = Keyword("weight", WeightType(), "share of the connections; 0 is none", default=1, inherited=True)
+WEIGHT = Keyword("weight", WeightType(), "share of new connections; 0: none", default=1, inherited=True)
 METHOD = Keyword("lvs_method", FORWARDING, "how packets get to the server", inherited=True, default_doc="NAT")
-VIRTUALHOST = Keyword("virtualhost", TEXT, "name that HTTP checks ask for", inherited=True)
+VIRTUALHOST = Keyword("virtualhost", TEXT, "host name in requests of HTTP checks", inherited=True)
 
 REAL_SERVER = Block(
     "real_server",
-    "one real server, and how it is checked",
+    "a real server and its checks",
     (
         WEIGHT,
         METHOD,
-        Keyword("uthreshold", Integer(0, MAX_U32), "connections at which it counts as full; 0: never", default=0),
-        Keyword("lthreshold", Integer(0, MAX_U32), "connections below which it is free again", default=0),
+        Keyword(
+            "uthreshold",
+            Integer(0, MAX_U32),
+            "connections at which the server is full and gets no more; 0: never",
+            default=0,
+        ),
+        Keyword(
+            "lthreshold", Integer(0, MAX_U32), "connections below which a full server gets new ones again", default=0
+        ),
         INHIBIT_ON_FAILURE,
-        Keyword("notify_up", SCRIPT, "run when the server comes up", twice=Twice.FIRST),
+        Keyword("notify_up", SCRIPT, "run when the server goes up", twice=Twice.FIRST),
         Keyword("notify_down", SCRIPT, "run when the server goes down", twice=Twice.FIRST),
         smtp_alert(default=True),
         VIRTUALHOST,
@@ -238,39 +245,43 @@ VIRTUAL_SERVER = Block(
     "virtual_server",
     "a virtual service with its real servers",
     (
-        Keyword("lvs_sched", SCHEDULER, "which server the next connection gets", aliases=("lb_algo",), default="wlc"),
-        Keyword("lvs_method", FORWARDING, "how packets get to the servers", aliases=("lb_kind",), default_doc="NAT"),
+        Keyword("lvs_sched", SCHEDULER, "scheduler", aliases=("lb_algo",), default="wlc"),
+        Keyword("lvs_method", FORWARDING, "forwarding method", aliases=("lb_kind",), default_doc="NAT"),
         Keyword("protocol", PROTOCOL, "transport protocol", default_doc="UDP"),
         _flag("flag-1", 1, "the scheduler's first flag"),
         _flag("flag-2", 2, "the scheduler's second flag"),
         _flag("flag-3", 3, "the scheduler's third flag"),
-        _flag("sh-fallback", 1, "sh: take the next server where the chosen one is down"),
-        _flag("sh-port", 2, "sh: the client's port counts too"),
-        _flag("mh-fallback", 1, "mh: take the next server where the chosen one is down"),
-        _flag("mh-port", 2, "mh: the client's port counts too"),
-        Keyword("hashed", BARE, "of old kernels", state=State.DEAD, instead="remove it"),
-        Keyword("ops", BARE, "UDP: each packet is scheduled anew", default=False),
+        _flag("sh-fallback", 1, "sh: use the next server if the chosen one is down"),
+        _flag("sh-port", 2, "sh: hash the client's port too"),
+        _flag("mh-fallback", 1, "mh: use the next server if the chosen one is down"),
+        _flag("mh-port", 2, "mh: hash the client's port too"),
+        Keyword("hashed", BARE, "for old kernels", state=State.DEAD, instead="remove it"),
+        Keyword("ops", BARE, "UDP: schedule every packet separately (one-packet scheduling)", default=False),
+        Keyword("persistence_timeout", PERSISTENCE, "seconds of persistence", default_doc="not persistent"),
+        Keyword("persistence_granularity", GRANULARITY, "network of clients that share a server"),
         Keyword(
-            "persistence_timeout", PERSISTENCE, "how long a client stays with its server", default_doc="not persistent"
+            "persistence_engine", TEXT, "persistence engine: what identifies a client besides its address", default=""
         ),
-        Keyword("persistence_granularity", GRANULARITY, "clients of one such network stay together"),
-        Keyword("persistence_engine", TEXT, "what identifies a client beyond its address", default=""),
-        Keyword("ip_family", FAMILY, "family of a firewall mark's service", default_doc="the real servers'"),
-        Keyword("quorum", Integer(1, MAX_U32), "weight of live servers that the service needs", default=1),
-        Keyword("hysteresis", Integer(0, MAX_U32), "weight by which the quorum must be missed or passed", default=0),
-        Keyword("quorum_up", SCRIPT, "run when the quorum is there again", twice=Twice.FIRST),
+        Keyword("ip_family", FAMILY, "address family of a firewall mark's service", default_doc="the real servers'"),
+        Keyword("quorum", Integer(1, MAX_U32), "weight of available servers that the service needs", default=1),
+        Keyword(
+            "hysteresis", Integer(0, MAX_U32), "margin of weight below and above the quorum against flapping", default=0
+        ),
+        Keyword("quorum_up", SCRIPT, "run when the quorum is reached again", twice=Twice.FIRST),
         Keyword("quorum_down", SCRIPT, "run when the quorum is lost", twice=Twice.FIRST),
-        Keyword("omega", FLAG, "run the scripts for going down when pylvs ends", default=False),
-        Keyword("ha_suspend", FLAG, "no checks while the address is not on this machine", default=False),
-        Keyword("sorry_server", ServerType(), "serves while the quorum is lost"),
-        Keyword("sorry_server_inhibit", FLAG, "the sorry server stays in the table with weight 0", default=False),
-        Keyword("sorry_server_lvs_method", FORWARDING, "of the sorry server", default_of="lvs_method"),
+        Keyword("omega", FLAG, "run notify_down and quorum_down when pylvs exits", default=False),
+        Keyword("ha_suspend", FLAG, "suspend checks while this machine does not hold the address", default=False),
+        Keyword("sorry_server", ServerType(), "server that gets connections while the quorum is lost"),
+        Keyword("sorry_server_inhibit", FLAG, "keep the sorry server in the table with weight 0", default=False),
+        Keyword(
+            "sorry_server_lvs_method", FORWARDING, "forwarding method of the sorry server", default_of="lvs_method"
+        ),
         WEIGHT,
         INHIBIT_ON_FAILURE,
         smtp_alert(default=False),
         VIRTUALHOST,
         Keyword("snmp_name", TEXT, "name in SNMP", state=State.NEVER, instead="there is no SNMP; see pylvs metrics"),
-        Keyword("nat_mask", TEXT, "of old kernels", state=State.DEAD, instead="remove it"),
+        Keyword("nat_mask", TEXT, "for old kernels", state=State.DEAD, instead="remove it"),
         *server_timing(),
         REAL_SERVER,
     ),

@@ -124,21 +124,21 @@ NUMBER = re.compile(r"-?[0-9]+\Z")
 TRACKS = (
     Block(
         "track_interface",
-        "devices; with weight 0 one that is down is a fault",
+        "tracked devices; with weight 0, a device that is down is a fault",
         lines=TrackLine("a device"),
         twice=Twice.MANY,
     ),
-    Block("track_script", "vrrp_scripts that count", lines=TrackLine("a vrrp_script"), twice=Twice.MANY),
-    Block("track_file", "track_files that count", lines=TrackLine("a track_file", MOST_FILE_WEIGHT), twice=Twice.MANY),
+    Block("track_script", "tracked scripts", lines=TrackLine("a vrrp_script"), twice=Twice.MANY),
+    Block("track_file", "tracked files", lines=TrackLine("a track_file", MOST_FILE_WEIGHT), twice=Twice.MANY),
     Block(
         "track_process",
-        "vrrp_track_processes that count",
+        "tracked processes",
         lines=TrackLine("a vrrp_track_process", MOST_FILE_WEIGHT),
         twice=Twice.MANY,
     ),
     Block(
         "track_bfd",
-        "bfd_instances that count",
+        "tracked BFD sessions",
         lines=TrackLine("a bfd_instance"),
         state=State.LATER,
         instead="nothing is watched; use track_script",
@@ -169,18 +169,18 @@ def _script(name: str, doc: str, kind: Type[object] = SCRIPT) -> Keyword:
 
 
 NOTIFIES = (
-    _script("notify_master", "run when it becomes master"),
-    _script("notify_backup", "run when it becomes backup"),
-    _script("notify_fault", "run when it goes to fault"),
-    _script("notify_stop", "run when it ends"),
+    _script("notify_master", "run at the transition to master"),
+    _script("notify_backup", "run at the transition to backup"),
+    _script("notify_fault", "run at the transition to fault"),
+    _script("notify_stop", "run when pylvs stops it"),
     _script(
-        "notify_deleted", "DELETED instead of FAULT when a reload removed it; the program is run then", DeletedType()
+        "notify_deleted", "report DELETED instead of FAULT when a reload removes it, and run the program", DeletedType()
     ),
-    _script("notify", "run at every transition, after the others, with INSTANCE or GROUP, name, state, priority"),
+    _script("notify", "run at every transition, after the others; arguments: INSTANCE or GROUP, name, state, priority"),
     Keyword(
         "notify_priority_changes",
         FLAG,
-        "changes of priority go to the FIFOs",
+        "write changes of priority into the FIFOs",
         default=False,
         global_names=("vrrp_notify_priority_changes",),
     ),
@@ -195,16 +195,16 @@ NOTIFIES = (
 
 VRRP_SCRIPT = Block(
     "vrrp_script",
-    "a program that is run again and again; exit status 0 is well",
+    "a program that runs periodically; exit status 0 is success",
     (
-        Keyword("script", SCRIPT_ALONE, "the program", twice=Twice.LAST),
+        Keyword("script", SCRIPT_ALONE, "the program and its arguments", twice=Twice.LAST),
         Keyword("interval", AtLeastOne(LONGEST_SCRIPT_S), "seconds between two runs", default=1),
         Keyword("timeout", AtLeastOne(LONGEST_SCRIPT_S), "seconds after which it is killed", default_of="interval"),
-        Keyword("weight", TrackWeightType(), "how it counts where a virtual router does not say otherwise", default=0),
-        Keyword("rise", Integer(1), "successes in a row until it is well", default=1),
-        Keyword("fall", Integer(1), "failures in a row until it is ill", default=1),
-        Keyword("user", USER, "whom the program runs as", default_doc="script_user"),
-        Keyword("init_fail", BARE, "ill until it succeeds", default=False),
+        Keyword("weight", TrackWeightType(), "default weight where a virtual router gives none", default=0),
+        Keyword("rise", Integer(1), "consecutive successes until the state is up", default=1),
+        Keyword("fall", Integer(1), "consecutive failures until the state is down", default=1),
+        Keyword("user", USER, "user and group that the program runs as", default_doc="script_user"),
+        Keyword("init_fail", BARE, "start in state down", default=False),
     ),
     head=NAME,
     twice=Twice.MANY,
@@ -237,16 +237,16 @@ class InitType(Type[tuple[int, bool]]):
 
 TRACK_FILE = Block(
     "track_file",
-    "a file whose number, times a weight, changes priorities",
+    "a file with a number that, times a weight, changes priorities",
     (
-        Keyword("file", Text("a path"), "the file"),
+        Keyword("file", Text("a path"), "path of the file"),
         Keyword(
             "weight",
             TrackWeightType(MOST_FILE_WEIGHT),
-            "how it counts where a virtual router does not say otherwise",
+            "default weight where a virtual router gives none",
             default=1,
         ),
-        Keyword("init_file", InitType(), "write a number (0) into it at the start if it is not there"),
+        Keyword("init_file", InitType(), "create the file at startup with this number, by default 0"),
     ),
     aliases=("vrrp_track_file",),
     head=NAME,
@@ -271,21 +271,25 @@ def _delay(name: str, doc: str) -> Keyword:
 
 VRRP_TRACK_PROCESS = Block(
     "vrrp_track_process",
-    "processes that should run",
+    "a number of processes that must run",
     (
-        Keyword("process", ProcessType(), "the process's name; with arguments, its command line"),
-        Keyword("param_match", choice("initial", "partial"), "the last argument may be longer; or more may follow"),
+        Keyword("process", ProcessType(), "name of the process; with arguments, its command line"),
+        Keyword(
+            "param_match",
+            choice("initial", "partial"),
+            "initial: the last argument may be longer; partial: more arguments may follow",
+        ),
         Keyword(
             "weight",
             TrackWeightType(MOST_FILE_WEIGHT),
-            "how it counts where a virtual router does not say otherwise",
+            "default weight where a virtual router gives none",
             default=0,
         ),
-        Keyword("quorum", Integer(1, 65535), "least number that is well", default=1),
-        Keyword("quorum_max", Integer(0, 65535), "greatest number that is well", default_doc="any"),
-        _delay("fork_delay", "seconds that enough of them must run until that counts"),
-        _delay("terminate_delay", "seconds that too few of them must run until that counts"),
-        _delay("delay", "both of these"),
+        Keyword("quorum", Integer(1, 65535), "minimum number of processes", default=1),
+        Keyword("quorum_max", Integer(0, 65535), "maximum number of processes", default_doc="any"),
+        _delay("fork_delay", "seconds that enough processes must run before the state is up"),
+        _delay("terminate_delay", "seconds that too few processes must run before the state is down"),
+        _delay("delay", "both delays"),
         Keyword("full_command", BARE, "compare with the whole command line", default=False),
     ),
     head=NAME,
@@ -294,7 +298,7 @@ VRRP_TRACK_PROCESS = Block(
 
 
 def _bfd(name: str, *aliases: str) -> Keyword:
-    return Keyword(name, Text(), "of the session", aliases=aliases)
+    return Keyword(name, Text(), "property of the session", aliases=aliases)
 
 
 BFD_INSTANCE = Block(
@@ -303,8 +307,8 @@ BFD_INSTANCE = Block(
     (
         _bfd("neighbor_ip", "neighbour_ip"),
         *map(_bfd, ("source_ip", "min_rx", "min_tx", "idle_tx", "multiplier", "ttl", "hoplimit", "max_hops")),
-        Keyword("weight", TrackWeightType(), "how it counts"),
-        *(Keyword(name, BARE, "of the session") for name in ("passive", "vrrp", "checker")),
+        Keyword("weight", TrackWeightType(), "default weight"),
+        *(Keyword(name, BARE, "property of the session") for name in ("passive", "vrrp", "checker")),
     ),
     head=NAME,
     state=State.LATER,

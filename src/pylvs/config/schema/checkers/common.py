@@ -12,33 +12,33 @@ RETRY = 1
 DELAY_BEFORE_RETRY_S = 1.0
 MOST_RETRIES = 0xFFFFFFFF
 
-ALPHA = Keyword("alpha", FLAG, "down until the first check succeeds", default=False, inherited=True)
+ALPHA = Keyword("alpha", FLAG, "start in state down, until the first check succeeds", default=False, inherited=True)
 CONNECT_TIMEOUT = Keyword(
     "connect_timeout",
     Seconds(SHORTEST_S),
-    "how long connecting, and then each answer, may take",
+    "timeout of the connection, and then of each answer, in seconds",
     default=CONNECT_TIMEOUT_S,
     inherited=True,
 )
 WARMUP = Keyword(
     "warmup",
     Seconds(most=1e9),
-    "the first check comes after a random part of this",
+    "maximum random delay of the first check, in seconds",
     default_of="delay_loop",
     inherited=True,
 )
 DELAY_LOOP = Keyword(
-    "delay_loop", Seconds(SHORTEST_S, most=1e9), "from one check to the next", default=DELAY_LOOP_S, inherited=True
+    "delay_loop", Seconds(SHORTEST_S, most=1e9), "seconds between checks", default=DELAY_LOOP_S, inherited=True
 )
 LOG_ALL_FAILURES = Keyword(
     "log_all_failures",
     FLAG,
-    "log each failure, not only the one that takes the server out",
+    "log every failure, not only the one that takes the server down",
     default=False,
     global_names=("checker_log_all_failures",),
 )
 INHIBIT_ON_FAILURE = Keyword(
-    "inhibit_on_failure", FLAG, "a server that is down stays in the table with weight 0", default=False, inherited=True
+    "inhibit_on_failure", FLAG, "keep a failed server in the table with weight 0", default=False, inherited=True
 )
 
 
@@ -62,14 +62,14 @@ def server_timing(connect_timeout: bool = True) -> tuple[Keyword, ...]:
         Keyword(
             "retry",
             Integer(1, MOST_RETRIES),
-            "failures in a row beyond the first before a server is down",
+            "additional consecutive failures before a server is down",
             default_doc="the checker's own",
             inherited=True,
         ),
         Keyword(
             "delay_before_retry",
             Seconds(),
-            "from a failure to the next check",
+            "seconds between a failure and the next check",
             default_doc="the checker's own",
             inherited=True,
         ),
@@ -78,7 +78,7 @@ def server_timing(connect_timeout: bool = True) -> tuple[Keyword, ...]:
     )
 
 
-NB_GET_RETRY = Keyword("nb_get_retry", Texts(), "the old word for retry", state=State.DEAD, instead="write retry")
+NB_GET_RETRY = Keyword("nb_get_retry", Texts(), "deprecated name of retry", state=State.DEAD, instead="write retry")
 
 
 def checker_timing(
@@ -94,14 +94,14 @@ def checker_timing(
         Keyword(
             "retry",
             Integer(0, MOST_RETRIES),
-            "failures in a row beyond the first before the server is down",
+            "additional consecutive failures before the server is down",
             default=retry,
             inherited=True,
         ),
         Keyword(
             "delay_before_retry",
             Seconds(),
-            "from a failure to the next check",
+            "seconds between a failure and the next check",
             default=delay_before_retry,
             default_of="delay_loop" if delay_before_retry is None else "",
             inherited=True,
@@ -124,7 +124,7 @@ CONNECTION = (
 VIA_VIP = Keyword(
     "via_vip",
     FLAG,
-    "connect to the virtual address, through the director's own forwarding to this one server",
+    "connect to the VIP, through the director's own forwarding to this server",
     default=False,
     since="0.2",
 )

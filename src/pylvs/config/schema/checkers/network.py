@@ -11,7 +11,7 @@ from pylvs.model.checks import Pattern
 from pylvs.model.dataclass import dataclass
 from pylvs.system.pcre2 import OPTIONS
 
-TCP_CHECK = Block("TCP_CHECK", "a connection can be made", (*TARGET, *checker_timing()), twice=Twice.MANY)
+TCP_CHECK = Block("TCP_CHECK", "a TCP connection can be established", (*TARGET, *checker_timing()), twice=Twice.MANY)
 
 
 PING_CHECK = Block("PING_CHECK", "an ICMP echo is answered", (*CONNECTION, *checker_timing()), twice=Twice.MANY)
@@ -55,10 +55,10 @@ UDP_CHECK = Block(
     "UDP_CHECK",
     "a datagram is not refused; or, with require_reply, it is answered",
     (
-        Keyword("payload", HexBytes(), "what is sent", default=ANYTHING, default_doc="some random bytes"),
-        Keyword("require_reply", HexBytes(wild=True, empty=True), "an answer must come, beginning with this"),
-        Keyword("min_reply_length", LENGTH, "bytes the answer must have", default=0),
-        Keyword("max_reply_length", LENGTH, "bytes the answer may have", default=255),
+        Keyword("payload", HexBytes(), "bytes to send", default=ANYTHING, default_doc="some random bytes"),
+        Keyword("require_reply", HexBytes(wild=True, empty=True), "require an answer that begins with these bytes"),
+        Keyword("min_reply_length", LENGTH, "minimum length of the answer", default=0),
+        Keyword("max_reply_length", LENGTH, "maximum length of the answer", default=255),
         *TARGET,
         *checker_timing(),
     ),
@@ -95,10 +95,10 @@ DNS_CHECK = Block(
         Keyword(
             "type",
             choice("A", "NS", "CNAME", "SOA", "MX", "TXT", "AAAA", any_case=True),
-            "type of the question",
+            "type of the query",
             default="SOA",
         ),
-        Keyword("name", DomainName(), "name that is asked for", default="."),
+        Keyword("name", DomainName(), "requested name", default="."),
         *TARGET,
         *checker_timing(retry=DNS_RETRY, delay_before_retry=None),
     ),
@@ -106,12 +106,12 @@ DNS_CHECK = Block(
 )
 
 
-HOST = Block("host", "another address that must answer as well; the old way to write it", CONNECTION, twice=Twice.MANY)
+HOST = Block("host", "deprecated: another address that must answer too", CONNECTION, twice=Twice.MANY)
 SMTP_CHECK = Block(
     "SMTP_CHECK",
     "a mail server greets, and answers HELO and QUIT",
     (
-        Keyword("helo_name", TEXT, "name in HELO", default="smtpchecker.keepalived.org"),
+        Keyword("helo_name", TEXT, "name in the HELO command", default="smtpchecker.keepalived.org"),
         HOST,
         *TARGET,
         *checker_timing(),
@@ -184,28 +184,28 @@ class RegexOptions(Type[tuple[str, ...]]):
 OFFSET = Integer(0)
 URL = Block(
     "url",
-    "one page, and what makes its answer good; all that is given must hold",
+    "a URL and the conditions of its answer, all of which must hold",
     (
-        Keyword("path", Text("a path"), "what is asked for"),
+        Keyword("path", Text("a path"), "requested path"),
         Keyword("digest", Digest(), "MD5 sum of the body", default=""),
-        Keyword("status_code", StatusCodes(), "codes that are good", default=ALL_GOOD),
-        Keyword("virtualhost", TEXT, "name that is asked for", inherited=True),
-        Keyword(
-            "regex", Text("a regular expression"), "what must be found in the body, or in head and body", default=""
-        ),
+        Keyword("status_code", StatusCodes(), "accepted status codes", default=ALL_GOOD),
+        Keyword("virtualhost", TEXT, "requested name", inherited=True),
+        Keyword("regex", Text("a regular expression"), "regular expression that the answer must match", default=""),
         Keyword("regex_no_match", FLAG, "the body must not match", default=False),
-        Keyword("regex_options", RegexOptions(), "how the expression is read", default=()),
-        Keyword("regex_min_offset", OFFSET, "byte at which a match may begin first", default=0),
-        Keyword("regex_max_offset", OFFSET, "byte at which a match may begin last; 0: anywhere", default=0),
+        Keyword("regex_options", RegexOptions(), "options of the regular expression", default=()),
+        Keyword("regex_min_offset", OFFSET, "first byte at which a match may begin", default=0),
+        Keyword("regex_max_offset", OFFSET, "last byte at which a match may begin; 0: anywhere", default=0),
         Keyword("regex_stack", Texts(), "memory of PCRE2", state=State.NEEDLESS),
-        Keyword("tls_compliant", FLAG, "send close_notify at the end of TLS", default=False, since="0.2"),
+        Keyword(
+            "tls_compliant", FLAG, "send close_notify at the end of the TLS connection", default=False, since="0.2"
+        ),
     ),
     twice=Twice.MANY,
 )
 HTTP_NB_GET_RETRY = Keyword(
     "nb_get_retry",
     Integer(0, MOST_RETRIES),
-    "the old word for retry",
+    "deprecated name of retry",
     is_now="retry",
 )
 PROTOCOL = choice("1.0", "1.0C", "1.0K", "1.1", "1.1C", "1.1K", any_case=True)
@@ -214,22 +214,22 @@ HTTP_KEYWORDS: tuple[Keyword | Block, ...] = (
     Keyword(
         "http_protocol",
         PROTOCOL,
-        "version, and whether the connection closes",
+        "HTTP version, and whether the connection closes",
         "1.0",
     ),
-    Keyword("fast_recovery", FLAG, "no delay between the pages while the server comes back", default=False),
-    Keyword("virtualhost", TEXT, "name that is asked for", inherited=True),
+    Keyword("fast_recovery", FLAG, "check the URLs without delay while the server recovers", default=False),
+    Keyword("virtualhost", TEXT, "requested name", inherited=True),
     *TARGET,
     *checker_timing(delay_before_retry=HTTP_DELAY_BEFORE_RETRY_S, nb_get_retry=HTTP_NB_GET_RETRY),
 )
-ENABLE_SNI = Keyword("enable_sni", FLAG, "send the virtual host's name when TLS begins", default=False)
-SNI_NAME = Keyword("sni_name", TEXT, "send this name when TLS begins", default="", since="0.2")
+ENABLE_SNI = Keyword("enable_sni", FLAG, "send the virtual host's name in the TLS handshake (SNI)", default=False)
+SNI_NAME = Keyword("sni_name", TEXT, "send this name in the TLS handshake (SNI)", default="", since="0.2")
 HTTP_GET = Block(
-    "HTTP_GET", "every page answers as it should", (*HTTP_KEYWORDS, ENABLE_SNI, SNI_NAME), twice=Twice.MANY
+    "HTTP_GET", "every URL answers as configured", (*HTTP_KEYWORDS, ENABLE_SNI, SNI_NAME), twice=Twice.MANY
 )
 SSL_GET = Block(
     "SSL_GET",
-    "the same over TLS; the certificate is not verified",
+    "HTTP_GET over TLS; the certificate is not verified",
     (*HTTP_KEYWORDS, ENABLE_SNI, SNI_NAME),
     twice=Twice.MANY,
 )
@@ -238,7 +238,7 @@ SSL_GET = Block(
 BFD_CHECK = Block(
     "BFD_CHECK",
     "the state of a BFD session",
-    (Keyword("name", TEXT, "name of the bfd_instance"), Keyword("alpha", FLAG, "down at the start", default=False)),
+    (Keyword("name", TEXT, "name of the bfd_instance"), Keyword("alpha", FLAG, "start in state down", default=False)),
     state=State.LATER,
     instead="this check is left out; use PING_CHECK or TCP_CHECK",
     twice=Twice.MANY,

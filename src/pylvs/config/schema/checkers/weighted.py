@@ -14,17 +14,17 @@ LONGEST_TIMEOUT_S = 4294
 
 MISC_CHECK = Block(
     "MISC_CHECK",
-    "a program says how the server is: exit status 0 up, 1 down",
+    "the exit status of a program is the result: 0 up, 1 down",
     (
-        Keyword("misc_path", SCRIPT_ALONE, "the program"),
+        Keyword("misc_path", SCRIPT_ALONE, "the program and its arguments"),
         Keyword(
             "misc_timeout",
             Integer(1, LONGEST_TIMEOUT_S),
-            "seconds after which it is killed, and the server down",
+            "seconds after which the program is killed and the server is down",
             default_of="delay_loop",
         ),
         Keyword("misc_dynamic", FLAG, "exit status 2 to 255: up, with weight status - 2", default=False),
-        Keyword("user", USER, "whom the program runs as", default_doc="script_user"),
+        Keyword("user", USER, "user and group that the program runs as", default_doc="script_user"),
         *checker_timing(retry=0, connect_timeout=False),
     ),
     twice=Twice.MANY,
@@ -45,11 +45,11 @@ class Multiplier(Type[tuple[int, bool]]):
 
 FILE_CHECK = Block(
     "FILE_CHECK",
-    "a number in a file is added to the weight, times a multiplier; with multiplier 0, it takes the server out",
+    "a number in a file, times a multiplier, changes the weight; with multiplier 0, it takes the server down",
     (
         Keyword("track_file", TEXT, "name of the track_file block"),
-        Keyword("weight", Multiplier(), "multiplier of the number", default_doc="the track_file's"),
-        Keyword("dynamic", FLAG, "the number moves the weight with or without it", state=State.NEEDLESS),
+        Keyword("weight", Multiplier(), "multiplier of the file's number", default_doc="the track_file's"),
+        Keyword("dynamic", FLAG, "always on: the number changes the weight", state=State.NEEDLESS),
     ),
     twice=Twice.MANY,
 )
@@ -59,7 +59,7 @@ AGENT_CHECK = Block(
     "AGENT_CHECK",
     'the server answers one line over TCP: "75%", "drain", "maint", "up", "down"',
     (
-        Keyword("send", Text("a text"), "sent before the answer is read, with a line's end", default=""),
+        Keyword("send", Text("a text"), "line to send before the answer is read", default=""),
         *CONNECTION,
         *checker_timing(),
     ),
@@ -97,22 +97,24 @@ class SourceType(Type[tuple[LoadSource, str]]):
 
 LOAD_CHECK = Block(
     "LOAD_CHECK",
-    "the weight follows the server's load, as Prometheus's node_exporter tells it; never takes a server out",
+    "the weight follows the server's load, read from Prometheus's node_exporter; never takes a server down",
     (
-        Keyword("path", Text("a path"), "page of the metrics", default="/metrics"),
+        Keyword("path", Text("a path"), "path of the metrics", default="/metrics"),
         Keyword(
             "source",
             SourceType(),
-            "what the load is",
+            "value that is the load",
             default=(LoadSource.LOAD1_PER_CORE, ""),
             default_doc="load1_per_core",
         ),
-        Keyword("full", Real(0.000001, 1e15), "load at which the server gets least", default=1.0),
-        Keyword("floor", Real(0, 1), "share of the configured weight that is always left", default=0.1),
-        Keyword("smoothing", Real(0, 0.99), "share of the load before in the new one", default=0.5),
-        Keyword("hysteresis", Real(0, 1), "changes of a smaller share of the weight are not made", default=0.05),
-        Keyword("patience", Integer(1, 1000), "unreadable pages before the configured weight is back", default=3),
-        Keyword("tls", FLAG, "read it over HTTPS; the certificate is not verified", default=False),
+        Keyword("full", Real(0.000001, 1e15), "load at which the server gets the smallest weight", default=1.0),
+        Keyword("floor", Real(0, 1), "smallest weight, as a share of the configured one", default=0.1),
+        Keyword("smoothing", Real(0, 0.99), "share of the previous load in the smoothed one", default=0.5),
+        Keyword("hysteresis", Real(0, 1), "smallest change of the weight, as a share", default=0.05),
+        Keyword(
+            "patience", Integer(1, 1000), "consecutive failures before the configured weight counts again", default=3
+        ),
+        Keyword("tls", FLAG, "use HTTPS; the certificate is not verified", default=False),
         *CONNECTION,
         *checker_timing(),
     ),
