@@ -1,4 +1,4 @@
-"""Whatever stands in a configuration: it is read without an exception, in bounded work, and printing loses nothing."""
+"""Any text parses without an exception and in bounded work, and printing preserves it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pylvs.config.language.parser import read, read_text
 from pylvs.config.language.tree import Document
 from tests.unit.config.trees import printed, shapes, walk
 
-MOST_TEXT = 5_000  # so that what grows without end ends soon
+MOST_TEXT = 5_000  # so that endless growth ends soon
 
 PIECES = st.sampled_from(
     [
@@ -87,7 +87,7 @@ def test_a_document_is_printed_and_read_as_the_same(text: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(TEXTS)
-def test_findings_stand_in_the_text(text: str) -> None:
+def test_findings_are_located_in_the_text(text: str) -> None:
     _, findings = read_text(text, "name.conf", ids=("a",), most_text=MOST_TEXT)
     lines = text.split("\n")
     for finding in findings:
@@ -102,7 +102,7 @@ def test_findings_stand_in_the_text(text: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(TEXTS)
-def test_words_without_variables_stand_at_their_location(text: str) -> None:
+def test_words_without_variables_are_at_their_location(text: str) -> None:
     text = text.replace("$", "").replace("~", "")
     document, _ = read_text(text, ids=("a",), most_text=MOST_TEXT)
     lines = text.translate({0: "\ufffd", 0xFDD0: "\ufffd", 0xD800: "\ufffd"}).split("\n")

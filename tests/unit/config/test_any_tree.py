@@ -1,4 +1,4 @@
-"""Whatever a file says, its meaning is findings and a configuration, and never a traceback."""
+"""Any tree compiles to a configuration and findings, without an exception."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ nodes = st.recursive(
     max_leaves=12,
 )
 
-# Trees that are nearly right reach what is behind the first mistake.
+# Nearly valid trees reach the code after the first mistake.
 HEADS = st.sampled_from(
     (("192.0.2.1", "80"), ("192.0.2.1",), ("2001:db8::1", "80"), ("fwmark", "3"), ("group", "web"), ("group", "none"))
 )
@@ -93,19 +93,19 @@ nearly = st.one_of(services, services, groups, blocks("global_defs", nothing, wo
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(nodes, max_size=6))
-def test_no_tree_of_words_makes_anything_but_findings(tree: list[Node]) -> None:
-    understanding = compile_document(Document(tuple(tree), ("x.conf",)))
-    shown(understanding.effective)
-    as_json(understanding.effective)
-    assert all(each.text for each in understanding.findings)
+def test_any_tree_of_words_compiles(tree: list[Node]) -> None:
+    compiled = compile_document(Document(tuple(tree), ("x.conf",)))
+    shown(compiled.effective)
+    as_json(compiled.effective)
+    assert all(each.text for each in compiled.findings)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(nearly, max_size=4))
-def test_what_is_made_of_a_nearly_right_tree_is_shown_and_read_again_as_the_same(tree: list[Node]) -> None:
-    understanding = compile_document(Document(tuple(tree), ("x.conf",)))
-    names = [service.name for service in understanding.configuration.services]
+def test_a_nearly_valid_tree_survives_printing_and_parsing(tree: list[Node]) -> None:
+    compiled = compile_document(Document(tuple(tree), ("x.conf",)))
+    names = [service.name for service in compiled.configuration.services]
     assert len(set(names)) == len(names)
-    document, unread = read_text(shown(understanding.effective), "x.conf")
+    document, unread = read_text(shown(compiled.effective), "x.conf")
     assert unread == ()
-    assert compile_document(document).configuration.services == understanding.configuration.services
+    assert compile_document(document).configuration.services == compiled.configuration.services

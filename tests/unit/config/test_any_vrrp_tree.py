@@ -1,4 +1,4 @@
-"""Whatever a file says of virtual routers, it becomes findings and a configuration, and never a traceback."""
+"""Any tree of VRRP blocks compiles to a configuration and findings, without an exception."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def line_of(block: Block) -> st.SearchStrategy[Node]:
 
 
 def inside(block: Block) -> st.SearchStrategy[Node]:
-    """A statement that a block knows, with some words behind it."""
+    """A statement that a block knows, with some arguments."""
     choices = []
     for entry in block.entries:
         for name in (entry.name, *entry.aliases):
@@ -80,11 +80,11 @@ nearly = st.one_of(instances, instances, *(whole(BLOCKS[name], name) for name in
 @settings(max_examples=60, deadline=None)
 @given(st.lists(nearly, max_size=6))
 def test_what_is_made_of_a_tree_is_shown_and_read_again_as_the_same(tree: list[Node]) -> None:
-    understanding = compile_document(Document(tuple(tree), ("x.conf",)), MTUS)
-    as_json(understanding.effective)
-    found = understanding.configuration.vrrp
-    assert all(each.text for each in understanding.findings)
+    compiled = compile_document(Document(tuple(tree), ("x.conf",)), MTUS)
+    as_json(compiled.effective)
+    found = compiled.configuration.vrrp
+    assert all(each.text for each in compiled.findings)
     assert len({each.name for each in found.instances}) == len(found.instances)
-    document, unread = read_text(shown(understanding.effective), "x.conf")
+    document, unread = read_text(shown(compiled.effective), "x.conf")
     assert unread == ()
     assert compile_document(document, MTUS).configuration.vrrp == found

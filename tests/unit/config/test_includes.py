@@ -1,4 +1,4 @@
-"""Includes: which files are read, and what is said of those that are not."""
+"""Includes: the files that are read, and findings about the others."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def made(folder: Path, **texts: str) -> str:
 
 
 def found(path: str) -> list[str]:
-    """What is wrong, without the folder's name."""
+    """Return the findings without the directory."""
     folder = os.path.dirname(path) + "/"
     return [str(finding).replace(folder, "") for finding in read(path)[1]]
 
 
-def test_includes_are_relative_to_the_file_they_stand_in(tmp_path: Path) -> None:
+def test_includes_are_relative_to_their_file(tmp_path: Path) -> None:
     path = made(
         tmp_path,
         main_conf="a {\n include sub/one.conf # here\n}\n$F=two\ninclude sub/${F}.conf",

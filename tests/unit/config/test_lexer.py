@@ -1,4 +1,4 @@
-"""Words as keepalived reads them: comments, quotes, escapes; and what is said of words that are meant otherwise."""
+"""Words as keepalived splits them: comments, quotes, escapes; findings about probable mistakes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_scripts_and_regular_expressions_have_quotes_and_escapes(text: str, word
         ("router_id \u201ca\u201d", '-:1:11: warning: \u201c is an ordinary character here; write " to quote'),
     ],
 )
-def test_what_is_meant_otherwise_is_named(text: str, finding: str) -> None:
+def test_probable_mistakes_are_findings(text: str, finding: str) -> None:
     assert findings_of(text) == [finding]
 
 
@@ -92,7 +92,7 @@ def test_a_line_may_not_be_of_any_length() -> None:
     assert outline(document) == ["a", "c"]
 
 
-def test_a_word_knows_where_it_stands() -> None:
+def test_a_word_has_its_location() -> None:
     document, _ = read_text('a\n  \tscript "x y"\\ z { "b" }', "f.conf")
     locations = [(word.text, word.location) for node in walk(document.nodes) for word in node.words]
     assert locations == [

@@ -1,4 +1,4 @@
-"""Blocks: where their braces may stand, and what is said of those that are missing or too many."""
+"""Blocks: where braces may be, and findings about missing and surplus ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.config.trees import findings_of, outline, parsed_outline, walk
         "a b{c\nd e}f",
     ],
 )
-def test_braces_may_stand_anywhere(text: str) -> None:
+def test_braces_may_be_anywhere(text: str) -> None:
     assert parsed_outline(text) == ["a|b {", "  c", "  d|e", "}", "f"]
 
 
@@ -40,7 +40,7 @@ def test_a_block_that_is_never_closed_is_named_where_it_opens() -> None:
     assert outline(document) == ["a {", "  b", "  c {", "  }", "}"]
 
 
-def test_the_indentation_tells_which_block_lacks_its_brace() -> None:
+def test_the_indentation_shows_which_brace_is_missing() -> None:
     text = "vs {\n  rs 1 {\n    weight 1\n  rs 2 {\n    weight 2\n  }\n}\nother {\n}\n"
     assert findings_of(text) == [
         (
@@ -64,7 +64,7 @@ def test_the_indentation_tells_which_brace_is_too_many() -> None:
     ]
 
 
-def test_what_stands_in_a_block_without_a_keyword_belongs_around_it() -> None:
+def test_statements_of_a_block_without_a_keyword_belong_to_the_block_around_it() -> None:
     document, findings = read_text("a {\n{ b }\n}")
     assert [str(finding) for finding in findings] == [
         "-:2:1: error: '{' without a keyword before it; write its keyword, or remove it"

@@ -57,10 +57,10 @@ def test_a_location_without_text_has_no_picture() -> None:
     assert Report(document, pictures=True).text(findings.all()) == "other.conf:7:1: error: wrong; repair it\n"
 
 
-def test_the_same_is_said_once_and_not_without_end() -> None:
+def test_findings_are_unique_and_limited() -> None:
     _, findings = read_text("$A= \\\n}\n~SEQ(N,1,50) $A")
     assert len(findings) == 1
     _, findings = read_text("}\n" * (MOST_FINDINGS + 500) + "a {")
-    assert len(findings) == MOST_FINDINGS + 1  # what is fatal is said in any case
+    assert len(findings) == MOST_FINDINGS + 1  # fatal findings ignore the limit
     assert findings[-2].text == f"more than {MOST_FINDINGS - 1} findings"
     assert findings[-1].fatal

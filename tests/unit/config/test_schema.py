@@ -1,4 +1,4 @@
-"""The engine that reads blocks by tables: what it takes, and what it says of everything else."""
+"""Reading blocks by a schema: accepted values, and findings about the others."""
 
 from __future__ import annotations
 
@@ -131,11 +131,11 @@ def test_a_wrong_value_is_named_and_left_out(line: str, finding: str) -> None:
         ("inner", "error: inner has no block; add { ... }"),
     ],
 )
-def test_everything_odd_is_a_finding(line: str, finding: str) -> None:
+def test_every_problem_is_a_finding(line: str, finding: str) -> None:
     assert outer(line)[1] == [finding]
 
 
-def test_what_is_needless_says_nothing() -> None:
+def test_needless_keywords_are_no_findings() -> None:
     assert outer("silent 1 2 3")[1] == []
 
 
@@ -165,10 +165,10 @@ def test_a_block_without_its_head_does_not_count() -> None:
     section, findings = read("outer {\nweight 101\n}")
     assert list(section.below("outer")) == []
     assert findings[0] == "error: outer lacks a name; write 'outer ...' with a name"
-    assert len(findings) == 2  # what is in it is checked all the same
+    assert len(findings) == 2  # its statements are checked nevertheless
 
 
-def test_a_finding_stands_at_the_word_that_is_meant() -> None:
+def test_a_finding_is_located_at_its_word() -> None:
     reader = Reader(ROOT)
     reader.read(read_text("outer one {\n    weight 5 6\n    delay x\n}")[0].nodes)
     assert [(each.location.line, each.location.column) for each in reader.findings.all()] == [(2, 14), (3, 11)]

@@ -1,4 +1,4 @@
-"""Variables, conditions and sequences: what text they make, and what is said of those that make none."""
+"""Variables, conditions and sequences: the text that they produce, and findings."""
 
 from __future__ import annotations
 

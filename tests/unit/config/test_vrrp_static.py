@@ -1,4 +1,4 @@
-"""Addresses, routes and rules, a virtual router's and fixed ones; and what is said of all virtual routers together."""
+"""Addresses, routes and rules of virtual routers and static ones; settings of all virtual routers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.unit.config.vrrp_support import INSTANCE, clean, instance, vrrp
 
 
 def address(line: str) -> tuple[HeldAddress | None, list[str]]:
-    """A line of virtual_ipaddress and what is wrong with it; None if it is left out."""
-    found, said = instance(addresses=f"192.0.2.99\n{line}")
-    return (found.addresses[1] if len(found.addresses) > 1 else None), [each.partition(": ")[2] for each in said]
+    """Return the address of a virtual_ipaddress line, None if it is rejected, and the findings."""
+    found, messages = instance(addresses=f"192.0.2.99\n{line}")
+    return (found.addresses[1] if len(found.addresses) > 1 else None), [each.partition(": ")[2] for each in messages]
 
 
 @pytest.mark.parametrize(
@@ -33,17 +33,17 @@ def address(line: str) -> tuple[HeldAddress | None, list[str]]:
     ],
 )
 def test_an_address_line(line: str, expected: dict[str, Any]) -> None:
-    found, said = address(line)
-    assert said == []
+    found, messages = address(line)
+    assert messages == []
     assert found == HeldAddress(interface=ip_interface(line.split()[0]), **expected)
 
 
-def test_an_ipv6_address_of_a_single_host_is_deprecated_so_that_nobody_speaks_from_it() -> None:
+def test_an_ipv6_address_of_a_single_host_is_deprecated_so_that_it_is_no_source_address() -> None:
     found, _ = instance(addresses="2001:db8::1\n2001:db8::2/64\n2001:db8::3 preferred_lft forever")
     assert [each.preferred_lft_s for each in found.addresses] == [0, -1, -1]
 
 
-def test_an_ipv6_address_is_used_at_once_unless_its_line_says_otherwise() -> None:
+def test_an_ipv6_address_skips_dad_unless_its_line_overrides_it() -> None:
     found, _ = instance(addresses="2001:db8::1\n2001:db8::2/64 -nodad")
     assert [each.no_dad for each in found.addresses] == [True, False]
 
@@ -67,15 +67,15 @@ def test_an_ipv6_address_is_used_at_once_unless_its_line_says_otherwise() -> Non
     ],
 )
 def test_an_address_line_that_is_wrong(line: str, finding: str, kept: bool) -> None:
-    found, said = address(line)
-    assert said[0] == finding
+    found, messages = address(line)
+    assert messages[0] == finding
     assert (found is not None) is kept
 
 
 def route(line: str) -> tuple[Route | None, list[str]]:
-    """A line of virtual_routes and what is wrong with it."""
-    found, said = instance("virtual_routes {", line, "}")
-    return (found.routes[0] if found.routes else None), [each.partition(": ")[2] for each in said]
+    """Return the route of a virtual_routes line, and the findings."""
+    found, messages = instance("virtual_routes {", line, "}")
+    return (found.routes[0] if found.routes else None), [each.partition(": ")[2] for each in messages]
 
 
 NET = ip_network("10.1.0.0/16")
@@ -129,8 +129,8 @@ NET = ip_network("10.1.0.0/16")
     ],
 )
 def test_a_route(line: str, expected: Route) -> None:
-    found, said = route(line)
-    assert said == []
+    found, messages = route(line)
+    assert messages == []
     assert found == expected
 
 
@@ -160,15 +160,15 @@ def test_a_route(line: str, expected: Route) -> None:
     ],
 )
 def test_a_route_that_is_wrong(line: str, finding: str, kept: bool) -> None:
-    found, said = route(line)
-    assert [each.startswith(finding) for each in said] == [True], said
+    found, messages = route(line)
+    assert [each.startswith(finding) for each in messages] == [True], messages
     assert (found is not None) is kept
 
 
 def rule(line: str) -> tuple[RoutingRule | None, list[str]]:
-    """A line of virtual_rules and what is wrong with it."""
-    found, said = instance("virtual_rules {", line, "}")
-    return (found.rules[0] if found.rules else None), [each.partition(": ")[2] for each in said]
+    """Return the rule of a virtual_rules line, and the findings."""
+    found, messages = instance("virtual_rules {", line, "}")
+    return (found.rules[0] if found.rules else None), [each.partition(": ")[2] for each in messages]
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,8 @@ def rule(line: str) -> tuple[RoutingRule | None, list[str]]:
     ],
 )
 def test_a_rule(line: str, expected: dict[str, Any]) -> None:
-    found, said = rule(line)
-    assert said == []
+    found, messages = rule(line)
+    assert messages == []
     assert found is not None
     assert found.preference == 5
     assert {name: getattr(found, name) for name in expected} == expected
@@ -212,25 +212,25 @@ def test_a_rule(line: str, expected: dict[str, Any]) -> None:
     ],
 )
 def test_a_rule_that_is_wrong(line: str, finding: str, kept: bool) -> None:
-    found, said = rule(line)
-    assert [each.startswith(finding) for each in said] == [True], said
+    found, messages = rule(line)
+    assert [each.startswith(finding) for each in messages] == [True], messages
     assert (found is not None) is kept
 
 
 def test_rules_without_a_preference_get_one_each() -> None:
-    found, said = vrrp(
+    found, messages = vrrp(
         "static_rules {\nto 10.1.0.0/16 table 7\nto 10.2.0.0/16 table 7\n}\n"
         + INSTANCE.format(addresses="192.0.2.1", lines="virtual_rules {\nto 10.3.0.0/16 table 7\n}")
     )
     assert [each.preference for each in (*found.rules, *found.instances[0].rules)] == [16384, 16383, 16382]
-    assert len(said) == 3
+    assert len(messages) == 3
 
 
 GROUP = "track_group G {\ngroup { VI_1 }\n}\n"
 ONE = INSTANCE.format(addresses="192.0.2.1", lines="")
 
 
-def test_what_stays_whoever_is_master() -> None:
+def test_static_addresses_routes_and_rules() -> None:
     found = clean(
         GROUP
         + "static_ipaddress {\n10.0.0.1/24\n10.0.0.2/24 dev eth1 track_group G\n}\n"
@@ -277,9 +277,9 @@ def test_what_stays_whoever_is_master() -> None:
     ],
 )
 def test_what_cannot_be_as_written_is_named(text: str, findings: list[str]) -> None:
-    _, said = vrrp(text)
-    assert len(said) == len(findings), said
-    for finding, each in zip(findings, said, strict=True):
+    _, messages = vrrp(text)
+    assert len(messages) == len(findings), messages
+    for finding, each in zip(findings, messages, strict=True):
         assert each.startswith(finding)
 
 

@@ -55,7 +55,7 @@ def findings_of(text: str, *ids: str) -> list[str]:
     return [str(finding) for finding in read_text(text, ids=ids)[1]]
 
 
-def only(findings: tuple[Finding, ...]) -> Finding:
+def single(findings: tuple[Finding, ...]) -> Finding:
     """Return the single finding."""
     assert len(findings) == 1, [str(finding) for finding in findings]
     return findings[0]

@@ -1,4 +1,4 @@
-"""What tests of virtual routers' configuration share: a machine with four devices, and one instance."""
+"""Helpers for tests of virtual routers: a machine with four devices, and one instance."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ ADDRESS = "192.0.2.1/24"
 
 
 def configured(text: str) -> CompiledDocument:
-    """What a text means on that machine; it must be well-formed."""
+    """Compile a well-formed text on that machine."""
     document, findings = read_text(dedent(text), "test.conf")
     assert findings == ()
     return compile_document(document, MTUS)
 
 
 def vrrp(text: str) -> tuple[VrrpConfiguration, list[str]]:
-    """The virtual routers of a text, and the findings as "LINE: severity: text"."""
+    """Return the virtual routers of a text, and the findings as "LINE: severity: text"."""
     found = configured(text)
-    said = [f"{each.location.line}: {each.severity.value}: {each.text}" for each in found.findings]
-    return found.configuration.vrrp, said
+    messages = [f"{each.location.line}: {each.severity.value}: {each.text}" for each in found.findings]
+    return found.configuration.vrrp, messages
 
 
 def clean(text: str) -> VrrpConfiguration:
-    """The virtual routers of a text in which nothing is wrong."""
-    found, said = vrrp(text)
-    assert said == []
+    """Return the virtual routers of a text without findings."""
+    found, messages = vrrp(text)
+    assert messages == []
     return found
 
 
 def instance(*lines: str, addresses: str = ADDRESS) -> tuple[VrrpInstance, list[str]]:
-    """The one instance with these lines in it, from line 7 on, and what is wrong with it."""
-    found, said = vrrp(INSTANCE.format(addresses=addresses, lines="\n".join(lines)))
+    """Return the single instance with these lines in it, from line 7 on, and the findings."""
+    found, messages = vrrp(INSTANCE.format(addresses=addresses, lines="\n".join(lines)))
     (only,) = found.instances
-    return only, said
+    return only, messages
 
 
 def left_out(text: str) -> list[str]:
-    """What is wrong with a text in which no instance is left."""
-    found, said = vrrp(text)
+    """Return the findings of a text without any accepted instance."""
+    found, messages = vrrp(text)
     assert found.instances == ()
-    return said
+    return messages
