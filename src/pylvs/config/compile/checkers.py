@@ -101,7 +101,7 @@ class CheckMaker:
         """Return the target of a check that may go through the VIP."""
         via_vip = block.get("via_vip", bool)
         if via_vip and not self.has_vip:
-            text = "via_vip needs a virtual address, which a firewall mark has not; the check goes to the real server"
+            text = "via_vip needs a virtual address, which a firewall mark does not have; the check goes to the real server"
             self.findings.error(block.location("via_vip"), text, "remove it")
             block.adjust("via_vip", False, "no virtual address")
             via_vip = False

@@ -139,7 +139,7 @@ def define_process(block: EffectiveBlock, symbols: Symbols) -> None:
             names = delays if setting.keyword.name == "delay" else (setting.keyword.name,)
             delays |= dict.fromkeys(names, setting.value)
     if block.is_written("delay"):
-        block.adjust("delay", None, "fork_delay and terminate_delay say it")
+        block.adjust("delay", None, "fork_delay and terminate_delay replace it")
         for each, seconds in delays.items():
             block.adjust(each, seconds, "the last one in the text")
     found = TrackProcess(

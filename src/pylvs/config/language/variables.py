@@ -35,7 +35,7 @@ class Budget:
             return True
         self.findings.error(
             line.location(0, max(1, len(line.text))),
-            "the configuration grows beyond all bounds here",
+            "the configuration grows without limit here",
             "look for variables, sequences or includes that multiply each other",
             fatal=True,
         )

@@ -363,5 +363,5 @@ TOP: tuple[Keyword | Block, ...] = (
         state=State.LATER,
         instead="SSL_GET shows no certificate",
     ),
-    *_never("the kernel tells of every change of a link; remove it", "linkbeat_use_polling"),
+    *_never("the kernel reports every change of a link; remove it", "linkbeat_use_polling"),
 )

@@ -99,7 +99,7 @@ LINKBEAT_INTERFACES = Block(
     "devices with polled links",
     lines=PolledLine(),
     state=State.NEVER,
-    instead="the kernel tells of every change of a link; remove it",
+    instead="the kernel reports every change of a link; remove it",
 )
 INTERFACE_UP_DOWN_DELAYS = Block(
     "interface_up_down_delays",

@@ -221,7 +221,7 @@ VRRP_INSTANCE = Block(
             BARE,
             "poll the link of the device",
             state=State.NEVER,
-            instead="the kernel tells of every change of a link; remove it",
+            instead="the kernel reports every change of a link; remove it",
         ),
         Keyword(
             "lvs_sync_daemon_interface",

@@ -312,7 +312,7 @@ BFD_INSTANCE = Block(
     ),
     head=NAME,
     state=State.LATER,
-    instead="no session is held; use track_script",
+    instead="there are no BFD sessions; use track_script",
     twice=Twice.MANY,
 )
 TRACK_DEFINITIONS = (VRRP_SCRIPT, TRACK_FILE, VRRP_TRACK_PROCESS, BFD_INSTANCE)
