@@ -55,7 +55,7 @@ class CheckMaker:
         """Make the check of a block."""
         return MAKERS[block.block.name](self, block)
 
-    def pace(self, block: EffectiveBlock, timeout: str = "connect_timeout") -> Pace:
+    def timing(self, block: EffectiveBlock, timeout: str = "connect_timeout") -> Pace:
         """Return the timing of a check."""
         return Pace(
             delay_loop_s=block.seconds("delay_loop"),
@@ -97,31 +97,31 @@ class CheckMaker:
             via_vip=via_vip,
         )
 
-    def chosen(self, block: EffectiveBlock) -> Target:
+    def target_or_vip(self, block: EffectiveBlock) -> Target:
         """Return the target of a check that may go through the VIP."""
         via_vip = block.get("via_vip", bool)
         if via_vip and not self.has_vip:
-            text = "via_vip needs a virtual address, which a firewall mark does not have; the check goes to the real server"
+            text = "via_vip needs a virtual address; a firewall mark has none, so the check goes to the real server"
             self.findings.error(block.location("via_vip"), text, "remove it")
             block.adjust("via_vip", False, "no virtual address")
             via_vip = False
         return self.target(block, via_vip=via_vip)
 
-    def left_out(self, block: EffectiveBlock, text: str, advice: str) -> None:
+    def report_left_out(self, block: EffectiveBlock, text: str, advice: str) -> None:
         """Report a check that is left out."""
         self.findings.error(block.word.location, f"{text}; {LEFT_OUT}", advice)
 
     def tcp(self, block: EffectiveBlock) -> Check | None:
-        return TcpCheck(target=self.chosen(block), pace=self.pace(block))
+        return TcpCheck(target=self.target_or_vip(block), pace=self.timing(block))
 
     def http(self, block: EffectiveBlock) -> Check | None:
         urls = tuple(url for each in block.below("url") if (url := self.url(each)))
         if not urls:
-            self.left_out(block, f"{block.block.name} has no url with a path", "add url { path / }")
+            self.report_left_out(block, f"{block.block.name} has no url with a path", "add url { path / }")
             return None
         return HttpCheck(
-            target=self.chosen(block),
-            pace=self.pace(block),
+            target=self.target_or_vip(block),
+            pace=self.timing(block),
             urls=urls,
             tls=block.block.name == "SSL_GET",
             sni=block.get("enable_sni", bool),
@@ -169,13 +169,13 @@ class CheckMaker:
 
     def smtp(self, block: EffectiveBlock) -> Check | None:
         hosts = tuple(self.target(each) for each in block.below("host"))
-        targets = hosts or (self.chosen(block),)
-        return SmtpCheck(targets=targets, pace=self.pace(block), helo_name=block.get("helo_name", str))
+        targets = hosts or (self.target_or_vip(block),)
+        return SmtpCheck(targets=targets, pace=self.timing(block), helo_name=block.get("helo_name", str))
 
     def dns(self, block: EffectiveBlock) -> Check | None:
         return DnsCheck(
-            target=self.chosen(block),
-            pace=self.pace(block),
+            target=self.target_or_vip(block),
+            pace=self.timing(block),
             type=block.get("type", str),
             name=block.get("name", str),
         )
@@ -187,8 +187,8 @@ class CheckMaker:
             text = f"min_reply_length {least} is above max_reply_length {most}: the check will always fail"
             self.findings.warning(block.location("min_reply_length"), text, "write a smaller one")
         return UdpCheck(
-            target=self.chosen(block),
-            pace=self.pace(block),
+            target=self.target_or_vip(block),
+            pace=self.timing(block),
             payload=block.get("payload", Pattern).value,
             require_reply=reply is not None,
             reply=reply or Pattern(),
@@ -197,30 +197,32 @@ class CheckMaker:
         )
 
     def ping(self, block: EffectiveBlock) -> Check | None:
-        return PingCheck(target=self.target(block, ports=False), pace=self.pace(block))
+        return PingCheck(target=self.target(block, ports=False), pace=self.timing(block))
 
     def misc(self, block: EffectiveBlock) -> Check | None:
         written = block.maybe("misc_path", WrittenScript)
         if written is None:
-            self.left_out(block, "MISC_CHECK has no misc_path", "write misc_path with a program")
+            self.report_left_out(block, "MISC_CHECK has no misc_path", "write misc_path with a program")
             return None
         user, group = block.maybe("user", tuple, ("", ""))
         script = self.scripts.usable(written, user, group)
         if script is None:
             return None
-        return MiscCheck(script=script, pace=self.pace(block, "misc_timeout"), dynamic=block.get("misc_dynamic", bool))
+        return MiscCheck(
+            script=script, pace=self.timing(block, "misc_timeout"), dynamic=block.get("misc_dynamic", bool)
+        )
 
     def file(self, block: EffectiveBlock) -> Check | None:
         """FILE_CHECK, whose path is in a track_file block."""
         name = block.maybe("track_file", str)
         if not name:
-            self.left_out(block, "FILE_CHECK has no track_file", "write track_file with a block's name")
+            self.report_left_out(block, "FILE_CHECK has no track_file", "write track_file with a block's name")
             return None
         files = self._named("track_file")
         path = files[name].value("file", str) if name in files else None
         if not path:
             near = did_you_mean(name, list(files)) or f"write a block track_file {name} with its file"
-            self.left_out(block, f"there is no track_file {name} with a file", near)
+            self.report_left_out(block, f"there is no track_file {name} with a file", near)
             return None
         of_file = files[name].value("weight", TrackWeight) or TrackWeight(1)
         weight, reverse = block.maybe("weight", tuple, (of_file.value, bool(of_file.reverse)))
@@ -239,17 +241,19 @@ class CheckMaker:
 
     def agent(self, block: EffectiveBlock) -> Check | None:
         if not block.is_written("connect_port"):
-            self.left_out(block, "AGENT_CHECK has no connect_port", "write the port that the agent listens on")
+            self.report_left_out(block, "AGENT_CHECK has no connect_port", "write the port that the agent listens on")
             return None
         send = block.get("send", str)
-        return AgentCheck(target=self.target(block), pace=self.pace(block), send=f"{send}\n".encode() if send else b"")
+        return AgentCheck(
+            target=self.target(block), pace=self.timing(block), send=f"{send}\n".encode() if send else b""
+        )
 
     def load(self, block: EffectiveBlock) -> Check | None:
         source, metric = block.get("source", tuple)
         assert isinstance(source, LoadSource)
         return LoadCheck(
             target=self.target(block, default_port=NODE_EXPORTER_PORT),
-            pace=self.pace(block),
+            pace=self.timing(block),
             path=block.get("path", str),
             source=source,
             metric=metric,

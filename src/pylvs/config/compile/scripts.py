@@ -41,28 +41,31 @@ class ScriptRules:
             return None
         script = written.script if not user else replace(written.script, user=user, group=group)
         location = written.word.location
-        who = self._account(script)
-        if isinstance(who, str):
+        account = self._account(script)
+        if isinstance(account, str):
             self.findings.error(
-                location, f"{script.arguments[0]} is not run: {who}", "name a user that this machine has"
+                location, f"{script.arguments[0]} is not run: {account}", "name a user that this machine has"
             )
             return None
         if OPENS.match(written.word.text):
             return script  # the shell opens a file or a port, and runs nothing
         path = located(script.arguments[0])
-        if (path, who) not in self._checked:
-            self._checked[path, who] = unusable(path, who), insecurities(path, who.uid) if "/" in path else ()
-        unfit, unsafe = self._checked[path, who]
-        if unfit:
-            self._report_unusable(path, unfit, location)
+        if (path, account) not in self._checked:
+            self._checked[path, account] = (
+                unusable(path, account),
+                insecurities(path, account.uid) if "/" in path else (),
+            )
+        problem, insecure = self._checked[path, account]
+        if problem:
+            self._report_unusable(path, problem, location)
             return None
-        return script if self._is_secure(path, unsafe, location) else None
+        return script if self._is_secure(path, insecure, location) else None
 
     def check_user(self, location: Location) -> None:
         """Report a script_user that this machine does not have."""
-        who = self._account(Script((), self.user, self.group))
-        if isinstance(who, str):
-            self.findings.error(location, who, "name a user that this machine has")
+        account = self._account(Script((), self.user, self.group))
+        if isinstance(account, str):
+            self.findings.error(location, account, "name a user that this machine has")
 
     def _account(self, script: Script) -> Account | str:
         """Return the account that the script runs as, or the reason why there is none."""
@@ -88,9 +91,9 @@ class ScriptRules:
         advice = "make it a program that this user may execute" if there else "install it before pylvs starts"
         self.findings.add(Finding(location, severity, f"{path} is not run: {why}", advice))
 
-    def _is_secure(self, path: str, unsafe: tuple[str, ...], location: Location) -> bool:
+    def _is_secure(self, path: str, insecure: tuple[str, ...], location: Location) -> bool:
         """Return whether a script is secure enough to run; report insecurities, and once if security is off."""
-        for each in unsafe:
+        for each in insecure:
             severity = Severity.ERROR if self.secure else Severity.WARNING
             effect = "is not run" if self.secure else "runs as root, and others than root can change it"
             advice = "make every part of its path writable by root alone"
@@ -100,7 +103,7 @@ class ScriptRules:
             text = "scripts run, and enable_script_security is not set"
             advice = "write enable_script_security and script_user into global_defs"
             self.findings.add(Finding(location, Severity.WARNING, text, advice, security=True))
-        return not (unsafe and self.secure)
+        return not (insecure and self.secure)
 
 
 SHARED_FIFO = "notify_fifo"  # receives every event

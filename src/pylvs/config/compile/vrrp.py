@@ -33,17 +33,19 @@ DEFINITIONS = ("vrrp_script", "track_file", "vrrp_track_process")
 
 def group_of(
     block: EffectiveBlock,
-    made: dict[str, CompiledInstance],
+    instances: dict[str, CompiledInstance],
     taken: GroupOfInstance,
     symbols: Symbols,
     scripts: ScriptRules,
 ) -> VrrpGroup | None:
     """Compile a vrrp_sync_group; None, and a finding, if it has no member."""
     name = name_of(block).name
-    members = tuple(_members(block, name, made, taken, symbols))
+    members = tuple(_members(block, name, instances, taken, symbols))
     if not members:
         text = f"group {name} has no virtual router; it is left out"
-        symbols.findings.error(block.word.location, text, f"add group {{ {_bare_names(block, made) or 'NAME ...'} }}")
+        symbols.findings.error(
+            block.word.location, text, f"add group {{ {_bare_names(block, instances) or 'NAME ...'} }}"
+        )
         return None
     if len(members) == 1:
         text = f"group {name} has only one virtual router, {members[0]}"
@@ -51,20 +53,20 @@ def group_of(
     tracks = tracks_of(block, symbols)
     weights = block.get("sync_group_tracking_weight", bool)
     for member in members:
-        _shared(made[member], tracked_names(block), symbols)
+        _shared(instances[member], tracked_names(block), symbols)
         if not weights:
-            made[member] = _without_weights(made[member], name, symbols)
+            instances[member] = _without_weights(instances[member], name, symbols)
     return VrrpGroup(
         name=name, members=members, tracks=tracks, notify=notify_of(block, scripts), member_weights=weights
     )
 
 
 def _members(
-    block: EffectiveBlock, name: str, made: dict[str, CompiledInstance], taken: GroupOfInstance, symbols: Symbols
+    block: EffectiveBlock, name: str, instances: dict[str, CompiledInstance], taken: GroupOfInstance, symbols: Symbols
 ) -> Iterator[str]:
     for word in chain.from_iterable(block.lines("group", tuple)):
         assert isinstance(word, Word)
-        if word.text not in made:
+        if word.text not in instances:
             text = f"group {name}: there is no virtual router '{word.text}'"
             symbols.findings.error(word.location, text, "define a vrrp_instance of this name, or remove it")
         elif word.text in taken:
@@ -75,10 +77,10 @@ def _members(
             yield word.text
 
 
-def _bare_names(block: EffectiveBlock, made: dict[str, CompiledInstance]) -> str:
+def _bare_names(block: EffectiveBlock, instances: dict[str, CompiledInstance]) -> str:
     """Return the names of virtual routers that are in the block itself, where `group { }` is missing."""
     nodes = block.section.node.block or () if block.section.node else ()
-    return " ".join(node.keyword for node in nodes if node.keyword in made)
+    return " ".join(node.keyword for node in nodes if node.keyword in instances)
 
 
 def tracked_names(block: EffectiveBlock) -> set[tuple[str, str]]:
@@ -106,12 +108,12 @@ def _without_weights(member: CompiledInstance, group: str, symbols: Symbols) -> 
     return replace(member, instance=replace(instance, tracks=tracks, track_data_plane=data_plane))
 
 
-def without_conflicts(made: list[CompiledInstance], findings: Findings) -> list[CompiledInstance]:
+def without_conflicts(instances: list[CompiledInstance], findings: Findings) -> list[CompiledInstance]:
     """Return the virtual routers without those that collide with an earlier one; report shared addresses and VMACs."""
     kept: list[CompiledInstance] = []
     holders: dict[Address, str] = {}
     vmacs: dict[str, str] = {}
-    for each in made:
+    for each in instances:
         instance = each.instance
         twin = next((other.instance for other in kept if _collide(other.instance, instance)), None)
         if twin is not None:
@@ -147,9 +149,10 @@ def _collide(one: VrrpInstance, other: VrrpInstance) -> bool:
     return one.multicast == other.multicast
 
 
-def _unnamed(made: CompiledInstance) -> CompiledInstance:
-    assert made.instance.vmac is not None
-    return replace(made, instance=replace(made.instance, vmac=replace(made.instance.vmac, name="")))
+def _unnamed(compiled: CompiledInstance) -> CompiledInstance:
+    instance = compiled.instance
+    assert instance.vmac is not None
+    return replace(compiled, instance=replace(instance, vmac=replace(instance.vmac, name="")))
 
 
 def vrrp_of(
@@ -175,7 +178,7 @@ class _VrrpCompiler:
     scripts: ScriptRules
     symbols: Symbols
     preferences: RulePreferences
-    made: list[CompiledInstance] = field(default_factory=list)
+    instances: list[CompiledInstance] = field(default_factory=list)
     groups: dict[str, EffectiveBlock] = field(default_factory=dict)
     track_groups: vrrp_static.TrackGroups = field(default_factory=dict)
     addresses: list[HeldAddress] = field(default_factory=list)
@@ -187,7 +190,7 @@ class _VrrpCompiler:
         maker = InstanceMaker(self.symbols, self.scripts, self.settings, self.preferences)
         for block in list(self.root.blocks):
             self._block(block, maker)
-        kept = {each.instance.name: each for each in without_conflicts(self.made, self.symbols.findings)}
+        kept = {each.instance.name: each for each in without_conflicts(self.instances, self.symbols.findings)}
         taken: GroupOfInstance = {}
         groups: list[VrrpGroup] = []
         for block in self.groups.values():
@@ -196,7 +199,7 @@ class _VrrpCompiler:
                 self.root.leave_out(block)
             else:
                 groups.append(group)
-        for each in self.made:
+        for each in self.instances:
             if each.instance.name not in kept:
                 self.root.leave_out(each.block)
         return VrrpConfiguration(
@@ -236,13 +239,13 @@ class _VrrpCompiler:
                 self._group(block)
 
     def _instance(self, block: EffectiveBlock, maker: InstanceMaker) -> None:
-        if self._taken(block, {each.instance.name for each in self.made}):
+        if self._taken(block, {each.instance.name for each in self.instances}):
             return
-        made = maker.make(block)
-        if made is None:
+        compiled = maker.make(block)
+        if compiled is None:
             self.root.leave_out(block)
         else:
-            self.made.append(made)
+            self.instances.append(compiled)
 
     def _group(self, block: EffectiveBlock) -> None:
         if not self._taken(block, set(self.groups)):
