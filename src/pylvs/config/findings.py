@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-MOST_FINDINGS = 1000  # of one run
+MAX_FINDINGS = 1000  # of one run
 
 
 class Severity(Enum):
@@ -67,7 +67,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Findings:
-    """Collects findings without duplicates, up to MOST_FINDINGS; one line may be read many times through a variable."""
+    """Collects findings without duplicates, up to MAX_FINDINGS; one line may be read many times through a variable."""
 
     _found: dict[tuple[Location, str], Finding] = field(default_factory=dict)
 
@@ -84,10 +84,10 @@ class Findings:
         key = finding.location, finding.text
         if key in self._found:
             return
-        if len(self._found) < MOST_FINDINGS - 1 or finding.fatal:
+        if len(self._found) < MAX_FINDINGS - 1 or finding.fatal:
             self._found[key] = finding
-        elif len(self._found) == MOST_FINDINGS - 1:
-            text = f"more than {MOST_FINDINGS - 1} findings"
+        elif len(self._found) == MAX_FINDINGS - 1:
+            text = f"more than {MAX_FINDINGS - 1} findings"
             self._found[finding.location, text] = Finding(
                 finding.location, finding.severity, text, "repair these first"
             )

@@ -17,7 +17,7 @@ from pylvs.model.printing import visible
 
 INDENT = "    "
 COLUMN = 48  # where the comment with a value's origin begins
-WIDEST = 100  # characters of a source line that a report shows
+MAX_WIDTH = 100  # characters of a source line that a report shows
 
 _COLOURS = {Severity.ERROR: "\x1b[1;31m", Severity.WARNING: "\x1b[1;33m", Severity.NOTE: "\x1b[1;36m"}
 _PLAIN = "\x1b[0m"
@@ -146,8 +146,8 @@ class Report:
         line = lines[location.line - 1].rstrip() if location.line <= len(lines) else ""
         if not line:
             return []
-        first = max(0, location.column - 1 - WIDEST // 2) if len(line) > WIDEST else 0
-        shown = line[first : first + WIDEST]
+        first = max(0, location.column - 1 - MAX_WIDTH // 2) if len(line) > MAX_WIDTH else 0
+        shown = line[first : first + MAX_WIDTH]
         before = location.column - 1 - first
         blanks = "".join("\t" if character == "\t" else " " for character in shown[:before])
         carets = "^" + "~" * (min(location.width, max(1, len(shown) - before)) - 1)

@@ -11,7 +11,7 @@ from pylvs.config.language.parser import read, read_text
 from pylvs.config.language.tree import Document
 from tests.unit.config.trees import printed, shapes, walk
 
-MOST_TEXT = 5_000  # so that endless growth ends soon
+MAX_TEXT = 5_000  # so that endless growth ends soon
 
 PIECES = st.sampled_from(
     [
@@ -69,7 +69,7 @@ TEXTS = st.one_of(st.lists(PIECES, max_size=60).map("".join), st.text(max_size=1
 
 def reread(document: Document) -> Document:
     """The document, printed and read."""
-    return read_text(printed(document), most_text=1_000_000)[0]
+    return read_text(printed(document), max_text=1_000_000)[0]
 
 
 @settings(max_examples=400, deadline=None)
@@ -79,7 +79,7 @@ def reread(document: Document) -> Document:
 @example("script \\x24{_PWD} '${_PWD}' \"a\nb\"")
 @example("$A=$\n${A}{_PWD}")
 def test_a_document_is_printed_and_read_as_the_same(text: str) -> None:
-    document, _ = read_text(text, ids=("a",), most_text=MOST_TEXT)
+    document, _ = read_text(text, ids=("a",), max_text=MAX_TEXT)
     again = reread(document)
     assert shapes(again) == shapes(document)
     assert printed(again) == printed(document)
@@ -88,7 +88,7 @@ def test_a_document_is_printed_and_read_as_the_same(text: str) -> None:
 @settings(max_examples=200, deadline=None)
 @given(TEXTS)
 def test_findings_are_located_in_the_text(text: str) -> None:
-    _, findings = read_text(text, "name.conf", ids=("a",), most_text=MOST_TEXT)
+    _, findings = read_text(text, "name.conf", ids=("a",), max_text=MAX_TEXT)
     lines = text.split("\n")
     for finding in findings:
         location = finding.location
@@ -104,7 +104,7 @@ def test_findings_are_located_in_the_text(text: str) -> None:
 @given(TEXTS)
 def test_words_without_variables_are_at_their_location(text: str) -> None:
     text = text.replace("$", "").replace("~", "")
-    document, _ = read_text(text, ids=("a",), most_text=MOST_TEXT)
+    document, _ = read_text(text, ids=("a",), max_text=MAX_TEXT)
     lines = text.translate({0: "\ufffd", 0xFDD0: "\ufffd", 0xD800: "\ufffd"}).split("\n")
     for node in walk(document.nodes):
         for word in node.words:

@@ -102,7 +102,7 @@ def test_a_missing_file_is_fatal_whatever_includes_it(tmp_path: Path) -> None:
 
 
 def test_files_that_include_each_other_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pylvs.config.language.parser.MOST_FILES", 500)
+    monkeypatch.setattr("pylvs.config.language.parser.MAX_FILES", 500)
     texts = {f"f{n}_conf": f"x\ninclude f{n + 1}.conf\ninclude f{n + 1}.conf" for n in range(60)}
     document, findings = read(made(tmp_path, main_conf="include f0.conf", f60_conf="x", **texts))
     assert any("too many files include each other" in finding.text for finding in findings)

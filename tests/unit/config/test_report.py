@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pylvs.config.findings import MOST_FINDINGS, Findings, Location
+from pylvs.config.findings import MAX_FINDINGS, Findings, Location
 from pylvs.config.language.parser import read_text
 from pylvs.config.show import Report
 
@@ -60,7 +60,7 @@ def test_a_location_without_text_has_no_picture() -> None:
 def test_findings_are_unique_and_limited() -> None:
     _, findings = read_text("$A= \\\n}\n~SEQ(N,1,50) $A")
     assert len(findings) == 1
-    _, findings = read_text("}\n" * (MOST_FINDINGS + 500) + "a {")
-    assert len(findings) == MOST_FINDINGS + 1  # fatal findings ignore the limit
-    assert findings[-2].text == f"more than {MOST_FINDINGS - 1} findings"
+    _, findings = read_text("}\n" * (MAX_FINDINGS + 500) + "a {")
+    assert len(findings) == MAX_FINDINGS + 1  # fatal findings ignore the limit
+    assert findings[-2].text == f"more than {MAX_FINDINGS - 1} findings"
     assert findings[-1].fatal

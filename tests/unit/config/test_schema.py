@@ -44,7 +44,7 @@ OUTER = Block(
         Keyword("address", IpAddress(4), ""),
         Keyword("port", PORT, ""),
         Keyword("note", OptionalText(), ""),
-        Keyword("once", Text(most=3), "", twice=Twice.FIRST),
+        Keyword("once", Text(maximum=3), "", twice=Twice.FIRST),
         Keyword("dead", Texts(), "", state=State.DEAD, instead="use weight"),
         Keyword("soon", Texts(), "", state=State.LATER, instead="nothing is sent"),
         Keyword("silent", Texts(), "", state=State.NEEDLESS),

@@ -166,7 +166,7 @@ def test_a_sequence_in_a_block_on_one_line_ends_with_the_block() -> None:
     ],
 )
 def test_growth_without_end_ends_with_a_finding(text: str) -> None:
-    _, findings = read_text(text, most_text=50_000)
+    _, findings = read_text(text, max_text=50_000)
     assert any(finding.fatal and "multiply each other" in finding.advice for finding in findings)
 
 

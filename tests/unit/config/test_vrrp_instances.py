@@ -244,14 +244,15 @@ def test_an_owner_accepts_and_its_priority_does_not_change() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "version", "most"), [("eth2", "version 2", 137), ("eth2", "version 3", 139), ("eth0", "version 2", 255)]
+    ("device", "version", "maximum"),
+    [("eth2", "version 2", 137), ("eth2", "version 3", 139), ("eth0", "version 2", 255)],
 )
-def test_more_addresses_than_an_advertisement_holds_are_not_in_it(device: str, version: str, most: int) -> None:
+def test_more_addresses_than_an_advertisement_holds_are_not_in_it(device: str, version: str, maximum: int) -> None:
     addresses = "\n".join(f"10.0.{number // 250}.{number % 250 + 1}" for number in range(300))
     found, messages = instance(f"interface {device}", version, addresses=addresses)
-    assert (len(found.addresses), len(found.excluded)) == (most, 300 - most)
-    text = f"an advertisement has room for {most} addresses; from here on they are not in it"
-    assert f"{5 + most}: warning: {text}" in messages
+    assert (len(found.addresses), len(found.excluded)) == (maximum, 300 - maximum)
+    text = f"an advertisement has room for {maximum} addresses; from here on they are not in it"
+    assert f"{5 + maximum}: warning: {text}" in messages
 
 
 def test_an_address_that_is_given_twice_is_named() -> None:

@@ -141,9 +141,9 @@ class CheckMaker:
         for name in ("regex_no_match", "regex_options", "regex_min_offset", "regex_max_offset"):
             if not regex and block.is_written(name):
                 self.findings.warning(block.location(name), f"{name} has no effect without regex", "write one")
-        least, most = block.get("regex_min_offset", int), block.get("regex_max_offset", int)
-        if most and least > most:
-            text = f"regex_min_offset {least} is above regex_max_offset {most}: nothing can match"
+        minimum, maximum = block.get("regex_min_offset", int), block.get("regex_max_offset", int)
+        if maximum and minimum > maximum:
+            text = f"regex_min_offset {minimum} is above regex_max_offset {maximum}: nothing can match"
             self.findings.warning(block.location("regex_min_offset"), text, "write a smaller one")
         options = block.get("regex_options", tuple)
         if regex:
@@ -162,8 +162,8 @@ class CheckMaker:
             regex=regex,
             regex_no_match=block.get("regex_no_match", bool),
             regex_options=options,
-            regex_min_offset=least,
-            regex_max_offset=most,
+            regex_min_offset=minimum,
+            regex_max_offset=maximum,
             tls_compliant=block.get("tls_compliant", bool),
         )
 
@@ -181,10 +181,10 @@ class CheckMaker:
         )
 
     def udp(self, block: EffectiveBlock) -> Check | None:
-        least, most = block.get("min_reply_length", int), block.get("max_reply_length", int)
+        minimum, maximum = block.get("min_reply_length", int), block.get("max_reply_length", int)
         reply = block.maybe("require_reply", Pattern)
-        if least > most:
-            text = f"min_reply_length {least} is above max_reply_length {most}: the check will always fail"
+        if minimum > maximum:
+            text = f"min_reply_length {minimum} is above max_reply_length {maximum}: the check will always fail"
             self.findings.warning(block.location("min_reply_length"), text, "write a smaller one")
         return UdpCheck(
             target=self.target_or_vip(block),
@@ -192,8 +192,8 @@ class CheckMaker:
             payload=block.get("payload", Pattern).value,
             require_reply=reply is not None,
             reply=reply or Pattern(),
-            min_reply_length=least,
-            max_reply_length=most,
+            min_reply_length=minimum,
+            max_reply_length=maximum,
         )
 
     def ping(self, block: EffectiveBlock) -> Check | None:

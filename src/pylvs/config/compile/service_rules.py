@@ -316,8 +316,8 @@ def _quorum(service: EffectiveBlock, findings: Findings) -> None:
         findings.warning(service.location("quorum"), text, f"write quorum {total} or less, or larger weights")
         service.adjust("quorum", total, f"lowered from {quorum}")
         quorum = total
-    hysteresis, most = service.get("hysteresis", int), max(0, quorum - 1)
-    if hysteresis > most:
-        text = f"hysteresis {hysteresis} is not below the quorum of {quorum}; it is {most}"
-        findings.warning(service.location("hysteresis"), text, f"write hysteresis {most} or less")
-        service.adjust("hysteresis", most, f"lowered from {hysteresis}")
+    hysteresis, maximum = service.get("hysteresis", int), max(0, quorum - 1)
+    if hysteresis > maximum:
+        text = f"hysteresis {hysteresis} is not below the quorum of {quorum}; it is {maximum}"
+        findings.warning(service.location("hysteresis"), text, f"write hysteresis {maximum} or less")
+        service.adjust("hysteresis", maximum, f"lowered from {hysteresis}")

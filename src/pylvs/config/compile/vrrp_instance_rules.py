@@ -11,7 +11,7 @@ from pylvs.config.schema.vrrp_types import Device
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import OWNER, Vmac
 
-MOST_V3_S = 40.95  # 12 bits of centiseconds (RFC 9568 5.2.7)
+MAX_V3_S = 40.95  # 12 bits of centiseconds (RFC 9568 5.2.7)
 STEP_S = 0.01
 SOURCES = ("mcast_src_ip", "unicast_src_ip")
 MINIMAL_GARP = {
@@ -124,8 +124,8 @@ def _interval(block: EffectiveBlock, findings: Findings) -> None:
     if not is_version_3(block):
         fits = float(max(1, math.floor(written + 0.5)))
         why = "version 2 counts in whole seconds"
-    elif written > MOST_V3_S:
-        fits, why = MOST_V3_S, f"version 3 counts up to {MOST_V3_S} seconds"
+    elif written > MAX_V3_S:
+        fits, why = MAX_V3_S, f"version 3 counts up to {MAX_V3_S} seconds"
     else:
         fits = round(math.floor(written / STEP_S + 0.5 + 1e-9) * STEP_S, 2)
         why = "version 3 counts in hundredths of a second"

@@ -50,7 +50,7 @@ from pylvs.model.vrrp import (
 )
 
 ETHERNET, IPV4, IPV6, VRRP, PASSWORD, AH = 14, 20, 40, 8, 8, 24  # octets of headers and trailers
-MOST_ADDRESSES = 255  # the count has 8 bits (RFC 9568 5.2.5)
+MAX_ADDRESSES = 255  # the count has 8 bits (RFC 9568 5.2.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +175,13 @@ class InstanceMaker:
         found = authentication_of(block)
         if not is_version_3(block):
             room -= PASSWORD + (AH if found and found[0] == "AH" else 0)
-        most = min(MOST_ADDRESSES, room // (16 if version_6 else 4))
-        if len(held) > most:
-            text = f"an advertisement has room for {most} addresses; from here on they are not in it"
-            self.symbols.findings.warning(held[most].word.location, text, "write them into virtual_ipaddress_excluded")
-        return held[:most], held[most:]
+        maximum = min(MAX_ADDRESSES, room // (16 if version_6 else 4))
+        if len(held) > maximum:
+            text = f"an advertisement has room for {maximum} addresses; from here on they are not in it"
+            self.symbols.findings.warning(
+                held[maximum].word.location, text, "write them into virtual_ipaddress_excluded"
+            )
+        return held[:maximum], held[maximum:]
 
     def _report_duplicates(self, held: tuple[WrittenAddress, ...]) -> None:
         first: dict[tuple[Address, str], Word] = {}

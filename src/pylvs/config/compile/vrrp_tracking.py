@@ -61,7 +61,7 @@ class Symbols:
 
 
 T = TypeVar("T")
-MOST_PROCESSES = 0xFFFFFFFF
+MAX_PROCESSES = 0xFFFFFFFF
 
 
 def name_of(block: EffectiveBlock) -> Named:
@@ -124,14 +124,14 @@ def define_process(block: EffectiveBlock, symbols: Symbols) -> None:
             block.word.location, f"vrrp_track_process {name.name} has no process", "add process NAME"
         )
         return
-    least, most = block.get("quorum", int), block.maybe("quorum_max", int)
-    if most == 0 and not block.is_written("quorum"):
-        least = 0
+    minimum, maximum = block.get("quorum", int), block.maybe("quorum_max", int)
+    if maximum == 0 and not block.is_written("quorum"):
+        minimum = 0
         block.adjust("quorum", None, "none may run")
-    if most is not None and most < least:
-        text = f"quorum_max {most} is less than quorum {least} and is ignored"
+    if maximum is not None and maximum < minimum:
+        text = f"quorum_max {maximum} is less than quorum {minimum} and is ignored"
         symbols.findings.error(block.location("quorum_max"), text, "raise it, or remove it")
-        most = None
+        maximum = None
     match = block.maybe("param_match", str)
     delays = {"fork_delay": 0.0, "terminate_delay": 0.0}
     for setting in block.section.settings:  # `delay` sets both, and the last line wins
@@ -150,8 +150,8 @@ def define_process(block: EffectiveBlock, symbols: Symbols) -> None:
         arguments_partly=match == "partial",
         full_command=block.get("full_command", bool) or len(command) > 1,
         track=_track(name, block.effective("weight").value),
-        least=least,
-        most=MOST_PROCESSES if most is None else most,
+        least=minimum,
+        most=MAX_PROCESSES if maximum is None else maximum,
         fork_delay_s=delays["fork_delay"],
         terminate_delay_s=delays["terminate_delay"],
     )

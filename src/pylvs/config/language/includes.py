@@ -13,11 +13,11 @@ from fnmatch import translate
 from itertools import pairwise
 
 from pylvs.config.findings import Findings, Location
-from pylvs.config.language.variables import MOST_TEXT
+from pylvs.config.language.variables import MAX_TEXT
 from pylvs.model.dataclass import dataclass
 
-MOST_NAMES = 10_000  # of one include
-MOST_LOOKED_AT = 100_000  # directory entries for one include
+MAX_NAMES = 10_000  # of one include
+MAX_ENTRIES = 100_000  # directory entries for one include
 
 _WILD = re.compile(r"[*?\[]")
 
@@ -46,21 +46,21 @@ def read_source(path: str, pipes: bool = False) -> Source:
         if pipes and path == "-":
             status = os.fstat(0)
             with open(0, "rb", closefd=False) as file:
-                data = file.read(MOST_TEXT + 1)
+                data = file.read(MAX_TEXT + 1)
         else:
             status = os.stat(path)
             if not (stat.S_ISREG(status.st_mode) or (pipes and stat.S_ISFIFO(status.st_mode))):
                 raise Unreadable("is a directory" if stat.S_ISDIR(status.st_mode) else "is no file but a device")
             with open(path, "rb") as file:
                 # read() allocates its whole argument at once, so limit it to the size of the file.
-                data = file.read(min(status.st_size or MOST_TEXT, MOST_TEXT) + 1)
+                data = file.read(min(status.st_size or MAX_TEXT, MAX_TEXT) + 1)
         directory = os.path.realpath(os.path.dirname(path) or ".")
     except OSError as error:
         raise Unreadable(f"cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
     except ValueError as error:  # a NUL character or half a surrogate in the name
         raise Unreadable("is no name that a file can have") from error
-    if len(data) > MOST_TEXT:
-        raise Unreadable(f"is longer than {MOST_TEXT >> 20} MiB")
+    if len(data) > MAX_TEXT:
+        raise Unreadable(f"is longer than {MAX_TEXT >> 20} MiB")
     line = data.count(b"\n", 0, data.find(b"\0")) + 1
     if b"\0" in data:
         raise Unreadable(f"is no text: its line {line} holds a NUL character")
@@ -69,17 +69,17 @@ def read_source(path: str, pipes: bool = False) -> Source:
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """Yield the pattern for each choice of its {a,b} braces, at most MOST_NAMES."""
+    """Yield the pattern for each choice of its {a,b} braces, at most MAX_NAMES."""
     waiting, given = [pattern], 0
-    while waiting and given < MOST_NAMES:
+    while waiting and given < MAX_NAMES:
         text = waiting.pop()
         choice = _first_choice(text)
         if choice is None:
             given += 1
             yield text
-        elif len(waiting) < MOST_NAMES:
+        elif len(waiting) < MAX_NAMES:
             before, choices, after = choice
-            waiting += [before + one + after for one in reversed(choices[:MOST_NAMES])]
+            waiting += [before + one + after for one in reversed(choices[:MAX_NAMES])]
 
 
 def _first_choice(text: str) -> tuple[str, list[str], str] | None:
@@ -121,14 +121,14 @@ def expand_wildcards(pattern: str) -> list[str]:
             looked += len(names)
             hidden = part.startswith(".")
             deeper += [os.path.join(directory, n) for n in names if (hidden or n[0] != ".") and fits.match(n)]
-            if looked > MOST_LOOKED_AT or len(deeper) > MOST_NAMES:
+            if looked > MAX_ENTRIES or len(deeper) > MAX_NAMES:
                 break
-        found = deeper[:MOST_NAMES]
+        found = deeper[:MAX_NAMES]
     return [name for name in found if os.path.lexists(name)]
 
 
 INCLUDE = re.compile(r"include([rmwba]?)(?![^ \t\v\f\r{}\"#!])")
-LONGEST_NAME = 4096
+MAX_NAME = 4096
 
 
 class IncludeChecks(Flag):
@@ -171,7 +171,7 @@ def included_sources(
 ) -> Iterator[Source]:
     """Yield the files that an include in `source` names; report those that cannot be read."""
     checks |= CHECKS_OF_LETTER[letter]
-    if not name or len(name) > LONGEST_NAME:
+    if not name or len(name) > MAX_NAME:
         findings.error(location, "include needs a file's name", "write it behind", fatal=True)
         return
     if name[0] in "\"'":

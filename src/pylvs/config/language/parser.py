@@ -26,8 +26,8 @@ from pylvs.config.language.lexer import BANG, HASH, SPACE, SPACES, Brace, Lexer
 from pylvs.config.language.tree import Document, Line, Node, Word
 from pylvs.config.language.variables import (
     DEFINITION,
-    MOST_OF_A_LINE,
-    MOST_TEXT,
+    MAX_LINE,
+    MAX_TEXT,
     SEQUENCE,
     Budget,
     Repetition,
@@ -37,7 +37,7 @@ from pylvs.config.language.variables import (
 )
 from pylvs.model.dataclass import dataclass, field
 
-DEEPEST = 32  # nested blocks; keepalived's own go six deep
+MAX_DEPTH = 32  # nested blocks; keepalived's own go six deep
 
 
 def build_tree(lines: Iterable[list[Word | Brace]], findings: Findings) -> tuple[Node, ...]:
@@ -96,10 +96,10 @@ class _Builder:
         self.pending = words
 
     def open(self, brace: Location) -> None:
-        if self.skipped or len(self.stack) >= DEEPEST:
+        if self.skipped or len(self.stack) >= MAX_DEPTH:
             if not self.skipped:
                 self.findings.error(
-                    brace, f"blocks within blocks, over {DEEPEST} deep", "close those that should end", fatal=True
+                    brace, f"blocks within blocks, over {MAX_DEPTH} deep", "close those that should end", fatal=True
                 )
             self.skipped += 1
         else:
@@ -167,8 +167,8 @@ class _Builder:
             self.early = block, brace
 
 
-DEEPEST_INCLUDE = 32
-MOST_FILES = 10_000
+MAX_INCLUDE_DEPTH = 32
+MAX_FILES = 10_000
 
 _CONDITION = re.compile(r"@(\^?)([^ \t\v\f\r]*)")
 _UNUSABLE = {0: "\ufffd", ord(HASH): "\ufffd", ord(BANG): "\ufffd", **dict.fromkeys(range(0xD800, 0xE000), "\ufffd")}
@@ -187,15 +187,15 @@ def read(path: str, ids: Collection[str] = ()) -> tuple[Document, tuple[Finding,
     except Unreadable as error:
         findings.error(Location(path, 1, 1), f"the file {error}", "name a configuration file", fatal=True)
         return Document((), (path,)), findings.all()
-    return _Parser(findings, ids, MOST_TEXT).document(source)
+    return _Parser(findings, ids, MAX_TEXT).document(source)
 
 
 def read_text(
-    text: str, file: str = "-", ids: Collection[str] = (), most_text: int = MOST_TEXT
+    text: str, file: str = "-", ids: Collection[str] = (), max_text: int = MAX_TEXT
 ) -> tuple[Document, tuple[Finding, ...]]:
-    """Parse a text as that of `file`; `most_text` limits the characters that are read and produced."""
+    """Parse a text as that of `file`; `max_text` limits the characters that are read and produced."""
     directory = os.path.realpath(os.path.dirname(file.replace("\0", "")) or ".")
-    return _Parser(Findings(), ids, most_text).document(Source(file, text, (-1, -1), directory))
+    return _Parser(Findings(), ids, max_text).document(Source(file, text, (-1, -1), directory))
 
 
 @dataclass(slots=True)
@@ -214,7 +214,7 @@ class _Parser:
 
     findings: Findings
     ids: Collection[str]
-    most_text: int
+    max_text: int
     budget: Budget = field(init=False)
     variables: Variables = field(init=False)
     lexer: Lexer = field(init=False)
@@ -224,7 +224,7 @@ class _Parser:
 
     def __post_init__(self) -> None:
         self.ids = [*self.ids] or [os.uname().nodename.partition(".")[0]]
-        self.budget = Budget(self.findings, self.most_text)
+        self.budget = Budget(self.findings, self.max_text)
         self.variables = Variables(self.findings, self.budget, self.ids[0])
         self.lexer = Lexer(self.findings, self.variables.values)
 
@@ -258,12 +258,12 @@ class _Parser:
                 self.frames.pop()
             elif not self.budget.spend(len(line.text), line, 0 if frame.source else 1):
                 return None
-            elif len(line.text) <= MOST_OF_A_LINE:
+            elif len(line.text) <= MAX_LINE:
                 return line
             else:
                 self.findings.error(
-                    line.location(MOST_OF_A_LINE, MOST_OF_A_LINE + 1),
-                    f"no line has more than {MOST_OF_A_LINE} characters",
+                    line.location(MAX_LINE, MAX_LINE + 1),
+                    f"no line has more than {MAX_LINE} characters",
                     "write shorter lines",
                     fatal=True,
                 )
@@ -419,7 +419,7 @@ class _Parser:
                 self.findings.error(
                     location, f"'{source.path}' includes itself", "remove one of the includes", fatal=True
                 )
-            elif len(active) >= DEEPEST_INCLUDE or self.includes >= MOST_FILES:
+            elif len(active) >= MAX_INCLUDE_DEPTH or self.includes >= MAX_FILES:
                 self.findings.error(location, "too many files include each other", "include fewer", fatal=True)
                 break
             elif not self.budget.spend(len(source.text), line):

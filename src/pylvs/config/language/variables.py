@@ -12,9 +12,9 @@ from pylvs.config.language.lexer import BANG, HASH, REFERENCE
 from pylvs.config.language.tree import Line
 from pylvs.model.dataclass import dataclass, field
 
-MOST_TEXT = 32 << 20  # characters: three times what 100,000 real servers with a check each need
-MOST_OF_A_LINE = 1 << 16  # characters, before and after variables are replaced in it
-MOST_LINES = 1_000_000  # lines: keepalived's manual has an example that makes 65,024 blocks of a dozen
+MAX_TEXT = 32 << 20  # characters: three times what 100,000 real servers with a check each need
+MAX_LINE = 1 << 16  # characters, before and after variables are replaced in it
+MAX_LINES = 1_000_000  # lines: keepalived's manual has an example that makes 65,024 blocks of a dozen
 
 
 @dataclass(slots=True)
@@ -22,8 +22,8 @@ class Budget:
     """The characters that may still be read, and the lines that variables and sequences may still produce."""
 
     findings: Findings
-    text: int = MOST_TEXT
-    made: int = MOST_LINES
+    text: int = MAX_TEXT
+    made: int = MAX_LINES
 
     def spend(self, characters: int, line: Line, made: int = 0) -> bool:
         """Return whether the budget lasts; the first failure is a finding about this line."""
@@ -113,11 +113,11 @@ def _number(word: str) -> int:
 
 # Variables: `$NAME=value` on one line or several, `${NAME}`, and keepalived's own.
 DEFINITION = re.compile(r"\$([A-Za-z_]\w*)=[ \t]*", re.ASCII)
-MOST_ROUNDS = 64  # of nested values
+MAX_ROUNDS = 64  # of nested values
 
 _NOTHING_FOLLOWS = re.compile(r"[ \t\v\f\r]*(?:[#!]|$)")
 _COMMENT = re.compile(r"""\\[#!]|"[^"]*(?:"|$)|([#!])""")
-_RANDOM_LEAST, _RANDOM_MOST = 0, 32767
+_RANDOM_MIN, _RANDOM_MAX = 0, 32767
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class Variables:
         `directory` is the file's. `active` are the variables whose lines contain this one.
         """
         result = Expansion(line)
-        for _ in range(MOST_ROUNDS):
+        for _ in range(MAX_ROUNDS):
             if "$" not in result.line.text:
                 return result
             before = result.line
@@ -174,7 +174,7 @@ class Variables:
         what = f"'{match[0]}'" if match else "a variable"
         self.findings.error(
             location,
-            f"{what} stands for itself, over {MOST_ROUNDS} values deep",
+            f"{what} stands for itself, over {MAX_ROUNDS} values deep",
             "define it without itself",
             fatal=True,
         )
@@ -193,10 +193,10 @@ class Variables:
                 if text is not None:
                     known = Line(text, line.origins) if isinstance(text, str) else text
                     length += match.start() - at + len(known.text)
-                    if length > MOST_OF_A_LINE:
+                    if length > MAX_LINE:
                         self.findings.error(
                             location,
-                            f"the line grows beyond {MOST_OF_A_LINE} characters here",
+                            f"the line grows beyond {MAX_LINE} characters here",
                             "look for variables that multiply each other",
                             fatal=True,
                         )
@@ -230,8 +230,8 @@ class Variables:
     def _predefined(self, name: str, words: Sequence[str], directory: str) -> str | None:
         """Return the value of one of keepalived's own variables, else None."""
         if name == "_RANDOM" and len(words) <= 2 and all(word.isascii() and word.isdigit() for word in words):
-            least, most = (*(int(word[:9]) for word in words), *(_RANDOM_LEAST, _RANDOM_MOST)[len(words) :])
-            return str(self.dice.randint(min(least, most), max(least, most)))
+            minimum, maximum = (*(int(word[:9]) for word in words), *(_RANDOM_MIN, _RANDOM_MAX)[len(words) :])
+            return str(self.dice.randint(min(minimum, maximum), max(minimum, maximum)))
         if name == "_ENV" and len(words) == 1:
             return self.environment.get(words[0])
         if words:

@@ -13,7 +13,7 @@ from pylvs.model.service import DEFAULT_SCHEDULER, SCHEDULERS, Protocol
 
 METHODS = {"NAT": Method.MASQ, "DR": Method.ROUTE, "TUN": Method.TUNNEL}
 PERSISTENCE_S = 360  # persistence_timeout without a number
-LONGEST_PERSISTENCE_S = 2678400  # 31 days
+MAX_PERSISTENCE_S = 2678400  # 31 days
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +116,12 @@ class PersistenceType(Type[int]):
         seconds = number_of(word)
         if seconds == 0:
             words.warn(word, "0 is no time; the service is not persistent", f"remove {words.node.keyword}")
-        elif not 1 <= seconds <= LONGEST_PERSISTENCE_S:
-            raise BadValue(f"{word.text} is not between 1 and {LONGEST_PERSISTENCE_S} seconds", word=word)
+        elif not 1 <= seconds <= MAX_PERSISTENCE_S:
+            raise BadValue(f"{word.text} is not between 1 and {MAX_PERSISTENCE_S} seconds", word=word)
         return seconds
 
     def __str__(self) -> str:
-        return f"[seconds, 1 to {LONGEST_PERSISTENCE_S}]"
+        return f"[seconds, 1 to {MAX_PERSISTENCE_S}]"
 
 
 @dataclass(frozen=True, slots=True)

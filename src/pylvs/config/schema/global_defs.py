@@ -21,7 +21,7 @@ from pylvs.config.schema.types import (
     port_of,
 )
 from pylvs.config.schema.vrrp_instance import COUNT
-from pylvs.config.schema.vrrp_types import AT_LEAST_ONE, DEVICE, LONGEST_INTERVAL_S, ExtraType, MulticastType
+from pylvs.config.schema.vrrp_types import AT_LEAST_ONE, DEVICE, MAX_INTERVAL_S, ExtraType, MulticastType
 from pylvs.model.dataclass import dataclass
 from pylvs.model.service import LONGEST_S, Timeouts
 from pylvs.model.vrrp import MULTICAST_V4, MULTICAST_V6, Fifo
@@ -69,7 +69,7 @@ MAIL: tuple[Keyword | Block, ...] = (
     Block(
         "notification_email",
         "recipients of alerts; without one, no alert is sent",
-        lines=Texts("mail addresses", least=1),
+        lines=Texts("mail addresses", minimum=1),
     ),
     Keyword(
         "notification_email_from", Text("a mail address"), "sender address of alerts", default_doc="keepalived@HOST"
@@ -144,12 +144,12 @@ VRRP_GARP = (
     Keyword("vrrp_min_garp", FLAG, "default: one gratuitous ARP, without repetition", default=False),
     Keyword(
         "vrrp_garp_interval",
-        Seconds(0.000001, LONGEST_INTERVAL_S),
+        Seconds(0.000001, MAX_INTERVAL_S),
         "minimum seconds between gratuitous ARPs on a device",
     ),
     Keyword(
         "vrrp_gna_interval",
-        Seconds(0.000001, LONGEST_INTERVAL_S),
+        Seconds(0.000001, MAX_INTERVAL_S),
         "minimum seconds between unsolicited neighbour advertisements on a device",
     ),
 )
@@ -189,7 +189,7 @@ VRRP_NOTIFICATIONS = (
 VRRP_PROCESS = (
     Keyword(
         "vrrp_startup_delay",
-        Seconds(0, LONGEST_INTERVAL_S),
+        Seconds(0, MAX_INTERVAL_S),
         "delay of virtual routers at startup, in seconds",
         default=0.0,
     ),

@@ -13,7 +13,7 @@ from pylvs.model.dataclass import dataclass, field
 
 T = TypeVar("T")
 
-MOST_BLOCKS_NAMED = 4  # in the advice of one finding
+MAX_BLOCKS_NAMED = 4  # in the advice of one finding
 
 
 def blocks_with(root: Block, word: str, beside: Block | None = None) -> list[str]:
@@ -38,7 +38,7 @@ def unknown_keyword(root: Block, block: Block, word: str) -> tuple[str, str]:
     if not near:
         found = found or blocks_with(root, word)
     if found:
-        holders = [name or "the top of the file" for name in found[:MOST_BLOCKS_NAMED]]
+        holders = [name or "the top of the file" for name in found[:MAX_BLOCKS_NAMED]]
         return ignored, f"it belongs into {' or '.join(holders)}"
     if not near:
         everywhere = sorted({name for each in root.blocks() for name in each.names()})

@@ -14,10 +14,10 @@ from pylvs.config.schema.types import Seconds, choice
 from pylvs.config.schema.virtual_server import VIRTUAL_SERVER, VIRTUAL_SERVER_GROUP
 from pylvs.config.schema.vrrp_instance import VRRP_INSTANCE, VRRP_SYNC_GROUP
 from pylvs.config.schema.vrrp_tracks import TRACK_DEFINITIONS
-from pylvs.config.schema.vrrp_types import DEVICE, LONGEST_INTERVAL_S, NAME, AddressLine, Device, NameList
+from pylvs.config.schema.vrrp_types import DEVICE, MAX_INTERVAL_S, NAME, AddressLine, Device, NameList
 from pylvs.model.dataclass import dataclass
 
-LONGEST_LINK_DELAY_S = 255.0
+MAX_LINK_DELAY_S = 255.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,12 @@ class DelayLine(Type[DelayedLink]):
 
     def parse(self, words: Words) -> DelayedLink:
         device = DEVICE.parse(words)
-        seconds = Seconds(0, LONGEST_LINK_DELAY_S)
+        seconds = Seconds(0, MAX_LINK_DELAY_S)
         down = seconds.parse(words)
         return DelayedLink(device, down, seconds.parse(words) if words else down)
 
     def __str__(self) -> str:
-        return f"DEVICE SECONDS [SECONDS], 0 to {LONGEST_LINK_DELAY_S:g}: down, and up"
+        return f"DEVICE SECONDS [SECONDS], 0 to {MAX_LINK_DELAY_S:g}: down, and up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,8 @@ GARP_GROUP = Block(
     "garp_group",
     "minimum time between gratuitous ARPs on a device, or on several devices together",
     (
-        Keyword("garp_interval", Seconds(0, LONGEST_INTERVAL_S), "seconds between gratuitous ARPs"),
-        Keyword("gna_interval", Seconds(0, LONGEST_INTERVAL_S), "seconds between neighbour advertisements"),
+        Keyword("garp_interval", Seconds(0, MAX_INTERVAL_S), "seconds between gratuitous ARPs"),
+        Keyword("gna_interval", Seconds(0, MAX_INTERVAL_S), "seconds between neighbour advertisements"),
         Keyword("interface", DEVICE, "device"),
         Block("interfaces", "devices that share the limit", lines=NameList("a device"), twice=Twice.MANY),
     ),

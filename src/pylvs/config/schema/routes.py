@@ -49,21 +49,21 @@ def network_of(word: Word, words: Words | None = None) -> Network:
     return interface_of(word, words).network
 
 
-def number_in(names: Names, word: Word, most: int, what: str) -> int:
+def number_in(names: Names, word: Word, maximum: int, what: str) -> int:
     """Parse a number or one of iproute2's names; raises BadValue."""
-    number = named(names, word.text, most)
+    number = named(names, word.text, maximum)
     if number is None:
         raise BadValue(
-            f"{what} '{word.text}' is neither a number up to {most} nor a name that iproute2 knows", "", word
+            f"{what} '{word.text}' is neither a number up to {maximum} nor a name that iproute2 knows", "", word
         )
     return number
 
 
-def number_up_to(word: Word, most: int, what: str) -> int:
-    """Parse a number from 0 to `most`; raises BadValue."""
+def number_up_to(word: Word, maximum: int, what: str) -> int:
+    """Parse a number from 0 to `maximum`; raises BadValue."""
     number = number_of(word)
-    if not 0 <= number <= most:
-        raise BadValue(f"{what} {word.text} is not between 0 and {most}", "", word)
+    if not 0 <= number <= maximum:
+        raise BadValue(f"{what} {word.text} is not between 0 and {maximum}", "", word)
     return number
 
 

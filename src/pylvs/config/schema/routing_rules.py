@@ -81,9 +81,9 @@ class _RuleDraft:
         self.given["mark"] = parts[0]
         self.given["mark_mask"] = parts[1] if len(parts) > 1 else MAX_U32
 
-    def number(self, what: str, most: int = MAX_U32) -> int:
-        """Take a number from 0 to `most`."""
-        return number_up_to(self.words.take(what), most, what)
+    def number(self, what: str, maximum: int = MAX_U32) -> int:
+        """Take a number from 0 to `maximum`."""
+        return number_up_to(self.words.take(what), maximum, what)
 
     def option(self, name: str) -> None:
         """Check one of `ip rule`'s other options and keep its text."""

@@ -16,7 +16,7 @@ from pylvs.model.scripts import Script
 
 MAX_INTEGER = 0x7FFFFFFF
 MAX_SECONDS = 4294.0  # keepalived keeps microseconds in 32 bits
-MOST_DIGITS = 40  # Python rejects integers of thousands of digits
+MAX_DIGITS = 40  # Python rejects integers of thousands of digits
 TRUE = ("on", "true", "yes")
 FALSE = ("off", "false", "no")
 NUMBER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)\Z")
@@ -40,7 +40,7 @@ def number_of(word: Word) -> int:
     if not NUMBER.match(word.text):
         raise BadValue(f"'{word.text}' is not a whole number", word=word)
     digits = word.text.lstrip("+-")
-    if len(digits) > MOST_DIGITS:
+    if len(digits) > MAX_DIGITS:
         raise BadValue(f"a number of {len(digits)} digits is too large", word=word)
     value = int(digits, 16 if digits[:2].lower() == "0x" else 10)
     return -value if word.text.startswith("-") else value
@@ -103,10 +103,10 @@ class Boolean(Type[bool]):
 
 @dataclass(frozen=True, slots=True)
 class Integer(Type[int]):
-    """A whole number from `least` to `most`; `bare` is the value of the keyword alone."""
+    """A whole number from `minimum` to `maximum`; `bare` is the value of the keyword alone."""
 
-    least: int = 0
-    most: int = MAX_INTEGER
+    minimum: int = 0
+    maximum: int = MAX_INTEGER
     bare: int | None = None
 
     def parse(self, words: Words) -> int:
@@ -114,64 +114,66 @@ class Integer(Type[int]):
             return self.bare
         word = words.take(str(self))
         value = number_of(word)
-        if not self.least <= value <= self.most:
-            raise BadValue(f"{word.text} is not between {self.least} and {self.most}", word=word)
+        if not self.minimum <= value <= self.maximum:
+            raise BadValue(f"{word.text} is not between {self.minimum} and {self.maximum}", word=word)
         return value
 
     def __str__(self) -> str:
-        return f"a whole number, {self.least} to {self.most}"
+        return f"a whole number, {self.minimum} to {self.maximum}"
 
 
 @dataclass(frozen=True, slots=True)
 class Seconds(Type[float]):
     """Seconds, with an optional fraction."""
 
-    least: float = 0.0
-    most: float = MAX_SECONDS
+    minimum: float = 0.0
+    maximum: float = MAX_SECONDS
 
     def parse(self, words: Words) -> float:
         word = words.take("seconds")
         if not DECIMAL.match(word.text):
             raise BadValue(f"'{word.text}' is not a number of seconds", word=word)
-        if not self.least <= float(word.text) <= self.most:
-            raise BadValue(f"{word.text} seconds is not between {plain(self.least)} and {plain(self.most)}", word=word)
+        if not self.minimum <= float(word.text) <= self.maximum:
+            raise BadValue(
+                f"{word.text} seconds is not between {plain(self.minimum)} and {plain(self.maximum)}", word=word
+            )
         return float(word.text)
 
     def __str__(self) -> str:
-        return f"seconds, {plain(self.least)} to {plain(self.most)}"
+        return f"seconds, {plain(self.minimum)} to {plain(self.maximum)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Real(Type[float]):
     """A number with a fraction."""
 
-    least: float
-    most: float
+    minimum: float
+    maximum: float
 
     def parse(self, words: Words) -> float:
         word = words.take(str(self))
         if not DECIMAL.match(word.text):
             raise BadValue(f"'{word.text}' is not a number", word=word)
-        if not self.least <= float(word.text) <= self.most:
-            raise BadValue(f"{word.text} is not between {plain(self.least)} and {plain(self.most)}", word=word)
+        if not self.minimum <= float(word.text) <= self.maximum:
+            raise BadValue(f"{word.text} is not between {plain(self.minimum)} and {plain(self.maximum)}", word=word)
         return float(word.text)
 
     def __str__(self) -> str:
-        return f"a number, {plain(self.least)} to {plain(self.most)}"
+        return f"a number, {plain(self.minimum)} to {plain(self.maximum)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Text(Type[str]):
-    """One word or quoted string, cut to `most` characters as in keepalived."""
+    """One word or quoted string, cut to `maximum` characters as in keepalived."""
 
     what: str = "a string"
-    most: int = 0
+    maximum: int = 0
 
     def parse(self, words: Words) -> str:
         word = words.take(self.what)
-        if self.most and len(word.text) > self.most:
-            words.warn(word, f"'{word.text}' is longer than {self.most} characters; the rest is cut")
-            return word.text[: self.most]
+        if self.maximum and len(word.text) > self.maximum:
+            words.warn(word, f"'{word.text}' is longer than {self.maximum} characters; the rest is cut")
+            return word.text[: self.maximum]
         return word.text
 
     def __str__(self) -> str:
@@ -193,14 +195,14 @@ class OptionalText(Type[str]):
 
 @dataclass(frozen=True, slots=True)
 class Texts(Type[tuple[str, ...]]):
-    """All words of the line, at least `least`."""
+    """All words of the line, at least `minimum`."""
 
     what: str = "words"
-    least: int = 0
+    minimum: int = 0
 
     def parse(self, words: Words) -> tuple[str, ...]:
         found = tuple(word.text for word in words.rest())
-        if len(found) < self.least:
+        if len(found) < self.minimum:
             words.take(self.what)
         return found
 

@@ -20,7 +20,7 @@ from pylvs.model.destination import MAX_WEIGHT
 FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
 FAMILY = choice(*FAMILIES)
 LAST_PART = {4: re.compile(r"[0-9]{1,3}\Z"), 6: re.compile(r"[0-9a-fA-F]{1,4}\Z")}
-MOST_OF_A_RANGE = 65536  # addresses; each is a service of its own
+MAX_RANGE = 65536  # addresses; each is a service of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class GroupEntry(Type[Range | MarkEntry]):
             return MarkEntry(*MarkWords().parse(words), word)
         first, last = _ends(word)
         size = int(last) - int(first) + 1
-        if size > MOST_OF_A_RANGE:
-            text = f"'{word.text}' is {size} addresses, and each is a service of its own; {MOST_OF_A_RANGE} are allowed"
+        if size > MAX_RANGE:
+            text = f"'{word.text}' is {size} addresses, and each is a service of its own; {MAX_RANGE} are allowed"
             raise BadValue(text, "use a firewall mark", word)
         return Range(first, last, port_of(words.take("")) if words else 0, word)
 
@@ -120,7 +120,7 @@ VIRTUAL_SERVER_GROUP = Block(
 
 
 MAX_U32 = 0xFFFFFFFF
-MOST_DOCUMENTED_WEIGHT = 65535  # by ipvsadm(8)
+MAX_DOCUMENTED_WEIGHT = 65535  # by ipvsadm(8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,14 +194,14 @@ class WeightType(Type[int]):
     def parse(self, words: Words) -> int:
         word = words.peek()
         weight = Integer(0, MAX_WEIGHT).parse(words)
-        if word is not None and number_of(word) > MOST_DOCUMENTED_WEIGHT:
+        if word is not None and number_of(word) > MAX_DOCUMENTED_WEIGHT:
             words.warn(
-                word, f"weight {word.text} is beyond {MOST_DOCUMENTED_WEIGHT}; it is taken", "use smaller weights"
+                word, f"weight {word.text} is beyond {MAX_DOCUMENTED_WEIGHT}; it is taken", "use smaller weights"
             )
         return weight
 
     def __str__(self) -> str:
-        return f"a whole number, 0 to {MOST_DOCUMENTED_WEIGHT}"
+        return f"a whole number, 0 to {MAX_DOCUMENTED_WEIGHT}"
 
 
 WEIGHT = Keyword("weight", WeightType(), "share of new connections; 0: none", default=1, inherited=True)

@@ -22,8 +22,8 @@ from pylvs.config.schema.vrrp_types import (
     VmacType,
 )
 
-MOST = 0xFFFFFFFF
-COUNT = Integer(0, MOST)
+MAX_U32 = 0xFFFFFFFF
+COUNT = Integer(0, MAX_U32)
 PRIORITY, ADVERT_S = 100, 1.0
 
 AUTHENTICATION = Block(

@@ -22,7 +22,7 @@ from pylvs.config.schema.types import (
 from pylvs.config.schema.vrrp_types import NAME, AtLeastOne
 from pylvs.model.dataclass import dataclass
 
-MOST_WEIGHT = 253  # the distance of priorities 1 and 254
+MAX_WEIGHT = 253  # the distance of priorities 1 and 254
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +46,19 @@ class WrittenTrack:
 class TrackWeightType(Type[TrackWeight]):
     """A weight, optionally with `reverse`."""
 
-    most: int = MOST_WEIGHT
+    maximum: int = MAX_WEIGHT
 
     def parse(self, words: Words) -> TrackWeight:
         word = words.take("a weight")
         value = number_of(word)
-        if not -self.most <= value <= self.most:
-            raise BadValue(f"weight {word.text} is not between -{self.most} and {self.most}; it is ignored", word=word)
+        if not -self.maximum <= value <= self.maximum:
+            raise BadValue(
+                f"weight {word.text} is not between -{self.maximum} and {self.maximum}; it is ignored", word=word
+            )
         return TrackWeight(value, True if words.take_if("reverse") else None)
 
     def __str__(self) -> str:
-        return f"a whole number, -{self.most} to {self.most} [reverse]"
+        return f"a whole number, -{self.maximum} to {self.maximum} [reverse]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +70,14 @@ class OptionalWeightType(Type[TrackWeight]):
             return TrackWeight(0)
         word = words.take("a weight")
         value = number_of(word)
-        if not -MOST_WEIGHT <= value <= MOST_WEIGHT:
+        if not -MAX_WEIGHT <= value <= MAX_WEIGHT:
             raise BadValue(
-                f"weight {word.text} is not between -{MOST_WEIGHT} and {MOST_WEIGHT}", "write one that is", word
+                f"weight {word.text} is not between -{MAX_WEIGHT} and {MAX_WEIGHT}", "write one that is", word
             )
         return TrackWeight(value)
 
     def __str__(self) -> str:
-        return f"[weight N], -{MOST_WEIGHT} to {MOST_WEIGHT}"
+        return f"[weight N], -{MAX_WEIGHT} to {MAX_WEIGHT}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class TrackLine(Type[WrittenTrack]):
     """A name, and an optional weight in this block."""
 
     what: str
-    most: int = MOST_WEIGHT
+    maximum: int = MAX_WEIGHT
 
     def parse(self, words: Words) -> WrittenTrack:
         """Parse the line; raises BadValue for a surplus word, because keepalived then ignores the line."""
@@ -103,22 +105,22 @@ class TrackLine(Type[WrittenTrack]):
         word = words.take("a weight")
         value = number_of(word)
         kept: int | None = value
-        if abs(value) == MOST_WEIGHT + 1 and self.most == MOST_WEIGHT:
-            kept = MOST_WEIGHT if value > 0 else -MOST_WEIGHT
-            words.warn(word, f"weight {word.text} is not between -{MOST_WEIGHT} and {MOST_WEIGHT}; it counts as {kept}")
-        elif abs(value) > self.most:
+        if abs(value) == MAX_WEIGHT + 1 and self.maximum == MAX_WEIGHT:
+            kept = MAX_WEIGHT if value > 0 else -MAX_WEIGHT
+            words.warn(word, f"weight {word.text} is not between -{MAX_WEIGHT} and {MAX_WEIGHT}; it counts as {kept}")
+        elif abs(value) > self.maximum:
             kept = None
-            words.warn(word, f"weight {word.text} is not between -{self.most} and {self.most}; it is ignored")
+            words.warn(word, f"weight {word.text} is not between -{self.maximum} and {self.maximum}; it is ignored")
         turned = words.take_if("reverse", "noreverse")
         return TrackWeight(kept, turned.text == "reverse" if turned else None)
 
     def __str__(self) -> str:
-        return f"the name of {self.what} [weight -{self.most} to {self.most} [reverse|noreverse]]"
+        return f"the name of {self.what} [weight -{self.maximum} to {self.maximum} [reverse|noreverse]]"
 
 
-LONGEST_SCRIPT_S = 4294
-LONGEST_DELAY_S = 3600.0
-MOST_FILE_WEIGHT = 254
+MAX_SCRIPT_S = 4294
+MAX_DELAY_S = 3600.0
+MAX_FILE_WEIGHT = 254
 NUMBER = re.compile(r"-?[0-9]+\Z")
 
 TRACKS = (
@@ -129,11 +131,11 @@ TRACKS = (
         twice=Twice.MANY,
     ),
     Block("track_script", "tracked scripts", lines=TrackLine("a vrrp_script"), twice=Twice.MANY),
-    Block("track_file", "tracked files", lines=TrackLine("a track_file", MOST_FILE_WEIGHT), twice=Twice.MANY),
+    Block("track_file", "tracked files", lines=TrackLine("a track_file", MAX_FILE_WEIGHT), twice=Twice.MANY),
     Block(
         "track_process",
         "tracked processes",
-        lines=TrackLine("a vrrp_track_process", MOST_FILE_WEIGHT),
+        lines=TrackLine("a vrrp_track_process", MAX_FILE_WEIGHT),
         twice=Twice.MANY,
     ),
     Block(
@@ -198,8 +200,8 @@ VRRP_SCRIPT = Block(
     "a program that runs periodically; exit status 0 is success",
     (
         Keyword("script", SCRIPT_ALONE, "the program and its arguments", twice=Twice.LAST),
-        Keyword("interval", AtLeastOne(LONGEST_SCRIPT_S), "seconds between two runs", default=1),
-        Keyword("timeout", AtLeastOne(LONGEST_SCRIPT_S), "seconds after which it is killed", default_of="interval"),
+        Keyword("interval", AtLeastOne(MAX_SCRIPT_S), "seconds between two runs", default=1),
+        Keyword("timeout", AtLeastOne(MAX_SCRIPT_S), "seconds after which it is killed", default_of="interval"),
         Keyword("weight", TrackWeightType(), "default weight where a virtual router gives none", default=0),
         Keyword("rise", Integer(1), "consecutive successes until the state is up", default=1),
         Keyword("fall", Integer(1), "consecutive failures until the state is down", default=1),
@@ -224,10 +226,10 @@ class InitType(Type[tuple[int, bool]]):
                 raise BadValue(f"'{word.text}' is neither a number nor 'overwrite'", "", word)
             else:
                 number = number_of(word)
-                if abs(number) > MOST_FILE_WEIGHT:
+                if abs(number) > MAX_FILE_WEIGHT:
                     words.warn(
                         word,
-                        f"{word.text} is not between -{MOST_FILE_WEIGHT} and {MOST_FILE_WEIGHT}, where it would count",
+                        f"{word.text} is not between -{MAX_FILE_WEIGHT} and {MAX_FILE_WEIGHT}, where it would count",
                     )
         return number, overwrite
 
@@ -242,7 +244,7 @@ TRACK_FILE = Block(
         Keyword("file", Text("a path"), "path of the file"),
         Keyword(
             "weight",
-            TrackWeightType(MOST_FILE_WEIGHT),
+            TrackWeightType(MAX_FILE_WEIGHT),
             "default weight where a virtual router gives none",
             default=1,
         ),
@@ -266,7 +268,7 @@ class ProcessType(Type[tuple[str, ...]]):
 
 
 def _delay(name: str, doc: str) -> Keyword:
-    return Keyword(name, Seconds(0.000001, LONGEST_DELAY_S), doc)
+    return Keyword(name, Seconds(0.000001, MAX_DELAY_S), doc)
 
 
 VRRP_TRACK_PROCESS = Block(
@@ -281,7 +283,7 @@ VRRP_TRACK_PROCESS = Block(
         ),
         Keyword(
             "weight",
-            TrackWeightType(MOST_FILE_WEIGHT),
+            TrackWeightType(MAX_FILE_WEIGHT),
             "default weight where a virtual router gives none",
             default=0,
         ),

@@ -15,7 +15,7 @@ from pylvs.model.routing import FOREVER, HeldAddress, Interface
 from pylvs.model.vrrp import OldChecksum, Peer, Vmac
 from pylvs.netlink.iproute2 import Names, named
 
-LONGEST_DEVICE_NAME = 15  # IFNAMSIZ - 1
+MAX_DEVICE_NAME = 15  # IFNAMSIZ - 1
 ADDRESS_FLAGS = {
     "home": "home",
     "-nodad": "no_dad",
@@ -26,7 +26,7 @@ ADDRESS_FLAGS = {
     "use_vmac": "own_vmac",
 }
 ADDRESS_OPTIONS = ("label", "scope", "brd", "broadcast", "peer", "preferred_lft")
-LONGEST_LIFE = 0xFFFFFFFE  # IFA_CACHEINFO has 32 bits; all bits set mean forever
+MAX_LIFETIME_S = 0xFFFFFFFE  # IFA_CACHEINFO has 32 bits; all bits set mean forever
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,8 @@ def interface_of(word: Word, words: Words | None = None) -> Interface:
 
 def short_name(word: Word, what: str) -> str:
     """Return a name that fits into IFNAMSIZ; raises BadValue."""
-    if len(word.text) > LONGEST_DEVICE_NAME:
-        raise BadValue(f"{what} '{word.text}' is longer than {LONGEST_DEVICE_NAME} characters", "shorten it", word)
+    if len(word.text) > MAX_DEVICE_NAME:
+        raise BadValue(f"{what} '{word.text}' is longer than {MAX_DEVICE_NAME} characters", "shorten it", word)
     return word.text
 
 
@@ -126,7 +126,7 @@ class AddressLine(Type[WrittenAddress]):
                 given["peer"] = peer
         elif value.text == "forever":
             given["preferred_lft_s"] = FOREVER
-        elif value.text.isascii() and value.text.isdigit() and int(value.text) <= LONGEST_LIFE:
+        elif value.text.isascii() and value.text.isdigit() and int(value.text) <= MAX_LIFETIME_S:
             given["preferred_lft_s"] = int(value.text)
         else:
             words.warn(value, f"'{value.text}' is no lifetime and is ignored", "write seconds, or forever")
@@ -153,8 +153,8 @@ def _broadcast(interface: Interface, word: Word) -> Address | None:
 
 MAC = re.compile(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){4,5}\Z")
 STANDARD_MACS = (bytes.fromhex("00005e0001"), bytes.fromhex("00005e0002"))  # RFC 9568 7.3
-LONGEST_EXTRA_S = 86400
-LONGEST_INTERVAL_S = 4294.967295  # 32 bits of microseconds
+MAX_EXTRA_S = 86400
+MAX_INTERVAL_S = 4294.967295  # 32 bits of microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +201,10 @@ class PeerLine(Type[Peer]):
             else:
                 limits[word.text] = number
         if word is not None and limits["min_ttl"] > limits["max_ttl"]:
-            least, most = limits.values()
-            words.warn(word, f"min_ttl {least} is more than max_ttl {most}: every packet of {address} is discarded")
+            minimum, maximum = limits.values()
+            words.warn(
+                word, f"min_ttl {minimum} is more than max_ttl {maximum}: every packet of {address} is discarded"
+            )
         return Peer(address, limits["min_ttl"], limits["max_ttl"])
 
     def __str__(self) -> str:
@@ -283,12 +285,12 @@ class ExtraType(Type[tuple[bool, int]]):
         everywhere = words.take_if("all") is not None
         word = words.take("seconds")
         seconds = number_of(word)
-        if not 0 <= seconds <= LONGEST_EXTRA_S:
-            raise BadValue(f"{word.text} is not between 0 and {LONGEST_EXTRA_S}", "", word)
+        if not 0 <= seconds <= MAX_EXTRA_S:
+            raise BadValue(f"{word.text} is not between 0 and {MAX_EXTRA_S}", "", word)
         return everywhere, seconds
 
     def __str__(self) -> str:
-        return f"[all] a whole number, 0 to {LONGEST_EXTRA_S}"
+        return f"[all] a whole number, 0 to {MAX_EXTRA_S}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,36 +313,36 @@ class ChecksumType(Type[OldChecksum]):
 class PasswordType(Type[bytes]):
     """A password, cut to the 8 octets that VRRP carries."""
 
-    most: int = 8
+    maximum: int = 8
 
     def parse(self, words: Words) -> bytes:
         word = words.take("a password")
         octets = word.text.encode(errors="surrogateescape")
-        if len(octets) > self.most:
-            words.warn(word, f"the password is longer than {self.most} octets; the rest is cut", "shorten it")
-        return octets[: self.most]
+        if len(octets) > self.maximum:
+            words.warn(word, f"the password is longer than {self.maximum} octets; the rest is cut", "shorten it")
+        return octets[: self.maximum]
 
     def __str__(self) -> str:
-        return f"a password of at most {self.most} octets"
+        return f"a password of at most {self.maximum} octets"
 
 
 @dataclass(frozen=True, slots=True)
 class AtLeastOne(Type[int]):
     """A positive whole number; 0 counts as 1, with a warning."""
 
-    most: int = 0xFFFFFFFF
+    maximum: int = 0xFFFFFFFF
 
     def parse(self, words: Words) -> int:
         word = words.take(str(self))
         value = number_of(word)
-        if not 0 <= value <= self.most:
-            raise BadValue(f"{word.text} is not between 1 and {self.most}", "", word)
+        if not 0 <= value <= self.maximum:
+            raise BadValue(f"{word.text} is not between 1 and {self.maximum}", "", word)
         if value == 0:
             words.warn(word, f"{words.node.keyword} 0 counts as 1", "write 1")
         return max(1, value)
 
     def __str__(self) -> str:
-        return f"a whole number, 1 to {self.most}"
+        return f"a whole number, 1 to {self.maximum}"
 
 
 @dataclass(frozen=True, slots=True)

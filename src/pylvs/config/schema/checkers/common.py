@@ -5,30 +5,30 @@ from __future__ import annotations
 from pylvs.config.schema.grammar import Keyword, State
 from pylvs.config.schema.types import ADDRESS, FLAG, MARK, PORT, TEXT, Integer, Seconds, Texts
 
-SHORTEST_S = 0.000001
+MIN_SECONDS = 0.000001
 CONNECT_TIMEOUT_S = 5.0
 DELAY_LOOP_S = 60.0
 RETRY = 1
 DELAY_BEFORE_RETRY_S = 1.0
-MOST_RETRIES = 0xFFFFFFFF
+MAX_RETRIES = 0xFFFFFFFF
 
 ALPHA = Keyword("alpha", FLAG, "start in state down, until the first check succeeds", default=False, inherited=True)
 CONNECT_TIMEOUT = Keyword(
     "connect_timeout",
-    Seconds(SHORTEST_S),
+    Seconds(MIN_SECONDS),
     "timeout of the connection, and then of each answer, in seconds",
     default=CONNECT_TIMEOUT_S,
     inherited=True,
 )
 WARMUP = Keyword(
     "warmup",
-    Seconds(most=1e9),
+    Seconds(maximum=1e9),
     "maximum random delay of the first check, in seconds",
     default_of="delay_loop",
     inherited=True,
 )
 DELAY_LOOP = Keyword(
-    "delay_loop", Seconds(SHORTEST_S, most=1e9), "seconds between checks", default=DELAY_LOOP_S, inherited=True
+    "delay_loop", Seconds(MIN_SECONDS, maximum=1e9), "seconds between checks", default=DELAY_LOOP_S, inherited=True
 )
 LOG_ALL_FAILURES = Keyword(
     "log_all_failures",
@@ -61,7 +61,7 @@ def server_timing(connect_timeout: bool = True) -> tuple[Keyword, ...]:
         *((CONNECT_TIMEOUT,) if connect_timeout else ()),
         Keyword(
             "retry",
-            Integer(1, MOST_RETRIES),
+            Integer(1, MAX_RETRIES),
             "additional consecutive failures before a server is down",
             default_doc="the checker's own",
             inherited=True,
@@ -93,7 +93,7 @@ def checker_timing(
         *((CONNECT_TIMEOUT,) if connect_timeout else ()),
         Keyword(
             "retry",
-            Integer(0, MOST_RETRIES),
+            Integer(0, MAX_RETRIES),
             "additional consecutive failures before the server is down",
             default=retry,
             inherited=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pylvs.config.schema.checkers.common import CONNECTION, MOST_RETRIES, TARGET, checker_timing
+from pylvs.config.schema.checkers.common import CONNECTION, MAX_RETRIES, TARGET, checker_timing
 from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Twice, Type, Words
 from pylvs.config.schema.types import FLAG, TEXT, Integer, Text, Texts, choice, did_you_mean
 from pylvs.model.checks import Pattern
@@ -67,8 +67,8 @@ UDP_CHECK = Block(
 
 
 DNS_RETRY = 3
-LONGEST_LABEL = 63
-LONGEST_NAME = 253
+MAX_LABEL = 63
+MAX_NAME = 253
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +78,10 @@ class DomainName(Type[str]):
     def parse(self, words: Words) -> str:
         word = words.take("a domain name")
         labels = word.text.removesuffix(".").split(".")
-        if word.text != "." and not all(1 <= len(label.encode()) <= LONGEST_LABEL for label in labels):
-            raise BadValue(f"'{word.text}' is not a domain name", f"each label has 1 to {LONGEST_LABEL} bytes", word)
-        if len(word.text.encode()) > LONGEST_NAME + 1:
-            raise BadValue(f"a domain name has at most {LONGEST_NAME} bytes", "write a shorter one", word)
+        if word.text != "." and not all(1 <= len(label.encode()) <= MAX_LABEL for label in labels):
+            raise BadValue(f"'{word.text}' is not a domain name", f"each label has 1 to {MAX_LABEL} bytes", word)
+        if len(word.text.encode()) > MAX_NAME + 1:
+            raise BadValue(f"a domain name has at most {MAX_NAME} bytes", "write a shorter one", word)
         return word.text
 
     def __str__(self) -> str:
@@ -204,7 +204,7 @@ URL = Block(
 )
 HTTP_NB_GET_RETRY = Keyword(
     "nb_get_retry",
-    Integer(0, MOST_RETRIES),
+    Integer(0, MAX_RETRIES),
     "deprecated name of retry",
     is_now="retry",
 )

@@ -10,7 +10,7 @@ from pylvs.config.schema.types import FLAG, MAX_INTEGER, SCRIPT_ALONE, TEXT, USE
 from pylvs.model.checks import LoadSource
 from pylvs.model.dataclass import dataclass
 
-LONGEST_TIMEOUT_S = 4294
+MAX_TIMEOUT_S = 4294
 
 MISC_CHECK = Block(
     "MISC_CHECK",
@@ -19,7 +19,7 @@ MISC_CHECK = Block(
         Keyword("misc_path", SCRIPT_ALONE, "the program and its arguments"),
         Keyword(
             "misc_timeout",
-            Integer(1, LONGEST_TIMEOUT_S),
+            Integer(1, MAX_TIMEOUT_S),
             "seconds after which the program is killed and the server is down",
             default_of="delay_loop",
         ),
