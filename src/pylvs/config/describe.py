@@ -107,9 +107,9 @@ def field_differences(old: Any, new: Any, without: Sequence[str] = ()) -> Iterat
             yield Difference(keyword, describe_value(before, field.name), describe_value(after, field.name))
 
 
-def joined(words: Mapping[str, str]) -> str:
+def joined(described: Mapping[str, str]) -> str:
     """`weight 3, method DR`."""
-    return ", ".join(f"{name} {value}" for name, value in words.items())
+    return ", ".join(f"{name} {value}" for name, value in described.items())
 
 
 def differing(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Difference]:
@@ -150,10 +150,10 @@ def _object(value: Any) -> str:
     if isinstance(value, Destination):
         return f"{value.key} ({joined(describe_destination(value))})"
     if isinstance(value, Script):
-        whom = ":".join(filter(None, (value.user, value.group)))
-        return f"{value} as {whom}" if whom else str(value)
+        account = ":".join(filter(None, (value.user, value.group)))
+        return f"{value} as {account}" if account else str(value)
     if isinstance(value, Target):
-        return " ".join(_target_words(value))
+        return " ".join(_describe_target(value))
     if not _is_model_object(value):
         return str(value)
     own = [
@@ -164,7 +164,7 @@ def _object(value: Any) -> str:
     return ", ".join(own) or "on"
 
 
-def _target_words(target: Target) -> Iterator[str]:
+def _describe_target(target: Target) -> Iterator[str]:
     yield str(target)
     if target.source or target.source_port:
         yield f"from {target.source or 'any address'}" + (f" port {target.source_port}" if target.source_port else "")
@@ -178,14 +178,14 @@ def _target_words(target: Target) -> Iterator[str]:
 
 def describe_destination(destination: Destination) -> dict[str, str]:
     """Return weight, forwarding method, thresholds and tunnel of a real server by keyword."""
-    words = {"weight": str(destination.weight), "method": METHODS[destination.method]}
+    described = {"weight": str(destination.weight), "method": METHODS[destination.method]}
     if destination.upper:
-        words["uthreshold"] = str(destination.upper)
+        described["uthreshold"] = str(destination.upper)
     if destination.lower:
-        words["lthreshold"] = str(destination.lower)
+        described["lthreshold"] = str(destination.lower)
     if destination.tunnel != Tunnel():
-        words["tunnel"] = _tunnel(destination.tunnel)
-    return words
+        described["tunnel"] = _tunnel(destination.tunnel)
+    return described
 
 
 def _tunnel(tunnel: Tunnel) -> str:
@@ -196,13 +196,13 @@ def _tunnel(tunnel: Tunnel) -> str:
 
 def _items(keyword: str, before: Sequence[Any], after: Sequence[Any]) -> Iterator[Difference]:
     """Yield what was added to and removed from a list; compare items with the same identity."""
-    gone = [each for each in before if each not in after]
-    come = [each for each in after if each not in before]
-    if not gone and not come:
+    removed = [each for each in before if each not in after]
+    added = [each for each in after if each not in before]
+    if not removed and not added:
         yield Difference(f"order of {keyword}", ", ".join(map(_identity, before)), ", ".join(map(_identity, after)))
         return
-    names = {_identity(each): each for each in come}
-    for each in gone:
+    names = {_identity(each): each for each in added}
+    for each in removed:
         other = names.pop(_identity(each), None)
         if other is None:
             yield Difference(keyword, _identity(each), None, item=True)

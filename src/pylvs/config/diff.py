@@ -201,9 +201,11 @@ def _key(key: ServiceKey) -> str:
 
 def _sorry_server(old: WantedService, new: WantedService) -> Change:
     difference = Difference("sorry_server", describe_value(old.sorry_server), describe_value(new.sorry_server))
-    gone = old.sorry_server is not None and (new.sorry_server is None or new.sorry_server.key != old.sorry_server.key)
-    note = f"connections that {old.sorry_server.key} has are forwarded no more" if gone and old.sorry_server else ""
-    effect = Effect.END if gone else Effect.STAY
+    removed = old.sorry_server is not None and (
+        new.sorry_server is None or new.sorry_server.key != old.sorry_server.key
+    )
+    note = f"connections that {old.sorry_server.key} has are forwarded no more" if removed and old.sorry_server else ""
+    effect = Effect.END if removed else Effect.STAY
     return Change(_path(new), Kind.CHANGED, (difference,), effect=effect, note=note, service=new.name)
 
 
@@ -269,24 +271,24 @@ def _subject(check: Check) -> str:
 
 def _checks(path: tuple[str, ...], old: Sequence[Check], new: Sequence[Check]) -> Iterator[Change]:
     """Compare checks of the same kind and subject, then the remaining ones of the same kind in order."""
-    gone = [check for check in old if check not in new]
-    come = [check for check in new if check not in old]
+    removed = [check for check in old if check not in new]
+    added = [check for check in new if check not in old]
     pairs: list[tuple[Check, Check]] = []
-    alike: tuple[Callable[[Check], object], ...] = (lambda check: (_kind_of(check), _subject(check)), _kind_of)
-    for same in alike:
-        for check in list(come):
-            former = next((each for each in gone if same(each) == same(check)), None)
+    keys: tuple[Callable[[Check], object], ...] = (lambda check: (_kind_of(check), _subject(check)), _kind_of)
+    for key_of in keys:
+        for check in list(added):
+            former = next((each for each in removed if key_of(each) == key_of(check)), None)
             if former is not None:
                 pairs.append((former, check))
-                gone.remove(former)
-                come.remove(check)
+                removed.remove(former)
+                added.remove(check)
     kinds = [_kind_of(check) for check in new]
     for former, check in pairs:
         name = f"check {_kind_of(check)}" + (f" {_subject(check)}" if kinds.count(_kind_of(check)) > 1 else "")
         yield from _check((*path, name), former, check)
-    for check in come:
+    for check in added:
         yield Change((*path, f"check {_kind_of(check)}"), Kind.ADDED, details=_subject(check))
-    for check in gone:
+    for check in removed:
         yield Change((*path, f"check {_kind_of(check)} {_subject(check)}".rstrip()), Kind.REMOVED)
 
 

@@ -16,8 +16,8 @@ from pylvs.config.compile.vrrp_tracking import (
     Symbols,
     name_of,
     tracks_of,
-    unweighted,
-    unweighted_data_plane,
+    without_data_plane_weight,
+    without_weights,
 )
 from pylvs.config.findings import Findings
 from pylvs.config.language.tree import Word
@@ -103,8 +103,8 @@ def _without_weights(member: CompiledInstance, group: str, symbols: Symbols) -> 
     """Return a member without weights: the members of a group have one priority, which only the group changes."""
     instance = member.instance
     why = f"{instance.name} is in group {group}"
-    tracks = unweighted(instance.tracks, member.block, symbols, why, keep_interfaces=True)
-    data_plane = unweighted_data_plane(instance.track_data_plane, member.block, symbols, why)
+    tracks = without_weights(instance.tracks, member.block, symbols, why, keep_interfaces=True)
+    data_plane = without_data_plane_weight(instance.track_data_plane, member.block, symbols, why)
     return replace(member, instance=replace(instance, tracks=tracks, track_data_plane=data_plane))
 
 
@@ -115,10 +115,10 @@ def without_conflicts(instances: list[CompiledInstance], findings: Findings) -> 
     vmacs: dict[str, str] = {}
     for each in instances:
         instance = each.instance
-        twin = next((other.instance for other in kept if _collide(other.instance, instance)), None)
-        if twin is not None:
+        conflicting = next((other.instance for other in kept if _collide(other.instance, instance)), None)
+        if conflicting is not None:
             text = (
-                f"{instance.name} and {twin.name} both have VRID {instance.vrid} with IPv{instance.family} on"
+                f"{instance.name} and {conflicting.name} both have VRID {instance.vrid} with IPv{instance.family} on"
                 f" {instance.interface}; {instance.name} is left out"
             )
             findings.error(each.block.location("virtual_router_id"), text, "give one of them another number")
@@ -164,7 +164,7 @@ def vrrp_of(
     """
     settings = next(root.below("global_defs"))
     symbols = Symbols(findings, mtus, settings.maybe("dynamic_interfaces", bool, False))
-    symbols.later = {f"{each.block.name} {name_of(each).name}": each.word for each in root.below(*DEFINITIONS)}
+    symbols.definitions = {f"{each.block.name} {name_of(each).name}": each.word for each in root.below(*DEFINITIONS)}
     _missing_devices(root, symbols)
     return _VrrpCompiler(root, settings, scripts, symbols, RulePreferences(findings)).build()
 

@@ -24,8 +24,8 @@ from pylvs.config.compile.vrrp_tracking import (
     data_plane_of,
     name_of,
     tracks_of,
-    unweighted,
-    unweighted_data_plane,
+    without_data_plane_weight,
+    without_weights,
 )
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.routes import WrittenRoute
@@ -143,8 +143,8 @@ class InstanceMaker:
         if not is_owner(block):
             return tracks, data_plane
         why = "priority 255 does not change"
-        tracks = unweighted(tracks, block, self.symbols, why, keep_interfaces=False)
-        return tracks, unweighted_data_plane(data_plane, block, self.symbols, why)
+        tracks = without_weights(tracks, block, self.symbols, why, keep_interfaces=False)
+        return tracks, without_data_plane_weight(data_plane, block, self.symbols, why)
 
     def _addresses(self, block: EffectiveBlock, family: int) -> Iterator[WrittenAddress]:
         """Yield the virtual addresses of the router's family; report the others."""
@@ -258,17 +258,17 @@ def _authentication(block: EffectiveBlock) -> tuple[Authentication | None, bytes
 
 
 def _vmac(block: EffectiveBlock) -> Vmac | None:
-    vmac, everywhere = block.maybe("use_vmac", Vmac), block.get("use_vmac_addr", bool)
-    if vmac is None and not everywhere:
+    vmac, all_devices = block.maybe("use_vmac", Vmac), block.get("use_vmac_addr", bool)
+    if vmac is None and not all_devices:
         return None
     own = vmac or Vmac()
     return replace(
-        own, here=vmac is not None, for_addresses=everywhere, send_from_base=block.get("vmac_xmit_base", bool)
+        own, here=vmac is not None, for_addresses=all_devices, send_from_base=block.get("vmac_xmit_base", bool)
     )
 
 
 def _announcements(block: EffectiveBlock) -> Announcements:
-    everywhere, extra = block.maybe("garp_extra_if", tuple, (False, 0))
+    all_devices, extra = block.maybe("garp_extra_if", tuple, (False, 0))
     return Announcements(
         repeat=block.get("garp_master_repeat", int),
         delay_s=block.get("garp_master_delay", int),
@@ -277,7 +277,7 @@ def _announcements(block: EffectiveBlock) -> Announcements:
         lower_priority_repeat=block.get("garp_lower_prio_repeat", int),
         lower_priority_delay_s=block.get("garp_lower_prio_delay", int),
         extra_interval_s=extra,
-        extra_everywhere=everywhere,
+        extra_everywhere=all_devices,
     )
 
 

@@ -29,7 +29,7 @@ class Symbols:
     files: dict[str, TrackFile] = field(default_factory=dict)
     processes: dict[str, TrackProcess] = field(default_factory=dict)
     unusable: set[str] = field(default_factory=set)  # names of rejected scripts
-    later: dict[str, Word] = field(default_factory=dict)  # every definition of the text, such as "vrrp_script NAME"
+    definitions: dict[str, Word] = field(default_factory=dict)  # all of the text, such as "vrrp_script NAME"
 
     def device(self, word: Word) -> bool:
         """Return whether this machine has the device; report a missing one unless devices may appear later."""
@@ -44,7 +44,7 @@ class Symbols:
 
     def undefined(self, kind: str, word: Word) -> None:
         """Report a name without a definition above it."""
-        where = self.later.get(f"{kind} {word.text}")
+        where = self.definitions.get(f"{kind} {word.text}")
         if where is None:
             self.findings.error(word.location, f"there is no {kind} '{word.text}', so it is not watched", "define it")
         else:
@@ -202,7 +202,7 @@ def data_plane_of(block: EffectiveBlock) -> Track | None:
     return None if weight is None else Track("data plane", weight.value or 0)
 
 
-def unweighted_data_plane(track: Track | None, block: EffectiveBlock, symbols: Symbols, why: str) -> Track | None:
+def without_data_plane_weight(track: Track | None, block: EffectiveBlock, symbols: Symbols, why: str) -> Track | None:
     """Reject a weighted track_data_plane where weights cannot count, as for scripts."""
     if track is None or not track.weight:
         return track
@@ -255,7 +255,7 @@ def _weighted(line: WrittenTrack, default: Track) -> Track:
     )
 
 
-def unweighted(tracks: Tracks, block: EffectiveBlock, symbols: Symbols, why: str, keep_interfaces: bool) -> Tracks:
+def without_weights(tracks: Tracks, block: EffectiveBlock, symbols: Symbols, why: str, keep_interfaces: bool) -> Tracks:
     """Return the tracks without weights, and report those that had one.
 
     As in keepalived, a weighted script is then not tracked. A file is, with weight 0, and so is a device if

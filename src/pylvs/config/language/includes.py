@@ -70,16 +70,16 @@ def read_source(path: str, pipes: bool = False) -> Source:
 
 def expand_braces(pattern: str) -> Iterator[str]:
     """Yield the pattern for each choice of its {a,b} braces, at most MAX_NAMES."""
-    waiting, given = [pattern], 0
-    while waiting and given < MAX_NAMES:
-        text = waiting.pop()
+    pending, count = [pattern], 0
+    while pending and count < MAX_NAMES:
+        text = pending.pop()
         choice = _first_choice(text)
         if choice is None:
-            given += 1
+            count += 1
             yield text
-        elif len(waiting) < MAX_NAMES:
+        elif len(pending) < MAX_NAMES:
             before, choices, after = choice
-            waiting += [before + one + after for one in reversed(choices[:MAX_NAMES])]
+            pending += [before + one + after for one in reversed(choices[:MAX_NAMES])]
 
 
 def _first_choice(text: str) -> tuple[str, list[str], str] | None:
@@ -107,23 +107,23 @@ def has_wildcard(name: str) -> bool:
 
 def expand_wildcards(pattern: str) -> list[str]:
     """Return the sorted names that a pattern matches, as glob(3) does."""
-    found, looked = [pattern[: len(pattern) - len(pattern.lstrip("/"))]], 0
+    found, entries = [pattern[: len(pattern) - len(pattern.lstrip("/"))]], 0
     for part in pattern.strip("/").split("/"):
         if not has_wildcard(part):
             found = [os.path.join(directory, part) for directory in found]
             continue
-        fits, deeper = re.compile(translate(part.replace("[^", "[!"))), []
+        matcher, matches = re.compile(translate(part.replace("[^", "[!"))), []
         for directory in found:
             try:
                 names = sorted(os.listdir(directory or "."))
             except (OSError, ValueError):
                 continue
-            looked += len(names)
+            entries += len(names)
             hidden = part.startswith(".")
-            deeper += [os.path.join(directory, n) for n in names if (hidden or n[0] != ".") and fits.match(n)]
-            if looked > MAX_ENTRIES or len(deeper) > MAX_NAMES:
+            matches += [os.path.join(directory, n) for n in names if (hidden or n[0] != ".") and matcher.match(n)]
+            if entries > MAX_ENTRIES or len(matches) > MAX_NAMES:
                 break
-        found = deeper[:MAX_NAMES]
+        found = matches[:MAX_NAMES]
     return [name for name in found if os.path.lexists(name)]
 
 
@@ -177,9 +177,9 @@ def included_sources(
     if name[0] in "\"'":
         findings.error(location, f"no file is named {name}", "write the name without quotes", fatal=True)
         return
-    near = os.path.dirname(source.path)
+    directory = os.path.dirname(source.path)
     for choice in expand_braces(name):
-        pattern = os.path.join(near, choice)
+        pattern = os.path.join(directory, choice)
         wild = has_wildcard(choice)
         paths = expand_wildcards(pattern) if wild else [pattern]
         if not paths and IncludeChecks.WILDCARD_MATCH in checks:

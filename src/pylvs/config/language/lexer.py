@@ -32,9 +32,9 @@ SPACES = re.compile(f"[{SPACE}]*")
 REFERENCE = re.compile(r"\$\{[A-Za-z_]\w*(?:[ \t][^{}\"#!]*)?\}|\$[A-Za-z_]\w*(?=[\s,)]|$)", re.ASCII)
 _PLAIN = re.compile(r"[^ \t\v\f\r\n{}\"#!$\\]+")
 _SIMPLE = re.compile(r"(?>[^ \t\v\f\r\n{}\"#!$\\]+|\\[#!]?|\$\{[A-Za-z_]\w*(?:[ \t][^{}\"#!]*)?\}|\$)+", re.ASCII)
-_USUAL = r"\x00-\x08\x0a-\x1f\x7f{}\"'#!$\\"  # characters that the quick path excludes
-_USUAL_LINE = re.compile(rf"[ \t]*+([^ \t@~{_USUAL}][^{_USUAL}]*+)?+([{{}}]?+)[ \t\r]*+$")
-_USUAL_WORD = re.compile(r"[^ \t]+")
+_QUICK = r"\x00-\x08\x0a-\x1f\x7f{}\"'#!$\\"  # characters that the quick path excludes
+_QUICK_LINE = re.compile(rf"[ \t]*+([^ \t@~{_QUICK}][^{_QUICK}]*+)?+([{{}}]?+)[ \t\r]*+$")
+_QUICK_WORD = re.compile(r"[^ \t]+")
 _HIDDEN = re.compile(r"\\([#!])")
 _SHELL = re.compile(r"[^ \t\v\f\r\n{}\"'#!$\\]+")
 _ARGUMENT = re.compile(r"[^ \t\v\f\r\n\"'\\]+")
@@ -56,12 +56,12 @@ class Lexer:
     findings: Findings
     defined: Collection[str] = ()  # names of variables; the parser adds to it
 
-    def usual(self, line: Line) -> list[Word | Brace] | None:
+    def quick_line(self, line: Line) -> list[Word | Brace] | None:
         """Return the words and brace of a line without quotes, comments or variables; None for any other.
 
         This quick path takes most lines.
         """
-        match = _USUAL_LINE.match(line.text) if line.text.isascii() and len(line.origins) == 1 else None
+        match = _QUICK_LINE.match(line.text) if line.text.isascii() and len(line.origins) == 1 else None
         if match is None:
             return None
         (origin,) = line.origins
@@ -70,7 +70,7 @@ class Lexer:
         file, number, before = origin.file, origin.line, origin.column
         found: list[Word | Brace] = [
             Word(word[0], Location(file, number, before + word.start(), len(word[0])))
-            for word in (_USUAL_WORD.finditer(line.text, match.start(1), match.end(1)) if match[1] else ())
+            for word in (_QUICK_WORD.finditer(line.text, match.start(1), match.end(1)) if match[1] else ())
         ]
         if match[2]:
             found.append(Brace(match[2] == "{", Location(file, number, before + match.start(2), 1)))
@@ -257,7 +257,7 @@ def split_arguments(text: str) -> tuple[str, ...]:
     keepalived resolves the quotes and escapes of such a word a second time. Raises ValueError for an open quote.
     """
     found: list[str] = []
-    lexer, line, at = Lexer(Findings()), Line.written(text, "", 1), 0
+    lexer, line, at = Lexer(Findings()), Line.of_file(text, "", 1), 0
     while True:
         match = SPACES.match(text, at)
         at = match.end() if match else at

@@ -62,7 +62,7 @@ def build_tree(lines: Iterable[list[Word | Brace]], findings: Findings) -> tuple
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenBlock:
     """An open block: its statement, its opening brace, and its statements so far."""
 
     words: tuple[Word, ...]
@@ -83,12 +83,12 @@ class _Builder:
 
     findings: Findings
     nodes: list[Node] = field(default_factory=list)
-    stack: list[_Open] = field(default_factory=list)
+    stack: list[_OpenBlock] = field(default_factory=list)
     pending: tuple[Word, ...] = ()  # a statement whose block may still open
     skipped: int = 0  # open blocks that are nested too deep
     before: Location | None = None  # of the last word or brace
-    lacking: tuple[_Open, Location] | None = None  # by indentation, the block should end before this location
-    early: tuple[_Open, Location] | None = None  # by indentation, this brace should not end the block
+    lacking: tuple[_OpenBlock, Location] | None = None  # by indentation, the block should end before this location
+    early: tuple[_OpenBlock, Location] | None = None  # by indentation, this brace should not end the block
 
     def statement(self, words: tuple[Word, ...]) -> None:
         """Begin a statement, with or without a block."""
@@ -105,7 +105,7 @@ class _Builder:
         else:
             if not self.pending:
                 self.findings.error(brace, "'{' without a keyword before it", "write its keyword, or remove it")
-            self.stack.append(_Open(self.pending, brace))
+            self.stack.append(_OpenBlock(self.pending, brace))
         self.pending, self.before = (), brace
 
     def close(self, brace: Location) -> None:
@@ -242,10 +242,10 @@ class _Parser:
                 Location(source.path, 1, 1), "a byte order mark begins the file", "save it without one"
             )
         self.texts[source.path] = text
-        lines = (Line.written(line, source.path, number) for number, line in enumerate(text.split("\n"), 1))
+        lines = (Line.of_file(line, source.path, number) for number, line in enumerate(text.split("\n"), 1))
         self.frames.append(_Frame(lines, "", source, checks))
 
-    def _file(self) -> _Frame:
+    def _file_frame(self) -> _Frame:
         """Return the frame of the current file."""
         return next(frame for frame in reversed(self.frames) if frame.source)
 
@@ -272,9 +272,9 @@ class _Parser:
     def _statements(self) -> Iterator[list[Word | Brace]]:
         """Yield the words of each statement, up to and including its brace."""
         while (line := self._next()) is not None:
-            usual = self.lexer.usual(line)
-            if usual is not None:
-                yield usual
+            quick = self.lexer.quick_line(line)
+            if quick is not None:
+                yield quick
                 continue
             at, replaced = 0, "$" not in line.text
             while (at := self._blanks(line, at)) < len(line.text):
@@ -294,7 +294,7 @@ class _Parser:
                     break
                 else:
                     words, at = self.lexer.statement(line, at)
-                    self._obey(words)
+                    self._apply_directive(words)
                     yield words
 
     def _blanks(self, line: Line, at: int) -> int:
@@ -306,7 +306,7 @@ class _Parser:
 
     def _replaced(self, line: Line) -> Line:
         """Replace the variables of a line; push a frame for further lines of a value."""
-        source = self._file().source
+        source = self._file_frame().source
         active = [frame.name for frame in self.frames if frame.name]
         result = self.variables.replace(line, source.directory if source else "", active)
         for name, lines in result.following:
@@ -402,12 +402,12 @@ class _Parser:
         """Yield the rest of a sequence's line for each value, after its variables are defined."""
         for values in repetition.values():
             for name, value in zip(repetition.names, values, strict=True):
-                self.variables.define(name, Line.written(value, "", 0).standing_for(location))
+                self.variables.define(name, Line.of_file(value, "", 0).located_at(location))
             yield rest
 
     def _include(self, line: Line, match: re.Match[str]) -> None:
         """Push a frame for each file that an include names."""
-        frame = self._file()
+        frame = self._file_frame()
         assert frame.source is not None
         start = self._blanks(line, match.end())
         name = strip_comment(line.text[start:]).replace(HASH, "#").replace(BANG, "!")
@@ -430,11 +430,11 @@ class _Parser:
         for source in reversed(files):
             self._open(source, frame.checks)
 
-    def _obey(self, words: list[Word | Brace]) -> None:
+    def _apply_directive(self, words: list[Word | Brace]) -> None:
         """Apply the statements that control the parser itself."""
         texts = [word.text for word in words if isinstance(word, Word)]
         if texts[:1] == ["include_check"]:
-            frame = self._file()
+            frame = self._file_frame()
             frame.checks = frame.checks.changed(texts[1:])
         elif texts[:1] == ["random_seed"] and len(texts) > 1:
-            self.variables.dice.seed(texts[1])
+            self.variables.random_numbers.seed(texts[1])

@@ -74,7 +74,7 @@ class Line:
     origins: tuple[Origin, ...]  # the first starts at 0
 
     @classmethod
-    def written(cls, text: str, file: str, line: int) -> Line:
+    def of_file(cls, text: str, file: str, line: int) -> Line:
         """Make a line of a file."""
         return cls(text, (Origin(0, file, line, 1),))
 
@@ -114,7 +114,7 @@ class Line:
             kept.append(Origin(at, origin.file, origin.line, origin.column + moved, origin.width))
         return Line(self.text[start:stop], tuple(kept))
 
-    def standing_for(self, location: Location) -> Line:
+    def located_at(self, location: Location) -> Line:
         """Return the same characters, all of them located at `location`: what replaces a variable there."""
         return Line(self.text, (Origin(0, location.file, location.line, location.column, location.width),))
 

@@ -145,7 +145,7 @@ class Variables:
     instance: str = ""
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     values: dict[str, Value] = field(default_factory=dict)
-    dice: random.Random = field(default_factory=random.Random)
+    random_numbers: random.Random = field(default_factory=random.Random)
 
     def define(self, name: str, line: Line) -> None:
         self.values[name] = Value((line,))
@@ -203,7 +203,7 @@ class Variables:
                         self.budget.spend(length, line)
                         result.line = line.part(0, 0)
                         return
-                    parts += [line.part(at, match.start()), known.standing_for(location)]
+                    parts += [line.part(at, match.start()), known.located_at(location)]
                     at = match.end()
             elif not _NOTHING_FOLLOWS.match(line.text, match.end()):
                 self.findings.error(
@@ -231,7 +231,7 @@ class Variables:
         """Return the value of one of keepalived's own variables, else None."""
         if name == "_RANDOM" and len(words) <= 2 and all(word.isascii() and word.isdigit() for word in words):
             minimum, maximum = (*(int(word[:9]) for word in words), *(_RANDOM_MIN, _RANDOM_MAX)[len(words) :])
-            return str(self.dice.randint(min(minimum, maximum), max(minimum, maximum)))
+            return str(self.random_numbers.randint(min(minimum, maximum), max(minimum, maximum)))
         if name == "_ENV" and len(words) == 1:
             return self.environment.get(words[0])
         if words:

@@ -111,8 +111,8 @@ class TrackLine(Type[WrittenTrack]):
         elif abs(value) > self.maximum:
             kept = None
             words.warn(word, f"weight {word.text} is not between -{self.maximum} and {self.maximum}; it is ignored")
-        turned = words.take_if("reverse", "noreverse")
-        return TrackWeight(kept, turned.text == "reverse" if turned else None)
+        direction = words.take_if("reverse", "noreverse")
+        return TrackWeight(kept, direction.text == "reverse" if direction else None)
 
     def __str__(self) -> str:
         return f"the name of {self.what} [weight -{self.maximum} to {self.maximum} [reverse|noreverse]]"

@@ -282,12 +282,12 @@ class ExtraType(Type[tuple[bool, int]]):
     """The interval of garp_extra_if, and whether `all` devices count, not only VMACs."""
 
     def parse(self, words: Words) -> tuple[bool, int]:
-        everywhere = words.take_if("all") is not None
+        all_devices = words.take_if("all") is not None
         word = words.take("seconds")
         seconds = number_of(word)
         if not 0 <= seconds <= MAX_EXTRA_S:
             raise BadValue(f"{word.text} is not between 0 and {MAX_EXTRA_S}", "", word)
-        return everywhere, seconds
+        return all_devices, seconds
 
     def __str__(self) -> str:
         return f"[all] a whole number, 0 to {MAX_EXTRA_S}"
