@@ -12,12 +12,7 @@ from pylvs.model.dataclass import dataclass
 from pylvs.system.pcre2 import OPTIONS
 
 TCP_CHECK = Block("TCP_CHECK", "a TCP connection can be established", (*TARGET, *checker_timing()), twice=Twice.MANY)
-
-
 PING_CHECK = Block("PING_CHECK", "an ICMP echo is answered", (*CONNECTION, *checker_timing()), twice=Twice.MANY)
-
-
-ANYTHING = Pattern()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +50,7 @@ UDP_CHECK = Block(
     "UDP_CHECK",
     "a datagram is not refused; or, with require_reply, it is answered",
     (
-        Keyword("payload", HexBytes(), "bytes to send", default=ANYTHING, default_doc="some random bytes"),
+        Keyword("payload", HexBytes(), "bytes to send", default=Pattern(), default_doc="some random bytes"),
         Keyword("require_reply", HexBytes(wild=True, empty=True), "require an answer that begins with these bytes"),
         Keyword("min_reply_length", LENGTH, "minimum length of the answer", default=0),
         Keyword("max_reply_length", LENGTH, "maximum length of the answer", default=255),
@@ -132,17 +127,13 @@ class StatusCodes(Type[tuple[tuple[int, int], ...]]):
     def parse(self, words: Words) -> tuple[tuple[int, int], ...]:
         """Return the first and last code of each range."""
         found = []
-        wrong: BadValue | None = None
-        for word in words.rest():
+        for word in (words.take("a status code"), *words.rest()):
             first, _, last = word.text.partition("-")
             codes = [int(each) if CODE.match(each) else 0 for each in (first, last or first)]
-            if not 0 < codes[0] <= codes[1]:
-                wrong = BadValue(f"'{word.text}' is not a status code", "such as 200, or 200-299", word)
-                words.warn(word, wrong.text, wrong.advice)
-            else:
+            if 0 < codes[0] <= codes[1]:
                 found.append((codes[0], codes[1]))
-        if not found and wrong is None:
-            words.take("a status code")
+            else:
+                words.warn(word, f"'{word.text}' is not a status code", "such as 200, or 200-299")
         return tuple(found) or ALL_GOOD
 
     def __str__(self) -> str:
@@ -202,39 +193,20 @@ URL = Block(
     ),
     twice=Twice.MANY,
 )
-HTTP_NB_GET_RETRY = Keyword(
-    "nb_get_retry",
-    Integer(0, MAX_RETRIES),
-    "deprecated name of retry",
-    is_now="retry",
-)
+HTTP_NB_GET_RETRY = Keyword("nb_get_retry", Integer(0, MAX_RETRIES), "deprecated name of retry", is_now="retry")
 PROTOCOL = choice("1.0", "1.0C", "1.0K", "1.1", "1.1C", "1.1K", any_case=True)
 HTTP_KEYWORDS: tuple[Keyword | Block, ...] = (
     URL,
-    Keyword(
-        "http_protocol",
-        PROTOCOL,
-        "HTTP version, and whether the connection closes",
-        "1.0",
-    ),
+    Keyword("http_protocol", PROTOCOL, "HTTP version, and whether the connection closes", default="1.0"),
     Keyword("fast_recovery", FLAG, "check the URLs without delay while the server recovers", default=False),
     Keyword("virtualhost", TEXT, "requested name", inherited=True),
     *TARGET,
     *checker_timing(delay_before_retry=HTTP_DELAY_BEFORE_RETRY_S, nb_get_retry=HTTP_NB_GET_RETRY),
+    Keyword("enable_sni", FLAG, "send the virtual host's name in the TLS handshake (SNI)", default=False),
+    Keyword("sni_name", TEXT, "send this name in the TLS handshake (SNI)", default="", since="0.2"),
 )
-ENABLE_SNI = Keyword("enable_sni", FLAG, "send the virtual host's name in the TLS handshake (SNI)", default=False)
-SNI_NAME = Keyword("sni_name", TEXT, "send this name in the TLS handshake (SNI)", default="", since="0.2")
-HTTP_GET = Block(
-    "HTTP_GET", "every URL answers as configured", (*HTTP_KEYWORDS, ENABLE_SNI, SNI_NAME), twice=Twice.MANY
-)
-SSL_GET = Block(
-    "SSL_GET",
-    "HTTP_GET over TLS; the certificate is not verified",
-    (*HTTP_KEYWORDS, ENABLE_SNI, SNI_NAME),
-    twice=Twice.MANY,
-)
-
-
+HTTP_GET = Block("HTTP_GET", "every URL answers as configured", HTTP_KEYWORDS, twice=Twice.MANY)
+SSL_GET = Block("SSL_GET", "HTTP_GET over TLS; the certificate is not verified", HTTP_KEYWORDS, twice=Twice.MANY)
 BFD_CHECK = Block(
     "BFD_CHECK",
     "the state of a BFD session",
