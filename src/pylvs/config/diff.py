@@ -29,7 +29,7 @@ class Effect(Enum):
     """The effect of a change on established connections."""
 
     STAY = "stay"  # none
-    FOLLOW = "follow"  # their next packet goes another way
+    FOLLOW = "follow"  # their next packet takes the new path
     END = "end"  # pylvs no longer forwards them
 
 

@@ -24,13 +24,13 @@ VALUES = (
     "vip0", "/run/number", "</dev/null", "overwrite", "initial", "partial", "nop", "goto", "blackhole", "fwmark",
     "0x10/12", "uidrange", "1-9", "l3mdev", "inet6", *NAMES,
 )  # fmt: skip
-PLACE = Location("x.conf", 1, 1)
+LOCATION = Location("x.conf", 1, 1)
 values = st.lists(st.sampled_from(VALUES), max_size=5)
 
 
 def node(words: tuple[str, ...], below: tuple[Node, ...] | None = None) -> Node:
     """A statement of these words, and perhaps a block of others."""
-    return Node(tuple(Word(each, PLACE) for each in words), below)
+    return Node(tuple(Word(each, LOCATION) for each in words), below)
 
 
 def line_of(block: Block) -> st.SearchStrategy[Node]:

@@ -212,7 +212,7 @@ def test_keywords_of_pylvs() -> None:
     assert via.target == Target(RIP, 80, via_vip=True)
 
 
-def test_a_check_through_the_vip_goes_to_the_services_port() -> None:
+def test_a_check_through_the_vip_uses_the_services_port() -> None:
     document = compiled(
         "virtual_server 192.0.2.1 80 {\n protocol TCP\n lvs_sched rr\n lvs_method NAT\n"
         " real_server 10.0.0.2 8080 {\n TCP_CHECK {\n via_vip\n }\n }\n}\n"

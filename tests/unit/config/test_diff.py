@@ -233,7 +233,7 @@ def test_a_group_may_grow_shrink_and_be_renamed() -> None:
     ]
 
 
-def test_services_whose_connections_are_touched_are_named() -> None:
+def test_services_with_affected_connections_are_named() -> None:
     first, second = service(more=ANOTHER), service().replace("192.0.2.1 80", "192.0.2.1 81")
     third = service().replace("192.0.2.1 80", "192.0.2.1 82")
     old = meant(first + second + third)

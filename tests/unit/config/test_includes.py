@@ -96,7 +96,7 @@ def test_what_is_not_there(line: str, finding: str, tmp_path: Path) -> None:
         assert texts == []
 
 
-def test_a_missing_file_is_fatal_whatever_includes_it(tmp_path: Path) -> None:
+def test_a_missing_file_is_fatal_for_every_kind_of_include(tmp_path: Path) -> None:
     (finding,) = read(made(tmp_path, main_conf="include no.conf"))[1]
     assert finding.fatal
 

@@ -140,7 +140,7 @@ def test_a_definition_that_is_wrong_is_named(text: str, finding: str) -> None:
     assert messages[0].startswith(finding)
 
 
-def test_a_script_whose_program_is_not_there_is_not_watched() -> None:
+def test_a_script_without_its_program_is_not_tracked() -> None:
     script = 'vrrp_script s {\nscript "/nonexistent/program -x"\n}\n'
     found, messages = watching(script, "track_script { s }")
     assert found == Tracks()
@@ -253,9 +253,9 @@ def test_the_data_plane_counts_where_configured(line: str, expected: Track | Non
 )
 def test_a_weight_of_the_data_plane_that_cannot_be_is_named(line: str, text: str) -> None:
     _, messages = instance(line)
-    (complaint,) = messages
-    assert complaint.startswith("7: ")
-    assert text in complaint
+    (message,) = messages
+    assert message.startswith("7: ")
+    assert text in message
 
 
 def test_an_owner_and_a_member_of_a_group_have_no_weight_for_the_data_plane() -> None:

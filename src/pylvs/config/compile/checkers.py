@@ -56,7 +56,6 @@ class CheckMaker:
         return MAKERS[block.block.name](self, block)
 
     def timing(self, block: EffectiveBlock, timeout: str = "connect_timeout") -> Pace:
-        """Return the timing of a check."""
         return Pace(
             delay_loop_s=block.seconds("delay_loop"),
             timeout_s=block.seconds(timeout),
@@ -101,14 +100,13 @@ class CheckMaker:
         """Return the target of a check that may go through the VIP."""
         via_vip = block.get("via_vip", bool)
         if via_vip and not self.has_vip:
-            text = "via_vip needs a virtual address; a firewall mark has none, so the check goes to the real server"
+            text = "via_vip needs a virtual address; a firewall mark has none, so pylvs checks the real server"
             self.findings.error(block.location("via_vip"), text, "remove it")
             block.adjust("via_vip", False, "no virtual address")
             via_vip = False
         return self.target(block, via_vip=via_vip)
 
     def report_left_out(self, block: EffectiveBlock, text: str, advice: str) -> None:
-        """Report a check that is left out."""
         self.findings.error(block.word.location, f"{text}; {LEFT_OUT}", advice)
 
     def tcp(self, block: EffectiveBlock) -> Check | None:

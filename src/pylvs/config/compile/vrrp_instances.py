@@ -171,11 +171,11 @@ class InstanceMaker:
     ) -> tuple[tuple[WrittenAddress, ...], tuple[WrittenAddress, ...]]:
         """Split the addresses into those that fit into an advertisement, and the rest."""
         version_6 = bool(held) and held[0].address.interface.version == 6
-        room = self.symbols.mtu(device_of(block)) - ETHERNET - VRRP - (IPV6 if version_6 else IPV4)
+        space = self.symbols.mtu(device_of(block)) - ETHERNET - VRRP - (IPV6 if version_6 else IPV4)
         found = authentication_of(block)
         if not is_version_3(block):
-            room -= PASSWORD + (AH if found and found[0] == "AH" else 0)
-        maximum = min(MAX_ADDRESSES, room // (16 if version_6 else 4))
+            space -= PASSWORD + (AH if found and found[0] == "AH" else 0)
+        maximum = min(MAX_ADDRESSES, space // (16 if version_6 else 4))
         if len(held) > maximum:
             text = f"an advertisement has room for {maximum} addresses; from here on they are not in it"
             self.symbols.findings.warning(

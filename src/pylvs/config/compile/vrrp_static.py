@@ -182,7 +182,7 @@ def _group(word: Word | None, groups: TrackGroups, findings: Findings) -> str:
     if word is None:
         return ""
     if word.text not in groups:
-        text = f"no track_group '{word.text}' is defined before; no virtual router goes to fault"
+        text = f"no track_group '{word.text}' is defined before; no virtual router depends on it"
         findings.error(word.location, text, "move its definition before this block")
         return ""
     return word.text

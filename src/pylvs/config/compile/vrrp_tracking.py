@@ -103,7 +103,6 @@ def define_script(block: EffectiveBlock, scripts: ScriptRules, symbols: Symbols)
 
 
 def define_file(block: EffectiveBlock, symbols: Symbols) -> None:
-    """Define a track_file."""
     name = name_of(block)
     path = block.maybe("file", str)
     if path is None:
@@ -116,7 +115,6 @@ def define_file(block: EffectiveBlock, symbols: Symbols) -> None:
 
 
 def define_process(block: EffectiveBlock, symbols: Symbols) -> None:
-    """Define a vrrp_track_process."""
     name = name_of(block)
     command = block.maybe("process", tuple)
     if command is None:

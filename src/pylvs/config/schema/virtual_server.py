@@ -224,8 +224,8 @@ REAL_SERVER = Block(
             "lthreshold", Integer(0, MAX_U32), "connections below which a full server gets new ones again", default=0
         ),
         INHIBIT_ON_FAILURE,
-        Keyword("notify_up", SCRIPT, "run when the server goes up", twice=Twice.FIRST),
-        Keyword("notify_down", SCRIPT, "run when the server goes down", twice=Twice.FIRST),
+        Keyword("notify_up", SCRIPT, "run at the transition to up", twice=Twice.FIRST),
+        Keyword("notify_down", SCRIPT, "run at the transition to down", twice=Twice.FIRST),
         smtp_alert(default=True),
         VIRTUALHOST,
         Keyword("snmp_name", TEXT, "name in SNMP", state=State.NEVER, instead="there is no SNMP; see pylvs metrics"),
