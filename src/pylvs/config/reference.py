@@ -39,13 +39,13 @@ def _table(path: str, block: Block) -> Iterator[str]:
     yield f"{_sentence(block.doc)}{_state(block)}" + (f" Syntax:{head}." if head else "")
     if block.lines:
         yield f"Each line: `{_cell(str(block.lines))}`."
-    keywords = [each for each in block.entries if isinstance(each, Keyword) and each.state is not State.NEEDLESS]
-    needless = [each.name for each in block.entries if isinstance(each, Keyword) and each.state is State.NEEDLESS]
+    keywords = [each for each in block.entries if isinstance(each, Keyword) and each.state is not State.IGNORED]
+    ignored = [each.name for each in block.entries if isinstance(each, Keyword) and each.state is State.IGNORED]
     blocks = [entry.name for entry in block.entries if isinstance(entry, Block)]
     if blocks:
         yield "Blocks: " + ", ".join(f"`{name}`" for name in blocks) + "."
-    if needless:
-        yield "Accepted and ignored: " + ", ".join(f"`{name}`" for name in needless) + "."
+    if ignored:
+        yield "Accepted and ignored: " + ", ".join(f"`{name}`" for name in ignored) + "."
     yield ""
     if keywords:
         yield "| keyword | value | default | |"

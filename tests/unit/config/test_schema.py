@@ -47,7 +47,7 @@ OUTER = Block(
         Keyword("once", Text(maximum=3), "", twice=Twice.FIRST),
         Keyword("dead", Texts(), "", state=State.DEAD, instead="use weight"),
         Keyword("soon", Texts(), "", state=State.LATER, instead="nothing is sent"),
-        Keyword("silent", Texts(), "", state=State.NEEDLESS),
+        Keyword("silent", Texts(), "", state=State.IGNORED),
         INNER,
         Block("list", "lines", lines=Endpoint()),
     ),
@@ -135,7 +135,7 @@ def test_every_problem_is_a_finding(line: str, finding: str) -> None:
     assert outer(line)[1] == [finding]
 
 
-def test_needless_keywords_are_no_findings() -> None:
+def test_ignored_keywords_are_no_findings() -> None:
     assert outer("silent 1 2 3")[1] == []
 
 

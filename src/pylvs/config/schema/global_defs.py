@@ -34,9 +34,9 @@ OWN_RULES = "pylvs needs no table of this name; remove it"
 ANY = Texts()
 
 
-def _needless(*names: str, kind: Type[object] = ANY) -> tuple[Keyword, ...]:
+def _ignored(*names: str, kind: Type[object] = ANY) -> tuple[Keyword, ...]:
     """Make keywords that are always met, or have no meaning in pylvs."""
-    return tuple(Keyword(name, kind, "has no meaning in pylvs", state=State.NEEDLESS) for name in names)
+    return tuple(Keyword(name, kind, "has no meaning in pylvs", state=State.IGNORED) for name in names)
 
 
 def _never(instead: str, *names: str) -> tuple[Keyword, ...]:
@@ -201,7 +201,7 @@ VRRP_PROCESS = (
     Keyword("vrrp_priority", Integer(-20, 19), "nice value of the VRRP process", default=0),
     Keyword("vrrp_rt_priority", Integer(1, 99), "real-time priority of the VRRP process", default_doc="none"),
     Keyword("vrrp_cpu_affinity", CpusType(), "CPUs of the VRRP process", default_doc="all"),
-    Keyword("vrrp_no_swap", BARE, "always on: the memory of the VRRP process is locked", state=State.NEEDLESS),
+    Keyword("vrrp_no_swap", BARE, "always on: the memory of the VRRP process is locked", state=State.IGNORED),
 )
 
 
@@ -212,9 +212,9 @@ VRRP_UNSUPPORTED = (
     *_never("write kernel_rx_buf_size", "vrrp_rx_bufs_policy", "vrrp_rx_bufs_multiplier"),
     *_never(NO_VRRP_SNMP, "enable_snmp_vrrp", "enable_snmp_keepalived"),
     *_never(NO_VRRP_SNMP, "enable_snmp_rfc", "enable_snmp_rfcv2", "enable_snmp_rfcv3"),
-    *_needless("vrrp_process_name", "vrrp_rlimit_rttime", "vrrp_rlimit_rtime"),
-    *_needless("vrrp_netlink_cmd_rcv_bufs", "vrrp_netlink_cmd_rcv_bufs_force"),
-    *_needless("vrrp_netlink_monitor_rcv_bufs", "vrrp_netlink_monitor_rcv_bufs_force"),
+    *_ignored("vrrp_process_name", "vrrp_rlimit_rttime", "vrrp_rlimit_rtime"),
+    *_ignored("vrrp_netlink_cmd_rcv_bufs", "vrrp_netlink_cmd_rcv_bufs_force"),
+    *_ignored("vrrp_netlink_monitor_rcv_bufs", "vrrp_netlink_monitor_rcv_bufs_force"),
 )
 
 
@@ -293,12 +293,12 @@ KEYWORDS: tuple[Keyword | Block, ...] = (
     ),
     Keyword("shared_probes", FLAG, "share one probe between identical checks", default=False, since="0.2"),
     Keyword("metrics_address", Endpoint(port_needed=True), "serve /metrics on this TCP address too", since="0.2"),
-    Keyword("no_checker_emails", FLAG, "mail only changes of state", default=False, state=State.NEEDLESS),
+    Keyword("no_checker_emails", FLAG, "mail only changes of state", default=False, state=State.IGNORED),
     Keyword("startup_script", SCRIPT, "run at startup, before anything else"),
     Keyword("startup_script_timeout", Integer(1, 1000), "seconds after which it is terminated", default=10),
     Keyword("shutdown_script", SCRIPT, "run at shutdown, after everything else"),
     Keyword("shutdown_script_timeout", Integer(1, 1000), "seconds after which it is terminated", default=10),
-    *_needless("max_auto_priority", kind=Integer(-1, 99, bare=99)),
+    *_ignored("max_auto_priority", kind=Integer(-1, 99, bare=99)),
     *_later("notify_up and notify_down do not run for what is up at the start", "rs_init_notifies"),
     *_later("connections are not copied to another director", "lvs_sync_daemon"),
     *_later("reload with pylvs reload", "reload_time_file", "reload_repeat", "reload_file"),
@@ -308,7 +308,7 @@ KEYWORDS: tuple[Keyword | Block, ...] = (
     *_never(NO_SNMP, "snmp_socket", "enable_snmp_checker", "enable_traps"),
     *_never("pylvs has a control socket, see pylvs status", "enable_dbus", "dbus_service_name"),
     *_never("a reload that fails changes nothing, and nothing is written", "config_save_dir"),
-    *_needless(
+    *_ignored(
         "process_names",
         "process_name",
         "checker_process_name",
@@ -349,8 +349,8 @@ GLOBAL_DEFS = Block("global_defs", "settings of the whole daemon", KEYWORDS)
 TOP: tuple[Keyword | Block, ...] = (
     *_later("start pylvs within it: ip netns exec NAME pylvs run", "net_namespace", "net_namespace_ipvs"),
     *_later("give each instance a directory: pylvs run --state-dir", "instance"),
-    *_needless("use_pid_dir", "namespace_with_ipsets"),
-    *_needless("child_wait_time", kind=Integer()),
+    *_ignored("use_pid_dir", "namespace_with_ipsets"),
+    *_ignored("child_wait_time", kind=Integer()),
     Block(
         "SSL",
         "client certificate of SSL_GET",

@@ -89,7 +89,7 @@ class State(Enum):
     LATER = "later"  # not implemented yet: a finding
     NEVER = "never"  # will not be implemented: a finding
     DEAD = "dead"  # ignored by keepalived too: a finding
-    NEEDLESS = "needless"  # always on, or without meaning here: accepted and ignored
+    IGNORED = "ignored"  # accepted and ignored: always on, or without meaning here
 
 
 class Twice(Enum):

@@ -215,7 +215,7 @@ VRRP_INSTANCE = Block(
         ),
         Keyword("kernel_rx_buf_size", Integer(1), "size of the receive buffer in octets", default_doc="the kernel's"),
         Keyword("native_ipv6", BARE, "the addresses are IPv6", default_doc="as they are"),
-        Keyword("debug", Integer(0, 4), "nothing", state=State.NEEDLESS),
+        Keyword("debug", Integer(0, 4), "nothing", state=State.IGNORED),
         Keyword(
             "linkbeat_use_polling",
             BARE,

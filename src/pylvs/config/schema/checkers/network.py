@@ -186,7 +186,7 @@ URL = Block(
         Keyword("regex_options", RegexOptions(), "options of the regular expression", default=()),
         Keyword("regex_min_offset", OFFSET, "first byte at which a match may begin", default=0),
         Keyword("regex_max_offset", OFFSET, "last byte at which a match may begin; 0: anywhere", default=0),
-        Keyword("regex_stack", Texts(), "memory of PCRE2", state=State.NEEDLESS),
+        Keyword("regex_stack", Texts(), "memory of PCRE2", state=State.IGNORED),
         Keyword(
             "tls_compliant", FLAG, "send close_notify at the end of the TLS connection", default=False, since="0.2"
         ),

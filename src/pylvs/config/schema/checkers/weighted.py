@@ -49,7 +49,7 @@ FILE_CHECK = Block(
     (
         Keyword("track_file", TEXT, "name of the track_file block"),
         Keyword("weight", Multiplier(), "multiplier of the file's number", default_doc="the track_file's"),
-        Keyword("dynamic", FLAG, "always on: the number changes the weight", state=State.NEEDLESS),
+        Keyword("dynamic", FLAG, "always on: the number changes the weight", state=State.IGNORED),
     ),
     twice=Twice.MANY,
 )
