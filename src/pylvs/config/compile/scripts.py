@@ -22,6 +22,9 @@ from pylvs.system.processes.accounts import (
     unusable,
 )
 
+SHARED_FIFO = "notify_fifo"  # receives every event
+FIFO_NAMES = (SHARED_FIFO, "vrrp_notify_fifo", "lvs_notify_fifo")
+
 
 @dataclass(slots=True)
 class ScriptRules:
@@ -104,10 +107,6 @@ class ScriptRules:
             advice = "write enable_script_security and script_user into global_defs"
             self.findings.add(Finding(location, Severity.WARNING, text, advice, security=True))
         return not (insecure and self.secure)
-
-
-SHARED_FIFO = "notify_fifo"  # receives every event
-FIFO_NAMES = (SHARED_FIFO, "vrrp_notify_fifo", "lvs_notify_fifo")
 
 
 def fifos_of(

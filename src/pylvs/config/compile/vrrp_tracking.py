@@ -16,6 +16,11 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import Track, TrackFile, TrackProcess, Tracks, VrrpScript
 
 ETHERNET_MTU = 1500
+T = TypeVar("T")
+MAX_PROCESSES = 0xFFFFFFFF
+Definition = VrrpScript | TrackFile | TrackProcess
+DATA_PLANE = "track_data_plane"
+DEFINITION_KEYWORDS = {"track_script": "vrrp_script", "track_file": "track_file", "track_process": "vrrp_track_process"}
 
 
 @dataclass(slots=True)
@@ -58,10 +63,6 @@ class Symbols:
     def mtu(self, device: str) -> int:
         """Return a device's MTU, by default Ethernet's."""
         return self.mtus.get(device, ETHERNET_MTU)
-
-
-T = TypeVar("T")
-MAX_PROCESSES = 0xFFFFFFFF
 
 
 def name_of(block: EffectiveBlock) -> Named:
@@ -171,11 +172,6 @@ def _define(symbols: Symbols, among: dict[str, T], name: Named, found: T) -> Non
         symbols.findings.error(name.word.location, text, "give it another name")
     else:
         among[name.name] = found
-
-
-Definition = VrrpScript | TrackFile | TrackProcess
-DATA_PLANE = "track_data_plane"
-DEFINITION_KEYWORDS = {"track_script": "vrrp_script", "track_file": "track_file", "track_process": "vrrp_track_process"}
 
 
 def tracks_of(block: EffectiveBlock, symbols: Symbols, own_device: str = "") -> Tracks:

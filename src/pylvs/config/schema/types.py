@@ -21,6 +21,7 @@ TRUE = ("on", "true", "yes")
 FALSE = ("off", "false", "no")
 NUMBER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)\Z")
 DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)\Z")
+OPENS = re.compile(r"<[ \t]*/")  # "</dev/tcp/127.0.0.1/80" is a redirection, which only a shell can do
 
 
 def did_you_mean(text: str, choices: tuple[str, ...] | list[str]) -> str:
@@ -276,9 +277,6 @@ TEXT = Text()
 ADDRESS = IpAddress()
 PORT = Integer(1, 65535)
 MARK = Integer(1, 0xFFFFFFFF)
-
-
-OPENS = re.compile(r"<[ \t]*/")  # "</dev/tcp/127.0.0.1/80" is a redirection, which only a shell can do
 
 
 @dataclass(frozen=True, slots=True)

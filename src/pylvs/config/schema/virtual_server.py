@@ -21,6 +21,8 @@ FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
 FAMILY = choice(*FAMILIES)
 LAST_PART = {4: re.compile(r"[0-9]{1,3}\Z"), 6: re.compile(r"[0-9a-fA-F]{1,4}\Z")}
 MAX_RANGE = 65536  # addresses; each is a service of its own
+MAX_U32 = 0xFFFFFFFF
+MAX_DOCUMENTED_WEIGHT = 65535  # by ipvsadm(8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +119,6 @@ VIRTUAL_SERVER_GROUP = Block(
     lines=GroupEntry(),
     twice=Twice.MANY,
 )
-
-
-MAX_U32 = 0xFFFFFFFF
-MAX_DOCUMENTED_WEIGHT = 65535  # by ipvsadm(8)
 
 
 @dataclass(frozen=True, slots=True)

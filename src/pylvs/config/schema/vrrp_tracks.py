@@ -23,6 +23,10 @@ from pylvs.config.schema.vrrp_types import NAME, AtLeastOne
 from pylvs.model.dataclass import dataclass
 
 MAX_WEIGHT = 253  # the distance of priorities 1 and 254
+MAX_SCRIPT_S = 4294
+MAX_DELAY_S = 3600.0
+MAX_FILE_WEIGHT = 254
+NUMBER = re.compile(r"-?[0-9]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +121,6 @@ class TrackLine(Type[WrittenTrack]):
     def __str__(self) -> str:
         return f"the name of {self.what} [weight -{self.maximum} to {self.maximum} [reverse|noreverse]]"
 
-
-MAX_SCRIPT_S = 4294
-MAX_DELAY_S = 3600.0
-MAX_FILE_WEIGHT = 254
-NUMBER = re.compile(r"-?[0-9]+\Z")
 
 TRACKS = (
     Block(
