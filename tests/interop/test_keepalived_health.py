@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.config.compile import document as building
+from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read_text
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, ServerUp
@@ -318,7 +318,7 @@ def configuration(text: str) -> Configuration:
             Path(folder, name).chmod(0o755)
         document, findings = read_text(text.replace("FOLDER", folder))
         assert not findings
-        return building.build(document)[0]
+        return build(document)[0]
 
 
 def guests(plan: Plan, expected: Sequence[dict[str, Any]]) -> dict[str, Any]:

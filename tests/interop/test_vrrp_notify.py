@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.config.compile import document as building
+from pylvs.config.compile.document import build
 from pylvs.config.language.parser import read_text
 from pylvs.vrrp.aide.messages import Configure, Finish, LowerHeard, Moved, PriorityMoved
 from pylvs.vrrp.packet import PROTOCOL, Advertisement, encode
@@ -314,7 +314,7 @@ def aide_lives(told: Told) -> None:
 
     def configure(outline: str) -> Configure:
         document, _ = read_text(text_of(outline, told.folder, told.port))
-        configuration, _ = building.build(document)
+        configuration, _ = build(document)
         return Configure(configuration.settings, configuration.vrrp)
 
     def all_to(state: str, before: str = "", names: Sequence[str] = ALL) -> list[Any]:

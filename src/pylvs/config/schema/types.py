@@ -15,6 +15,7 @@ from pylvs.model.dataclass import dataclass
 from pylvs.model.scripts import Script
 
 MAX_INTEGER = 0x7FFFFFFF
+MAX_U32 = 0xFFFFFFFF
 MAX_SECONDS = 4294.0  # keepalived keeps microseconds in 32 bits
 MAX_DIGITS = 40  # Python rejects integers of thousands of digits
 TRUE = ("on", "true", "yes")
@@ -276,7 +277,7 @@ SECONDS = Seconds()
 TEXT = Text()
 ADDRESS = IpAddress()
 PORT = Integer(1, 65535)
-MARK = Integer(1, 0xFFFFFFFF)
+MARK = Integer(1, MAX_U32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,19 @@ from pylvs.config.schema.checkers import CHECKERS
 from pylvs.config.schema.checkers.common import INHIBIT_ON_FAILURE, server_timing, smtp_alert
 from pylvs.config.schema.forwarding import FORWARDING, GRANULARITY, PERSISTENCE, PROTOCOL, SCHEDULER
 from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Twice, Type, Words
-from pylvs.config.schema.types import BARE, FLAG, MARK, SCRIPT, TEXT, Integer, address_of, choice, number_of, port_of
+from pylvs.config.schema.types import (
+    BARE,
+    FLAG,
+    MARK,
+    MAX_U32,
+    SCRIPT,
+    TEXT,
+    Integer,
+    address_of,
+    choice,
+    number_of,
+    port_of,
+)
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import MAX_WEIGHT
@@ -21,7 +33,6 @@ FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
 FAMILY = choice(*FAMILIES)
 LAST_PART = {4: re.compile(r"[0-9]{1,3}\Z"), 6: re.compile(r"[0-9a-fA-F]{1,4}\Z")}
 MAX_RANGE = 65536  # addresses; each is a service of its own
-MAX_U32 = 0xFFFFFFFF
 MAX_DOCUMENTED_WEIGHT = 65535  # by ipvsadm(8)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pylvs.config.schema.grammar import Block, Keyword, State, Twice
 from pylvs.config.schema.routes import RouteLine
 from pylvs.config.schema.routing_rules import RuleLine
-from pylvs.config.schema.types import BARE, FLAG, SCRIPT, TEXT, Integer, Seconds, Texts, choice
+from pylvs.config.schema.types import BARE, FLAG, MAX_U32, SCRIPT, TEXT, Integer, Seconds, Texts, choice
 from pylvs.config.schema.vrrp_tracks import NOTIFIES, TRACKS, OptionalWeightType
 from pylvs.config.schema.vrrp_types import (
     AT_LEAST_ONE,
@@ -22,7 +22,6 @@ from pylvs.config.schema.vrrp_types import (
     VmacType,
 )
 
-MAX_U32 = 0xFFFFFFFF
 COUNT = Integer(0, MAX_U32)
 PRIORITY, ADVERT_S = 100, 1.0
 

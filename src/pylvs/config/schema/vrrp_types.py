@@ -8,7 +8,7 @@ from typing import Any
 
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import BadValue, Type, Words
-from pylvs.config.schema.types import address_of, did_you_mean, number_of
+from pylvs.config.schema.types import MAX_U32, address_of, did_you_mean, number_of
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import FOREVER, HeldAddress, Interface
@@ -328,7 +328,7 @@ class PasswordType(Type[bytes]):
 class AtLeastOne(Type[int]):
     """A positive whole number; 0 counts as 1, with a warning."""
 
-    maximum: int = 0xFFFFFFFF
+    maximum: int = MAX_U32
 
     def parse(self, words: Words) -> int:
         word = words.take(str(self))

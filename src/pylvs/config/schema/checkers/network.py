@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from pylvs.config.schema.checkers.common import CONNECTION, MAX_RETRIES, TARGET, checker_timing
+from pylvs.config.schema.checkers.common import CONNECTION, TARGET, checker_timing
 from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Twice, Type, Words
-from pylvs.config.schema.types import FLAG, TEXT, Integer, Text, Texts, choice, did_you_mean
+from pylvs.config.schema.types import FLAG, MAX_U32, TEXT, Integer, Text, Texts, choice, did_you_mean
 from pylvs.model.checks import Pattern
 from pylvs.model.dataclass import dataclass
 from pylvs.system.pcre2 import OPTIONS
@@ -193,7 +193,7 @@ URL = Block(
     ),
     twice=Twice.MANY,
 )
-HTTP_NB_GET_RETRY = Keyword("nb_get_retry", Integer(0, MAX_RETRIES), "deprecated name of retry", is_now="retry")
+HTTP_NB_GET_RETRY = Keyword("nb_get_retry", Integer(0, MAX_U32), "deprecated name of retry", is_now="retry")
 PROTOCOL = choice("1.0", "1.0C", "1.0K", "1.1", "1.1C", "1.1K", any_case=True)
 HTTP_KEYWORDS: tuple[Keyword | Block, ...] = (
     URL,
