@@ -242,11 +242,7 @@ def _interface(line: WrittenTrack, symbols: Symbols, own_device: str) -> Track |
 def _weighted(line: WrittenTrack, default: Track) -> Track:
     """Return the track with the weight of this line, or else of the definition."""
     value, reverse = line.weight.value, line.weight.reverse
-    return Track(
-        line.name,
-        default.weight if value is None else value,
-        default.reverse if reverse is None else reverse,
-    )
+    return Track(line.name, default.weight if value is None else value, default.reverse if reverse is None else reverse)
 
 
 def without_weights(tracks: Tracks, block: EffectiveBlock, symbols: Symbols, why: str, keep_interfaces: bool) -> Tracks:

@@ -173,10 +173,7 @@ class Variables:
         location = line.location(match.start(), match.end()) if match else line.location(0, 1)
         what = f"'{match[0]}'" if match else "a variable"
         self.findings.error(
-            location,
-            f"{what} stands for itself, over {MAX_ROUNDS} values deep",
-            "define it without itself",
-            fatal=True,
+            location, f"{what} stands for itself, over {MAX_ROUNDS} values deep", "define it without itself", fatal=True
         )
         return Expansion(line.part(0, 0))
 

@@ -143,9 +143,7 @@ VRRP_GARP = (
     Keyword("vrrp_garp_extra_if", ExtraType(), "default of garp_extra_if", default_doc="0: none"),
     Keyword("vrrp_min_garp", FLAG, "default: one gratuitous ARP, without repetition", default=False),
     Keyword(
-        "vrrp_garp_interval",
-        Seconds(0.000001, MAX_INTERVAL_S),
-        "minimum seconds between gratuitous ARPs on a device",
+        "vrrp_garp_interval", Seconds(0.000001, MAX_INTERVAL_S), "minimum seconds between gratuitous ARPs on a device"
     ),
     Keyword(
         "vrrp_gna_interval",
@@ -188,10 +186,7 @@ VRRP_NOTIFICATIONS = (
 
 VRRP_PROCESS = (
     Keyword(
-        "vrrp_startup_delay",
-        Seconds(0, MAX_INTERVAL_S),
-        "delay of virtual routers at startup, in seconds",
-        default=0.0,
+        "vrrp_startup_delay", Seconds(0, MAX_INTERVAL_S), "delay of virtual routers at startup, in seconds", default=0.0
     ),
     Keyword(
         "dynamic_interfaces", DynamicType(), "accept interfaces that do not exist yet", default_doc="they must be there"

@@ -132,10 +132,7 @@ TRACKS = (
     Block("track_script", "tracked scripts", lines=TrackLine("a vrrp_script"), twice=Twice.MANY),
     Block("track_file", "tracked files", lines=TrackLine("a track_file", MAX_FILE_WEIGHT), twice=Twice.MANY),
     Block(
-        "track_process",
-        "tracked processes",
-        lines=TrackLine("a vrrp_track_process", MAX_FILE_WEIGHT),
-        twice=Twice.MANY,
+        "track_process", "tracked processes", lines=TrackLine("a vrrp_track_process", MAX_FILE_WEIGHT), twice=Twice.MANY
     ),
     Block(
         "track_bfd",
@@ -185,13 +182,7 @@ NOTIFIES = (
         default=False,
         global_names=("vrrp_notify_priority_changes",),
     ),
-    Keyword(
-        "smtp_alert",
-        FLAG,
-        "mail transitions",
-        default=False,
-        global_names=("smtp_alert_vrrp", "smtp_alert"),
-    ),
+    Keyword("smtp_alert", FLAG, "mail transitions", default=False, global_names=("smtp_alert_vrrp", "smtp_alert")),
 )
 
 VRRP_SCRIPT = Block(
@@ -242,10 +233,7 @@ TRACK_FILE = Block(
     (
         Keyword("file", Text("a path"), "path of the file"),
         Keyword(
-            "weight",
-            TrackWeightType(MAX_FILE_WEIGHT),
-            "default weight where a virtual router gives none",
-            default=1,
+            "weight", TrackWeightType(MAX_FILE_WEIGHT), "default weight where a virtual router gives none", default=1
         ),
         Keyword("init_file", InitType(), "create the file at startup with this number, by default 0"),
     ),
@@ -281,10 +269,7 @@ VRRP_TRACK_PROCESS = Block(
             "initial: the last argument may be longer; partial: more arguments may follow",
         ),
         Keyword(
-            "weight",
-            TrackWeightType(MAX_FILE_WEIGHT),
-            "default weight where a virtual router gives none",
-            default=0,
+            "weight", TrackWeightType(MAX_FILE_WEIGHT), "default weight where a virtual router gives none", default=0
         ),
         Keyword("quorum", Integer(1, 65535), "minimum number of processes", default=1),
         Keyword("quorum_max", Integer(0, 65535), "maximum number of processes", default_doc="any"),
