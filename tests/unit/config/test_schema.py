@@ -6,7 +6,7 @@ import pytest
 
 from pylvs.config.findings import Severity
 from pylvs.config.language.parser import read_text
-from pylvs.config.schema.grammar import Block, Keyword, State, Twice
+from pylvs.config.schema.grammar import Block, Keyword, State
 from pylvs.config.schema.reader import Reader, Section
 from pylvs.config.schema.types import (
     BARE,
@@ -27,8 +27,7 @@ from pylvs.config.schema.types import (
 INNER = Block(
     "inner",
     "a block in a block",
-    (Keyword("path", Text("a path"), ""), Keyword("mark", Integer(1, 9), "", twice=Twice.MANY)),
-    twice=Twice.MANY,
+    (Keyword("path", Text("a path"), ""), Keyword("mark", Integer(1, 9), "")),
 )
 OUTER = Block(
     "outer",
@@ -44,14 +43,15 @@ OUTER = Block(
         Keyword("address", IpAddress(4), ""),
         Keyword("port", PORT, ""),
         Keyword("note", OptionalText(), ""),
-        Keyword("once", Text(maximum=3), "", twice=Twice.FIRST),
+        Keyword("once", Text(maximum=3), "", first_wins=True),
         Keyword("dead", Texts(), "", state=State.DEAD, instead="use weight"),
         Keyword("soon", Texts(), "", state=State.LATER, instead="nothing is sent"),
         Keyword("silent", Texts(), "", state=State.IGNORED),
         INNER,
-        Block("list", "lines", lines=Endpoint()),
+        Block("list", "lines", lines=Endpoint(), merged=True),
     ),
     head=Text("a name"),
+    merged=True,
 )
 ROOT = Block("", "", (OUTER,))
 
@@ -149,10 +149,10 @@ def test_of_two_the_last_counts_unless_the_first_does() -> None:
     ]
 
 
-def test_what_may_come_often_is_a_list() -> None:
-    section, findings = outer("inner {", "mark 1", "mark 2", "}", "inner {", "path /", "}")
+def test_blocks_may_occur_repeatedly() -> None:
+    section, findings = outer("inner {", "mark 1", "}", "inner {", "path /", "}")
     assert findings == []
-    assert [list(each.values("mark", int)) for each in section.below("inner")] == [[1, 2], []]
+    assert [each.value("mark", int) for each in section.below("inner")] == [1, None]
 
 
 def test_lines_of_a_block_are_values() -> None:

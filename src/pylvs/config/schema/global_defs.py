@@ -70,6 +70,7 @@ MAIL: tuple[Keyword | Block, ...] = (
         "notification_email",
         "recipients of alerts; without one, no alert is sent",
         lines=Texts("mail addresses", minimum=1),
+        merged=True,
     ),
     Keyword(
         "notification_email_from", Text("a mail address"), "sender address of alerts", default_doc="keepalived@HOST"
@@ -338,7 +339,7 @@ KEYWORDS: tuple[Keyword | Block, ...] = (
     *VRRP_PROCESS,
     *VRRP_UNSUPPORTED,
 )
-GLOBAL_DEFS = Block("global_defs", "settings of the whole daemon", KEYWORDS)
+GLOBAL_DEFS = Block("global_defs", "settings of the whole daemon", KEYWORDS, merged=True)
 
 # Keywords outside of all blocks.
 TOP: tuple[Keyword | Block, ...] = (
@@ -357,6 +358,7 @@ TOP: tuple[Keyword | Block, ...] = (
         ),
         state=State.LATER,
         instead="SSL_GET shows no certificate",
+        merged=True,
     ),
     *_never("the kernel reports every change of a link; remove it", "linkbeat_use_polling"),
 )

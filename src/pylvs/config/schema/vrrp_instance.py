@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pylvs.config.schema.grammar import Block, Keyword, State, Twice
+from pylvs.config.schema.grammar import Block, Keyword, State
 from pylvs.config.schema.routes import RouteLine
 from pylvs.config.schema.routing_rules import RuleLine
 from pylvs.config.schema.types import BARE, FLAG, MAX_U32, SCRIPT, TEXT, Integer, Seconds, Texts, choice
@@ -34,6 +34,7 @@ AUTHENTICATION = Block(
         ),
         Keyword("auth_pass", PasswordType(), "the password"),
     ),
+    merged=True,
 )
 
 GARP = (
@@ -89,12 +90,7 @@ GARP = (
 )
 
 UNICAST = (
-    Block(
-        "unicast_peer",
-        "the other routers; advertisements are sent to them instead of multicast",
-        lines=PeerLine(),
-        twice=Twice.MANY,
-    ),
+    Block("unicast_peer", "the other routers; advertisements are sent to them instead of multicast", lines=PeerLine()),
     Keyword("unicast_src_ip", SOURCE, "source address of advertisements", default_doc="the interface's first address"),
     Keyword("unicast_ttl", Integer(0, 255), "TTL, or hop limit, of unicast advertisements", default_doc="255"),
     Keyword("unicast_fault_no_peer", BARE, "without a peer, go to fault instead of multicast", default=False),
@@ -130,15 +126,10 @@ VRRP_INSTANCE = Block(
         Keyword("advert_int", Seconds(0.01, 255), "seconds between advertisements", default=ADVERT_S),
         Keyword("version", Integer(2, 3), "version of VRRP; IPv6 needs 3", default=2, global_names=("vrrp_version",)),
         AUTHENTICATION,
-        Block("virtual_ipaddress", "addresses that the master holds", lines=AddressLine(), twice=Twice.MANY),
-        Block(
-            "virtual_ipaddress_excluded",
-            "virtual addresses that are not in advertisements",
-            lines=AddressLine(),
-            twice=Twice.MANY,
-        ),
-        Block("virtual_routes", "routes that the master adds", lines=RouteLine(), twice=Twice.MANY),
-        Block("virtual_rules", "routing rules that the master adds", lines=RuleLine(), twice=Twice.MANY),
+        Block("virtual_ipaddress", "addresses that the master holds", lines=AddressLine()),
+        Block("virtual_ipaddress_excluded", "virtual addresses that are not in advertisements", lines=AddressLine()),
+        Block("virtual_routes", "routes that the master adds", lines=RouteLine()),
+        Block("virtual_rules", "routing rules that the master adds", lines=RuleLine()),
         Keyword("nopreempt", BARE, "do not take over from a router of lower priority", default=False),
         Keyword("preempt", BARE, "take over from a router of lower priority", default_doc="unless nopreempt"),
         Keyword("preempt_delay", Seconds(0, 1000), "seconds to wait before preemption", default=0.0),
@@ -197,7 +188,7 @@ VRRP_INSTANCE = Block(
             "notify_master_rx_lower_pri",
             SCRIPT,
             "run when a master receives an advertisement with a lower priority",
-            twice=Twice.FIRST,
+            first_wins=True,
         ),
         Keyword(
             "skip_check_adv_addr",
@@ -234,14 +225,13 @@ VRRP_INSTANCE = Block(
         Keyword("vrf", TEXT, "the VRF of unicast advertisements", state=State.LATER, instead="name the interface"),
     ),
     head=NAME,
-    twice=Twice.MANY,
 )
 
 VRRP_SYNC_GROUP = Block(
     "vrrp_sync_group",
     "virtual routers that change state together",
     (
-        Block("group", "names of the virtual routers", lines=NameList("the name of a vrrp_instance"), twice=Twice.MANY),
+        Block("group", "names of the virtual routers", lines=NameList("the name of a vrrp_instance")),
         *TRACKS,
         *NOTIFIES,
         Keyword("sync_group_tracking_weight", BARE, "the weights of the members count", default=False),
@@ -254,5 +244,4 @@ VRRP_SYNC_GROUP = Block(
         ),
     ),
     head=NAME,
-    twice=Twice.MANY,
 )

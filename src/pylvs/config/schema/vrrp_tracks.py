@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pylvs.config.language.tree import Word
-from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Twice, Type, Words
+from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Type, Words
 from pylvs.config.schema.types import (
     BARE,
     FLAG,
@@ -127,19 +127,17 @@ TRACKS = (
         "track_interface",
         "tracked devices; with weight 0, a device that is down is a fault",
         lines=TrackLine("a device"),
-        twice=Twice.MANY,
     ),
-    Block("track_script", "tracked scripts", lines=TrackLine("a vrrp_script"), twice=Twice.MANY),
-    Block("track_file", "tracked files", lines=TrackLine("a track_file", MAX_FILE_WEIGHT), twice=Twice.MANY),
-    Block(
-        "track_process", "tracked processes", lines=TrackLine("a vrrp_track_process", MAX_FILE_WEIGHT), twice=Twice.MANY
-    ),
+    Block("track_script", "tracked scripts", lines=TrackLine("a vrrp_script")),
+    Block("track_file", "tracked files", lines=TrackLine("a track_file", MAX_FILE_WEIGHT)),
+    Block("track_process", "tracked processes", lines=TrackLine("a vrrp_track_process", MAX_FILE_WEIGHT)),
     Block(
         "track_bfd",
         "tracked BFD sessions",
         lines=TrackLine("a bfd_instance"),
         state=State.LATER,
         instead="nothing is watched; use track_script",
+        merged=True,
     ),
 )
 
@@ -163,7 +161,7 @@ class DeletedType(Type[Deleted]):
 
 
 def _script(name: str, doc: str, kind: Type[object] = SCRIPT) -> Keyword:
-    return Keyword(name, kind, doc, twice=Twice.FIRST)
+    return Keyword(name, kind, doc, first_wins=True)
 
 
 NOTIFIES = (
@@ -189,7 +187,7 @@ VRRP_SCRIPT = Block(
     "vrrp_script",
     "a program that runs periodically; exit status 0 is success",
     (
-        Keyword("script", SCRIPT_ALONE, "the program and its arguments", twice=Twice.LAST),
+        Keyword("script", SCRIPT_ALONE, "the program and its arguments"),
         Keyword("interval", AtLeastOne(MAX_SCRIPT_S), "seconds between two runs", default=1),
         Keyword("timeout", AtLeastOne(MAX_SCRIPT_S), "seconds after which it is killed", default_of="interval"),
         Keyword("weight", TrackWeightType(), "default weight where a virtual router gives none", default=0),
@@ -199,7 +197,6 @@ VRRP_SCRIPT = Block(
         Keyword("init_fail", BARE, "start in state down", default=False),
     ),
     head=NAME,
-    twice=Twice.MANY,
 )
 
 
@@ -239,7 +236,6 @@ TRACK_FILE = Block(
     ),
     aliases=("vrrp_track_file",),
     head=NAME,
-    twice=Twice.MANY,
 )
 
 
@@ -279,7 +275,6 @@ VRRP_TRACK_PROCESS = Block(
         Keyword("full_command", BARE, "compare with the whole command line", default=False),
     ),
     head=NAME,
-    twice=Twice.MANY,
 )
 
 
@@ -299,6 +294,5 @@ BFD_INSTANCE = Block(
     head=NAME,
     state=State.LATER,
     instead="there are no BFD sessions; use track_script",
-    twice=Twice.MANY,
 )
 TRACK_DEFINITIONS = (VRRP_SCRIPT, TRACK_FILE, VRRP_TRACK_PROCESS, BFD_INSTANCE)
