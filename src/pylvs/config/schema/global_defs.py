@@ -288,7 +288,7 @@ KEYWORDS: tuple[Keyword | Block, ...] = (
         since="0.2",
     ),
     Keyword("shared_probes", FLAG, "share one probe between identical checks", default=False, since="0.2"),
-    Keyword("metrics_address", Endpoint(port_needed=True), "serve /metrics on this TCP address too", since="0.2"),
+    Keyword("metrics_address", Endpoint(), "serve /metrics on this TCP address too", since="0.2"),
     Keyword("no_checker_emails", FLAG, "mail only changes of state", default=False, state=State.IGNORED),
     Keyword("startup_script", SCRIPT, "run at startup, before anything else"),
     Keyword("startup_script_timeout", Integer(1, 1000), "seconds after which it is terminated", default=10),

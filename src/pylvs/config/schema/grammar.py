@@ -128,7 +128,6 @@ class Block(_Entry):
     head: Type[object] | None = None  # type of the words before the brace
     lines: Type[object] | None = None
     merged: bool = False  # several count as one, with a finding
-    optional: bool = False  # the braces may be absent
     _by_name: dict[str, Keyword | Block] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -191,7 +191,7 @@ class Reader:
             below.head = read.value if read else None
         else:
             self._report_surplus(words)
-        if node.block is None and not entry.optional:
+        if node.block is None:
             self.report(node.words[0], Severity.ERROR, f"{node.keyword} has no block", "add { ... }")
             below.broken = True
         if earlier is not None:
