@@ -24,54 +24,6 @@ from pylvs.model.wanted import Configuration, GlobalSettings, Mail, WantedServic
 from pylvs.system import interfaces
 
 
-def settings_of(effective: EffectiveBlock) -> GlobalSettings:
-    """Return the settings of global_defs, which exists even if the file has none."""
-    block = next(effective.below("global_defs"))
-    user, group = block.maybe("script_user", tuple, ("", ""))
-    return GlobalSettings(
-        router_id=block.maybe("router_id", str, ""),
-        script_user=user,
-        script_group=group,
-        script_security=block.get("enable_script_security", bool),
-        mail=_mail(block),
-        smtp_alert=block.maybe("smtp_alert", bool, False),
-        lvs_timeouts=block.maybe("lvs_timeouts", Timeouts),
-        lvs_flush=block.get("lvs_flush", bool),
-        lvs_flush_on_stop=block.get("lvs_flush_on_stop", str),
-        exclusive=block.get("exclusive", bool),
-        checker_nice=block.get("checker_priority", int),
-        metrics_address=block.maybe("metrics_address", tuple),
-        shared_probes=block.get("shared_probes", bool),
-        startup_script_timeout_s=float(block.get("startup_script_timeout", int)),
-        shutdown_script_timeout_s=float(block.get("shutdown_script_timeout", int)),
-    )
-
-
-def with_scripts(
-    settings: GlobalSettings, effective: EffectiveBlock, scripts: ScriptRules, findings: Findings
-) -> GlobalSettings:
-    """Add the scripts and the FIFO that may be used."""
-    block = next(effective.below("global_defs"))
-    return replace(
-        settings,
-        fifo=next(fifos_of(block, scripts, findings, ("lvs_notify_fifo",)), None),
-        startup_script=scripts.usable(block.maybe("startup_script", WrittenScript)),
-        shutdown_script=scripts.usable(block.maybe("shutdown_script", WrittenScript)),
-    )
-
-
-def _mail(block: EffectiveBlock) -> Mail:
-    server, port = block.get("smtp_server", tuple)
-    return Mail(
-        recipients=tuple(chain.from_iterable(block.lines("notification_email", tuple))),
-        sender=block.maybe("notification_email_from", str, ""),
-        server=server,
-        port=port,
-        helo_name=block.maybe("smtp_helo_name", str, ""),
-        connect_timeout_s=block.get("smtp_connect_timeout", float),
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class CompiledDocument:
     """A document's effective settings, for people, and its configuration, for the rest of pylvs."""
@@ -119,6 +71,54 @@ def _services(
             yield service
         else:
             effective.leave_out(block)
+
+
+def settings_of(effective: EffectiveBlock) -> GlobalSettings:
+    """Return the settings of global_defs, which exists even if the file has none."""
+    block = next(effective.below("global_defs"))
+    user, group = block.maybe("script_user", tuple, ("", ""))
+    return GlobalSettings(
+        router_id=block.maybe("router_id", str, ""),
+        script_user=user,
+        script_group=group,
+        script_security=block.get("enable_script_security", bool),
+        mail=_mail(block),
+        smtp_alert=block.maybe("smtp_alert", bool, False),
+        lvs_timeouts=block.maybe("lvs_timeouts", Timeouts),
+        lvs_flush=block.get("lvs_flush", bool),
+        lvs_flush_on_stop=block.get("lvs_flush_on_stop", str),
+        exclusive=block.get("exclusive", bool),
+        checker_nice=block.get("checker_priority", int),
+        metrics_address=block.maybe("metrics_address", tuple),
+        shared_probes=block.get("shared_probes", bool),
+        startup_script_timeout_s=float(block.get("startup_script_timeout", int)),
+        shutdown_script_timeout_s=float(block.get("shutdown_script_timeout", int)),
+    )
+
+
+def with_scripts(
+    settings: GlobalSettings, effective: EffectiveBlock, scripts: ScriptRules, findings: Findings
+) -> GlobalSettings:
+    """Add the scripts and the FIFO that may be used."""
+    block = next(effective.below("global_defs"))
+    return replace(
+        settings,
+        fifo=next(fifos_of(block, scripts, findings, ("lvs_notify_fifo",)), None),
+        startup_script=scripts.usable(block.maybe("startup_script", WrittenScript)),
+        shutdown_script=scripts.usable(block.maybe("shutdown_script", WrittenScript)),
+    )
+
+
+def _mail(block: EffectiveBlock) -> Mail:
+    server, port = block.get("smtp_server", tuple)
+    return Mail(
+        recipients=tuple(chain.from_iterable(block.lines("notification_email", tuple))),
+        sender=block.maybe("notification_email_from", str, ""),
+        server=server,
+        port=port,
+        helo_name=block.maybe("smtp_helo_name", str, ""),
+        connect_timeout_s=block.get("smtp_connect_timeout", float),
+    )
 
 
 def sort_findings(findings: Iterable[Finding], document: Document) -> tuple[Finding, ...]:
