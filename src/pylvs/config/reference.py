@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pylvs.config.schema.grammar import Block, Keyword, State, Twice
+from pylvs.config.schema.grammar import Block, Keyword, State
 from pylvs.config.schema.root import ROOT
 from pylvs.config.show import value_text
 
@@ -15,8 +15,8 @@ generated from the tables that read the configuration (`src/pylvs/config/schema/
 with a finding.
 
 *Inherited* keywords take their value from the surrounding block (url, checker, real_server, virtual_server) if their
-own block has none. *List* keywords may occur repeatedly. Keywords that pylvs does not support are findings: *later* is
-not implemented yet, *never* will not be implemented, *dead* has no effect in keepalived either.
+own block has none. Keywords that pylvs does not support are findings: *later* is not implemented yet, *never* will not
+be implemented, *dead* has no effect in keepalived either.
 """
 
 
@@ -72,8 +72,6 @@ def _notes(keyword: Keyword) -> str:
         notes.append("*inherited*")
     if keyword.global_names:
         notes.append("*else* " + ", ".join(f"`{name}`" for name in keyword.global_names) + " of global_defs")
-    if keyword.twice is Twice.MANY:
-        notes.append("*list*")
     if keyword.is_now:
         notes.append(f"*deprecated, write* `{keyword.is_now}`")
     if keyword.state is not State.SUPPORTED:

@@ -21,7 +21,56 @@ from pylvs.config.schema.types import WrittenScript
 from pylvs.model.dataclass import dataclass
 from pylvs.model.service import Timeouts
 from pylvs.model.wanted import Configuration, GlobalSettings, Mail, WantedService
-from pylvs.system import proc
+from pylvs.system import interfaces
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledDocument:
+    """A document's effective settings, for people, and its configuration, for the rest of pylvs."""
+
+    effective: EffectiveBlock
+    configuration: Configuration
+    findings: tuple[Finding, ...]  # without those of the parser
+
+
+def compile_document(document: Document, mtus: Mapping[str, int] | None = None) -> CompiledDocument:
+    """Compile a document. Never raises: problems are findings, and the rest is compiled.
+
+    `mtus` maps devices to their MTUs; None stands for this machine's devices.
+    """
+    with gc_paused():
+        return _compile(document, mtus)
+
+
+def _compile(document: Document, mtus: Mapping[str, int] | None) -> CompiledDocument:
+    reader = Reader(ROOT)
+    section = reader.read(document.nodes)
+    findings = reader.findings
+    effective = resolve(section)
+    settings = settings_of(effective)
+    scripts = ScriptRules(findings, settings.script_security, settings.script_user, settings.script_group)
+    if settings.script_user:
+        scripts.check_user(next(effective.below("global_defs")).location("script_user"))
+    services = tuple(_services(effective, section, settings, scripts, findings))
+    vrrp = vrrp_of(effective, scripts, findings, interfaces.mtus() if mtus is None else mtus)
+    configuration = Configuration(services, with_scripts(settings, effective, scripts, findings), vrrp)
+    return CompiledDocument(effective, configuration, sort_findings(findings.all(), document))
+
+
+def _services(
+    effective: EffectiveBlock, section: Section, settings: GlobalSettings, scripts: ScriptRules, findings: Findings
+) -> Iterator[WantedService]:
+    """Yield the services in the order of the text; remove rejected blocks from the effective configuration too."""
+    groups = groups_of(section, findings)
+    maker = ServiceMaker(findings, scripts, section, settings.shared_probes)
+    for block in list(effective.below("virtual_server")):
+        entries = entries_of(block, groups, findings)
+        fits = entries is not None and service_rules.apply(block, entries, findings)
+        service = maker.make(block, entries) if entries is not None and fits else None
+        if service is not None:
+            yield service
+        else:
+            effective.leave_out(block)
 
 
 def settings_of(effective: EffectiveBlock) -> GlobalSettings:
@@ -70,55 +119,6 @@ def _mail(block: EffectiveBlock) -> Mail:
         helo_name=block.maybe("smtp_helo_name", str, ""),
         connect_timeout_s=block.get("smtp_connect_timeout", float),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledDocument:
-    """A document's effective settings, for people, and its configuration, for the rest of pylvs."""
-
-    effective: EffectiveBlock
-    configuration: Configuration
-    findings: tuple[Finding, ...]  # without those of the parser
-
-
-def compile_document(document: Document, mtus: Mapping[str, int] | None = None) -> CompiledDocument:
-    """Compile a document. Never raises: problems are findings, and the rest is compiled.
-
-    `mtus` maps devices to their MTUs; None stands for this machine's devices.
-    """
-    with gc_paused():
-        return _compile(document, mtus)
-
-
-def _compile(document: Document, mtus: Mapping[str, int] | None) -> CompiledDocument:
-    reader = Reader(ROOT)
-    section = reader.read(document.nodes)
-    findings = reader.findings
-    effective = resolve(section)
-    settings = settings_of(effective)
-    scripts = ScriptRules(findings, settings.script_security, settings.script_user, settings.script_group)
-    if settings.script_user:
-        scripts.check_user(next(effective.below("global_defs")).location("script_user"))
-    services = tuple(_services(effective, section, settings, scripts, findings))
-    vrrp = vrrp_of(effective, scripts, findings, proc.mtus() if mtus is None else mtus)
-    configuration = Configuration(services, with_scripts(settings, effective, scripts, findings), vrrp)
-    return CompiledDocument(effective, configuration, sort_findings(findings.all(), document))
-
-
-def _services(
-    effective: EffectiveBlock, section: Section, settings: GlobalSettings, scripts: ScriptRules, findings: Findings
-) -> Iterator[WantedService]:
-    """Yield the services in the order of the text; remove rejected blocks from the effective configuration too."""
-    groups = groups_of(section, findings)
-    maker = ServiceMaker(findings, scripts, section, settings.shared_probes)
-    for block in list(effective.below("virtual_server")):
-        entries = entries_of(block, groups, findings)
-        fits = entries is not None and service_rules.apply(block, entries, findings)
-        service = maker.make(block, entries) if entries is not None and fits else None
-        if service is not None:
-            yield service
-        else:
-            effective.leave_out(block)
 
 
 def sort_findings(findings: Iterable[Finding], document: Document) -> tuple[Finding, ...]:

@@ -11,7 +11,7 @@ from typing import TypeVar, overload
 from pylvs.config.findings import Location
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.global_defs import GLOBAL_DEFS
-from pylvs.config.schema.grammar import Block, Keyword, State, Twice
+from pylvs.config.schema.grammar import Block, Keyword, State
 from pylvs.config.schema.reader import Section, Setting
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
@@ -87,13 +87,10 @@ class EffectiveBlock:
         return self._values[name]
 
     def all(self) -> Iterator[EffectiveValue]:
-        """Yield the values of all keywords in the schema's order; of lists, each occurrence."""
+        """Yield the values of all keywords in the schema's order."""
         for entry in self.block.entries:
             if isinstance(entry, Keyword) and _has_value(entry):
-                if entry.twice is Twice.MANY:
-                    yield from (_given(entry, each) for each in self.section.settings if each.keyword is entry)
-                else:
-                    yield self.effective(entry.name)
+                yield self.effective(entry.name)
 
     def _value(self, entry: Keyword) -> EffectiveValue:
         """Return the value of this block, or a surrounding one, or global_defs, or the default."""

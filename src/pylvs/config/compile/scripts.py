@@ -8,9 +8,9 @@ from dataclasses import replace
 from pylvs.config.compile.effective import EffectiveBlock
 from pylvs.config.findings import Finding, Findings, Location, Severity
 from pylvs.config.schema.types import OPENS, WrittenScript
-from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
+from pylvs.model.scripts import Script
 from pylvs.model.vrrp import Fifo
 from pylvs.system.processes.accounts import (
     SCRIPT_USER,
@@ -21,6 +21,9 @@ from pylvs.system.processes.accounts import (
     script_account,
     unusable,
 )
+
+SHARED_FIFO = "notify_fifo"  # receives every event
+FIFO_NAMES = (SHARED_FIFO, "vrrp_notify_fifo", "lvs_notify_fifo")
 
 
 @dataclass(slots=True)
@@ -104,10 +107,6 @@ class ScriptRules:
             advice = "write enable_script_security and script_user into global_defs"
             self.findings.add(Finding(location, Severity.WARNING, text, advice, security=True))
         return not (insecure and self.secure)
-
-
-SHARED_FIFO = "notify_fifo"  # receives every event
-FIFO_NAMES = (SHARED_FIFO, "vrrp_notify_fifo", "lvs_notify_fifo")
 
 
 def fifos_of(

@@ -21,6 +21,8 @@ from pylvs.model.service import DEFAULT_SCHEDULER, Protocol, ServiceKey
 
 VERSIONS: Mapping[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 FAMILIES: Mapping[int, int] = {4: socket.AF_INET, 6: socket.AF_INET6}
+DEFAULT_METHOD = Forwarding(Method.MASQ)
+FLAGS_OF = ("sh", "mh")  # schedulers with own names for their flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +101,6 @@ def entries_of(service: EffectiveBlock, groups: Mapping[str, Section], findings:
         findings.error(head.word.location, text, "give it an address or a mark")
         return None
     return Entries(entries, head.group)
-
-
-DEFAULT_METHOD = Forwarding(Method.MASQ)
-FLAGS_OF = ("sh", "mh")  # schedulers with own names for their flags
 
 
 def apply(service: EffectiveBlock, entries: Entries, findings: Findings) -> bool:

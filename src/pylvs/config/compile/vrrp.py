@@ -31,6 +31,123 @@ GroupOfInstance = dict[str, str]
 DEFINITIONS = ("vrrp_script", "track_file", "vrrp_track_process")
 
 
+def vrrp_of(
+    root: EffectiveBlock, scripts: ScriptRules, findings: Findings, mtus: Mapping[str, int]
+) -> VrrpConfiguration:
+    """Compile the VRRP blocks of a document. `mtus` are those of this machine's devices.
+
+    Remove rejected blocks from the effective configuration too.
+    """
+    settings = next(root.below("global_defs"))
+    symbols = Symbols(findings, mtus, settings.maybe("dynamic_interfaces", bool, False))
+    symbols.definitions = {f"{each.block.name} {name_of(each).name}": each.word for each in root.below(*DEFINITIONS)}
+    _missing_devices(root, symbols)
+    return _VrrpCompiler(root, settings, scripts, symbols, RulePreferences(findings)).build()
+
+
+@dataclass(slots=True)
+class _VrrpCompiler:
+    """Compiles the blocks in the order of the text."""
+
+    root: EffectiveBlock
+    settings: EffectiveBlock
+    scripts: ScriptRules
+    symbols: Symbols
+    preferences: RulePreferences
+    instances: list[CompiledInstance] = field(default_factory=list)
+    groups: dict[str, EffectiveBlock] = field(default_factory=dict)
+    track_groups: vrrp_static.TrackGroups = field(default_factory=dict)
+    addresses: list[HeldAddress] = field(default_factory=list)
+    routes: list[Route] = field(default_factory=list)
+    rules: list[RoutingRule] = field(default_factory=list)
+
+    def build(self) -> VrrpConfiguration:
+        """Compile every block, then check what concerns several virtual routers."""
+        maker = InstanceMaker(self.symbols, self.scripts, self.settings, self.preferences)
+        for block in list(self.root.blocks):
+            self._block(block, maker)
+        kept = {each.instance.name: each for each in without_conflicts(self.instances, self.symbols.findings)}
+        taken: GroupOfInstance = {}
+        groups: list[VrrpGroup] = []
+        for block in self.groups.values():
+            group = group_of(block, kept, taken, self.symbols, self.scripts)
+            if group is None:
+                self.root.leave_out(block)
+            else:
+                groups.append(group)
+        for each in self.instances:
+            if each.instance.name not in kept:
+                self.root.leave_out(each.block)
+        return VrrpConfiguration(
+            instances=tuple(each.instance for each in kept.values()),
+            groups=tuple(groups),
+            scripts=tuple(self.symbols.scripts.values()),
+            files=tuple(self.symbols.files.values()),
+            processes=tuple(self.symbols.processes.values()),
+            addresses=tuple(self.addresses),
+            routes=tuple(self.routes),
+            rules=tuple(self.rules),
+            track_groups=tuple(vrrp_static.members_of(self.track_groups, kept, self.symbols.findings)),
+            settings=vrrp_static.vrrp_settings_of(self.root, self.settings, self.scripts, self.symbols),
+        )
+
+    def _block(self, block: EffectiveBlock, maker: InstanceMaker) -> None:
+        findings = self.symbols.findings
+        match block.block.name:
+            case "vrrp_script":
+                vrrp_tracking.define_script(block, self.scripts, self.symbols)
+            case "track_file":
+                vrrp_tracking.define_file(block, self.symbols)
+            case "vrrp_track_process":
+                vrrp_tracking.define_process(block, self.symbols)
+            case "track_group":
+                vrrp_static.track_group_of(block, self.track_groups, findings)
+            case "static_ipaddress":
+                self.addresses += vrrp_static.addresses_of(block, self.track_groups, self.settings, self.symbols)
+            case "static_routes":
+                self.routes += vrrp_static.routes_of(block, self.track_groups, findings)
+            case "static_rules":
+                vrrp_static.check_rule_groups(block, self.track_groups, findings)
+                self.rules += self.preferences.of_lines(block)
+            case "vrrp_instance":
+                self._instance(block, maker)
+            case "vrrp_sync_group":
+                self._group(block)
+
+    def _instance(self, block: EffectiveBlock, maker: InstanceMaker) -> None:
+        if self._taken(block, {each.instance.name for each in self.instances}):
+            return
+        compiled = maker.make(block)
+        if compiled is None:
+            self.root.leave_out(block)
+        else:
+            self.instances.append(compiled)
+
+    def _group(self, block: EffectiveBlock) -> None:
+        if not self._taken(block, set(self.groups)):
+            self.groups[name_of(block).name] = block
+
+    def _taken(self, block: EffectiveBlock, names: set[str]) -> bool:
+        """Return whether an earlier block has the name, and reject this one then."""
+        name = name_of(block)
+        if name.name not in names:
+            return False
+        text = f"the name '{name.name}' is taken; this {block.block.name} is left out"
+        self.symbols.findings.error(name.word.location, text, "give it another name")
+        self.root.leave_out(block)
+        return True
+
+
+def _missing_devices(root: EffectiveBlock, symbols: Symbols) -> None:
+    """Report each device that a line names and this machine does not have."""
+    for block in root.walk():
+        for setting in block.section.settings:
+            if setting.keyword is None or setting.keyword.name != "default_interface":
+                for word in getattr(setting.value, "devices", ()):
+                    assert isinstance(word, Word)
+                    symbols.device(word)
+
+
 def group_of(
     block: EffectiveBlock,
     instances: dict[str, CompiledInstance],
@@ -153,120 +270,3 @@ def _unnamed(compiled: CompiledInstance) -> CompiledInstance:
     instance = compiled.instance
     assert instance.vmac is not None
     return replace(compiled, instance=replace(instance, vmac=replace(instance.vmac, name="")))
-
-
-def vrrp_of(
-    root: EffectiveBlock, scripts: ScriptRules, findings: Findings, mtus: Mapping[str, int]
-) -> VrrpConfiguration:
-    """Compile the VRRP blocks of a document. `mtus` are those of this machine's devices.
-
-    Remove rejected blocks from the effective configuration too.
-    """
-    settings = next(root.below("global_defs"))
-    symbols = Symbols(findings, mtus, settings.maybe("dynamic_interfaces", bool, False))
-    symbols.definitions = {f"{each.block.name} {name_of(each).name}": each.word for each in root.below(*DEFINITIONS)}
-    _missing_devices(root, symbols)
-    return _VrrpCompiler(root, settings, scripts, symbols, RulePreferences(findings)).build()
-
-
-@dataclass(slots=True)
-class _VrrpCompiler:
-    """Compiles the blocks in the order of the text."""
-
-    root: EffectiveBlock
-    settings: EffectiveBlock
-    scripts: ScriptRules
-    symbols: Symbols
-    preferences: RulePreferences
-    instances: list[CompiledInstance] = field(default_factory=list)
-    groups: dict[str, EffectiveBlock] = field(default_factory=dict)
-    track_groups: vrrp_static.TrackGroups = field(default_factory=dict)
-    addresses: list[HeldAddress] = field(default_factory=list)
-    routes: list[Route] = field(default_factory=list)
-    rules: list[RoutingRule] = field(default_factory=list)
-
-    def build(self) -> VrrpConfiguration:
-        """Compile every block, then check what concerns several virtual routers."""
-        maker = InstanceMaker(self.symbols, self.scripts, self.settings, self.preferences)
-        for block in list(self.root.blocks):
-            self._block(block, maker)
-        kept = {each.instance.name: each for each in without_conflicts(self.instances, self.symbols.findings)}
-        taken: GroupOfInstance = {}
-        groups: list[VrrpGroup] = []
-        for block in self.groups.values():
-            group = group_of(block, kept, taken, self.symbols, self.scripts)
-            if group is None:
-                self.root.leave_out(block)
-            else:
-                groups.append(group)
-        for each in self.instances:
-            if each.instance.name not in kept:
-                self.root.leave_out(each.block)
-        return VrrpConfiguration(
-            instances=tuple(each.instance for each in kept.values()),
-            groups=tuple(groups),
-            scripts=tuple(self.symbols.scripts.values()),
-            files=tuple(self.symbols.files.values()),
-            processes=tuple(self.symbols.processes.values()),
-            addresses=tuple(self.addresses),
-            routes=tuple(self.routes),
-            rules=tuple(self.rules),
-            track_groups=tuple(vrrp_static.members_of(self.track_groups, kept, self.symbols.findings)),
-            settings=vrrp_static.vrrp_settings_of(self.root, self.settings, self.scripts, self.symbols),
-        )
-
-    def _block(self, block: EffectiveBlock, maker: InstanceMaker) -> None:
-        findings = self.symbols.findings
-        match block.block.name:
-            case "vrrp_script":
-                vrrp_tracking.define_script(block, self.scripts, self.symbols)
-            case "track_file":
-                vrrp_tracking.define_file(block, self.symbols)
-            case "vrrp_track_process":
-                vrrp_tracking.define_process(block, self.symbols)
-            case "track_group":
-                vrrp_static.track_group_of(block, self.track_groups, findings)
-            case "static_ipaddress":
-                self.addresses += vrrp_static.addresses_of(block, self.track_groups, self.settings, self.symbols)
-            case "static_routes":
-                self.routes += vrrp_static.routes_of(block, self.track_groups, findings)
-            case "static_rules":
-                vrrp_static.check_rule_groups(block, self.track_groups, findings)
-                self.rules += self.preferences.of_lines(block)
-            case "vrrp_instance":
-                self._instance(block, maker)
-            case "vrrp_sync_group":
-                self._group(block)
-
-    def _instance(self, block: EffectiveBlock, maker: InstanceMaker) -> None:
-        if self._taken(block, {each.instance.name for each in self.instances}):
-            return
-        compiled = maker.make(block)
-        if compiled is None:
-            self.root.leave_out(block)
-        else:
-            self.instances.append(compiled)
-
-    def _group(self, block: EffectiveBlock) -> None:
-        if not self._taken(block, set(self.groups)):
-            self.groups[name_of(block).name] = block
-
-    def _taken(self, block: EffectiveBlock, names: set[str]) -> bool:
-        """Return whether an earlier block has the name, and reject this one then."""
-        name = name_of(block)
-        if name.name not in names:
-            return False
-        text = f"the name '{name.name}' is taken; this {block.block.name} is left out"
-        self.symbols.findings.error(name.word.location, text, "give it another name")
-        self.root.leave_out(block)
-        return True
-
-
-def _missing_devices(root: EffectiveBlock, symbols: Symbols) -> None:
-    """Report each device that a line names and this machine does not have."""
-    for block in root.walk():
-        for setting in block.section.settings:
-            if setting.keyword is None or setting.keyword.name != "default_interface":
-                for word in getattr(setting.value, "devices", ()):
-                    assert isinstance(word, Word)
-                    symbols.device(word)

@@ -20,6 +20,9 @@ from pylvs.model.routing import HeldAddress, Route, RoutingRule
 from pylvs.model.vrrp import LinkDelay, SendingLimit, VrrpSettings
 
 FIRST_PREFERENCE = 16384
+DEFAULT_INTERFACE = "eth0"
+Members = tuple[str, ...]
+TrackGroups = dict[str, EffectiveBlock]
 
 
 @dataclass(slots=True)
@@ -43,11 +46,6 @@ class RulePreferences:
                 rule = replace(rule, preference=self.next)
                 self.next -= 1
             yield rule
-
-
-DEFAULT_INTERFACE = "eth0"
-Members = tuple[str, ...]
-TrackGroups = dict[str, EffectiveBlock]
 
 
 def vrrp_settings_of(

@@ -16,6 +16,11 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import Track, TrackFile, TrackProcess, Tracks, VrrpScript
 
 ETHERNET_MTU = 1500
+T = TypeVar("T")
+MAX_PROCESSES = 0xFFFFFFFF
+Definition = VrrpScript | TrackFile | TrackProcess
+DATA_PLANE = "track_data_plane"
+DEFINITION_KEYWORDS = {"track_script": "vrrp_script", "track_file": "track_file", "track_process": "vrrp_track_process"}
 
 
 @dataclass(slots=True)
@@ -58,10 +63,6 @@ class Symbols:
     def mtu(self, device: str) -> int:
         """Return a device's MTU, by default Ethernet's."""
         return self.mtus.get(device, ETHERNET_MTU)
-
-
-T = TypeVar("T")
-MAX_PROCESSES = 0xFFFFFFFF
 
 
 def name_of(block: EffectiveBlock) -> Named:
@@ -173,11 +174,6 @@ def _define(symbols: Symbols, among: dict[str, T], name: Named, found: T) -> Non
         among[name.name] = found
 
 
-Definition = VrrpScript | TrackFile | TrackProcess
-DATA_PLANE = "track_data_plane"
-DEFINITION_KEYWORDS = {"track_script": "vrrp_script", "track_file": "track_file", "track_process": "vrrp_track_process"}
-
-
 def tracks_of(block: EffectiveBlock, symbols: Symbols, own_device: str = "") -> Tracks:
     """Return everything that a block tracks; report what it cannot track."""
     tables: Mapping[str, Mapping[str, Definition]] = {
@@ -246,11 +242,7 @@ def _interface(line: WrittenTrack, symbols: Symbols, own_device: str) -> Track |
 def _weighted(line: WrittenTrack, default: Track) -> Track:
     """Return the track with the weight of this line, or else of the definition."""
     value, reverse = line.weight.value, line.weight.reverse
-    return Track(
-        line.name,
-        default.weight if value is None else value,
-        default.reverse if reverse is None else reverse,
-    )
+    return Track(line.name, default.weight if value is None else value, default.reverse if reverse is None else reverse)
 
 
 def without_weights(tracks: Tracks, block: EffectiveBlock, symbols: Symbols, why: str, keep_interfaces: bool) -> Tracks:

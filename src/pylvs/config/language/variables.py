@@ -173,10 +173,7 @@ class Variables:
         location = line.location(match.start(), match.end()) if match else line.location(0, 1)
         what = f"'{match[0]}'" if match else "a variable"
         self.findings.error(
-            location,
-            f"{what} stands for itself, over {MAX_ROUNDS} values deep",
-            "define it without itself",
-            fatal=True,
+            location, f"{what} stands for itself, over {MAX_ROUNDS} values deep", "define it without itself", fatal=True
         )
         return Expansion(line.part(0, 0))
 
@@ -188,56 +185,48 @@ class Variables:
             name, *words = match[0].strip("${}").split()
             location = line.location(match.start(), match.end())
             value = self.values.get(name) if not words else None
-            if value is None or not value.several:
-                text = value.lines[0] if value else self._predefined(name, words, directory)
-                if text is not None:
-                    known = Line(text, line.origins) if isinstance(text, str) else text
-                    length += match.start() - at + len(known.text)
-                    if length > MAX_LINE:
-                        self.findings.error(
-                            location,
-                            f"the line grows beyond {MAX_LINE} characters here",
-                            "look for variables that multiply each other",
-                            fatal=True,
-                        )
-                        self.budget.spend(length, line)
-                        result.line = line.part(0, 0)
-                        return
-                    parts += [line.part(at, match.start()), known.located_at(location)]
-                    at = match.end()
-            elif not _NOTHING_FOLLOWS.match(line.text, match.end()):
-                self.findings.error(
-                    location,
-                    f"'{name}' has several lines and can only end a line",
-                    "write what follows on the next line",
-                )
-            elif name in active:
-                self.findings.error(
-                    location, f"the lines of '{name}' hold '{name}'", "define it without itself", fatal=True
-                )
-                result.line = line.part(0, 0)
-                return
-            else:
+            if value is not None and value.several:
+                if not _NOTHING_FOLLOWS.match(line.text, match.end()):
+                    text = f"'{name}' has several lines and can only end a line"
+                    self.findings.error(location, text, "write what follows on the next line")
+                    continue
+                if name in active:
+                    text = f"the lines of '{name}' hold '{name}'"
+                    self.findings.error(location, text, "define it without itself", fatal=True)
+                    result.line = line.part(0, 0)
+                    return
                 first, *others = value.lines or (line.part(0, 0),)
-                parts += [line.part(at, match.start()), first]
-                if not line.text[: match.start()].strip(" \t\v\f\r"):
-                    parts = [first]
+                blank_before = not line.text[: match.start()].strip(" \t\v\f\r")
+                parts = [first] if blank_before else [*parts, line.part(at, match.start()), first]
                 at = len(line.text)
                 result.following.append((name, tuple(others)))
+                continue
+            replacement = value.lines[0] if value else self._predefined(name, words, directory, line)
+            if replacement is None:
+                continue
+            length += match.start() - at + len(replacement.text)
+            if length > MAX_LINE:
+                text = f"the line grows beyond {MAX_LINE} characters here"
+                self.findings.error(location, text, "look for variables that multiply each other", fatal=True)
+                self.budget.spend(length, line)
+                result.line = line.part(0, 0)
+                return
+            parts += [line.part(at, match.start()), replacement.located_at(location)]
+            at = match.end()
         if parts:
             result.line = Line.joined([*parts, line.part(at)])
 
-    def _predefined(self, name: str, words: Sequence[str], directory: str) -> str | None:
+    def _predefined(self, name: str, words: Sequence[str], directory: str, line: Line) -> Line | None:
         """Return the value of one of keepalived's own variables, else None."""
+        text: str | None = None
         if name == "_RANDOM" and len(words) <= 2 and all(word.isascii() and word.isdigit() for word in words):
             minimum, maximum = (*(int(word[:9]) for word in words), *(_RANDOM_MIN, _RANDOM_MAX)[len(words) :])
-            return str(self.random_numbers.randint(min(minimum, maximum), max(minimum, maximum)))
-        if name == "_ENV" and len(words) == 1:
-            return self.environment.get(words[0])
-        if words:
-            return None
-        simple = {"_PWD": directory, "_INSTANCE": self.instance, "_HASH": HASH, "_BANG": BANG}
-        return simple.get(name)
+            text = str(self.random_numbers.randint(min(minimum, maximum), max(minimum, maximum)))
+        elif name == "_ENV" and len(words) == 1:
+            text = self.environment.get(words[0])
+        elif not words:
+            text = {"_PWD": directory, "_INSTANCE": self.instance, "_HASH": HASH, "_BANG": BANG}.get(name)
+        return None if text is None else Line(text, line.origins)
 
 
 def strip_comment(text: str) -> str:

@@ -70,6 +70,7 @@ MAIL: tuple[Keyword | Block, ...] = (
         "notification_email",
         "recipients of alerts; without one, no alert is sent",
         lines=Texts("mail addresses", minimum=1),
+        merged=True,
     ),
     Keyword(
         "notification_email_from", Text("a mail address"), "sender address of alerts", default_doc="keepalived@HOST"
@@ -143,9 +144,7 @@ VRRP_GARP = (
     Keyword("vrrp_garp_extra_if", ExtraType(), "default of garp_extra_if", default_doc="0: none"),
     Keyword("vrrp_min_garp", FLAG, "default: one gratuitous ARP, without repetition", default=False),
     Keyword(
-        "vrrp_garp_interval",
-        Seconds(0.000001, MAX_INTERVAL_S),
-        "minimum seconds between gratuitous ARPs on a device",
+        "vrrp_garp_interval", Seconds(0.000001, MAX_INTERVAL_S), "minimum seconds between gratuitous ARPs on a device"
     ),
     Keyword(
         "vrrp_gna_interval",
@@ -188,10 +187,7 @@ VRRP_NOTIFICATIONS = (
 
 VRRP_PROCESS = (
     Keyword(
-        "vrrp_startup_delay",
-        Seconds(0, MAX_INTERVAL_S),
-        "delay of virtual routers at startup, in seconds",
-        default=0.0,
+        "vrrp_startup_delay", Seconds(0, MAX_INTERVAL_S), "delay of virtual routers at startup, in seconds", default=0.0
     ),
     Keyword(
         "dynamic_interfaces", DynamicType(), "accept interfaces that do not exist yet", default_doc="they must be there"
@@ -292,7 +288,7 @@ KEYWORDS: tuple[Keyword | Block, ...] = (
         since="0.2",
     ),
     Keyword("shared_probes", FLAG, "share one probe between identical checks", default=False, since="0.2"),
-    Keyword("metrics_address", Endpoint(port_needed=True), "serve /metrics on this TCP address too", since="0.2"),
+    Keyword("metrics_address", Endpoint(), "serve /metrics on this TCP address too", since="0.2"),
     Keyword("no_checker_emails", FLAG, "mail only changes of state", default=False, state=State.IGNORED),
     Keyword("startup_script", SCRIPT, "run at startup, before anything else"),
     Keyword("startup_script_timeout", Integer(1, 1000), "seconds after which it is terminated", default=10),
@@ -343,7 +339,7 @@ KEYWORDS: tuple[Keyword | Block, ...] = (
     *VRRP_PROCESS,
     *VRRP_UNSUPPORTED,
 )
-GLOBAL_DEFS = Block("global_defs", "settings of the whole daemon", KEYWORDS)
+GLOBAL_DEFS = Block("global_defs", "settings of the whole daemon", KEYWORDS, merged=True)
 
 # Keywords outside of all blocks.
 TOP: tuple[Keyword | Block, ...] = (
@@ -362,6 +358,7 @@ TOP: tuple[Keyword | Block, ...] = (
         ),
         state=State.LATER,
         instead="SSL_GET shows no certificate",
+        merged=True,
     ),
     *_never("the kernel reports every change of a link; remove it", "linkbeat_use_polling"),
 )

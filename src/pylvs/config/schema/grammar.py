@@ -92,14 +92,6 @@ class State(Enum):
     IGNORED = "ignored"  # accepted and ignored: always on, or without meaning here
 
 
-class Twice(Enum):
-    """What a second occurrence in the same block means."""
-
-    LAST = "the last one counts"
-    FIRST = "the first one counts"
-    MANY = ""  # a list
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
     """The fields that keywords and blocks share."""
@@ -107,7 +99,6 @@ class _Entry:
     aliases: tuple[str, ...] = ()
     state: State = State.SUPPORTED
     instead: str = ""  # advice unless supported
-    twice: Twice = Twice.LAST
     since: str = ""  # first version of pylvs that has it; "" is the first release
 
 
@@ -121,6 +112,7 @@ class Keyword(_Entry):
     default: object = None  # a value of the type; None: no default
     default_doc: str = ""  # describes a default that is computed: "the host's name"
     default_of: str = ""  # the default is the value of this keyword of the same block
+    first_wins: bool = False  # of several occurrences the first one counts, not the last
     inherited: bool = False  # without a value here, that of the nearest block around counts
     is_now: str = ""  # deprecated: counts as this keyword of the same block, with a finding
     global_names: tuple[str, ...] = ()  # then the first of these that global_defs gives
@@ -135,7 +127,7 @@ class Block(_Entry):
     entries: tuple[Keyword | Block, ...] = ()
     head: Type[object] | None = None  # type of the words before the brace
     lines: Type[object] | None = None
-    optional: bool = False  # the braces may be absent
+    merged: bool = False  # several count as one, with a finding
     _by_name: dict[str, Keyword | Block] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pylvs.config.findings import Finding, Findings, Severity
 from pylvs.config.language.tree import Node, Word
-from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Twice, Type, Words
+from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Type, Words
 from pylvs.config.schema.types import did_you_mean
 from pylvs.model.dataclass import dataclass, field
 
@@ -84,13 +84,6 @@ class Section:
             return None
         assert isinstance(setting.value, kind), f"{name} is {type(setting.value).__name__}, not {kind.__name__}"
         return setting.value
-
-    def values(self, name: str, kind: type[T]) -> Iterator[T]:
-        """Yield the values of a keyword that may occur repeatedly."""
-        for setting in self.settings:
-            if setting.keyword is not None and setting.keyword.name == name:
-                assert isinstance(setting.value, kind)
-                yield setting.value
 
     def lines(self, kind: type[T]) -> Iterator[T]:
         """Yield the values of a block of lines."""
@@ -179,16 +172,17 @@ class Reader:
             self.report(node.words[0], Severity.WARNING, f"{node.keyword} takes no block; what is in it is ignored")
         read = self._parse(Words(node, node.arguments, self.findings.add), entry.type, node)
         earlier = section.setting(entry.name)
-        if read is not None and earlier is not None and entry.twice is not Twice.MANY:
-            text = f"{node.keyword} was given already in line {earlier.node.location.line}; {entry.twice.value}"
+        if read is not None and earlier is not None:
+            winner = "first" if entry.first_wins else "last"
+            text = f"{node.keyword} was given already in line {earlier.node.location.line}; the {winner} one counts"
             self.report(node.words[0], Severity.WARNING, text, "remove one of them")
-            if entry.twice is Twice.FIRST:
+            if entry.first_wins:
                 return
         if read is not None:
             section.add(Setting(entry, read.value, node, read.words))
 
     def _block(self, section: Section, entry: Block, node: Node, quiet: bool) -> None:
-        earlier = section.first(entry.name) if entry.twice is not Twice.MANY else None
+        earlier = section.first(entry.name) if entry.merged else None
         below = earlier or Section(entry, node)
         words = Words(node, node.arguments, self.findings.add)
         if entry.head is not None:
@@ -197,7 +191,7 @@ class Reader:
             below.head = read.value if read else None
         else:
             self._report_surplus(words)
-        if node.block is None and not entry.optional:
+        if node.block is None:
             self.report(node.words[0], Severity.ERROR, f"{node.keyword} has no block", "add { ... }")
             below.broken = True
         if earlier is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.global_defs import GLOBAL_DEFS, TOP
-from pylvs.config.schema.grammar import Block, Keyword, State, Twice, Type, Words
+from pylvs.config.schema.grammar import Block, Keyword, State, Type, Words
 from pylvs.config.schema.routes import RouteLine
 from pylvs.config.schema.routing_rules import RuleLine
 from pylvs.config.schema.types import Seconds, choice
@@ -62,26 +62,17 @@ class PolledLine(Type[Device]):
 
 
 STATIC_IPADDRESS = Block(
-    "static_ipaddress",
-    "addresses that this machine holds in every VRRP state",
-    lines=AddressLine(static=True),
-    twice=Twice.MANY,
+    "static_ipaddress", "addresses that this machine holds in every VRRP state", lines=AddressLine(static=True)
 )
-STATIC_ROUTES = Block(
-    "static_routes", "routes that this machine has in every VRRP state", lines=RouteLine(static=True), twice=Twice.MANY
-)
+STATIC_ROUTES = Block("static_routes", "routes that this machine has in every VRRP state", lines=RouteLine(static=True))
 STATIC_RULES = Block(
-    "static_rules",
-    "routing rules that this machine has in every VRRP state",
-    lines=RuleLine(static=True),
-    twice=Twice.MANY,
+    "static_rules", "routing rules that this machine has in every VRRP state", lines=RuleLine(static=True)
 )
 TRACK_GROUP = Block(
     "track_group",
     "virtual routers that go to fault when a static address, route or rule with this track_group is removed",
-    (Block("group", "names of the virtual routers", lines=NameList("the name of a vrrp_instance"), twice=Twice.MANY),),
+    (Block("group", "names of the virtual routers", lines=NameList("the name of a vrrp_instance")),),
     head=NAME,
-    twice=Twice.MANY,
 )
 GARP_GROUP = Block(
     "garp_group",
@@ -90,9 +81,8 @@ GARP_GROUP = Block(
         Keyword("garp_interval", Seconds(0, MAX_INTERVAL_S), "seconds between gratuitous ARPs"),
         Keyword("gna_interval", Seconds(0, MAX_INTERVAL_S), "seconds between neighbour advertisements"),
         Keyword("interface", DEVICE, "device"),
-        Block("interfaces", "devices that share the limit", lines=NameList("a device"), twice=Twice.MANY),
+        Block("interfaces", "devices that share the limit", lines=NameList("a device")),
     ),
-    twice=Twice.MANY,
 )
 LINKBEAT_INTERFACES = Block(
     "linkbeat_interfaces",
@@ -100,12 +90,10 @@ LINKBEAT_INTERFACES = Block(
     lines=PolledLine(),
     state=State.NEVER,
     instead="the kernel reports every change of a link; remove it",
+    merged=True,
 )
 INTERFACE_UP_DOWN_DELAYS = Block(
-    "interface_up_down_delays",
-    "how long a device must be up or down before virtual routers react",
-    lines=DelayLine(),
-    twice=Twice.MANY,
+    "interface_up_down_delays", "how long a device must be up or down before virtual routers react", lines=DelayLine()
 )
 ROOT = Block(
     "",

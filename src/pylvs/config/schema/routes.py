@@ -8,14 +8,13 @@ from ipaddress import ip_network
 
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import BadValue, Type, Words
-from pylvs.config.schema.types import address_of, did_you_mean, number_of
+from pylvs.config.schema.types import MAX_U32, address_of, did_you_mean, number_of
 from pylvs.config.schema.vrrp_types import interface_of
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, TABLE_MAIN, Network, NextHop, Route
 from pylvs.netlink.iproute2 import Names, named
 
-MAX_U32 = 0xFFFFFFFF
 ROUTE_TYPES = ("unicast", "local", "broadcast", "multicast", "throw", "unreachable", "prohibit", "blackhole", "nat")
 LOCKABLE = ("mtu", "hoplimit", "advmss", "rtt", "rttvar", "reordering", "window", "cwnd", "ssthresh", "rto_min")
 TIMES = ("rtt", "rttvar", "rto_min")

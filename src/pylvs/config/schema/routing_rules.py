@@ -9,8 +9,8 @@ from typing import Any
 
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import BadValue, Type, Words
-from pylvs.config.schema.routes import MAX_U32, network_of, number_in, number_up_to, realms_of, service_of
-from pylvs.config.schema.types import did_you_mean
+from pylvs.config.schema.routes import network_of, number_in, number_up_to, realms_of, service_of
+from pylvs.config.schema.types import MAX_U32, did_you_mean
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, RoutingRule
 from pylvs.netlink.iproute2 import Names

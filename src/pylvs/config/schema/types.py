@@ -5,22 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 
 from pylvs.config.language.lexer import split_arguments
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import BadValue, Type, Words
 from pylvs.model.addresses import Address
-from pylvs.model.checks import Script
 from pylvs.model.dataclass import dataclass
+from pylvs.model.scripts import Script
 
 MAX_INTEGER = 0x7FFFFFFF
+MAX_U32 = 0xFFFFFFFF
 MAX_SECONDS = 4294.0  # keepalived keeps microseconds in 32 bits
 MAX_DIGITS = 40  # Python rejects integers of thousands of digits
 TRUE = ("on", "true", "yes")
 FALSE = ("off", "false", "no")
 NUMBER = re.compile(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)\Z")
 DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)\Z")
+OPENS = re.compile(r"<[ \t]*/")  # "</dev/tcp/127.0.0.1/80" is a redirection, which only a shell can do
 
 
 def did_you_mean(text: str, choices: tuple[str, ...] | list[str]) -> str:
@@ -164,33 +166,15 @@ class Real(Type[float]):
 
 @dataclass(frozen=True, slots=True)
 class Text(Type[str]):
-    """One word or quoted string, cut to `maximum` characters as in keepalived."""
+    """One word or quoted string."""
 
     what: str = "a string"
-    maximum: int = 0
 
     def parse(self, words: Words) -> str:
-        word = words.take(self.what)
-        if self.maximum and len(word.text) > self.maximum:
-            words.warn(word, f"'{word.text}' is longer than {self.maximum} characters; the rest is cut")
-            return word.text[: self.maximum]
-        return word.text
+        return words.take(self.what).text
 
     def __str__(self) -> str:
         return self.what
-
-
-@dataclass(frozen=True, slots=True)
-class OptionalText(Type[str]):
-    """One word, or none."""
-
-    what: str = "a string"
-
-    def parse(self, words: Words) -> str:
-        return words.take(self.what).text if words else ""
-
-    def __str__(self) -> str:
-        return f"[{self.what}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,35 +221,24 @@ def choice(*words: str, any_case: bool = False) -> Choice:
 
 @dataclass(frozen=True, slots=True)
 class IpAddress(Type[Address]):
-    """An IP address, of one family if `version` is 4 or 6."""
-
-    version: int = 0
+    """An IPv4 or IPv6 address."""
 
     def parse(self, words: Words) -> Address:
-        word = words.take(str(self))
-        address = address_of(word)
-        if self.version and address.version != self.version:
-            raise BadValue(f"'{word.text}' is not an IPv{self.version} address", word=word)
-        return address
+        return address_of(words.take(str(self)))
 
     def __str__(self) -> str:
-        return f"an IPv{self.version} address" if self.version else "an IP address"
+        return "an IP address"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint(Type[tuple[Address, int]]):
-    """An address and an optional port; 0 without one."""
+    """An address and a port."""
 
-    port_needed: bool = False
-
-    def parse(self, words: Words) -> tuple[IPv4Address | IPv6Address, int]:
-        address = address_of(words.take("an IP address"))
-        if not words and not self.port_needed:
-            return address, 0
-        return address, port_of(words.take("a port"))
+    def parse(self, words: Words) -> tuple[Address, int]:
+        return address_of(words.take("an IP address")), port_of(words.take("a port"))
 
     def __str__(self) -> str:
-        return "an IP address and a port" if self.port_needed else "an IP address [and a port]"
+        return "an IP address and a port"
 
 
 FLAG = Flag()
@@ -275,10 +248,7 @@ SECONDS = Seconds()
 TEXT = Text()
 ADDRESS = IpAddress()
 PORT = Integer(1, 65535)
-MARK = Integer(1, 0xFFFFFFFF)
-
-
-OPENS = re.compile(r"<[ \t]*/")  # "</dev/tcp/127.0.0.1/80" is a redirection, which only a shell can do
+MARK = Integer(1, MAX_U32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,20 @@ from pylvs.config.language.tree import Word
 from pylvs.config.schema.checkers import CHECKERS
 from pylvs.config.schema.checkers.common import INHIBIT_ON_FAILURE, server_timing, smtp_alert
 from pylvs.config.schema.forwarding import FORWARDING, GRANULARITY, PERSISTENCE, PROTOCOL, SCHEDULER
-from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Twice, Type, Words
-from pylvs.config.schema.types import BARE, FLAG, MARK, SCRIPT, TEXT, Integer, address_of, choice, number_of, port_of
+from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Type, Words
+from pylvs.config.schema.types import (
+    BARE,
+    FLAG,
+    MARK,
+    MAX_U32,
+    SCRIPT,
+    TEXT,
+    Integer,
+    address_of,
+    choice,
+    number_of,
+    port_of,
+)
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import MAX_WEIGHT
@@ -21,6 +33,7 @@ FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
 FAMILY = choice(*FAMILIES)
 LAST_PART = {4: re.compile(r"[0-9]{1,3}\Z"), 6: re.compile(r"[0-9a-fA-F]{1,4}\Z")}
 MAX_RANGE = 65536  # addresses; each is a service of its own
+MAX_DOCUMENTED_WEIGHT = 65535  # by ipvsadm(8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +128,7 @@ VIRTUAL_SERVER_GROUP = Block(
     "several addresses and firewall marks with the same real servers",
     head=TEXT,
     lines=GroupEntry(),
-    twice=Twice.MANY,
 )
-
-
-MAX_U32 = 0xFFFFFFFF
-MAX_DOCUMENTED_WEIGHT = 65535  # by ipvsadm(8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +232,8 @@ REAL_SERVER = Block(
             "lthreshold", Integer(0, MAX_U32), "connections below which a full server gets new ones again", default=0
         ),
         INHIBIT_ON_FAILURE,
-        Keyword("notify_up", SCRIPT, "run at the transition to up", twice=Twice.FIRST),
-        Keyword("notify_down", SCRIPT, "run at the transition to down", twice=Twice.FIRST),
+        Keyword("notify_up", SCRIPT, "run at the transition to up", first_wins=True),
+        Keyword("notify_down", SCRIPT, "run at the transition to down", first_wins=True),
         smtp_alert(default=True),
         VIRTUALHOST,
         Keyword("snmp_name", TEXT, "name in SNMP", state=State.NEVER, instead="there is no SNMP; see pylvs metrics"),
@@ -233,7 +241,6 @@ REAL_SERVER = Block(
         *CHECKERS,
     ),
     head=ServerType(),
-    twice=Twice.MANY,
 )
 
 
@@ -267,8 +274,8 @@ VIRTUAL_SERVER = Block(
         Keyword(
             "hysteresis", Integer(0, MAX_U32), "margin of weight below and above the quorum against flapping", default=0
         ),
-        Keyword("quorum_up", SCRIPT, "run when the quorum is reached again", twice=Twice.FIRST),
-        Keyword("quorum_down", SCRIPT, "run when the quorum is lost", twice=Twice.FIRST),
+        Keyword("quorum_up", SCRIPT, "run when the quorum is reached again", first_wins=True),
+        Keyword("quorum_down", SCRIPT, "run when the quorum is lost", first_wins=True),
         Keyword("omega", FLAG, "run notify_down and quorum_down when pylvs exits", default=False),
         Keyword("ha_suspend", FLAG, "suspend checks while this machine does not hold the address", default=False),
         Keyword("sorry_server", ServerType(), "server that gets connections while the quorum is lost"),
@@ -286,5 +293,4 @@ VIRTUAL_SERVER = Block(
         REAL_SERVER,
     ),
     head=ServiceType(),
-    twice=Twice.MANY,
 )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pylvs.config.schema.grammar import Block, Keyword, State, Twice
+from pylvs.config.schema.grammar import Block, Keyword, State, Type
 from pylvs.config.schema.routes import RouteLine
 from pylvs.config.schema.routing_rules import RuleLine
-from pylvs.config.schema.types import BARE, FLAG, SCRIPT, TEXT, Integer, Seconds, Texts, choice
+from pylvs.config.schema.types import BARE, FLAG, MAX_U32, SCRIPT, TEXT, Integer, Seconds, Texts, choice
 from pylvs.config.schema.vrrp_tracks import NOTIFIES, TRACKS, OptionalWeightType
 from pylvs.config.schema.vrrp_types import (
     AT_LEAST_ONE,
@@ -22,9 +22,14 @@ from pylvs.config.schema.vrrp_types import (
     VmacType,
 )
 
-MAX_U32 = 0xFFFFFFFF
 COUNT = Integer(0, MAX_U32)
 PRIORITY, ADVERT_S = 100, 1.0
+
+
+def _with_global(name: str, kind: Type[object], doc: str, default: object, *fallbacks: str) -> Keyword:
+    """Make a keyword whose default is `vrrp_NAME` of global_defs, or one of the fallbacks there."""
+    return Keyword(name, kind, doc, default=default, global_names=(f"vrrp_{name}", *fallbacks))
+
 
 AUTHENTICATION = Block(
     "authentication",
@@ -35,50 +40,29 @@ AUTHENTICATION = Block(
         ),
         Keyword("auth_pass", PasswordType(), "the password"),
     ),
+    merged=True,
 )
 
 GARP = (
-    Keyword(
-        "garp_master_delay",
-        COUNT,
-        "seconds after a take-over until gratuitous ARPs are repeated; 0: no repetition",
-        default=5,
-        global_names=("vrrp_garp_master_delay",),
+    _with_global(
+        "garp_master_delay", COUNT, "seconds after a take-over until gratuitous ARPs are repeated; 0: no repetition", 5
     ),
-    Keyword(
-        "garp_master_repeat",
-        AT_LEAST_ONE,
-        "number of gratuitous ARPs at a time",
-        default=5,
-        global_names=("vrrp_garp_master_repeat",),
-    ),
-    Keyword(
-        "garp_master_refresh",
-        COUNT,
-        "seconds between gratuitous ARPs while master; 0: none",
-        default=0,
-        global_names=("vrrp_garp_master_refresh",),
-    ),
-    Keyword(
-        "garp_master_refresh_repeat",
-        AT_LEAST_ONE,
-        "number of gratuitous ARPs at each refresh",
-        default=1,
-        global_names=("vrrp_garp_master_refresh_repeat",),
-    ),
-    Keyword(
+    _with_global("garp_master_repeat", AT_LEAST_ONE, "number of gratuitous ARPs at a time", 5),
+    _with_global("garp_master_refresh", COUNT, "seconds between gratuitous ARPs while master; 0: none", 0),
+    _with_global("garp_master_refresh_repeat", AT_LEAST_ONE, "number of gratuitous ARPs at each refresh", 1),
+    _with_global(
         "garp_lower_prio_delay",
         COUNT,
         "as garp_master_delay, after an advertisement with a lower priority",
-        default=5,
-        global_names=("vrrp_garp_lower_prio_delay", "vrrp_garp_master_delay"),
+        5,
+        "vrrp_garp_master_delay",
     ),
-    Keyword(
+    _with_global(
         "garp_lower_prio_repeat",
         COUNT,
         "as garp_master_repeat, after an advertisement with a lower priority",
-        default=5,
-        global_names=("vrrp_garp_lower_prio_repeat", "vrrp_garp_master_repeat"),
+        5,
+        "vrrp_garp_master_repeat",
     ),
     Keyword(
         "garp_extra_if",
@@ -90,22 +74,11 @@ GARP = (
 )
 
 UNICAST = (
-    Block(
-        "unicast_peer",
-        "the other routers; advertisements are sent to them instead of multicast",
-        lines=PeerLine(),
-        twice=Twice.MANY,
-    ),
+    Block("unicast_peer", "the other routers; advertisements are sent to them instead of multicast", lines=PeerLine()),
     Keyword("unicast_src_ip", SOURCE, "source address of advertisements", default_doc="the interface's first address"),
     Keyword("unicast_ttl", Integer(0, 255), "TTL, or hop limit, of unicast advertisements", default_doc="255"),
     Keyword("unicast_fault_no_peer", BARE, "without a peer, go to fault instead of multicast", default=False),
-    Keyword(
-        "check_unicast_src",
-        BARE,
-        "accept advertisements only from peers",
-        default=False,
-        global_names=("vrrp_check_unicast_src",),
-    ),
+    _with_global("check_unicast_src", BARE, "accept advertisements only from peers", False),
     Keyword(
         "old_unicast_checksum",
         CHECKSUM,
@@ -129,17 +102,12 @@ VRRP_INSTANCE = Block(
             default_doc="100; with state MASTER 255",
         ),
         Keyword("advert_int", Seconds(0.01, 255), "seconds between advertisements", default=ADVERT_S),
-        Keyword("version", Integer(2, 3), "version of VRRP; IPv6 needs 3", default=2, global_names=("vrrp_version",)),
+        _with_global("version", Integer(2, 3), "version of VRRP; IPv6 needs 3", 2),
         AUTHENTICATION,
-        Block("virtual_ipaddress", "addresses that the master holds", lines=AddressLine(), twice=Twice.MANY),
-        Block(
-            "virtual_ipaddress_excluded",
-            "virtual addresses that are not in advertisements",
-            lines=AddressLine(),
-            twice=Twice.MANY,
-        ),
-        Block("virtual_routes", "routes that the master adds", lines=RouteLine(), twice=Twice.MANY),
-        Block("virtual_rules", "routing rules that the master adds", lines=RuleLine(), twice=Twice.MANY),
+        Block("virtual_ipaddress", "addresses that the master holds", lines=AddressLine()),
+        Block("virtual_ipaddress_excluded", "virtual addresses that are not in advertisements", lines=AddressLine()),
+        Block("virtual_routes", "routes that the master adds", lines=RouteLine()),
+        Block("virtual_rules", "routing rules that the master adds", lines=RuleLine()),
         Keyword("nopreempt", BARE, "do not take over from a router of lower priority", default=False),
         Keyword("preempt", BARE, "take over from a router of lower priority", default_doc="unless nopreempt"),
         Keyword("preempt_delay", Seconds(0, 1000), "seconds to wait before preemption", default=0.0),
@@ -163,27 +131,14 @@ VRRP_INSTANCE = Block(
         Keyword("use_vmac_addr", BARE, "use a macvlan on each other device that holds an address", default=False),
         Keyword("vmac_xmit_base", BARE, "send advertisements from the underlying device", default=False),
         *GARP,
-        Keyword(
-            "lower_prio_no_advert",
-            FLAG,
-            "do not answer an advertisement with a lower priority",
-            default=False,
-            global_names=("vrrp_lower_prio_no_advert",),
-        ),
-        Keyword(
+        _with_global("lower_prio_no_advert", FLAG, "do not answer an advertisement with a lower priority", False),
+        _with_global(
             "higher_prio_send_advert",
             FLAG,
             "send an advertisement to a router with a higher priority before becoming backup",
-            default=False,
-            global_names=("vrrp_higher_prio_send_advert",),
+            False,
         ),
-        Keyword(
-            "down_timer_adverts",
-            Integer(1, 100),
-            "missing advertisements until a backup takes over",
-            default=3,
-            global_names=("vrrp_down_timer_adverts",),
-        ),
+        _with_global("down_timer_adverts", Integer(1, 100), "missing advertisements until a backup takes over", 3),
         Keyword("dont_track_primary", BARE, "do not go to fault if the interface is down", default=False),
         *TRACKS,
         Keyword(
@@ -198,14 +153,10 @@ VRRP_INSTANCE = Block(
             "notify_master_rx_lower_pri",
             SCRIPT,
             "run when a master receives an advertisement with a lower priority",
-            twice=Twice.FIRST,
+            first_wins=True,
         ),
-        Keyword(
-            "skip_check_adv_addr",
-            FLAG,
-            "do not compare the addresses again in later advertisements of a router",
-            default=False,
-            global_names=("vrrp_skip_check_adv_addr",),
+        _with_global(
+            "skip_check_adv_addr", FLAG, "do not compare the addresses again in later advertisements of a router", False
         ),
         Keyword(
             "promote_secondaries",
@@ -235,14 +186,13 @@ VRRP_INSTANCE = Block(
         Keyword("vrf", TEXT, "the VRF of unicast advertisements", state=State.LATER, instead="name the interface"),
     ),
     head=NAME,
-    twice=Twice.MANY,
 )
 
 VRRP_SYNC_GROUP = Block(
     "vrrp_sync_group",
     "virtual routers that change state together",
     (
-        Block("group", "names of the virtual routers", lines=NameList("the name of a vrrp_instance"), twice=Twice.MANY),
+        Block("group", "names of the virtual routers", lines=NameList("the name of a vrrp_instance")),
         *TRACKS,
         *NOTIFIES,
         Keyword("sync_group_tracking_weight", BARE, "the weights of the members count", default=False),
@@ -255,5 +205,4 @@ VRRP_SYNC_GROUP = Block(
         ),
     ),
     head=NAME,
-    twice=Twice.MANY,
 )

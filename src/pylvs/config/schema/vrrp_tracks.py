@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pylvs.config.language.tree import Word
-from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Twice, Type, Words
+from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Type, Words
 from pylvs.config.schema.types import (
     BARE,
     FLAG,
@@ -23,6 +23,10 @@ from pylvs.config.schema.vrrp_types import NAME, AtLeastOne
 from pylvs.model.dataclass import dataclass
 
 MAX_WEIGHT = 253  # the distance of priorities 1 and 254
+MAX_SCRIPT_S = 4294
+MAX_DELAY_S = 3600.0
+MAX_FILE_WEIGHT = 254
+NUMBER = re.compile(r"-?[0-9]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,32 +122,22 @@ class TrackLine(Type[WrittenTrack]):
         return f"the name of {self.what} [weight -{self.maximum} to {self.maximum} [reverse|noreverse]]"
 
 
-MAX_SCRIPT_S = 4294
-MAX_DELAY_S = 3600.0
-MAX_FILE_WEIGHT = 254
-NUMBER = re.compile(r"-?[0-9]+\Z")
-
 TRACKS = (
     Block(
         "track_interface",
         "tracked devices; with weight 0, a device that is down is a fault",
         lines=TrackLine("a device"),
-        twice=Twice.MANY,
     ),
-    Block("track_script", "tracked scripts", lines=TrackLine("a vrrp_script"), twice=Twice.MANY),
-    Block("track_file", "tracked files", lines=TrackLine("a track_file", MAX_FILE_WEIGHT), twice=Twice.MANY),
-    Block(
-        "track_process",
-        "tracked processes",
-        lines=TrackLine("a vrrp_track_process", MAX_FILE_WEIGHT),
-        twice=Twice.MANY,
-    ),
+    Block("track_script", "tracked scripts", lines=TrackLine("a vrrp_script")),
+    Block("track_file", "tracked files", lines=TrackLine("a track_file", MAX_FILE_WEIGHT)),
+    Block("track_process", "tracked processes", lines=TrackLine("a vrrp_track_process", MAX_FILE_WEIGHT)),
     Block(
         "track_bfd",
         "tracked BFD sessions",
         lines=TrackLine("a bfd_instance"),
         state=State.LATER,
         instead="nothing is watched; use track_script",
+        merged=True,
     ),
 )
 
@@ -167,7 +161,7 @@ class DeletedType(Type[Deleted]):
 
 
 def _script(name: str, doc: str, kind: Type[object] = SCRIPT) -> Keyword:
-    return Keyword(name, kind, doc, twice=Twice.FIRST)
+    return Keyword(name, kind, doc, first_wins=True)
 
 
 NOTIFIES = (
@@ -186,20 +180,14 @@ NOTIFIES = (
         default=False,
         global_names=("vrrp_notify_priority_changes",),
     ),
-    Keyword(
-        "smtp_alert",
-        FLAG,
-        "mail transitions",
-        default=False,
-        global_names=("smtp_alert_vrrp", "smtp_alert"),
-    ),
+    Keyword("smtp_alert", FLAG, "mail transitions", default=False, global_names=("smtp_alert_vrrp", "smtp_alert")),
 )
 
 VRRP_SCRIPT = Block(
     "vrrp_script",
     "a program that runs periodically; exit status 0 is success",
     (
-        Keyword("script", SCRIPT_ALONE, "the program and its arguments", twice=Twice.LAST),
+        Keyword("script", SCRIPT_ALONE, "the program and its arguments"),
         Keyword("interval", AtLeastOne(MAX_SCRIPT_S), "seconds between two runs", default=1),
         Keyword("timeout", AtLeastOne(MAX_SCRIPT_S), "seconds after which it is killed", default_of="interval"),
         Keyword("weight", TrackWeightType(), "default weight where a virtual router gives none", default=0),
@@ -209,7 +197,6 @@ VRRP_SCRIPT = Block(
         Keyword("init_fail", BARE, "start in state down", default=False),
     ),
     head=NAME,
-    twice=Twice.MANY,
 )
 
 
@@ -243,16 +230,12 @@ TRACK_FILE = Block(
     (
         Keyword("file", Text("a path"), "path of the file"),
         Keyword(
-            "weight",
-            TrackWeightType(MAX_FILE_WEIGHT),
-            "default weight where a virtual router gives none",
-            default=1,
+            "weight", TrackWeightType(MAX_FILE_WEIGHT), "default weight where a virtual router gives none", default=1
         ),
         Keyword("init_file", InitType(), "create the file at startup with this number, by default 0"),
     ),
     aliases=("vrrp_track_file",),
     head=NAME,
-    twice=Twice.MANY,
 )
 
 
@@ -282,10 +265,7 @@ VRRP_TRACK_PROCESS = Block(
             "initial: the last argument may be longer; partial: more arguments may follow",
         ),
         Keyword(
-            "weight",
-            TrackWeightType(MAX_FILE_WEIGHT),
-            "default weight where a virtual router gives none",
-            default=0,
+            "weight", TrackWeightType(MAX_FILE_WEIGHT), "default weight where a virtual router gives none", default=0
         ),
         Keyword("quorum", Integer(1, 65535), "minimum number of processes", default=1),
         Keyword("quorum_max", Integer(0, 65535), "maximum number of processes", default_doc="any"),
@@ -295,7 +275,6 @@ VRRP_TRACK_PROCESS = Block(
         Keyword("full_command", BARE, "compare with the whole command line", default=False),
     ),
     head=NAME,
-    twice=Twice.MANY,
 )
 
 
@@ -315,6 +294,5 @@ BFD_INSTANCE = Block(
     head=NAME,
     state=State.LATER,
     instead="there are no BFD sessions; use track_script",
-    twice=Twice.MANY,
 )
 TRACK_DEFINITIONS = (VRRP_SCRIPT, TRACK_FILE, VRRP_TRACK_PROCESS, BFD_INSTANCE)

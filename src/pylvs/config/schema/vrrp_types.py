@@ -8,7 +8,7 @@ from typing import Any
 
 from pylvs.config.language.tree import Word
 from pylvs.config.schema.grammar import BadValue, Type, Words
-from pylvs.config.schema.types import address_of, did_you_mean, number_of
+from pylvs.config.schema.types import MAX_U32, address_of, did_you_mean, number_of
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import FOREVER, HeldAddress, Interface
@@ -27,6 +27,10 @@ ADDRESS_FLAGS = {
 }
 ADDRESS_OPTIONS = ("label", "scope", "brd", "broadcast", "peer", "preferred_lft")
 MAX_LIFETIME_S = 0xFFFFFFFE  # IFA_CACHEINFO has 32 bits; all bits set mean forever
+MAC = re.compile(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){4,5}\Z")
+STANDARD_MACS = (bytes.fromhex("00005e0001"), bytes.fromhex("00005e0002"))  # RFC 9568 7.3
+MAX_EXTRA_S = 86400
+MAX_INTERVAL_S = 4294.967295  # 32 bits of microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +153,6 @@ def _broadcast(interface: Interface, word: Word) -> Address | None:
     if address.version != 4 or interface.version != 4:
         raise BadValue("only IPv4 has broadcast addresses", "remove it", word)
     return address
-
-
-MAC = re.compile(r"[0-9a-fA-F]{1,2}([:-][0-9a-fA-F]{1,2}){4,5}\Z")
-STANDARD_MACS = (bytes.fromhex("00005e0001"), bytes.fromhex("00005e0002"))  # RFC 9568 7.3
-MAX_EXTRA_S = 86400
-MAX_INTERVAL_S = 4294.967295  # 32 bits of microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +328,7 @@ class PasswordType(Type[bytes]):
 class AtLeastOne(Type[int]):
     """A positive whole number; 0 counts as 1, with a warning."""
 
-    maximum: int = 0xFFFFFFFF
+    maximum: int = MAX_U32
 
     def parse(self, words: Words) -> int:
         word = words.take(str(self))

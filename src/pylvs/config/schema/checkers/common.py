@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pylvs.config.schema.grammar import Keyword, State
-from pylvs.config.schema.types import ADDRESS, FLAG, MARK, PORT, TEXT, Integer, Seconds, Texts
+from pylvs.config.schema.types import ADDRESS, FLAG, MARK, MAX_U32, PORT, TEXT, Integer, Seconds, Texts
 
 MIN_SECONDS = 0.000001
 CONNECT_TIMEOUT_S = 5.0
 DELAY_LOOP_S = 60.0
 RETRY = 1
 DELAY_BEFORE_RETRY_S = 1.0
-MAX_RETRIES = 0xFFFFFFFF
 
 ALPHA = Keyword("alpha", FLAG, "start in state down, until the first check succeeds", default=False, inherited=True)
 CONNECT_TIMEOUT = Keyword(
@@ -61,7 +60,7 @@ def server_timing(connect_timeout: bool = True) -> tuple[Keyword, ...]:
         *((CONNECT_TIMEOUT,) if connect_timeout else ()),
         Keyword(
             "retry",
-            Integer(1, MAX_RETRIES),
+            Integer(1, MAX_U32),
             "additional consecutive failures before a server is down",
             default_doc="the checker's own",
             inherited=True,
@@ -93,7 +92,7 @@ def checker_timing(
         *((CONNECT_TIMEOUT,) if connect_timeout else ()),
         Keyword(
             "retry",
-            Integer(0, MAX_RETRIES),
+            Integer(0, MAX_U32),
             "additional consecutive failures before the server is down",
             default=retry,
             inherited=True,

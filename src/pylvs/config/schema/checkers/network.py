@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 
-from pylvs.config.schema.checkers.common import CONNECTION, MAX_RETRIES, TARGET, checker_timing
-from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Twice, Type, Words
-from pylvs.config.schema.types import FLAG, TEXT, Integer, Text, Texts, choice, did_you_mean
+from pylvs.config.schema.checkers.common import CONNECTION, TARGET, checker_timing
+from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Type, Words
+from pylvs.config.schema.types import FLAG, MAX_U32, TEXT, Integer, Text, Texts, choice, did_you_mean
 from pylvs.model.checks import Pattern
 from pylvs.model.dataclass import dataclass
 from pylvs.system.pcre2 import OPTIONS
 
-TCP_CHECK = Block("TCP_CHECK", "a TCP connection can be established", (*TARGET, *checker_timing()), twice=Twice.MANY)
-PING_CHECK = Block("PING_CHECK", "an ICMP echo is answered", (*CONNECTION, *checker_timing()), twice=Twice.MANY)
+TCP_CHECK = Block("TCP_CHECK", "a TCP connection can be established", (*TARGET, *checker_timing()))
+PING_CHECK = Block("PING_CHECK", "an ICMP echo is answered", (*CONNECTION, *checker_timing()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,6 @@ UDP_CHECK = Block(
         *TARGET,
         *checker_timing(),
     ),
-    twice=Twice.MANY,
 )
 
 
@@ -97,11 +96,10 @@ DNS_CHECK = Block(
         *TARGET,
         *checker_timing(retry=DNS_RETRY, delay_before_retry=None),
     ),
-    twice=Twice.MANY,
 )
 
 
-HOST = Block("host", "deprecated: another address that must answer too", CONNECTION, twice=Twice.MANY)
+HOST = Block("host", "deprecated: another address that must answer too", CONNECTION)
 SMTP_CHECK = Block(
     "SMTP_CHECK",
     "a mail server greets, and answers HELO and QUIT",
@@ -111,7 +109,6 @@ SMTP_CHECK = Block(
         *TARGET,
         *checker_timing(),
     ),
-    twice=Twice.MANY,
 )
 
 
@@ -191,9 +188,8 @@ URL = Block(
             "tls_compliant", FLAG, "send close_notify at the end of the TLS connection", default=False, since="0.2"
         ),
     ),
-    twice=Twice.MANY,
 )
-HTTP_NB_GET_RETRY = Keyword("nb_get_retry", Integer(0, MAX_RETRIES), "deprecated name of retry", is_now="retry")
+HTTP_NB_GET_RETRY = Keyword("nb_get_retry", Integer(0, MAX_U32), "deprecated name of retry", is_now="retry")
 PROTOCOL = choice("1.0", "1.0C", "1.0K", "1.1", "1.1C", "1.1K", any_case=True)
 HTTP_KEYWORDS: tuple[Keyword | Block, ...] = (
     URL,
@@ -205,13 +201,12 @@ HTTP_KEYWORDS: tuple[Keyword | Block, ...] = (
     Keyword("enable_sni", FLAG, "send the virtual host's name in the TLS handshake (SNI)", default=False),
     Keyword("sni_name", TEXT, "send this name in the TLS handshake (SNI)", default="", since="0.2"),
 )
-HTTP_GET = Block("HTTP_GET", "every URL answers as configured", HTTP_KEYWORDS, twice=Twice.MANY)
-SSL_GET = Block("SSL_GET", "HTTP_GET over TLS; the certificate is not verified", HTTP_KEYWORDS, twice=Twice.MANY)
+HTTP_GET = Block("HTTP_GET", "every URL answers as configured", HTTP_KEYWORDS)
+SSL_GET = Block("SSL_GET", "HTTP_GET over TLS; the certificate is not verified", HTTP_KEYWORDS)
 BFD_CHECK = Block(
     "BFD_CHECK",
     "the state of a BFD session",
     (Keyword("name", TEXT, "name of the bfd_instance"), Keyword("alpha", FLAG, "start in state down", default=False)),
     state=State.LATER,
     instead="this check is left out; use PING_CHECK or TCP_CHECK",
-    twice=Twice.MANY,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pylvs.config.schema.checkers.common import CONNECTION, checker_timing
-from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Twice, Type, Words
+from pylvs.config.schema.grammar import BadValue, Block, Keyword, State, Type, Words
 from pylvs.config.schema.types import FLAG, MAX_INTEGER, SCRIPT_ALONE, TEXT, USER, Integer, Real, Text, did_you_mean
 from pylvs.model.checks import LoadSource
 from pylvs.model.dataclass import dataclass
@@ -27,7 +27,6 @@ MISC_CHECK = Block(
         Keyword("user", USER, "user and group that the program runs as", default_doc="script_user"),
         *checker_timing(retry=0, connect_timeout=False),
     ),
-    twice=Twice.MANY,
 )
 
 
@@ -51,7 +50,6 @@ FILE_CHECK = Block(
         Keyword("weight", Multiplier(), "multiplier of the file's number", default_doc="the track_file's"),
         Keyword("dynamic", FLAG, "always on: the number changes the weight", state=State.IGNORED),
     ),
-    twice=Twice.MANY,
 )
 
 
@@ -63,7 +61,6 @@ AGENT_CHECK = Block(
         *CONNECTION,
         *checker_timing(),
     ),
-    twice=Twice.MANY,
     since="0.2",
 )
 
@@ -118,6 +115,5 @@ LOAD_CHECK = Block(
         *CONNECTION,
         *checker_timing(),
     ),
-    twice=Twice.MANY,
     since="0.2",
 )
