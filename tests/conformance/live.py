@@ -20,7 +20,7 @@ from pylvs.reference.tables import FTP
 from tests import ledger
 from tests.conformance.routes import OneRouteDirector
 from tests.conformance.script import Guest, line
-from tests.packet.fuzz.shrink import told
+from tests.packet.fuzz.shrink import describe
 from tests.packet.fuzz.steps import AddServer, AddService, DeleteServer, Edit, EditServer, StandBy, Step
 from tests.packet.fuzz.traffic import OWN, ROUTER, Traffic, framed, tcp
 from tests.packet.fuzz.twin import comparable, the_network
@@ -340,4 +340,4 @@ def _shortened(guest: Guest, steps: list[Wired], found: tuple[int, str]) -> str:
     flat: list[Step] = []
     for step in kept:
         flat += step if isinstance(step, tuple) else [step]
-    return f"after\n{told(flat)}\n{words}"
+    return f"after\n{describe(flat)}\n{words}"

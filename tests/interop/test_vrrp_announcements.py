@@ -1,4 +1,4 @@
-"""Announcements on a real link: neighbours believe them, others' claims are heard, and keepalived's are the same."""
+"""Announcements on a real link: neighbours accept them, conflicts are detected, and keepalived's are the same."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from pylvs.vrrp.frames import Claim, claim_of, gratuitous_arp
 from pylvs.vrrp.link_socket import ClaimEar, Sender, announcement, forwards, known_as
 from pylvs.vrrp.sending_limits import SendingLimits
 from tests.interop import keepalived
-from tests.interop.places import ip
+from tests.interop.namespaces import ip
 
 PATIENCE_S = 60.0
 HERE, THERE = bytes.fromhex("02000000000a"), bytes.fromhex("02000000000b")
-SOMEBODY = bytes.fromhex("02000000000c")
+OTHER_MAC = bytes.fromhex("02000000000c")
 VMAC = bytes.fromhex("00005e000133")
 VIPS = (ip_address("10.0.0.100"), ip_address("fd00::100"))
 OTHERS = (ip_address("10.0.0.99"), ip_address("fd00::99"))
@@ -37,7 +37,7 @@ BOTH = pytest.mark.parametrize("vip", VIPS, ids=["IPv4", "IPv6"])
 
 @pytest.fixture
 def link() -> Iterator[tuple[str, str]]:
-    """Names of two network namespaces, each with `eth0` on one switch; the first also has a VMAC, vrrp.51."""
+    """Make two network namespaces, each with `eth0` on one switch; the first also has a VMAC, vrrp.51."""
     switch, here, there = (f"pylvs-an{os.getpid()}{end}" for end in "sab")
     made = []
     try:
@@ -70,7 +70,7 @@ def host(name: str) -> Iterator[None]:
 
 
 def until(answer: Callable[[], bool]) -> None:
-    """Wait for it."""
+    """Wait until it holds."""
     end = time.monotonic() + PATIENCE_S
     while not answer():
         assert time.monotonic() < end, "it never came"
@@ -78,25 +78,25 @@ def until(answer: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def ear_of(
+def receiver_of(
     name: str, *addresses: Address, own: tuple[bytes, ...] = (HERE, VMAC), device: str = "eth0"
 ) -> Iterator[ClaimEar]:
     with host(name):
-        ear = ClaimEar(device)
-        ear.watch(addresses, own)
-    with closing(ear):
-        yield ear
+        receiver = ClaimEar(device)
+        receiver.watch(addresses, own)
+    with closing(receiver):
+        yield receiver
 
 
-def heard(ear: ClaimEar, most: int = 64) -> list[Claim]:
-    """The next claims; fails if none come."""
-    assert select.select([ear], [], [], PATIENCE_S)[0], "nobody was heard"
-    return ear.receive(most)
+def received_claims(receiver: ClaimEar, most: int = 64) -> list[Claim]:
+    """Return the next claims; fail if none come."""
+    assert select.select([receiver], [], [], PATIENCE_S)[0], "no claim was received"
+    return receiver.receive(most)
 
 
 @contextmanager
 def sender_of(name: str) -> Iterator[Callable[[bytes], None]]:
-    """Sends frames on a host's eth0."""
+    """Return a function that sends frames on a host's eth0."""
     with host(name):
         sender = Sender()
 
@@ -107,7 +107,7 @@ def sender_of(name: str) -> Iterator[Callable[[bytes], None]]:
         yield send
 
 
-# --- what others do with ours ---
+# --- our announcements at other hosts ---
 
 
 @BOTH
@@ -116,7 +116,7 @@ def test_a_neighbour_sends_to_the_new_master_after_one_announcement(
     link: tuple[str, str], vip: Address, router: bool
 ) -> None:
     here, there = link
-    ip(f"-n {there} neigh replace {vip} lladdr {SOMEBODY.hex(':')} dev eth0 nud reachable")
+    ip(f"-n {there} neigh replace {vip} lladdr {OTHER_MAC.hex(':')} dev eth0 nud reachable")
     with host(here):
         Path("/proc/sys/net/ipv6/conf/eth0/forwarding").write_text(str(int(router)))
         assert forwards("eth0") is router
@@ -127,7 +127,7 @@ def test_a_neighbour_sends_to_the_new_master_after_one_announcement(
     assert (" router" in ip(f"-n {there} neigh show {vip} dev eth0")) is (router and vip.version == 6)
 
 
-def test_what_cannot_be_sent_is_told_in_words(link: tuple[str, str]) -> None:
+def test_an_announcement_that_cannot_be_sent_is_reported(link: tuple[str, str]) -> None:
     here, _ = link
     with host(here), closing(Sender()) as sender:
         frame = gratuitous_arp(IPv4Address("10.0.0.100"), HERE)
@@ -136,32 +136,30 @@ def test_what_cannot_be_sent_is_told_in_words(link: tuple[str, str]) -> None:
         assert sender.send("eth0", frame) == "eth0: Network is down"
 
 
-# --- what we hear of others ---
+# --- announcements of other hosts ---
 
 
 @BOTH
 @pytest.mark.parametrize("device", ["eth0", "vrrp.51"])
-def test_somebody_elses_announcement_is_heard_and_ours_is_not(link: tuple[str, str], vip: Address, device: str) -> None:
+def test_foreign_announcements_are_received_and_ours_are_not(link: tuple[str, str], vip: Address, device: str) -> None:
     here, there = link
-    with ear_of(here, vip, device=device) as ear, sender_of(here) as ours, sender_of(there) as theirs:
+    with receiver_of(here, vip, device=device) as receiver, sender_of(here) as ours, sender_of(there) as theirs:
         ours(announcement("eth0", vip, HERE))
-        theirs(announcement("eth0", vip, HERE))  # ours that come back, over a loop
+        theirs(announcement("eth0", vip, HERE))  # our own frames that a loop returns
         theirs(announcement("eth0", vip, VMAC))
-        theirs(announcement("eth0", vip, SOMEBODY))
-        assert heard(ear) == [Claim(vip, SOMEBODY, device)]
+        theirs(announcement("eth0", vip, OTHER_MAC))
+        assert received_claims(receiver) == [Claim(vip, OTHER_MAC, device)]
 
 
 @BOTH
-def test_the_address_on_another_host_is_heard_when_that_host_answers_for_it(
-    link: tuple[str, str], vip: Address
-) -> None:
-    """Of Linux itself, without any announcement: asked by a neighbour, it says that the address is its own."""
+def test_a_host_that_answers_for_our_address_is_detected(link: tuple[str, str], vip: Address) -> None:
+    """A Linux host claims the address without an announcement: it answers a neighbour."""
     family = socket.AF_INET6 if vip.version == 6 else socket.AF_INET
     here, there = link
     ip(f"-n {there} addr add {vip} dev eth0" + (" nodad" if vip.version == 6 else ""))
-    with ear_of(here, vip) as ear, host(here), socket.socket(family, socket.SOCK_DGRAM) as ask:
+    with receiver_of(here, vip) as receiver, host(here), socket.socket(family, socket.SOCK_DGRAM) as ask:
         ask.sendto(b"", (str(vip), 9))
-        (claim,) = heard(ear)
+        (claim,) = received_claims(receiver)
     assert claim == Claim(vip, THERE, "eth0")
 
 
@@ -170,89 +168,94 @@ def test_the_claimant_is_named_with_its_own_address(link: tuple[str, str]) -> No
     with host(here), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ask:
         ask.sendto(b"", ("10.0.0.2", 9))
         until(lambda: known_as(THERE) == "10.0.0.2")
-        assert known_as(SOMEBODY) == ""
-        told = Claims(known_as).hear(0.0, Claim(VIPS[0], THERE, "eth0"))
-    assert told.words == f"10.0.0.100 is claimed by {THERE.hex(':')} (10.0.0.2) on eth0"
+        assert known_as(OTHER_MAC) == ""
+        warnings = Claims(known_as).hear(0.0, Claim(VIPS[0], THERE, "eth0"))
+    assert warnings.words == f"10.0.0.100 is claimed by {THERE.hex(':')} (10.0.0.2) on eth0"
 
 
 @BOTH
-def test_other_peoples_business_never_reaches_this_process(link: tuple[str, str], vip: Address) -> None:
-    """The kernel's filter keeps it away: the first frame that is read is the first that matters."""
+def test_the_kernel_filters_frames_about_other_addresses(link: tuple[str, str], vip: Address) -> None:
+    """The kernel's filter drops other frames: the first frame that is read is the first that matters."""
     here, there = link
     other = OTHERS[VIPS.index(vip)]
-    frame = announcement("eth0", vip, SOMEBODY)
+    frame = announcement("eth0", vip, OTHER_MAC)
     tagged = frame[:12] + bytes.fromhex("81000005") + frame[12:]
-    with ear_of(here, vip) as ear, sender_of(there) as theirs:
+    with receiver_of(here, vip) as receiver, sender_of(there) as theirs:
         for _ in range(100):
-            theirs(announcement("eth0", other, SOMEBODY))
+            theirs(announcement("eth0", other, OTHER_MAC))
         theirs(announcement("eth0", vip, HERE))
         theirs(tagged)
         theirs(frame)
-        assert heard(ear, most=1) == [Claim(vip, SOMEBODY, "eth0")]
+        assert received_claims(receiver, most=1) == [Claim(vip, OTHER_MAC, "eth0")]
 
 
 @BOTH
-def test_what_is_watched_can_change(link: tuple[str, str], vip: Address) -> None:
+def test_the_watched_addresses_can_change(link: tuple[str, str], vip: Address) -> None:
     here, there = link
     other = OTHERS[VIPS.index(vip)]
-    mine, second = (Claim(address, SOMEBODY, "eth0") for address in (vip, other))
-    # Of two sockets of a kind, the one that was opened last receives first: what the witness has, the ear has too.
-    with ear_of(here, vip, other) as witness, ear_of(here) as ear, sender_of(there) as theirs, host(here):
+    mine, second = (Claim(address, OTHER_MAC, "eth0") for address in (vip, other))
+    # Of two equal sockets the one that was opened last receives first: the receiver has what the witness has.
+    with (
+        receiver_of(here, vip, other) as witness,
+        receiver_of(here) as receiver,
+        sender_of(there) as theirs,
+        host(here),
+    ):
         for expected in ([], [mine], [second], [], [mine, second]):
-            ear.watch([claim.address for claim in expected], [HERE])
-            theirs(announcement("eth0", vip, SOMEBODY))
-            theirs(announcement("eth0", other, SOMEBODY))
-            seen = heard(witness)
+            receiver.watch([claim.address for claim in expected], [HERE])
+            theirs(announcement("eth0", vip, OTHER_MAC))
+            theirs(announcement("eth0", other, OTHER_MAC))
+            seen = received_claims(witness)
             while len(seen) < 2:
-                seen += heard(witness)
-            assert ear.receive() == expected
+                seen += received_claims(witness)
+            assert receiver.receive() == expected
 
 
-def test_more_addresses_than_a_filter_holds_are_still_told_apart(link: tuple[str, str]) -> None:
+def test_more_addresses_than_a_filter_holds_still_work(link: tuple[str, str]) -> None:
     here, there = link
     many = [ip_address(0x0B000000 + number) for number in range(MOST_ADDRESSES + 1)]
-    with ear_of(here, *many) as ear, sender_of(there) as theirs:
-        theirs(announcement("eth0", VIPS[0], SOMEBODY))
+    with receiver_of(here, *many) as receiver, sender_of(there) as theirs:
+        theirs(announcement("eth0", VIPS[0], OTHER_MAC))
         theirs(announcement("eth0", many[-1], HERE))
-        theirs(announcement("eth0", many[-1], SOMEBODY))
-        while not (found := heard(ear)):
+        theirs(announcement("eth0", many[-1], OTHER_MAC))
+        while not (found := received_claims(receiver)):
             continue
-        assert found == [Claim(many[-1], SOMEBODY, "eth0")]
+        assert found == [Claim(many[-1], OTHER_MAC, "eth0")]
 
 
-def test_a_flood_of_claims_is_read_in_small_portions_and_ends(link: tuple[str, str]) -> None:
+def test_a_flood_of_claims_is_read_in_small_portions(link: tuple[str, str]) -> None:
     here, there = link
-    with ear_of(here, *VIPS) as ear, sender_of(there) as theirs:
+    with receiver_of(here, *VIPS) as receiver, sender_of(there) as theirs:
         for number in range(10_000):
             theirs(announcement("eth0", VIPS[0], b"\2" + number.to_bytes(5, "big")))
         portions = []
-        while select.select([ear], [], [], 0.2)[0]:
-            portions.append(len(ear.receive(10)))
+        while select.select([receiver], [], [], 0.2)[0]:
+            portions.append(len(receiver.receive(10)))
         assert max(portions) == 10
-        assert sum(portions) < 10_000  # the rest was too much, and the kernel's to drop
-        theirs(announcement("eth0", VIPS[0], SOMEBODY))
-        assert heard(ear) == [Claim(VIPS[0], SOMEBODY, "eth0")]
+        assert sum(portions) < 10_000  # the kernel drops the rest
+        theirs(announcement("eth0", VIPS[0], OTHER_MAC))
+        assert received_claims(receiver) == [Claim(VIPS[0], OTHER_MAC, "eth0")]
 
 
-def test_the_ear_outlives_its_link_s_failures_but_not_its_device(link: tuple[str, str]) -> None:
+def test_the_receiver_survives_failures_of_its_link_but_not_of_its_device(link: tuple[str, str]) -> None:
     here, there = link
-    with ear_of(here, *VIPS) as ear, sender_of(there) as theirs:
+    with receiver_of(here, *VIPS) as receiver, sender_of(there) as theirs:
         ip(f"-n {here} link set eth0 down")
-        assert ear.receive() == []
-        assert not ear.gone
+        assert receiver.receive() == []
+        assert not receiver.gone
         ip(f"-n {here} link set eth0 up")
 
-        def is_heard() -> bool:
-            theirs(announcement("eth0", VIPS[0], SOMEBODY))
-            return bool(ear.receive())
+        def is_received() -> bool:
+            theirs(announcement("eth0", VIPS[0], OTHER_MAC))
+            return bool(receiver.receive())
 
-        until(is_heard)
+        until(is_received)
         ip(f"-n {here} link del eth0")
-        assert ear.receive() == []
-        assert ear.gone
+        assert receiver.receive() == []
+        assert receiver.gone
 
 
-def test_an_ear_for_a_device_that_is_not_there_is_an_error(link: tuple[str, str]) -> None:
+def test_a_receiver_on_a_missing_device_is_an_error(link: tuple[str, str]) -> None:
     with host(link[0]), pytest.raises(OSError, match="No such device"):
         ClaimEar("nowhere")
 
@@ -280,7 +283,7 @@ vrrp_instance A {
 }
 """
 HELD: tuple[Address, ...] = tuple(map(ip_address, ("10.0.0.100", "10.0.0.101", "fd00::100", "10.0.0.102")))
-FIRST_S = 3.0  # the take-over, its second round and the first refreshing
+FIRST_S = 3.0  # the take-over, its second round and the first refresh
 
 
 @pytest.mark.parametrize("router", [False, True], ids=["host", "router"])
@@ -289,8 +292,8 @@ def test_keepalived_sends_the_same_frames_in_the_same_order(
     link: tuple[str, str], tmp_path: Path, router: bool
 ) -> None:
     here, there = link
-    told = Announcements(repeat=2, delay_s=1, refresh_s=3, refresh_repeat=1)
-    announcer = Announcer(told, SendingLimits(), "eth0")
+    warnings = Announcements(repeat=2, delay_s=1, refresh_s=3, refresh_repeat=1)
+    announcer = Announcer(warnings, SendingLimits(), "eth0")
     announcer.begin(0.0, [("eth0", address) for address in HELD])
     ours = []
     with host(here):

@@ -1,4 +1,4 @@
-"""The same virtual router, once keepalived's and once pylvs's: the same frames on the wire, and tcpdump reads them."""
+"""keepalived and pylvs send the same frames for the same virtual router, and tcpdump reads them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ CASES = {
 
 
 def configuration(device: str, version: int, words: str, addresses: str) -> str:
-    """An owner's: it takes over at once."""
+    """Return the configuration of an address owner, which takes over at once."""
     return f"""\
 vrrp_instance ONE {{
     state MASTER
@@ -83,14 +83,14 @@ vrrp_instance ONE {{
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Segment]:
-    """Two routers and a client."""
+def segment_of_three() -> Iterator[Segment]:
+    """Make two routers and a client."""
     with segment() as made:
         yield made
 
 
 class Tap:
-    """Frames with advertisements that come to a host."""
+    """Frames with advertisements that reach a host."""
 
     def __init__(self, where: Segment, host: str, device: str) -> None:
         with inside_network(where.path(host)):
@@ -99,7 +99,7 @@ class Tap:
         self._socket.setblocking(False)
 
     def frames(self) -> list[bytes]:
-        """What has come since."""
+        """Return what came since the last call."""
         found: list[bytes] = []
         while True:
             try:
@@ -110,11 +110,11 @@ class Tap:
                 found.append(frame)
 
     def wait_for(self, count: int, speaker: Router) -> list[bytes]:
-        """So many, and what comes with them."""
+        """Return this many frames, and those that come with them."""
         return self.wait_until(lambda found: len(found) >= count, speaker)
 
     def wait_until(self, enough: Callable[[list[bytes]], bool], speaker: Router) -> list[bytes]:
-        """What comes, until it is enough."""
+        """Return what comes, until it is enough."""
         found: list[bytes] = []
         deadline = time.monotonic() + PATIENCE_S
         while not enough(found):
@@ -124,7 +124,6 @@ class Tap:
         return found
 
     def close(self) -> None:
-        """No more."""
         self._socket.close()
 
 
@@ -135,21 +134,21 @@ def is_advertisement(frame: bytes) -> bool:
 
 
 def priority_of(frame: bytes) -> int:
-    """Of the advertisement in it."""
+    """Return the priority of the advertisement."""
     (kind,) = struct.unpack_from("!H", frame, 12)
     behind = 40 if kind == _IPV6 else 20 + (24 if frame[23] == AH_PROTOCOL else 0)
     return frame[_ETHERNET_BYTES + behind + 2]
 
 
 def source_of(one: VrrpInstance) -> Address:
-    """As keepalived finds it: what is written, or the device's own."""
+    """Return the configured source address, or else the device's own."""
     if one.source is not None:
         return one.source
     return ip_address(address("a", int(one.interface[-1]))) if one.family == 4 else ip_address("fe80::66:ff:fe00:1")
 
 
 def tcpdump(frames: list[bytes], file: Path) -> str:
-    """What it says of them."""
+    """Return the output of tcpdump about a frame."""
     records = [struct.pack("=IIII", 0, 0, len(frame), len(frame)) + frame for frame in frames]
     file.write_bytes(struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1) + b"".join(records))
     done = subprocess.run(["tcpdump", "-nn", "-vvv", "-e", "-r", file], check=True, capture_output=True, text=True)
@@ -157,14 +156,16 @@ def tcpdump(frames: list[bytes], file: Path) -> str:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_same_frames_that_are_believed_and_read(case: str, place: Segment, tmp_path: Path) -> None:
+def test_frames_are_the_same_and_both_programs_accept_them(
+    case: str, segment_of_three: Segment, tmp_path: Path
+) -> None:
     version, words, addresses = CASES[case]
     device, mtu = ("eth1", SMALL_MTU) if addresses is MANY else ("eth0", 1500)
     for host in "a", "b":
-        place.ip(host, f"link set {device} mtu {mtu}")
-    theirs = router("keepalived", place, "a", tmp_path / "keepalived")
+        segment_of_three.ip(host, f"link set {device} mtu {mtu}")
+    theirs = router("keepalived", segment_of_three, "a", tmp_path / "keepalived")
     theirs.configuration.write_text(configuration(device, version, words, addresses))
-    with inside_network(place.path("a")):
+    with inside_network(segment_of_three.path("a")):
         document, unread = read(str(theirs.configuration))
         (one,) = understand(document).configuration.vrrp.instances
     assert unread == ()
@@ -175,70 +176,74 @@ def test_the_same_frames_that_are_believed_and_read(case: str, place: Segment, t
     peers = {str(peer.address) for peer in one.peers}
     hosts = [host for host in ("b", "client") if address(host, 0, one.family) in peers] or ["b"]
     with ExitStack() as stack:
-        taps = {host: stack.enter_context(closing(Tap(place, host, device))) for host in hosts}
+        taps = {host: stack.enter_context(closing(Tap(segment_of_three, host, device))) for host in hosts}
         protocol = AH_PROTOCOL if one.authentication is Authentication.AH else PROTOCOL
-        with inside_network(place.path("b")):
-            ear = Ear(device_of(one, device), one.family, protocol, () if one.peers else (one.multicast,), (one.vrid,))
-        stack.callback(ear.close)
+        with inside_network(segment_of_three.path("b")):
+            receiver = Ear(
+                device_of(one, device), one.family, protocol, () if one.peers else (one.multicast,), (one.vrid,)
+            )
+        stack.callback(receiver.close)
 
         stack.callback(theirs.kill)
         theirs.start()
-        said = {host: tap.wait_for(3, theirs) for host, tap in taps.items()}
+        frames = {host: tap.wait_for(3, theirs) for host, tap in taps.items()}
         theirs.stop()
         for host, tap in taps.items():
-            said[host] += tap.wait_until(lambda found: found != [] and priority_of(found[-1]) == RELEASE, theirs)
-        priorities = [priority_of(frame) for frame in said["b"]]
+            frames[host] += tap.wait_until(lambda found: found != [] and priority_of(found[-1]) == RELEASE, theirs)
+        priorities = [priority_of(frame) for frame in frames["b"]]
         assert priorities == [OWNER] * (len(priorities) - 1) + [RELEASE]
 
         datagrams: list[Datagram] = []
         deadline = time.monotonic() + PATIENCE_S
         while len(datagrams) < len(priorities):  # a tap receives a frame a moment before IP does
             assert time.monotonic() < deadline
-            datagrams += ear.receive()
-        told = [screen.screen(datagram, 0.0) for datagram in datagrams]
-        assert [each.priority for each in told if each] == priorities
+            datagrams += receiver.receive()
+        screened = [screen.screen(datagram, 0.0) for datagram in datagrams]
+        assert [each.priority for each in screened if each] == priorities
         assert not screen.mismatches
 
-        with inside_network(place.path("a")):
-            mouth = stack.enter_context(closing(Mouth(device_of(one, device), one.family)))
+        with inside_network(segment_of_three.path("a")):
+            sender = stack.enter_context(closing(Mouth(device_of(one, device), one.family)))
         for priority in priorities:
             for out in voice.packets(priority):
-                mouth.send(out.packet, out.source, out.destination, out.hops)
-        assert {host: tap.wait_for(len(said[host]), theirs) for host, tap in taps.items()} == said
+                sender.send(out.packet, out.source, out.destination, out.hops)
+        assert {host: tap.wait_for(len(frames[host]), theirs) for host, tap in taps.items()} == frames
 
-    text = tcpdump(said["b"], tmp_path / "pcap")
+    text = tcpdump(frames["b"], tmp_path / "pcap")
     assert text.count(f"vrid {one.vrid}, prio {OWNER}") == len(priorities) - 1
     assert text.count(f"vrid {one.vrid}, prio {RELEASE}") == 1
     found = [word for word in ("bad", "incorrect", "invalid", "[|", "trunc", "wrong", "error") if word in text.lower()]
     assert found == (["bad"] if one.old_checksum is OldChecksum.ALWAYS else []), text
 
 
-def test_keepalived_gives_way_to_sequence_numbers_that_go_on_from_its_own(place: Segment, tmp_path: Path) -> None:
-    """It drops what is not greater than the last number that anybody used, itself included."""
-    theirs = router("keepalived", place, "a", tmp_path / "keepalived")
+def test_keepalived_becomes_backup_if_sequence_numbers_continue_its_own(
+    segment_of_three: Segment, tmp_path: Path
+) -> None:
+    """It drops what is not greater than the last number of any sender, itself included."""
+    theirs = router("keepalived", segment_of_three, "a", tmp_path / "keepalived")
     theirs.configuration.write_text(configuration("eth0", 2, AH, V4).replace(f"priority {OWNER}", "priority 100"))
-    with inside_network(place.path("a")):
+    with inside_network(segment_of_three.path("a")):
         (one,) = understand(read(str(theirs.configuration))[0]).configuration.vrrp.instances
     here = ip_address(address("b"))
     voice = Voice(one, here)
     screen = Screen(one, voice)
     with ExitStack() as stack:
-        with inside_network(place.path("b")):
-            ear = stack.enter_context(closing(Ear("eth0", 4, AH_PROTOCOL, (one.multicast,), (one.vrid,))))
-            mouth = stack.enter_context(closing(Mouth("eth0", 4)))
-        tap = stack.enter_context(closing(Tap(place, "b", "eth0")))
+        with inside_network(segment_of_three.path("b")):
+            receiver = stack.enter_context(closing(Ear("eth0", 4, AH_PROTOCOL, (one.multicast,), (one.vrid,))))
+            sender = stack.enter_context(closing(Mouth("eth0", 4)))
+        tap = stack.enter_context(closing(Tap(segment_of_three, "b", "eth0")))
         stack.callback(theirs.kill)
         theirs.start()
         tap.wait_for(3, theirs)
-        (unheard,) = voice.packets(200)
-        mouth.send(unheard.packet, unheard.source, unheard.destination)
-        tap.wait_for(1, theirs)  # it has not given way
+        (first,) = voice.packets(200)
+        sender.send(first.packet, first.source, first.destination)
+        tap.wait_for(1, theirs)  # it is still the master
         deadline = time.monotonic() + PATIENCE_S
         while not any(f"Master received advert from {here} with higher priority" in line for line in theirs.log()):
             assert time.monotonic() < deadline, theirs.log()
-            for datagram in ear.receive():
+            for datagram in receiver.receive():
                 screen.screen(datagram, 0.0)
-            (heard,) = voice.packets(200)  # again, as keepalived may have used this number meanwhile
-            mouth.send(heard.packet, heard.source, heard.destination)
+            (packet,) = voice.packets(200)  # send again, because keepalived may have used this number
+            sender.send(packet.packet, packet.source, packet.destination)
             time.sleep(0.1)
     assert any("sequence number 1 already processed" in line for line in theirs.log())

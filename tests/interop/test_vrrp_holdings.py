@@ -1,4 +1,4 @@
-"""What a master has on its devices is what keepalived has there for the same file: seen with `ip`, word by word."""
+"""A master's devices have the same addresses, routes and rules with pylvs as with keepalived, as `ip` shows them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.vrrp import holdings
 from pylvs.vrrp.watching import Watch
 from tests.interop import keepalived
-from tests.interop.places import inside, ip
+from tests.interop.namespaces import inside, ip
 
 REASON = keepalived.why_not()
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
@@ -176,8 +176,8 @@ vrrp_instance A {
 
 
 @pytest.fixture(autouse=True)
-def place() -> Iterator[None]:
-    """A network namespace with eth0 and eth1, each with addresses of its own."""
+def namespace() -> Iterator[None]:
+    """Make a network namespace with eth0 and eth1, each with its own addresses."""
     with inside("holdings"):
         for number in (0, 1):
             ip(f"link add eth{number} type veth peer name peer{number}")
@@ -190,7 +190,7 @@ def place() -> Iterator[None]:
 
 
 def settled(found: Any) -> Any:
-    """Without numbers that are never the same twice."""
+    """Remove numbers that differ each time."""
     if isinstance(found, dict):
         kept = {name: settled(value) for name, value in found.items() if name not in PASSING}
         if kept.get("preferred_life_time", 0xFFFFFFFF) not in (0, 0xFFFFFFFF):
@@ -200,7 +200,7 @@ def settled(found: Any) -> Any:
 
 
 def seen() -> dict[str, list[str]]:
-    """Devices, addresses, routes and rules, in `ip`'s words."""
+    """Return devices, addresses, routes and rules as `ip` prints them."""
     asked = {
         name: f"-d -j {name}" for name in ("-4 rule", "-6 rule", "-4 route show table all", "-6 route show table all")
     }
@@ -217,7 +217,7 @@ def seen() -> dict[str, list[str]]:
 
 @contextmanager
 def by_pylvs(vrrp: VrrpConfiguration, folder: Path) -> Iterator[None]:
-    """What pylvs's parts do for a master, and take back."""
+    """Run pylvs's parts for a master, and remove what they did."""
     memory = Memory(folder / "settings")
     with Watch() as watch:
         vmacs = plan(vrrp.instances, vrrp.settings, watch.links)
@@ -233,11 +233,11 @@ def by_pylvs(vrrp: VrrpConfiguration, folder: Path) -> Iterator[None]:
     parts = [holdings.fixed(vrrp), *(holdings.of_instance(instance, vmacs) for instance in vrrp.instances)]
     try:
         for _ in range(2):
-            assert [trouble for part in parts for trouble in holdings.take(part)] == []
+            assert [error for part in parts for error in holdings.take(part)] == []
         yield
     finally:
         for _ in range(2):
-            assert [trouble for part in parts for trouble in holdings.give_up(part)] == []
+            assert [error for part in parts for error in holdings.give_up(part)] == []
             fine(*map(vmac.unmake, vmacs.devices))
         assert vmac.restore(memory) == []
 
@@ -248,14 +248,14 @@ def fine(*outcomes: Outcome) -> None:
 
 @contextmanager
 def by_keepalived(file: Path) -> Iterator[None]:
-    """The real one, as master."""
+    """Run the real keepalived as the master."""
     routers = file.read_text().count("vrrp_instance")
-    with keepalived.running(file, "-D", lambda said: said.count("Entering MASTER STATE") >= routers, PATIENCE_S):
+    with keepalived.running(file, "-D", lambda log: log.count("Entering MASTER STATE") >= routers, PATIENCE_S):
         yield
 
 
 def without_doubt() -> dict[str, list[str]]:
-    """What there is once duplicate address detection is over (RFC 4862 5.4)."""
+    """Return the result once duplicate address detection has ended (RFC 4862 5.4)."""
     deadline = time.monotonic() + PATIENCE_S
     while "tentative" in str(found := seen()) or _addresses_without_route(found):
         assert time.monotonic() < deadline, found
@@ -264,14 +264,14 @@ def without_doubt() -> dict[str, list[str]]:
 
 
 def _addresses_without_route(found: dict[str, list[str]]) -> set[str]:
-    """IPv6 addresses that lack their route in the table `local`: the kernel adds it after it clears `tentative`."""
+    """Return IPv6 addresses without a route in the table `local`: the kernel adds it after it clears `tentative`."""
     held = [json.loads(line) for name, lines in found.items() if name.startswith("address on ") for line in lines]
     routes = {json.loads(line)["dst"] for line in found.get("-6 route show table all", ())}
     return {each["local"] for each in held if each["family"] == "inet6"} - routes
 
 
 def differences(ours: dict[str, list[str]], theirs: dict[str, list[str]]) -> list[str]:
-    """What only one of them has."""
+    """Return what only one of them has."""
     found: list[str] = []
     for name in sorted(ours.keys() | theirs.keys()):
         mine, other = ours.get(name, []), theirs.get(name, [])
@@ -281,7 +281,7 @@ def differences(ours: dict[str, list[str]], theirs: dict[str, list[str]]) -> lis
 
 
 @pytest.mark.parametrize("text", [ADDRESSES, VMACS, ROUTES], ids=["addresses", "vmacs", "routes and rules"])
-def test_a_master_holds_what_keepalived_holds_and_leaves_nothing(text: str, tmp_path: Path) -> None:
+def test_a_master_has_what_keepalived_has_and_removes_it(text: str, tmp_path: Path) -> None:
     file = tmp_path / "keepalived.conf"
     file.write_text(SECURE + text)
     document, unread = read(str(file))

@@ -1,6 +1,6 @@
-"""The aide beside the real keepalived: the same scripts with the same arguments, the same lines, the same mail.
+"""The helper process compared with the real keepalived: the same script calls, lines in FIFOs, and mail.
 
-keepalived lives through it all in a network namespace; the aide is told of the same transitions by messages.
+keepalived runs in a network namespace; the helper process receives the same transitions as messages.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pylvs.config.reading import read_text
 from pylvs.vrrp.aide.messages import Configure, Finish, LowerHeard, Moved, PriorityMoved
 from pylvs.vrrp.packet import PROTOCOL, Advertisement, encode
 from tests.interop import keepalived
-from tests.interop.places import inside
+from tests.interop.namespaces import inside
 from tests.unit.vrrp.aide.aides import aide
 
 pytestmark = pytest.mark.skipif(bool(keepalived.why_not()), reason=keepalived.why_not())
@@ -112,7 +112,7 @@ GROUPED, ALL = ("VI_1", "VI_2"), tuple(PRIORITIES)
 
 
 def text_of(outline: str, folder: Path, port: int) -> str:
-    """A configuration; each block's scripts say whose they are."""
+    """Return a configuration; the arguments of each block's scripts name the block."""
     pieces = []
     for block in outline.split("\n}\n"):
         words = block.split()
@@ -122,8 +122,8 @@ def text_of(outline: str, folder: Path, port: int) -> str:
 
 
 @dataclass
-class Told:
-    """What reached the outside."""
+class Notified:
+    """What reached scripts, FIFOs and the mailbox."""
 
     folder: Path
     port: int = 0
@@ -136,11 +136,11 @@ class Told:
         return sorted(file.read_text().splitlines()) if file.exists() else []
 
     def calls_in(self, folder: Path) -> Sequence[str]:
-        """Return the calls as they would be with another folder."""
+        """Return the calls with another directory."""
         return sorted(line.replace(str(self.folder), str(folder)) for line in self.calls())
 
     def per_subject(self, pipe: str) -> Mapping[str, Sequence[str]]:
-        """The lines of a pipe under the instance or group that they are about."""
+        """Return the lines of a FIFO by instance or group."""
         found = defaultdict(list)
         for line in self.lines[pipe]:
             _, name, word, priority = line.split()
@@ -148,7 +148,7 @@ class Told:
         return found
 
     def read(self, name: str) -> None:
-        """Follow a pipe, which a reload may replace by another."""
+        """Read a FIFO, which a reload may replace by another."""
         rest = b""
         while not self.over.is_set():
             with contextlib.suppress(FileNotFoundError):
@@ -160,7 +160,7 @@ class Told:
             time.sleep(0.005)
 
     def _chunks(self, name: str, descriptor: int) -> Iterator[bytes]:
-        """To the end of this one, which is not that nobody has it open."""
+        """Read this FIFO to its end; it does not end when all writers close it."""
         mine = os.fstat(descriptor).st_ino
         while True:
             try:
@@ -199,24 +199,24 @@ class Told:
 
 
 @contextlib.contextmanager
-def outside(folder: Path) -> Iterator[Told]:
-    """A mailbox, readers of the pipes, scripts that write down how they were called."""
+def outside(folder: Path) -> Iterator[Notified]:
+    """Make a mailbox, readers of the FIFOs, and scripts that record their calls."""
     folder.mkdir()
-    told = Told(folder)
+    notified = Notified(folder)
     for name, words in (("note", f'echo "$#: $*" >>{folder}/calls'), ("check", f"exit $(cat {folder}/status)")):
         (folder / name).write_text(f"#!/bin/sh\n{words}\n")
         (folder / name).chmod(0o755)
     (folder / "status").write_text("0")
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        told.port = listener.getsockname()[1]
-        threads = [threading.Thread(target=told.read, args=(name,)) for name in told.lines]
-        threads.append(threading.Thread(target=told.take_mail, args=(listener,)))
+        notified.port = listener.getsockname()[1]
+        threads = [threading.Thread(target=notified.read, args=(name,)) for name in notified.lines]
+        threads.append(threading.Thread(target=notified.take_mail, args=(listener,)))
         for thread in threads:
             thread.start()
         try:
-            yield told
+            yield notified
         finally:
-            told.over.set()
+            notified.over.set()
             listener.shutdown(socket.SHUT_RDWR)
             for thread in threads:
                 thread.join(LONG_S)
@@ -229,8 +229,8 @@ def until(holds: Callable[[], bool], what: object = "") -> None:
         time.sleep(0.02)
 
 
-def lower_priority_is_heard() -> None:
-    """An advertisement from a router of lower priority, as it comes over the wire."""
+def receive_lower_priority() -> None:
+    """Send an advertisement of a router with a lower priority over the wire."""
     source, destination = ip_address(ELSEWHERE), ip_address(GROUP_ADDRESS)
     payload = encode(Advertisement(3, 53, 50, 0.2, (ip_address(VIP),)), source, destination)
     length = 20 + len(payload)
@@ -243,15 +243,15 @@ def lower_priority_is_heard() -> None:
         out.send(FRAME + head + payload)
 
 
-def keepalived_lives(told: Told, wanted: Told) -> None:
-    """From its start to its end, in the caller's network namespace, with each transition waited for.
+def run_keepalived(notified: Notified, wanted: Notified) -> None:
+    """Run keepalived from start to end in the caller's network namespace, and wait for each transition.
 
-    keepalived kills its scripts when it stops, and they run for as long as the machine takes. So it is stopped only
-    after all that is `wanted` before, and this returns after all that is wanted at the end.
+    keepalived kills its scripts when it stops, and they may run for a while. So it stops only after all that is
+    `wanted` before, and this returns after all that is wanted at the end.
     """
-    folder, lines = told.folder, told.lines["all"]
+    folder, lines = notified.folder, notified.lines["all"]
     file = folder / "keepalived.conf"
-    file.write_text(text_of(COMMON + GONE_LATER, folder, told.port))
+    file.write_text(text_of(COMMON + GONE_LATER, folder, notified.port))
     for words in (
         "link add v0 type veth peer name v1",
         "link set v0 up",
@@ -271,7 +271,7 @@ def keepalived_lives(told: Told, wanted: Told) -> None:
 
     def seen(word: str, *whose: str, times: int = 1) -> None:
         for name in whose:
-            until(lambda name=name: told.per_subject("all")[name].count(word) >= times, f"{name} {word}: {lines}")  # type: ignore[misc]
+            until(lambda name=name: notified.per_subject("all")[name].count(word) >= times, f"{name} {word}: {lines}")  # type: ignore[misc]
 
     def all_are(state: str, times: int = 1) -> None:
         for name in ALL:
@@ -280,7 +280,7 @@ def keepalived_lives(told: Told, wanted: Told) -> None:
 
     try:
         all_are("MASTER")
-        lower_priority_is_heard()
+        receive_lower_priority()
         seen("MASTER_RX_LOWER_PRI 90", "VI_3")
         (folder / "status").write_text("1")
         seen("MASTER_PRIORITY 70", "VI_3")
@@ -290,30 +290,30 @@ def keepalived_lives(told: Told, wanted: Told) -> None:
         all_are("FAULT")
         subprocess.run(["ip", "link", "set", "v0", "up"], check=True)
         all_are("MASTER", times=2)
-        until(lambda: sum("MASTER" in subject for subject, _ in told.mails) == 2 * MAILING, told.mails)
-        file.write_text(text_of(COMMON, folder, told.port))
+        until(lambda: sum("MASTER" in subject for subject, _ in notified.mails) == 2 * MAILING, notified.mails)
+        file.write_text(text_of(COMMON, folder, notified.port))
         process.send_signal(signal.SIGHUP)
         seen("DELETED 90", "VI_3")
         seen("FAULT 80", "VI_4", times=2)
         seen("MASTER 0", "G1", times=3)
         before = [line for line in wanted.calls_in(folder) if "stop" not in line.lower()]
-        until(lambda: told.calls() == before, "the scripts before the stop")
-        until(lambda: sorted(told.mails) == sorted(wanted.mails), "all mail")
+        until(lambda: notified.calls() == before, "the scripts before the stop")
+        until(lambda: sorted(notified.mails) == sorted(wanted.mails), "all mail")
         process.send_signal(signal.SIGTERM)
         process.wait(LONG_S)
         seen("STOP 0", "G1")
-        until(lambda: told.calls() == wanted.calls_in(folder), "the scripts of the stop")
+        until(lambda: notified.calls() == wanted.calls_in(folder), "the scripts of the stop")
     finally:
         if process.poll() is None:
             process.kill()
             process.wait()
 
 
-def aide_lives(told: Told) -> None:
-    """The same by messages."""
+def run_helper(notified: Notified) -> None:
+    """Send the same transitions to the helper process as messages."""
 
     def configure(outline: str) -> Configure:
-        document, _ = read_text(text_of(outline, told.folder, told.port))
+        document, _ = read_text(text_of(outline, notified.folder, notified.port))
         configuration, _ = building.build(document)
         return Configure(configuration.settings, configuration.vrrp)
 
@@ -337,17 +337,17 @@ def aide_lives(told: Told) -> None:
         Moved("GROUP", "G1", "MASTER", 0, "MASTER", at_reload=True),
         *all_to("STOP", "MASTER", GROUPED),
     ]
-    with aide(told.folder) as one:
+    with aide(notified.folder) as one:
         one.tell(*messages, Finish())
         assert one.ended() == 0
 
 
-def test_keepalived_and_the_aide_tell_the_same(tmp_path: Path) -> None:
+def test_keepalived_and_the_helper_process_notify_alike(tmp_path: Path) -> None:
     with inside("notify"):
         with outside(tmp_path / "a") as ours:
-            aide_lives(ours)
+            run_helper(ours)
         with outside(tmp_path / "k") as theirs:
-            keepalived_lives(theirs, ours)
+            run_keepalived(theirs, ours)
     assert theirs.calls()
     assert ours.calls_in(theirs.folder) == theirs.calls()
     for pipe in ("all", "vrrp"):

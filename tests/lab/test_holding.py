@@ -26,7 +26,7 @@ from pylvs.vrrp.watching import (
     RuleGone,
     Watch,
 )
-from tests.interop.places import inside, ip
+from tests.interop.namespaces import inside, ip
 from tests.lab.support import PATIENCE_S
 
 

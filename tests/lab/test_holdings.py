@@ -13,7 +13,7 @@ from pylvs.model.routing import HeldAddress, NextHop, Route, RoutingRule
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.vrrp import holdings
 from pylvs.vrrp.watching import Watch
-from tests.interop.places import ip, on_a_link
+from tests.interop.namespaces import ip, on_a_link
 
 VIP = ip_address("192.0.2.100")
 

@@ -17,7 +17,7 @@ from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.place import Place
 from pylvs.vrrp.sockets import Datagram
 from pylvs.vrrp.speaking import Voice
-from tests.interop.places import inside, ip
+from tests.interop.namespaces import inside, ip
 from tests.lab.support import PATIENCE_S
 
 FOUR, SIX = "192.0.2.100", "2001:db8::100"

@@ -10,7 +10,7 @@ import pytest
 
 from pylvs.host import routes
 from pylvs.model.routing import NextHop, Route, RoutingRule
-from tests.interop.places import ip, on_a_link
+from tests.interop.namespaces import ip, on_a_link
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import pytest
 
 from pylvs.model.errors import PylvsError
 from pylvs.vrrp.client import Client
-from tests.interop.places import ip
+from tests.interop.namespaces import ip
 from tests.lab.support import PYLVS, until
 
 VIP = "10.66.0.100"

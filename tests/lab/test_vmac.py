@@ -16,7 +16,7 @@ from pylvs.host.held import Outcome, hold
 from pylvs.host.memory import Memory, load
 from pylvs.host.vmac_plan import VmacDevice
 from pylvs.vrrp.watching import Watch
-from tests.interop.places import inside
+from tests.interop.namespaces import inside
 
 FOUR = VmacDevice("vrrp.51", "eth0", bytes.fromhex("00005e000133"), 4)
 SIX = VmacDevice("vrrp6.51", "eth0", bytes.fromhex("00005e000233"), 6)

@@ -24,7 +24,7 @@ from pylvs.host.vrrp_rules import Guard
 from pylvs.model.routing import HeldAddress
 from pylvs.model.vrrp import Vmac, VrrpInstance, VrrpSettings
 from pylvs.vrrp.watching import Watch
-from tests.interop.places import inside, ip
+from tests.interop.namespaces import inside, ip
 from tests.lab.support import PATIENCE_S
 
 OTHER = f"pylvs-asker{os.getpid()}"
