@@ -1,4 +1,4 @@
-"""The reference, and one thing more that IPVS does and pylvs does not (docs/differences.md)."""
+"""The reference with a property of IPVS that pylvs does not have (docs/differences.md)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ SOURCE = {4: slice(26, 30), 6: slice(22, 38)}  # in a frame
 
 
 class OneRoutePath(Path):
-    """A server has one route, made by the method of whichever connection sends first.
+    """A server has one route, made by the method of the connection that sends first.
 
-    Only DR asks for one that leads to the server whatever address a packet has. By a route that NAT or a tunnel made,
-    DR's packets look on the link for whom they are addressed to: the virtual address, which nobody answers for there.
+    Only the route of DR reaches the server for any destination address. With a route of NAT or a tunnel, the kernel
+    looks on the link for the destination of DR's packets. That is the virtual address, for which no host there
+    answers.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +39,7 @@ class OneRoutePath(Path):
 
 
 class OneRouteDirector(ReferenceDirector):
-    """Adding and editing a server forgets its route."""
+    """Remove the route of a server when it is added or edited."""
 
     def __init__(self, network: Network) -> None:
         super().__init__(network)

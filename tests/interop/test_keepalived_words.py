@@ -103,14 +103,14 @@ def difference(name: str, text: str, file: Path) -> str:
     findings = (*unread, *understand(document).findings)
     ours = exit_status(findings)
     same = ours == {0: 0, 6: 6}.get(theirs, 5)
-    text = f"{name!r}: keepalived {theirs}, pylvs {ours}: " + " | ".join(str(each) for each in findings)
+    summary = f"{name!r}: keepalived {theirs}, pylvs {ours}: " + " | ".join(str(each) for each in findings)
     if name in OTHERWISE:
         wanted, _ = OTHERWISE[name]
-        return text if same or ours != wanted else ""
+        return summary if same or ours != wanted else ""
     if same or theirs < 0:  # below 0 a signal ended it
         return ""
     silent = theirs == 0 and all(SILENCE.search(each.text) for each in findings)
-    return "" if silent else text
+    return "" if silent else summary
 
 
 @pytest.mark.parametrize("name", [*WHERE, "blocks"])

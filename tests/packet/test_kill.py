@@ -94,8 +94,7 @@ def facts(director: BpfDirector) -> tuple[Any, ...]:
     """Return what packets read besides the lists: counts of services, and thresholds of destinations."""
     found = director.reader.versions.facts()
     held = []
-    for slot, version in director.reader.service_slots(director.reader.versions.live):
-        del slot
+    for _, version in director.reader.service_slots(director.reader.versions.live):
         for slot, _, upper, lower, _, _ in director.reader.members(version):
             destination = director.tables.destinations.read(slot)
             held.append((destination["upper"], destination["lower"]) == (upper, lower))

@@ -419,8 +419,8 @@ def test_show_lists_the_roles(host: Host, word: Standby) -> None:
     shown = CliRunner().invoke(show, []).output
     assert f"{VIP4}: master (" in shown
     assert f"{VIP6}: standby (" in shown
-    shown = json.loads(CliRunner().invoke(show, ["--json"]).output)
-    assert (shown["standby"], shown["master"]) == ([VIP6], [VIP4])
+    parsed = json.loads(CliRunner().invoke(show, ["--json"]).output)
+    assert (parsed["standby"], parsed["master"]) == ([VIP6], [VIP4])
 
 
 @pytest.fixture(scope="module")
