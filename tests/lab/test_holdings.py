@@ -1,4 +1,4 @@
-"""What a master has on a real device: taken, changed, given up; and what of it somebody removed."""
+"""A master's addresses, routes and rules on a real device: added, changed, removed, and removed by another program."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ VIP = ip_address("192.0.2.100")
 
 
 @pytest.fixture(autouse=True)
-def place() -> Iterator[None]:
-    """A network namespace with eth0, which holds 192.0.2.1/24."""
+def namespace() -> Iterator[None]:
+    """Make a network namespace with eth0, which has 192.0.2.1/24."""
     with on_a_link("master"):
         yield
 
 
 def way(to: str, **given: Any) -> Route:
-    """From the virtual address: it can only be added after it."""
+    """Return a route from the virtual address, which can only be added after it."""
     hop = NextHop(via=ip_address("192.0.2.9"), device="eth0")
     return Route(destination=ip_network(to), next_hops=(hop,), source=VIP, **given)
 
@@ -45,7 +45,7 @@ def having(instance: VrrpInstance) -> holdings.Holdings:
 
 
 def shown() -> tuple[int, int, int]:
-    """How many virtual addresses, routes and rules there are."""
+    """Return the numbers of virtual addresses, routes and rules."""
     addresses = ip("-4 addr show dev eth0").count("192.0.2.1") - 1
     return addresses, len(ip("route show proto keepalived").splitlines()), ip("rule").count("lookup 7")
 
@@ -66,13 +66,13 @@ def test_a_change_touches_only_what_changed() -> None:
     assert holdings.take(before) == []
     with Watch(routes=True) as watch:
         assert holdings.change(before, after) == []
-        assert len(watch.read()) == 3  # a route and a rule went, an address came
+        assert len(watch.read()) == 3  # without a route and a rule, with a new address
     assert shown() == (2, 2, 1)
     assert holdings.change(after, holdings.Holdings()) == []
     assert shown() == (0, 0, 0)
 
 
-def test_troubles_are_told_in_words_and_hinder_nothing_else() -> None:
+def test_errors_are_reported_and_the_rest_is_done() -> None:
     lost = Route(destination=ip_network("10.3.0.0/16"), next_hops=(NextHop(device="eth9"),))
     assert holdings.take(having(router(lost, way("10.0.0.0/8"), rules=(rule(100),)))) == [
         "route 10.3.0.0/16 could not be added: no device eth9"
@@ -80,7 +80,7 @@ def test_troubles_are_told_in_words_and_hinder_nothing_else() -> None:
     assert shown() == (1, 1, 1)
 
 
-def test_what_somebody_removed_is_missing_unless_it_is_back_or_nobody_minds() -> None:
+def test_what_another_program_removed_is_missing_unless_it_is_back_or_optional() -> None:
     minded, not_minded, back = way("10.0.0.0/8"), way("10.1.0.0/16", tracked=False), way("10.2.0.0/16")
     wanted = having(router(minded, not_minded, back, rules=(rule(100), rule(101, tracked=False))))
     assert holdings.take(wanted) == []
@@ -95,7 +95,7 @@ def test_what_somebody_removed_is_missing_unless_it_is_back_or_nobody_minds() ->
         assert holdings.missing(holdings.Holdings(), changes, watch.routes, watch.rules) == set()
 
 
-def test_fixed_ones_are_held_likewise() -> None:
+def test_static_ones_are_added_likewise() -> None:
     address = HeldAddress(interface=ip_interface("192.0.2.100/32"), device="eth0")
     configuration = VrrpConfiguration(addresses=(address,), routes=(way("10.0.0.0/8"),), rules=(rule(100),))
     assert holdings.take(holdings.fixed(configuration)) == []

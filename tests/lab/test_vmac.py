@@ -1,4 +1,4 @@
-"""VMACs on real devices of a network namespace: made, taken over, removed, and nothing left of them."""
+"""VMACs on real devices of a network namespace: made, adopted, removed without a trace."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SIX = VmacDevice("vrrp6.51", "eth0", bytes.fromhex("00005e000233"), 6)
 
 
 @pytest.fixture(autouse=True)
-def place() -> Iterator[None]:
-    """A network namespace with eth0, whose other end is peer0."""
+def namespace() -> Iterator[None]:
+    """Make a network namespace with eth0, whose other end is peer0."""
     with inside("vmac"):
         for words in ("link add eth0 type veth peer name peer0", "link set peer0 up", "link set eth0 up"):
             subprocess.run(["ip", *words.split()], check=True)
@@ -46,7 +46,7 @@ def setting(device: str, name: str) -> int:
     return sysctls.read_number(f"net/ipv4/conf/{device}/{name}")
 
 
-def test_an_ipv4_vmac_is_a_private_macvlan_that_answers_for_its_own_addresses_alone() -> None:
+def test_an_ipv4_vmac_is_a_private_macvlan_that_answers_only_for_its_own_addresses() -> None:
     assert made(FOUR) == Outcome(True)
     found = shown("vrrp.51")
     assert (found["link"], found["address"], found["linkinfo"]["info_data"]["mode"]) == (
@@ -60,7 +60,7 @@ def test_an_ipv4_vmac_is_a_private_macvlan_that_answers_for_its_own_addresses_al
     assert sysctls.read_number("net/ipv6/conf/vrrp.51/disable_ipv6") == 1
 
 
-def test_an_ipv6_vmac_has_no_address_but_those_that_it_is_given() -> None:
+def test_an_ipv6_vmac_has_only_the_addresses_that_pylvs_adds() -> None:
     assert made(SIX) == Outcome(True)
     assert shown("vrrp6.51")["addr_info"] == []
     held = vmac.source_on(SIX, ip_address("fe80::7"))
@@ -70,7 +70,7 @@ def test_an_ipv6_vmac_has_no_address_but_those_that_it_is_given() -> None:
     assert (found["preferred_life_time"], found["nodad"]) == (0, True)
 
 
-def test_one_that_is_there_is_taken_over_with_its_addresses() -> None:
+def test_an_existing_vmac_is_adopted_with_its_addresses() -> None:
     made(FOUR)
     index = shown("vrrp.51")["ifindex"]
     subprocess.run(["ip", "addr", "add", "192.0.2.1/32", "dev", "vrrp.51"], check=True)
@@ -81,7 +81,7 @@ def test_one_that_is_there_is_taken_over_with_its_addresses() -> None:
     assert [each["local"] for each in shown("vrrp.51")["addr_info"]] == ["192.0.2.1"]
 
 
-def test_a_name_that_another_device_has_is_said_to_be_taken() -> None:
+def test_a_name_of_another_device_is_an_error() -> None:
     subprocess.run(["ip", "link", "add", "vrrp.51", "type", "bridge"], check=True)
     assert made(FOUR).trouble == "VMAC vrrp.51: there is another device of that name; rename it, or the VMAC"
     assert made(VmacDevice("v", "eth9", FOUR.mac, 4)).trouble == "VMAC v: there is no device eth9"
@@ -113,7 +113,7 @@ def test_settings_of_other_devices_are_as_before_at_the_end(tmp_path: Path) -> N
     assert not (tmp_path / "settings").exists()
 
 
-def test_a_setting_that_somebody_changed_since_is_left_to_him(tmp_path: Path) -> None:
+def test_a_setting_that_another_program_changed_stays(tmp_path: Path) -> None:
     memory = Memory(tmp_path / "settings")
     vmac.prepare(memory, FOUR)
     sysctls.write("net/ipv4/conf/eth0/arp_ignore", "2")

@@ -1,4 +1,4 @@
-"""Packets that must not reach a host that is only a virtual router, and reports that must not leave by a VMAC."""
+"""Packets that must not reach a host that only holds an address, and reports that must not leave by a VMAC."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ MULTICAST = "224.0.0.77"
 
 
 @pytest.fixture(autouse=True)
-def place() -> Iterator[None]:
-    """A network namespace with eth0, whose other end is in a namespace of its own and asks."""
+def namespace() -> Iterator[None]:
+    """Make a network namespace with eth0, whose other end is in another namespace."""
     with inside("rules"):
         subprocess.run(["ip", "netns", "add", OTHER], check=True)
         try:
@@ -51,13 +51,13 @@ def place() -> Iterator[None]:
 
 
 def answers(address: str, wait_s: int = PATIENCE_S) -> bool:
-    """Whether it answers an echo request of the other namespace."""
+    """Return whether it answers an echo request of the other namespace."""
     command = ["ip", "netns", "exec", OTHER, "ping", "-c", "1", "-W", str(wait_s), address]
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def neighbour(address: str) -> list[Any]:
-    """What the other namespace knows of it."""
+    """Return the neighbour entry of the other namespace."""
     found = json.loads(ip(f"-j -n {OTHER} neigh show {address}") or "[]")
     return [each["lladdr"] for each in found if "lladdr" in each]
 
@@ -68,7 +68,7 @@ def router(accept: bool, *addresses: str, **given: Any) -> VrrpInstance:
 
 
 def held_by(instance: VrrpInstance, guard: Guard) -> Plan:
-    """The plan of one that is master."""
+    """Return the plan of a master."""
     with Watch() as watch:
         found = plan([instance], VrrpSettings(), watch.links)
         for device in found.devices:
@@ -79,7 +79,7 @@ def held_by(instance: VrrpInstance, guard: Guard) -> Plan:
     return found
 
 
-def test_who_does_not_accept_answers_for_his_addresses_and_takes_no_packet_for_them() -> None:
+def test_without_accept_a_host_answers_arp_and_drops_packets() -> None:
     guard = Guard()
     addresses = "192.0.2.100", "fd00::100", "fe80::100"
     held_by(router(False, *addresses), guard)
@@ -94,13 +94,13 @@ def test_who_does_not_accept_answers_for_his_addresses_and_takes_no_packet_for_t
         assert answers(address), address
 
 
-def test_who_accepts_has_no_rules() -> None:
+def test_with_accept_there_are_no_rules() -> None:
     held_by(router(True, "192.0.2.100"), Guard())
     assert answers("192.0.2.100")
     assert not shutil.which("nft") or "pylvs" not in subprocess.check_output(["nft", "list", "ruleset"], text=True)
 
 
-def test_rules_of_others_stay() -> None:
+def test_foreign_rules_stay() -> None:
     if not shutil.which("nft"):
         pytest.skip("nft is not installed")
     subprocess.run(["nft", "add", "table", "ip", "mine"], check=True)
@@ -115,7 +115,7 @@ def test_rules_of_others_stay() -> None:
     assert len(found.devices) == 1
 
 
-def test_what_is_as_before_is_not_touched() -> None:
+def test_unchanged_rules_are_not_touched() -> None:
     guard = Guard()
     instance = router(False, "192.0.2.100")
     held_by(instance, guard)
@@ -125,24 +125,24 @@ def test_what_is_as_before_is_not_touched() -> None:
 
 
 @contextlib.contextmanager
-def hearing() -> Iterator[socket.socket]:
-    """Every frame that comes to the other namespace."""
+def capturing() -> Iterator[socket.socket]:
+    """Capture every frame that reaches the other namespace."""
     with inside_network(f"/run/netns/{OTHER}"):
-        ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-    with ear:
-        ear.bind(("eth0", 0))
-        ear.settimeout(PATIENCE_S)
-        yield ear
+        capture = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+    with capture:
+        capture.bind(("eth0", 0))
+        capture.settimeout(PATIENCE_S)
+        yield capture
 
 
-def reporter(ear: socket.socket, protocol: int, group: bytes) -> bytes:
-    """The MAC address that the next report of a group comes from, by IGMP (0x800) or MLD (0x86dd).
+def reporter(capture: socket.socket, protocol: int, group: bytes) -> bytes:
+    """Return the source MAC of the next report of a group, by IGMP (0x800) or MLD (0x86dd).
 
-    Both ends of the link report other groups of their own, when they please.
+    Both ends of the link also report other groups at any time.
     """
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
-        frame = ear.recv(2048)
+        frame = capture.recv(2048)
         if struct.unpack_from("!H", frame, 12)[0] != protocol or group not in frame[38:]:
             continue
         if (protocol == 0x800 and frame[23] == 2) or (protocol == 0x86DD and frame[20] == 0 and frame[62] == 143):
@@ -150,21 +150,21 @@ def reporter(ear: socket.socket, protocol: int, group: bytes) -> bytes:
     raise AssertionError("no report came")
 
 
-def test_a_membership_is_reported_with_the_mac_address_of_the_device_below() -> None:
+def test_a_membership_is_reported_with_the_mac_address_of_the_base_device() -> None:
     own = bytes.fromhex(json.loads(ip("-j link show dev eth0"))[0]["address"].replace(":", ""))
     (device,) = held_by(router(True, "192.0.2.100", vmac=Vmac()), Guard()).devices
     index = socket.if_nametoindex(device.name)
-    with hearing() as ear, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member:
+    with capturing() as capture, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member:
         group = socket.inet_aton(MULTICAST)
         member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, struct.pack("=4s4si", group, bytes(4), index))
-        assert reporter(ear, 0x800, group) == own
+        assert reporter(capture, 0x800, group) == own
 
 
 def test_a_membership_of_ipv6_likewise() -> None:
     own = bytes.fromhex(json.loads(ip("-j link show dev eth0"))[0]["address"].replace(":", ""))
     (device,) = held_by(router(True, "fe80::100", family=6, vmac=Vmac()), Guard()).devices
     index = socket.if_nametoindex(device.name)
-    with hearing() as ear, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as member:
+    with capturing() as capture, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as member:
         group = socket.inet_pton(socket.AF_INET6, "ff02::77")
         member.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + struct.pack("=i", index))
-        assert reporter(ear, 0x86DD, group) == own
+        assert reporter(capture, 0x86DD, group) == own

@@ -1,4 +1,4 @@
-"""This machine as virtual routers see it, on real devices that go down, go away and come back."""
+"""Virtual routers on real devices that go down, disappear and come back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FOUR, SIX = "192.0.2.100", "2001:db8::100"
 
 
 class Seen:
-    """A place with one master of addresses on both devices, and what it said was lost."""
+    """A VIP manager with one master of addresses on both devices, and the losses that it reported."""
 
     def __init__(self) -> None:
         self.lost: list[set[str]] = []
@@ -50,13 +50,13 @@ class Seen:
         self.place.take(self.instance)
 
     def settle(self) -> None:
-        """Every change so far is dealt with: the kernel tells them in order, and one more is the last."""
+        """Wait until every change so far is handled: the kernel reports changes in order, and this adds a last one."""
         mark = f"mark{next(self._marks)}"
         ip(f"link add {mark} type bridge")
         self.until(lambda: mark in self._renewed)
 
     def until(self, holds: Callable[[], bool]) -> None:
-        """Let the loop run until something holds."""
+        """Run the loop until something holds."""
         self.loop.at(self.loop.now, lambda: self._look(holds))
         deadline = self.loop.at(self.loop.now + PATIENCE_S, self.loop.stop)
         self.loop.run()
@@ -88,37 +88,37 @@ def _make(number: int) -> None:
 
 
 def shown() -> tuple[bool, bool, bool]:
-    """Whether both addresses and the route are there."""
+    """Return whether both addresses and the route exist."""
     addresses = ip("addr show dev eth1")
     return FOUR in addresses, SIX in addresses, "10.0.0.0/8" in ip("route")
 
 
-def test_unicast_goes_and_comes_by_whatever_device_leads_to_the_peer(seen: Seen) -> None:
+def test_unicast_uses_the_device_of_the_route_to_the_peer(seen: Seen) -> None:
     peer = ip_address("192.0.2.2")
     unicast = VrrpInstance(name="B", interface="eth0", vrid=52, peers=(Peer(peer),), source=ip_address("192.0.1.1"))
     mac = ip("-br link show peer1").split()[2]
     ip(f"neigh add {peer} lladdr {mac} dev eth1")
-    heard: list[Datagram] = []
-    ears = Ears(seen.loop, lambda device, vrid, datagram: heard.append(datagram))
+    received: list[Datagram] = []
+    receivers = Ears(seen.loop, lambda device, vrid, datagram: received.append(datagram))
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as far_end:
         far_end.bind(("peer1", 0x0800))
         far_end.settimeout(PATIENCE_S)
         seen.place.send(unicast, Voice(unicast, ip_address("192.0.1.1")).packets(100))
         frame = far_end.recv(2000)
         assert (frame[23], frame[26:34]) == (112, bytes([192, 0, 1, 1, 192, 0, 2, 2]))
-        assert ears.listen([(unicast, seen.place.heard_on(unicast))]) == []
+        assert receivers.listen([(unicast, seen.place.heard_on(unicast))]) == []
         (back,) = Voice(replace(unicast, peers=(Peer(ip_address("192.0.2.1")),)), peer).packets(90)
         far_end.send(_mac_of("eth1") + _mac_of("peer1") + b"\x08\x00" + back.packet)
-        seen.until(lambda: bool(heard))
-    assert [(each.source, each.destination) for each in heard] == [(peer, ip_address("192.0.2.1"))]
-    ears.close()
+        seen.until(lambda: bool(received))
+    assert [(each.source, each.destination) for each in received] == [(peer, ip_address("192.0.2.1"))]
+    receivers.close()
 
 
 def _mac_of(device: str) -> bytes:
     return bytes.fromhex(ip(f"-br link show {device}").split()[2].replace(":", ""))
 
 
-def test_what_somebody_removed_is_named(seen: Seen) -> None:
+def test_what_another_program_removed_is_reported(seen: Seen) -> None:
     assert shown() == (True, True, True)
     ip(f"addr del {SIX}/128 dev eth1")
     ip("route del 10.0.0.0/8")
@@ -126,18 +126,18 @@ def test_what_somebody_removed_is_named(seen: Seen) -> None:
     assert (seen.lost, shown()) == ([{SIX, "route 10.0.0.0/8"}], (True, True, True))
 
 
-def test_what_the_kernel_takes_with_a_device_that_goes_down_is_put_back_when_it_is_up_and_blamed_on_nobody(
+def test_what_the_kernel_removes_with_a_down_device_is_restored_without_a_report(
     seen: Seen,
 ) -> None:
     ip("link set eth1 down")
     seen.settle()
     assert (seen.lost, shown()) == ([], (True, False, False))
     ip("link set eth1 up")
-    seen.until(lambda: shown() == (True, True, True))  # the kernel may tell a moment later that it is up
+    seen.until(lambda: shown() == (True, True, True))  # the kernel may report the device as up with a delay
     assert seen.lost == [set()]
 
 
-def test_a_device_that_goes_away_and_comes_back_has_its_addresses_again(seen: Seen) -> None:
+def test_a_device_that_disappears_and_returns_gets_its_addresses(seen: Seen) -> None:
     ip("link del eth1")
     seen.settle()
     assert seen.lost == []
