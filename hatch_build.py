@@ -59,14 +59,12 @@ def _toolchain() -> Path:
     return Path(found.origin).parent
 
 
-def compile_object(source: Path, target: Path, root: Path) -> None:
-    """Compile one source. Raises BuildError with the compiler's words."""
+def compiler(root: Path) -> list[str]:
+    """Return the command that compiles for eBPF, without the names of sources. Raises BuildError without ziglang."""
     zig = _toolchain()
     headers = zig / "lib" / "libc" / "include"
     include = root / "bpf" / "include"
-    unwanted = {"CPATH", "C_INCLUDE_PATH", "CFLAGS", "SOURCE_DATE_EPOCH"}  # nothing outside the tree has a say
-    environment = {name: value for name, value in os.environ.items() if name not in unwanted}
-    command = [
+    return [
         sys.executable,
         "-m",
         "ziglang",
@@ -81,11 +79,14 @@ def compile_object(source: Path, target: Path, root: Path) -> None:
         str(headers / "any-linux-any"),
         "-isystem",
         str(headers / "x86-linux-any"),  # types only; the same on every build machine, so that the bytes are too
-        "-c",
-        str(source.relative_to(root)),
-        "-o",
-        str(target),
     ]
+
+
+def compile_object(source: Path, target: Path, root: Path) -> None:
+    """Compile one source. Raises BuildError with the compiler's words."""
+    unwanted = {"CPATH", "C_INCLUDE_PATH", "CFLAGS", "SOURCE_DATE_EPOCH"}  # nothing outside the tree has a say
+    environment = {name: value for name, value in os.environ.items() if name not in unwanted}
+    command = [*compiler(root), "-c", str(source.relative_to(root)), "-o", str(target)]
     with tempfile.TemporaryDirectory(prefix="pylvs-zig-") as cache:  # which zig must have; kept, it only grows
         done = subprocess.run(
             command,
@@ -106,7 +107,7 @@ def build(root: Path, sources: Path | None = None, objects: Path | None = None) 
     """
     root = root.resolve()
     sources = sources or root / "bpf"
-    objects = objects or root / "src" / "pylvs" / "dataplane" / "objects"
+    objects = objects or root / "src" / "pylvs" / "bpf" / "objects"
     objects.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pylvs-objects-") as name:
         made = Path(name)
@@ -125,15 +126,16 @@ def build(root: Path, sources: Path | None = None, objects: Path | None = None) 
 
 
 def _describe(root: Path, objects: Path) -> None:
-    sys.path.insert(0, str(root / "src"))
+    paths = [str(root), str(root / "src")]
+    sys.path[:0] = paths
     try:
-        from pylvs.dataplane import layout
+        from tools import layout
 
         layout.write(objects)
     except ValueError as error:
         raise BuildError(f"the objects cannot be described: {error}") from error
     finally:
-        sys.path.remove(str(root / "src"))
+        del sys.path[: len(paths)]
 
 
 class CustomBuildHook(BuildHookInterface):

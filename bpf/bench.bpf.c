@@ -1,43 +1,43 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Measuring the packet path with BPF_PROG_TEST_RUN, which runs a program many times over one frame and never puts back
- * what the program did to it. So each round enters here: the frame is written anew, and `bench_target` goes on.
+ * Benchmarks of the packet path by BPF_PROG_TEST_RUN, which runs a program many times over one frame without restoring
+ * it. So each run starts here: rewrite the frame, then tail-call `bench_target`.
  *
- * Python puts the program to be measured, or one of the empty ones below, into `bench_target`. What writing anew costs
- * is measured with these and taken off; docs/performance.md tells how.
+ * Python puts the measured program, or one of the empty ones below, into `bench_target`. The empty ones measure the
+ * cost of rewriting, which is subtracted; see docs/performance.md.
  */
-#include "swap.h"
+#include "lib/swap.h"
 
 enum bench_numbers {
-	BENCH_BYTES = 54, /* Ethernet, IPv4 and TCP headers, or UDP's with as much behind it */
-	BENCH_BYTES6 = 74, /* likewise of IPv6 */
-	BENCH_LINK = 14, /* the first of them */
-	BENCH_CHECK = 24, /* where the IPv4 checksum is, */
-	BENCH_SOURCE = 26, /* the source address, */
-	BENCH_PORTS = 34, /* and the ports */
-	BENCH_SOURCE6 = 34, /* the last word of an IPv6 source, */
-	BENCH_PORTS6 = 54, /* and its port */
+	BENCH_BYTES = 54, /* Ethernet, IPv4 and TCP headers; or UDP's and as much payload */
+	BENCH_BYTES6 = 74, /* likewise with IPv6 */
+	BENCH_LINK = 14, /* length of the Ethernet header */
+	BENCH_CHECK = 24, /* offset of the IPv4 checksum */
+	BENCH_SOURCE = 26, /* offset of the IPv4 saddr */
+	BENCH_PORTS = 34, /* offset of the ports behind IPv4 */
+	BENCH_SOURCE6 = 34, /* offset of the last word of the IPv6 saddr */
+	BENCH_PORTS6 = 54, /* offset of the sport behind IPv6 */
 	BENCH_FLOWS_AN_ADDRESS = 32768,
 	BENCH_FIRST_PORT = 16384,
-	BENCH_ROOM = 20, /* bytes that a tunnel puts in front */
-	BENCH_LINES = 1 << 20, /* of a cache, in what `bench_far` reads from: 64 MB */
+	BENCH_ROOM = 20, /* length of a tunnel's outer header */
+	BENCH_LINES = 1 << 20, /* cache lines that `bench_far` reads: 64 MB */
 };
 
 enum { TC_PASSED = 0, TC_DROPPED = 2 };
 
 struct bench_plan {
-	u16 pad; /* the frame lies as it does in memory: its IP header at a multiple of four */
-	u8 frame[BENCH_BYTES6]; /* as it is written anew */
-	u32 address; /* of the first flow's client, host order */
-	u32 sum; /* of the IPv4 header without checksum and source address */
-	u32 flow; /* the next one: flow * multiplier + increment, modulo mask + 1 */
+	u16 pad; /* aligns the frame's IP header to four bytes */
+	u8 frame[BENCH_BYTES6]; /* the frame to write */
+	u32 address; /* client of the first flow, host order */
+	u32 sum; /* of the IPv4 header without checksum and saddr */
+	u32 flow; /* next flow; then flow * multiplier + increment, modulo mask + 1 */
 	u32 multiplier;
 	u32 increment;
 	u32 mask;
-	u32 port; /* of the first flow's service, host order */
-	u32 services; /* flows belong to so many in turn, at one port after the other: a power of two, less one */
+	u32 port; /* service port of the first flow, host order */
+	u32 services; /* number of services less one, a power of two less one: flow n belongs to port + n modulo their number */
 };
 
-/* One for each CPU: several may measure at once. */
+/* One for each CPU, for measurements in parallel. */
 struct {
 	MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	MAP_UINT(max_entries, 1);
@@ -65,7 +65,7 @@ INLINE struct bench_plan *the_plan(void)
 	return bpf_map_lookup_elem(&bench_plans, &only);
 }
 
-/* The next flow of a sequence that visits all of them once. */
+/* Return the next flow of a permutation of all flows. */
 INLINE u32 next_flow(struct bench_plan *plan)
 {
 	u32 flow = plan->flow;
@@ -73,8 +73,8 @@ INLINE u32 next_flow(struct bench_plan *plan)
 	return flow;
 }
 
-/* In pieces that the path's reads lie within: a read that spans two writes would wait for both, which no frame from a
- * card makes it do. */
+/* Write in units that contain the path's reads. A read across two writes would wait for both to reach the cache, which
+ * does not happen with a frame from a device. */
 INLINE bool write_frame(void *to, void *end, const struct bench_plan *plan, u32 bytes)
 {
 	if (to + bytes > end)
@@ -120,7 +120,7 @@ int bench_same6(struct xdp_md *ctx)
 	return aborted(ctx);
 }
 
-/* Likewise, for what puts a header in front: it is taken off first. */
+/* Likewise for tunnels: first remove the outer header of the run before. */
 SEC("xdp.frags")
 int bench_shrink(struct xdp_md *ctx)
 {
@@ -134,7 +134,7 @@ int bench_shrink(struct xdp_md *ctx)
 	return aborted(ctx);
 }
 
-/* Each time the next flow. */
+/* A different flow each time. */
 SEC("xdp.frags")
 int bench_flows(struct xdp_md *ctx)
 {
@@ -146,19 +146,19 @@ int bench_flows(struct xdp_md *ctx)
 		return aborted(ctx);
 	u32 flow = next_flow(plan);
 	u32 client = plan->address + flow / BENCH_FLOWS_AN_ADDRESS;
-	u32 sum = plan->sum + to_be16(client >> 16) + to_be16(client);
+	u32 sum = plan->sum + bpf_htons(client >> 16) + bpf_htons(client);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
-	u16 port = to_be16(BENCH_FIRST_PORT + flow % BENCH_FLOWS_AN_ADDRESS);
-	u16 target = to_be16(plan->port + (flow & plan->services));
+	u16 port = bpf_htons(BENCH_FIRST_PORT + flow % BENCH_FLOWS_AN_ADDRESS);
+	u16 target = bpf_htons(plan->port + (flow & plan->services));
 	WORD_AT(volatile u64, to, BENCH_CHECK - 2) =
-		WORD_AT(const volatile u16, plan->frame, BENCH_CHECK - 2) | (~sum & 0xffff) << 16 | (u64)to_be32(client) << 32;
+		WORD_AT(const volatile u16, plan->frame, BENCH_CHECK - 2) | (~sum & 0xffff) << 16 | (u64)bpf_htonl(client) << 32;
 	WORD_AT(volatile u32, to, BENCH_PORTS) = (u32)target << 16 | port;
 	bpf_tail_call(ctx, &bench_target, 0);
 	return aborted(ctx);
 }
 
-/* Its checksum is the first flow's. */
+/* Its checksum stays that of the first flow. */
 SEC("xdp.frags")
 int bench_flows6(struct xdp_md *ctx)
 {
@@ -169,8 +169,8 @@ int bench_flows6(struct xdp_md *ctx)
 	if (to + BENCH_BYTES6 > (void *)(long)ctx->data_end)
 		return aborted(ctx);
 	u32 flow = next_flow(plan);
-	WORD_AT(volatile u32, to, BENCH_SOURCE6) = to_be32(plan->address + flow / BENCH_FLOWS_AN_ADDRESS);
-	WORD_AT(volatile u16, to, BENCH_PORTS6) = to_be16(BENCH_FIRST_PORT + flow % BENCH_FLOWS_AN_ADDRESS);
+	WORD_AT(volatile u32, to, BENCH_SOURCE6) = bpf_htonl(plan->address + flow / BENCH_FLOWS_AN_ADDRESS);
+	WORD_AT(volatile u16, to, BENCH_PORTS6) = bpf_htons(BENCH_FIRST_PORT + flow % BENCH_FLOWS_AN_ADDRESS);
 	bpf_tail_call(ctx, &bench_target, 0);
 	return aborted(ctx);
 }
@@ -195,20 +195,20 @@ int bench_tc6(struct __sk_buff *ctx)
 	return TC_DROPPED;
 }
 
-/* --- what stands in for the path --- */
+/* --- targets to compare with --- */
 
-/* The floor of all ratios: as little as forwarding can be. */
+/* The floor of all ratios: the least that forwards a frame. */
 SEC("xdp.frags")
 int bench_swap(struct xdp_md *ctx)
 {
-	return swap_addresses((void *)(long)ctx->data, (void *)(long)ctx->data_end) ? (int)XDP_TX : aborted(ctx);
+	return swap_macs((void *)(long)ctx->data, (void *)(long)ctx->data_end) ? (int)XDP_TX : aborted(ctx);
 }
 
-/* And at TC. */
+/* The same at TC. */
 SEC("tc")
 int bench_tc_swap(struct __sk_buff *ctx)
 {
-	if (!swap_addresses((void *)(long)ctx->data, (void *)(long)ctx->data_end))
+	if (!swap_macs((void *)(long)ctx->data, (void *)(long)ctx->data_end))
 		return TC_DROPPED;
 	return bpf_redirect(ctx->ifindex, 0);
 }
@@ -231,7 +231,7 @@ int bench_grow(struct xdp_md *ctx)
 	return bpf_xdp_adjust_head(ctx, -BENCH_ROOM) ? aborted(ctx) : (int)XDP_TX;
 }
 
-/* One of them unless sized to BENCH_LINES before loading. */
+/* The loader sets the size to BENCH_LINES for `bench_far`. */
 struct bench_line {
 	u64 word[8];
 };
@@ -243,8 +243,8 @@ struct {
 	MAP_TYPE(value, struct bench_line);
 } bench_lines SEC(".maps");
 
-/* What no program that remembers a million flows can do without: one read from where nobody expects it. The next one
- * begins when this one has ended, for it depends on what was read. */
+/* One dependent read from a random cache line, which every program that keeps a million flows needs. Each read depends
+ * on the one before. */
 SEC("xdp.frags")
 int bench_far(struct xdp_md *ctx)
 {

@@ -1,195 +1,185 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The director's packet path. One object, two hooks: XDP for speed, TC ingress for completeness.
+ * The director: the whole path of a packet. One object serves two hooks, XDP for speed and TC ingress for completeness.
  *
- *	a frame for this host -> parse -> known connection? -> refresh, count, forward        (the fast path: this file)
- *	                           |          no -> STAGE_NEW -> scheduler -> STAGE_CONNECT   (new.h, schedulers/)
- *	                           |                                     table full -> STAGE_STATELESS
- *	                           |-> from a NAT real server -> STAGE_REPLY
- *	                           `-> options, extension headers, cut short -> STAGE_ODD     (TC)
+ *	frame at XDP ---> fast path (fwd/fast.h): established IPv4 connection, next hop known ------------> sent
+ *	   | all others
+ *	   v
+ *	receive() ---> parse (parse/plain.h) ---- not plain: PROG_PARSE_SLOW, a fragment: PROG_DEFRAG (TC)
+ *	   |  ^                                                      |
+ *	   |  `------------------------------------------------------'
+ *	   v
+ *	fwd_packet() (fwd/conn.h) ---- known connection: update_state(), count, send() -------------------> sent
+ *	   |                `--------- from a real server: PROG_REPLY, translate (NAT) -------------------> sent
+ *	   v
+ *	PROG_NEW ---> find the service (lb/) ---> [PROG_PERSIST] ---> scheduler ---> PROG_CONNECT
+ *	                                                                                |
+ *	             table full: PROG_HASH_FALLBACK <-----------------------------------+-- create_conn(), send() --> sent
  *
- * XDP hands what it cannot finish, untouched, to TC behind it; there STAGE_TROUBLE, STAGE_SUM, STAGE_CUT and
- * STAGE_ICMP do the rest with the kernel's help. STAGE_WRAP tunnels otherwise than by IP in IP. Packets of no service
- * pass.
+ * XDP passes a packet that it cannot finish to TC, unmodified. At TC these programs do the rest with the kernel's help:
+ * PROG_FWD_SLOW, PROG_ENCAP, PROG_FRAGMENT, PROG_ICMP_SEND and others. A packet of no service passes to the stack.
  */
-#include "dispatch.h"
-#include "estimate.h"
-#include "expire.h"
-#include "bypass.h"
-#include "cache_sweep.h"
-#include "connect.h"
-#include "crc32c.h"
-#include "cut.h"
-#include "error_carry.h"
-#include "error_tunnel.h"
-#include "fast.h"
-#include "fragment.h"
-#include "icmp.h"
-#include "odd.h"
-#include "reply.h"
-#include "stateless.h"
-#include "split.h"
-#include "unserved.h"
-#include "wrap.h"
-#include "schedulers/all.h"
+#include "abi/constants.h"
+#include "frag/defrag.h"
+#include "frag/fragment.h"
+#include "frag/gso_segment.h"
+#include "fwd/fast.h"
+#include "icmp/forward.h"
+#include "icmp/receive.h"
+#include "icmp/send.h"
+#include "icmp/tunnel.h"
+#include "lb/schedulers/dh.h"
+#include "lb/schedulers/fo.h"
+#include "lb/schedulers/lblc.h"
+#include "lb/schedulers/lblcr.h"
+#include "lb/schedulers/lc.h"
+#include "lb/schedulers/mh.h"
+#include "lb/schedulers/nq.h"
+#include "lb/schedulers/ovf.h"
+#include "lb/schedulers/rr.h"
+#include "lb/schedulers/sed.h"
+#include "lb/schedulers/sh.h"
+#include "lb/schedulers/wlc.h"
+#include "lb/schedulers/wrr.h"
+#include "prog/bypass.h"
+#include "prog/connect.h"
+#include "prog/egress.h"
+#include "prog/encap.h"
+#include "prog/fwd_slow.h"
+#include "prog/hash_fallback.h"
+#include "prog/nat_orphan.h"
+#include "prog/new.h"
+#include "prog/parse_slow.h"
+#include "prog/reply.h"
+#include "prog/sctp_csum.h"
+#include "timers/estimator.h"
+#include "timers/expire.h"
+#include "timers/lblc_cache.h"
 
-/* Of what is no plain packet: its target from the frame, for no more of it has been read. */
-INLINE bool odd_stands_by(void *ctx, const struct packet *p, const struct root *root, enum hook hook)
-{
-	void *header = frame_start(ctx, hook) + ETHER, *end = frame_end(ctx, hook);
-	struct address target = {};
-	if (p->six) {
-		struct ipv6 *ip = header;
-		if ((void *)(ip + 1) > end)
-			return false;
-		target = ip->target;
-	} else {
-		struct ipv4 *ip = header;
-		if ((void *)(ip + 1) > end)
-			return false;
-		target.word[0] = ip->target;
-	}
-	return stands_by(root, &target, p->six);
-}
+enum { HEADERS = ETH_HLEN + IPV6_HLEN + TCP_HLEN, PACKET_HOST = 0 };
 
-/* Whether `to_own_client` sent it here. */
-INLINE bool for_stack(struct __sk_buff *skb)
+/* The general path, at both hooks. */
+INLINE int receive(struct ctx ctx, const struct root *root)
 {
-	if (likely(skb->tc_index != FOR_STACK))
-		return false;
-	skb->tc_index = 0;
-	return true;
-}
-
-INLINE int receive(void *ctx, const struct root *root, enum hook hook)
-{
-	void *data = frame_start(ctx, hook), *end = frame_end(ctx, hook);
-	const struct ether *ether = data;
+	void *data = ctx_data(ctx), *end = ctx_data_end(ctx);
+	const struct eth_header *ether = data;
 	if ((void *)(ether + 1) > end)
-		return to_stack(hook);
-	bool six = ether->kind == to_be16(ETHER_IPV6);
-	if (!six && ether->kind != to_be16(ETHER_IPV4))
-		return to_stack(hook);
-	if (hook == HOOK_XDP && !is_for_this_host(ether, input_device(ctx, hook)))
-		return to_stack(hook);
-	struct packet p = {.own = hook == HOOK_TC && input_device(ctx, hook) == loopback};
-	if (p.own && for_stack(ctx))
-		return to_stack(hook);
-	enum parsed parsed = six ? parse6(ctx, data, end, &p, root, hook) : parse4(ctx, data, end, &p, root, hook);
+		return pass_to_stack(ctx.hook);
+	bool is_ipv6 = ether->h_proto == bpf_htons(ETH_P_IPV6);
+	if (!is_ipv6 && ether->h_proto != bpf_htons(ETH_P_IP))
+		return pass_to_stack(ctx.hook);
+	if (ctx.hook == HOOK_XDP && !is_for_this_host(ether, ctx_ifindex(ctx)))
+		return pass_to_stack(ctx.hook);
+	struct packet p = {.from_host = ctx.hook == HOOK_TC && ctx_ifindex(ctx) == loopback};
+	if (p.from_host && for_stack(ctx.skb))
+		return pass_to_stack(ctx.hook);
+	enum parsed parsed = is_ipv6 ? parse6(ctx, data, end, &p, root) : parse4(ctx, data, end, &p, root);
 	if (likely(parsed == PARSED_PLAIN))
-		return dispatch(ctx, &p, root, hook);
-	if (parsed == PARSED_FOREIGN || (root->standby && odd_stands_by(ctx, &p, root, hook)))
-		return to_stack(hook);
-	return hook == HOOK_XDP ? to_tc() : go_on_with(ctx, &p, hook, STAGE_ODD);
+		return fwd_packet(ctx, &p, root);
+	if (parsed == PARSED_FOREIGN || (root->standby && slow_is_standby(ctx, &p, root)))
+		return pass_to_stack(ctx.hook);
+	return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call_with(ctx, &p, PROG_PARSE_SLOW);
 }
+
+/* Make the headers readable where the kernel has them in pages. */
+INLINE void pull_headers(struct __sk_buff *skb)
+{
+	if (unlikely(ctx_data(tc_ctx(skb)) + HEADERS > ctx_data_end(tc_ctx(skb))) &&
+	    skb->len > skb->data_end - skb->data)
+		bpf_skb_pull_data(skb, skb->len < HEADERS ? skb->len : HEADERS);
+}
+
+INLINE int receive_tc(struct __sk_buff *skb)
+{
+	pull_headers(skb);
+	return receive(tc_ctx(skb), get_root());
+}
+
+/* --- programs attached to devices --- */
 
 SEC("xdp.frags")
-int pylvs_xdp(struct xdp_md *ctx)
+int pylvs_xdp(struct xdp_md *xdp)
 {
-	const struct root *root = the_root();
-	int verdict = fast(ctx, root);
-	return likely(verdict != NOT_FAST) ? verdict : receive(ctx, root, HOOK_XDP);
-}
-
-/* Since Linux 6.9 a packet that generic XDP had to copy comes to TC with a link header of length 0: programs see it
- * from its IP header on, and what they redirect leaves without a link header. */
-INLINE bool starts_at_link(struct __sk_buff *skb)
-{
-	const struct ether *ether = frame_start(skb, HOOK_TC);
-	return (void *)(ether + 1) <= frame_end(skb, HOOK_TC) && ether->kind == skb->protocol;
-}
-
-/* Adding a link header makes the kernel measure it anew; what stood there is put back. */
-INLINE bool restored_link(struct __sk_buff *skb)
-{
-	struct ether ether;
-	return !bpf_skb_load_bytes_relative(skb, 0, &ether, sizeof(ether), BPF_HDR_START_MAC) &&
-	       ether.kind == skb->protocol && !bpf_skb_change_head(skb, ETHER, 0) &&
-	       !bpf_skb_store_bytes(skb, 0, &ether, sizeof(ether), 0);
-}
-
-enum { HEADERS = ETHER + IPV6_BYTES + TCP_BYTES, PACKET_HOST = 0 };
-
-INLINE int receive_tc(struct __sk_buff *ctx)
-{
-	if (unlikely(frame_start(ctx, HOOK_TC) + HEADERS > frame_end(ctx, HOOK_TC)) && ctx->len > ctx->data_end - ctx->data)
-		bpf_skb_pull_data(ctx, ctx->len < HEADERS ? ctx->len : HEADERS);
-	return receive(ctx, the_root(), HOOK_TC);
+	const struct root *root = get_root();
+	int verdict = fast(xdp, root);
+	return likely(verdict != NOT_FAST) ? verdict : receive(xdp_ctx(xdp), root);
 }
 
 SEC("tc")
-int pylvs_tc(struct __sk_buff *ctx)
+int pylvs_tc(struct __sk_buff *skb)
 {
-	if (ctx->pkt_type != PACKET_HOST || ctx->vlan_present)
-		return to_stack(HOOK_TC);
-	if (unlikely(!starts_at_link(ctx)) && !restored_link(ctx))
-		return to_stack(HOOK_TC);
-	return receive_tc(ctx);
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+		return pass_to_stack(HOOK_TC);
+	if (unlikely(!starts_at_link(skb)) && !restored_link(skb))
+		return pass_to_stack(HOOK_TC);
+	return receive_tc(skb);
 }
 
-/* Of devices without link addresses: tunnels, VPNs, PPP. Their packets get an empty link header, which the kernel
- * takes off again from what passes. */
+/* For devices without link headers: tunnels, VPNs, PPP. Prepend an empty one; the kernel removes it from packets that
+ * pass to the stack. */
 SEC("tc")
-int pylvs_tc_bare(struct __sk_buff *ctx)
+int pylvs_tc_bare(struct __sk_buff *skb)
 {
-	struct ether ether = {.kind = ctx->protocol};
-	if (ctx->pkt_type != PACKET_HOST || (ether.kind != to_be16(ETHER_IPV4) && ether.kind != to_be16(ETHER_IPV6)))
-		return to_stack(HOOK_TC);
-	if (bpf_skb_change_head(ctx, ETHER, 0) || bpf_skb_store_bytes(ctx, 0, &ether, sizeof(ether), 0))
-		return to_stack(HOOK_TC);
-	return receive_tc(ctx);
+	struct eth_header ether = {.h_proto = skb->protocol};
+	if (skb->pkt_type != PACKET_HOST ||
+	    (ether.h_proto != bpf_htons(ETH_P_IP) && ether.h_proto != bpf_htons(ETH_P_IPV6)))
+		return pass_to_stack(HOOK_TC);
+	if (bpf_skb_change_head(skb, ETH_HLEN, 0) || bpf_skb_store_bytes(skb, 0, &ether, sizeof(ether), 0))
+		return pass_to_stack(HOOK_TC);
+	return receive_tc(skb);
 }
 
-/* Of the devices by which answers of a real server on this host leave: bpf/local.h. */
+/* For devices by which replies of a real server on this host leave (prog/egress.h). */
 SEC("tc")
-int pylvs_tc_egress(struct __sk_buff *ctx)
+int pylvs_tc_egress(struct __sk_buff *skb)
 {
-	if (ctx->ingress_ifindex || ctx->vlan_present)
-		return to_stack(HOOK_TC); /* came in somewhere */
-	if (unlikely(frame_start(ctx, HOOK_TC) + HEADERS > frame_end(ctx, HOOK_TC)) && ctx->len > ctx->data_end - ctx->data)
-		bpf_skb_pull_data(ctx, ctx->len < HEADERS ? ctx->len : HEADERS);
-	return send_off(ctx);
+	if (skb->ingress_ifindex || skb->vlan_present)
+		return pass_to_stack(HOOK_TC); /* forwarded, not sent by this host */
+	pull_headers(skb);
+	return process_egress(skb);
 }
 
-#define STAGE_BOTH(name) \
+/* --- programs reached by tail call (ctx/tailcall.h); schedulers define their own by SCHEDULER --- */
+
+#define PROG_XDP_AND_TC(name) \
 	SEC("xdp.frags") \
-	int xdp_##name(struct xdp_md *ctx) \
+	int xdp_##name(struct xdp_md *xdp) \
 	{ \
-		return stage_##name(ctx, HOOK_XDP); \
+		return prog_##name(xdp_ctx(xdp)); \
 	} \
 	SEC("tc") \
-	int tc_##name(struct __sk_buff *ctx) \
+	int tc_##name(struct __sk_buff *skb) \
 	{ \
-		return stage_##name(ctx, HOOK_TC); \
+		return prog_##name(tc_ctx(skb)); \
 	}
-#define STAGE_OF_TC(name) \
+#define PROG_TC(name) \
 	SEC("tc") \
-	int tc_##name(struct __sk_buff *ctx) \
+	int tc_##name(struct __sk_buff *skb) \
 	{ \
-		return stage_##name(ctx); \
+		return prog_##name(skb); \
 	}
 
-STAGE_BOTH(new)
-STAGE_BOTH(persist)
-STAGE_BOTH(connect)
-STAGE_BOTH(stateless)
-STAGE_BOTH(reply)
-STAGE_BOTH(wrap)
-STAGE_OF_TC(odd)
-STAGE_OF_TC(fragment)
-STAGE_OF_TC(error)
-STAGE_OF_TC(bypass)
-STAGE_OF_TC(error_carry)
-STAGE_OF_TC(error_tunnel)
-STAGE_OF_TC(unserved)
-STAGE_OF_TC(trouble)
-STAGE_OF_TC(icmp)
-STAGE_OF_TC(sum)
-STAGE_OF_TC(crc)
-STAGE_OF_TC(cut)
-STAGE_OF_TC(split)
+PROG_XDP_AND_TC(new)
+PROG_XDP_AND_TC(persist)
+PROG_XDP_AND_TC(connect)
+PROG_XDP_AND_TC(hash_fallback)
+PROG_XDP_AND_TC(reply)
+PROG_XDP_AND_TC(encap)
+PROG_TC(parse_slow)
+PROG_TC(defrag)
+PROG_TC(icmp_receive)
+PROG_TC(icmp_forward)
+PROG_TC(icmp_tunnel)
+PROG_TC(icmp_send)
+PROG_TC(nat_orphan)
+PROG_TC(bypass)
+PROG_TC(fwd_slow)
+PROG_TC(udp_csum)
+PROG_TC(sctp_csum)
+PROG_TC(fragment)
+PROG_TC(gso_segment)
 
-/* what Python reads from BTF and no program uses */
+/* Python reads their types from BTF; no program uses them. */
 const volatile struct constants constants __attribute__((used)) = {};
-const volatile enum stage stages __attribute__((used)) = STAGE_NEW;
+const volatile enum prog progs __attribute__((used)) = PROG_NEW;
 
 char _license[] SEC("license") = "Dual MIT/GPL";

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * Unwraps tunnelled packets on a real server: IP in IP where its kernel has no tunnel devices, GRE and GUE anywhere.
- * Either version of IP in either.
+ * Decapsulates packets on a real server: IPIP where the kernel has no tunnel devices, GRE and GUE anywhere. Either
+ * family in either.
  *
- * Attached at TC ingress. Unwrapped is what is for this host and carries a packet for one of its VIPs; all else passes
- * untouched, fragments of the outer packet too (nobody here could put them together). Checksums of the tunnel are
- * verified; GUE's remote checksum offload (draft-herbert-remotecsumoffload) is undone.
+ * The program is attached at TC ingress. It decapsulates packets for this host whose inner daddr is a VIP; all others
+ * pass unmodified. Fragments of the outer packet pass, too, because TC cannot reassemble them. It verifies the tunnel's
+ * checksum, and undoes GUE's remote checksum offload (draft-herbert-remotecsumoffload).
  */
-#include "sum.h"
+#include "lib/csum_frame.h"
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/in.h>
@@ -15,42 +15,42 @@
 #include <linux/pkt_cls.h>
 #include <linux/udp.h>
 
-#define MOST_VIPS 4096
-#define MOST_PORTS 64
-#define IPV4_FRAGMENT 0x3fff /* more fragments, or an offset: not DF */
-#define IPV4_OFFSET 0x1fff
+#define MAX_VIPS 4096
+#define MAX_PORTS 64
+#define IPV4_FRAGMENT 0x3fff /* MF and offset, without DF */
+#define IP_OFFSET 0x1fff
 #define ECN_MASK 3
 #define ECN_CE 3
-#define FAMILY_V4 2 /* AF_INET and AF_INET6, which no UAPI header tells */
-#define FAMILY_V6 10
+#define AF_INET 2 /* these two are the C library's; no UAPI header has them */
+#define AF_INET6 10
 #define ETHERTYPE_AT 12
 
 HELPER(31, long, bpf_skb_change_proto, void *skb, be16 protocol, u64 flags);
 
 struct vip {
-	be32 address[4]; /* IPv4 in the first word, the others 0 */
+	be32 address[4]; /* IPv4: in the first word, the others are 0 */
 	u32 version;
 };
 
 struct {
 	MAP_UINT(type, BPF_MAP_TYPE_HASH);
-	MAP_UINT(max_entries, MOST_VIPS);
+	MAP_UINT(max_entries, MAX_VIPS);
 	MAP_TYPE(key, struct vip);
-	MAP_TYPE(value, u32); /* tunnels to unwrap for it: 1 << enum tunnel */
+	MAP_TYPE(value, u32); /* bitmap of enum tunnel: the tunnels to decapsulate for it */
 } vips SEC(".maps");
 
-/* Ports that GUE comes to, in network order. */
+/* dports of GUE, in network order. */
 struct {
 	MAP_UINT(type, BPF_MAP_TYPE_HASH);
-	MAP_UINT(max_entries, MOST_PORTS);
+	MAP_UINT(max_entries, MAX_PORTS);
 	MAP_TYPE(key, be16);
 	MAP_TYPE(value, u32);
 } gue_ports SEC(".maps");
 
 enum tunnel { TUNNEL_IPIP, TUNNEL_GUE, TUNNEL_GRE }; /* with IPVS's numbers */
 
-/* What was done, for `pylvs realserver status`. */
-enum { UNWRAPPED, OUTER_FRAGMENT, CONGESTED, FAILED, CORRUPT, COUNTS };
+/* Counters of `pylvs realserver status`. */
+enum { DECAPSULATED, OUTER_FRAGMENT, CONGESTED, FAILED, CORRUPT, COUNTS };
 
 struct {
 	MAP_UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -61,7 +61,7 @@ struct {
 
 
 struct piece {
-	u8 bytes[SUM_PIECE];
+	u8 bytes[CSUM_CHUNK];
 };
 
 struct {
@@ -81,27 +81,27 @@ struct gue {
 	u8 inner;
 	be16 flags;
 	be32 private_flags;
-	be16 sum_start; /* of the remote checksum, in the packet inside: where it begins */
-	be16 sum_at;	/* and where it belongs */
+	be16 sum_start; /* of the remote checksum: where its range starts in the inner packet */
+	be16 sum_at;	/* and where its field is */
 };
 
-#define GRE_SUM to_be16(0x8000)
-#define GUE_PRIVATE to_be16(1)
-#define GUE_REMCSUM to_be32(0x80000000)
-#define GUE_WORDS 31 /* of options; version and control bit stand above */
+#define GRE_SUM bpf_htons(0x8000)
+#define GUE_PRIVATE bpf_htons(1)
+#define GUE_REMCSUM bpf_htonl(0x80000000)
+#define GUE_WORDS 31 /* of options; the version and the control bit are above */
 
 struct outer {
-	u32 length;   /* of its header */
-	u32 between;  /* of what follows up to the inner header */
-	u32 payload;  /* bytes behind its header, by its own word */
+	u32 length;   /* of the outer IP header */
+	u32 tunnel_hlen;  /* bytes from there to the inner header */
+	u32 payload;  /* bytes behind the outer IP header, as it says */
 	u8 protocol;
 	u8 inner;     /* IPPROTO_IPIP or IPPROTO_IPV6 */
 	u8 ecn;
 	u8 tunnel;    /* enum tunnel */
 	bool fragment;
-	bool first;   /* fragment */
-	bool summed;  /* there is a checksum over it all */
-	bool remote;  /* the checksum inside is to be computed */
+	bool first;   /* the first fragment */
+	bool summed;  /* the tunnel has a checksum */
+	bool remote;  /* the inner checksum has to be computed */
 	u32 sum_start;
 	u32 sum_at;
 };
@@ -113,8 +113,8 @@ INLINE void count(u32 what)
 		*value += 1;
 }
 
-/* Would this host pass the outer packet on? Then it is somebody else's. Local addresses are never forwarded. */
-INLINE bool forwarded(struct __sk_buff *skb, struct bpf_fib_lookup *route)
+/* Whether this host forwards the outer packet: then it is for another host. Local addresses are never forwarded. */
+INLINE bool is_forwarded(struct __sk_buff *skb, struct bpf_fib_lookup *route)
 {
 	route->ifindex = skb->ingress_ifindex;
 	switch (bpf_fib_lookup(skb, route, sizeof(*route), 0)) {
@@ -132,29 +132,29 @@ INLINE bool is_tunnel(u8 protocol)
 	return protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6 || protocol == IPPROTO_GRE || protocol == IPPROTO_UDP;
 }
 
-/* The outer header, if there may be a tunnel's behind it. */
-INLINE bool outer_v4(struct __sk_buff *skb, struct outer *outer, struct bpf_fib_lookup *route)
+/* Parse the outer IP header. Return false if no tunnel can follow. */
+INLINE bool parse_outer4(struct __sk_buff *skb, struct outer *outer, struct bpf_fib_lookup *route)
 {
 	struct iphdr ip;
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return false;
-	if (ip.version != 4 || ip.ihl < 5 || !is_tunnel(ip.protocol) || from_be16(ip.tot_len) < ip.ihl * 4)
+	if (ip.version != 4 || ip.ihl < 5 || !is_tunnel(ip.protocol) || bpf_ntohs(ip.tot_len) < ip.ihl * 4)
 		return false;
 	outer->length = ip.ihl * 4;
-	outer->payload = from_be16(ip.tot_len) - outer->length;
+	outer->payload = bpf_ntohs(ip.tot_len) - outer->length;
 	outer->protocol = ip.protocol;
 	outer->ecn = ip.tos & ECN_MASK;
-	outer->fragment = ip.frag_off & to_be16(IPV4_FRAGMENT);
-	outer->first = !(ip.frag_off & to_be16(IPV4_OFFSET));
-	route->family = FAMILY_V4;
+	outer->fragment = ip.frag_off & bpf_htons(IPV4_FRAGMENT);
+	outer->first = !(ip.frag_off & bpf_htons(IP_OFFSET));
+	route->family = AF_INET;
 	route->l4_protocol = ip.protocol;
-	route->tot_len = from_be16(ip.tot_len);
+	route->tot_len = bpf_ntohs(ip.tot_len);
 	route->ipv4_src = ip.saddr;
 	route->ipv4_dst = ip.daddr;
 	return true;
 }
 
-INLINE bool outer_v6(struct __sk_buff *skb, struct outer *outer, struct bpf_fib_lookup *route)
+INLINE bool parse_outer6(struct __sk_buff *skb, struct outer *outer, struct bpf_fib_lookup *route)
 {
 	struct ipv6hdr ip;
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
@@ -162,36 +162,36 @@ INLINE bool outer_v6(struct __sk_buff *skb, struct outer *outer, struct bpf_fib_
 	if (ip.version != 6 || !is_tunnel(ip.nexthdr))
 		return false;
 	outer->length = sizeof(ip);
-	outer->payload = from_be16(ip.payload_len);
+	outer->payload = bpf_ntohs(ip.payload_len);
 	outer->protocol = ip.nexthdr;
 	outer->ecn = (ip.flow_lbl[0] >> 4) & ECN_MASK;
-	outer->fragment = false; /* a fragment has an extension header first */
+	outer->fragment = false; /* a fragment would have an extension header */
 	outer->first = true;
-	route->family = FAMILY_V6;
+	route->family = AF_INET6;
 	route->l4_protocol = ip.nexthdr;
-	route->tot_len = from_be16(ip.payload_len);
+	route->tot_len = bpf_ntohs(ip.payload_len);
 	__builtin_memcpy(route->ipv6_src, &ip.saddr, sizeof(ip.saddr));
 	__builtin_memcpy(route->ipv6_dst, &ip.daddr, sizeof(ip.daddr));
 	return true;
 }
 
-/* GRE (RFC 2784): version 0, a checksum at most. */
-INLINE bool between_gre(struct __sk_buff *skb, struct outer *outer)
+/* GRE (RFC 2784): version 0, at most a checksum. */
+INLINE bool parse_gre(struct __sk_buff *skb, struct outer *outer)
 {
 	struct gre gre;
 	outer->tunnel = TUNNEL_GRE;
 	if (!outer->first)
-		return true; /* a fragment: no more is known of it */
+		return true; /* a later fragment has no GRE header */
 	if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length, &gre, sizeof(gre)) || (gre.flags & ~GRE_SUM))
 		return false;
 	outer->summed = gre.flags;
-	outer->between = sizeof(gre) + (gre.flags ? 4 : 0);
-	outer->inner = gre.protocol == to_be16(ETH_P_IP) ? IPPROTO_IPIP : IPPROTO_IPV6;
-	return gre.protocol == to_be16(ETH_P_IP) || gre.protocol == to_be16(ETH_P_IPV6);
+	outer->tunnel_hlen = sizeof(gre) + (gre.flags ? 4 : 0);
+	outer->inner = gre.protocol == bpf_htons(ETH_P_IP) ? IPPROTO_IPIP : IPPROTO_IPV6;
+	return gre.protocol == bpf_htons(ETH_P_IP) || gre.protocol == bpf_htons(ETH_P_IPV6);
 }
 
-/* GUE: version 0, data, no options but the remote checksum. */
-INLINE bool between_gue(struct __sk_buff *skb, struct outer *outer)
+/* GUE: version 0, data, no option except the remote checksum. */
+INLINE bool parse_gue(struct __sk_buff *skb, struct outer *outer)
 {
 	struct udphdr udp;
 	struct gue gue;
@@ -203,15 +203,15 @@ INLINE bool between_gue(struct __sk_buff *skb, struct outer *outer)
 	if (bpf_skb_load_bytes(skb, at + sizeof(udp), &gue, 4) || gue.version_control_words & ~GUE_WORDS)
 		return false;
 	outer->summed = udp.check;
-	outer->between = sizeof(udp) + 4 + gue.version_control_words * 4;
+	outer->tunnel_hlen = sizeof(udp) + 4 + gue.version_control_words * 4;
 	outer->inner = gue.inner;
 	if (gue.flags) {
 		if (gue.flags != GUE_PRIVATE || gue.version_control_words != 2 ||
 		    bpf_skb_load_bytes(skb, at + sizeof(udp), &gue, sizeof(gue)) || gue.private_flags != GUE_REMCSUM)
 			return false;
 		outer->remote = true;
-		outer->sum_start = from_be16(gue.sum_start);
-		outer->sum_at = from_be16(gue.sum_at);
+		outer->sum_start = bpf_ntohs(gue.sum_start);
+		outer->sum_at = bpf_ntohs(gue.sum_at);
 	}
 	return outer->inner == IPPROTO_IPIP || outer->inner == IPPROTO_IPV6;
 }
@@ -220,9 +220,9 @@ INLINE bool find_inner(struct __sk_buff *skb, struct outer *outer)
 {
 	switch (outer->protocol) {
 	case IPPROTO_GRE:
-		return between_gre(skb, outer);
+		return parse_gre(skb, outer);
 	case IPPROTO_UDP:
-		return between_gue(skb, outer);
+		return parse_gue(skb, outer);
 	default:
 		outer->tunnel = TUNNEL_IPIP;
 		outer->inner = outer->protocol;
@@ -230,20 +230,20 @@ INLINE bool find_inner(struct __sk_buff *skb, struct outer *outer)
 	}
 }
 
-/* Is the packet inside for one of our VIPs? Its own ECN comes back too. */
-INLINE bool for_a_vip(struct __sk_buff *skb, const struct outer *outer, u8 *ecn)
+/* Whether the inner daddr is a VIP with this tunnel. Also return the inner ECN. */
+INLINE bool is_for_vip(struct __sk_buff *skb, const struct outer *outer, u8 *ecn)
 {
 	struct vip key = {};
 	if (outer->inner == IPPROTO_IPIP) {
 		struct iphdr ip;
-		if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length + outer->between, &ip, sizeof(ip)) || ip.version != 4)
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length + outer->tunnel_hlen, &ip, sizeof(ip)) || ip.version != 4)
 			return false;
 		key.version = 4;
 		key.address[0] = ip.daddr;
 		*ecn = ip.tos & ECN_MASK;
 	} else {
 		struct ipv6hdr ip;
-		if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length + outer->between, &ip, sizeof(ip)) || ip.version != 6)
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + outer->length + outer->tunnel_hlen, &ip, sizeof(ip)) || ip.version != 6)
 			return false;
 		key.version = 6;
 		__builtin_memcpy(key.address, &ip.daddr, sizeof(ip.daddr));
@@ -255,26 +255,27 @@ INLINE bool for_a_vip(struct __sk_buff *skb, const struct outer *outer, u8 *ecn)
 
 /* --- checksums --- */
 
-/* Sum of a part of the frame, folded; `whole` tells whether all of it was there. */
-INLINE u16 sum_of(struct __sk_buff *skb, u32 at, u32 length, u32 sum, bool *whole)
+/* Return the folded sum of a part of the frame; `whole`: all of it was there. */
+INLINE u16 csum_part(struct __sk_buff *skb, u32 at, u32 length, u32 sum, bool *whole)
 {
 	u32 zero = 0;
 	struct piece *piece = bpf_map_lookup_elem(&pieces, &zero);
 	*whole = false;
 	if (!piece)
 		return 0;
-	struct summing s = {.skb = skb, .buffer = piece->bytes, .at = at, .left = length, .sum = sum};
-	FORGET(s, at, sum);
-	bpf_loop(65536 / SUM_PIECE + 1, sum_step, &s, 0);
+	struct csum_frame_ctx s = {.skb = skb, .buffer = piece->bytes, .at = at, .left = length, .sum = sum};
+	FORGET_BOUNDS(s, at, sum);
+	bpf_loop(65536 / CSUM_CHUNK + 1, csum_step, &s, 0);
 	*whole = !s.left;
-	return folded(s.sum);
+	return csum_fold(s.sum);
 }
 
-/* Whether the kernel has yet to compute the inner packet's own checksum, for it came from another namespace of this
- * machine: such a field it leaves alone when told of a change. The tunnel's checksum counts the one to come. */
-INLINE bool unfinished(struct __sk_buff *skb, const struct outer *outer)
+/* Whether the kernel has yet to compute the inner checksum (CHECKSUM_PARTIAL), in a packet from another namespace of
+ * this machine. It ignores an update outside the pseudo header then. The tunnel's checksum covers the finished
+ * packet. */
+INLINE bool is_csum_partial(struct __sk_buff *skb, const struct outer *outer)
 {
-	u32 at = ETH_HLEN + outer->length + outer->between;
+	u32 at = ETH_HLEN + outer->length + outer->tunnel_hlen;
 	u16 before, after;
 	u8 first, protocol;
 	if (bpf_skb_load_bytes(skb, at, &first, 1) ||
@@ -290,16 +291,16 @@ INLINE bool unfinished(struct __sk_buff *skb, const struct outer *outer)
 	return before == after || bpf_skb_store_bytes(skb, at, &before, 2, 0);
 }
 
-/* Whether the tunnel's checksum is right. That of merged packets the kernel has looked at. */
-INLINE bool intact(struct __sk_buff *skb, const struct outer *outer, const struct bpf_fib_lookup *route)
+/* Whether the tunnel's checksum is right. The kernel has verified that of merged packets. */
+INLINE bool is_csum_valid(struct __sk_buff *skb, const struct outer *outer, const struct bpf_fib_lookup *route)
 {
 	u32 sum = 0;
 	bool whole;
 	if (!outer->summed || skb->gso_size)
 		return true;
 	if (outer->tunnel == TUNNEL_GUE) {
-		sum = to_be16(IPPROTO_UDP) + to_be16(outer->payload);
-		if (route->family == FAMILY_V4) {
+		sum = bpf_htons(IPPROTO_UDP) + bpf_htons(outer->payload);
+		if (route->family == AF_INET) {
 			be32 ends[2] = {route->ipv4_src, route->ipv4_dst};
 			sum = bpf_csum_diff(NULL, 0, ends, sizeof(ends), sum);
 		} else {
@@ -307,54 +308,53 @@ INLINE bool intact(struct __sk_buff *skb, const struct outer *outer, const struc
 			sum = bpf_csum_diff(NULL, 0, (be32 *)route->ipv6_dst, 16, sum);
 		}
 	}
-	u16 found = sum_of(skb, ETH_HLEN + outer->length, outer->payload, sum, &whole);
-	return whole && (found == 0xffff || unfinished(skb, outer));
+	u16 found = csum_part(skb, ETH_HLEN + outer->length, outer->payload, sum, &whole);
+	return whole && (found == 0xffff || is_csum_partial(skb, outer));
 }
 
-/* Put in the checksum that the sender left to us. */
-INLINE bool complete(struct __sk_buff *skb, const struct outer *outer)
+/* Compute the checksum that the sender has left to the receiver. */
+INLINE bool store_remote_csum(struct __sk_buff *skb, const struct outer *outer)
 {
-	u32 inside = ETH_HLEN + outer->length + outer->between, length = outer->payload - outer->between;
+	u32 inside = ETH_HLEN + outer->length + outer->tunnel_hlen, length = outer->payload - outer->tunnel_hlen;
 	bool whole;
-	if (skb->gso_size || outer->payload <= outer->between || outer->sum_at < outer->sum_start ||
+	if (skb->gso_size || outer->payload <= outer->tunnel_hlen || outer->sum_at < outer->sum_start ||
 	    outer->sum_at + 2 > length)
 		return false;
-	u16 check = ~sum_of(skb, inside + outer->sum_start, length - outer->sum_start, 0, &whole);
-	check = check ?: 0xffff; /* the same number; to UDP 0 means "none" */
+	u16 check = ~csum_part(skb, inside + outer->sum_start, length - outer->sum_start, 0, &whole);
+	check = check ?: 0xffff; /* the same sum; in UDP 0 means "no checksum" */
 	return whole && !bpf_skb_store_bytes(skb, inside + outer->sum_at, &check, 2, BPF_F_RECOMPUTE_CSUM);
 }
 
-/* Take all off that is in front of the inner packet. Between families the kernel first changes the packet's kind, which moves 20 bytes:
- * its flags that do both at once (BPF_F_ADJ_ROOM_DECAP_*) came after 6.1.
- */
-INLINE bool unwrap(struct __sk_buff *skb, const struct outer *outer)
+/* Remove everything before the inner packet. Between families first change the packet's protocol, which moves 20 bytes:
+ * the flags that do both at once (BPF_F_ADJ_ROOM_DECAP_*) are newer than Linux 6.1. */
+INLINE bool decap(struct __sk_buff *skb, const struct outer *outer)
 {
-	s32 length = outer->length + outer->between;
-	be16 inner = outer->inner == IPPROTO_IPIP ? to_be16(ETH_P_IP) : to_be16(ETH_P_IPV6);
-	const s32 between = sizeof(struct ipv6hdr) - sizeof(struct iphdr);
+	s32 length = outer->length + outer->tunnel_hlen;
+	be16 inner = outer->inner == IPPROTO_IPIP ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
+	const s32 more = sizeof(struct ipv6hdr) - sizeof(struct iphdr);
 	if (skb->protocol != inner) {
 		if (bpf_skb_change_proto(skb, inner, 0))
 			return false;
-		length += inner == to_be16(ETH_P_IP) ? -between : between;
+		length += inner == bpf_htons(ETH_P_IP) ? -more : more;
 		if (bpf_skb_store_bytes(skb, ETHERTYPE_AT, &inner, sizeof(inner), 0))
 			return false;
 	}
 	return !bpf_skb_adjust_room(skb, -length, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO);
 }
 
-/* Congestion met on the way of the outer packet is the inner one's too (RFC 6040, section 4.2). */
+/* Copy Congestion Experienced from the outer to the inner header (RFC 6040 4.2). */
 INLINE bool mark_congestion(struct __sk_buff *skb, const struct outer *outer)
 {
 	be16 word;
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &word, sizeof(word)))
 		return false;
 	if (outer->inner == IPPROTO_IPIP) {
-		be16 marked = word | to_be16(ECN_CE);
+		be16 marked = word | bpf_htons(ECN_CE);
 		if (bpf_l3_csum_replace(skb, ETH_HLEN + __builtin_offsetof(struct iphdr, check), word, marked, sizeof(word)))
 			return false;
 		return !bpf_skb_store_bytes(skb, ETH_HLEN, &marked, sizeof(marked), 0);
 	}
-	word |= to_be16(ECN_CE << 4); /* the class's lowest bits, in the second byte's upper half */
+	word |= bpf_htons(ECN_CE << 4); /* lowest bits of the traffic class, in the upper half of the second byte */
 	return !bpf_skb_store_bytes(skb, ETH_HLEN, &word, sizeof(word), 0);
 }
 
@@ -366,40 +366,40 @@ int decapsulate(struct __sk_buff *skb)
 	u8 ecn = 0;
 	if (skb->pkt_type != PACKET_HOST)
 		return TC_ACT_UNSPEC;
-	if (skb->protocol == to_be16(ETH_P_IP)) {
-		if (!outer_v4(skb, &outer, &route))
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if (!parse_outer4(skb, &outer, &route))
 			return TC_ACT_UNSPEC;
-	} else if (skb->protocol == to_be16(ETH_P_IPV6)) {
-		if (!outer_v6(skb, &outer, &route))
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		if (!parse_outer6(skb, &outer, &route))
 			return TC_ACT_UNSPEC;
 	} else {
 		return TC_ACT_UNSPEC;
 	}
 	if (!find_inner(skb, &outer))
 		return TC_ACT_UNSPEC;
-	struct bpf_fib_lookup question = route; /* the answer overwrites it */
-	if (forwarded(skb, &question))
+	struct bpf_fib_lookup question = route; /* the lookup overwrites it */
+	if (is_forwarded(skb, &question))
 		return TC_ACT_UNSPEC;
 	if (outer.fragment) {
 		count(OUTER_FRAGMENT);
 		return TC_ACT_UNSPEC;
 	}
-	if (!for_a_vip(skb, &outer, &ecn))
+	if (!is_for_vip(skb, &outer, &ecn))
 		return TC_ACT_UNSPEC;
-	if (!intact(skb, &outer, &route)) {
+	if (!is_csum_valid(skb, &outer, &route)) {
 		count(CORRUPT);
 		return TC_ACT_SHOT;
 	}
-	if (outer.ecn == ECN_CE && !ecn) { /* its sender does not know the mark: only a loss tells it */
+	if (outer.ecn == ECN_CE && !ecn) { /* RFC 6040 4.2: a sender without ECN learns of congestion by loss only */
 		count(CONGESTED);
 		return TC_ACT_SHOT;
 	}
-	if ((outer.remote && !complete(skb, &outer)) || !unwrap(skb, &outer) ||
+	if ((outer.remote && !store_remote_csum(skb, &outer)) || !decap(skb, &outer) ||
 	    (outer.ecn == ECN_CE && ecn != ECN_CE && !mark_congestion(skb, &outer))) {
 		count(FAILED);
 		return TC_ACT_SHOT;
 	}
-	count(UNWRAPPED);
+	count(DECAPSULATED);
 	return TC_ACT_UNSPEC;
 }
 

@@ -1,24 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT
- * The ends of a measured wire. At the director's: the least that forwards a frame, at either hook. At the far one: where
- * frames come from (run by BPF_PROG_TEST_RUN with live frames, which gives each to the director's device as the driver
- * of a card would, without a socket buffer), where they are counted and end, and what lets all pass, because a veth
- * takes natively sent frames only while it has a program.
+ * Programs at both ends of a measured wire. At the director's end: the least that forwards a frame, at either hook. At
+ * the far end: a source of frames, and a counter that drops them. BPF_PROG_TEST_RUN with live frames runs the source;
+ * it gives each frame to the director's device without a socket buffer, as a driver does. `wire_pass` is there because
+ * a veth receives frames of native XDP only while it has a program.
  *
- * Client and server share the director's link. The last byte of one's MAC address is that of the other with WIRE_PAIR
- * of its bits turned, so a frame needs no table to reach the other one.
+ * Client and server share the director's link. Their MAC addresses differ in the bits WIRE_PAIR of the last byte, so
+ * forwarding needs no table.
  */
-#include "swap.h"
+#include "lib/swap.h"
 #include <linux/pkt_cls.h>
 
 enum wire_numbers {
 	WIRE_PAIR = 3,
-	WIRE_BYTES = 60, /* of a frame that is sent: Ethernet's shortest */
+	WIRE_BYTES = 60, /* Ethernet's shortest frame */
 };
 
 struct wire_plan {
 	u8 frame[WIRE_BYTES];
-	u32 device; /* where it goes in */
-	u8 wanted[6]; /* the destination of those that are counted */
+	u32 device; /* device that receives the frames */
+	u8 wanted[6]; /* MAC address of counted frames */
 	u8 pad[2];
 };
 
@@ -42,11 +42,11 @@ INLINE struct wire_plan *the_plan(void)
 	return bpf_map_lookup_elem(&wire_plans, &only);
 }
 
-/* Address an IPv4 frame to the other one, from whom it came to. False: it is something else. */
-INLINE bool turned(void *data, void *end)
+/* Readdress an IPv4 frame from one host to the other. Return false for other frames. */
+INLINE bool readdress(void *data, void *end)
 {
 	u16 *mac = data;
-	if (data + 14 > end || mac[6] != __builtin_bswap16(0x0800) || !swap_addresses(mac, end))
+	if (data + 14 > end || mac[6] != __builtin_bswap16(0x0800) || !swap_macs(mac, end))
 		return false;
 	((u8 *)data)[5] ^= WIRE_PAIR;
 	return true;
@@ -55,18 +55,18 @@ INLINE bool turned(void *data, void *end)
 SEC("xdp")
 int wire_turn_xdp(struct xdp_md *ctx)
 {
-	return turned((void *)(long)ctx->data, (void *)(long)ctx->data_end) ? XDP_TX : XDP_PASS;
+	return readdress((void *)(long)ctx->data, (void *)(long)ctx->data_end) ? XDP_TX : XDP_PASS;
 }
 
 SEC("tc")
 int wire_turn_tc(struct __sk_buff *skb)
 {
-	if (!turned((void *)(long)skb->data, (void *)(long)skb->data_end))
+	if (!readdress((void *)(long)skb->data, (void *)(long)skb->data_end))
 		return TC_ACT_UNSPEC;
 	return bpf_redirect(skb->ifindex, 0);
 }
 
-/* A frame that was used before is not what it was: written anew each time. */
+/* Rewrites the frame each time, because the run before has changed it. */
 SEC("xdp")
 int wire_source(struct xdp_md *ctx)
 {
@@ -80,7 +80,7 @@ int wire_source(struct xdp_md *ctx)
 	return bpf_redirect(plan->device, 0);
 }
 
-/* Counts the frames that came out as they should. */
+/* Count a frame with the wanted MAC address. */
 INLINE void count(void *data, void *end)
 {
 	u32 only = 0;

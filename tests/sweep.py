@@ -21,10 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pylvs.dataplane.state import collect_dead_states
-from pylvs.host.namespaces import NAMED, unmount
 from pylvs.lab.lab import labs, take_down
 from pylvs.lab.processes import end_all, identity
 from pylvs.model.errors import PylvsError
+from pylvs.system.namespaces import NAMED, unmount
 from tests.running import RECORDS
 
 FOLDERS = (Path("/var/tmp"), Path(tempfile.gettempdir()))

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
-from pylvs.model.scheduler import SCHEDULERS
+from pylvs.model.service import SCHEDULERS
 from tests.conformance.live import Report, Wired, compare, random_example, scheduler_example
 from tests.conformance.script import Guest, NoGuest
 from tests.packet.fuzz.site import sites

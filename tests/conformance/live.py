@@ -302,16 +302,17 @@ def compare(guest: Guest, examples: Sequence[Sequence[Wired]], report: Report) -
     begin = time.monotonic()
     played = guest.play([scripted(steps) for steps in examples])
     took = time.monotonic() - begin
-    for steps, made in zip(examples, played, strict=True):
+    for number, steps in enumerate(examples):
         report.scenarios += 1
         report.packets += sum(len(step) if isinstance(step, tuple) else isinstance(step, bytes) for step in steps)
-        found = difference(steps, made)
+        found = difference(steps, played[number])
         # On a busy machine a frame may come after the end of its step. A real difference reappears.
         for _ in range(AGAIN):
             if found is None:
                 break
             first, begin = found[1], time.monotonic()
-            found = difference(steps, guest.play([scripted(steps)])[0])
+            played[number] = guest.play([scripted(steps)])[0]  # the attempt that counts is the one to return
+            found = difference(steps, played[number])
             ledger.record(f"conformance, scenario {report.scenarios}", first, took, time.monotonic() - begin)
         if found is not None:
             print(f"a difference {found[1]}\nlooking for the shortest sequence that shows it", flush=True)

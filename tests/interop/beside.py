@@ -15,14 +15,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pylvs.bench.beside import measure, table, traffic
+from bench.beside import measure, table, traffic
 from pylvs.model.errors import NotPermitted, PylvsError
 from tests.interop import guests
 from tests.termination import unwind_on_sigterm
 
 GUEST_S = 900
 OPTIONS = ("--icount",)  # of the guest
-BESIDE = (sys.executable, "-m", "pylvs.bench.beside", "--json", "-")
+BESIDE = (sys.executable, "-m", "bench.beside", "--json", "-")
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

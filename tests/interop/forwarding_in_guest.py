@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "oracle"))
 
 import frames
 
+from pylvs.bpf import abi
+from pylvs.bpf.libbpf import BpfObject
 from pylvs.cli.main import run as pylvs
-from pylvs.dataplane import abi
-from pylvs.dataplane.libbpf import BpfObject
 from pylvs.ipvsadm.main import run as ipvsadm
 from pylvs.model.director import Director
 from pylvs.model.errors import PylvsError

@@ -17,7 +17,7 @@ from unittest import mock
 
 from pylvs.daemon import kept
 from pylvs.daemon.api.client import Client
-from pylvs.host import logs
+from pylvs.system import logs
 from tests.unit.daemon.daemons import World, address, run, server, service
 
 NO_SPACE = "services.json: No space left on device: what must survive a crash is not kept"

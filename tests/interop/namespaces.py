@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pylvs.host.namespaces import inside_network
+from pylvs.system.namespaces import inside_network
 
 DEVICES = tuple(f"eth{number}" for number in range(4))
 COMMANDS = "link set lo up\n" + "".join(

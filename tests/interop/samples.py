@@ -27,13 +27,13 @@ OTHERWISE = {"vrrp": "an address that stands twice in one virtual router is name
 
 HEAD = f"""\
 # keepalived's samples
-keepalived's package brings {{count}} configurations as examples. `pylvs check` reads each, and ends with the exit
-status of `keepalived -t` (2.2.7) on the same machine: one with {", ".join(DEVICES)}, and no script of the samples
-but `killall`. 0 is nothing found, 5 something, 6 scripts that are not secure. Notes are about the machine alone.
+Compare `pylvs check` with `keepalived -t` (2.2.7) on the {{count}} sample configurations of keepalived's package. Both
+run on the same machine, with {", ".join(DEVICES)}, and none of the samples' scripts but `killall`.
+Exit status 0 is no finding, 5 findings, 6 insecure scripts. Notes are about the machine alone.
 
 Made by `python -m tests.interop.samples > docs/reference/keepalived-samples.md`, as root.
 
-| sample | keepalived | pylvs | what pylvs says |
+| sample | keepalived | pylvs | findings of pylvs |
 |---|---|---|---|
 """
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.bench.beside import traffic
-from pylvs.bench.beside.measure import Found
-from pylvs.bench.beside.ways import DR, NAT
+from bench.beside import traffic
+from bench.beside.measure import Found
+from bench.beside.ways import DR, NAT
 from tests.interop import beside, guests
 
 KERNEL = "6.12"

@@ -60,7 +60,7 @@ case "$*" in
         echo "venv of $version" >>"$STAGE/log" ;;
     *tomllib*) echo hatchling ;;
     *'import pip'*) shift 2; echo "$1 $version" ;;
-    *'-m pip'*) echo "pip $*" >>"$STAGE/log"; mkdir -p src/pylvs/dataplane/objects ;;
+    *'-m pip'*) echo "pip $*" >>"$STAGE/log"; mkdir -p src/pylvs/bpf/objects ;;
     hatch_build.py) echo "compiled" >>"$STAGE/log"; [ ! -e "$STAGE/build-breaks" ] ;;
 esac
 """
@@ -158,7 +158,7 @@ def clone() -> Iterator[Clone]:
         (stage / "version").write_text("3 11 7 23.0\n")
         for file in "dev", "pyproject.toml", "constraints.txt":
             shutil.copy(REPOSITORY / file, stage / "clone")
-        for file in "hatch_build.py", "bpf/a.c", "man/a.8", "src/pylvs/__init__.py", "src/pylvs/dataplane/layout.py":
+        for file in "hatch_build.py", "bpf/a.c", "man/a.8", "src/pylvs/__init__.py", "tools/layout.py":
             (stage / "clone" / file).write_text("")
         yield Clone(stage, stage / "clone")
 

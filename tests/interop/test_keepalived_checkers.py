@@ -20,7 +20,7 @@ import dns.message
 import dns.rcode
 import pytest
 
-from pylvs.bench import keepalived as real
+from bench import keepalived as real
 from pylvs.config.building import build
 from pylvs.config.reading import read
 from pylvs.health.checkers.context import Context

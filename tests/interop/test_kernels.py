@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from pylvs.model.scheduler import SCHEDULERS
+from pylvs.model.service import SCHEDULERS
 from tests.interop import guests
 
 SCENARIO = ("env", "PYTHONPATH=src", sys.executable, "-m", "tests.interop.kernel_in_guest")

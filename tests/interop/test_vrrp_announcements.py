@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.host.namespaces import inside_network
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import Announcements
+from pylvs.system.namespaces import inside_network
 from pylvs.vrrp.announcing import Announcer
 from pylvs.vrrp.claim_filter import MOST_ADDRESSES
 from pylvs.vrrp.claims import Claims

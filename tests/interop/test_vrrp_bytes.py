@@ -16,9 +16,9 @@ import pytest
 
 from pylvs.config.building import understand
 from pylvs.config.reading import read
-from pylvs.host.namespaces import inside_network
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import Authentication, OldChecksum, Peer, VrrpInstance
+from pylvs.system.namespaces import inside_network
 from pylvs.vrrp.packet import PROTOCOL
 from pylvs.vrrp.screening import Screen
 from pylvs.vrrp.seal import AH_PROTOCOL

@@ -13,12 +13,12 @@ import pytest
 
 from pylvs.config.building import understand
 from pylvs.config.reading import read
-from pylvs.host import held, vmac
-from pylvs.host.held import Outcome
-from pylvs.host.memory import Memory
-from pylvs.host.vmac_plan import plan
 from pylvs.model.vrrp import VrrpConfiguration
-from pylvs.vrrp import holdings
+from pylvs.netlink import addresses
+from pylvs.netlink.addresses import Outcome
+from pylvs.system.undo_log import Memory
+from pylvs.vrrp import holdings, vmac
+from pylvs.vrrp.vmac_plan import plan
 from pylvs.vrrp.watching import Watch
 from tests.interop import keepalived
 from tests.interop.namespaces import inside, ip
@@ -229,7 +229,7 @@ def by_pylvs(vrrp: VrrpConfiguration, folder: Path) -> Iterator[None]:
             for device in vmacs.devices
             if device.family == 6 and (source := watch.primary_address(device.base, 6)) is not None
         ]
-    fine(*held.hold([(each, each.device) for each in sources]))
+    fine(*addresses.hold([(each, each.device) for each in sources]))
     parts = [holdings.fixed(vrrp), *(holdings.of_instance(instance, vmacs) for instance in vrrp.instances)]
     try:
         for _ in range(2):
@@ -265,9 +265,9 @@ def without_doubt() -> dict[str, list[str]]:
 
 def _addresses_without_route(found: dict[str, list[str]]) -> set[str]:
     """Return IPv6 addresses without a route in the table `local`: the kernel adds it after it clears `tentative`."""
-    held = [json.loads(line) for name, lines in found.items() if name.startswith("address on ") for line in lines]
+    addresses = [json.loads(line) for name, lines in found.items() if name.startswith("address on ") for line in lines]
     routes = {json.loads(line)["dst"] for line in found.get("-6 route show table all", ())}
-    return {each["local"] for each in held if each["family"] == "inet6"} - routes
+    return {each["local"] for each in addresses if each["family"] == "inet6"} - routes
 
 
 def differences(ours: dict[str, list[str]], theirs: dict[str, list[str]]) -> list[str]:

@@ -10,9 +10,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
-from pylvs.host.namespaces import inside_network
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import MULTICAST_V4, MULTICAST_V6, Peer, VrrpInstance
+from pylvs.system.namespaces import inside_network
 from pylvs.vrrp.packet import PROTOCOL
 from pylvs.vrrp.seal import AH_PROTOCOL
 from pylvs.vrrp.sockets import Datagram, Ear, Mouth

@@ -17,9 +17,9 @@ from pathlib import Path
 from pylvs.daemon.api.client import Client
 from pylvs.dataplane.director import BpfDirector
 from pylvs.dataplane.state import State
-from pylvs.host.namespaces import inside_network
 from pylvs.lab.hosts import environment
 from pylvs.lab.lab import Lab
+from pylvs.system.namespaces import inside_network
 from tests.lab.support import PATIENCE_S
 
 

@@ -12,8 +12,8 @@ from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from pylvs.host.namespaces import inside_network
 from pylvs.lab.lab import Lab
+from pylvs.system.namespaces import inside_network
 from tests.lab.support import PATIENCE_S
 
 CLIENT_MAC, SERVER_MAC = "02:00:00:00:0c:00", "02:00:00:01:01:00"

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from pylvs.host.namespaces import ID_BATCH, Kind, Mount, mount, unshare
+from pylvs.system.namespaces import ID_BATCH, Kind, Mount, mount, unshare
 
 
 def main() -> None:

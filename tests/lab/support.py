@@ -11,9 +11,9 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-from pylvs.host.namespaces import NAMED
 from pylvs.lab.hosts import PINS, STATE, listed
 from pylvs.lab.lab import Lab
+from pylvs.system.namespaces import NAMED
 
 PYLVS = [sys.executable, "-c", "from pylvs.cli.main import main; main()"]
 PATIENCE_S = 120  # the machine may be busy with other tests

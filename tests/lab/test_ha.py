@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from pylvs.host.namespaces import inside_network
 from pylvs.lab import power
 from pylvs.lab.connections import long_connections
 from pylvs.lab.ip_commands import port_name
@@ -24,6 +23,7 @@ from pylvs.lab.lab import Lab, build, take_down
 from pylvs.lab.outage import Outage, watched
 from pylvs.lab.topologies import design
 from pylvs.model.errors import Unsupported
+from pylvs.system.namespaces import inside_network
 from tests.lab.conftest import MakeLab
 from tests.lab.support import PATIENCE_S, PYLVS, answers, neighbours, remains, shared_evenly, until
 from tests.lab.tutorial import KEEPALIVED, VIP, machines

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pylvs.host.held import hold, release
-from pylvs.host.routes import add_rules, key_of_rule
 from pylvs.model.routing import HeldAddress, RoutingRule
+from pylvs.netlink.addresses import hold, release
+from pylvs.netlink.routes import add_rules, key_of_rule
 from pylvs.vrrp.watching import (
     AddressCame,
     AddressGone,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pylvs.host.vmac_plan import Plan
 from pylvs.model.routing import HeldAddress, NextHop, Route, RoutingRule
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.vrrp import holdings
+from pylvs.vrrp.vmac_plan import Plan
 from pylvs.vrrp.watching import Watch
 from tests.interop.namespaces import ip, on_a_link
 

@@ -16,7 +16,7 @@ CPUS = sorted(os.sched_getaffinity(0))[:4]
 PAIRINGS = list(product(CPUS, CPUS))
 BIND = """
 import sys
-from pylvs.host.namespaces import Kind, bind_new
+from pylvs.system.namespaces import Kind, bind_new
 for name in ("one", "two"):
     path = f"/run/{name}"
     open(path, "w").close()

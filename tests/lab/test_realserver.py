@@ -10,9 +10,9 @@ from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.packet import Packet
 
-from pylvs.host.namespaces import inside_network, network_cookie
-from pylvs.host.realserver import memory_path
 from pylvs.lab.lab import Lab
+from pylvs.realserver.vip import memory_path
+from pylvs.system.namespaces import inside_network, network_cookie
 from tests.lab.conftest import MakeLab
 from tests.lab.exchange import exchange, identifier
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pylvs.host import routes
 from pylvs.model.routing import NextHop, Route, RoutingRule
+from pylvs.netlink import routes
 from tests.interop.namespaces import ip, on_a_link
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.host.namespaces import NAMED, Mount, mount
 from pylvs.lab.lab import build, labs
 from pylvs.lab.topologies import design
+from pylvs.system.namespaces import NAMED, Mount, mount
 from tests import sweep
 from tests.lab.support import remains
 

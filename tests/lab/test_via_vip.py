@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pylvs.lab.lab import Lab
-from pylvs.model.probe_marks import FIRST, MASK
+from pylvs.model.service import FIRST, MASK
 from tests.lab.conftest import MakeLab
 from tests.lab.daemons import Daemon, daemon
 from tests.lab.support import answers, shared_evenly, until

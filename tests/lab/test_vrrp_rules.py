@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from pylvs.host import vmac
-from pylvs.host.held import hold
-from pylvs.host.namespaces import inside_network
-from pylvs.host.vmac_plan import Plan, plan
-from pylvs.host.vrrp_rules import Guard
 from pylvs.model.routing import HeldAddress
 from pylvs.model.vrrp import Vmac, VrrpInstance, VrrpSettings
+from pylvs.netlink.addresses import hold
+from pylvs.system.namespaces import inside_network
+from pylvs.vrrp import vmac
+from pylvs.vrrp.packet_filter import Guard
+from pylvs.vrrp.vmac_plan import Plan, plan
 from pylvs.vrrp.watching import Watch
 from tests.interop.namespaces import inside, ip
 from tests.lab.support import PATIENCE_S

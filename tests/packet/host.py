@@ -16,15 +16,17 @@ from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from unittest import mock
 
-from pylvs.dataplane import abi, attach, attachments, bpf, follow, kernel, load, maps
+from pylvs.bpf import abi, kernel, maps
+from pylvs.bpf.libbpf import BpfObject
+from pylvs.dataplane import load
+from pylvs.dataplane.devices import attach, attachments, policy
 from pylvs.dataplane.director import BpfDirector
-from pylvs.dataplane.libbpf import BpfObject
 from pylvs.dataplane.state import State
-from pylvs.host.namespaces import inside_network
 from pylvs.model.addresses import Address
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Busy
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.system.namespaces import inside_network
 from tests.waiting import until
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
@@ -98,16 +100,16 @@ class Host:
 
     # --- frames ---
 
-    def run(self, frame: bytes, hook: str = "xdp", mark: int = 0) -> bpf.Run:
+    def run(self, frame: bytes, hook: str = "xdp", mark: int = 0) -> kernel.Run:
         """Run one program on a frame that comes in by d0. At TC an earlier filter may have set a mark."""
         length = len(frame)
         if hook == "xdp":
             context = struct.pack("<6I", 0, length, 0, self.ifindex, 0, 0)
         else:
             context = struct.pack("<8xI28xI148x", mark, self.ifindex)
-        return bpf.run_program(self.program(hook), frame, context)
+        return kernel.run_program(self.program(hook), frame, context)
 
-    def receive(self, frame: bytes) -> tuple[str, bpf.Run]:
+    def receive(self, frame: bytes) -> tuple[str, kernel.Run]:
         """Run a frame through XDP, and through TC if XDP passes it. Return the hook that decided, and its verdict."""
         done = self.run(frame, "xdp")
         if done.verdict != XDP_PASS:
@@ -211,7 +213,7 @@ class ExpiryTimer:
         stop_timer(director, "sweepers")
 
     def start(self) -> None:
-        until(lambda: not bpf.run_program(self._start, bytes(64)).verdict, "memory for a timer")
+        until(lambda: not kernel.run_program(self._start, bytes(64)).verdict, "memory for a timer")
 
     def run(self, director: BpfDirector) -> None:
         """Start the stopped timer, and stop it after it checked each connection at least once."""
@@ -260,9 +262,9 @@ def _take_down(state: State) -> None:
     """Remove the tables, even if other processes make theirs at the moment."""
     for _ in range(5):
         with suppress(Busy):
-            follow.take_down(state)
+            policy.take_down(state)
             return
-    follow.take_down(state)
+    policy.take_down(state)
 
 
 @contextmanager

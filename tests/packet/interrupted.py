@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from pylvs.bench.site import PREFIX
+from bench.site import PREFIX
 
 PATIENCE_S = 200
 

@@ -7,8 +7,8 @@ import errno
 import os
 import struct
 
-from pylvs.dataplane import bpf
-from pylvs.dataplane.libbpf import library
+from pylvs.bpf import kernel
+from pylvs.bpf.libbpf import library
 
 SHORTEST = 14 + 40
 BUFFER_BYTES = 8192  # bytes of the longest resulting frame
@@ -25,7 +25,7 @@ class Runner:
         self._out = ctypes.create_string_buffer(BUFFER_BYTES)
         self._context = ctypes.create_string_buffer(context, len(context))
         self._is_xdp = hook == "xdp"
-        self._options = bpf._TestOptions(sz=ctypes.sizeof(bpf._TestOptions), repeat=1)
+        self._options = kernel._TestOptions(sz=ctypes.sizeof(kernel._TestOptions), repeat=1)
         self._options.data_out = ctypes.addressof(self._out)
         self._options.ctx_in = ctypes.addressof(self._context)
         self._options.ctx_size_in = len(context)

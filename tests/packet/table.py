@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from pylvs.dataplane import abi, load, maps
-from pylvs.dataplane.libbpf import library
+from pylvs.bpf import abi, maps
+from pylvs.bpf.libbpf import library
+from pylvs.dataplane import load
 from pylvs.dataplane.tables import Tables
 
 Change = Callable[[int], None]

@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 
 import hatch_build
-from pylvs.dataplane import attach as hooks
-from pylvs.dataplane import devices, netlink, tc, xdp
-from pylvs.dataplane.attach import Attachment, Mode, attach, attached, choose_mode, detach, detach_all
-from pylvs.dataplane.libbpf import BpfObject
-from pylvs.dataplane.maps import ArrayMap
-from pylvs.dataplane.netlink import Netlink
+from pylvs.bpf.libbpf import BpfObject
+from pylvs.bpf.maps import ArrayMap
+from pylvs.dataplane.devices import attach as hooks
+from pylvs.dataplane.devices.attach import Attachment, Mode, attach, attached, choose_mode, detach, detach_all
 from pylvs.dataplane.state import State
-from pylvs.host.interfaces import mtus
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
+from pylvs.netlink import codec, links, tc, xdp
+from pylvs.netlink.codec import Netlink
+from pylvs.system.interfaces import mtus
 
 ROOT = Path(__file__).resolve().parents[2]
 CLONE_NEWNET = 0x40000000
@@ -107,10 +107,10 @@ def host(objects: Path) -> Iterator[Host]:
 
 def add_foreign_filter(host: Host, priority: int) -> None:
     """Add a filter as another tool would."""
-    body = struct.pack("=BxxxiIII", 0, devices.device("d0").index, 0, tc.INGRESS, priority << 16 | 0x0300)
-    options = netlink.nested(2, netlink.u32(6, host.fd("pylvs_tc")), netlink.text(7, "theirs"), netlink.u32(8, 1))
+    body = struct.pack("=BxxxiIII", 0, links.device("d0").index, 0, tc.INGRESS, priority << 16 | 0x0300)
+    options = codec.nested(2, codec.u32(6, host.fd("pylvs_tc")), codec.text(7, "theirs"), codec.u32(8, 1))
     with Netlink() as link:
-        link.request(44, body + netlink.text(1, "bpf") + options, netlink.CREATE | netlink.EXCL)
+        link.request(44, body + codec.text(1, "bpf") + options, codec.CREATE | codec.EXCL)
 
 
 def ping(host: Host) -> None:
@@ -152,7 +152,7 @@ def test_attaching_again_changes_the_mode_without_duplicates(host: Host, first: 
     host.attach(first)
     made = host.attach(second)
     assert made.mode == second
-    found = devices.device("d0")
+    found = links.device("d0")
     assert (bool(found.xdp_native), bool(found.xdp_generic)) == (second == "native", second == "generic")
     assert host.filters().count("pylvs-director") == 1
     assert detach("d0", host.state)
@@ -208,28 +208,28 @@ def test_a_foreign_ingress_qdisc_is_busy_and_stays(host: Host) -> None:
 @pytest.mark.parametrize("theirs", ["native", "generic"])
 @pytest.mark.parametrize("ours", ["native", "generic"])
 def test_a_foreign_xdp_program_is_busy_named_and_never_replaced(host: Host, theirs: str, ours: Mode) -> None:
-    index = devices.device("d0").index
+    index = links.device("d0").index
     with Netlink() as link:
         xdp.set_program(link, index, theirs, host.fd("foreign_xdp"))
-    there = devices.device("d0")
+    there = links.device("d0")
     number = there.xdp_native or there.xdp_generic
     with pytest.raises(Busy, match=rf"d0: program {number} \(foreign_xdp\)"):
         host.attach(ours)
-    assert devices.device("d0") == there
+    assert links.device("d0") == there
     assert "clsact" not in host.qdiscs()
     assert host.attach("auto").mode == "tc"
     detach("d0", host.state)
-    assert devices.device("d0") == there
+    assert links.device("d0") == there
     with Netlink() as link:
         xdp.set_program(link, index, theirs, -1, number)
-    assert not devices.device("d0").xdp_native
+    assert not links.device("d0").xdp_native
 
 
 def test_the_kernel_refuses_to_replace_another_program_than_expected(host: Host) -> None:
-    index = devices.device("d0").index
+    index = links.device("d0").index
     with Netlink() as link:
         xdp.set_program(link, index, "native", host.fd("foreign_xdp"))
-        with pytest.raises(netlink.NetlinkError):
+        with pytest.raises(codec.NetlinkError):
             xdp.set_program(link, index, "native", host.fd("pylvs_xdp"))
 
 
@@ -246,35 +246,35 @@ def test_a_device_without_native_xdp_refuses_it_and_keeps_its_program(host: Host
 
 def test_auto_chooses_tc_if_the_driver_refuses_native_xdp(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     sh("ip", "link", "add", "br0", "type", "bridge")
-    monkeypatch.setattr(devices, "native_xdp", lambda _index: None)  # as before 6.3, which does not report it
+    monkeypatch.setattr(links, "native_xdp", lambda _index: None)  # as before 6.3, which does not report it
     made = host.attach("auto", "br0")
     assert made.mode == "tc"
     assert "refuses native XDP" in made.reason
 
 
 def test_auto_names_its_reason_for_each_kind_of_device(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = replace(devices.device("d0"), kind="", index=4711)
+    plain = replace(links.device("d0"), kind="", index=4711)
     vlan = replace(plain, kind="vlan", name="eth0.5", index=4712, lower=4711)
-    monkeypatch.setattr(devices, "native_xdp", lambda _index: devices.XDP_BASIC)
-    monkeypatch.setattr(devices, "strips_vlan_tags", lambda _name: True)
+    monkeypatch.setattr(links, "native_xdp", lambda _index: links.XDP_BASIC)
+    monkeypatch.setattr(links, "strips_vlan_tags", lambda _name: True)
     assert choose_mode(plain, [plain]) == ("native", "its driver has native XDP and nobody else's program is there")
     assert choose_mode(plain, [plain, vlan])[0] == "tc"
     assert "eth0.5" in choose_mode(plain, [plain, vlan])[1]
-    monkeypatch.setattr(devices, "strips_vlan_tags", lambda _name: False)
+    monkeypatch.setattr(links, "strips_vlan_tags", lambda _name: False)
     assert choose_mode(plain, [plain, vlan])[0] == "native"
     assert choose_mode(vlan, [plain, vlan])[0] == "tc"
     assert choose_mode(replace(plain, master=9), [plain])[0] == "tc"
-    assert choose_mode(devices.device("lo"))[0] == "tc"
-    monkeypatch.setattr(devices, "native_xdp", lambda _index: 0)
+    assert choose_mode(links.device("lo"))[0] == "tc"
+    monkeypatch.setattr(links, "native_xdp", lambda _index: 0)
     assert choose_mode(plain, [plain]) == ("tc", "its driver has no native XDP")
 
 
 def test_the_kernel_reports_which_drivers_have_native_xdp(host: Host) -> None:
-    features = devices.native_xdp(devices.device("d0").index)
+    features = links.native_xdp(links.device("d0").index)
     if features is None:
         pytest.skip("needs Linux 6.3: netdev netlink")
-    assert features & devices.XDP_BASIC
-    assert devices.native_xdp(devices.device("lo").index) == 0
+    assert features & links.XDP_BASIC
+    assert links.native_xdp(links.device("lo").index) == 0
 
 
 def test_two_roles_share_a_device_and_the_last_takes_clsact_along(host: Host) -> None:
@@ -292,7 +292,7 @@ def test_detach_all_finds_what_is_attached(host: Host) -> None:
     host.attach("tc", "lo", egress=True)
     assert [each.device for each in detach_all(host.state)] == ["lo", "d0"]
     assert "clsact" not in host.qdiscs() + host.qdiscs("lo")
-    assert not devices.device("d0").xdp_generic
+    assert not links.device("d0").xdp_generic
 
 
 def test_unknown_devices_and_modes_are_named(host: Host) -> None:
@@ -308,9 +308,9 @@ def test_a_device_name_may_be_any_bytes(host: Host) -> None:
     name = os.fsdecode(b"a\xffb")
     sh("ip", "link", "set", "d0", "down")
     sh("ip", "link", "set", "d0", "name", name)
-    assert mtus()[name] == devices.device(name).mtu
+    assert mtus()[name] == links.device(name).mtu
     host.attach("tc", name)
-    assert [each.ifindex for each in attached(host.state)] == [devices.device(name).index]
+    assert [each.ifindex for each in attached(host.state)] == [links.device(name).index]
     assert detach(name, host.state)
 
 
@@ -319,7 +319,7 @@ def test_devices_agree_with_ip(host: Host) -> None:
     sh("ip", "link", "set", "d0", "master", "br0")
     sh("ip", "addr", "add", "fd77::1/64", "dev", "br0", "nodad")
     reported = {each["ifname"]: each for each in json.loads(sh("ip", "-j", "-d", "addr", "show"))}
-    found = {each.name: each for each in devices.devices()}
+    found = {each.name: each for each in links.devices()}
     assert set(found) == set(reported)
     for name, device in found.items():
         other = reported[name]
@@ -329,27 +329,27 @@ def test_devices_agree_with_ip(host: Host) -> None:
         assert device.up == ("UP" in other["flags"])
         assert device.mtu == other["mtu"]
         assert {str(address) for address in device.addresses} == {each["local"] for each in other["addr_info"]}
-        assert devices.device(name) == device
+        assert links.device(name) == device
     assert found["d0"].master == found["br0"].index
     assert found["br0"].has_unicast_address
     assert not found["lo"].has_unicast_address
-    assert {str(each) for each in devices.local_addresses()} >= {"127.0.0.1", "::1", "10.77.0.1", "fd77::1"}
+    assert {str(each) for each in links.local_addresses()} >= {"127.0.0.1", "::1", "10.77.0.1", "fd77::1"}
 
 
 def test_routes_agree_with_ip(host: Host) -> None:
     sh("ip", "route", "add", "10.78.0.0/16", "via", "10.77.0.2")
     sh("ip", "route", "add", "blackhole", "10.79.0.0/16")
-    index = devices.device("d0").index
-    routed = devices.route_to(ip_address("10.78.1.2"))
+    index = links.device("d0").index
+    routed = links.route_to(ip_address("10.78.1.2"))
     assert routed is not None
     assert (routed.ifindex, str(routed.gateway), str(routed.source), routed.local) == (
         index, "10.77.0.2", "10.77.0.1", False
     )  # fmt: skip
-    beside = devices.route_to(ip_address("10.77.0.9"))
+    beside = links.route_to(ip_address("10.77.0.9"))
     assert beside is not None
     assert (beside.ifindex, beside.gateway) == (index, None)
-    own = devices.route_to(ip_address("10.77.0.1"))
+    own = links.route_to(ip_address("10.77.0.1"))
     assert own is not None
     assert own.local
     for nowhere in ("10.79.1.1", "192.168.3.3", "fd99::1"):
-        assert devices.route_to(ip_address(nowhere)) is None
+        assert links.route_to(ip_address(nowhere)) is None

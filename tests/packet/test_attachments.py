@@ -13,8 +13,10 @@ from unittest import mock
 import pytest
 from click.testing import CliRunner
 
+from pylvs.bpf import kernel
 from pylvs.cli.director import detach
-from pylvs.dataplane import attach, attachments, bpf, follow, load
+from pylvs.dataplane import load
+from pylvs.dataplane.devices import attach, attachments, policy
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import Trouble
 from pylvs.model.service import VirtualService
@@ -231,7 +233,7 @@ def killed(when: str, host: Host, connections: int | None = None) -> None:
             module = {"load": load, "attachments": attachments}[owner]
             setattr(module, name, lambda *_: os._exit(0))
             with host.director.batch():
-                follow.swap_programs(host.director.tables, connections)
+                policy.swap_programs(host.director.tables, connections)
         finally:
             os._exit(1)
     assert os.waitpid(child, 0)[1] == 0
@@ -246,7 +248,7 @@ def test_packets_are_served_after_a_killed_change_of_programs(when: str, connect
         killed(when, host, connections)
         assert there(host)["d0"] == before
         for number, hook in (before.xdp, "xdp"), (before.ingress, "tc"):
-            host._programs[hook] = bpf.program_by_id(number)
+            host._programs[hook] = kernel.program_by_id(number)
         assert host.forwarded(tcp("S", sport=4001, dport=80), "tc")
         host.receive(tcp("S", sport=4002, dport=80))
         assert not host.reason("MISSED_STAGE"), "the programs that run reach their stages"

@@ -15,7 +15,7 @@ import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 
-from pylvs.dataplane import attach, attachments
+from pylvs.dataplane.devices import attach, attachments
 from pylvs.model.destination import Method
 from pylvs.model.errors import InvalidOperation
 from tests.packet.host import MAC, VIP4, Host, ip, server4, server_mac

@@ -10,15 +10,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pylvs.bench.guard import read
-from pylvs.bench.rows import ROWS, SCHEDULER_FLOOR, SCHEDULER_ROWS
+from bench.guard import read
+from bench.rows import ROWS, SCHEDULER_FLOOR, SCHEDULER_ROWS
 from tests.packet.interrupted import interrupted_at, namespaces_of
 
 PATIENCE_S = 280
 
 
 def _command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "pylvs.bench", *words]
+    return [sys.executable, "-m", "bench", *words]
 
 
 def _measured(path: Path, *words: str) -> tuple[str, dict[str, float], list[str]]:
@@ -64,7 +64,7 @@ def test_an_interrupted_bench_removes_what_it_made(tmp_path: Path) -> None:
 @pytest.mark.nightly("measures three times, and whether one measurement is like the next depends on the machine")
 def test_the_guard_names_what_became_slower(tmp_path: Path) -> None:
     path = tmp_path / "baseline.json"
-    words = [sys.executable, "-m", "pylvs.bench.guard", "--quick", "--baseline", str(path)]
+    words = [sys.executable, "-m", "bench.guard", "--quick", "--baseline", str(path)]
 
     def guard(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*words, *more], capture_output=True, text=True, timeout=PATIENCE_S)

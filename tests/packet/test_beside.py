@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.bench.beside.ways import DR, IPVS, NAT, NFTABLES, WAYS
+from bench.beside.ways import DR, IPVS, NAT, NFTABLES, WAYS
 from tests.packet.interrupted import interrupted_at, namespaces_of
 
-COMMAND = (sys.executable, "-m", "pylvs.bench.beside")
+COMMAND = (sys.executable, "-m", "bench.beside")
 PATIENCE_S = 280
 
 

@@ -64,7 +64,7 @@ def _built_in(tree: Path) -> list[Path]:
     environment = {name: value for name, value in os.environ.items() if name != "HOME"}
     done = subprocess.run([sys.executable, "hatch_build.py"], cwd=tree, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return sorted((tree / "src/pylvs/dataplane/objects").iterdir())
+    return sorted((tree / "src/pylvs/bpf/objects").iterdir())
 
 
 def test_two_copies_of_the_tree_give_the_same_objects_that_name_no_directory_of_this_machine(tmp_path: Path) -> None:

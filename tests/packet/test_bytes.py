@@ -11,7 +11,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
-from pylvs.dataplane import attachments
+from pylvs.dataplane.devices import attachments
 from pylvs.model.destination import Destination, Method
 from pylvs.model.service import Protocol
 from tests.packet import frames

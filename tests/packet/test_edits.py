@@ -14,16 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.dataplane import abi
-from pylvs.dataplane.book import WAIT_MS
-from pylvs.dataplane.chunks import list_class
-from pylvs.dataplane.listing import Reader
+from pylvs.bpf import abi
+from pylvs.dataplane.reader import Reader
+from pylvs.dataplane.slot_allocator import WAIT_MS, list_class
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.director import Director
 from pylvs.model.errors import NoRoom, PylvsError
-from pylvs.model.scheduler import SCHEDULERS
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
-from pylvs.model.timeouts import Timeouts
+from pylvs.model.service import SCHEDULERS, Protocol, ServiceFlag, ServiceKey, Timeouts, VirtualService
 from pylvs.reference.director import ReferenceDirector
 from pylvs.testing import MemoryDirector
 from tests.packet.frames import parsed, tcp

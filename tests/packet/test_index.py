@@ -7,7 +7,8 @@ from unittest import mock
 
 import pytest
 
-from pylvs.dataplane import abi, load
+from pylvs.bpf import abi
+from pylvs.dataplane import load
 from pylvs.model.destination import Method
 from tests.packet.frames import CLIENT4, tcp
 from tests.packet.host import DROPPED, HOOKS, Host, new_host

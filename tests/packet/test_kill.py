@@ -26,9 +26,7 @@ from pylvs.dataplane.state import State
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import Director
 from pylvs.model.errors import PylvsError
-from pylvs.model.scheduler import SCHEDULERS
-from pylvs.model.service import Protocol, ServiceKey, VirtualService
-from pylvs.model.timeouts import Timeouts
+from pylvs.model.service import SCHEDULERS, Protocol, ServiceKey, Timeouts, VirtualService
 from pylvs.testing import MemoryDirector
 from tests.packet.frames import parsed, tcp
 from tests.packet.host import PASSED, SENT, Host, key, new_host, server4

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from pylvs.bench import live
+from pylvs.cli import meter as live
 from pylvs.cli.main import run
-from pylvs.dataplane import attachments
-from pylvs.dataplane.attach import Mode
+from pylvs.dataplane.devices import attachments
+from pylvs.dataplane.devices.attach import Mode
 from pylvs.model.errors import PylvsError
 from tests.packet.frames import tcp
 from tests.packet.host import Host

@@ -9,7 +9,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.dataplane import attach, attachments, follow, libbpf, load, takeover
+from pylvs.bpf import libbpf
+from pylvs.dataplane import load, upgrade
+from pylvs.dataplane.devices import attach, attachments, policy
 from pylvs.model.dataclass import replace
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Unsupported
@@ -80,16 +82,16 @@ def test_a_new_build_loads_what_the_devices_need() -> None:
         host.serve(key(80), 1)
         before = held(host)
         with host.director.batch():
-            follow.swap_programs(host.director.tables)
+            policy.swap_programs(host.director.tables)
         assert held(host) == before == {load.TC, load.XDP}
         host.forwarded(tcp("S", sport=4000, dport=80))
 
 
 def test_another_pylvs_adds_no_program_to_those_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
     with new_host(mode="tc") as host:
-        other = replace(takeover.ours(), digest="0123456789abcdef", version="9.9")
+        other = replace(upgrade.ours(), digest="0123456789abcdef", version="9.9")
         with host.director.state.lock():
-            monkeypatch.setattr(takeover, "running", lambda _: other)
+            monkeypatch.setattr(upgrade, "running", lambda _: other)
             with pytest.raises(Unsupported, match=r"those of pylvs 9\.9 .*pylvs_xdp"):
                 load.open_entry(host.director.state, load.XDP)
             os.close(load.open_entry(host.director.state, load.TC))

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import TCP, UDP
 
-from pylvs.dataplane import kernel
+from pylvs.bpf import kernel
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import InvalidOperation, NoRoom
 from pylvs.model.mark_words import rule_of

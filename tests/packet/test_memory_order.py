@@ -17,15 +17,14 @@ from unittest import mock
 
 import pytest
 
-from pylvs.dataplane import abi, maps, ordering, standby
+from pylvs.bpf import abi, maps
+from pylvs.dataplane import vip_roles
 from pylvs.dataplane.director import BpfDirector
-from pylvs.dataplane.roles import Said
-from pylvs.dataplane.tables import Tables
-from pylvs.dataplane.versions import MASK32, Versions
+from pylvs.dataplane.role_notes import Said
+from pylvs.dataplane.tables import MASK32, Tables, Versions
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import Unsupported
-from pylvs.model.service import ServiceKey, VirtualService
-from pylvs.model.timeouts import Timeouts
+from pylvs.model.service import ServiceKey, Timeouts, VirtualService
 from tests.packet.host import VIP4, Host, server4
 
 Edit = Callable[[BpfDirector, ServiceKey], object]
@@ -95,9 +94,9 @@ def test_a_new_service_is_published_by_one_store(director_host: Host) -> None:
 def test_roles_are_published_by_one_store(director_host: Host) -> None:
     tables = director_host.director.tables
     addresses = frozenset({IPv4Address(VIP4)})
-    assert published(tables, "standby", lambda: standby.write(tables, Said(standby=addresses))) == (0, 1)
-    assert published(tables, "standby", lambda: standby.write(tables, Said(held=addresses))) == (1, 0)
-    standby.write(tables, Said())
+    assert published(tables, "standby", lambda: vip_roles.write(tables, Said(standby=addresses))) == (0, 1)
+    assert published(tables, "standby", lambda: vip_roles.write(tables, Said(held=addresses))) == (1, 0)
+    vip_roles.write(tables, Said())
 
 
 @pytest.mark.parametrize("machine", ["aarch64", "riscv64"])
@@ -106,7 +105,7 @@ def test_without_a_barrier_nothing_is_published_where_it_is_needed(director_host
     director_host.serve(service, 1)
     with (
         mock.patch.object(os, "uname", return_value=os.uname_result(("", "", "", "", machine))),
-        mock.patch.object(ordering, "_GENERIC", -1),
+        mock.patch.object(maps, "_GENERIC", -1),
         pytest.raises(Unsupported, match="membarrier"),
     ):
         director.edit_service(VirtualService(service, "wlc"))
@@ -116,8 +115,8 @@ def test_without_a_barrier_nothing_is_published_where_it_is_needed(director_host
 
 
 def test_this_kernel_has_the_barrier() -> None:
-    with mock.patch.object(ordering, "_ORDERED", ()):
-        ordering.full_barrier()
+    with mock.patch.object(maps, "_ORDERED", ()):
+        maps.full_barrier()
 
 
 def _watch(path: str, index: int, allowed: set[int], peer: Connection) -> None:
@@ -159,6 +158,6 @@ def test_no_cpu_sees_half_a_generation(director_host: Host) -> None:
 
 
 def test_the_packet_path_orders_its_loads_by_dependencies() -> None:
-    """The object contains AFTER of bpf/helpers.h: a register and 0, which is added to a pointer."""
+    """The object contains AFTER of bpf/lib/bpf.h: a register and 0, which is added to a pointer."""
     content = (Path(abi.OBJECTS) / "director.bpf.o").read_bytes()
     assert len(re.findall(rb"\x57[\x00-\x09]\0\0\0\0\0\0\x0f[\x00-\x99]\0\0\0\0\0\0", content)) > 50

@@ -16,11 +16,11 @@ from unittest import mock
 import pytest
 from scapy.layers.inet import IP, UDP
 
-from pylvs.dataplane import attach, attachments, loopback
-from pylvs.host.namespaces import inside_network
+from pylvs.dataplane.devices import attach, attachments, policy
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.director import warnings
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from pylvs.system.namespaces import inside_network
 from tests.packet.host import OWN4, OWN6, VIP4, VIP6, Host, ip, server4
 from tests.packet.test_bare import CLIENT as BEHIND_TUN
 from tests.packet.test_bare import arriving, tun
@@ -267,7 +267,7 @@ def test_a_setting_of_the_operator_stays(host: Host) -> None:
 
 
 def test_a_setting_that_cannot_be_written_is_reported_in_one_line(host: Host) -> None:
-    with mock.patch.object(loopback, "_set", side_effect=OSError(30, os.strerror(30))):
+    with mock.patch.object(policy, "_set", side_effect=OSError(30, os.strerror(30))):
         nat(host, Protocol.TCP, VIP4)
         (line,) = warnings(host.director)
     assert line.startswith("lo: net.ipv4.conf.lo.accept_local cannot be set to 1: Read-only file system; ")

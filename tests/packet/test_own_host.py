@@ -12,7 +12,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.dataplane import attach, bpf
+from pylvs.bpf import kernel
+from pylvs.dataplane.devices import attach
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
 from tests.packet import frames
@@ -143,7 +144,7 @@ def test_other_hosts_cannot_reach_a_loopback_address(director_host: Host) -> Non
 
 def sent(host: Host, frame: bytes) -> bytes:
     """Return a packet of this host as it leaves by d0."""
-    done = bpf.run_program(host.program("tc_egress"), frame, struct.pack("<40xI148x", host.ifindex))
+    done = kernel.run_program(host.program("tc_egress"), frame, struct.pack("<40xI148x", host.ifindex))
     assert done.verdict == TC_PASS
     return done.data[14:]
 

@@ -10,8 +10,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from pylvs.dataplane import abi
-from pylvs.model import probe_marks
+from pylvs.bpf import abi
+from pylvs.model import service as probe_marks
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
 from tests.packet import frames

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.bench.large_table import DR, ready
-from pylvs.bench.pace import Pace
-from pylvs.bench.probe import WrongPath
-from pylvs.bench.rows import SCALE_ROWS, Measured
-from pylvs.bench.site import PREFIX
+from bench.harness import WrongPath
+from bench.large_table import DR, ready
+from bench.pace import Pace
+from bench.rows import SCALE_ROWS, Measured
+from bench.site import PREFIX
 from tests.packet.table import shorten
 from tests.waiting import until
 
@@ -23,7 +23,7 @@ EXACT = "scale_wrong"
 @pytest.mark.nightly("takes 20 s of CPU time; the gate has the counts and the end of a table of 2,048 connections")
 def test_a_quick_bench_of_many_connections_measures_every_row_and_finds_every_count_right(tmp_path: Path) -> None:
     running = subprocess.Popen(
-        [sys.executable, "-m", "pylvs.bench.scale", "--quick", "--json", str(tmp_path / "scale.json")],
+        [sys.executable, "-m", "bench.scale", "--quick", "--json", str(tmp_path / "scale.json")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.dataplane import abi, load
+from pylvs.bpf import abi
+from pylvs.dataplane import load
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.scheduler import SCHEDULERS
-from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import SCHEDULERS, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference import schedulers as reference
 from pylvs.reference.schedulers.locality import LocalityLeastConnections, ReplicatedLocality
 from pylvs.reference.server import Server

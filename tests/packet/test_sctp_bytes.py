@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.sctp import crc32c
 
-from pylvs.dataplane.bpf import Run
+from pylvs.bpf.kernel import Run
 from pylvs.model.destination import Method
 from pylvs.model.service import Protocol, ServiceKey
 from tests.packet.frames import CLIENT4, CLIENT6, SCTP_PROTOCOL, carrying, chunk, parsed, sctp

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.dataplane import abi, load
+from pylvs.bpf import abi
+from pylvs.dataplane import load
 from pylvs.model.connection import Connection
 from pylvs.model.destination import Method
 from pylvs.model.service import Protocol, ServiceKey

@@ -10,18 +10,23 @@ import pytest
 from tests.packet.host import Host
 
 EXPENSIVE = {"asyncio", "dataclasses", "hashlib", "inspect", "json", "random", "re", "secrets", "socket", "typing"}
-OF_EDITS = {"pylvs.dataplane.editor", "pylvs.dataplane.attachments", "pylvs.dataplane.devices", "pylvs.ipvsadm.rules"}
+OF_EDITS = {
+    "pylvs.dataplane.editor",
+    "pylvs.dataplane.devices.attachments",
+    "pylvs.netlink.links",
+    "pylvs.ipvsadm.rules",
+}
 OF_OTHERS = {
-    "pylvs.dataplane.caches",
+    "pylvs.dataplane.lblc_cache",
     "pylvs.dataplane.connections",
     "pylvs.dataplane.marks",
-    "pylvs.dataplane.newcomers",
-    "pylvs.dataplane.recover",
-    "pylvs.ipvsadm.connections",
-    "pylvs.ipvsadm.daemons",
+    "pylvs.dataplane.bulk_add",
+    "pylvs.dataplane.transaction",
+    "pylvs.ipvsadm.listing",
+    "pylvs.ipvsadm.commands",
     "pylvs.ipvsadm.helptext",
-    "pylvs.ipvsadm.restore",
-    "pylvs.ipvsadm.wording",
+    "pylvs.ipvsadm.rules",
+    "pylvs.ipvsadm.messages",
     "pylvs.model.connection",
     "pylvs.model.director",
     "pylvs.model.marks",

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.dataplane import libbpf, mounts
-from pylvs.dataplane.maps import ArrayMap
+from pylvs.bpf import libbpf
+from pylvs.bpf.maps import ArrayMap
+from pylvs.dataplane import mounts
 from pylvs.dataplane.state import State, collect_dead_states, netns_cookie
 from pylvs.model.errors import Busy, PylvsError
 from tests.waiting import until
@@ -37,7 +38,7 @@ print(state.cookie)
 """
 LOOK = """
 from pylvs.dataplane import bpf
-from pylvs.dataplane.maps import ArrayMap
+from pylvs.bpf.maps import ArrayMap
 from pylvs.dataplane.state import State
 state = State.open()
 print(state.cookie, state.exists, state.note("by"), state.pins(),

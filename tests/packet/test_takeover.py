@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.dataplane import abi, attach, btf, layout, takeover
+from pylvs.bpf import abi
+from pylvs.dataplane import upgrade
+from pylvs.dataplane.devices import attach
 from tests.packet.frames import tcp
 from tests.packet.host import Host, key, new_host
+from tools import btf, layout
 
-INPUT_ONLY, FIN, EVENTS = 2, 1, 16  # in bpf/states.h: a direction, an event, and the number of events
+INPUT_ONLY, FIN, EVENTS = 2, 1, 16  # in bpf/conntrack/: a direction, an event, the number of events
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 LIST = "from pylvs.ipvsadm.main import main; sys.argv[:] = ['ipvsadm', '-Ln']; sys.exit(main())"
 EDIT = "from pylvs.ipvsadm.main import main; sys.argv[:] = ['ipvsadm', '-A', '-u', '10.77.0.100:53']; sys.exit(main())"
@@ -51,7 +54,7 @@ def change(objects: Path, **fields: str) -> None:
 
 def as_build(objects: Path, script: str, version: str = "") -> subprocess.CompletedProcess[str]:
     """Run a script in this namespace as a pylvs with these objects and this version."""
-    before = f"import sys; sys.path.insert(0, {str(SOURCE)!r}); from pylvs.dataplane import abi\n"
+    before = f"import sys; sys.path.insert(0, {str(SOURCE)!r}); from pylvs.bpf import abi\n"
     before += f"abi.OBJECTS = {str(objects)!r}\n"
     if version:
         before += f"import pylvs; pylvs.__version__ = {version!r}\n"
@@ -93,9 +96,9 @@ def test_another_build_takes_over_under_a_live_connection(other_build: Path) -> 
         assert programs(host) == before, "looking changes nothing"
         done = as_build(other_build, EDIT)
         assert (done.returncode, done.stderr) == (0, "")
-        running = takeover.running(host.director.state)
+        running = upgrade.running(host.director.state)
         assert running is not None
-        assert running.digest == digest(other_build) != takeover.ours().digest
+        assert running.digest == digest(other_build) != upgrade.ours().digest
         assert not set(programs(host)) & (set(before) - {0})
         assert reasons_of(host) == reasons
         host.close_programs()
@@ -109,7 +112,7 @@ def test_an_older_one_edits_and_leaves_the_newer_program(other_build: Path) -> N
     with new_host() as host:
         host.serve(key(80), 1)
         assert as_build(other_build, EDIT, version="0.0.9").returncode == 0
-        assert takeover.running(host.director.state) == takeover.ours()
+        assert upgrade.running(host.director.state) == upgrade.ours()
 
 
 def test_tables_of_another_layout_are_refused_until_they_are_down(other_build: Path) -> None:
@@ -122,7 +125,7 @@ def test_tables_of_another_layout_are_refused_until_they_are_down(other_build: P
             assert done.stdout == ""
             assert done.stderr.count("\n") == 1
             assert "pylvs down" in done.stderr
-        assert takeover.running(host.director.state) == takeover.ours()
+        assert upgrade.running(host.director.state) == upgrade.ours()
         assert len(host.director.services()) == 1
         assert as_build(other_build, DOWN).returncode == 0
         assert as_build(other_build, EDIT).returncode == 0

@@ -11,7 +11,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import GRE, Ether
 
-from pylvs.dataplane import kernel
+from pylvs.bpf import kernel
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
 from tests.packet.frames import CLIENT4, CLIENT6, build, parsed, tcp, udp

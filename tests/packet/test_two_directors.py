@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.dataplane import follow
+from pylvs.dataplane.devices import policy
 from pylvs.dataplane.director import BpfDirector
-from pylvs.dataplane.standby import Standby
 from pylvs.dataplane.state import State
-from pylvs.host.namespaces import inside_network
+from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.addresses import Address
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.service import Protocol, ServiceKey, VirtualService
+from pylvs.system.namespaces import inside_network
 from tests.packet.host import ip
 from tests.waiting import PATIENCE_S
 
@@ -69,7 +69,7 @@ class Director(Node):
 
     def take_down(self) -> None:
         with inside_network(f"/run/netns/{self.name}"):
-            follow.take_down(self.director.state)
+            policy.take_down(self.director.state)
 
     def become(self, master: bool) -> None:
         """Set roles and address in the order of a take-over."""

@@ -15,7 +15,7 @@ from pylvs.cli.main import pylvs
 from pylvs.config.building import build
 from pylvs.config.reading import read_text
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.scheduler import SCHEDULERS
+from pylvs.model.service import SCHEDULERS
 from pylvs.model.settings import PREFIX, SETTINGS
 from pylvs.reference.schedulers import SCHEDULERS as REFERENCE
 from pylvs.reference.schedulers import Flow

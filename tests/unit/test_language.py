@@ -232,12 +232,13 @@ def test_more_than_allowed_is_an_error() -> None:
     assert "a: 3 findings, 2 allowed; run python -m tests.language a" in exceeded({"a": 3, "b": 1}, {"a": 2, "b": 5})
     # Files of b moved to c, which has no row.
     assert exceeded({"a": 2, "c": 5}, {"a": 2, "b": 5}) == []
-    assert exceeded({"a": 2, "c": 6}, {"a": 2, "b": 5}) == ["all folders: 8 findings, 7 allowed; without a row: c"]
+    assert exceeded({"a": 2, "c": 6}, {"a": 2, "b": 5}) == ["all directories: 8 findings, 7 allowed; without a row: c"]
 
 
-def test_the_counts_only_fall(tmp_path: Path) -> None:
+def test_the_sum_of_the_counts_only_falls(tmp_path: Path) -> None:
     assert lowered({"a": 1, "c": 3}, {"a": 2, "b": 3}) == {"a": 1, "c": 3}
-    assert lowered({"a": 3, "b": 1}, {"a": 2, "b": 5}) == {"a": 2, "b": 1}
+    assert lowered({"a": 3, "b": 1}, {"a": 2, "b": 5}) == {"a": 3, "b": 1}, "a file of b moved to a"
+    assert lowered({"a": 7, "b": 1}, {"a": 2, "b": 5}) == {"a": 2, "b": 1}, "more than before"
     assert lowered({"a": 3}, {}) == {"a": 3}
     path = tmp_path / "allowed.txt"
     write_allowed({"b": 1, "a": 20, "c": 0}, path)

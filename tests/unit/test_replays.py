@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests import ledger
+from tests.conformance import live
 from tests.oracle_support.replays import KEPT_PACE_S, LATEST_S, REPLAYS, MachineTooSlow, Replay, proof
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "oracle"))
@@ -136,3 +137,25 @@ def test_a_sample_misses_what_its_parts_do_not_make() -> None:
     assert harness.compare("it", expected, run.found)[1] == ["part 0: 1", "part 4: 1"]
     with pytest.raises(harness.ScenarioError, match="not in the recording"):
         harness.recorded_parts([{"step": "another"}], run)
+
+
+class _SlowGuest:
+    """A guest whose first attempt loses the second example's frame, as on a busy machine."""
+
+    def __init__(self) -> None:
+        self.attempts = 0
+
+    def play(self, examples: list[object]) -> list[dict[str, object]]:
+        self.attempts += 1
+        return [{"late": self.attempts == 1 and place == 1} for place in range(len(examples))]
+
+
+def test_what_a_guest_made_of_an_example_is_what_the_attempt_that_counts_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "scripted", lambda steps: steps)
+    monkeypatch.setattr(live, "difference", lambda steps, made: (0, "a frame is missing") if made["late"] else None)
+    monkeypatch.setattr(ledger, "record", lambda *entry: None)
+    guest, report = _SlowGuest(), live.Report()
+    made = live.compare(guest, [[], [], []], report)  # type: ignore[arg-type]
+    assert not report.differences
+    assert guest.attempts == 2
+    assert made == [{"late": False}] * 3

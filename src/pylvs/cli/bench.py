@@ -12,7 +12,7 @@ import click
 from pylvs.cli.main import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
-    from pylvs.bench.live import Meter, Reading, Sample
+    from pylvs.cli.meter import Meter, Reading, Sample
 
 _PAUSE_S = 1.0
 _HEADINGS = ("packets/s", "Mbit/s in", "ns a packet", "CPU %", "cores at 10 Gbit/s")
@@ -24,7 +24,7 @@ def _cells(*cells: str) -> str:
 
 
 def _costs(ns_a_packet: float | None) -> tuple[str, str]:
-    from pylvs.bench.live import cores_at_line_rate
+    from pylvs.cli.meter import cores_at_line_rate
 
     if ns_a_packet is None:
         return "–", "–"
@@ -74,7 +74,7 @@ def _conclude(meter: Meter, total: Sample) -> None:
 
 
 def _described(sample: Sample) -> dict[str, Any]:
-    from pylvs.bench.live import cores_at_line_rate
+    from pylvs.cli.meter import cores_at_line_rate
 
     cost = sample.ns_a_packet
     return {
@@ -110,7 +110,7 @@ def _report(meter: Meter, samples: list[Sample], total: Sample) -> dict[str, Any
 
 def _watch(meter: Meter, seconds: int, quiet: bool) -> tuple[list[Sample], Sample, bool]:
     """A sample each second, what they come to, and whether ctrl-C ended it."""
-    from pylvs.bench.live import joined
+    from pylvs.cli.meter import joined
 
     first = last = meter.read()
     samples: list[Sample] = []
@@ -142,7 +142,7 @@ def bench(device: str, seconds: int, as_json: bool) -> int:
 
     Meanwhile the kernel times every run of every eBPF program of the machine, which costs each some 30 ns.
     """
-    from pylvs.bench.live import meter
+    from pylvs.cli.meter import meter
 
     with meter(device) as made:
         if not as_json:

@@ -22,14 +22,14 @@ from pylvs.model.settings import PREFIX, SETTINGS, known_setting, parse_setting
 )
 def attach(device: str, mode: str) -> None:
     """Run the packet path on DEVICE, whatever the table says, until `pylvs detach` or `pylvs down`."""
-    from pylvs.dataplane import attachments
-    from pylvs.dataplane.attach import Mode
+    from pylvs.dataplane.devices import attachments
+    from pylvs.dataplane.devices.attach import Mode
     from pylvs.dataplane.director import open_director
 
     director = open_director()
-    from pylvs.dataplane import devices
+    from pylvs.netlink import links
 
-    devices.device(device)  # an unknown name must not make tables first
+    links.device(device)  # an unknown name must not make tables first
     with director.batch():
         done = attachments.request(director.reader, device, cast(Mode, mode))
     click.echo(f"{done.device}: {done.mode} ({done.reason})")
@@ -39,7 +39,7 @@ def attach(device: str, mode: str) -> None:
 @click.argument("device")
 def detach(device: str) -> None:
     """Take the packet path off DEVICE, and keep it off whatever the table says."""
-    from pylvs.dataplane import attachments
+    from pylvs.dataplane.devices import attachments
     from pylvs.dataplane.director import open_director
 
     director = open_director()
@@ -57,20 +57,20 @@ def detach(device: str) -> None:
 
 
 def _overview() -> dict[str, Any]:
-    from pylvs.dataplane import standby, takeover
-    from pylvs.dataplane.attach import attached
-    from pylvs.dataplane.attachments import missing
+    from pylvs.dataplane import upgrade, vip_roles
+    from pylvs.dataplane.devices.attach import attached
+    from pylvs.dataplane.devices.attachments import missing
     from pylvs.dataplane.director import open_director
-    from pylvs.dataplane.reasons import reason_counts
+    from pylvs.dataplane.reader import reason_counts
 
     director = open_director()
     if not director.state.exists:
         return {"tables": False, "devices": [], "unattached": [], "reasons": {}}
     tables = director.tables
-    roles = standby.in_force(tables)
+    roles = vip_roles.in_force(tables)
     return {
         "tables": True,
-        "object": str(takeover.running(director.state)),
+        "object": str(upgrade.running(director.state)),
         "connections": sum(1 for _ in director.connections()),
         "conn_max": tables.pool.get(0, "capacity"),
         "devices": [
@@ -127,8 +127,8 @@ def watch() -> None:
 
     For a machine without pylvs run, which does the same. Without either, the next edit of the table does it.
     """
+    from pylvs.dataplane.devices.watch import watch as watch_devices
     from pylvs.dataplane.director import open_director
-    from pylvs.dataplane.watch import watch as watch_devices
 
     watch_devices(open_director(), lambda line: click.echo(f"pylvs: {line}", err=True))
 
@@ -136,7 +136,7 @@ def watch() -> None:
 @click.command()
 def down() -> None:
     """Detach everything and remove the tables of this network namespace."""
-    from pylvs.dataplane.follow import take_down
+    from pylvs.dataplane.devices.policy import take_down
     from pylvs.dataplane.state import State, collect_dead_states
 
     collect_dead_states()

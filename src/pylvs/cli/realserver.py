@@ -9,9 +9,9 @@ from dataclasses import asdict
 
 import click
 
-from pylvs.host import realserver as server
 from pylvs.model.destination import Tunnel, TunnelKind
 from pylvs.model.errors import InvalidOperation
+from pylvs.realserver import vip as server
 
 KINDS = click.Choice([kind.name.lower() for kind in TunnelKind])
 PORT = click.IntRange(1, 65535)

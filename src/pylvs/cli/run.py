@@ -43,7 +43,7 @@ def run(
 
     from pylvs.daemon.outside import Machine
     from pylvs.daemon.supervisor import Supervisor
-    from pylvs.host import logs
+    from pylvs.system import logs
 
     logs.set_up(log_format)
     sys.setswitchinterval(SWITCH_S)

@@ -16,9 +16,9 @@ from pylvs.config.services import ServiceMaker
 from pylvs.config.settings import settings_of, with_scripts
 from pylvs.config.tree import Document
 from pylvs.config.vrrp.building import vrrp_of
-from pylvs.host import interfaces
 from pylvs.model.dataclass import dataclass
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedService
+from pylvs.system import interfaces
 
 
 @dataclass(frozen=True, slots=True)

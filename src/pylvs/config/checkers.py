@@ -14,7 +14,6 @@ from pylvs.config.schema.tracking import Weight
 from pylvs.config.schema.types import did_you_mean
 from pylvs.config.schema.vrrp_types import Named
 from pylvs.config.script_rules import ScriptRules
-from pylvs.host.pcre2 import BadRegex, Regex
 from pylvs.model.checks import (
     AgentCheck,
     Check,
@@ -34,6 +33,7 @@ from pylvs.model.checks import (
     Url,
 )
 from pylvs.model.dataclass import dataclass
+from pylvs.system.pcre2 import BadRegex, Regex
 
 # keepalived is told by inotify: the same within a second.
 FILE_PACE = Pace(delay_loop_s=1.0, retry=0, warmup_s=0.0)

@@ -6,11 +6,18 @@ from dataclasses import replace
 
 from pylvs.config.findings import Finding, Findings, Place, Severity
 from pylvs.config.schema.scripts import OPENS, WrittenScript
-from pylvs.host.accounts import SCRIPT_USER, Account, account, located, script_account, unusable
-from pylvs.host.script_security import insecurities
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.errors import PylvsError
 from pylvs.model.scripts import Script
+from pylvs.system.processes.accounts import (
+    SCRIPT_USER,
+    Account,
+    account,
+    insecurities,
+    located,
+    script_account,
+    unusable,
+)
 
 
 @dataclass(slots=True)

@@ -11,8 +11,7 @@ from pylvs.config.groups import Entries
 from pylvs.config.schema.forwarding import PERSISTENCE_S, Forwarding, Granularity
 from pylvs.config.schema.servers import Server
 from pylvs.model.destination import Method
-from pylvs.model.scheduler import DEFAULT_SCHEDULER
-from pylvs.model.service import Protocol
+from pylvs.model.service import DEFAULT_SCHEDULER, Protocol
 
 DEFAULT_METHOD = Forwarding(Method.MASQ)
 FLAGS_OF = ("sh", "mh")  # schedulers whose flags have names of their own

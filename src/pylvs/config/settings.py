@@ -9,7 +9,7 @@ from pylvs.config.fifos import fifos_of
 from pylvs.config.findings import Findings
 from pylvs.config.schema.scripts import WrittenScript
 from pylvs.config.script_rules import ScriptRules
-from pylvs.model.timeouts import Timeouts
+from pylvs.model.service import Timeouts
 from pylvs.model.wanted import GlobalSettings, Mail
 
 

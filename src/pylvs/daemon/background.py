@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from pylvs.host.logs import get_logger
 from pylvs.model.errors import PylvsError
+from pylvs.system.logs import get_logger
 
 PAUSE_S = 1.0  # before what failed is begun again
 

@@ -17,12 +17,12 @@ from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.engine import Engine
 from pylvs.health.history import ServerName
 from pylvs.health.overrides import Standing
-from pylvs.host.logs import get_logger
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import DestinationKey
 from pylvs.model.director import ServiceRow
 from pylvs.model.errors import PylvsError, Unsupported
+from pylvs.system.logs import get_logger
 
 LOOK_EVERY_S = 0.5
 LOOKS_ACTIVE_ONLY = 2  # a connection in its handshake is inactive: at the second look it is active, or given up

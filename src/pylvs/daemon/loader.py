@@ -12,8 +12,8 @@ from pylvs.config.findings import Finding, Place, Severity
 from pylvs.config.reading import read
 from pylvs.daemon.loading import Loaded, as_asked
 from pylvs.daemon.options import Options
-from pylvs.host.own_python import command
 from pylvs.model.wanted import Configuration
+from pylvs.system.self_exec import command
 
 LONG_S = 0.5  # of one processor, for reading the former time; a process takes about as long to start
 

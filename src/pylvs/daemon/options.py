@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pylvs.host.logs import Format
 from pylvs.model.dataclass import dataclass
+from pylvs.system.logs import Format
 
 DEFAULT_FILE = "/etc/keepalived/keepalived.conf"
 

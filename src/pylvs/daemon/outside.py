@@ -18,19 +18,19 @@ from pylvs.daemon.telling.alerts import Alerts
 from pylvs.daemon.telling.fifos import Fifos
 from pylvs.daemon.telling.notify import Notifier
 from pylvs.daemon.via_vip import ViaVip
-from pylvs.dataplane.devices import local_addresses
 from pylvs.dataplane.director import open_director
 from pylvs.health.checkers.context import Context
 from pylvs.health.checkers.registry import probe_of
 from pylvs.health.events import Event
 from pylvs.health.outcome import Probe
-from pylvs.host.logs import get_logger
-from pylvs.host.own_python import command
-from pylvs.host.processes import Processes
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, goes_via_vip
 from pylvs.model.scripts import Script
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
+from pylvs.netlink.links import local_addresses
+from pylvs.system.logs import get_logger
+from pylvs.system.processes.scripts import Processes
+from pylvs.system.self_exec import command
 
 
 class Machine:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from pylvs.dataplane.standby import Standby
-from pylvs.host.logs import Format
+from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
 from pylvs.model.printing import one_line
+from pylvs.system.logs import Format
 from pylvs.vrrp import core
 
 NAME = b"pylvs-vrrp"  # as ps and top have it

@@ -18,10 +18,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from pylvs.host import pid_files
-from pylvs.host.namespaces import network_cookie
-from pylvs.host.unix_sockets import address_of
 from pylvs.model.errors import Busy, NotPermitted, PylvsError, Unsupported
+from pylvs.system import pid_files
+from pylvs.system.namespaces import network_cookie
+from pylvs.system.unix_sockets import address_of
 from pylvs.vrrp.control import NAME as ROUTERS_SOCKET
 
 ROOT = Path("/run/pylvs/daemon")

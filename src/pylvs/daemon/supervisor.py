@@ -37,14 +37,14 @@ from pylvs.daemon.table.keeper import Keeper, Settled
 from pylvs.daemon.table.known import Table, Wish
 from pylvs.daemon.telling.lines import log_event, log_findings
 from pylvs.daemon.virtual_routers import Told, VirtualRouters
-from pylvs.dataplane import watch
+from pylvs.dataplane.devices import watch
 from pylvs.health.engine import Engine
 from pylvs.health.events import Event, Overridden
-from pylvs.host import garbage
-from pylvs.host.logs import get_logger
 from pylvs.model.errors import PylvsError
 from pylvs.model.rows import unattached, warnings
 from pylvs.model.wanted import Configuration
+from pylvs.system import garbage
+from pylvs.system.logs import get_logger
 
 LOOK_AROUND_S = 30.0  # at devices and addresses, though the kernel told of no change
 RETRY_S = 1.0  # of the first table and the last edits, where they cannot be made at once

@@ -8,8 +8,8 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 
-from pylvs.dataplane.watch import GATHER_S, RETRY_S, SHARE, drain, listen
-from pylvs.host.logs import get_logger
+from pylvs.dataplane.devices.watch import GATHER_S, RETRY_S, SHARE, drain, listen
+from pylvs.system.logs import get_logger
 
 
 class Surroundings:

@@ -17,8 +17,7 @@ from pylvs.daemon.state_dir import StateDirectory
 from pylvs.health.checkers.context import Context
 from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome, Probe
-from pylvs.host.logs import get_logger
-from pylvs.model import probe_marks
+from pylvs.model import service as probe_marks
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.checks import Check, Target, goes_via_vip, targets_of
 from pylvs.model.dataclass import dataclass
@@ -26,6 +25,7 @@ from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import PylvsError, Unsupported
 from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
 from pylvs.model.wanted import Configuration, WantedRow, WantedServer, WantedService
+from pylvs.system.logs import get_logger
 
 KEPT = "via_vip"  # in the state directory, while the host is changed: the devices whose accept_local was off
 
@@ -82,7 +82,7 @@ class ViaVip:
         return self._through(check, vip, server.destination.key.address, mark, context)
 
     def _through(self, check: Check, vip: Address, server: Address, mark: int, context: Context) -> Probe:
-        from pylvs.host.probe_routing import source_towards
+        from pylvs.daemon.probe_routing import source_towards
 
         made: tuple[Address, Probe] | None = None
 
@@ -103,7 +103,7 @@ class ViaVip:
 
     def allow(self, state: StateDirectory) -> None:
         """Let such checks pass on this host, as it is now; what changes is noted before, for `restore`."""
-        from pylvs.host import probe_routing
+        from pylvs.daemon import probe_routing
 
         kept = _kept_devices(state)
         if not self._marks and kept is None:

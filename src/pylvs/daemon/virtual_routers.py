@@ -16,11 +16,11 @@ from typing import Any
 from pylvs.daemon.api.news import News
 from pylvs.daemon.router_link import RouterLink, Unanswered
 from pylvs.daemon.state_dir import StateDirectory
-from pylvs.host.logs import get_logger
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
 from pylvs.model.wanted import Configuration
+from pylvs.system.logs import get_logger
 from pylvs.vrrp.client import Message, NoRouters
 
 Start = Callable[[], "subprocess.Popen[bytes]"]

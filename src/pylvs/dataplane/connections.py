@@ -7,8 +7,9 @@ import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 
-from pylvs.dataplane import abi, encode, load
-from pylvs.dataplane.maps import LargeArray
+from pylvs.bpf import abi
+from pylvs.bpf.maps import LargeArray
+from pylvs.dataplane import encode, load
 from pylvs.dataplane.tables import Tables
 from pylvs.model.addresses import Address
 from pylvs.model.connection import SCTP_STATES, TCP_STATES, Connection

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
-from pylvs.dataplane.listing import Reader
-from pylvs.dataplane.opened import Opened
+from pylvs.dataplane.reader import Opened, Reader, expiry, reason_counts
 from pylvs.dataplane.state import State, collect_dead_states
 from pylvs.dataplane.tables import Tables
 from pylvs.model.destination import Destination, DestinationKey
@@ -18,12 +17,12 @@ from pylvs.model.service import ServiceKey, VirtualService
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
+    from pylvs.dataplane.destination_slots import DestinationSlots
     from pylvs.dataplane.editor import Editor
-    from pylvs.dataplane.slots import DestinationSlots
     from pylvs.model.connection import Connection
     from pylvs.model.marks import MarkRule
-    from pylvs.model.statistics import PacketCounts
-    from pylvs.model.timeouts import Timeouts
+    from pylvs.model.rows import PacketCounts
+    from pylvs.model.service import Timeouts
 
 TABLE_SIZE = 4096  # the buckets that listings show, as IPVS's default
 
@@ -178,8 +177,7 @@ class BpfDirector:
 
     def packet_counts(self) -> PacketCounts:
         """What happened to packets beyond being forwarded; nothing while there are no tables."""
-        from pylvs.dataplane.reasons import expiry, reason_counts
-        from pylvs.model.statistics import PacketCounts
+        from pylvs.model.rows import PacketCounts
 
         if not self.state.exists:
             return PacketCounts()
@@ -198,7 +196,7 @@ class BpfDirector:
 
     def timeouts(self) -> Timeouts:
         """See the protocol."""
-        from pylvs.model.timeouts import Timeouts
+        from pylvs.model.service import Timeouts
 
         if not self.state.exists:
             return Timeouts()
@@ -213,7 +211,7 @@ class BpfDirector:
 
     def _setting(self, name: str, default: int) -> int:
         if name == "conn_max":
-            from pylvs.dataplane import kernel
+            from pylvs.bpf import kernel
 
             return int(self.tables.pool.get(0, "capacity")) if self.state.exists else kernel.connection_limit()
         if not self.state.exists:

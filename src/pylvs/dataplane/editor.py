@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from pylvs.dataplane import abi, attachments, encode, follow, lists, load, loopback, roles, takeover
-from pylvs.dataplane.chunks import list_of
-from pylvs.dataplane.devices import Route, Routes
-from pylvs.dataplane.listing import Reader
-from pylvs.dataplane.opened import Opened
-from pylvs.dataplane.slots import DestinationSlots
+from pylvs.bpf import abi
+from pylvs.dataplane import encode, load, role_notes, server_lists, upgrade
+from pylvs.dataplane.destination_slots import DestinationSlots
+from pylvs.dataplane.devices import attachments, policy
+from pylvs.dataplane.reader import Opened, Reader
+from pylvs.dataplane.slot_allocator import list_of
 from pylvs.dataplane.state import State, StateExists
 from pylvs.dataplane.tables import Tables
 from pylvs.dataplane.transaction import Transaction
@@ -21,16 +21,16 @@ from pylvs.model import rules
 from pylvs.model.destination import Destination, DestinationKey, Method
 from pylvs.model.errors import DestinationExists, InvalidOperation, NoSuchDestination, ServiceExists
 from pylvs.model.rows import Trouble
-from pylvs.model.scheduler import SCHEDULERS
-from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.service import SCHEDULERS, ServiceKey, VirtualService
+from pylvs.netlink.links import Route, Routes
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import Any
 
-    from pylvs.dataplane.newcomers import Newcomers
+    from pylvs.dataplane.bulk_add import Newcomers
     from pylvs.model.marks import MarkRule
-    from pylvs.model.timeouts import Timeouts
+    from pylvs.model.service import Timeouts
 
 
 class Editor:
@@ -76,7 +76,7 @@ class Editor:
             with suppress(StateExists), self.state.building() as fresh:  # a peer may have been faster
                 load.create(fresh)
             self._opened.again()
-            loopback.forward(self.state)
+            policy.forward(self.state)
         self._opened.renew()
 
     @contextmanager
@@ -93,16 +93,16 @@ class Editor:
                     self._renew_programs()
                     self._opened.settled = True
                     if self.tables.book.get(0, "pending"):
-                        from pylvs.dataplane.recover import recover
+                        from pylvs.dataplane.recovery import recover  # late: only a writer that died leaves something
 
                         recover(self.tables)
-                    if roles.read(self.state.cookie) is not None:
-                        from pylvs.dataplane import standby  # late: most hosts have no virtual router
+                    if role_notes.read(self.state.cookie) is not None:
+                        from pylvs.dataplane import vip_roles  # late: most hosts have no virtual router
 
-                        standby.settle(self.tables)
-                    follow.refresh_locals(self.tables)
-                    follow.refresh_accept_local(self.tables)
-                    follow.refresh_marks(self.reader)
+                        vip_roles.settle(self.tables)
+                    policy.refresh_locals(self.tables)
+                    policy.refresh_accept_local(self.tables)
+                    policy.refresh_marks(self.reader)
                 self.bring_in()
                 yield
             finally:
@@ -122,11 +122,11 @@ class Editor:
         """Run this pylvs's program where that of an older one runs, and end what a killed process began."""
         begun = load.interrupted(self.state)
         if begun:
-            from pylvs.dataplane import resize
+            from pylvs.dataplane import resize  # late: only a killed process leaves this
 
             resize.go_on(self.reader, begun)
-        elif begun is not None or takeover.is_due(self.state):
-            follow.swap_programs(self.tables)
+        elif begun is not None or upgrade.is_due(self.state):
+            policy.swap_programs(self.tables)
         else:
             return
         self._opened.forget_reader()
@@ -188,7 +188,7 @@ class Editor:
             with self.batch():
                 self.add_service(service)
             return
-        from pylvs.dataplane.newcomers import Newcomers  # late: edits of destinations do without
+        from pylvs.dataplane.bulk_add import Newcomers  # late: edits of destinations do without
 
         if self._newcomers and not self._newcomers.whole:
             self.bring_in()
@@ -198,7 +198,7 @@ class Editor:
 
     def edit_service(self, service: VirtualService) -> None:
         """See the protocol."""
-        from pylvs.dataplane import caches  # late: edits of destinations do without
+        from pylvs.dataplane import lblc_cache  # late: edits of destinations do without
         from pylvs.dataplane.maglev import MaglevTables
 
         self._known(service.key)
@@ -211,13 +211,13 @@ class Editor:
                 raise InvalidOperation(f"{service.key}: mh begins with 4093 real servers at most; others can be added")
             with Transaction(self.tables) as edit:
                 if changed:
-                    lists.change_scheduler(edit, slot, version, fields)
+                    server_lists.change_scheduler(edit, slot, version, fields)
                 edit.write_version(slot, edit.generation, fields)
                 edit.commit()
             if maglev.uses(version):
                 self._left_mh.add(slot)
-            if changed and caches.remembers(version):
-                caches.sweep(self.state)
+            if changed and lblc_cache.remembers(version):
+                lblc_cache.sweep(self.state)
 
     def delete_service(self, key: ServiceKey) -> None:
         """See the protocol."""
@@ -234,7 +234,7 @@ class Editor:
             self._delete_services(edit, self.reader.service_slots(edit.live))
 
     def _delete_services(self, edit: Transaction, doomed: list[tuple[int, dict[str, Any]]]) -> None:
-        from pylvs.dataplane import caches  # late: edits of destinations do without
+        from pylvs.dataplane import lblc_cache  # late: edits of destinations do without
         from pylvs.dataplane.maglev import MaglevTables
 
         maglev = MaglevTables(self.tables)
@@ -254,8 +254,8 @@ class Editor:
             edit.book.let_service_go(slot)
             if maglev.uses(version):
                 self._left_mh.add(slot)
-        if any(caches.remembers(version) for _, version, _ in going):
-            caches.sweep(self.state)
+        if any(lblc_cache.remembers(version) for _, version, _ in going):
+            lblc_cache.sweep(self.state)
         if any(listed for _, _, listed in going):
             self.slots.end_orphans(edit)
         self.slots.sweep(edit)
@@ -303,8 +303,8 @@ class Editor:
                     place = slots.bring(edit, slot, version, name, destination, route)
                 else:
                     slots.write(edit, place, destination, route)
-                old = lists.members(self.tables, version)
-                lists.write_list(edit, slot, version, lists.packed(place, destination) + old, "LIST_ADD")
+                old = server_lists.members(self.tables, version)
+                server_lists.write_list(edit, slot, version, server_lists.packed(place, destination) + old, "LIST_ADD")
                 if revived:
                     slots.adopt(place, slot, version, expired)
                 edit.commit()
@@ -313,7 +313,7 @@ class Editor:
                 edit.book.let_list_go(version["list"], version["count"])
 
     def _check_destination(self, key: ServiceKey, destination: Destination) -> None:
-        rules.check_destination(VirtualService(key), destination, self._routes.is_broadcast, follow.is_local)
+        rules.check_destination(VirtualService(key), destination, self._routes.is_broadcast, policy.is_local)
 
     def edit_destination(self, key: ServiceKey, destination: Destination) -> None:
         """See the protocol."""
@@ -321,17 +321,17 @@ class Editor:
             rules.check_destination(VirtualService(key), destination)
             place = self._listed(key, destination.key)
             position = list_of(self.tables, version).index(place)
-            stride, old = self.tables.members.stride, lists.members(self.tables, version)
+            stride, old = self.tables.members.stride, server_lists.members(self.tables, version)
             before, entry, after = (
                 old[: position * stride],
                 old[position * stride :][:stride],
                 old[(position + 1) * stride :],
             )
-            fresh = before + lists.packed(place, destination, lists.last_weight(entry)) + after
+            fresh = before + server_lists.packed(place, destination, server_lists.last_weight(entry)) + after
             with Transaction(self.tables) as edit:
                 route = self._routes.to(destination.key.address)
                 self.slots.write(edit, place, destination, route)
-                lists.write_list(edit, slot, version, fresh, "LIST_UPDATE", position)
+                server_lists.write_list(edit, slot, version, fresh, "LIST_UPDATE", position)
                 edit.commit()
                 self._note_destination(destination, route)
                 edit.book.let_list_go(version["list"], version["count"])
@@ -341,11 +341,11 @@ class Editor:
         with self._existing(key) as (slot, version):
             place = self._listed(key, destination)
             position = list_of(self.tables, version).index(place)
-            stride, old = self.tables.members.stride, lists.members(self.tables, version)
+            stride, old = self.tables.members.stride, server_lists.members(self.tables, version)
             fresh = old[: position * stride] + old[(position + 1) * stride :]
             with Transaction(self.tables) as edit:
                 edit.write_flags(place, edit.generation, 0)
-                lists.write_list(edit, slot, version, fresh, "LIST_DELETE", position)
+                server_lists.write_list(edit, slot, version, fresh, "LIST_DELETE", position)
                 edit.commit()
                 by_nat = abi.constant("DESTINATION_USED_BY_NAT")
                 self._changed.shrunk |= self.tables.destinations.get(place, "used") == by_nat
@@ -397,6 +397,7 @@ class Editor:
             if setting.name != "conn_max":
                 self.tables.root.set(0, f"settings.{setting.name}", value)
                 return
+
             from pylvs.dataplane import resize
 
             resize.resize(self.reader, value, drop)

@@ -18,16 +18,17 @@ import struct
 import time
 from collections.abc import Collection, Iterator
 
-from pylvs.dataplane import abi, bpf, failures, kernel, libbpf, takeover
-from pylvs.dataplane.book import Book
-from pylvs.dataplane.facts import Facts
-from pylvs.dataplane.libbpf import BpfObject
-from pylvs.dataplane.maps import ArrayMap
+from pylvs.bpf import abi, kernel, libbpf
+from pylvs.bpf.libbpf import BpfObject
+from pylvs.bpf.maps import ArrayMap
+from pylvs.dataplane import upgrade
+from pylvs.dataplane.slot_allocator import Book
 from pylvs.dataplane.state import State
-from pylvs.dataplane.tables import MAP_DIRECTORY, Tables
+from pylvs.dataplane.tables import MAP_DIRECTORY, Facts, Tables
 from pylvs.model import sockets as socket
 from pylvs.model.errors import PylvsError, Unsupported
-from pylvs.model.timeouts import Timeouts
+from pylvs.model.service import Timeouts
+from pylvs.system import kernel_errors
 
 XDP, TC, EGRESS, BARE = ENTRIES = ("pylvs_xdp", "pylvs_tc", "pylvs_tc_egress", "pylvs_tc_bare")  # attached to devices
 STAGES = ("stages_xdp", "stages_tc")  # arrays that tail calls look into
@@ -105,7 +106,7 @@ def clock(state: State) -> int:
     if program is None:
         return 0
     try:
-        return bpf.run_program(program, bytes(64)).verdict & 0xFFFFFFFF
+        return kernel.run_program(program, bytes(64)).verdict & 0xFFFFFFFF
     finally:
         os.close(program)
 
@@ -195,7 +196,7 @@ def _allow_descriptors() -> None:
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit < _DESCRIPTORS:
         if most < _DESCRIPTORS:
-            raise failures.failure(errno.EMFILE, f"loading {takeover.OBJECT}")
+            raise kernel_errors.failure(errno.EMFILE, f"loading {upgrade.OBJECT}")
         resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, most))
 
 
@@ -203,7 +204,7 @@ def _open_object(connections: int, seeds: tuple[int, int], entries: Collection[s
     """The object, not loaded yet: of its programs those of these entries."""
     kernel.require()
     _allow_descriptors()
-    opened = BpfObject(abi.shipped().path(takeover.OBJECT))
+    opened = BpfObject(abi.shipped().path(upgrade.OBJECT))
     for name in opened.programs():
         if _entry_of(name) not in entries:
             opened.skip_program(name)
@@ -233,13 +234,13 @@ def _open_object(connections: int, seeds: tuple[int, int], entries: Collection[s
 
 
 def _fill_stages(opened: BpfObject, entries: Collection[str]) -> None:
-    """Put the programs of the stages into the arrays that tail calls look into."""
-    stages = abi.shipped().enum("stage")
-    schedule = stages["STAGE_SCHEDULE"]
+    """Put the programs into the arrays that tail calls look into."""
+    programs = abi.shipped().enum("prog")
+    schedule = programs["PROG_SCHEDULE"]
     wanted = {
-        name.removeprefix("STAGE_").lower(): number
-        for name, number in stages.items()
-        if name not in ("STAGE_SCHEDULE", "STAGES")
+        name.removeprefix("PROG_").lower(): number
+        for name, number in programs.items()
+        if name not in ("PROG_SCHEDULE", "PROGS")
     }
     for name, number in abi.shipped().enum("scheduler").items():
         if name not in ("SCHED_NONE", "SCHEDULERS"):
@@ -256,7 +257,7 @@ def _pinned_maps(opened: BpfObject) -> Iterator[tuple[str, str]]:
     """The maps of a state, and what each one's pin is called: all but those of plain data."""
     for name in opened.maps():
         pinned = name.removeprefix(_VARIABLE)
-        if not (pinned.startswith((".", takeover.OBJECT)) or "rodata" in pinned):
+        if not (pinned.startswith((".", upgrade.OBJECT)) or "rodata" in pinned):
             yield name, pinned
 
 
@@ -305,7 +306,7 @@ def _start_timer(opened: BpfObject) -> None:
     """Start the timers. Recent kernels take a timer's memory without waiting for a lock and may find none: again."""
     for name in "start_expiry", "start_estimator", "start_cache_sweep":
         for _ in range(_TIMER_TRIALS):
-            run = bpf.run_program(opened.program_fd(name), bytes(64))
+            run = kernel.run_program(opened.program_fd(name), bytes(64))
             if not run.verdict:
                 break
             time.sleep(_TIMER_PAUSE_S)
@@ -333,7 +334,7 @@ def create(state: State) -> None:
         tables.root.set(0, "settings.icmp_per_second", ICMP_PER_SECOND)
         tables.root.publish(0, "live", 1)
         _start_timer(opened)
-    takeover.note(state)
+    upgrade.note(state)
 
 
 def _begin_pool(tables: Tables, connections: int, seeds: tuple[int, int]) -> None:
@@ -370,7 +371,7 @@ def reload(state: State, connections: int | None = None) -> None:
         if connections:
             _begin_pool(Tables(state), connections, seeds)
         _start_timer(opened)
-    takeover.note(state)
+    upgrade.note(state)
     state.set_note(_BEGUN, None)
 
 
@@ -386,7 +387,7 @@ def _keep_former(tables: Tables) -> None:
         descriptor = libbpf.open_pin(tables.path(name))
         if descriptor is not None:
             try:
-                former = tables.path(f"{_FORMER}{bpf.map_info(descriptor).id}")
+                former = tables.path(f"{_FORMER}{kernel.map_info(descriptor).id}")
             finally:
                 os.close(descriptor)
             with contextlib.suppress(FileExistsError):  # of an interrupted `reload`
@@ -415,8 +416,8 @@ def open_entry(state: State, name: str) -> int:
 
 
 def _load_entry(state: State, name: str) -> None:
-    running = takeover.running(state)
-    if running is None or running.digest != takeover.ours().digest:
+    running = upgrade.running(state)
+    if running is None or running.digest != upgrade.ours().digest:
         raise Unsupported(
             f"the running programs are those of {running or 'another pylvs'}, which alone can add {name};"
             " attach with that one, or save the table, run pylvs down and restore it"

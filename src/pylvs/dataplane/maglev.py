@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from pylvs.dataplane import abi
-from pylvs.dataplane.book import WAIT_MS
+from pylvs.bpf import abi
+from pylvs.dataplane.slot_allocator import WAIT_MS
 from pylvs.dataplane.tables import Tables
 
 TYPE_CHECKING = False  # without importing typing

@@ -6,14 +6,15 @@ import time
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 
-from pylvs.dataplane import abi, devices, encode
-from pylvs.dataplane.book import WAIT_MS
-from pylvs.dataplane.facts import Facts
-from pylvs.dataplane.tables import Tables
+from pylvs.bpf import abi
+from pylvs.dataplane import encode
+from pylvs.dataplane.slot_allocator import WAIT_MS
+from pylvs.dataplane.tables import Facts, Tables
 from pylvs.dataplane.transaction import Transaction
 from pylvs.model import sockets as socket
 from pylvs.model.errors import NoRoom
 from pylvs.model.marks import MarkRule, Network, Not
+from pylvs.netlink import links
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def refresh_devices(tables: Tables, facts: Facts) -> None:
 def refresh_routed(tables: Tables, wanted: set[tuple[int, int]]) -> None:
     """Bring the snapshot up to date of which of these marks (each with a family) policy routing calls local."""
     codec = abi.struct("routed_mark")
-    local = {codec.pack(mark=mark, family=family) for mark, family in wanted if devices.routed_local(mark, family)}
+    local = {codec.pack(mark=mark, family=family) for mark, family in wanted if links.routed_local(mark, family)}
     there = set(tables.routed_marks.keys())
     for key in local - there:
         tables.routed_marks.put(key, b"\1")

@@ -15,8 +15,8 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from pylvs.dataplane import failures
-from pylvs.dataplane.lock import Lock
+from pylvs.system import kernel_errors
+from pylvs.system.lock import Lock
 
 DIRECTORY = "/run/pylvs"
 POINT = f"{DIRECTORY}/bpf"
@@ -100,7 +100,7 @@ def _give_up(found: str) -> None:
             try:
                 if os.stat(f"/proc/{process}/root{POINT}").st_dev == device:
                     _within(process, _unmount)
-            except (OSError, failures.PylvsError):
+            except (OSError, kernel_errors.PylvsError):
                 continue  # it went away meanwhile, or cannot be entered: an empty copy harms nobody
     finally:
         os.close(held)
@@ -215,10 +215,10 @@ def _namespaces() -> list[int]:
     return [process for _, process in sorted(oldest.values())]
 
 
-def _failed(number: int, doing: str) -> failures.PylvsError:
+def _failed(number: int, doing: str) -> kernel_errors.PylvsError:
     if number == errno.ENODEV:
-        return failures.Unsupported(f"{doing}: this kernel has no bpffs (CONFIG_BPF_SYSCALL)")
-    return failures.failure(number, doing, needed=("CAP_SYS_ADMIN",))
+        return kernel_errors.Unsupported(f"{doing}: this kernel has no bpffs (CONFIG_BPF_SYSCALL)")
+    return kernel_errors.failure(number, doing, needed=("CAP_SYS_ADMIN",))
 
 
 def _within(process: int, work: Callable[[ctypes.CDLL], None]) -> None:

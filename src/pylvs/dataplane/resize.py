@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pylvs.dataplane import follow
 from pylvs.dataplane.connections import ConnectionReader
-from pylvs.dataplane.listing import Reader
+from pylvs.dataplane.devices import policy
+from pylvs.dataplane.reader import Reader
 from pylvs.dataplane.tables import Tables
 from pylvs.model.errors import Busy
 
@@ -26,7 +26,7 @@ def resize(reader: Reader, connections: int, drop: bool) -> None:
 
 def go_on(reader: Reader, connections: int) -> None:
     """Put a table of this size in place of what is there, or of what a killed process left half done."""
-    fresh = follow.swap_programs(reader.tables, connections, prepare=_forget_counts)
+    fresh = policy.swap_programs(reader.tables, connections, prepare=_forget_counts)
     _forget_counts(fresh.tables, 1 << 31)  # what the old program took away meanwhile wrapped around
 
 

@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 
-from pylvs.dataplane import bpf, failures, libbpf, mounts
-from pylvs.dataplane.lock import TIMEOUT_S, Lock
+from pylvs.bpf import kernel, libbpf
+from pylvs.dataplane import mounts
 from pylvs.model import sockets as socket
+from pylvs.system import kernel_errors
+from pylvs.system.lock import TIMEOUT_S, Lock
 
 _NETNS_COOKIE = 71  # SO_NETNS_COOKIE; asm-generic/socket.h
 _LIVING, _BUILDING, _GOING = "net", "new-net", "old-net"  # of a directory's name, before the cookie
@@ -33,12 +35,12 @@ def netns_cookie() -> int:
         try:
             return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _NETNS_COOKIE, 8), "little")
         except OSError:
-            raise failures.Unsupported(
+            raise kernel_errors.Unsupported(
                 f"this kernel ({os.uname().release}) cannot name its network namespaces (SO_NETNS_COOKIE)"
             ) from None
 
 
-class StateExists(failures.Busy):
+class StateExists(kernel_errors.Busy):
     """Building a state where another process just built one."""
 
 
@@ -55,9 +57,11 @@ class State:
 
         Raises NotPermitted without CAP_BPF and CAP_NET_ADMIN, Unsupported, Busy.
         """
-        missing = failures.missing_capabilities("CAP_BPF", "CAP_NET_ADMIN")
+        missing = kernel_errors.missing_capabilities("CAP_BPF", "CAP_NET_ADMIN")
         if missing:
-            raise failures.NotPermitted(f"Operation not permitted; {' and '.join(missing)} missing: run it as root")
+            raise kernel_errors.NotPermitted(
+                f"Operation not permitted; {' and '.join(missing)} missing: run it as root"
+            )
         cookie = netns_cookie()
         root = mounts.ensure() if create else mounts.find()
         state = cls(cookie, f"{root}/{_LIVING}{cookie}" if root else "")
@@ -131,7 +135,7 @@ class State:
                 try:
                     lock.__enter__()
                     break
-                except failures.Busy:
+                except kernel_errors.Busy:
                     if time.monotonic() >= end:
                         raise
             time.sleep(_PAUSE_S)
@@ -143,11 +147,13 @@ class State:
             lock.__exit__(None, None, None)
 
     def _watch_namespace(self) -> None:
-        program = bpf.load_instructions(bpf.PROG_TYPE_SK_LOOKUP, "pylvs_alive", _DO_NOTHING, bpf.ATTACH_SK_LOOKUP)
+        program = kernel.load_instructions(
+            kernel.PROG_TYPE_SK_LOOKUP, "pylvs_alive", _DO_NOTHING, kernel.ATTACH_SK_LOOKUP
+        )
         try:
             namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                link = bpf.create_link(program, namespace, bpf.ATTACH_SK_LOOKUP)
+                link = kernel.create_link(program, namespace, kernel.ATTACH_SK_LOOKUP)
             finally:
                 os.close(namespace)
         finally:
@@ -164,7 +170,7 @@ class State:
         if link is None:
             return True
         try:
-            return bpf.link_netns(link) != 0
+            return kernel.link_netns(link) != 0
         finally:
             os.close(link)
 
@@ -257,7 +263,7 @@ def _is_dead(cookie: int, path: str) -> bool:
         try:
             with Lock(path, 0):
                 return True
-        except failures.Busy:
+        except kernel_errors.Busy:
             return False
     return True
 
@@ -283,7 +289,7 @@ def collect_dead_states() -> list[int]:
                 if _is_dead(cookie, f"{root}/{name}"):
                     _remove(root, name)
                     gone.append(cookie)
-    except (failures.Busy, FileNotFoundError):
+    except (kernel_errors.Busy, FileNotFoundError):
         return gone
     if gone:
         mounts.remove()

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from pylvs.dataplane.book import Book
-from pylvs.dataplane.tables import Tables
-from pylvs.dataplane.versions import MASK32, Versions
-from pylvs.model.probe_marks import is_probe_mark
-from pylvs.model.service import ServiceKey
+from pylvs.dataplane.slot_allocator import Book
+from pylvs.dataplane.tables import MASK32, Tables, Versions
+from pylvs.model.service import ServiceKey, is_probe_mark
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    pass
 
 FTP_PORT = 21
 
@@ -39,7 +41,7 @@ class Transaction(Versions):
 
     def __enter__(self) -> Transaction:
         if self.tables.book.get(0, "pending"):
-            from pylvs.dataplane.recover import recover
+            from pylvs.dataplane.recovery import recover  # late: only a writer that died leaves something
 
             recover(self.tables)
         self.tables.book.set(0, "pending", 1)
@@ -77,6 +79,7 @@ class Transaction(Versions):
         if kind is None and self._committed:
             self.tables.book.set(0, "pending", 0)
             return
-        from pylvs.dataplane.recover import recover
+
+        from pylvs.dataplane.recovery import recover  # late: only a writer that died leaves something
 
         recover(self.tables)

@@ -6,24 +6,28 @@ Scripts call ipvsadm once for each change of a server: what a command does not n
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from pylvs.ipvsadm.complaints import EXIT_LISTING, EXIT_REFUSED, Complaint, try_help
-from pylvs.ipvsadm.names import Names
+from pylvs.ipvsadm.messages import EXIT_LISTING, EXIT_REFUSED, Complaint, try_help
+from pylvs.ipvsadm.names import Names, numeric, with_names
 from pylvs.ipvsadm.options import Command, Given
 from pylvs.ipvsadm.parsing import parse
 from pylvs.ipvsadm.request import Request
+from pylvs.model import sockets as socket
+from pylvs.model.addresses import family_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Method
-from pylvs.model.errors import PylvsError
+from pylvs.model.errors import InvalidOperation, NoSuchDevice, PylvsError, Unsupported
+from pylvs.model.rows import ServiceRow
 from pylvs.model.service import Protocol, ServiceKey
 
 TYPE_CHECKING = False  # without importing typing
 if TYPE_CHECKING:
     from typing import IO
 
-    from pylvs.ipvsadm.endpoints import Writer
+    from pylvs.ipvsadm.names import Writer
     from pylvs.model.director import Director
     from pylvs.model.rows import ServiceRow
 
@@ -62,16 +66,16 @@ class Session:
             print(complaint.text, file=self._stderr)
             return Outcome(complaint.status, complaint.final)
         except PylvsError as error:
-            from pylvs.ipvsadm import wording
+            from pylvs.ipvsadm import messages
 
-            print(wording.refusal(error, request.command), file=self._stderr)
+            print(messages.refusal(error, request.command), file=self._stderr)
             if request.command is Command.LIST:
                 return Outcome(EXIT_LISTING, final=True)
             return Outcome(EXIT_REFUSED)
 
     def restore(self, lines: Iterable[str]) -> Outcome:
         """Do command lines one after another; those already done stay done when a later one ends it."""
-        from pylvs.ipvsadm.restore import command_lines
+        from pylvs.ipvsadm.rules import command_lines
 
         outcome = Outcome()
         for words in command_lines(lines):
@@ -101,7 +105,7 @@ class Session:
         return Outcome()
 
     def _restore_input(self) -> Outcome:
-        from pylvs.ipvsadm.restore import input_lines
+        from pylvs.ipvsadm.rules import input_lines
 
         lines = input_lines(self._stdin)
         # Typed by hand, each line counts at once; else the tables are held only while the lines are worked off.
@@ -132,18 +136,14 @@ class Session:
                 self._zero(request)
             case Command.SET:
                 tcp, tcp_fin, udp = request.timeouts_s
-                from pylvs.model.timeouts import Timeouts
+                from pylvs.model.service import Timeouts
 
                 now = director.timeouts()
                 director.set_timeouts(Timeouts(tcp or now.tcp_s, tcp_fin or now.tcp_fin_s, udp or now.udp_s))
             case Command.START_DAEMON:
-                from pylvs.ipvsadm import daemons
-
-                daemons.start(request, director.services())
+                start(request, director.services())
             case Command.STOP_DAEMON:
-                from pylvs.ipvsadm import daemons
-
-                daemons.stop()
+                stop()
 
     def _warn_of_mark(self, key: ServiceKey) -> None:
         """Say that no packet will come. Where no rule is there at all, a filter of tc may do the work: then only a
@@ -153,17 +153,17 @@ class Session:
         rules = self._director.mark_rules()
         if give_mark(rules, key.mark, key.address.version) or not (rules or self._stderr.isatty()):
             return
-        from pylvs.ipvsadm import wording
+        from pylvs.ipvsadm import messages
 
-        print(wording.no_rule(key), file=self._stderr)
+        print(messages.no_rule(key), file=self._stderr)
 
     def _warn_of_ftp(self, request: Request) -> None:
         """Tell a person at a terminal; scripts see what the real ipvsadm prints: nothing."""
         is_ftp = request.port == FTP_PORT and request.protocol == Protocol.TCP
         if is_ftp and request.method is Method.MASQ and self._stderr.isatty():
-            from pylvs.ipvsadm import wording
+            from pylvs.ipvsadm import messages
 
-            print(wording.ftp_by_nat(), file=self._stderr)
+            print(messages.ftp_by_nat(), file=self._stderr)
 
     def _zero(self, request: Request) -> None:
         one = Given.SERVICE_ADDRESS in request.given
@@ -173,7 +173,7 @@ class Session:
     def _list(self, request: Request) -> None:
         given = request.given
         if Given.CONNECTION in given:
-            from pylvs.ipvsadm.connections import connection_lines
+            from pylvs.ipvsadm.listing import connection_lines
 
             lines = connection_lines(
                 self._director.connections(), self._writer(request), engines=Given.PERSISTENT_CONN in given
@@ -207,11 +207,41 @@ class Session:
 
     def _services(self) -> list[ServiceRow]:
         """All but those of the daemon's checks through a virtual address, which are nobody's to keep or restore."""
-        from pylvs.model.probe_marks import is_probe_mark
+        from pylvs.model.service import is_probe_mark
 
         return [row for row in self._director.services() if not is_probe_mark(row.service.key.mark)]
 
     def _writer(self, request: Request) -> Writer:
-        from pylvs.ipvsadm.endpoints import numeric, with_names
 
         return numeric if Given.NUMERIC in request.given else with_names(self._names)
+
+
+# --- daemons ---------------------------------------------------------------------------------------------------------
+# The synchronisation daemons' commands: their arguments are checked as in ipvsadm, then they refuse.
+
+
+DEFAULT_INTERFACE = "eth0"
+
+
+class NoDaemon(PylvsError):
+    """Stopping a daemon that does not run."""
+
+    errno = errno.ESRCH
+
+
+def start(request: Request, rows: Iterable[ServiceRow]) -> None:
+    """Raises InvalidOperation, NoSuchDevice, and Unsupported where ipvsadm would start one."""
+    for row in rows:
+        if any(family_of(each.destination.key.address) != row.service.key.family for each in row.destinations):
+            raise InvalidOperation(f"{row.service.key} has a server of the other address family")
+    interface = request.interface or DEFAULT_INTERFACE
+    try:
+        socket.if_nametoindex(interface)
+    except (OSError, ValueError):
+        raise NoSuchDevice(f"{interface}: no such device") from None
+    raise Unsupported("--start-daemon: pylvs has no connection synchronisation; nothing was started")
+
+
+def stop() -> None:
+    """No daemon ever runs; raises NoDaemon."""
+    raise NoDaemon("No daemon is running")

@@ -2,16 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from functools import cmp_to_key, lru_cache
+from ipaddress import IPv4Address
+from operator import itemgetter
 
-from pylvs.ipvsadm import endpoints, numbers, order
-from pylvs.ipvsadm.flags import flag_words
+from pylvs.ipvsadm import names
+from pylvs.ipvsadm.names import Writer
 from pylvs.ipvsadm.options import Given
+from pylvs.ipvsadm.request import as_int, flag_words
+from pylvs.model.addresses import Address
 from pylvs.model.destination import Destination, Method, TunnelFlag, TunnelKind
-from pylvs.model.rows import DestinationRow, ServiceRow
-from pylvs.model.service import NETMASK_V4_ALL, NETMASK_V6_ALL, ServiceFlag, VirtualService
-from pylvs.model.statistics import Counters, Rates
+from pylvs.model.rows import Counters, DestinationRow, Rates, ServiceRow
+from pylvs.model.service import NETMASK_V4_ALL, NETMASK_V6_ALL, PROTOCOL_TEMPLATE, Protocol, ServiceFlag, VirtualService
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+# How counters are written: nine columns wide, cut (not rounded) to K, M, G or T where they are larger.
+
+
+WIDTH = 9
+LOW_32_BITS = 0xFFFFFFFF
+CUTS = (  # below the first number: divided by the second, with the letter
+    (10**8, 1, ""),
+    (10**9, 10**3, "K"),
+    (10**11, 10**6, "M"),
+    (10**14, 10**9, "G"),
+)
+
+NumberWriter = Callable[[int], str]
+
+
+def cut(number: int) -> str:
+    """A counter in few letters."""
+    for limit, divisor, letter in CUTS:
+        if number < limit:
+            return f"{number // divisor:>{WIDTH - len(letter)}}{letter}"
+    return f"{number // 10**12:>{WIDTH - 1}}T"
+
+
+def whole(number: int) -> str:
+    """A counter whose digits are all shown, with a blank before them."""
+    return f" {number:>{WIDTH - 1}}"
+
+
+def low(number: int) -> int:
+    """What ipvsadm shows of most counters of a destination."""
+    return number & LOW_32_BITS
+
+
+# --- order -----------------------------------------------------------------------------------------------------------
+# The order of listings.
+#
+# ipvsadm compares by differences wrapped to signed 32 bits, so that numbers half the space apart sort the other way
+# round; three can even go round in a circle. Where no two numbers are that far apart it is the order of the numbers.
+
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from pylvs.model.connection import Connection
+
+    Row = TypeVar("Row")
+
+Key = tuple[int, ...]
+HALF_THE_SPACE = 1 << 31
+
+
+def sorted_services(rows: Iterable[ServiceRow]) -> list[ServiceRow]:
+    """By mark, family, protocol, address, port."""
+    return _sorted(rows, _service_key)
+
+
+def sorted_destinations(rows: Iterable[DestinationRow]) -> list[DestinationRow]:
+    """By address, port. An IPv4 address is compared with the first word of an IPv6 one."""
+    return _sorted(rows, _destination_key)
+
+
+def _service_key(row: ServiceRow) -> Key:
+    key = row.service.key
+    return (key.mark, key.family, key.protocol, *_words(key.address), key.port)
+
+
+def _destination_key(row: DestinationRow) -> Key:
+    key = row.destination.key
+    return (*_words(key.address), key.port)
+
+
+def _words(address: Address) -> Key:
+    number = int(address)
+    if isinstance(address, IPv4Address):
+        return number, 0, 0, 0
+    return number >> 96, number >> 64 & 0xFFFFFFFF, number >> 32 & 0xFFFFFFFF, number & 0xFFFFFFFF
+
+
+def _sorted(rows: Iterable[Row], key_of: Callable[[Row], Key]) -> list[Row]:
+    keyed = [(key_of(row), row) for row in rows]
+    if all(max(column) - min(column) < HALF_THE_SPACE for column in zip(*(key for key, _ in keyed), strict=True)):
+        keyed.sort(key=itemgetter(0))
+    else:
+        by_difference = cmp_to_key(_compare)
+        keyed.sort(key=lambda pair: by_difference(pair[0]))
+    return [row for _, row in keyed]
+
+
+def _compare(one: Key, other: Key) -> int:
+    for left, right in zip(one, other, strict=True):
+        if left != right:
+            return as_int(left - right)
+    return 0
+
+
+# --- listing ---------------------------------------------------------------------------------------------------------
 
 IPVS_VERSION = "1.2.1"
 METHODS = {Method.ROUTE: "Route", Method.TUNNEL: "Tunnel", Method.MASQ: "Masq", Method.LOCAL: "Local"}
@@ -82,7 +185,7 @@ class CounterView(View):
     title = f"Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes\n{SERVER_TITLE}\n"
 
     def __init__(self, exact: bool) -> None:
-        self._write: numbers.NumberWriter = numbers.whole if exact else numbers.cut
+        self._write: NumberWriter = whole if exact else cut
 
     def of_service(self, row: ServiceRow) -> str:
         """What follows the name of a service."""
@@ -91,7 +194,7 @@ class CounterView(View):
     def of_destination(self, row: DestinationRow) -> str:
         """What follows the name of a destination: the low 32 bits of all but bytes."""
         connections, in_packets, out_packets, in_bytes, out_bytes = _in_order(row.counters)
-        shown = (numbers.low(connections), numbers.low(in_packets), numbers.low(out_packets), in_bytes, out_bytes)
+        shown = (low(connections), low(in_packets), low(out_packets), in_bytes, out_bytes)
         return "".join(map(self._write, shown))
 
 
@@ -106,8 +209,8 @@ class RateView(CounterView):
 
     def of_destination(self, row: DestinationRow) -> str:
         """What follows the name of a destination: low 32 bits; only rates of bytes are ever shortened."""
-        *events, in_bytes, out_bytes = map(numbers.low, _in_order(row.rates))
-        return "".join([*map(numbers.whole, events), self._write(in_bytes), self._write(out_bytes)])
+        *events, in_bytes, out_bytes = map(low, _in_order(row.rates))
+        return "".join([*map(whole, events), self._write(in_bytes), self._write(out_bytes)])
 
 
 def view_of(given: AbstractSet[str]) -> View:
@@ -125,21 +228,21 @@ def view_of(given: AbstractSet[str]) -> View:
     return View()
 
 
-def table(rows: Iterable[ServiceRow], view: View, writer: endpoints.Writer, *, unsorted: bool) -> Iterator[str]:
+def table(rows: Iterable[ServiceRow], view: View, writer: names.Writer, *, unsorted: bool) -> Iterator[str]:
     """The lines of a listing, its title first."""
-    write = endpoints.listed(writer)
+    write = names.listed(writer)
     yield view.title
-    for row in rows if unsorted else order.sorted_services(rows):
+    for row in rows if unsorted else sorted_services(rows):
         key = row.service.key
         protocol = 0 if key.mark else int(key.protocol)
         if key.mark:
-            name, kind = endpoints.mark_text(key.mark) + ("" if key.address.version == 4 else " IPv6"), "FWM"
+            name, kind = names.mark_text(key.mark) + ("" if key.address.version == 4 else " IPv6"), "FWM"
         else:
             name, kind = write(key.address, key.port, protocol), key.protocol.name
         if isinstance(view, CounterView):
             name = f"{name:<28}"
         yield f"{kind:<4} {name}{view.of_service(row)}\n"
-        for server in row.destinations if unsorted else order.sorted_destinations(row.destinations):
+        for server in row.destinations if unsorted else sorted_destinations(row.destinations):
             where = server.destination.key
             yield f"  -> {write(where.address, where.port, protocol):<28}{view.of_destination(server)}\n"
 
@@ -153,7 +256,7 @@ def scheduling(service: VirtualService) -> str:
     if ServiceFlag.PERSISTENT in service.flags:
         words.append(f"persistent {service.timeout_s}")
         if masked(service):
-            words.append(f"mask {endpoints.mask_text(service.mask, service.key.family)}")
+            words.append(f"mask {names.mask_text(service.mask, service.key.family)}")
         if service.engine:
             words.append(f"pe {service.engine}")
     if ServiceFlag.ONE_PACKET in service.flags:
@@ -179,3 +282,32 @@ def tunnel_info(server: Destination) -> str:
 
 def _in_order(values: Counters | Rates) -> tuple[int, int, int, int, int]:
     return values.connections, values.in_packets, values.out_packets, values.in_bytes, values.out_bytes
+
+
+# --- connections -----------------------------------------------------------------------------------------------------
+# The connections of `-Lc`, written one by one: the table may be far larger than this process should become.
+
+
+FIRST_LINE = "IPVS connection entries\n"
+TITLE = "pro expire state       source             virtual            destination"
+ENGINE_TITLE = "        pe name          pe_data"
+WRITTEN_AGAIN = 4096  # virtual services and real servers whose words are kept: they come with many connections
+PROTOCOLS = {int(protocol): protocol.name for protocol in Protocol} | {PROTOCOL_TEMPLATE: "IP"}
+
+
+def connection_lines(connections: Iterable[Connection], write: Writer, *, engines: bool) -> Iterator[str]:
+    """The lines of the listing; `engines` adds what persistence engines know (`--persistent-conn`)."""
+    yield FIRST_LINE
+    yield TITLE + (ENGINE_TITLE if engines else "") + "\n"
+    again = lru_cache(WRITTEN_AGAIN)(write)
+    for each in connections:
+        protocol, state, expires_s, client, client_port, virtual, virtual_port, server, server_port, engine, data = each
+        minutes, seconds = divmod(expires_s, 60)
+        destination = again(server, server_port, protocol)
+        line = (
+            f"{PROTOCOLS.get(protocol, protocol):<3} {minutes:02d}:{seconds:02d}  {state:<11} "
+            f"{write(client, client_port, protocol):<18} {again(virtual, virtual_port, protocol):<18} {destination}"
+        )
+        if engines and engine:
+            line = f"{line:<{len(line) - len(destination) + 18}} {engine:<16} {data}"
+        yield line + "\n"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from enum import Enum, IntEnum
 
-
-class Command(Enum):
-    """What to do; the value is the command's name in messages."""
+class Command:
+    """What to do, by the command's name in messages. No Enum: making one costs more than reading the command line."""
 
     ADD_SERVICE = "add-service"
     EDIT_SERVICE = "edit-service"
@@ -104,7 +102,7 @@ ORDER = (  # in which options are checked
 )
 
 
-class Takes(IntEnum):
+class Takes:
     """Whether an option has a value."""
 
     NOTHING = 0
@@ -121,8 +119,8 @@ class Option:
         self,
         long: str,
         short: str = "",
-        takes: Takes = Takes.NOTHING,
-        command: Command | None = None,
+        takes: int = Takes.NOTHING,
+        command: str | None = None,
         given: str = NOTHING,
     ) -> None:
         self.long = long

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from pylvs.ipvsadm.options import Command
-from pylvs.model import sockets as socket
-from pylvs.model.addresses import ANY_V4, Address
-from pylvs.model.dataclass import dataclass, field
-from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
-from pylvs.model.scheduler import DEFAULT_SCHEDULER
-from pylvs.model.service import NETMASK_V4_ALL, NETMASK_V6_ALL, Protocol, ServiceFlag, ServiceKey, VirtualService
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
 
-PLAIN = Tunnel()
+from pylvs.ipvsadm.messages import Complaint
+from pylvs.ipvsadm.names import Names
+from pylvs.model import sockets as socket
+from pylvs.model.addresses import ANY_V4, Address, family_of
+from pylvs.model.dataclass import dataclass, field
+from pylvs.model.destination import MAX_WEIGHT, Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
+from pylvs.model.rules import MAX_PREFIX, MAX_THRESHOLD
+from pylvs.model.service import (
+    DEFAULT_SCHEDULER,
+    LONGEST_S,
+    NAME_LENGTH,
+    NETMASK_V4_ALL,
+    NETMASK_V6_ALL,
+    Protocol,
+    ServiceFlag,
+    ServiceKey,
+    VirtualService,
+)
+
+NO_TUNNEL = Tunnel()
 WHOLE_ADDRESS = -1  # the netmask where none is given
 
 
@@ -18,7 +32,7 @@ WHOLE_ADDRESS = -1  # the netmask where none is given
 class Request:
     """A command with its options; while words are read, what has been read so far."""
 
-    command: Command
+    command: str
     given: set[str] = field(default_factory=set)
 
     protocol: int = 0
@@ -70,7 +84,350 @@ class Request:
 
     def destination(self) -> Destination:
         """The destination as it shall be."""
-        tunnel = PLAIN
+        tunnel = NO_TUNNEL
         if self.method is Method.TUNNEL:
             tunnel = Tunnel(self.tunnel_kind, self.tunnel_port, self.tunnel_flags)
         return Destination(self.destination_key(), self.method, self.weight, self.upper, self.lower, tunnel)
+
+
+# --- flags -----------------------------------------------------------------------------------------------------------
+# The scheduler's flags of a service, as `-b` takes them and listings show them.
+
+
+GENERIC_FLAGS = {"flag-1": ServiceFlag.SCHED_1, "flag-2": ServiceFlag.SCHED_2, "flag-3": ServiceFlag.SCHED_3}
+SCHEDULER_FLAGS = {
+    "sh": {"sh-fallback": ServiceFlag.SCHED_1, "sh-port": ServiceFlag.SCHED_2},
+    "mh": {"mh-fallback": ServiceFlag.SCHED_1, "mh-port": ServiceFlag.SCHED_2},
+}
+ANY_FLAG = ServiceFlag.SCHED_1 | ServiceFlag.SCHED_2 | ServiceFlag.SCHED_3
+
+
+def read_flags(words: str, scheduler: str) -> ServiceFlag:
+    """The flags of a comma-separated list; raises Complaint. Empty parts are skipped."""
+    flags = ServiceFlag(0)
+    for word in filter(None, words.split(",")):
+        own = SCHEDULER_FLAGS.get(scheduler, {})
+        if word in own:
+            flags |= own[word]
+        elif word in GENERIC_FLAGS:
+            flags |= GENERIC_FLAGS[word]
+        elif any(word in others for others in SCHEDULER_FLAGS.values()):
+            raise Complaint(f"incompatible scheduler flag `{word}'")
+        else:
+            raise Complaint(f"invalid scheduler flag `{word}'")
+    return flags
+
+
+def flag_words(service: VirtualService) -> str | None:
+    """The flags of a service by their names, "" if none of them has one; None if it has no flags."""
+    if not service.flags & ANY_FLAG:
+        return None
+    known = SCHEDULER_FLAGS.get(service.scheduler, GENERIC_FLAGS)
+    return ",".join(word for word, flag in known.items() if flag & service.flags)
+
+
+# --- setters ---------------------------------------------------------------------------------------------------------
+# What each option does to the request, checked at the moment it is read.
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+# Values of options: numbers, addresses, ports, masks; None for what cannot be read.
+
+
+MAX_PORT = 65535
+LONG_DIGITS = 19  # more significant digits than this never fit a C long
+LONG_MIN, LONG_MAX = -(1 << 63), (1 << 63) - 1
+_BLANKS, _DIGITS = " \t\n\v\f\r", "0123456789"
+
+
+def whole_number(text: str, lowest: int, highest: int) -> int | None:
+    """A decimal number as strtol reads it, nothing behind it, within its bounds."""
+    if text.isdecimal() and text.isascii() and len(text) < LONG_DIGITS:
+        number = int(text)  # as most are written
+    else:
+        _, digits, behind = _parts(text)
+        if not digits or behind:
+            return None
+        number = leading_number(text)
+    return number if lowest <= number <= highest else None
+
+
+def leading_number(text: str) -> int:
+    """The number a text begins with, as strtol reads it; 0 if it does not begin with one."""
+    sign, digits, _ = _parts(text)
+    digits = digits.lstrip("0")
+    if len(digits) > LONG_DIGITS:
+        return LONG_MIN if sign == "-" else LONG_MAX
+    number = int(digits or "0")
+    return max(-number, LONG_MIN) if sign == "-" else min(number, LONG_MAX)
+
+
+def _parts(text: str) -> tuple[str, str, str]:
+    """Sign and digits that a text begins with, and what follows them."""
+    text = text.lstrip(_BLANKS)
+    sign = text[:1] if text.startswith(("+", "-")) else ""
+    behind = text[len(sign) :].lstrip(_DIGITS)
+    return sign, text[len(sign) : len(text) - len(behind)], behind
+
+
+def as_int(number: int) -> int:
+    """What a C int keeps of a number: its low 32 bits, signed."""
+    return ((number + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address, and the port if one was written with it."""
+
+    address: Address
+    port: int | None
+
+
+def endpoint(text: str, protocol: int, names: Names) -> Endpoint | None:
+    """`host`, `host:port`, `[IPv6]:port` or a bare IPv6 address; port names are those of the protocol.
+
+    In brackets the colon behind them is required, and an IPv4 host loses the port that follows.
+    """
+    if not text.strip("0123456789"):
+        return None  # a lone number would pass for an address
+    port_text: str | None = None
+    if text.startswith("["):
+        text, bracket, behind = text[1:].partition("]")
+        if not bracket or not behind.startswith(":"):
+            return None
+        port_text = behind[1:]
+    address: Address | None = ipv6(text) if text.count(":") > 1 else None
+    if address is None:
+        host, colon, after = text.rpartition(":")
+        port_text = after if colon else None
+        address = ipv4(host if colon else text, names)
+        if address is None:
+            return None
+    if port_text is None:
+        return Endpoint(address, None)
+    port = whole_number(port_text, 0, MAX_PORT)
+    if port is None:
+        port = names.port(port_text, protocol)
+    return None if port is None else Endpoint(address, port)
+
+
+def ipv4(text: str, names: Names) -> IPv4Address | None:
+    """An IPv4 address in any form inet_aton takes, or a host's name."""
+    try:
+        return IPv4Address(socket.inet_aton(text))
+    except (OSError, ValueError):
+        return names.address(text)
+
+
+def ipv6(text: str) -> IPv6Address | None:
+    """An IPv6 address, without a zone."""
+    try:
+        return IPv6Address(socket.inet_pton(socket.AF_INET6, text))
+    except (OSError, ValueError):
+        return None
+
+
+def dotted_quad(text: str) -> IPv4Address | None:
+    """An IPv4 address of four decimal numbers."""
+    try:
+        return IPv4Address(socket.inet_pton(socket.AF_INET, text))
+    except (OSError, ValueError):
+        return None
+
+
+# --- setters ---------------------------------------------------------------------------------------------------------
+
+MAX_MARK = 0xFFFFFFFF
+DEFAULT_PERSISTENCE_S = 360
+MAX_SYNC_ID = 255
+MAX_TTL = 255
+MAX_SYNC_MESSAGE = 65507  # bytes: what fits a UDP datagram
+DEVICE_NAME_LENGTH = 15
+TUNNEL_KINDS = {kind.name.lower(): kind for kind in TunnelKind}
+DAEMON_STATES = ("master", "backup")
+
+Setter = Callable[[Request, str | None, Names], None]
+
+
+def checked_timeout(text: str, lowest_s: int) -> int:
+    """A number of seconds; raises Complaint."""
+    seconds = whole_number(text, lowest_s, LONGEST_S)
+    if seconds is None:
+        raise Complaint(f"invalid timeout value `{text}' specified")
+    return seconds
+
+
+def _number(value: str | None, lowest: int, highest: int, name: str) -> int:
+    number = whole_number(value or "", lowest, highest)
+    if number is None:
+        raise Complaint(f"illegal {name} specified")
+    return number
+
+
+def _service_of(protocol: int) -> Setter:
+    def set_service(request: Request, value: str | None, names: Names) -> None:
+        found = endpoint(value or "", protocol, names)
+        if found is None:
+            raise Complaint("illegal virtual server address[:port] specified")
+        request.protocol = protocol
+        request.address = found.address
+        request.port = found.port or 0
+        request.family = family_of(found.address)
+        if request.family == socket.AF_INET6:
+            request.netmask = WHOLE_ADDRESS
+
+    return set_service
+
+
+def _set_mark(request: Request, value: str | None, _: Names) -> None:
+    mark = whole_number(value or "", 1, MAX_MARK)
+    if mark is None:
+        raise Complaint(f"invalid fwmark value `{value}' specified")
+    request.mark = mark
+    request.protocol = socket.IPPROTO_TCP
+
+
+def _set_ipv6(request: Request, _: str | None, __: Names) -> None:
+    if not request.mark:
+        raise Complaint("-6 used before -f\n")
+    request.family = socket.AF_INET6
+    request.netmask = WHOLE_ADDRESS
+
+
+def _set_scheduler(request: Request, value: str | None, _: Names) -> None:
+    request.scheduler = (value or "")[:NAME_LENGTH]
+
+
+def _set_engine(request: Request, value: str | None, _: Names) -> None:
+    request.engine = value or ""
+
+
+def _set_persistent(request: Request, value: str | None, _: Names) -> None:
+    request.flags |= ServiceFlag.PERSISTENT
+    request.timeout_s = DEFAULT_PERSISTENCE_S if value is None else checked_timeout(value, 1)
+
+
+def _set_netmask(request: Request, value: str | None, names: Names) -> None:
+    if request.family == socket.AF_INET6:
+        request.netmask = as_int(leading_number(value or ""))
+        if not 1 <= request.netmask <= MAX_PREFIX:
+            raise Complaint("illegal ipv6 netmask specified")
+        return
+    mask = ipv4(value or "", names)
+    if mask is None:
+        raise Complaint("illegal virtual server persistent mask specified")
+    request.netmask = int(mask)
+
+
+def _set_ops(request: Request, _: str | None, __: Names) -> None:
+    request.flags |= ServiceFlag.ONE_PACKET
+
+
+def _set_flag_words(request: Request, value: str | None, _: Names) -> None:
+    request.flag_words = value or ""
+
+
+def _set_server(request: Request, value: str | None, names: Names) -> None:
+    found = endpoint(value or "", request.protocol, names)
+    if found is None:
+        raise Complaint("illegal real server address[:port] specified")
+    request.server = found.address
+    request.server_port = request.port if found.port is None else found.port
+
+
+def _method(method: Method) -> Setter:
+    def set_method(request: Request, _: str | None, __: Names) -> None:
+        request.method = method
+
+    return set_method
+
+
+def _set_weight(request: Request, value: str | None, _: Names) -> None:
+    request.weight = _number(value, 0, MAX_WEIGHT, "weight")
+
+
+def _set_upper(request: Request, value: str | None, _: Names) -> None:
+    request.upper = _number(value, 0, MAX_THRESHOLD, "u_threshold")
+
+
+def _set_lower(request: Request, value: str | None, _: Names) -> None:
+    request.lower = _number(value, 0, MAX_THRESHOLD, "l_threshold")
+
+
+def _set_tunnel_kind(request: Request, value: str | None, _: Names) -> None:
+    if value not in TUNNEL_KINDS:
+        raise Complaint("illegal tunnel type specified")
+    request.tunnel_kind = TUNNEL_KINDS[value]
+
+
+def _set_tunnel_port(request: Request, value: str | None, _: Names) -> None:
+    request.tunnel_port = _number(value, 1, MAX_PORT, "tunnel port")
+
+
+def _tunnel_flag(flag: TunnelFlag) -> Setter:
+    def set_flag(request: Request, _: str | None, __: Names) -> None:
+        request.tunnel_flags |= flag
+
+    return set_flag
+
+
+def _set_interface(request: Request, value: str | None, _: Names) -> None:
+    request.interface = (value or "")[:DEVICE_NAME_LENGTH]
+
+
+def _set_group(_: Request, value: str | None, __: Names) -> None:
+    text = value or ""
+    address = ipv6(text) if ":" in text else dotted_quad(text)
+    if address is None or not address.is_multicast:
+        raise Complaint(f"invalid {'IPv6' if ':' in text else 'IPv4'} mcast-group `{text}'")
+
+
+def _daemon_number(lowest: int, highest: int, name: str) -> Setter:
+    def check(_: Request, value: str | None, __: Names) -> None:
+        _number(value, lowest, highest, name)
+
+    return check
+
+
+def _start_daemon(_: Request, value: str | None, __: Names) -> None:
+    if value not in DAEMON_STATES:
+        raise Complaint("illegal start-daemon parameter specified")
+
+
+def _stop_daemon(_: Request, value: str | None, __: Names) -> None:
+    if value not in DAEMON_STATES:
+        raise Complaint("illegal start_daemon specified")
+
+
+SETTERS: dict[str, Setter] = {
+    "start-daemon": _start_daemon,
+    "stop-daemon": _stop_daemon,
+    "tcp-service": _service_of(socket.IPPROTO_TCP),
+    "udp-service": _service_of(socket.IPPROTO_UDP),
+    "sctp-service": _service_of(socket.IPPROTO_SCTP),
+    "fwmark-service": _set_mark,
+    "ipv6": _set_ipv6,
+    "scheduler": _set_scheduler,
+    "pe": _set_engine,
+    "persistent": _set_persistent,
+    "netmask": _set_netmask,
+    "ops": _set_ops,
+    "sched-flags": _set_flag_words,
+    "real-server": _set_server,
+    "gatewaying": _method(Method.ROUTE),
+    "ipip": _method(Method.TUNNEL),
+    "masquerading": _method(Method.MASQ),
+    "weight": _set_weight,
+    "u-threshold": _set_upper,
+    "l-threshold": _set_lower,
+    "tun-type": _set_tunnel_kind,
+    "tun-port": _set_tunnel_port,
+    "tun-csum": _tunnel_flag(TunnelFlag.CSUM),
+    "tun-remcsum": _tunnel_flag(TunnelFlag.REMCSUM),
+    "mcast-interface": _set_interface,
+    "mcast-group": _set_group,
+    "mcast-port": _daemon_number(1, MAX_PORT, "mcast-port"),
+    "mcast-ttl": _daemon_number(1, MAX_TTL, "mcast-ttl"),
+    "syncid": _daemon_number(0, MAX_SYNC_ID, "syncid"),
+    "sync-maxlen": _daemon_number(1, MAX_SYNC_MESSAGE, "sync-maxlen"),
+}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from pylvs.ipvsadm import endpoints, order
-from pylvs.ipvsadm.flags import flag_words
+from pylvs.ipvsadm import listing, names
 from pylvs.ipvsadm.listing import masked
+from pylvs.ipvsadm.request import flag_words
 from pylvs.model.destination import Destination, Method, TunnelFlag, TunnelKind
 from pylvs.model.rows import ServiceRow
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
@@ -15,20 +15,20 @@ SERVICES = {Protocol.TCP: "-t", Protocol.UDP: "-u", Protocol.SCTP: "--sctp-servi
 METHODS = {Method.ROUTE: "-g", Method.TUNNEL: "-i", Method.MASQ: "-m", Method.LOCAL: "-g"}
 
 
-def rule_lines(rows: Iterable[ServiceRow], write: endpoints.Writer) -> Iterator[str]:
+def rule_lines(rows: Iterable[ServiceRow], write: names.Writer) -> Iterator[str]:
     """A line for each service and each destination."""
-    for row in order.sorted_services(rows):
+    for row in listing.sorted_services(rows):
         service = row.service
         protocol = 0 if service.key.mark else int(service.key.protocol)
         name = _service_name(service.key, protocol, write)
         yield f"-A {name} {_service_options(service)}\n"
-        for server in order.sorted_destinations(row.destinations):
+        for server in listing.sorted_destinations(row.destinations):
             where = server.destination.key
             address = write(where.address, where.port, protocol)
             yield f"-a {name} -r {address} {_destination_options(server.destination)}\n"
 
 
-def _service_name(key: ServiceKey, protocol: int, write: endpoints.Writer) -> str:
+def _service_name(key: ServiceKey, protocol: int, write: names.Writer) -> str:
     if key.mark:
         return f"-f {key.mark}" + ("" if key.address.version == 4 else " -6")
     return f"{SERVICES[key.protocol]} {write(key.address, key.port, protocol)}"
@@ -39,7 +39,7 @@ def _service_options(service: VirtualService) -> str:
     if ServiceFlag.PERSISTENT in service.flags:
         words.append(f"-p {service.timeout_s}")
         if masked(service):
-            words.append(f"-M {endpoints.mask_text(service.mask, service.key.family)}")
+            words.append(f"-M {names.mask_text(service.mask, service.key.family)}")
     if service.engine:
         words.append(f"--pe {service.engine}")
     if ServiceFlag.ONE_PACKET in service.flags:
@@ -66,3 +66,38 @@ def _checksum_option(flags: TunnelFlag) -> str:
     if TunnelFlag.REMCSUM in flags:
         return "--tun-remcsum"
     return "--tun-csum" if TunnelFlag.CSUM in flags else "--tun-nocsum"
+
+
+# --- restore ---------------------------------------------------------------------------------------------------------
+# The lines that `-R` reads: each a command line, split at blanks, without quoting or comments.
+
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import IO
+
+PROGRAM = "ipvsadm"  # this word is skipped wherever it stands
+
+
+def command_lines(lines: Iterable[str]) -> Iterator[list[str]]:
+    """The words of each line that has any."""
+    for line in lines:
+        words = [word for word in line.replace("\t", " ").replace("\r", " ").rstrip("\n").split(" ") if word]
+        words = [word for word in words if word != PROGRAM]
+        if words:
+            yield words
+
+
+def input_lines(stdin: IO[str]) -> Iterable[str]:
+    """The lines of the input: all at once from a pipe or a file, so that a slow writer never holds up the tables.
+
+    Lines end at line feeds only.
+    """
+    if stdin.isatty():
+        return stdin
+    return stdin.read().split("\n")
+
+
+def without_comments(text: str) -> str:
+    """The text without the lines that `ipvsadm-restore` drops."""
+    return "\n".join(line for line in text.split("\n") if not line.startswith("#"))

@@ -21,11 +21,11 @@ from functools import partial
 from pathlib import Path
 
 import pylvs
-from pylvs.host.namespaces import NAMED, Kind, bind_new, join, mount, set_hostname, unmount
 from pylvs.lab import ip_commands
 from pylvs.lab.files import BIG_FILE_BYTES, COMMANDS, WEB_STATE, files_of
 from pylvs.lab.hosts import PINS, LabHost
 from pylvs.lab.network import SERVER, Host, Network
+from pylvs.system.namespaces import NAMED, Kind, bind_new, join, mount, set_hostname, unmount
 
 OWN_FOLDERS = ("/etc", "/usr/sbin", "/usr/local", "/var")  # each host has its own copy
 IPV4_ZERO = ("rp_filter", "arp_ignore", "arp_announce")

@@ -7,11 +7,11 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 
-from pylvs.host.namespaces import inside_network
 from pylvs.lab.ip_commands import port_name
 from pylvs.lab.lab import Lab
 from pylvs.lab.network import Host
 from pylvs.model.dataclass import dataclass
+from pylvs.system.namespaces import inside_network
 
 ETH_P_ALL, PACKET_OUTGOING = 3, 4
 ETHER_BYTES, ETHERTYPE_IPV4, ETHERTYPE_IPV6 = 14, 0x0800, 0x86DD

@@ -7,8 +7,8 @@ import http.client
 import socket
 from collections.abc import Iterator
 
-from pylvs.host.namespaces import inside_network
 from pylvs.lab.lab import Lab
+from pylvs.system.namespaces import inside_network
 
 PATIENCE_S = 20.0
 KEPT = "kept"

@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pylvs.host.namespaces import NAMED
 from pylvs.lab.network import PREFIX
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import InvalidOperation
+from pylvs.system.namespaces import NAMED
 
 STATE = Path("/run/pylvs/lab")  # one directory for each lab: lab.json and the mount points of its hosts
 PINS = Path("/run/pylvs/lab-ns")  # files of mount and UTS namespaces; a private mount while there are labs

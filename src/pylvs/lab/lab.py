@@ -14,9 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pylvs.dataplane.lock import Lock
-from pylvs.host import realserver
-from pylvs.host.namespaces import NAMED, Mount, inside_network, mount, network_cookie, unmount
 from pylvs.lab import boot, ip_commands
 from pylvs.lab.hosts import DESCRIPTION, MARK, PINS, STATE, LabHost, environment, listed
 from pylvs.lab.network import DIRECTOR, NETWORK_HOST, PREFIX, Host, Network, without_configuration
@@ -24,6 +21,9 @@ from pylvs.lab.processes import end_all, identity, living_in
 from pylvs.lab.signals import STEP_S, DeferredSignals, defer_signals
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, InvalidOperation, NotPermitted, PylvsError, Unsupported
+from pylvs.realserver import vip
+from pylvs.system.lock import Lock
+from pylvs.system.namespaces import NAMED, Mount, inside_network, mount, network_cookie, unmount
 
 TOOLS = {
     "ip": "iproute2",
@@ -379,7 +379,7 @@ def _remove_tables(name: str, namespaces: Mapping[str, Path]) -> None:
 def _forget_realserver(namespace: Path) -> None:
     """Remove what `pylvs realserver` stored about a namespace."""
     with contextlib.suppress(OSError, PylvsError), inside_network(namespace):
-        memory = realserver.memory_path(network_cookie())
+        memory = vip.memory_path(network_cookie())
         memory.unlink(missing_ok=True)
         memory.parent.rmdir()  # only if it is empty
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 
-from pylvs.host.namespaces import inside_network
 from pylvs.lab.ip_commands import port_name
 from pylvs.lab.lab import Lab
 from pylvs.lab.network import Host
 from pylvs.lab.processes import identity, kill_all
 from pylvs.model.errors import Unsupported
+from pylvs.system.namespaces import inside_network
 
 
 def off(lab: Lab, host: str) -> None:

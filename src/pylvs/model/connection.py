@@ -35,7 +35,6 @@ SCTP_STATES = (
     "REJECTED",
     "CLOSED",
 )
-PROTOCOL_TEMPLATE = 0  # the protocol of a firewall mark's template, listed as "IP"
 
 
 class Connection(NamedTuple):

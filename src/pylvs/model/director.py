@@ -17,7 +17,7 @@ from pylvs.model.service import ServiceKey, VirtualService
 if TYPE_CHECKING:
     from pylvs.model.connection import Connection
     from pylvs.model.marks import MarkRule
-    from pylvs.model.timeouts import Timeouts
+    from pylvs.model.service import Timeouts
 
 __all__ = ["DestinationRow", "Director", "ServiceRow", "Trouble", "unattached", "warnings"]
 

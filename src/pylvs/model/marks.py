@@ -25,7 +25,7 @@ WITH_PORTS: Final = (6, 17, 132)
 
 
 class Not(IntFlag):
-    """Which of a rule's conditions are turned round, with the values of enum mark_flag in bpf/abi.h."""
+    """Which of a rule's conditions are turned round, with the values of enum mark_flag in bpf/abi/marks.h."""
 
     SOURCE = 1 << 0
     TARGET = 1 << 1

@@ -13,8 +13,7 @@ from pylvs.model import sockets as socket
 from pylvs.model.addresses import Address, family_of
 from pylvs.model.destination import MAX_WEIGHT, Destination, Method, TunnelKind
 from pylvs.model.errors import InvalidOperation, NoSuchScheduler, OutOfRange
-from pylvs.model.scheduler import NO_SCHEDULER
-from pylvs.model.service import VirtualService
+from pylvs.model.service import NO_SCHEDULER, VirtualService
 
 KNOWN_ENGINES = ("sip",)  # persistence engines of IPVS
 MAX_THRESHOLD = 0x7FFFFFFF

@@ -8,10 +8,69 @@ from ipaddress import IPv4Address
 from pylvs.model import sockets as socket
 from pylvs.model.addresses import ANY_V4, ANY_V6, Address, endpoint, family_of
 from pylvs.model.dataclass import dataclass
-from pylvs.model.scheduler import DEFAULT_SCHEDULER
+
+# --- scheduler -------------------------------------------------------------------------------------------------------
+# The schedulers of IPVS by name. Their numbers are those of `bpf/abi/config.h`.
+
+
+DEFAULT_SCHEDULER = "wlc"
+NO_SCHEDULER = "none"  # a service without one: every new connection finds no destination
+NAME_LENGTH = 15  # longer names are cut, as ipvsadm does
+
+SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "dh", "sh", "mh", "lblc", "lblcr")
+KERNEL_SCHEDULERS = SCHEDULERS  # those of the data plane and of IPVS are the same
+
+
+def scheduler_number(name: str) -> int:
+    """The number the data plane knows a scheduler by; 0 is "none"; ValueError for one there is not."""
+    if name == NO_SCHEDULER:
+        return 0
+    return SCHEDULERS.index(name) + 1
+
+
+def scheduler_name(number: int) -> str:
+    """The inverse of `scheduler_number`."""
+    return SCHEDULERS[number - 1] if number else NO_SCHEDULER
+
+
+# --- timeouts --------------------------------------------------------------------------------------------------------
+# The three timeouts that `ipvsadm --set` changes (IPVS-SEMANTICS 4.4).
+
+
+LONGEST_S = 2678400  # ipvsadm's limit: 31 days
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds a connection may be silent: established TCP, TCP after a FIN, UDP."""
+
+    tcp_s: int = 900
+    tcp_fin_s: int = 120
+    udp_s: int = 300
+
+
+# --- probe marks -----------------------------------------------------------------------------------------------------
+# The firewall marks of checks through a virtual address (`via vip`): each names the one real server that it asks.
+#
+# They count only on packets of the director's own sockets, so no packet from outside can have one. BPF has the same
+# numbers. `ipvsadm` does not list their services.
+
+
+FIRST = 0x50560000
+MASK = 0xFFFF0000
+COUNT = 0x10000
+
+
+def is_probe_mark(mark: int) -> bool:
+    """Whether it is one of them."""
+    return mark & MASK == FIRST
+
+
+# --- service ---------------------------------------------------------------------------------------------------------
 
 NETMASK_V4_ALL = 0xFFFFFFFF
 NETMASK_V6_ALL = 128
+PROTOCOL_TEMPLATE = 0  # the protocol of a firewall mark's template, listed as "IP"
 
 
 class Protocol(IntEnum):

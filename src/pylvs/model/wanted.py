@@ -9,8 +9,7 @@ from pylvs.model.checks import Check
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Destination
 from pylvs.model.scripts import Script
-from pylvs.model.service import ServiceFlag, ServiceKey, VirtualService
-from pylvs.model.timeouts import Timeouts
+from pylvs.model.service import ServiceFlag, ServiceKey, Timeouts, VirtualService
 from pylvs.model.vrrp import Fifo, VrrpConfiguration
 
 

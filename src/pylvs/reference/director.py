@@ -20,11 +20,10 @@ from pylvs.model.director import DestinationRow, ServiceRow, Trouble
 from pylvs.model.marks import MarkRule, mark_of
 from pylvs.model.marks import Packet as MarkPacket
 from pylvs.model.marks import checked as checked_rule
+from pylvs.model.rows import Counters
 from pylvs.model.rules import check_destination
-from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.service import ServiceKey, Timeouts, VirtualService
 from pylvs.model.settings import SETTINGS, checked, known_setting
-from pylvs.model.statistics import Counters
-from pylvs.model.timeouts import Timeouts
 from pylvs.reference import sctp, states
 from pylvs.reference.connections import Connection, ConnectionTable, Key
 from pylvs.reference.network import Network

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pylvs.model.dataclass import dataclass, field
-from pylvs.model.scheduler import NO_SCHEDULER
-from pylvs.model.service import ServiceFlag, VirtualService
+from pylvs.model.service import NO_SCHEDULER, ServiceFlag, VirtualService
 from pylvs.reference.schedulers import SCHEDULERS, Flow, Scheduler
 from pylvs.reference.schedulers.locality import Locality
 from pylvs.reference.server import Server, Totals

@@ -9,8 +9,7 @@ from pylvs.model.dataclass import dataclass, field
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import DestinationExists, NoSuchDestination, NoSuchService, ServiceExists
 from pylvs.model.rules import check_destination, check_service
-from pylvs.model.scheduler import KERNEL_SCHEDULERS
-from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.service import KERNEL_SCHEDULERS, ServiceKey, VirtualService
 from pylvs.reference.packet import TCP
 from pylvs.reference.server import Server
 from pylvs.reference.service import Service

@@ -16,12 +16,10 @@ from pylvs.model.director import DestinationRow, ServiceRow, Trouble
 from pylvs.model.errors import DestinationExists, NoRoom, NoSuchDestination, NoSuchService, ServiceExists
 from pylvs.model.marks import MOST_RULES, MarkRule
 from pylvs.model.marks import checked as checked_rule
+from pylvs.model.rows import Counters, PacketCounts, Rates
 from pylvs.model.rules import KNOWN_ENGINES, check_destination, check_service
-from pylvs.model.scheduler import KERNEL_SCHEDULERS
-from pylvs.model.service import ServiceKey, VirtualService
+from pylvs.model.service import KERNEL_SCHEDULERS, ServiceKey, Timeouts, VirtualService
 from pylvs.model.settings import SETTINGS, checked, known_setting
-from pylvs.model.statistics import Counters, PacketCounts, Rates
-from pylvs.model.timeouts import Timeouts
 
 TABLE_SIZE = 4096
 TRASH_PERIOD_S = 60.0  # between runs while the trash is not empty

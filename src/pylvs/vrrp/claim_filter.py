@@ -1,4 +1,4 @@
-"""The filter in front of those who claim addresses (`pylvs.host.socket_filter`).
+"""The filter in front of those who claim addresses (`pylvs.system.socket_filter`).
 
 It lets through ARP and neighbour advertisements that name a watched address and come from nobody of ours; of an IPv6
 address it compares the last 32 bits. More addresses or MACs than have room are not compared: who reads compares again.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection, Iterator
 
-from pylvs.host.socket_filter import ANCILLARY, DROP, EQUALS, LOAD_1, LOAD_2, LOAD_4, TAKE, Instruction
 from pylvs.model.addresses import Address
+from pylvs.system.socket_filter import ANCILLARY, DROP, EQUALS, LOAD_1, LOAD_2, LOAD_4, TAKE, Instruction
 from pylvs.vrrp.frames import ETH_P_ARP, ETH_P_IPV6, HOP_LIMIT, ICMPV6, NEIGHBOUR_ADVERTISEMENT
 
 PACKET_TYPE, VLAN_TAGGED = ANCILLARY + 4, ANCILLARY + 48

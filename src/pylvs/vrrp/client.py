@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pylvs import __version__
-from pylvs.host.unix_sockets import address_of, peer_of
 from pylvs.model.errors import NotPermitted, PylvsError
+from pylvs.system.unix_sockets import address_of, peer_of
 from pylvs.vrrp.control import PROTOCOL
 from pylvs.vrrp.pipe import Closed, Pipe
 

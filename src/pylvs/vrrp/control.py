@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pylvs
-from pylvs.host.unix_sockets import peer_of
 from pylvs.model.errors import PylvsError
+from pylvs.system.unix_sockets import peer_of
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.pipe import Closed, Pipe
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
-from pylvs.host import held, routes
-from pylvs.host.held import Outcome, Placed
-from pylvs.host.news import RouteKey, RuleKey
-from pylvs.host.vmac_plan import Plan
 from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import Route, RoutingRule
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
+from pylvs.netlink import addresses, routes
+from pylvs.netlink.addresses import Outcome, Placed
+from pylvs.netlink.monitor import RouteKey, RuleKey
+from pylvs.vrrp.vmac_plan import Plan
 from pylvs.vrrp.watching import Change, RouteGone, RuleGone
 
 
@@ -54,7 +54,7 @@ def fixed(configuration: VrrpConfiguration) -> Holdings:
 
 def take(wanted: Holdings) -> list[str]:
     """Have all this; what is there already is fine. Troubles in words."""
-    troubles = _troubles(held.hold(wanted.placed))
+    troubles = _troubles(addresses.hold(wanted.placed))
     if wanted.routes:
         troubles += _troubles(routes.add(wanted.routes))
     if wanted.rules:
@@ -67,7 +67,7 @@ def give_up(had: Holdings) -> list[str]:
     troubles = _troubles(routes.remove_rules(had.rules)) if had.rules else []
     if had.routes:
         troubles += _troubles(routes.remove(had.routes))
-    return troubles + _troubles(held.release(had.placed))
+    return troubles + _troubles(addresses.release(had.placed))
 
 
 def change(before: Holdings, after: Holdings) -> list[str]:

@@ -9,10 +9,10 @@ import select
 import socket
 from collections.abc import Collection
 
-from pylvs.host import sysctls
-from pylvs.host.socket_filter import attach
 from pylvs.model.addresses import Address
 from pylvs.model.errors import PylvsError
+from pylvs.system import sysctl
+from pylvs.system.socket_filter import attach
 from pylvs.vrrp import frames
 from pylvs.vrrp.claim_filter import program
 from pylvs.vrrp.frames import ETH_P_ARP, ETH_P_IPV6, Claim, claim_of
@@ -125,7 +125,7 @@ def announcement(device: str, address: Address, mac: bytes) -> bytes:
 def forwards(device: str) -> bool:
     """Whether IPv6 packets that come in on a device are forwarded."""
     try:
-        return sysctls.read_number(f"net/ipv6/conf/{device}/forwarding") != 0
+        return sysctl.read_number(f"net/ipv6/conf/{device}/forwarding") != 0
     except (PylvsError, OSError, ValueError):
         return False  # no IPv6 here, or no such device any more
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from pylvs.host.vrrp_rules import Guard
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import VrrpConfiguration, VrrpInstance
 from pylvs.vrrp import holdings
@@ -13,6 +12,7 @@ from pylvs.vrrp.holdings import Holdings
 from pylvs.vrrp.link_socket import Sender, announcement
 from pylvs.vrrp.listening import family_of
 from pylvs.vrrp.loop import Loop
+from pylvs.vrrp.packet_filter import Guard
 from pylvs.vrrp.sockets import Mouth
 from pylvs.vrrp.speaking import Outgoing
 from pylvs.vrrp.speaking import device_of as unicast_by

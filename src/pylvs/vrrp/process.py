@@ -12,10 +12,10 @@ import os
 import resource
 from collections.abc import Iterator
 
-from pylvs.host import pid_files
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy
 from pylvs.model.vrrp import VrrpSettings
+from pylvs.system import pid_files
 
 REALTIME = 1  # where the configuration says nothing: before everything that is not real-time
 _MCL_CURRENT, _MCL_FUTURE = 1, 2

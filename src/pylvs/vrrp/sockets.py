@@ -15,7 +15,9 @@ from collections.abc import Collection, Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
-from pylvs.host.socket_filter import (
+from pylvs.model.addresses import ANY_V4, Address
+from pylvs.model.dataclass import dataclass
+from pylvs.system.socket_filter import (
     DROP,
     EQUALS,
     LOAD_1,
@@ -27,8 +29,6 @@ from pylvs.host.socket_filter import (
     attach,
     enlarge,
 )
-from pylvs.model.addresses import ANY_V4, Address
-from pylvs.model.dataclass import dataclass
 from pylvs.vrrp.packet import PROTOCOL, TRAFFIC_CLASS, TTL
 from pylvs.vrrp.seal import AH_BYTES, AH_PROTOCOL
 

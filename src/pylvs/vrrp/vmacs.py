@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pylvs.host import held, vmac
-from pylvs.host.memory import Memory, load
-from pylvs.host.vmac_plan import Plan, VmacDevice, plan
 from pylvs.model.errors import PylvsError
 from pylvs.model.vrrp import VrrpConfiguration
+from pylvs.netlink import addresses
+from pylvs.system.undo_log import Memory, load
+from pylvs.vrrp import vmac
+from pylvs.vrrp.vmac_plan import Plan, VmacDevice, plan
 from pylvs.vrrp.watching import Change, Link, Watch
 
 SETTINGS = Path("vrrp-settings.json")  # of other devices, as they were before; in the state directory
@@ -83,4 +84,4 @@ class Vmacs:
                 link_local = self._links.primary_address(device.base, 6)
                 have = {each.interface.ip for each in self._links.links[device.name].addresses}
                 if link_local is not None and link_local not in have:
-                    held.hold([(vmac.source_on(device, link_local), device.name)])
+                    addresses.hold([(vmac.source_on(device, link_local), device.name)])

@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from pylvs.host import news
-from pylvs.host.news import AddressNews, LinkNews, News, RouteKey, RouteNews, RuleKey, RuleNews
-from pylvs.host.rtnetlink import RouteSocket, receive_all
-from pylvs.host.socket_filter import DROP, EQUALS, LOAD_1, LOAD_2, TAKE, attach, enlarge
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, SCOPE_HOST, SCOPE_LINK
+from pylvs.netlink import monitor
+from pylvs.netlink.monitor import AddressNews, LinkNews, News, RouteKey, RouteNews, RuleKey, RuleNews
+from pylvs.netlink.rtnl import RouteSocket, receive_all
+from pylvs.system.socket_filter import DROP, EQUALS, LOAD_1, LOAD_2, TAKE, attach, enlarge
 
 # Multicast groups of rtnetlink(7).
 LINKS, IPV4_ADDRESSES, IPV6_ADDRESSES, IPV4_ROUTES, IPV6_ROUTES = 1 << 0, 1 << 4, 1 << 8, 1 << 6, 1 << 10
@@ -285,7 +285,7 @@ class Watch:
         while True:
             try:
                 for data in receive_all(self._socket):
-                    for told in news.read(data):
+                    for told in monitor.read(data):
                         found += self._picture.tell(told)
                 break
             except OSError as error:
@@ -307,20 +307,20 @@ class Watch:
         return primary(link.addresses, family, not_these) if link else None
 
     def _everything(self) -> Iterator[News]:
-        yield from self._of(news.GETLINK, news.LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
-        yield from self._of(news.GETADDR, news.ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        yield from self._of(monitor.GETLINK, monitor.LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+        yield from self._of(monitor.GETADDR, monitor.ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
         if self._with_routes:
             yield from self._all_routes()
             for family in (socket.AF_INET, socket.AF_INET6):
-                yield from self._of(news.GETRULE, news.ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
+                yield from self._of(monitor.GETRULE, monitor.ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0))
 
     def _all_routes(self) -> Iterator[News]:
         for family in (socket.AF_INET, socket.AF_INET6):
-            yield from self._of(news.GETROUTE, news.ROUTE.pack(family, 0, 0, 0, 0, PROTOCOL_KEEPALIVED, 0, 0, 0))
+            yield from self._of(monitor.GETROUTE, monitor.ROUTE.pack(family, 0, 0, 0, 0, PROTOCOL_KEEPALIVED, 0, 0, 0))
 
     def _of(self, kind: int, body: bytes) -> Iterator[News]:
         for answer, content in self._asking.dump(kind, body):
-            if (told := news.understood(answer, content)) is not None:
+            if (told := monitor.understood(answer, content)) is not None:
                 yield told
 
 
@@ -333,10 +333,10 @@ def primary(addresses: Iterable[AddressNews], family: int, not_these: Collection
     ]
     if family == 6:
         wanted = [each for each in wanted if each.interface.ip.is_link_local]
-        wanted.sort(key=lambda each: bool(each.flags & news.DEPRECATED))
+        wanted.sort(key=lambda each: bool(each.flags & monitor.DEPRECATED))
     else:
         wanted = [each for each in wanted if each.scope < SCOPE_HOST]
-        wanted.sort(key=lambda each: (each.scope >= SCOPE_LINK, bool(each.flags & news.SECONDARY)))
+        wanted.sort(key=lambda each: (each.scope >= SCOPE_LINK, bool(each.flags & monitor.SECONDARY)))
     return wanted[0].interface.ip if wanted else None
 
 
@@ -350,8 +350,8 @@ def _without_foreign_routes(receiving: socket.socket) -> None:
     type_offset, protocol_offset = 4, 16 + 5
     program = (
         (LOAD_2, 0, 0, type_offset),  # which classic BPF loads as the network has it
-        (EQUALS, 1, 0, socket.htons(news.NEWROUTE)),
-        (EQUALS, 0, 2, socket.htons(news.DELROUTE)),
+        (EQUALS, 1, 0, socket.htons(monitor.NEWROUTE)),
+        (EQUALS, 0, 2, socket.htons(monitor.DELROUTE)),
         (LOAD_1, 0, 0, protocol_offset),
         (EQUALS, 0, 1, PROTOCOL_KEEPALIVED),
         TAKE,

@@ -22,28 +22,28 @@ from tests.termination import unwind_on_sigterm
 PAGE = Path(__file__).parents[3] / "docs/reference/vrrp-interoperability.md"
 
 HEAD = """\
-# pylvs and keepalived as each other's peers
-Two routers on a switch, a better one and another; each is pylvs or keepalived (2.2.7), with the same keepalived.conf.
-In every cell
-- the better one is elected: it alone speaks and holds the addresses, and a client's packets reach it;
-- it is stopped (SIGTERM): it says so, and the other takes over; it comes back, and takes over again;
-- all its processes are killed (SIGKILL): the other takes over, not before it may; it comes back;
-- neither complains of a packet, and the master's frames are the same, byte for byte, whichever program sent them (but
-  for IPv6's flow label, and unicast's hop limit, which is 64 with keepalived and 255 with pylvs).
+# pylvs and keepalived as VRRP peers
+Check which modes of VRRP are tested between pylvs and keepalived (2.2.7). Two routers are on a switch, one of higher
+priority. Each runs pylvs or keepalived, with the same keepalived.conf. Every cell of the table tests:
+- Election: the better router alone sends advertisements and holds the addresses, and a client's packets reach it.
+- Stop (SIGTERM): it sends priority 0, and the other takes over. It returns, and takes over again.
+- Kill (SIGKILL of all its processes): the other takes over, not before the master down timer. It returns.
+- Packets: neither reports an error. The master's frames are equal byte for byte, from both programs.
+  Exceptions are IPv6's flow label, and unicast's hop limit: 64 with keepalived, 255 with pylvs.
 
-A column is named "better → other". The figures are the seconds until the other's first advertisement; "failed" is the
-tracked script or cable; where that only lowers the priority, the other waits as for a dead master. Rows without a
-version are version 2, with advertisements every second; those of version 3 have them every 0.1 s. With nopreempt the
-one that comes back stays backup, and takes over once the other stops.
+A column is named "better → other". The figures are the seconds until the other's first advertisement. "failed" is the
+tracked script or cable; if that only lowers the priority, the other waits as for a dead master. Rows without a
+version are version 2, with advertisements every second. Those of version 3 have them every 0.1 s. With nopreempt the
+returning router stays backup, and takes over once the other stops.
 
 Made by `./dev interop --times --write`, as root.
 
 """
 TIMES_HEAD = """
 ## How long a client waits
-Two routers of one program; the master is stopped, or its machine dies: its cable carries nothing from that moment on.
-A client asks for the address every millisecond; its pause is the longest time between two answered requests. Medians
-of {trials}, in brackets the longest, in the same run on the same machine ({processors} processors).
+Both routers run the same program. The master is stopped, or its machine dies: its cable then carries nothing. A
+client requests the address every millisecond; its pause is the longest time between two answered requests. Medians of
+{trials}, with the longest in brackets, in the same run on the same machine ({processors} processors).
 
 """
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pylvs.host.namespaces import inside_network
 from pylvs.lab.outage import Probe
+from pylvs.system.namespaces import inside_network
 from tests import ledger
 from tests.interop.vrrp.observer import AH, IPV4, IPV6, Captured, Observer
 from tests.interop.vrrp.routers import Router, router

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from types import TracebackType
 
-from pylvs.host.namespaces import inside_network
+from pylvs.system.namespaces import inside_network
 from tests.interop.vrrp.segment import LINKS, Segment, port
 
 SO_TIMESTAMPNS = 35

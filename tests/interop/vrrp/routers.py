@@ -10,10 +10,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from pylvs.dataplane import follow
+from pylvs.dataplane.devices import policy
 from pylvs.dataplane.state import State
-from pylvs.host.namespaces import inside_network
 from pylvs.lab.processes import identity, kill_all
+from pylvs.system.namespaces import inside_network
 from tests.interop.keepalived import PROGRAM
 from tests.interop.vrrp.observer import AH, VRRP
 from tests.interop.vrrp.segment import Segment
@@ -151,7 +151,7 @@ class Pylvs(Router):
         """Remove pinned maps, which outlive a namespace."""
         super().end()
         with inside_network(self.where.path(self.host)):
-            follow.take_down(State.open())
+            policy.take_down(State.open())
 
     def refusals(self) -> list[str]:
         """Return lines about dropped packets."""

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pylvs.host.namespaces import NAMED, inside_network
 from pylvs.lab.processes import end_all, identity
+from pylvs.system.namespaces import NAMED, inside_network
 
 HOSTS = ("a", "b", "client")
 LINKS = 2  # eth0 and eth1 of every host, each on a switch of its own

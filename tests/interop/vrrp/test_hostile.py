@@ -20,7 +20,7 @@ from scapy.layers.l2 import Ether
 from scapy.layers.vrrp import VRRP, VRRPv3
 from scapy.packet import Packet, Raw
 
-from pylvs.host.namespaces import inside_network
+from pylvs.system.namespaces import inside_network
 from tests.interop import keepalived
 from tests.interop.vrrp.observer import Captured, Observer
 from tests.interop.vrrp.routers import KEEPALIVED, PATIENCE_S, PYLVS, Pylvs, Router, router

@@ -17,8 +17,8 @@ from statistics import median
 
 from pyroute2 import IPRoute
 
-from pylvs.host.namespaces import inside_network
 from pylvs.lab.outage import watched
+from pylvs.system.namespaces import inside_network
 from tests.interop.vrrp.cell import PATIENCE_S, POLL_S, CellFailed
 from tests.interop.vrrp.observer import Observer
 from tests.interop.vrrp.routers import KEEPALIVED, PYLVS, Router, router

@@ -8,8 +8,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import Director
 from pylvs.model.roles import Roles
-from pylvs.model.service import ServiceKey, VirtualService
-from pylvs.model.timeouts import Timeouts
+from pylvs.model.service import ServiceKey, Timeouts, VirtualService
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from unittest import mock
 
 from pylvs.dataplane import load
-from pylvs.dataplane.standby import Standby
+from pylvs.dataplane.vip_roles import Standby
 from pylvs.model.errors import PylvsError
 from pylvs.reference.checksum import checksum, ones_complement_sum, pseudo_header
 from pylvs.reference.director import ReferenceDirector

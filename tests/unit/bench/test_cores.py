@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pylvs.bench.cores import Chunk, gain, overlapping
-from pylvs.bench.probe import WrongPath
+from bench.cores import Chunk, gain, overlapping
+from bench.harness import WrongPath
 
 
 def test_two_processors_that_share_nothing_do_twice_as_much() -> None:

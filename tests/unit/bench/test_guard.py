@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.bench import guard
+from bench import guard
 
 
 def test_what_costs_over_15_percent_more_is_named() -> None:

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from pylvs.bench.live import EGRESS, TC, XDP, Reading, Used, between, cores_at_line_rate, joined, programs_of
+from pylvs.bpf import kernel
+from pylvs.bpf.kernel import Runs
 from pylvs.cli import bench
-from pylvs.dataplane import bpf
-from pylvs.dataplane.attach import Attachment
-from pylvs.dataplane.bpf import Runs
-from pylvs.dataplane.devices import Traffic
+from pylvs.cli.meter import EGRESS, TC, XDP, Reading, Used, between, cores_at_line_rate, joined, programs_of
+from pylvs.dataplane.devices.attach import Attachment
 from pylvs.model.errors import NotPermitted, PylvsError, Unsupported
+from pylvs.netlink.links import Traffic
 
 COUNTING = 20.0
 BEFORE = Reading(
@@ -118,9 +118,9 @@ def test_a_kernel_that_refuses_statistics_is_named_in_one_line(
         ctypes.set_errno(number)
         return -number
 
-    monkeypatch.setattr(bpf, "library", lambda: SimpleNamespace(bpf_enable_stats=refuse))
+    monkeypatch.setattr(kernel, "library", lambda: SimpleNamespace(bpf_enable_stats=refuse))
     with pytest.raises(raised) as caught:
-        bpf.keep_run_statistics()
+        kernel.keep_run_statistics()
     assert str(caught.value).startswith("turning on the statistics of eBPF programs: ")
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pylvs.bench.pace import Pace
-from pylvs.dataplane import abi
+from bench.pace import Pace
+from pylvs.bpf import abi
 
 
 def pace(goes: dict[int, int], spent_ns: int = 0, ended: int = 0) -> Pace:

@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pylvs.bench import document, picture, record, report
-from pylvs.bench.record import NoRecord, Record
-from pylvs.bench.rows import FLOOR, FLOOR_TC, ROWS, SCHEDULER_FLOOR, Measured
+from bench import document, picture, record, report
+from bench.record import NoRecord, Record
+from bench.rows import FLOOR, FLOOR_TC, ROWS, SCHEDULER_FLOOR, Measured
 
 SIZES: dict[str, float] = {
     "flows": 1024,

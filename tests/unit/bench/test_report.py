@@ -6,9 +6,9 @@ import io
 
 import pytest
 
-from pylvs.bench import report
-from pylvs.bench.frames import ACK, SYN, Frame
-from pylvs.bench.rows import FLOOR, ROWS, SCHEDULER_FLOOR, Measured, value_of
+from bench import report
+from bench.frames import ACK, SYN, Frame
+from bench.rows import FLOOR, ROWS, SCHEDULER_FLOOR, Measured, value_of
 from pylvs.model.service import Protocol
 
 SIZES: dict[str, float] = {

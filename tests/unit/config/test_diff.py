@@ -34,8 +34,7 @@ from pylvs.model.checks import (
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.routing import HeldAddress, NextHop, Route, RoutingRule
 from pylvs.model.scripts import Script
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey
-from pylvs.model.timeouts import Timeouts
+from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, Timeouts
 from pylvs.model.vrrp import (
     Authentication,
     Fifo,

@@ -9,8 +9,8 @@ import pytest
 
 from pylvs.config import script_rules
 from pylvs.config.building import Understanding
-from pylvs.host.accounts import Account
 from pylvs.model.scripts import Script
+from pylvs.system.processes.accounts import Account
 from tests.unit.config.support import meaning, only, said
 
 UNSET = "scripts run, and enable_script_security is not set"

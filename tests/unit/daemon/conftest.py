@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pylvs.host import garbage, logs
+from pylvs.system import garbage, logs
 from tests.waiting import PATIENCE_S
 
 

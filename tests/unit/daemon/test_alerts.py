@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 
 from pylvs.daemon.telling.alerts import Alerts, alert_of
 from pylvs.health.events import Event, ServerDown, ServerUp
-from pylvs.host import mail as mails
-from pylvs.host.mail import Alert, message
-from pylvs.host.smtp import Refused, deliver
 from pylvs.model.service import ServiceKey
 from pylvs.model.wanted import Configuration, GlobalSettings, Mail, WantedService
+from pylvs.notify import mail as mails
+from pylvs.notify.mail import Alert, Refused, deliver, message
 from tests.unit.daemon.test_notify import down, gained, lost, server_key, service, up
 from tests.unit.health.servers import Loop, closed, lapse
 

@@ -15,9 +15,8 @@ from pylvs.health.snapshots import CheckSnapshot, ServerSnapshot, ServiceSnapsho
 from pylvs.model.checks import Target, TcpCheck
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import DestinationRow, ServiceRow
-from pylvs.model.probe_marks import FIRST
-from pylvs.model.service import Protocol, ServiceKey, VirtualService
-from pylvs.model.statistics import Counters, Expiry
+from pylvs.model.rows import Counters, Expiry
+from pylvs.model.service import FIRST, Protocol, ServiceKey, VirtualService
 
 SERVER = DestinationKey(ip_address("10.0.0.2"), 80)
 WEB = ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80)

@@ -13,12 +13,12 @@ import pytest
 
 from pylvs.daemon.telling.notify import Notifier, script_of
 from pylvs.health.events import CheckFailed, Event, QuorumGained, QuorumLost, ServerDown, ServerUp, WeightChanged
-from pylvs.host import in_turn
-from pylvs.host.processes import Processes
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.scripts import Script
 from pylvs.model.service import Protocol, ServiceKey
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
+from pylvs.notify import serial_scripts
+from pylvs.system.processes.scripts import Processes
 from tests.waiting import until_async
 
 KEY = ServiceKey(Protocol.TCP, ip_address("192.0.2.1"), 80)
@@ -159,7 +159,7 @@ def test_what_is_heard_costs_no_time(tmp_path: Path) -> None:
 
 
 def test_of_too_many_that_wait_the_latest_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(in_turn, "MOST_WAITING", 2)
+    monkeypatch.setattr(serial_scripts, "MOST_WAITING", 2)
     gate = tmp_path / "gate"
 
     async def scenario(told: Told) -> None:
@@ -189,7 +189,7 @@ def test_a_script_that_hangs_is_ended_and_the_next_one_runs(tmp_path: Path, monk
     async def scenario(told: Told) -> None:
         told.notifier.configure(wanted(told, script("/bin/sleep", "600")))
         with monkeypatch.context() as patch:
-            patch.setattr(in_turn, "TIMEOUT_S", 0.2)
+            patch.setattr(serial_scripts, "TIMEOUT_S", 0.2)
             told.notifier.heard(down(1))
             for _ in range(3):  # it has begun
                 await asyncio.sleep(0)
@@ -207,7 +207,7 @@ def test_the_end_waits_for_what_is_not_told_yet_but_not_for_ever(
         told.notifier.heard(down(1, ending=True))
 
     assert play(tmp_path, scenario) == ["<told", "told>"]
-    monkeypatch.setattr(in_turn, "FINISH_S", 0.5)
+    monkeypatch.setattr(serial_scripts, "FINISH_S", 0.5)
 
     async def hanging(told: Told) -> None:
         told.notifier.configure(wanted(told, script("/bin/sleep", "600")))

@@ -17,8 +17,7 @@ from pylvs.daemon.options import Options
 from pylvs.health.outcome import Outcome
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.errors import Busy
-from pylvs.model.service import VirtualService
-from pylvs.model.timeouts import Timeouts
+from pylvs.model.service import Timeouts, VirtualService
 from tests.unit.daemon.daemons import FOREIGN, OTHER, WEB, World, address, run, server, service, until
 
 PLACE = Place("test.conf", 3, 5)

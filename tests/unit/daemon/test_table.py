@@ -12,9 +12,7 @@ from pylvs.daemon.table.known import Outdated, Plan, Table, Wish
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.director import ServiceRow
 from pylvs.model.errors import Busy
-from pylvs.model.probe_marks import FIRST
-from pylvs.model.service import Protocol, ServiceKey, VirtualService
-from pylvs.model.timeouts import Timeouts
+from pylvs.model.service import FIRST, Protocol, ServiceKey, Timeouts, VirtualService
 from pylvs.model.wanted import WantedRow
 from pylvs.testing import MemoryDirector
 

@@ -10,20 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.daemon import via_vip
+from pylvs.daemon import probe_routing, via_vip
 from pylvs.daemon.state_dir import StateDirectory
 from pylvs.daemon.via_vip import KEPT, ViaVip
 from pylvs.health.assembly import Assembly
 from pylvs.health.checkers.context import Context
 from pylvs.health.outcome import Outcome, Probe
-from pylvs.host import probe_routing
 from pylvs.model import checks
 from pylvs.model.addresses import Address
 from pylvs.model.checks import Check, Pace, SmtpCheck, Target, TcpCheck
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelKind
 from pylvs.model.errors import PylvsError
-from pylvs.model.probe_marks import COUNT, FIRST, is_probe_mark
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey
+from pylvs.model.service import COUNT, FIRST, Protocol, ServiceFlag, ServiceKey, is_probe_mark
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
 
 VIP, VIP6, OWN = ip_address("192.0.2.1"), ip_address("2001:db8::1"), ip_address("10.0.0.1")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import hatch_build
-from pylvs.dataplane.libbpf import BpfObject
+from pylvs.bpf.libbpf import BpfObject
 
 ROOT = Path(__file__).resolve().parents[3]
 

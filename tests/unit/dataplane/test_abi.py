@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.dataplane import bpf
-from pylvs.dataplane.abi import Abi
-from pylvs.dataplane.libbpf import BpfObject
-from pylvs.dataplane.maps import MmapArray, PerCpuArray
+from pylvs.bpf import kernel
+from pylvs.bpf.abi import Abi
+from pylvs.bpf.libbpf import BpfObject
+from pylvs.bpf.maps import MmapArray, PerCpuArray
 from pylvs.model.errors import Unsupported
 from tests.unit.calls import calls_of
 
@@ -81,7 +81,7 @@ def test_constants_maps_and_variables_are_found_by_name(abi: Abi) -> None:
 def test_variables_set_by_name_are_what_the_program_reads(abi: Abi, small: BpfObject) -> None:
     abi.set_variables(small, {"step": 4, "chosen": {"rounds": 11, "number": 7}})
     small.load()
-    bpf.run_program(small.program_fd("small_xdp"), bytes(64), repeat=3)
+    kernel.run_program(small.program_fd("small_xdp"), bytes(64), repeat=3)
     assert PerCpuArray.duplicate(small.map_fd("hits")).sums(0) == (12,)
     with MmapArray.duplicate(small.map_fd("words")) as words:
         assert words.words[0] == 33
@@ -90,7 +90,7 @@ def test_variables_set_by_name_are_what_the_program_reads(abi: Abi, small: BpfOb
 def test_a_codecs_sizes_are_those_of_the_loaded_maps(abi: Abi, small: BpfObject) -> None:
     small.load()
     for name, declared in abi.maps("small").items():
-        info = bpf.map_info(small.map_fd(name))
+        info = kernel.map_info(small.map_fd(name))
         assert (info.key_size, info.value_size) == (declared["key_size"], declared["value_size"]), name
 
 
@@ -112,7 +112,7 @@ def test_reading_the_description_builds_nothing_that_is_not_asked_for(objects: P
 
 def test_importing_it_brings_no_heavy_module() -> None:
     source = str(Path(__file__).resolve().parents[3] / "src")
-    script = "import sys; import pylvs.dataplane.abi, pylvs.dataplane.maps; print(*sys.modules)"
+    script = "import sys; import pylvs.bpf.abi, pylvs.bpf.maps; print(*sys.modules)"
     environment = {**os.environ, "PYTHONPATH": source}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
     assert not {"pyroute2", "click", "rich", "asyncio", "logging", "subprocess"} & set(done.stdout.split())

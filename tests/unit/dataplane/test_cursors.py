@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.dataplane import abi
-from pylvs.dataplane.cursors import followed
+from pylvs.bpf import abi
+from pylvs.dataplane.server_lists import followed
 
 STATELESS = ["SCHED_NONE", "SCHED_LC", "SCHED_WLC"]
 

@@ -8,10 +8,10 @@ from ipaddress import IPv4Address, IPv6Address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.dataplane import abi, encode
+from pylvs.bpf import abi
+from pylvs.dataplane import encode
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
-from pylvs.model.scheduler import SCHEDULERS
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import SCHEDULERS, Protocol, ServiceFlag, ServiceKey, VirtualService
 
 addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
 ports = st.integers(0, 65535)

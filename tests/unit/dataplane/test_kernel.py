@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.dataplane import kernel, libbpf
+from pylvs.bpf import kernel, libbpf
 from pylvs.model.errors import Unsupported
 
 

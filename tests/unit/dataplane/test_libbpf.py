@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.dataplane import bpf, failures, libbpf
-from pylvs.dataplane.libbpf import BpfObject
-from pylvs.dataplane.maps import HashMap, PerCpuArray
+from pylvs.bpf import kernel, libbpf
+from pylvs.bpf.libbpf import BpfObject
+from pylvs.bpf.maps import HashMap, PerCpuArray
 from pylvs.model.errors import Busy, NoRoom, NotPermitted, PylvsError, Unsupported
+from pylvs.system import kernel_errors
 
 PACKET = bytes(64)
 XDP_PASS = 2
@@ -30,7 +31,7 @@ def test_an_object_names_its_maps_and_programs(small: BpfObject) -> None:
 def test_sizes_set_before_loading_are_those_of_the_loaded_map(small: BpfObject) -> None:
     small.set_max_entries("records", 1000)
     small.load()
-    info = bpf.map_info(small.map_fd("records"))
+    info = kernel.map_info(small.map_fd("records"))
     assert (info.max_entries, info.key_size, info.value_size, info.name) == (1000, 8, 64, "records")
 
 
@@ -39,7 +40,7 @@ def test_read_only_data_set_before_loading_is_what_the_program_reads(small: BpfO
     with pytest.raises(KeyError):
         small.set_data(".rodata", 4096, b"x")
     small.load()
-    done = bpf.run_program(small.program_fd("small_xdp"), PACKET, repeat=10)
+    done = kernel.run_program(small.program_fd("small_xdp"), PACKET, repeat=10)
     assert (done.verdict, done.data) == (XDP_PASS, PACKET)
     assert PerCpuArray.duplicate(small.map_fd("hits")).sums(0) == (50,)
 
@@ -49,16 +50,16 @@ def test_a_reused_map_is_shared_by_two_objects(small: BpfObject, objects: Path) 
     with BpfObject(objects / "small.bpf.o") as second:
         second.reuse_map("hits", small.map_fd("hits"))
         second.load()
-        bpf.run_program(second.program_fd("small_xdp"), PACKET)
+        kernel.run_program(second.program_fd("small_xdp"), PACKET)
     assert PerCpuArray.duplicate(small.map_fd("hits")).sums(0) == (1,)
 
 
 def test_information_on_a_program_names_its_maps(small: BpfObject) -> None:
     small.load()
-    info = bpf.program_info(small.program_fd("small_tc"))
-    assert (info.type, info.name) == (bpf.PROG_TYPE_SCHED_CLS, "small_tc")
-    assert bpf.map_info(small.map_fd("words")).id in info.map_ids
-    assert bpf.describe_program(info.id) == info
+    info = kernel.program_info(small.program_fd("small_tc"))
+    assert (info.type, info.name) == (kernel.PROG_TYPE_SCHED_CLS, "small_tc")
+    assert kernel.map_info(small.map_fd("words")).id in info.map_ids
+    assert kernel.describe_program(info.id) == info
 
 
 def test_a_table_too_large_for_memory_is_no_room_in_one_line(small: BpfObject) -> None:
@@ -99,7 +100,7 @@ def test_without_privileges_the_missing_ones_are_named(objects: Path) -> None:
     if os.geteuid():
         pytest.skip("needs root: gives privileges up")
     script = (
-        "import os, sys; from pylvs.dataplane.libbpf import BpfObject\n"
+        "import os, sys; from pylvs.bpf.libbpf import BpfObject\n"
         "opened = BpfObject(sys.argv[1]); os.setresuid(65534, 65534, 65534)\n"
         "try: opened.load()\n"
         "except Exception as error: print(type(error).__name__, error)\n"
@@ -118,7 +119,7 @@ def test_without_privileges_the_missing_ones_are_named(objects: Path) -> None:
     [(errno.ENOMEM, NoRoom), (errno.EEXIST, Busy), (errno.EPERM, NotPermitted), (errno.EOPNOTSUPP, Unsupported)],
 )
 def test_an_errno_becomes_its_error_with_what_was_done(number: int, kind: type[PylvsError]) -> None:
-    error = failures.failure(number, "doing something")
+    error = kernel_errors.failure(number, "doing something")
     assert isinstance(error, kind)
     assert str(error).startswith("doing something: ")
     assert error.errno == number
@@ -128,7 +129,7 @@ def test_loading_the_library_starts_no_process_and_imports_nothing() -> None:
     """As `ctypes.util.find_library` would, which runs a compiler, or ldconfig."""
     source = str(Path(__file__).resolve().parents[3] / "src")
     script = (
-        "import sys\nfrom pylvs.dataplane import libbpf\n"
+        "import sys\nfrom pylvs.bpf import libbpf\n"
         "events = set()\nsys.addaudithook(lambda event, _: events.add(event))\n"
         "libbpf.library()\nprint(*events & {'os.fork', 'os.posix_spawn', 'subprocess.Popen', 'import'}, 'end')"
     )

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylvs.dataplane import abi, encode
+from pylvs.bpf import abi
+from pylvs.dataplane import encode
 from pylvs.dataplane.maglev import fold, places, siphash13
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.reference.schedulers.hashing import MaglevHashing

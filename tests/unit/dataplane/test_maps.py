@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pylvs.dataplane import libbpf
-from pylvs.dataplane.maps import EXIST, MMAPABLE, NOEXIST, ArrayMap, HashMap, LargeArray, MmapArray, PerCpuArray
+from pylvs.bpf import libbpf
+from pylvs.bpf.maps import EXIST, MMAPABLE, NOEXIST, ArrayMap, HashMap, LargeArray, MmapArray, PerCpuArray
 from pylvs.model.errors import NoRoom, PylvsError
 
 HASH, ARRAY, PERCPU_ARRAY = 1, 2, 6

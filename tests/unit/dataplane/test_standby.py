@@ -9,9 +9,10 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.dataplane import abi, encode, standby
-from pylvs.dataplane.bitmaps import address_bit
-from pylvs.dataplane.roles import Said
+from pylvs.bpf import abi
+from pylvs.dataplane import encode, vip_roles
+from pylvs.dataplane.encode import address_bit
+from pylvs.dataplane.role_notes import Said
 from pylvs.dataplane.tables import Tables
 from pylvs.model.addresses import Address
 
@@ -60,7 +61,7 @@ class Kernel:
     # as a packet
 
     def stands_by(self, address: Address) -> bool:
-        """As stands_by in bpf/standby.h."""
+        """As is_standby in bpf/policy/vrrp_role.h."""
         side = self.get(0, "standby")
         bit = address_bit(encode.address_bytes(address), address.version)
         if not side or not self.words[(abi.struct("root").offset("standby_bits") >> 3) + (bit >> 6)] >> (bit & 63) & 1:
@@ -97,10 +98,10 @@ def test_every_moment_shows_the_set_before_or_the_set_after(words: list[tuple[fr
     for addresses, others in words:
         kernel.seen.clear()
         said = Said(addresses, others - addresses)
-        standby.write(tables, said)
+        vip_roles.write(tables, said)
         changes = [now for former, now in zip([before, *kernel.seen], kernel.seen, strict=False) if now != former]
         assert changes == ([addresses] if addresses != before else [])
-        assert standby.in_force(tables) == said
+        assert vip_roles.in_force(tables) == said
         assert set(kernel.elements) == {encode.address_bytes(each) for each in addresses | others}
         before = addresses
 
@@ -109,7 +110,7 @@ def test_every_moment_shows_the_set_before_or_the_set_after(words: list[tuple[fr
 def test_saying_it_again_changes_no_packet(addresses: frozenset[Address]) -> None:
     kernel = Kernel()
     tables = cast(Tables, kernel)
-    standby.write(tables, Said(addresses))
+    vip_roles.write(tables, Said(addresses))
     kernel.seen.clear()
-    standby.write(tables, Said(addresses))
+    vip_roles.write(tables, Said(addresses))
     assert set(kernel.seen) <= {addresses}

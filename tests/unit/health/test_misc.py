@@ -11,9 +11,9 @@ from pylvs.health.checkers.context import Context
 from pylvs.health.checkers.misc import outcome
 from pylvs.health.checkers.registry import probe_of
 from pylvs.health.outcome import Outcome
-from pylvs.host.processes import Ended, Processes
 from pylvs.model.checks import MiscCheck, Pace
 from pylvs.model.scripts import Script
+from pylvs.system.processes.scripts import Ended, Processes
 
 
 @pytest.mark.parametrize("status", range(256))

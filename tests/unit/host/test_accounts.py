@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.host import accounts
-from pylvs.host.accounts import Account, account, located, script_account, unusable
 from pylvs.model.errors import PylvsError
+from pylvs.system.processes import accounts
+from pylvs.system.processes.accounts import Account, account, located, script_account, unusable
 
 ROOT = Account("root", 0, 0)
 SOMEBODY = Account("somebody", 4711, 4711, (4711, 100))

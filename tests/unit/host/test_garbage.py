@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 
-from pylvs.host import garbage
+from pylvs.system import garbage
 
 
 class Ring:

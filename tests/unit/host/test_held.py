@@ -7,9 +7,9 @@ from ipaddress import ip_address, ip_interface
 
 import pytest
 
-from pylvs.host.held import encoded, flags_of, named
-from pylvs.host.rtnetlink import attributes
 from pylvs.model.routing import HeldAddress
+from pylvs.netlink.addresses import encoded, flags_of, named
+from pylvs.netlink.rtnl import attributes
 
 LOCAL, OTHER = ip_address("192.0.2.1").packed, ip_address("192.0.2.9").packed
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.host.iproute2 import Names, named, numbers
+from pylvs.netlink.iproute2 import Names, named, numbers
 
 
 def test_the_kernel_s_own_names_need_no_file(tmp_path: Path) -> None:

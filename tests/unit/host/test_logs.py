@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pylvs.daemon.telling.lines import log_event
 from pylvs.health.events import CheckFailed, QuorumGained, ServerDown
-from pylvs.host import logs
 from pylvs.model.destination import DestinationKey
+from pylvs.system import logs
 
 SERVER = DestinationKey(ip_address("10.0.0.1"), 80)
 DOWN = ServerDown(at=0, service="web", server=SERVER, reason="connection refused")

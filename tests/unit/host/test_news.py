@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.host import news
-from pylvs.host.news import AddressNews, LinkNews, News, RouteKey, RouteNews
-from pylvs.host.rtnetlink import attribute, nested, text, u32
+from pylvs.netlink import monitor
+from pylvs.netlink.monitor import AddressNews, LinkNews, News, RouteKey, RouteNews
+from pylvs.netlink.rtnl import attribute, nested, text, u32
 
 KINDS = (16, 17, 20, 21, 24, 25, 32, 33, 3, 2)
 
@@ -45,7 +45,7 @@ def a_route(network: str, metric: int = 0, protocol: int = 18, table: int = 254)
 
 
 def one(kind: int, body: bytes) -> News:
-    (found,) = news.read(message(kind, body))
+    (found,) = monitor.read(message(kind, body))
     return found
 
 
@@ -60,7 +60,7 @@ def test_a_link() -> None:
 
 
 def test_a_port_that_leaves_its_bridge_has_not_gone() -> None:
-    assert list(news.read(message(17, a_link(family=7)))) == []
+    assert list(monitor.read(message(17, a_link(family=7)))) == []
 
 
 def test_an_address_is_the_own_one_and_not_its_peer() -> None:
@@ -83,7 +83,7 @@ def test_a_route() -> None:
 
 def test_a_datagram_has_many_messages_and_those_of_other_kinds_are_passed_over() -> None:
     data = message(16, a_link()) + message(28, b"neighbour") + message(20, an_address("192.0.2.1/24"))
-    assert [type(each) for each in news.read(data)] == [LinkNews, AddressNews]
+    assert [type(each) for each in monitor.read(data)] == [LinkNews, AddressNews]
 
 
 WHOLE = [(16, a_link()), (20, an_address("192.0.2.1/24")), (20, an_address("fd00::1/64")), (24, a_route("fd00::/8", 3))]
@@ -93,28 +93,28 @@ WHOLE = [(16, a_link()), (20, an_address("192.0.2.1/24")), (20, an_address("fd00
 def test_a_message_that_is_cut_short_tells_nothing_wrong(whole: tuple[int, bytes], length: int) -> None:
     kind, body = whole
     data = message(kind, body)
-    assert list(news.read(data[: min(length, len(data) - 1)])) == []
-    list(news.read(message(kind, body[:length])))
+    assert list(monitor.read(data[: min(length, len(data) - 1)])) == []
+    list(monitor.read(message(kind, body[:length])))
 
 
 @given(st.sampled_from(KINDS), st.binary(max_size=120))
 def test_no_message_makes_it_fail(kind: int, body: bytes) -> None:
-    list(news.read(message(kind, body)))
+    list(monitor.read(message(kind, body)))
 
 
 @given(st.sampled_from(WHOLE), st.integers(0), st.integers(0, 255))
 def test_no_wrong_octet_makes_it_fail(whole: tuple[int, bytes], at: int, octet: int) -> None:
     data = bytearray(message(*whole))
     data[at % len(data)] = octet
-    list(news.read(bytes(data)))
+    list(monitor.read(bytes(data)))
 
 
 @given(st.binary(max_size=200))
 def test_nothing_at_all_makes_it_fail(data: bytes) -> None:
-    list(news.read(data))
+    list(monitor.read(data))
 
 
 def test_the_address_of_no_family_is_none() -> None:
-    assert news.address_of(b"12345") is None
-    assert news.address_of(None) is None
-    assert news.address_of(bytes(4)) == ip_address("0.0.0.0")
+    assert monitor.address_of(b"12345") is None
+    assert monitor.address_of(None) is None
+    assert monitor.address_of(bytes(4)) == ip_address("0.0.0.0")

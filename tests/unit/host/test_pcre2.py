@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.host.pcre2 import OPTIONS, BadRegex, MatchFailed, Regex
+from pylvs.system.pcre2 import OPTIONS, BadRegex, MatchFailed, Regex
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.host import pid_files
 from pylvs.model.errors import Busy
+from pylvs.system import pid_files
 from pylvs.vrrp.process import alone
 
 

@@ -17,9 +17,10 @@ from typing import TypeVar
 
 import pytest
 
-from pylvs.host import process_tree, script_runner
-from pylvs.host.processes import Ended, Processes
 from pylvs.model.scripts import Script
+from pylvs.system.processes import runner
+from pylvs.system.processes import tree as process_tree
+from pylvs.system.processes.scripts import Ended, Processes
 from tests.waiting import PATIENCE_S, until, until_async
 
 T = TypeVar("T")
@@ -155,7 +156,7 @@ def test_a_machine_that_makes_no_more_processes_says_so(monkeypatch: pytest.Monk
     ours, its = socket.socketpair()
     with ours, its:
         monkeypatch.setattr(os, "fork", refused)
-        script_runner.Runner(its)._start({"id": 7})
+        runner.Runner(its)._start({"id": 7})
         answer = json.loads(ours.recv(4096))
     assert answer["trouble"] == "cannot be started: Resource temporarily unavailable"
     assert answer["unable"] is True
@@ -278,7 +279,7 @@ def test_nothing_outlives_a_killed_daemon(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     code = f"""
 import asyncio
-from pylvs.host.processes import Processes
+from pylvs.system.processes.scripts import Processes
 from pylvs.model.scripts import Script
 from tests.waiting import PATIENCE_S, until, until_async
 script = Script(("/bin/sh", "-c", "(setsid sleep 600 & echo $! >>{pids}); echo $$ $PPID >>{pids}; sleep 600"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pylvs.host.script_security import insecurities
+from pylvs.system.processes.accounts import insecurities
 
 OTHER = 4711
 

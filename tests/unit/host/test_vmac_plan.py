@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pylvs.host.vmac_plan import Plan, VmacDevice, free, mac_of, plan
 from pylvs.model.routing import HeldAddress
 from pylvs.model.vrrp import Vmac, VrrpInstance, VrrpSettings
+from pylvs.vrrp.vmac_plan import Plan, VmacDevice, free, mac_of, plan
 
 SETTINGS = VrrpSettings()
 

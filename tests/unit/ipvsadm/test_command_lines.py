@@ -13,8 +13,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.destination import Destination, DestinationKey, Method, Tunnel, TunnelFlag, TunnelKind
 from pylvs.model.director import ServiceRow
 from pylvs.model.errors import PylvsError
-from pylvs.model.scheduler import KERNEL_SCHEDULERS
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
+from pylvs.model.service import KERNEL_SCHEDULERS, Protocol, ServiceFlag, ServiceKey, VirtualService
 from pylvs.testing import MemoryDirector
 from tests.unit.ipvsadm.replaying import call
 

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.ipvsadm.endpoints import numeric
-from pylvs.ipvsadm.numbers import cut, whole
-from pylvs.ipvsadm.order import sorted_services
-from pylvs.ipvsadm.values import Endpoint, as_int, endpoint, leading_number, whole_number
+from pylvs.ipvsadm.listing import cut, sorted_services, whole
+from pylvs.ipvsadm.names import numeric
+from pylvs.ipvsadm.request import Endpoint, as_int, endpoint, leading_number, whole_number
 from pylvs.model.addresses import Address
 from pylvs.model.director import ServiceRow
 from pylvs.model.service import Protocol, ServiceKey, VirtualService

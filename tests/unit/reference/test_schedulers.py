@@ -8,8 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from pylvs.model.destination import Destination, DestinationKey
-from pylvs.model.scheduler import KERNEL_SCHEDULERS
-from pylvs.model.service import ServiceFlag
+from pylvs.model.service import KERNEL_SCHEDULERS, ServiceFlag
 from pylvs.reference.schedulers import SCHEDULERS, Flow
 from pylvs.reference.schedulers.hashing import KEY_1, KEY_2, SLOTS, bucket, fold, siphash13
 from pylvs.reference.server import Server

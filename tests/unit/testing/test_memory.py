@@ -20,9 +20,8 @@ from pylvs.model.errors import (
     OutOfRange,
     ServiceExists,
 )
-from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
-from pylvs.model.statistics import Counters
-from pylvs.model.timeouts import Timeouts
+from pylvs.model.rows import Counters
+from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, Timeouts, VirtualService
 from pylvs.testing import MemoryDirector
 
 KEY = ServiceKey(Protocol.TCP, IPv4Address("192.0.2.1"), 80)

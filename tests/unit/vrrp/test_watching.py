@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.host.news import AddressNews, LinkNews, News, RouteKey, RouteNews
+from pylvs.netlink.monitor import AddressNews, LinkNews, News, RouteKey, RouteNews
 from pylvs.vrrp.watching import (
     AddressCame,
     AddressGone,

@@ -8,10 +8,10 @@ from typing import Any
 from pylvs.config.schema.nouns import Type, Words, Wrong
 from pylvs.config.schema.types import address_of, did_you_mean
 from pylvs.config.tree import Word
-from pylvs.host.iproute2 import Names, named
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass
 from pylvs.model.routing import FOREVER, HeldAddress, Interface
+from pylvs.netlink.iproute2 import Names, named
 
 LONGEST_NAME = 15  # IFNAMSIZ - 1
 FLAGS = {

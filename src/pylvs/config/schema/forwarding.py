@@ -9,8 +9,7 @@ from pylvs.config.schema.nouns import Type, Words, Wrong
 from pylvs.config.schema.types import did_you_mean, number_of, port_of
 from pylvs.model.dataclass import dataclass
 from pylvs.model.destination import Method, Tunnel, TunnelFlag, TunnelKind
-from pylvs.model.scheduler import DEFAULT_SCHEDULER, SCHEDULERS
-from pylvs.model.service import Protocol
+from pylvs.model.service import DEFAULT_SCHEDULER, SCHEDULERS, Protocol
 
 METHODS = {"NAT": Method.MASQ, "DR": Method.ROUTE, "TUN": Method.TUNNEL}
 PERSISTENCE_S = 360  # of persistence_timeout without a number

@@ -8,7 +8,7 @@ from pylvs.config.schema.nouns import Block, Keyword, State, Type, Words, Wrong
 from pylvs.config.schema.scripts import SCRIPT, USER
 from pylvs.config.schema.types import FLAG, TEXT, Endpoint, Integer, Texts, did_you_mean, number_of
 from pylvs.model.dataclass import dataclass
-from pylvs.model.timeouts import LONGEST_S, Timeouts
+from pylvs.model.service import LONGEST_S, Timeouts
 
 ANY = Texts()
 NO_SNMP = "there is no SNMP; pylvs serves metrics to Prometheus, see metrics_address"

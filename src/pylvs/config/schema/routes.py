@@ -10,10 +10,10 @@ from pylvs.config.schema.addresses import interface_of
 from pylvs.config.schema.nouns import Type, Words, Wrong
 from pylvs.config.schema.types import address_of, did_you_mean, number_of
 from pylvs.config.tree import Word
-from pylvs.host.iproute2 import Names, named
 from pylvs.model.addresses import Address
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, TABLE_MAIN, Network, NextHop, Route
+from pylvs.netlink.iproute2 import Names, named
 
 MOST = 0xFFFFFFFF
 KINDS = ("unicast", "local", "broadcast", "multicast", "throw", "unreachable", "prohibit", "blackhole", "nat")

@@ -11,10 +11,10 @@ from pylvs.config.schema.nouns import Type, Words, Wrong
 from pylvs.config.schema.routes import MOST, network_of, number_in, realms_of, service_of
 from pylvs.config.schema.types import did_you_mean, number_of
 from pylvs.config.tree import Word
-from pylvs.host.iproute2 import Names
-from pylvs.host.iproute2 import number_of as plain_number
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.routing import PROTOCOL_KEEPALIVED, RoutingRule
+from pylvs.netlink.iproute2 import Names
+from pylvs.netlink.iproute2 import number_of as plain_number
 
 ACTIONS = ("nop", "blackhole", "unreachable", "prohibit")
 EVERYTHING = ("all", "any", "default")

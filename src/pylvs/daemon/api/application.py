@@ -18,8 +18,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from pylvs.daemon.api import routes
 from pylvs.daemon.api.desk import Desk
 from pylvs.daemon.api.operations import answer
-from pylvs.host.logs import get_logger
 from pylvs.model.errors import Busy, InvalidOperation, NoSuchDestination, NoSuchService, OutOfRange, PylvsError
+from pylvs.system.logs import get_logger
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid

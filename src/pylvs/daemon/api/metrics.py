@@ -18,9 +18,8 @@ from pylvs.daemon.api.families import counter, gauge
 from pylvs.health.snapshots import ServerSnapshot, ServiceSnapshot
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.director import DestinationRow, ServiceRow
-from pylvs.model.probe_marks import is_probe_mark
-from pylvs.model.service import ServiceKey
-from pylvs.model.statistics import Counters, Expiry
+from pylvs.model.rows import Counters, Expiry
+from pylvs.model.service import ServiceKey, is_probe_mark
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

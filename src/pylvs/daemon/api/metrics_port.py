@@ -10,8 +10,8 @@ from aiohttp import web
 from pylvs.daemon.api.desk import Desk
 from pylvs.daemon.api.metrics import CONTENT_TYPE
 from pylvs.daemon.api.routes.metrics import page_of
-from pylvs.host.logs import get_logger
 from pylvs.model.addresses import Address, endpoint
+from pylvs.system.logs import get_logger
 
 At = tuple[Address, int]
 

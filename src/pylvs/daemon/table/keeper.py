@@ -12,9 +12,9 @@ from pylvs.daemon.table.editor import Editor
 from pylvs.daemon.table.edits import AddService, Edit
 from pylvs.daemon.table.known import Outdated, Plan, Table, Wish
 from pylvs.daemon.table.reconcile import Failure
-from pylvs.host.logs import get_logger
 from pylvs.model.dataclass import dataclass
 from pylvs.model.errors import Busy, PylvsError
+from pylvs.system.logs import get_logger
 
 LOOK_EVERY_S = 2.0  # at the table, for what others did to it
 BREATH_S = 0.02  # between two rounds, in which more changes come together

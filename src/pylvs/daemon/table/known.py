@@ -17,10 +17,8 @@ from pylvs.daemon.table.reconcile import Failure
 from pylvs.model.dataclass import dataclass
 from pylvs.model.director import Director, ServiceRow
 from pylvs.model.errors import Busy, PylvsError
-from pylvs.model.probe_marks import is_probe_mark
-from pylvs.model.service import ServiceKey
-from pylvs.model.statistics import PacketCounts
-from pylvs.model.timeouts import Timeouts
+from pylvs.model.rows import PacketCounts
+from pylvs.model.service import ServiceKey, Timeouts, is_probe_mark
 from pylvs.model.wanted import WantedRow
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from pylvs.daemon.telling.notify import server_of
 from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, ServerEvent, ServerUp
-from pylvs.host.mail import Alert, Outbox
 from pylvs.model.destination import DestinationKey
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedService
+from pylvs.notify.mail import Alert, Outbox
 
 
 class Alerts:

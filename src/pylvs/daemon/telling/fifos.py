@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pylvs.daemon.telling.alerts import real_name, state_of, virtual_name
 from pylvs.daemon.telling.notify import server_of
 from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, ServerUp
-from pylvs.host.fifo_set import FifoSet
 from pylvs.model.wanted import Configuration, WantedService
+from pylvs.notify.fifos import FifoSet
 
 
 class Fifos:

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from pylvs.config.findings import Finding, Severity
 from pylvs.health.events import CheckFailed, Event, QuorumGained, QuorumLost, ServerDown, ServerEvent, SorryServerIn
-from pylvs.host.logs import get_logger
+from pylvs.system.logs import get_logger
 
 _WARN = (ServerDown, QuorumLost, SorryServerIn)
 _PLAIN = {field.name for field in fields(ServerEvent)} | {"override"}  # which the reason tells in words

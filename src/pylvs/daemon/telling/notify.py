@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pylvs.health.events import Event, QuorumGained, QuorumLost, ServerDown, ServerEvent, ServerUp
-from pylvs.host.in_turn import InTurn
-from pylvs.host.processes import Processes
 from pylvs.model.destination import DestinationKey
 from pylvs.model.scripts import Script
 from pylvs.model.wanted import Configuration, WantedServer, WantedService
+from pylvs.notify.serial_scripts import InTurn
+from pylvs.system.processes.scripts import Processes
 
 AT_ONCE = 50
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pylvs.model.dataclass import dataclass
 
 if TYPE_CHECKING:
-    from pylvs.host.processes import Processes
+    from pylvs.system.processes.scripts import Processes
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from pylvs.health.checkers.failures import CheckFailed
 from pylvs.health.checkers.http_answer import Answer, Reader, TooLong, read_body
 from pylvs.health.checkers.sockets import Endpoint, Limit
 from pylvs.health.outcome import Outcome, Probe
-from pylvs.host.pcre2 import MatchFailed, Regex
 from pylvs.model.addresses import endpoint as written
 from pylvs.model.checks import HttpCheck, Url
 from pylvs.model.errors import PylvsError
+from pylvs.system.pcre2 import MatchFailed, Regex
 
 _AT_ONCE = 1 << 16  # bytes in which an expression is searched without leaving the event loop's thread
 _CONNECTION = {"C": "close", "K": "keep-alive"}

@@ -6,8 +6,8 @@ import logging
 
 from pylvs.health.checkers.context import Context
 from pylvs.health.outcome import Outcome, Probe
-from pylvs.host.processes import Ended
 from pylvs.model.checks import MiscCheck
+from pylvs.system.processes.scripts import Ended
 
 log = logging.getLogger(__name__)
 _LOWEST_DYNAMIC = 2  # exit statuses from here on are weights, this one weight 0

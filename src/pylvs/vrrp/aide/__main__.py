@@ -7,7 +7,7 @@ import socket
 import sys
 from typing import cast
 
-from pylvs.host import logs
+from pylvs.system import logs
 from pylvs.vrrp.aide.aide import main
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import socket
 from collections.abc import Iterable
 from typing import Any
 
-from pylvs.host.logs import get_logger
-from pylvs.host.processes import Processes
 from pylvs.model.vrrp import VrrpConfiguration, VrrpScript
+from pylvs.system.logs import get_logger
+from pylvs.system.processes.scripts import Processes
 from pylvs.vrrp.aide.files import TrackFiles
 from pylvs.vrrp.aide.messages import Configure, Finish, Log, LowerHeard, Moved, PriorityMoved
 from pylvs.vrrp.aide.processes import TrackProcesses

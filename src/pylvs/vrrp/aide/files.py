@@ -14,11 +14,11 @@ import stat
 import time
 from collections.abc import Callable, Iterable
 
-from pylvs.host import inotify
-from pylvs.host.inotify import Inotify
-from pylvs.host.logs import get_logger
 from pylvs.model.dataclass import dataclass, field
 from pylvs.model.vrrp import TrackFile
+from pylvs.system import inotify
+from pylvs.system.inotify import Inotify
+from pylvs.system.logs import get_logger
 from pylvs.vrrp.aide.messages import FileNumber
 
 LOOK_S = 1.0

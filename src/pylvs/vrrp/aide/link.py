@@ -9,8 +9,8 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
-from pylvs.host import own_python
 from pylvs.model.printing import one_line
+from pylvs.system import self_exec
 from pylvs.vrrp.aide.messages import Configure, Log
 from pylvs.vrrp.loop import Loop
 from pylvs.vrrp.pipe import Closed, Pipe
@@ -44,7 +44,7 @@ class AideLink:
         self._began = self._loop.now
         ours, its = socket.socketpair()
         with its:
-            command = own_python.command("pylvs.vrrp.aide", str(its.fileno()), self._format)
+            command = self_exec.command("pylvs.vrrp.aide", str(its.fileno()), self._format)
             try:
                 self._child = subprocess.Popen(
                     command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, start_new_session=True

@@ -50,7 +50,7 @@ class LowerHeard:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A line for the log: `level` by its name in `pylvs.host.logs`, and fields."""
+    """A line for the log: `level` by its name in `pylvs.system.logs`, and fields."""
 
     level: str
     text: str

@@ -11,9 +11,9 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from pylvs.host.logs import get_logger
 from pylvs.model.dataclass import dataclass
 from pylvs.model.vrrp import TrackProcess
+from pylvs.system.logs import get_logger
 from pylvs.vrrp.aide.messages import ProcessesWell
 
 OFTEN_S, SELDOM_S = 0.25, 1.0

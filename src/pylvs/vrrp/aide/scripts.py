@@ -11,9 +11,9 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable
 
-from pylvs.host.logs import get_logger
-from pylvs.host.processes import Ended, Processes
 from pylvs.model.vrrp import VrrpScript
+from pylvs.system.logs import get_logger
+from pylvs.system.processes.scripts import Ended, Processes
 from pylvs.vrrp.aide.messages import ScriptWell
 
 SLACK_S = 0.25  # which it takes to start a run

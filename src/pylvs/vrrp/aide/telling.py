@@ -12,13 +12,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pylvs.host.fifo_set import FifoSet
-from pylvs.host.in_turn import InTurn
-from pylvs.host.mail import Alert, Outbox
-from pylvs.host.processes import Processes
 from pylvs.model.scripts import Script
 from pylvs.model.vrrp import Notify, VrrpConfiguration, VrrpSettings
 from pylvs.model.wanted import GlobalSettings
+from pylvs.notify.fifos import FifoSet
+from pylvs.notify.mail import Alert, Outbox
+from pylvs.notify.serial_scripts import InTurn
+from pylvs.system.processes.scripts import Processes
 from pylvs.vrrp.aide.messages import LowerHeard, Moved, PriorityMoved
 
 AT_ONCE = 50

@@ -15,8 +15,7 @@ from pylvs.model.addresses import Address
 from pylvs.model.checks import AgentCheck, Check, HttpCheck, MiscCheck, Pace, Target, TcpCheck, Url
 from pylvs.model.destination import Destination, DestinationKey
 from pylvs.model.scripts import Script
-from pylvs.model.service import Protocol, ServiceKey
-from pylvs.model.timeouts import Timeouts
+from pylvs.model.service import Protocol, ServiceKey, Timeouts
 from pylvs.model.wanted import Configuration, GlobalSettings, WantedServer, WantedService
 
 SERVICES, SERVERS = 4, 5  # numbers of services, and of real servers: 10.0.0.N

@@ -30,8 +30,7 @@ from pylvs.model.errors import (
     PylvsError,
     Unsupported,
 )
-from pylvs.model.service import ServiceKey, VirtualService
-from pylvs.model.timeouts import Timeouts
+from pylvs.model.service import ServiceKey, Timeouts, VirtualService
 from pylvs.testing import MemoryDirector
 
 if TYPE_CHECKING:

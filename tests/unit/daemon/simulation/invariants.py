@@ -43,8 +43,7 @@ from pylvs.health.events import (
 )
 from pylvs.model.destination import DestinationKey
 from pylvs.model.director import ServiceRow
-from pylvs.model.probe_marks import is_probe_mark
-from pylvs.model.service import ServiceKey
+from pylvs.model.service import ServiceKey, is_probe_mark
 from pylvs.model.wanted import Configuration, WantedRow
 from tests.unit.daemon.simulation.configurations import last_octet, number_of
 from tests.unit.daemon.simulation.faults import Run

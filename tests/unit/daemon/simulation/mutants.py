@@ -27,8 +27,8 @@ from pylvs.health.overrides import NOTHING_SAID
 from pylvs.health.quorum import Quorum
 from pylvs.health.services import ServiceState
 from pylvs.health.timetable import Timetable
-from pylvs.host.in_turn import InTurn
-from pylvs.host.processes import Processes
+from pylvs.notify.serial_scripts import InTurn
+from pylvs.system.processes.scripts import Processes
 
 Mutant = Callable[[], AbstractContextManager[Any]]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from pylvs.host import logs
-from pylvs.host.accounts import Account
+from pylvs.system import logs
+from pylvs.system.processes.accounts import Account
 from tests.unit.daemon.simulation.daemon import Daemon, SimControl, SimEngine, SimSurroundings
 from tests.unit.daemon.simulation.faults import CURRENT, Disk, Killed, ScriptProcess
 from tests.unit.daemon.simulation.invariants import Violation
@@ -95,8 +95,8 @@ def _replaced(world: World) -> Iterator[None]:
             patch(f"{supervisor}.garbage.settle", lambda: None),
             patch("pylvs.daemon.data_plane.LOOK_EVERY_S", 5.0),  # nobody is told of it: no virtual router runs
             patch("pylvs.daemon.table.editor.ThreadPoolExecutor", world.pool),
-            patch("pylvs.host.processes._Channel", ScriptProcess),
-            patch("pylvs.host.processes.script_account", lambda *_: nobody),
+            patch("pylvs.system.processes.scripts._Channel", ScriptProcess),
+            patch("pylvs.system.processes.scripts.script_account", lambda *_: nobody),
         ):
             yield
     finally:

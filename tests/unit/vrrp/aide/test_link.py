@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pylvs.host import own_python
+from pylvs.system import self_exec
 from pylvs.vrrp.aide.link import AGAIN_S, FINISH_S, LONGEST_S, STEADY_S, AideLink
 from pylvs.vrrp.aide.messages import Finish
 from tests.unit.vrrp.loops import FakeTimeLoop
@@ -40,7 +40,7 @@ def test_the_end_comes_although_the_aide_or_what_it_started_hangs(
     ended: list[bool] = []
     with open(started, "wb") as out:
         code = f"import os; os.dup2({out.fileno()}, 1); {program}"
-        monkeypatch.setattr(own_python, "command", lambda *_: [sys.executable, "-c", code])
+        monkeypatch.setattr(self_exec, "command", lambda *_: [sys.executable, "-c", code])
         children = _children(monkeypatch, pass_fds=[out.fileno()])
         made = AideLink(loop, "text", lambda message: None)
         made.start()

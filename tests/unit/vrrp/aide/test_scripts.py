@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylvs.host import process_tree
-from pylvs.host.processes import Ended, Processes
 from pylvs.model.scripts import Script
+from pylvs.system.processes import tree
+from pylvs.system.processes.scripts import Ended, Processes
 from pylvs.vrrp.aide.messages import Configure, ScriptWell
 from pylvs.vrrp.aide.scripts import SLACK_S, TrackScripts, Verdict
 from tests.unit.health.clock import START_S, FakeTimeLoop
@@ -191,4 +191,4 @@ def test_with_the_router_process_everything_ends(tmp_path: Path) -> None:
         number = int(pid.read_text())
         one.pipe.close()
         assert one.ended() == 0
-        until(lambda: (found := process_tree.process(number)) is None or not process_tree.alive(found))
+        until(lambda: (found := tree.process(number)) is None or not tree.alive(found))

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pylvs.host.held import Outcome, Placed
-from pylvs.host.news import AddressNews, LinkNews, News
 from pylvs.model.addresses import Address
 from pylvs.model.vrrp import VrrpConfiguration
+from pylvs.netlink.addresses import Outcome, Placed
+from pylvs.netlink.monitor import AddressNews, LinkNews, News
 from pylvs.vrrp.aide.messages import ScriptWell
 from pylvs.vrrp.core import Core
 from pylvs.vrrp.loop import Call
@@ -237,7 +237,7 @@ class Host:
         }
 
     def hold(self, placed: Sequence[Placed]) -> list[Outcome]:
-        """`pylvs.host.held.hold`, for the process that runs."""
+        """`pylvs.netlink.addresses.hold`, for the process that runs."""
         for held, name in placed:
             device = self.devices[name]
             self.network.held(self, name, held.interface.ip, True)
@@ -247,7 +247,7 @@ class Host:
         return [Outcome(True)] * len(placed)
 
     def release(self, placed: Sequence[Placed]) -> list[Outcome]:
-        """`pylvs.host.held.release`."""
+        """`pylvs.netlink.addresses.release`."""
         for held, name in placed:
             self.network.held(self, name, held.interface.ip, False)
             self.remove(name, held.interface.ip)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
-from pylvs.host.held import Outcome, Placed
-from pylvs.host.news import News
 from pylvs.model.addresses import Address
+from pylvs.netlink.addresses import Outcome, Placed
+from pylvs.netlink.monitor import News
 from pylvs.vrrp import claim_ears, core, holdings, link_socket, listening, loop, place, router
 from pylvs.vrrp.aide.messages import ScriptWell
 from pylvs.vrrp.frames import Claim, claim_of
@@ -280,14 +280,14 @@ class SimulatedControl:
 
 
 class SimulatedGuard:
-    """`pylvs.host.vrrp_rules.Guard`."""
+    """`pylvs.vrrp.packet_filter.Guard`."""
 
     def set(self, *_: object) -> list[str]:
         return []
 
 
 class SimulatedHeld:
-    """The module `pylvs.host.held`, as far as `holdings` uses it."""
+    """The module `pylvs.netlink.addresses`, as far as `holdings` uses it."""
 
     def hold(self, placed: Sequence[Placed]) -> list[Outcome]:
         return running.host.hold(placed)

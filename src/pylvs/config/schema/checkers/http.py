@@ -8,8 +8,8 @@ from pylvs.config.schema.checkers.target import TARGET
 from pylvs.config.schema.nouns import Block, Keyword, State, Twice, Type, Words, Wrong
 from pylvs.config.schema.pace import MOST_RETRIES, pace
 from pylvs.config.schema.types import FLAG, TEXT, Integer, Text, Texts, choice, did_you_mean
-from pylvs.host.pcre2 import OPTIONS
 from pylvs.model.dataclass import dataclass
+from pylvs.system.pcre2 import OPTIONS
 
 DELAY_BEFORE_RETRY_S = 3.0
 CODE = re.compile(r"[1-5][0-9]{2}\Z")

@@ -1,0 +1,127 @@
+"""The traffic of `traffic.c`: compiled, started on a wire, and asked for one measurement after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.beside.wire import Wire
+from pylvs.model.dataclass import dataclass
+from pylvs.model.errors import PylvsError, Unsupported
+
+SOURCE = Path(__file__).with_name("traffic.c")
+_COMPILERS = (["cc"], [sys.executable, "-m", "ziglang", "cc"])
+_COMPILING_S = 240
+_TRIES = 20  # each takes two seconds at most: a link that was set up carries a moment later
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of traffic: what is counted, and how much of it is sent."""
+
+    name: str
+    unit: str
+    width: int
+    rounds: int
+
+
+UDP = Kind("udp", "packet", 64, 300)
+ECHO = Kind("echo", "exchange", 64, 150)
+CONNECT = Kind("connect", "connection", 1, 600)
+HTTP = Kind("http", "request", 16, 150)
+BULK = Kind("bulk", "segment", 44, 150)
+KINDS = (UDP, ECHO, CONNECT, HTTP, BULK)
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """Where the client sends to, and where the server listens for it."""
+
+    target: str
+    port: int
+    server: str
+    server_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of it: units sent and arrived, and nanoseconds a unit (of the median round, and of all)."""
+
+    sent: int
+    arrived: int
+    median_ns: float
+    mean_ns: float
+
+
+class Lost(PylvsError):
+    """Traffic did not arrive whole."""
+
+
+def compile_traffic(folder: Path) -> Path:
+    """The program, made in this folder. Raises Unsupported."""
+    made = folder / "traffic"
+    said = ""
+    for compiler in _COMPILERS:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            words = [*compiler, "-O2", "-o", str(made), str(SOURCE)]
+            done = subprocess.run(words, capture_output=True, text=True, timeout=_COMPILING_S, check=False)
+            if not done.returncode:
+                return made
+            said = f": {done.stderr.strip()}"
+    raise Unsupported(f"no compiler for {SOURCE.name}: neither cc nor ziglang's{said}")
+
+
+class Traffic:
+    """The running program."""
+
+    def __init__(self, process: subprocess.Popen[str], part: float) -> None:
+        self._process = process
+        self._part = part
+
+    def _ask(self, line: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(f"{line}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise Unsupported("the traffic's program has ended") from None
+        return self._process.stdout.readline().strip()
+
+    def send(self, kind: Kind, aim: Aim) -> Taken:
+        """One measurement. Raises Lost unless everything arrived."""
+        rounds = max(round(kind.rounds * self._part), 1)
+        what = f"{kind.name} {aim.target} {aim.port} {aim.server} {aim.server_port}"
+        said = self._ask(f"{what} {kind.width} {rounds}")
+        words = said.split()
+        if len(words) != 4 or words[0] == "error":
+            raise Lost(f"{what}: {said or 'the program of the traffic has ended'}")
+        taken = Taken(int(words[0]), int(words[1]), float(words[2]), float(words[3]))
+        if taken.arrived != taken.sent:
+            raise Lost(f"{what}: {taken.arrived} of {taken.sent} {kind.unit}s arrived")
+        return taken
+
+    def wait(self, aim: Aim) -> None:
+        """Until the wire carries. Raises Lost."""
+        for left in reversed(range(_TRIES)):
+            try:
+                self.send(Kind("udp", "packet", 1, 1), aim)
+                return
+            except Lost:
+                if not left:
+                    raise
+
+
+@contextlib.contextmanager
+def running(wire: Wire, program: Path, part: float = 1) -> Iterator[Traffic]:
+    """The program on a wire that carries; `part` of the rounds are done."""
+    words = [str(program), wire.path("client"), wire.path("server")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            traffic = Traffic(process, part)
+            yield traffic
+        finally:
+            process.kill()

@@ -1,0 +1,217 @@
+"""What a second processor brings: two of them at once, with flows of their own of the same service.
+
+A gain is how much more the two do together than one alone, by the processor's time of each. Beside it stands what the
+floor gains in the same round: what the machine itself gives.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import ip_address
+from statistics import mean
+
+from bench import site
+from bench.cases import key, request
+from bench.frames import ACK, IN_ORDER, SCATTERED, SYN, Flows, Frame
+from bench.harness import FLOWS, WrongPath
+from bench.path import Overheads, Path, new_path
+from bench.rows import Measured
+from pylvs.cli.meter import on_one_cpu
+from pylvs.model.dataclass import dataclass
+from pylvs.model.destination import Destination, DestinationKey
+from pylvs.model.errors import PylvsError
+from pylvs.model.service import VirtualService
+
+_PORT = 80
+_CLIENTS = ("10.128.0.0", "10.132.0.0")  # of each processor's established flows,
+_NEW_CLIENTS = ("10.160.0.0", "10.164.0.0")  # and of its new ones
+_NEW_WALK = 1 << 22
+_SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+
+Plans = Mapping[int, tuple[Frame, Flows]]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured."""
+
+    rounds: int = 9
+    flows: int = 1024  # established, a processor; a power of two
+    chunk: int = 200_000  # packets between two looks at the clock,
+    new: int = 4_000  # likewise connections
+    chunks: int = 8
+
+    @property
+    def capacity(self) -> int:
+        """Of the connection table: never full."""
+        return 2 * self.flows + 4 * self.new * self.chunks * (self.rounds + 1) + 32768
+
+
+QUICK = Size(rounds=2, chunk=20_000, new=1_000, chunks=3)
+
+
+def two_cpus() -> tuple[int, int] | None:
+    """Two processors that this process may use, of different cores where there are such; None where it has one."""
+    cpus = sorted(os.sched_getaffinity(0), reverse=True)
+    if len(cpus) < 2:
+        return None
+    return cpus[0], next((cpu for cpu in cpus[1:] if _siblings(cpu) != _siblings(cpus[0])), cpus[1])
+
+
+def _siblings(cpu: int) -> str:
+    try:
+        with open(_SIBLINGS.format(cpu), encoding="ascii") as file:
+            return file.read()
+    except OSError:
+        return str(cpu)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some packets: when, and nanoseconds of each."""
+
+    began_ns: int
+    ended_ns: int
+    cost_ns: float
+
+
+def overlapping(all_chunks: Sequence[Sequence[Chunk]]) -> list[float]:
+    """The mean cost on each processor while all were at work. Raises WrongPath when they never were."""
+    began = max(chunks[0].began_ns for chunks in all_chunks)
+    ended = min(chunks[-1].ended_ns for chunks in all_chunks)
+    costs = []
+    for chunks in all_chunks:
+        together = [each.cost_ns for each in chunks if began <= (each.began_ns + each.ended_ns) // 2 <= ended]
+        if not together:
+            raise WrongPath("two processors were never at work at once: this machine is too busy")
+        costs.append(mean(together))
+    return costs
+
+
+def gain(alone_ns: Sequence[float], together_ns: Sequence[float]) -> float:
+    """How much more is done together than by one of them."""
+    return sum(1 / each for each in together_ns) / mean(1 / each for each in alone_ns)
+
+
+class Cores:
+    """A service, its flows, and the threads that measure."""
+
+    def __init__(self, size: Size, path: Path, cpus: tuple[int, int]) -> None:
+        self.size = size
+        self.path = path
+        self.cpus = cpus
+        self._new = 0  # connections made by each processor
+
+    def serve(self) -> None:
+        """The service and the established flows of both processors."""
+        with self.path.director.batch():
+            self.path.director.add_service(VirtualService(key(_PORT), "rr"))
+            for number in range(1, site.SERVERS + 1):
+                at = DestinationKey(ip_address(site.server(number)), _PORT)
+                self.path.director.add_destination(key(_PORT), Destination(at))
+        self.path.harness.aim(FLOWS, self.path.entry(FLOWS))
+        for flags in SYN, ACK:
+            self._plan(flags, _CLIENTS, Flows(self.size.flows, 0, IN_ORDER))
+            for cpu in self.cpus:
+                with on_one_cpu(cpu):
+                    self.path.harness.go(FLOWS, self.size.flows)
+
+    def _plan(self, flags: int, clients: Sequence[str], flows: Flows) -> None:
+        self.path.harness.plan_each(
+            {cpu: (request(_PORT, flags, clients[number]), flows) for number, cpu in enumerate(self.cpus)}
+        )
+
+    def _work(self, cpu: int, start: threading.Barrier, repeat: int, into: list[Chunk]) -> None:
+        os.sched_setaffinity(0, {cpu})  # of this thread
+        start.wait()
+        for _ in range(self.size.chunks):
+            if start.broken:
+                return
+            began = time.monotonic_ns()
+            cost, _ = self.path.harness.go(FLOWS, repeat)
+            into.append(Chunk(began, time.monotonic_ns(), cost))
+
+    def _at_once(self, cpus: Sequence[int], repeat: int) -> list[float]:
+        """Nanoseconds of a packet on each of these processors at work together."""
+        start = threading.Barrier(len(cpus))
+        found: list[list[Chunk]] = [[] for _ in cpus]
+        threads = [
+            threading.Thread(target=self._work, args=(cpu, start, repeat, into))
+            for cpu, into in zip(cpus, found, strict=True)
+        ]
+        try:
+            for each in threads:
+                each.start()
+            for each in threads:
+                each.join()
+        except BaseException:
+            start.abort()
+            for each in threads:
+                if each.ident:
+                    each.join()
+            raise
+        if not all(found):
+            raise PylvsError("a thread that measures ended early")
+        return overlapping(found)
+
+    def _gain(self, repeat: int, overhead_ns: float, plan: Callable[[], None]) -> float:
+        """Of what was aimed at, the harness's own cost taken off. Raises WrongPath."""
+        costs = []
+        for cpus in self.cpus[:1], self.cpus, self.cpus[1:]:
+            plan()
+            self.path.harness.wait_uncounted()
+            costs.append([each - overhead_ns for each in self._at_once(cpus, repeat)])
+        first, together, second = costs
+        return gain(first + second, together)
+
+    def _plan_established(self) -> None:
+        self._plan(ACK, _CLIENTS, Flows(self.size.flows, 0, SCATTERED))
+
+    def _plan_new(self) -> None:
+        self._plan(SYN, _NEW_CLIENTS, Flows(_NEW_WALK, self._new, IN_ORDER))
+        self._new += self.size.chunks * self.size.new
+
+    def run(self, progress: Callable[[str], None]) -> dict[str, Measured]:
+        """By row. Raises WrongPath."""
+        established, new = Measured(), Measured()
+        overheads, size = Overheads(self.path.harness), self.size
+        for number in range(size.rounds + 1):
+            progress(f"cores: round {number} of {size.rounds}" if number else "cores: warming up")
+            overheads.measure(size.chunk, size.flows)
+            overhead = overheads.of(FLOWS)
+            self.path.harness.aim(FLOWS, self.path.harness.own(FLOWS.hook.swap))
+            floor = self._gain(size.chunk, overhead, self._plan_established)
+            self.path.harness.aim(FLOWS, self.path.entry(FLOWS))
+            packets, (_, ever) = self._packets(), self.path.connections(key(_PORT))
+            established.samples.append(self._gain(size.chunk, overhead, self._plan_established))
+            self._check("established", self._packets() - packets, 4 * size.chunks * size.chunk)
+            new.samples.append(self._gain(size.new, overhead, self._plan_new))
+            made = self.path.connections(key(_PORT))[1] - ever
+            self._check("new", made, 4 * size.chunks * size.new)
+            for each in established, new:
+                each.beside.append(floor)
+        for each in established, new:
+            del each.samples[0], each.beside[0]
+        return {"cores_established": established, "cores_new": new}
+
+    def _packets(self) -> int:
+        return self.path.director.service(key(_PORT)).counters.in_packets
+
+    def _check(self, name: str, counted: int, wanted: int) -> None:
+        if counted < wanted * 0.99:
+            raise WrongPath(f"two processors, {name}: {counted} of {wanted} packets: {self.path.reasons()}")
+
+
+def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
+    """By row; none on a machine with one processor. Raises WrongPath, and what loading raises."""
+    cpus = two_cpus()
+    if cpus is None:
+        return {}
+    progress("cores: making the tables")
+    with new_path("cores", size.capacity) as path:
+        cores = Cores(size, path, cpus)
+        cores.serve()
+        return cores.run(progress)

@@ -1,0 +1,136 @@
+"""The harness of `bpf/bench.bpf.c`: a program run many times over frames that are written anew before each round."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from bench import site
+from bench.frames import Flows, Frame
+from pylvs.bpf import abi, kernel
+from pylvs.bpf.libbpf import BpfObject
+from pylvs.bpf.maps import ArrayMap, PerCpuArray
+from pylvs.cli.meter import OBJECT
+from pylvs.model.dataclass import dataclass
+from pylvs.model.errors import PylvsError, Unsupported
+
+XDP_PASS, XDP_TX, XDP_REDIRECT = 2, 3, 4
+_PATIENCE_S, _PAUSE_S = 60, 0.2
+TC_PASS, TC_REDIRECT = 0xFFFFFFFF, 7  # TC_ACT_UNSPEC: what follows decides
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """Where a program runs: what stands in for it, and how it is told the device."""
+
+    empty: str
+    swap: str
+    targets: str  # the map that the harness jumps by
+    passes: int  # the verdict that lets the stack decide
+
+
+XDP = Hook("bench_empty", "bench_swap", "bench_target", XDP_PASS)
+TC = Hook("bench_tc_empty", "bench_tc_swap", "bench_target_tc", TC_PASS)
+
+
+@dataclass(frozen=True, slots=True)
+class Wrapper:
+    """One of the harness's programs that write a frame and jump to what is measured."""
+
+    name: str
+    hook: Hook = XDP
+    version: int = 4  # of IP
+
+
+SAME, SHRINK, FLOWS = map(Wrapper, ("bench_same", "bench_shrink", "bench_flows"))
+SAME6, FLOWS6 = Wrapper("bench_same6", version=6), Wrapper("bench_flows6", version=6)
+SAME_TC, SAME6_TC = Wrapper("bench_tc", TC), Wrapper("bench_tc6", TC, version=6)
+WRAPPERS = (SAME, SAME6, SHRINK, FLOWS, SAME_TC, SAME6_TC)
+
+
+class Probe:
+    """The loaded harness and what it runs."""
+
+    def __init__(self, opened: BpfObject) -> None:
+        self._object = opened
+        self._plans = PerCpuArray.duplicate(opened.map_fd("bench_plans"))
+        self._targets = {hook: ArrayMap.duplicate(opened.map_fd(hook.targets)) for hook in (XDP, TC)}
+        self._codec = abi.struct("bench_plan")
+        self._frame = b""
+
+    def own(self, name: str) -> int:
+        """The descriptor of one of the harness's programs."""
+        return self._object.program_fd(name)
+
+    def plan(self, frame: Frame, flows: Flows | None = None) -> None:
+        """Which frame comes next, and whose."""
+        self._frame = frame.packed()
+        self._plans.fill(0, self._codec.pack(frame.plan(flows)))
+
+    def plan_each(self, plans: Mapping[int, tuple[Frame, Flows]]) -> None:
+        """Likewise, by processor; frames of one length."""
+        packed = {cpu: self._codec.pack(frame.plan(flows)) for cpu, (frame, flows) in plans.items()}
+        self._frame = next(iter(plans.values()))[0].packed()
+        stride = self._plans.stride
+        self._plans.put(0, b"".join(packed.get(cpu, b"").ljust(stride, b"\0") for cpu in range(self._plans.cpus)))
+
+    def aim(self, wrapper: Wrapper, target: int) -> None:
+        """The program that the harness jumps to."""
+        self._targets[wrapper.hook].put_descriptor(0, target)
+
+    def run(self, wrapper: Wrapper, target: int, repeat: int) -> tuple[float, kernel.Run]:
+        """Nanoseconds of a round, the harness included, and what became of the last frame."""
+        self.wait_uncounted()
+        self.aim(wrapper, target)
+        return self.go(wrapper, repeat)
+
+    def go(self, wrapper: Wrapper, repeat: int) -> tuple[float, kernel.Run]:
+        """Likewise, for what was aimed at.
+
+        Taken from this thread's processor time: the kernel's own figure has no fractions.
+        """
+        return self._timed(self.own(wrapper.name), wrapper.hook, repeat)
+
+    def run_alone(self, name: str, hook: Hook, repeat: int) -> float:
+        """Nanoseconds of a round of one of the harness's programs that does not jump."""
+        self.wait_uncounted()
+        return self._timed(self.own(name), hook, repeat)[0]
+
+    def wait_uncounted(self) -> None:
+        """Until nobody has the kernel time the runs of programs: it costs more than the floor. Raises Unsupported."""
+        program = self.own(XDP.empty)
+        for _ in range(int(_PATIENCE_S / _PAUSE_S)):
+            before = kernel.program_runs(program)
+            kernel.run_program(program, self._frame)
+            if kernel.program_runs(program) == before:
+                return
+            time.sleep(_PAUSE_S)
+        raise Unsupported(
+            "the kernel times every run of an eBPF program, which would be in all figures: "
+            "sysctl kernel.bpf_stats_enabled=0, and no bpftool prog profile or pylvs bench --live meanwhile"
+        )
+
+    def _timed(self, program: int, hook: Hook, repeat: int) -> tuple[float, kernel.Run]:
+        device = socket.if_nametoindex(site.DEVICE)
+        if hook is XDP:
+            context = struct.pack("<6I", 0, len(self._frame), 0, device, 0, 0)
+        else:
+            context = struct.pack("<40xI148x", device)  # struct __sk_buff
+        before = time.thread_time_ns()
+        done = kernel.run_program(program, self._frame, context, repeat)
+        return (time.thread_time_ns() - before) / repeat, done
+
+
+@contextmanager
+def loaded() -> Iterator[Probe]:
+    """The harness. Raises what loading raises."""
+    with BpfObject(abi.shipped().path(OBJECT)) as opened:
+        opened.load()
+        yield Probe(opened)
+
+
+class WrongPath(PylvsError):
+    """A frame did not go the way that was to be measured."""

@@ -1,0 +1,215 @@
+"""A table of very many connections, made by packets through the program, and what can be asked of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+from bench import harness as probe
+from bench import site
+from bench.commands import program
+from bench.frames import ACK, FIN, IN_ORDER, SCATTERED, SYN, Flows, Frame
+from bench.harness import WrongPath
+from bench.path import Path, new_path
+from bench.rows import Measured
+from pylvs.bpf import abi
+from pylvs.dataplane.load import CONNECTION_MAPS
+from pylvs.model.dataclass import dataclass
+from pylvs.model.destination import Destination, DestinationKey, Method
+from pylvs.model.errors import PylvsError
+from pylvs.model.service import Protocol, ServiceKey, Timeouts, VirtualService
+
+PORT, CLIENT_PORT = 80, 40000
+CLIENTS, CLIENTS6 = "10.128.0.0", "fd77::a80:0"
+_WALK = 1 << 24  # flows, of which the first are made
+_CHUNK = 1 << 16  # connections between two looks: none is half open for long
+_TRIALS = 50  # of a chunk
+_TOLD = 1 << 20
+_TITLES = 2  # lines of a listing
+_MB = 1 << 20
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the connections are."""
+
+    name: str
+    method: Method = Method.ROUTE
+    version: int = 4
+
+
+DR, NAT, IPV6 = Kind("DR"), Kind("NAT", Method.MASQ), Kind("IPv6", version=6)
+
+
+class LargeTable:
+    """A Director with one service, room for so many connections, and the harness."""
+
+    def __init__(self, kind: Kind, connections: int, path: Path) -> None:
+        self.kind = kind
+        self.connections = connections
+        self.path = path
+        self.key = ServiceKey(Protocol.TCP, ip_address(site.VIP6 if kind.version == 6 else site.VIP), PORT)
+        self._wrapper = probe.FLOWS6 if kind.version == 6 else probe.FLOWS
+
+    def serve(self) -> None:
+        """The service, with servers that nothing tells apart; of IPv6 it is one."""
+        six = self.kind.version == 6
+        servers = [site.SERVER6] if six else [site.server(number) for number in range(1, site.SERVERS + 1)]
+        self.path.director.add_service(VirtualService(self.key, "rr"))
+        for server in servers:
+            at = DestinationKey(ip_address(server), PORT)
+            self.path.director.add_destination(self.key, Destination(at, self.kind.method))
+
+    # --- packets ---
+
+    def _frame(self, flags: int, beyond: int = 0) -> Frame:
+        """Of the first client, or of one so many addresses beyond."""
+        if self.kind.version == 6:
+            return Frame(CLIENTS6, site.VIP6, CLIENT_PORT, PORT, flags)
+        return Frame(str(ip_address(CLIENTS) + beyond), site.VIP, CLIENT_PORT, PORT, flags)
+
+    def send(self, flags: int, first: int, count: int) -> float:
+        """A packet of each of these flows. Nanoseconds of one, the harness included. Raises WrongPath.
+
+        Once a second XDP asks for the next hop of each server and lets the kernel see a packet then; so all of them are
+        sent again until none went astray.
+        """
+        frame, flows, took = self._frame(flags), Flows(_WALK, first, IN_ORDER), 0.0
+        for _ in range(_TRIALS):
+            before = self._packets()
+            spent = self._run(frame, flows, count)
+            took = took or spent
+            if self._packets() - before >= count:
+                return took
+        raise WrongPath(f"{self.kind.name}: packets go astray: {self.path.reasons()}")
+
+    def _packets(self) -> int:
+        return self.path.director.service(self.key).counters.in_packets
+
+    def _run(self, frame: Frame, flows: Flows, count: int) -> float:
+        harness, wrapper = self.path.harness, self._wrapper
+        while True:
+            harness.plan(frame, flows)
+            try:
+                return harness.run(wrapper, self.path.entry(wrapper), count)[0]
+            except PylvsError as error:  # ctrl-C is none: this process was stopped and goes on
+                if error.errno != errno.EINTR:
+                    raise
+
+    def make(self, new: Measured, progress: Progress) -> float:
+        """All connections, a SYN and an ACK each. Seconds of this thread's processor time."""
+        spent = 0.0
+        for first in range(0, self.connections, _CHUNK):
+            if not first % _TOLD:
+                progress(f"{self.kind.name}: making {self.connections:,} connections, {first:,} are there")
+            count = min(_CHUNK, self.connections - first)
+            opened, confirmed = self.send(SYN, first, count), self.send(ACK, first, count)
+            new.samples.append(opened)
+            spent += count * (opened + confirmed)
+            if self.counts()[0] < first + count:  # this process was stopped for so long that some were given up
+                self.send(SYN, first, count)
+                self.send(ACK, first, count)
+        return spent / 1e9
+
+    def visit(self, repeat: int) -> float:
+        """Nanoseconds of a packet of a random connection, the harness included.
+
+        The walks go through powers of two: the largest that fits first, then through the rest.
+        """
+        first, total = 0, 0.0
+        per_address = abi.constant("BENCH_FLOWS_AN_ADDRESS")
+        while self.connections - first >= per_address or not first:
+            number = 1 << ((self.connections - first).bit_length() - 1)
+            share = max(1, repeat * number // self.connections)
+            total += number * self._run(self._frame(ACK, first // per_address), Flows(number, 0, SCATTERED), share)
+            first += number
+        return total / first
+
+    def counts(self) -> tuple[int, int]:
+        """Active and inactive connections of all servers."""
+        rows = self.path.director.service(self.key).destinations
+        return sum(row.active for row in rows), sum(row.inactive for row in rows)
+
+    # --- the end ---
+
+    def shorten(self, life_s: int) -> tuple[float, float]:
+        """A packet of each connection that lets it live only so long; of the second half it is a FIN.
+
+        The monotonic times of the first packet and the last.
+        """
+        self.path.director.set_timeouts(Timeouts(life_s, life_s, life_s))
+        half = self.connections // 2
+        begin = time.monotonic()
+        for first in range(0, self.connections, _CHUNK):
+            end = min(first + _CHUNK, self.connections)
+            middle = min(max(half, first), end)
+            for flags, start, stop in ((ACK, first, middle), (FIN | ACK, middle, end)):
+                if start < stop:
+                    self.send(flags, start, stop - start)
+        return begin, time.monotonic()
+
+    def await_empty(self, until: float, pause: Callable[[], None]) -> float:
+        """When the counts are 0, by the monotonic clock. Raises WrongPath at a time by which they are not.
+
+        Returns after the expirer has noted what it did.
+        """
+        while sum(self.counts()):
+            if time.monotonic() > until:
+                active, inactive = self.counts()
+                raise WrongPath(f"{active} active and {inactive} inactive connections do not end")
+            pause()
+        now, pace = time.monotonic(), self.path.director.tables.pace
+        go = pace.get(0, "goes")  # a go is noted at its end: the one that ended the last connection may still run
+        while pace.get(0, "goes") == go:
+            if time.monotonic() > until:
+                raise WrongPath("the expirer stands still")
+            pause()
+        return now
+
+    # --- listing and memory ---
+
+    def list(self) -> tuple[int, float, float, float]:
+        """Connections that `ipvsadm -Lnc` shows; its seconds, processor seconds and megabytes at most."""
+        begin, lines, megabytes = time.monotonic(), 0, 0.0
+        running = subprocess.Popen([*program(), "-Lnc"], stdout=subprocess.PIPE)
+        assert running.stdout is not None
+        try:
+            while part := os.read(running.stdout.fileno(), _MB):
+                lines += part.count(b"\n")
+                megabytes = max(megabytes, _most_memory(running.pid))
+        except BaseException:
+            running.kill()
+            raise
+        _, status, used = os.wait4(running.pid, 0)
+        running.returncode = os.waitstatus_to_exitcode(status)
+        running.stdout.close()
+        took = time.monotonic() - begin
+        return max(lines - _TITLES, 0), took, used.ru_utime + used.ru_stime, megabytes or used.ru_maxrss / 1024
+
+    def bytes_each(self) -> float:
+        """Kernel memory of every map whose size goes with the table's, for each connection."""
+        return self.path.memory(CONNECTION_MAPS) / self.connections
+
+
+def _most_memory(process: int) -> float:
+    """Megabytes that a process ever had at once; 0 when it is gone. (What wait(2) tells counts its parent's, too.)"""
+    with open(f"/proc/{process}/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return 0.0
+
+
+@contextmanager
+def ready(kind: Kind, connections: int) -> Iterator[LargeTable]:
+    """A namespace with an empty table; both are gone afterwards. Raises what loading raises."""
+    with new_path(f"scale-{kind.name.lower()}", connections) as path:
+        table = LargeTable(kind, connections, path)
+        table.serve()
+        yield table

@@ -1,0 +1,166 @@
+"""How long the expirer holds a CPU: what it notes of itself, and what a process on that CPU feels of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+
+from pylvs.bpf import abi
+from pylvs.dataplane.tables import Tables
+from pylvs.model.dataclass import dataclass, field
+
+LIMIT_MS = 1
+MOMENT_S = 0.02  # between looks
+_NS_IN_MS = 1_000_000
+_STEAL_FIELD = 8  # of a line of /proc/stat
+# It spins four fifths of the time: the kernel would stop a real-time process that takes more than 95%.
+_SPINNER = f"""
+import contextlib, os, sys, time
+os.sched_setaffinity(0, {{int(sys.argv[1])}})
+with contextlib.suppress(OSError):
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+clock, longest, late = time.monotonic_ns, 0, 0
+print(flush=True)
+os.set_blocking(0, False)
+while sys.stdin.buffer.read(1) is None:
+    before = clock()
+    end = before + 40_000_000
+    while before < end:
+        now = clock()
+        if now - before > longest:
+            longest = now - before
+        late += now - before > {LIMIT_MS * _NS_IN_MS}
+        before = now
+    time.sleep(0.01)
+print(longest / {_NS_IN_MS}, late)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What the expirer did since its timer was started, or between two such moments."""
+
+    goes: int
+    spent_ns: int
+    ended: int
+    lengths: tuple[int, ...]  # goes by length, see bpf/abi/conntrack.h
+
+    @classmethod
+    def read(cls, tables: Tables) -> Pace:
+        """As it is now."""
+        found = tables.pace.read(0)
+        return cls(found["goes"], found["spent_ns"], found["ended"], tuple(found["lengths"]))
+
+    def since(self, before: Pace) -> Pace:
+        """What came between."""
+        lengths = tuple(now - then for now, then in zip(self.lengths, before.lengths, strict=True))
+        return Pace(
+            self.goes - before.goes,
+            self.spent_ns - before.spent_ns,
+            self.ended - before.ended,
+            lengths,
+        )
+
+    @property
+    def late(self) -> int:
+        """Goes longer than LIMIT_MS."""
+        first = abi.constant("PACE_FIRST_NS")
+        return sum(count for n, count in enumerate(self.lengths) if first << n > LIMIT_MS * _NS_IN_MS)
+
+    def usual_ms(self) -> float:
+        """Within which 999 of 1,000 goes end."""
+        within = accumulate(self.lengths)
+        number = next((n for n, count in enumerate(within) if count >= self.goes * 0.999), 0)
+        return (abi.constant("PACE_FIRST_NS") << number) / _NS_IN_MS
+
+    def share(self, seconds: float) -> float:
+        """Percent of one core over this time."""
+        return self.spent_ns / seconds / 1e7
+
+
+@dataclass(slots=True)
+class Watch:
+    """The longest go, and how long a process of real-time priority on the expirer's CPU did not run.
+
+    The host of a virtual machine takes the CPU away in the middle of anything, so a go is told apart by the moment in
+    which it was: one in which the host took time from that CPU, or not.
+    """
+
+    tables: Tables
+    cpu: int
+    longest_ms: float = 0.0  # go while the host took nothing
+    disturbed_ms: float = 0.0  # and while it did
+    gap_ms: float = 0.0
+    late: int = 0  # gaps longer than LIMIT_MS
+    stolen_ms: float = 0.0  # in hundredths of a second
+    _taken_ms: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._taken_ms = _stolen_ms(self.cpu)
+        self.tables.pace.set(0, "longest_ns", 0)
+
+    def look(self) -> None:
+        """A moment is over."""
+        longest = self.tables.pace.get(0, "longest_ns") / _NS_IN_MS
+        self.tables.pace.set(0, "longest_ns", 0)
+        taken = _stolen_ms(self.cpu)
+        if taken > self._taken_ms:
+            self.stolen_ms += taken - self._taken_ms
+            self._taken_ms = taken
+            self.disturbed_ms = max(self.disturbed_ms, longest)
+        else:
+            self.longest_ms = max(self.longest_ms, longest)
+
+    def rest(self, seconds: float) -> None:
+        """Look on for so long."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            time.sleep(MOMENT_S)
+            self.look()
+
+
+def _stolen_ms(cpu: int) -> float:
+    with open("/proc/stat", encoding="ascii") as file:
+        for line in file:
+            words = line.split()
+            if words[0] == f"cpu{cpu}":
+                return int(words[_STEAL_FIELD]) * 1000 / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+@contextmanager
+def watched(tables: Tables) -> Iterator[Watch]:
+    """Look for gaps on the CPU of the expirer, from another one, as long as this lasts."""
+    watch = Watch(tables, int(tables.pace.get(0, "cpu")))
+    with (
+        _away_from(watch.cpu),
+        subprocess.Popen(
+            [sys.executable, "-c", _SPINNER, str(watch.cpu)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as spinner,
+    ):
+        assert spinner.stdout is not None
+        spinner.stdout.readline()
+        try:
+            yield watch
+        except BaseException:
+            spinner.kill()
+            raise
+        told, _ = spinner.communicate(b"\n")
+        watch.look()
+    longest, late = told.split()
+    watch.gap_ms, watch.late = float(longest), int(late)
+
+
+@contextmanager
+def _away_from(cpu: int) -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(range(os.cpu_count() or 1)) - {cpu} or before)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -1,0 +1,130 @@
+"""What a packet costs: the director's programs on made-up frames, each case beside the floor of the same round."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+
+from bench.cases import MANY, NEW_CASES, NEW_WALK, QUICK, Case, NewCase, Size, cases, key, openings, request, services
+from bench.frames import IN_ORDER, SYN, Flows
+from bench.harness import FLOWS, SAME, SAME_TC, Wrapper, WrongPath
+from bench.path import Overheads, Path, new_path
+from bench.rows import FLOOR, FLOOR_TC, Measured
+from pylvs.dataplane.load import CONNECTION_MAPS
+
+__all__ = ["QUICK", "Bench", "Size", "ready"]
+
+_MISSED = 0.001  # of all packets may go up: XDP asks for the next hop once a second, and lets the kernel see some
+_YOUNG_S = 50  # what nobody answers lives a minute
+_OF_IPV6 = {"connections6", "replies6"}
+
+
+class Bench:
+    """The services with their connections, and what came out for each row."""
+
+    def __init__(self, size: Size, path: Path) -> None:
+        self.size = size
+        self.path = path
+        self.overheads = Overheads(path.harness)
+        self.results: dict[str, Measured] = {}
+        self._wrappers: dict[str, Wrapper] = {}  # of each row
+        self._new = dict.fromkeys(NEW_CASES, 0)  # flows made so far
+        self._began: float | None = None  # making them
+
+    # --- setting up ---
+
+    def serve(self) -> None:
+        """The services."""
+        director = self.path.director
+        with director.batch():
+            for each in services():
+                director.add_service(each.service)
+                for destination in each.destinations():
+                    director.add_destination(each.service.key, destination)
+
+    def connect(self) -> None:
+        """The connections whose packets are measured."""
+        harness = self.path.harness
+        for each in openings(self.size):
+            harness.plan(each.frame, each.flows)
+            harness.run(each.wrapper, self.path.entry(each.wrapper), each.flows.number if each.flows else 2)
+        there, _ = self.path.connections(key(MANY))
+        if there != self.size.flows:
+            raise WrongPath(f"{self.size.flows} connections were to be made, {there} are there")
+
+    # --- measuring ---
+
+    def _packets(self, case: Case) -> int:
+        counters = [self.path.director.service(each).counters for each in case.services]
+        return sum(each.out_packets if case.replies else each.in_packets for each in counters)
+
+    def measure(self, case: Case) -> float:
+        """Nanoseconds of a round of a case, the harness included. Raises WrongPath."""
+        before = self._packets(case)
+        harness, wrapper = self.path.harness, case.wrapper
+        harness.plan(case.frame, case.flows)
+        spent, last = harness.run(wrapper, self.path.entry(wrapper), self.size.repeat)
+        counted = self._packets(case) - before
+        wrong = last.verdict not in (*case.verdicts, wrapper.hook.passes)
+        if wrong or (case.services and counted < self.size.repeat * (1 - _MISSED) - 2):
+            went = f"verdict {last.verdict}, {counted} of {self.size.repeat} packets counted"
+            raise WrongPath(f"{case.name}: {went}: {self.path.reasons()}")
+        return spent
+
+    def measure_new(self, case: NewCase) -> float:
+        """Nanoseconds of a packet that makes a connection, the harness included. Raises WrongPath."""
+        self._began = self._began or time.monotonic()
+        service, number = key(case.port), self.size.new
+        there, ever = self.path.connections(service)
+        self.path.harness.plan(request(case.port, SYN, case.clients), Flows(NEW_WALK, self._new[case], IN_ORDER))
+        spent, _ = self.path.harness.run(FLOWS, self.path.entry(FLOWS), number)
+        self._new[case] += number
+        now_there, now_ever = self.path.connections(service)
+        made, lasting = now_ever - ever, now_there - there
+        young = time.monotonic() - self._began < _YOUNG_S
+        if made < number * (1 - _MISSED) or (young and made != lasting):
+            went = f"{made} of {number} connections were made, {lasting} are in the table"
+            raise WrongPath(f"{case.name}: {went}: {self.path.reasons()}")
+        return spent
+
+    def _note(self, name: str, wrapper: Wrapper, spent: float) -> None:
+        self._wrappers[name] = wrapper
+        self.results.setdefault(name, Measured()).samples.append(spent)
+
+    def run(self, progress: Callable[[str], None], only: Collection[str] = ()) -> dict[str, Measured]:
+        """All cases, round after round, so that what else the machine does touches them alike; or these rows only."""
+        established = [case for case in cases(self.size) if not only or case.name in only]
+        new = [case for case in NEW_CASES if not only or case.name in only]
+        for number in range(self.size.rounds + 1):
+            progress(f"packets: round {number} of {self.size.rounds}" if number else "packets: warming up")
+            self.overheads.measure(self.size.repeat, self.size.flows)
+            for name, wrapper in ((FLOOR, SAME), (FLOOR_TC, SAME_TC)):
+                self._note(name, wrapper, self.overheads.measure_floor(wrapper, self.size.repeat))
+            for case in established:
+                self._note(case.name, case.wrapper, self.measure(case))
+            for opening in new:
+                self._note(opening.name, FLOWS, self.measure_new(opening))
+        self.overheads.forget_first()
+        for name, found in self.results.items():
+            del found.samples[0]
+            found.overhead_ns = self.overheads.of(self._wrappers[name])
+        return self.results
+
+    # --- memory ---
+
+    def connection_bytes(self) -> Measured:
+        """Bytes of kernel memory that the table takes for each connection, of IPv4 without NAT."""
+        return Measured([self.path.memory(set(CONNECTION_MAPS) - _OF_IPV6) / self.size.capacity])
+
+
+@contextmanager
+def ready(size: Size, progress: Callable[[str], None]) -> Iterator[Bench]:
+    """Everything made and connected; the namespace is left and gone afterwards. Raises what loading raises."""
+    progress("packets: making the tables")
+    with new_path("packets", size.capacity) as path:
+        bench = Bench(size, path)
+        bench.serve()
+        progress(f"packets: making {size.flows:,} connections")
+        bench.connect()
+        yield bench

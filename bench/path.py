@@ -1,0 +1,137 @@
+"""The packet path in a namespace of its own, the harness before it, and what the harness itself costs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from bench import harness as probe
+from bench import site
+from bench.cases import plain
+from bench.frames import SCATTERED, Flows
+from bench.harness import FLOWS, SHRINK, TC, WRAPPERS, XDP, Hook, Wrapper
+from bench.rows import Measured
+from pylvs.bpf import abi
+from pylvs.bpf.libbpf import open_pin
+from pylvs.cli.meter import on_one_cpu
+from pylvs.dataplane import load
+from pylvs.dataplane.devices import attachments
+from pylvs.dataplane.director import BpfDirector
+from pylvs.dataplane.state import State
+from pylvs.model.errors import Unsupported
+from pylvs.model.service import ServiceKey
+
+_ENTRIES = {XDP: load.XDP, TC: load.TC}
+
+
+class Path:
+    """A Director, its programs, and the harness."""
+
+    def __init__(self, director: BpfDirector, harness: probe.Probe, entries: dict[Hook, int]) -> None:
+        self.director = director
+        self.harness = harness
+        self._entries = entries
+
+    def entry(self, wrapper: Wrapper) -> int:
+        """The descriptor of the program that a harness's frames go to."""
+        return self._entries[wrapper.hook]
+
+    def reasons(self) -> str:
+        """What happened to packets beyond being forwarded, for messages."""
+        names = [name for name in abi.shipped().enum("reason") if name not in ("REASONS", "REASON_NONE")]
+        counted = {name: self.director.tables.reasons.sums(abi.constant(name))[0] for name in names}
+        return ", ".join(f"{name.removeprefix('REASON_').lower()} {count}" for name, count in counted.items() if count)
+
+    def connections(self, service: ServiceKey) -> tuple[int, int]:
+        """How many a service has, and how many it ever had."""
+        row = self.director.service(service)
+        return sum(each.active + each.inactive for each in row.destinations), row.counters.connections
+
+    def memory(self, maps: Iterable[str]) -> int:
+        """Bytes of kernel memory that these maps take. Raises Unsupported if one is not pinned."""
+        total = 0
+        for name in maps:
+            with _opened(self.director.tables.path(name), name) as descriptor:
+                total += _memory_of(descriptor)
+        return total
+
+
+@contextmanager
+def _opened(pin: str, name: str) -> Iterator[int]:
+    """What is pinned there. Raises Unsupported where nothing is."""
+    descriptor = open_pin(pin)
+    if descriptor is None:
+        raise Unsupported(f"{name} is not pinned")
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _memory_of(descriptor: int) -> int:
+    """Bytes of kernel memory that a map takes."""
+    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("memlock:"):
+                return int(line.split()[1])
+    return 0
+
+
+@contextmanager
+def new_path(role: str, capacity: int, servers: int = site.SERVERS) -> Iterator[Path]:
+    """Made for so many connections; the namespace is left and gone afterwards. Raises what loading raises."""
+    with site.new_site(role, servers), on_one_cpu(), probe.loaded() as harness, ExitStack() as closing:
+        director = BpfDirector(State.open())
+        director.make()
+        director.change_setting("conn_max", capacity)
+        with director.batch():
+            attachments.request(director.reader, site.DEVICE, "generic")
+        entries = {
+            hook: closing.enter_context(_opened(director.state.pin_path(name), name)) for hook, name in _ENTRIES.items()
+        }
+        yield Path(director, harness, entries)
+
+
+class Overheads:
+    """What the harness costs: programs behind it that do nothing, less these programs alone."""
+
+    def __init__(self, harness: probe.Probe) -> None:
+        self._harness = harness
+        self._by_name = {wrapper.name: Measured() for wrapper in WRAPPERS}
+        self._alone = {name: Measured() for hook in (XDP, TC) for name in (hook.empty, hook.swap)}
+
+    def of(self, wrapper: Wrapper) -> float:
+        """Nanoseconds of a round."""
+        return self._by_name[wrapper.name].raw
+
+    def measure(self, repeat: int, flows: int) -> None:
+        """Another round."""
+        harness = self._harness
+        for hook in XDP, TC:
+            harness.plan(plain(4))
+            for name in hook.empty, hook.swap:
+                self._alone[name].samples.append(harness.run_alone(name, hook, repeat))
+        for wrapper in WRAPPERS:
+            harness.plan(plain(wrapper.version), Flows(flows, 0, SCATTERED) if wrapper is FLOWS else None)
+            spent, _ = harness.run(wrapper, harness.own(wrapper.hook.empty), repeat)
+            if wrapper is SHRINK:  # half of a pair, one that takes off and one that puts in front
+                grown, _ = harness.run(wrapper, harness.own("bench_grow"), repeat)
+                spent += (grown - spent) / 2
+            self._by_name[wrapper.name].samples.append(spent - self._alone[wrapper.hook.empty].samples[-1])
+
+    def measure_floor(self, wrapper: Wrapper, repeat: int) -> float:
+        """Nanoseconds of a round of the harness with the least that forwarding can be."""
+        self._harness.plan(plain(wrapper.version))
+        return self._harness.run(wrapper, self._harness.own(wrapper.hook.swap), repeat)[0]
+
+    def forget_first(self) -> None:
+        """It warmed up."""
+        for found in (*self._by_name.values(), *self._alone.values()):
+            del found.samples[0]
+
+    def all_ns(self) -> dict[str, float]:
+        """By the program's name, the empty ones without the harness among them."""
+        return {name: found.raw for name, found in self._by_name.items()} | {
+            f"{name} alone": found.raw for name, found in self._alone.items()
+        }

@@ -1,0 +1,94 @@
+"""What was measured, as JSON for programs; read again, it gives the same tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.rows import FLOOR, ROWS, SCHEDULER_FLOOR, SCHEDULER_ROWS, Measured, Row, value_of
+from pylvs.dataplane import upgrade
+from pylvs.model.dataclass import dataclass
+from pylvs.model.errors import PylvsError
+
+
+class NoRecord(PylvsError):
+    """A file does not hold what a bench wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A run of the bench: by row, how much was measured, where, and what the harness cost."""
+
+    results: dict[str, Measured]
+    sizes: dict[str, float]
+    machine: dict[str, Any]
+    harness_ns: dict[str, float]
+
+
+def machine() -> dict[str, Any]:
+    """Where it was measured."""
+    model = "unknown"
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    return {
+        "kernel": os.uname().release,
+        "processor": model,
+        "processors": os.cpu_count(),
+        "python": platform.python_version(),
+        "object": upgrade.ours().digest,
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def _rows(record: Record, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    schedulers = [row for each in SCHEDULER_ROWS.values() for row in each]
+    if SCHEDULER_FLOOR in record.results:
+        schedulers.insert(0, Row(SCHEDULER_FLOOR, "floor of the schedulers' rows", "ratio", floor=SCHEDULER_FLOOR))
+    for row in (*rows, *(each for each in schedulers if each.name in record.results)):
+        found = record.results.get(row.name, Measured())
+        yield {
+            "name": row.name,
+            "label": row.label.format(**record.sizes),
+            "unit": row.unit,
+            "katran": row.katran,
+            "must": row.must,
+            "then": row.then,
+            "measured": value_of(row, record.results),
+            "samples": found.samples,
+            "overhead_ns": found.overhead_ns,
+            "processor": found.processor,
+            "beside": found.beside,
+        }
+
+
+def write(path: Path, record: Record, rows: Sequence[Row] = ROWS) -> None:
+    """All of it, with every sample. Raises OSError."""
+    content = {
+        "machine": record.machine,
+        "sizes": record.sizes,
+        "floor": FLOOR,
+        "harness_ns": record.harness_ns,
+        "rows": list(_rows(record, rows)),
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read(path: Path) -> Record:
+    """What was written. Raises OSError, NoRecord."""
+    try:
+        content = json.loads(path.read_text())
+        results = {
+            row["name"]: Measured(row["samples"], row["overhead_ns"], row["processor"], row.get("beside", []))
+            for row in content["rows"]
+            if row["samples"]
+        }
+        return Record(results, content["sizes"], content["machine"], content["harness_ns"])
+    except (ValueError, KeyError, TypeError):
+        raise NoRecord(f"{path}: this is no bench.json; make one with ./dev bench") from None

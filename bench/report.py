@@ -1,0 +1,132 @@
+"""What was measured, as tables for people."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from statistics import median
+from typing import Any, TextIO
+
+from bench.rows import ROWS, SCHEDULED_SERVERS, SCHEDULER_ROWS, Measured, Row, value_of
+
+HEADINGS = ("case", "Katran", "must reach", "then", "measured", "raw")
+SCHEDULER_HEADINGS = ("new connection, by scheduler", *(f"{each:,} servers" for each in SCHEDULED_SERVERS))
+
+Table = list[tuple[str, ...]]
+
+
+def _number(value: float | None, unit: str) -> str:
+    if value is None:
+        return "–"
+    if unit == "ratio":
+        return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+    if unit == "x":
+        return f"{value:.2f} x"
+    shown = f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    return f"{shown} {'B' if unit == 'bytes' else unit}".rstrip()
+
+
+def _raw(row: Row, found: Measured | None) -> str:
+    if found is None or not found.samples:
+        return ""
+    if row.unit == "ratio":
+        return f"{found.raw:.1f} ns less {found.overhead_ns:.1f}"
+    if found.beside:
+        return f"floor {_number(median(found.beside), row.unit)}"
+    if row.unit == "us":
+        return f"{1e6 / found.net:,.0f} per core-second"
+    return f"processor {_number(median(found.processor), row.unit)}" if found.processor else ""
+
+
+def verdict(row: Row, value: float | None) -> str:
+    """Beside a figure: whether it keeps the promise."""
+    if value is None or row.must is None:
+        return ""
+    if row.unit == "x":
+        return "ok" if value >= row.must else "under"
+    if value > row.must:
+        return "over"
+    return "then" if row.then is not None and value <= row.then else "ok"
+
+
+def lines(results: dict[str, Measured], sizes: dict[str, float], rows: Sequence[Row] = ROWS) -> Table:
+    """The table's cells, a tuple a row; the last cell is the verdict."""
+    found = []
+    for row in rows:
+        measured = results.get(row.name)
+        value = value_of(row, results)
+        shown = _number(value, row.unit) if value is not None else "not measured"
+        budget = [_number(each, row.unit) for each in (row.katran, row.must, row.then)]
+        cells = (row.label.format(**sizes), *budget, shown, _raw(row, measured), verdict(row, value))
+        found.append(cells)
+    return found
+
+
+def scheduler_lines(results: dict[str, Measured]) -> Table:
+    """Likewise of the schedulers, ratios to the floor; nothing when they were not measured."""
+    found = []
+    for name, rows in SCHEDULER_ROWS.items():
+        values = [value_of(row, results) for row in rows]
+        if any(values):
+            found.append((name, *(_number(value, row.unit) for value, row in zip(values, rows, strict=True))))
+    return found
+
+
+def footer(where: dict[str, Any], harness: dict[str, float]) -> list[str]:
+    """What one must know beside the table."""
+    found = [
+        f"Linux {where['kernel']}, {where['processors']} x {where['processor']}, Python {where['python']}",
+        "ratios: to the floor of the same run, the harness's own cost taken off both; medians",
+    ]
+    if harness:
+        found.append("harness: " + ", ".join(f"{name} {cost:.1f} ns" for name, cost in harness.items()))
+    if where["load_average"] > where["processors"]:
+        busy = f"load average {where['load_average']:.1f} on {where['processors']} processors"
+        found.append(f"this machine is busy ({busy}): what waits for memory comes out too dear")
+    return found
+
+
+def _plain(headings: Sequence[str], cells: Table, out: TextIO) -> None:
+    rows = [tuple(headings), *cells]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
+    for row in rows:
+        parts = [row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in range(1, len(headings)))]
+        print("  ".join([*parts, *row[len(headings) :]]).rstrip(), file=out)
+
+
+def _rich(title: str, headings: Sequence[str], cells: Table, out: TextIO) -> None:
+    from rich.console import Console
+    from rich.table import Table as Drawn
+
+    table = Drawn(title=title, title_justify="left")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if not number else "right")
+    colours = {"over": "red", "under": "red", "ok": "green", "then": "bold green", "": "default"}
+    for row in cells:
+        shown = list(row[: len(headings)])
+        if len(row) > len(headings):
+            shown[4] = f"[{colours[row[-1]]}]{shown[4]}[/]"
+        table.add_row(*shown)
+    Console(file=out).print(table)
+
+
+def show(
+    results: dict[str, Measured],
+    sizes: dict[str, float],
+    notes: Iterable[str],
+    out: TextIO = sys.stdout,
+    rows: Sequence[Row] = ROWS,
+) -> None:
+    """Print the tables: drawn on a terminal, plain otherwise."""
+    tables: list[tuple[str, Sequence[str], Table]] = [("pylvs bench", HEADINGS, lines(results, sizes, rows))]
+    if schedulers := scheduler_lines(results):
+        tables.append(("schedulers", SCHEDULER_HEADINGS, schedulers))
+    for number, (title, headings, cells) in enumerate(tables):
+        if out.isatty():
+            _rich(title, headings, cells, out)
+        elif cells:
+            if number:
+                print(file=out)
+            _plain(headings, cells, out)
+    for note in notes:
+        print(note, file=out)

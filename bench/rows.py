@@ -1,0 +1,170 @@
+"""The rows of the table: what is measured, what Katran needs for it, and what it may cost here.
+
+Packets are told as ratios to the floor of the same run, a program that swaps the two MAC addresses and sends the frame
+back; the other rows in units of their own.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+
+from pylvs.model.dataclass import dataclass, field
+from pylvs.model.service import SCHEDULERS
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line. `must` and `then` are what it may cost now and later; None where nothing was promised."""
+
+    name: str
+    label: str
+    unit: str  # "ratio", "times", "s", "ms", "us", "ns", "%", "MB", "bytes", or none; "x": a gain, the more the better
+    katran: float | None = None
+    must: float | None = None
+    then: float | None = None
+    floor: str = "floor"  # the row that a ratio is to
+
+
+FLOOR, FLOOR_TC = "floor", "tc_floor"
+_FOREIGN = {
+    "foreign_routed": "the same, TCP to another host",
+    "foreign_udp": "the same, UDP to this host",
+    "foreign_six": "the same, TCP over IPv6 to this host",
+    "foreign_six_routed": "the same, TCP over IPv6 to another host",
+    "foreign_arp": "the same, ARP",
+}
+
+
+def foreign_rows(hook: str, floor: str) -> tuple[Row, ...]:
+    """What packets of no service pay on a device that is attached for the sake of others."""
+    label = "TC: " if hook else ""
+    return tuple(Row(hook + name, label + text, "ratio", floor=floor) for name, text in _FOREIGN.items())
+
+
+ROWS = (
+    Row(FLOOR, "floor: swap the MAC addresses, XDP_TX", "ratio"),
+    Row("no_service", "packet of no service", "ratio", 2.6, 1.8, 1.4),
+    *foreign_rows("", FLOOR),
+    Row("one_dr", "established TCP, one flow, DR", "ratio", None, 2.7, 2.3),
+    Row("one_tun", "established TCP, one flow, TUN", "ratio", 5.2, 3.4, 3.0),
+    Row("nat_forth", "established TCP, one flow, NAT, client to server", "ratio", None, 3.6, 3.2),
+    Row("nat_back", "established TCP, one flow, NAT, server to client", "ratio", None, 3.6, 3.2),
+    Row("many_dr", "established TCP, {flows:,} random flows, DR", "ratio", 16, 8.5, 7),
+    Row("new_dr", "new connection (SYN): scheduled, inserted, counted", "ratio", 16.7, 14, 12),
+    Row("one_udp", "established UDP, one flow, DR", "ratio"),
+    Row("one_six", "established TCP over IPv6, one flow, DR", "ratio"),
+    Row("one_persistent", "established TCP, one flow, persistent service, DR", "ratio"),
+    Row("across", "established TCP, 16 services in turn, 64 flows each, DR", "ratio"),
+    Row("few_dr", "established TCP, 64 flows, DR", "ratio"),
+    Row("some_dr", "established TCP, 1,024 flows, DR", "ratio"),
+    Row("part_dr", "established TCP, {part:,} flows, DR", "ratio"),
+    Row("new_persistent", "new connection under a template of persistence", "ratio"),
+    Row("new_limited", "new connection, real servers with -x and -y", "ratio"),
+    Row(FLOOR_TC, "floor at TC: swap the MAC addresses, redirect", "ratio", floor=FLOOR_TC),
+    Row("tc_no_service", "TC: packet of no service", "ratio", floor=FLOOR_TC),
+    *foreign_rows("tc_", FLOOR_TC),
+    Row("tc_one_dr", "TC: established TCP, one flow, DR", "ratio", floor=FLOOR_TC),
+    Row("tc_nat_forth", "TC: established TCP, one flow, NAT, client to server", "ratio", floor=FLOOR_TC),
+    Row("tc_nat_back", "TC: established TCP, one flow, NAT, server to client", "ratio", floor=FLOOR_TC),
+    Row("cores_established", "gain of a second processor, established, 1,024 flows each", "x", None, 1.9),
+    Row("cores_new", "gain of a second processor, new connections", "x", None, 1.5),
+    Row("connection_bytes", "memory of a connection, IPv4, DR or TUN", "bytes", None, 256),
+    Row("first_add", "first ipvsadm -A of a namespace, whole process", "ms"),
+    Row("restore", "restore {services:,} services with {destinations:,} destinations", "s", None, 10, 5),
+    Row("list", "list them", "s", None, 5, 2),
+    Row("add_one", "add one real server to a service with {services:,}, without Python's start", "ms", None, 5),
+    Row("list_connections", "ipvsadm -Lnc of {connections:,} connections", "s", None, 10),
+    Row("list_connections_memory", "memory of ipvsadm meanwhile", "MB"),
+    Row("list_small_cold", "ipvsadm -Ln on a small table, whole process, cold", "ms", None, 150, 80),
+    Row("list_small_warm", "ipvsadm -Ln on a small table, whole process, warm", "ms", None, 150, 80),
+    Row("start_list", "ipvsadm -Ln on it: processor of python3 -I -c pass", "times", None, 3),
+    Row("start_add", "ipvsadm -a", "times", None, 3),
+    Row("start_edit", "ipvsadm -e", "times", None, 3),
+    Row("start_delete", "ipvsadm -d", "times", None, 3),
+    Row("daemon_memory", "pylvs run, 2 services with 4 HTTP checks: resident memory", "MB", None, 60),
+    Row("daemon_memory_own", "of which anonymous", "MB"),
+    Row("daemon_small", "processor until its table is in the kernel, tables made before", "s", None, 0.5),
+    Row("daemon_start", "pylvs run, {services:,} services: until the first complete table", "s"),
+    Row("daemon_reload", "reload of them, of which one changed", "s"),
+    Row("check_tcp", "processor of a TCP check, {checked:,} servers, each every {every:g} s", "us", None, 250),
+    Row("check_tcp_keepalived", "the same by keepalived", "us"),
+    Row("check_http", "processor of an HTTP check, {checked:,} servers, each every {every:g} s", "us"),
+    Row("check_http_keepalived", "the same by keepalived", "us"),
+    Row("vrrp_gap", "longest gap between advertisements every 10 ms, {minutes:g} min under load", "ms", None, 30, 20),
+    Row("vrrp_gap_machine", "the same of a process that only sleeps: the machine's own", "ms"),
+)
+# Of a table of ten million connections (`bench.scale`).
+SCALE_ROWS = (
+    Row(FLOOR, "floor: swap the MAC addresses, XDP_TX", "ratio"),
+    Row("scale_new", "new connection (SYN), until {connections:,} are there", "ratio"),
+    Row("scale_established", "established TCP, {connections:,} random flows, DR", "ratio"),
+    Row("scale_made", "{connections:,} connections made and established", "s"),
+    Row("scale_bytes", "memory of each, all told, IPv4, DR or TUN", "bytes", None, 256),
+    Row("scale_bytes_nat", "the same, NAT, {others:,} connections", "bytes", None, 384),
+    Row("scale_bytes_ipv6", "the same, IPv6, {others:,} connections", "bytes", None, 384),
+    Row("scale_list", "ipvsadm -Lnc of {connections:,} connections", "s"),
+    Row("scale_list_memory", "memory of ipvsadm meanwhile", "MB"),
+    Row("scale_wrong", "connections that a count or a list is wrong by", "", None, 0),
+    Row("scale_idle_small", "sweeping {others:,} connections of which none ends, of one core", "%"),
+    Row("scale_idle", "sweeping {connections:,} connections of which none ends, of one core", "%"),
+    Row("scale_expire_small", "all {others:,} expire at once: until all are gone", "s"),
+    Row("scale_expire_small_share", "meanwhile, of one core", "%"),
+    Row("scale_expire", "all {connections:,} expire at once: until all are gone", "s"),
+    Row("scale_expire_share", "meanwhile, of one core", "%"),
+    Row("scale_expire_each", "to end a connection", "ns"),
+    Row("scale_usual", "999 of 1,000 times that expiry held a CPU it was within", "ms", None, 1),
+    Row("scale_longest", "longest that expiry held a CPU in one go", "ms", None, 1),
+    Row("scale_gap", "longest gap in a real-time process on its CPU meanwhile", "ms"),
+    Row("scale_gap_machine", "the same while none ends: the machine's own", "ms"),
+)
+
+
+SCHEDULED_SERVERS = (2, 64, 1024)
+SCHEDULED = tuple(name for name in SCHEDULERS if name not in ("fo", "ovf"))  # which fill one server after the other
+SCHEDULER_FLOOR = "schedulers_floor"
+
+
+def scheduler_row(name: str, servers: int) -> str:
+    """The name of a row of the schedulers' table."""
+    return f"{name}_{servers}"
+
+
+# A table of their own: each scheduler with so many real servers.
+SCHEDULER_ROWS = {
+    name: tuple(
+        Row(scheduler_row(name, each), f"{name}, {each:,} servers", "ratio", floor=SCHEDULER_FLOOR)
+        for each in SCHEDULED_SERVERS
+    )
+    for name in SCHEDULED
+}
+
+
+@dataclass(slots=True)
+class Measured:
+    """What came out for a row: samples in its unit, for ratios in ns with the harness's own cost still in them."""
+
+    samples: list[float] = field(default_factory=list)
+    overhead_ns: float = 0.0  # of the harness, contained in every sample
+    processor: list[float] = field(default_factory=list)  # of a command: the processor's time, in the same unit
+    beside: list[float] = field(default_factory=list)  # of a gain: the floor's, sample by sample
+
+    @property
+    def raw(self) -> float:
+        """The median."""
+        return median(self.samples)
+
+    @property
+    def net(self) -> float:
+        """The median without the harness."""
+        return self.raw - self.overhead_ns
+
+
+def value_of(row: Row, results: dict[str, Measured]) -> float | None:
+    """A row's figure in its unit; None when it could not be measured."""
+    found = results.get(row.name)
+    if found is None or not found.samples:
+        return None
+    if row.unit != "ratio":
+        return found.net
+    floor = results.get(row.floor)
+    return found.net / floor.net if floor and floor.samples else None

@@ -1,0 +1,235 @@
+"""`python -m bench.scale`: ten million connections made, visited, listed, expired. Exit status as the bench's.
+
+Each number is taken at the table that an operator would have: made by packets through the program, read by ipvsadm,
+ended by the timer in the kernel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import record, report, site
+from bench.__main__ import progress
+from bench.ending import EXIT_FAILED, status_of
+from bench.harness import FLOWS, SAME
+from bench.large_table import DR, IPV6, NAT, Kind, LargeTable, ready
+from bench.pace import LIMIT_MS, MOMENT_S, Pace, Watch, watched
+from bench.path import Overheads
+from bench.rows import FLOOR, SCALE_ROWS, Measured
+from pylvs.model.dataclass import dataclass, field
+
+MOST = 1 << 24  # flows of the harness's walk
+_ROUNDING_S = 0.25  # the path counts in ticks of an eighth of a second
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured."""
+
+    connections: int = 10 << 20
+    others: int = 1 << 20  # of NAT and IPv6, and of the small table
+    rounds: int = 5
+    repeat: int = 1_000_000
+    quiet_s: float = 10.0  # how long nothing ends
+
+
+QUICK = Size(connections=4096, others=1024, rounds=1, repeat=4096, quiet_s=1.2)
+
+
+@dataclass(slots=True)
+class Found:
+    """What was measured so far."""
+
+    results: dict[str, Measured] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, name: str, value: float, processor: float | None = None) -> None:
+        """One more sample of a row."""
+        row = self.results.setdefault(name, Measured())
+        row.samples.append(value)
+        if processor is not None:
+            row.processor.append(processor)
+
+    def most(self, name: str, value: float) -> None:
+        """A row that tells the greatest of all."""
+        row = self.results.setdefault(name, Measured([value]))
+        row.samples = [max(row.raw, value)]
+
+    def compare(self, what: str, wanted: object, there: object, wrong_by: int) -> None:
+        """Note what a count or a list is wrong by."""
+        if wrong_by:
+            self.notes.append(f"{what}: {there}, not {wanted}")
+        self.most("scale_wrong", wrong_by)
+
+
+def _measure_harness(table: LargeTable, size: Size, found: Found) -> float:
+    """The floor. What the harness for random flows costs, in nanoseconds."""
+    overheads, floor = Overheads(table.path.harness), Measured()
+    for _ in range(size.rounds):
+        overheads.measure(size.repeat, 1 << 20)
+        floor.samples.append(overheads.measure_floor(SAME, size.repeat))
+    floor.overhead_ns = overheads.of(SAME)
+    found.results[FLOOR] = floor
+    return overheads.of(FLOWS)
+
+
+def _compare_counts(
+    table: LargeTable, active: int, inactive: int, what: str, found: Found, before: float = math.inf
+) -> None:
+    """They must be these, unless it is later than that by the monotonic clock."""
+    there = table.counts()
+    if time.monotonic() > before:
+        found.notes.append(f"{table.kind.name}, {what}: too busy to compare the counts in time")
+        return
+    wrong = abs(there[0] - active) + abs(there[1] - inactive)
+    found.compare(f"{table.kind.name}, {what}: active and inactive", (active, inactive), there, wrong)
+
+
+def _sweeps(table: LargeTable, size: Size, row: str, found: Found) -> None:
+    """What sweeping costs where nothing ends, and which gaps there are: of whatever else takes the CPU away."""
+    tables = table.path.director.tables
+    progress(f"scale: sweeping {table.connections:,} connections")
+    with watched(tables) as watch:
+        before, begin = Pace.read(tables), time.monotonic()
+        watch.rest(size.quiet_s)
+        passed = Pace.read(tables).since(before)
+        found.add(row, passed.share(time.monotonic() - begin))
+    found.most("scale_longest", watch.longest_ms)
+    found.most("scale_usual", passed.usual_ms())
+    found.most("scale_gap_machine", watch.gap_ms)
+    found.notes.append(f"{table.connections:,} connections of which none ended: {_spikes(passed, watch)}")
+
+
+def _spikes(passed: Pace, watch: Watch) -> str:
+    text = f"{passed.goes:,} goes, {passed.late} of them and {watch.late} gaps beside them longer than {LIMIT_MS} ms"
+    if watch.stolen_ms:
+        text += (
+            f"; the host took {watch.stolen_ms:.0f} ms from that CPU, and there {watch.disturbed_ms:.3g} ms was longest"
+        )
+    return text
+
+
+def _list(table: LargeTable, found: Found) -> None:
+    progress(f"scale: listing {table.connections:,} connections")
+    listed, took_s, used_s, megabytes = table.list()
+    found.add("scale_list", took_s, used_s)
+    found.add("scale_list_memory", megabytes)
+    found.compare("ipvsadm -Lnc shows", table.connections, listed, abs(listed - table.connections))
+
+
+def _expire(table: LargeTable, established_ns: float, row: str, found: Found) -> None:
+    """All of them at once: a packet of each gives it a short life, and then none comes any more."""
+    tables = table.path.director.tables
+    life_s = 3 + round(table.connections * established_ns / 1e9 * 3)
+    progress(f"scale: {table.connections:,} connections live {life_s} s more")
+    began = Pace.read(tables)
+    first, last = table.shorten(life_s)
+    half = table.connections // 2
+    _compare_counts(table, half, table.connections - half, "half of them closed", found, first + life_s - _ROUNDING_S)
+    with watched(tables) as watch:
+        watch.rest(first + life_s - time.monotonic())
+        before = Pace.read(tables)
+        gone = table.await_empty(last + life_s + 60 + table.connections / 50_000, lambda: watch.rest(MOMENT_S))
+        passed = Pace.read(tables).since(before)
+    ended = Pace.read(tables).ended - began.ended
+    found.add(row, gone - first - life_s)
+    found.add(f"{row}_share", passed.share(gone - first - life_s))
+    found.most("scale_longest", watch.longest_ms)
+    found.most("scale_usual", passed.usual_ms())
+    found.compare("connections that the expirer ended", table.connections, ended, abs(ended - table.connections))
+    _compare_counts(table, 0, 0, "all expired", found)
+    if row == "scale_expire":
+        found.add("scale_expire_each", passed.spent_ns / max(passed.ended, 1))
+    found.most("scale_gap", watch.gap_ms)
+    found.notes.append(f"{table.connections:,} expired: {_spikes(passed, watch)}")
+
+
+def _large(size: Size, found: Found) -> None:
+    with ready(DR, size.connections) as table:
+        overhead = _measure_harness(table, size, found)
+        new, established = Measured(overhead_ns=overhead), Measured(overhead_ns=overhead)
+        found.results |= {"scale_new": new, "scale_established": established}
+        found.add("scale_made", table.make(new, progress))
+        _compare_counts(table, table.connections, 0, "all made", found)
+        found.add("scale_bytes", table.bytes_each())
+        for number in range(size.rounds):
+            progress(f"scale: random flows, {number + 1} of {size.rounds}")
+            established.samples.append(table.visit(size.repeat))
+        _sweeps(table, size, "scale_idle", found)
+        _list(table, found)
+        _expire(table, established.raw, "scale_expire", found)
+
+
+def _small(size: Size, found: Found) -> None:
+    with ready(DR, size.others) as table:
+        table.make(Measured(), progress)
+        _compare_counts(table, table.connections, 0, "all made", found)
+        _sweeps(table, size, "scale_idle_small", found)
+        _expire(table, 1000, "scale_expire_small", found)
+
+
+def _bytes_of(kind: Kind, size: Size, row: str, found: Found) -> None:
+    with ready(kind, size.others) as table:
+        table.make(Measured(), progress)
+        _compare_counts(table, table.connections, 0, "all made", found)
+        found.add(row, table.bytes_each())
+
+
+def measure(size: Size) -> Found:
+    """All rows. Raises what loading raises, and WrongPath."""
+    found = Found()
+    _bytes_of(NAT, size, "scale_bytes_nat", found)
+    if site.has_ipv6():
+        _bytes_of(IPV6, size, "scale_bytes_ipv6", found)
+    _small(size, found)
+    _large(size, found)
+    return found
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("bench.scale", description="Measure a table of very many connections.")
+    parser.add_argument("--quick", action="store_true", help="a few thousand connections: does it run at all")
+    parser.add_argument("--connections", type=int, metavar="N", help="how many (10,485,760)")
+    parser.add_argument("--json", type=Path, default=Path("bench-scale.json"), help="where else it goes")
+    given = parser.parse_args(words)
+    if given.connections is not None and not 1024 <= given.connections <= MOST:
+        parser.error(f"--connections: from 1024 to {MOST}")
+    return given
+
+
+def _size(given: argparse.Namespace) -> Size:
+    size = QUICK if given.quick else Size()
+    if given.connections is None:
+        return size
+    others = min(size.others, given.connections)
+    return Size(given.connections, others, size.rounds, size.repeat, size.quiet_s)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, print, write."""
+    given = _arguments(words)
+    if os.geteuid():
+        print("bench: Operation not permitted; it makes tables in the kernel: run it as root", file=sys.stderr)
+        return EXIT_FAILED
+    size = _size(given)
+    sizes: dict[str, float] = {"connections": size.connections, "others": size.others}
+    where = record.machine()
+
+    def run() -> int:
+        with site.interruptible():
+            found = measure(size)
+        report.show(found.results, sizes, [*report.footer(where, {}), *found.notes], rows=SCALE_ROWS)
+        record.write(given.json, record.Record(found.results, sizes, where, {}), SCALE_ROWS)
+        return 0
+
+    return status_of("bench", run, given.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

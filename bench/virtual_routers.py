@@ -1,0 +1,213 @@
+"""How punctual a master is: the longest gap between two of its advertisements while everything else is busy.
+
+Beside it the same `pylvs run` checks, reloads and runs scripts, and each CPU has more to do than it can. What is
+measured is when the frames reach the other end of the cable, by the kernel's clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bench import site
+from bench.daemon import DaemonFailed, Manager
+from bench.rows import Measured
+from pylvs.model.dataclass import dataclass, field
+from pylvs.system.socket_filter import enlarge
+
+INTERVAL_S = 0.01
+RELOAD_EVERY_S = 5.0
+SERVICES, PROGRAMS, SCRIPTS = 200, 10, 5
+_FAR_END = "d1"
+_SETTLING_S = 2.0  # after it became master
+_FIRST_S = 30.0  # for the first advertisement
+_END_S = 60.0
+_BUFFER_BYTES = 4 << 20
+_SO_TIMESTAMPNS = 35  # asm-generic/socket.h
+_TIME = struct.Struct("@ll")  # struct timespec
+_SLEEPER = """
+import contextlib, os, sys, time
+with contextlib.suppress(OSError):
+    os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+interval_s, longest_s, before = float(sys.argv[1]), 0.0, time.monotonic()
+print(flush=True)
+os.set_blocking(0, False)
+while sys.stdin.buffer.read(1) is None:
+    time.sleep(max(0, before + interval_s - time.monotonic()))
+    now = time.monotonic()
+    longest_s, before = max(longest_s, now - before), now
+print(longest_s * 1000)
+"""
+_ETH_P_IP, _PROTOCOL_AT, _VRRP = 0x0800, 23, 112
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How long it is looked at."""
+
+    minutes: float = 1.0
+
+
+QUICK = Size(0.1)
+
+
+def configuration(changed: int) -> str:
+    """A master, scripts that it tracks, and services whose checks never end; `changed` makes each reload another."""
+    scripts = "".join(
+        f'vrrp_script s{number} {{\n    script "/bin/true"\n    interval 1\n    weight 1\n}}\n'
+        for number in range(SCRIPTS)
+    )
+    tracked = " ".join(f"s{number}\n" for number in range(SCRIPTS))
+    router = (
+        f"vrrp_instance VI_1 {{\n    interface {site.DEVICE}\n    virtual_router_id 51\n    version 3\n"
+        f"    priority {100 + changed % 2}\n    advert_int {INTERVAL_S:g}\n"
+        f"    virtual_ipaddress {{\n        10.66.0.101/16\n    }}\n    track_script {{\n{tracked}    }}\n}}\n"
+    )
+    return "global_defs {\n    script_user root\n}\n" + scripts + router + "".join(map(_service, range(SERVICES)))
+
+
+def _service(number: int) -> str:
+    check = "MISC_CHECK {\n misc_path /bin/true\n}" if number < PROGRAMS else "TCP_CHECK {\n connect_timeout 1\n}"
+    return (
+        f"virtual_server 10.66.{64 + number // 250}.{number % 250 + 1} 80 {{\n delay_loop 1\n lb_kind NAT\n"
+        f" protocol TCP\n real_server 127.1.0.{number % 250 + 1} 9 {{\n{check}\n }}\n}}\n"
+    )
+
+
+@dataclass(slots=True)
+class Gaps:
+    """Between advertisements, in ms."""
+
+    latest_s: float | None = None
+    longest_ms: float = 0.0
+    count: int = 0
+    long: list[float] = field(default_factory=list)  # of twice the interval and more
+
+    def note(self, at_s: float) -> None:
+        """An advertisement came."""
+        if self.latest_s is not None:
+            gap_ms = (at_s - self.latest_s) * 1000
+            self.longest_ms = max(self.longest_ms, gap_ms)
+            if gap_ms >= 2000 * INTERVAL_S:
+                self.long.append(gap_ms)
+        self.latest_s, self.count = at_s, self.count + 1
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[socket.socket]:
+    """To the far end of the cable."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_IP)) as heard:
+        enlarge(heard, _BUFFER_BYTES)
+        heard.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        heard.bind((_FAR_END, _ETH_P_IP))
+        yield heard
+
+
+def _listen(heard: socket.socket, until: float, note: Callable[[float], None]) -> None:
+    """Until a time of the monotonic clock."""
+    while (left := until - time.monotonic()) > 0:
+        heard.settimeout(left)
+        try:
+            frame, words, _, _ = heard.recvmsg(256, 64)
+        except TimeoutError:
+            return
+        if len(frame) > _PROTOCOL_AT and frame[_PROTOCOL_AT] == _VRRP:
+            for _, kind, data in words:
+                if kind == _SO_TIMESTAMPNS:
+                    seconds, nanoseconds = _TIME.unpack(data)
+                    note(seconds + nanoseconds / 1e9)
+
+
+@contextlib.contextmanager
+def _busy() -> Iterator[None]:
+    """Every CPU, with ordinary priority."""
+    count = os.cpu_count() or 1
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+
+
+@contextlib.contextmanager
+def _sleeping(found: Measured) -> Iterator[None]:
+    """A process of the same priority beside, which does nothing: how long it was not let."""
+    words = [sys.executable, "-c", _SLEEPER, str(INTERVAL_S)]
+    sleeper = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert sleeper.stdout is not None
+        sleeper.stdout.readline()
+        yield
+        found.samples.append(float(sleeper.communicate()[0]))
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def measure(size: Size, progress: Callable[[str], None]) -> dict[str, Measured]:
+    """The longest gap, in ms. Raises DaemonFailed."""
+    machine = Measured()
+    with tempfile.TemporaryDirectory(prefix="pylvs-bench-") as name, site.new_site("vrrp"):
+        folder = Path(name)
+        file, log = folder / "keepalived.conf", folder / "log"
+        file.write_text(configuration(0))
+        words = ["run", "-f", str(file), "--state-dir", str(folder / "state")]
+        command = [sys.executable, "-c", "from pylvs.cli.main import main; main()", *words]
+        with contextlib.closing(Manager(folder / "notify")) as manager, open(log, "wb") as output:
+            environment = os.environ | {"NOTIFY_SOCKET": str(manager.path)}
+            daemon = subprocess.Popen(command, stderr=output, env=environment)
+            try:
+                manager.wait_for("READY", daemon, log)
+                with _listening() as heard, _busy(), _sleeping(machine):
+                    gaps = _watch(heard, size, file, daemon, log, manager, progress)
+            finally:
+                daemon.terminate()  # and the virtual routers' process with it
+                try:
+                    daemon.wait(_END_S)
+                except subprocess.TimeoutExpired:
+                    daemon.kill()
+                    daemon.wait()
+    late = ", ".join(f"{each:.1f}" for each in sorted(gaps.long, reverse=True)[:5]) or "none"
+    progress(f"virtual routers: {gaps.count:,} advertisements; gaps of two intervals and more, in ms: {late}")
+    return {"vrrp_gap": Measured([gaps.longest_ms]), "vrrp_gap_machine": machine}
+
+
+def _watch(
+    heard: socket.socket,
+    size: Size,
+    file: Path,
+    daemon: subprocess.Popen[bytes],
+    log: Path,
+    manager: Manager,
+    progress: Callable[[str], None],
+) -> Gaps:
+    first: list[float] = []
+    deadline = time.monotonic() + _FIRST_S
+    while not first and time.monotonic() < deadline:
+        _listen(heard, time.monotonic() + 0.1, first.append)
+    if not first:
+        raise DaemonFailed("pylvs run: its virtual router does not become master")
+    _listen(heard, time.monotonic() + _SETTLING_S, first.append)
+    gaps, reloads = Gaps(), 0
+    end = time.monotonic() + size.minutes * 60
+    while (now := time.monotonic()) < end:
+        reloads += 1
+        progress(f"virtual routers: {(end - now) / 60:.1f} minutes left, the longest gap {gaps.longest_ms:.2f} ms")
+        file.write_text(configuration(reloads))
+        daemon.send_signal(signal.SIGHUP)
+        _listen(heard, min(end, now + RELOAD_EVERY_S), gaps.note)
+        manager.wait_for("READY", daemon, log)
+    if gaps.count < 0.5 * size.minutes * 60 / INTERVAL_S:
+        raise DaemonFailed(f"pylvs run: only {gaps.count} advertisements came")
+    return gaps

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * What all parts of the contract with Python share: limits, states, drop reasons, addresses, values set at load.
+ */
+#pragma once
+#include "lib/bpf.h"
+
+enum abi { ABI_NUMBER = 2 };
+
+enum limits {
+	HASH_BITS = 13, /* of the bitmaps of virtual and real server addresses */
+	BITMAP_WORDS = 1 << (HASH_BITS - 6),
+	LOOKS = 64, /* slots of one element of `looks`, four cache lines */
+	NOTHING = 0xffffffff,
+	MAGAZINE = 32, /* credits for connections, and free slots of each family, that a CPU reserves for itself */
+	BUNDLE = MAGAZINE / 2, /* the part of them that moves at once */
+	DEVICES = 64,
+	STANDBY_ADDRESSES = 4096, /* in each of two sets */
+	HOP_SLOTS = 1024, /* next hops to clients, per CPU */
+	LANES = 8, /* in one element of `lanes` */
+	ENGINE_LENGTH = 16,
+	LIST_CLASSES = 18, /* sizes of lists: 1, 2, 4 ... 131,072 */
+	MARK_RULES = 1024, /* for firewall marks, in each of two lists */
+	PORT_RANGES = 16, /* on each side of one rule */
+	COPY_BYTES = 24576, /* the longest payload to fragment plus the longest fragment */
+	MAGLEV_SLOTS = 4093, /* of mh, a prime (IPVS-SEMANTICS 3.14) */
+	MAGLEV_NOBODY = 0xffff, /* a slot without destination */
+	MAGLEV_KEY_1 = 0x9e3779b1, /* multiplier of mh's hash: 2654435761 */
+	MAGLEV_KEY_2 = 0x9e37a52c, /* 2654446892 */
+	CACHE_MEMBERS = 8, /* of a set, in one element */
+	ENTRIES = 16, /* in a bucket of the index of IPv4 connections */
+	OTHER_BUCKETS = 4, /* overflow buckets of a full one */
+};
+
+/* Connection states: TCP's with IPVS's numbers, then the one of UDP, then SCTP's in IPVS's order. TCP and SCTP share
+ * NONE. */
+enum state {
+	STATE_NONE,
+	STATE_ESTABLISHED,
+	STATE_SYN_SENT,
+	STATE_SYN_RECV,
+	STATE_FIN_WAIT,
+	STATE_TIME_WAIT,
+	STATE_CLOSE,
+	STATE_CLOSE_WAIT,
+	STATE_LAST_ACK,
+	STATE_LISTEN,
+	STATE_SYNACK,
+	STATE_UDP,
+	STATE_TEMPLATE,
+	STATE_SCTP_INIT1,
+	STATE_SCTP_INIT,
+	STATE_SCTP_COOKIE_SENT,
+	STATE_SCTP_COOKIE_REPLIED,
+	STATE_SCTP_COOKIE_WAIT,
+	STATE_SCTP_COOKIE,
+	STATE_SCTP_COOKIE_ECHOED,
+	STATE_SCTP_ESTABLISHED,
+	STATE_SCTP_SHUTDOWN_SENT,
+	STATE_SCTP_SHUTDOWN_RECEIVED,
+	STATE_SCTP_SHUTDOWN_ACK_SENT,
+	STATE_SCTP_REJECTED,
+	STATE_SCTP_CLOSED,
+	STATES = 32,
+};
+
+/* Drop reasons, and other events; `pylvs show` prints them. */
+enum reason {
+	REASON_NONE,
+	REASON_NO_DESTINATION, /* a service without a usable destination: port unreachable */
+	REASON_NO_ROUTE, /* no route to the real server: host unreachable */
+	REASON_TTL, /* TTL expired: time exceeded */
+	REASON_TOO_BIG, /* longer than the path MTU, with DF: fragmentation needed */
+	REASON_UNAVAILABLE, /* its destination was deleted: dropped, connection kept */
+	REASON_DYING, /* its connection is being removed: dropped */
+	REASON_TABLE_FULL_STATELESS, /* table full: forwarded by a hash, without a connection */
+	REASON_TABLE_FULL_DROPPED, /* table full: dropped, because NAT needs a connection */
+	REASON_SHORT, /* too short to be scheduled: dropped */
+	REASON_NOT_LOCAL, /* a new connection to an address that is not local: passed to the stack */
+	REASON_FRAGMENT_FAILED, /* could not be fragmented: dropped */
+	REASON_NO_HEADROOM, /* no room for a tunnel header */
+	REASON_MISSED_STAGE, /* a tail call failed: passed to the stack */
+	REASON_ICMP_LIMITED, /* an ICMP error suppressed by the rate limit */
+	REASON_LOCAL_REFUSED, /* a local real server that this method cannot reach */
+	REASON_SERVER_LOCAL, /* the real server is this host: passed to the stack */
+	REASON_FRAGMENTED, /* fragmented */
+	REASON_TO_TC, /* passed from XDP to TC */
+	REASON_SOURCE_ROUTED, /* source-routed: dropped */
+	REASON_DEFENCE, /* sysctl drop_packet: dropped */
+	REASON_NARROW, /* the path MTU leaves less than IP's minimum inside the tunnel: dropped */
+	REASON_SUPER, /* a GSO packet that cannot be encapsulated: dropped */
+	REASON_BAD_SUM, /* an ICMP error with a wrong checksum about a connection: dropped */
+	REASON_PATH_MTU, /* an ICMP error that set the path MTU of a tunnel */
+	REASON_UNSERVED, /* a NAT server's packet without a connection: port unreachable (nat_icmp_send) */
+	REASON_SPLIT, /* a GSO packet, segmented for a tunnel with a checksum */
+	REASON_FRAGMENT_HELD, /* a fragment, held for reassembly */
+	REASON_FRAGMENT_REPEATED, /* a duplicate fragment: dropped */
+	REASON_FRAGMENT_CONFLICT, /* overlapping or inconsistent fragments: the packet is dropped */
+	REASON_FRAGMENT_REFUSED, /* an invalid fragment: dropped */
+	REASON_FRAGMENT_TIMEOUT, /* the other fragments did not arrive in time */
+	REASON_FRAGMENT_DISPLACED, /* an incomplete packet, replaced by a newer one */
+	REASON_FRAGMENT_TOO_LONG, /* longer than can be reassembled */
+	REASONS = 64,
+};
+
+struct address { /* IPv4: in the first word */
+	be32 word[4];
+};
+
+/* set when the object is loaded */
+const volatile u32 tick_shift = 5; /* a tick is 2^tick_shift jiffies, about an eighth of a second */
+const volatile u32 ticks_per_second = 8;
+const volatile u32 minute = 480; /* one minute in ticks */
+const volatile u32 slots4 = 1024; /* their number; the first one is 1 */
+const volatile u32 first_slot6 = 2048; /* slots of IPv4 come first */
+const volatile u32 slots6 = 1024;
+const volatile u32 loopback = 1; /* ifindex of lo */
+const volatile u32 tunnel_secret = 0; /* key of the hash that chooses GUE's source ports */
+const volatile u32 fib_gives_source = 0; /* bpf_fib_lookup has BPF_FIB_LOOKUP_SRC (Linux 6.7) */
+const volatile u32 fib_takes_mark = 0; /* bpf_fib_lookup has BPF_FIB_LOOKUP_MARK (Linux 6.10) */
+
+INLINE u32 ticks(void)
+{
+	return (u32)(bpf_jiffies64() >> tick_shift);
+}
+
+PERCPU_MAP(reasons, u64, REASONS);
+
+VERIFIED_ONCE int count(u32 reason)
+{
+	u64 *counter = map_elem(reasons, reason);
+	if (counter)
+		*counter += 1;
+	return 0;
+}

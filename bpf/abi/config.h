@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * The contract with Python, part 1: what Python writes (settings, services, destinations). Python reads the types of
+ * all maps from the object's BTF. A change that older tools cannot read raises ABI_NUMBER. Names in maps are part of
+ * the contract, because a running director compares them when it is upgraded.
+ *
+ * Facts, service versions and destination states exist twice. `root.live` is the generation in force: the half with the
+ * greatest generation up to `live` counts. An edit writes the other halves with generation live+1, then stores live+1,
+ * which commits the edit.
+ */
+#pragma once
+#include "abi/base.h"
+
+enum scheduler { SCHED_NONE, SCHED_RR, SCHED_WRR, SCHED_LC, SCHED_WLC, SCHED_SED, SCHED_NQ, SCHED_FO,
+		 SCHED_OVF, SCHED_DH, SCHED_SH, SCHED_MH, SCHED_LBLC, SCHED_LBLCR, SCHEDULERS };
+
+enum method { METHOD_MASQ, METHOD_LOCAL, METHOD_TUNNEL, METHOD_ROUTE, METHOD_BYPASS };
+
+enum service_flag {
+	SERVICE_PERSISTENT = 1,
+	SERVICE_ONE_PACKET = 4,
+	SERVICE_FALLBACK = 8, /* sh-fallback, mh-fallback */
+	SERVICE_BY_PORT = 16, /* sh-port, mh-port */
+};
+
+/* Encapsulations of tunnels and their checksum options, with IPVS's numbers. */
+enum tunnel_kind { TUNNEL_IPIP, TUNNEL_GUE, TUNNEL_GRE };
+enum tunnel_flag { TUNNEL_CSUM = 1, TUNNEL_REMCSUM = 2 };
+
+struct facts {
+	u32 generation;
+	u32 services[2]; /* number of services, of IPv4 and of IPv6 */
+	u32 zero_ports; /* services with port 0 */
+	u32 ftp; /* services with port 21 */
+	u32 marks; /* services of a firewall mark */
+	u32 mark_rules; /* number of rules for firewall marks */
+	u32 first_mark_rule;
+	u32 timeouts[STATES]; /* in ticks */
+	u32 timeouts_s[3]; /* as configured: tcp, tcpfin, udp */
+};
+
+struct settings { /* each field is independent of the others */
+	u32 conn_reuse_mode;
+	u32 expire_nodest_conn;
+	u32 expire_quiescent_template;
+	u32 pmtu_disc;
+	u32 sloppy_sctp;
+	u32 sloppy_tcp;
+	u32 secure_tcp;
+	u32 snat_reroute;
+	u32 conntrack; /* accepted and ignored: netfilter does not track what the director forwards */
+	u32 icmp_per_second; /* rate limit of ICMP errors per CPU; 0: none */
+	u32 drop_packet;
+	u32 am_droprate;
+	u32 drop_entry;
+	u32 run_estimation;
+	u32 amemthresh;
+	u32 ignore_tunneled;
+	u32 schedule_icmp;
+	u32 nat_icmp_send;
+	u32 lblc_expiration; /* seconds */
+	u32 lblcr_expiration;
+	u32 cache_bypass;
+};
+
+struct root {
+	u64 live;
+	u64 standby; /* 0: no address is standby; else 1 or 2, the bit of standby addresses in the map `standby` */
+	struct facts facts[2];
+	struct settings settings;
+	u32 port_low; /* this host's local port range, for the source ports of GUE */
+	u32 port_high;
+	u64 vip_bits[BITMAP_WORDS]; /* Bloom filter of the virtual addresses */
+	u64 reply_bits[BITMAP_WORDS]; /* Bloom filter of saddrs of replies: NAT servers, virtual and local addresses */
+	u64 standby_bits[BITMAP_WORDS]; /* Bloom filter of the standby addresses */
+};
+
+struct service_key4 {
+	be32 address; /* or a firewall mark, with protocol 0 */
+	be16 port;
+	u8 protocol;
+	u8 pad;
+};
+
+struct service_key6 {
+	struct address address;
+	be16 port;
+	u8 protocol;
+	u8 pad;
+};
+
+/* The last edit of a list, by which cursors follow it (IPVS-SEMANTICS 3.2, 3.3). */
+enum list_edit { LIST_SAME, LIST_INIT, LIST_ADD, LIST_DELETE, LIST_UPDATE };
+
+struct service_version {
+	u32 generation;
+	u32 list; /* index of its first member */
+	u32 count;
+	u32 list_version;
+	u32 edit;
+	u32 edit_position;
+	u32 gcd; /* greatest common divisor of the weights above 0; 1 if there are none */
+	u32 max_weight; /* minus gcd - 1; 0 if all weights are 0 */
+	u32 flags;
+	u32 timeout_s;
+	u32 timeout; /* in ticks */
+	u32 netmask;
+	u32 mark;
+	u32 birth; /* generation of the edit that added the service */
+	u32 epoch; /* lblc, lblcr: generation in which the scheduler started */
+	u32 epoch_tick; /* lblc, lblcr: its tick */
+	struct address address;
+	u16 port;
+	u8 present;
+	u8 scheduler;
+	u8 protocol;
+	u8 family; /* 4 or 6 */
+	u8 table; /* mh: index of the table in force */
+	u8 pad;
+	char engine[ENGINE_LENGTH];
+	u32 next; /* next free slot */
+};
+
+struct service {
+	struct service_version versions[2];
+};
+
+struct service_state { /* written by packets */
+	u64 cursor;
+	u32 held_at; /* tick of the last check whether the address is local */
+	u32 held;
+	u32 stateless_until; /* tick until which packets without a connection may belong to the hash fallback */
+	u32 relief; /* number of the sweep that must shrink the service's cache of lblc or lblcr */
+	u32 relief_left; /* entries that it must still remove */
+	u32 pad;
+};
+
+struct member { /* one destination in a service's list; an edit replaces whole lists */
+	u32 destination;
+	s32 weight;
+	u32 upper;
+	u32 lower;
+	u32 method;
+	u32 tunnel; /* kind | flags << 8 | port << 16, port in host order */
+	u32 next; /* next free chunk */
+	s32 last_weight; /* the latest weight above 0; initially the first weight */
+};
+
+/* Bits of a destination's state. Its forwarding method and its tunnel start at these bits. */
+enum destination_flag {
+	DESTINATION_AVAILABLE = 1,
+	DESTINATION_QUIESCED = 2,
+	DESTINATION_METHOD = 8, /* 4 bits */
+	DESTINATION_TUNNEL = 12, /* kind, 2 bits; flags, 2 bits; GUE's port in host order, 16 bits; 0: IPIP */
+};
+
+enum destination_use { DESTINATION_FREE, DESTINATION_USED, DESTINATION_USED_BY_NAT };
+
+struct destination {
+	u64 states[2]; /* generation << 32 | flags */
+	struct address address;
+	u32 active; /* number of connections, atomic */
+	u32 inactive;
+	u32 persistent;
+	u32 overloaded;
+	be16 port;
+	u8 family; /* 4 or 6 */
+	u8 used; /* enum destination_use */
+	u32 upper;
+	u32 lower;
+	u32 service; /* the service it belongs to, even after its deletion */
+	u32 mtu; /* MTU of its route, if set; 0: the device's MTU */
+	s32 weights[2]; /* one with each state; a deleted destination keeps its weight */
+	u32 cached; /* references from the caches of lblc and lblcr, atomic */
+	u32 pad;
+	/* From here on Python's alone: the service's key, by which a deleted destination can be restored. */
+	struct address source; /* saddr of tunnel headers, if bpf_fib_lookup cannot tell */
+	struct address virtual_address;
+	u32 mark;
+	u32 service_birth; /* generation of the edit that added its service */
+	u32 deleted_s; /* CLOCK_BOOTTIME seconds; 0 while it is listed */
+	u32 next; /* next free slot, or next deleted one */
+	u16 virtual_port;
+	u8 protocol;
+	u8 virtual_family;
+};
+
+/* mh: for each slot the list index of its destination. The key is the service's slot << 1 | `table`. */
+struct maglev_table {
+	u16 places[MAGLEV_SLOTS];
+	u16 pad;
+};
+
+/* --- the cache of lblc and lblcr --- */
+
+struct cache_key {
+	u32 epoch; /* of a service's scheduler; it identifies both */
+	u32 part; /* 0: the entry of a daddr; others: more of its members */
+	struct address target;
+};
+
+struct cached {
+	u32 service;
+	u32 used; /* tick of the latest use */
+	u32 changed; /* tick of the set's latest change */
+	u32 count; /* members in all parts */
+	u32 busy; /* a CPU is changing the set */
+	u32 pad[3];
+	u32 members[CACHE_MEMBERS]; /* destinations, oldest first, then NOTHING */
+};
+
+struct destination_name { /* finds a destination, listed or deleted, without a walk */
+	struct address virtual_address;
+	struct address address;
+	u32 mark;
+	u16 virtual_port;
+	u16 port; /* host order */
+	u8 protocol;
+	u8 virtual_family;
+	u8 family;
+	u8 pad;
+};
+
+struct book { /* the allocator of slots; chains of free ones end with NOTHING */
+	u64 pending; /* the generation being written; if it stays, the writer died */
+	u64 waiting_since_ms; /* CLOCK_MONOTONIC, when the `waiting` chains were closed */
+	u32 service_top; /* lowest slot that was never used */
+	u32 service_free;
+	u32 service_leaving; /* freed by the latest edits: packets may still read them */
+	u32 service_waiting;
+	u32 destination_top;
+	u32 destination_free;
+	u32 deleted; /* destinations that can be restored */
+	u32 swept_s; /* CLOCK_BOOTTIME of the last walk over deleted ones */
+	u32 member_top;
+	u32 list_free[LIST_CLASSES]; /* chunks of 2^n members */
+	u32 list_leaving[LIST_CLASSES];
+	u32 list_waiting[LIST_CLASSES];
+	u32 pad;
+};
+
+struct device {
+	u32 ifindex;
+	u8 mac[6];
+	u8 present;
+	u8 pad;
+};
+
+HASH_MAP(services4, struct service_key4, u32, 64, BPF_F_NO_PREALLOC);
+
+HASH_MAP(services6, struct service_key6, u32, 64, BPF_F_NO_PREALLOC);
+
+ARRAY_MAP(services, struct service, 64, BPF_F_MMAPABLE);
+
+ARRAY_MAP(members, struct member, 256, BPF_F_MMAPABLE);
+
+HASH_MAP(maglev_tables, u32, struct maglev_table, 128, BPF_F_NO_PREALLOC);
+
+HASH_MAP(locals, struct address, u8, 4096, BPF_F_NO_PREALLOC);
+
+HASH_MAP(accept_locals, u32, u8, 1024, BPF_F_NO_PREALLOC); /* ifindexes of devices with accept_local */
+
+ARRAY_MAP(devices, struct device, DEVICES, BPF_F_MMAPABLE);
+
+HASH_MAP(standby, struct address, u8, 2 * STANDBY_ADDRESSES, BPF_F_NO_PREALLOC); /* written by pylvs-vrrp */
+
+/* The map `roots`. The loader makes its only value's address a constant in the programs. */
+struct root root_value SEC(".data.roots");
+
+ARRAY_MAP(books, struct book, 1, BPF_F_MMAPABLE);
+
+HASH_MAP(names, struct destination_name, u32, 64, BPF_F_NO_PREALLOC);
+
+ARRAY_MAP(service_states, struct service_state, 64, BPF_F_MMAPABLE);
+
+ARRAY_MAP(destinations, struct destination, 64, BPF_F_MMAPABLE);
+
+HASH_MAP(cache, struct cache_key, struct cached, 128, BPF_F_NO_PREALLOC);
+
+/* Devices whose driver transmits frames that XDP redirects. */
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	MAP_UINT(max_entries, DEVICES);
+	MAP_UINT(key_size, sizeof(u32));
+	MAP_UINT(value_size, sizeof(u32));
+} transmitters SEC(".maps");
+
+INLINE struct root *get_root(void)
+{
+	return &root_value;
+}
+
+INLINE const struct facts *facts_in(const struct root *root, u64 live)
+{
+	return &AFTER(root, live)->facts[live & 1];
+}
+
+INLINE const struct facts *facts_of(const struct root *root)
+{
+	return facts_in(root, READ_ONCE(root->live));
+}

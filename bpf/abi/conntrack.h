@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * The contract with Python, part 2: connections, their tuples, state words, entries and slots.
+ */
+#pragma once
+#include "abi/base.h"
+
+/* By which side's packets an index entry finds a connection. */
+enum side { SIDE_REQUEST, SIDE_ANSWER };
+
+struct tuple4 {
+	be32 source;
+	be32 target;
+	be16 source_port;
+	be16 target_port;
+	u8 protocol;
+	u8 kind; /* enum tuple_kind */
+	u16 number; /* distinguishes retired templates */
+} __attribute__((aligned(8))); /* for comparisons of 8 bytes */
+
+struct tuple6 {
+	struct address source;
+	struct address target;
+	be16 source_port;
+	be16 target_port;
+	u8 protocol;
+	u8 kind;
+	u16 number;
+};
+
+/* A persistence template has the masked client without port, and the virtual address. A retired template has lost its
+ * destination; it stays listed until its timeout. */
+enum tuple_kind { TUPLE_CONNECTION, TUPLE_TEMPLATE, TUPLE_RETIRED };
+
+union tuple {
+	struct tuple4 v4;
+	struct tuple6 v6;
+};
+
+/* A connection's state word, changed by compare-exchange. The fast path may also store the expiry tick alone. Bits
+ * 0-31: expiry tick, 32-39: state, 40: being removed, 41: a reply was seen, 48-63: generation. */
+enum word_bits { WORD_STATE = 32, WORD_DYING = 40, WORD_ANSWERED = 41, WORD_GENERATION = 48 };
+
+struct connection {
+	u64 word; /* unused by NAT over IPv6: both directions share `words6` */
+	u32 destination;
+	be16 port; /* of the real server */
+	u8 method;
+	u8 controlled; /* created under a template, which its `control` names */
+};
+
+/* An entry of the IPv4 connection table: half a cache line, indexed by slot (conntrack/table4.h). */
+struct place4 {
+	struct connection connection;
+	struct tuple4 tuple; /* free if its daddr is 0 */
+};
+
+struct connection6 {
+	struct connection connection;
+	u32 slot;
+	u32 pad;
+};
+
+/* A bucket of the index. An entry is 0, or a slot XOR some bits of the tuple's hash. */
+struct bucket {
+	u32 entry[ENTRIES];
+};
+
+struct table_key {
+	u64 seeds[2]; /* of the hash; odd */
+	u32 buckets; /* of each half of the index, without its overflow buckets */
+	u32 slots_mask; /* bits of an index entry that hold the slot */
+};
+
+/* Bitmaps of the entries in force, one for each bucket. */
+struct marks {
+	u32 of[ENTRIES];
+};
+
+/* Persistence data of a connection or a template, by slot. */
+struct control {
+	u32 template; /* of a connection: its template's slot */
+	u32 controls; /* of a template: live connections under it */
+	u32 timeout; /* of a template, in ticks */
+	u32 assured; /* of a template: a connection under it was established */
+};
+
+struct reply6 { /* the reverse entry of NAT over IPv6 */
+	u32 slot;
+	u32 destination;
+	struct address address;
+	be16 port;
+	u16 controlled;
+};
+
+struct registered { /* owner of an IPv6 slot */
+	struct tuple6 tuple;
+};
+
+struct looks { /* ticks at which the expiry timer visits each slot; 0: free */
+	u32 at[LOOKS];
+};
+
+struct pool {
+	u32 fresh[2]; /* slots of IPv4 and of IPv6 that were ever used */
+	u32 capacity; /* limit of connections and templates, both families together */
+	u32 used; /* credits in use, including those that CPUs reserve; atomic */
+	u32 sweep_at; /* next element for the expiry timer */
+	u32 sweeps; /* rounds of the expiry timer */
+	u32 purge_at; /* next slot for the search for orphans */
+	u32 thin; /* elements of `looks` that drop_entry still visits in this second */
+	s32 drop_left; /* packets until drop_packet drops one */
+	u64 seeds[2]; /* of the hash of IPv4 connections */
+};
+
+enum pace_classes { PACE_CLASSES = 16, PACE_FIRST_NS = 15625 /* 1 ms is the sixth class */ };
+
+struct pace { /* run time of the expiry timer */
+	u64 goes;
+	u64 spent_ns; /* total */
+	u64 longest_ns; /* of one run; a reader may reset it to 0 */
+	u64 ended; /* connections */
+	u64 cpu; /* of the last run */
+	u64 lengths[PACE_CLASSES]; /* runs shorter than PACE_FIRST_NS << n; the last class: all others */
+};
+
+struct free_slots {
+	u32 count;
+	u32 slots[MAGAZINE];
+};
+
+struct bundle {
+	u32 slots[BUNDLE];
+};
+
+struct magazine {
+	u32 generation;
+	u32 credits;
+	struct free_slots free[2]; /* of IPv4, and of IPv6 */
+};
+
+ARRAY_MAP(connections4, struct place4, 2048, BPF_F_MMAPABLE);
+
+ARRAY_MAP(index4, struct bucket, 256, BPF_F_MMAPABLE); /* BPF_F_MMAPABLE aligns the buckets to cache lines */
+
+ARRAY_MAP(marks4, struct marks, 16, BPF_F_MMAPABLE);
+
+HASH_MAP(connections6, struct tuple6, struct connection6, 1024, BPF_F_NO_PREALLOC);
+
+HASH_MAP(replies6, struct tuple6, struct reply6, 1024, BPF_F_NO_PREALLOC);
+
+ARRAY_MAP(words6, u64, 1024, BPF_F_MMAPABLE);
+
+ARRAY_MAP(registry6, struct registered, 1024, 0);
+
+ARRAY_MAP(controls, struct control, 4096, BPF_F_MMAPABLE); /* by slot, of both families */
+
+ARRAY_MAP(looks, struct looks, 320, BPF_F_MMAPABLE);
+
+ARRAY_MAP(pools, struct pool, 1, BPF_F_MMAPABLE);
+
+PERCPU_MAP(magazines, struct magazine, 1);
+
+ARRAY_MAP(orphans_magazine, struct magazine, 1, 0);
+
+STACK_MAP(free_slots4, struct bundle, 64);
+
+STACK_MAP(free_slots6, struct bundle, 64);
+
+const volatile struct table_key table_key4 = {.seeds = {1, 1}, .buckets = 124, .slots_mask = 2047};

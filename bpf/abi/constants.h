@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Exports enumerations to Python: BTF contains those that a variable uses.
+ */
+#pragma once
+#include "abi/config.h"
+#include "abi/conntrack.h"
+#include "abi/marks.h"
+
+struct constants {
+	enum abi abi;
+	enum limits limits;
+	enum scheduler scheduler;
+	enum method method;
+	enum state state;
+	enum reason reason;
+	enum list_edit list_edit;
+	enum destination_flag destination_flag;
+	enum destination_use destination_use;
+	enum tunnel_kind tunnel_kind;
+	enum tunnel_flag tunnel_flag;
+	enum tuple_kind tuple_kind;
+	enum mark_flag mark_flag;
+	enum probe_marks probe_marks;
+	enum word_bits word_bits;
+	enum pace_classes pace_classes;
+};

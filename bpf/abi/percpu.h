@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * The contract with Python, part 4: what each CPU keeps for itself (counters, next hops), and averages of counters.
+ */
+#pragma once
+#include "abi/base.h"
+
+struct counters {
+	u64 connections;
+	u64 in_packets;
+	u64 out_packets;
+	u64 in_bytes;
+	u64 out_bytes;
+};
+
+/* Of a destination: averages of connections, packets and bytes in each direction, fixed point, and the last counts. */
+struct estimate {
+	s64 averages[5];
+	u64 last[5];
+};
+
+enum hop_verdict { HOP_UNKNOWN, HOP_READY, HOP_UNRESOLVED, HOP_NO_ROUTE, HOP_LOCAL, HOP_NO_FORWARDING };
+
+struct hop { /* a cached FIB lookup */
+	u32 stamp; /* tick of the lookup */
+	u32 ifindex;
+	u8 target_mac[6];
+	u8 source_mac[6];
+	u32 mtu;
+	u32 room; /* inner MTU of an IPIP tunnel; 0: below IP's minimum */
+	u32 verdict;
+	struct address gateway; /* next hop on the link */
+	struct address source; /* preferred source address */
+};
+
+/* Where the fast path may receive packets of a destination: an ingress device that the general path has checked. */
+struct entrance {
+	u64 live; /* config generation for which this is valid; 0: none */
+	u32 stamp; /* tick of the check */
+	u32 input; /* ifindex, and its MAC address */
+	u8 mac[6];
+	u8 pad[2];
+};
+
+struct lane { /* what a CPU keeps of a destination */
+	struct counters counters;
+	struct hop hop;
+	struct entrance entrances[2]; /* of requests, and of NAT's replies */
+	u32 life_tcp; /* timeouts of established connections in that generation, in ticks */
+	u32 life_udp;
+	be32 real; /* address of the destination, and saddr of tunnels to it */
+	be32 outer_source;
+};
+
+/* Consecutive destinations share an element, because the kernel allocates each element of a per-CPU array separately.
+ * Single elements made up half of the time to create all maps. */
+struct lanes {
+	struct lane of[LANES];
+};
+
+/* The path MTU to an IPv4 address, reported by an ICMP error: like a route exception of the kernel. */
+struct path {
+	u32 mtu;
+	u32 until; /* expiry tick */
+	u32 used; /* packets were sent by it */
+	u32 pad;
+};
+
+struct client_hop {
+	struct address address;
+	struct address source; /* saddr of the reply as it leaves */
+	u32 family;
+	u32 ifindex; /* ingress device; 0: sent by this host */
+	struct hop hop;
+};
+
+struct limiter {
+	u32 tick;
+	u32 tokens;
+};
+
+ARRAY_MAP(service_bases, struct counters, 64, BPF_F_MMAPABLE);
+
+ARRAY_MAP(destination_bases, struct counters, 64, BPF_F_MMAPABLE);
+
+ARRAY_MAP(estimates, struct estimate, 64, BPF_F_MMAPABLE);
+
+PERCPU_MAP(client_hops, struct client_hop, HOP_SLOTS);
+
+PERCPU_MAP(lanes, struct lanes, 8); /* index: destination / LANES */
+
+PERCPU_MAP(limiters, struct limiter, 1);
+
+/* Path MTUs to tunnel destinations, by IPv4 address. */
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_LRU_HASH);
+	MAP_UINT(max_entries, 4096);
+	MAP_TYPE(key, struct address);
+	MAP_TYPE(value, struct path);
+} paths SEC(".maps");
+
+INLINE struct lane *lane_in(struct lanes *some, u32 destination)
+{
+	return some ? &barrier_var(some)->of[destination % LANES] : NULL;
+}
+
+/* Return this CPU's data of a destination. */
+INLINE struct lane *lane_of(u32 destination)
+{
+	return lane_in(map_elem(lanes, destination / LANES), destination);
+}
+
+INLINE struct lane *lane_of_cpu(u32 destination, u32 cpu)
+{
+	u32 number = destination / LANES;
+	return lane_in(bpf_map_lookup_percpu_elem(&lanes, &number, cpu), destination);
+}
+
+INLINE struct counters *counters_at(u32 destination)
+{
+	struct lane *lane = lane_of(destination);
+	return lane ? &lane->counters : NULL;
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Accessors of a connection: its state word, and what other maps have for its slot.
+ */
+#pragma once
+#include "abi/config.h"
+#include "abi/conntrack.h"
+
+INLINE u64 make_word(u32 state, u32 expiry, u16 generation)
+{
+	return (u64)generation << WORD_GENERATION | (u64)state << WORD_STATE | expiry;
+}
+
+INLINE u32 word_state(u64 word)
+{
+	return word >> WORD_STATE & (STATES - 1);
+}
+
+/* Whether a packet of the server was seen. From then on IPVS's flag NOOUTPUT is off (IPVS-SEMANTICS 4.3). */
+INLINE bool word_answered(u64 word)
+{
+	return word >> WORD_ANSWERED & 1;
+}
+
+INLINE bool word_dying(u64 word)
+{
+	return word >> WORD_DYING & 1;
+}
+
+/* A connection and its slot. */
+struct found {
+	struct connection *connection;
+	u32 slot;
+};
+
+/* The state word of NAT over IPv6, which replies find by the slot alone. */
+INLINE u64 *word_of6(u32 slot)
+{
+	return map_elem(words6, slot - first_slot6);
+}
+
+/* Persistence data of a slot. */
+INLINE struct control *control_of(u32 slot)
+{
+	return map_elem(controls, slot);
+}
+
+INLINE void set_expiry_tick(u32 slot, u32 tick)
+{
+	struct looks *line = map_elem(looks, slot / LOOKS);
+	if (line)
+		WRITE_ONCE(line->at[slot % LOOKS], tick);
+}
+
+/* Whether the CPU that created it has finished. No other CPU ends it before. */
+INLINE bool is_complete(u32 slot)
+{
+	struct looks *line = map_elem(looks, slot / LOOKS);
+	return line && READ_ONCE(line->at[slot % LOOKS]);
+}
+
+INLINE u64 *connection_word(const struct found *found)
+{
+	struct connection *c = found->connection;
+	return unlikely(found->slot >= first_slot6) && c->method == METHOD_MASQ ? word_of6(found->slot) : &c->word;
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Events of a connection's state machine: TCP flags, the type of SCTP's first chunk.
+ */
+#pragma once
+#include "lib/bpf.h"
+
+/* For a TCP packet with several flags see tcp_event. */
+enum event {
+	EVENT_SYN,
+	EVENT_FIN,
+	EVENT_ACK,
+	EVENT_RST,
+	EVENT_NONE, /* TCP without any of the flags above */
+	EVENT_KEEP, /* no change: UDP, truncated headers */
+	EVENT_DATA,
+	EVENT_INIT,
+	EVENT_INIT_ACK,
+	EVENT_COOKIE_ECHO,
+	EVENT_COOKIE_ACK,
+	EVENT_SHUTDOWN,
+	EVENT_SHUTDOWN_ACK,
+	EVENT_SHUTDOWN_COMPLETE,
+	EVENT_ERROR,
+	EVENT_ABORT,
+	EVENTS,
+};
+
+INLINE u8 tcp_event(u8 flags)
+{
+	if (flags & 0x04)
+		return EVENT_RST;
+	if (flags & 0x02)
+		return EVENT_SYN;
+	if (flags & 0x01)
+		return EVENT_FIN;
+	return flags & 0x10 ? EVENT_ACK : EVENT_NONE;
+}
+
+enum sctp_chunk {
+	CHUNK_DATA,
+	CHUNK_INIT,
+	CHUNK_INIT_ACK,
+	CHUNK_SACK,
+	CHUNK_HEARTBEAT,
+	CHUNK_HEARTBEAT_ACK,
+	CHUNK_ABORT,
+	CHUNK_SHUTDOWN,
+	CHUNK_SHUTDOWN_ACK,
+	CHUNK_ERROR,
+	CHUNK_COOKIE_ECHO,
+	CHUNK_COOKIE_ACK,
+	CHUNK_ECNE,
+	CHUNK_CWR,
+	CHUNK_SHUTDOWN_COMPLETE,
+};
+
+/* Chunks that do not change the state, including unknown ones, count as data. */
+INLINE u8 sctp_event(u8 chunk)
+{
+	switch (chunk) {
+	case CHUNK_INIT:
+		return EVENT_INIT;
+	case CHUNK_INIT_ACK:
+		return EVENT_INIT_ACK;
+	case CHUNK_ABORT:
+		return EVENT_ABORT;
+	case CHUNK_SHUTDOWN:
+		return EVENT_SHUTDOWN;
+	case CHUNK_SHUTDOWN_ACK:
+		return EVENT_SHUTDOWN_ACK;
+	case CHUNK_ERROR:
+		return EVENT_ERROR;
+	case CHUNK_COOKIE_ECHO:
+		return EVENT_COOKIE_ECHO;
+	case CHUNK_COOKIE_ACK:
+		return EVENT_COOKIE_ACK;
+	case CHUNK_SHUTDOWN_COMPLETE:
+		return EVENT_SHUTDOWN_COMPLETE;
+	default:
+		return EVENT_DATA;
+	}
+}

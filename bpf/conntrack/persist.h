@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Persistence (IPVS-SEMANTICS 5). A template stores a client's destination, and outlives the client's connections. It
+ * is an entry of the connection table whose tuple has the masked client, no client port, and the virtual address. It
+ * cannot expire while connections refer to it.
+ */
+#pragma once
+#include "conntrack/lookup.h"
+#include "conntrack/slots.h"
+#include "conntrack/update.h"
+#include "ctx/scratch.h"
+#include "lib/headers.h"
+
+INLINE void mask_client(struct address *client, u32 netmask, bool is_ipv6)
+{
+	if (!is_ipv6) {
+		client->word[0] &= bpf_htonl(netmask);
+		return;
+	}
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		s32 bits = (s32)netmask - 32 * i;
+		if (bits <= 0)
+			client->word[i] = 0;
+		else if (bits < 32)
+			client->word[i] &= bpf_htonl(~0u << (32 - bits));
+	}
+}
+
+INLINE be16 asked_port(const struct packet *p)
+{
+	return packet_dport(p);
+}
+
+/* Whether the template covers the service's own port only, so that it can store the real server's port. */
+INLINE bool is_for_one_port(const struct scratch *w)
+{
+	return asked_port(&w->packet) == w->service_port && w->service_port != bpf_htons(PORT_FTP);
+}
+
+/* A service with one port has a template per client. The template of FTP, or of all ports, covers all of the client's
+ * ports. That of a firewall mark covers all protocols and addresses, too (5.1). */
+INLINE void template_key(struct scratch *w)
+{
+	const struct packet *p = &w->packet;
+	be16 port = is_for_one_port(w) ? w->service_port : 0;
+	bool marked = w->mark && !is_for_one_port(w);
+	u8 protocol = marked ? 0 : p->protocol;
+	union tuple *key = &w->template_tuple;
+	struct address client = {};
+	if (p->is_ipv6) {
+		client = p->tuple.v6.source;
+		mask_client(&client, w->netmask, true);
+		key->v6.source = client;
+		key->v6.target = p->tuple.v6.target;
+		if (marked)
+			key->v6.target = (struct address){.word = {bpf_htonl(w->mark)}};
+		key->v6.source_port = 0;
+		key->v6.target_port = port;
+		key->v6.protocol = protocol;
+		key->v6.kind = TUPLE_TEMPLATE;
+		key->v6.number = 0;
+		return;
+	}
+	client.word[0] = p->tuple.v4.source;
+	mask_client(&client, w->netmask, false);
+	key->v4.source = client.word[0];
+	key->v4.target = marked ? bpf_htonl(w->mark) : p->tuple.v4.target;
+	key->v4.source_port = 0;
+	key->v4.target_port = port;
+	key->v4.protocol = protocol;
+	key->v4.kind = TUPLE_TEMPLATE;
+	key->v4.number = 0;
+}
+
+INLINE struct found find_template(const struct scratch *w)
+{
+	return find_tuple(&w->template_tuple, w->packet.is_ipv6);
+}
+
+/* Keep the template in its slot, but unlink it. */
+INLINE void retire4(u32 slot, u64 word)
+{
+	struct place4 *conn = map_elem(connections4, slot);
+	if (!conn)
+		return;
+	struct key4 key = key4_of(&barrier_var(conn)->tuple);
+	unlink_entry(key.addresses, key.rest, slot, SIDE_REQUEST);
+	conn->connection.port = 0xffff;
+	conn->tuple.kind = TUPLE_RETIRED;
+	conn->tuple.number = slot;
+	conn->tuple.target_port = 0xffff;
+	WRITE_ONCE(conn->connection.word, word);
+}
+
+/* Move the template to a tuple that no packet has. */
+INLINE void retire6(const struct found *template, u64 word)
+{
+	struct connection6 copy = {.connection = *template->connection, .slot = template->slot};
+	struct registered *registered = map_elem(registry6, copy.slot - first_slot6);
+	if (!registered)
+		return;
+	struct tuple6 key = registered->tuple;
+	copy.connection.word = word;
+	copy.connection.port = 0xffff;
+	registered->tuple.kind = TUPLE_RETIRED;
+	registered->tuple.number = copy.slot;
+	registered->tuple.target_port = 0xffff;
+	struct tuple6 retired = registered->tuple;
+	bpf_map_update_elem(&connections6, &retired, &copy, BPF_NOEXIST);
+	bpf_map_delete_elem(&connections6, &key);
+}
+
+/* Retire a template whose destination is gone. It stays listed, with port 65535, until its timeout (5.4). */
+INLINE void retire_template(struct scratch *w, const struct found *template)
+{
+	u64 *word = &template->connection->word, seen = READ_ONCE(*word);
+	if (word_dying(seen) || !is_complete(template->slot))
+		return;
+	if (__sync_val_compare_and_swap(word, seen, seen | 1ULL << WORD_DYING) != seen)
+		return;
+	if (w->packet.is_ipv6)
+		retire6(template, seen);
+	else
+		retire4(template->slot, seen);
+}
+
+/* Create the client's template for the chosen destination. If another CPU was first, take over its choice. */
+INLINE bool make_template(struct scratch *w, u32 now)
+{
+	struct destination *d = map_elem(destinations, w->destination);
+	if (!d)
+		return false;
+	bool is_ipv6 = w->packet.is_ipv6;
+	struct connection c = {.destination = w->destination, .port = is_for_one_port(w) ? d->port : 0, .method = METHOD_LOCAL};
+	struct found new = {.connection = &c};
+	u32 expiry = now + w->timeout;
+	enum create_result result = reserve(&w->template_tuple, is_ipv6, &new);
+	if (likely(result == CREATED)) {
+		struct control *control = control_of(new.slot);
+		if (control)
+			*control = (struct control){.timeout = w->timeout};
+		c.word |= make_word(STATE_TEMPLATE, expiry, 0);
+		count_conn(d, STATE_TEMPLATE);
+		w->template = new.slot;
+		result = publish(&w->template_tuple, is_ipv6, &new);
+		if (likely(result == CREATED)) {
+			set_expiry_tick(new.slot, expiry ?: 1);
+			return true;
+		}
+		uncount_conn(d, STATE_TEMPLATE);
+	}
+	if (result != CREATE_EXISTS)
+		return false;
+	struct found winner = find_template(w);
+	if (!winner.connection)
+		return false;
+	w->template = winner.slot;
+	w->destination = winner.connection->destination;
+	return true;
+}
+
+/* Take a reference for a connection that will be created, and refresh the template (5.3). */
+INLINE void hold_template(struct scratch *w, u32 now)
+{
+	struct control *control = control_of(w->template);
+	struct found found = find_template(w);
+	struct connection *template = found.connection;
+	if (!control || !template || found.slot != w->template)
+		return;
+	__sync_fetch_and_add(&control->controls, 1);
+	u64 seen = READ_ONCE(template->word);
+	u32 expiry = now + control->timeout;
+	if (!word_dying(seen))
+		__sync_val_compare_and_swap(&template->word, seen,
+					    make_word(STATE_TEMPLATE, expiry, seen >> WORD_GENERATION));
+}
+
+/* Drop the reference again: no connection was created. */
+INLINE void unhold_template(struct scratch *w)
+{
+	struct control *control = w->template != NO_TEMPLATE ? control_of(w->template) : NULL;
+	if (control)
+		__sync_fetch_and_add(&control->controls, -1);
+}

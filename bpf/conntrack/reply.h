@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Find the connection of a real server's packet (IPVS-SEMANTICS 2.7 step 3). NAT servers send from their own address
+ * and port, the others from the virtual ones.
+ */
+#pragma once
+#include "conntrack/lookup.h"
+#include "conntrack/update.h"
+#include "fwd/account.h"
+#include "policy/vrrp_role.h"
+
+struct reply_conn {
+	u32 slot;
+	u32 index; /* of the destination */
+	u64 *word;
+	struct destination *destination;
+	struct address source; /* the virtual address: saddr of the translated reply */
+	be16 port;
+	bool controlled;
+	bool masq;
+};
+
+INLINE bool find_nat_reply(struct reply_conn *a, const struct packet *p)
+{
+	if (p->is_ipv6) {
+		struct reply6 *found = bpf_map_lookup_elem(&replies6, &p->tuple.v6);
+		if (!found)
+			return false;
+		a->slot = found->slot;
+		a->index = found->destination;
+		a->source = found->address;
+		a->port = found->port;
+		a->controlled = found->controlled;
+		a->word = word_of6(a->slot);
+	} else {
+		struct key4 key = key4_of(&p->tuple.v4);
+		struct place4 *conn = find_reply4(key.addresses, key.rest, &a->slot);
+		if (!conn)
+			return false;
+		a->index = conn->connection.destination;
+		a->source.word[0] = conn->tuple.target;
+		a->port = conn->tuple.target_port;
+		a->controlled = conn->connection.controlled;
+		a->word = &conn->connection.word;
+	}
+	a->masq = true;
+	return true;
+}
+
+INLINE bool find_plain_reply(struct reply_conn *a, const struct packet *p)
+{
+	union tuple request;
+	tuple_reverse(&request, &p->tuple, p->is_ipv6);
+	struct found found = find_tuple(&request, p->is_ipv6);
+	struct connection *c = found.connection;
+	if (!c || c->method == METHOD_MASQ)
+		return false;
+	a->slot = found.slot;
+	a->index = c->destination;
+	a->controlled = c->controlled;
+	a->masq = false;
+	a->word = &c->word;
+	return true;
+}
+
+INLINE bool find_reply(struct reply_conn *a, const struct packet *p)
+{
+	__builtin_memset(a, 0, sizeof(*a));
+	if (!find_nat_reply(a, p) && !find_plain_reply(a, p))
+		return false;
+	a->destination = map_elem(destinations, a->index);
+	return a->word && a->destination;
+}
+
+/* Whether the reply's virtual address is standby. */
+INLINE bool reply_is_standby(const struct reply_conn *a, const struct packet *p, const struct root *root)
+{
+	if (likely(!root->standby))
+		return false;
+	struct address vip = {};
+	if (a->masq)
+		vip = a->source;
+	else
+		packet_saddr(&vip, p);
+	return is_standby(root, &vip, p->is_ipv6);
+}
+
+/* Update state and counters. Return false if the connection is being removed. */
+INLINE bool update_reply(const struct reply_conn *a, const struct packet *p, const struct root *root, u32 now, enum hook hook)
+{
+	u32 direction = direction_in(&root->settings, DIRECTION_OUTPUT);
+	if (!update_state(a->word, a->slot, a->controlled, direction, p->event, a->destination, facts_of(root), now, hook))
+		return false;
+	if (likely(destination_flags(a->destination, READ_ONCE(root->live)) & DESTINATION_AVAILABLE))
+		account_reply(a->index, p);
+	if (unlikely(a->controlled) && p->protocol == IPPROTO_UDP)
+		assure(a->slot);
+	return true;
+}

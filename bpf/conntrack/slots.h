@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Allocation of slots. A slot numbers a connection or template in all maps: first those of IPv4, then those of IPv6.
+ *
+ * Each CPU keeps a pool of free slots and of credits (the right to one more connection), and refills it in bundles, so
+ * CPUs seldom share a cache line. The slots of a bundle are consecutive, so consecutive connections are neighbours in
+ * memory. Both families share the credits.
+ */
+#pragma once
+#include "conntrack/entry.h"
+#include "conntrack/table4.h"
+
+enum { CREDITS = BUNDLE, /* that move at once between a CPU and the pool */
+       PLENTY = 1024 }; /* with fewer free credits, move them one by one: any CPU can then take the last one */
+
+INLINE bool has_plenty(const struct pool *pool)
+{
+	return READ_ONCE(pool->used) + PLENTY <= pool->capacity;
+}
+
+/* Take the right to one more connection. */
+INLINE bool take_credit(struct magazine *m)
+{
+	if (likely(m->credits)) {
+		m->credits -= 1;
+		return true;
+	}
+	struct pool *pool = map_elem(pools, 0);
+	if (!pool)
+		return false;
+	if (likely(has_plenty(pool))) {
+		__sync_fetch_and_add(&pool->used, CREDITS);
+		m->credits = CREDITS - 1;
+		return true;
+	}
+	if (__sync_fetch_and_add(&pool->used, 1) < pool->capacity)
+		return true;
+	__sync_fetch_and_add(&pool->used, -1);
+	return false;
+}
+
+INLINE void give_credit_at_once(void)
+{
+	struct pool *pool = map_elem(pools, 0);
+	if (pool)
+		__sync_fetch_and_add(&pool->used, -1);
+}
+
+INLINE void give_credit(struct magazine *m)
+{
+	struct pool *pool = map_elem(pools, 0);
+	if (!pool)
+		return;
+	if (unlikely(!has_plenty(pool))) {
+		__sync_fetch_and_add(&pool->used, -1);
+		return;
+	}
+	m->credits += 1;
+	if (m->credits < MAGAZINE)
+		return;
+	m->credits -= CREDITS;
+	__sync_fetch_and_add(&pool->used, -CREDITS);
+}
+
+/* Refill a CPU's empty pool of slots. Return false if there are no slots. */
+VERIFIED_ONCE int refill_slots(struct free_slots *own, u32 is_ipv6)
+{
+	struct bundle bundle;
+	struct pool *pool = map_elem(pools, 0);
+	if (!own || !pool)
+		return false;
+	u32 first = 0, total = is_ipv6 ? slots6 : slots4, base = is_ipv6 ? first_slot6 : 1;
+	long none;
+	if (is_ipv6) {
+		none = bpf_map_pop_elem(&free_slots6, &bundle);
+		NO_MERGE(none, 6);
+	} else {
+		none = bpf_map_pop_elem(&free_slots4, &bundle);
+		NO_MERGE(none, 4);
+	}
+	if (none) {
+		u32 *fresh = &pool->fresh[is_ipv6 & 1];
+		if (READ_ONCE(*fresh) >= total)
+			return false;
+		first = __sync_fetch_and_add(fresh, BUNDLE);
+		if (first >= total) {
+			__sync_fetch_and_add(fresh, -BUNDLE);
+			return false;
+		}
+	}
+	for (u32 i = 0; i < BUNDLE; i++)
+		own->slots[i] = none ? base + first + BUNDLE - 1 - i : bundle.slots[i];
+	own->count = BUNDLE;
+	return true;
+}
+
+/* Return 0 if there is none. */
+INLINE u32 take_slot(struct magazine *m, bool is_ipv6)
+{
+	struct free_slots *own = &m->free[is_ipv6];
+	if (unlikely(!own->count) && !refill_slots(own, is_ipv6))
+		return 0;
+	own->count -= 1;
+	return own->slots[own->count % MAGAZINE];
+}
+
+INLINE void give_slot(struct magazine *m, bool is_ipv6, u32 slot)
+{
+	struct free_slots *own = &m->free[is_ipv6];
+	if (unlikely(own->count >= MAGAZINE)) {
+		long error;
+		if (is_ipv6) {
+			error = bpf_map_push_elem(&free_slots6, &own->slots[BUNDLE], 0);
+			NO_MERGE(error, 6);
+		} else {
+			error = bpf_map_push_elem(&free_slots4, &own->slots[BUNDLE], 0);
+			NO_MERGE(error, 4);
+		}
+		if (error)
+			return; /* cannot happen: the map has room for all slots */
+		own->count = BUNDLE;
+	}
+	own->slots[own->count % MAGAZINE] = slot;
+	own->count += 1;
+}
+
+/* Used slots form two ranges. Move `at` forward to the next one, and return the end of its range. */
+INLINE u32 end_of_range(const struct pool *pool, u32 *at)
+{
+	u32 fresh4 = READ_ONCE(pool->fresh[0]), fresh6 = READ_ONCE(pool->fresh[1]);
+	u32 end4 = 1 + (fresh4 < slots4 ? fresh4 : slots4);
+	if (*at < end4)
+		return end4;
+	if (*at < first_slot6)
+		*at = first_slot6;
+	return first_slot6 + (fresh6 < slots6 ? fresh6 : slots6);
+}
+
+/* Whether any slot from `at` on was ever used. */
+INLINE bool any_from(const struct pool *pool, u32 at)
+{
+	u32 end = end_of_range(pool, &at);
+	return at < end;
+}
+
+/* --- insert and remove --- */
+
+enum create_result { CREATED, CREATE_FULL, CREATE_EXISTS };
+
+/* Reserve a slot, and choose the generation of its state word. Afterwards call publish or unreserve. */
+INLINE enum create_result reserve(const union tuple *tuple, bool is_ipv6, struct found *new_conn)
+{
+	struct magazine *m = map_elem(magazines, 0);
+	if (!m || !take_credit(m))
+		return CREATE_FULL;
+	new_conn->slot = take_slot(m, is_ipv6);
+	if (unlikely(!new_conn->slot)) {
+		give_credit(m);
+		return CREATE_FULL;
+	}
+	new_conn->connection->word = (u64)m->generation++ << WORD_GENERATION;
+	if (is_ipv6) {
+		struct registered *registered = map_elem(registry6, new_conn->slot - first_slot6);
+		if (registered)
+			registered->tuple = tuple->v6;
+	}
+	return CREATED;
+}
+
+/* Mark the entry as free. */
+INLINE void clear_conn4(u32 slot)
+{
+	struct place4 *conn = map_elem(connections4, slot);
+	if (!conn)
+		return;
+	u64 *words = (void *)&barrier_var(conn)->tuple;
+	WRITE_ONCE(words[1], 0);
+	WRITE_ONCE(words[0], 0);
+}
+
+/* `apart`: the caller is end_orphans, which packets can interrupt before Linux 6.3; it has a pool of its own. */
+VERIFIED_ONCE int unreserve(u32 is_ipv6, u32 slot, u32 apart)
+{
+	struct magazine *m = apart ? map_elem(orphans_magazine, 0) : map_elem(magazines, 0);
+	set_expiry_tick(slot, 0);
+	if (!is_ipv6)
+		clear_conn4(slot);
+	if (!m)
+		return 0;
+	give_slot(m, is_ipv6 & 1, slot);
+	if (apart)
+		give_credit_at_once();
+	else
+		give_credit(m);
+	return 0;
+}
+
+INLINE enum create_result publish4(const struct tuple4 *tuple, const struct found *new_conn)
+{
+	struct key4 key = key4_of(tuple);
+	struct place4 *conn = map_elem(connections4, new_conn->slot);
+	if (!conn)
+		return CREATE_FULL;
+	conn->connection = *new_conn->connection;
+	barrier();
+	conn->tuple = *tuple; /* Store the tuple last: without a tuple the expiry timer takes the entry for free. */
+	u32 at = take_entry(key.addresses, key.rest, new_conn->slot, SIDE_REQUEST);
+	if (likely(at != NO_ENTRY) && likely(publish_request(key.addresses, key.rest, new_conn->slot, at)))
+		return CREATED;
+	new_conn->connection->word = __sync_fetch_and_or(&conn->connection.word, 1ULL << WORD_DYING);
+	unreserve(false, new_conn->slot, false);
+	return at == NO_ENTRY ? CREATE_FULL : CREATE_EXISTS;
+}
+
+/* Insert what was reserved: from now on packets find it. On failure (another CPU was first, or the table is full)
+ * nothing is reserved any more, and the connection's word is the one that was left. */
+INLINE enum create_result publish(const union tuple *tuple, bool is_ipv6, const struct found *new_conn)
+{
+	if (!is_ipv6)
+		return publish4(&tuple->v4, new_conn);
+	struct connection6 value = {.connection = *new_conn->connection, .slot = new_conn->slot};
+	long error = bpf_map_update_elem(&connections6, &tuple->v6, &value, BPF_NOEXIST);
+	if (likely(!error))
+		return CREATED;
+	unreserve(is_ipv6, new_conn->slot, false);
+	return error == -17 /* EEXIST */ ? CREATE_EXISTS : CREATE_FULL;
+}
+
+/* Remove a connection whose word this CPU has marked as dying, and free its slot. */
+INLINE void remove_conn(const union tuple *tuple, bool is_ipv6, u32 slot, bool apart)
+{
+	if (is_ipv6) {
+		bpf_map_delete_elem(&connections6, &tuple->v6);
+	} else {
+		struct key4 key = key4_of(&tuple->v4);
+		unlink_entry(key.addresses, key.rest, slot, SIDE_REQUEST);
+	}
+	unreserve(is_ipv6, slot, apart);
+}

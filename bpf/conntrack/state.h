@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Connection states (IPVS-SEMANTICS 4.3 to 4.6): one table for all protocols, with one lookup per packet. state_tcp.h
+ * and state_sctp.h have its rows; UDP has a single state.
+ */
+#pragma once
+#include "abi/config.h"
+#include "conntrack/state_sctp.h"
+#include "conntrack/state_tcp.h"
+
+/* INPUT_ONLY: requests of connections whose replies bypass this host (direct routing, tunnels). IPVS does not count the
+ * bypass method among them. */
+enum direction { DIRECTION_INPUT, DIRECTION_OUTPUT, DIRECTION_INPUT_ONLY, SECURE = 4, DIRECTIONS = 8 };
+
+#define KEPT \
+	[EVENT_KEEP] = {0,  1,	2,  3,	4,  5,	6,  7,	8,  9,	10, 11, 12, 13, 14, 15, \
+			16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31}
+
+static const u8 next_states[DIRECTIONS][EVENTS][STATES] = {
+	[DIRECTION_INPUT] = {TCP_INPUT SCTP_INPUT KEPT},
+	[DIRECTION_OUTPUT] = {TCP_OUTPUT SCTP_OUTPUT KEPT},
+	[DIRECTION_INPUT_ONLY] = {TCP_INPUT_ONLY SCTP_INPUT_ONLY KEPT},
+	[SECURE + DIRECTION_INPUT] = {TCP_SECURE_INPUT SCTP_INPUT KEPT},
+	[SECURE + DIRECTION_OUTPUT] = {TCP_SECURE_OUTPUT SCTP_OUTPUT KEPT},
+	[SECURE + DIRECTION_INPUT_ONLY] = {TCP_SECURE_INPUT_ONLY SCTP_INPUT_ONLY KEPT},
+};
+
+enum { SECURE_TCP_ON = 3 }; /* modes 1 and 2 react to low memory, which a table allocated beforehand cannot have */
+
+/* Return the rows for a direction, by the mode of secure_tcp. */
+INLINE u32 direction_in(const struct settings *settings, enum direction direction)
+{
+	return direction | (settings->secure_tcp == SECURE_TCP_ON ? SECURE : 0);
+}
+
+INLINE u32 next_state(u32 direction, u32 event, u32 state)
+{
+	return next_states[direction & (DIRECTIONS - 1)][event & (EVENTS - 1)][state & (STATES - 1)];
+}
+
+/* Whether listings count this state as active. */
+INLINE bool is_active(u32 state)
+{
+	return (1u << STATE_ESTABLISHED | 1u << STATE_SYN_SENT | 1u << STATE_SYN_RECV | 1u << STATE_SYNACK |
+		1u << STATE_SCTP_ESTABLISHED) >> state & 1;
+}
+
+/* Whether a connection in this state makes its template ASSURED (5.3). */
+INLINE bool is_established(u32 state)
+{
+	return state == STATE_ESTABLISHED || state == STATE_SCTP_ESTABLISHED;
+}

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * The context layer: a frame's data, device and verdicts at either hook.
+ */
+#pragma once
+#include "abi/base.h"
+
+enum hook { HOOK_XDP, HOOK_TC };
+
+/* A packet's context and its hook. Every function that takes one is inlined, so the hook is a constant there and costs
+ * nothing. A global function exists once for each hook instead, because the verifier checks a context by its declared
+ * type. */
+struct ctx {
+	union {
+		void *raw;
+		struct xdp_md *xdp;
+		struct __sk_buff *skb;
+	};
+	enum hook hook;
+};
+
+INLINE struct ctx xdp_ctx(struct xdp_md *xdp)
+{
+	return (struct ctx){.xdp = xdp, .hook = HOOK_XDP};
+}
+
+INLINE struct ctx tc_ctx(struct __sk_buff *skb)
+{
+	return (struct ctx){.skb = skb, .hook = HOOK_TC};
+}
+
+INLINE void *ctx_data(struct ctx ctx)
+{
+	if (ctx.hook == HOOK_XDP)
+		return (void *)(long)ctx.xdp->data;
+	return (void *)(long)ctx.skb->data;
+}
+
+INLINE void *ctx_data_end(struct ctx ctx)
+{
+	if (ctx.hook == HOOK_XDP)
+		return (void *)(long)ctx.xdp->data_end;
+	return (void *)(long)ctx.skb->data_end;
+}
+
+INLINE u32 ctx_len(struct ctx ctx)
+{
+	if (ctx.hook == HOOK_XDP)
+		return bpf_xdp_get_buff_len(ctx.raw);
+	return ctx.skb->len;
+}
+
+INLINE u32 ctx_ifindex(struct ctx ctx)
+{
+	if (ctx.hook == HOOK_XDP)
+		return ctx.xdp->ingress_ifindex;
+	return ctx.skb->ifindex;
+}
+
+INLINE int pass_to_stack(enum hook hook)
+{
+	return hook == HOOK_XDP ? (int)XDP_PASS : -1 /* TC_ACT_UNSPEC: the next filter decides */;
+}
+
+INLINE int drop(enum hook hook, u32 reason)
+{
+	count(reason);
+	return hook == HOOK_XDP ? (int)XDP_DROP : 2 /* TC_ACT_SHOT */;
+}
+
+/* Pass the packet to the TC program, unmodified and uncounted. */
+INLINE int pass_to_tc(void)
+{
+	count(REASON_TO_TC);
+	return XDP_PASS;
+}
+
+/* Change the frame's length, at TC. The kernel cannot trim the tail below the transport header that it has recorded. In
+ * this case remove bytes behind the IP header: the caller overwrites all of them. */
+INLINE bool resize_frame(struct __sk_buff *skb, u32 length)
+{
+	if (!bpf_skb_change_tail(skb, length, 0))
+		return true;
+	s32 surplus = skb->len - length;
+	return surplus > 0 && surplus <= 4095 && !bpf_skb_adjust_room(skb, -surplus, BPF_ADJ_ROOM_NET, 0);
+}

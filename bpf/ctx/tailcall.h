@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Programs reached by tail call: everything rarer than an established connection. The order of their numbers does not
+ * matter to a running director, because each load fills the arrays anew.
+ */
+#pragma once
+#include "ctx/ctx.h"
+
+enum prog {
+	PROG_NEW, /* no connection, a SYN, or a connection without destination */
+	PROG_PERSIST, /* persistent service: look up the client's template before scheduling */
+	PROG_CONNECT, /* the scheduler has chosen: create the connection and forward */
+	PROG_HASH_FALLBACK, /* table full: forward by a hash of the client */
+	PROG_REPLY, /* a packet of a real server */
+	PROG_PARSE_SLOW, /* TC: IPv4 options, IPv6 extension headers, rarer protocols, short transport headers */
+	PROG_DEFRAG, /* TC: a fragment of a request or a reply */
+	PROG_ICMP_RECEIVE, /* TC: a received ICMP message */
+	PROG_GSO_SEGMENT, /* TC: segment a GSO packet for a tunnel with a checksum */
+	PROG_ENCAP, /* prepend the headers of GRE or GUE */
+	PROG_ICMP_FORWARD, /* TC: an ICMP error about a connection: verify, rewrite, forward */
+	PROG_ICMP_TUNNEL, /* TC: an ICMP error about a packet that the director encapsulated */
+	PROG_NAT_ORPHAN, /* TC: a NAT server's packet without a connection */
+	PROG_BYPASS, /* TC: a firewall mark's packet, forwarded past the service for want of a real server */
+	PROG_FWD_SLOW, /* TC: forward with the kernel's help, or send an ICMP error */
+	PROG_ICMP_SEND, /* TC: turn the packet into an ICMP error to its sender */
+	PROG_UDP_CSUM, /* TC: compute the checksum of a UDP packet that has none */
+	PROG_SCTP_CSUM, /* TC: compute the checksum of an SCTP packet whose port changed */
+	PROG_FRAGMENT, /* TC: fragment the finished packet */
+	PROG_SCHEDULE, /* + enum scheduler: the schedulers */
+	PROGS = 64,
+};
+
+#define PROGRAM_ARRAY(name) \
+	struct { \
+		MAP_UINT(type, BPF_MAP_TYPE_PROG_ARRAY); \
+		MAP_UINT(max_entries, PROGS); \
+		MAP_UINT(key_size, sizeof(u32)); \
+		MAP_UINT(value_size, sizeof(u32)); \
+	} name SEC(".maps")
+PROGRAM_ARRAY(stages_xdp);
+PROGRAM_ARRAY(stages_tc);
+
+/* Tail-call a program. It returns only if that program is missing: then the packet passes to the stack. */
+INLINE int tail_call(struct ctx ctx, u32 prog)
+{
+	if (ctx.hook == HOOK_XDP)
+		bpf_tail_call(ctx.raw, &stages_xdp, prog);
+	else
+		bpf_tail_call(ctx.raw, &stages_tc, prog);
+	count(REASON_MISSED_STAGE);
+	return pass_to_stack(ctx.hook);
+}

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * PROG_DEFRAG: fragments of requests and replies (IPVS-SEMANTICS 2.1, 2.7, 7.1 end). Fragments are held in a queue; the
+ * last one to arrive becomes the whole packet and continues at PROG_PARSE_SLOW. PROG_FRAGMENT sends it as it arrived.
+ * Fragments that the kernel would not reassemble are forwarded unreassembled.
+ */
+#pragma once
+#include "frag/map.h"
+#include "frag/queue.h"
+#include "fwd/nexthop.h"
+#include "parse/exthdr6.h"
+#include "parse/options4.h"
+
+/* --- from a complete queue to a packet --- */
+
+/* Join the ECN codepoints. Return false for a combination that no sender makes (RFC 3168 5.3). */
+INLINE bool join_ecn(u32 seen, u8 *ecn)
+{
+	enum { NOT_ECT = 1, CE = 8 };
+	*ecn = seen & CE && seen & ~CE ? 3 : 0;
+	return !(seen & NOT_ECT) || seen == NOT_ECT;
+}
+
+INLINE bool header4_of_whole(struct gather *g, bool df)
+{
+	struct ipv4_header *ip = (void *)g->headers;
+	u8 ecn;
+	if (!join_ecn(g->ecn, &ecn) || g->head + g->length > 0xffff)
+		return false;
+	ip->tos |= ecn;
+	ip->tot_len = bpf_htons(g->head + g->length);
+	ip->frag_off = df ? bpf_htons(IP_DF) : 0;
+	ip->check = 0;
+	ip->check = ~csum_fold(bpf_csum_diff(NULL, 0, (be32 *)g->headers, HEADER_BUFFER, 0));
+	return true;
+}
+
+INLINE bool header6_of_whole(struct gather *g)
+{
+	struct ipv6_header *ip = (void *)g->headers;
+	u8 ecn;
+	if (!join_ecn(g->ecn, &ecn) || g->head - IPV6_HLEN + g->length > 0xffff)
+		return false;
+	ip->version_class_flow |= bpf_htonl((u32)ecn << 20);
+	ip->payload_len = bpf_htons(g->head - IPV6_HLEN + g->length);
+	g->headers[g->next_at & (DEFRAG_HEAD - 1)] = g->next;
+	return true;
+}
+
+struct join_ctx {
+	struct frag_map *frags;
+	u32 at;
+	u32 room; /* left in the kernel's first buffer */
+	u32 listed; /* some fragments are not in that buffer */
+};
+
+/* The kernel appends fragments of a packet for this host to the first one's buffer, while they fit. */
+static int join_step(u32 index, struct join_ctx *j)
+{
+	struct frag_map *frags = j->frags;
+	if (j->at >= frags->length)
+		return 1;
+	u32 next = next_start(frags, j->at, frags->length), size = next - j->at;
+	if (!j->at || (!j->listed && size <= j->room)) {
+		frags->first = next;
+		if (j->at) {
+			j->room -= size;
+			frags->starts[j->at / 512 & (FRAG_WORDS - 1)] &= ~(1ull << (j->at / 8 & 63));
+		}
+	} else {
+		j->listed = 1;
+		if (size > frags->longest)
+			frags->longest = size;
+	}
+	j->at = next;
+	return 0;
+}
+
+INLINE void fill_frag_map(struct frag_map *frags, const struct gather *g, bool joins)
+{
+	frags->largest = g->largest;
+	frags->df = g->largest_df == g->largest;
+	frags->length = g->length;
+	frags->first = frags->longest = 0;
+	frags->min_head = g->least_head;
+	for (u32 i = 0; i < FRAG_WORDS; i++)
+		frags->starts[i] = g->starts[i];
+	struct join_ctx j = {.frags = frags, .room = joins ? g->room : 0};
+	FORGET_BOUNDS(j, at, listed);
+	bpf_loop(DEFRAG_PAYLOAD / 8, join_step, &j, 0);
+}
+
+/* Replace the frame by the whole packet. */
+INLINE bool rebuild(struct __sk_buff *skb, struct gather *g)
+{
+	u32 head = barrier_var(g->head), length = barrier_var(g->length);
+	if (!IS_LENGTH(head, DEFRAG_HEAD) || !IS_LENGTH(length, DEFRAG_PAYLOAD) || !resize_frame(skb, ETH_HLEN + head + length))
+		return false;
+	if (bpf_skb_store_bytes(skb, ETH_HLEN, g->headers, head, 0))
+		return false;
+	length = barrier_var(length); /* Linux 6.1 has lost its bounds here */
+	return IS_LENGTH(length, DEFRAG_PAYLOAD) && !bpf_skb_store_bytes(skb, ETH_HLEN + head, g->bytes, length, 0);
+}
+
+/* --- a fragment arrives --- */
+
+INLINE void fragment4(struct __sk_buff *skb, const struct scratch *w, struct fragment *f)
+{
+	const struct packet *p = &w->packet;
+	f->source.word[0] = p->tuple.v4.source;
+	f->target.word[0] = p->tuple.v4.target;
+	f->kind = p->protocol | 1 << 9;
+	f->offset = w->fragment & ~7u;
+	f->end = f->offset + ETH_HLEN + p->length - p->l4;
+	f->more = w->fragment & 1;
+	if (f->more)
+		f->end &= ~7u;
+	f->head = p->l4 - ETH_HLEN;
+	f->df = p->df;
+	f->payload_at = p->l4;
+	f->length = f->head + f->end - f->offset;
+}
+
+INLINE void fragment6(struct __sk_buff *skb, const struct scratch *w, struct fragment *f)
+{
+	const struct packet *p = &w->packet;
+	f->source = p->tuple.v6.source;
+	f->target = p->tuple.v6.target;
+	f->kind = 1 << 8 | 1 << 9;
+	f->payload_at = w->fragment_at + 8;
+	f->offset = w->fragment & ~7u;
+	f->end = f->offset + ETH_HLEN + p->length - f->payload_at;
+	f->more = w->fragment & 1;
+	f->head = f->payload_at - ETH_HLEN;
+	f->is_ipv6 = 1;
+	f->length = p->length;
+}
+
+/* Whether a first IPv6 fragment lacks headers that it must contain (RFC 8200 4.5). */
+VERIFIED_ONCE int lacks_headers(struct __sk_buff *skb, const struct scratch *w, const struct fragment *f)
+{
+	if (!w || !f)
+		return true;
+	u32 at = f->payload_at, end = ETH_HLEN + w->packet.length;
+	u8 next = w->packet.protocol;
+	for (int i = 0; i < MAX_EXTENSIONS; i++) {
+		u8 head[2];
+		if (!is_extension(next))
+			break;
+		if (at + 2 > end || bpf_skb_load_bytes(skb, at, head, 2))
+			return false;
+		at += next == IPPROTO_AH ? (head[1] + 2) << 2 : (head[1] + 1) << 3;
+		next = head[0];
+	}
+	u32 least = next == IPPROTO_TCP ? TCP_HLEN : next == IPPROTO_UDP || next == IPPROTO_ICMPV6 ? 8 : 1;
+	return at + least > end;
+}
+
+/* Forward without reassembly. A first fragment may have all that is needed; others pass to the stack. */
+INLINE int forward_unreassembled(struct __sk_buff *skb, struct scratch *w)
+{
+	if (w->fragment & ~7u)
+		return pass_to_stack(HOOK_TC);
+	w->packet.slow_flags = SLOW_FIRST_FRAGMENT;
+	return tail_call(tc_ctx(skb), PROG_PARSE_SLOW);
+}
+
+INLINE bool is_for_host(void *ctx, const struct fragment *f)
+{
+	struct bpf_fib_lookup question;
+	if (bpf_map_lookup_elem(&locals, &f->target))
+		return true;
+	fib_params(&question, &f->target, f->is_ipv6, loopback, NULL);
+	return bpf_fib_lookup(ctx, &question, sizeof(question), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
+	       is_own_address(ctx, &f->target, f->is_ipv6);
+}
+
+INLINE enum defrag_result add_to_queue(struct __sk_buff *skb, struct scratch *w, const struct fragment *f)
+{
+	u32 set = set_of(f);
+	u32 *lock = map_elem(gather_locks, set);
+	if (!lock || !try_lock(lock))
+		return DEFRAG_REFUSED;
+	struct gather *g = find_queue(f, set, true);
+	enum defrag_result found = DEFRAG_REFUSED;
+	if (g) {
+		found = add_fragment(skb, g, f, w->fragment_named_at - ETH_HLEN, w->packet.protocol);
+		if (found == DEFRAG_COMPLETE) {
+			bool joins = !f->is_ipv6 && !w->frags.passing;
+			fill_frag_map(&w->frags, g, joins);
+			if (!(f->is_ipv6 ? header6_of_whole(g) : header4_of_whole(g, w->frags.df)) || !rebuild(skb, g))
+				found = DEFRAG_CONFLICT;
+		}
+		if (found == DEFRAG_COMPLETE || found == DEFRAG_CONFLICT)
+			g->kind = 0;
+	}
+	unlock(lock);
+	return found;
+}
+
+INLINE void forget(const struct fragment *f)
+{
+	u32 set = set_of(f);
+	u32 *lock = map_elem(gather_locks, set);
+	if (!lock || !try_lock(lock))
+		return;
+	struct gather *g = find_queue(f, set, false);
+	if (g)
+		g->kind = 0;
+	unlock(lock);
+}
+
+INLINE int prog_defrag(struct __sk_buff *skb)
+{
+	struct scratch *w = scratch_of(HOOK_TC);
+	struct root *root = get_root();
+	if (!w)
+		return pass_to_stack(HOOK_TC);
+	struct packet *p = &w->packet;
+	struct fragment f = {.id = w->fragment_id, .ecn = 1u << (p->tos & 3)};
+	if (skb->tc_index == FOR_STACK) { /* re-injected by PROG_FRAGMENT */
+		skb->tc_index = 0;
+		return pass_to_stack(HOOK_TC);
+	}
+	if (p->is_ipv6)
+		fragment6(skb, w, &f);
+	else
+		fragment4(skb, w, &f);
+	if ((!p->maybe_vip && !p->maybe_rs) || !facts_of(root)->services[p->is_ipv6])
+		return pass_to_stack(HOOK_TC);
+	bool here = is_for_host(skb, &f);
+	if (!here && !p->maybe_rs)
+		return pass_to_stack(HOOK_TC);
+	if (!here && !p->is_ipv6 && (p->protocol == IPPROTO_AH || p->protocol == IPPROTO_ESP))
+		return forward_unreassembled(skb, w);
+	if (p->is_ipv6 && !f.offset && lacks_headers(skb, w, &f))
+		return forward_unreassembled(skb, w);
+	if (f.end > 0xffff)
+		return drop(HOOK_TC, REASON_FRAGMENT_REFUSED);
+	if (p->is_ipv6 && f.more && f.end & 7) {
+		forget(&f);
+		return forward_unreassembled(skb, w);
+	}
+	if (f.end > DEFRAG_PAYLOAD)
+		return drop(HOOK_TC, REASON_FRAGMENT_TOO_LONG);
+	w->frags.passing = !here;
+	switch (add_to_queue(skb, w, &f)) {
+	case DEFRAG_HELD:
+		return drop(HOOK_TC, REASON_FRAGMENT_HELD);
+	case DEFRAG_DUPLICATE:
+		return drop(HOOK_TC, REASON_FRAGMENT_REPEATED);
+	case DEFRAG_CONFLICT:
+		return drop(HOOK_TC, REASON_FRAGMENT_CONFLICT);
+	case DEFRAG_REFUSED:
+		return drop(HOOK_TC, REASON_FRAGMENT_REFUSED);
+	case DEFRAG_COMPLETE:
+		break;
+	}
+	p->slow_flags = SLOW_REASSEMBLED;
+	return tail_call(tc_ctx(skb), PROG_PARSE_SLOW);
+}

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * PROG_GSO_SEGMENT: segment a GSO packet for a tunnel with a checksum. The kernel segments such packets at
+ * transmission, but cannot compute this checksum for each segment. So the program copies headers and payload, completes
+ * all checksums, and sends a clone for each segment.
+ */
+#pragma once
+#include "fwd/gre_gue.h"
+
+enum { SUPER_MASK = 65535, SEGMENT_MAX = 16384, IP_HLEN_MAX = 128, TCP_HLEN_MAX = 60, TCP_FIN_PSH = 0x09, TCP_CWR = 0x80 };
+
+struct super {
+	u8 ip[IP_HLEN_MAX]; /* from the IP header to the transport header */
+	union {
+		u8 transport[64];
+		struct {
+			struct ports ports;
+			be32 sequence;
+			be32 acknowledged;
+			u8 words;
+			u8 flags;
+			u16 window;
+			u16 check;
+		} __attribute__((packed)) tcp;
+		struct udp udp;
+	};
+	u8 payload[SUPER_MASK + 1 + SEGMENT_MAX];
+};
+
+/* One for each CPU, by index: the element is too large for a per-CPU map. */
+ARRAY_MAP(supers, struct super, 1, 0);
+
+struct segment_ctx {
+	struct __sk_buff *skb;
+	struct scratch *w;
+	struct super *super;
+	u32 network; /* bytes from the IP header to the transport header */
+	u32 transport; /* bytes of the transport header */
+	u32 payload;
+	u32 step;
+	u32 sequence;
+	u32 flags;
+	u32 id;
+	u32 failed;
+};
+
+/* Write the inner headers of a segment whose payload has the sum `sum`. Return the sum of the whole inner packet. */
+INLINE u64 write_inner(struct segment_ctx *s, struct super *super, u32 offset, u32 size, u32 sum, bool last)
+{
+	const struct packet *p = &s->w->packet;
+	u32 pseudo, length = s->transport + size, network = barrier_var(s->network), transport = barrier_var(s->transport);
+	if (p->is_ipv6) {
+		struct ipv6_header *ip = (void *)super->ip;
+		ip->payload_len = bpf_htons(s->network - IPV6_HLEN + length);
+		pseudo = bpf_csum_diff(NULL, 0, (be32 *)(super->ip + 8), 32, 0);
+	} else {
+		struct ipv4_header *ip = (void *)super->ip;
+		be16 total = bpf_htons(s->network + length), id = bpf_htons(s->id + offset / s->step);
+		u64 difference = (u64)(u16)~ip->tot_len + total + (u16)~ip->id + id;
+		ip->check = csum_replace(ip->check, difference);
+		ip->tot_len = total;
+		ip->id = id;
+		pseudo = bpf_csum_diff(NULL, 0, (be32 *)(super->ip + 12), 8, 0);
+	}
+	if (p->protocol == IPPROTO_TCP) {
+		super->tcp.sequence = bpf_htonl(s->sequence + offset);
+		super->tcp.flags = s->flags & ~(last ? 0 : TCP_FIN_PSH) & ~(offset ? TCP_CWR : 0);
+		super->tcp.check = 0;
+	} else {
+		super->udp.length = bpf_htons(length);
+		super->udp.check = 0;
+	}
+	if (!IS_LENGTH(network, IP_HLEN_MAX) || !IS_LENGTH(transport, TCP_HLEN_MAX))
+		return 0;
+	pseudo = csum_fold((u64)pseudo + bpf_htons(p->protocol) + bpf_htons(length));
+	u16 check = ~csum_fold((u64)(u32)bpf_csum_diff(NULL, 0, (be32 *)super->transport, transport & ~3u, sum) + pseudo);
+	if (p->protocol == IPPROTO_TCP)
+		super->tcp.check = check;
+	else
+		super->udp.check = check ?: 0xffff;
+	/* with its checksum a segment sums to the complement of the pseudo header's sum */
+	return (u64)(u32)bpf_csum_diff(NULL, 0, (be32 *)super->ip, network & ~3u, 0) + (u16)~pseudo;
+}
+
+INLINE bool write_segment(struct segment_ctx *s, const struct destination *d, const struct root *root, u32 offset,
+			  u32 size, bool last)
+{
+	struct scratch *w = s->w;
+	struct super *super = s->super;
+	u32 more = tunnel_hlen(w->state), at = ETH_HLEN + outer_hlen(d) + more;
+	union tunnel_header header = {};
+	struct copy *copy = map_elem(copies, 0);
+	u32 behind = at + s->network + s->transport;
+	if (!copy || bpf_skb_store_bytes(s->skb, behind, &super->payload[barrier_var(offset) & SUPER_MASK], size, 0))
+		return false;
+	u64 sum = write_inner(s, super, offset, size, csum_frame(s->skb, copy->bytes, behind, size, 0), last);
+	w->packet.length = s->network + s->transport + size;
+	fill_tunnel(&header, &w->packet, root, w->state, more);
+	write_tunnel_csum(&header, &w->packet, d, &w->hop, w->state, more, sum);
+	if (!push_headers(s->skb, w, d, &header, more))
+		return false;
+	u32 network = barrier_var(s->network), transport = barrier_var(s->transport);
+	if (!IS_LENGTH(network, IP_HLEN_MAX) || bpf_skb_store_bytes(s->skb, at, super->ip, network, 0))
+		return false;
+	return IS_LENGTH(transport, TCP_HLEN_MAX) &&
+	       !bpf_skb_store_bytes(s->skb, at + s->network, super->transport, transport, 0);
+}
+
+static int segment_step(u32 index, struct segment_ctx *s)
+{
+	u32 offset = index * s->step;
+	struct destination *d = map_elem(destinations, s->w->destination);
+	struct root *root = get_root();
+	if (offset >= s->payload || !d)
+		return 1;
+	u32 size = s->payload - offset;
+	bool last = size <= s->step;
+	if (!last)
+		size = s->step;
+	s->failed = 1;
+	u32 length = ETH_HLEN + outer_hlen(d) + tunnel_hlen(s->w->state) + s->network + s->transport + size;
+	size = barrier_var(size);
+	if (!IS_LENGTH(size, SEGMENT_MAX) || bpf_skb_change_tail(s->skb, length, 0) ||
+	    !write_segment(s, d, root, offset, size, last) || bpf_clone_redirect(s->skb, s->w->hop.ifindex, 0))
+		return 1;
+	s->failed = 0;
+	return 0;
+}
+
+/* Copy headers and payload. */
+INLINE bool copy_super(struct segment_ctx *s)
+{
+	struct __sk_buff *skb = s->skb;
+	struct super *super = s->super;
+	const struct packet *p = &s->w->packet;
+	u32 network = barrier_var(s->network);
+	if (!IS_LENGTH(network, IP_HLEN_MAX) || bpf_skb_load_bytes(skb, ETH_HLEN, super->ip, network) ||
+	    bpf_skb_load_bytes(skb, p->l4, super->transport, UDP_HLEN))
+		return false;
+	s->transport = UDP_HLEN;
+	if (p->protocol == IPPROTO_TCP) {
+		if (bpf_skb_load_bytes(skb, p->l4, super->transport, TCP_HLEN))
+			return false;
+		s->transport = super->tcp.words >> 4 << 2;
+	}
+	u32 transport = barrier_var(s->transport);
+	if (!IS_LENGTH(transport, TCP_HLEN_MAX) || bpf_skb_load_bytes(skb, p->l4, super->transport, transport))
+		return false;
+	s->sequence = bpf_ntohl(super->tcp.sequence);
+	s->flags = super->tcp.flags;
+	s->id = p->is_ipv6 ? 0 : bpf_ntohs(((struct ipv4_header *)super->ip)->id);
+	s->payload = skb->len - p->l4 - s->transport;
+	u32 payload = barrier_var(s->payload);
+	return skb->len > p->l4 + s->transport && IS_LENGTH(payload, SUPER_MASK) &&
+	       !bpf_skb_load_bytes(skb, p->l4 + s->transport, super->payload, payload);
+}
+
+INLINE int prog_gso_segment(struct __sk_buff *skb)
+{
+	struct scratch *w = scratch_of(HOOK_TC);
+	struct destination *d = w ? map_elem(destinations, w->destination) : NULL;
+	struct super *super = map_elem(supers, bpf_get_smp_processor_id());
+	if (!w || !d || !super)
+		return pass_to_stack(HOOK_TC);
+	const struct packet *p = &w->packet;
+	struct segment_ctx s = {.skb = skb, .w = w, .super = super, .network = p->l4 - ETH_HLEN, .step = skb->gso_size};
+	if (w->hop.verdict != HOP_READY || w->mtu || !s.step || !is_csum_partial(skb, p) || !copy_super(&s))
+		return drop(HOOK_TC, REASON_SUPER);
+	u32 first = s.payload < s.step ? s.payload : s.step;
+	/* Make it a plain packet: removing and adding room beyond the start of its unfinished checksum makes the kernel
+	 * forget that. */
+	s32 front = p->l4 + UDP_HLEN;
+	if (bpf_skb_change_tail(skb, p->l4 + s.transport + first, 0) ||
+	    bpf_skb_adjust_room(skb, -front, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) ||
+	    bpf_skb_adjust_room(skb, front + outer_hlen(d) + tunnel_hlen(w->state), BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_FIXED_GSO))
+		return drop(HOOK_TC, REASON_SUPER);
+	FORGET_BOUNDS(s, network, failed);
+	bpf_loop(SUPER_MASK, segment_step, &s, 0);
+	return drop(HOOK_TC, s.failed ? REASON_SUPER : REASON_SPLIT);
+}

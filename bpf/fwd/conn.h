@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Forward a packet by its connection: the last steps of every path through the director.
+ *
+ * XDP first checks that it can finish, then changes connection, counters and packet. Otherwise it passes the packet to
+ * TC, unmodified. TC follows the kernel's order: count, then send or answer with an ICMP error (IPVS-SEMANTICS 2.3 step
+ * 8, 7.1).
+ */
+#pragma once
+#include "conntrack/lookup.h"
+#include "conntrack/update.h"
+#include "fwd/account.h"
+#include "fwd/ipip.h"
+#include "fwd/nat.h"
+#include "fwd/send.h"
+#include "policy/vrrp_role.h"
+
+struct real_server {
+	struct destination *destination;
+	u32 index;
+	u32 method;
+	u32 state; /* destination state in force */
+	be16 port;
+};
+
+INLINE bool no_slowpath(struct ctx ctx, const struct packet *p, const struct real_server *t, const struct hop *hop)
+{
+	u32 most = max_len(t->method, t->state, t->destination->family == 6, hop);
+	return likely(hop->verdict == HOP_READY) && likely(p->ttl > 1) && !p->slow_flags && p->l4_complete &&
+	       fit(segment_length(ctx, p), most, 0, p, false) == FITS &&
+	       !(t->method == METHOD_MASQ && p->no_csum) && !(t->method == METHOD_TUNNEL && tunnel_flags(t->state));
+}
+
+/* Whether XDP can forward the packet. */
+INLINE bool xdp_can(void *ctx, const struct packet *p, const struct real_server *t, const struct hop *hop, bool looked_up)
+{
+	if (!no_slowpath(xdp_ctx(ctx), p, t, hop) || !xdp_reaches(ctx, hop))
+		return false;
+	if (unlikely(looked_up) && (hop->stamp / ticks_per_second & 15) == 0)
+		return false; /* every 16 seconds the kernel must see the neighbour in use, so that it stays valid */
+	return true;
+}
+
+/* Tail-call PROG_ENCAP for a tunnel other than IPIP. */
+INLINE int encap_tunnel(struct ctx ctx, const struct packet *p, const struct real_server *t, const struct hop *hop)
+{
+	struct scratch *w = scratch_of(ctx.hook);
+	if (!w)
+		return drop(ctx.hook, REASON_MISSED_STAGE);
+	w->packet = *p;
+	w->hop = *hop;
+	w->destination = t->index;
+	w->state = t->state;
+	w->mtu = 0;
+	w->resolve = 0;
+	return tail_call(ctx, PROG_ENCAP);
+}
+
+/* Modify and send the packet. It was checked and counted before. */
+INLINE int send(struct ctx ctx, const struct packet *p, const struct real_server *t, const struct hop *hop,
+		const struct settings *settings)
+{
+	if (!trim_padding(ctx, p))
+		return drop(ctx.hook, REASON_SHORT);
+	if (t->method == METHOD_TUNNEL) {
+		if (!dec_ttl(ctx, p))
+			return drop(ctx.hook, REASON_SHORT);
+		if (unlikely(t->state >> DESTINATION_TUNNEL))
+			return encap_tunnel(ctx, p, t, hop);
+		if (ctx.hook == HOOK_XDP && bpf_xdp_adjust_head(ctx.raw, -(int)outer_hlen(t->destination)))
+			return drop(ctx.hook, REASON_NO_HEADROOM);
+		if (!encapsulate(ctx, p, t->destination, hop, settings->pmtu_disc, false))
+			return drop(ctx.hook, REASON_NO_HEADROOM);
+		return xmit(ctx, hop, t->destination->family == 6);
+	}
+	if (!direct(ctx, p, hop))
+		return drop(ctx.hook, REASON_SHORT);
+	if (t->method == METHOD_MASQ && !nat(ctx, p, NAT_REQUEST, &t->destination->address, t->port))
+		return drop(ctx.hook, REASON_SHORT);
+	return xmit(ctx, hop, p->is_ipv6);
+}
+
+/* TC: tail-call PROG_FWD_SLOW for a packet that `send` cannot handle. It was counted before. */
+INLINE int fwd_slow(void *ctx, const struct packet *p, const struct real_server *t)
+{
+	struct scratch *w = scratch_of(HOOK_TC);
+	if (!w)
+		return drop(HOOK_TC, REASON_MISSED_STAGE);
+	w->packet = *p;
+	w->destination = t->index;
+	w->method = t->method;
+	w->state = t->state;
+	w->port = t->port;
+	w->is_reply = 0;
+	return tail_call(tc_ctx(ctx), PROG_FWD_SLOW);
+}
+
+/* Count and forward a packet of a new connection, or without a connection. */
+INLINE int fwd_new(struct ctx ctx, const struct packet *p, struct real_server *t, const struct root *root, u32 now,
+		     u32 connections)
+{
+	bool looked_up;
+	t->state = destination_flags(t->destination, READ_ONCE(root->live));
+	struct hop *hop = destination_hop(ctx, t->index, t->destination, now, &looked_up);
+	if (!hop)
+		return pass_to_stack(ctx.hook);
+	if (ctx.hook == HOOK_XDP) {
+		if (!xdp_can(ctx.raw, p, t, hop, looked_up)) {
+			struct counters *c = counters_at(t->index);
+			if (c)
+				c->connections += connections; /* TC will count the packet */
+			return pass_to_tc();
+		}
+	}
+	account_request(t->index, p, connections);
+	if (ctx.hook == HOOK_TC && !no_slowpath(ctx, p, t, hop))
+		return fwd_slow(ctx.raw, p, t);
+	return send(ctx, p, t, hop, &root->settings);
+}
+
+VERIFIED_ONCE int write_entrance(struct xdp_md *ctx, const struct destination *d, u32 index, u32 side, u64 live)
+{
+	struct lane *lane = lane_of(index);
+	struct device *device = map_elem(devices, ctx->ingress_ifindex & (DEVICES - 1));
+	if (!lane || !device || !d)
+		return 0;
+	const struct facts *facts = facts_in(get_root(), live);
+	struct entrance *entrance = &lane->entrances[side & 1];
+	lane->life_tcp = facts->timeouts[STATE_ESTABLISHED];
+	lane->life_udp = facts->timeouts[STATE_UDP];
+	lane->real = d->address.word[0];
+	entrance->stamp = ticks();
+	entrance->input = device->ifindex;
+	__builtin_memcpy(entrance->mac, device->mac, 6);
+	entrance->live = live;
+	return 0;
+}
+
+/* Let the following packets of this side take the fast path, if the destination is available. */
+INLINE void allow_fast(struct xdp_md *ctx, const struct destination *d, u32 index, u32 state, enum side side, u64 live)
+{
+	if (d->family == 4 && state & DESTINATION_AVAILABLE)
+		write_entrance(ctx, d, index, side, live);
+}
+
+/* Likewise for requests. Tunnels other than IPIP have no fast path. */
+INLINE void allow_fast_request(struct xdp_md *ctx, const struct hop *hop, const struct real_server *t, u64 live)
+{
+	struct lane *lane = lane_of(t->index);
+	if (!lane || hop->verdict != HOP_READY || t->state >> DESTINATION_TUNNEL)
+		return;
+	lane->outer_source = fib_gives_source ? hop->source.word[0] : t->destination->source.word[0];
+	allow_fast(ctx, t->destination, t->index, t->state, SIDE_REQUEST, live);
+}
+
+/* Forward a packet of a connection that this packet cannot replace. */
+INLINE int fwd_known(struct ctx ctx, const struct packet *p, const struct found *found, const struct root *root, u32 now)
+{
+	struct connection *c = found->connection;
+	struct real_server t = {.index = c->destination, .method = c->method, .port = c->port};
+	u64 live = READ_ONCE(root->live);
+	u32 slot = found->slot;
+	u64 *word = connection_word(found);
+	t.destination = map_elem(destinations, t.index);
+	if (!word || !t.destination) {
+		if (c->method != METHOD_BYPASS)
+			return pass_to_stack(ctx.hook);
+		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call_with(ctx, p, PROG_BYPASS);
+	}
+	t.state = destination_flags(t.destination, live);
+	if (unlikely(!(t.state & DESTINATION_AVAILABLE)))
+		return tail_call_with(ctx, p, PROG_NEW);
+	bool looked_up, masq = t.method == METHOD_MASQ;
+	struct hop *hop = destination_hop(ctx, t.index, t.destination, now, &looked_up);
+	if (!hop)
+		return pass_to_stack(ctx.hook);
+	if (ctx.hook == HOOK_XDP) {
+		if (!xdp_can(ctx.raw, p, &t, hop, looked_up))
+			return pass_to_tc();
+		allow_fast_request(ctx.raw, hop, &t, live);
+	}
+	u32 direction = direction_in(&root->settings, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
+	if (unlikely(!update_state(word, slot, c->controlled, direction, p->event, t.destination, facts_in(root, live), now,
+			      ctx.hook)))
+		return drop(ctx.hook, REASON_DYING);
+	account_request(t.index, p, 0);
+	if (ctx.hook == HOOK_TC && unlikely(!no_slowpath(ctx, p, &t, hop)))
+		return fwd_slow(ctx.raw, p, &t);
+	return send(ctx, p, &t, hop, &root->settings);
+}
+
+/* Whether the daddr is a virtual address for which another director is master. */
+INLINE bool daddr_is_standby(const struct packet *p, const struct root *root)
+{
+	struct address daddr = {};
+	packet_daddr(&daddr, p);
+	return is_standby(root, &daddr, p->is_ipv6);
+}
+
+/* Likewise for a packet that only its IP header was read of: take the daddr from the frame. */
+INLINE bool slow_is_standby(struct ctx ctx, const struct packet *p, const struct root *root)
+{
+	void *header = ctx_data(ctx) + ETH_HLEN, *end = ctx_data_end(ctx);
+	struct address daddr = {};
+	if (p->is_ipv6) {
+		struct ipv6_header *ip = header;
+		if ((void *)(ip + 1) > end)
+			return false;
+		daddr = ip->daddr;
+	} else {
+		struct ipv4_header *ip = header;
+		if ((void *)(ip + 1) > end)
+			return false;
+		daddr.word[0] = ip->daddr;
+	}
+	return is_standby(root, &daddr, p->is_ipv6);
+}
+
+INLINE int fwd_packet(struct ctx ctx, struct packet *p, const struct root *root)
+{
+	if (p->maybe_vip) {
+		if (unlikely(root->standby) && daddr_is_standby(p, root))
+			return pass_to_stack(ctx.hook);
+		struct found found = find_connection(p);
+		if (likely(found.connection) && likely(!p->syn))
+			return fwd_known(ctx, p, &found, root, ticks());
+		p->no_conn = !found.connection;
+	}
+	return tail_call_with(ctx, p, p->maybe_rs ? PROG_REPLY : PROG_NEW);
+}

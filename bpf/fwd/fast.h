@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * The fast path, at XDP: plain IPv4 packets of connections that stay in their state, with a known next hop; and packets
+ * of no service. It reads headers as words, and modifies nothing before all checks have passed. All other packets take
+ * the general path (`receive` in director.bpf.c), which would treat these the same way.
+ */
+#pragma once
+#include "conntrack/table4.h"
+#include "fwd/ipip.h"
+#include "fwd/nat.h"
+#include "fwd/send.h"
+
+enum { NOT_FAST = -1, FAST_BYTES = ETH_HLEN + IPV4_HLEN + TCP_HLEN };
+
+/* The fields of an IPv4 header without options, and its surroundings, as words of the frame. */
+struct fast_headers {
+	u32 version_tos_len; /* version, IHL, TOS, total length */
+	u32 id_frag; /* id, flags, fragment offset */
+	u32 ttl_protocol_check; /* TTL, protocol, checksum */
+	be32 saddr;
+	be32 daddr;
+	u32 ports;
+	u32 dmac; /* destination MAC address */
+	u16 dmac_end;
+};
+
+enum { WORD_TOT_LEN = 16, WORD_FRAG_OFF = 16, WORD_PROTOCOL = 8, WORD_CHECK = 16 }; /* bit offsets in those words */
+
+INLINE u32 fast_tot_len(const struct fast_headers *w)
+{
+	return bpf_ntohs(w->version_tos_len >> WORD_TOT_LEN);
+}
+
+INLINE u8 fast_protocol(const struct fast_headers *w)
+{
+	return w->ttl_protocol_check >> WORD_PROTOCOL;
+}
+
+INLINE u64 header_words(const struct fast_headers *w)
+{
+	return (u64)w->version_tos_len + w->id_frag + w->ttl_protocol_check + w->saddr + w->daddr;
+}
+
+/* Whether the frame's ingress device and MAC address are those of the last packet on the general path. */
+INLINE bool matches_entrance(const struct fast_headers *w, const struct entrance *entrance, u64 live, u32 input)
+{
+	u32 first = w->dmac ^ WORD_AT(const u32, entrance->mac, 0), last = w->dmac_end ^ WORD_AT(const u16, entrance->mac, 4);
+	return likely(entrance->live == live) && likely(!(first | last | (entrance->input ^ input)));
+}
+
+/* Without options, no fragment, complete; TCP with ACK, optionally PSH or URG, or UDP. */
+INLINE bool is_fast(const void *data, const void *end, struct fast_headers *w)
+{
+	u32 length = fast_tot_len(w);
+	if ((u8)w->version_tos_len != 0x45 || w->id_frag >> WORD_FRAG_OFF & 0xff3f || data + ETH_HLEN + length > end)
+		return false;
+	if (fast_protocol(w) == IPPROTO_TCP) {
+		if ((WORD_AT(const u8, data, ETH_HLEN + IPV4_HLEN + 13) & 0x17) != 0x10 || length < IPV4_HLEN + TCP_HLEN)
+			return false;
+	} else if (fast_protocol(w) != IPPROTO_UDP || length < IPV4_HLEN + UDP_HLEN) {
+		return false;
+	}
+	return csum_is_right(header_words(w));
+}
+
+/* UDP without a checksum: NAT at XDP cannot keep the field 0. */
+INLINE bool has_no_udp_csum(struct xdp_md *ctx)
+{
+	void *data = ctx_data(xdp_ctx(ctx));
+	return data + FAST_BYTES > ctx_data_end(xdp_ctx(ctx)) || !WORD_AT(const u16, data, ETH_HLEN + IPV4_HLEN + 6);
+}
+
+INLINE bool addr_in_bitmap(const u64 *bits, be32 address)
+{
+	struct address a = {.word[0] = address};
+	return in_bitmap(bits, address_hash(&a, false));
+}
+
+/* Whether another director may be master of the address: checks the Bloom filter only. */
+INLINE bool may_be_standby(const struct root *root, be32 address)
+{
+	u64 side = READ_ONCE(root->standby);
+	return unlikely(side) && addr_in_bitmap(AFTER(root, side)->standby_bits, address);
+}
+
+/* Bits of the state word from WORD_STATE on: the state and the dying bit; and that a reply was seen. */
+enum { STATE_BITS = 0x1ff, ANSWERED_BIT = 1 << (WORD_ANSWERED - WORD_STATE) };
+
+/* Refresh the expiry by a plain store; it may race with removal. If another connection gets the slot at this moment, it
+ * has a wrong expiry until its next packet. The harm is bounded by one timeout. */
+INLINE bool refresh_expiry(u64 *word, u64 old, u32 expiry)
+{
+	if (likely((u32)old == expiry))
+		return true;
+	if (unlikely((s32)(expiry - (u32)old) < 0))
+		return false;
+	WRITE_ONCE(*(u32 *)word, expiry);
+	return true;
+}
+
+/* Decrement the TTL. The checksum above it grows by one, with its carry. */
+INLINE u32 dec_ttl_word(const struct fast_headers *w)
+{
+	u32 more = 1u << WORD_CHECK;
+	if (unlikely(w->ttl_protocol_check >= 0xfffeu << WORD_CHECK))
+		more += more;
+	return w->ttl_protocol_check - 1 + more;
+}
+
+/* Trim link padding, as the kernel does. Return false if that fails. */
+INLINE bool trim_padding_fast(struct xdp_md *ctx, u32 length)
+{
+	u32 there = ctx_data_end(xdp_ctx(ctx)) - ctx_data(xdp_ctx(ctx));
+	return likely(there == ETH_HLEN + length) || !bpf_xdp_adjust_tail(ctx, (int)(ETH_HLEN + length) - (int)there);
+}
+
+INLINE int fast_direct(struct xdp_md *ctx, const struct fast_headers *w, const struct hop *hop, enum xmit_way way)
+{
+	void *data = ctx_data(xdp_ctx(ctx));
+	if (data + ETH_HLEN + IPV4_HLEN > ctx_data_end(xdp_ctx(ctx)))
+		return drop(HOOK_XDP, REASON_SHORT);
+	write_macs(data, hop);
+	WORD_AT(u32, data, ETH_HLEN + 8) = dec_ttl_word(w);
+	return xdp_xmit(hop, way);
+}
+
+/* IPIP: prepend an outer header, as fwd/ipip.h does. */
+INLINE int fast_tunnel(struct xdp_md *ctx, const struct fast_headers *w, const struct lane *lane,
+		       const struct settings *settings, enum xmit_way way)
+{
+	const struct hop *hop = &lane->hop;
+	if (bpf_xdp_adjust_head(ctx, -IPV4_HLEN))
+		return drop(HOOK_XDP, REASON_NO_HEADROOM);
+	void *data = ctx_data(xdp_ctx(ctx));
+	if (data + ETH_HLEN + 2 * IPV4_HLEN > ctx_data_end(xdp_ctx(ctx)))
+		return drop(HOOK_XDP, REASON_NO_HEADROOM);
+	bool df = w->id_frag >> WORD_FRAG_OFF & bpf_htons(IP_DF) && settings->pmtu_disc;
+	u32 id_frag = df ? (u32)bpf_htons(IP_DF) << WORD_FRAG_OFF : (u16)bpf_get_prandom_u32() ?: 1;
+	struct fast_headers outer = {
+		.version_tos_len = 0x45 | outer_tos(w->version_tos_len >> 8) << 8 | (u32)bpf_htons(fast_tot_len(w) + IPV4_HLEN) << WORD_TOT_LEN,
+		.id_frag = id_frag,
+		.ttl_protocol_check = ((u8)w->ttl_protocol_check - 1) | IPPROTO_IPIP << WORD_PROTOCOL,
+		.saddr = lane->outer_source,
+		.daddr = lane->real,
+	};
+	outer.ttl_protocol_check |= (u32)(u16)~csum_fold(header_words(&outer)) << WORD_CHECK;
+	write_macs(data, hop);
+	WORD_AT(u16, data, 12) = bpf_htons(ETH_P_IP);
+	WORD_AT(u64, data, ETH_HLEN) = outer.version_tos_len | (u64)outer.id_frag << 32;
+	WORD_AT(u64, data, ETH_HLEN + 8) = outer.ttl_protocol_check | (u64)outer.saddr << 32;
+	WORD_AT(u32, data, ETH_HLEN + 16) = outer.daddr;
+	WORD_AT(u32, data, ETH_HLEN + IPV4_HLEN + 8) = dec_ttl_word(w);
+	return xdp_xmit(hop, way);
+}
+
+/* NAT: replace daddr and dport, or saddr and sport; update both checksums. */
+INLINE int fast_nat(struct xdp_md *ctx, const struct fast_headers *w, enum nat_side side, be32 to, be16 to_port,
+		    const struct hop *hop, enum xmit_way way)
+{
+	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
+	bool tcp = fast_protocol(w) == IPPROTO_TCP;
+	u16 *sum = data + ETH_HLEN + IPV4_HLEN + (tcp ? 16 : 6);
+	if (data + ETH_HLEN + IPV4_HLEN + UDP_HLEN > end || (void *)(sum + 1) > end)
+		return drop(HOOK_XDP, REASON_SHORT);
+	be32 from = side == NAT_REQUEST ? w->daddr : w->saddr;
+	be16 from_port = side == NAT_REQUEST ? w->ports >> 16 : w->ports;
+	u64 difference = (u64)(u32)~from + to, with_port = difference + (u16)~from_port + to_port;
+	u16 anew = csum_replace(*sum, with_port);
+	*sum = anew || tcp ? anew : 0xffff;
+	u32 life = dec_ttl_word(w);
+	WORD_AT(u32, data, ETH_HLEN + 8) = (life & 0xffff) | (u32)csum_replace(life >> WORD_CHECK, difference) << WORD_CHECK;
+	WORD_AT(u32, data, ETH_HLEN + (side == NAT_REQUEST ? 16 : 12)) = to;
+	WORD_AT(u16, data, ETH_HLEN + IPV4_HLEN + (side == NAT_REQUEST ? 2 : 0)) = to_port;
+	write_macs(data, hop);
+	return xdp_xmit(hop, way);
+}
+
+INLINE int fast_request(struct xdp_md *ctx, const struct fast_headers *w, const struct root *root, u32 input)
+{
+	u64 addresses = w->saddr | (u64)w->daddr << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
+	u32 slot;
+	struct place4 *conn = find_conn4(addresses, rest, SIDE_REQUEST, &slot);
+	if (unlikely(!conn))
+		return NOT_FAST;
+	struct connection *c = &conn->connection;
+	u32 index = c->destination, now = ticks(), length = fast_tot_len(w), method = c->method;
+	be16 port = c->port;
+	u64 live = READ_ONCE(root->live);
+	struct lane *lane = lane_of(index);
+	if (unlikely(!lane))
+		return NOT_FAST;
+	lane = barrier_var(lane);
+	const struct hop *hop = &lane->hop;
+	if (unlikely(!matches_entrance(w, &lane->entrances[SIDE_REQUEST], live, input)) || unlikely(now - hop->stamp >= ticks_per_second))
+		return NOT_FAST;
+	u32 most = hop->mtu, life = lane->life_tcp;
+	if (method == METHOD_TUNNEL)
+		most = hop->room;
+	u64 word = READ_ONCE(c->word);
+	u32 state = word >> WORD_STATE & STATE_BITS;
+	if (unlikely(state != STATE_ESTABLISHED)) {
+		if (state != STATE_UDP || (method == METHOD_MASQ && has_no_udp_csum(ctx)))
+			return NOT_FAST;
+		life = lane->life_udp;
+	}
+	enum xmit_way way = xmit_way_to(hop, input);
+	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > most) || unlikely(way == XMIT_NONE))
+		return NOT_FAST;
+	if (unlikely(!refresh_expiry(&c->word, word, now + life)))
+		return NOT_FAST;
+	lane->counters.in_packets += 1;
+	lane->counters.in_bytes += length;
+	if (unlikely(!trim_padding_fast(ctx, length)))
+		return drop(HOOK_XDP, REASON_SHORT);
+	if (method == METHOD_ROUTE)
+		return fast_direct(ctx, w, hop, way);
+	if (method == METHOD_TUNNEL)
+		return fast_tunnel(ctx, w, lane, &root->settings, way);
+	return fast_nat(ctx, w, NAT_REQUEST, lane->real, port, hop, way);
+}
+
+/* Return the cached next hop to a client of NAT, if it is young: client_hop would return the same. */
+INLINE struct hop *known_client_hop(be32 client, be32 source, u32 input, u32 now)
+{
+	struct address to = {.word[0] = client}, from = {.word[0] = source};
+	struct client_hop *slot = map_elem(client_hops, index_of_client(&to, &from, false));
+	if (unlikely(!slot) || unlikely(slot->family != 4) || unlikely(slot->ifindex != input) ||
+	    unlikely(slot->address.word[0] != client) || unlikely(slot->source.word[0] != source) ||
+	    unlikely(slot->hop.verdict != HOP_READY) || unlikely(now - slot->hop.stamp >= ticks_per_second))
+		return NULL;
+	return &slot->hop;
+}
+
+/* A reply of a NAT real server. */
+INLINE int fast_reply(struct xdp_md *ctx, const struct fast_headers *w, const struct root *root, u32 input)
+{
+	u64 addresses = w->saddr | (u64)w->daddr << 32, rest = w->ports | (u64)fast_protocol(w) << 32;
+	u32 slot;
+	struct place4 *conn = find_conn4(addresses, rest, SIDE_ANSWER, &slot);
+	if (unlikely(!conn))
+		return NOT_FAST;
+	struct connection *c = &conn->connection;
+	u64 word = READ_ONCE(c->word);
+	u32 now = ticks(), length = fast_tot_len(w), state = word >> WORD_STATE & (STATE_BITS | ANSWERED_BIT);
+	be32 vip = conn->tuple.target, rip = w->saddr;
+	be16 port = conn->tuple.target_port;
+	struct lane *lane = lane_of(c->destination);
+	if (unlikely(!lane))
+		return NOT_FAST;
+	lane = barrier_var(lane);
+	const struct entrance *entrance = &lane->entrances[SIDE_ANSWER];
+	if (unlikely(!matches_entrance(w, entrance, READ_ONCE(root->live), input)) || unlikely(lane->real != rip) ||
+	    unlikely(now - entrance->stamp >= ticks_per_second))
+		return NOT_FAST;
+	const struct hop *hop = known_client_hop(w->daddr, root->settings.snat_reroute ? vip : rip, input, now);
+	if (unlikely(!hop))
+		return NOT_FAST;
+	enum xmit_way way = xmit_way_to(hop, input);
+	if (unlikely((u8)w->ttl_protocol_check <= 1) || unlikely(length > hop->mtu) || unlikely(way == XMIT_NONE) ||
+	    unlikely(may_be_standby(root, vip)))
+		return NOT_FAST;
+	u32 life = lane->life_tcp;
+	if (unlikely(state != (STATE_ESTABLISHED | ANSWERED_BIT))) {
+		if (state != (STATE_UDP | ANSWERED_BIT) || c->controlled || has_no_udp_csum(ctx)) /* a UDP reply must assure the template */
+			return NOT_FAST;
+		life = lane->life_udp;
+	}
+	if (unlikely(!refresh_expiry(&c->word, word, now + life)))
+		return NOT_FAST;
+	lane->counters.out_packets += 1;
+	lane->counters.out_bytes += length;
+	if (unlikely(!trim_padding_fast(ctx, length)))
+		return drop(HOOK_XDP, REASON_SHORT);
+	return fast_nat(ctx, w, NAT_REPLY, vip, port, hop, way);
+}
+
+/* Return a verdict, or NOT_FAST. */
+INLINE int fast(struct xdp_md *ctx, const struct root *root)
+{
+	void *data = ctx_data(xdp_ctx(ctx)), *end = ctx_data_end(xdp_ctx(ctx));
+	if (unlikely(data + FAST_BYTES > end) || WORD_AT(const u16, data, 12) != bpf_htons(ETH_P_IP))
+		return NOT_FAST;
+	struct fast_headers w = {.saddr = WORD_AT(u32, data, ETH_HLEN + 12), .daddr = WORD_AT(u32, data, ETH_HLEN + 16)};
+	bool request = addr_in_bitmap(root->vip_bits, w.daddr);
+	if (!request && !addr_in_bitmap(root->reply_bits, w.saddr))
+		return WORD_AT(u8, data, ETH_HLEN + 9) == IPPROTO_ICMP ? NOT_FAST : (int)XDP_PASS;
+	barrier(); /* limits register pressure: words are read when they are needed */
+	w.version_tos_len = WORD_AT(u32, data, ETH_HLEN);
+	w.id_frag = WORD_AT(u32, data, ETH_HLEN + 4);
+	w.ttl_protocol_check = WORD_AT(u32, data, ETH_HLEN + 8);
+	w.ports = WORD_AT(u32, data, ETH_HLEN + 20);
+	u32 input = ctx->ingress_ifindex;
+	if (unlikely(!is_fast(data, end, &w)) || unlikely(may_be_standby(root, w.daddr)))
+		return NOT_FAST;
+	w.dmac = WORD_AT(u32, data, 0);
+	w.dmac_end = WORD_AT(u16, data, 4);
+	return request ? fast_request(ctx, &w, root, input) : fast_reply(ctx, &w, root, input);
+}

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Next hops: device, MAC addresses, MTU. FIB lookups are cached for a second per CPU: per destination, and per client
+ * for replies of NAT.
+ *
+ * Lookups pretend that the packet came in by lo, whose forwarding is on. So direct routing and tunnels work with
+ * ip_forward=0, as in IPVS.
+ */
+#pragma once
+#include "abi/config.h"
+#include "ctx/ctx.h"
+#include "fwd/pmtu.h"
+#include "lib/headers.h"
+#include "parse/packet.h"
+
+enum { MIN_MTU4 = 68, MIN_MTU6 = 1280 }; /* RFC 791, RFC 8200 5 */
+
+INLINE void fib_params(struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6, u32 input,
+			 const struct address *from)
+{
+	__builtin_memset(q, 0, sizeof(*q));
+	q->ifindex = input;
+	q->tot_len = 1; /* makes the kernel return the MTU */
+	if (is_ipv6) {
+		q->family = AF_INET6;
+		__builtin_memcpy(q->ipv6_dst, to, sizeof(*to));
+		if (from)
+			__builtin_memcpy(q->ipv6_src, from, sizeof(*from));
+	} else {
+		q->family = AF_INET;
+		q->ipv4_dst = to->word[0];
+		if (from)
+			q->ipv4_src = from->word[0];
+	}
+}
+
+/* Whether an address that routing does not forward is local. bpf_fib_lookup returns the same for a local address and
+ * for a missing route. The snapshot of local addresses decides, else a route in the main table. `q` is a buffer. */
+INLINE bool is_own_address_by(void *ctx, struct bpf_fib_lookup *q, const struct address *address, bool is_ipv6)
+{
+	struct address key = *address; /* Linux 6.1 accepts no map key from a global function's argument */
+	if (bpf_map_lookup_elem(&locals, &key))
+		return true;
+	fib_params(q, address, is_ipv6, loopback, NULL);
+	long answer = bpf_fib_lookup(ctx, q, sizeof(*q), BPF_FIB_LOOKUP_DIRECT);
+	return answer == BPF_FIB_LKUP_RET_SUCCESS || answer == BPF_FIB_LKUP_RET_NO_NEIGH;
+}
+
+INLINE bool is_own_address(void *ctx, const struct address *address, bool is_ipv6)
+{
+	struct bpf_fib_lookup question;
+	return is_own_address_by(ctx, &question, address, is_ipv6);
+}
+
+/* Whether routing delivers the address to this host. */
+INLINE bool delivers_by(void *ctx, struct bpf_fib_lookup *q, const struct address *to, bool is_ipv6)
+{
+	fib_params(q, to, is_ipv6, loopback, NULL);
+	return bpf_fib_lookup(ctx, q, sizeof(*q), 0) == BPF_FIB_LKUP_RET_NOT_FWDED && is_own_address_by(ctx, q, to, is_ipv6);
+}
+
+INLINE bool delivers(void *ctx, const struct address *to, bool is_ipv6)
+{
+	struct bpf_fib_lookup question;
+	return delivers_by(ctx, &question, to, is_ipv6);
+}
+
+INLINE int lookup_fib(void *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input, const struct address *from)
+{
+	struct bpf_fib_lookup question;
+	bool is_ipv6 = ipv6_and_input & 1;
+	if (!hop || !to)
+		return 0;
+	fib_params(&question, to, is_ipv6, ipv6_and_input >> 1, from);
+	u32 flags = fib_gives_source && !from ? BPF_FIB_LOOKUP_SRC : 0;
+	long answer = bpf_fib_lookup(ctx, &question, sizeof(question), flags);
+	hop->stamp = ticks();
+	hop->ifindex = question.ifindex;
+	hop->mtu = question.mtu_result;
+	if (is_ipv6) {
+		__builtin_memcpy(&hop->gateway, question.ipv6_dst, sizeof(hop->gateway));
+		__builtin_memcpy(&hop->source, question.ipv6_src, sizeof(hop->source));
+	} else {
+		hop->gateway.word[0] = question.ipv4_dst;
+		hop->source.word[0] = question.ipv4_src;
+	}
+	switch (answer) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+		hop->verdict = HOP_READY;
+		__builtin_memcpy(hop->target_mac, question.dmac, 6);
+		__builtin_memcpy(hop->source_mac, question.smac, 6);
+		break;
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+		/* Without a resolved neighbour the kernel returns the MTU only for a packet that exceeds it. */
+		fib_params(&question, to, is_ipv6, ipv6_and_input >> 1, from);
+		question.tot_len = 0xffff;
+		bpf_fib_lookup(ctx, &question, sizeof(question), 0);
+		hop->mtu = question.mtu_result;
+		hop->verdict = HOP_UNRESOLVED;
+		break;
+	case BPF_FIB_LKUP_RET_FWD_DISABLED:
+		hop->verdict = delivers_by(ctx, &question, to, is_ipv6) ? HOP_LOCAL : HOP_NO_FORWARDING;
+		break;
+	case BPF_FIB_LKUP_RET_NOT_FWDED:
+		hop->verdict = is_own_address_by(ctx, &question, to, is_ipv6) ? HOP_LOCAL : HOP_NO_ROUTE;
+		break;
+	default:
+		hop->verdict = HOP_NO_ROUTE;
+	}
+	return 0;
+}
+
+/* Look up the next hop. Global functions exist once per hook, because the verifier knows a context by its declared
+ * type. */
+VERIFIED_ONCE int lookup_hop_xdp(struct xdp_md *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input,
+			      const struct address *from)
+{
+	return lookup_fib(ctx, hop, to, ipv6_and_input, from);
+}
+
+VERIFIED_ONCE int lookup_hop_tc(struct __sk_buff *ctx, struct hop *hop, const struct address *to, u32 ipv6_and_input,
+			     const struct address *from)
+{
+	return lookup_fib(ctx, hop, to, ipv6_and_input, from);
+}
+
+/* `from` is the saddr for policy routing, or NULL. */
+INLINE void lookup_hop(struct ctx ctx, struct hop *hop, const struct address *to, bool is_ipv6, u32 input,
+		    const struct address *from)
+{
+	if (ctx.hook == HOOK_XDP)
+		lookup_hop_xdp(ctx.raw, hop, to, is_ipv6 | input << 1, from);
+	else
+		lookup_hop_tc(ctx.raw, hop, to, is_ipv6 | input << 1, from);
+}
+
+/* Repeat the lookup of a destination. Its packets must take the general path once before the fast path. */
+INLINE int refresh_hop(struct ctx ctx, struct lane *lane, const struct destination *d, u32 now)
+{
+	if (!lane || !d)
+		return 0;
+	struct hop *hop = &lane->hop;
+	lookup_hop(ctx, hop, &d->address, d->family == 6, loopback, NULL);
+	lane->entrances[SIDE_REQUEST].live = 0;
+	if (d->mtu && d->mtu < hop->mtu) /* the kernel applies a route's own MTU to forwarded packets only if it is locked */
+		hop->mtu = d->mtu;
+	if (d->family == 4)
+		apply_pmtu(hop, &d->address, now);
+	u32 head = d->family == 6 ? IPV6_HLEN : IPV4_HLEN;
+	hop->room = hop->mtu >= head + (d->family == 6 ? MIN_MTU6 : MIN_MTU4) ? hop->mtu - head : 0;
+	return 0;
+}
+
+VERIFIED_ONCE int refresh_hop_xdp(struct xdp_md *ctx, struct lane *lane, const struct destination *d, u32 now)
+{
+	return refresh_hop(xdp_ctx(ctx), lane, d, now);
+}
+
+VERIFIED_ONCE int refresh_hop_tc(struct __sk_buff *ctx, struct lane *lane, const struct destination *d, u32 now)
+{
+	return refresh_hop(tc_ctx(ctx), lane, d, now);
+}
+
+/* Return the next hop of a destination, at most a second old. Only a resolved one is cached. `looked_up`: this packet
+ * caused the lookup. XDP passes such a packet to TC now and then, where the kernel's neighbour code keeps the neighbour
+ * entry valid. */
+INLINE struct hop *destination_hop(struct ctx ctx, u32 index, const struct destination *d, u32 now,
+				    bool *looked_up)
+{
+	struct lane *lane = lane_of(index);
+	*looked_up = false;
+	if (!lane)
+		return NULL;
+	lane = barrier_var(lane);
+	struct hop *hop = &lane->hop;
+	if (unlikely(now - hop->stamp >= ticks_per_second || (hop->verdict != HOP_READY && hop->verdict != HOP_LOCAL))) {
+		if (ctx.hook == HOOK_XDP)
+			refresh_hop_xdp(ctx.raw, lane, d, now);
+		else
+			refresh_hop_tc(ctx.raw, lane, d, now);
+		*looked_up = true;
+	}
+	return hop;
+}
+
+/* The route of a reply to a client of NAT. */
+struct reply_route {
+	struct address client;
+	struct address source; /* saddr as received */
+	struct address new_saddr; /* saddr as it leaves: the virtual address */
+	u32 input; /* ingress device; 0: sent by this host */
+	bool is_ipv6;
+	bool reroute; /* snat_reroute: route as if this host sent from the new saddr (IPVS-SEMANTICS 7.3) */
+};
+
+INLINE u32 index_of_client(const struct address *client, const struct address *source, bool is_ipv6)
+{
+	return (address_hash(client, is_ipv6) ^ source->word[is_ipv6 ? 3 : 0] >> 24) & (HOP_SLOTS - 1);
+}
+
+enum { CLIENT_HOP_LOOKED_UP = 1u << 31 };
+
+/* Return the index in `client_hops`; CLIENT_HOP_LOOKED_UP is set if this packet caused the lookup. */
+INLINE u32 client_hop_index(struct ctx ctx, const struct reply_route *way, u32 now)
+{
+	if (!way)
+		return 0;
+	const struct address *source = way->reroute ? &way->new_saddr : &way->source;
+	u32 index = index_of_client(&way->client, source, way->is_ipv6);
+	struct client_hop *slot = map_elem(client_hops, index);
+	if (!slot)
+		return index;
+	u32 verdict = slot->hop.verdict;
+	bool same = slot->family == (way->is_ipv6 ? 6 : 4) && slot->ifindex == way->input &&
+		    same_address(&slot->address, &way->client, way->is_ipv6) && same_address(&slot->source, source, way->is_ipv6);
+	if (likely(same && now - slot->hop.stamp < ticks_per_second && (verdict == HOP_READY || verdict == HOP_LOCAL)))
+		return index;
+	slot->address = way->client;
+	slot->source = *source;
+	slot->family = way->is_ipv6 ? 6 : 4;
+	slot->ifindex = way->input;
+	if (way->input)
+		lookup_hop(ctx, &slot->hop, &way->client, way->is_ipv6, way->input, &way->source);
+	verdict = way->input ? slot->hop.verdict : HOP_READY;
+	if (way->reroute && (verdict == HOP_READY || verdict == HOP_UNRESOLVED))
+		lookup_hop(ctx, &slot->hop, &way->client, way->is_ipv6, loopback, &way->new_saddr);
+	return index | CLIENT_HOP_LOOKED_UP;
+}
+
+VERIFIED_ONCE u32 client_hop_index_xdp(struct xdp_md *ctx, const struct reply_route *way, u32 now)
+{
+	return client_hop_index(xdp_ctx(ctx), way, now);
+}
+
+VERIFIED_ONCE u32 client_hop_index_tc(struct __sk_buff *ctx, const struct reply_route *way, u32 now)
+{
+	return client_hop_index(tc_ctx(ctx), way, now);
+}
+
+/* Return the next hop to a client of NAT, as a router would choose it: only if this host forwards. */
+INLINE struct hop *client_hop(struct ctx ctx, const struct reply_route *way, u32 now, bool *looked_up)
+{
+	u32 index = ctx.hook == HOOK_XDP ? client_hop_index_xdp(ctx.raw, way, now) : client_hop_index_tc(ctx.raw, way, now);
+	struct client_hop *slot = map_elem(client_hops, index & (HOP_SLOTS - 1));
+	*looked_up = index & CLIENT_HOP_LOOKED_UP;
+	return slot ? &barrier_var(slot)->hop : NULL;
+}
+
+/* Return the next hop that a router in this host's position would choose. */
+INLINE struct hop *router_hop(struct ctx ctx, const struct packet *p, u32 now, bool *looked_up)
+{
+	struct reply_route way = {.input = ctx_ifindex(ctx), .is_ipv6 = p->is_ipv6};
+	if (p->is_ipv6) {
+		way.client = p->tuple.v6.target;
+		way.source = p->tuple.v6.source;
+	} else {
+		way.client.word[0] = p->tuple.v4.target;
+		way.source.word[0] = p->tuple.v4.source;
+	}
+	return client_hop(ctx, &way, now, looked_up);
+}
+
+/* How XDP sends: by the ingress device, by another device whose driver supports it, or not at all. */
+enum xmit_way { XMIT_TX, XMIT_REDIRECT, XMIT_NONE };
+
+INLINE enum xmit_way xmit_way_to(const struct hop *hop, u32 input)
+{
+	u32 ifindex = hop->ifindex;
+	if (likely(ifindex == input))
+		return XMIT_TX;
+	return bpf_map_lookup_elem(&transmitters, &ifindex) ? XMIT_REDIRECT : XMIT_NONE;
+}
+
+INLINE int xdp_xmit(const struct hop *hop, enum xmit_way way)
+{
+	return likely(way == XMIT_TX) ? (int)XDP_TX : (int)bpf_redirect_map(&transmitters, hop->ifindex, 0);
+}
+
+INLINE bool xdp_reaches(void *ctx, const struct hop *hop)
+{
+	return xmit_way_to(hop, ctx_ifindex(xdp_ctx(ctx))) != XMIT_NONE;
+}

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Path MTU discovery to tunnel destinations (RFC 1191; IPVS-SEMANTICS 8.5). The kernel ignores ICMP errors about
+ * packets that it has not sent. So this map has what would be route exceptions there.
+ */
+#pragma once
+#include "abi/conntrack.h"
+#include "abi/percpu.h"
+
+enum { PATH_LIFE_S = 600, PATH_MIN_MTU = 552 }; /* the kernel's route/mtu_expires and route/min_pmtu */
+
+/* Return the path MTU entry of an address, unless it has expired. */
+INLINE struct path *pmtu_of(const struct address *to, u32 now)
+{
+	struct address key = *to; /* Linux 6.1 accepts no map key from a global function's argument */
+	struct path *path = bpf_map_lookup_elem(&paths, &key);
+	return path && (s32)(path->until - now) > 0 ? path : NULL;
+}
+
+/* Apply a smaller path MTU after a FIB lookup. */
+INLINE void apply_pmtu(struct hop *hop, const struct address *to, u32 now)
+{
+	struct path *path = pmtu_of(to, now);
+	if (!path)
+		return;
+	WRITE_ONCE(path->used, 1);
+	if (path->mtu < hop->mtu)
+		hop->mtu = path->mtu;
+}
+
+struct invalidate_ctx {
+	u32 index;
+	u32 pad;
+};
+
+static int invalidate_step(u32 cpu, struct invalidate_ctx *f)
+{
+	struct lane *lane = lane_of_cpu(f->index, cpu);
+	if (!lane)
+		return 1;
+	WRITE_ONCE(lane->hop.verdict, HOP_UNKNOWN);
+	WRITE_ONCE(lane->entrances[SIDE_REQUEST].live, 0);
+	return 0;
+}
+
+/* Invalidate the cached next hop of a destination on all CPUs. */
+INLINE void invalidate_hops(u32 index)
+{
+	struct invalidate_ctx f = {.index = index};
+	bpf_loop(4096, invalidate_step, &f, 0);
+}
+
+/* Record the path MTU from an ICMP error. `route` is the MTU of the route itself. Return the MTU in use so far: the
+ * kernel reports that one to the sender of the packet, and a new MTU counts only after its first use. */
+INLINE u32 update_pmtu(const struct address *to, u32 mtu, u32 route, u32 now)
+{
+	struct path *path = pmtu_of(to, now);
+	u32 old = path ? path->mtu : route, sent_by = path && path->used ? path->mtu : route;
+	u32 until = now + PATH_LIFE_S * ticks_per_second;
+	if (old < mtu)
+		return sent_by;
+	bool least = mtu < PATH_MIN_MTU;
+	if (least)
+		mtu = old < PATH_MIN_MTU ? old : PATH_MIN_MTU;
+	if (!path) {
+		struct path fresh = {.mtu = mtu, .until = until};
+		bpf_map_update_elem(&paths, to, &fresh, BPF_ANY);
+		return sent_by;
+	}
+	if (path->mtu != mtu || least || (s32)(path->until - now) < (s32)(until - now) / 2)
+		WRITE_ONCE(path->until, until);
+	WRITE_ONCE(path->mtu, mtu);
+	return path->used ? mtu : sent_by;
+}

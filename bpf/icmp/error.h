@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * ICMP errors about forwarded connections, from either side (IPVS-SEMANTICS 8). From the real server's side the inner
+ * packet is a request, as sent to the server. From the client's side it is a reply, as received by the client. Errors
+ * about no connection pass to the stack.
+ *
+ * 	PROG_ICMP_RECEIVE --> a connection's packet --> PROG_ICMP_FORWARD --> PROG_FWD_SLOW
+ * 	                  |-> a tunnel's packet -----> PROG_ICMP_TUNNEL --> PROG_ICMP_SEND
+ * 	                  `-> schedule_icmp ---------> PROG_NEW --> scheduler --> PROG_CONNECT --> PROG_ICMP_FORWARD
+ */
+#pragma once
+#include "conntrack/lookup.h"
+#include "fwd/send.h"
+#include "icmp/inner.h"
+#include "lib/csum_frame.h"
+#include "policy/vrrp_role.h"
+
+enum { ICMP4_UNREACHABLE = 3, ICMP4_QUENCH = 4, ICMP4_EXCEEDED = 11, ICMP4_TOO_BIG = 4 /* code */, ICMP6_INFORMATION = 128 };
+
+INLINE bool is_error(u8 type, bool is_ipv6)
+{
+	if (is_ipv6)
+		return type < ICMP6_INFORMATION;
+	return type == ICMP4_UNREACHABLE || type == ICMP4_QUENCH || type == ICMP4_EXCEEDED;
+}
+
+INLINE bool can_be_tunnel(u8 protocol)
+{
+	return protocol == IPPROTO_IPIP || protocol == IPPROTO_GRE || protocol == IPPROTO_UDP;
+}
+
+/* Whether a router in this host's position would forward the error. */
+INLINE bool is_forwardable(struct __sk_buff *skb, const struct packet *p, const struct hop *hop)
+{
+	return (hop->verdict == HOP_READY || hop->verdict == HOP_UNRESOLVED) && p->ttl > 1 &&
+	       fit(segment_length(tc_ctx(skb), p), hop->mtu, 0, p, false) != FITS_NOT;
+}
+
+/* Look up the inner packet as a reply that the client received. */
+INLINE bool find_from_client(struct scratch *w)
+{
+	bool is_ipv6 = w->packet.is_ipv6;
+	tuple_reverse(&w->template_tuple, &w->inner.tuple, is_ipv6);
+	struct connection *c = find_tuple(&w->template_tuple, is_ipv6).connection;
+	if (!c)
+		return false;
+	w->destination = c->destination;
+	w->method = c->method;
+	w->port = c->port;
+	w->error_side = SIDE_CLIENT;
+	return true;
+}
+
+/* Look up the inner packet as a request to a NAT server. */
+INLINE bool find_from_nat_server(struct scratch *w)
+{
+	bool is_ipv6 = w->packet.is_ipv6;
+	tuple_reverse(&w->template_tuple, &w->inner.tuple, is_ipv6);
+	struct address saddr = {};
+	if (is_ipv6) {
+		struct reply6 *found = bpf_map_lookup_elem(&replies6, &w->template_tuple.v6);
+		if (!found)
+			return false;
+		w->destination = found->destination;
+		w->reply_port = found->port;
+		saddr = found->address;
+	} else {
+		struct key4 key = key4_of(&w->template_tuple.v4);
+		u32 slot;
+		struct place4 *found = find_reply4(key.addresses, key.rest, &slot);
+		if (!found)
+			return false;
+		w->destination = found->connection.destination;
+		w->reply_port = found->tuple.target_port;
+		saddr.word[0] = found->tuple.target;
+	}
+	w->virtual_address = saddr;
+	w->method = METHOD_MASQ;
+	w->error_side = SIDE_SERVER;
+	return true;
+}
+
+/* Look up the inner packet as a DR or TUN request: nothing to translate. */
+INLINE bool find_from_plain_server(struct scratch *w)
+{
+	struct connection *c = find_tuple(&w->inner.tuple, w->packet.is_ipv6).connection;
+	if (!c || c->method == METHOD_MASQ)
+		return false;
+	w->destination = c->destination;
+	w->method = c->method;
+	w->error_side = SIDE_PLAIN;
+	return true;
+}
+
+INLINE bool find_from_server(struct scratch *w)
+{
+	return find_from_nat_server(w) || find_from_plain_server(w);
+}
+
+/* Whether the inner packet's virtual address is standby: its daddr, or the saddr of a reply. */
+INLINE bool inner_is_standby(const struct icmp_inner *q, bool is_ipv6, const struct root *root)
+{
+	struct address saddr = {}, daddr = {};
+	if (likely(!root->standby))
+		return false;
+	if (is_ipv6) {
+		saddr = q->tuple.v6.source;
+		daddr = q->tuple.v6.target;
+	} else {
+		saddr.word[0] = q->tuple.v4.source;
+		daddr.word[0] = q->tuple.v4.target;
+	}
+	return is_standby(root, &saddr, is_ipv6) || is_standby(root, &daddr, is_ipv6);
+}
+
+/* With schedule_icmp create a connection, as if the client had sent the reversed inner packet (8.4). */
+INLINE int schedule_inner(struct __sk_buff *skb, struct scratch *w, const struct root *root)
+{
+	struct packet *p = &w->packet;
+	struct icmp_inner *q = &w->inner;
+	if (!root->settings.schedule_icmp || !has_ports(q->protocol))
+		return pass_packet(tc_ctx(skb), p);
+	if (!q->known)
+		return drop(HOOK_TC, REASON_SHORT);
+	w->outer = p->tuple;
+	w->error_side = SIDE_CLIENT;
+	tuple_reverse(&p->tuple, &q->tuple, p->is_ipv6);
+	p->protocol = q->protocol;
+	p->by_inner = 1;
+	return tail_call(tc_ctx(skb), PROG_NEW);
+}
+
+/* Return the sum of the ICMP message, without ICMPv6's pseudo header: 0xffff if the checksum of ICMP is right. */
+INLINE u16 message_sum(struct __sk_buff *skb, const struct packet *p, struct copy *copy)
+{
+	return csum_fold(csum_frame(skb, copy->bytes, p->l4, p->length + ETH_HLEN - p->l4, 0));
+}

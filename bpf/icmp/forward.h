@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Forward an ICMP error about a connection to the other side (IPVS-SEMANTICS 8.2, 8.3). NAT translates its addresses
+ * and the inner packet. The inner IP header's checksum is updated; the inner transport checksum is not. PROG_FWD_SLOW
+ * sends the error.
+ */
+#pragma once
+#include "fwd/account.h"
+#include "icmp/error.h"
+#include "parse/options4.h"
+
+INLINE bool store_csum(struct __sk_buff *skb, u32 at, const void *from, u32 bytes)
+{
+	return !bpf_skb_store_bytes(skb, at, from, bytes, BPF_F_RECOMPUTE_CSUM);
+}
+
+/* Write an address of the inner packet, and recompute its header checksum. Add the change to `difference`. */
+INLINE bool store_inner_address(struct __sk_buff *skb, const struct scratch *w, const struct address *to, u64 *difference)
+{
+	bool server = w->error_side == SIDE_SERVER;
+	if (w->packet.is_ipv6) {
+		struct address old, new = *to;
+		u32 at = w->inner.at + (server ? 24 : 8);
+		if (bpf_skb_load_bytes(skb, at, &old, sizeof(old)))
+			return false;
+		*difference += address_sum(&old, 4, true) + address_sum(to, 4, false);
+		return store_csum(skb, at, &new, sizeof(new));
+	}
+	u8 header[HEADER_BUFFER] = {};
+	u32 size = barrier_var(w->inner.l4 - w->inner.at);
+	if (!IS_LENGTH(size, 60) || bpf_skb_load_bytes(skb, w->inner.at, header, size))
+		return false;
+	struct ipv4_header *ip = (void *)header;
+	be32 *address = server ? &ip->daddr : &ip->saddr;
+	*difference += (u64)(u32)~*address + to->word[0] + (u16)~ip->check;
+	*address = to->word[0];
+	ip->check = 0;
+	ip->check = ~csum_fold(bpf_csum_diff(NULL, 0, (be32 *)header, HEADER_BUFFER, 0));
+	*difference += ip->check;
+	return store_csum(skb, w->inner.at, header, IPV4_HLEN);
+}
+
+INLINE bool store_inner_port(struct __sk_buff *skb, const struct scratch *w, be16 port, u64 *difference)
+{
+	u32 at = w->inner.l4 + (w->error_side == SIDE_SERVER ? 2 : 0);
+	be16 old;
+	if (bpf_skb_load_bytes(skb, at, &old, 2))
+		return false;
+	*difference += (u64)(u16)~old + port;
+	return store_csum(skb, at, &port, 2);
+}
+
+/* Translate the error's own address: saddr to the virtual address, or daddr to the real server's. */
+INLINE bool store_outer_address(struct __sk_buff *skb, const struct packet *p, bool server, const struct address *to)
+{
+	struct address new = *to;
+	if (p->is_ipv6)
+		return store_csum(skb, ETH_HLEN + (server ? 8 : 24), &new, sizeof(new));
+	be32 old, at = ETH_HLEN + (server ? 12 : 16);
+	if (bpf_skb_load_bytes(skb, at, &old, 4) || bpf_l3_csum_replace(skb, ETH_HLEN + 10, old, new.word[0], 4))
+		return false;
+	return store_csum(skb, at, &new.word[0], 4);
+}
+
+/* Add ICMPv6's pseudo header, with the addresses after translation. */
+INLINE bool add_pseudo_header(struct __sk_buff *skb, const struct packet *p, u64 *sum)
+{
+	struct address ends[2];
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + 8, ends, sizeof(ends)))
+		return false;
+	*sum += address_sum(&ends[0], 4, false) + address_sum(&ends[1], 4, false) + bpf_htons(IPPROTO_ICMPV6) +
+		bpf_htons(p->length + ETH_HLEN - p->l4);
+	return true;
+}
+
+/* `sum` is that of the message as received. */
+INLINE bool translate(struct __sk_buff *skb, struct scratch *w, const struct destination *d, u16 sum)
+{
+	struct packet *p = &w->packet;
+	bool server = w->error_side == SIDE_SERVER;
+	struct address to = server ? w->virtual_address : d->address;
+	u16 check;
+	if (bpf_skb_load_bytes(skb, p->l4 + 2, &check, 2))
+		return false;
+	u64 total = (u64)sum + (u16)~check;
+	if (!store_inner_address(skb, w, &to, &total) || !store_outer_address(skb, p, server, &to))
+		return false;
+	if (has_ports(w->inner.protocol) && !store_inner_port(skb, w, server ? w->reply_port : w->port, &total))
+		return false;
+	if (p->is_ipv6 && !add_pseudo_header(skb, p, &total))
+		return false;
+	check = ~csum_fold(total);
+	if (p->is_ipv6 && !check)
+		check = 0xffff;
+	return store_csum(skb, p->l4 + 2, &check, 2);
+}
+
+/* Decrement the TTL of a forwarded error before translation: IPVS sees it after routing. */
+INLINE bool dec_ttl_as_routed(struct __sk_buff *skb, struct packet *p)
+{
+	if (!dec_ttl(tc_ctx(skb), p))
+		return false;
+	p->ttl -= 1;
+	return true;
+}
+
+INLINE int prog_icmp_forward(struct __sk_buff *skb)
+{
+	struct scratch *w = scratch_of(HOOK_TC);
+	struct root *root = get_root();
+	struct copy *copy = map_elem(copies, 0);
+	if (!w || !copy)
+		return pass_to_stack(HOOK_TC);
+	struct packet *p = &w->packet;
+	bool server = w->error_side == SIDE_SERVER, is_ipv6 = p->is_ipv6, masq = w->method == METHOD_MASQ;
+	if (p->by_inner) {
+		p->tuple = w->outer;
+		p->protocol = is_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
+		p->by_inner = 0;
+	}
+	struct destination *d = map_elem(destinations, w->destination);
+	if (!d)
+		return pass_to_stack(HOOK_TC);
+	u16 sum = !is_ipv6 || masq ? message_sum(skb, p, copy) : 0;
+	/* IPVS checks ICMPv6 without the pseudo header, so it drops nearly all of these */
+	if ((!is_ipv6 || server) && sum != 0xffff)
+		return drop(HOOK_TC, REASON_BAD_SUM);
+	struct counters *c = counters_of(w->destination, root);
+	if (c && server) {
+		c->out_packets += 1;
+		c->out_bytes += p->length;
+	} else if (c) {
+		c->in_packets += 1;
+		c->in_bytes += p->length;
+	}
+	if (masq && !translate(skb, w, d, sum))
+		return drop(HOOK_TC, REASON_SHORT);
+	if (server && !w->icmp_transit)
+		return to_own_client(skb, p);
+	if (!server && w->icmp_transit && !dec_ttl_as_routed(skb, p))
+		return drop(HOOK_TC, REASON_SHORT);
+	w->is_reply = server;
+	w->state = destination_flags(d, READ_ONCE(root->live));
+	return tail_call(tc_ctx(skb), PROG_FWD_SLOW);
+}

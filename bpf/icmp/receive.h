@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * PROG_ICMP_RECEIVE: find the connection that a received ICMP error is about, and its side.
+ */
+#pragma once
+#include "conntrack/event.h"
+#include "fwd/account.h"
+#include "icmp/error.h"
+#include "icmp/inner.h"
+#include "icmp/send.h"
+
+INLINE int prog_icmp_receive(struct __sk_buff *skb)
+{
+	struct scratch *w = scratch_of(HOOK_TC);
+	struct root *root = get_root();
+	if (!w)
+		return pass_to_stack(HOOK_TC);
+	struct packet *p = &w->packet;
+	bool is_ipv6 = p->is_ipv6, looked_up;
+	if (!facts_of(root)->services[is_ipv6])
+		return pass_packet(tc_ctx(skb), p);
+	struct icmp_header icmp;
+	u32 end = ETH_HLEN + p->length;
+	if (p->l4 + ICMP_HLEN > end || bpf_skb_load_bytes(skb, p->l4, &icmp, sizeof(icmp)))
+		return drop(HOOK_TC, REASON_SHORT);
+	if (!is_error(icmp.type, is_ipv6) || !parse_inner(skb, &w->inner, p->l4 + ICMP_HLEN, end, is_ipv6))
+		return pass_packet(tc_ctx(skb), p);
+	if (unlikely(inner_is_standby(&w->inner, is_ipv6, root)))
+		return pass_packet(tc_ctx(skb), p);
+	w->error_type = icmp.type;
+	w->error_code = icmp.code;
+	w->error_rest = bpf_ntohl(icmp.rest);
+	p->l4_complete = 1;
+	p->no_csum = p->syn = p->rst = p->no_chunk = 0;
+	p->event = EVENT_KEEP;
+
+	struct hop *hop = router_hop(tc_ctx(skb), p, ticks(), &looked_up);
+	if (!hop)
+		return pass_packet(tc_ctx(skb), p);
+	bool here = hop->verdict == HOP_LOCAL;
+	if (!here && !is_forwardable(skb, p, hop))
+		return pass_packet(tc_ctx(skb), p);
+	w->hop = *hop;
+	w->icmp_transit = !here;
+	/* Like IPVS, look up an error to this host as a reply first, and a forwarded one as a request (IPVS-SEMANTICS
+	 * 2.1). */
+	bool found = w->inner.known && (here ? find_from_server(w) || find_from_client(w) :
+					       find_from_client(w) || find_from_server(w));
+	if (found && w->error_side == SIDE_SERVER && root->standby && is_standby(root, &w->virtual_address, is_ipv6))
+		return pass_packet(tc_ctx(skb), p);
+	if (found && w->error_side == SIDE_PLAIN) {
+		account_out(w->destination, p->length, root);
+		return pass_packet(tc_ctx(skb), p);
+	}
+	if (found)
+		return tail_call(tc_ctx(skb), PROG_ICMP_FORWARD);
+	if (here && !is_ipv6 && !w->inner.later && can_be_tunnel(w->inner.protocol))
+		return tail_call(tc_ctx(skb), PROG_ICMP_TUNNEL);
+	return schedule_inner(skb, w, root);
+}

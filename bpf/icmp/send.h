@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * PROG_ICMP_SEND: turn a packet into an ICMP error to its sender, from the virtual address (RFC 792, RFC 4443). The
+ * error contains as much of the packet as the kernel would quote: 576 bytes in all for IPv4, 1280 for IPv6.
+ */
+#pragma once
+#include "fwd/send.h"
+#include "parse/options4.h"
+
+enum { ICMP4_MAX_INNER = 548, ICMP6_MAX_INNER = 1232, INNER_BUFFER = 1280, ICMP_HLEN = 8, ICMP_TTL = 64, ICMP_TOS = 0xc0, TOS_KEPT = 0x1e };
+
+struct error6 {
+	struct ipv6_header ip;
+	struct icmp_header icmp;
+} __attribute__((packed));
+
+INLINE bool may_send(const struct root *root)
+{
+	struct limiter *limiter = map_elem(limiters, 0);
+	u32 rate = root->settings.icmp_per_second, second = ticks() / ticks_per_second;
+	if (!rate || !limiter)
+		return true;
+	if (limiter->tick != second) {
+		limiter->tick = second;
+		limiter->tokens = rate;
+	}
+	if (!limiter->tokens)
+		return false;
+	limiter->tokens -= 1;
+	return true;
+}
+
+VERIFIED_ONCE int zero_inner(struct copy *copy)
+{
+	if (copy)
+		memzero(copy->bytes, INNER_BUFFER);
+	return 0;
+}
+
+INLINE u32 inner_sum(struct copy *copy)
+{
+	u32 sum = bpf_csum_diff(NULL, 0, (be32 *)copy->bytes, 512, 0);
+	sum = bpf_csum_diff(NULL, 0, (be32 *)(copy->bytes + 512), 512, sum);
+	return bpf_csum_diff(NULL, 0, (be32 *)(copy->bytes + 1024), INNER_BUFFER - 1024, sum);
+}
+
+/* A packet from another namespace of this machine may have an unfinished checksum: the pseudo header's sum, which the
+ * sending device completes. The error's own checksum must then cover the completed field. */
+INLINE u32 completed_sum(const struct packet *p, const struct copy *copy, u32 quote, u32 sum)
+{
+	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP)
+		return sum;
+	u32 head = p->l4 - ETH_HLEN, at = head + (p->protocol == IPPROTO_TCP ? 16 : 6);
+	if (at + 2 > quote || at > INNER_BUFFER - 2 || (head & 3))
+		return sum;
+	u16 field = *(u16 *)(copy->bytes + at);
+	u32 pseudo = bpf_csum_diff(NULL, 0, (be32 *)(copy->bytes + (p->is_ipv6 ? 8 : 12)), p->is_ipv6 ? 32 : 8, 0);
+	pseudo = csum_fold((u64)pseudo + bpf_htons(p->protocol) + bpf_htons(p->length - head));
+	if (pseudo != field)
+		return sum;
+	u16 header = 0xffff; /* the sum of an IPv4 header with a right checksum */
+	if (p->is_ipv6 && head <= 508)
+		header = csum_fold(bpf_csum_diff(NULL, 0, (be32 *)copy->bytes, barrier_var(head) & 508, 0));
+	u16 segment = csum_fold((u64)sum + (u16)~header);
+	if (quote == p->length && csum_fold((u64)segment + pseudo) == 0xffff)
+		return sum; /* equals the pseudo header's sum by chance */
+	u16 complete = ~segment;
+	return csum_fold((u64)sum + (u16)~field + complete);
+}
+
+/* Choose the saddr: the virtual address, if it is local. An address that only policy routing delivers, for a firewall
+ * mark, gets no IPv4 errors; IPv6 errors about it come from the address that routing prefers. */
+INLINE bool error_source(struct __sk_buff *skb, struct scratch *w, struct address *saddr)
+{
+	const struct packet *p = &w->packet;
+	packet_daddr(saddr, p);
+	struct root *root = get_root();
+	if (likely(!facts_of(root)->marks) || delivers(skb, saddr, p->is_ipv6))
+		return true;
+	if (!p->is_ipv6)
+		return false;
+	struct address client = p->tuple.v6.source;
+	lookup_hop(tc_ctx(skb), &w->hop, &client, true, loopback, NULL);
+	if (fib_gives_source && w->hop.verdict != HOP_NO_ROUTE)
+		*saddr = w->hop.source;
+	return true;
+}
+
+INLINE int prog_icmp_send(struct __sk_buff *skb)
+{
+	struct scratch *w = scratch_of(HOOK_TC);
+	struct root *root = get_root();
+	struct copy *copy = map_elem(copies, 0);
+	if (!w || !copy)
+		return pass_to_stack(HOOK_TC);
+	struct packet *p = &w->packet;
+	bool is_ipv6 = p->is_ipv6;
+	u32 most = is_ipv6 ? ICMP6_MAX_INNER : ICMP4_MAX_INNER, quote = skb->len - ETH_HLEN;
+	if (!may_send(root))
+		return drop(HOOK_TC, REASON_ICMP_LIMITED);
+	struct address saddr = {};
+	if (!error_source(skb, w, &saddr))
+		return drop(HOOK_TC, REASON_NO_ROUTE);
+	memzero(&w->echo, sizeof(w->echo));
+	w->echo.size = is_ipv6 ? IPV6_HLEN : IPV4_HLEN;
+	if (p->slow_flags & SLOW_OPTIONS && (!write_options(skb, w, p->tuple.v4.target) ||
+					!echo_options(&w->options, &w->echo, p->tuple.v4.target)))
+		return drop(HOOK_TC, REASON_SHORT);
+	if (!is_ipv6)
+		most -= w->echo.size - IPV4_HLEN;
+	if (quote > p->length)
+		quote = p->length;
+	if (quote > most)
+		quote = most;
+	if (!quote || (skb->len != ETH_HLEN + quote && bpf_skb_change_tail(skb, ETH_HLEN + quote, 0)))
+		return drop(HOOK_TC, REASON_SHORT);
+	zero_inner(copy);
+	u32 quoted = barrier_var(quote);
+	if (!IS_LENGTH(quoted, ICMP6_MAX_INNER) || bpf_skb_load_bytes(skb, ETH_HLEN, copy->bytes, quoted))
+		return drop(HOOK_TC, REASON_SHORT);
+	u32 sum = completed_sum(p, copy, quote, inner_sum(copy));
+	u32 extra = w->echo.size + ICMP_HLEN;
+	if (bpf_skb_adjust_room(skb, extra, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return drop(HOOK_TC, REASON_NO_HEADROOM);
+
+	struct icmp_header icmp = {.type = w->error_type, .code = w->error_code, .rest = bpf_htonl(w->error_rest)};
+	u64 total = (u64)sum + bpf_htons(w->error_type << 8 | w->error_code) + bpf_htonl(w->error_rest);
+	struct address client = {};
+	if (is_ipv6) {
+		struct error6 e = {};
+		e.ip.version_class_flow = bpf_htonl(0x60000000);
+		e.ip.payload_len = bpf_htons(ICMP_HLEN + quote);
+		e.ip.nexthdr = IPPROTO_ICMPV6;
+		e.ip.hop_limit = ICMP_TTL;
+		e.ip.saddr = saddr;
+		e.ip.daddr = client = p->tuple.v6.source;
+		total += address_sum(&p->tuple.v6.source, 4, false) + address_sum(&saddr, 4, false);
+		total += bpf_htons(IPPROTO_ICMPV6) + bpf_htons(ICMP_HLEN + quote);
+		icmp.check = ~csum_fold(total);
+		e.icmp = icmp;
+		if (bpf_skb_store_bytes(skb, ETH_HLEN, &e, sizeof(e), 0))
+			return drop(HOOK_TC, REASON_SHORT);
+	} else {
+		struct ipv4_header *ip = (void *)w->echo.bytes;
+		u32 size = barrier_var(w->echo.size);
+		ip->version_ihl = 0x40 | size >> 2;
+		ip->tos = ICMP_TOS | (p->tos & TOS_KEPT);
+		ip->tot_len = bpf_htons(extra + quote);
+		ip->id = (u16)bpf_get_prandom_u32() ?: 1;
+		ip->ttl = ICMP_TTL;
+		ip->protocol = IPPROTO_ICMP;
+		ip->saddr = p->tuple.v4.target;
+		ip->daddr = client.word[0] = p->tuple.v4.source;
+		ip->check = ~csum_fold(bpf_csum_diff(NULL, 0, (be32 *)w->echo.bytes, HEADER_BUFFER, 0));
+		icmp.check = ~csum_fold(total);
+		if (!IS_LENGTH(size, HEADER_BUFFER) || bpf_skb_store_bytes(skb, ETH_HLEN, w->echo.bytes, size, 0) ||
+		    bpf_skb_store_bytes(skb, ETH_HLEN + size, &icmp, sizeof(icmp), 0))
+			return drop(HOOK_TC, REASON_SHORT);
+	}
+	if (w->destination != NO_INDEX && w->method != METHOD_MASQ) { /* IPVS counts it as a reply (8.2) */
+		struct counters *c = counters_at(w->destination);
+		if (c) {
+			c->out_packets += 1;
+			c->out_bytes += extra + quote;
+		}
+	}
+	lookup_hop(tc_ctx(skb), &w->hop, &client, is_ipv6, loopback, NULL);
+	if (w->hop.verdict == HOP_LOCAL && p->from_host)
+		return pass_to_stack(HOOK_TC); /* the client is on this host */
+	if (w->hop.verdict == HOP_READY && set_macs(tc_ctx(skb), &w->hop))
+		return xmit(tc_ctx(skb), &w->hop, is_ipv6);
+	if (w->hop.verdict == HOP_UNRESOLVED)
+		return xmit_neigh(skb, &w->hop, is_ipv6);
+	return drop(HOOK_TC, REASON_NO_ROUTE);
+}

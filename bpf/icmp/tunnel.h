@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * PROG_ICMP_TUNNEL: ICMP errors about packets that this host has encapsulated (IPVS-SEMANTICS 8.5). The inner packet
+ * holds the client's packet behind the tunnel header. The client gets the same error about its packet, from the virtual
+ * address. As in IPVS, only for IPv4 in IPv4.
+ */
+#pragma once
+#include "fwd/account.h"
+#include "icmp/error.h"
+#include "icmp/inner.h"
+#include "icmp/send.h"
+
+enum { MIN_REPORTED_MTU = 68 + IPV4_HLEN };
+
+/* Return the MTU of the route to a destination, without path MTU discovery. */
+INLINE u32 route_mtu(struct __sk_buff *skb, struct scratch *w, const struct destination *d)
+{
+	lookup_hop(tc_ctx(skb), &w->hop, &d->address, false, loopback, NULL);
+	return d->mtu && d->mtu < w->hop.mtu ? d->mtu : w->hop.mtu;
+}
+
+/* Record the path MTU of a "fragmentation needed". Return false if the client's packet has no DF: it needs no error. */
+INLINE bool note_pmtu(struct __sk_buff *skb, struct scratch *w, const struct destination *d)
+{
+	u32 mtu = w->error_rest & 0xffff, route = route_mtu(skb, w, d);
+	if (route)
+		mtu = update_pmtu(&d->address, mtu, route, ticks());
+	invalidate_hops(w->destination);
+	if (mtu > MIN_REPORTED_MTU)
+		mtu -= IPV4_HLEN;
+	w->error_rest = mtu;
+	return w->inner.df;
+}
+
+/* Turn the client's packet inside the error into an ICMP error to the client. */
+INLINE int report_to_client(struct __sk_buff *skb, struct scratch *w, const struct root *root)
+{
+	struct packet *p = &w->packet;
+	u32 cut = w->inner.at - ETH_HLEN;
+	p->length -= cut;
+	p->tos = w->inner.tos;
+	p->tuple = w->inner.tuple;
+	p->l4 = 0xffff; /* its checksum needs no completion */
+	account_out(w->destination, p->length, root);
+	if (w->inner.later) /* errors are about first fragments only (RFC 1122 3.2.2) */
+		return drop(HOOK_TC, REASON_SHORT);
+	if (cut > 4095 || bpf_skb_adjust_room(skb, -(s32)cut, BPF_ADJ_ROOM_MAC, 0))
+		return drop(HOOK_TC, REASON_SHORT);
+	return tail_call(tc_ctx(skb), PROG_ICMP_SEND);
+}
+
+struct tunnel_head { /* the header between the two IP headers */
+	u32 kind;
+	u32 bytes;
+	u32 port; /* dport of GUE */
+};
+
+/* As IPVS: version 0; GRE at most with a checksum; GUE with data; IPv4 inside. */
+INLINE bool read_tunnel_head(struct __sk_buff *skb, const struct icmp_inner *q, struct tunnel_head *head)
+{
+	be16 gre[2];
+	struct {
+		be16 source, target, length, check;
+		u8 version_control_words, protocol;
+		be16 flags;
+	} gue;
+	*head = (struct tunnel_head){.kind = TUNNEL_IPIP};
+	if (q->protocol == IPPROTO_IPIP)
+		return true;
+	if (q->protocol == IPPROTO_GRE) {
+		if (bpf_skb_load_bytes(skb, q->l4, gre, sizeof(gre)) || gre[0] & ~bpf_htons(0x8000) ||
+		    gre[1] != bpf_htons(ETH_P_IP))
+			return false;
+		head->kind = TUNNEL_GRE;
+		head->bytes = GRE_HLEN + (gre[0] ? GRE_CSUM_LEN : 0);
+		return true;
+	}
+	if (bpf_skb_load_bytes(skb, q->l4, &gue, sizeof(gue)) || gue.version_control_words >> 5 ||
+	    gue.protocol != IPPROTO_IPIP)
+		return false;
+	head->kind = TUNNEL_GUE;
+	head->bytes = UDP_HLEN + GUE_HLEN + (gue.version_control_words << 2);
+	head->port = bpf_ntohs(gue.target);
+	return true;
+}
+
+/* Whether packets to this destination have such a tunnel header. */
+INLINE bool matches_tunnel(const struct destination *d, u32 state, const struct tunnel_head *head, be32 server)
+{
+	return state & DESTINATION_AVAILABLE && method_in(state) == METHOD_TUNNEL && d->family == 4 &&
+	       d->address.word[0] == server && tunnel_kind(state) == head->kind &&
+	       (head->kind != TUNNEL_GUE || state >> (DESTINATION_TUNNEL + 4) == head->port);
+}
+
+/* Find the connection of the client's packet; store its destination in w. */
+INLINE bool find_tunnel_conn(struct __sk_buff *skb, struct scratch *w, const struct root *root)
+{
+	struct tunnel_head head;
+	struct icmp_inner *q = &w->inner;
+	be32 server = q->tuple.v4.target;
+	if (!read_tunnel_head(skb, q, &head) ||
+	    !parse_inner(skb, q, q->l4 + head.bytes, ETH_HLEN + w->packet.length, false) || !q->known)
+		return false;
+	struct connection *c = find_tuple(&q->tuple, false).connection;
+	struct destination *d = c ? map_elem(destinations, c->destination) : NULL;
+	if (!d || !matches_tunnel(d, destination_flags(d, READ_ONCE(root->live)), &head, server))
+		return false;
+	w->destination = c->destination;
+	return true;
+}
+
+INLINE int prog_icmp_tunnel(struct __sk_buff *skb)
+{
+	struct scratch *w = scratch_of(HOOK_TC);
+	struct root *root = get_root();
+	struct copy *copy = map_elem(copies, 0);
+	if (!w || !copy)
+		return pass_to_stack(HOOK_TC);
+	struct packet *p = &w->packet;
+	if (!find_tunnel_conn(skb, w, root)) { /* a packet that this host did not encapsulate */
+		parse_inner(skb, &w->inner, p->l4 + ICMP_HLEN, ETH_HLEN + p->length, false);
+		return schedule_inner(skb, w, root);
+	}
+	struct destination *d = map_elem(destinations, w->destination);
+	if (!d || inner_is_standby(&w->inner, false, root))
+		return pass_to_stack(HOOK_TC);
+	w->method = METHOD_TUNNEL;
+	if (!trim_padding(tc_ctx(skb), p) || message_sum(skb, p, copy) != 0xffff)
+		return drop(HOOK_TC, REASON_BAD_SUM);
+	if (w->error_type == ICMP4_UNREACHABLE && w->error_code == ICMP4_TOO_BIG && !note_pmtu(skb, w, d))
+		return drop(HOOK_TC, REASON_PATH_MTU);
+	return report_to_client(skb, w, root);
+}

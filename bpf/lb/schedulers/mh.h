@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * mh, Maglev hashing (IPVS-SEMANTICS 3.14): 4093 slots, distributed by weight so that few slots change when a
+ * destination is added or removed. A hash of the packet's saddr (and sport, with flag mh-port) selects the slot.
+ *
+ * An edit fills the table that is not in force (src/pylvs/dataplane/maglev.py).
+ */
+#pragma once
+#include "lb/schedule.h"
+
+struct mh_walk {
+	struct candidates *c;
+	const struct maglev_table *table;
+	u32 client; /* folded saddr and sport */
+	u32 slot;
+	u32 found;
+};
+
+#define ROTATE(x, bits) ((x) << (bits) | (x) >> (64 - (bits)))
+
+struct sip {
+	u64 v0, v1, v2, v3;
+};
+
+INLINE void sip_round(struct sip *s)
+{
+	s->v0 += s->v1;
+	s->v1 = ROTATE(s->v1, 13) ^ s->v0;
+	s->v0 = ROTATE(s->v0, 32);
+	s->v2 += s->v3;
+	s->v3 = ROTATE(s->v3, 16) ^ s->v2;
+	s->v0 += s->v3;
+	s->v3 = ROTATE(s->v3, 21) ^ s->v0;
+	s->v2 += s->v1;
+	s->v1 = ROTATE(s->v1, 17) ^ s->v2;
+	s->v2 = ROTATE(s->v2, 32);
+}
+
+/* SipHash-1-3 of four bytes, with the key k, k. */
+INLINE u32 siphash13(u32 value, u64 k)
+{
+	u64 last = 4ULL << 56 | value;
+	struct sip s = {k ^ 0x736f6d6570736575ULL, k ^ 0x646f72616e646f6dULL, k ^ 0x6c7967656e657261ULL,
+			k ^ 0x7465646279746573ULL ^ last};
+	sip_round(&s);
+	s.v0 ^= last;
+	s.v2 ^= 0xff;
+	sip_round(&s);
+	sip_round(&s);
+	sip_round(&s);
+	return s.v0 ^ s.v1 ^ s.v2 ^ s.v3;
+}
+
+/* Return the list index of the slot's destination, if it is usable. */
+INLINE u32 mh_in_slot(const struct mh_walk *walk, u32 hash)
+{
+	u32 slot = barrier_var(hash % MAGLEV_SLOTS);
+	if (slot >= MAGLEV_SLOTS)
+		return NO_INDEX;
+	u32 pos = walk->table->places[slot];
+	struct candidate it;
+	return pos < walk->c->count && at_pos(walk->c, pos, &it) && is_usable(&it) ? pos : NO_INDEX;
+}
+
+static int mh_fallback_step(u32 step, struct mh_walk *walk)
+{
+	u32 again = (step + walk->slot) % MAGLEV_SLOTS + walk->client;
+	walk->found = mh_in_slot(walk, siphash13(again, MAGLEV_KEY_1));
+	return walk->found != NO_INDEX;
+}
+
+static u32 schedule_mh(struct candidates *c)
+{
+	struct scratch *w = c->work;
+	struct mh_walk walk = {.c = c, .table = map_elem(maglev_tables, w->service << 1 | w->table)};
+	if (!walk.table)
+		return NO_INDEX;
+	walk.client = client_fold(w);
+	u32 hash = siphash13(walk.client, MAGLEV_KEY_1);
+	walk.slot = hash % MAGLEV_SLOTS;
+	walk.found = mh_in_slot(&walk, hash);
+	if (walk.found == NO_INDEX && w->service_flags & SERVICE_FALLBACK)
+		bpf_loop(MAGLEV_SLOTS, mh_fallback_step, &walk, 0);
+	return walk.found;
+}
+
+SCHEDULER(mh, SCHED_MH)

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Find the virtual service of a packet without a connection (IPVS-SEMANTICS 1.2), and check that its address is local.
+ */
+#pragma once
+#include "abi/marks.h"
+#include "ctx/scratch.h"
+#include "fwd/nexthop.h"
+#include "policy/vrrp_role.h"
+
+#define NO_SERVICE 0xffffffffu
+
+struct service_match {
+	u32 slot;
+	struct service_version *version;
+};
+
+INLINE struct service_version *version_in_force(struct service *service, u32 live)
+{
+	service = AFTER(service, live);
+	struct service_version *newer = &service->versions[0], *older = &service->versions[1];
+	if ((s32)(READ_ONCE(older->generation) - READ_ONCE(newer->generation)) > 0) {
+		newer = &service->versions[1];
+		older = &service->versions[0];
+	}
+	return (s32)(live - newer->generation) >= 0 ? newer : older;
+}
+
+/* Return the slot if its service is in force, else NO_SERVICE. */
+INLINE u32 slot_in_force(const u32 *slot, u32 live)
+{
+	struct service *service = slot ? map_elem(services, *slot) : NULL;
+	return service && version_in_force(service, live)->present ? *slot : NO_SERVICE;
+}
+
+/* Return the slot of the service with the packet's address and this port, or NO_SERVICE. */
+VERIFIED_ONCE u32 service_at(const struct packet *p, u32 port, u32 live)
+{
+	if (!p)
+		return NO_SERVICE;
+	if (p->is_ipv6) {
+		struct service_key6 key = {.address = p->tuple.v6.target, .port = port, .protocol = p->protocol};
+		return slot_in_force(bpf_map_lookup_elem(&services6, &key), live);
+	}
+	struct service_key4 key = {.address = p->tuple.v4.target, .port = port, .protocol = p->protocol};
+	return slot_in_force(bpf_map_lookup_elem(&services4, &key), live);
+}
+
+INLINE u32 service_of_address(const struct packet *p, const struct facts *facts, u32 live)
+{
+	be16 port = packet_dport(p);
+	u32 number = bpf_ntohs(port), slot = service_at(p, port, live);
+	if (slot == NO_SERVICE && facts->ftp && p->protocol == IPPROTO_TCP && (number == PORT_FTP_DATA || number >= 1024))
+		slot = service_at(p, bpf_htons(PORT_FTP), live);
+	if (slot == NO_SERVICE && facts->zero_ports)
+		slot = service_at(p, 0, live);
+	return slot;
+}
+
+/* Return the service of a firewall mark. It takes precedence over one with the packet's address (1.2). */
+VERIFIED_ONCE u32 service_of_mark(u32 is_ipv6, u32 mark, u32 live)
+{
+	if (!mark)
+		return NO_SERVICE;
+	if (is_ipv6) {
+		struct service_key6 key = {.address = {.word = {mark}}};
+		return slot_in_force(bpf_map_lookup_elem(&services6, &key), live);
+	}
+	struct service_key4 key = {.address = mark};
+	return slot_in_force(bpf_map_lookup_elem(&services4, &key), live);
+}
+
+INLINE bool load_service(struct service_match *found, u32 slot, u32 live)
+{
+	struct service *service = map_elem(services, slot);
+	if (!service)
+		return false;
+	found->slot = slot;
+	found->version = version_in_force(service, live);
+	return true;
+}
+
+/* For an ICMP error scheduled by its inner packet use the outer tuple. */
+INLINE const union tuple *marked_tuple(const struct scratch *w)
+{
+	return w->packet.by_inner ? &w->outer : &w->packet.tuple;
+}
+
+/* Whether routing delivers the daddr locally for packets of this mark: by a rule of policy routing (`fwmark`), or
+ * because the address is local. Before Linux 6.10 bpf_fib_lookup ignores marks; then the Director's snapshot of those
+ * rules decides. */
+INLINE bool routes_here(void *ctx, const struct scratch *w, u32 mark)
+{
+	if (!w)
+		return false;
+	const struct packet *p = &w->packet;
+	const union tuple *tuple = marked_tuple(w);
+	struct address daddr = {};
+	if (p->is_ipv6)
+		daddr = tuple->v6.target;
+	else
+		daddr.word[0] = tuple->v4.target;
+	struct bpf_fib_lookup question;
+	fib_params(&question, &daddr, p->is_ipv6, loopback, NULL);
+	if (fib_takes_mark)
+		question.mark = mark;
+	long answer = bpf_fib_lookup(ctx, &question, sizeof(question), fib_takes_mark ? BPF_FIB_LOOKUP_MARK : 0);
+	bool forwarded = answer != BPF_FIB_LKUP_RET_NOT_FWDED;
+	if (!forwarded && is_own_address(ctx, &daddr, p->is_ipv6))
+		return true;
+	struct routed_mark routed = {.mark = mark, .family = p->is_ipv6 ? 6 : 4};
+	if (mark && !(fib_takes_mark && forwarded) && bpf_map_lookup_elem(&routed_marks, &routed))
+		return true;
+	return is_vrrp_address(&daddr);
+}
+
+VERIFIED_ONCE int holds_for_mark_xdp(struct xdp_md *ctx, const struct scratch *w, u32 mark)
+{
+	return routes_here(ctx, w, mark);
+}
+
+VERIFIED_ONCE int holds_for_mark_tc(struct __sk_buff *ctx, const struct scratch *w, u32 mark)
+{
+	return routes_here(ctx, w, mark);
+}
+
+INLINE bool holds_for_mark(struct ctx ctx, const struct scratch *w, u32 mark)
+{
+	return ctx.hook == HOOK_XDP ? holds_for_mark_xdp(ctx.raw, w, mark) : holds_for_mark_tc(ctx.raw, w, mark);
+}
+
+INLINE bool lookup_local(void *ctx, struct service_state *state, const struct packet *p, u32 now)
+{
+	if (!state || !p)
+		return false;
+	struct address daddr = {};
+	packet_daddr(&daddr, p);
+	struct bpf_fib_lookup question;
+	fib_params(&question, &daddr, p->is_ipv6, loopback, NULL);
+	bool held = (bpf_fib_lookup(ctx, &question, sizeof(question), 0) == BPF_FIB_LKUP_RET_NOT_FWDED &&
+		     is_own_address(ctx, &daddr, p->is_ipv6)) || is_vrrp_address(&daddr);
+	state->held = held;
+	barrier();
+	state->held_at = now;
+	return held;
+}
+
+VERIFIED_ONCE int lookup_local_xdp(struct xdp_md *ctx, struct service_state *state, const struct packet *p, u32 now)
+{
+	return lookup_local(ctx, state, p, now);
+}
+
+VERIFIED_ONCE int lookup_local_tc(struct __sk_buff *ctx, struct service_state *state, const struct packet *p, u32 now)
+{
+	return lookup_local(ctx, state, p, now);
+}
+
+/* Whether the packet's daddr is local. The result is cached for a tick, an eighth of a second. For a virtual router's
+ * address its role decides, at once. */
+INLINE bool is_local_daddr(struct ctx ctx, struct service_state *state, const struct packet *p, u32 now)
+{
+	if (likely(state->held_at == now))
+		return state->held;
+	return ctx.hook == HOOK_XDP ? lookup_local_xdp(ctx.raw, state, p, now) : lookup_local_tc(ctx.raw, state, p, now);
+}

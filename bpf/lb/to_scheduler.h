@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Tail-call the scheduler of a service; reject the packet if the service has no destination.
+ */
+#pragma once
+#include "conntrack/update.h"
+#include "ctx/scratch.h"
+#include "lib/headers.h"
+
+/* Uncount the connection that this packet has replaced. */
+INLINE void drop_old_ref(struct scratch *w)
+{
+	struct destination *d = w->old_destination != NO_INDEX ? map_elem(destinations, w->old_destination) : NULL;
+	if (unlikely(d))
+		uncount_conn(d, w->old_state);
+	w->old_destination = NO_INDEX;
+}
+
+/* Whether a firewall mark's packet may bypass the service: its daddr is unicast and, for IPv4, not local (2.6). */
+INLINE bool may_bypass(const struct packet *p)
+{
+	if (p->is_ipv6)
+		return (u8)p->tuple.v6.target.word[0] != 0xff;
+	struct address daddr = {.word = {p->tuple.v4.target}};
+	u32 first = (u8)p->tuple.v4.target;
+	return first && first < 224 && !bpf_map_lookup_elem(&locals, &daddr);
+}
+
+/* Send an ICMP error. For FTP only packets of the control connection get one (2.6). */
+INLINE int reject_no_destination(struct ctx ctx, struct scratch *w)
+{
+	drop_old_ref(w);
+	if (ctx.hook == HOOK_XDP)
+		return pass_to_tc();
+	struct packet *p = &w->packet;
+	be16 port = packet_dport(p);
+	if (w->service_port == bpf_htons(PORT_FTP) && port != bpf_htons(PORT_FTP))
+		return pass_to_stack(ctx.hook);
+	if (p->by_inner)
+		return drop(ctx.hook, REASON_NO_DESTINATION);
+	struct root *root = get_root();
+	if (w->mark && root->settings.cache_bypass && may_bypass(p))
+		return tail_call(ctx, PROG_BYPASS);
+	count(REASON_NO_DESTINATION);
+	w->error_type = p->is_ipv6 ? 1 : 3;
+	w->error_code = p->is_ipv6 ? 4 : 3;
+	w->error_rest = 0;
+	return tail_call(ctx, PROG_ICMP_SEND);
+}
+
+INLINE int to_scheduler(struct ctx ctx, struct scratch *w)
+{
+	switch (w->scheduler) { /* with a constant index the kernel turns a tail call into a jump */
+#define TO(number) \
+	case number: \
+		return tail_call(ctx, PROG_SCHEDULE + number);
+		TO(SCHED_RR) TO(SCHED_WRR) TO(SCHED_LC) TO(SCHED_WLC) TO(SCHED_SED) TO(SCHED_NQ) TO(SCHED_FO)
+		TO(SCHED_OVF) TO(SCHED_DH) TO(SCHED_SH) TO(SCHED_MH) TO(SCHED_LBLC) TO(SCHED_LBLCR)
+#undef TO
+	default:
+		return reject_no_destination(ctx, w);
+	}
+}

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Packet headers. Fields have the kernel's names, except those that maps share. The structures differ from the kernel's
+ * in two ways: frames are 2-aligned, and BTF of maps must not have bit-fields.
+ */
+#pragma once
+#include "abi/base.h"
+#include "lib/csum.h"
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+
+enum numbers {
+	AF_INET = 2, /* of the C library; no UAPI header has it */
+	AF_INET6 = 10,
+	IPV4_HLEN = 20,
+	IPV6_HLEN = 40,
+	TCP_HLEN = 20,
+	UDP_HLEN = 8,
+	IP_DF = 0x4000,
+	IP_MF = 0x2000,
+	IP_OFFSET = 0x1fff,
+	PORT_FTP_DATA = 20,
+	PORT_FTP = 21,
+	PORT_IKE = 500,
+};
+
+enum { GRE_HLEN = 4, GRE_CSUM_LEN = 4, GUE_HLEN = 4, REMCSUM_BYTES = 8 };
+
+struct eth_header {
+	u8 h_dest[6];
+	u8 h_source[6];
+	be16 h_proto;
+} __attribute__((packed));
+
+struct ipv4_header {
+	u8 version_ihl;
+	u8 tos;
+	be16 tot_len;
+	be16 id;
+	be16 frag_off;
+	u8 ttl;
+	u8 protocol;
+	u16 check;
+	be32 saddr;
+	be32 daddr;
+} __attribute__((packed, aligned(2)));
+
+struct ipv6_header {
+	be32 version_class_flow;
+	be16 payload_len;
+	u8 nexthdr;
+	u8 hop_limit;
+	struct address saddr;
+	struct address daddr;
+} __attribute__((packed, aligned(2)));
+
+struct ports {
+	be16 source;
+	be16 target;
+};
+
+struct udp {
+	be16 source;
+	be16 target;
+	be16 length;
+	u16 check;
+} __attribute__((packed, aligned(2)));
+
+enum { GRE_SUM_PRESENT = 0x8000, GUE_PRIVATE = 1, GUE_REMCSUM = 0x80000000, GUE_OPTION_WORDS = 2 };
+
+struct gre {
+	be16 flags;
+	be16 protocol;
+	u16 check; /* this and the next field: with GRE_SUM_PRESENT */
+	u16 reserved;
+} __attribute__((packed, aligned(2)));
+
+struct gue {
+	struct udp udp;
+	u8 version_control_words;
+	u8 protocol;
+	be16 flags;
+	be32 private_flags; /* this and the next two fields: with GUE_PRIVATE */
+	be16 sum_start;
+	be16 sum_at;
+} __attribute__((packed, aligned(2)));
+
+struct icmp_header {
+	u8 type;
+	u8 code;
+	u16 check;
+	be32 rest;
+} __attribute__((packed));
+
+struct outer4 {
+	struct eth_header ether;
+	struct ipv4_header ip;
+} __attribute__((packed));
+
+struct outer6 {
+	struct eth_header ether;
+	struct ipv6_header ip;
+} __attribute__((packed));
+
+/* Return the sum of an IPv4 header without options: 0xffff if its checksum is right. */
+INLINE u16 ipv4_header_sum(const struct ipv4_header *ip)
+{
+	const u16 *half = (const void *)ip;
+	u32 sum = 0;
+#pragma unroll
+	for (int i = 0; i < 10; i++)
+		sum += half[i];
+	return csum_fold(sum);
+}
+
+/* Protocols whose packets can open a connection. */
+INLINE bool has_ports(u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+}
+
+/* IPsec packets belong to the connection of their key exchange (IPVS-SEMANTICS 4.7). */
+INLINE bool is_ipsec(u8 protocol)
+{
+	return protocol == IPPROTO_AH || protocol == IPPROTO_ESP;
+}

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * What the path knows of a packet once it is parsed. Addresses and ports stay in network order.
+ */
+#pragma once
+#include "abi/conntrack.h"
+#include "lib/address.h"
+
+struct packet {
+	union tuple tuple; /* saddr to daddr, as received */
+	u32 length; /* of the IP packet, without link padding */
+	u16 l4; /* offset of the transport header in the frame */
+	u16 slow_flags; /* enum slow_flag: each forces the slow path; struct scratch has the details */
+	u8 is_ipv6;
+	u8 protocol;
+	u8 ttl;
+	u8 tos;
+	u8 df;
+	u8 event; /* enum event */
+	u8 syn; /* TCP: SYN; SCTP: the first chunk is INIT */
+	u8 rst; /* TCP: RST; SCTP: the first chunk is ABORT */
+	u8 l4_complete; /* the transport header is complete */
+	u8 no_chunk; /* SCTP: without a chunk */
+	u8 no_csum; /* no checksum to update: UDP without one, SCTP, AH, ESP */
+	u8 from_host; /* sent by this host: received on lo */
+	u8 maybe_vip; /* daddr may be a virtual address */
+	u8 maybe_rs; /* saddr may be a NAT real server, a virtual or a local address */
+	u8 by_inner; /* the tuple is that of the packet inside an ICMP error */
+	u8 no_conn; /* the lookup has just found no connection */
+};
+
+enum slow_flag {
+	SLOW_RECORD_OPTIONS = 1, /* has options to fill in */
+	SLOW_REASSEMBLED = 2, /* reassembled from fragments */
+	SLOW_FIRST_FRAGMENT = 4, /* first fragment, forwarded like a whole packet */
+	SLOW_OPTIONS = 8, /* it has IPv4 options */
+	SLOW_STALE_CSUM = 16, /* options were written, the checksum not yet */
+};
+
+enum parsed { PARSED_PLAIN, PARSED_SLOW, PARSED_FOREIGN };
+
+/* Accessors for either family. The addresses fill a `struct address` that is zero before. */
+INLINE be16 packet_sport(const struct packet *p)
+{
+	return p->is_ipv6 ? p->tuple.v6.source_port : p->tuple.v4.source_port;
+}
+
+INLINE be16 packet_dport(const struct packet *p)
+{
+	return p->is_ipv6 ? p->tuple.v6.target_port : p->tuple.v4.target_port;
+}
+
+INLINE void packet_saddr(struct address *to, const struct packet *p)
+{
+	if (p->is_ipv6)
+		*to = p->tuple.v6.source;
+	else
+		to->word[0] = p->tuple.v4.source;
+}
+
+INLINE void packet_daddr(struct address *to, const struct packet *p)
+{
+	if (p->is_ipv6)
+		*to = p->tuple.v6.target;
+	else
+		to->word[0] = p->tuple.v4.target;
+}
+
+INLINE bool is_loopback_source(const struct packet *p)
+{
+	struct address saddr = {};
+	packet_saddr(&saddr, p);
+	return is_loopback_address(&saddr, p->is_ipv6 ? 6 : 4);
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Martian sources: saddrs that the kernel's input rejects.
+ */
+#pragma once
+#include "abi/config.h"
+#include "ctx/ctx.h"
+#include "parse/packet.h"
+
+/* Whether the kernel's input would accept the saddr on this device. */
+INLINE bool is_valid_source(struct ctx ctx, const struct packet *p)
+{
+	u32 input = ctx_ifindex(ctx), all = 0;
+	struct address saddr = {};
+	if (p->from_host)
+		return true;
+	if (p->is_ipv6) {
+		const struct address *a = &p->tuple.v6.source;
+		bool one = !(a->word[0] | a->word[1] | a->word[2]) && a->word[3] == bpf_htonl(1);
+		return !one && (a->word[0] & bpf_htonl(0xff000000)) != bpf_htonl(0xff000000);
+	}
+	saddr.word[0] = p->tuple.v4.source;
+	u32 first = bpf_ntohl(saddr.word[0]) >> 24;
+	if (first == 0 || first == 127 || first >> 4 == 14 || saddr.word[0] == 0xffffffff)
+		return false;
+	if (likely(!p->maybe_rs) || !bpf_map_lookup_elem(&locals, &saddr))
+		return true;
+	return bpf_map_lookup_elem(&accept_locals, &input) || bpf_map_lookup_elem(&accept_locals, &all);
+}

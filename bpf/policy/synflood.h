@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * IPVS's protection against SYN floods (IPVS-SEMANTICS 2.8). drop_packet drops every am_droprate-th packet that would
+ * be scheduled; drop_entry ends half-open connections. Both act in mode 3 alone: modes 1 and 2 react to low memory, and
+ * these tables are allocated beforehand.
+ */
+#pragma once
+#include "conntrack/entry.h"
+
+enum synflood { SYNFLOOD_ON = 3, DROP_ONE_OF = 32 /* one of so many half-open connections a second */,
+	       DROP_SLICE = 512 /* elements of `looks` in one run, at most */ };
+
+INLINE bool should_drop_packet(const struct settings *settings)
+{
+	struct pool *pool = map_elem(pools, 0);
+	if (!pool || __sync_fetch_and_add(&pool->drop_left, -1) > 1)
+		return false;
+	WRITE_ONCE(pool->drop_left, settings->am_droprate);
+	return true;
+}
+
+/* Whether drop_entry may end it. Established connections are safe, however idle. */
+INLINE bool is_half_open(u32 state, u32 slot)
+{
+	if (state == STATE_TEMPLATE) {
+		struct control *control = control_of(slot);
+		return control && !control->controls && !control->assured;
+	}
+	return state == STATE_SYN_RECV || state == STATE_SYNACK || state == STATE_SCTP_INIT1 || state == STATE_SCTP_INIT;
+}
+
+/* Return how many elements of `looks` can be in use. */
+INLINE u32 lines_used4(const struct pool *pool)
+{
+	return (READ_ONCE(pool->fresh[0]) + LOOKS) / LOOKS;
+}
+
+INLINE u32 lines_used(const struct pool *pool)
+{
+	return lines_used4(pool) + (READ_ONCE(pool->fresh[1]) + LOOKS - 1) / LOOKS;
+}
+
+/* Return how many elements to visit in this second: one of DROP_ONE_OF, the remainder by chance. */
+INLINE u32 lines_to_drop(const struct pool *pool)
+{
+	u32 lines = lines_used(pool);
+	return lines / DROP_ONE_OF + (bpf_get_prandom_u32() % DROP_ONE_OF < lines % DROP_ONE_OF);
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * PROG_BYPASS: with cache_bypass, forward a packet of a firewall mark's service without usable real server to its
+ * original daddr (IPVS-SEMANTICS 2.6, 7.6). Its connection has no destination, and no counts.
+ */
+#pragma once
+#include "conntrack/create.h"
+#include "fwd/send.h"
+#include "parse/options4.h"
+
+/* Send it as a router would, regardless of ip_forward. */
+INLINE int forward_past(struct __sk_buff *skb, struct scratch *w)
+{
+	struct packet *p = &w->packet;
+	struct reply_route way = {.is_ipv6 = p->is_ipv6, .reroute = true};
+	bool looked_up;
+	packet_daddr(&way.client, p);
+	struct hop *hop = client_hop(tc_ctx(skb), &way, ticks(), &looked_up);
+	if (!hop)
+		return pass_to_stack(HOOK_TC);
+	if (hop->verdict == HOP_LOCAL)
+		return drop(HOOK_TC, REASON_LOCAL_REFUSED);
+	if (hop->verdict == HOP_NO_ROUTE || hop->verdict == HOP_NO_FORWARDING)
+		return send_icmp_error(skb, w, REASON_NO_ROUTE, p->is_ipv6 ? 1 : 3, p->is_ipv6 ? 3 : 1, 0);
+	if (!write_options(skb, w, p->tuple.v4.target))
+		return drop(HOOK_TC, REASON_SHORT);
+	if (p->ttl <= 1)
+		return send_icmp_error(skb, w, REASON_TTL, p->is_ipv6 ? 3 : 11, 0, 0);
+	enum fit fits = fit(judged_length(skb, w), hop->mtu, 0, p, false);
+	if (fits == FITS_NOT) {
+		dec_ttl(tc_ctx(skb), p); /* the kernel quotes the packet after decrementing */
+		return send_icmp_error(skb, w, REASON_TOO_BIG, p->is_ipv6 ? 2 : 3, p->is_ipv6 ? 0 : 4, hop->mtu);
+	}
+	w->hop = *hop;
+	w->outer_is_ipv6 = p->is_ipv6;
+	w->mtu = fragment_size(w, p->length, fits == FITS_IN_FRAGMENTS);
+	if (!sum_options(skb, w) || !trim_padding(tc_ctx(skb), p) || !dec_ttl(tc_ctx(skb), p))
+		return drop(HOOK_TC, REASON_SHORT);
+	return xmit_finished(skb, w);
+}
+
+INLINE int prog_bypass(struct __sk_buff *skb)
+{
+	struct scratch *w = scratch_of(HOOK_TC);
+	struct root *root = get_root();
+	if (!w)
+		return pass_to_stack(HOOK_TC);
+	struct packet *p = &w->packet;
+	u32 now = ticks();
+	struct found found = find_connection(p);
+	struct connection *c = found.connection;
+	w->destination = NO_INDEX;
+	w->method = METHOD_BYPASS;
+	w->port = 0;
+	if (c) {
+		u32 direction = direction_in(&root->settings, DIRECTION_INPUT);
+		if (c->method != METHOD_BYPASS ||
+		    !update_state(&c->word, found.slot, false, direction, p->event, NULL, facts_of(root), now, HOOK_TC))
+			return drop(HOOK_TC, REASON_DYING);
+		return forward_past(skb, w);
+	}
+	if (w->service_flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP)
+		return forward_past(skb, w);
+	w->template = NO_TEMPLATE;
+	return create_conn(w, NULL, root, now) == CREATE_FULL ? drop(HOOK_TC, REASON_TABLE_FULL_DROPPED)
+								 : forward_past(skb, w);
+}

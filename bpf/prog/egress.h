@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * TC egress: replies of a real server on this host (IPVS-SEMANTICS 7.2). Requests to that server pass to the stack.
+ * Replies of its sockets to remote clients leave by a device, where this program sees them. Packets between sockets of
+ * this host appear at TC ingress of lo.
+ */
+#pragma once
+#include "conntrack/reply.h"
+#include "fwd/nat.h"
+#include "fwd/send.h"
+#include "parse/plain.h"
+
+/* Send a translated reply by the route of its new saddr, if that is another one (snat_reroute). */
+INLINE int reroute(struct __sk_buff *skb, const struct packet *p, const struct reply_conn *a, u32 now)
+{
+	struct reply_route way = {.new_saddr = a->source, .is_ipv6 = p->is_ipv6, .reroute = true};
+	packet_daddr(&way.client, p);
+	bool looked_up;
+	struct hop *hop = client_hop(tc_ctx(skb), &way, now, &looked_up);
+	if (!hop || (hop->verdict != HOP_READY && hop->verdict != HOP_UNRESOLVED))
+		return pass_to_stack(HOOK_TC);
+	if (hop->ifindex == skb->ifindex) {
+		if (hop->verdict == HOP_READY)
+			set_macs(tc_ctx(skb), hop);
+		return pass_to_stack(HOOK_TC);
+	}
+	return xmit_neigh(skb, hop, p->is_ipv6);
+}
+
+/* Process packets that this host itself sends. Nothing is dropped here. */
+INLINE int process_egress(struct __sk_buff *skb)
+{
+	void *data = ctx_data(tc_ctx(skb)), *end = ctx_data_end(tc_ctx(skb));
+	const struct eth_header *ether = data;
+	struct root *root = get_root();
+	struct packet p = {};
+	enum parsed parsed = PARSED_FOREIGN;
+	if ((void *)(ether + 1) > end)
+		return pass_to_stack(HOOK_TC);
+	if (ether->h_proto == bpf_htons(ETH_P_IP))
+		parsed = parse4(tc_ctx(skb), data, end, &p, root);
+	else if (ether->h_proto == bpf_htons(ETH_P_IPV6))
+		parsed = parse6(tc_ctx(skb), data, end, &p, root);
+	if (parsed != PARSED_PLAIN || !p.maybe_rs || !facts_of(root)->services[p.is_ipv6])
+		return pass_to_stack(HOOK_TC);
+	struct reply_conn a;
+	u32 now = ticks();
+	if (!find_reply(&a, &p) || reply_is_standby(&a, &p, root) || !update_reply(&a, &p, root, now, HOOK_TC))
+		return pass_to_stack(HOOK_TC);
+	if (!a.masq || !nat(tc_ctx(skb), &p, NAT_REPLY, &a.source, a.port) || !root->settings.snat_reroute)
+		return pass_to_stack(HOOK_TC);
+	return reroute(skb, &p, &a, now);
+}

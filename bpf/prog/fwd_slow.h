@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * PROG_FWD_SLOW: what `send` in fwd/conn.h cannot do: resolve a neighbour, send an ICMP error, fragment, complete
+ * checksums. The packet was counted before, but not modified.
+ */
+#pragma once
+#include "fwd/gre_gue.h"
+#include "fwd/nat.h"
+#include "fwd/send.h"
+#include "parse/options4.h"
+
+INLINE int fwd_slow_reply(struct __sk_buff *skb, struct scratch *w)
+{
+	struct packet *p = &w->packet;
+	w->outer_is_ipv6 = p->is_ipv6;
+	w->mtu = fragment_size(w, p->length, judged_length(skb, w) > w->hop.mtu);
+	if (!write_options(skb, w, w->virtual_address.word[0]) || !sum_options(skb, w) || !trim_padding(tc_ctx(skb), p) ||
+	    !dec_ttl(tc_ctx(skb), p) || !(is_icmp(p) || nat(tc_ctx(skb), p, NAT_REPLY, &w->virtual_address, w->reply_port)))
+		return drop(HOOK_TC, REASON_SHORT);
+	return xmit_nat(skb, w, w->reply_port != packet_sport(p));
+}
+
+INLINE int fwd_slow_request(struct __sk_buff *skb, struct scratch *w, const struct root *root)
+{
+	struct packet *p = &w->packet;
+	struct destination *d = map_elem(destinations, w->destination);
+	bool looked_up, icmp = is_icmp(p), masq = w->method == METHOD_MASQ && !icmp;
+	bool other_port = w->port != packet_dport(p);
+	if (!d)
+		return pass_to_stack(HOOK_TC);
+	struct hop *hop = destination_hop(tc_ctx(skb), w->destination, d, ticks(), &looked_up);
+	if (!hop)
+		return pass_to_stack(HOOK_TC);
+	if (hop->verdict == HOP_NO_ROUTE || hop->verdict == HOP_NO_FORWARDING)
+		return send_icmp_error(skb, w, REASON_NO_ROUTE, p->is_ipv6 ? 1 : 3, p->is_ipv6 ? 3 : 1, 0);
+	if (hop->verdict == HOP_LOCAL) {
+		if (icmp && w->icmp_transit)
+			return drop(HOOK_TC, REASON_LOCAL_REFUSED);
+		count(REASON_SERVER_LOCAL);
+		if (!masq)
+			return pass_to_stack(HOOK_TC);
+		if (!p->from_host && is_loopback_address(&d->address, d->family))
+			return drop(HOOK_TC, REASON_LOCAL_REFUSED);
+		if (!p->l4_complete || !nat(tc_ctx(skb), p, NAT_REQUEST, &d->address, w->port))
+			return drop(HOOK_TC, REASON_SHORT);
+		w->hop = *hop;
+		return xmit_nat(skb, w, other_port);
+	}
+	if (p->from_host && is_loopback_source(p))
+		return drop(HOOK_TC, REASON_LOCAL_REFUSED);
+	if (!write_options(skb, w, p->tuple.v4.target))
+		return drop(HOOK_TC, REASON_SHORT);
+	if (p->ttl <= 1)
+		return send_icmp_error(skb, w, REASON_TTL, p->is_ipv6 ? 3 : 11, 0, 0);
+
+	bool tunnel = w->method == METHOD_TUNNEL, cut = icmp || (tunnel && !root->settings.pmtu_disc);
+	u32 most = max_len(w->method, w->state, d->family == 6, hop);
+	if (tunnel && !most)
+		return drop(HOOK_TC, REASON_NARROW);
+	enum fit fits = fit(judged_length(skb, w), most, 0, p, cut);
+	if (fits == FITS_NOT) {
+		dec_ttl(tc_ctx(skb), p); /* the kernel quotes the packet after decrementing */
+		return send_icmp_error(skb, w, REASON_TOO_BIG, p->is_ipv6 ? 2 : 3, p->is_ipv6 ? 0 : 4, most);
+	}
+	w->hop = *hop;
+	w->outer_is_ipv6 = tunnel ? d->family == 6 : p->is_ipv6;
+	w->mtu = fragment_size(w, p->length + hop->mtu - most, fits == FITS_IN_FRAGMENTS);
+	w->resolve = 1;
+	if ((masq && !p->l4_complete) || !sum_options(skb, w) || !trim_padding(tc_ctx(skb), p) || !dec_ttl(tc_ctx(skb), p))
+		return drop(HOOK_TC, REASON_SHORT);
+	if (masq) {
+		if (!nat(tc_ctx(skb), p, NAT_REQUEST, &d->address, w->port))
+			return drop(HOOK_TC, REASON_SHORT);
+		return xmit_nat(skb, w, other_port);
+	}
+	if (tunnel && w->state >> DESTINATION_TUNNEL)
+		return tail_call(tc_ctx(skb), PROG_ENCAP);
+	if (tunnel && !encapsulate(tc_ctx(skb), p, d, hop, root->settings.pmtu_disc, w->mtu))
+		return drop(HOOK_TC, REASON_NO_HEADROOM);
+	return xmit_finished(skb, w);
+}
+
+INLINE int prog_fwd_slow(struct __sk_buff *skb)
+{
+	struct scratch *w = scratch_of(HOOK_TC);
+	struct root *root = get_root();
+	if (!w)
+		return pass_to_stack(HOOK_TC);
+	return w->is_reply ? fwd_slow_reply(skb, w) : fwd_slow_request(skb, w, root);
+}
+
+/* --- PROG_UDP_CSUM: compute a missing UDP checksum (IPVS-SEMANTICS 7.3) --- */
+
+INLINE int prog_udp_csum(struct __sk_buff *skb)
+{
+	struct scratch *w = scratch_of(HOOK_TC);
+	struct copy *copy = map_elem(copies, 0);
+	if (!w || !copy)
+		return pass_to_stack(HOOK_TC);
+	struct packet *p = &w->packet;
+	u32 length = p->length + ETH_HLEN - p->l4;
+	u32 addresses = p->is_ipv6 ? 32 : 8;
+	memzero(copy->bytes, 32);
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + (p->is_ipv6 ? 8 : 12), copy->bytes, addresses))
+		return drop(HOOK_TC, REASON_SHORT);
+	u32 pseudo = bpf_csum_diff(NULL, 0, (be32 *)copy->bytes, 32, 0);
+	u64 sum = csum_frame(skb, copy->bytes, p->l4, length, pseudo);
+	u16 check = ~csum_fold(sum + bpf_htons(IPPROTO_UDP) + bpf_htons(length));
+	check = check ?: 0xffff;
+	bpf_skb_store_bytes(skb, p->l4 + 6, &check, 2, 0);
+	return xmit_finished(skb, w);
+}

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * PROG_NEW: a packet without a connection, or one that may replace its connection. Find the service, then tail-call the
+ * scheduler (IPVS-SEMANTICS 2.3 to 2.6), which tail-calls PROG_CONNECT. PROG_PERSIST comes first for a persistent
+ * service.
+ */
+#pragma once
+#include "conntrack/end.h"
+#include "conntrack/persist.h"
+#include "fwd/conn.h"
+#include "lb/fwmark.h"
+#include "lb/to_scheduler.h"
+#include "policy/martian.h"
+#include "policy/synflood.h"
+
+/* Whether the packet may create a connection (2.4). */
+INLINE bool is_opener(const struct packet *p, const struct settings *settings)
+{
+	switch (p->protocol) {
+	case IPPROTO_UDP:
+		return true;
+	case IPPROTO_TCP:
+		return !p->rst && (p->syn || settings->sloppy_tcp);
+	case IPPROTO_SCTP:
+		return !p->rst && (p->syn || settings->sloppy_sctp);
+	default:
+		return false;
+	}
+}
+
+/* Whether a SYN or INIT may replace its connection (2.3 step 1). */
+INLINE bool reopens(const struct connection *c, u32 state, bool answered, u32 flags,
+		    const struct settings *settings)
+{
+	if (settings->expire_nodest_conn && flags & DESTINATION_QUIESCED)
+		return true;
+	u32 mode = settings->conn_reuse_mode;
+	if (!mode || c->controlled)
+		return false;
+	if (state == STATE_TIME_WAIT || state == STATE_CLOSE || state == STATE_SCTP_CLOSED)
+		return true;
+	return mode & 2 && state == STATE_FIN_WAIT && c->method != METHOD_MASQ && !answered;
+}
+
+enum conn_fate { CONN_NONE, CONN_KEEP, CONN_UNAVAILABLE, CONN_DYING, CONN_FOR_TC };
+
+/* Decide about the packet's connection: keep it, drop the packet, or end the connection. An ended one counts until the
+ * new one is scheduled, as in IPVS, which removes it a little later. Only TC ends connections here, because XDP cannot
+ * undo that. */
+INLINE enum conn_fate decide_conn(struct scratch *w, const struct found *found, const struct root *root, u32 live, bool probe,
+			    enum hook hook)
+{
+	struct connection *c = found->connection;
+	const struct packet *p = &w->packet;
+	u64 *word = connection_word(found);
+	struct destination *d = map_elem(destinations, c->destination);
+	if (!word || (!d && c->method != METHOD_BYPASS))
+		return CONN_DYING;
+	u64 seen = READ_ONCE(*word);
+	u32 flags = d ? destination_flags(d, live) : DESTINATION_AVAILABLE;
+	bool available = flags & DESTINATION_AVAILABLE;
+	if (!(p->syn && (probe || reopens(c, word_state(seen), word_answered(seen), flags, &root->settings)))) {
+		if (available)
+			return CONN_KEEP;
+		if (!root->settings.expire_nodest_conn)
+			return CONN_UNAVAILABLE;
+	}
+	if (hook == HOOK_XDP)
+		return CONN_FOR_TC;
+	u32 old_destination = c->destination;
+	if (!is_complete(found->slot) || !end_conn(&p->tuple, p->is_ipv6, found, word, seen, d, END_REPLACED))
+		return CONN_DYING;
+	w->old_destination = old_destination;
+	w->old_state = word_state(seen);
+	return CONN_NONE;
+}
+
+INLINE bool in_stateless_time(const struct service_state *state, u32 now)
+{
+	return state->stateless_until && (s32)(state->stateless_until - now) > 0;
+}
+
+INLINE void note_service(struct scratch *w, const struct service_match *found)
+{
+	const struct service_version *v = found->version;
+	w->service = found->slot;
+	w->service_flags = v->flags;
+	w->list = v->list;
+	w->count = v->count;
+	w->list_version = v->list_version;
+	w->edit = v->edit;
+	w->edit_position = v->edit_position;
+	w->gcd = v->gcd;
+	w->max_weight = v->max_weight;
+	w->table = v->table;
+	w->epoch = v->epoch;
+	w->epoch_tick = v->epoch_tick;
+	w->scheduler = v->scheduler;
+	w->timeout = v->timeout;
+	w->netmask = v->netmask;
+	w->service_port = bpf_htons(v->port);
+	w->mark = v->mark;
+	w->destination = NO_INDEX;
+	w->template = NO_TEMPLATE;
+}
+
+/* Find the service of a packet without a connection, and tail-call what follows. Return a verdict if that is not
+ * possible. */
+INLINE int open_conn(struct ctx ctx, struct scratch *w, const struct root *root, u32 live, u32 now, u32 probe)
+{
+	struct packet *p = &w->packet;
+	const struct facts *facts = facts_in(root, live);
+	if (is_ipsec(p->protocol))
+		return pass_to_stack(ctx.hook);
+	u32 mark = probe;
+	if (unlikely(facts->marks) && !probe) {
+		if (!find_mark(ctx, w, facts))
+			return pass_to_stack(ctx.hook); /* TC continues with the mark that a filter of tc has set */
+		mark = w->seen.mark;
+	}
+	if (unlikely(!p->l4_complete) || p->no_chunk) /* with firewall marks, truncated packets for other hosts get here, too */
+		return facts->marks && !holds_for_mark(ctx, w, mark) ? pass_to_stack(ctx.hook) : drop(ctx.hook, REASON_SHORT);
+	bool opens = p->by_inner || is_opener(p, &root->settings);
+	struct service_match found;
+	u32 slot = service_of_mark(p->is_ipv6, mark, live);
+	bool by_mark = slot != NO_SERVICE;
+	if (unlikely(probe) && !by_mark)
+		return drop(ctx.hook, REASON_NO_DESTINATION); /* a health check must not reach another real server than its own */
+	if (!by_mark)
+		slot = service_of_address(p, facts, live);
+	if (slot == NO_SERVICE || !load_service(&found, slot, live) || !is_valid_source(ctx, p))
+		return pass_to_stack(ctx.hook);
+	struct service_state *state = map_elem(service_states, found.slot);
+	if (!state)
+		return pass_to_stack(ctx.hook);
+	note_service(w, &found);
+	be16 sport = packet_sport(p);
+	be16 dport = packet_dport(p);
+	if (!probe && (by_mark ? !holds_for_mark(ctx, w, mark) : !is_local_daddr(ctx, state, p, now))) {
+		if (opens)
+			count(REASON_NOT_LOCAL);
+		return pass_to_stack(ctx.hook);
+	}
+	if (!opens) {
+		if (!in_stateless_time(state, now))
+			return pass_to_stack(ctx.hook);
+		drop_old_ref(w);
+		return tail_call(ctx, PROG_HASH_FALLBACK);
+	}
+	if (unlikely(root->settings.drop_packet == SYNFLOOD_ON)) {
+		if (ctx.hook == HOOK_XDP)
+			return pass_to_tc(); /* count each packet once, at TC */
+		if (should_drop_packet(&root->settings))
+			return drop(ctx.hook, REASON_DEFENCE);
+	}
+	if (sport == bpf_htons(PORT_FTP_DATA))
+		return pass_to_stack(ctx.hook);
+	if (ctx.hook == HOOK_XDP && p->ttl <= 1)
+		return pass_to_tc();
+	if (ctx.hook == HOOK_XDP && found.version->flags & SERVICE_ONE_PACKET && p->protocol == IPPROTO_UDP)
+		return pass_to_tc(); /* without a connection TC would schedule again if XDP cannot finish */
+	if (w->service_flags & SERVICE_PERSISTENT)
+		return tail_call(ctx, PROG_PERSIST);
+	if (!by_mark && found.version->port != bpf_ntohs(dport)) /* port 0 and FTP data need persistence */
+		return reject_no_destination(ctx, w);
+	return to_scheduler(ctx, w);
+}
+
+INLINE int prog_new(struct ctx ctx)
+{
+	struct scratch *w = scratch_of(ctx.hook);
+	struct root *root = get_root();
+	if (!w)
+		return pass_to_stack(ctx.hook);
+	struct packet *p = &w->packet;
+	u32 live = READ_ONCE(root->live), now = ticks(), probe = probe_mark(ctx, p);
+	if (!facts_in(root, live)->services[p->is_ipv6])
+		return pass_to_stack(ctx.hook); /* as in IPVS, which has no hook without a service of this family */
+
+	w->old_destination = NO_INDEX;
+	struct found found = {};
+	if (!p->no_conn || p->by_inner)
+		found = find_connection(p);
+	if (found.connection && p->by_inner)
+		return drop(ctx.hook, REASON_DYING); /* another CPU has just created it */
+	if (found.connection) {
+		switch (decide_conn(w, &found, root, live, probe, ctx.hook)) {
+		case CONN_KEEP:
+			return fwd_known(ctx, p, &found, root, now);
+		case CONN_UNAVAILABLE:
+			return drop(ctx.hook, REASON_UNAVAILABLE);
+		case CONN_DYING:
+			return drop(ctx.hook, REASON_DYING);
+		case CONN_FOR_TC:
+			return pass_to_tc();
+		case CONN_NONE:
+			break;
+		}
+	}
+
+	int verdict = open_conn(ctx, w, root, live, now, probe);
+	drop_old_ref(w); /* no tail call succeeded */
+	return verdict;
+}
+
+INLINE int prog_persist(struct ctx ctx)
+{
+	struct scratch *w = scratch_of(ctx.hook);
+	struct root *root = get_root();
+	if (!w)
+		return pass_to_stack(ctx.hook);
+	template_key(w);
+	struct found found = find_template(w);
+	struct connection *template = found.connection;
+	if (template) {
+		struct destination *d = map_elem(destinations, template->destination);
+		u32 flags = d ? destination_flags(d, READ_ONCE(root->live)) : 0;
+		if (flags & DESTINATION_AVAILABLE &&
+		    !(flags & DESTINATION_QUIESCED && root->settings.expire_quiescent_template)) {
+			/* If XDP opened the connection and then passed the SYN to TC, TC would end it. */
+			if (ctx.hook == HOOK_XDP && root->settings.expire_nodest_conn && flags & DESTINATION_QUIESCED)
+				return pass_to_tc();
+			w->destination = template->destination;
+			w->template = found.slot;
+			w->method = method_in(flags);
+			return tail_call(ctx, PROG_CONNECT);
+		}
+		retire_template(w, &found);
+	}
+	return to_scheduler(ctx, w);
+}

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * PROG_REPLY: packets of real servers (IPVS-SEMANTICS 2.7, 7.3). Replies of NAT get the virtual address as saddr. They
+ * are forwarded like by a router, so only with ip_forward=1, or delivered to a client on this host. A reply that a
+ * router would answer with an ICMP error passes to the stack unmodified: the kernel, too, checks TTL and MTU before
+ * IPVS. Replies of other methods are counted, and pass to the stack.
+ */
+#pragma once
+#include "conntrack/reply.h"
+#include "fwd/conn.h"
+#include "policy/martian.h"
+
+INLINE u32 onward_length(struct ctx ctx, const struct scratch *w)
+{
+	return ctx.hook == HOOK_TC ? judged_length(ctx.raw, w) : w->packet.length;
+}
+
+/* Whether a router would not forward it. Reassembled IPv4 packets with DF leave in the fragments received. */
+INLINE bool cannot_route(struct ctx ctx, const struct scratch *w, const struct hop *hop)
+{
+	const struct packet *p = &w->packet;
+	bool cut = ctx.hook == HOOK_TC && p->slow_flags & SLOW_REASSEMBLED;
+	return p->ttl <= 1 || fit(onward_length(ctx, w), hop->mtu, 0, p, cut) == FITS_NOT;
+}
+
+INLINE bool is_routable(const struct hop *hop)
+{
+	return hop->verdict == HOP_READY || hop->verdict == HOP_UNRESOLVED;
+}
+
+/* Count a reply of direct routing or a tunnel, which the stack then forwards. */
+INLINE int pass_reply(struct ctx ctx, const struct scratch *w, const struct reply_conn *a, const struct hop *hop,
+		       const struct root *root, u32 now)
+{
+	const struct packet *p = &w->packet;
+	bool passes = hop->verdict == HOP_LOCAL || (is_routable(hop) && !cannot_route(ctx, w, hop));
+	if (ctx.hook == HOOK_XDP)
+		return passes ? pass_to_tc() : pass_to_stack(ctx.hook);
+	if (passes && is_valid_source(ctx, p))
+		update_reply(a, p, root, now, ctx.hook);
+	return hop->verdict == HOP_LOCAL ? pass_to_stack(ctx.hook) : pass_packet(ctx, p);
+}
+
+/* Translate a reply of NAT to a client on this host. */
+INLINE int deliver_reply(struct ctx ctx, struct scratch *w, const struct reply_conn *a, const struct root *root, u32 now)
+{
+	const struct packet *p = &w->packet;
+	if (ctx.hook == HOOK_XDP)
+		return pass_to_tc();
+	if (!p->l4_complete)
+		return drop(ctx.hook, REASON_SHORT);
+	if (!update_reply(a, p, root, now, ctx.hook))
+		return drop(ctx.hook, REASON_DYING);
+	if (!nat(ctx, p, NAT_REPLY, &a->source, a->port))
+		return drop(ctx.hook, REASON_SHORT);
+	w->hop.verdict = HOP_LOCAL;
+	w->is_reply = 1;
+	if (p->protocol == IPPROTO_SCTP && a->port != packet_sport(p))
+		return tail_call(ctx, PROG_SCTP_CSUM);
+	return to_own_client(ctx.raw, p);
+}
+
+INLINE int forward_reply(struct ctx ctx, struct scratch *w, const struct reply_conn *a, struct hop *hop,
+			  const struct root *root, u32 now)
+{
+	struct packet *p = &w->packet;
+	if (!is_routable(hop) || cannot_route(ctx, w, hop))
+		return pass_packet(ctx, p);
+	bool fits = onward_length(ctx, w) <= hop->mtu;
+	bool plain = hop->verdict == HOP_READY && fits && !p->no_csum && !p->slow_flags && p->l4_complete;
+	if (ctx.hook == HOOK_XDP && (!plain || !xdp_reaches(ctx.raw, hop)))
+		return pass_to_tc();
+	if (unlikely(!p->l4_complete))
+		return drop(ctx.hook, REASON_SHORT);
+	if (!update_reply(a, p, root, now, ctx.hook))
+		return drop(ctx.hook, REASON_DYING);
+	if (ctx.hook == HOOK_XDP) {
+		u64 live = READ_ONCE(root->live);
+		allow_fast(ctx.raw, a->destination, a->index, destination_flags(a->destination, live), SIDE_ANSWER, live);
+	}
+	if (ctx.hook == HOOK_TC && !plain) {
+		w->is_reply = 1;
+		w->destination = a->index;
+		w->reply_port = a->port;
+		w->virtual_address = a->source;
+		w->hop = *hop;
+		return tail_call(ctx, PROG_FWD_SLOW);
+	}
+	if (!trim_padding(ctx, p) || !direct(ctx, p, hop) || !nat(ctx, p, NAT_REPLY, &a->source, a->port))
+		return drop(ctx.hook, REASON_SHORT);
+	return xmit(ctx, hop, p->is_ipv6);
+}
+
+INLINE int unmatched_reply(struct ctx ctx, const struct packet *p, const struct root *root)
+{
+	if (root->settings.nat_icmp_send && has_ports(p->protocol))
+		return ctx.hook == HOOK_XDP ? pass_to_tc() : tail_call(ctx, PROG_NAT_ORPHAN);
+	return p->maybe_vip ? tail_call(ctx, PROG_NEW) : pass_packet(ctx, p);
+}
+
+INLINE int prog_reply(struct ctx ctx)
+{
+	struct scratch *w = scratch_of(ctx.hook);
+	struct root *root = get_root();
+	if (!w)
+		return pass_to_stack(ctx.hook);
+	struct packet *p = &w->packet;
+	u32 now = ticks();
+	if (!facts_of(root)->services[p->is_ipv6])
+		return pass_packet(ctx, p);
+	struct reply_conn a;
+	if (!find_reply(&a, p))
+		return unmatched_reply(ctx, p, root);
+	if (unlikely(reply_is_standby(&a, p, root)))
+		return pass_packet(ctx, p);
+	struct reply_route way = {.new_saddr = a.source, .input = ctx_ifindex(ctx), .is_ipv6 = p->is_ipv6,
+			       .reroute = a.masq && root->settings.snat_reroute};
+	if (p->is_ipv6) {
+		way.client = p->tuple.v6.target;
+		way.source = p->tuple.v6.source;
+	} else {
+		way.client.word[0] = p->tuple.v4.target;
+		way.source.word[0] = p->tuple.v4.source;
+	}
+	bool looked_up;
+	struct hop *hop = client_hop(ctx, &way, now, &looked_up);
+	if (!hop)
+		return pass_to_stack(ctx.hook);
+	if (!a.masq)
+		return pass_reply(ctx, w, &a, hop, root, now);
+	if (hop->verdict == HOP_LOCAL)
+		return deliver_reply(ctx, w, &a, root, now);
+	return forward_reply(ctx, w, &a, hop, root, now);
+}

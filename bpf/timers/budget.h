@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * The run time of timers: limits of a run and of the pause behind it, and statistics.
+ */
+#pragma once
+#include "abi/conntrack.h"
+
+enum pace_limits {
+	RUN_NS = 250000, /* limit of a run: packets of this CPU wait for it */
+	PAUSE_MIN_NS = 50000, /* between runs of one round. A pause is as long as the run before, so a timer takes at most half of a CPU */
+	PAUSE_MAX_NS = 1000000,
+	CLOCK_EVERY = 64, /* short steps between two reads of the clock */
+};
+
+ARRAY_MAP(paces, struct pace, 1, BPF_F_MMAPABLE);
+
+/* Count a run that started at `began`; return its duration. */
+INLINE u64 note_run(struct pace *pace, u64 began)
+{
+	u64 spent = bpf_ktime_get_ns() - began;
+	u32 class = 0;
+	for (u32 i = 0; i < PACE_CLASSES - 1; i++)
+		class += spent >= (u64)PACE_FIRST_NS << i;
+	pace->goes += 1;
+	pace->spent_ns += spent;
+	pace->cpu = bpf_get_smp_processor_id();
+	if (spent > pace->longest_ns)
+		pace->longest_ns = spent;
+	pace->lengths[barrier_var(class) & (PACE_CLASSES - 1)] += 1;
+	return spent;
+}
+
+INLINE u64 pause_after(u64 spent)
+{
+	if (spent < PAUSE_MIN_NS)
+		return PAUSE_MIN_NS;
+	return spent < PAUSE_MAX_NS ? spent : PAUSE_MAX_NS;
+}
+
+/* Define a program that sets the callback of the timer in the one element of `map`, a `struct type`, and starts it. The
+ * loader runs it once, and again for a newer object: then bpf_timer_init returns EBUSY, which is no error. */
+#define TIMER_STARTER(name, type, map, callback, first_ns) \
+	SEC("tc") \
+	int name(struct __sk_buff *skb) \
+	{ \
+		struct type *of = map_elem(map, 0); \
+		if (!of) \
+			return 1; \
+		bpf_timer_init(&of->timer, &map, 1 /* CLOCK_MONOTONIC */); \
+		if (bpf_timer_set_callback(&of->timer, callback)) \
+			return 2; \
+		return bpf_timer_start(&of->timer, first_ns, 0) ? 3 : 0; \
+	}

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT
+ * Connection expiry, without any process. Twice a second a bpf_timer sweeps `looks`, an array with an expiry tick for
+ * each slot. If that tick has come, the connection's state word decides: the timer notes its later tick, or ends the
+ * connection. Memory latency dominates the cost, so the clock limits each run.
+ */
+#pragma once
+#include "conntrack/end.h"
+#include "conntrack/lookup.h"
+#include "lb/destination.h"
+#include "policy/synflood.h"
+#include "timers/budget.h"
+
+enum expiry_limits {
+	SLICE_LINES = 1 << 16, /* in one run, at most: 4,194,304 slots */
+	SLICE_ORPHANS = 1 << 16, /* connections that one run of end_orphans visits */
+	ROUNDS_A_SECOND = 2,
+	ROUND_NS = 1000000000 / ROUNDS_A_SECOND,
+};
+
+struct sweeper {
+	struct bpf_timer timer;
+};
+ARRAY_MAP(sweepers, struct sweeper, 1, 0);
+
+struct slice { /* part of `looks` in one run; its elements are called lines */
+	u64 until; /* ns */
+	u32 first; /* first line */
+	u32 at; /* current line */
+	u32 now;
+	u32 ended;
+	u32 done; /* lines visited */
+	u32 pad;
+};
+
+INLINE bool is_time_up(const struct slice *slice)
+{
+	return (s64)(bpf_ktime_get_ns() - slice->until) >= 0;
+}
+
+struct slot_conn {
+	union tuple tuple;
+	struct found found;
+	bool is_ipv6;
+};
+
+/* Load the connection of a slot. Return false while another CPU creates or ends it. */
+INLINE bool conn_of_slot(u32 slot, struct slot_conn *held)
+{
+	held->is_ipv6 = slot >= first_slot6;
+	if (!held->is_ipv6) {
+		struct place4 *conn = map_elem(connections4, slot);
+		if (!conn || !conn->tuple.target)
+			return false;
+		held->tuple.v4 = conn->tuple;
+		held->found = (struct found){&conn->connection, slot};
+		return true;
+	}
+	struct registered *registered = map_elem(registry6, slot - first_slot6);
+	if (!registered)
+		return false;
+	held->tuple.v6 = registered->tuple;
+	held->found = find_tuple(&held->tuple, true);
+	return held->found.connection && held->found.slot == slot;
+}
+
+/* End the slot's connection, or return the tick of the next visit (0: none). */
+VERIFIED_ONCE u32 expire_slot(u32 slot, u32 now)
+{
+	struct slot_conn held;
+	if (!conn_of_slot(slot, &held))
+		return now + ticks_per_second;
+	struct connection *c = held.found.connection;
+	u64 *word = connection_word(&held.found);
+	struct destination *d = map_elem(destinations, c->destination);
+	if (!word || (!d && c->method != METHOD_BYPASS))
+		return now + ticks_per_second;
+	u64 seen = READ_ONCE(*word);
+	if (word_state(seen) == STATE_TEMPLATE) {
+		struct control *control = control_of(slot);
+		if (control && control->controls) { /* Still referenced: extend by 60 s; its timeout stays 60 s from now on (4.9). */
+			if ((s32)((u32)seen - now) > 0)
+				return (u32)seen ?: 1;
+			WRITE_ONCE(control->timeout, minute);
+			u64 longer = make_word(STATE_TEMPLATE, now + minute, seen >> WORD_GENERATION);
+			__sync_val_compare_and_swap(word, seen, longer);
+			return (now + minute) ?: 1;
+		}
+		if (control && !control->timeout) /* drop_entry or end_orphans has ended its last connection */
+			return end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_EXPIRED) ? 0 : now + 1;
+	}
+	if ((s32)((u32)seen - now) > 0)
+		return (u32)seen ?: 1;
+	return end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_EXPIRED) ? 0 : now + 1;
+}
+
+#define BOTH(x) ((u64)(u32)(x) << 32 | (u32)(x))
+
+/* Whether any tick of the line may have come, which is rare. Two ticks per operation, without a branch. A borrow from
+ * the upper one makes it due one tick early, which is harmless. */
+INLINE bool is_due(const struct looks *line, u32 now)
+{
+	const u64 *pairs = (const u64 *)line->at;
+	u64 after_now = BOTH(now + 1), due = 0;
+#pragma unroll
+	for (u32 i = 0; i < LOOKS / 2; i++) {
+		u64 noted = READ_ONCE(pairs[i]);
+		u64 any = (noted & BOTH(0x7fffffff)) + BOTH(0x7fffffff) | noted; /* highest bit of each half: not 0 */
+		/* and not after now. One pair at a time, because the registers do not hold all */
+		due = barrier_var(due | any & (noted - after_now));
+	}
+	return due & BOTH(0x80000000);
+}
+
+static int sweep_slot(u32 i, struct slice *slice)
+{
+	struct looks *line = map_elem(looks, slice->at);
+	if (!line || i >= LOOKS)
+		return 1;
+	u32 noted = READ_ONCE(line->at[i]);
+	if (!noted || (s32)(noted - slice->now) > 0)
+		return 0;
+	u32 next = expire_slot(AFTER((u64)slice->at * LOOKS + i, noted), slice->now);
+	if (next)
+		__sync_val_compare_and_swap(&line->at[i], noted, next);
+	else
+		slice->ended += 1;
+	return 0;
+}
+
+static int sweep_line(u32 index, struct slice *slice)
+{
+	u32 at = slice->first + index;
+	struct looks *line = map_elem(looks, at);
+	if (!line)
+		return 1;
+	slice->done = index + 1;
+	if (likely(!is_due(line, slice->now)))
+		return index % CLOCK_EVERY == CLOCK_EVERY - 1 && is_time_up(slice);
+	slice->at = at;
+	bpf_loop(LOOKS, sweep_slot, slice, 0);
+	return is_time_up(slice);
+}
+
+/* End the slot's connection if it is half-open. */
+VERIFIED_ONCE int drop_half_open(u32 slot)
+{
+	struct slot_conn held;
+	if (!conn_of_slot(slot, &held))
+		return 0;
+	struct connection *c = held.found.connection;
+	u64 *word = connection_word(&held.found);
+	struct destination *d = map_elem(destinations, c->destination);
+	u64 seen = word ? READ_ONCE(*word) : 0;
+	if (word && d && is_half_open(word_state(seen), slot))
+		end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_KILLED);
+	return 0;
+}
+
+static int drop_half_open_slot(u32 i, struct slice *slice)
+{
+	struct looks *line = map_elem(looks, slice->at);
+	if (!line || i >= LOOKS)
+		return 1;
+	u32 noted = READ_ONCE(line->at[i]);
+	if (noted)
+		drop_half_open(AFTER((u64)slice->at * LOOKS + i, noted));
+	return 0;
+}
+
+/* Visit a random line, because the connections of a flood are consecutive. Lines of IPv6 follow those of IPv4. */
+static int drop_half_open_line(u32 index, struct slice *slice)
+{
+	u32 any = bpf_get_prandom_u32() % (slice->first ?: 1);
+	slice->at = any < slice->now ? any : first_slot6 / LOOKS + any - slice->now;
+	slice->done = index + 1;
+	bpf_loop(LOOKS, drop_half_open_slot, slice, 0);
+	return is_time_up(slice);
+}
+
+/* Do a part of drop_entry's work of this second. Return whether there is more. */
+INLINE bool dropped_half_open(struct pool *pool, const struct settings *settings, u64 until)
+{
+	if (settings->drop_entry != SYNFLOOD_ON)
+		return false;
+	struct slice all = {.first = lines_used(pool), .now = lines_used4(pool), .until = until};
+	u32 count = pool->thin < DROP_SLICE ? pool->thin : DROP_SLICE;
+	if (count)
+		bpf_loop(count, drop_half_open_line, &all, 0);
+	pool->thin = all.done ? pool->thin - all.done : 0;
+	return pool->thin;
+}
+
+/* Do a part of the round. Return whether there is more. */
+INLINE bool sweep_run(struct pool *pool, u64 until, struct pace *pace)
+{
+	u32 at = pool->sweep_at * LOOKS, lines = (end_of_range(pool, &at) + LOOKS - 1) / LOOKS;
+	if (!READ_ONCE(pool->used)) /* no connection, no sweep */
+		lines = 0;
+	struct slice slice = {.first = at / LOOKS, .now = ticks(), .until = until};
+	u32 count = lines > slice.first ? lines - slice.first : 0;
+	if (count)
+		bpf_loop(count > SLICE_LINES ? SLICE_LINES : count, sweep_line, &slice, 0);
+	pace->ended += slice.ended;
+	pool->sweep_at = slice.first + slice.done;
+	if (slice.done && any_from(pool, pool->sweep_at * LOOKS))
+		return true;
+	pool->sweep_at = 0;
+	pool->sweeps += 1;
+	if (pool->sweeps % ROUNDS_A_SECOND == 0)
+		pool->thin = lines_to_drop(pool);
+	return false;
+}
+
+static int sweep(void *map, u32 *key, struct sweeper *sweeper)
+{
+	u64 began = bpf_ktime_get_ns();
+	struct pool *pool = map_elem(pools, 0);
+	struct root *root = get_root();
+	struct pace *pace = map_elem(paces, 0);
+	if (!pool || !pace)
+		return 0;
+	u64 until = began + RUN_NS;
+	bool more = dropped_half_open(pool, &root->settings, until) || sweep_run(pool, until, pace);
+	u64 spent = note_run(pace, began);
+	bpf_timer_start(&sweeper->timer, more ? pause_after(spent) : ROUND_NS, 0);
+	return 0;
+}
+
+/* End a slot's connection if its destination was deleted (expire_nodest_conn; IPVS-SEMANTICS 1.8). A template ends in
+ * the next round, when its connections have. */
+VERIFIED_ONCE int end_orphan(u32 slot, u32 live)
+{
+	struct slot_conn held;
+	if (!conn_of_slot(slot, &held))
+		return 0;
+	struct connection *c = held.found.connection;
+	u64 *word = connection_word(&held.found);
+	struct destination *d = map_elem(destinations, c->destination);
+	if (!word || !d || destination_flags(d, live) & DESTINATION_AVAILABLE)
+		return 0;
+	u64 seen = READ_ONCE(*word);
+	if (word_state(seen) == STATE_TEMPLATE) {
+		struct control *control = control_of(slot);
+		if (control && control->controls)
+			return 0;
+	}
+	end_conn(&held.tuple, held.is_ipv6, &held.found, word, seen, d, END_ORPHAN);
+	return 0;
+}
+
+struct orphan_ctx {
+	u64 until; /* ns */
+	u32 first;
+	u32 live;
+	u32 done;
+};
+
+static int orphan_step(u32 index, struct orphan_ctx *o)
+{
+	u32 slot = o->first + index;
+	if (is_complete(slot))
+		end_orphan(slot, o->live);
+	o->done = index + 1;
+	return index % CLOCK_EVERY == CLOCK_EVERY - 1 && (s64)(bpf_ktime_get_ns() - o->until) >= 0;
+}
+
+/* Python runs this after deleting destinations with expire_nodest_conn, until it returns 0. */
+SEC("tc")
+int end_orphans(struct __sk_buff *skb)
+{
+	struct pool *pool = map_elem(pools, 0);
+	struct root *root = get_root();
+	if (!pool)
+		return 0;
+	struct orphan_ctx o = {.first = pool->purge_at, .live = READ_ONCE(root->live), .until = bpf_ktime_get_ns() + RUN_NS};
+	u32 end = end_of_range(pool, &o.first);
+	u32 count = end > o.first ? end - o.first : 0;
+	if (count > SLICE_ORPHANS)
+		count = SLICE_ORPHANS;
+	bpf_loop(count, orphan_step, &o, 0);
+	u32 next = o.first + o.done;
+	bool more = o.done && any_from(pool, next);
+	pool->purge_at = more ? next : 0;
+	return more;
+}
+
+TIMER_STARTER(start_expiry, sweeper, sweepers, sweep, ROUND_NS)
+
+/* The clock of the packet path, for Python. */
+SEC("tc")
+int read_clock(struct __sk_buff *skb)
+{
+	return (int)ticks();
+}

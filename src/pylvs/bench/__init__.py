@@ -1,1 +1,0 @@
-"""Measurements: what a packet and a command cost, beside what they may cost. `python -m pylvs.bench` prints them."""

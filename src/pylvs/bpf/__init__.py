@@ -1,0 +1,1 @@
+"""libbpf, bpf(2), BPF maps and the layout of their elements."""

@@ -1,0 +1,323 @@
+"""What the objects' own BTF says of their maps: codecs for structures, constants, map declarations, variables.
+
+Read from what the build writes into `objects`: `abi.txt` has structures, constants and digests, in lines that every
+command reads in a tenth of the time that JSON takes; `abi.json` has the maps and variables as well.
+Integers are as the processor loads them: a `__be16` holds network order, so put `socket.htons(port)` in, or its bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import struct as _struct
+from collections.abc import Mapping, Sequence
+
+from pylvs.model.dataclass import dataclass
+from pylvs.model.errors import Unsupported
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pylvs.bpf.libbpf import BpfObject
+
+OBJECTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "objects")
+_LETTERS = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_REBUILD = "the eBPF objects were not built; in a source tree: python hatch_build.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A place in a structure. `format` is that of the struct module; `length` is 0 for what is no array."""
+
+    name: str
+    offset: int
+    size: int
+    format: str
+    length: int
+    type: str  # of a nested structure, else empty
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A variable of an object's data sections."""
+
+    section: str
+    field: Field
+
+
+def format_of(description: Mapping[str, Any]) -> str:
+    count, kind, size = description["count"], description["kind"], description["size"]
+    if kind in ("struct", "union"):
+        return f"{size}s"
+    letter = _LETTERS[size // (count or 1)]
+    if kind == "signed":
+        letter = letter.lower()
+    if not count:
+        return letter
+    return f"{size}s" if size == count else f"{count}{letter}"
+
+
+def _described(description: Mapping[str, Any]) -> Field:
+    return Field(
+        description["name"],
+        description["offset"],
+        description["size"],
+        format_of(description),
+        description["count"],
+        description.get("type", ""),
+    )
+
+
+def encode(field: Field, value: object) -> bytes:
+    """The bytes of a field: an integer, a sequence of them for an array, or bytes, padded with zeros.
+
+    Raises ValueError, naming the field, for what does not fit.
+    """
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        if len(value) > field.size:
+            raise ValueError(f"{field.name}: {len(value)} bytes are too many, {field.size} fit")
+        return bytes(value).ljust(field.size, b"\0")
+    try:
+        if isinstance(value, Sequence):
+            return _struct.pack("<" + field.format, *value)
+        return _struct.pack("<" + field.format, value)
+    except _struct.error as error:
+        raise ValueError(f"{field.name}: {value!r} does not fit: {error}") from None
+
+
+class Codec:
+    """A structure: its size, its fields, and the way from bytes and back.
+
+    Fields of nested structures are named `outer.inner`; a nested structure as a whole is bytes under its own name.
+    """
+
+    def __init__(self, abi: Abi, name: str) -> None:
+        self.name = name
+        self.size = int(abi.structures[name][0])
+        self.fields: dict[str, Field] = {}
+        self._leaves: list[tuple[str, int, _struct.Struct, bool]] = []
+        self._parts: list[tuple[str, int, _struct.Struct, bool]] = []
+        self._collect(abi, name, "", 0)
+        self._row = self._one_form()
+        self._numbers = {
+            field.name: (field.offset, _struct.Struct("<" + field.format))
+            for field in self.fields.values()
+            if not field.length and not field.format.endswith("s")
+        }
+        self._names = tuple(name for name, *_ in self._parts)
+        self._zeros = tuple((name, b"" if form.format.endswith("s") else 0) for name, _, form, _ in self._parts)
+
+    def _one_form(self) -> _struct.Struct | None:
+        """All parts in one go, as far as each is one value and none overlaps another (as members of a union do)."""
+        form, at = "<", 0
+        for _, offset, part, single in self._parts:
+            if offset < at or not single:
+                return None
+            form += f"{offset - at}x{part.format[1:]}"
+            at = offset + part.size
+        return _struct.Struct(f"{form}{self.size - at}x")
+
+    def _collect(self, abi: Abi, structure: str, prefix: str, base: int) -> None:
+        for word in abi.structures[structure][1:]:
+            label, offset, size, form, length, kind = word.split(":")
+            field = Field(prefix + label, base + int(offset), int(size), form, int(length), kind)
+            self.fields[field.name] = field
+            single = not field.length or field.format.endswith("s")
+            place = (field.name, field.offset, _struct.Struct("<" + field.format), single)
+            if not prefix:
+                self._parts.append(place)
+            if field.type and not field.length:
+                self._collect(abi, field.type, f"{field.name}.", field.offset)
+            else:
+                self._leaves.append(place)
+
+    def offset(self, name: str) -> int:
+        """Where a field begins. Raises KeyError."""
+        return self.fields[name].offset
+
+    def unpack_from(
+        self, buffer: bytes | bytearray | memoryview, offset: int = 0, whole: bool = False
+    ) -> dict[str, Any]:
+        """All fields by name: integers, tuples of them, or bytes for byte arrays and arrays of structures.
+
+        With `whole`, nested structures are bytes, too, not taken apart.
+        """
+        if whole and self._row is not None:
+            return dict(zip(self._names, self._row.unpack_from(buffer, offset), strict=True))
+        found: dict[str, Any] = {}
+        for name, place, form, single in self._parts if whole else self._leaves:
+            values = form.unpack_from(buffer, offset + place)
+            found[name] = values[0] if single else values
+        return found
+
+    def pack(self, values: Mapping[str, object] | None = None, /, **more: object) -> bytes:
+        """A structure with these fields, zero elsewhere. Raises KeyError, ValueError."""
+        buffer = bytearray(self.size)
+        self.pack_into(buffer, 0, values, **more)
+        return bytes(buffer)
+
+    def pack_into(
+        self,
+        buffer: bytearray | memoryview,
+        offset: int = 0,
+        values: Mapping[str, object] | None = None,
+        /,
+        **more: object,
+    ) -> None:
+        """Write these fields and leave the others as they are. Raises KeyError, ValueError."""
+        for name, value in {**(values or {}), **more}.items():
+            number = self._numbers.get(name)
+            if number is not None and isinstance(value, int):
+                try:
+                    number[1].pack_into(buffer, offset + number[0], value)
+                    continue
+                except _struct.error:
+                    pass  # `encode` finds the words
+            try:
+                field = self.fields[name]
+            except KeyError:
+                raise KeyError(f"struct {self.name} has no field {name}") from None
+            start = offset + field.offset
+            buffer[start : start + field.size] = encode(field, value)
+
+    def pack_row_into(self, buffer: bytearray | memoryview, offset: int, values: Mapping[str, Any]) -> None:
+        """Write the whole structure from what `unpack_from` gave with `whole`; what is missing is 0.
+
+        For structures whose fields are integers and bytes, each one value. Raises ValueError.
+        """
+        if self._row is None:
+            raise ValueError(f"struct {self.name} has arrays or overlapping fields")
+        try:
+            self._row.pack_into(buffer, offset, *[values.get(name, zero) for name, zero in self._zeros])
+        except _struct.error as error:
+            raise ValueError(f"struct {self.name}: {error}") from None
+
+    def view(self, *names: str) -> _struct.Struct:
+        """A `struct.Struct` as long as this structure that reads only these fields: for listings of many.
+
+        Names come in the order of their offsets; `name:4s` reads a field in another format of the same length.
+        Raises ValueError when they overlap or are out of order.
+        """
+        form, at = "<", 0
+        for each in names:
+            name, _, wanted = each.partition(":")
+            field = self.fields[name]
+            wanted = wanted or field.format
+            if field.offset < at or _struct.calcsize("<" + wanted) != field.size:
+                raise ValueError(f"struct {self.name}: {each} is out of order, overlaps, or has another length")
+            form += f"{field.offset - at}x{wanted}"
+            at = field.offset + field.size
+        return _struct.Struct(f"{form}{self.size - at}x")
+
+
+class Abi:
+    """The description of the objects in one directory."""
+
+    def __init__(self, directory: str) -> None:
+        """Read `abi.txt`. Raises Unsupported when it is not there."""
+        try:
+            with open(os.path.join(directory, "abi.txt"), encoding="utf-8") as file:
+                lines = [line.split() for line in file]
+        except FileNotFoundError:
+            raise Unsupported(f"{directory}: {_REBUILD}") from None
+        self.directory = directory
+        self.structures = {line[1]: line[2:] for line in lines if line[0] == "struct"}  # size and fields, as written
+        self._enums = {line[1]: line[2:] for line in lines if line[0] == "enum"}
+        self._builds = {line[1]: line[2:] for line in lines if line[0] == "object"}  # digests: of it, of its tables
+        self._codecs: dict[str, Codec] = {}
+        self._constants: dict[str, int] | None = None
+        self._objects: dict[str, Any] | None = None
+
+    def struct(self, name: str) -> Codec:
+        """The codec of a structure. Raises KeyError."""
+        codec = self._codecs.get(name)
+        if codec is None:
+            codec = self._codecs[name] = Codec(self, name)
+        return codec
+
+    def enum(self, name: str) -> dict[str, int]:
+        """The values of an enumeration. Raises KeyError."""
+        return _numbers(self._enums[name])
+
+    def constant(self, name: str) -> int:
+        """An enumerator of any enumeration. Raises KeyError."""
+        if self._constants is None:
+            self._constants = _numbers([word for words in self._enums.values() for word in words])
+        return self._constants[name]
+
+    @property
+    def objects(self) -> dict[str, Any]:
+        """Maps and variables of each object."""
+        if self._objects is None:
+            import json  # late: commands that load nothing do without
+
+            with open(os.path.join(self.directory, "abi.json"), "rb") as file:
+                self._objects = json.load(file)["objects"]
+        return self._objects
+
+    def map(self, of: str, name: str) -> dict[str, Any]:
+        """How an object declares a map: type, key_size, value_size, max_entries, map_flags, key, value, inner."""
+        found: dict[str, Any] = self.objects[of]["maps"][name]
+        return found
+
+    def maps(self, of: str) -> dict[str, Any]:
+        """All maps of an object, by name."""
+        found: dict[str, Any] = self.objects[of]["maps"]
+        return found
+
+    def variable(self, of: str, name: str) -> Variable:
+        """Where an object keeps a variable. Raises KeyError."""
+        for section, variables in self.objects[of]["variables"].items():
+            if name in variables:
+                return Variable(section, _described(variables[name]))
+        raise KeyError(f"object {of} has no variable {name}")
+
+    def digest(self, of: str) -> str:
+        """What tells one build of an object from another."""
+        return self._builds[of][0]
+
+    def tables(self, of: str) -> str:
+        """What two builds of an object must have in common to share their tables."""
+        return self._builds[of][1]
+
+    def path(self, of: str) -> str:
+        """The file of an object."""
+        return os.path.join(self.directory, f"{of}.bpf.o")
+
+    def set_variables(self, opened: BpfObject, values: Mapping[str, object]) -> None:
+        """Before loading: give variables of an object their initial values.
+
+        A value is what `encode` takes, or a mapping for a structure. Raises KeyError, ValueError.
+        """
+        of = os.path.basename(opened.path).removesuffix(".bpf.o")
+        for name, value in values.items():
+            variable = self.variable(of, name)
+            if isinstance(value, Mapping):
+                value = self.struct(variable.field.type).pack(value)
+            opened.set_data(variable.section, variable.field.offset, encode(variable.field, value))
+
+
+def _numbers(words: Sequence[str]) -> dict[str, int]:
+    pairs = (word.split("=") for word in words)
+    return {name: int(value) for name, value in pairs}
+
+
+_shipped: Abi | None = None
+
+
+def shipped() -> Abi:
+    """The description of the objects that this pylvs brings. Raises Unsupported when they were not built."""
+    global _shipped
+    if _shipped is None:
+        _shipped = Abi(OBJECTS)
+    return _shipped
+
+
+def struct(name: str) -> Codec:
+    """The codec of a structure of the shipped objects."""
+    return shipped().struct(name)
+
+
+def constant(name: str) -> int:
+    """An enumerator of the shipped objects, `ABI_NUMBER` among them."""
+    return shipped().constant(name)

@@ -1,0 +1,316 @@
+"""What this kernel and this machine have: version, types, clock, memory; and the size of table that follows."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+import time
+
+from pylvs.bpf import libbpf
+from pylvs.bpf.libbpf import check, library
+from pylvs.model.dataclass import dataclass
+from pylvs.model.errors import Unsupported
+from pylvs.system import kernel_errors
+
+OLDEST = (6, 1)
+TYPES = "/sys/kernel/btf/vmlinux"
+_BYTES_OF_MEMORY_PER_CONNECTION = 16 << 10  # as conntrack reckons
+FEWEST_CONNECTIONS, MOST_CONNECTIONS = 16384, 262144
+_UNLIMITED = 1 << 62
+
+
+def release() -> tuple[int, int]:
+    """Version and patch level of the running kernel."""
+    import re  # late: only to make the tables asks for the version
+
+    match = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def require() -> None:
+    """Raises Unsupported, naming what is missing, where the data plane cannot run."""
+    if release() < OLDEST:
+        raise Unsupported(
+            f"kernel {os.uname().release} is too old: Linux {'.'.join(map(str, OLDEST))} or newer is needed"
+        )
+    if not os.path.exists(TYPES):
+        raise Unsupported(
+            f"kernel {os.uname().release} has no BTF ({TYPES} is missing):"
+            " one built with CONFIG_DEBUG_INFO_BTF is needed"
+        )
+
+
+def ticks_per_second() -> int:
+    """HZ, which the kernel tells as the resolution of its coarse clock."""
+    return round(1 / time.clock_getres(6))  # CLOCK_MONOTONIC_COARSE
+
+
+def local_ports() -> tuple[int, int]:
+    """First and last of the ports that this network namespace gives to its own connections."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
+        low, high = file.read().split()
+    return int(low), int(high)
+
+
+def possible_cpus() -> int:
+    """How many processors there may ever be: the values of an element of a per-CPU map."""
+    return libbpf.possible_cpus()
+
+
+def memory_total() -> int:
+    """Bytes of memory of the machine."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemTotal:"):
+                return int(line.split()[1]) << 10
+    raise Unsupported("/proc/meminfo does not tell MemTotal")
+
+
+def memory_limit() -> int:
+    """Bytes that this process and its maps may take: the least of the machine's and its control groups' limits."""
+    return min([memory_total(), *_group_limits()])
+
+
+def _group_limits() -> list[int]:
+    """The limits of this process's control group and all above it, of both versions."""
+    found = []
+    with open("/proc/self/cgroup", encoding="utf-8") as file:
+        groups = [line.rstrip("\n").split(":", 2) for line in file]
+    for _number, controllers, path in groups:
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        limit_file = "memory.limit_in_bytes" if controllers else "memory.max"
+        for mount, mounted in _group_mounts("cgroup" if controllers else "cgroup2", "memory" if controllers else ""):
+            inner = os.path.relpath(path, mounted) if path.startswith(mounted) else "."
+            directory = os.path.normpath(os.path.join(mount, inner))
+            while directory.startswith(mount):
+                found += _number_in(os.path.join(directory, limit_file))
+                directory = os.path.dirname(directory)
+    return found
+
+
+def _group_mounts(kind: str, option: str) -> list[tuple[str, str]]:
+    """Mount point, and the part of the hierarchy it shows, of each cgroup file system of a kind."""
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        for line in file:
+            place, _, what = line.partition(" - ")
+            words, described = place.split(), what.split()
+            if described[0] == kind and (not option or option in described[2].split(",")):
+                found.append((words[4], words[3]))
+    return found
+
+
+def _number_in(path: str) -> list[int]:
+    try:
+        with open(path, encoding="ascii") as file:
+            text = file.read().strip()
+    except OSError:
+        return []
+    return [int(text)] if text.isdigit() and int(text) < _UNLIMITED else []
+
+
+def connection_limit() -> int:
+    """The connections that the table holds unless told otherwise: one for each 16 KiB of memory, within bounds."""
+    fitting = memory_limit() // _BYTES_OF_MEMORY_PER_CONNECTION
+    return max(FEWEST_CONNECTIONS, min(MOST_CONNECTIONS, fitting))
+
+
+# --- syscalls --------------------------------------------------------------------------------------------------------
+# Calls of bpf(2) that are not about one kind of map: information, links, and running a program on made-up packets.
+
+
+# linux/bpf.h
+PROG_TYPE_SCHED_CLS = 3
+PROG_TYPE_XDP = 6
+PROG_TYPE_SK_LOOKUP = 30
+ATTACH_SK_LOOKUP = 36
+
+_INFO_SIZE = 256
+_RUN_TIME = 0  # BPF_STATS_RUN_TIME
+
+
+@dataclass(frozen=True, slots=True)
+class MapInfo:
+    """What the kernel says of a map."""
+
+    type: int
+    id: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramInfo:
+    """What the kernel says of a program; `tag` is a digest of its instructions."""
+
+    type: int
+    id: int
+    tag: str
+    name: str
+    map_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """How often a program ran while the kernel kept run statistics, and how long that took in all."""
+
+    runs: int
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a program did to a made-up packet; `duration_ns` is the mean of one round."""
+
+    verdict: int
+    data: bytes
+    context: bytes
+    duration_ns: int
+
+
+def _info(descriptor: int, buffer: ctypes.Array[ctypes.c_char]) -> None:
+    size = ctypes.c_uint32(len(buffer))
+    check(library().bpf_obj_get_info_by_fd(descriptor, buffer, ctypes.byref(size)), "asking the kernel for information")
+
+
+def _name(raw: bytes) -> str:
+    return raw.split(b"\0", 1)[0].decode(errors="replace")
+
+
+def map_info(descriptor: int) -> MapInfo:
+    """Type, sizes and name of a map."""
+    buffer = ctypes.create_string_buffer(_INFO_SIZE)
+    _info(descriptor, buffer)
+    kind, number, key, value, entries, flags, name = struct.unpack_from("<6I16s", buffer)
+    return MapInfo(kind, number, key, value, entries, flags, _name(name))
+
+
+def program_info(descriptor: int) -> ProgramInfo:
+    """Type, tag, name and maps of a program."""
+    # struct bpf_prog_info: type, id, tag[8], jited and xlated lengths and places, load_time, uid, nr_map_ids, map_ids
+    buffer = ctypes.create_string_buffer(_INFO_SIZE)
+    _info(descriptor, buffer)
+    kind, number, tag = struct.unpack_from("<II8s", buffer)
+    (count,) = struct.unpack_from("<I", buffer, 52)
+    name = _name(struct.unpack_from("<16s", buffer, 64)[0])
+    buffer = ctypes.create_string_buffer(_INFO_SIZE)
+    ids = (ctypes.c_uint32 * max(count, 1))()
+    struct.pack_into("<IQ", buffer, 52, count, ctypes.addressof(ids))
+    _info(descriptor, buffer)
+    return ProgramInfo(kind, number, tag.hex(), name, tuple(ids[:count]))
+
+
+def program_runs(descriptor: int) -> Runs:
+    """A program's run statistics, of all processors; they stand still unless `keep_run_statistics` turned them on."""
+    buffer = ctypes.create_string_buffer(_INFO_SIZE)
+    _info(descriptor, buffer)
+    time_ns, count = struct.unpack_from("<QQ", buffer, 192)
+    return Runs(count, time_ns)
+
+
+def keep_run_statistics() -> int:
+    """Let the kernel time every run of every program of the machine until the descriptor is closed.
+
+    Raises NotPermitted without CAP_SYS_ADMIN, Unsupported before Linux 5.8.
+    """
+    done = library().bpf_enable_stats(_RUN_TIME)
+    if done >= 0:
+        return int(done)
+    number = ctypes.get_errno() or -done
+    number = errno.EOPNOTSUPP if number == errno.EINVAL else number
+    raise kernel_errors.failure(number, "turning on the statistics of eBPF programs", needed=("CAP_SYS_ADMIN",))
+
+
+def link_netns(descriptor: int) -> int:
+    """The inode of the network namespace a link is attached to; 0 once that namespace is gone."""
+    # struct bpf_link_info: type, id, prog_id, (4 bytes of padding), then for a namespace: netns_ino, attach_type
+    buffer = ctypes.create_string_buffer(_INFO_SIZE)
+    _info(descriptor, buffer)
+    return int(struct.unpack_from("<I", buffer, 16)[0])
+
+
+def program_by_id(number: int) -> int:
+    """A new descriptor of a loaded program, the caller's to close."""
+    return check(library().bpf_prog_get_fd_by_id(number), f"opening program {number}")
+
+
+def describe_program(number: int) -> ProgramInfo:
+    """Information on a program by its number."""
+    descriptor = program_by_id(number)
+    try:
+        return program_info(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load_instructions(kind: int, name: str, code: bytes, expected_attach_type: int = 0) -> int:
+    """Load a program given as instructions; the descriptor is the caller's to close."""
+    # struct bpf_prog_load_opts: sz, attempts, expected_attach_type, ... (the rest may stay out: sz says so)
+    options = ctypes.create_string_buffer(struct.pack("<QII", 16, 0, expected_attach_type), 16)
+    instructions = ctypes.create_string_buffer(code, len(code))
+    count = len(code) // 8
+    done = library().bpf_prog_load(kind, name.encode(), b"GPL", instructions, count, options)
+    return check(done, f"loading program {name}")
+
+
+def create_link(program: int, target: int, attach_type: int) -> int:
+    """Attach a program by a link (here: to the network namespace `target`); the descriptor is the caller's."""
+    return check(library().bpf_link_create(program, target, attach_type, None), "attaching a link")
+
+
+class _TestOptions(ctypes.Structure):
+    _fields_ = [
+        ("sz", ctypes.c_size_t),
+        ("data_in", ctypes.c_void_p),
+        ("data_out", ctypes.c_void_p),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_void_p),
+        ("ctx_out", ctypes.c_void_p),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+    ]
+
+
+def run_program(
+    program: int,
+    data: bytes,
+    context: bytes = b"",
+    repeat: int = 1,
+    room: int | None = None,
+    flags: int = 0,
+) -> Run:
+    """Run a program on one packet, `repeat` times, without a network (BPF_PROG_TEST_RUN).
+
+    `room` is how long the packet may come out: 1024 bytes longer than it went in unless given.
+    """
+    options = _TestOptions(sz=ctypes.sizeof(_TestOptions), repeat=repeat, flags=flags)
+    source = ctypes.create_string_buffer(data, max(len(data), 1))
+    size = len(data) + 1024 if room is None else room
+    out = ctypes.create_string_buffer(max(size, 1))
+    options.data_in, options.data_size_in = ctypes.addressof(source), len(data)
+    options.data_out, options.data_size_out = ctypes.addressof(out), size
+    context_in = ctypes.create_string_buffer(context, max(len(context), 1))
+    context_out = ctypes.create_string_buffer(max(len(context), 1))
+    if context:
+        options.ctx_in, options.ctx_size_in = ctypes.addressof(context_in), len(context)
+        options.ctx_out, options.ctx_size_out = ctypes.addressof(context_out), len(context)
+    check(library().bpf_prog_test_run_opts(program, ctypes.byref(options)), "running a program on a made-up packet")
+    return Run(
+        options.retval,
+        out.raw[: options.data_size_out],
+        context_out.raw[: options.ctx_size_out] if context else b"",
+        options.duration,
+    )

@@ -1,0 +1,280 @@
+"""libbpf.so.1 through ctypes: loading objects, and the calls that other modules wrap.
+
+Nothing here knows what the maps mean. libbpf's own messages are kept, not printed, unless PYLVS_DEBUG is set.
+A call that fails raises a PylvsError with one line; the last lines of the verifier's log are its notes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
+
+from pylvs.system import kernel_errors
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
+
+SONAME = "libbpf.so.1"
+_HOW_TO_GET = "install it: apt install libbpf1 (Debian, Ubuntu), dnf install libbpf (Fedora)"
+_KEPT_MESSAGES = 400
+_DEBUGGING = 2  # LIBBPF_DEBUG; less: warnings and information
+_LONGEST_MESSAGE = 1 << 18  # a verifier log can be long; its end is what matters
+
+messages: deque[str] = deque(maxlen=_KEPT_MESSAGES)
+_library: ctypes.CDLL | None = None
+_keep: list[Any] = []  # the callback must outlive the library's use of it
+
+_SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "bpf_object__open_file": (c_void_p, (c_char_p, c_void_p)),
+    "bpf_object__load": (c_int, (c_void_p,)),
+    "bpf_object__close": (None, (c_void_p,)),
+    "bpf_object__find_map_by_name": (c_void_p, (c_void_p, c_char_p)),
+    "bpf_object__find_program_by_name": (c_void_p, (c_void_p, c_char_p)),
+    "bpf_object__next_map": (c_void_p, (c_void_p, c_void_p)),
+    "bpf_object__next_program": (c_void_p, (c_void_p, c_void_p)),
+    "bpf_map__name": (c_char_p, (c_void_p,)),
+    "bpf_map__fd": (c_int, (c_void_p,)),
+    "bpf_map__set_max_entries": (c_int, (c_void_p, c_uint32)),
+    "bpf_map__max_entries": (c_uint32, (c_void_p,)),
+    "bpf_map__reuse_fd": (c_int, (c_void_p, c_int)),
+    "bpf_map__initial_value": (c_void_p, (c_void_p, POINTER(c_size_t))),
+    "bpf_map__set_initial_value": (c_int, (c_void_p, c_void_p, c_size_t)),
+    "bpf_program__name": (c_char_p, (c_void_p,)),
+    "bpf_program__fd": (c_int, (c_void_p,)),
+    "bpf_program__set_autoload": (c_int, (c_void_p, ctypes.c_bool)),
+    "bpf_map_create": (c_int, (c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p)),
+    "bpf_map_lookup_elem": (c_int, (c_int, c_void_p, c_void_p)),
+    "bpf_map_update_elem": (c_int, (c_int, c_void_p, c_void_p, c_uint64)),
+    "bpf_map_delete_elem": (c_int, (c_int, c_void_p)),
+    "bpf_map_lookup_and_delete_elem": (c_int, (c_int, c_void_p, c_void_p)),
+    "bpf_map_get_next_key": (c_int, (c_int, c_void_p, c_void_p)),
+    "bpf_map_lookup_batch": (c_int, (c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p)),
+    "bpf_map_update_batch": (c_int, (c_int, c_void_p, c_void_p, POINTER(c_uint32), c_void_p)),
+    "bpf_map_delete_batch": (c_int, (c_int, c_void_p, POINTER(c_uint32), c_void_p)),
+    "bpf_obj_pin": (c_int, (c_int, c_char_p)),
+    "bpf_obj_get": (c_int, (c_char_p,)),
+    "bpf_obj_get_info_by_fd": (c_int, (c_int, c_void_p, POINTER(c_uint32))),
+    "bpf_prog_get_fd_by_id": (c_int, (c_uint32,)),
+    "bpf_map_get_fd_by_id": (c_int, (c_uint32,)),
+    "bpf_prog_load": (c_int, (c_int, c_char_p, c_char_p, c_void_p, c_size_t, c_void_p)),
+    "bpf_prog_test_run_opts": (c_int, (c_int, c_void_p)),
+    "bpf_enable_stats": (c_int, (c_int,)),
+    "bpf_link_create": (c_int, (c_int, c_int, c_int, c_void_p)),
+    "libbpf_num_possible_cpus": (c_int, ()),
+    "libbpf_set_print": (c_void_p, (c_void_p,)),
+}
+
+
+def library() -> ctypes.CDLL:
+    """The library, loaded at the first call. Raises Unsupported when it is not installed or too old."""
+    global _library
+    if _library is not None:
+        return _library
+    try:
+        loaded = ctypes.CDLL(SONAME, use_errno=True)
+    except OSError as error:
+        raise kernel_errors.Unsupported(f"{SONAME} cannot be loaded ({error}); {_HOW_TO_GET}") from None
+    for name, (result, arguments) in _SIGNATURES.items():
+        try:
+            function = getattr(loaded, name)
+        except AttributeError:
+            raise kernel_errors.Unsupported(f"{SONAME} is too old: it lacks {name}; 1.1 or newer is needed") from None
+        function.restype = result
+        function.argtypes = arguments
+    _library = loaded
+    return loaded
+
+
+def _capture_messages(loaded: ctypes.CDLL) -> None:
+    """Only what concerns objects tells messages."""
+    if _keep:
+        return
+    printer = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
+    libc = ctypes.CDLL(None)
+    show = bool(os.environ.get("PYLVS_DEBUG"))
+
+    def message(level: int, text_format: bytes, arguments: int) -> int:
+        if level >= _DEBUGGING and not show:
+            return 0  # thousands of lines, which take longer to write down than to come by
+        buffer = ctypes.create_string_buffer(_LONGEST_MESSAGE)
+        libc.vsnprintf(buffer, c_size_t(_LONGEST_MESSAGE), c_char_p(text_format), c_void_p(arguments))
+        text = buffer.value.decode(errors="replace").rstrip("\n")
+        if level < _DEBUGGING:
+            messages.extend(text.split("\n"))
+        if show:
+            print(text, file=sys.stderr)
+        return 0
+
+    callback = printer(message)
+    _keep.append(callback)
+    loaded.libbpf_set_print(callback)
+
+
+def check(result: int, doing: str) -> int:
+    """The result, or the error that a negative one stands for, with what was being done."""
+    if result < 0:
+        raise kernel_errors.failure(ctypes.get_errno() or -result, doing)
+    return result
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals wait: one that came while libbpf calls back for its messages would be lost in there."""
+    import signal  # late: only loading needs it
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class BpfObject:
+    """An object file: opened, adjusted, loaded. Its descriptors live as long as it does."""
+
+    def __init__(self, path: os.PathLike[str] | str) -> None:
+        """Open without loading. Raises Unsupported where libbpf is missing, PylvsError for a file it cannot read."""
+        self._lib = library()
+        _capture_messages(self._lib)
+        self.path = os.fspath(path)
+        messages.clear()
+        with _undisturbed():
+            self._object: int | None = self._lib.bpf_object__open_file(os.fsencode(self.path), None)
+        if not self._object:
+            raise kernel_errors.failure(ctypes.get_errno(), f"opening {self.path}", messages)
+
+    def __enter__(self) -> BpfObject:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give everything back that is not pinned or attached; twice is harmless."""
+        if self._object:
+            self._lib.bpf_object__close(self._object)
+            self._object = None
+
+    def _map(self, name: str) -> int:
+        found: int | None = self._lib.bpf_object__find_map_by_name(self._object, name.encode())
+        if not found:
+            raise KeyError(f"{self.path}: no map {name}")
+        return found
+
+    def _program(self, name: str) -> int:
+        found: int | None = self._lib.bpf_object__find_program_by_name(self._object, name.encode())
+        if not found:
+            raise KeyError(f"{self.path}: no program {name}")
+        return found
+
+    def maps(self) -> list[str]:
+        """The names of its maps, those of its data sections among them."""
+        return self._names(self._lib.bpf_object__next_map, self._lib.bpf_map__name)
+
+    def programs(self) -> list[str]:
+        """The names of its programs."""
+        return self._names(self._lib.bpf_object__next_program, self._lib.bpf_program__name)
+
+    def _names(self, following: Any, name: Any) -> list[str]:
+        found = []
+        each = following(self._object, None)
+        while each:
+            found.append(name(each).decode())
+            each = following(self._object, each)
+        return found
+
+    def max_entries(self, name: str) -> int:
+        """Elements the map will have."""
+        return int(self._lib.bpf_map__max_entries(self._map(name)))
+
+    def set_max_entries(self, name: str, count: int) -> None:
+        """Before loading: how many elements the map will have."""
+        check(self._lib.bpf_map__set_max_entries(self._map(name), count), f"sizing map {name} to {count}")
+
+    def skip_program(self, name: str) -> None:
+        """Before loading: do not load this program."""
+        check(self._lib.bpf_program__set_autoload(self._program(name), False), f"leaving out program {name}")
+
+    def reuse_map(self, name: str, descriptor: int) -> None:
+        """Before loading: use an existing map. libbpf keeps a duplicate of the descriptor."""
+        check(self._lib.bpf_map__reuse_fd(self._map(name), descriptor), f"reusing map {name}")
+
+    def set_data(self, section: str, offset: int, value: bytes) -> None:
+        """Before loading: the initial bytes of a variable, by its section (".rodata") and offset (see `abi`)."""
+        found = self._map(section)
+        size = c_size_t()
+        start = self._lib.bpf_map__initial_value(found, byref(size))
+        if not start or offset + len(value) > size.value:
+            raise KeyError(f"{self.path}: {section} has no {len(value)} bytes at {offset}")
+        content = bytearray(ctypes.string_at(start, size.value))
+        content[offset : offset + len(value)] = value
+        done = self._lib.bpf_map__set_initial_value(found, bytes(content), len(content))
+        check(done, f"setting the initial value of {section}")
+
+    def load(self) -> None:
+        """Create the maps, verify and load the programs.
+
+        Raises NotPermitted, NoRoom, Unsupported; the notes hold the end of the verifier's log.
+        """
+        messages.clear()
+        with _undisturbed():
+            result = self._lib.bpf_object__load(self._object)
+        if result < 0:
+            raise kernel_errors.load_failure(-result, os.path.basename(self.path), messages)
+
+    def map_fd(self, name: str) -> int:
+        """The descriptor of a loaded map; it stays the object's."""
+        return check(self._lib.bpf_map__fd(self._map(name)), f"asking for map {name}")
+
+    def program_fd(self, name: str) -> int:
+        """The descriptor of a loaded program; it stays the object's."""
+        return check(self._lib.bpf_program__fd(self._program(name)), f"asking for program {name}")
+
+
+def create_map(
+    kind: int, name: str, key_size: int, value_size: int, max_entries: int, flags: int = 0, inner: int = 0
+) -> int:
+    """A new map, without an object file; `inner` describes the maps within one. The descriptor is the caller's.
+
+    Raises NoRoom, NotPermitted.
+    """
+    # struct bpf_map_create_opts: sz, four numbers of BTF, inner_map_fd, map_flags
+    options = ctypes.create_string_buffer(struct.pack("<Q4III", 32, 0, 0, 0, 0, inner, flags), 32)
+    done = library().bpf_map_create(kind, name.encode()[:15], key_size, value_size, max_entries, options)
+    return check(done, f"creating map {name} of {max_entries} elements")
+
+
+def pin(descriptor: int, path: str) -> None:
+    """Pin a map, program or link at a path in a bpffs. Raises Busy when something is pinned there."""
+    check(library().bpf_obj_pin(descriptor, os.fsencode(path)), f"pinning {path}")
+
+
+def unpin(path: str) -> bool:
+    """Remove a pin; False when there was none."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise kernel_errors.failure(error.errno or 0, f"removing the pin {path}") from None
+    return True
+
+
+def open_pin(path: str) -> int | None:
+    """A new descriptor of what is pinned at a path, the caller's to close; None when nothing is."""
+    result: int = library().bpf_obj_get(os.fsencode(path))
+    if result < 0 and ctypes.get_errno() == 2:
+        return None
+    return check(result, f"opening {path}")
+
+
+def possible_cpus() -> int:
+    """How many values an element of a per-CPU map has."""
+    return check(library().libbpf_num_possible_cpus(), "counting the processors")

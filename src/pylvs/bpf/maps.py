@@ -1,0 +1,454 @@
+"""BPF maps as Python objects: keys and values are bytes; what they mean is told by the codecs of `abi`.
+
+A map object owns its descriptor and closes it. Errors are those of `failures`; a missing element is a value.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+from pylvs.bpf import kernel, libbpf
+from pylvs.bpf.libbpf import library
+from pylvs.model.errors import Unsupported
+from pylvs.system import kernel_errors
+
+TYPE_CHECKING = False  # without importing typing
+
+# --- memory order ----------------------------------------------------------------------------------------------------
+# The memory order of what Python writes and packets read (docs/architecture.md, "Memory order").
+
+
+_GLOBAL_EXPEDITED = 1 << 1  # MEMBARRIER_CMD_GLOBAL_EXPEDITED, Linux 4.16
+_NUMBERS = {"x86_64": 324, "ppc64le": 365}
+_GENERIC = 283  # of membarrier(2) on arm64, riscv64 and all newer ones (asm-generic/unistd.h)
+_ORDERED = ("x86_64",)  # where CPUs keep stores in order (TSO): a barrier may be missing
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def full_barrier() -> None:
+    """Order all accesses before against all after it, on every CPU. Raises Unsupported.
+
+    membarrier(2) runs smp_mb() on the calling CPU; only processes that registered for it are interrupted, none of ours.
+    """
+    machine = os.uname().machine
+    if _libc.syscall(_NUMBERS.get(machine, _GENERIC), _GLOBAL_EXPEDITED, 0, 0) and machine not in _ORDERED:
+        reason = os.strerror(ctypes.get_errno())
+        raise Unsupported(f"membarrier(2): {reason}: without it no edit of the tables is safe on {machine}")
+
+
+# --- maps ------------------------------------------------------------------------------------------------------------
+
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    Self = TypeVar("Self", bound="Map")
+
+ANY, NOEXIST, EXIST = 0, 1, 2  # BPF_ANY, BPF_NOEXIST, BPF_EXIST
+MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
+NO_PREALLOC = 1  # BPF_F_NO_PREALLOC
+INNER_MAP = 1 << 12  # BPF_F_INNER_MAP: arrays within a map may differ in length
+
+_BATCH = 4096  # elements of one batch call
+_MASK32 = 0xFFFFFFFF
+_PAGE = mmap.PAGESIZE
+_FIRST_MAPPED = 1 << 15  # bytes of an array
+_WINDOW = 1 << 22  # bytes of a large array that are in memory at once
+
+
+class Map:
+    """What all kinds of map share."""
+
+    def __init__(self, descriptor: int, info: kernel.MapInfo | None = None) -> None:
+        """Take over an open descriptor."""
+        self.fd = descriptor
+        self.info = info or kernel.map_info(descriptor)
+        self.name = self.info.name
+        self.key_size = self.info.key_size
+        self.value_size = self.info.value_size
+        self.max_entries = self.info.max_entries
+        self._lib = library()
+        self._value = ctypes.create_string_buffer(max(self._width(), 1))
+
+    def _width(self) -> int:
+        """Bytes that a lookup writes."""
+        return self.value_size
+
+    @classmethod
+    def open(cls: type[Self], path: str) -> Self:
+        """The map pinned at a path. Raises FileNotFoundError when nothing is."""
+        descriptor = libbpf.open_pin(path)
+        if descriptor is None:
+            raise FileNotFoundError(errno.ENOENT, "nothing is pinned here", path)
+        return cls(descriptor)
+
+    @classmethod
+    def duplicate(cls: type[Self], descriptor: int) -> Self:
+        """A map from a descriptor that somebody else goes on owning, an object's for instance."""
+        return cls(os.dup(descriptor))
+
+    def close(self) -> None:
+        """Give the descriptor back; twice is harmless."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "fd", -1) >= 0:
+            self.close()
+
+    def _failed(self, doing: str) -> kernel_errors.PylvsError:
+        return kernel_errors.failure(ctypes.get_errno(), f"{doing} map {self.name}")
+
+
+class HashMap(Map):
+    """A hash, of any kind that is not per CPU; also an LPM trie or a map of maps (values are then descriptors)."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key."""
+        if self._lib.bpf_map_lookup_elem(self.fd, key, self._value):
+            if ctypes.get_errno() == errno.ENOENT:
+                return None
+            raise self._failed("reading")
+        return self._value.raw
+
+    def put(self, key: bytes, value: bytes, flags: int = ANY) -> bool:
+        """Store; False when NOEXIST met a key that exists, or EXIST one that does not. Raises NoRoom when full."""
+        if self._lib.bpf_map_update_elem(self.fd, key, value, flags):
+            if ctypes.get_errno() in (errno.EEXIST, errno.ENOENT):
+                return False
+            raise self._full() if ctypes.get_errno() == errno.E2BIG else self._failed("writing")
+        return True
+
+    def remove(self, key: bytes) -> bool:
+        """Delete; False when the key was not there."""
+        if self._lib.bpf_map_delete_elem(self.fd, key):
+            if ctypes.get_errno() == errno.ENOENT:
+                return False
+            raise self._failed("deleting from")
+        return True
+
+    def keys(self) -> Iterator[bytes]:
+        """All keys, one call each. A key deleted meanwhile starts the walk anew: use `chunks` for large maps."""
+        following = ctypes.create_string_buffer(self.key_size)
+        key: bytes | None = None
+        while True:
+            if self._lib.bpf_map_get_next_key(self.fd, key, following):
+                if ctypes.get_errno() == errno.ENOENT:
+                    return
+                raise self._failed("walking")
+            key = following.raw
+            yield key
+
+    def chunks(self, size: int = _BATCH) -> Iterator[tuple[memoryview, memoryview, int]]:
+        """Batches of keys and values, packed one after the other, with their number.
+
+        The views are valid until the next step. Fit for `struct.Struct.iter_unpack` over `keys[: n * key_size]`.
+        An element there from beginning to end appears exactly once.
+        """
+        place = ctypes.create_string_buffer(max(self.key_size, 4))
+        first = True
+        while True:
+            keys = ctypes.create_string_buffer(size * self.key_size)
+            values = ctypes.create_string_buffer(size * self.value_size)
+            while True:
+                count = ctypes.c_uint32(size)
+                start = None if first else place
+                result = self._lib.bpf_map_lookup_batch(self.fd, start, place, keys, values, ctypes.byref(count), None)
+                number = ctypes.get_errno() if result else 0
+                if number in (0, errno.ENOENT):
+                    yield memoryview(keys), memoryview(values), count.value
+                    if number:
+                        return
+                    first = False
+                elif number == errno.ENOSPC:  # one bucket holds more than fit
+                    size *= 2
+                    break
+                elif number != errno.EINTR:
+                    raise self._failed("listing")
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All keys with their values."""
+        width, length = self.key_size, self.value_size
+        for keys, values, count in self.chunks():
+            for i in range(count):
+                yield bytes(keys[i * width : i * width + width]), bytes(values[i * length : i * length + length])
+
+    def put_many(self, keys: bytes, values: bytes, count: int) -> None:
+        """Store many elements, packed one after the other. Raises NoRoom; some may then be stored."""
+        width, length = self.key_size, self.value_size
+        if len(keys) != count * width or len(values) != count * length:
+            raise ValueError(f"map {self.name}: {count} elements do not fit {len(keys)} and {len(values)} bytes")
+        done = 0
+        while done < count:
+            some = ctypes.c_uint32(min(_BATCH, count - done))
+            part = keys[done * width : (done + some.value) * width]
+            result = self._lib.bpf_map_update_batch(
+                self.fd, part, values[done * length : (done + some.value) * length], ctypes.byref(some), None
+            )
+            done += some.value
+            if result and ctypes.get_errno() != errno.EINTR:
+                raise self._full() if ctypes.get_errno() == errno.E2BIG else self._failed("writing")
+
+    def remove_many(self, keys: bytes, count: int) -> int:
+        """Delete many keys, packed one after the other; those not there are passed over. How many were deleted."""
+        width = self.key_size
+        if len(keys) != count * width:
+            raise ValueError(f"map {self.name}: {count} keys do not fit {len(keys)} bytes")
+        at = deleted = 0
+        while at < count:
+            asked = min(_BATCH, count - at)
+            some = ctypes.c_uint32(asked)
+            part = keys[at * width : (at + asked) * width]
+            result = self._lib.bpf_map_delete_batch(self.fd, part, ctypes.byref(some), None)
+            number = ctypes.get_errno() if result else 0
+            deleted += some.value
+            at += some.value
+            if number == errno.ENOENT:
+                at += 1  # the call stops at a key that is not there
+            elif number not in (0, errno.EINTR):
+                raise self._failed("deleting from")
+        return deleted
+
+    def clear(self) -> None:
+        """Delete everything."""
+        for keys, _values, count in self.chunks():
+            self.remove_many(bytes(keys[: count * self.key_size]), count)
+
+    def __len__(self) -> int:
+        return sum(count for _keys, _values, count in self.chunks())
+
+    def __bool__(self) -> bool:
+        return True  # a map is there, however many elements it has
+
+    def _full(self) -> kernel_errors.NoRoom:
+        return kernel_errors.NoRoom(f"map {self.name} is full: it holds {self.max_entries} elements")
+
+
+class ArrayMap(Map):
+    """An array, element by element; also an array of maps or of programs, whose values are descriptors."""
+
+    def get(self, index: int) -> bytes | None:
+        """The value at an index; None for an empty slot of an array of maps. Raises IndexError."""
+        self._check(index)
+        if self._lib.bpf_map_lookup_elem(self.fd, struct.pack("<I", index), self._value):
+            if ctypes.get_errno() == errno.ENOENT:
+                return None
+            raise self._failed("reading")
+        return self._value.raw
+
+    def put(self, index: int, value: bytes) -> None:
+        """Store at an index. Raises IndexError."""
+        self._check(index)
+        if self._lib.bpf_map_update_elem(self.fd, struct.pack("<I", index), value, ANY):
+            raise self._failed("writing")
+
+    def put_descriptor(self, index: int, descriptor: int) -> None:
+        """Store a map or a program."""
+        self.put(index, struct.pack("<i", descriptor))
+
+    def remove(self, index: int) -> bool:
+        """Empty a slot of an array of maps or programs; False when it was empty."""
+        self._check(index)
+        if self._lib.bpf_map_delete_elem(self.fd, struct.pack("<I", index)):
+            if ctypes.get_errno() == errno.ENOENT:
+                return False
+            raise self._failed("deleting from")
+        return True
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < self.max_entries:
+            raise IndexError(f"map {self.name}: no element {index} of {self.max_entries}")
+
+
+def _sums(rows: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(map(sum, zip(*rows, strict=True)))
+
+
+class PerCpuArray(ArrayMap):
+    """An array with a value for each possible processor. A value may hold several `records` of the same size."""
+
+    records = 1
+
+    def _width(self) -> int:
+        self.cpus = libbpf.possible_cpus()
+        self.stride = (self.value_size + 7) & ~7  # the kernel pads each processor's value to 8 bytes
+        return self.stride * self.cpus
+
+    def values(self, index: int) -> list[bytes]:
+        """The values of all processors. Raises IndexError."""
+        raw = self.get(index)
+        assert raw is not None  # a per-CPU array has no empty slots
+        return [raw[i * self.stride : i * self.stride + self.value_size] for i in range(self.cpus)]
+
+    def _counters(self, width: int | None) -> struct.Struct:
+        """The 64-bit counters that a record begins with: so many, or all of it."""
+        size = self.stride // self.records
+        return struct.Struct(f"<{size // 8}Q" if width is None else f"<{width}Q{size - 8 * width}x")
+
+    def sums(self, record: int, width: int | None = None) -> tuple[int, ...]:
+        """The sums over all processors of the 64-bit counters that a record begins with: so many, or all of it."""
+        index, at = divmod(record, self.records)
+        raw = self.get(index)
+        assert raw is not None
+        form = self._counters(width)
+        return _sums(form.unpack_from(raw, cpu * self.stride + at * form.size) for cpu in range(self.cpus))
+
+    def all_sums(self, first: int | None = None, width: int | None = None) -> list[tuple[int, ...]]:
+        """`sums` of every record, or of at least the first so many, in few calls."""
+        most = self.max_entries * self.records
+        wanted = most if first is None else min(first, most)
+        size = max(1, min(-(-wanted // self.records), (1 << 20) // (self.stride * self.cpus)))
+        keys = ctypes.create_string_buffer(4 * size)
+        values = ctypes.create_string_buffer(self.stride * self.cpus * size)
+        place = ctypes.create_string_buffer(4)
+        found: list[tuple[int, ...]] = []
+        form, step = self._counters(width), self.records * self.cpus
+        zeros = [(0,) * len(form.unpack(bytes(form.size)))] * self.records
+        while len(found) < wanted:
+            count = ctypes.c_uint32(size)
+            start = place if found else None
+            result = self._lib.bpf_map_lookup_batch(self.fd, start, place, keys, values, ctypes.byref(count), None)
+            if result and ctypes.get_errno() not in (errno.ENOENT, errno.EINTR):
+                raise self._failed("listing")
+            rows = list(form.iter_unpack(memoryview(values)[: form.size * step * count.value]))
+            for begin in range(0, len(rows), step):  # the records of one processor follow each other
+                each = rows[begin : begin + step]
+                found += (
+                    [_sums(each[at :: self.records]) for at in range(self.records)] if any(map(any, each)) else zeros
+                )
+            if result and ctypes.get_errno() == errno.ENOENT:
+                break
+        return found
+
+    def fill(self, index: int, value: bytes) -> None:
+        """Store the same value for every processor. Raises IndexError."""
+        self.put(index, value.ljust(self.stride, b"\0") * self.cpus)
+
+
+class MmapArray(Map):
+    """An array made with BPF_F_MMAPABLE, as memory: what is stored, packets see at once.
+
+    Elements are `stride` bytes apart. Most tables are nearly empty, and each mapped page costs time and counts as this
+    process's memory: `upto` and `store` map as much as was used so far. `memory` and `words` map the whole array;
+    `words` holds 64-bit words: an assignment to one is a single store, where `struct.pack_into` writes byte by byte.
+    """
+
+    def __init__(self, descriptor: int, info: kernel.MapInfo | None = None, writable: bool = True) -> None:
+        """Take over an open descriptor of a map that can be mapped; Unsupported when it cannot."""
+        super().__init__(descriptor, info)
+        self.stride = (self.value_size + 7) & ~7
+        self._protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        self._map(1)
+
+    def _map(self, count: int) -> None:
+        """Map so many elements and about as many more. Who holds a view of the former mapping may go on using it."""
+        size = self.stride * min(max(2 * count, _FIRST_MAPPED // self.stride), self.max_entries)
+        try:
+            self._memory = mmap.mmap(self.fd, -(-size // _PAGE) * _PAGE, mmap.MAP_SHARED, self._protection)
+        except OSError as error:
+            raise kernel_errors.failure(error.errno or 0, f"mapping {self.name} into memory") from None
+        self._mapped = size // self.stride
+        self._view = memoryview(self._memory)[:size]
+        self._words, self._halves = self._view.cast("Q"), self._view.cast("I")
+
+    @property
+    def memory(self) -> memoryview:
+        """All elements."""
+        if self._mapped < self.max_entries:
+            self._map(self.max_entries)
+        return self._view
+
+    @property
+    def words(self) -> memoryview:
+        """All elements as 64-bit words."""
+        if self._mapped < self.max_entries:
+            self._map(self.max_entries)
+        return self._words
+
+    def upto(self, index: int) -> memoryview:
+        """The elements up to this one, and maybe more. Raises IndexError."""
+        if index >= self._mapped:
+            self._check(index)
+            self._map(index + 1)
+        return self._view
+
+    def elements(self, start: int, count: int) -> memoryview:
+        """So many elements, live. Raises IndexError."""
+        memory = self.upto(start + count - 1) if count else self._view
+        return memory[start * self.stride : (start + count) * self.stride]
+
+    def store(self, index: int, offset: int, word: int) -> None:
+        """Write the 64-bit word at an offset of an element by a single store. Raises IndexError."""
+        if index >= self._mapped:
+            self._check(index)
+            self._map(index + 1)
+        self._words[(index * self.stride + offset) // 8] = word
+
+    def store_half(self, index: int, offset: int, word: int) -> None:
+        """Write the 32-bit word at an offset of an element by a single store. Raises IndexError."""
+        self.upto(index)
+        self._halves[(index * self.stride + offset) // 4] = word & _MASK32
+
+    def publish(self, index: int, offset: int, word: int) -> None:
+        """Store a 64-bit word by which packets find what was written before.
+
+        Every CPU that sees it sees all that was written before; one that sees what is written afterwards sees it.
+        Raises IndexError; Unsupported, and stores nothing.
+        """
+        full_barrier()
+        self.store(index, offset, word)
+        full_barrier()
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < self.max_entries:
+            raise IndexError(f"map {self.name}: no element {index} of {self.max_entries}")
+
+    def value(self, index: int) -> memoryview:
+        """The bytes of an element, live. Raises IndexError."""
+        self._check(index)
+        return self.upto(index)[index * self.stride : index * self.stride + self.value_size]
+
+    def close(self) -> None:
+        """Unmap and give the descriptor back. Views that others hold keep the memory mapped."""
+        if self.fd >= 0 and hasattr(self, "_words"):
+            self._words.release()
+            self._halves.release()
+            self._view.release()
+            with suppress(BufferError):  # somebody still looks at an element; the mapping goes with the last view
+                self._memory.close()
+        super().close()
+
+
+class LargeArray(Map):
+    """An array made with BPF_F_MMAPABLE that is larger than a process should become: read in parts."""
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        """Copies of so many bytes each, the last one shorter. `size` must be a part of 4 MB."""
+        stride = (self.value_size + 7) & ~7
+        length = (stride * self.max_entries + _PAGE - 1) // _PAGE * _PAGE
+        for start in range(0, length, _WINDOW):
+            with self._window(start, min(_WINDOW, length - start)) as window:
+                for at in range(0, len(window), size):
+                    yield window[at : at + size]
+
+    def _window(self, start: int, length: int) -> mmap.mmap:
+        try:
+            return mmap.mmap(self.fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
+        except OSError as error:
+            raise kernel_errors.failure(error.errno or 0, f"mapping {self.name} into memory") from None
+
+
+__all__ = ["full_barrier"]

@@ -1,0 +1,114 @@
+"""What this host must allow so that its own checks can go to a virtual address and be answered.
+
+Packets with a probe's mark come by lo, where the packet path forwards them, whether this host holds the address or not:
+a rule of policy routing sees to that. And where it does hold the address, an answer has a source that is this host's
+own: IPv4 calls that forged and drops it before any socket sees it, unless the device's `accept_local` is on (IPv6 has
+no such rule).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Collection, Iterable
+from ipaddress import ip_address
+from typing import Any
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+from pylvs.model.addresses import Address, family_of
+from pylvs.model.errors import PylvsError
+from pylvs.model.service import FIRST, MASK
+from pylvs.netlink.links import Routes, local_addresses
+from pylvs.realserver.addresses import explained, netlink
+from pylvs.system import sysctl
+
+TABLE = FIRST >> 16  # of policy routing: 20566
+PRIORITY = 100
+_DISCARD = 9  # a port to name in a question about routes; nothing is sent
+_HOST_SCOPE = 254
+_LOOPBACK = 1
+
+
+def route_marks(versions: Collection[int]) -> None:
+    """Everything with a probe's mark is local, in these versions of IP and no other. Raises PylvsError."""
+    with netlink() as route:
+        for version in (4, 6):
+            family = socket.AF_INET if version == 4 else socket.AF_INET6
+            rule = {"family": family, "priority": PRIORITY, "fwmark": FIRST, "fwmask": MASK, "table": TABLE}
+            way = {"family": family, "dst": "default", "type": "local", "oif": _LOOPBACK, "table": TABLE}
+            if version == 4:
+                way["scope"] = _HOST_SCOPE
+            wanted = version in versions
+            _change(lambda: route.route("replace" if wanted else "del", **way), wanted, "the routes of checks")  # noqa: B023
+            _change(lambda: route.rule("add" if wanted else "del", **rule), wanted, "the rule of checks")  # noqa: B023
+
+
+def _change(change: Callable[[], Any], wanted: bool, what: str) -> None:
+    """What is there already, or gone already, is no error."""
+    harmless = (errno.EEXIST,) if wanted else (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT, errno.ENODEV)
+    try:
+        change()
+    except NetlinkError as error:
+        if error.code not in harmless:
+            raise explained(error, what) from None
+
+
+def devices_towards(servers: Iterable[Address]) -> set[str]:
+    """The devices by which packets to these real servers leave, and so their answers come in."""
+    found = set()
+    with Routes() as routes:
+        for server in servers:
+            route = routes.to(server)
+            if route is not None and not route.local:
+                found.add(socket.if_indextoname(route.ifindex))
+    return found
+
+
+def accepts_own_sources(device: str) -> bool:
+    """Whether IPv4 takes packets from outside there whose source is this host's own. A device that went says yes."""
+    everywhere, there = (f"net/ipv4/conf/{name}/accept_local" for name in ("all", device))
+    return not sysctl.exists(there) or bool(sysctl.read_number(everywhere) or sysctl.read_number(there))
+
+
+def accept_own_sources(device: str, on: bool) -> None:
+    """Let it take them, or no more; nothing where the device has gone. Raises PylvsError."""
+    name = f"net/ipv4/conf/{device}/accept_local"
+    if sysctl.exists(name):
+        sysctl.write(name, "1" if on else "0")
+
+
+def source_towards(server: Address, version: int, avoiding: Collection[Address]) -> Address:
+    """An address of this host, of this version of IP, to ask from: the one that the kernel would use for the server, or
+    else one near it; none of `avoiding`, which the server has, too. Raises PylvsError, OSError."""
+    if server.version == version:
+        chosen = _chosen_by_kernel(server)
+        if chosen not in avoiding:
+            return chosen
+    usable = [
+        each
+        for each in local_addresses()
+        if each.version == version
+        and each not in avoiding
+        and not (each.is_loopback or each.is_link_local or each.is_unspecified)
+    ]
+    if not usable:
+        raise PylvsError(f"this host has no IPv{version} address of its own to check {server} from")
+    return max(usable, key=lambda each: (_bits_in_common(each, server), -int(each)))
+
+
+def _chosen_by_kernel(server: Address) -> Address:
+    with socket.socket(family_of(server), socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as asking:
+        try:
+            asking.connect((str(server), _DISCARD))
+        except OSError as error:
+            raise PylvsError(f"{server}: {os.strerror(error.errno or 0)}") from None
+        return ip_address(asking.getsockname()[0].partition("%")[0])
+
+
+def _bits_in_common(one: Address, other: Address) -> int:
+    """How long a network both are in; of two versions of IP none (RFC 6724 5, rule 8)."""
+    if one.version != other.version:
+        return 0
+    return one.max_prefixlen - (int(one) ^ int(other)).bit_length()

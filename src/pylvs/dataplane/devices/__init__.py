@@ -1,0 +1,1 @@
+"""Which devices run the programs: desired state, attachment, the watcher of links."""

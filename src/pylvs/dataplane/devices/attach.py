@@ -1,0 +1,307 @@
+"""Attaching the data plane to devices, taking it off, and telling what is attached.
+
+What is attached is asked of the kernel each time: nothing must be remembered, except the reason for a choice and that
+clsact was made here, which are notes of the state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+
+from pylvs.bpf import kernel
+from pylvs.dataplane.state import State
+from pylvs.model.dataclass import dataclass
+from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
+from pylvs.netlink import links, tc, xdp
+from pylvs.netlink.codec import Netlink, NetlinkError
+from pylvs.netlink.links import Device
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Mode = Literal["auto", "native", "generic", "tc"]
+else:
+    Mode = str
+
+MODES: tuple[Mode, ...] = ("auto", "native", "generic", "tc")
+DIRECTOR, REAL_SERVER = "director", "realserver"  # who attaches; each has filters of its own
+_NOTE = "device-"
+_MADE_CLSACT, _FOUND_CLSACT = "made", "found"
+ON_REQUEST = "on request"
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """What runs on a device: `mode` is "native", "generic" or "tc"; program numbers are 0 where none runs.
+
+    `intended` is the mode that pylvs attached. It differs from `mode` after another program has removed XDP.
+    """
+
+    device: str
+    ifindex: int
+    mode: Mode
+    reason: str
+    intended: Mode
+    xdp: int = 0
+    ingress: int = 0
+    egress: int = 0
+
+
+def choose_mode(device: Device, everything: list[Device] | None = None) -> tuple[Mode, str]:
+    """What `auto` takes on a device, "native" or "tc", and why, in a few words.
+
+    "native" may still be refused by the driver where the kernel does not tell beforehand; `attach` then takes TC.
+    """
+    if device.bare:
+        return "tc", "its packets come without link addresses"
+    if device.kind == "veth":
+        return "tc", "a veth loses natively forwarded frames unless its peer cooperates"
+    if device.kind == "vlan":
+        return "tc", "a VLAN device has no native XDP"
+    if device.loopback:
+        return "tc", "the loopback device has no native XDP"
+    for program in (device.xdp_native, device.xdp_generic):
+        if program and not xdp.is_ours(program):
+            return "tc", f"{_foreign(program)} is at XDP already"
+    if device.master:
+        return "tc", "it is a port of another device (bridge, bond or VRF)"
+    vlans = [each.name for each in everything or links.devices() if each.kind == "vlan" and each.lower == device.index]
+    if vlans and links.strips_vlan_tags(device.name):
+        return "tc", f"{vlans[0]} stands on it and the card takes VLAN tags off, unseen by XDP (ethtool: rxvlan)"
+    features = links.native_xdp(device.index)
+    if features is None:
+        return "native", "nobody else's program is at XDP, and the driver takes it"
+    if not features & links.XDP_BASIC:
+        return "tc", "its driver has no native XDP"
+    return "native", "its driver has native XDP and nobody else's program is there"
+
+
+def _foreign(program: int) -> str:
+    name = xdp.program_name(program)
+    return f"program {program} ({name}), which is not of pylvs," if name else f"program {program}, not of pylvs,"
+
+
+def attach(
+    device: str | int,
+    mode: Mode,
+    state: State,
+    *,
+    tc_fd: int,
+    open_xdp: Callable[[], AbstractContextManager[int]] | None = None,
+    egress_fd: int | None = None,
+    role: str = DIRECTOR,
+    reason: str = "",
+) -> Attachment:
+    """Attach at TC and, by mode, at XDP; in place of what this role had there before, whichever mode that was.
+
+    `open_xdp` is asked for the XDP program only if the mode is one of XDP: to load it takes a while.
+    Nothing changes when it fails. Raises NoSuchDevice, Busy naming the program that is in the way, Unsupported
+    where the driver has not what was asked for, NotPermitted, InvalidOperation.
+    """
+    if mode not in MODES:
+        raise InvalidOperation(f"{mode}: no such mode; there are: {', '.join(MODES)}")
+    found = links.device(device)
+    chosen, reason = (mode, reason or ON_REQUEST) if mode != "auto" else choose_mode(found)
+    if chosen != "tc" and open_xdp is None:
+        chosen, reason = "tc", "there is no XDP program to attach"
+    if chosen in xdp.MODES:
+        _refuse_foreign_xdp(found)
+    with Netlink() as link, ExitStack() as kept, ExitStack() as undo:  # undo runs, backwards, unless all goes well
+        xdp_fd = kept.enter_context(open_xdp()) if chosen in xdp.MODES and open_xdp else None
+        made = _add_clsact(link, found, undo) or _made_clsact(state, found.index)
+        _set_side(link, found, tc.INGRESS, role, tc_fd, kept, undo)
+        _set_side(link, found, tc.EGRESS, role, egress_fd, kept, undo)
+        if xdp_fd is not None:
+            chosen, reason = _attach_xdp(link, found, chosen, reason, xdp_fd, insist=mode != "auto")
+        if chosen == "tc" and role == DIRECTOR:
+            _detach_xdp(link, found)
+        undo.pop_all()
+    state.set_note(_note(found.index, role), f"{_MADE_CLSACT if made else _FOUND_CLSACT} {chosen} {reason}")
+    with Netlink() as link:
+        after = _query(link, links.device(found.index), state, role)
+    if after is None:
+        raise Busy(f"{found.name}: somebody else took off what was attached")
+    return after
+
+
+def _add_clsact(link: Netlink, device: Device, undo: ExitStack) -> bool:
+    """Put clsact on the device; whether that was needed."""
+    try:
+        made = tc.add_clsact(link, device.index)
+    except NetlinkError as error:
+        if error.number in (errno.EEXIST, errno.EBUSY, errno.EINVAL):
+            raise Busy(
+                f"{device.name}: an ingress qdisc of somebody else sits where clsact must be;"
+                f" see: tc qdisc show dev {device.name}"
+            ) from None
+        raise error.as_failure(f"{device.name}: attaching at TC") from None
+    if made:
+        undo.callback(tc.remove_clsact, link, device.index)
+    return made
+
+
+def _set_side(
+    link: Netlink, device: Device, side: int, role: str, program: int | None, kept: ExitStack, undo: ExitStack
+) -> None:
+    """Let our filter on one side run this program (None: be gone)."""
+    before = tc.our_filter(link, device.index, side, role)
+    try:
+        if before is not None:
+            old = kernel.program_by_id(before.program)
+            kept.callback(os.close, old)
+            undo.callback(tc.set_filter, link, device.index, side, role, old)
+        elif program is not None:
+            undo.callback(tc.remove_filter, link, device.index, side, role)
+        if program is None:
+            tc.remove_filter(link, device.index, side, role)
+        else:
+            tc.set_filter(link, device.index, side, role, program)
+    except NetlinkError as error:
+        raise error.as_failure(f"{device.name}: attaching at TC") from None
+    except FileExistsError as error:
+        raise Busy(
+            f"{device.name}: filter {error.strerror} of somebody else has priority {tc.PRIORITIES[role]} at TC;"
+            f" see: tc filter show dev {device.name} {'ingress' if side == tc.INGRESS else 'egress'}"
+        ) from None
+
+
+def _refuse_foreign_xdp(device: Device) -> None:
+    for program in (device.xdp_native, device.xdp_generic):
+        if program and not xdp.is_ours(program):
+            raise Busy(
+                f"{device.name}: {_foreign(program)} is at XDP; detach it (ip link set dev {device.name} xdp off)"
+                " or use --mode tc"
+            )
+
+
+def _attach_xdp(link: Netlink, device: Device, mode: Mode, reason: str, program: int, insist: bool) -> tuple[Mode, str]:
+    """The mode that came out, with its reason: "tc" when the driver refused and nobody insists."""
+    here, there = (
+        (device.xdp_native, device.xdp_generic) if mode == "native" else (device.xdp_generic, device.xdp_native)
+    )
+    other: Mode = "generic" if mode == "native" else "native"
+    try:
+        if there:  # the kernel wants one to go before the other comes; TC works meanwhile
+            xdp.set_program(link, device.index, other, -1, there)
+        xdp.set_program(link, device.index, mode, program, here)
+    except NetlinkError as error:
+        if there:
+            _restore_xdp(link, device, other, there)
+        if not insist:
+            return "tc", f"its driver refuses native XDP ({error.reason or error})"
+        raise error.as_failure(f"{device.name}: attaching {mode} XDP") from None
+    return mode, reason
+
+
+def _restore_xdp(link: Netlink, device: Device, mode: Mode, program: int) -> None:
+    try:
+        descriptor = kernel.program_by_id(program)
+    except PylvsError:
+        return  # nothing else held it: TC alone goes on
+    try:
+        xdp.set_program(link, device.index, mode, descriptor)
+    except NetlinkError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+def _detach_xdp(link: Netlink, device: Device) -> bool:
+    done = False
+    for mode, program in (("native", device.xdp_native), ("generic", device.xdp_generic)):
+        if program and xdp.is_ours(program):
+            try:
+                xdp.set_program(link, device.index, mode, -1, program)
+            except NetlinkError as error:
+                raise error.as_failure(f"{device.name}: detaching from XDP") from None
+            done = True
+    return done
+
+
+def _detach_tc(link: Netlink, device: Device, role: str, made_clsact: bool) -> bool:
+    try:
+        done = [tc.remove_filter(link, device.index, side, role) for side in (tc.INGRESS, tc.EGRESS)]
+        if made_clsact:
+            tc.remove_clsact(link, device.index)
+    except NetlinkError as error:
+        raise error.as_failure(f"{device.name}: detaching from TC") from None
+    return any(done)
+
+
+def detach(device: str | int, state: State, role: str = DIRECTOR) -> bool:
+    """Take off what this role attached, and clsact if it was made here and is empty; whether anything was there.
+
+    Raises NoSuchDevice, NotPermitted.
+    """
+    found = links.device(device)
+    with Netlink() as link:
+        done = role == DIRECTOR and _detach_xdp(link, found)
+        done = _detach_tc(link, found, role, _made_clsact(state, found.index)) or done
+    if state.exists:
+        state.set_note(_note(found.index, role), None)
+    return done
+
+
+def attached(state: State, role: str = DIRECTOR, everything: list[Device] | None = None) -> list[Attachment]:
+    """All devices of this namespace on which something of this role runs, by their index.
+
+    `everything` spares a dump of the devices.
+    """
+    found = []
+    with Netlink() as link:
+        with_clsact = set(tc.clsact_devices(link))
+        for device in everything or links.devices():
+            if device.index in with_clsact or device.xdp_native or device.xdp_generic:
+                attachment = _query(link, device, state, role, device.index in with_clsact)
+                if attachment:
+                    found.append(attachment)
+    return found
+
+
+def detach_all(state: State, role: str = DIRECTOR) -> list[Attachment]:
+    """Take this role off every device; what was there."""
+    there = attached(state, role)
+    for each in there:
+        with contextlib.suppress(NoSuchDevice):  # it went away at this moment
+            detach(each.ifindex, state, role)
+    return there
+
+
+def _query(link: Netlink, device: Device, state: State, role: str, has_clsact: bool = True) -> Attachment | None:
+    native, generic = (
+        program if role == DIRECTOR and program and xdp.is_ours(program) else 0
+        for program in (device.xdp_native, device.xdp_generic)
+    )
+    sides = {}
+    for side in (tc.INGRESS, tc.EGRESS):
+        ours = tc.our_filter(link, device.index, side, role) if has_clsact else None
+        sides[side] = ours.program if ours else 0
+    if not (native or generic or any(sides.values())):
+        return None
+    mode: Mode = "native" if native else "generic" if generic else "tc"
+    _, intended, reason = ((state.note(_note(device.index, role)) if state.exists else None) or "  ").split(" ", 2)
+    return Attachment(
+        device=device.name,
+        ifindex=device.index,
+        mode=mode,
+        reason=reason or "not known",
+        intended=intended if intended in MODES else mode,
+        xdp=native or generic,
+        ingress=sides[tc.INGRESS],
+        egress=sides[tc.EGRESS],
+    )
+
+
+def _note(ifindex: int, role: str) -> str:
+    return f"{_NOTE}{role}-{ifindex}"
+
+
+def _made_clsact(state: State, ifindex: int) -> bool:
+    return state.exists and any(
+        (state.note(_note(ifindex, role)) or "").startswith(_MADE_CLSACT) for role in (DIRECTOR, REAL_SERVER)
+    )

@@ -1,0 +1,451 @@
+"""Which devices run the packet path: desired state, compared with what is attached at every edit.
+
+IPVS sees every packet of its network namespace. So while the table holds a service or a connection, every device is
+attached by which packets come in first: not ports of bridges and bonds, nor devices that the operator took out. XDP is
+for the devices that services and real servers need: a service's virtual address, or a NAT destination, is on it or
+routed by it, or a virtual router's address is on its link. The others run TC alone. To attach native XDP resets many
+cards; it stays for a minute after the last service. lo is attached for clients on this host. While a real server is on
+this host, its answers are looked at where they leave: at TC egress of what is attached, lo excepted, where they come in
+again. `pylvs attach` and `pylvs detach` are remembered, by the device's number and name.
+
+A device that cannot be attached keeps nothing else from being done: it is reported, noted, and tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import struct
+import time
+from collections.abc import Iterator, Mapping
+
+from pylvs.bpf import abi, kernel
+from pylvs.bpf.libbpf import open_pin
+from pylvs.dataplane import encode, load
+from pylvs.dataplane.devices import attach, policy
+from pylvs.dataplane.reader import Reader
+from pylvs.dataplane.state import State
+from pylvs.dataplane.tables import Tables
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass, field
+from pylvs.model.errors import Busy, InvalidOperation, NoSuchDevice, PylvsError
+from pylvs.model.rows import Trouble
+from pylvs.model.service import ServiceKey, is_probe_mark
+from pylvs.netlink import links
+from pylvs.netlink.links import Device
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
+
+GRACE_S = 60  # attaching native XDP resets many cards: after the last service went, it stays so long
+_WANTED, _OFF = "wanted-", "off"  # by hand: mode and name of a device, by its number
+_NEEDED = "needed-"  # of devices that services and real servers need, by their numbers
+_TROUBLE = "unattached-"  # why a device is not attached, by its number
+_OWN_SERVER = "own-server"
+_IDLE = "idle-since"
+_LOOPBACK_NET = 127
+_WITH_OWN_MAC = ("macvlan", "ipvlan")  # what virtual routers put on a device
+_SENDS_ONLY = ("dummy", "ifb", "nlmon")  # nothing comes in by them that did not come in elsewhere
+_NOT_NEEDED = "no service or real server needs XDP on it"
+
+
+# --- which devices services and real servers need ---
+
+
+def _spread_out(everything: list[Device]) -> set[int]:
+    """The devices that an address of no device in particular concerns."""
+    return {
+        each.index
+        for each in everything
+        if each.up and not each.loopback and not each.master and each.has_unicast_address and _can_carry(each)
+    }
+
+
+@dataclass(slots=True)
+class Concerns:
+    """What of a table decides how devices are attached."""
+
+    virtual: set[Address] = field(default_factory=set)
+    by_nat: set[Address] = field(default_factory=set)  # real servers
+    marks: bool = False
+    own_server: bool = False  # a real server is on this host
+    shrunk: bool = False  # something left the table, or the host changed: all of it is looked at
+
+    def __bool__(self) -> bool:
+        return bool(self.virtual or self.by_nat or self.marks or self.own_server or self.shrunk)
+
+    def add_key(self, key: ServiceKey) -> None:
+        """A service came."""
+        if key.mark:
+            self.marks |= not is_probe_mark(key.mark)  # whose packets come by lo, where other services are attached
+        else:
+            self.virtual.add(key.address)
+
+
+def _concerns_of(reader: Reader) -> Concerns:
+    """Of the whole table in force."""
+    found = Concerns()
+    for _, version in reader.service_slots(reader.versions.live):
+        found.add_key(encode.key_of(version))
+    table = reader.tables.destinations
+    form = table.codec.view("address", "family", "used", "deleted_s")
+    by_nat = abi.constant("DESTINATION_USED_BY_NAT")
+    top = reader.tables.book.get(0, "destination_top")
+    own = {encode.address_bytes(each) for each in links.local_addresses()}
+    for address, family, used, deleted_s in form.iter_unpack(table.array.elements(0, top)):
+        if not used or deleted_s:
+            continue
+        if used == by_nat:
+            found.by_nat.add(encode.address_of(address, family))
+        found.own_server |= address in own or (family == 4 and address[0] == _LOOPBACK_NET)
+    return found
+
+
+def _needed_devices(concerns: Concerns, everything: list[Device], of_routers: frozenset[Address]) -> set[int]:
+    """The numbers of the devices on which services and NAT destinations depend."""
+    holders = {address: each for each in everything for address in each.addresses}
+    by_index = {each.index: each for each in everything}
+    found = _spread_out(everything) if concerns.marks else set()
+    if concerns.virtual & of_routers:
+        networks = [(index, network) for index, own, network in links.links() if own not in of_routers]
+        for address in concerns.virtual & of_routers:
+            found |= _towards_router(address, holders, everything, networks)
+    with links.Routes() as routes:
+        for address in concerns.virtual - of_routers:
+            found |= _towards_virtual(address, holders, by_index, everything, routes)
+        for address in concerns.by_nat:
+            route = routes.to(address)
+            if route and not route.local:
+                found.add(route.ifindex)
+    return {index for index in found if index in by_index and _can_carry(by_index[index])}
+
+
+def _towards_router(
+    address: Address,
+    holders: dict[Address, Device],
+    everything: list[Device],
+    networks: list[tuple[int, links.Network]],
+) -> set[int]:
+    """Where packets to an address of a virtual router come in, now or after its next change of roles."""
+    linked = {index for index, network in networks if address in network}
+    found = {each.index for each in everything if each.index in linked and _can_carry(each) and each.kind != "dummy"}
+    found = found or _spread_out(everything)
+    found |= {each.index for each in everything if each.kind in _WITH_OWN_MAC and each.lower in found}
+    holder = holders.get(address)
+    if holder is not None and _can_carry(holder) and holder.kind != "dummy":
+        found.add(holder.index)
+    return found
+
+
+def _towards_virtual(
+    address: Address,
+    holders: dict[Address, Device],
+    by_index: dict[int, Device],
+    everything: list[Device],
+    routes: links.Routes,
+) -> set[int]:
+    holder = holders.get(address)
+    if holder is None:
+        route = routes.to(address)
+        holder = by_index.get(route.ifindex) if route and not route.gateway else None
+        if holder is None:
+            return _spread_out(everything)
+    return {holder.index} if _can_carry(holder) and holder.kind != "dummy" else _spread_out(everything)
+
+
+def _can_carry(device: Device) -> bool:
+    return not device.loopback and (device.bare or len(device.mac) == 6)
+
+
+# --- attaching one ---
+
+
+def request(reader: Reader, device: str, mode: attach.Mode) -> attach.Attachment:
+    """`pylvs attach`: attach now, and keep it so whatever the table says. Raises what `attach.attach` does."""
+    found, state = links.device(device), reader.tables.state
+    done = _attach(reader, found, mode, state.note(_OWN_SERVER) is not None)
+    state.set_note(f"{_WANTED}{found.index}", f"{mode} {found.name}")
+    state.set_note(f"{_TROUBLE}{found.index}", None)
+    _note_devices(reader)
+    return done
+
+
+def release(reader: Reader, device: str) -> bool:
+    """`pylvs detach`: take it off, and leave it off whatever the table says. False if nothing was there."""
+    found = links.device(device)
+    done = attach.detach(found.index, reader.tables.state)
+    if found.loopback:
+        policy.accept_local(reader.tables.state, reader.tables.state.notes(), False)
+    reader.tables.state.set_note(f"{_WANTED}{found.index}", f"{_OFF} {found.name}")
+    _note_devices(reader)
+    return done
+
+
+@contextlib.contextmanager
+def _entry(state: State, name: str) -> Iterator[int]:
+    """An entry program, loaded if it was not yet."""
+    program = load.open_entry(state, name)
+    try:
+        yield program
+    finally:
+        os.close(program)
+
+
+def _attach(reader: Reader, device: Device, mode: attach.Mode, own_server: bool, reason: str = "") -> attach.Attachment:
+    state = reader.tables.state
+    with contextlib.ExitStack() as opened:
+        if device.bare:
+            if mode in ("native", "generic"):
+                raise InvalidOperation(
+                    f"{device.name}: its packets come without link addresses: --mode tc is its only one"
+                )
+            bare = opened.enter_context(_entry(state, load.BARE))
+            return attach.attach(device.index, mode, state, tc_fd=bare, reason=reason)
+        slot = device.index % abi.constant("DEVICES")
+        other = reader.tables.devices.get(slot, "ifindex")
+        if mode != "tc" and other not in (0, device.index):
+            if mode != "auto":
+                raise Busy(f"{device.name}: XDP here tells devices apart by index modulo 64, and {other} is taken")
+            mode = "tc"
+        tc = opened.enter_context(_entry(state, load.TC))
+        out = opened.enter_context(_entry(state, load.EGRESS)) if own_server and not device.loopback else None
+        xdp = functools.partial(_entry, state, load.XDP)
+        _write_device(reader.tables, device)
+        return attach.attach(device.index, mode, state, tc_fd=tc, open_xdp=xdp, egress_fd=out, reason=reason)
+
+
+def _write_device(tables: Tables, device: Device) -> None:
+    slot = device.index % abi.constant("DEVICES")
+    fields = {"ifindex": device.index, "mac": device.mac, "present": 1}
+    if device.loopback or tables.devices.get(slot, "ifindex") not in (0, device.index):
+        return
+    if any(tables.devices.get(slot, name) != value for name, value in fields.items()):  # XDP may be reading it
+        tables.devices.write(slot, fields)
+
+
+def _note_devices(reader: Reader) -> None:
+    """Which devices XDP may redirect to: with generic XDP all that are attached, else those whose driver transmits."""
+    there = attach.attached(reader.tables.state)
+    tables = reader.tables
+    by_xdp = [each for each in there if each.mode in ("native", "generic")]
+    able = set()
+    if by_xdp:
+        native = any(each.mode == "native" for each in by_xdp)
+        for each in there:
+            features = links.native_xdp(each.ifindex) or 0 if each.mode == "native" else 0
+            if not native or features & links.XDP_TRANSMIT:
+                able.add(each.ifindex)
+    held = {int.from_bytes(key, "little") for key in list(tables.transmitters.keys())}
+    for index in able - held:
+        tables.transmitters.put(struct.pack("<I", index), struct.pack("<I", index))
+    for index in held - able:
+        tables.transmitters.remove(struct.pack("<I", index))
+    kept = {each.ifindex for each in by_xdp}
+    for slot in range(tables.devices.count):
+        if tables.devices.get(slot, "ifindex") not in (0, *kept):
+            tables.devices.clear(slot)
+
+
+# --- all of them ---
+
+
+class _Running:
+    """The numbers of the entry programs that are pinned; 0 of one that is not loaded."""
+
+    def __init__(self, state: State) -> None:
+        self._numbers = {name: _number_of(state.pin_path(name)) for name in load.ENTRIES}
+
+    def is_right(self, there: attach.Attachment, device: Device, mode: attach.Mode, own_server: bool) -> bool:
+        """Whether what a device runs is what it should run."""
+        numbers = self._numbers
+        looks_out = own_server and not (device.loopback or device.bare)
+        if bool(there.egress) != looks_out or there.egress not in (0, numbers[load.EGRESS]):
+            return False
+        if there.ingress != numbers[load.BARE if device.bare else load.TC]:
+            return False
+        if there.mode != there.intended or (there.xdp and there.xdp != numbers[load.XDP]):
+            return False
+        if mode == "auto":
+            return there.reason != _NOT_NEEDED
+        return mode == there.mode or (mode == "tc" and there.reason != attach.ON_REQUEST)
+
+
+def _number_of(pin: str) -> int:
+    program = open_pin(pin)
+    if program is None:
+        return 0
+    try:
+        return kernel.program_info(program).id
+    finally:
+        os.close(program)
+
+
+def reconcile(reader: Reader, changes: Concerns) -> list[Trouble]:
+    """Attach what should be attached, by the programs that are pinned, and let go what should not; what was refused.
+
+    The caller holds the lock. `changes` is what an edit brought in; where it took something away, the whole table is
+    looked at. A device that is refused is tried again at the next call.
+    """
+    state = reader.tables.state
+    notes = state.notes()
+    everything = links.devices()
+    by_index = {each.index: each for each in everything}
+    there = {each.ifindex: each for each in attach.attached(state, everything=everything)}
+    in_use = _is_in_use(reader)
+    concerns = _concerns_of(reader) if changes.shrunk else changes
+    needed = _note_needed(reader, notes, concerns, everything, changes.shrunk)
+    own_server = _note_own_server(state, notes, concerns.own_server, changes.shrunk)
+    by_hand = _by_hand(notes, everything)
+    wanted: dict[int, attach.Mode] = {}
+    for device in everything if in_use else ():
+        if _comes_in_by(device, by_index):
+            wanted[device.index] = "auto" if device.index in needed or device.loopback else "tc"
+    wanted = {index: mode for index, mode in (wanted | by_hand).items() if mode is not None}
+    running, changed, troubles = _Running(state), False, {}
+    for index, mode in sorted(wanted.items()):
+        device, before = by_index[index], there.get(index)
+        if before and running.is_right(before, device, mode, own_server):
+            continue
+        try:
+            _attach(reader, device, mode, own_server, "" if index in by_hand else _NOT_NEEDED)
+            changed = True
+        except NoSuchDevice:
+            continue  # it went away at this moment
+        except PylvsError as error:
+            troubles[index] = Trouble(device.name, str(error).removeprefix(f"{device.name}: "), index in needed)
+    grace = _in_grace(state, notes, empty=not in_use)
+    for index in sorted(set(there) - set(wanted)):
+        if there[index].mode == "native" and grace and index not in by_hand:
+            continue
+        with contextlib.suppress(NoSuchDevice):
+            changed |= attach.detach(index, state)
+    if changed:
+        _note_devices(reader)
+    _note_troubles(state, notes, troubles)
+    if not troubles:
+        load.forget_former(state)
+    own_clients = any(each.version == 4 for each in concerns.by_nat) or (
+        policy.accepts_local(notes) and not changes.shrunk
+    )
+    by_lo = any(by_index[index].loopback for index in wanted)
+    return [*troubles.values(), *policy.accept_local(state, notes, own_clients and by_lo)]
+
+
+def missing(reader: Reader) -> list[Trouble]:
+    """The devices that should be attached and are not, as it is now, and why; those taken out only where needed."""
+    state = reader.tables.state
+    notes = state.notes()
+    everything = links.devices()
+    by_index = {each.index: each for each in everything}
+    there = {each.ifindex for each in attach.attached(state, everything=everything)}
+    by_hand = _by_hand(notes, everything)
+    in_use = _is_in_use(reader)
+    noted = _numbered(notes, _TROUBLE)
+    needed = _needed_devices(_concerns_of(reader), everything, _router_addresses(reader))
+    found = []
+    for device in everything:
+        wanted = in_use and device.index not in by_hand and _comes_in_by(device, by_index)
+        if device.index in there or not (wanted or device.index in needed or device.index in noted):
+            continue
+        reason = "it came, or its program was taken off, after the last edit; the next edit attaches it"
+        if device.index in by_hand and by_hand[device.index] is None:
+            reason = "pylvs detach took it out"
+        elif device.index in noted:
+            reason = noted[device.index]
+        found.append(Trouble(device.name, reason, device.index in needed))
+    return found
+
+
+def _is_in_use(reader: Reader) -> bool:
+    """Whether there is a service or a connection."""
+    return any(reader.versions.facts().get("services")) or bool(reader.tables.pool.get(0, "used"))
+
+
+def _comes_in_by(device: Device, by_index: Mapping[int, Device]) -> bool:
+    """Whether packets come in by a device first: not by the bridge or bond that it is a port of."""
+    if device.loopback:
+        return True
+    if not _can_carry(device) or device.kind in _SENDS_ONLY or (device.bare and not device.up):
+        return False
+    master = by_index.get(device.master)
+    return not device.master or (master is not None and master.kind == "vrf")
+
+
+def _router_addresses(reader: Reader) -> frozenset[Address]:
+    """The addresses of this host's virtual routers."""
+    if not any(True for _ in reader.tables.standby.items()):
+        return frozenset()
+    from pylvs.dataplane import vip_roles  # late: most hosts have no virtual router
+
+    return vip_roles.in_force(reader.tables).all
+
+
+def _numbered(notes: Mapping[str, str], prefix: str) -> dict[int, str]:
+    """The notes about devices, by their numbers."""
+    return {int(name.removeprefix(prefix)): text for name, text in notes.items() if name.startswith(prefix)}
+
+
+def _by_hand(notes: Mapping[str, str], everything: list[Device]) -> dict[int, attach.Mode | None]:
+    """What the operator said of devices; None: taken out. A device that was made again is known by its name."""
+    by_name = {each.name: each.index for each in everything}
+    there = {each.index for each in everything}
+    found: dict[int, attach.Mode | None] = {}
+    for index, text in sorted(_numbered(notes, _WANTED).items()):
+        mode, _, name = text.partition(" ")
+        now = index if index in there else by_name.get(name)
+        if now is not None:
+            noted: Any = mode  # a Mode, as `request` wrote it
+            found[now] = None if mode == _OFF else noted
+    return found
+
+
+def _note_needed(
+    reader: Reader, notes: Mapping[str, str], concerns: Concerns, everything: list[Device], whole: bool
+) -> set[int]:
+    """The devices that services and real servers need, kept from edit to edit."""
+    state = reader.tables.state
+    noted = set(_numbered(notes, _NEEDED))
+    found = noted & {each.index for each in everything} if not whole else set()
+    if concerns:
+        found |= _needed_devices(concerns, everything, _router_addresses(reader))
+    for index in found - noted:
+        state.set_note(f"{_NEEDED}{index}", "by a service or a real server")
+    for index in noted - found:
+        state.set_note(f"{_NEEDED}{index}", None)
+    return found
+
+
+def _note_own_server(state: State, notes: Mapping[str, str], own_server: bool, whole: bool) -> bool:
+    """Whether a real server is on this host, kept from edit to edit."""
+    noted = _OWN_SERVER in notes
+    found = own_server or (noted and not whole)
+    if found != noted:
+        state.set_note(_OWN_SERVER, "yes" if found else None)
+    return found
+
+
+def _note_troubles(state: State, notes: Mapping[str, str], troubles: Mapping[int, Trouble]) -> None:
+    noted = _numbered(notes, _TROUBLE)
+    for index in noted.keys() - troubles.keys():
+        state.set_note(f"{_TROUBLE}{index}", None)
+    for index, trouble in troubles.items():
+        if noted.get(index) != trouble.reason:
+            state.set_note(f"{_TROUBLE}{index}", trouble.reason)
+
+
+def _in_grace(state: State, notes: Mapping[str, str], empty: bool) -> bool:
+    since = notes.get(_IDLE)
+    if not empty:
+        if since:
+            state.set_note(_IDLE, None)
+        return True
+    now = int(time.clock_gettime(time.CLOCK_BOOTTIME))
+    if since is None:
+        state.set_note(_IDLE, str(now))
+        return True
+    return now - int(since) < GRACE_S
+
+
+__all__ = ["GRACE_S", "Concerns", "missing", "reconcile", "release", "request"]

@@ -1,0 +1,312 @@
+"""What happened beyond forwarding: to packets, counted under names, and to connections whose time was up."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from pylvs.bpf import abi
+from pylvs.dataplane import encode, upgrade
+from pylvs.dataplane.state import State
+from pylvs.dataplane.tables import Tables, Versions
+from pylvs.model.errors import NoSuchService
+from pylvs.model.rows import Counters, DestinationRow, Expiry, Rates, ServiceRow
+from pylvs.model.service import ServiceKey
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
+
+_PREFIX = "REASON_"
+_NOT_COUNTED = ("REASONS", "REASON_NONE")
+
+
+def reason_names() -> Mapping[int, str]:
+    """Every name, by its number in bpf/abi/base.h: "table full dropped"."""
+    return {
+        number: name.removeprefix(_PREFIX).lower().replace("_", " ")
+        for name, number in abi.shipped().enum("reason").items()
+        if name not in _NOT_COUNTED
+    }
+
+
+def reason_counts(tables: Tables) -> Mapping[str, int]:
+    """How many packets each name has, zeros among them."""
+    return {name: tables.reasons.sums(number)[0] for number, name in reason_names().items()}
+
+
+def expiry(tables: Tables) -> Expiry | None:
+    """What ending connections cost since the packet path was loaded; None where that is not noted yet."""
+    try:
+        found = tables.pace.read(0)
+    except FileNotFoundError:  # an older pylvs made these tables
+        return None
+    return Expiry(found["ended"], found["goes"], found["spent_ns"] / 1e9, found["longest_ns"] / 1e9)
+
+
+# --- listing ---------------------------------------------------------------------------------------------------------
+# Reading the tables: services with their destinations and counters.
+#
+# Readers take no lock. They read again when an edit came between (`live` has changed).
+
+
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    Result = TypeVar("Result")
+
+_READS = 50  # of a table that keeps changing
+_MASK64 = (1 << 64) - 1
+_ZEROED = "zeroed"  # a note: the totals at the last `-Z` of everything
+NO_COUNTS = (0,) * 5
+NO_COUNTERS, NO_RATES = Counters(), Rates()
+_SHOWN = ("address", "active", "inactive", "persistent", "port", "family")
+_MEMBER = ("destination", "weight", "upper", "lower", "method", "tunnel")
+
+
+class Statistics:
+    """Counters since the last `-Z`: what packets counted, less the base noted then."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._fields = tuple(abi.struct("counters").fields)
+        self._form = abi.struct("counters").view(*self._fields)
+        self._averages = abi.struct("estimate").view("averages")
+        self._all: list[tuple[int, ...]] = []
+
+    @contextmanager
+    def read_at_once(self, slots: int) -> Iterator[None]:
+        """Within this, the counters of the first so many slots are those of now, read in few calls."""
+        width = len(self._fields)
+        if self._stand_still():
+            self._all = [self._last(slot) for slot in range(slots)]
+        elif slots:
+            self._all = self._tables.statistics.all_sums(slots, width)
+        try:
+            yield
+        finally:
+            self._all = []
+
+    def _stand_still(self) -> bool:
+        """Whether run_estimation is 0: what is shown is what the estimator saw last (IPVS-SEMANTICS 9.2)."""
+        return not self._tables.root.get(0, "settings.run_estimation")
+
+    def _last(self, slot: int) -> tuple[int, ...]:
+        return tuple(self._tables.estimates.get(slot, "last"))
+
+    def counted(self, slot: int) -> tuple[int, ...]:
+        """All that packets ever counted for a destination's slot, as it is shown."""
+        if slot < len(self._all):
+            return self._all[slot]
+        if self._stand_still():
+            return self._last(slot)
+        return self._tables.statistics.sums(slot, len(self._fields))
+
+    def destination(self, slot: int) -> Counters:
+        """A destination's counters."""
+        return self._less(self.counted(slot), self._tables.destination_bases.array, slot)
+
+    def service(self, slot: int, destinations: list[int]) -> Counters:
+        """A service's counters: those of all its destinations, deleted ones among them."""
+        counted = [each for each in map(self.counted, destinations) if any(each)]
+        total = tuple(map(sum, zip(*counted, strict=True))) or NO_COUNTS
+        return self._less(total, self._tables.service_bases.array, slot)
+
+    def totals(self) -> Counters:
+        """Of all services, those that were deleted among them: a slot's counters go on when it is used again."""
+        top = self._tables.book.get(0, "destination_top")
+        with self.read_at_once(top):
+            total = tuple(map(sum, zip(*map(self.counted, range(top)), strict=True))) or NO_COUNTS
+        zeroed = (self._tables.state.note(_ZEROED) or "0 0 0 0 0").split()
+        return Counters(*[now - int(before) & _MASK64 for now, before in zip(total, zeroed, strict=True)])
+
+    def zero_totals(self) -> None:
+        """They begin at 0 from now on."""
+        state = self._tables.state
+        state.set_note(_ZEROED, None)
+        now = self.totals()
+        counted = (now.connections, now.in_packets, now.out_packets, now.in_bytes, now.out_bytes)
+        state.set_note(_ZEROED, " ".join(map(str, counted)))
+
+    def _less(self, counted: tuple[int, ...], bases: Any, slot: int) -> Counters:
+        base = self._form.unpack_from(bases.upto(slot), slot * bases.stride)
+        if base == counted:
+            return NO_COUNTERS
+        return Counters(*[one - other & _MASK64 for one, other in zip(counted, base, strict=True)])
+
+    def set_base(self, bases: Any, slot: int, values: tuple[int, ...]) -> None:
+        """Note from where a destination's or a service's counters begin."""
+        self._form.pack_into(bases.array.upto(slot), slot * bases.array.stride, *[value & _MASK64 for value in values])
+
+    def begin(self, slot: int, counted: tuple[int, ...]) -> None:
+        """A destination's counters and rates begin at 0, now that so much was counted."""
+        self.set_base(self._tables.destination_bases, slot, counted)
+        self._tables.estimates.write(slot, {"averages": NO_COUNTS, "last": counted})
+
+    def rates(self, destinations: Iterable[int]) -> Rates:
+        """Events per second of destinations together, rounded as the kernel shows them (IPVS-SEMANTICS 9.3)."""
+        estimates, averages = self._tables.estimates.array, self._averages.unpack_from
+        read = (averages(estimates.upto(slot), slot * estimates.stride) for slot in destinations)
+        busy = [each for each in read if any(each)]
+        if not busy:
+            return NO_RATES
+        total = list(map(sum, zip(*busy, strict=True)))
+        if not any(total):
+            return NO_RATES
+        events = [each + 511 >> 10 for each in total[:3]]
+        return Rates(*events, *(each + 15 >> 5 for each in total[3:]))
+
+    def base(self, bases: Any, slot: int) -> tuple[int, ...]:
+        """Where they begin."""
+        return self._form.unpack_from(bases.array.upto(slot), slot * bases.array.stride)
+
+
+class Reader:
+    """What listings need of one state."""
+
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+        self.versions = Versions(tables)
+        self.statistics = Statistics(tables)
+        self._member = abi.struct("member").view(*_MEMBER)
+        self._shown = abi.struct("destination").view(*_SHOWN)
+
+    def steadily(self, read: Callable[[int], Result]) -> Result:
+        """What `read` finds in one generation: it is called again when an edit came between."""
+        for _ in range(_READS):
+            live = self.versions.live
+            found = read(live)
+            if self.versions.live == live:
+                return found
+        return found
+
+    def service_slots(self, live: int) -> list[tuple[int, dict[str, Any]]]:
+        """Slots and versions of all services."""
+        found = []
+        for version in 4, 6:
+            for keys, values, count in self.tables.service_keys(version).chunks():
+                del keys
+                for (slot,) in struct.iter_unpack("<I", values[: 4 * count]):
+                    fields = self.versions.version(slot, live)
+                    if fields["present"] and fields["family"] == version:
+                        found.append((slot, fields))
+        return found
+
+    def rows(self) -> list[ServiceRow]:
+        """All services."""
+
+        def read(live: int) -> list[ServiceRow]:
+            owned = self._owned()
+            with self.statistics.read_at_once(self.tables.book.get(0, "destination_top")):
+                return [
+                    self._row(slot, fields, owned.get((slot, fields["birth"]), []))
+                    for slot, fields in self.service_slots(live)
+                ]
+
+        return self.steadily(read)
+
+    def row(self, slot: int) -> ServiceRow:
+        """One service."""
+
+        def read(live: int) -> ServiceRow:
+            version = self.versions.version(slot, live)
+            return self._row(slot, version, self.owned(slot, version))
+
+        return self.steadily(read)
+
+    def owned(self, slot: int, version: dict[str, Any]) -> list[int]:
+        """The destinations that count for a service, deleted ones among them."""
+        return self._owned().get((slot, version["birth"]), [])
+
+    def _owned(self) -> dict[tuple[int, int], list[int]]:
+        """By slot and birth: deleted destinations outlive their service, whose slot may have another one by then."""
+        destinations = self.tables.destinations
+        form = abi.struct("destination").view("used", "service", "service_birth")
+        top = self.tables.book.get(0, "destination_top")
+        found: dict[tuple[int, int], list[int]] = {}
+        memory = destinations.array.elements(0, top)
+        for slot, (used, service, birth) in enumerate(form.iter_unpack(memory)):
+            if used:
+                found.setdefault((service, birth), []).append(slot)
+        return found
+
+    def members(self, version: dict[str, Any]) -> Iterator[tuple[int, int, int, int, int, int]]:
+        """Slots of a service's destinations in list order, each with weight, upper, lower, method, tunnel."""
+        array = self.tables.members
+        members = array.elements(version["list"], version["count"])
+        return self._member.iter_unpack(members)
+
+    def _row(self, slot: int, version: dict[str, Any], owned: list[int]) -> ServiceRow:
+        rows, statistics = [], self.statistics
+        table, shown = self.tables.destinations.array, self._shown.unpack_from
+        for place, *member in self.members(version):
+            address, active, inactive, persistent, port, family = shown(table.upto(place), place * table.stride)
+            destination = encode.destination_of(address, family, port, *member)
+            counters, rates = statistics.destination(place), statistics.rates((place,))
+            rows.append(DestinationRow(destination, active, inactive, persistent, counters, rates))
+        counters, rates = statistics.service(slot, owned), statistics.rates(owned)
+        return ServiceRow(encode.service_of(version), tuple(rows), counters, rates)
+
+
+# --- table handle ----------------------------------------------------------------------------------------------------
+# The tables of one network namespace as they are pinned now, opened anew where somebody put others in their place.
+
+
+class Opened:
+    """A state, its tables, and the reading side of them."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.tables = Tables(state)
+        self.settled = False  # the lock is held and the tables are those that are pinned
+        self.mark = 0  # of the tables that were checked
+        self._reader: Reader | None = None
+
+    @property
+    def reader(self) -> Reader:
+        """The reading side; the state must exist."""
+        self.renew()
+        if self._reader is None:
+            self._reader = Reader(self.tables)
+        return self._reader
+
+    def renew(self) -> None:
+        """Open the tables anew where a peer has put others in their place: of another size, or down and up again.
+
+        While the lock is held nobody does: within a batch of many edits nobody needs to look.
+        """
+        if self.settled:
+            return
+        mark = self.tables.mark()
+        if mark != self.mark:
+            if mark:
+                upgrade.check(self.state)
+            self.mark, self.tables, self._reader = mark, Tables(self.state), None
+
+    def again(self) -> None:
+        """Look for the state itself, which may be there by now."""
+        self.state = State.open()
+        self.tables, self._reader, self.mark = Tables(self.state), None, 0
+
+    def forget_reader(self) -> None:
+        """What it read may be of other programs than those that run now."""
+        self._reader = None
+
+    def slot(self, key: ServiceKey) -> int | None:
+        """The slot of a service in force."""
+        if not self.settled and not self.state.exists:
+            return None
+        self.renew()
+        raw = self.tables.service_keys(key.address.version).get(encode.service_key(key))
+        if raw is None:
+            return None
+        slot: int = struct.unpack("<I", raw)[0]
+        return slot if self.reader.versions.version(slot)["present"] else None
+
+    def known(self, key: ServiceKey) -> tuple[int, dict[str, Any]]:
+        """Slot and version of a service. Raises NoSuchService."""
+        slot = self.slot(key)
+        if slot is None:
+            raise NoSuchService(f"{key}: no such virtual service")
+        return slot, self.reader.versions.version(slot)

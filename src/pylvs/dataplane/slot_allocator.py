@@ -1,0 +1,283 @@
+"""Where the lists of services lie: chunks of a power of two of members."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterable, Iterator
+
+from pylvs.bpf import abi
+from pylvs.dataplane.tables import Records, Tables, Versions
+from pylvs.model.errors import NoRoom
+
+TYPE_CHECKING = False  # without importing typing
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def list_class(count: int) -> int:
+    """The class of chunk that holds so many members."""
+    return max(count - 1, 0).bit_length()
+
+
+def gaps(used: list[tuple[int, int]], classes: int) -> Iterator[tuple[int, int]]:
+    """Chunks (first member, size) that fill the places between used ones; these in order."""
+    at = 0
+    for start, size in used:
+        while at < start:
+            piece = min(1 << ((start - at).bit_length() - 1), 1 << (classes - 1))
+            yield at, piece
+            at += piece
+        at = start + size
+
+
+def list_of(tables: Tables, version: dict[str, Any]) -> list[int]:
+    """The slots of a service's destinations, in list order."""
+    members, count = tables.members, version["count"]
+    words = members.elements(version["list"], count).cast("I")
+    return list(words[:: members.stride // 4]) if count else []
+
+
+def chunks(versions: Iterable[dict[str, Any]]) -> list[tuple[int, int]]:
+    """The chunks (first member, size) of these services' lists, in order."""
+    return sorted((fields["list"], 1 << list_class(fields["count"])) for fields in versions if fields["count"])
+
+
+def lists_in_force(tables: Tables) -> list[tuple[int, int]]:
+    """The chunks (first member, size) that packets may look at if no edit was made for a while, in order."""
+    versions = Versions(tables)
+    live = versions.live
+    found = (versions.version(slot, live) for slot in range(tables.book.get(0, "service_top")))
+    return chunks(fields for fields in found if fields["present"])
+
+
+# --- book ------------------------------------------------------------------------------------------------------------
+# Which slots of the tables are free: services, destinations, and chunks of the lists.
+#
+# All under the lock, and all derivable: after a writer died, `recover` writes the book anew. What an edit lets go may
+# still be looked at by a packet on another CPU, so it waits some milliseconds before it is used again.
+
+
+WAIT_MS = 20  # far longer than a packet takes
+_STEPS = 2  # from leaving to waiting, and from there to free
+_LINK = struct.Struct("<I")
+
+
+def now_s() -> int:
+    """The clock of deletions: seconds since boot, sleep included."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+class Book:
+    """Allocation of slots."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._book: Records = tables.book
+        self.nothing = abi.constant("NOTHING")
+        self._classes = abi.constant("LIST_CLASSES")
+        self._service_link = abi.struct("service_version").offset("next")  # of the first of both
+        self._member_link = abi.struct("member").offset("next")
+        self._destination_link = abi.struct("destination").offset("next")
+
+    # --- chains: the next slot is kept in a field that packets do not look at ---
+
+    def _link(self, records: Records, slot: int) -> int:
+        return int(_LINK.unpack_from(records.array.upto(slot), slot * records.array.stride + self._service_link)[0])
+
+    def _set_link(self, records: Records, slot: int, following: int) -> None:
+        _LINK.pack_into(records.array.upto(slot), slot * records.array.stride + self._service_link, following)
+
+    def _chunk_next(self, chunk: int) -> int:
+        members = self._tables.members
+        return int(_LINK.unpack_from(members.upto(chunk), chunk * members.stride + self._member_link)[0])
+
+    def _set_chunk_next(self, chunk: int, following: int) -> None:
+        members = self._tables.members
+        _LINK.pack_into(members.upto(chunk), chunk * members.stride + self._member_link, following)
+
+    # --- services ---
+
+    def take_service(self) -> int:
+        """A free slot. Raises NoRoom."""
+        book, full = self._book, self._tables.services.count
+        for _ in range(_STEPS):
+            if book.get(0, "service_free") != self.nothing or book.get(0, "service_top") < full:
+                break
+            self._wait()
+        free, top = book.get(0, "service_free"), book.get(0, "service_top")
+        if free != self.nothing:
+            book.set(0, "service_free", self._link(self._tables.services, free))
+            return int(free)
+        if top >= full:
+            raise NoRoom(f"the table is full: it holds {full} virtual services")
+        book.set(0, "service_top", top + 1)
+        return int(top)
+
+    def _wait(self) -> None:
+        """Until services that were let go are a step nearer to being free."""
+        if any(self._book.get(0, name) != self.nothing for name in ("service_leaving", "service_waiting")):
+            time.sleep(WAIT_MS / 1000)
+            self.settle()
+
+    def let_service_go(self, slot: int) -> None:
+        """The slot may be used again in a while."""
+        self._set_link(self._tables.services, slot, self._book.get(0, "service_leaving"))
+        self._book.set(0, "service_leaving", slot)
+
+    # --- lists ---
+
+    def take_list(self, count: int) -> int:
+        """The first member of a chunk for so many; 0 for none. Raises NoRoom."""
+        if not count:
+            return 0
+        size = list_class(count)
+        if size < self._classes:
+            chunk = self._take_chunk(size)
+            if chunk is None:
+                self._gather()
+                chunk = self._take_chunk(size)
+            if chunk is not None:
+                return chunk
+        raise NoRoom(f"the table is full: its lists hold {self._tables.members.max_entries} real servers")
+
+    def _take_chunk(self, size: int) -> int | None:
+        """A free chunk of a class, one never used, or a part of a larger one."""
+        free = list(self._book.get(0, "list_free"))
+        if free[size] == self.nothing:
+            top = self._book.get(0, "member_top")
+            if top + (1 << size) <= self._tables.members.max_entries:
+                self._book.set(0, "member_top", top + (1 << size))
+                return int(top)
+        for larger in range(size, self._classes):
+            if free[larger] != self.nothing:
+                chunk = int(free[larger])
+                free[larger] = self._chunk_next(chunk)
+                for part in range(size, larger):  # what is left of it: a chunk of each class below its own
+                    rest = chunk + (1 << part)
+                    self._set_chunk_next(rest, free[part])
+                    free[part] = rest
+                self._book.set(0, "list_free", *free)
+                return chunk
+        return None
+
+    def _gather(self) -> None:
+        """Make chunks of what lies between the lists in force, once no packet can look at former ones any more."""
+        time.sleep(WAIT_MS / 1000)
+        used = lists_in_force(self._tables)
+        none = [self.nothing] * self._classes
+        for name in "list_free", "list_leaving", "list_waiting":
+            self._book.set(0, name, *none)
+        self._book.set(0, "member_top", max((start + size for start, size in used), default=0))
+        for start, size in gaps(used, self._classes):
+            self._let_go("list_free", start, size)
+
+    def let_list_go(self, chunk: int, count: int) -> None:
+        """The chunk may be used again in a while."""
+        if count:
+            self._let_go("list_leaving", chunk, count)
+
+    def _let_go(self, to: str, chunk: int, count: int) -> None:
+        size, chains = list_class(count), list(self._book.get(0, to))
+        self._set_chunk_next(chunk, chains[size])
+        chains[size] = chunk
+        self._book.set(0, to, *chains)
+
+    # --- destinations ---
+
+    def take_destination(self) -> int:
+        """A free slot. Raises NoRoom."""
+        destinations = self._tables.destinations
+        free = self._book.get(0, "destination_free")
+        if free != self.nothing:
+            self._book.set(0, "destination_free", destinations.get(free, "next"))
+            return int(free)
+        top = self._book.get(0, "destination_top")
+        if top >= destinations.count:
+            raise NoRoom(f"the table is full: it holds {destinations.count} real servers")
+        self._book.set(0, "destination_top", top + 1)
+        return int(top)
+
+    def free_destination(self, slot: int) -> None:
+        """The slot is free: no connection refers to it."""
+        self._tables.destinations.clear(slot)
+        self._tables.destinations.set(slot, "next", self._book.get(0, "destination_free"))
+        self._book.set(0, "destination_free", slot)
+
+    def note_deleted(self, slot: int) -> None:
+        """The destination left its service; it may be revived."""
+        destinations = self._tables.destinations
+        destinations.set(slot, "deleted_s", max(now_s(), 1))
+        destinations.set(slot, "next", self._book.get(0, "deleted"))
+        self._book.set(0, "deleted", slot)
+
+    def deleted(self) -> list[int]:
+        """The chain of deleted destinations."""
+        found, slot = [], self._book.get(0, "deleted")
+        while slot != self.nothing:
+            found.append(int(slot))
+            slot = self._destination_next(slot)
+        return found
+
+    def set_deleted(self, slots: list[int]) -> None:
+        """Chain these deleted destinations, and no others."""
+        following = self.nothing
+        for slot in reversed(slots):
+            if self._destination_next(slot) != following:
+                self._tables.destinations.set(slot, "next", following)
+            following = slot
+        self._book.set(0, "deleted", following)
+
+    def _destination_next(self, slot: int) -> int:
+        array = self._tables.destinations.array
+        return int(_LINK.unpack_from(array.upto(slot), slot * array.stride + self._destination_link)[0])
+
+    def revive(self, slots: set[int]) -> None:
+        """These deleted destinations are listed again."""
+        if slots:
+            for slot in slots:
+                self._tables.destinations.set(slot, "deleted_s", 0)
+            self.set_deleted([slot for slot in self.deleted() if slot not in slots])
+
+    # --- what was let go ---
+
+    def settle(self) -> None:
+        """What was let go long enough ago becomes free. Called at the beginning of an edit."""
+        book, now = self._book, time.monotonic_ns() // 1_000_000
+        if now - book.get(0, "waiting_since_ms") < WAIT_MS:
+            return
+        services, nothing = self._tables.services, self.nothing
+        slot = book.get(0, "service_waiting")
+        while slot != nothing:
+            following = self._link(services, slot)
+            self._set_link(services, slot, book.get(0, "service_free"))
+            book.set(0, "service_free", slot)
+            slot = following
+        book.set(0, "service_waiting", book.get(0, "service_leaving"))
+        book.set(0, "service_leaving", nothing)
+        waiting = book.get(0, "list_waiting")
+        if any(chunk != nothing for chunk in waiting):
+            free = list(book.get(0, "list_free"))
+            for size, first in enumerate(waiting):
+                chunk = first
+                while chunk != nothing:
+                    following = self._chunk_next(chunk)
+                    self._set_chunk_next(chunk, free[size])
+                    free[size] = chunk
+                    chunk = following
+            book.set(0, "list_free", *free)
+        book.set(0, "list_waiting", *book.get(0, "list_leaving"))
+        book.set(0, "list_leaving", *[nothing] * self._classes)
+        book.set(0, "waiting_since_ms", now)
+
+    def reset(self, service_top: int, destination_top: int, member_top: int) -> None:
+        """An empty book with these tops."""
+        nothing, none = self.nothing, [self.nothing] * self._classes
+        for name in "service_free", "service_leaving", "service_waiting", "destination_free", "deleted":
+            self._book.set(0, name, nothing)
+        for name in "list_free", "list_leaving", "list_waiting":
+            self._book.set(0, name, *none)
+        self._book.set(0, "service_top", service_top)
+        self._book.set(0, "destination_top", destination_top)
+        self._book.set(0, "member_top", member_top)
+        self._book.set(0, "waiting_since_ms", time.monotonic_ns() // 1_000_000)

@@ -1,0 +1,114 @@
+"""Virtual addresses put on devices and taken off, all of them in one call that waits for nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Collection, Sequence
+
+from pylvs.model.addresses import family_of
+from pylvs.model.dataclass import dataclass
+from pylvs.model.routing import FOREVER, HeldAddress
+from pylvs.netlink.rtnl import CREATE, REPLACE, Request, RouteSocket, attribute, text, u32
+
+NEW, DELETE = 20, 21  # RTM_NEWADDR, RTM_DELADDR
+IFADDRMSG = struct.Struct("=BBBBI")
+LIFETIMES = struct.Struct("=4I")  # ifa_cacheinfo
+ADDRESS, LOCAL, LABEL, BROADCAST, CACHEINFO, FLAGS = 1, 2, 3, 4, 6, 8  # IFA_*
+NO_DAD, HOME, MANAGE_TEMPORARY, NO_PREFIX_ROUTE, JOIN_GROUP = 0x02, 0x10, 0x100, 0x200, 0x400  # IFA_F_*
+ENDLESS = 0xFFFFFFFF
+GONE = (errno.EADDRNOTAVAIL, errno.ENODEV)
+
+Placed = tuple[HeldAddress, str]  # an address, and the device that it is on
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Whether a thing is now as it was asked for, and otherwise the kernel's refusal in words."""
+
+    done: bool
+    trouble: str = ""
+
+
+def hold(addresses: Sequence[Placed]) -> list[Outcome]:
+    """Put them on; one that is there already gets the lifetimes and flags that are asked for."""
+    return _each(addresses, lambda held, index: Request(NEW, encoded(held, index), CREATE | REPLACE), "put on", ())
+
+
+def release(addresses: Sequence[Placed]) -> list[Outcome]:
+    """Take them off; one that has gone, or whose device has, is fine."""
+    return _each(addresses, lambda held, index: Request(DELETE, named(held, index)), "taken off", GONE)
+
+
+def encoded(held: HeldAddress, index: int) -> bytes:
+    """All that the kernel is told of an address on the device of that index."""
+    body = named(held, index)
+    if held.broadcast is not None:
+        body += attribute(BROADCAST, held.broadcast.packed)
+    if held.label:
+        body += text(LABEL, held.label)
+    if flags := flags_of(held):
+        body += u32(FLAGS, flags)
+    if (
+        held.interface.version == 6 and held.preferred_lft_s != FOREVER
+    ):  # IPv4 chooses its sources without looking at it
+        body += attribute(CACHEINFO, LIFETIMES.pack(held.preferred_lft_s, ENDLESS, 0, 0))
+    return body
+
+
+def named(held: HeldAddress, index: int) -> bytes:
+    """What tells an address from others on its device: itself, its prefix length and its peer."""
+    own = held.interface
+    head = IFADDRMSG.pack(family_of(own.ip), own.network.prefixlen, 0, held.scope, index)
+    if own.version == 6 and held.peer is None:
+        return head + attribute(ADDRESS, own.ip.packed)
+    return head + attribute(LOCAL, own.ip.packed) + attribute(ADDRESS, (held.peer or own.ip).packed)
+
+
+def flags_of(held: HeldAddress) -> int:
+    """IFA_F_*, as ip-address(8) has them."""
+    given = (
+        (held.no_dad, NO_DAD),
+        (held.home, HOME),
+        (held.manage_temporary, MANAGE_TEMPORARY),
+        (held.no_prefix_route, NO_PREFIX_ROUTE),
+        (held.join_group, JOIN_GROUP),
+    )
+    return sum(flag for wanted, flag in given if wanted)
+
+
+def index_of(device: str) -> int:
+    """A device's number in this network namespace; 0 if there is none of that name."""
+    try:
+        return socket.if_nametoindex(device)
+    except OSError:
+        return 0
+
+
+def in_words(number: int, words: str) -> str:
+    """An errno and the kernel's own words for it."""
+    plain = os.strerror(number)
+    return f"{plain} ({words})" if words else plain
+
+
+def _each(
+    addresses: Sequence[Placed],
+    request: Callable[[HeldAddress, int], Request],
+    doing: str,
+    fine: Collection[int],
+) -> list[Outcome]:
+    indexes = {device: index_of(device) for device in {device for _, device in addresses}}
+    there = [(held, device) for held, device in addresses if indexes[device]]
+    with RouteSocket() as route:
+        answers = iter(route.do([request(held, indexes[device]) for held, device in there]))
+    outcomes = []
+    for held, device in addresses:
+        number, words = next(answers) if indexes[device] else (errno.ENODEV, "")
+        if number == 0 or number in fine:
+            outcomes.append(Outcome(True))
+        else:
+            why = in_words(number, words)
+            outcomes.append(Outcome(False, f"{held.interface} could not be {doing} {device}: {why}"))
+    return outcomes

@@ -1,0 +1,305 @@
+"""The network devices of the current namespace, their addresses, and the way to an address, as netlink tells them.
+
+/sys/class/net is not asked: it may show another namespace's devices.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import struct
+from collections.abc import Iterator
+from contextlib import closing
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+
+from pylvs.model import sockets as socket
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
+from pylvs.model.errors import NoSuchDevice
+from pylvs.netlink.codec import (
+    GENERIC,
+    Netlink,
+    NetlinkError,
+    attribute,
+    attributes,
+    generic_family,
+    name,
+    number,
+    octets,
+)
+from pylvs.netlink.codec import text as text_attribute
+
+Network = IPv4Network | IPv6Network
+_LINK_GET, _ADDRESS_GET, _ROUTE_GET = 18, 22, 26  # RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE
+_UP, _LOOPBACK = 0x1, 0x8  # IFF_UP, IFF_LOOPBACK
+_LINK_MESSAGE = struct.Struct("=BxHiII")
+_ADDRESS_MESSAGE = struct.Struct("=BBBBI")
+_ROUTE_MESSAGE = struct.Struct("=BBBBBBBBI")
+_SIOCETHTOOL, _GET_FLAGS, _RX_VLAN = 0x8946, 0x25, 1 << 8  # ETHTOOL_GFLAGS, ETH_FLAG_RXVLAN
+XDP_BASIC, XDP_REDIRECT, XDP_TRANSMIT = 1, 2, 4  # NETDEV_XDP_ACT_*
+LOCAL_ROUTE, _BROADCAST_ROUTE = 2, 3  # RTN_LOCAL, RTN_BROADCAST
+
+
+# addresses of documents, far apart: no host has them
+_ANYWHERE: dict[int, tuple[Address, ...]] = {
+    4: (IPv4Address("192.0.2.77"), IPv4Address("203.0.113.177")),
+    6: (IPv6Address("2001:db8:77::77"), IPv6Address("3fff:177::77")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A network device. `kind` is the driver's name for virtual ones ("veth", "vlan", "bridge"), else empty.
+
+    `lower` is the device a VLAN or macvlan stands on, or a veth's peer; `master` the bridge, bond or VRF above.
+    XDP program numbers are 0 where none is attached.
+    """
+
+    index: int
+    name: str
+    mac: bytes
+    kind: str
+    up: bool
+    loopback: bool
+    mtu: int
+    master: int
+    lower: int
+    addresses: tuple[Address, ...]
+    xdp_native: int = 0
+    xdp_generic: int = 0
+
+    @property
+    def bare(self) -> bool:
+        """Whether its packets come without link addresses: tunnels (whose "address" is an IP address), VPNs, PPP."""
+        return len(self.mac) in (0, 4, 16)
+
+    @property
+    def has_unicast_address(self) -> bool:
+        """Whether it has an address that others could send to; a link-local one does not count."""
+        return any(not (each.is_loopback or each.is_link_local or each.is_multicast) for each in self.addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The way to an address: device, next hop (None: the address itself), the source taken, and the kind of route."""
+
+    ifindex: int
+    gateway: Address | None
+    source: Address | None
+    kind: int
+    mtu: int  # set on the route, or learned; 0: the device's
+
+    @property
+    def local(self) -> bool:
+        """Whether the address is this host's own."""
+        return self.kind == LOCAL_ROUTE
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a device counted: packets and bytes that came in and went out, and those that it lost."""
+
+    in_packets: int
+    out_packets: int
+    in_bytes: int
+    out_bytes: int
+    in_lost: int
+    out_lost: int
+
+
+def to_address(raw: bytes) -> Address:
+    """4 or 16 bytes in network order as an address."""
+    return IPv4Address(raw) if len(raw) == 4 else IPv6Address(raw)
+
+
+def _device(message: bytes, addresses: dict[int, list[Address]]) -> Device:
+    _family, _kind, index, flags, _change = _LINK_MESSAGE.unpack_from(message)
+    found = attributes(message, _LINK_MESSAGE.size)
+    info = attributes(found.get(18, b""))  # IFLA_LINKINFO
+    xdp = attributes(found.get(43, b""))  # IFLA_XDP
+    return Device(
+        index=index,
+        name=name(found.get(3)),
+        mac=found.get(1, b""),
+        kind=name(info.get(1)),
+        up=bool(flags & _UP),
+        loopback=bool(flags & _LOOPBACK),
+        mtu=number(found.get(4)),
+        master=number(found.get(10)),
+        lower=number(found.get(5)),
+        addresses=tuple(addresses.get(index, ())),
+        xdp_native=number(xdp.get(5)) or number(xdp.get(7)),  # IFLA_XDP_DRV_PROG_ID, IFLA_XDP_HW_PROG_ID
+        xdp_generic=number(xdp.get(6)),  # IFLA_XDP_SKB_PROG_ID
+    )
+
+
+def _addresses() -> Iterator[tuple[int, Address, tuple[Address, int]]]:
+    """Each device's index with an address, and network and prefix length of what is on the link by it."""
+    with Netlink() as link:
+        for message in link.dump(_ADDRESS_GET, _ADDRESS_MESSAGE.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+            family, prefix, _flags, _scope, index = _ADDRESS_MESSAGE.unpack_from(message)
+            parts = attributes(message, _ADDRESS_MESSAGE.size)
+            raw = parts.get(2) or parts.get(1)  # IFA_LOCAL; IFA_ADDRESS is the peer of a point-to-point link
+            if raw and family in (socket.AF_INET, socket.AF_INET6):
+                yield index, to_address(raw), (to_address(parts.get(1) or raw), prefix)
+
+
+def addresses_by_device() -> dict[int, list[Address]]:
+    """The addresses of each device, by its index."""
+    found: dict[int, list[Address]] = {}
+    for index, address, _ in _addresses():
+        found.setdefault(index, []).append(address)
+    return found
+
+
+def links() -> list[tuple[int, Address, Network]]:
+    """Each address, the index of its device before it, and the network that is on the link by it behind."""
+    return [(index, address, ip_network(network, strict=False)) for index, address, network in _addresses()]
+
+
+def local_addresses() -> set[Address]:
+    """Every address that a device of this namespace holds."""
+    return {address for held in addresses_by_device().values() for address in held}
+
+
+def devices() -> list[Device]:
+    """All devices, by their index."""
+    addresses = addresses_by_device()
+    with Netlink() as link:
+        messages = link.dump(_LINK_GET, _LINK_MESSAGE.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
+    return sorted((_device(message, addresses) for message in messages), key=lambda device: device.index)
+
+
+def device(wanted: str | int) -> Device:
+    """The device of a name or an index. Raises NoSuchDevice, listing those that are there."""
+    return _device(_link(wanted), addresses_by_device())
+
+
+def traffic(wanted: str | int) -> Traffic:
+    """What a device counted since it was made. Raises NoSuchDevice."""
+    counted = attributes(_link(wanted), _LINK_MESSAGE.size).get(23, b"")  # IFLA_STATS64
+    inside, out, inside_bytes, out_bytes, *lost = struct.unpack_from("=8Q", counted.ljust(64, b"\0"))
+    return Traffic(inside, out, inside_bytes, out_bytes, lost[0] + lost[2], lost[1] + lost[3])  # errors and dropped
+
+
+def _link(wanted: str | int) -> bytes:
+    """The kernel's message on a device. Raises NoSuchDevice."""
+    index, label = (wanted, b"") if isinstance(wanted, int) else (0, text_attribute(3, wanted))
+    body = _LINK_MESSAGE.pack(socket.AF_UNSPEC, 0, index, 0, 0) + label
+    try:
+        if isinstance(wanted, str) and not 0 < len(octets(wanted)) < 16:
+            raise NetlinkError(errno.ENODEV, "")
+        with Netlink() as link:
+            return link.request(_LINK_GET, body)[0]
+    except NetlinkError as error:
+        if error.number not in (errno.ENODEV, errno.ERANGE, errno.EINVAL):
+            raise error.as_failure(f"asking for device {wanted}") from None
+        there = ", ".join(each.name for each in devices())
+        raise NoSuchDevice(f"{wanted}: no such device; there are: {there}") from None
+
+
+def route_to(address: Address) -> Route | None:
+    """The way the kernel would send to an address; None when there is no route."""
+    with Routes() as routes:
+        return routes.to(address)
+
+
+class Routes:
+    """Ways to addresses, over one socket and each asked for once: for edits of many."""
+
+    def __init__(self) -> None:
+        self._link: Netlink | None = None
+        self._found: dict[Address, tuple[int, Route | None]] = {}
+
+    def __enter__(self) -> Routes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget everything; the next question is asked anew."""
+        self._found.clear()
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def to(self, address: Address) -> Route | None:
+        """The way the kernel would send to an address; None when there is no route."""
+        return self._ask(address)[1]
+
+    def is_broadcast(self, address: Address) -> bool:
+        """Whether this host's routing takes an address for a broadcast one."""
+        return self._ask(address)[0] == _BROADCAST_ROUTE
+
+    def _ask(self, address: Address) -> tuple[int, Route | None]:
+        """The kind of route (0: none), and the way if packets can go it."""
+        found = self._found.get(address)
+        if found is None:
+            if self._link is None:
+                self._link = Netlink()
+            found = self._found[address] = _ask_route(self._link, address)
+        return found
+
+
+def _ask_route(link: Netlink, address: Address, mark: int = 0) -> tuple[int, Route | None]:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    bits = address.max_prefixlen
+    body = _ROUTE_MESSAGE.pack(family, bits, 0, 0, 0, 0, 0, 0, 0) + attribute(1, address.packed)  # RTA_DST
+    if mark:
+        body += attribute(16, struct.pack("=I", mark))  # RTA_MARK
+    try:
+        message = link.request(_ROUTE_GET, body)[0]
+    except NetlinkError as error:
+        if error.number in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
+            return 0, None
+        raise error.as_failure(f"asking for the route to {address}") from None
+    kind = _ROUTE_MESSAGE.unpack_from(message)[7]
+    found = attributes(message, _ROUTE_MESSAGE.size)
+    gateway, source = found.get(5), found.get(7)  # RTA_GATEWAY, RTA_PREFSRC
+    if 18 in found:  # RTA_VIA: a next hop of the other family
+        gateway = found[18][2:]
+    if kind not in (1, LOCAL_ROUTE):  # RTN_UNICAST; others are refusals (blackhole, unreachable, prohibit)
+        return kind, None
+    return kind, Route(
+        number(found.get(4)),  # RTA_OIF
+        to_address(gateway) if gateway else None,
+        to_address(source) if source else None,
+        kind,
+        number(attributes(found.get(8, b"")).get(2)),  # RTA_METRICS, RTAX_MTU
+    )
+
+
+def routed_local(mark: int, family: int) -> bool:
+    """Whether packets of a firewall mark are this host's wherever they go: `ip rule` leads them to a local default."""
+    with Netlink() as link:
+        return all(_ask_route(link, each, mark)[0] == LOCAL_ROUTE for each in _ANYWHERE[family])
+
+
+def native_xdp(index: int) -> int | None:
+    """What a device's driver can do natively (XDP_BASIC...), from 6.3 on; None when the kernel does not tell."""
+    with Netlink(GENERIC) as link:
+        family = generic_family(link, "netdev")
+        if family is None:
+            return None
+        body = struct.pack("=BBH", 1, 1, 0) + attribute(1, struct.pack("=I", index))  # NETDEV_CMD_DEV_GET, IFINDEX
+        try:
+            answers = link.request(family, body)
+        except NetlinkError:
+            return None
+    return number(attributes(answers[0], 4).get(3)) if answers else None  # NETDEV_A_DEV_XDP_FEATURES
+
+
+def strips_vlan_tags(label: str) -> bool:
+    """Whether a device takes VLAN tags off received frames itself (ethtool's rxvlan), where XDP misses them."""
+    import array
+
+    value = array.array("I", [_GET_FLAGS, 0])
+    pointer, _ = value.buffer_info()
+    request = struct.pack("@16sP", label.encode(), pointer).ljust(40, b"\0")
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
+        try:
+            fcntl.ioctl(probe, _SIOCETHTOOL, request)
+        except OSError:
+            return False
+    return bool(value[1] & _RX_VLAN)

@@ -1,0 +1,164 @@
+"""nf_tables by netlink (linux/netfilter/nf_tables.h), as much as a few rules need: a table in one transaction.
+
+`nft` is not needed for it, and no process is started. Numbers are in network order.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+
+from pylvs.model.dataclass import dataclass
+from pylvs.netlink.rtnl import ACK, CREATE, ERROR, HEADER, REQUEST, attribute, nested, receive_all, refusal, text, walk
+
+NETLINK_NETFILTER, SUBSYSTEM = 12, 10
+BATCH_BEGIN, BATCH_END = 16, 17
+NEW_TABLE, DELETE_TABLE, NEW_CHAIN, NEW_RULE, NEW_SET, NEW_ELEMENTS = 0, 2, 3, 6, 9, 12
+APPEND = 0x800
+IPV4, IPV6 = socket.AF_INET, socket.AF_INET6
+LOCAL_IN, LOCAL_OUT = 1, 3
+DROP, ACCEPT = 0, 1
+VERDICT, REGISTER_1, REGISTER_2, REGISTER_3 = 0, 1, 2, 3  # registers of 16 octets
+NETWORK, TRANSPORT = 1, 2
+OIF, IIF_NAME, OIF_NAME, L4_PROTOCOL = 5, 6, 7, 16  # NFT_META_*
+EQUAL, AT_MOST, AT_LEAST = 0, 3, 5
+MAP = 0x8  # NFT_SET_MAP
+TYPE_IPV4, TYPE_IPV6, TYPE_INDEX, TYPE_NAME = 7, 8, 20, 41  # as nft(8) prints them
+NAME_OCTETS = 16
+HOST_ORDER = struct.pack("=BBIBBI", 0, 4, 1, 1, 4, 1)  # of keys and values, for nft(8) to print them
+ELEMENTS_AT_ONCE = 500
+
+
+def number(kind: int, value: int) -> bytes:
+    """An attribute with a number."""
+    return attribute(kind, struct.pack("!I", value))
+
+
+def expression(name: str, *members: bytes) -> bytes:
+    """One step of a rule."""
+    return nested(1, text(1, name), nested(2, *members))  # NFTA_LIST_ELEM: NFTA_EXPR_NAME, NFTA_EXPR_DATA
+
+
+def payload(base: int, offset: int, length: int, register: int = REGISTER_1) -> bytes:
+    """Octets of the packet, from the start of a header, into a register."""
+    return expression("payload", number(1, register), number(2, base), number(3, offset), number(4, length))
+
+
+def meta(key: int, register: int = REGISTER_1) -> bytes:
+    """What is known of the packet, into a register."""
+    return expression("meta", number(1, register), number(2, key))
+
+
+def compared(value: bytes, how: int = EQUAL) -> bytes:
+    """Go on only if the first register is so."""
+    return expression("cmp", number(1, REGISTER_1), number(2, how), nested(3, attribute(1, value)))
+
+
+def found_in(name: str, into: int | None = None) -> bytes:
+    """Go on only if the first register is in a set; its value there into another register."""
+    target = () if into is None else (number(3, into),)
+    return expression("lookup", text(1, name), number(2, REGISTER_1), *target)
+
+
+def verdict(code: int) -> bytes:
+    """The end of the rule, and of the packet's way through the chain."""
+    return expression("immediate", number(1, VERDICT), nested(2, nested(2, number(1, code))))
+
+
+def duplicated(address: int, device: int) -> bytes:
+    """A copy is sent to the address, through the device, that are in these registers."""
+    return expression("dup", number(1, address), number(2, device))
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """A set of keys; with values of `value_octets`, a map."""
+
+    name: str
+    type_number: int
+    octets: int
+    elements: Sequence[tuple[bytes, bytes]]  # keys, and values or nothing
+    value_type: int = 0
+    value_octets: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A chain at a hook; each rule is its steps."""
+
+    name: str
+    hook: int
+    priority: int
+    rules: Sequence[Sequence[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table of one family."""
+
+    family: int
+    name: str
+    sets: Sequence[Set]
+    chains: Sequence[Chain]
+
+
+def replace(family: int, name: str, table: Table | None) -> tuple[int, str]:
+    """This table instead of that of its name, all at once, or none; errno (0: done) and the kernel's words."""
+    # Made first, so that there is one to delete.
+    messages = [(NEW_TABLE, CREATE, text(1, name)), (DELETE_TABLE, 0, text(1, name))]
+    if table is not None:
+        messages += [(NEW_TABLE, CREATE, text(1, name)), *_content(table)]
+    said = _message(BATCH_BEGIN, 0, 0, struct.pack("!BBH", 0, 0, SUBSYSTEM))
+    for sequence, (kind, flags, body) in enumerate(messages, 1):
+        said += _message(SUBSYSTEM << 8 | kind, flags | ACK, sequence, struct.pack("!BBH", family, 0, 0) + body)
+    said += _message(BATCH_END, 0, len(messages) + 1, struct.pack("!BBH", 0, 0, SUBSYSTEM))
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as kernel:
+            kernel.setsockopt(270, 10, 1)  # NETLINK_CAP_ACK
+            kernel.setsockopt(270, 11, 1)  # NETLINK_EXT_ACK
+            kernel.send(said)
+            return _answer(receive_all(kernel))
+    except OSError as error:
+        return error.errno or errno.EIO, ""
+
+
+def _answer(datagrams: Iterable[bytes]) -> tuple[int, str]:
+    heard = False
+    for data in datagrams:
+        for kind, flags, _sequence, body in walk(data):
+            if kind == ERROR:
+                heard = True
+                code, words = refusal(body, flags)
+                if code:
+                    return code, words
+    return (0, "") if heard else (errno.EIO, "the kernel did not answer")
+
+
+def _content(table: Table) -> Iterable[tuple[int, int, bytes]]:
+    own = text(1, table.name)
+    for at, each in enumerate(table.sets, 1):
+        body = own + text(2, each.name) + number(4, each.type_number) + number(5, each.octets) + number(10, at)
+        body += number(3, MAP if each.value_octets else 0)
+        if each.value_octets:
+            body += number(6, each.value_type) + number(7, each.value_octets) + attribute(13, HOST_ORDER)
+        yield NEW_SET, CREATE, body
+        for start in range(0, len(each.elements), ELEMENTS_AT_ONCE):
+            elements = [_element(*pair) for pair in each.elements[start : start + ELEMENTS_AT_ONCE]]
+            yield NEW_ELEMENTS, CREATE, own + text(2, each.name) + nested(3, *elements)
+    for chain in table.chains:
+        hook = nested(4, number(1, chain.hook), attribute(2, struct.pack("!i", chain.priority)))
+        yield NEW_CHAIN, CREATE, own + text(3, chain.name) + hook + text(7, "filter") + number(5, ACCEPT)
+        for rule in chain.rules:
+            yield NEW_RULE, CREATE | APPEND, own + text(2, chain.name) + nested(4, *rule)
+
+
+def _element(key: bytes, value: bytes) -> bytes:
+    data = nested(2, attribute(1, value)) if value else b""
+    return nested(1, nested(1, attribute(1, key)), data)
+
+
+def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    length = HEADER.size + len(body)
+    return HEADER.pack(length, kind, REQUEST | flags, sequence, 0) + body + bytes(-length % 4)

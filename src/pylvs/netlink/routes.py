@@ -1,0 +1,284 @@
+"""Routes and rules of the routing policy added and removed, as many as one likes in one call that waits for nothing.
+
+They are encoded here, options included, and not given to `ip -batch`: a router that takes over neither starts a
+process for them nor waits for one to say how it went. What `ip route` and `ip rule` can say in words has a number each
+(rtnetlink(7), linux/fib_rules.h).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
+
+from pylvs.model.addresses import family_of
+from pylvs.model.routing import SCOPE_HOST, SCOPE_LINK, SCOPE_NOWHERE, Network, NextHop, Route, RoutingRule
+from pylvs.netlink.addresses import Outcome, in_words, index_of
+from pylvs.netlink.iproute2 import Names, named, number_of
+from pylvs.netlink.monitor import (
+    DELROUTE,
+    DELRULE,
+    NEWROUTE,
+    NEWRULE,
+    ROUTE,
+    RTA_DST,
+    RTA_PRIORITY,
+    RTA_TABLE,
+    RouteKey,
+    RuleKey,
+)
+from pylvs.netlink.rtnl import APPEND, CREATE, EXCL, Request, RouteSocket, attribute, nested, text, u32
+
+KINDS = {"unicast": 1, "local": 2, "broadcast": 3, "multicast": 5, "blackhole": 6, "unreachable": 7, "prohibit": 8}
+KINDS |= {"throw": 9, "nat": 10}
+WITHOUT_HOPS = ("blackhole", "unreachable", "prohibit", "throw")
+SCOPES = {"local": SCOPE_HOST, "nat": SCOPE_HOST, "broadcast": SCOPE_LINK}  # of the others: global
+OIF, GATEWAY, SOURCE, METRICS, MULTIPATH, FLOW, PREFERENCE, EXPIRES, TTL_PROPAGATE = 4, 5, 7, 8, 9, 11, 20, 23, 26
+HOP = struct.Struct("=HBBi")  # struct rtnexthop
+ONLINK = 4
+IPV6_METRIC = 1024  # IP6_RT_PRIO_USER: what a route gets that names none
+LOCK, CC_ALGO = 1, 16
+RTAX = {
+    name: number
+    for number, name in enumerate(
+        (
+            *("mtu", "window", "rtt", "rttvar", "ssthresh", "cwnd", "advmss", "reordering", "hoplimit", "initcwnd"),
+            *("features", "rto_min", "initrwnd", "quickack", "congctl", "fastopen_no_cookie"),
+        ),
+        LOCK + 1,
+    )
+}
+PARTS_OF_A_MILLISECOND = {"rtt": 8, "rttvar": 4, "rto_min": 1}
+ECN = 1  # RTAX_FEATURE_ECN
+PREFERENCES = {"medium": 0, "high": 1, "low": 3}  # RFC 4191
+
+ACTIONS = {"table": 1, "goto": 2, "nop": 3, "blackhole": 6, "unreachable": 7, "prohibit": 8}
+INVERT = 2
+(FRA_DST, FRA_SRC, FRA_IIF, FRA_GOTO, FRA_PRIORITY, FRA_MARK, FRA_FLOW) = (1, 2, 3, 4, 6, 10, 11)
+(FRA_IFGROUP, FRA_PREFIX, FRA_TABLE, FRA_MASK, FRA_OIF, FRA_L3MDEV) = (13, 14, 15, 16, 17, 19)
+(FRA_UIDS, FRA_PROTOCOL, FRA_IP_PROTO, FRA_SPORT, FRA_DPORT) = (20, 21, 22, 23, 24)
+
+GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)
+Thing = TypeVar("Thing", Route, RoutingRule)
+
+
+class NoSuchDevice(Exception):
+    """A next hop is on a device that is not there."""
+
+
+def add(routes: Sequence[Route]) -> list[Outcome]:
+    """Add them; one that is there already is fine. The addresses that they name as sources must be there before."""
+    return _each(routes, lambda route: Request(NEWROUTE, encoded(route), _how(route)), "added", (errno.EEXIST,))
+
+
+def remove(routes: Sequence[Route]) -> list[Outcome]:
+    """Remove them; one that has gone is fine."""
+    return _each(routes, lambda route: Request(DELROUTE, encoded(route, going=True)), "removed", GONE)
+
+
+def add_rules(rules: Sequence[RoutingRule]) -> list[Outcome]:
+    """Add them; one that is there already is fine."""
+    return _each(rules, lambda rule: Request(NEWRULE, encoded_rule(rule), CREATE | EXCL), "added", (errno.EEXIST,))
+
+
+def remove_rules(rules: Sequence[RoutingRule]) -> list[Outcome]:
+    """Remove them; one that has gone is fine."""
+    return _each(rules, lambda rule: Request(DELRULE, encoded_rule(rule)), "removed", GONE)
+
+
+def key_of(route: Route) -> RouteKey:
+    """By what the kernel tells of a route when it goes."""
+    if route.destination.version == 6:
+        return RouteKey(route.destination, route.table, route.metric or IPV6_METRIC)
+    return RouteKey(route.destination, route.table, route.metric, route.tos)
+
+
+def key_of_rule(rule: RoutingRule) -> RuleKey:
+    """By what the kernel tells of a rule when it goes."""
+    table = rule.table if rule.action == "table" else 0
+    return RuleKey(
+        rule.family, rule.preference, ACTIONS[rule.action], table, _some(rule.source), _some(rule.destination)
+    )
+
+
+def _some(network: Network | None) -> Network | None:
+    """None for everything, which the kernel does not tell from nothing."""
+    return network if network is not None and network.prefixlen else None
+
+
+def encoded(route: Route, going: bool = False) -> bytes:
+    """All that the kernel is told of a route, or only by what to know it when it is `going`. Raises NoSuchDevice."""
+    to = route.destination
+    hops = () if route.kind in WITHOUT_HOPS else route.next_hops
+    scope = SCOPES.get(route.kind, 0) if route.scope is None else route.scope
+    body = ROUTE.pack(
+        family_of(to.network_address),
+        to.prefixlen,
+        0,
+        route.tos,
+        route.table if route.table < 256 else 0,
+        route.protocol,
+        SCOPE_NOWHERE if going else scope,
+        KINDS[route.kind],
+        ONLINK if len(hops) == 1 and hops[0].onlink else 0,
+    )
+    body += attribute(RTA_DST, to.network_address.packed) + u32(RTA_TABLE, route.table)
+    metric = key_of(route).metric if going else route.metric
+    body += u32(RTA_PRIORITY, metric) if metric else b""
+    if len(hops) == 1:
+        body += _way(hops[0]) + (u32(OIF, index) if (index := _index(hops[0])) else b"")
+    elif hops:
+        body += nested(MULTIPATH, *map(_multipath, hops))
+    if not going:
+        body += attribute(SOURCE, route.source.packed) if route.source else b""
+        body += _options(route)
+    return body
+
+
+def _how(route: Route) -> int:
+    return CREATE | APPEND if route.append else CREATE
+
+
+def _index(hop: NextHop) -> int:
+    if not hop.device:
+        return 0
+    index = index_of(hop.device)
+    if not index:
+        raise NoSuchDevice(hop.device)
+    return index
+
+
+def _way(hop: NextHop) -> bytes:
+    return attribute(GATEWAY, hop.via.packed) if hop.via is not None else b""
+
+
+def _multipath(hop: NextHop) -> bytes:
+    way = _way(hop)
+    return HOP.pack(HOP.size + len(way), ONLINK if hop.onlink else 0, hop.weight - 1, _index(hop)) + way
+
+
+def _options(route: Route) -> bytes:
+    """What stands in `ip route`'s words."""
+    body, metrics, locked = b"", b"", 0
+    for name, words in route.options:
+        value = words.removeprefix("lock ")
+        if name in RTAX:
+            metrics += _metric(name, value)
+            locked |= 1 << RTAX[name] if value != words else 0
+        elif name == "realms":
+            body += u32(FLOW, _realms(value))
+        elif name == "pref":
+            body += attribute(PREFERENCE, bytes([PREFERENCES[value]]))
+        elif name == "expires":
+            body += u32(EXPIRES, int(value))
+        elif name == "ttl-propagate":
+            body += attribute(TTL_PROPAGATE, bytes([value == "enabled"]))
+    if locked:
+        metrics += u32(LOCK, locked)
+    return body + (nested(METRICS, metrics) if metrics else b"")
+
+
+def _metric(name: str, value: str) -> bytes:
+    kind = RTAX[name]
+    if kind == CC_ALGO:
+        return text(kind, value)
+    if name == "features":
+        return u32(kind, ECN)
+    if name in PARTS_OF_A_MILLISECOND:
+        return u32(kind, _time(value, PARTS_OF_A_MILLISECOND[name]))
+    return u32(kind, int(value))
+
+
+def _time(value: str, parts: int) -> int:
+    """A time in parts of a millisecond; a bare number is one already."""
+    if value.endswith("ms"):
+        return round(float(value.removesuffix("ms")) * parts)
+    if value.endswith("s"):
+        return round(float(value.removesuffix("s")) * 1000 * parts)
+    return round(float(value))
+
+
+def _realms(words: str) -> int:
+    """FROM/TO, or TO alone."""
+    parts = [named(Names.REALMS, part, 0xFFFF) or 0 for part in words.split("/", 1)]
+    return parts[0] << 16 | parts[1] if len(parts) == 2 else parts[0]
+
+
+def encoded_rule(rule: RoutingRule) -> bytes:
+    """All that the kernel is told of a rule."""
+    body = ROUTE.pack(
+        socket.AF_INET if rule.family == 4 else socket.AF_INET6,
+        rule.destination.prefixlen if rule.destination else 0,
+        rule.source.prefixlen if rule.source else 0,
+        rule.tos,
+        rule.table if rule.action == "table" and rule.table < 256 else 0,
+        0,
+        0,
+        ACTIONS[rule.action],
+        INVERT if rule.inverted else 0,
+    )
+    body += u32(FRA_PRIORITY, rule.preference) + attribute(FRA_PROTOCOL, bytes([rule.protocol]))
+    body += attribute(FRA_DST, rule.destination.network_address.packed) if rule.destination else b""
+    body += attribute(FRA_SRC, rule.source.network_address.packed) if rule.source else b""
+    body += text(FRA_IIF, rule.iif) if rule.iif else b""
+    body += text(FRA_OIF, rule.oif) if rule.oif else b""
+    body += u32(FRA_MARK, rule.mark) + u32(FRA_MASK, rule.mark_mask) if rule.mark_mask else b""
+    body += attribute(FRA_L3MDEV, b"\1") if rule.l3mdev else b""
+    body += u32(FRA_TABLE, rule.table) if rule.action == "table" and rule.table else b""
+    body += u32(FRA_GOTO, rule.goto) if rule.action == "goto" else b""
+    return body + b"".join(_rule_option(name, value) for name, value in rule.options)
+
+
+def _rule_option(name: str, value: str) -> bytes:
+    """One of those that stand in `ip rule`'s words."""
+    if name == "uidrange":
+        return attribute(FRA_UIDS, struct.pack("=II", *_ends(value)))
+    if name in ("sport", "dport"):
+        return attribute(FRA_SPORT if name == "sport" else FRA_DPORT, struct.pack("=HH", *_ends(value)))
+    if name == "suppress_prefixlength":
+        return u32(FRA_PREFIX, int(value))
+    if name == "suppress_ifgroup":
+        return u32(FRA_IFGROUP, int(value))
+    if name == "realms":
+        return u32(FRA_FLOW, _realms(value))
+    number = number_of(value)
+    return attribute(FRA_IP_PROTO, bytes([socket.getprotobyname(value) if number is None else number]))
+
+
+def _ends(words: str) -> tuple[int, int]:
+    first, _, last = words.partition("-")
+    return int(first), int(last or first)
+
+
+def _each(
+    things: Sequence[Thing], request: Callable[[Thing], Request], doing: str, fine: Collection[int]
+) -> list[Outcome]:
+    outcomes: list[Outcome | None] = []
+    requests: list[Request] = []
+    for thing in things:
+        try:
+            requests.append(request(thing))
+            outcomes.append(None)
+        except NoSuchDevice as missing:
+            gone = errno.ENODEV in fine
+            outcomes.append(
+                Outcome(gone, "" if gone else f"{_called(thing)} could not be {doing}: no device {missing}")
+            )
+    with RouteSocket() as route:
+        answers = iter(route.do(requests))
+    return [
+        _outcome(thing, *next(answers), doing, fine) if outcome is None else outcome
+        for thing, outcome in zip(things, outcomes, strict=True)
+    ]
+
+
+def _outcome(thing: Route | RoutingRule, number: int, words: str, doing: str, fine: Collection[int]) -> Outcome:
+    if number == 0 or number in fine:
+        return Outcome(True)
+    return Outcome(False, f"{_called(thing)} could not be {doing}: {in_words(number, words)}")
+
+
+def _called(thing: Route | RoutingRule) -> str:
+    return f"route {thing}" if isinstance(thing, Route) else f"rule {thing.preference}"

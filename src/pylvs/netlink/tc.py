@@ -1,0 +1,135 @@
+"""The traffic control hook: clsact and one cls_bpf filter of ours at each side of a device, never another's."""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from pylvs.model.dataclass import dataclass
+from pylvs.netlink.codec import (
+    CREATE,
+    EXCL,
+    REPLACE,
+    Netlink,
+    NetlinkError,
+    attributes,
+    name,
+    nested,
+    number,
+    text,
+    u32,
+)
+
+INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS), and of egress
+_CLSACT, _CLSACT_HANDLE = 0xFFFFFFF1, 0xFFFF0000
+_NEW_QDISC, _DELETE_QDISC, _GET_QDISC = 36, 37, 38
+_NEW_FILTER, _DELETE_FILTER, _GET_FILTER = 44, 45, 46
+_MESSAGE = struct.Struct("=BxxxiIII")
+_KIND, _OPTIONS = 1, 2  # TCA_KIND, TCA_OPTIONS
+_FD, _NAME, _FLAGS, _ID = 6, 7, 8, 11  # TCA_BPF_*
+_DIRECT_ACTION = 1
+_ALL_PROTOCOLS = 0x0300  # htons(ETH_P_ALL)
+_HANDLE = 0x1B5
+NAME_PREFIX = "pylvs-"
+# Before what others put there by default (from 49152 downwards), behind who wants to be first (1).
+PRIORITIES = {"realserver": 4, "director": 5}
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A filter on one side of a device; `program` is 0 and `label` the kind for what is not BPF."""
+
+    priority: int
+    handle: int
+    label: str
+    program: int
+
+
+def _message(ifindex: int, handle: int, parent: int, info: int = 0) -> bytes:
+    return _MESSAGE.pack(0, ifindex, handle, parent, info)
+
+
+def has_clsact(link: Netlink, ifindex: int) -> bool:
+    """Whether the device has the qdisc that the filters hang on."""
+    return ifindex in clsact_devices(link, ifindex)
+
+
+def clsact_devices(link: Netlink, ifindex: int = 0) -> list[int]:
+    """The devices (or: this device, if it is one) that have clsact."""
+    found = []
+    for message in link.dump(_GET_QDISC, _message(ifindex, 0, 0)):
+        _family, index, _handle, parent, _info = _MESSAGE.unpack_from(message)
+        if parent == _CLSACT and name(attributes(message, _MESSAGE.size).get(_KIND)) == "clsact":
+            found.append(index)
+    return [index for index in found if not ifindex or index == ifindex]
+
+
+def add_clsact(link: Netlink, ifindex: int) -> bool:
+    """Put clsact on a device; False when it was there. Raises NetlinkError."""
+    try:
+        link.request(_NEW_QDISC, _message(ifindex, _CLSACT_HANDLE, _CLSACT) + text(_KIND, "clsact"), CREATE | EXCL)
+    except NetlinkError as error:
+        if error.number == errno.EEXIST and has_clsact(link, ifindex):
+            return False
+        raise
+    return True
+
+
+def remove_clsact(link: Netlink, ifindex: int) -> bool:
+    """Take clsact off a device unless somebody's filter is there; whether it was taken off."""
+    if not has_clsact(link, ifindex) or any(filters(link, ifindex, side) for side in (INGRESS, EGRESS)):
+        return False
+    link.request(_DELETE_QDISC, _message(ifindex, _CLSACT_HANDLE, _CLSACT) + text(_KIND, "clsact"))
+    return True
+
+
+def filters(link: Netlink, ifindex: int, side: int) -> list[Filter]:
+    """All filters on one side of a device, ours and others'."""
+    found = []
+    for message in link.dump(_GET_FILTER, _message(ifindex, 0, side)):
+        _family, _index, handle, _parent, info = _MESSAGE.unpack_from(message)
+        parts = attributes(message, _MESSAGE.size)
+        if not handle or _OPTIONS not in parts:  # the head of a chain of filters, not one of them
+            continue
+        kind = name(parts.get(_KIND))
+        options = attributes(parts[_OPTIONS]) if kind == "bpf" else {}
+        found.append(Filter(info >> 16, handle, name(options.get(_NAME)) or kind, number(options.get(_ID))))
+    return found
+
+
+def is_ours(found: Filter, role: str) -> bool:
+    """Whether a filter is one that `set_filter` made for this role."""
+    return found.label == NAME_PREFIX + role and found.priority == PRIORITIES[role] and found.handle == _HANDLE
+
+
+def set_filter(link: Netlink, ifindex: int, side: int, role: str, program: int) -> None:
+    """Make our filter run this program, in place of the one it ran. Raises NetlinkError, FileExistsError.
+
+    FileExistsError (its text is the filter's name): somebody else's filter has our priority.
+    """
+    priority = PRIORITIES[role]
+    taken = [each for each in filters(link, ifindex, side) if each.priority == priority and not is_ours(each, role)]
+    if taken:
+        raise FileExistsError(errno.EEXIST, taken[0].label)
+    body = _message(ifindex, _HANDLE, side, priority << 16 | _ALL_PROTOCOLS) + text(_KIND, "bpf")
+    options = nested(_OPTIONS, u32(_FD, program), text(_NAME, NAME_PREFIX + role), u32(_FLAGS, _DIRECT_ACTION))
+    link.request(_NEW_FILTER, body + options, CREATE | REPLACE)
+
+
+def our_filter(link: Netlink, ifindex: int, side: int, role: str) -> Filter | None:
+    """The filter of this role, where there is one."""
+    return next((each for each in filters(link, ifindex, side) if is_ours(each, role)), None)
+
+
+def remove_filter(link: Netlink, ifindex: int, side: int, role: str) -> bool:
+    """Remove our filter; False when there was none. Raises NetlinkError."""
+    if our_filter(link, ifindex, side, role) is None:
+        return False
+    body = _message(ifindex, _HANDLE, side, PRIORITIES[role] << 16 | _ALL_PROTOCOLS) + text(_KIND, "bpf")
+    try:
+        link.request(_DELETE_FILTER, body)
+    except NetlinkError as error:
+        if error.number == errno.ENOENT:
+            return False
+        raise
+    return True

@@ -1,0 +1,1 @@
+"""How an operator learns of events: scripts, named pipes, mail."""

@@ -1,0 +1,210 @@
+"""Handing a message to a mail server (RFC 5321), as much of it as an alert needs.
+
+Why not smtplib: it blocks, so each hanging server would hold a thread that nothing can end, not even the daemon's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from email.message import EmailMessage
+from email.utils import formatdate
+
+from pylvs.model.dataclass import dataclass
+from pylvs.model.printing import one_line
+from pylvs.model.wanted import Mail
+from pylvs.system.logs import get_logger
+
+LONGEST_LINE = 4096
+MOST_LINES = 100  # of one reply
+READY, DONE, CLOSING, START_INPUT = 220, 250, 221, 354
+
+
+class Refused(Exception):
+    """The message was not taken, and why."""
+
+
+async def deliver(message: bytes, mail: Mail) -> dict[str, str]:
+    """Send it to all recipients; those that the server refused, with its words. Raises Refused if nobody gets it."""
+    where = f"{mail.server} port {mail.port}"
+    try:
+        async with asyncio.timeout(mail.connect_timeout_s):
+            reader, writer = await asyncio.open_connection(mail.server, mail.port, limit=LONGEST_LINE)
+    except TimeoutError:
+        raise Refused(f"{where}: no connection in {mail.connect_timeout_s:g} s") from None
+    except OSError as error:
+        words = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or str(error)
+        raise Refused(f"{where}: {words}") from None
+    try:
+        return await _Session(reader, writer, mail.connect_timeout_s).send(message, mail)
+    except (OSError, EOFError, ValueError) as error:
+        raise Refused(f"{where}: {error}") from None
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await asyncio.wait_for(writer.wait_closed(), 1.0)
+
+
+class _Session:
+    """A conversation; OSError, EOFError and ValueError end it, with words for whoever reads the log."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, patience_s: float) -> None:
+        self._reader, self._writer, self._patience_s = reader, writer, patience_s
+
+    async def send(self, message: bytes, mail: Mail) -> dict[str, str]:
+        await self._expect("the greeting", READY)
+        await self._say(f"HELO {mail.helo_name or socket.gethostname()}", DONE)
+        await self._say(f"MAIL FROM:<{_plain(mail.sender or f'keepalived@{socket.gethostname()}')}>", DONE)
+        refused = {}
+        for recipient in mail.recipients:
+            code, words = await self._ask(f"RCPT TO:<{_plain(recipient)}>")
+            if code // 10 != DONE // 10:  # 250 or 251
+                refused[recipient] = words
+        if len(refused) == len(mail.recipients):
+            raise ValueError(next(iter(refused.values()), "nobody to send it to"))
+        await self._say("DATA", START_INPUT)
+        self._writer.write(_with_dots(message))
+        await self._expect("the message", DONE)
+        self._writer.write(b"QUIT\r\n")  # whatever it says to that, the message is its own now
+        with contextlib.suppress(OSError, EOFError, ValueError):
+            await self._expect("QUIT", CLOSING)
+        return refused
+
+    async def _say(self, command: str, code: int) -> None:
+        self._command(command)
+        await self._expect(command.split(" ", maxsplit=1)[0], code)
+
+    async def _ask(self, command: str) -> tuple[int, str]:
+        self._command(command)
+        return await self._reply(command)
+
+    def _command(self, command: str) -> None:
+        self._writer.write(command.encode(errors="replace") + b"\r\n")
+
+    async def _expect(self, what: str, code: int) -> None:
+        found, words = await self._reply(what)
+        if found != code:
+            raise ValueError(f"after {what}: {words}")
+
+    async def _reply(self, what: str) -> tuple[int, str]:
+        """The code of a reply, and its words."""
+        lines: list[str] = []
+        try:
+            async with asyncio.timeout(self._patience_s):
+                while len(lines) < MOST_LINES:
+                    line = await self._reader.readline()
+                    if not line.endswith(b"\n"):
+                        raise EOFError(f"after {what}: the connection was closed")
+                    text = "".join(c if c.isprintable() else " " for c in line.decode(errors="replace")).strip()
+                    lines.append(text)
+                    if not text[:3].isdigit() or text[3:4] not in ("", " ", "-"):
+                        raise ValueError(f"after {what}: not a reply of a mail server: {text[:100]}")
+                    if text[3:4] != "-":
+                        return int(text[:3]), text[:200]
+        except TimeoutError:
+            raise OSError(f"after {what}: no answer in {self._patience_s:g} s") from None
+        raise ValueError(f"after {what}: a reply without an end")
+
+
+def _plain(address: str) -> str:
+    """An address as a command takes it: without the name before it, and nothing that could end the line."""
+    inner: Sequence[str] = address.rsplit("<", 1)
+    return "".join(c for c in inner[-1].split(">")[0].strip() if c.isprintable() and c not in "<> ")
+
+
+def _with_dots(message: bytes) -> bytes:
+    """Lines that begin with a dot get another, and one alone ends it (RFC 5321 4.5.2)."""
+    lines = message.replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
+    return b"".join((b"." if line.startswith(b".") else b"") + line + b"\r\n" for line in [*lines]) + b".\r\n"
+
+
+# --- mail ------------------------------------------------------------------------------------------------------------
+# Alerts by mail: a queue of a bounded length, sent one after the other.
+#
+# Neither many events nor a mail server that is down or slow cost the process that puts them anything.
+
+
+MOST_WAITING = 500
+OLDEST_S = 600.0  # an alert that could not be sent for so long is no news
+FINISH_S = 5.0  # at the end, for what is not sent yet
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A mail to be sent."""
+
+    subject: str
+    body: str
+    at: float  # wall clock
+
+
+class Outbox:
+    """Sends alerts to whom the last configuration names."""
+
+    def __init__(self) -> None:
+        self._mail = Mail()
+        self._waiting: deque[Alert] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._lost = 0
+        self._log = get_logger()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is being sent."""
+        return self._task is not None and not self._task.done()
+
+    def configure(self, mail: Mail) -> None:
+        """Where alerts go from now on."""
+        self._mail = mail
+
+    def put(self, alert: Alert) -> None:
+        """Send it soon; nothing is sent without recipients."""
+        if not self._mail.recipients:
+            return
+        if len(self._waiting) >= MOST_WAITING:
+            self._lost += 1
+            return
+        self._waiting.append(alert)
+        if not self.busy:
+            self._task = asyncio.get_running_loop().create_task(self._send())
+
+    async def _send(self) -> None:
+        while self._waiting:
+            alert = self._waiting.popleft()
+            mail = self._mail
+            try:
+                if time.time() - alert.at > OLDEST_S:
+                    raise Refused(f"it has waited for more than {OLDEST_S:g} s")
+                refused = await deliver(message(alert, mail), mail)
+                for recipient, reason in refused.items():
+                    self._log.warning("an alert was refused", to=recipient, subject=alert.subject, reason=reason)
+            except Refused as error:
+                self._log.warning("an alert was not sent", subject=alert.subject, reason=str(error))
+            if self._lost and not self._waiting:
+                self._log.warning("alerts were not sent: too many waited", count=self._lost)
+                self._lost = 0
+
+    async def finish(self) -> None:
+        """Send what waits for a while, then let it be."""
+        if self._task is not None and not self._task.done():
+            await asyncio.wait({self._task}, timeout=FINISH_S)
+            if self._task.cancel():
+                self._log.warning("alerts were not sent before the end", count=len(self._waiting) + 1)
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+def message(alert: Alert, mail: Mail) -> bytes:
+    """As it goes over the wire, but for the dots (RFC 5322)."""
+    made = EmailMessage()
+    made["Date"] = formatdate(alert.at, localtime=True)
+    made["From"] = mail.sender or f"keepalived@{socket.gethostname()}"
+    made["Subject"] = one_line(alert.subject)
+    made["X-Mailer"] = "pylvs"
+    made["To"] = ", ".join(mail.recipients)
+    made.set_content(f"=> {one_line(alert.body)} <=\n")
+    return made.as_bytes(policy=made.policy.clone(linesep="\r\n", max_line_length=998))

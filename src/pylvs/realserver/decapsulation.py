@@ -1,0 +1,159 @@
+"""Unwrapping tunnelled packets on a real server: by the kernel's tunnel devices, or by a program at the ingress.
+
+IP in IP the kernel unwraps by tunl0 (4-in-4), ip6tnl0 (6-in-6 and 4-in-6) and sit0 (6-in-4). Where it has none of those
+that a VIP needs, `realserver.bpf.c` does it, for packets whose inner destination is one of the VIPs; and so it does
+for GRE and GUE anywhere: the kernel's own devices take packets of one kind of checksum each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pylvs.model.addresses import Address
+from pylvs.model.destination import Tunnel, TunnelKind
+from pylvs.model.errors import PylvsError
+from pylvs.realserver import ingress
+from pylvs.realserver.addresses import Device, device, devices, set_up
+from pylvs.system import sysctl
+from pylvs.system.undo_log import Memory
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
+
+# device, its kind, the kernel module, and the version of IP that it takes out (ip6tnl0: both, once its mode is "any")
+TUNNELS = (
+    ("tunl0", "ipip", "ipip", (4,)),
+    ("ip6tnl0", "ip6tnl", "ip6_tunnel", (4, 6)),
+    ("sit0", "sit", "sit", (6,)),
+)
+TUNNEL_KINDS = {kind for _, kind, _, _ in TUNNELS}
+NEEDED = {4: "tunl0", 6: "ip6tnl0"}  # without it the program must do the work
+
+
+def word(tunnel: Tunnel) -> str:
+    """How a tunnel is remembered: "ipip", "gre", "gue:6080"; checksums are seen in the packets."""
+    name = tunnel.kind.name.lower()
+    return f"{name}:{tunnel.port}" if tunnel.kind == TunnelKind.GUE else name
+
+
+def _kinds(memory: Memory) -> dict[TunnelKind, list[int]]:
+    """The tunnels remembered, with their ports."""
+    found: dict[TunnelKind, list[int]] = {}
+    for name, _, port in (each.partition(":") for each in memory.tunnels):
+        found.setdefault(TunnelKind[name.upper()], []).extend([int(port)] if port else [])
+    return found
+
+
+def up(memory: Memory, route: IPRoute, vips: Sequence[Address], concerned: Sequence[Device]) -> list[str]:
+    """Unwrap packets for these VIPs; what was changed, in lines. Raises PylvsError."""
+    kinds = _kinds(memory)
+    versions = {vip.version for vip in vips} if TunnelKind.IPIP in kinds else set()
+    made = {name: _kernel_device(memory, route, name, kind, module) for name, kind, module, _ in TUNNELS if versions}
+    done: list[str] = []
+    lacking = {version for version in versions if not made[NEEDED[version]]}
+    for name, _, _, inner in TUNNELS:
+        if versions and made[name] and versions & set(inner) - lacking:
+            done += _use(memory, route, name)
+    by_program = {}
+    for vip in vips:
+        tunnels = [kind for kind in sorted(kinds) if kind != TunnelKind.IPIP or vip.version in lacking]
+        if tunnels:
+            by_program[vip] = tunnels
+    done += ingress.forget_gone(memory, route)
+    if by_program or memory.programs:
+        names = list(dict.fromkeys([*memory.programs, *(each.name for each in concerned)]))
+        done += ingress.attach(memory, route, by_program, kinds.get(TunnelKind.GUE, []), names)
+    return done
+
+
+def down(memory: Memory, route: IPRoute) -> list[str]:
+    """Undo it. Raises PylvsError."""
+    done = ingress.detach(memory, route)
+    for name in memory.devices_up:
+        if name in {each for each, _, _, _ in TUNNELS}:
+            with contextlib.suppress(PylvsError):
+                set_up(route, device(route, name), False)
+                done.append(f"{name} is down")
+        if name == "ip6tnl0":
+            _ip6tnl_mode("ip6ip6")  # its mode from birth
+    memory.devices_up = [name for name in memory.devices_up if name not in {each for each, _, _, _ in TUNNELS}]
+    for name in memory.devices_made:
+        with contextlib.suppress(PylvsError):
+            route.link("del", index=device(route, name).index)
+            done.append(f"{name} is removed")
+    memory.devices_made.clear()
+    memory.tunnels.clear()
+    return done
+
+
+def status(memory: Memory, route: IPRoute) -> list[tuple[bool, str]]:
+    """What unwraps, and whether it does."""
+    names = {name for name, _, _, _ in TUNNELS}
+    found = [(True, f"unwrapped by {each.name}") for each in devices(route) if each.name in names and each.up]
+    for name, counts in ingress.status(memory, route):
+        if counts is None:
+            found.append((False, f"the program at {name} has gone"))
+            continue
+        words = [f"{number} {what}" for what, number in counts._asdict().items() if number or what == "unwrapped"]
+        found.append((True, f"by a program at {name}: {', '.join(words)}"))
+    return found or [(False, "nothing unwraps packets any more")]
+
+
+def _kernel_device(memory: Memory, route: IPRoute, name: str, kind: str, module: str) -> bool:
+    """Whether the kernel has this tunnel device here, after asking for its module."""
+    if any(each.name == name for each in devices(route)):
+        return True
+    if modprobe := shutil.which("modprobe", path="/usr/sbin:/sbin:/usr/bin:/bin"):
+        subprocess.run([modprobe, "-q", module], capture_output=True, check=False)
+    if any(each.name == name for each in devices(route)):
+        return True
+    # net.core.fb_tunnels_only_for_init_net: other namespaces have to make their own
+    memory.devices_made.append(name)
+    memory.save()
+    done = subprocess.run(["ip", "link", "add", "name", name, "type", kind], capture_output=True, check=False)
+    if done.returncode or not any(each.name == name for each in devices(route)):
+        memory.devices_made.remove(name)
+        return False
+    return True
+
+
+def _use(memory: Memory, route: IPRoute, name: str) -> list[str]:
+    where = device(route, name)
+    done = []
+    if name == "ip6tnl0":
+        _ip6tnl_mode("any")
+    if not where.up:
+        memory.devices_up.append(name)
+        memory.save()
+        set_up(route, where, True)
+        done.append(f"{name} is up")
+    return done + _let_in(memory, route, name)
+
+
+def _ip6tnl_mode(mode: str) -> None:
+    """What may be inside: "ip6ip6" IPv6 alone, "any" IPv4 as well."""
+    command = ["ip", "-6", "tunnel", "change", "ip6tnl0", "mode", mode]  # by ioctl: netlink refuses before 6.2
+    subprocess.run(command, capture_output=True, check=False)
+
+
+def _let_in(memory: Memory, route: IPRoute, name: str) -> list[str]:
+    """No reverse path filter on the tunnel: its packets come from clients, and the way to clients is another.
+
+    The higher of a device's value and that of "all" counts: a filter in "all" moves to every other device.
+    """
+    done = []
+    everywhere = sysctl.read_number("net/ipv4/conf/all/rp_filter")
+    if everywhere:
+        for each in devices(route):
+            path = f"net/ipv4/conf/{each.name}/rp_filter"
+            if each.kind not in TUNNEL_KINDS and sysctl.read_number(path) < everywhere:
+                memory.set(path, str(everywhere))
+        memory.set("net/ipv4/conf/all/rp_filter", "0")
+        done.append("net.ipv4.conf.all.rp_filter = 0, and its former value on each device")
+    if memory.set(f"net/ipv4/conf/{name}/rp_filter", "0"):
+        done.append(f"net.ipv4.conf.{name}.rp_filter = 0")
+    return done

@@ -1,0 +1,157 @@
+"""The unwrapping program (`realserver.bpf.c`) at devices' TC ingress.
+
+It lives as long as the filter does: nothing is pinned, and a change puts a new copy in its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pylvs
+from pylvs.bpf.kernel import describe_program
+from pylvs.bpf.libbpf import BpfObject, check, library
+from pylvs.bpf.maps import HashMap, Map, PerCpuArray
+from pylvs.model.addresses import Address
+from pylvs.model.destination import TunnelKind
+from pylvs.model.errors import Busy, PylvsError, Unsupported
+from pylvs.netlink import tc
+from pylvs.netlink.codec import Netlink, NetlinkError
+from pylvs.realserver.addresses import Device, device, devices
+from pylvs.system.undo_log import Memory
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
+
+OBJECT = Path(pylvs.__file__).parent / "bpf" / "objects" / "realserver.bpf.o"
+PROGRAM, VIPS, PORTS, COUNTS = "decapsulate", "vips", "gue_ports", "counts"
+ROLE = "realserver"
+
+
+def attach(
+    memory: Memory,
+    route: IPRoute,
+    vips: Mapping[Address, Sequence[TunnelKind]],
+    ports: Sequence[int],
+    names: Sequence[str],
+) -> list[str]:
+    """Run the program for these VIPs with their tunnels and these ports of GUE; what was changed, in lines.
+
+    It takes the place of one that runs already, device by device, in one step each. Raises PylvsError.
+    """
+    done: list[str] = []
+    known = [" ".join([str(vip), *(kind.name.lower() for kind in kinds)]) for vip, kinds in vips.items()]
+    known += [f"port {port}" for port in ports]
+    if (
+        known == memory.unwrapped
+        and list(names) == memory.programs
+        and all(counts for _, counts in status(memory, route))
+    ):
+        return done
+    with _loaded(vips, ports) as program, Netlink() as link:
+        for name in names:
+            where = device(route, name)
+            fresh = name not in memory.programs
+            if fresh:
+                memory.programs.append(name)
+                memory.save()
+            _set(memory, link, where, program)
+            if fresh:
+                done.append(f"a program at the ingress of {name} unwraps packets")
+    memory.unwrapped = known
+    return done
+
+
+def forget_gone(memory: Memory, route: IPRoute) -> list[str]:
+    """Devices that went, or were renamed, took the program along; in lines."""
+    there = {each.name for each in devices(route)}
+    gone = [name for name in memory.programs if name not in there]
+    memory.programs[:] = [name for name in memory.programs if name in there]
+    memory.qdiscs[:] = [name for name in memory.qdiscs if name in there]
+    return [f"{name} is gone, and the program at its ingress" for name in gone]
+
+
+def detach(memory: Memory, route: IPRoute) -> list[str]:
+    """Take the program off again, and what was made to hold it; what was changed, in lines."""
+    done = []
+    with Netlink() as link:
+        for name in memory.programs:
+            with contextlib.suppress(PylvsError, NetlinkError):  # a device that has gone took it along
+                where = device(route, name)
+                if tc.remove_filter(link, where.index, tc.INGRESS, ROLE):
+                    done.append(f"the program at the ingress of {name} is off")
+                if name in memory.qdiscs:
+                    tc.remove_clsact(link, where.index)
+    memory.programs.clear()
+    memory.unwrapped.clear()
+    memory.qdiscs.clear()
+    return done
+
+
+class Counts(NamedTuple):
+    """Packets since the program was put there, in the order of the program's own list."""
+
+    unwrapped: int
+    fragments: int  # of outer packets: nobody puts them together here, so they are left alone
+    congested: int  # dropped, as RFC 6040 wants
+    failed: int
+    corrupt: int  # dropped: a checksum of the tunnel was wrong
+
+
+def status(memory: Memory, route: IPRoute) -> list[tuple[str, Counts | None]]:
+    """(device, what our program did there; None if it has gone)."""
+    found: list[tuple[str, Counts | None]] = []
+    with Netlink() as link:
+        for name in memory.programs:
+            counts = None
+            with contextlib.suppress(PylvsError, NetlinkError):
+                running = tc.our_filter(link, device(route, name).index, tc.INGRESS, ROLE)
+                counts = _counts(running.program) if running else None
+            found.append((name, counts))
+    return found
+
+
+def _counts(program: int) -> Counts | None:
+    for number in describe_program(program).map_ids:
+        descriptor = check(library().bpf_map_get_fd_by_id(number), f"opening map {number}")
+        with Map(descriptor) as found:
+            if found.name == COUNTS:
+                with PerCpuArray.duplicate(found.fd) as table:
+                    return Counts(*(total for (total,) in table.all_sums()))
+    return None
+
+
+@contextmanager
+def _loaded(vips: Mapping[Address, Sequence[TunnelKind]], ports: Sequence[int]) -> Iterator[int]:
+    """The program's descriptor, its maps filled. Raises PylvsError."""
+    if not OBJECT.exists():
+        raise Unsupported(f"{OBJECT}: the program that unwraps packets was not built; install pylvs with pip")
+    with BpfObject(OBJECT) as loaded:
+        loaded.load()
+        with HashMap.duplicate(loaded.map_fd(VIPS)) as table:
+            for vip, kinds in vips.items():
+                table.put(_key(vip), sum(1 << kind for kind in kinds).to_bytes(4, "little"))
+        with HashMap.duplicate(loaded.map_fd(PORTS)) as table:
+            for port in ports:
+                table.put(port.to_bytes(2, "big"), bytes(4))
+        yield loaded.program_fd(PROGRAM)
+
+
+def _key(vip: Address) -> bytes:
+    """struct vip of the program: sixteen bytes of address, then the version of IP."""
+    return vip.packed.ljust(16, b"\0") + vip.version.to_bytes(4, "little")
+
+
+def _set(memory: Memory, link: Netlink, where: Device, program: int) -> None:
+    try:
+        if tc.add_clsact(link, where.index):
+            memory.qdiscs.append(where.name)
+            memory.save()
+        tc.set_filter(link, where.index, tc.INGRESS, ROLE, program)
+    except NetlinkError as error:
+        raise error.as_failure(f"a program at the ingress of {where.name}") from None
+    except FileExistsError as error:
+        raise Busy(f"{where.name}: the filter {error.strerror} has the priority that pylvs needs; remove it") from None

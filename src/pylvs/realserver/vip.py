@@ -1,0 +1,238 @@
+"""Being a real server of direct routing or tunnelling: the VIP on lo, silence about it, and unwrapping of tunnels.
+
+IPv4: with arp_ignore 1 a device answers ARP only for addresses of its own, so not for those of lo; with arp_announce 2
+no question is asked with the VIP as its sender, which would teach neighbours the wrong link address. IPv6 needs
+neither: neighbour discovery answers, and asks with, only the addresses of the device itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from copy import deepcopy
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pylvs.model.addresses import Address
+from pylvs.model.dataclass import dataclass
+from pylvs.model.destination import Tunnel
+from pylvs.model.errors import InvalidOperation, NoSuchDevice, NotPermitted, PylvsError
+from pylvs.realserver import decapsulation
+from pylvs.realserver.addresses import (
+    Device,
+    Holding,
+    add_address,
+    device,
+    devices,
+    free_label,
+    holdings,
+    netlink,
+    remove_address,
+    set_up,
+)
+from pylvs.system import sysctl
+from pylvs.system.namespaces import network_cookie
+from pylvs.system.undo_log import Memory, changing, load
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
+
+STATE = Path("/run/pylvs/realserver")
+# Values that keep a device silent about the addresses of lo; anything else becomes the first of them.
+SILENT = {"arp_ignore": (1, 2, 8), "arp_announce": (2,)}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing `status` looked at."""
+
+    subject: str
+    good: bool
+    text: str
+
+
+def memory_path(cookie: int) -> Path:
+    """Where the changes in a network namespace are remembered."""
+    return STATE / f"{cookie}.json"
+
+
+def parse_vip(text: str) -> Address:
+    """An address that can be a VIP. Raises InvalidOperation."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise InvalidOperation(f"{text}: not an IP address (a VIP is given without a prefix length)") from None
+    if address.is_multicast or address.is_unspecified or address.is_loopback or str(address) == "255.255.255.255":
+        raise InvalidOperation(f"{text}: not a unicast address that clients could ask for")
+    if getattr(address, "scope_id", None):
+        raise InvalidOperation(f"{text}: a VIP has no scope")
+    return address
+
+
+def up(vips: Sequence[Address], tunnels: Sequence[Tunnel] = (), names: Sequence[str] = ()) -> list[str]:
+    """Become a real server for these addresses; what was changed, in lines. Twice is harmless.
+
+    `tunnels` are what the director wraps packets in, their checksum choices aside. `names` are the devices towards the
+    director; all that are up, if none is given. Raises PylvsError, and then nothing has changed.
+    """
+    _need_root()
+    with changing(memory_path(network_cookie())) as memory, netlink() as route:
+        concerned = [device(route, name) for name in names] or _outward(route)
+        loopback = next(each for each in devices(route) if each.loopback)
+        _check_free(vips, holdings(route), loopback)
+        before = deepcopy(memory)
+        try:
+            return _become(memory, route, loopback, vips, tunnels, concerned)
+        except BaseException:
+            _undo(memory, before, route)
+            raise
+
+
+def _become(
+    memory: Memory,
+    route: IPRoute,
+    loopback: Device,
+    vips: Sequence[Address],
+    tunnels: Sequence[Tunnel],
+    concerned: Sequence[Device],
+) -> list[str]:
+    done: list[str] = []
+    if not loopback.up:
+        memory.devices_up.append(loopback.name)
+        memory.save()
+        set_up(route, loopback, True)
+        done.append(f"{loopback.name} is up")
+    if any(vip.version == 4 for vip in vips):
+        done += _be_silent(memory, ["all", loopback.name, *(each.name for each in concerned)])
+    # The addresses come after the silence: an answer given in between would be remembered by neighbours.
+    held = holdings(route)
+    for vip in vips:
+        if any(each.address == vip for each in held):
+            memory.addresses.setdefault(str(vip), "")
+            continue
+        memory.addresses[str(vip)] = loopback.name
+        memory.save()
+        add_address(route, vip, loopback, free_label(holdings(route), loopback.name))
+        done.append(f"{vip}/{vip.max_prefixlen} is on {loopback.name}")
+    memory.tunnels += [word for word in map(decapsulation.word, tunnels) if word not in memory.tunnels]
+    if memory.tunnels:
+        known = [ip_address(text) for text in memory.addresses]
+        done += decapsulation.up(memory, route, known, concerned)
+    return done
+
+
+def _undo(memory: Memory, before: Memory, route: IPRoute) -> None:
+    """Take back what was done since, and keep what was there."""
+    with contextlib.suppress(PylvsError):
+        for text, name in list(memory.addresses.items()):
+            if text not in before.addresses:
+                if name:
+                    remove_address(route, ip_address(text), device(route, name))
+                del memory.addresses[text]
+        if memory.tunnels and not before.tunnels:
+            decapsulation.down(memory, route)
+        memory.tunnels[:] = before.tunnels
+        memory.restore_sysctls(keep=before.sysctls)
+        for name in [each for each in memory.devices_up if each not in before.devices_up]:
+            set_up(route, device(route, name), False)
+            memory.devices_up.remove(name)
+
+
+def down(vips: Sequence[Address] = ()) -> list[str]:
+    """End being one, for these addresses or for all; what was restored, in lines. Raises PylvsError."""
+    _need_root()
+    with changing(memory_path(network_cookie())) as memory, netlink() as route:
+        done: list[str] = []
+        mine = [ip_address(text) for text in memory.addresses]
+        for vip in vips:
+            if vip not in mine:
+                there = ", ".join(memory.addresses) or "none"
+                raise InvalidOperation(f"{vip}: not an address that pylvs realserver set up; there are: {there}")
+        for vip in vips or mine:
+            name = memory.addresses[str(vip)]
+            if name:
+                remove_address(route, vip, device(route, name))
+                done.append(f"{vip} is off {name}")
+            del memory.addresses[str(vip)]
+        rest = [ip_address(text) for text in memory.addresses]
+        if memory.tunnels:
+            done += decapsulation.up(memory, route, rest, []) if rest else decapsulation.down(memory, route)
+        if not rest:
+            done += _restore(memory, route)
+        return done
+
+
+def status() -> list[Finding]:
+    """Whether all that `up` arranged is still so; nothing if this is no real server."""
+    memory = load(memory_path(network_cookie()))
+    with netlink() as route:
+        held = holdings(route)
+        findings = []
+        for text in memory.addresses:
+            where = [each.device for each in held if each.address == ip_address(text)]
+            findings.append(Finding(text, bool(where), f"on {', '.join(where)}" if where else "on no device any more"))
+        if any(ip_address(text).version == 4 for text in memory.addresses):
+            loopback = next(each.name for each in devices(route) if each.loopback)
+            findings += [_silence(each.name) for each in _outward(route) if each.name != loopback]
+        if memory.tunnels:
+            findings += [Finding("tunnel", good, text) for good, text in decapsulation.status(memory, route)]
+    return findings
+
+
+def _need_root() -> None:
+    if os.geteuid():
+        raise NotPermitted("Operation not permitted: addresses and settings of this machine change; run as root")
+
+
+def _outward(route: IPRoute) -> list[Device]:
+    """Devices that packets can come by: up, not lo, no tunnels, no ports of a bridge or bond."""
+    return [
+        each
+        for each in devices(route)
+        if each.up and not each.loopback and not each.enslaved and each.kind not in decapsulation.TUNNEL_KINDS
+    ]
+
+
+def _check_free(vips: Sequence[Address], held: Sequence[Holding], loopback: Device) -> None:
+    for vip in vips:
+        for each in held:
+            if each.address == vip and each.device != loopback.name:
+                remedy = f"ip addr del {vip}/{each.prefix} dev {each.device}"
+                raise InvalidOperation(f"{vip}: is on {each.device}, which would answer for it; {remedy}")
+
+
+def _be_silent(memory: Memory, names: Sequence[str]) -> list[str]:
+    done = []
+    for name in dict.fromkeys(names):
+        for setting, silent in SILENT.items():
+            path = f"net/ipv4/conf/{name}/{setting}"
+            if sysctl.exists(path) and sysctl.read_number(path) not in silent and memory.set(path, str(silent[0])):
+                done.append(f"{sysctl.dotted(path)} = {silent[0]}")
+    return done
+
+
+def _silence(name: str) -> Finding:
+    """Whether a device keeps silent: what counts is the higher of its own value and that of "all"."""
+    words = []
+    good = True
+    for setting, silent in SILENT.items():
+        value = max(sysctl.read_number(f"net/ipv4/conf/{each}/{setting}") for each in ("all", name))
+        good = good and value in silent
+        words.append(f"{setting} {value}")
+    return Finding(name, good, ", ".join(words) + ("" if good else ": it answers ARP for the VIP, or asks with it"))
+
+
+def _restore(memory: Memory, route: IPRoute) -> list[str]:
+    """Settings and devices as they were."""
+    names = [sysctl.dotted(name) for name in memory.sysctls]
+    left = [sysctl.dotted(name) for name in memory.restore_sysctls()]
+    done = [f"{name} is as before" for name in names if name not in left]
+    done += [f"{name} was changed since, and stays" for name in left]
+    for name in memory.devices_up:
+        with contextlib.suppress(NoSuchDevice):
+            set_up(route, device(route, name), False)
+            done.append(f"{name} is down")
+    memory.devices_up.clear()
+    return done

@@ -1,0 +1,1 @@
+"""The operating system below pylvs: namespaces, locks, processes, settings, logs."""

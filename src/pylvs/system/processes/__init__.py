@@ -1,0 +1,1 @@
+"""Programs that pylvs starts: scripts of an operator, and its own."""

@@ -1,0 +1,319 @@
+"""The process that runs scripts for a daemon: it forks them, keeps their time, ends them, and reaps them.
+
+A process of its own, because it is small and has one thread: to fork it costs little and is safe, which neither holds
+for a daemon with an event loop, thousands of checks and a resolver's threads. Requests and answers are lines of JSON
+on one socket; when the daemon's end of it closes, however that came, everything that still runs is killed.
+
+Each script is a "child subreaper", and so is this process: a script's descendants stay below it whatever they do,
+until it ends; those that it then leaves behind deliberately live on, and are reaped here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import selectors
+import signal
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from pylvs.system.processes.accounts import insecurities
+from pylvs.system.processes.tree import Process, alive, process, send, stopped_tree
+
+GRACE_S = 2.0  # between SIGTERM and SIGKILL, as keepalived has it
+_STUBBORN_S = 2.0  # after SIGKILL: what sleeps in the kernel cannot be waited for
+_TICK_S = 0.02  # how often the end of what was killed is looked for
+_LONGEST_SLEEP_S = 3600.0  # what may run for ever has a deadline that no selector can wait for
+KEPT_BYTES = 8192  # of a script's output; the rest is read and thrown away
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_UMASK = 0o077
+_libc = ctypes.CDLL(None)
+
+
+@dataclass
+class Running:
+    """One script between its request and its answer."""
+
+    number: int
+    pid: int
+    started: float
+    timeout_s: float
+    deadline: float
+    output: int | None  # read ends of pipes
+    errors: int | None
+    kept: bytearray = field(default_factory=bytearray)
+    lost: int = 0
+    trouble: bytearray = field(default_factory=bytearray)
+    unable: bool = False  # to make a process
+    status: int | None = None  # as waitpid gives it
+    victims: list[Process] = field(default_factory=list)
+    stage: str = "runs"  # then "asked", "killed"
+    timed_out: bool = False
+
+
+class Runner:
+    """All of them."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._selector = selectors.DefaultSelector()
+        self._running: dict[int, Running] = {}  # by pid
+        self._heard = bytearray()
+        self._open = True
+
+    def serve(self) -> None:
+        """Until the other end of the channel closes."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_IGN)  # the daemon is told of them; its end is ours
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        self._selector.register(self._channel, selectors.EVENT_READ, self._hear)
+        self._selector.register(wake, selectors.EVENT_READ, lambda: os.read(wake, 4096))
+        while self._open:
+            for key, _ in self._selector.select(self._patience()):
+                key.data()
+            self._reap()
+            for each in list(self._running.values()):
+                self._look_after(each)
+        for each in list(self._running.values()):
+            self._kill(each)
+
+    def _patience(self) -> float | None:
+        if any(each.stage != "runs" or each.status is not None for each in self._running.values()):
+            return _TICK_S
+        nearest = min((each.deadline for each in self._running.values()), default=None)
+        return None if nearest is None else min(max(0.0, nearest - time.monotonic()), _LONGEST_SLEEP_S)
+
+    # --- the daemon's side ---
+
+    def _hear(self) -> None:
+        chunk = self._channel.recv(1 << 16)
+        self._open = bool(chunk)
+        self._heard += chunk
+        *lines, rest = self._heard.split(b"\n")
+        self._heard = bytearray(rest)
+        for line in lines:
+            request = json.loads(line)
+            if "kill" in request:
+                for each in list(self._running.values()):
+                    if each.number == request["kill"]:
+                        self._kill(each)
+            else:
+                self._start(request)
+
+    def _answer(self, each: Running) -> None:
+        status = each.status
+        exited = status is not None and os.WIFEXITED(status)
+        signalled = status is not None and os.WIFSIGNALED(status)
+        said = {
+            "id": each.number,
+            "status": os.WEXITSTATUS(status) if exited and status is not None and not each.trouble else None,
+            "signal": os.WTERMSIG(status) if signalled and status is not None else 0,
+            "timed_out": each.timed_out,
+            "trouble": each.trouble.decode(errors="replace"),
+            "unable": each.unable,
+            "output": each.kept.decode(errors="replace"),
+            "lost": each.lost,
+            "seconds": each.timeout_s if each.timed_out else round(time.monotonic() - each.started, 6),
+        }
+        try:
+            self._channel.sendall(json.dumps(said).encode() + b"\n")
+        except OSError:
+            self._open = False
+
+    # --- one script ---
+
+    def _start(self, request: dict[str, Any]) -> None:
+        output, its_output = os.pipe2(os.O_CLOEXEC)
+        errors, its_errors = os.pipe2(os.O_CLOEXEC)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            for descriptor in (output, its_output, errors, its_errors):
+                os.close(descriptor)
+            failed = Running(request["id"], 0, time.monotonic(), 0.0, 0.0, None, None)
+            failed.trouble += f"cannot be started: {error.strerror}".encode()
+            failed.unable = True
+            self._answer(failed)
+            return
+        if pid == 0:
+            _become(request, its_output, its_errors)
+        os.close(its_output)
+        os.close(its_errors)
+        now, timeout_s = time.monotonic(), request["timeout_s"]
+        each = Running(request["id"], pid, now, timeout_s, now + timeout_s, output, errors)
+        self._running[pid] = each
+        for descriptor in (output, errors):
+            os.set_blocking(descriptor, False)
+            self._selector.register(descriptor, selectors.EVENT_READ, lambda fd=descriptor: self._read(each, fd))
+
+    def _read(self, each: Running, descriptor: int) -> bool:
+        """What the pipe holds; whether there may be more."""
+        try:
+            chunk = os.read(descriptor, 1 << 16)
+        except BlockingIOError:
+            return False
+        if not chunk:
+            self._close(each, descriptor)
+            return False
+        if descriptor == each.errors:
+            each.trouble += chunk
+        else:
+            room = KEPT_BYTES - len(each.kept)
+            each.kept += chunk[:room]
+            each.lost += len(chunk) - min(room, len(chunk))
+        return True
+
+    def _close(self, each: Running, descriptor: int) -> None:
+        self._selector.unregister(descriptor)
+        os.close(descriptor)
+        if descriptor == each.errors:
+            each.errors = None
+        else:
+            each.output = None
+
+    def _reap(self) -> None:
+        """Every child that ended: scripts, and what they left behind."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self._running:
+                self._running[pid].status = status
+
+    def _look_after(self, each: Running) -> None:
+        now = time.monotonic()
+        if each.stage == "runs":
+            if each.status is not None:
+                self._finish(each)
+            elif now >= each.deadline:
+                each.timed_out = True
+                self._ask(each)
+            return
+        if each.status is not None and not any(map(alive, each.victims)):
+            self._finish(each)
+        elif now >= each.deadline:
+            if each.stage == "asked":
+                self._force(each)
+            else:
+                self._finish(each)
+
+    def _ask(self, each: Running) -> None:
+        """SIGTERM to the script and all that descends from it."""
+        root = process(each.pid)
+        each.victims = stopped_tree(root) if root else []
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            for victim in each.victims:
+                send(victim, number)
+        each.stage, each.deadline = "asked", time.monotonic() + GRACE_S
+
+    def _force(self, each: Running) -> None:
+        """SIGKILL to what is left of them, and to what they forked meanwhile."""
+        left: dict[Process, None] = {}
+        for victim in [*each.victims, *([root] if (root := process(each.pid)) else [])]:
+            if alive(victim) and victim not in left:
+                left |= dict.fromkeys(stopped_tree(victim))
+        for victim in left:
+            send(victim, signal.SIGKILL)
+        each.victims = list(left)
+        each.stage, each.deadline = "killed", time.monotonic() + _STUBBORN_S
+
+    def _kill(self, each: Running) -> None:
+        """Without asking: nobody waits for the answer any more."""
+        if each.status is None:
+            self._force(each)
+
+    def _finish(self, each: Running) -> None:
+        for descriptor in (each.errors, each.output):
+            if descriptor is not None:
+                # of what a background process still writes only what is there now
+                for _ in range(16):
+                    if not self._read(each, descriptor):
+                        break
+        for descriptor in (each.errors, each.output):
+            if descriptor is not None:
+                self._close(each, descriptor)
+        del self._running[each.pid]
+        self._answer(each)
+
+
+def _become(request: dict[str, Any], output: int, errors: int) -> NoReturn:
+    """In the child: give up everything of this process, then be the script. What goes wrong goes to `errors`."""
+    what = "cannot be started"
+    try:
+        os.setsid()
+        null = os.open("/dev/null", os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        errors = os.dup2(errors, 3, inheritable=False) if errors != 3 else errors
+        for number in map(int, os.listdir("/proc/self/fd")):  # not up to the limit, which may be very far
+            if number > errors:
+                with contextlib.suppress(OSError):
+                    os.close(number)
+        signal.set_wakeup_fd(-1)
+        for known in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(known, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.umask(_UMASK)
+        arguments, environment = request["arguments"], {**os.environ, **request["environment"]}
+        path = _program(arguments[0])
+        if request["secure"] and (found := insecurities(path, request["uid"])):
+            _give_up(errors, f"not run as root: {'; '.join(found)}")
+        what = f"cannot become {request['user']}"
+        if os.geteuid() == 0:
+            os.setgroups(request["groups"])
+        if (os.getgid(), os.getuid()) != (request["gid"], request["uid"]):
+            os.setresgid(request["gid"], request["gid"], request["gid"])
+            os.setresuid(request["uid"], request["uid"], request["uid"])
+        what = f"{path}: cannot be run as {request['user']}"
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        try:
+            os.execve(path, arguments, environment)
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            os.execve("/bin/sh", ["/bin/sh", path, *arguments[1:]], environment)  # no "#!", as execvp(3) does
+    except OSError as error:
+        _give_up(errors, f"{what}: {error.strerror}")
+    except BaseException as error:
+        _give_up(errors, f"{what}: {error}")
+    os._exit(127)
+
+
+def _prctl(option: int, value: int) -> None:
+    _libc.prctl(ctypes.c_int(option), *(ctypes.c_ulong(each) for each in (value, 0, 0, 0)))
+
+
+def _program(name: str) -> str:
+    if "/" in name:
+        return name
+    for folder in os.environ.get("PATH", os.defpath).split(":"):
+        path = os.path.join(folder or ".", name)
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    return name
+
+
+def _give_up(errors: int, words: str) -> NoReturn:
+    os.write(errors, words.encode(errors="replace"))
+    os._exit(127)
+
+
+def main(descriptor: int) -> None:
+    """Serve the daemon at the other end of this socket."""
+    with socket.socket(fileno=descriptor) as channel:
+        channel.set_inheritable(False)
+        Runner(channel).serve()

@@ -1,0 +1,109 @@
+"""What was changed on this machine and how it was before, written down before each change so that it can be undone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pylvs.model.errors import NotPermitted, PylvsError, Unsupported
+from pylvs.system import sysctl
+from pylvs.system.lock import Lock
+
+
+@dataclass
+class Memory:
+    """One subject's changes in one network namespace."""
+
+    path: Path
+    addresses: dict[str, str] = field(default_factory=dict)  # address -> device it was put on; "" if it was there
+    sysctls: dict[str, tuple[str, str]] = field(default_factory=dict)  # name -> former value, ours
+    devices_up: list[str] = field(default_factory=list)  # devices that were down
+    devices_made: list[str] = field(default_factory=list)
+    programs: list[str] = field(default_factory=list)  # devices that carry our program
+    unwrapped: list[str] = field(default_factory=list)  # what our program knows: VIPs with their tunnels, ports
+    qdiscs: list[str] = field(default_factory=list)  # devices that got a clsact for it
+    tunnels: list[str] = field(default_factory=list)  # to be unwrapped: "ipip", "gre", "gue:6080"
+
+    def save(self) -> None:
+        """Replace the file, or remove it when nothing is left to remember."""
+        content = {name: value for name, value in asdict(self).items() if name != "path"}
+        if not any(content.values()):
+            self.path.unlink(missing_ok=True)
+            return
+        draft = self.path.with_suffix(".new")
+        draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        draft.replace(self.path)
+
+    def set(self, name: str, value: str) -> bool:
+        """Set a sysctl and remember its former value; whether it was different. Raises PylvsError."""
+        former = sysctl.read(name)
+        if former == value:
+            return False
+        before, _ = self.sysctls.get(name, (former, value))
+        self.sysctls[name] = (before, value)
+        self.save()
+        sysctl.write(name, value)
+        return True
+
+    def restore_sysctls(self, keep: Collection[str] = ()) -> list[str]:
+        """Put former values back, last changed first; those that somebody changed since are left, and returned."""
+        left = []
+        for name, (former, ours) in reversed(list(self.sysctls.items())):
+            if name in keep:
+                continue
+            if sysctl.exists(name):
+                if sysctl.read(name) in (ours, former):
+                    sysctl.write(name, former)
+                else:
+                    left.append(name)
+            del self.sysctls[name]
+        return left
+
+
+def load(path: Path) -> Memory:
+    """What is remembered; empty if there is nothing. Raises Unsupported for a file that nobody could have written."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["sysctls"] = {name: (pair[0], pair[1]) for name, pair in content["sysctls"].items()}
+        return Memory(path, **content)
+    except FileNotFoundError:
+        return Memory(path)
+    except (ValueError, TypeError, KeyError, IndexError):
+        raise Unsupported(f"{path}: damaged; what was changed is not known any more: remove it") from None
+
+
+@contextlib.contextmanager
+def changing(path: Path) -> Iterator[Memory]:
+    """The memory, held alone, and saved afterwards whatever happens. Raises NotPermitted, Busy."""
+    with _held(path.parent):
+        memory = load(path)
+        try:
+            yield memory
+        finally:
+            with contextlib.suppress(PylvsError):
+                memory.save()
+    # Folders go when they are empty; whoever waits for the lock makes them again.
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
+        path.parent.parent.rmdir()
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    lock = Lock(str(folder), what="the changes that make real servers")
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.__enter__()
+            break
+        except FileNotFoundError:
+            continue  # somebody else just removed it
+        except PermissionError:
+            raise NotPermitted(f"{folder}: Operation not permitted; run as root") from None
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)

@@ -1,0 +1,150 @@
+"""Packets that a virtual router must keep from this host, or from the link: one nf_tables table of each family.
+
+A router that does not accept packets to its virtual addresses (RFC 9568, 6.4.3) still answers ARP and neighbour
+solicitations for them, and forwards what is sent through it. Such addresses are in a set from the configuration on:
+while another router holds them the rule meets no packet, so nothing is to be done at a take-over. What the packet path
+of pylvs balances never comes to these rules.
+
+Reports of group memberships (IGMP, MLD) leave through the device below a VMAC: a backup that sent them with the virtual
+router's MAC address would draw its packets to itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Iterable, Mapping
+
+from pylvs.model.addresses import Address
+from pylvs.model.vrrp import VrrpInstance
+from pylvs.netlink import nftables as nft
+from pylvs.netlink.addresses import Outcome, in_words
+from pylvs.netlink.nftables import Chain, Set, Table
+from pylvs.vrrp.vmac_plan import Existing, Plan
+
+NAME = "pylvs-vrrp"
+PRIORITY = -1  # just before everybody's filters
+IGMP, ICMPV6 = b"\2", b"\x3a"
+MLD_REPORT, ROUTER_SOLICITATION, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT = b"\x8f", b"\x85", b"\x87", b"\x88"
+TO_V4, FROM_V4, PROTOCOL_V4, TO_V6, FROM_V6 = 16, 12, 9, 24, 8  # offsets in the headers
+NOT_THERE = (errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.ENOENT, errno.EAFNOSUPPORT)
+
+Refused = tuple[Address, str]  # and the device that holds it
+Above = tuple[int, int]  # the index of a VMAC, and of the device below
+Rule = tuple[bytes, ...]
+
+
+class Guard:
+    """The rules that there are. Changing them takes some ten milliseconds, in which the kernel waits for itself."""
+
+    def __init__(self) -> None:
+        self._installed: dict[int, tuple[list[Refused], list[Above]]] = {}
+
+    def set(self, instances: Iterable[VrrpInstance], plan: Plan, links: Mapping[str, Existing]) -> list[str]:
+        """The rules for these virtual routers, and for those VMACs that are there; troubles in words.
+
+        What is as before is not touched: to be called whenever the configuration or a VMAC changes, and at the end with
+        nothing.
+        """
+        refused = [
+            (held.interface.ip, device)
+            for instance in instances
+            if not instance.accept
+            for held, device in plan.placed(instance)
+        ]
+        there = [each for each in plan.devices if each.name in links and each.base in links]
+        troubles = []
+        for version, family in ((4, nft.IPV4), (6, nft.IPV6)):
+            mine = [each for each in refused if each[0].version == version]
+            above = [(links[each.name].index, links[each.base].index) for each in there if each.family == version]
+            if self._installed.get(family) == (mine, above):
+                continue
+            outcome = _install(family, mine, above)
+            self._installed[family] = mine, above
+            troubles += [outcome.trouble] if outcome.trouble else []
+        return troubles
+
+
+def _install(family: int, refused: list[Refused], vmacs: list[Above]) -> Outcome:
+    make = _ipv4 if family == nft.IPV4 else _ipv6
+    number, words = nft.replace(family, NAME, make(refused, vmacs) if refused or vmacs else None)
+    if number == 0 or (number in NOT_THERE and not refused and not vmacs):
+        return Outcome(True)
+    if vmacs and refused:  # perhaps this kernel only cannot duplicate
+        again = _install(family, refused, [])
+        if not again.done:
+            return again
+    if refused and not vmacs:
+        what = (
+            f"packets to {', '.join(str(address) for address, _ in refused)} are accepted although they should not be"
+        )
+    else:
+        what = "group memberships are reported with the MAC addresses of VMACs"
+    return Outcome(False, f"{what}: nf_tables: {in_words(number, words)}")
+
+
+def _ipv4(refused: list[Refused], vmacs: list[Above]) -> Table:
+    sets: list[Set] = []
+    inward: list[Rule] = []
+    outward: list[Rule] = []
+    if vmacs:
+        sets.append(_bases(vmacs))
+        report = (nft.payload(nft.NETWORK, PROTOCOL_V4, 1), nft.compared(IGMP))
+        outward.append((*report, *_through_base(TO_V4, 4)))
+    if refused:
+        elements = [(address.packed, b"") for address in sorted({address for address, _ in refused}, key=int)]
+        sets.append(Set("refused", nft.TYPE_IPV4, 4, elements))
+        inward.append((nft.payload(nft.NETWORK, TO_V4, 4), nft.found_in("refused"), nft.verdict(nft.DROP)))
+        outward.append((nft.payload(nft.NETWORK, FROM_V4, 4), nft.found_in("refused"), nft.verdict(nft.DROP)))
+    return _table(nft.IPV4, sets, inward, outward)
+
+
+def _ipv6(refused: list[Refused], vmacs: list[Above]) -> Table:
+    sets: list[Set] = []
+    inward: list[Rule] = []
+    outward: list[Rule] = []
+    if vmacs:
+        sets.append(_bases(vmacs))
+        outward.append((*_icmpv6(MLD_REPORT, MLD_REPORT), *_through_base(TO_V6, 16)))
+        asking = (*_icmpv6(ROUTER_SOLICITATION, ROUTER_SOLICITATION), nft.meta(nft.OIF), nft.found_in("bases", 2))
+        outward.append((*asking, nft.verdict(nft.DROP)))
+    if refused:
+        discovery = (*_icmpv6(NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT), nft.verdict(nft.ACCEPT))
+        # A link-local address is only that of its own link; others may have it elsewhere.
+        local = sorted({address.packed + _name(device) for address, device in refused if address.is_link_local})
+        wide = sorted({address.packed for address, _ in refused if not address.is_link_local})
+        kind = nft.TYPE_IPV6 << 6 | nft.TYPE_NAME
+        sets.append(Set("refused", nft.TYPE_IPV6, 16, [(key, b"") for key in wide]))
+        sets.append(Set("refused-on", kind, 16 + nft.NAME_OCTETS, [(key, b"") for key in local]))
+        for rules, offset, device in ((inward, TO_V6, nft.IIF_NAME), (outward, FROM_V6, nft.OIF_NAME)):
+            address, there = nft.payload(nft.NETWORK, offset, 16), nft.meta(device, nft.REGISTER_2)
+            rules.append(discovery)
+            rules.append((address, nft.found_in("refused"), nft.verdict(nft.DROP)))
+            rules.append((address, there, nft.found_in("refused-on"), nft.verdict(nft.DROP)))
+    return _table(nft.IPV6, sets, inward, outward)
+
+
+def _table(family: int, sets: list[Set], inward: list[Rule], outward: list[Rule]) -> Table:
+    hooks = (("in", nft.LOCAL_IN, inward), ("out", nft.LOCAL_OUT, outward))
+    return Table(family, NAME, sets, [Chain(name, hook, PRIORITY, rules) for name, hook, rules in hooks if rules])
+
+
+def _bases(vmacs: list[Above]) -> Set:
+    elements = [(struct.pack("=I", vmac), struct.pack("=I", base)) for vmac, base in vmacs]
+    return Set("bases", nft.TYPE_INDEX, 4, elements, nft.TYPE_INDEX, 4)
+
+
+def _through_base(offset: int, octets: int) -> Rule:
+    """If it leaves through a VMAC: a copy through the device below, and not this one."""
+    target = nft.payload(nft.NETWORK, offset, octets, nft.REGISTER_3)
+    way = nft.meta(nft.OIF), nft.found_in("bases", nft.REGISTER_2), target
+    return (*way, nft.duplicated(nft.REGISTER_3, nft.REGISTER_2), nft.verdict(nft.DROP))
+
+
+def _icmpv6(least: bytes, most: bytes) -> Rule:
+    kind = nft.payload(nft.TRANSPORT, 0, 1), nft.compared(least, nft.AT_LEAST), nft.compared(most, nft.AT_MOST)
+    return nft.meta(nft.L4_PROTOCOL), nft.compared(ICMPV6), *kind
+
+
+def _name(device: str) -> bytes:
+    return device.encode().ljust(nft.NAME_OCTETS, b"\0")

@@ -1,0 +1,54 @@
+"""The headers under bpf/: each compiles alone, and no chain of includes is long."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import hatch_build
+
+ROOT = Path(__file__).resolve().parents[3]
+BPF = ROOT / "bpf"
+HEADERS = sorted(str(path.relative_to(BPF)) for path in BPF.rglob("*.h"))
+DEEPEST = 8  # headers in one chain of includes
+
+
+def _included(name: str) -> list[str]:
+    return re.findall(r'^#include "(.+)"$', (BPF / name).read_text(), re.MULTILINE)
+
+
+@cache
+def _depth(name: str) -> int:
+    return 1 + max(map(_depth, _included(name)), default=0)
+
+
+def test_each_header_compiles_alone(tmp_path: Path) -> None:
+    sources = []
+    for name in HEADERS:
+        source = tmp_path / (name.replace("/", "_") + ".c")
+        source.write_text(f'#include "{name}"\n')
+        sources.append(str(source))
+    # zig's own driver cannot check the syntax alone: it would link
+    command = [{"cc": "clang"}.get(word, word.removesuffix("-freestanding")) for word in hatch_build.compiler(ROOT)]
+    done = subprocess.run(
+        [*command, "-Wno-unused-function", "-fsyntax-only", *sources],
+        env={**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(tmp_path), "ZIG_LOCAL_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_include_names_its_path_from_the_directory() -> None:
+    sources = [*HEADERS, *(path.name for path in BPF.glob("*.c"))]
+    missing = [(name, each) for name in sources for each in _included(name) if not (BPF / each).is_file()]
+    assert not missing
+
+
+def test_no_chain_of_includes_is_long() -> None:
+    depths = {name: _depth(name) for name in HEADERS}
+    assert max(depths.values()) <= DEEPEST, {name: depth for name, depth in depths.items() if depth > DEEPEST}
