@@ -15,7 +15,7 @@ from pylvs.model.errors import PylvsError
 from pylvs.model.service import Protocol, ServiceFlag, ServiceKey, VirtualService
 from pylvs.reference.checksum import checksum
 from pylvs.reference.packet import HEADER_BYTES, ICMP, ICMP6, parse
-from pylvs.reference.path import Outcome, Verdict
+from pylvs.reference.path import Decision, Verdict
 from pylvs.reference.tables import FTP
 from tests import ledger
 from tests.conformance.routes import OneRouteDirector
@@ -196,25 +196,27 @@ def _batch(director: OneRouteDirector, frames: Group, got: list[bytes]) -> str:
         )
         where[ends] = "refused" if quoted else frame[:6].hex(":")
     for number, frame in enumerate(frames):
-        outcome = director.receive(frame)
+        decision = director.receive(frame)
         expected = "nobody"
-        if outcome.verdict is Verdict.SENT:
-            sent = outcome.sent[0][1]
+        if decision.verdict is Verdict.SENT:
+            sent = decision.sent[0][1]
             expected = "refused" if sent[23] == 1 else sent[:6].hex(":")
         actual = where.get(frame[26:30] + frame[34:36], "nobody")
-        if outcome.verdict is not Verdict.STACK and actual != expected:
-            return f"frame {number} of the batch went to {actual} by IPVS, expected {expected} ({outcome.why})"
+        if decision.verdict is not Verdict.STACK and actual != expected:
+            return f"frame {number} of the batch went to {actual} by IPVS, expected {expected} ({decision.reason})"
     return ""
 
 
-def _one(outcome: Outcome, frame: bytes, got: list[bytes], local: frozenset[bytes]) -> str:
-    if outcome.verdict is Verdict.STACK:
+def _one(decision: Decision, frame: bytes, got: list[bytes], local: frozenset[bytes]) -> str:
+    if decision.verdict is Verdict.STACK:
         ends = slice(26, 34) if frame[12:14] == b"\x08\x00" else slice(22, 54)
         half = (ends.stop - ends.start) // 2
         routed = frame[ends][half:] not in local
         astray = [out for out in got if out[:6] in SERVER_MACS and out[ends][:half] == frame[ends][:half]]
-        return "" if routed or not astray else f"IPVS forwards what the reference leaves to the stack ({outcome.why})"
-    wanted = [out for _, out in outcome.sent]
+        return (
+            "" if routed or not astray else f"IPVS forwards what the reference leaves to the stack ({decision.reason})"
+        )
+    wanted = [out for _, out in decision.sent]
     got = [_unlabelled(out, local) for out in got if not _is_late(out)]
     seen = [_routed(comparable(out, want, local), want) for out, want in zip(got, wanted, strict=False)]
     if len(got) == len(wanted) and seen == wanted:
@@ -224,7 +226,7 @@ def _one(outcome: Outcome, frame: bytes, got: list[bytes], local: frozenset[byte
     lines = [
         f"IPVS sends {len(got)} frames:",
         *(out.hex() for out in seen or got),
-        f"the reference {len(wanted)} ({outcome.why}):",
+        f"the reference {len(wanted)} ({decision.reason}):",
     ]
     return "\n  ".join([*lines, *(out.hex() for out in wanted)])
 

@@ -8,7 +8,7 @@ from pylvs.reference.connections import Connection
 from pylvs.reference.director import ReferenceDirector
 from pylvs.reference.network import Network
 from pylvs.reference.packet import Packet
-from pylvs.reference.path import Outcome, Path, Verdict, drop
+from pylvs.reference.path import Decision, Path, Verdict, drop
 from pylvs.reference.server import Server
 
 SOURCE = {4: slice(26, 30), 6: slice(22, 38)}  # in a frame
@@ -28,14 +28,14 @@ class OneRoutePath(Path):
         )
         self.made_by_dr: dict[Server, bool] = {}  # by servers that have a route
 
-    def _transmit(self, frame: bytes, packet: Packet, connection: Connection) -> Outcome:
+    def _transmit(self, frame: bytes, packet: Packet, connection: Connection) -> Decision:
         is_dr = connection.method == Method.ROUTE
         leads_there = self.made_by_dr.setdefault(connection.server, is_dr) or not is_dr
-        outcome = super()._transmit(frame, packet, connection)
-        if leads_there or outcome.verdict is not Verdict.SENT:
-            return outcome
-        is_error = outcome.sent[0][1][SOURCE[packet.family]] != packet.saddr
-        return outcome if is_error else drop("another method made its server's route")
+        decision = super()._transmit(frame, packet, connection)
+        if leads_there or decision.verdict is not Verdict.SENT:
+            return decision
+        is_error = decision.sent[0][1][SOURCE[packet.family]] != packet.saddr
+        return decision if is_error else drop("another method made its server's route")
 
 
 class OneRouteDirector(ReferenceDirector):

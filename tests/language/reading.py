@@ -23,6 +23,7 @@ C_TOKEN = re.compile(
     r"""(/\*.*?\*/|//[^\n]*)|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|(?<=\n)\#\s*include[^\n]*|([A-Za-z_]\w*)""",
     re.DOTALL,
 )
+KERNEL_NAME = re.compile(r"bpf_|BPF_|XDP_|TC_ACT_|ETH_")  # names of the kernel and libbpf are not ours
 SHELL_COMMENT = re.compile(r"(?:^|(?<=\s))#(?!!)[^\n]*", re.MULTILINE)
 DIRECTIVE = re.compile(r"#\s*(?:type:|noqa|pragma|fmt:|mypy:|shellcheck)|SPDX-")
 CODE_SPAN = re.compile(r"`+[^`]+`+|\[[^\]]*\]\([^)]*\)|<!--.*?-->|https?://\S+", re.DOTALL)
@@ -208,7 +209,7 @@ def _c(path: str, text: str) -> Iterator[Piece]:
                     yield _comment(path, block_line, block_column + 1, block)
                 block, block_line, block_column = comment, line, column
             last = line
-        elif name and name not in seen:
+        elif name and name not in seen and not KERNEL_NAME.match(name):
             seen.add(name)
             yield Piece(NAME, path, line, column + 1, name)
     if block:

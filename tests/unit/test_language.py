@@ -10,6 +10,7 @@ from tests.language.__main__ import main
 from tests.language.allowed import counts, exceeded, folder_of, lowered, read_allowed, write_allowed
 from tests.language.reading import files, pieces
 from tests.language.rules import (
+    EXCEPTIONS,
     GLOSSARY,
     HEADING,
     PHRASES,
@@ -85,6 +86,18 @@ def test_names_are_checked_where_they_are_defined() -> None:
 def test_a_name_is_found_once_in_a_file() -> None:
     assert len(findings("src/pylvs/a.py", "aide = 1\naide = 2\n")) == 1
     assert len(findings("bpf/a.h", "int aide; f(aide);\n")) == 1
+
+
+def test_names_of_the_kernel_are_not_checked() -> None:
+    assert findings("bpf/a.h", "int a = bpf_skb_adjust_room(BPF_ADJ_ROOM_MAC, room);\n") == [
+        "1:47: words: 'room': room"
+    ]
+
+
+def test_exceptions_have_reasons_and_exist() -> None:
+    for path, _, reason in EXCEPTIONS:
+        assert reason
+        assert any(True for _ in GLOSSARY.parents[1].glob(path)), path
 
 
 def test_the_name_of_a_file_is_checked() -> None:

@@ -147,7 +147,7 @@ class _SlowGuest:
 
     def play(self, examples: list[object]) -> list[dict[str, object]]:
         self.attempts += 1
-        return [{"late": self.attempts == 1 and directory == 1} for directory in range(len(examples))]
+        return [{"late": self.attempts == 1 and number == 1} for number in range(len(examples))]
 
 
 def test_what_a_guest_made_of_an_example_is_what_the_attempt_that_counts_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from pylvs.reference.director import ReferenceDirector
 from pylvs.reference.forwarding import CHECKSUM_AT
 from pylvs.reference.network import Network, NextHop
 from pylvs.reference.packet import ICMP, ICMP6, UDP, parse
-from pylvs.reference.path import A_FRAGMENT, SOURCE_ROUTED, Outcome, Verdict
+from pylvs.reference.path import A_FRAGMENT, SOURCE_ROUTED, Decision, Verdict
 from tests.packet.fuzz.steps import StandBy, Step
 from tests.packet.host import (
     HOOKS,
@@ -170,12 +170,12 @@ class Twin:
 
     def _receive(self, frame: bytes) -> None:
         expected = self.reference.receive(frame)
-        if expected.why == A_FRAGMENT:
+        if expected.reason == A_FRAGMENT:
             return  # other tests cover fragments
         done = self._run(frame)
         if _as_done(expected) == done:
             return
-        if expected.why == SOURCE_ROUTED and done.verdict is Verdict.DROP:
+        if expected.reason == SOURCE_ROUTED and done.verdict is Verdict.DROP:
             return  # the stack would drop it, too
         if expected.verdict is not done.verdict:
             raise Difference(f"verdict {done.verdict.value}, expected {_words(expected)}")
@@ -190,7 +190,7 @@ class Twin:
             raise Difference(
                 "sent\n  "
                 + "\n  ".join(out.hex() for out in got or done.sent)
-                + f"\nexpected ({expected.why})\n  "
+                + f"\nexpected ({expected.reason})\n  "
                 + "\n  ".join(out.hex() for out in wanted)
             )
 
@@ -317,13 +317,13 @@ def _without_entropy(out: bytes, expected: bytes) -> bytes:
     return out[:at] + expected[at : at + 2] + out[at + 2 : at + 6] + check + out[at + 8 :]
 
 
-def _as_done(outcome: Outcome) -> Done:
-    return Done(outcome.verdict, tuple(out for _, out in outcome.sent), outcome.frame)
+def _as_done(decision: Decision) -> Done:
+    return Done(decision.verdict, tuple(out for _, out in decision.sent), decision.frame)
 
 
-def _words(outcome: Outcome) -> str:
-    frames = "".join(f"\n  {out.hex()}" for _, out in outcome.sent)
-    return f"{outcome.verdict.value} ({outcome.why}){frames}"
+def _words(decision: Decision) -> str:
+    frames = "".join(f"\n  {out.hex()}" for _, out in decision.sent)
+    return f"{decision.verdict.value} ({decision.reason}){frames}"
 
 
 def _counted(row: object) -> tuple[object, ...]:
